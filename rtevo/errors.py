@@ -1,0 +1,93 @@
+"""The exception tree of rtevo.
+
+::
+
+    RtevoError                 anything rtevo raises on purpose; the message says what to do
+    |-- ConfigError            a session file or an option is wrong; holds every mistake found
+    |-- DataError              what a scanner or a user delivered cannot be used
+    |   |-- DicomError         one DICOM file: unreadable, truncated, unsupported
+    |   |-- GeometryError      shape or affine differ from what was expected
+    |   `-- DecoderError       a decoder folder is incomplete or inconsistent
+    |-- ModelError             an image model folder is missing, incomplete or gives bad pictures
+    |-- RingError              shared-memory rings (see rtevo.shm for its branches)
+    |-- LinkError              the link to the stimulus PC: version, keys, peer lost
+    `-- StageError             a process of the session died; carries its name and traceback
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "DecoderError",
+    "DicomError",
+    "GeometryError",
+    "LinkError",
+    "ModelError",
+    "RingError",
+    "RtevoError",
+    "StageError",
+]
+
+
+class RtevoError(Exception):
+    """Base of all errors that rtevo raises on purpose."""
+
+
+class ConfigError(RtevoError):
+    """A session file or an option is wrong.
+
+    Parameters
+    ----------
+    mistakes : list of str
+        Every mistake found, one line each: where, the rule, the value.
+    """
+
+    def __init__(self, mistakes: list[str] | str) -> None:
+        self.mistakes = [mistakes] if isinstance(mistakes, str) else list(mistakes)
+        super().__init__("\n".join(self.mistakes))
+
+
+class DataError(RtevoError):
+    """What a scanner or a user delivered cannot be used."""
+
+
+class DicomError(DataError):
+    """One DICOM file is unreadable, truncated or of an unsupported kind."""
+
+
+class GeometryError(DataError):
+    """Shape or affine of a volume differ from what was expected."""
+
+
+class DecoderError(DataError):
+    """A decoder folder is incomplete or inconsistent."""
+
+
+class ModelError(RtevoError):
+    """An image model folder is missing, incomplete, or gives bad pictures."""
+
+
+class RingError(RtevoError):
+    """Base of the shared-memory ring errors."""
+
+
+class LinkError(RtevoError):
+    """The link to the stimulus PC failed: version, keys, or a peer that is gone."""
+
+
+class StageError(RtevoError):
+    """A process of the session died.
+
+    Parameters
+    ----------
+    stage : str
+        Name of the stage.
+    reason : str
+        What happened: a traceback, an exit code or a signal.
+    """
+
+    def __init__(self, stage: str, reason: str) -> None:
+        self.stage = stage
+        self.reason = reason
+        super().__init__(f"stage '{stage}' failed: {reason}")

@@ -1,0 +1,200 @@
+"""Every shape, dtype, unit and frame that crosses a process boundary.
+
+A slot of a ring buffer is one record of the structured dtypes below. Times named ``*_ns`` are ``time.monotonic_ns()`` of the
+support computer, except ``t_ns`` in an event, which is session time (see :mod:`rtevo.clock`). Volume axes are (X, Y, Z) as nibabel
+has them; affines map voxel indices to RAS+ millimetres.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "MOTION_COLUMNS",
+    "EventKind",
+    "Grid",
+    "VolumeFlag",
+    "aligned_dtype",
+    "event_dtype",
+    "image_dtype",
+    "latent_dtype",
+    "score_dtype",
+    "volume_dtype",
+]
+
+MOTION_COLUMNS = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")  # mm, mm, mm, rad, rad, rad; RAS+
+
+
+class VolumeFlag(IntFlag):
+    """What is known about a volume besides its data."""
+
+    OK = 0
+    MISSING = 1  # never arrived whole: data are zero and must not be used
+    UNALIGNED = 2  # could not be aligned: motion is NaN, data are passed on as they came
+    LATE = 4  # arrived after its gap had been declared
+
+
+class EventKind(IntEnum):
+    """What the presenter reports."""
+
+    TRIGGER = 1  # the scanner's pulse that starts the run: time zero of the session's onsets
+    ONSET = 2  # an image's first flip
+    OFFSET = 3  # the flip that removed it
+    RATING = 4  # value: the rating, NaN where the window closed without one; response_time_s from the window's opening
+    FIXATION = 5  # fixation is held because the next image is not there yet
+    END = 6  # end text shown, or Escape pressed (text says which)
+    NOTE = 7  # text: anything worth keeping (dropped frames, reconnects)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Sampling grid of a volume.
+
+    Parameters
+    ----------
+    shape : tuple of int, (3,)
+        Number of voxels along X, Y, Z.
+    affine : ndarray, float64 (4, 4)
+        Voxel index to RAS+ millimetres.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        affine = np.array(self.affine, np.float64)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-9:
+            raise ValueError(f"Grid affine: expected an invertible finite 4 x 4 matrix, got {self.affine!r}")
+        shape = tuple(int(n) for n in self.shape)
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"Grid shape: expected 3 positive numbers, got {self.shape!r}")
+        affine.setflags(write=False)
+        object.__setattr__(self, "affine", affine)
+        object.__setattr__(self, "shape", shape)
+
+    @property
+    def voxel_size_mm(self) -> NDArray[np.float64]:
+        """Voxel edge lengths in millimetres, float64 (3,)."""
+        return np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+
+    def difference(self, other: Grid, tolerance_mm: float = 0.1) -> str:
+        """Say how another grid differs from this one: an empty string where it does not.
+
+        Two grids agree when their shapes are equal and every corner voxel lies within `tolerance_mm`.
+        """
+        if self.shape != other.shape:
+            return f"expected shape {self.shape}, found {other.shape}"
+        corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
+        corners[:, :3] *= np.array(self.shape) - 1
+        shift = np.abs((corners @ (self.affine - other.affine).T)[:, :3]).max()
+        if shift <= tolerance_mm:
+            return ""
+        return (
+            f"voxels lie up to {shift:.2f} mm apart (voxel sizes: expected {np.round(self.voxel_size_mm, 3)}, found "
+            f"{np.round(other.voxel_size_mm, 3)} mm; origins: expected {np.round(self.affine[:3, 3], 2)}, found "
+            f"{np.round(other.affine[:3, 3], 2)})"
+        )
+
+
+def volume_dtype(shape: tuple[int, int, int]) -> np.dtype[np.void]:
+    """Slot of the ``volumes`` ring: one brain volume as the scanner gave it (rescaled, RAS+ affine)."""
+    return np.dtype(
+        [
+            ("index", "<i4"),  # position in the run, from the headers, 0 = first
+            ("flags", "<u4"),  # VolumeFlag
+            ("acquired_s", "<f8"),  # scanner's acquisition time from the first volume, s; NaN where the header has none
+            ("closed_ns", "<i8"),  # the last file of the volume was closed by its writer
+            ("ingested_ns", "<i8"),  # published
+            ("data", "<f4", shape),
+        ],
+        align=True,
+    )
+
+
+def aligned_dtype(shape: tuple[int, int, int] | None = None) -> np.dtype[np.void]:
+    """Slot of the ``aligned`` ring: motion of one volume, and the aligned volume itself where `shape` is given."""
+    fields: list[tuple[str, str] | tuple[str, str, tuple[int, ...]]] = [
+        ("index", "<i4"),
+        ("flags", "<u4"),
+        ("acquired_s", "<f8"),
+        ("motion", "<f8", (6,)),  # MOTION_COLUMNS
+        ("framewise_displacement_mm", "<f8"),  # NaN for the first volume
+        ("closed_ns", "<i8"),
+        ("ingested_ns", "<i8"),
+        ("aligned_ns", "<i8"),
+    ]
+    if shape is not None:
+        fields.append(("data", "<f4", shape))
+    return np.dtype(fields, align=True)
+
+
+def score_dtype() -> np.dtype[np.void]:
+    """Slot of the ``scores`` ring: the response to one image, NaN where it could not be measured."""
+    return np.dtype(
+        [
+            ("generation", "<i4"),
+            ("candidate", "<i4"),
+            ("revision", "<i4"),  # 0 = first value; later values replace it
+            ("volumes_used", "<i4"),
+            ("score", "<f8"),
+            ("score_se", "<f8"),  # NaN where the method gives none
+            ("onset_s", "<f8"),  # from the first volume
+            ("closed_ns", "<i8"),  # of the last volume that was needed
+            ("scored_ns", "<i8"),
+        ],
+        align=True,
+    )
+
+
+def latent_dtype(latent_size: int, embedding_size: int) -> np.dtype[np.void]:
+    """Slot of the ``latents`` ring: one candidate to paint."""
+    return np.dtype(
+        [
+            ("generation", "<i4"),
+            ("candidate", "<i4"),
+            ("seed", "<u8"),  # of the diffusion noise
+            ("scored_ns", "<i8"),  # of the last score that shaped this generation (0 for the first)
+            ("evolved_ns", "<i8"),
+            ("latent", "<f4", (latent_size,)),
+            ("embedding", "<f4", (embedding_size,)),
+        ],
+        align=True,
+    )
+
+
+def image_dtype(height: int, width: int, embedding_size: int) -> np.dtype[np.void]:
+    """Slot of the ``images`` ring: one picture, row 0 at the top, RGB, and the embedding that it re-encodes to."""
+    return np.dtype(
+        [
+            ("generation", "<i4"),
+            ("candidate", "<i4"),
+            ("scored_ns", "<i8"),
+            ("evolved_ns", "<i8"),
+            ("painted_ns", "<i8"),
+            ("embedding", "<f4", (embedding_size,)),  # re-encoded
+            ("pixels", "u1", (height, width, 3)),
+        ],
+        align=True,
+    )
+
+
+def event_dtype() -> np.dtype[np.void]:
+    """Slot of the ``events`` ring: what happened at the stimulus PC."""
+    return np.dtype(
+        [
+            ("kind", "<i4"),  # EventKind
+            ("generation", "<i4"),  # -1 where no image is meant
+            ("candidate", "<i4"),
+            ("t_ns", "<i8"),  # session time
+            ("error_ns", "<i8"),  # bound of the clock mapping
+            ("received_ns", "<i8"),
+            ("value", "<f8"),
+            ("response_time_s", "<f8"),
+            ("text", "S96"),
+        ],
+        align=True,
+    )
