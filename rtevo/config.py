@@ -1,0 +1,354 @@
+"""One TOML session file -> frozen dataclasses, all mistakes reported together.
+
+Every key has a default, so that an empty file is a valid (simulated) session. :func:`example` writes the commented example file from
+the same table that :func:`load` checks against, so that the two cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from rtevo.errors import ConfigError
+
+__all__ = ["Config", "build", "dump", "example", "load"]
+
+Check = Callable[[Any], bool]
+
+
+def _key(default: Any, text: str, rule: str = "", check: Check | None = None) -> Any:
+    """Describe one key: its default, its comment, and the rule that its value must follow."""
+    return field(default=default, metadata={"text": text, "rule": rule, "check": check})
+
+
+def _above(limit: float) -> tuple[str, Check]:
+    return f"> {limit:g}", lambda x: x > limit
+
+
+def _at_least(limit: float) -> tuple[str, Check]:
+    return f">= {limit:g}", lambda x: x >= limit
+
+
+def _one_of(*names: str) -> tuple[str, Check]:
+    return "one of " + ", ".join(names), lambda x: x in names
+
+
+def _label(x: str) -> bool:
+    return x.isalnum()
+
+
+@dataclass(frozen=True)
+class Session:
+    """Who and how."""
+
+    participant: str = _key("sim", "BIDS participant label", "letters and digits", _label)
+    session: str = _key("01", "BIDS session label", "letters and digits", _label)
+    run: int = _key(1, "BIDS run number", *_at_least(1))
+    condition: str = _key(
+        "brain",
+        "what drives evolution: brain (decoded scores), ratings (button presses), sham (scores shuffled among the candidates)",
+        *_one_of("brain", "ratings", "sham"),
+    )
+    seed: int = _key(1, "seed of everything random; the same seed and input give the same session", *_at_least(0))
+    speed: float = _key(1.0, "time runs this many times faster (simulate and replay only); 0 = as fast as the computer allows", *_at_least(0))
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """Where volumes come from."""
+
+    source: str = _key(
+        "simulate",
+        "simulate (a simulated participant in a simulated scanner), replay (a recorded series), watch (a real scanner's export folder)",
+        *_one_of("simulate", "replay", "watch"),
+    )
+    folder: str = _key("", "watch: the folder that the scanner exports to; replay: the folder of the recorded series")
+    series: str = _key("", "series to take, by its description or number; empty = the one that looks functional")
+    tr_s: float = _key(0.0, "repetition time, s; 0 = from the headers (watch: must be given)", *_at_least(0))
+    patience_tr: float = _key(3.0, "a volume that is still missing this many TRs after its successor is declared missing", *_above(0))
+    stall_s: float = _key(30.0, "a file that is still incomplete after this many seconds is reported by name", *_above(0))
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How a response becomes a score."""
+
+    folder: str = _key("", "decoder folder; empty: simulate makes one, replay uses a demonstration map, watch needs one")
+    name: str = _key("", "which NAME_img.nii.gz of the folder; empty = the only one")
+    fwhm_mm: float = _key(4.0, "Gaussian smoothing, full width at half maximum, mm; 0 = none", *_at_least(0))
+    delay_s: float = _key(6.0, "centre of the scoring window after an image's onset, s", *_at_least(0))
+    half_window_tr: int = _key(1, "half width of the scoring window, TRs", *_at_least(0))
+    threads: int = _key(1, "threads of the realignment kernels; one is fastest where other processes are busy", *_at_least(1))
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """How scores become the next latents."""
+
+    generations: int = _key(5, "generations in the run", *_at_least(1))
+    population: int = _key(5, "images in a generation", *_at_least(1))
+    mutation_sd: float = _key(0.5, "standard deviation of new latents around the weighted mean of the parents", *_at_least(0))
+    latent_size: int = _key(16, "number of latent dimensions", *_at_least(1))
+    pca: str = _key("", "latent space (.npz with mean and components); empty = a random one, for the built-in tiny model only")
+    use_post_encodings: bool = _key(False, "parents are the embeddings that the pictures re-encode to, not the ones asked for")
+    score_deadline_s: float = _key(
+        20.0, "a generation goes on without the scores that are missing this long after its last image ended", *_above(0)
+    )
+
+
+@dataclass(frozen=True)
+class Generator:
+    """How embeddings become images."""
+
+    unclip_model_path: str = _key("", "diffusers folder of a Stable unCLIP pipeline; empty = the built-in tiny model (64 px)")
+    steps: int = _key(10, "denoising steps per image", *_at_least(1))
+    guidance_scale: float = _key(3.0, "classifier-free guidance; 1 = off, half the work", *_at_least(1))
+    noise_level: int = _key(0, "noise added to the embedding, in steps of the pipeline's noise schedule", *_at_least(0))
+    device: str = _key("auto", "auto (CUDA where there is a device, else CPU), cpu, cuda, cuda:N")
+    threads: int = _key(1, "CPU threads of torch; one is fastest where other processes are busy", *_at_least(1))
+    same_noise: bool = _key(True, "every image starts from the same noise, so that a picture depends on its embedding alone")
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """What the participant sees and presses."""
+
+    image_s: float = _key(3.0, "an image stays this long, s", *_above(0))
+    washout_s: float = _key(1.0, "fixation after each image, s", *_at_least(0))
+    rating_window_s: float = _key(5.0, "longest time to rate an image (condition ratings), s", *_above(0))
+    baseline_s: float = _key(6.0, "fixation between the trigger and the first image, s", *_at_least(0))
+    trigger_key: str = _key("5", "key that the scanner's trigger presses", "one key name", bool)
+    rating_keys: tuple[str, ...] = _key(
+        ("1", "2", "3", "4", "6"), "keys for ratings 0, 1, 2, ...", "different keys", lambda x: len(set(x)) == len(x) > 0
+    )
+    mirrored: bool = _key(False, "flip everything left to right, for a projection screen seen through a mirror")
+    image_height: float = _key(0.8, "image height as a share of the screen's", "> 0 and <= 1", lambda x: 0 < x <= 1)
+    full_screen: bool = _key(True, "full screen, or a window")
+    screen: int = _key(0, "which screen", *_at_least(0))
+    wait_text: str = _key("The experiment is about to begin.", "shown until the trigger")
+    end_text: str = _key("Thank you. Please keep still until we speak to you.", "shown at the end")
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """The link to the stimulus PC (watch only: simulate and replay bring their own presenter)."""
+
+    bind: str = _key(
+        "tcp://127.0.0.1:5555", "address to listen on; other than loopback needs keys", "tcp://ADDRESS:PORT", lambda x: x.startswith("tcp://")
+    )
+    keys: str = _key("", "folder made by `python -m rtevo.bridge keys`")
+    lost_s: float = _key(60.0, "the session ends when the presenter has not been heard of for this long, s", *_above(0))
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run leaves behind."""
+
+    out: str = _key("", "output folder, must not exist yet; empty = sessions/DATE-N")
+    save_volumes: bool = _key(False, "also write every aligned volume (aligned/volume-00000.nii.gz)")
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """The simulated participant."""
+
+    amplitude_percent: float = _key(3.0, "response to a preferred image, percent of the signal", *_at_least(0))
+    tsnr: float = _key(60.0, "temporal signal-to-noise ratio", *_above(0))
+    motion_mm: float = _key(0.3, "extent of head motion, mm (and degrees)", *_at_least(0))
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole session: one attribute per section of the file."""
+
+    session: Session = field(default_factory=Session)
+    acquisition: Acquisition = field(default_factory=Acquisition)
+    decoder: Decoder = field(default_factory=Decoder)
+    evolution: Evolution = field(default_factory=Evolution)
+    generator: Generator = field(default_factory=Generator)
+    presentation: Presentation = field(default_factory=Presentation)
+    bridge: Bridge = field(default_factory=Bridge)
+    record: Record = field(default_factory=Record)
+    simulation: Simulation = field(default_factory=Simulation)
+
+
+_SECTIONS: dict[str, type] = {
+    name: kind for name, kind in get_type_hints(Config).items() if name in {f.name for f in fields(Config)}
+}
+
+
+def _hint(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    """Give `value` as the type of its key, or raise TypeError with what was expected."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind == tuple[str, ...]:
+        if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        raise TypeError("a list of texts")
+    if isinstance(value, kind) and not (kind is not bool and isinstance(value, bool)):
+        return value
+    raise TypeError({float: "a number", int: "a whole number", str: "a text", bool: "true or false"}[kind])
+
+
+def _value(where: str, spec: Field[Any], kind: Any, value: Any, mistakes: list[str]) -> Any:
+    """Check one value; on a mistake, note it and give the default."""
+    rule, check = spec.metadata["rule"], spec.metadata["check"]
+    try:
+        value = _convert(value, kind)
+    except TypeError as expected:
+        mistakes.append(f"{where}: expected {expected}, got {value!r}")
+        return spec.default
+    if isinstance(value, float) and value != value or check is not None and not check(value):
+        mistakes.append(f"{where}: expected {rule or 'a number'}, got {value!r}")
+        return spec.default
+    return value
+
+
+def build(tables: Mapping[str, Any], origin: str = "options", base: Path | None = None) -> Config:
+    """Make a configuration from nested tables.
+
+    Parameters
+    ----------
+    tables : mapping of section name to mapping of key to value
+    origin : str
+        Name of the file, for messages.
+    base : Path, optional
+        Folder that relative paths are taken from; the current one if None.
+
+    Raises
+    ------
+    ConfigError
+        With every mistake found: unknown sections and keys, types, rules, missing folders.
+    """
+    mistakes: list[str] = []
+    sections: dict[str, Any] = {}
+    for name in tables:
+        if name not in _SECTIONS:
+            mistakes.append(f"{origin} [{name}]: unknown section{_hint(name, list(_SECTIONS))}")
+    for name, kind in _SECTIONS.items():
+        table = tables.get(name, {})
+        if not isinstance(table, Mapping):
+            mistakes.append(f"{origin} [{name}]: expected a section, got {table!r}")
+            table = {}
+        types, specs = get_type_hints(kind), {f.name: f for f in fields(kind)}
+        values = {}
+        for key, value in table.items():
+            where = f"{origin} [{name}] {key}"
+            if key not in specs:
+                mistakes.append(f"{where}: unknown key{_hint(key, list(specs))}")
+            else:
+                values[key] = _value(where, specs[key], types[key], value, mistakes)
+        sections[name] = kind(**values)
+    config = Config(**sections)
+    mistakes += _together(config, origin, base or Path())
+    if mistakes:
+        raise ConfigError(mistakes)
+    return config
+
+
+def _together(config: Config, origin: str, base: Path) -> list[str]:
+    """Find the mistakes that only show when several keys are seen together, and paths that do not exist."""
+    found: list[str] = []
+    source, acquisition = config.acquisition.source, config.acquisition
+    if source != "simulate" and not acquisition.folder:
+        found.append(f"{origin} [acquisition] folder: expected a folder for source {source!r}, got none")
+    if source == "watch":
+        if acquisition.tr_s == 0:
+            found.append(f"{origin} [acquisition] tr_s: expected > 0 seconds for source 'watch', got 0")
+        if not config.decoder.folder:
+            found.append(f"{origin} [decoder] folder: expected a decoder folder for source 'watch', got none")
+        if config.session.speed != 1:
+            found.append(f"{origin} [session] speed: expected 1 for source 'watch', got {config.session.speed:g}")
+    if config.generator.unclip_model_path and not config.evolution.pca:
+        found.append(f"{origin} [evolution] pca: expected the latent space of [generator] unclip_model_path, got none")
+    if config.presentation.trigger_key in config.presentation.rating_keys:
+        found.append(f"{origin} [presentation] trigger_key: expected a key that is not among rating_keys, got {config.presentation.trigger_key!r}")
+    for section, key, kind in (
+        ("acquisition", "folder", "replay"),
+        ("decoder", "folder", "folder"),
+        ("generator", "unclip_model_path", "folder"),
+        ("evolution", "pca", "file"),
+        ("bridge", "keys", "folder"),
+    ):
+        value = getattr(getattr(config, section), key)
+        path = base / value
+        if not value or (kind == "replay" and source != "replay"):  # a watched folder may appear later
+            continue
+        if not (path.is_file() if kind == "file" else path.is_dir()):
+            found.append(f"{origin} [{section}] {key}: expected an existing {'file' if kind == 'file' else 'folder'}, got {value!r}")
+    return found
+
+
+def load(path: Path | None, overrides: Mapping[tuple[str, str], Any] | None = None) -> Config:
+    """Read a session file and lay the command line's options over it.
+
+    Parameters
+    ----------
+    path : Path or None
+        TOML file; None for an all-default session. Relative paths in it are taken from its folder.
+    overrides : mapping of (section, key) to value, optional
+        Relative paths in it are taken from the current folder.
+
+    Raises
+    ------
+    ConfigError
+        With every mistake found.
+    """
+    tables: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from None
+        for section, key in (("acquisition", "folder"), ("decoder", "folder"), ("generator", "unclip_model_path"), ("evolution", "pca"),
+                             ("bridge", "keys"), ("record", "out")):
+            table = tables.get(section)
+            if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
+                table[key] = str(path.parent / Path(table[key]).expanduser())
+    for (section, key), value in (overrides or {}).items():
+        table = tables.setdefault(section, {})
+        if isinstance(table, dict):
+            table[key] = value
+    return build(tables, origin=path.name if path else "options")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return repr(value)
+
+
+def dump(config: Config, comments: bool = False) -> str:
+    """Write a configuration as TOML that :func:`load` reads back to an equal one."""
+    lines: list[str] = []
+    for section in fields(config):
+        part = getattr(config, section.name)
+        lines += ["", f"[{section.name}]" + (f"  # {(type(part).__doc__ or '').rstrip('.')}" if comments else "")]
+        for spec in fields(part):
+            if comments:
+                rule = spec.metadata["rule"]
+                lines.append(f"# {spec.metadata['text']}" + (f" ({rule})" if rule else ""))
+            lines.append(f"{spec.name} = {_toml(getattr(part, spec.name))}")
+    return "\n".join(lines[1:]) + "\n"
+
+
+def example() -> str:
+    """Give the commented example session file."""
+    head = "# An rtevo session. Every key is optional and shown with its default; unknown keys are errors.\n# Paths are relative to this file.\n\n"
+    return head + dump(Config(), comments=True)
