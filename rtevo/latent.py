@@ -191,10 +191,10 @@ class LatentSpace:
 
 def _arrays(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """Read the known arrays of an .npz file and list the names of all."""
-    loaded = np.load(path, allow_pickle=False)
-    if not isinstance(loaded, np.lib.npyio.NpzFile):
-        raise ValueError("a single array")
-    with loaded:
+    with path.open("rb") as file:  # np.load on a path leaks the file where it raises
+        loaded = np.load(file, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise ValueError("a single array")
         return {name: loaded[name] for name in loaded.files if name in _KNOWN}, sorted(loaded.files)
 
 
