@@ -1,0 +1,228 @@
+"""Messages: what goes in comes out, and nothing else is taken."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rtevo import records, wire
+from rtevo.wire import PresentationSettings, WireError
+
+EXAMPLES: list[wire.Message] = [
+    wire.Hello("0.1.0", "headless", 3),
+    wire.Welcome("s", PresentationSettings(rating_window_s=5), True, 4, 5),
+    wire.Refused("no"),
+    wire.Ping(1, 2),
+    wire.Pong(1, 2, 3, 4),
+    wire.Ack(7, True),
+    wire.Tick(12),
+    wire.End("done"),
+    wire.Ready("psychopy", 60.0),
+    wire.Event(wire.Kind.RATING, 5, 1, 2, 3.0, 0.5, "x"),
+    wire.Idle(wire.FOREVER_NS, 3),
+    wire.Shown("fixation", 4),
+    wire.Seen(4),
+    wire.Key("5"),
+    wire.Pressed("5"),
+]
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda m: type(m).__name__)
+def test_round_trip(message: wire.Message) -> None:
+    assert wire.decode(wire.encode(message)) == (message, None)
+
+
+@pytest.mark.parametrize("message", [wire.Image(1, 2, 4, 5), wire.Shown("image", 9, 4, 5)])
+def test_pixels_round_trip_in_order(message: wire.Message) -> None:
+    pixels = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+    back, view = wire.decode(wire.encode(message, pixels))
+    assert back == message
+    assert view is not None
+    assert view.readonly
+    np.testing.assert_array_equal(np.frombuffer(view, np.uint8).reshape(4, 5, 3), pixels)
+
+
+def test_missing_rating_stays_missing() -> None:
+    back, _ = wire.decode(wire.encode(wire.Event(wire.Kind.RATING, 5, 1, 2)))
+    assert isinstance(back, wire.Event)
+    assert math.isnan(back.value)
+    assert math.isnan(back.response_time_s)
+
+
+def test_event_kinds_are_those_of_the_records() -> None:
+    assert {k.name: k.value for k in wire.Kind} == {k.name: k.value for k in records.EventKind}
+
+
+def test_every_message_has_an_example() -> None:
+    assert {type(m).__name__ for m in EXAMPLES} | {"Image"} == set(wire._MESSAGES)
+
+
+@given(st.lists(st.binary(max_size=200), max_size=4))
+def test_garbage_is_a_wire_error(frames: list[bytes]) -> None:
+    with pytest.raises(WireError):
+        wire.decode(frames)
+
+
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=5) | st.binary(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(EXAMPLES), st.data())
+def test_wrong_fields_are_a_wire_error_or_a_valid_message(message: wire.Message, data: st.DataObject) -> None:
+    fields = dataclasses.asdict(message)
+    fields[data.draw(st.sampled_from(sorted(fields)))] = data.draw(_values)
+    frames = [msgpack.packb([wire.MAGIC, wire.PROTOCOL, type(message).__name__, fields])]
+    try:
+        decoded, _ = wire.decode(frames)
+    except WireError:
+        return
+    assert wire._type_mistakes(decoded) == []
+
+
+def test_other_version_is_named() -> None:
+    frames = [msgpack.packb([wire.MAGIC, wire.PROTOCOL + 1, "SomethingNew", {"a": 1}])]
+    with pytest.raises(wire.VersionError, match=f"protocol {wire.PROTOCOL + 1}.*same version of rtevo") as caught:
+        wire.decode(frames)
+    assert caught.value.found == wire.PROTOCOL + 1
+
+
+@pytest.mark.parametrize(
+    ("message", "pixels"),
+    [
+        (wire.Image(0, 0, 4, 5), b"x" * 59),
+        (wire.Image(0, 0, 4, 5), None),
+        (wire.Image(0, 0, 0, 5), b""),
+        (wire.Image(0, 0, 1, wire.MAX_SIDE + 1), b"x" * 3 * (wire.MAX_SIDE + 1)),
+        (wire.Shown("fixation", 0), b"xxx"),
+        (wire.Tick(1), b"xxx"),
+        (wire.Tick(2**63), None),
+        (wire.Tick(True), None),
+        (wire.End("x" * wire.MAX_HEADER_BYTES), None),
+    ],
+)
+def test_limits(message: wire.Message, pixels: bytes | None) -> None:
+    with pytest.raises(WireError):
+        wire.encode(message, pixels)
+
+
+def test_settings_report_every_mistake_together() -> None:
+    with pytest.raises(WireError) as caught:
+        PresentationSettings(image_s=0, washout_s=-1.0, trigger_key="1", background=(0.5, 2.0, 0.0), speed=math.inf)
+    assert [line.split(":")[0] for line in caught.value.mistakes] == [
+        f"presentation {name}" for name in ("image_s", "washout_s", "trigger_key", "background", "speed")
+    ]
+    assert "image_s: expected > 0 seconds, got 0" in str(caught.value)
+
+
+def test_settings_of_the_wrong_type() -> None:
+    with pytest.raises(WireError, match="image_s: expected float, got 'three'"):
+        PresentationSettings(image_s="three")  # type: ignore[arg-type]
+
+
+def test_settings_scale_durations() -> None:
+    assert PresentationSettings(speed=4).real_ns(1.0) == 250_000_000
+    assert PresentationSettings(speed=0).real_ns(1.0) == 1_000_000_000
+    assert PresentationSettings(speed=0).lock_step
+
+
+@given(st.lists(st.sampled_from(["add", "lose", "deliver", "replay"]), max_size=60), st.data())
+def test_numbered_messages_arrive_once_and_in_order(actions: list[str], data: st.DataObject) -> None:
+    outbox, inbox = wire.Outbox(), wire.Inbox()
+    network: list[list[bytes]] = []
+    taken: list[int] = []
+    sent = 0
+
+    def deliver(frames: list[bytes]) -> None:
+        message, _ = wire.decode(frames)
+        assert isinstance(message, wire.Tick)
+        if inbox.take(message):
+            taken.append(message.now_ns)
+
+    for action in actions:
+        if action == "add":
+            network.append(outbox.add(wire.Tick(sent)))
+            sent += 1
+        elif action == "lose" and network:
+            network.pop(data.draw(st.integers(0, len(network) - 1)))
+        elif action == "deliver" and network:
+            deliver(network.pop(0))
+            if data.draw(st.booleans()):
+                outbox.acknowledge(inbox.received)
+        elif action == "replay":
+            network.extend(outbox.replay())
+    for frames in [*network, *outbox.replay()]:
+        deliver(frames)
+    outbox.acknowledge(inbox.received)
+    assert taken == list(range(sent))
+    assert outbox.waiting() == []
+
+
+def test_overdue_messages_go_out_again_at_growing_intervals() -> None:
+    outbox = wire.Outbox(resend_after_ns=10)
+    outbox.add(wire.Tick(1))
+    assert outbox.overdue(0) == []
+    assert outbox.overdue(9) == []
+    assert len(outbox.overdue(10)) == 1
+    assert outbox.overdue(29) == []
+    assert len(outbox.overdue(30)) == 1
+    assert outbox.acknowledge(1) == [wire.Tick(1, sequence=1)]
+    assert outbox.overdue(1000) == []
+
+
+def test_a_gap_is_replayed_once() -> None:
+    outbox, inbox = wire.Outbox(), wire.Inbox()
+    outbox.add(wire.Tick(1))
+    second, _ = wire.decode(outbox.add(wire.Tick(2)))
+    assert not inbox.take(second)  # type: ignore[arg-type]
+    assert inbox.missing
+    assert len(outbox.replay_missing()) == 2
+    assert outbox.replay_missing() == []
+
+
+def test_key_files(tmp_path: Path) -> None:
+    keys = wire.KeyFile("support", "p" * 40, "s" * 40, clients=(("presenter", "c" * 40),))
+    keys.write(tmp_path / "support.json")
+    assert wire.KeyFile.read(tmp_path / "support.json", "support") == keys
+    assert (tmp_path / "support.json").stat().st_mode & 0o077 == 0
+    with pytest.raises(WireError, match="expected the key file of the presenter"):
+        wire.KeyFile.read(tmp_path / "support.json", "presenter")
+    with pytest.raises(WireError, match="No such file"):
+        wire.KeyFile.read(tmp_path / "other.json", "presenter")
+    (tmp_path / "bad.json").write_text("[1]")
+    with pytest.raises(WireError, match="expected a key file as"):
+        wire.KeyFile.read(tmp_path / "bad.json", "presenter")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "loopback"),
+    [
+        ("tcp://127.0.0.1:5555", True),
+        ("tcp://localhost:*", True),
+        ("tcp://[::1]:5555", True),
+        ("ipc:///tmp/x", True),
+        ("tcp://0.0.0.0:5555", False),
+        ("tcp://*:5555", False),
+        ("tcp://192.168.0.2:5555", False),
+        ("tcp://127.0.0.1.example.org:5555", False),
+    ],
+)
+def test_loopback(endpoint: str, loopback: bool) -> None:
+    assert wire.is_loopback(endpoint) is loopback
+
+
+def test_wire_needs_no_more_than_msgpack() -> None:
+    script = "import sys, rtevo.wire; print([m for m in ('numpy', 'torch', 'zmq', 'numba') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    assert done.stdout.strip() == "[]"
