@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from rtevo import records, wire
 from rtevo.wire import PresentationSettings, WireError
+from rtevo.wire.checks import type_mistakes
 
 EXAMPLES: list[wire.Message] = [
-    wire.Hello("0.1.0", "headless", 3),
+    wire.Hello("0.1.0", "headless", "s", 3, 2),
     wire.Welcome("s", PresentationSettings(rating_window_s=5), True, 4, 5),
     wire.Refused("no"),
     wire.Ping(1, 2),
@@ -63,7 +64,7 @@ def test_event_kinds_are_those_of_the_records() -> None:
 
 
 def test_every_message_has_an_example() -> None:
-    assert {type(m).__name__ for m in EXAMPLES} | {"Image"} == set(wire._MESSAGES)
+    assert {type(m).__name__ for m in EXAMPLES} | {"Image"} == set(wire.MESSAGES)
 
 
 @given(st.lists(st.binary(max_size=200), max_size=4))
@@ -88,7 +89,7 @@ def test_wrong_fields_are_a_wire_error_or_a_valid_message(message: wire.Message,
         decoded, _ = wire.decode(frames)
     except WireError:
         return
-    assert wire._type_mistakes(decoded) == []
+    assert type_mistakes(decoded) == []
 
 
 def test_other_version_is_named() -> None:

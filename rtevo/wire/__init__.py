@@ -1,0 +1,121 @@
+"""Versioned messages between the support computer, the stimulus PC and the simulated participant.
+
+Standard library and msgpack only, Python 3.10 or later, because the stimulus PC has no more than PsychoPy brings.
+
+A message is one ZeroMQ frame, or two where it carries pixels::
+
+    frame 0   msgpack [MAGIC, PROTOCOL, name of the message, {field: value}]     at most MAX_HEADER_BYTES
+    frame 1   raw pixels, uint8, height x width x 3, row 0 at the top, RGB       at most MAX_PIXEL_BYTES
+
+Support computer (ROUTER) and presenter (DEALER)::
+
+    presenter                                  bridge
+    Hello            ->                                      again after silence, until Welcome
+                            <-    Welcome | Refused          settings of the session
+                            <-    Ping                       clock samples and sign of life
+    Pong             ->
+                            <-    Image, Tick, End           numbered: `sequence` 1, 2, 3, ...
+    Event, Idle, Ready ->                                    numbered, on their own count
+    Ack              ->     <-    Ack                        everything up to `received` has come
+
+Numbered messages are kept by their sender (`Outbox`) until they are acknowledged and sent again after a reconnect; their receiver
+(`Inbox`) takes each once and in order.
+
+Simulated participant (ROUTER or PAIR, binds) and headless presenter (DEALER, connects)::
+
+    presenter                                  participant
+    Shown + pixels   ->                                      after every flip: what is on the screen from `t_ns` on
+                            <-    Seen                       at once, also while the participant itself waits for a Pressed
+                            <-    Key
+    Pressed          ->                                      what the key caused has been acknowledged by the bridge
+
+In lock-step the presenter waits for Seen before it goes on; at real or scaled speed it does not wait.
+"""
+
+from __future__ import annotations
+
+from rtevo.wire.checks import (
+    PROTOCOL,
+    VersionError,
+    WireError,
+)
+from rtevo.wire.keys import (
+    KeyFile,
+    is_loopback,
+)
+from rtevo.wire.messages import (
+    FOREVER_NS,
+    MAGIC,
+    MAX_HEADER_BYTES,
+    MAX_PIXEL_BYTES,
+    MAX_SIDE,
+    MAX_TEXT_BYTES,
+    MESSAGES,
+    Ack,
+    End,
+    Event,
+    Hello,
+    Idle,
+    Image,
+    Key,
+    Kind,
+    Message,
+    Numbered,
+    Ping,
+    Pong,
+    Pressed,
+    Ready,
+    Refused,
+    Seen,
+    Shown,
+    Tick,
+    Welcome,
+    decode,
+    encode,
+)
+from rtevo.wire.settings import (
+    PresentationSettings,
+)
+from rtevo.wire.stream import (
+    Inbox,
+    Outbox,
+)
+
+__all__ = [
+    "FOREVER_NS",
+    "MAGIC",
+    "MAX_HEADER_BYTES",
+    "MAX_PIXEL_BYTES",
+    "MAX_SIDE",
+    "MAX_TEXT_BYTES",
+    "MESSAGES",
+    "PROTOCOL",
+    "Ack",
+    "End",
+    "Event",
+    "Hello",
+    "Idle",
+    "Image",
+    "Inbox",
+    "Key",
+    "KeyFile",
+    "Kind",
+    "Message",
+    "Numbered",
+    "Outbox",
+    "Ping",
+    "Pong",
+    "PresentationSettings",
+    "Pressed",
+    "Ready",
+    "Refused",
+    "Seen",
+    "Shown",
+    "Tick",
+    "VersionError",
+    "Welcome",
+    "WireError",
+    "decode",
+    "encode",
+    "is_loopback",
+]

@@ -1,0 +1,307 @@
+"""The messages, and how they become frames."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, TypeVar
+
+import msgpack  # type: ignore[import-untyped]
+
+from rtevo.wire.checks import PROTOCOL, VersionError, WireError, fits, type_mistakes
+from rtevo.wire.settings import PresentationSettings
+
+MAGIC = "rtevo"
+MAX_HEADER_BYTES = 64 * 1024
+MAX_PIXEL_BYTES = 64 * 1024 * 1024
+MAX_SIDE = 8192  # pixels
+MAX_TEXT_BYTES = 96  # of an event
+FOREVER_NS = 2**63 - 1  # "until something happens"
+
+
+class Kind(IntEnum):
+    """What an Event reports; the numbers of `rtevo.records.EventKind`."""
+
+    TRIGGER = 1
+    ONSET = 2
+    OFFSET = 3
+    RATING = 4
+    FIXATION = 5
+    END = 6
+    NOTE = 7
+
+
+@dataclass(frozen=True)
+class Hello:
+    """Presenter: I am here. `display`: "headless" or "psychopy"; `session`: the one it belongs to, empty before its first Welcome.
+
+    `received`: highest number taken from the bridge; `acknowledged`: highest number of its own that has been acknowledged.
+    """
+
+    software: str
+    display: str
+    session: str = ""
+    received: int = 0
+    acknowledged: int = 0
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """Bridge: this is the session. `started`: the trigger has been; `received`: highest number taken; `now_ns`: time in lock-step."""
+
+    session: str
+    settings: PresentationSettings
+    started: bool = False
+    received: int = 0
+    now_ns: int = 0
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Bridge: not you. `final`: there is no use in trying again."""
+
+    reason: str
+    final: bool = True
+
+
+@dataclass(frozen=True)
+class Ping:
+    """Bridge: sign of life and clock sample. `sent_ns`: bridge's clock; `received`: highest number taken."""
+
+    sent_ns: int
+    received: int = 0
+
+
+@dataclass(frozen=True)
+class Pong:
+    """Presenter: answer to a Ping, with the presenter's clock at its arrival and at this answer."""
+
+    ping_ns: int
+    arrived_ns: int
+    sent_ns: int
+    received: int = 0
+
+
+@dataclass(frozen=True)
+class Ack:
+    """Everything up to number `received` has come. `missing`: and then one that is not the next: send again."""
+
+    received: int
+    missing: bool = False
+
+
+@dataclass(frozen=True)
+class Image:
+    """Bridge: an image to show after those sent before it; pixels in the second frame."""
+
+    generation: int
+    candidate: int
+    height: int
+    width: int
+    sequence: int = 0
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Bridge, in lock-step: it is now `now_ns`."""
+
+    now_ns: int
+    sequence: int = 0
+
+
+@dataclass(frozen=True)
+class End:
+    """Bridge: finish the current trial, show the end text, say goodbye."""
+
+    reason: str
+    sequence: int = 0
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Presenter: the display stands and shows the waiting text. `refresh_hz`: measured; 0 in lock-step."""
+
+    display: str
+    refresh_hz: float
+    sequence: int = 0
+
+
+@dataclass(frozen=True)
+class Event:
+    """Presenter: something happened at `t_ns` of its clock (session time in lock-step).
+
+    `kind`: see `Kind`; `generation`, `candidate`: -1 where no image is meant; `value`: the rating (number of its key), NaN where there
+    is none; `response_time_s`: session seconds from the flip that opened the rating window, NaN where there is none.
+    """
+
+    kind: int
+    t_ns: int
+    generation: int = -1
+    candidate: int = -1
+    value: float = math.nan
+    response_time_s: float = math.nan
+    text: str = ""
+    sequence: int = 0
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Presenter, in lock-step: nothing to do before `until_ns`, having taken the bridge's messages up to number `seen`."""
+
+    until_ns: int
+    seen: int
+    sequence: int = 0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Presenter to participant: a flip. `kind`: "image", "fixation", "rating" or "text"; pixels only with an image (else 0 x 0)."""
+
+    kind: str
+    t_ns: int
+    height: int = 0
+    width: int = 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Participant: the flip at `t_ns` has been taken in."""
+
+    t_ns: int
+
+
+@dataclass(frozen=True)
+class Key:
+    """Participant: a key goes down. `t_ns`: in lock-step the session time of the press; otherwise 0, when the message arrives."""
+
+    name: str
+    t_ns: int = 0
+
+
+@dataclass(frozen=True)
+class Pressed:
+    """Presenter to participant: the key has been taken in, and what it caused has been acknowledged by the bridge."""
+
+    name: str
+
+
+Numbered = Image | Tick | End | Ready | Event | Idle
+Message = Hello | Welcome | Refused | Ping | Pong | Ack | Shown | Seen | Key | Pressed | Numbered
+NumberedT = TypeVar("NumberedT", Image, Tick, End, Ready, Event, Idle)
+MESSAGES: dict[str, type[Any]] = {
+    kind.__name__: kind
+    for kind in (Hello, Welcome, Refused, Ping, Pong, Ack, Image, Tick, End, Ready, Event, Idle, Shown, Seen, Key, Pressed)
+}
+
+
+def encode(message: Message, pixels: Any = None) -> list[bytes]:
+    """Make the frames of a message.
+
+    Parameters
+    ----------
+    message : Message
+        One of the message types of this module.
+    pixels : buffer, uint8 (height, width, 3), optional
+        C-contiguous; with Image and with Shown of an image. It is copied.
+
+    Returns
+    -------
+    list of bytes
+        One frame, or two with pixels.
+
+    Raises
+    ------
+    WireError
+        Where a field is of the wrong type, or the pixels do not fit the message.
+    """
+    mistakes = type_mistakes(message)
+    if mistakes:
+        raise WireError(mistakes)
+    header = msgpack.packb([MAGIC, PROTOCOL, type(message).__name__, dataclasses.asdict(message)])
+    if len(header) > MAX_HEADER_BYTES:
+        raise WireError(f"{type(message).__name__}: expected at most {MAX_HEADER_BYTES} bytes, got {len(header)}")
+    frames = [bytes(header)]
+    if pixels is not None:
+        frames.append(bytes(memoryview(pixels).cast("B")))
+    _check_pixels(message, frames)
+    return frames
+
+
+def decode(frames: Any) -> tuple[Message, memoryview | None]:
+    """Read a message from its frames, trusting nothing.
+
+    Parameters
+    ----------
+    frames : sequence of bytes
+        As received.
+
+    Returns
+    -------
+    message : Message
+        The message.
+    pixels : memoryview, uint8 (height * width * 3,), or None
+        A read-only view of the second frame.
+
+    Raises
+    ------
+    VersionError
+        The other side speaks another version of the protocol.
+    WireError
+        The frames are not a message.
+    """
+    if not 1 <= len(frames) <= 2:
+        raise WireError(f"message: expected 1 or 2 frames, got {len(frames)}")
+    if len(frames[0]) > MAX_HEADER_BYTES:
+        raise WireError(f"message: expected a header of at most {MAX_HEADER_BYTES} bytes, got {len(frames[0])}")
+    try:
+        parts = msgpack.unpackb(frames[0], use_list=False)
+    except Exception as error:  # msgpack raises several unrelated types, ValueError among them
+        raise WireError(f"message: not msgpack ({type(error).__name__})") from error
+    if not isinstance(parts, tuple) or len(parts) != 4 or parts[0] != MAGIC or not fits(parts[1], "int"):
+        raise WireError("message: not one of rtevo's")
+    if parts[1] != PROTOCOL:
+        raise VersionError(parts[1])
+    message = _build(parts[2], parts[3])
+    _check_pixels(message, frames)
+    return message, memoryview(frames[1]).toreadonly() if len(frames) == 2 else None
+
+
+def _build(name: object, fields: object) -> Message:
+    """Make a message of its name and fields."""
+    kind = MESSAGES.get(name) if isinstance(name, str) else None
+    if kind is None or not isinstance(fields, dict):
+        raise WireError(f"message: no message is called {name!r:.40}")
+    expected = {field.name for field in dataclasses.fields(kind)}
+    if set(fields) != expected:
+        raise WireError(f"{name}: expected the fields {sorted(expected)}, got {sorted(map(str, fields))!s:.200}")
+    if kind is Welcome:
+        settings = fields["settings"]
+        if not isinstance(settings, dict):
+            raise WireError("Welcome settings: expected a table")
+        try:
+            fields["settings"] = PresentationSettings(**settings)
+        except TypeError as error:
+            raise WireError(f"Welcome settings: {error}") from error
+    message: Message = kind(**fields)
+    mistakes = type_mistakes(message)
+    if mistakes:
+        raise WireError(mistakes)
+    return message
+
+
+def _check_pixels(message: Message, frames: Any) -> None:
+    """Raise where the second frame is not what the message announces."""
+    name, found = type(message).__name__, len(frames[1]) if len(frames) == 2 else None
+    expects = isinstance(message, Image) or (isinstance(message, Shown) and message.kind == "image")
+    if not expects:
+        if found is not None:
+            raise WireError(f"{name}: expected no pixels, got {found} bytes")
+        return
+    assert isinstance(message, (Image, Shown))
+    size = message.height * message.width * 3
+    if not (1 <= message.height <= MAX_SIDE and 1 <= message.width <= MAX_SIDE and size <= MAX_PIXEL_BYTES):
+        raise WireError(f"{name}: expected 1 to {MAX_SIDE} pixels a side, got {message.height} x {message.width}")
+    if found != size:
+        raise WireError(f"{name}: expected {message.height} x {message.width} x 3 = {size} bytes of pixels, got {found}")
