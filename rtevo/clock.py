@@ -19,9 +19,10 @@ from types import TracebackType
 
 import numpy as np
 
-__all__ = ["RUNNING", "Clock"]
+__all__ = ["NEVER", "RUNNING", "Clock"]
 
 RUNNING = -1  # what a participant of the lock-step waits for while it does not wait
+NEVER = 2**63 - 1  # what it waits for once it has left
 _POLL_S = 0.0005
 _WORDS = (
     "started_ns",  # monotonic ns of session time 0; 0 before
@@ -63,6 +64,8 @@ class Clock:
         path.write_bytes(bytes(8 * len(_WORDS)))
         clock = cls(path)
         clock.set("speed_ppm", round(speed * 1e6))
+        for who in ("scanner", "presenter"):
+            clock.set(f"{who}_wake_ns", RUNNING)
         return clock
 
     def close(self) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import difflib
 import json
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
+
+import tomllib
 
 from rtevo.errors import ConfigError
 
@@ -55,7 +56,9 @@ class Session:
         *_one_of("brain", "ratings", "sham"),
     )
     seed: int = _key(1, "seed of everything random; the same seed and input give the same session", *_at_least(0))
-    speed: float = _key(1.0, "time runs this many times faster (simulate and replay only); 0 = as fast as the computer allows", *_at_least(0))
+    speed: float = _key(
+        1.0, "time runs this many times faster (simulate and replay only); 0 = as fast as the computer allows", *_at_least(0)
+    )
 
 
 @dataclass(frozen=True)
@@ -124,13 +127,17 @@ class Presentation:
     baseline_s: float = _key(6.0, "fixation between the trigger and the first image, s", *_at_least(0))
     trigger_key: str = _key("5", "key that the scanner's trigger presses", "one key name", bool)
     rating_keys: tuple[str, ...] = _key(
-        ("1", "2", "3", "4", "6"), "keys for ratings 0, 1, 2, ...", "different keys", lambda x: len(set(x)) == len(x) > 0
+        ("1", "2", "3", "4", "6"),
+        "keys for ratings 0, 1, 2, ...",
+        "2 to 20 different keys",
+        lambda x: len(set(x)) == len(x) in range(2, 21),
     )
     mirrored: bool = _key(False, "flip everything left to right, for a projection screen seen through a mirror")
     image_height: float = _key(0.8, "image height as a share of the screen's", "> 0 and <= 1", lambda x: 0 < x <= 1)
     full_screen: bool = _key(True, "full screen, or a window")
     screen: int = _key(0, "which screen", *_at_least(0))
-    wait_text: str = _key("The experiment is about to begin.", "shown until the trigger")
+    wait_text: str = _key("The session is about to begin.\n\nPlease look at the middle of the screen.", "shown until the trigger")
+    rating_text: str = _key("How much did you like it?", "shown while a rating is waited for (condition ratings)")
     end_text: str = _key("Thank you. Please keep still until we speak to you.", "shown at the end")
 
 
@@ -139,7 +146,10 @@ class Bridge:
     """The link to the stimulus PC (watch only: simulate and replay bring their own presenter)."""
 
     bind: str = _key(
-        "tcp://127.0.0.1:5555", "address to listen on; other than loopback needs keys", "tcp://ADDRESS:PORT", lambda x: x.startswith("tcp://")
+        "tcp://127.0.0.1:5555",
+        "address to listen on; other than loopback needs keys",
+        "tcp://ADDRESS:PORT",
+        lambda x: x.startswith("tcp://"),
     )
     keys: str = _key("", "folder made by `python -m rtevo.bridge keys`")
     lost_s: float = _key(60.0, "the session ends when the presenter has not been heard of for this long, s", *_above(0))
@@ -177,9 +187,7 @@ class Config:
     simulation: Simulation = field(default_factory=Simulation)
 
 
-_SECTIONS: dict[str, type] = {
-    name: kind for name, kind in get_type_hints(Config).items() if name in {f.name for f in fields(Config)}
-}
+_SECTIONS: dict[str, type] = {name: kind for name, kind in get_type_hints(Config).items() if name in {f.name for f in fields(Config)}}
 
 
 def _hint(word: str, known: list[str]) -> str:
@@ -208,7 +216,7 @@ def _value(where: str, spec: Field[Any], kind: Any, value: Any, mistakes: list[s
     except TypeError as expected:
         mistakes.append(f"{where}: expected {expected}, got {value!r}")
         return spec.default
-    if isinstance(value, float) and value != value or check is not None and not check(value):
+    if (isinstance(value, float) and value != value) or (check is not None and not check(value)):
         mistakes.append(f"{where}: expected {rule or 'a number'}, got {value!r}")
         return spec.default
     return value
@@ -272,7 +280,9 @@ def _together(config: Config, origin: str, base: Path) -> list[str]:
     if config.generator.unclip_model_path and not config.evolution.pca:
         found.append(f"{origin} [evolution] pca: expected the latent space of [generator] unclip_model_path, got none")
     if config.presentation.trigger_key in config.presentation.rating_keys:
-        found.append(f"{origin} [presentation] trigger_key: expected a key that is not among rating_keys, got {config.presentation.trigger_key!r}")
+        found.append(
+            f"{origin} [presentation] trigger_key: expected a key that is not among rating_keys, got {config.presentation.trigger_key!r}"
+        )
     for section, key, kind in (
         ("acquisition", "folder", "replay"),
         ("decoder", "folder", "folder"),
@@ -312,8 +322,14 @@ def load(path: Path | None, overrides: Mapping[tuple[str, str], Any] | None = No
             raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from None
-        for section, key in (("acquisition", "folder"), ("decoder", "folder"), ("generator", "unclip_model_path"), ("evolution", "pca"),
-                             ("bridge", "keys"), ("record", "out")):
+        for section, key in (
+            ("acquisition", "folder"),
+            ("decoder", "folder"),
+            ("generator", "unclip_model_path"),
+            ("evolution", "pca"),
+            ("bridge", "keys"),
+            ("record", "out"),
+        ):
             table = tables.get(section)
             if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
                 table[key] = str(path.parent / Path(table[key]).expanduser())
@@ -350,5 +366,5 @@ def dump(config: Config, comments: bool = False) -> str:
 
 def example() -> str:
     """Give the commented example session file."""
-    head = "# An rtevo session. Every key is optional and shown with its default; unknown keys are errors.\n# Paths are relative to this file.\n\n"
-    return head + dump(Config(), comments=True)
+    head = "# An rtevo session. Every key is optional and shown with its default; unknown keys are errors.\n"
+    return head + "# Paths are relative to this file.\n\n" + dump(Config(), comments=True)

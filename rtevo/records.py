@@ -20,6 +20,7 @@ __all__ = [
     "VolumeFlag",
     "aligned_dtype",
     "event_dtype",
+    "fitness_dtype",
     "image_dtype",
     "latent_dtype",
     "score_dtype",
@@ -79,7 +80,7 @@ class Grid:
     @property
     def voxel_size_mm(self) -> NDArray[np.float64]:
         """Voxel edge lengths in millimetres, float64 (3,)."""
-        return np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+        return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
 
     def difference(self, other: Grid, tolerance_mm: float = 0.1) -> str:
         """Say how another grid differs from this one: an empty string where it does not.
@@ -145,6 +146,19 @@ def score_dtype() -> np.dtype[np.void]:
             ("onset_s", "<f8"),  # from the first volume
             ("closed_ns", "<i8"),  # of the last volume that was needed
             ("scored_ns", "<i8"),
+        ],
+        align=True,
+    )
+
+
+def fitness_dtype() -> np.dtype[np.void]:
+    """Slot of the ``fitness`` ring: what evolution made of one image: its score, its rating, or another image's (sham)."""
+    return np.dtype(
+        [
+            ("generation", "<i4"),
+            ("candidate", "<i4"),
+            ("fitness", "<f8"),  # NaN where it was missing and left out
+            ("decided_ns", "<i8"),
         ],
         align=True,
     )

@@ -1,0 +1,38 @@
+# make run: a default session.  make test: the test suite.  Both make .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+SESSION ?=
+WORKERS ?= 2
+
+.PHONY: run test bench lint clean
+
+run: .venv/installed
+	$(BIN)/python -m rtevo.run $(SESSION)
+
+test: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+bench: .venv/installed-test
+	$(BIN)/python -m pip install -q -e ".[bench]"
+	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only -p no:xdist
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "rtevo needs Python 3.11 or later; this is $$($(PYTHON) --version). Set PYTHON=python3.11, say."; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml setup.py
+	$(BIN)/python -m pip install -q -e .
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/python -m pip install -q -e ".[test]"
+	@touch $@

@@ -1,0 +1,89 @@
+"""The table of ARCHITECTURE.md, enforced: who may import whom, and who alone may import what."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FREE = {"console", "report", "stages", "supervisor", "run"}  # the top: they may import all of the below
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "wire": set(),
+    "clock": set(),
+    "config": {"errors"},
+    "records": set(),
+    "kernels": set(),
+    "shm": {"errors"},
+    "ingest": {"records", "errors"},
+    "realign": {"kernels", "records", "errors"},
+    "decode": {"kernels", "records", "errors"},
+    "evolve": {"records", "errors"},
+    "latent": {"records", "errors"},
+    "generate": {"records", "errors"},
+    "bridge": {"wire", "records", "errors"},
+    "record": {"records", "errors"},
+    "simulate": {"records", "wire", "errors"},
+}
+ONLY_IN = {
+    "torch": {"rtevo/generate", "build", "bench", "tests"},
+    "diffusers": {"rtevo/generate", "build", "bench", "tests"},
+    "psychopy": {"presenter", "tests"},
+    "zmq": {"rtevo/bridge", "rtevo/simulate", "presenter", "bench", "tests"},
+}
+SOURCES = [p for top in ("rtevo", "presenter", "build", "bench") for p in sorted((REPOSITORY / top).rglob("*.py"))]
+
+
+def imports(path: Path) -> set[str]:
+    """Every dotted name that a file imports, wherever in it, except for type checking only."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for child in ast.walk(node)
+    }
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(REPOSITORY).with_suffix("").as_posix()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_modules_import_only_what_the_table_allows(path: Path) -> None:
+    parts = relative(path).split("/")
+    top, module = parts[0], parts[1] if len(parts) > 1 else ""
+    rtevo = {name.split(".")[1] for name in imports(path) if name.startswith("rtevo.")}
+    if top == "presenter":
+        assert rtevo <= {"wire"}
+    elif top == "rtevo" and module not in FREE and module != "__init__" and parts[-1] != "__main__":
+        assert module in ALLOWED, f"{module} is not in the table"
+        assert rtevo <= ALLOWED[module] | {module}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_heavy_libraries_stay_where_they_belong(path: Path) -> None:
+    for library, places in ONLY_IN.items():
+        if any(name == library or name.startswith(library + ".") for name in imports(path)):
+            assert any(relative(path) == p or relative(path).startswith(p + "/") for p in places), f"{library} in {relative(path)}"
+
+
+def test_the_table_covers_every_module() -> None:
+    modules = {p.name.removesuffix(".py") for p in (REPOSITORY / "rtevo").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    assert modules - {"__init__"} == set(ALLOWED) | FREE
+
+
+def test_modules_stay_short() -> None:
+    lengths = {relative(p): len(p.read_text(encoding="utf-8").splitlines()) for p in SOURCES}
+    assert {name: n for name, n in lengths.items() if n > 700} == {}

@@ -1,0 +1,100 @@
+"""Session files: defaults, overrides, and every mistake in one message."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rtevo.config import Config, build, dump, example, load
+from rtevo.errors import ConfigError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "session.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_no_file_is_the_default_session() -> None:
+    assert load(None) == Config()
+
+
+def test_the_example_is_the_default_session_and_is_what_the_repository_holds(tmp_path: Path) -> None:
+    assert load(write(tmp_path, example())) == Config()
+    assert (REPOSITORY / "session.example.toml").read_text(encoding="utf-8") == example()
+
+
+def test_dump_reads_back_equal(tmp_path: Path) -> None:
+    config = build({"session": {"seed": 7, "speed": 2}, "presentation": {"rating_keys": ["a", "b"], "wait_text": 'say "é"\n'}})
+    assert load(write(tmp_path, dump(config))) == config
+
+
+def test_whole_numbers_are_accepted_for_numbers_but_not_the_reverse() -> None:
+    assert build({"presentation": {"image_s": 2}}).presentation.image_s == 2.0
+    with pytest.raises(ConfigError, match=r"\[session\] seed: expected a whole number, got 1.5"):
+        build({"session": {"seed": 1.5}})
+    with pytest.raises(ConfigError, match="expected a whole number, got True"):
+        build({"session": {"seed": True}})
+
+
+def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, '[session]\ncondition = "brian"\nsed = 1\n[aquisition]\n[acquisition]\ntr_s = -1.0\n[generator]\nsteps = "ten"\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert caught.value.mistakes == [
+        "session.toml [aquisition]: unknown section; did you mean acquisition?",
+        "session.toml [session] condition: expected one of brain, ratings, sham, got 'brian'",
+        "session.toml [session] sed: unknown key; did you mean seed?",
+        "session.toml [acquisition] tr_s: expected >= 0, got -1.0",
+        "session.toml [generator] steps: expected a whole number, got 'ten'",
+    ]
+
+
+def test_a_real_session_needs_what_only_the_lab_knows() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build({"acquisition": {"source": "watch"}, "session": {"speed": 2}})
+    assert [m.split(":")[0] for m in caught.value.mistakes] == [
+        "options [acquisition] folder",
+        "options [acquisition] tr_s",
+        "options [decoder] folder",
+        "options [session] speed",
+    ]
+
+
+def test_a_missing_model_folder_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"unclip_model_path: expected an existing folder, got '/nowhere'"):
+        build({"generator": {"unclip_model_path": "/nowhere"}})
+
+
+def test_paths_are_relative_to_the_file_and_options_to_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    path = write(tmp_path, '[acquisition]\nsource = "replay"\nfolder = "run"\n')
+    assert Path(load(path).acquisition.folder) == tmp_path / "run"
+    other = tmp_path / "other"
+    other.mkdir()
+    config = load(path, {("acquisition", "folder"): str(other), ("session", "seed"): 3})
+    assert (Path(config.acquisition.folder), config.session.seed) == (other, 3)
+
+
+@pytest.mark.parametrize("text", ["[session\n", "session = 1\n", "[session]\nspeed = nan\n"])
+def test_nonsense_is_an_error_with_the_file_in_it(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"session\.toml"):
+        load(write(tmp_path, text))
+
+
+def test_a_missing_file_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml: cannot be read"):
+        load(Path("none.toml"))
+
+
+def test_the_trigger_is_no_rating_key() -> None:
+    config = Config()
+    assert replace(config.presentation).trigger_key not in config.presentation.rating_keys
+    with pytest.raises(ConfigError, match="trigger_key"):
+        build({"presentation": {"trigger_key": "1"}})

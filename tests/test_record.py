@@ -1,0 +1,165 @@
+"""The log survives a cut at any byte, and the tables follow from it alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rtevo import records
+from rtevo.errors import DataError
+from rtevo.record import LogWriter, Recorder, finalise, image_path, read_log
+from rtevo.records import EventKind, VolumeFlag
+
+START = {"tr_s": 2.0, "rtevo": "0", "condition": "brain", "seed": 1}
+
+
+def slot(dtype: np.dtype[np.void], **fields: object) -> np.void:
+    record = np.zeros((), dtype)
+    for name, value in fields.items():
+        record[name] = value
+    return record[()]
+
+
+def test_records_are_read_back_and_continue_their_numbers(tmp_path: Path) -> None:
+    for k in range(2):
+        with LogWriter(tmp_path / "log") as log:
+            log.append("start", {"x": k})
+    assert [(r["seq"], r["x"]) for r in read_log(tmp_path / "log")] == [(0, 0), (1, 1)]
+
+
+def test_a_log_cut_at_any_byte_loses_at_most_its_last_record(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with LogWriter(path) as log:
+        for k in range(3):
+            log.append("x", {"k": k})
+    whole = path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        complete = sum(end <= cut for end in ends)
+        assert len(read_log(path)) == complete
+        with LogWriter(path) as log:
+            log.append("x", {"k": "next"})
+        assert [r["seq"] for r in read_log(path)] == list(range(complete + 1))
+
+
+def test_damage_in_the_middle_is_an_error_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with LogWriter(path) as log:
+        for k in range(3):
+            log.append("x", {"k": k})
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1].replace(b'"k": 1', b'"k": 7') + lines[2])
+    with pytest.raises(DataError, match="line 2: damaged"):
+        read_log(path)
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Path:
+    """A run of two generations of two images: the last one was never scored, one volume was lost."""
+    with LogWriter(tmp_path / "record.jsonl") as log:
+        log.append("start", START)
+    recorder = Recorder(tmp_path, np.diag([3.0, 3.0, 3.3, 1.0]))
+    ms = 1_000_000
+    for index in range(4):
+        flags = VolumeFlag.MISSING if index == 2 else VolumeFlag.OK
+        recorder.take(
+            "aligned",
+            slot(
+                records.aligned_dtype((2, 2, 2)),
+                index=index,
+                flags=int(flags),
+                motion=[index, 0, 0, 0, 0, 0.25],
+                framewise_displacement_mm=np.nan if index == 0 else 0.5,
+                closed_ns=index * 1000 * ms,
+                aligned_ns=index * 1000 * ms + 10 * ms,
+                data=np.full((2, 2, 2), index),
+            ),
+        )
+    recorder.take("events", slot(records.event_dtype(), kind=EventKind.TRIGGER, generation=-1, candidate=-1, t_ns=500 * ms))
+    for k, (generation, candidate) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        key = {"generation": generation, "candidate": candidate}
+        recorder.take(
+            "latents",
+            slot(records.latent_dtype(3, 2), **key, scored_ns=generation * 7000 * ms, evolved_ns=1, latent=[k, 0.5, 0.1], embedding=[k, 1]),
+        )
+        recorder.take(
+            "images",
+            slot(records.image_dtype(4, 5, 2), **key, painted_ns=7000 * ms + 30 * ms + k * ms, embedding=[k, 2], pixels=np.full((4, 5, 3), 40 * k)),
+        )
+        if k == 3:
+            continue
+        onset = (4 + 4 * k) * 1000 * ms + 500 * ms
+        recorder.take("events", slot(records.event_dtype(), kind=EventKind.ONSET, **key, t_ns=onset, error_ns=ms))
+        recorder.take("events", slot(records.event_dtype(), kind=EventKind.OFFSET, **key, t_ns=onset + 3000 * ms))
+        score = {"score": 0.1 * k, "score_se": np.nan, "volumes_used": 3, "closed_ns": 100 * ms, "scored_ns": 104 * ms}
+        recorder.take("scores", slot(records.score_dtype(), **key, **score))
+        recorder.take("fitness", slot(records.fitness_dtype(), **key, fitness=0.1 * k))
+    with recorder.log as log:
+        log.append("end", {"status": "completed", "reason": "", "rings": {}, "warnings": []})
+    (tmp_path / "hidden_truth.tsv").write_text("onset\tpreference\n4\t1.0\n8\t2.0\n12\t6.0\n", encoding="utf-8")
+    return tmp_path
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def test_the_summary_counts_and_averages(session: Path) -> None:
+    summary = finalise(session)
+    assert summary == json.loads((session / "summary.json").read_text())
+    assert summary["volumes"] == {"received": 3, "aligned": 3, "lost": 1, "unaligned": 0}
+    assert summary["images"]["painted"] == 4
+    assert summary["images"]["shown"] == 3
+    assert summary["images"]["cadence_s"] == {"n": 1, "min": 4.0, "p50": 4.0, "max": 4.0}
+    first, second = summary["generations"]
+    assert (first["mean_fitness"], first["mean_true_response"]) == (0.05, 1.5)
+    assert (second["mean_fitness"], second["mean_true_response"], second["shown"]) == (0.2, 6.0, 1)
+    assert summary["latencies_ms"]["file_closed_to_aligned"] == {"n": 3, "p50": 10.0, "p99": 10.0, "max": 10.0}
+    assert summary["latencies_ms"]["last_needed_volume_to_score"]["max"] == 4.0
+    assert summary["latencies_ms"]["scores_to_first_image"] == {"n": 1, "p50": 32.0, "p99": 32.0, "max": 32.0}
+
+
+def test_trials_have_one_row_per_image_in_order_of_presentation(session: Path) -> None:
+    finalise(session)
+    rows = table(session / "trials.tsv")
+    assert [row["onset"] for row in rows] == ["4.0", "8.0", "12.0", "n/a"]
+    assert [row["duration"] for row in rows] == ["3.0", "3.0", "3.0", "n/a"]
+    assert rows[1]["score"] == "0.1"
+    assert rows[1]["score_se"] == "n/a"
+    assert rows[3]["fitness"] == "n/a"
+    assert [float(rows[2][f"x{i}"]) for i in range(3)] == [2.0, 0.5, np.float32(0.1)]
+
+
+def test_latents_and_embeddings_are_kept_exactly(session: Path) -> None:
+    finalise(session)
+    with np.load(session / "latents.npz") as saved:
+        assert saved["latents"][2].tolist() == np.array([2, 0.5, 0.1], np.float32).tolist()
+        assert saved["post_embeddings"].tolist() == [[0, 2], [1, 2], [2, 2], [3, 2]]
+
+
+def test_pictures_and_volumes_are_saved_as_they_were(session: Path) -> None:
+    assert np.array(Image.open(image_path(session, 1, 0))).tolist() == np.full((4, 5, 3), 80).tolist()
+    import nibabel
+
+    assert np.asarray(nibabel.load(session / "aligned" / "volume-00003.nii.gz").dataobj).tolist() == np.full((2, 2, 2), 3).tolist()
+    assert len(table(session / "motion.tsv" if finalise(session) else session)) == 4
+
+
+def test_a_run_that_was_cut_still_has_its_tables(session: Path) -> None:
+    log = session / "record.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    for keep in range(1, len(lines)):
+        log.write_bytes(b"".join(lines[:keep]))
+        assert finalise(session)["volumes"]["received"] <= 3
+
+
+def test_no_session_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected the log of a session"):
+        finalise(tmp_path)
