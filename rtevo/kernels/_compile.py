@@ -1,0 +1,78 @@
+"""How the kernels are compiled: one decorator, one cache folder.
+
+Compiled code is kept in the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``, then ``rtevo/kernels``), in a folder of its
+own for every processor, Numba version and state of the kernels' source: a home shared by several machines never gives one of them
+another's code, and an edited helper that Numba inlined elsewhere never leaves stale code behind. ``NUMBA_CACHE_DIR`` wins where
+it is set.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import llvmlite.binding
+import numba
+
+__all__ = ["cache_folder", "cache_lock", "kernel"]
+
+
+def _fingerprint() -> str:
+    """Name of the processor, and a hash of all that compiled code depends on."""
+    name = llvmlite.binding.get_host_cpu_name()
+    digest = hashlib.sha256(f"{name} {llvmlite.binding.get_host_cpu_features().flatten()}".encode())
+    digest.update(f"{numba.__version__} {llvmlite.__version__}".encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return f"{name}-{digest.hexdigest()[:16]}"
+
+
+def _default_folder() -> Path:
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "rtevo" / "kernels" / _fingerprint()
+
+
+_FOLDER = Path(numba.config.CACHE_DIR) if numba.config.CACHE_DIR else _default_folder()
+
+
+def cache_folder() -> Path:
+    """Folder that holds the compiled kernels."""
+    return _FOLDER
+
+
+@contextmanager
+def cache_lock() -> Iterator[None]:
+    """Hold the cache folder alone, so that of two processes that start at once one compiles and the other loads.
+
+    Where the folder cannot be written, nothing is locked: Numba then compiles in every process.
+    """
+    try:
+        _FOLDER.mkdir(parents=True, exist_ok=True)
+        lock = open(_FOLDER / "lock", "w")  # noqa: SIM115 - closed below, with the lock
+    except OSError:
+        yield
+        return
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield  # closing the file releases the lock
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a kernel with Numba on its first call: no GIL, cached, NaN and infinity honoured.
+
+    Fast-math here allows reassociation and contraction (what vector sums need) but keeps NaN and infinity. One thread: callers
+    split work into chunks of rows themselves, so that results do not depend on the number of threads.
+    """
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(_FOLDER)
+    try:
+        flags = {"reassoc", "contract", "nsz", "arcp"}
+        return numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=flags)(function)
+    finally:
+        numba.config.CACHE_DIR = before
