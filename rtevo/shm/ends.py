@@ -1,0 +1,407 @@
+"""The two ends of a ring: the writer's and a reader's. Each belongs to one process and is used by one thread of it at a time."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import NoReturn
+
+import numpy as np
+
+from rtevo.shm import atomics, process
+from rtevo.shm.errors import (
+    OwnerLost,
+    ReaderLost,
+    RingClosed,
+    RingError,
+    RingInUse,
+    RingMismatch,
+    RingOverrun,
+    RingPeerLost,
+    RingTimeout,
+    WriterLost,
+)
+from rtevo.shm.layout import (
+    BROKEN,
+    ENDED,
+    HEAD,
+    LINE,
+    LOST,
+    MESSAGES,
+    OPEN,
+    PRODUCER,
+    PUBLISHED_NS,
+    READER,
+    READER_NS,
+    RETIRED,
+    STATE,
+    TAIL,
+    WAITS,
+    WAKE_MAX_NS,
+    WAKE_NS,
+    WRITER,
+    WRITER_NS,
+    WRITER_WAITS,
+)
+from rtevo.shm.segment import Segment
+from rtevo.shm.wakeup import CHECK_S, Wakeup
+
+__all__ = ["ReaderEnd", "WriterEnd", "claim"]
+
+_CHECK_NS = int(CHECK_S * 1e9)
+_WRITER_NS = (PRODUCER + WRITER_NS) // 8
+_WRITER_WAITS = (PRODUCER + WRITER_WAITS) // 8
+
+
+def claim(segment: Segment, offset: int, role: str) -> int:
+    """Enter this process as the holder of a role.
+
+    Returns
+    -------
+    int
+        Identity of the dead process that held it before, 0 where nobody did.
+
+    Raises
+    ------
+    RingInUse
+        A live process holds it.
+    """
+    own = process.own_identity()
+    while True:
+        found = segment.load(offset)
+        if found == own or process.alive(found):
+            who = "this process" if found == own else f"process {process.pid_of(found)}"
+            raise RingInUse(f"ring {segment.name}: {role} is {who} already; there is one at a time")
+        if segment.swap(offset, found, own):
+            return found
+
+
+class _End:
+    """What both ends share: deadlines, and noticing that a peer is gone."""
+
+    def __init__(self, segment: Segment, wakeup: Wakeup) -> None:
+        self.segment = segment
+        self.layout = segment.layout
+        self.wakeup = wakeup
+        self.modulus = self.layout.modulus
+        self.holding = False
+        self._timeout_s: float | None = None
+        self._waited_ns = 0
+        self._checked_ns = time.monotonic_ns()
+        self._owner_reported = False
+        self._head_at = segment.address + PRODUCER + HEAD
+        self._state_at = segment.address + PRODUCER + STATE
+        self._stamps = segment.address + self.layout.stamps
+
+    def sleep(self, deadline_ns: int | None) -> bool:
+        """Sleep until woken, the next look at the peers, or the deadline; False when the deadline has passed."""
+        now = time.monotonic_ns()
+        if deadline_ns is None:
+            self.wakeup.wait(CHECK_S)
+            return True
+        if now >= deadline_ns:
+            return False
+        self.wakeup.wait(min(CHECK_S, (deadline_ns - now) / 1e9))
+        return True
+
+    def lost_peer(self) -> RingPeerLost | None:
+        """Look, four times a second at most, whether a process that matters here is gone."""
+        now = time.monotonic_ns()
+        if now - self._checked_ns < _CHECK_NS:
+            return None
+        self._checked_ns = now
+        owner = self.layout.owner
+        if not self._owner_reported and not process.alive(owner):
+            self._owner_reported = True
+            pid = process.pid_of(owner)
+            text = f"ring {self.segment.name}: its owner, process {pid}, is dead; nobody will remove the ring or restart its members"
+            return OwnerLost(text, "owner", pid)
+        return self._lost_other()
+
+    def _lost_other(self) -> RingPeerLost | None:
+        raise NotImplementedError
+
+    def _deadline(self) -> int | None:
+        return None if self._timeout_s is None else time.monotonic_ns() + int(self._timeout_s * 1e9)
+
+    def _enter(self, what: str) -> None:
+        if self.holding:
+            raise RingError(f"ring {self.segment.name}: a slot is being {what} already; leave its with block first")
+
+
+class WriterEnd(_End):
+    """The writer's end; its own context manager for one slot."""
+
+    def __init__(self, segment: Segment, wakeup: Wakeup, readers: list[Wakeup]) -> None:
+        super().__init__(segment, wakeup)
+        self._wake_readers = readers
+        if segment.load(PRODUCER + STATE) == ENDED:
+            self._raise_ended()
+        claim(segment, PRODUCER + WRITER, "its writer")
+        segment.swap(PRODUCER + STATE, BROKEN, OPEN)
+        self._head = segment.load(PRODUCER + HEAD)
+        self._room = 0  # slots that are surely free, counted down; at 0 the tails are looked at again
+
+    def reserve(self, timeout_s: float | None) -> WriterEnd:
+        """Prepare for one ``with`` block."""
+        self._enter("written")
+        self._timeout_s = timeout_s
+        return self
+
+    def __enter__(self) -> np.void:
+        started, self._waited_ns = time.monotonic_ns(), 0
+        if not self._room:
+            self._make_room()
+        sequence = self._head
+        index = sequence % self.layout.slots
+        if atomics.begin(self._stamps + LINE * index, (sequence + 1) % 2**64, self._state_at) != OPEN:
+            self._raise_ended()
+        self.holding = True
+        slot: np.void = self.segment.slots[index]
+        self.segment.words[_WRITER_NS] += time.monotonic_ns() - started - self._waited_ns
+        return slot
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.holding = False
+        if kind is not None:
+            return
+        now = time.monotonic_ns()
+        sequence, words = self._head, self.segment.words
+        offset = self.layout.stamps + LINE * (sequence % self.layout.slots)
+        words[(offset + PUBLISHED_NS) // 8] = now
+        self._head = (sequence + 1) % self.modulus
+        self._room -= 1
+        atomics.publish(self.segment.address + offset, (sequence + 1) % 2**64, self._head_at, self._head)
+        for each in self._wake_readers:
+            each.post()
+        words[_WRITER_NS] += time.monotonic_ns() - now
+
+    def _raise_ended(self) -> NoReturn:
+        raise RingClosed(f"ring {self.segment.name}: the stream has been ended; nothing more can be written")
+
+    def _blocking(self) -> tuple[int, list[int]]:
+        """Free slots, and the critical readers (by index) with the most unread ones."""
+        atomics.fence()  # a retired reader that comes back either sees the head as it is now, or is seen here
+        free = self.layout.slots
+        holders: list[int] = []
+        for index, reader in enumerate(self.layout.readers):
+            line = self.layout.reader_line(index)
+            if not reader.critical or self.segment.load(line + READER) == RETIRED:
+                continue
+            room = self.layout.slots - (self._head - self.segment.load(line + TAIL)) % self.modulus
+            if room < free:
+                free, holders = room, []
+            if room == free:
+                holders.append(index)
+        return free, holders
+
+    def _make_room(self) -> None:
+        self._room, _ = self._blocking()
+        if self._room:
+            return
+        deadline, began = self._deadline(), time.monotonic_ns()
+        self.segment.words[_WRITER_WAITS] += 1
+        while not self._room:
+            if self.segment.load(PRODUCER + STATE) != OPEN:
+                self._raise_ended()
+            in_time = self.sleep(deadline)
+            self._room, holders = self._blocking()
+            if self._room:
+                break
+            lost = self.lost_peer()
+            if lost is not None:
+                raise lost
+            if not in_time:
+                raise RingTimeout(self._full(holders))
+        self._waited_ns = time.monotonic_ns() - began
+
+    def _full(self, holders: list[int]) -> str:
+        names = []
+        for index in holders:
+            pid = process.pid_of(self.segment.load(self.layout.reader_line(index) + READER))
+            names.append(f"'{self.layout.readers[index].name}' ({f'process {pid}' if pid else 'not attached'})")
+        return (
+            f"ring {self.segment.name}: all {self.layout.slots} slots are full and none became free within {self._timeout_s} s; waiting "
+            f"for critical reader {', '.join(names)}"
+        )
+
+    def _lost_other(self) -> RingPeerLost | None:
+        free, holders = self._blocking()
+        for index in holders if not free else ():
+            who = self.segment.load(self.layout.reader_line(index) + READER)
+            if process.pid_of(who) and not process.alive(who) and not self._blocking()[0]:
+                name, pid = self.layout.readers[index].name, process.pid_of(who)
+                text = (
+                    f"ring {self.segment.name}: critical reader '{name}', process {pid}, is dead and all {self.layout.slots} slots are "
+                    f"full; restart it, or go on without it: retire({name!r})"
+                )
+                return ReaderLost(text, name, pid)
+        return None
+
+    def leave(self, broken: bool) -> None:
+        """End the stream (or mark it as broken off) and give up the role."""
+        if broken:
+            self.segment.swap(PRODUCER + STATE, OPEN, BROKEN)
+        else:
+            self.end()
+        self.segment.swap(PRODUCER + WRITER, process.own_identity(), 0)
+        for each in self._wake_readers:
+            each.post()
+
+    def end(self) -> None:
+        """End the stream."""
+        self.segment.store(PRODUCER + STATE, ENDED)
+        for each in self._wake_readers:
+            each.post()
+
+
+class ReaderEnd(_End):
+    """A reader's end; its own context manager for one slot."""
+
+    def __init__(self, segment: Segment, wakeup: Wakeup, writer: Wakeup, index: int, newest: bool) -> None:
+        super().__init__(segment, wakeup)
+        self._wake_writer = writer
+        self.reader = self.layout.readers[index]
+        self._line = self.layout.reader_line(index)
+        self._tail_at = segment.address + self._line + TAIL
+        self._word = self._line // 8
+        before = claim(segment, self._line + READER, f"its reader '{self.reader.name}'")
+        atomics.fence()
+        self._tail = segment.load(self._line + TAIL)
+        self._head = segment.load(PRODUCER + HEAD)
+        self.lost = 0
+        self._lost_next = 0  # lost before the next slot
+        self._verdict: RingError | None = None
+        if before == RETIRED:
+            self._skip((self._head - self._tail) % self.modulus)
+        elif newest:
+            self.skip_to_newest()
+
+    def read(self, timeout_s: float | None) -> ReaderEnd:
+        """Prepare for one ``with`` block."""
+        self._enter("read")
+        self._timeout_s = timeout_s
+        return self
+
+    def ready(self) -> bool:
+        """Say whether there is something to read."""
+        if self._head == self._tail:
+            self._head = atomics.load(self._head_at)
+        return self._head != self._tail
+
+    def settled(self) -> bool:
+        """Say whether a read would return or raise at once."""
+        if self.ready() or atomics.load(self._state_at) != OPEN:
+            return True
+        if self._verdict is None:
+            self._verdict = self.lost_peer()
+        return self._verdict is not None
+
+    def skip_to_newest(self) -> int:
+        """Release everything but the newest message; return how many that were."""
+        self._enter("read")
+        self._head = atomics.load(self._head_at)
+        count = max(0, (self._head - self._tail) % self.modulus - 1)
+        if count:
+            self._release((self._tail + count) % self.modulus)
+        return count
+
+    def __enter__(self) -> np.void:
+        started, self._waited_ns = time.monotonic_ns(), 0
+        if self._head == self._tail and not self.ready():
+            self._wait()
+        if not self.reader.critical:
+            self._catch_up()
+        self.lost, self._lost_next = self._lost_next, 0
+        self.holding = True
+        slot: np.void = self.segment.slots[self._tail % self.layout.slots]
+        self.segment.words[self._word + READER_NS // 8] += time.monotonic_ns() - started - self._waited_ns
+        return slot
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self.holding:
+            return
+        self.holding = False
+        started, sequence, words = time.monotonic_ns(), self._tail, self.segment.words
+        torn = not self.reader.critical and atomics.intact_after(self._stamp(sequence), (sequence + 1) % 2**64)
+        words[self._word + MESSAGES // 8] += 1
+        self._release((sequence + 1) % self.modulus)
+        words[self._word + READER_NS // 8] += time.monotonic_ns() - started
+        if torn:
+            words[self._word + LOST // 8] += 1
+            if kind is None or issubclass(kind, Exception):
+                raise RingOverrun(
+                    f"ring {self.segment.name}: observer '{self.reader.name}' was overtaken while it read message {sequence}: what it read "
+                    "is not to be used"
+                ) from error
+
+    def _stamp(self, sequence: int) -> int:
+        return self._stamps + LINE * (sequence % self.layout.slots)
+
+    def _release(self, tail: int) -> None:
+        self._tail = tail
+        atomics.store(self._tail_at, tail)
+        if self.reader.critical:
+            self._wake_writer.post()
+
+    def _skip(self, count: int) -> None:
+        self._lost_next += count
+        self.segment.words[self._word + LOST // 8] += count
+        self._release((self._tail + count) % self.modulus)
+
+    def _catch_up(self) -> None:
+        """Move an observer to a message that is whole: half a ring ahead of the writer where it was overtaken, or it would be again."""
+        slots = self.layout.slots
+        while atomics.intact_before(self._stamp(self._tail), (self._tail + 1) % 2**64):
+            self._head = atomics.load(self._head_at)
+            lag = (self._head - self._tail) % self.modulus
+            if lag < slots:
+                raise RingMismatch(self.segment.name, f"sequence number of slot {self._tail % slots}", self._tail, "another")
+            self._skip(lag - slots // 2)
+
+    def _wait(self) -> None:
+        deadline, began = self._deadline(), time.monotonic_ns()
+        self.segment.words[self._word + WAITS // 8] += 1
+        while True:
+            state = atomics.load(self._state_at)
+            if self.ready():  # after the state: what was published before the end is read first
+                break
+            if state != OPEN:
+                raise self._ended(state)
+            lost, self._verdict = self._verdict or self.lost_peer(), None
+            if self.ready():
+                break
+            if lost is not None:
+                raise lost
+            if not self.sleep(deadline) and not self.ready():
+                raise RingTimeout(f"ring {self.segment.name}: nothing for reader '{self.reader.name}' within {self._timeout_s} s")
+        self._note_wake_up(began)
+
+    def _note_wake_up(self, began_ns: int) -> None:
+        now, words = time.monotonic_ns(), self.segment.words
+        self._waited_ns = now - began_ns
+        latency = now - words[(self._stamp(self._tail) - self.segment.address + PUBLISHED_NS) // 8]
+        if 0 <= latency <= self._waited_ns:  # published while this end waited
+            words[self._word + WAKE_NS // 8] += latency
+            words[self._word + WAKE_MAX_NS // 8] = max(latency, words[self._word + WAKE_MAX_NS // 8])
+
+    def _ended(self, state: int) -> RingError:
+        if state == BROKEN:
+            return WriterLost(
+                f"ring {self.segment.name}: its writer left on an exception; everything it published has been read", "writer", 0
+            )
+        return RingClosed(f"ring {self.segment.name}: the stream has ended and everything has been read")
+
+    def _lost_other(self) -> RingPeerLost | None:
+        who = self.segment.load(PRODUCER + WRITER)
+        pid = process.pid_of(who)
+        if not pid or process.alive(who):
+            return None
+        return WriterLost(
+            f"ring {self.segment.name}: its writer, process {pid}, is dead; everything it published has been read", "writer", pid
+        )
+
+    def leave(self) -> None:
+        """Give up the role; unread messages stay for whoever attaches next."""
+        self.holding = False
+        self.segment.swap(self._line + READER, process.own_identity(), 0)

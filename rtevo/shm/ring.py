@@ -1,0 +1,436 @@
+"""The ring: one writer, any number of declared readers, fixed slots in shared memory."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from rtevo.shm import process
+from rtevo.shm.ends import ReaderEnd, WriterEnd
+from rtevo.shm.errors import OwnerLost, RingClosed, RingError, RingMismatch
+from rtevo.shm.layout import BUILDING, ENDED, HEAD, OPEN, PRODUCER, READER, RETIRED, STATE, TAIL, Layout, Reader, check_slot_dtype
+from rtevo.shm.segment import Segment, check_name
+from rtevo.shm.statistics import RingStatistics, collect
+from rtevo.shm.wakeup import CHECK_S, Wakeup
+
+__all__ = ["Ring", "wait_any"]
+
+
+class Ring:
+    """A handle on a ring; see :meth:`create` and :meth:`attach`.
+
+    A handle belongs to one process and its `reserve` and `read` to one thread at a time; it does not survive a fork. Leaving its
+    ``with`` block is :meth:`close`, except that a writer that leaves on an exception does not end the stream in good order: its
+    readers get :class:`~rtevo.shm.errors.WriterLost` when they have read everything.
+    """
+
+    def __init__(self, segment: Segment, *, owner: bool, writer: bool = False, reader: str | None = None, newest: bool = False) -> None:
+        self._segment = segment
+        self._owner = owner
+        self._pid = os.getpid()
+        self._open = True
+        self._writer: WriterEnd | None = None
+        self._reader: ReaderEnd | None = None
+        layout = segment.layout
+        index = self._index(reader) if reader is not None else -1
+        self._wakeups = {name: Wakeup(name) for name in layout.semaphores} if owner or writer or index >= 0 else {}
+        if writer:
+            readers = dict.fromkeys(each.semaphore for each in layout.readers if each.semaphore)
+            self._writer = WriterEnd(segment, self._wakeups[layout.writer_semaphore], [self._wakeups[name] for name in readers])
+        if index >= 0:
+            own = self._wakeups[str(layout.readers[index].semaphore)]
+            try:
+                self._reader = ReaderEnd(segment, own, self._wakeups[layout.writer_semaphore], index, newest)
+            except BaseException:
+                if self._writer is not None:
+                    self._writer.leave(broken=True)
+                raise
+
+    # -- making and attaching ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        slot_dtype: np.dtype[Any],
+        slots: int,
+        readers: Sequence[Reader | str] = (),
+        *,
+        writer: bool = False,
+        reader: str | None = None,
+        first_sequence: int = 0,
+    ) -> Ring:
+        """Make a ring and own it: closing this handle ends the stream and removes the ring.
+
+        A ring of the same name whose owner is dead is replaced; its surviving members keep the old memory until they notice.
+
+        Parameters
+        ----------
+        name : str
+            Starts with "/rtevo-", 27 characters at most.
+        slot_dtype : numpy dtype
+            Structured; one record of it per slot.
+        slots : int
+            Messages that the ring holds, 2 at least.
+        readers : sequence of Reader or str
+            Everyone who will ever read; a name alone is a critical reader with a semaphore of its own.
+        writer : bool
+            Be the writer as well.
+        reader : str, optional
+            Be this reader as well.
+        first_sequence : int
+            Sequence number of the first message (for tests of the counters' wrap-around).
+
+        Raises
+        ------
+        RingError
+            An argument breaks a rule.
+        RingInUse, RingSpace, RingPermission, RingMismatch
+            See :mod:`rtevo.shm.errors`.
+        """
+        check_name(name)
+        dtype: np.dtype[np.void] = np.dtype(slot_dtype)
+        check_slot_dtype(dtype)
+        if not 2 <= slots < 2**32:
+            raise RingError(f"ring {name}: slots: expected 2 to 2**32 - 1, got {slots}")
+        layout = Layout(
+            dtype,
+            slots,
+            tuple(_named(name, index, each) for index, each in enumerate(readers)),
+            f"{name}.w",
+            process.own_identity(),
+            process.namespace(),
+            time.time_ns(),
+        )
+        _check_readers(name, layout.readers)
+        layout = replace(layout, first=first_sequence % layout.modulus)
+        segment = Segment.create(name, layout, "write" if writer else "read" if reader is not None else "watch")
+        try:
+            return cls(segment, owner=True, writer=writer, reader=reader)
+        except BaseException:
+            segment.remove()
+            raise
+
+    @classmethod
+    def attach(
+        cls,
+        name: str,
+        reader: str | None = None,
+        writer: bool = False,
+        *,
+        slot_dtype: np.dtype[Any] | None = None,
+        resume: Literal["cursor", "newest"] = "cursor",
+    ) -> Ring:
+        """Open a ring that exists, as its writer, as one of its readers, or (neither) to look at its state.
+
+        A role whose holder is dead or has left can be taken again: a writer goes on with the sequence, a reader with the message that
+        its predecessor had not released.
+
+        Parameters
+        ----------
+        name : str
+            Of the ring.
+        reader : str, optional
+            Be this reader.
+        writer : bool
+            Be the writer.
+        slot_dtype : numpy dtype, optional
+            What the slots are expected to hold; checked field by field.
+        resume : {"cursor", "newest"}
+            Where a reader begins: at the first message that has not been released, or at the newest one published.
+
+        Raises
+        ------
+        RingMissing, RingMismatch, RingPermission
+            There is no such ring, it is not what was expected, it belongs to another user.
+        RingInUse
+            Another live process holds the role.
+        RingClosed
+            The writer's role was asked for and the stream has ended.
+        OwnerLost
+            The ring is what a dead session has left.
+        """
+        if resume not in ("cursor", "newest"):
+            raise RingError(f"ring {name}: resume: expected 'cursor' or 'newest', got {resume!r}")
+        segment = Segment.open(name, "write" if writer else "read" if reader is not None else "inspect")
+        layout = segment.layout
+        if slot_dtype is not None:
+            layout.check_dtype(name, np.dtype(slot_dtype))
+        if layout.namespace != process.namespace():
+            raise RingMismatch(name, "PID namespace (container) of the owner", process.namespace(), layout.namespace)
+        if not process.alive(layout.owner):
+            pid = process.pid_of(layout.owner)
+            text = f"ring {name}: left by a dead session (owner process {pid}); 'python -m rtevo.shm clean' removes it"
+            raise OwnerLost(text, "owner", pid)
+        _until_built(segment)
+        return cls(segment, owner=False, writer=writer, reader=reader, newest=resume == "newest")
+
+    def __enter__(self) -> Ring:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._close(broken=kind is not None)
+
+    def close(self) -> None:
+        """Give up the roles of this handle; a writer's ends the stream, an owner's ends it and removes the ring. Harmless twice.
+
+        Views of slots stay valid memory, without promise about what they hold.
+        """
+        self._close(broken=False)
+
+    def _close(self, broken: bool) -> None:
+        if not self._open:
+            return
+        self._open = False
+        writer, reader, self._writer, self._reader = self._writer, self._reader, None, None
+        if os.getpid() != self._pid:
+            return  # a forked copy: the roles are the parent's
+        if reader is not None:
+            reader.leave()
+        if writer is not None:
+            writer.leave(broken)
+        if self._owner:
+            self._segment.swap(PRODUCER + STATE, OPEN, ENDED)
+            self._wake_all()
+            self._segment.remove()
+        self._wakeups = {}
+
+    # -- writing ----------------------------------------------------------------------------------------------------------------
+
+    def reserve(self, timeout_s: float | None = 10.0) -> AbstractContextManager[np.void]:
+        """Get the next slot to write in place; leaving the ``with`` block publishes it, leaving on an exception does not.
+
+        What the slot holds on entry is undefined (an old message).
+
+        Parameters
+        ----------
+        timeout_s : float, optional
+            Longest wait for a free slot, s; None: as long as the readers that are in the way live.
+
+        Raises
+        ------
+        RingTimeout
+            No slot became free in time; the message names the critical readers that hold it up.
+        ReaderLost
+            A critical reader that is in the way is dead (noticed within 0.5 s).
+        OwnerLost
+            The ring's owner is dead; raised once, on having to wait.
+        RingClosed
+            The stream has been ended.
+        """
+        if self._writer is None:
+            raise self._not("the writer")
+        return self._writer.reserve(timeout_s)
+
+    def close_writing(self) -> None:
+        """End the stream: readers get what is left, then RingClosed. For the writer, and for the owner in its stead."""
+        if self._writer is None and not self._owner:
+            raise self._not("the writer or the owner")
+        self._segment.store(PRODUCER + STATE, ENDED)
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for wakeup in self._wakeups.values():
+            wakeup.post()
+
+    def retire(self, reader: str) -> None:
+        """Stop waiting for a critical reader that is dead or not attached. For the writer and the owner.
+
+        If it attaches again it begins at the next message to be published and finds the number of those it has missed in
+        :attr:`lost`.
+
+        Raises
+        ------
+        RingError
+            No such reader, or it is attached and alive.
+        """
+        if self._writer is None and not self._owner:
+            raise self._not("the writer or the owner")
+        offset = self._segment.layout.reader_line(self._index(reader)) + READER
+        while True:
+            found = self._segment.load(offset)
+            if process.alive(found):
+                raise RingError(f"ring {self.name}: reader '{reader}' cannot be retired: process {process.pid_of(found)} holds it")
+            if self._segment.swap(offset, found, RETIRED):
+                break
+        self._wakeups[self._segment.layout.writer_semaphore].post()
+
+    # -- reading ----------------------------------------------------------------------------------------------------------------
+
+    def read(self, timeout_s: float | None = None) -> AbstractContextManager[np.void]:
+        """Get the next message as a read-only view, valid until the ``with`` block is left; leaving it, however, releases the message.
+
+        For an observer, leaving raises RingOverrun where the writer has overtaken it meanwhile. An exception of the block itself then
+        becomes that one's cause: bad data explain it.
+
+        Parameters
+        ----------
+        timeout_s : float, optional
+            Longest wait, s; 0: do not wait; None: as long as the writer lives.
+
+        Raises
+        ------
+        RingTimeout
+            Nothing came in time.
+        RingClosed
+            The stream has ended and everything has been read.
+        WriterLost
+            The writer is dead (noticed within 0.5 s) or left on an exception, and everything has been read. Reading can go on: a
+            restarted writer's messages follow.
+        OwnerLost
+            The ring's owner is dead; raised once, on having to wait.
+        RingOverrun
+            See above.
+        """
+        if self._reader is None:
+            raise self._not("a reader")
+        return self._reader.read(timeout_s)
+
+    def __iter__(self) -> Iterator[np.void]:
+        """Read message after message until the stream ends; each is released when the next is asked for."""
+        while True:
+            try:
+                with self.read() as slot:
+                    yield slot
+            except RingClosed:
+                return
+
+    def poll(self) -> bool:
+        """Say whether there is something to read now."""
+        if self._reader is None:
+            raise self._not("a reader")
+        return self._reader.ready()
+
+    def skip_to_newest(self) -> int:
+        """Release all messages but the newest; return how many that were. They do not count as lost."""
+        if self._reader is None:
+            raise self._not("a reader")
+        return self._reader.skip_to_newest()
+
+    @property
+    def lost(self) -> int:
+        """Messages that this reader lost just before the one that it is reading or has read last."""
+        if self._reader is None:
+            raise self._not("a reader")
+        return self._reader.lost
+
+    # -- state ------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Name of the ring."""
+        return self._segment.name
+
+    @property
+    def slot_dtype(self) -> np.dtype[np.void]:
+        """Dtype of a slot."""
+        return self._segment.layout.dtype
+
+    @property
+    def slots(self) -> int:
+        """Messages that the ring holds."""
+        return self._segment.layout.slots
+
+    @property
+    def closed(self) -> bool:
+        """The stream has been ended; there may be messages left to read."""
+        return self._segment.load(PRODUCER + STATE) == ENDED
+
+    @property
+    def drained(self) -> bool:
+        """Every critical reader (unless retired) has released everything that has been published.
+
+        Whatever a reader published elsewhere inside its ``with ring.read()`` block is visible to whoever sees the message released:
+        look at a pipeline's rings in the direction of its flow.
+        """
+        layout, load = self._segment.layout, self._segment.load
+        head = load(PRODUCER + HEAD)
+        for index, each in enumerate(layout.readers):
+            line = layout.reader_line(index)
+            # a tail that has passed the head loaded above counts as well: the distance to it is then huge
+            if each.critical and 0 < (head - load(line + TAIL)) % layout.modulus <= layout.slots and load(line + READER) != RETIRED:
+                return False
+        return True
+
+    def statistics(self) -> RingStatistics:
+        """Counters of the ring and its readers; any process may ask, at any time."""
+        return collect(self._segment)
+
+    def _index(self, reader: str) -> int:
+        names = [each.name for each in self._segment.layout.readers]
+        if reader not in names:
+            raise RingError(f"ring {self._segment.name}: reader: expected one of {', '.join(names) or 'none'}, got {reader!r}")
+        return names.index(reader)
+
+    def _not(self, role: str) -> RingError:
+        if not self._open:
+            return RingError(f"ring {self.name}: this handle has been closed")
+        return RingError(f"ring {self.name}: this handle is not {role}; ask for the role in attach or create")
+
+
+def wait_any(rings: Sequence[Ring], timeout_s: float | None = None) -> list[Ring]:
+    """Wait until at least one of several rings can be read without waiting, or will raise at once (ended, writer lost).
+
+    Parameters
+    ----------
+    rings : sequence of Ring
+        Attached as readers, all with the same semaphore (`Reader.semaphore`).
+    timeout_s : float, optional
+        Longest wait, s; None: no limit.
+
+    Returns
+    -------
+    list of Ring
+        In the order given; empty where the time has passed.
+
+    Raises
+    ------
+    RingError
+        They do not share a semaphore: waiting for one would be deaf to the others.
+    """
+    ends = []
+    for ring in rings:
+        if ring._reader is None:
+            raise ring._not("a reader")
+        ends.append(ring._reader)
+    semaphores = {end.reader.semaphore for end in ends}
+    if len(semaphores) != 1:
+        raise RingError(f"wait_any: expected rings whose readers share one semaphore, got {sorted(map(str, semaphores)) or 'no ring'}")
+    deadline = None if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9)
+    while True:
+        found = [ring for ring, end in zip(rings, ends, strict=True) if end.settled()]
+        if found or not ends[0].sleep(deadline):
+            return found or [ring for ring, end in zip(rings, ends, strict=True) if end.ready()]
+
+
+def _named(name: str, index: int, reader: Reader | str) -> Reader:
+    """Fill in a reader's semaphore."""
+    each = Reader(reader) if isinstance(reader, str) else reader
+    if each.semaphore is None:
+        return replace(each, semaphore=f"{name}.{index}")
+    check_name(each.semaphore, f"ring {name}: semaphore of reader '{each.name}'", 30)
+    return each
+
+
+def _check_readers(name: str, readers: Sequence[Reader]) -> None:
+    names = [each.name for each in readers]
+    if len(set(names)) != len(names) or not all(names):
+        raise RingError(f"ring {name}: readers: expected names that differ, got {names}")
+    if len(names) > 100:
+        raise RingError(f"ring {name}: readers: expected 100 at most, got {len(names)}")
+
+
+def _until_built(segment: Segment) -> None:
+    """Wait for the moment between a ring's name and its semaphores to pass."""
+    for _ in range(100):
+        if segment.load(PRODUCER + STATE) != BUILDING:
+            return
+        time.sleep(CHECK_S / 25)
+    raise RingError(f"ring {segment.name}: its owner began to make it and never finished (state {BUILDING}, expected {OPEN})")

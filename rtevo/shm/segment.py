@@ -1,0 +1,378 @@
+"""Segments of shared memory: making, mapping, listing, and removing those whose owner is dead.
+
+A segment is built under a name of its own, ``/rtevo.PID.START.NAMESPACE.N``, which says whose it is, and gets the ring's name by one
+atomic link when its static part is complete; so a segment with a ring's name always says who owns it, and a process killed while
+building leaves something that can be recognised as well. Semaphores are made after the segment that names them and unlinked before
+it: a semaphore that no segment names belongs to nobody.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import mmap
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import posix_ipc
+
+from rtevo.shm import atomics, process
+from rtevo.shm.errors import RingError, RingInUse, RingMismatch, RingMissing, RingPermission, RingSpace, RingUnsupported
+from rtevo.shm.layout import BUILDING, HEAD, OPEN, PRODUCER, READER, STATE, TAIL, WRITER, Layout
+from rtevo.shm.wakeup import Wakeup, remove_semaphore
+
+__all__ = ["MAX_NAME", "PREFIX", "Segment", "check_name", "clean", "list_segments"]
+
+PREFIX = "/rtevo-"
+MAX_NAME = 27  # macOS allows 30 characters; semaphores add up to three
+FOLDER = Path("/dev/shm")  # where Linux keeps them: NAME is FOLDER/NAME, a semaphore FOLDER/sem.NAME
+
+_NAME = re.compile(r"/rtevo-[A-Za-z0-9_-]+")
+_BUILDING = re.compile(r"rtevo\.(\d+)\.(\d+)\.(\d+)\.\d+")
+_counter = itertools.count()
+
+
+def check_name(name: str, what: str = "ring name", longest: int = MAX_NAME) -> None:
+    """Refuse names that are not portable or not recognisable as ours.
+
+    Raises
+    ------
+    RingError
+        Saying the rule and the name.
+    """
+    if not _NAME.fullmatch(name) or len(name) > longest:
+        raise RingError(
+            f"{what}: expected '{PREFIX}' and then letters, digits, '_' or '-', {longest} characters at most (POSIX names are limited to "
+            f"30 on macOS), got {name!r} ({len(name)} characters)"
+        )
+
+
+Access = Literal["inspect", "watch", "read", "write"]
+
+
+class Segment:
+    """A mapped segment: words of its header by address, its slots as an array.
+
+    Parameters
+    ----------
+    name : str
+        Of the ring.
+    descriptor : int
+        Open file; closed here.
+    layout : Layout
+        What it holds.
+    access : str
+        "inspect": the header for reading; "watch": the header; "read": and the slots for reading; "write": and for writing.
+    """
+
+    def __init__(self, name: str, descriptor: int, layout: Layout, access: Access) -> None:
+        self.name = name
+        self.layout = layout
+        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # page faults now, not in the first round of messages
+        both = mmap.PROT_READ | mmap.PROT_WRITE
+        try:
+            self._header = mmap.mmap(descriptor, layout.payload, flags=flags, prot=mmap.PROT_READ if access == "inspect" else both)
+            self._bytes = np.frombuffer(self._header, np.uint8)  # never unmapped before the last user of an address is gone
+            self.words = memoryview(self._header).cast("Q")
+            self.address = int(self._bytes.ctypes.data)
+            self.slots: Any = None
+            if access in ("read", "write"):
+                length, prot = layout.size - layout.payload, both if access == "write" else mmap.PROT_READ
+                slots = mmap.mmap(descriptor, length, flags=flags, prot=prot, offset=layout.payload)
+                self.slots = np.ndarray((layout.slots,), layout.dtype, buffer=slots, strides=(layout.stride,))
+        finally:
+            os.close(descriptor)
+
+    def load(self, offset: int) -> int:
+        """Load the word at an offset of the header (acquire)."""
+        return int(atomics.load(self.address + offset))
+
+    def store(self, offset: int, value: int) -> None:
+        """Store the word at an offset of the header (release)."""
+        atomics.store(self.address + offset, value)
+
+    def swap(self, offset: int, expected: int, new: int) -> bool:
+        """Store `new` where the word is `expected`; say whether it was."""
+        return bool(atomics.compare_and_swap(self.address + offset, expected, new) == expected)
+
+    @classmethod
+    def create(cls, name: str, layout: Layout, access: Access = "watch") -> Segment:
+        """Make a segment and its semaphores.
+
+        Raises
+        ------
+        RingInUse
+            The name belongs to a live process.
+        RingSpace
+            Shared memory is full.
+        RingPermission, RingMismatch
+            The name belongs to another user, or to something that is no ring.
+        """
+        _require_linux()
+        start, pid = process.own_identity() & process.START_MASK, os.getpid()
+        temporary = f"/rtevo.{pid}.{start}.{process.namespace()}.{next(_counter)}"
+        descriptor = int(posix_ipc.SharedMemory(temporary, posix_ipc.O_CREX, mode=0o600).fd)
+        try:
+            _allocate(name, descriptor, layout)
+            segment = cls(name, descriptor, layout, access)
+            segment._fill()
+            _claim(temporary, name)
+        finally:
+            posix_ipc.unlink_shared_memory(temporary)
+        try:
+            for semaphore in layout.semaphores:
+                Wakeup(semaphore, create=True)
+        except BaseException:
+            segment.remove()
+            raise
+        segment.store(PRODUCER + STATE, OPEN)
+        return segment
+
+    def _fill(self) -> None:
+        layout = self.layout
+        at = layout.description_at
+        self._header[at : at + len(layout.description)] = layout.description
+        self.words[(PRODUCER + STATE) // 8] = BUILDING
+        self.words[(PRODUCER + HEAD) // 8] = layout.first
+        for index in range(len(layout.readers)):
+            self.words[(layout.reader_line(index) + TAIL) // 8] = layout.first
+        static = layout.static()
+        self._header[: len(static)] = static
+
+    @classmethod
+    def open(cls, name: str, access: Access) -> Segment:
+        """Map a segment that exists.
+
+        Raises
+        ------
+        RingMissing, RingPermission, RingMismatch
+            There is none, it belongs to another user, it is not a ring of this version.
+        """
+        _require_linux()
+        descriptor = _open(name, access == "inspect")
+        try:
+            size = os.fstat(descriptor).st_size
+            layout = Layout.parse(name, _head(descriptor, size), size)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(name, descriptor, layout, access)
+
+    def remove(self) -> None:
+        """Unlink the semaphores that no other live ring uses, then the segment; whoever has them mapped keeps them."""
+        elsewhere: set[str] = set()
+        for other in list_segments():
+            if other.segment is not None and other.name != self.name and not other.stale:
+                elsewhere.update(other.segment.layout.semaphores)
+        for semaphore in self.layout.semaphores:
+            if semaphore not in elsewhere:
+                remove_semaphore(semaphore)
+        with suppress(posix_ipc.ExistentialError):
+            posix_ipc.unlink_shared_memory(self.name)
+
+
+def _require_linux() -> None:
+    if not posix_ipc.SEMAPHORE_TIMEOUT_SUPPORTED:
+        raise RingUnsupported(
+            "rings need semaphores that can be waited for with a time limit (sem_timedwait), which this platform lacks (macOS): a "
+            "dead peer could not be noticed. Use Linux, or a Linux container"
+        )
+    process.namespace()
+
+
+def _open(name: str, read_only: bool) -> int:
+    try:
+        return int(posix_ipc.SharedMemory(name, read_only=read_only).fd)
+    except posix_ipc.ExistentialError:
+        raise RingMissing(f"ring {name}: there is none; its owner creates it first, and removes it at the session's end") from None
+    except posix_ipc.PermissionsError:
+        raise RingPermission(f"ring {name}: belongs to another user; choose another name") from None
+
+
+def _head(descriptor: int, size: int) -> bytes:
+    """Everything of a segment before its slots, as far as its own numbers can be believed."""
+    static = os.pread(descriptor, 128, 0)
+    if len(static) < 128:
+        return static
+    end = int.from_bytes(static[56:64], "little") + int.from_bytes(static[64:72], "little")
+    return os.pread(descriptor, min(end, size), 0)
+
+
+def _allocate(name: str, descriptor: int, layout: Layout) -> None:
+    """Reserve every byte now: a sparse segment would end in SIGBUS when the memory runs out, in the middle of a session."""
+    try:
+        os.posix_fallocate(descriptor, 0, layout.size)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
+            raise
+        total, _, free = shutil.disk_usage(FOLDER)
+        megabyte = 1 << 20
+        raise RingSpace(
+            f"ring {name}: {layout.slots} slots of {layout.dtype.itemsize} bytes need {layout.size / megabyte:.1f} MiB of shared memory; "
+            f"{FOLDER} has {free / megabyte:.1f} of {total / megabyte:.1f} MiB free. Remove stale rings with 'python -m rtevo.shm clean', "
+            f"ask for fewer slots, or enlarge it: 'mount -o remount,size=SIZE {FOLDER}', in a container '--shm-size=SIZE'"
+        ) from None
+
+
+def _claim(temporary: str, name: str) -> None:
+    """Give a segment the ring's name, taking it from a dead owner where need be."""
+    for _ in range(100):
+        try:
+            os.link(f"{FOLDER}{temporary}", f"{FOLDER}{name}")
+            return
+        except FileExistsError:
+            _remove_stale(name, take_over=True)
+    raise RingInUse(f"ring {name}: the name is being taken by other processes all the time; choose another name")
+
+
+@contextmanager
+def _locked(name: str) -> Iterator[bool]:
+    """Hold the lock of the file that now has a name; False where it lost the name meanwhile."""
+    try:
+        descriptor = os.open(f"{FOLDER}{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield False
+        return
+    except PermissionError:
+        raise RingPermission(f"ring {name}: belongs to another user; choose another name") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            same = os.path.samestat(os.fstat(descriptor), os.stat(f"{FOLDER}{name}"))
+        except FileNotFoundError:
+            same = False
+        yield same
+    finally:
+        os.close(descriptor)
+
+
+def _remove_stale(name: str, take_over: bool) -> bool:
+    """Remove the segment of a name if its owner is dead (and, unless `take_over`, nobody is left in it); say whether.
+
+    Raises
+    ------
+    RingInUse
+        With `take_over`: it is alive.
+    RingMismatch
+        It is not a ring, or of another version: nobody can tell whose it is.
+    """
+    with _locked(name) as still_there:
+        if not still_there:
+            return False
+        entry = _inspect(name)
+        if entry.segment is None:
+            if take_over:
+                raise entry.problem or RingMissing(f"ring {name}: gone")
+            return False
+        if entry.owner_alive or (entry.attached and not take_over):
+            if not take_over:
+                return False
+            pid = process.pid_of(entry.segment.layout.owner)
+            where = "in another PID namespace (container)" if entry.foreign else "which is alive"
+            raise RingInUse(f"ring {name}: the name is in use by process {pid}, {where}; choose another name or end that session first")
+        entry.segment.remove()
+        return True
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One segment as it was found.
+
+    Parameters
+    ----------
+    name : str
+        Of the ring.
+    segment : Segment, optional
+        Its header, read-only; None where it could not be read.
+    problem : RingError, optional
+        Why not.
+    owner_alive : bool
+        Its owner runs, or cannot be judged from here (`foreign`).
+    foreign : bool
+        It was made in another PID namespace.
+    attached : tuple of int
+        Process ids of the live writer and readers.
+    """
+
+    name: str
+    segment: Segment | None
+    problem: RingError | None = None
+    owner_alive: bool = True
+    foreign: bool = False
+    attached: tuple[int, ...] = ()
+
+    @property
+    def stale(self) -> bool:
+        """Nobody is left who could use it."""
+        return self.segment is not None and not self.owner_alive and not self.attached
+
+
+def _inspect(name: str) -> Entry:
+    try:
+        segment = Segment.open(name, "inspect")
+    except RingError as error:
+        return Entry(name, None, error)
+    layout = segment.layout
+    if layout.namespace != process.namespace():
+        return Entry(name, segment, foreign=True)
+    members = [segment.load(PRODUCER + WRITER), *(segment.load(layout.reader_line(i) + READER) for i in range(len(layout.readers)))]
+    attached = tuple(process.pid_of(each) for each in members if process.alive(each))
+    return Entry(name, segment, owner_alive=process.alive(layout.owner), attached=attached)
+
+
+def list_segments() -> list[Entry]:
+    """Find every ring of this machine, in order of name."""
+    _require_linux()
+    names = sorted(f"/{path.name}" for path in FOLDER.glob(f"{PREFIX[1:]}*") if _NAME.fullmatch(f"/{path.name}"))
+    entries = (_inspect(name) for name in names)
+    return [each for each in entries if not isinstance(each.problem, RingMissing)]
+
+
+def clean() -> list[str]:
+    """Remove what dead sessions have left: rings whose owner and members are all dead, half-built segments, nameless semaphores.
+
+    Nothing of a live session is touched, nor anything that cannot be judged: other users' segments, other PID namespaces', other
+    versions'.
+
+    Returns
+    -------
+    list of str
+        Names of what was removed.
+    """
+    _require_linux()
+    semaphores = [f"/{path.name[4:]}" for path in FOLDER.glob(f"sem.{PREFIX[1:]}*")]  # before the segments: see the module's docstring
+    removed = [entry.name for entry in list_segments() if entry.stale and _remove_stale(entry.name, take_over=False)]
+    removed += _clean_half_built()
+    entries = list_segments()
+    if any(isinstance(each.problem, (RingMismatch, RingPermission)) for each in entries):
+        return removed  # one of them may name any semaphore
+    named = {name for each in entries if each.segment is not None for name in each.segment.layout.semaphores}
+    for name in semaphores:
+        if name not in named and (FOLDER / f"sem.{name[1:]}").exists():
+            with suppress(posix_ipc.PermissionsError, OSError):
+                remove_semaphore(name)
+                removed.append(name)
+    return removed
+
+
+def _clean_half_built() -> list[str]:
+    removed = []
+    for path in FOLDER.glob("rtevo.*"):
+        match = _BUILDING.fullmatch(path.name)
+        if match is None:
+            continue
+        pid, start, namespace = (int(text) for text in match.groups())
+        if namespace == process.namespace() and not process.alive(process.identity(pid, start)):
+            with suppress(FileNotFoundError, PermissionError):
+                path.unlink()
+                removed.append(f"/{path.name}")
+    return removed

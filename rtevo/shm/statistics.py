@@ -1,0 +1,189 @@
+"""What can be said about a ring at any time, by anyone who can open it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rtevo.shm import process
+from rtevo.shm.layout import (
+    BROKEN,
+    BUILDING,
+    ENDED,
+    HEAD,
+    LOST,
+    MESSAGES,
+    OPEN,
+    PRODUCER,
+    READER,
+    READER_NS,
+    RETIRED,
+    STATE,
+    TAIL,
+    WAITS,
+    WAKE_MAX_NS,
+    WAKE_NS,
+    WRITER,
+    WRITER_NS,
+    WRITER_WAITS,
+)
+from rtevo.shm.segment import Segment
+
+__all__ = ["ReaderStatistics", "RingStatistics", "collect"]
+
+_STATES = {OPEN: "open", ENDED: "ended", BROKEN: "broken off", BUILDING: "being made"}
+
+
+@dataclass(frozen=True)
+class ReaderStatistics:
+    """One reader.
+
+    Parameters
+    ----------
+    name : str
+        As declared.
+    critical : bool
+        As declared.
+    pid : int
+        Process that holds the role, dead or alive; 0 for none.
+    alive : bool
+        That process runs.
+    retired : bool
+        The writer does not wait for it any more.
+    consumed : int
+        Messages released, skipped and lost ones included.
+    messages : int
+        Messages read.
+    lag : int
+        Messages published and not yet released; more than the ring's slots where an observer has been overtaken.
+    overruns : int
+        Messages lost.
+    waits : int
+        Times that it had to wait for a message.
+    wake_up_ns, wake_up_max_ns : int
+        Sum and maximum of the time from publication to the reader's hands, over the messages that it waited for.
+    overhead_ns : int
+        Time spent in the ring's own code, waiting left out.
+    """
+
+    name: str
+    critical: bool
+    pid: int
+    alive: bool
+    retired: bool
+    consumed: int
+    messages: int
+    lag: int
+    overruns: int
+    waits: int
+    wake_up_ns: int
+    wake_up_max_ns: int
+    overhead_ns: int
+
+
+@dataclass(frozen=True)
+class RingStatistics:
+    """A ring at one moment.
+
+    Parameters
+    ----------
+    name : str
+        Of the ring.
+    state : str
+        "open", "ended", "broken off" (the writer left on an exception) or "being made".
+    slots, slot_bytes : int
+        Capacity.
+    published : int
+        Messages since the ring was made.
+    depth : int
+        Slots that the slowest critical reader holds, 0 to `slots`.
+    waits : int
+        Times that the writer had to wait for a free slot.
+    overhead_ns : int
+        Time that the writer spent in the ring's own code, waiting left out.
+    owner_pid, writer_pid : int
+        Processes; 0 for no writer.
+    owner_alive, writer_alive : bool
+        Whether they run.
+    readers : tuple of ReaderStatistics
+        As declared.
+    """
+
+    name: str
+    state: str
+    slots: int
+    slot_bytes: int
+    published: int
+    depth: int
+    waits: int
+    overhead_ns: int
+    owner_pid: int
+    owner_alive: bool
+    writer_pid: int
+    writer_alive: bool
+    readers: tuple[ReaderStatistics, ...]
+
+    @property
+    def lag(self) -> dict[str, int]:
+        """Messages published and not yet released, by reader."""
+        return {each.name: each.lag for each in self.readers}
+
+    @property
+    def consumed(self) -> dict[str, int]:
+        """Messages released, by reader."""
+        return {each.name: each.consumed for each in self.readers}
+
+    @property
+    def overruns(self) -> dict[str, int]:
+        """Messages lost, by observer."""
+        return {each.name: each.overruns for each in self.readers if not each.critical}
+
+
+def _reader(segment: Segment, index: int) -> ReaderStatistics:
+    layout, line = segment.layout, segment.layout.reader_line(index)
+    tail = segment.load(line + TAIL)
+    head = segment.load(PRODUCER + HEAD)  # after the tail: a lag is never negative
+    who = segment.load(line + READER)
+    rest = {key: segment.load(line + offset) for key, offset in _READER_WORDS.items()}
+    return ReaderStatistics(
+        name=layout.readers[index].name,
+        critical=layout.readers[index].critical,
+        pid=process.pid_of(who),
+        alive=process.alive(who),
+        retired=who == RETIRED,
+        consumed=(tail - layout.first) % layout.modulus,
+        lag=(head - tail) % layout.modulus,
+        **rest,
+    )
+
+
+_READER_WORDS = {
+    "messages": MESSAGES,
+    "overruns": LOST,
+    "waits": WAITS,
+    "wake_up_ns": WAKE_NS,
+    "wake_up_max_ns": WAKE_MAX_NS,
+    "overhead_ns": READER_NS,
+}
+
+
+def collect(segment: Segment) -> RingStatistics:
+    """Read the statistics of a segment; every number is right, though not all of the same instant."""
+    layout = segment.layout
+    readers = tuple(_reader(segment, index) for index in range(len(layout.readers)))
+    writer = segment.load(PRODUCER + WRITER)
+    state = segment.load(PRODUCER + STATE)
+    return RingStatistics(
+        name=segment.name,
+        state=_STATES.get(state, f"unknown ({state})"),
+        slots=layout.slots,
+        slot_bytes=layout.dtype.itemsize,
+        published=(segment.load(PRODUCER + HEAD) - layout.first) % layout.modulus,
+        depth=min(layout.slots, max((each.lag for each in readers if each.critical and not each.retired), default=0)),
+        waits=segment.load(PRODUCER + WRITER_WAITS),
+        overhead_ns=segment.load(PRODUCER + WRITER_NS),
+        owner_pid=process.pid_of(layout.owner),
+        owner_alive=process.alive(layout.owner),
+        writer_pid=process.pid_of(writer),
+        writer_alive=process.alive(writer),
+        readers=readers,
+    )

@@ -1,0 +1,127 @@
+"""Waking a process that waits: a POSIX semaphore, used as a hint only.
+
+Whoever changes a counter posts afterwards, always; whoever waits looks at the counters again after every wake-up and after at most
+:data:`CHECK_S` without one. A post that is lost (its sender was killed before it) costs that long and nothing else, and one too many
+costs a look at the counters.
+
+``sem_timedwait`` measures against the wall clock, which an NTP step can stop for hours, and posix_ipc drops exceptions raised by
+signal handlers while it waits. So where the C library has ``sem_clockwait`` (glibc 2.30 and later) that is called, with the monotonic
+clock, on a semaphore that posix_ipc has created.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import time
+from contextlib import suppress
+from typing import Any
+
+import posix_ipc
+
+from rtevo.shm.errors import RingMissing, RingPermission, RingSpace
+
+__all__ = ["CHECK_S", "Wakeup", "remove_semaphore"]
+
+CHECK_S = 0.25  # longest sleep without a look at the counters and at the peers
+
+_MONOTONIC = 1  # CLOCK_MONOTONIC
+_MODE = 0o600
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+def _clock_wait() -> Any:
+    """Return the C library where it has sem_clockwait, None elsewhere."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "sem_clockwait"):
+        return None
+    library.sem_open.restype = ctypes.c_void_p
+    library.sem_open.argtypes = (ctypes.c_char_p, ctypes.c_int)
+    library.sem_close.argtypes = (ctypes.c_void_p,)
+    library.sem_clockwait.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Timespec))
+    return library
+
+
+_LIBRARY = _clock_wait()
+
+
+class Wakeup:
+    """One semaphore; closed when the last reference goes.
+
+    Parameters
+    ----------
+    name : str
+        POSIX name, starting with "/".
+    create : bool
+        Make it where it is not there yet. Its value does not matter.
+
+    Raises
+    ------
+    RingMissing
+        It is not there, and `create` is false.
+    RingPermission
+        It belongs to another user.
+    RingSpace
+        Shared memory is full.
+    """
+
+    def __init__(self, name: str, create: bool = False) -> None:
+        self.name = name
+        self._semaphore: Any = None
+        self._pointer: int | None = None
+        try:
+            self._semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREAT if create else 0, mode=_MODE)
+        except posix_ipc.ExistentialError:
+            raise RingMissing(f"semaphore {name}: not there; the ring that it belongs to has been removed") from None
+        except posix_ipc.PermissionsError:
+            raise RingPermission(f"semaphore {name}: belongs to another user; choose another name") from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise RingSpace(f"semaphore {name}: /dev/shm is full; remove stale rings with 'python -m rtevo.shm clean'") from None
+        self._release = self._semaphore.release
+        self._pointer = _LIBRARY.sem_open(name.encode(), 0) if _LIBRARY is not None else None  # the same: libc counts the openings
+        self._until = _Timespec()
+
+    def post(self) -> None:
+        """Wake whoever waits, or whoever waits next."""
+        try:
+            self._release()
+        except OSError as error:  # 2**31 - 1 posts that nobody waited for are as good as one more
+            if error.errno != errno.EOVERFLOW:
+                raise
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep until somebody posts; False where nobody did within `timeout_s`, or a signal came first."""
+        if self._pointer is None:
+            with suppress(posix_ipc.SignalError):
+                try:
+                    self._semaphore.acquire(timeout_s)
+                    return True
+                except posix_ipc.BusyError:
+                    pass
+            return False
+        until_ns = time.monotonic_ns() + max(0, int(timeout_s * 1e9))
+        self._until.seconds, self._until.nanoseconds = divmod(until_ns, 1_000_000_000)
+        if _LIBRARY.sem_clockwait(self._pointer, _MONOTONIC, self._until) == 0:
+            return True
+        code = ctypes.get_errno()
+        if code in (errno.ETIMEDOUT, errno.EINTR):
+            return False
+        raise OSError(code, f"waiting for semaphore {self.name}")
+
+    def __del__(self) -> None:
+        if self._semaphore is not None:
+            with suppress(posix_ipc.Error):
+                self._semaphore.close()
+            if self._pointer is not None:
+                _LIBRARY.sem_close(self._pointer)
+
+
+def remove_semaphore(name: str) -> None:
+    """Unlink a semaphore; who has it open keeps it. Nothing happens where there is none."""
+    with suppress(posix_ipc.ExistentialError):
+        posix_ipc.unlink_semaphore(name)
