@@ -1,0 +1,403 @@
+"""A simulated participant: looks at the screen, responds with blood flow and with button presses.
+
+The participant knows nothing of generations, candidates or decoders: it sees pixels and the time at which they appeared. What it
+prefers is hidden behind :class:`Preference`; :class:`ColourPreference` is a smooth function of a picture's colours and their layout. The
+preference drives two things: the amplitude of a haemodynamic response, and the ratings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+from scipy import special
+
+from rtevo.errors import LinkError
+from rtevo.wire import Key, Message, Seen, Shown, decode, encode
+
+__all__ = [
+    "Behaviour",
+    "ColourPreference",
+    "Participant",
+    "ParticipantLink",
+    "Preference",
+    "Viewing",
+    "boxcar_response",
+    "haemodynamic_integral",
+    "haemodynamic_response",
+]
+
+Pixels = NDArray[np.uint8]
+Times = NDArray[np.float64]
+
+# SPM12 spm_hrf.m, default parameters p = [6 16 1 1 6 0 32]: gamma densities of response and undershoot with these shapes (dispersion 1 s)
+# and this ratio of their areas. Friston et al. (1998), NeuroImage 7:30-40, doi:10.1006/nimg.1997.0306; Glover (1999),
+# NeuroImage 9:416-429, doi:10.1006/nimg.1998.0419. SPM cuts it at 32 s, where less than 0.05% of it is left.
+_PEAK_SHAPE, _UNDERSHOOT_SHAPE, _UNDERSHOOT_RATIO = 6.0, 16.0, 1 / 6
+_FORGET_S = 45.0  # a picture that went so long ago no longer matters
+REFERENCE_S = 3.0  # amplitudes are those of the peak response to a picture of this duration
+
+
+def haemodynamic_response(t_s: Times) -> Times:
+    """Give SPM's double-gamma response to an impulse, area 1 before the undershoot is taken off.
+
+    Parameters
+    ----------
+    t_s : ndarray, float64 (n,)
+        Seconds after the impulse; the response is 0 before it.
+
+    Returns
+    -------
+    ndarray, float64 (n,)
+        Per second.
+    """
+    t = np.maximum(np.asarray(t_s, np.float64), 0.0)
+    peak = t ** (_PEAK_SHAPE - 1) * np.exp(-t) / special.gamma(_PEAK_SHAPE)
+    undershoot = t ** (_UNDERSHOOT_SHAPE - 1) * np.exp(-t) / special.gamma(_UNDERSHOOT_SHAPE)
+    return np.asarray(peak - _UNDERSHOOT_RATIO * undershoot, np.float64)
+
+
+def haemodynamic_integral(t_s: Times) -> Times:
+    """Give the integral of :func:`haemodynamic_response` from 0 to `t_s`, in closed form (incomplete gamma functions).
+
+    A picture that is on the screen from ``a`` to ``b`` causes ``integral(t - a) - integral(t - b)``: its boxcar, convolved.
+    """
+    t = np.maximum(np.asarray(t_s, np.float64), 0.0)
+    return np.asarray(special.gammainc(_PEAK_SHAPE, t) - _UNDERSHOOT_RATIO * special.gammainc(_UNDERSHOOT_SHAPE, t), np.float64)
+
+
+def _reference_peak() -> float:
+    t_s = np.arange(0.0, 20.0, 0.001)
+    return float((haemodynamic_integral(t_s) - haemodynamic_integral(t_s - REFERENCE_S)).max())
+
+
+_PEAK = _reference_peak()
+
+
+class Preference(Protocol):
+    """What a participant likes, hidden from decoder and evolution."""
+
+    def __call__(self, pixels: Pixels) -> float:
+        """Give how much a picture, uint8 (H, W, 3) RGB with row 0 at the top, is liked: about N(0, 1) over random pictures."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Say what it is, JSON-able, for the log of the hidden truth."""
+        ...
+
+
+# Standard deviation of ColourPreference.features over pictures that the built-in tiny generator paints from random latents: lightness,
+# red-green, yellow-blue (rows) by order of the cosine (0, 1, 2 or more); and the mean lightness. Other means are near 0.
+_FEATURE_SD = np.array([[0.08, 0.026, 0.010], [0.21, 0.065, 0.022], [0.14, 0.055, 0.025]])
+_MEAN_LIGHTNESS = 0.5
+
+
+class ColourPreference:
+    """Likes certain colours in certain places: a smooth function of a picture's coarse layout.
+
+    A picture is turned into lightness, red-green and yellow-blue; each is described by its lowest 3 x 3 cosine coefficients, so that
+    only gradual changes over the picture count and the number of pixels does not. The preference is a weighted sum of these 27 features,
+    standardised to about mean 0 and standard deviation 1 over pictures of the built-in tiny generator. The weights are random; colour
+    and lightness overall count most, finer layout less. As a function of the pixels it is linear: no picture is a local optimum.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the weights.
+    """
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        order = np.minimum(np.add.outer(np.arange(3), np.arange(3)), 2)  # of each coefficient
+        share = rng.standard_normal((3, 3, 3)) * np.array([1.0, 0.5, 0.2])[order][:, :, None]  # each feature's part of the variance
+        share /= np.sqrt((share**2).sum())
+        self._weights: NDArray[np.float64] = (share / _FEATURE_SD.T[order]).ravel()
+
+    @staticmethod
+    def features(pixels: Pixels) -> NDArray[np.float64]:
+        """Describe a picture.
+
+        Parameters
+        ----------
+        pixels : ndarray, uint8 (H, W, 3)
+            RGB.
+
+        Returns
+        -------
+        ndarray, float64 (27,)
+            Cosine coefficients (vertical 3, horizontal 3) of lightness, red-green and yellow-blue, each between -1 and 1.
+        """
+        height, width, _ = pixels.shape
+        down = np.cos(np.outer(np.arange(3), (np.arange(height) + 0.5) * np.pi / height)) / height
+        across = np.cos(np.outer(np.arange(3), (np.arange(width) + 0.5) * np.pi / width)) / width
+        coarse = np.tensordot(down, pixels.astype(np.float64) / 255, axes=1)  # (3, W, 3)
+        coarse = np.tensordot(across, coarse, axes=(1, 1)).transpose(1, 0, 2)  # (3, 3, 3): vertical, horizontal, RGB
+        red, green, blue = coarse[..., 0], coarse[..., 1], coarse[..., 2]
+        opponent = np.stack([(red + green + blue) / 3, red - green, (red + green) / 2 - blue], axis=-1)
+        return np.asarray(opponent.ravel(), np.float64)
+
+    def __call__(self, pixels: Pixels) -> float:
+        """Give how much a picture is liked."""
+        features = self.features(pixels)
+        features[0] -= _MEAN_LIGHTNESS
+        return float(self._weights @ features)
+
+    def settings(self) -> dict[str, Any]:
+        """Say what it is."""
+        return {"kind": "colour", "weights": [round(float(w), 6) for w in self._weights]}
+
+
+@dataclass(frozen=True)
+class Viewing:
+    """One picture, as the participant saw it.
+
+    Parameters
+    ----------
+    number : int
+        Counted from 0.
+    onset_s, offset_s : float
+        When it appeared and went, s from the first volume; infinity while it is on the screen.
+    preference : float
+        How much it was liked.
+    amplitude_percent : float
+        Peak response of the strongest hidden voxel to this picture for 3 s, percent of its signal.
+    pixels_sha256 : str
+        First 16 hexadecimal digits, to know the picture by.
+    """
+
+    number: int
+    onset_s: float
+    offset_s: float
+    preference: float
+    amplitude_percent: float
+    pixels_sha256: str
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How a participant answers rating screens.
+
+    The rating is ``round(middle + slope * preference + noise)``, clipped to the keys: monotonic in the preference but for the noise. The
+    response time is log-normal, shorter for clear cases.
+
+    Parameters
+    ----------
+    keys : tuple of str
+        Of the lowest to the highest rating.
+    slope, noise_sd : float
+        Steps of the rating per unit of preference; standard deviation of the noise in steps.
+    median_s, spread : float
+        Median response time for an undecided case, s; standard deviation of its logarithm.
+    missed : float
+        Probability of giving no answer.
+    """
+
+    keys: tuple[str, ...] = ("1", "2", "3", "4", "6")
+    slope: float = 0.8
+    noise_sd: float = 0.4
+    median_s: float = 1.1
+    spread: float = 0.3
+    missed: float = 0.02
+
+    def answer(self, preference: float, rng: np.random.Generator) -> tuple[float, str] | None:
+        """Give response time (s) and key, or None where the rating is missed. Draws three numbers from `rng` whatever happens."""
+        noise, pace, attention = rng.standard_normal(), rng.standard_normal(), rng.random()
+        middle = (len(self.keys) - 1) / 2
+        rating = round(min(max(middle + self.slope * preference + self.noise_sd * noise, 0), len(self.keys) - 1))
+        clarity = min(abs(preference), 2.0) / 2.0
+        response_s = max(self.median_s * (1 - 0.3 * clarity) * math.exp(self.spread * pace), 0.25)
+        return None if attention < self.missed else (response_s, self.keys[rating])
+
+
+class Participant:
+    """Looks at pictures; responds.
+
+    Parameters
+    ----------
+    preference : Preference
+        What it likes.
+    rng : numpy.random.Generator
+        For its answers.
+    amplitude_percent : float
+        Peak response to a picture whose preference is 1, percent of the signal of a voxel of gain 1.
+    behaviour : Behaviour
+        How it answers.
+
+    Attributes
+    ----------
+    viewings : list of Viewing
+        All pictures so far, in order.
+    answers : dict of int to (float, str)
+        For each rated viewing the response time (s) and the key.
+    planned : tuple of (float, str), or None
+        When (s from the first volume) the participant is going to press which key.
+    """
+
+    def __init__(
+        self, preference: Preference, rng: np.random.Generator, amplitude_percent: float = 3.0, behaviour: Behaviour | None = None
+    ) -> None:
+        self.preference = preference
+        self.amplitude_percent = amplitude_percent
+        self.behaviour = behaviour or Behaviour()
+        self.viewings: list[Viewing] = []
+        self.answers: dict[int, tuple[float, str]] = {}
+        self.planned: tuple[float, str] | None = None
+        self._rating_since_s = math.nan
+        self._rng = rng
+        self._recent: list[Viewing] = []
+
+    def look(self, kind: str, t_s: float, pixels: Pixels | None = None) -> Viewing | None:
+        """Take in what a flip put on the screen.
+
+        Parameters
+        ----------
+        kind : str
+            "image", "fixation", "rating" or "text".
+        t_s : float
+            Time of the flip, s from the first volume.
+        pixels : ndarray, uint8 (H, W, 3), optional
+            The picture, with kind "image".
+
+        Returns
+        -------
+        Viewing or None
+            The picture that has just appeared, if one has.
+        """
+        self.planned = None
+        self._close_viewing(t_s)
+        if kind == "rating" and self.viewings:
+            answer = self.behaviour.answer(self.viewings[-1].preference, self._rng)
+            self._rating_since_s = t_s
+            self.planned = None if answer is None else (t_s + answer[0], answer[1])
+        if kind != "image" or pixels is None:
+            return None
+        liked = float(self.preference(pixels))
+        digest = hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
+        viewing = Viewing(len(self.viewings), t_s, math.inf, liked, liked * self.amplitude_percent, digest)
+        self.viewings.append(viewing)
+        self._recent.append(viewing)
+        return viewing
+
+    def _close_viewing(self, t_s: float) -> None:
+        if self.viewings and math.isinf(self.viewings[-1].offset_s):
+            last = self.viewings[-1]
+            closed = Viewing(last.number, last.onset_s, t_s, last.preference, last.amplitude_percent, last.pixels_sha256)
+            self.viewings[-1] = self._recent[-1] = closed
+
+    def pressed(self) -> None:
+        """Take note that the planned key has been pressed."""
+        if self.planned is not None:
+            self.answers[self.viewings[-1].number] = (self.planned[0] - self._rating_since_s, self.planned[1])
+            self.planned = None
+
+    def response(self, t_s: Times) -> tuple[Times, Times]:
+        """Give the haemodynamic response to what has been seen until now.
+
+        Parameters
+        ----------
+        t_s : ndarray, float64 (n,)
+            s from the first volume.
+
+        Returns
+        -------
+        hidden : ndarray, float64 (n,)
+            Driven by the preference: percent of the signal of a voxel of gain 1.
+        visual : ndarray, float64 (n,)
+            Driven by any picture: 1 at the peak of the response to a picture of 3 s.
+        """
+        times = np.asarray(t_s, np.float64)
+        earliest_s = float(times.min()) - _FORGET_S
+        self._recent = [v for v in self._recent if v.offset_s > earliest_s]
+        return boxcar_response(times, self._recent)
+
+
+def boxcar_response(t_s: Times, viewings: list[Viewing]) -> tuple[Times, Times]:
+    """Convolve the pictures' boxcars with the haemodynamic response; see :meth:`Participant.response`."""
+    hidden, visual = np.zeros(t_s.shape), np.zeros(t_s.shape)
+    for viewing in viewings:
+        course = (haemodynamic_integral(t_s - viewing.onset_s) - haemodynamic_integral(t_s - viewing.offset_s)) / _PEAK
+        hidden += viewing.amplitude_percent * course
+        visual += course
+    return hidden, visual
+
+
+class ParticipantLink:
+    """The participant's eyes and fingers: a socket that the headless presenter connects to (see :mod:`rtevo.wire`).
+
+    Parameters
+    ----------
+    bind : str
+        ``ipc://PATH`` or ``tcp://127.0.0.1:PORT``; port 0 takes any free one.
+
+    Attributes
+    ----------
+    endpoint : str
+        Where the presenter connects to.
+
+    Raises
+    ------
+    LinkError
+        If the address cannot be listened on.
+    """
+
+    def __init__(self, bind: str) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._peer: bytes | None = None
+        try:
+            self._socket.bind(bind[:-2] + ":*" if bind.endswith(":0") else bind)
+        except zmq.ZMQError as error:
+            self.close()
+            raise LinkError(f"participant link: cannot listen on {bind!r}: {error}") from error
+        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+        self._context.term()
+
+    def __enter__(self) -> ParticipantLink:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the presenter has been heard."""
+        return self._peer is not None
+
+    def poll(self, longest_s: float) -> bool:
+        """Say whether a message waits, after `longest_s` seconds (of real time) at most."""
+        return bool(self._socket.poll(math.ceil(max(longest_s, 0) * 1000)))  # whole milliseconds: rounded down, short waits would spin
+
+    def receive(self) -> tuple[Message, Pixels | None] | None:
+        """Take one message, with its picture as uint8 (H, W, 3) where it has one; None where none waits."""
+        try:
+            peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        self._peer = peer
+        message, raw = decode(frames)
+        if raw is None or not isinstance(message, Shown):
+            return message, None
+        return message, np.frombuffer(raw, np.uint8).reshape(message.height, message.width, 3)
+
+    def seen(self, t_ns: int) -> None:
+        """Say that the flip at `t_ns` has been taken in."""
+        self._send(Seen(t_ns))
+
+    def press(self, name: str, t_ns: int = 0) -> None:
+        """Press a key; `t_ns`: the session time in lock-step, 0 otherwise."""
+        self._send(Key(name, t_ns))
+
+    def _send(self, message: Seen | Key) -> None:
+        if self._peer is None:
+            raise LinkError(f"participant link: no presenter has connected to {self.endpoint} yet")
+        self._socket.send_multipart([self._peer, *encode(message)])

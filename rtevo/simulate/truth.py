@@ -1,0 +1,128 @@
+"""The log of what is hidden: what the simulated participant saw, liked and answered, and how its head moved.
+
+Rows are on disk as soon as they are known, so that a crash keeps them. None of this may be read by decoder or evolution.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtevo.records import MOTION_COLUMNS
+from rtevo.simulate.participant import Participant, Viewing
+
+__all__ = ["HiddenTruth", "TrueResponse", "read_truth"]
+
+_COLUMNS = ("number", "onset", "duration", "preference", "amplitude_percent", "rating", "response_time", "pixels_sha256")
+_MISSING = "n/a"
+
+
+class HiddenTruth:
+    """Writes ``hidden_truth.tsv`` (a row per picture), ``hidden_motion.tsv`` (a row per volume) and ``hidden_truth.json`` (settings).
+
+    Times are seconds from the start of the first volume. A picture's row is written when it appears, with ``n/a`` for what is not known
+    yet; :meth:`close` writes all rows once more, complete.
+
+    Parameters
+    ----------
+    folder : Path
+        Must exist.
+    settings : dict
+        JSON-able.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._volumes = 0
+        self._pictures = (folder / "hidden_truth.tsv").open("w", encoding="utf-8", buffering=1)
+        self._motion = (folder / "hidden_motion.tsv").open("w", encoding="utf-8", buffering=1)
+        self._pictures.write("\t".join(_COLUMNS) + "\n")
+        self._motion.write("\t".join(("volume", *MOTION_COLUMNS)) + "\n")
+        self._summary(complete=False, pictures=0)
+
+    def picture(self, viewing: Viewing) -> None:
+        """Note a picture that has just appeared."""
+        self._pictures.write(_row(viewing, None, ()))
+
+    def volume(self, index: int, params: NDArray[np.float64]) -> None:
+        """Note how the head lay during a volume."""
+        self._motion.write(f"{index}\t" + "\t".join(f"{p:.6f}" for p in params) + "\n")
+        self._volumes += 1
+
+    def close(self, participant: Participant | None) -> None:
+        """Complete the files from what the participant remembers; without one, leave the pictures' rows as they are."""
+        self._pictures.close()
+        self._motion.close()
+        if participant is None:
+            return
+        text = "\t".join(_COLUMNS) + "\n"
+        for viewing in participant.viewings:
+            text += _row(viewing, participant.answers.get(viewing.number), participant.behaviour.keys)
+        written = self._folder / ".hidden_truth.tsv.part"
+        written.write_text(text, encoding="utf-8")
+        written.replace(self._folder / "hidden_truth.tsv")
+        self._summary(complete=True, pictures=len(participant.viewings))
+
+    def _summary(self, complete: bool, pictures: int) -> None:
+        text = json.dumps({"complete": complete, "pictures": pictures, "volumes": self._volumes, **self._settings}, indent=1)
+        (self._folder / "hidden_truth.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _row(viewing: Viewing, answer: tuple[float, str] | None, keys: tuple[str, ...]) -> str:
+    """One line of ``hidden_truth.tsv``."""
+    duration_s = viewing.offset_s - viewing.onset_s
+    cells = (
+        str(viewing.number),
+        f"{viewing.onset_s:.6f}",
+        _MISSING if math.isinf(duration_s) else f"{duration_s:.6f}",
+        f"{viewing.preference:.6f}",
+        f"{viewing.amplitude_percent:.6f}",
+        _MISSING if answer is None else str(keys.index(answer[1])),
+        _MISSING if answer is None else f"{answer[0]:.6f}",
+        viewing.pixels_sha256,
+    )
+    return "\t".join(cells) + "\n"
+
+
+@dataclass(frozen=True, eq=False)
+class TrueResponse:
+    """What ``hidden_truth.tsv`` holds, in the order of the pictures.
+
+    Parameters
+    ----------
+    onset_s : ndarray, float64 (n,)
+        From the start of the first volume.
+    preference : ndarray, float64 (n,)
+    amplitude_percent : ndarray, float64 (n,)
+    pixels_sha256 : tuple of str, (n,)
+        First 16 hexadecimal digits of the hash of the pixels.
+    """
+
+    onset_s: NDArray[np.float64]
+    preference: NDArray[np.float64]
+    amplitude_percent: NDArray[np.float64]
+    pixels_sha256: tuple[str, ...]
+
+
+def read_truth(folder: Path) -> TrueResponse:
+    """Read ``hidden_truth.tsv``; a last line that a crash cut off is left out.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder has none.
+    """
+    lines = (folder / "hidden_truth.tsv").read_text(encoding="utf-8").split("\n")[1:-1]  # what follows the last newline is not whole
+    rows = [dict(zip(_COLUMNS, line.split("\t"), strict=True)) for line in lines]
+
+    def column(name: str) -> NDArray[np.float64]:
+        return np.array([float(row[name]) for row in rows], np.float64)
+
+    return TrueResponse(column("onset"), column("preference"), column("amplitude_percent"), tuple(row["pixels_sha256"] for row in rows))
