@@ -1,0 +1,51 @@
+"""Command line of the stimulus PC: ``python -m presenter --connect tcp://HOST:5555 --key FILE``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from presenter.display import DisplayError
+from presenter.link import LinkLost
+from presenter.run import present
+from rtevo.wire import WireError
+
+
+def parser() -> argparse.ArgumentParser:
+    """Say what can be asked."""
+    parser = argparse.ArgumentParser(
+        prog="python -m presenter",
+        description="Show the images of an rtevo session on this computer. Durations, keys, texts and screen come from the session.",
+    )
+    parser.add_argument("--connect", required=True, metavar="tcp://HOST:PORT", help="where the support computer's bridge listens")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="this presenter's key file; needed unless HOST is 127.0.0.1")
+    parser.add_argument("--window", action="store_true", help="a window, even where the session asks for the full screen")
+    parser.add_argument("--headless", action="store_true", help="no screen: for simulation and tests")
+    parser.add_argument("--participant", metavar="ENDPOINT", help="with --headless: a simulated participant that looks and presses keys")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Present one session; 0 when it ended as it should (Escape included), 1 otherwise."""
+    options = parser().parse_args(argv)
+    if options.participant and not options.headless:
+        parser().error("--participant needs --headless")
+    logging.basicConfig(level=logging.INFO, format="presenter: %(message)s", stream=sys.stderr)
+    try:
+        reason = present(
+            options.connect, key=options.key, headless=options.headless, participant=options.participant, window=options.window
+        )
+    except (LinkLost, DisplayError, WireError) as error:
+        sys.stderr.write(f"presenter: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("presenter: interrupted\n")
+        return 1
+    sys.stderr.write(f"presenter: ended ({reason})\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

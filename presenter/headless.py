@@ -1,0 +1,227 @@
+"""Displays without a screen, for simulation and tests; a simulated participant may look and press keys.
+
+`Headless` keeps frames of 60 Hz (times the session's speed) on the real clock. `LockStep` has no clock: its time is what the bridge last
+said, a flip happens at once, and the bridge is told whenever there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+
+import zmq
+
+from presenter.display import DisplayError, Picture, Press, Scene
+from presenter.link import Link
+from rtevo import wire
+
+__all__ = ["Headless", "LockStep", "open_headless"]
+
+REFRESH_HZ = 60.0
+PATIENCE_S = 60.0  # longest wait for a simulated participant to take in a flip, and for the bridge to take events
+LOOK_MS = 500  # how often a blocked wait looks at the link's health
+
+
+def open_headless(link: Link, settings: wire.PresentationSettings, participant: str | None, now_ns: int) -> Headless:
+    """Make the display that the session's speed asks for."""
+    return LockStep(link, participant, now_ns) if settings.lock_step else Headless(link, participant, settings.speed)
+
+
+class _Participant:
+    """Eyes and fingers of a simulated participant, at `endpoint`; nobody where that is None."""
+
+    def __init__(self, endpoint: str | None) -> None:
+        self._context = zmq.Context()
+        self.socket: zmq.Socket[bytes] | None = None
+        if endpoint is not None:
+            self.socket = self._context.socket(zmq.DEALER)
+            self.socket.setsockopt(zmq.ROUTING_ID, b"S" + os.urandom(8))
+            self.socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_HEADER_BYTES)
+            self.socket.linger = 500
+            try:
+                self.socket.connect(endpoint)
+            except zmq.ZMQError as error:
+                self.close()
+                raise DisplayError(f"--participant {endpoint}: {error.strerror}") from error
+
+    def tell(self, message: wire.Message, pixels: memoryview | None = None) -> None:
+        """Send a message."""
+        if self.socket is not None:
+            self.socket.send_multipart(wire.encode(message, pixels))
+
+    def hear(self) -> list[wire.Message]:
+        """Give what has come."""
+        heard: list[wire.Message] = []
+        while self.socket is not None and self.socket.poll(0):
+            message, _ = wire.decode(self.socket.recv_multipart())
+            heard.append(message)
+        return heard
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self.socket is not None:
+            self.socket.close()
+        self._context.term()
+
+
+class Headless:
+    """Frames on the real clock.
+
+    Parameters
+    ----------
+    link : Link
+        Waits end when it has something.
+    participant : str, optional
+        Endpoint of a simulated participant.
+    speed : float
+        Times real time: frames come faster by as much.
+    """
+
+    name = "headless"
+
+    def __init__(self, link: Link, participant: str | None = None, speed: float = 1.0) -> None:
+        self.frame_ns = round(1e9 / REFRESH_HZ / speed) if speed else 0
+        self.dropped = 0
+        self._link = link
+        self._participant = _Participant(participant)
+        self._presses: deque[Press] = deque()
+        self._unanswered: deque[tuple[str, int | None]] = deque()  # keys, and the number of the last message that they caused
+        self._poller = zmq.Poller()
+        self._poller.register(link.wake, zmq.POLLIN)
+        if self._participant.socket is not None:
+            self._poller.register(self._participant.socket, zmq.POLLIN)
+
+    def now_ns(self) -> int:
+        """Time now."""
+        return time.perf_counter_ns()
+
+    def advance(self, now_ns: int) -> None:
+        """Nothing: the clock is real."""
+
+    def prepare(self, picture: Picture) -> None:
+        """Nothing: there is no texture to fill."""
+
+    def due(self, until_ns: int) -> bool:
+        """Whether the next frame is the one nearest to `until_ns`, or later."""
+        return self.now_ns() >= until_ns - self.frame_ns // 2
+
+    def wait(self, until_ns: int) -> list[Press]:
+        """Sleep until a time; shorter where a key goes down or the link has something."""
+        self._answer()
+        left_ms = (until_ns - self.frame_ns // 2 - self.now_ns()) / 1e6
+        if left_ms >= 1:
+            self._poller.poll(min(int(left_ms), LOOK_MS))
+        elif left_ms > 0:
+            time.sleep(left_ms / 1e3)
+        self._listen()
+        self._answer()
+        return self._pressed()
+
+    def show(self, scene: Scene, at_ns: int) -> int:
+        """Change the scene at the frame nearest to `at_ns`, or the next one."""
+        earliest_ns = max(self.now_ns(), at_ns - self.frame_ns // 2)
+        flip_ns = -(-earliest_ns // self.frame_ns) * self.frame_ns
+        time.sleep(max(0, flip_ns - self.now_ns()) / 1e9)
+        late = (self.now_ns() - flip_ns) // self.frame_ns
+        self.dropped += late
+        flip_ns += late * self.frame_ns
+        self._tell(scene, flip_ns)
+        return flip_ns
+
+    def close(self) -> None:
+        """Answer what can be answered, and close the participant's socket."""
+        Headless._answer(self)
+        self._participant.close()
+
+    def _tell(self, scene: Scene, flip_ns: int) -> None:
+        """Let the participant see a flip."""
+        picture = scene.picture
+        if picture is None:
+            self._participant.tell(wire.Shown(scene.kind, flip_ns))
+        else:
+            self._participant.tell(wire.Shown(scene.kind, flip_ns, picture.height, picture.width), picture.pixels)
+
+    def _listen(self) -> list[wire.Message]:
+        """Take in the participant's keys; gives everything that the participant said."""
+        heard = self._participant.hear()
+        for message in heard:
+            if isinstance(message, wire.Key):
+                self._presses.append(Press(message.name, self._press_ns(message)))
+        return heard
+
+    def _press_ns(self, key: wire.Key) -> int:
+        return self.now_ns()
+
+    def _pressed(self) -> list[Press]:
+        """Hand over the presses; each is answered once the session has come back."""
+        presses = list(self._presses)
+        self._presses.clear()
+        self._unanswered.extend((press.key, None) for press in presses)
+        return presses
+
+    def _answer(self) -> None:
+        """Tell the participant of keys whose consequences the bridge has taken."""
+        last = self._link.last
+        self._unanswered = deque((key, last if number is None else number) for key, number in self._unanswered)
+        while self._unanswered and self._link.acknowledged(self._unanswered[0][1] or 0):
+            self._participant.tell(wire.Pressed(self._unanswered.popleft()[0]))
+
+
+class LockStep(Headless):
+    """Time is what the bridge last said.
+
+    Parameters
+    ----------
+    link : Link
+    participant : str, optional
+        Endpoint of a simulated participant.
+    now_ns : int
+        Time at the start.
+    """
+
+    def __init__(self, link: Link, participant: str | None, now_ns: int) -> None:
+        super().__init__(link, participant, speed=0)
+        self._now_ns = now_ns
+        self._told: tuple[int, int, int] | None = None  # until, seen, and number of the last Idle
+
+    def now_ns(self) -> int:
+        """Time now."""
+        return self._now_ns
+
+    def advance(self, now_ns: int) -> None:
+        """Take the time that the bridge tells."""
+        self._now_ns = max(self._now_ns, now_ns)
+
+    def wait(self, until_ns: int) -> list[Press]:
+        """Say that there is nothing to do before `until_ns`, and wait for a message or a key, without any other limit."""
+        self._answer()
+        if not self._presses and self._link.wake.poll(0) == 0:
+            idle = (until_ns, self._link.seen, self._link.last)
+            if idle != self._told:
+                self._told = (until_ns, self._link.seen, self._link.send(wire.Idle(until_ns, self._link.seen)))
+            self._poller.poll()
+        self._listen()
+        return self._pressed()
+
+    def show(self, scene: Scene, at_ns: int) -> int:
+        """Change the scene now, and wait until the participant has seen it."""
+        self._tell(scene, self._now_ns)
+        deadline = time.monotonic() + PATIENCE_S
+        socket = self._participant.socket
+        while socket is not None:
+            socket.poll(LOOK_MS)
+            if any(isinstance(message, wire.Seen) for message in self._listen()):
+                break
+            if time.monotonic() > deadline:
+                raise DisplayError(f"the simulated participant has not answered for {PATIENCE_S:g} s")
+        return self._now_ns
+
+    def _press_ns(self, key: wire.Key) -> int:
+        self.advance(key.t_ns)
+        return self._now_ns
+
+    def _answer(self) -> None:
+        if self._unanswered and not self._link.flush(PATIENCE_S):
+            raise DisplayError(f"the bridge has not taken an event for {PATIENCE_S:g} s")
+        super()._answer()

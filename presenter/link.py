@@ -1,0 +1,351 @@
+"""The presenter's end of the link to the support computer.
+
+A thread of its own reads and answers, so that images arrive, clock samples are stamped and the link recovers while the session waits for
+a flip. The session's thread calls :meth:`Link.send`, :meth:`Link.take` and :meth:`Link.flush`, and may wait on the socket
+:attr:`Link.wake`, which becomes readable when there is something to take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import zmq
+
+from rtevo import wire
+
+__all__ = ["Link", "LinkLost"]
+
+HELLO_S = 0.5  # how often an unanswered hello is repeated
+SILENT_S = 2.0  # after so long without a word the link is taken to be down
+WAITING_S = 10.0  # how often a wait for the session is mentioned
+BEAT_S = 0.1
+
+_log = logging.getLogger("presenter")
+
+
+class LinkLost(Exception):  # noqa: N818  (what happened, not a mistake)
+    """There is no session to present any more; the message says why."""
+
+
+class Link:
+    """Connection to a session's bridge.
+
+    Parameters
+    ----------
+    endpoint : str
+        Where the bridge listens, as ``tcp://192.168.0.10:5555``.
+    keys : wire.KeyFile, optional
+        Needed for anything but loopback.
+    display : str
+        What shows the images; the bridge is told.
+    lost_s : float
+        Give up when the bridge has been silent for so long, s.
+    connect_s : float
+        Give up when no session has answered for so long after the start, s.
+    clock_ns : callable
+        This computer's monotonic clock; events must be stamped with the same.
+
+    Raises
+    ------
+    LinkLost
+        Where plain text would leave this computer, or the endpoint is none.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        keys: wire.KeyFile | None = None,
+        display: str = "headless",
+        *,
+        lost_s: float = 120.0,
+        connect_s: float = 3600.0,
+        clock_ns: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        if keys is None and not wire.is_loopback(endpoint):
+            raise LinkLost(f"--connect {endpoint}: another computer can only be reached with --key FILE (python -m rtevo.bridge keys)")
+        self._endpoint, self._display, self._clock_ns = endpoint, display, clock_ns
+        self._lost_ns, self._connect_ns = round(lost_s * 1e9), round(connect_s * 1e9)
+        self._lock = threading.Condition()
+        self._outbox, self._inbox = wire.Outbox(), wire.Inbox()
+        self._unsent: deque[list[bytes]] = deque()
+        self._taken: deque[tuple[wire.Numbered, memoryview | None]] = deque()
+        self._signalled = self._stop = False
+        self._failure: str | None = None
+        self._welcome: wire.Welcome | None = None
+        self._heard_ns = self._began_ns = self._mentioned_ns = clock_ns()
+        self._hello_ns = 0
+        self.seen = 0  # number of the bridge's last message that the session has taken
+        self._context = zmq.Context()
+        self.wake: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
+        self.wake.bind("inproc://wake")
+        self._inner: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
+        self._inner.connect("inproc://wake")
+        self._socket = self._open(keys)
+        self._thread = threading.Thread(target=self._run, name="link", daemon=True)
+        self._thread.start()
+
+    def _open(self, keys: wire.KeyFile | None) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.ROUTING_ID, b"P" + os.urandom(8))
+        socket.setsockopt(zmq.IMMEDIATE, 1)  # while there is no connection nothing piles up: numbered messages are kept anyway
+        socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_PIXEL_BYTES)
+        socket.setsockopt(zmq.RECONNECT_IVL, 100)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
+        socket.linger = 500
+        if keys is not None:
+            socket.curve_serverkey = keys.server.encode()
+            socket.curve_publickey, socket.curve_secretkey = keys.public.encode(), keys.secret.encode()
+        try:
+            socket.connect(self._endpoint)
+        except zmq.ZMQError as error:
+            for opened in (socket, self.wake, self._inner):
+                opened.close()
+            self._context.term()
+            raise LinkLost(f"--connect {self._endpoint}: {error.strerror} (expected tcp://HOST:PORT)") from error
+        return socket
+
+    # --- the session's thread -----------------------------------------------------------------------------------------------------
+
+    def welcome(self) -> wire.Welcome:
+        """Wait for the session.
+
+        Raises
+        ------
+        LinkLost
+            It refused, speaks another version, or did not answer in time.
+        """
+        with self._lock:
+            while self._welcome is None and self._failure is None:
+                self._lock.wait(0.5)  # an interrupt from the keyboard is only seen between waits
+            if self._welcome is None:
+                raise LinkLost(self._failure)
+            return self._welcome
+
+    def send(self, message: wire.NumberedT) -> int:
+        """Send a numbered message, however long it takes; gives its number."""
+        with self._lock:
+            self._unsent.append(self._outbox.add(message))
+            number = self._outbox.last
+        self._poke()
+        return number
+
+    def take(self) -> list[tuple[wire.Numbered, memoryview | None]]:
+        """Give the messages that have come, with their pixels, oldest first.
+
+        Raises
+        ------
+        LinkLost
+            Nothing more will come.
+        """
+        while self.wake.poll(0):
+            self.wake.recv()
+        with self._lock:
+            self._signalled = False
+            taken = list(self._taken)
+            self._taken.clear()
+            if self._failure is not None and not taken:
+                raise LinkLost(self._failure)
+        if taken:
+            self.seen = taken[-1][0].sequence
+        return taken
+
+    @property
+    def last(self) -> int:
+        """Number of the last message sent."""
+        with self._lock:
+            return self._outbox.last
+
+    def acknowledged(self, number: int) -> bool:
+        """Whether the bridge has dealt with everything sent up to that number."""
+        with self._lock:
+            return self._outbox.acknowledged >= number
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until the bridge has dealt with everything sent; whether it has."""
+        deadline = time.monotonic() + timeout_s
+        with self._lock:
+            while self._outbox.acknowledged < self._outbox.last and self._failure is None:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    break
+                self._lock.wait(min(left_s, 0.5))
+            return self._outbox.acknowledged == self._outbox.last
+
+    def close(self) -> None:
+        """Stop the thread and close; what is not acknowledged is lost (see `flush`)."""
+        self._stop = True
+        self._poke()
+        self._thread.join()
+        self.wake.close()
+        self._context.term()
+
+    def __enter__(self) -> Link:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _poke(self) -> None:
+        with contextlib.suppress(zmq.Again):  # a thousand pokes wait already
+            self.wake.send(b"", zmq.NOBLOCK)
+
+    # --- the link's thread --------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._inner, zmq.POLLIN)
+        try:
+            while not self._stop:
+                ready = dict(poller.poll(round(BEAT_S * 1000)))
+                if self._socket in ready:
+                    self._drain()
+                if self._inner in ready:
+                    while self._inner.poll(0):
+                        self._inner.recv()
+                self._send_waiting()
+                self._beat()
+            self._send_waiting()
+        except Exception as error:  # the session must learn of it, whatever it is
+            _log.exception("link")
+            self._fail(f"the link failed: {error!r}")
+        finally:
+            self._socket.close()
+            self._inner.close()
+
+    def _drain(self) -> None:
+        while True:
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            arrived_ns = self._clock_ns()
+            try:
+                message, pixels = wire.decode(frames)
+            except wire.VersionError as error:
+                self._fail(str(error))
+                return
+            except wire.WireError as error:
+                _log.warning("unreadable message from %s: %s", self._endpoint, error)
+                continue
+            self._heard_ns = arrived_ns
+            self._answer(message, pixels, arrived_ns)
+
+    def _answer(self, message: wire.Message, pixels: memoryview | None, arrived_ns: int) -> None:
+        if isinstance(message, wire.Ping):
+            self._put(wire.encode(wire.Pong(message.sent_ns, arrived_ns, self._clock_ns(), self._inbox.received)))
+            self._confirm(message.received)
+        elif isinstance(message, wire.Ack):
+            self._confirm(message.received)
+            if message.missing:
+                with self._lock:
+                    frames = self._outbox.replay_missing()
+                self._put_all(frames)
+        elif isinstance(message, wire.Welcome):
+            self._start(message)
+        elif isinstance(message, wire.Refused):
+            if message.final:
+                self._fail(f"the support computer refused: {message.reason}")
+            elif self._clock_ns() - self._mentioned_ns > WAITING_S * 1e9:
+                self._mentioned_ns = self._clock_ns()
+                _log.warning("the support computer refuses for now: %s", message.reason)
+        elif isinstance(message, (wire.Image, wire.Tick, wire.End)):
+            if self._inbox.take(message):
+                self._signal(message, pixels)
+            self._put(wire.encode(wire.Ack(self._inbox.received, self._inbox.missing)))
+
+    def _start(self, welcome: wire.Welcome) -> None:
+        """The bridge knows us (again)."""
+        if self._welcome is not None and welcome.session != self._welcome.session:
+            self._fail("another session has been started on the support computer")
+            return
+        with self._lock:
+            first, self._welcome = self._welcome is None, self._welcome or welcome
+            self._outbox.acknowledge(welcome.received)
+            self._unsent.clear()
+            frames = self._outbox.replay()
+            self._lock.notify_all()
+        if not first:
+            _log.warning("the support computer answers again")
+        self._put_all(frames)
+
+    def _beat(self) -> None:
+        """Say hello while nobody answers, send again what got no answer, give up after too long."""
+        now = self._clock_ns()
+        silent_ns = now - self._heard_ns
+        if self._failure is not None:
+            return
+        if self._welcome is None or silent_ns > SILENT_S * 1e9:
+            if now - self._hello_ns > HELLO_S * 1e9:
+                software = f"Python {platform.python_version()} on {platform.system()}"
+                session = self._welcome.session if self._welcome else ""
+                hello = wire.Hello(software, self._display, session, self._inbox.received, self._outbox.acknowledged)
+                if self._put(wire.encode(hello)):
+                    self._hello_ns = now
+            self._mention(now, silent_ns)
+            return
+        with self._lock:
+            frames = self._outbox.overdue(now)
+        self._put_all(frames)
+
+    def _mention(self, now: int, silent_ns: int) -> None:
+        """Tell whoever sits at this computer that nobody answers; give up after too long."""
+        if self._welcome is not None and silent_ns > self._lost_ns:
+            self._fail(f"the support computer has been silent for {silent_ns / 1e9:.0f} s: is the session still running there?")
+        elif self._welcome is None and now - self._began_ns > self._connect_ns:
+            self._fail(f"no session answered at {self._endpoint} within {self._connect_ns / 1e9:g} s")
+        elif now - self._mentioned_ns > WAITING_S * 1e9:
+            self._mentioned_ns = now
+            _log.warning("no answer from %s: does the session run there, and is this presenter's key listed?", self._endpoint)
+
+    def _send_waiting(self) -> None:
+        with self._lock:
+            frames = list(self._unsent)
+            self._unsent.clear()
+        self._put_all(frames)
+
+    def _put_all(self, many: list[list[bytes]]) -> None:
+        for frames in many:
+            self._put(frames)
+
+    def _put(self, frames: list[bytes]) -> bool:
+        """Send, and say whether there is a connection: numbered messages go out again later."""
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def _confirm(self, received: int) -> None:
+        with self._lock:
+            if self._outbox.acknowledge(received):
+                self._lock.notify_all()
+                self._wake()
+
+    def _signal(self, message: wire.Numbered, pixels: Any) -> None:
+        with self._lock:
+            self._taken.append((message, pixels))
+            self._wake()
+
+    def _fail(self, reason: str) -> None:
+        with self._lock:
+            self._failure = self._failure or reason
+            self._lock.notify_all()
+            self._wake()
+
+    def _wake(self) -> None:
+        """Make `wake` readable; called with the lock held."""
+        if not self._signalled:
+            self._signalled = True
+            self._inner.send(b"", zmq.NOBLOCK)

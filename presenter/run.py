@@ -1,0 +1,69 @@
+"""One session from the connection to the end."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from presenter.display import Display
+from presenter.headless import open_headless
+from presenter.link import Link
+from presenter.session import Session
+from rtevo import wire
+
+__all__ = ["present"]
+
+_log = logging.getLogger("presenter")
+
+
+def present(
+    connect: str,
+    *,
+    key: Path | None = None,
+    headless: bool = False,
+    participant: str | None = None,
+    window: bool = False,
+    connect_s: float = 3600.0,
+) -> str:
+    """Wait for a session, present it, and say why it ended.
+
+    Parameters
+    ----------
+    connect : str
+        Endpoint of the bridge.
+    key : Path, optional
+        This presenter's key file; needed for anything but loopback.
+    headless : bool
+        No screen.
+    participant : str, optional
+        Endpoint of a simulated participant (headless only).
+    window : bool
+        A window, whatever the session asks for.
+    connect_s : float
+        Give up where no session answers for so long, s.
+
+    Returns
+    -------
+    str
+        The bridge's reason, or "escape".
+
+    Raises
+    ------
+    presenter.link.LinkLost, presenter.display.DisplayError, rtevo.wire.WireError
+        With a message for whoever sits at this computer.
+    """
+    keys = wire.KeyFile.read(key, "presenter") if key is not None else None
+    with Link(connect, keys, "headless" if headless else "psychopy", connect_s=connect_s) as link:
+        _log.info("waiting for a session at %s", connect)
+        welcome = link.welcome()
+        display: Display
+        if headless:
+            display = open_headless(link, welcome.settings, participant, welcome.now_ns)
+        else:
+            from presenter.screen import Screen
+
+            display = Screen(link.wake, welcome.settings, window=window)
+        try:
+            return Session(welcome.settings, link, display, started=welcome.started).run()
+        finally:
+            display.close()

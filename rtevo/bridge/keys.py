@@ -1,0 +1,79 @@
+"""Making CURVE keys: ``python -m rtevo.bridge keys DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import zmq
+
+from rtevo import wire
+from rtevo.errors import LinkError
+from rtevo.wire import WireError
+
+__all__ = ["SUPPORT_FILE", "main", "make_keys"]
+
+SUPPORT_FILE = "support.json"
+
+
+def make_keys(folder: Path, clients: list[str]) -> list[Path]:
+    """Make CURVE keys: the support computer's once, and one pair for each presenter.
+
+    Parameters
+    ----------
+    folder : Path
+        ``support.json`` stays here; ``NAME.json`` is for the stimulus PC.
+    clients : list of str
+        Names of presenters; each is admitted from the next session on.
+
+    Returns
+    -------
+    list of Path
+        Files written for presenters.
+
+    Raises
+    ------
+    LinkError
+        Where a presenter of that name is admitted already, or the folder holds something else.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / SUPPORT_FILE
+    try:
+        own = wire.KeyFile.read(path, "support") if path.exists() else None
+    except WireError as error:
+        raise LinkError(str(error)) from error
+    if own is None:
+        public, secret = (key.decode() for key in zmq.curve_keypair())
+        own = wire.KeyFile("support", public, secret)
+    admitted, written = dict(own.clients), []
+    for name in clients:
+        if name in admitted or (folder / f"{name}.json").exists():
+            raise LinkError(f"{folder}: there is a presenter {name!r} already; name another with --client")
+        public, secret = (key.decode() for key in zmq.curve_keypair())
+        admitted[name] = public
+        wire.KeyFile("presenter", public, secret, server=own.public).write(folder / f"{name}.json")
+        written.append(folder / f"{name}.json")
+    wire.KeyFile("support", own.public, own.secret, clients=tuple(admitted.items())).write(path)
+    return written
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line: ``python -m rtevo.bridge keys DIR [--client NAME ...]``."""
+    parser = argparse.ArgumentParser(prog="python -m rtevo.bridge", description="Keys for the link to the stimulus PC.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    keys = commands.add_parser("keys", help="make the keys of this computer and of a presenter")
+    keys.add_argument("folder", type=Path, metavar="DIR", help="folder for the keys, readable by you alone")
+    keys.add_argument("--client", action="append", metavar="NAME", help="a presenter to admit (default: presenter)")
+    options = parser.parse_args(argv)
+    try:
+        written = make_keys(options.folder, options.client or ["presenter"])
+    except (LinkError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(
+        f"{options.folder / SUPPORT_FILE}: stays on this computer; name {options.folder} in the session file ([bridge] keys)\n"
+    )
+    for path in written:
+        sys.stdout.write(f"{path}: move to the stimulus PC, then start there: python -m presenter --connect tcp://... --key {path.name}\n")
+    return 0

@@ -1,0 +1,240 @@
+"""The session script against a display whose frames are counted and a link that does what the script says."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from presenter.display import Picture, Press, Scene
+from presenter.session import Session
+from rtevo import wire
+from rtevo.wire import Kind, PresentationSettings
+
+SECOND = 1_000_000_000
+
+
+@dataclass
+class FakeLink:
+    """Messages arrive at their times; what is sent is kept."""
+
+    now: Callable[[], int]
+    arrivals: deque[tuple[int, wire.Numbered]]
+    sent: list[wire.Numbered] = field(default_factory=list)
+
+    def send(self, message: Any) -> int:
+        self.sent.append(message)
+        return len(self.sent)
+
+    def take(self) -> list[tuple[wire.Numbered, memoryview | None]]:
+        taken: list[tuple[wire.Numbered, memoryview | None]] = []
+        while self.arrivals and self.arrivals[0][0] <= self.now():
+            message = self.arrivals.popleft()[1]
+            taken.append((message, memoryview(b"abc") if isinstance(message, wire.Image) else None))
+        return taken
+
+    def flush(self, timeout_s: float) -> bool:
+        return True
+
+    def events(self, *kinds: Kind) -> list[wire.Event]:
+        return [m for m in self.sent if isinstance(m, wire.Event) and (not kinds or m.kind in kinds)]
+
+
+class FakeDisplay:
+    """Frames come every `frame_ns`, except those that `stalls` (frame number -> frames lost) says are late."""
+
+    name = "fake"
+
+    def __init__(self, frame_ns: int, keys: list[tuple[float, str]], stalls: dict[int, int] | None = None) -> None:
+        self.frame_ns, self.dropped = frame_ns, 0
+        self._frame = 0
+        self._stalls = stalls or {}
+        self._keys = deque(sorted((round(t * SECOND), key) for t, key in keys))
+        self.flips: list[tuple[int, Scene]] = []
+        self.prepared: list[Picture] = []
+
+    def now_ns(self) -> int:
+        return self._frame * self.frame_ns
+
+    def advance(self, now_ns: int) -> None:
+        raise AssertionError("not in lock-step")
+
+    def prepare(self, picture: Picture) -> None:
+        self.prepared.append(picture)
+
+    def due(self, until_ns: int) -> bool:
+        return self.now_ns() + self.frame_ns >= until_ns - self.frame_ns // 2
+
+    def wait(self, until_ns: int) -> list[Press]:
+        assert self.now_ns() < 3600 * SECOND, "the script waits for ever"
+        self._flip()
+        presses = []
+        while self._keys and self._keys[0][0] <= self.now_ns():
+            presses.append(Press(self._keys[0][1], self._keys.popleft()[0]))
+        return presses
+
+    def show(self, scene: Scene, at_ns: int) -> int:
+        while not self.due(at_ns):
+            self._flip()
+        self._flip()
+        self.flips.append((self.now_ns(), scene))
+        return self.now_ns()
+
+    def close(self) -> None:
+        pass
+
+    def _flip(self) -> None:
+        lost = self._stalls.pop(self._frame, 0)
+        self._frame += 1 + lost
+        self.dropped += lost
+
+
+def image(candidate: int) -> wire.Image:
+    return wire.Image(0, candidate, 1, 1)
+
+
+def run(
+    settings: PresentationSettings,
+    arrivals: list[tuple[float, wire.Numbered]],
+    keys: list[tuple[float, str]] | None = None,
+    frame_ns: int = 16_666_667,
+    stalls: dict[int, int] | None = None,
+    started: bool = False,
+) -> tuple[str, FakeLink, FakeDisplay]:
+    display = FakeDisplay(frame_ns, [(1.0, settings.trigger_key)] if keys is None else keys, stalls)
+    link = FakeLink(display.now_ns, deque((round(t * SECOND), m) for t, m in arrivals))
+    return Session(settings, link, display, started).run(), link, display
+
+
+def many(n: int, end_s: float) -> list[tuple[float, wire.Numbered]]:
+    return [(0.0, image(i)) for i in range(n)] + [(end_s, wire.End("done"))]
+
+
+@pytest.mark.parametrize("refresh_hz", [60.0, 59.94, 75.0, 120.0, 144.0])
+def test_cadence_does_not_slip(refresh_hz: float) -> None:
+    frame = round(SECOND / refresh_hz)
+    _, link, _ = run(PresentationSettings(), many(60, 1e6), keys=[(1.0, "5"), (235.0, "escape")], frame_ns=frame)
+    onsets = [e.t_ns for e in link.events(Kind.ONSET)]
+    offsets = [e.t_ns for e in link.events(Kind.OFFSET)]
+    assert len(onsets) > 55
+    for k, onset in enumerate(onsets):  # never further than one frame from the schedule that the first onset began
+        assert abs(onset - onsets[0] - k * 4 * SECOND) <= frame
+    for onset, offset in zip(onsets[:-1], offsets, strict=False):
+        assert abs(offset - onset - 3 * SECOND) <= frame // 2 + 1  # the nearest whole number of frames
+
+
+def test_pictures_come_in_order_and_are_made_ready_before_their_onset() -> None:
+    _, link, display = run(PresentationSettings(), many(5, 100.0), keys=[(1.0, "5")])
+    assert [e.candidate for e in link.events(Kind.ONSET)] == [0, 1, 2, 3, 4]
+    assert [p.candidate for p in display.prepared] == [0, 1, 2, 3, 4]
+    assert [s.picture.candidate for _, s in display.flips if s.picture] == [0, 1, 2, 3, 4]
+    assert [s.kind for _, s in display.flips][:5] == ["text", "fixation", "image", "fixation", "image"]
+
+
+def test_baseline_and_late_images_hold_fixation() -> None:
+    arrivals = [(0.0, image(0)), (9.0, image(1)), (9.5, image(2)), (30.0, wire.End("done"))]
+    reason, link, _ = run(PresentationSettings(baseline_s=2), arrivals)
+    assert reason == "done"
+    onsets = [e.t_ns / SECOND for e in link.events(Kind.ONSET)]
+    assert onsets[0] == pytest.approx(3.0, abs=0.017)  # trigger at 1 s + baseline
+    assert onsets[1] == pytest.approx(9.0, abs=0.034)  # due at 7 s, held until it came
+    assert onsets[2] - onsets[1] == pytest.approx(4.0, abs=0.017)  # the schedule starts anew from the held onset
+    held = [e.t_ns / SECOND for e in link.events(Kind.FIXATION)]
+    assert held == pytest.approx([7.0, onsets[2] + 4.0], abs=0.034)
+    assert link.events()[-1].kind == Kind.END
+    assert link.events()[-1].text == "done"
+
+
+def test_no_fixation_event_while_images_are_in_time() -> None:
+    _, link, _ = run(PresentationSettings(), many(3, 5.0))
+    assert link.events(Kind.FIXATION) == []
+
+
+def test_end_lets_the_trial_finish() -> None:
+    _, link, display = run(PresentationSettings(), many(3, 2.0))  # asked during the first image
+    assert [e.kind for e in link.events()] == [Kind.TRIGGER, Kind.ONSET, Kind.OFFSET, Kind.END]
+    trigger, onset, offset, end = (e.t_ns / SECOND for e in link.events())
+    assert (onset - trigger, offset - onset, end - onset) == pytest.approx((0.0, 3.0, 4.0), abs=0.04)
+    assert display.now_ns() / SECOND == pytest.approx(end + 2.0, abs=0.04)  # the end text stays
+
+
+@pytest.mark.parametrize("end_s", [0.5, 1.5])
+def test_end_before_the_first_image(end_s: float) -> None:
+    reason, link, _ = run(PresentationSettings(baseline_s=3), [(end_s, wire.End("stop"))])
+    assert reason == "stop"
+    assert link.events(Kind.ONSET) == []
+    assert link.events()[-1].t_ns / SECOND == pytest.approx(end_s, abs=0.04)
+
+
+def test_ratings() -> None:
+    settings = PresentationSettings(rating_window_s=5)
+    keys = [(1.0, "5"), (2.0, "3"), (5.0, "5"), (5.1, "9"), (5.25, "6"), (5.3, "1"), (12.0, "1")]
+    _, link, display = run(settings, many(3, 17.0), keys)
+    rated = link.events(Kind.RATING)
+    opened = [e.t_ns for e in link.events(Kind.OFFSET)]
+    onsets = [e.t_ns for e in link.events(Kind.ONSET)]
+    assert [e.value for e in rated[:2]] == [4.0, 0.0]  # a press during the image and keys that mean nothing are no answer
+    assert rated[0].response_time_s == pytest.approx((rated[0].t_ns - opened[0]) / SECOND)
+    assert rated[0].t_ns == round(5.25 * SECOND)
+    assert (onsets[1] - rated[0].t_ns) / SECOND == pytest.approx(1.0, abs=0.04)  # the window ends with the answer, then washout
+    assert math.isnan(rated[2].value)
+    assert math.isnan(rated[2].response_time_s)
+    assert (rated[2].t_ns - opened[2]) / SECOND == pytest.approx(5.0, abs=0.017)
+    assert [s.kind for _, s in display.flips][2:6] == ["image", "rating", "fixation", "image"]
+
+
+def test_every_image_has_one_rating_even_on_escape() -> None:
+    settings = PresentationSettings(rating_window_s=5)
+    reason, link, _ = run(settings, many(3, 99.0), [(1.0, "5"), (5.0, "escape")])
+    assert reason == "escape"
+    assert [e.kind for e in link.events()] == [Kind.TRIGGER, Kind.ONSET, Kind.OFFSET, Kind.RATING, Kind.END]
+    assert math.isnan(link.events(Kind.RATING)[0].value)
+
+
+@pytest.mark.parametrize("at_s", [0.5, 1.5, 4.5, 6.5, 20.0, 99.5])
+def test_escape_at_any_point(at_s: float) -> None:
+    settings = PresentationSettings(baseline_s=2)
+    reason, link, display = run(settings, [(0.0, image(0)), (5.0, image(1)), (99.0, wire.End("done"))], [(1.0, "5"), (at_s, "escape")])
+    assert reason == ("escape" if at_s < 99 else "done")
+    assert len(link.events(Kind.ONSET)) == len(link.events(Kind.OFFSET))
+    assert [e.kind for e in link.events()].count(Kind.END) == 1
+    assert link.events()[-1].text == reason
+    assert display.now_ns() / SECOND == pytest.approx(at_s, abs=0.05)
+
+
+def test_a_dropped_frame_does_not_shift_the_schedule_but_a_stall_does() -> None:
+    frame = 16_666_667
+    first = run(PresentationSettings(), many(4, 100.0), [(1.0, "5"), (16.5, "escape")], frame)[1].events(Kind.ONSET)[1].t_ns
+    one = run(PresentationSettings(), many(4, 100.0), [(1.0, "5"), (16.5, "escape")], frame, {first // frame - 1: 1})[1]
+    onsets = [e.t_ns for e in one.events(Kind.ONSET)]
+    assert onsets[1] == first + frame
+    assert abs(onsets[2] - onsets[0] - 8 * SECOND) <= 1.5 * frame
+    assert one.events(Kind.NOTE)[0].text == "dropped frames: 1"
+    assert one.events(Kind.NOTE)[0].candidate == 1
+    stall = run(PresentationSettings(), many(4, 100.0), [(1.0, "5"), (16.5, "escape")], frame, {first // frame - 1: 30})[1]
+    onsets = [e.t_ns for e in stall.events(Kind.ONSET)]
+    assert onsets[1] == first + 30 * frame
+    assert abs(onsets[2] - onsets[1] - 4 * SECOND) <= frame
+    offsets = [e.t_ns for e in stall.events(Kind.OFFSET)]
+    assert abs(offsets[1] - onsets[1] - 3 * SECOND) <= frame
+
+
+def test_speed_divides_durations_and_response_times_stay_session_seconds() -> None:
+    settings = PresentationSettings(rating_window_s=5, speed=10)
+    _, link, _ = run(settings, many(2, 99.0), [(1.0, "5"), (1.5, "2"), (2.5, "escape")], frame_ns=1_666_667)
+    onset, offset = link.events(Kind.ONSET)[0].t_ns, link.events(Kind.OFFSET)[0].t_ns
+    rating = link.events(Kind.RATING)[0]
+    assert (offset - onset) / SECOND == pytest.approx(0.3, abs=0.002)
+    assert rating.value == 1.0
+    assert rating.response_time_s == pytest.approx((rating.t_ns - offset) / SECOND * 10)
+
+
+def test_a_presenter_started_anew_does_not_wait_for_the_trigger() -> None:
+    _, link, display = run(PresentationSettings(), many(1, 6.0), keys=[], started=True)
+    assert link.events(Kind.TRIGGER) == []
+    assert link.events(Kind.ONSET)[0].t_ns / SECOND < 0.1
+    assert display.flips[0][1].kind == "fixation"
