@@ -1,0 +1,89 @@
+"""From image embeddings to images: the only user of torch.
+
+Importing this package imports no torch; :func:`load` does. ::
+
+    with load(GeneratorSettings(model_path)) as generator:
+        for painted in generator.paint(embeddings, seeds):
+            ...
+
+A model is a diffusers folder of a Stable unCLIP pipeline; without one, a built-in tiny pipeline with random weights paints 64 px
+abstractions that follow their embeddings smoothly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rtevo.errors import ConfigError
+from rtevo.generate.base import BACKENDS, SCHEDULERS, Generator, GeneratorSettings, Painted
+from rtevo.generate.folder import ModelFolder, describe
+from rtevo.generate.tiny import TINY_EMBEDDING_SIZE, TINY_IMAGE_SIZE, tiny_pipeline
+
+__all__ = [
+    "BACKENDS",
+    "SCHEDULERS",
+    "Generator",
+    "GeneratorSettings",
+    "ModelFolder",
+    "Painted",
+    "describe",
+    "load",
+    "probe",
+    "tiny_pipeline",
+]
+
+
+def probe(model_path: Path | None = None) -> tuple[int, tuple[int, int]]:
+    """Find out what a model makes, in milliseconds, without loading it.
+
+    Parameters
+    ----------
+    model_path : Path, optional
+        Model folder. None: the built-in tiny pipeline, which need not have been built yet.
+
+    Returns
+    -------
+    embedding_size : int
+    image_size : tuple of int
+        Height and width, pixels.
+
+    Raises
+    ------
+    ModelError
+        The folder is missing, incomplete, damaged or of another kind.
+    """
+    if model_path is None:
+        return TINY_EMBEDDING_SIZE, TINY_IMAGE_SIZE
+    found = describe(model_path)
+    return found.embedding_size, found.image_size
+
+
+def load(settings: GeneratorSettings, on_progress: Callable[[str], None] | None = None) -> Generator:
+    """Load a model and give the generator that paints with it.
+
+    Nothing is ever downloaded. On a CPU torch's number of threads is set for the whole process.
+
+    Parameters
+    ----------
+    settings : GeneratorSettings
+    on_progress : callable, optional
+        Told, in one line each, what is being done: this takes seconds to minutes.
+
+    Returns
+    -------
+    Generator
+
+    Raises
+    ------
+    ModelError
+        The folder is missing, incomplete, damaged or of another kind; the device is not there or too small.
+    ConfigError
+        The noise level is beyond the model's schedule.
+    """
+    folder = describe(settings.model_path or tiny_pipeline(on_progress))
+    if settings.noise_level >= folder.noise_levels:
+        raise ConfigError(f"[generator] noise_level: expected below {folder.noise_levels} for this model, got {settings.noise_level}")
+    from rtevo.generate.eager import EagerGenerator
+
+    return EagerGenerator(folder, settings, on_progress)

@@ -1,0 +1,180 @@
+"""What a generator is: its settings, its protocol and what it paints. Knows nothing of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rtevo.errors import ConfigError
+
+__all__ = ["BACKENDS", "SCHEDULERS", "Generator", "GeneratorSettings", "Painted", "check_request"]
+
+BACKENDS = ("auto", "eager", "compiled")
+"""``auto``: the fastest that works on the device."""
+
+SCHEDULERS = ("model", "ddim", "pndm", "dpm++2m", "unipc")
+"""``model``: the one that the model folder names."""
+
+
+@dataclass(frozen=True)
+class GeneratorSettings:
+    """How embeddings become images.
+
+    Parameters
+    ----------
+    model_path : Path, optional
+        diffusers folder of a Stable unCLIP pipeline. None: the built-in tiny one.
+    steps : int
+        Denoising steps an image, >= 1.
+    guidance_scale : float
+        Classifier-free guidance, >= 1; 1 turns it off and halves the work.
+    noise_level : int
+        Noise added to the embedding, in steps of the pipeline's image noising schedule, >= 0.
+    threads : int
+        CPU threads of torch, >= 1. One is fastest where other processes are busy.
+    device : str
+        ``auto`` (CUDA where there is a device, else CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+    batch : int
+        Images that are denoised together, >= 1. One gives the first image soonest.
+    scheduler : str
+        One of `SCHEDULERS`.
+    backend : str
+        One of `BACKENDS`.
+
+    Raises
+    ------
+    ConfigError
+        With every mistake found.
+    """
+
+    model_path: Path | None = None
+    steps: int = 10
+    guidance_scale: float = 3.0
+    noise_level: int = 0
+    threads: int = 1
+    device: str = "auto"
+    batch: int = 1
+    scheduler: str = "model"
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        mistakes = [
+            f"[generator] {name}: expected a whole number >= {least}, got {value!r}"
+            for name, least, value in (
+                ("steps", 1, self.steps),
+                ("noise_level", 0, self.noise_level),
+                ("threads", 1, self.threads),
+                ("batch", 1, self.batch),
+            )
+            if not isinstance(value, int) or isinstance(value, bool) or value < least
+        ]
+        if not np.isfinite(self.guidance_scale) or self.guidance_scale < 1:
+            mistakes.append(f"[generator] guidance_scale: expected a number >= 1, got {self.guidance_scale!r}")
+        kind, _, number = self.device.partition(":")
+        if self.device not in ("auto", "cpu", "cuda") and not (kind == "cuda" and number.isdecimal()):
+            mistakes.append(f"[generator] device: expected auto, cpu, cuda or cuda:N, got {self.device!r}")
+        for name, known, chosen in (("scheduler", SCHEDULERS, self.scheduler), ("backend", BACKENDS, self.backend)):
+            if chosen not in known:
+                mistakes.append(f"[generator] {name}: expected one of {', '.join(known)}, got {chosen!r}")
+        if mistakes:
+            raise ConfigError(mistakes)
+
+
+@dataclass(frozen=True, eq=False)
+class Painted:
+    """One finished image.
+
+    Parameters
+    ----------
+    index : int
+        Row of the request that it belongs to.
+    pixels : ndarray, uint8 (H, W, 3)
+        RGB, row 0 at the top.
+    embedding : ndarray, float32 (e,)
+        What `pixels` re-encode to, in the space that embeddings are asked in.
+    """
+
+    index: int
+    pixels: NDArray[np.uint8]
+    embedding: NDArray[np.float32]
+
+
+class Generator(Protocol):
+    """Paints embeddings. A context manager: leaving it frees the device.
+
+    Attributes
+    ----------
+    embedding_size : int
+        Numbers in an embedding, e.
+    image_size : tuple of int
+        Height and width of an image, pixels.
+    description : str
+        Backend, device, precision and scheduler, for the log and the session's record.
+    """
+
+    embedding_size: int
+    image_size: tuple[int, int]
+    description: str
+
+    def paint(self, embeddings: ArrayLike, seeds: ArrayLike) -> Iterator[Painted]:
+        """Paint images one by one, in order, each as soon as it is finished.
+
+        The same embedding and seed give the same image whatever else is asked for with it: bit for bit where images are denoised
+        one at a time, within rounding where they share a batch.
+
+        Parameters
+        ----------
+        embeddings : array-like, float32 (n, e)
+            Image embeddings as the pipeline's image encoder gives them.
+        seeds : array-like, uint64 (n,)
+            Seeds of the noise that each image starts from.
+
+        Yields
+        ------
+        Painted
+
+        Raises
+        ------
+        ValueError
+            Shapes do not fit or a number is not finite; raised by the call itself, before the first image.
+        ModelError
+            An image is black or not finite, or the device ran out of memory.
+        """
+        ...
+
+    def warm_up(self) -> None:
+        """Paint one image and forget it, so that the first one asked for takes no longer than the others.
+
+        Raises
+        ------
+        ModelError
+            The image is black or not finite, or the device ran out of memory.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the device; the generator paints no more."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+def check_request(embeddings: ArrayLike, seeds: ArrayLike, size: int) -> tuple[NDArray[np.float32], list[int]]:
+    """Give a request as a finite float32 (n, `size`) array and n seeds, or raise ValueError."""
+    wanted = np.ascontiguousarray(embeddings, np.float32)
+    if wanted.ndim != 2 or wanted.shape[1] != size:
+        raise ValueError(f"embeddings: expected shape (n, {size}) for this model, got {wanted.shape}")
+    if not np.isfinite(wanted).all():
+        raise ValueError(f"embeddings: expected finite numbers, got {np.flatnonzero(~np.isfinite(wanted).all(1)).tolist()} with others")
+    numbers = np.asarray(seeds)
+    if numbers.shape != (len(wanted),) or numbers.dtype.kind not in "iu" or (numbers.size and int(numbers.min()) < 0):
+        raise ValueError(f"seeds: expected {len(wanted)} whole numbers >= 0, got {seeds!r}")
+    return wanted, [int(n) for n in numbers]

@@ -1,0 +1,211 @@
+"""Model folders: what is in one, found out from its JSON files and the sizes of its weights, without torch."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rtevo.errors import ModelError
+
+__all__ = ["PIPELINE", "ModelFolder", "describe"]
+
+PIPELINE = "StableUnCLIPImg2ImgPipeline"
+"""The pipeline class that a folder's ``model_index.json`` must name."""
+
+_CONFIGS = {
+    "feature_extractor": "preprocessor_config.json",
+    "image_encoder": "config.json",
+    "image_normalizer": "config.json",
+    "image_noising_scheduler": "scheduler_config.json",
+    "tokenizer": "tokenizer_config.json",
+    "text_encoder": "config.json",
+    "unet": "config.json",
+    "scheduler": "scheduler_config.json",
+    "vae": "config.json",
+}
+_WEIGHTS = {
+    "image_encoder": ("model", "pytorch_model"),
+    "image_normalizer": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
+    "text_encoder": ("model", "pytorch_model"),
+    "unet": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
+    "vae": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
+}
+"""Stem of a component's weights: safetensors, and the older pickle."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a Stable unCLIP folder holds.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    embedding_size : int
+        Numbers in an image embedding (1024: ViT-H, 768: ViT-L).
+    image_size : tuple of int
+        Height and width, pixels.
+    latent_shape : tuple of int
+        Channels, height and width of the latents that are denoised.
+    noise_levels : int
+        Number of noise levels: a level must be below it.
+    has_full, has_half : bool
+        Every component has weights in full precision files (no variant), or in files of the ``fp16`` variant.
+    """
+
+    path: Path
+    embedding_size: int
+    image_size: tuple[int, int]
+    latent_shape: tuple[int, int, int]
+    noise_levels: int
+    has_full: bool
+    has_half: bool
+
+
+def describe(path: Path) -> ModelFolder:
+    """Look into a model folder.
+
+    Reads the JSON files and the first bytes of the weights: milliseconds, whatever the size of the model.
+
+    Parameters
+    ----------
+    path : Path
+        diffusers folder of a Stable unCLIP pipeline.
+
+    Returns
+    -------
+    ModelFolder
+
+    Raises
+    ------
+    ModelError
+        The folder or one of its components is missing, it is of another pipeline class, a file of weights is cut short, or the
+        components do not fit each other.
+    """
+    path = Path(path)
+    _check_class(path)
+    missing = [name for name in _CONFIGS if not (path / name).is_dir()]
+    if missing:
+        raise ModelError(f"{path}: expected folders {', '.join(_CONFIGS)}; missing {', '.join(missing)}")
+    configs = {name: _read(path / name / file) for name, file in _CONFIGS.items()}
+    _check_tokenizer(path / "tokenizer")
+    variants = {name: _weights(path / name, *stems) for name, stems in _WEIGHTS.items()}
+    embedding_size = _number(configs, path, "image_encoder", "projection_dim", 512)
+    latent_shape, image_size = _sizes(configs, path)
+    _check_fit(configs, path, embedding_size)
+    return ModelFolder(
+        path=path,
+        embedding_size=embedding_size,
+        image_size=image_size,
+        latent_shape=latent_shape,
+        noise_levels=_number(configs, path, "image_noising_scheduler", "num_train_timesteps", 1000),
+        has_full=all("" in found for found in variants.values()),
+        has_half=all("fp16" in found for found in variants.values()),
+    )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Read a JSON object, or raise ModelError."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{file}: expected this file of the model, found none") from None
+    except (OSError, ValueError) as problem:
+        raise ModelError(f"{file}: expected a JSON object, found something else: {problem}") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{file}: expected a JSON object, found {type(found).__name__}")
+    return found
+
+
+def _check_class(path: Path) -> None:
+    if not path.is_dir():
+        raise ModelError(f"{path}: expected the folder of a diffusers pipeline, found {'a file' if path.exists() else 'nothing there'}")
+    if not (path / "model_index.json").is_file():
+        inside = sorted(entry.name for entry in path.iterdir())[:8]
+        raise ModelError(f"{path}: expected model_index.json of a diffusers pipeline, found {', '.join(inside) or 'an empty folder'}")
+    found = _read(path / "model_index.json").get("_class_name")
+    if found != PIPELINE:
+        raise ModelError(f"{path / 'model_index.json'} _class_name: expected {PIPELINE}, found {found}")
+
+
+def _check_tokenizer(folder: Path) -> None:
+    if not (folder / "tokenizer.json").is_file() and not ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()):
+        raise ModelError(f"{folder}: expected tokenizer.json, or vocab.json and merges.txt, found neither")
+
+
+def _weights(folder: Path, stem: str, old_stem: str) -> set[str]:
+    """Variants (``""`` or ``"fp16"``) of which a component has whole weights."""
+    found: set[str] = set()
+    for variant in ("", "fp16"):
+        dotted = f".{variant}" if variant else ""
+        shards = sorted(folder.glob(f"{stem}{dotted}-*-of-*.safetensors")) + sorted(folder.glob(f"{stem}-*-of-*{dotted}.safetensors"))
+        for file in [folder / f"{stem}{dotted}.safetensors", *shards]:
+            if file.is_file():
+                _check_whole(file)
+                found.add(variant)
+        if (folder / f"{old_stem}{dotted}.bin").is_file():
+            found.add(variant)
+    if not found:
+        raise ModelError(f"{folder}: expected weights in {stem}.safetensors, found none")
+    return found
+
+
+def _check_whole(file: Path) -> None:
+    """Compare a safetensors file's size with what its header announces (https://huggingface.co/docs/safetensors)."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            (header_size,) = struct.unpack("<Q", stream.read(8))
+            if header_size > min(size, 1 << 27):
+                raise ValueError(f"a header of {header_size} bytes in a file of {size}")
+            header = json.loads(stream.read(header_size))
+            wanted = 8 + header_size + max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as problem:
+        raise ModelError(f"{file}: expected safetensors weights, found something else: {problem}") from None
+    if wanted != size:
+        raise ModelError(f"{file}: expected {wanted} bytes as its header says, found {size}: copy the model again")
+
+
+def _number(configs: Mapping[str, Mapping[str, Any]], path: Path, component: str, key: str, default: int | None = None) -> int:
+    """A whole number of a component's configuration."""
+    found = configs[component].get(key, default)
+    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+        raise ModelError(f"{path / component / _CONFIGS[component]} {key}: expected a whole number >= 1, found {found!r}")
+    return found
+
+
+def _sizes(configs: Mapping[str, Mapping[str, Any]], path: Path) -> tuple[tuple[int, int, int], tuple[int, int]]:
+    """Latent shape (channels, height, width) and image size (height, width)."""
+    sample = configs["unet"].get("sample_size")
+    height, width = sample if isinstance(sample, list) and len(sample) == 2 else (sample, sample)
+    blocks = configs["vae"].get("block_out_channels")
+    if not isinstance(height, int) or not isinstance(width, int) or min(height, width) < 1:
+        raise ModelError(f"{path}/unet/config.json sample_size: expected one or two whole numbers, found {sample!r}")
+    if not isinstance(blocks, list) or not blocks:
+        raise ModelError(f"{path}/vae/config.json block_out_channels: expected a list of numbers, found {blocks!r}")
+    scale = 2 ** (len(blocks) - 1)
+    return (_number(configs, path, "unet", "in_channels", 4), height, width), (height * scale, width * scale)
+
+
+def _check_fit(configs: Mapping[str, Mapping[str, Any]], path: Path, embedding_size: int) -> None:
+    """Check that the components can work together."""
+    kind = configs["unet"].get("class_embed_type")
+    if kind != "projection":
+        raise ModelError(
+            f"{path}/unet/config.json class_embed_type: expected 'projection' (how an unCLIP network takes the image embedding), "
+            f"found {kind!r}"
+        )
+    for component, key, wanted, why in (
+        ("unet", "projection_class_embeddings_input_dim", 2 * embedding_size, "twice the image encoder's projection_dim"),
+        ("image_normalizer", "embedding_dim", embedding_size, "the image encoder's projection_dim"),
+        ("vae", "latent_channels", configs["unet"].get("in_channels", 4), "the unet's in_channels"),
+        ("text_encoder", "hidden_size", configs["unet"].get("cross_attention_dim", 1280), "the unet's cross_attention_dim"),
+    ):
+        default = {"embedding_dim": 768, "latent_channels": 4, "hidden_size": 512}.get(key)
+        found = configs[component].get(key, default)
+        if found != wanted:
+            raise ModelError(f"{path / component}/config.json {key}: expected {wanted} ({why}), found {found!r}")

@@ -1,0 +1,144 @@
+"""From a model folder to a diffusers pipeline on a device: offline, quiet, and no slower than need be."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from rtevo.errors import ModelError
+from rtevo.generate.folder import ModelFolder
+
+__all__ = ["load_pipeline", "pick_device", "quieten", "with_scheduler"]
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn a device's name from the settings into a device that is there.
+
+    Raises
+    ------
+    ModelError
+        A CUDA device was named that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    number = int(name.partition(":")[2] or 0)
+    if not torch.cuda.is_available():
+        why = "this torch is built without CUDA" if torch.version.cuda is None else f"no driver that suits CUDA {torch.version.cuda}"
+        raise ModelError(f"[generator] device: expected a CUDA device for {name!r}, found none ({why}; see nvidia-smi)")
+    if number >= torch.cuda.device_count():
+        raise ModelError(f"[generator] device: expected a CUDA device below {torch.cuda.device_count()}, got {name!r}")
+    return torch.device("cuda", number)
+
+
+def load_pipeline(folder: ModelFolder, device: torch.device, dtype: torch.dtype, on_progress: Callable[[str], None] | None = None) -> Any:
+    """Load a Stable unCLIP pipeline.
+
+    Parameters
+    ----------
+    folder : ModelFolder
+    device : torch.device
+    dtype : torch.dtype
+    on_progress : callable, optional
+        Told, in one line, what is being done.
+
+    Returns
+    -------
+    diffusers.StableUnCLIPImg2ImgPipeline
+
+    Raises
+    ------
+    ModelError
+        The libraries cannot load the folder.
+    """
+    tell = on_progress or (lambda _: None)
+    tell("importing diffusers")
+    with _no_collection():
+        quieten()
+        from diffusers import StableUnCLIPImg2ImgPipeline
+    tell(f"loading {folder.path} to {device}")
+    options: dict[str, Any] = {_dtype_keyword(): dtype}
+    half = folder.has_half and (dtype == torch.float16 or not folder.has_full)
+    try:
+        pipe = StableUnCLIPImg2ImgPipeline.from_pretrained(
+            folder.path,
+            feature_extractor=_feature_extractor(folder),
+            local_files_only=True,
+            variant="fp16" if half else None,
+            **options,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as problem:
+        if isinstance(problem, torch.OutOfMemoryError):
+            raise
+        raise ModelError(f"{folder.path}: expected a Stable unCLIP pipeline that diffusers can load, but: {problem}") from problem
+    _check_loaded(pipe, folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def with_scheduler(scheduler: Any, name: str) -> Any:
+    """Replace a pipeline's scheduler by another kind with the same noise schedule; ``model`` keeps it."""
+    import diffusers
+
+    if name == "model":
+        return scheduler
+    known: dict[str, tuple[Any, dict[str, Any]]] = {
+        "ddim": (diffusers.DDIMScheduler, {"clip_sample": False}),
+        "pndm": (diffusers.PNDMScheduler, {"skip_prk_steps": True}),
+        "dpm++2m": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}),
+        "unipc": (diffusers.UniPCMultistepScheduler, {"solver_order": 2}),
+    }
+    kind, options = known[name]
+    return kind.from_config(scheduler.config, **options)
+
+
+def _check_loaded(pipe: Any, folder: ModelFolder) -> None:
+    """Raise ModelError where a network's weights were not all in its file: diffusers only warns."""
+    for name, part in pipe.components.items():
+        missing = [key for key, weight in part.named_parameters() if weight.is_meta] if isinstance(part, torch.nn.Module) else []
+        if missing:
+            raise ModelError(
+                f"{folder.path / name}: expected weights for {missing[0]} and {len(missing) - 1} others, found none in its files"
+            )
+
+
+def _feature_extractor(folder: ModelFolder) -> Any:
+    """The pipeline's feature extractor in its Pillow form: the same numbers whether or not torchvision is installed."""
+    import transformers
+
+    kind = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
+    return kind.from_pretrained(folder.path / "feature_extractor", local_files_only=True)
+
+
+def _dtype_keyword() -> str:
+    """How this diffusers calls its argument for the precision."""
+    from diffusers.utils import deprecation_utils
+
+    return "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"
+
+
+def quieten() -> None:
+    """No progress bars and no advice on the console of an operator; errors are raised anyway."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pause the garbage collector: importing makes so many lasting objects that scanning them takes a fifth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -1,0 +1,96 @@
+"""Steps that every backend shares: noise, what the network is told, pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rtevo.errors import ModelError
+
+__all__ = ["draw_noise", "network_labels", "to_pixels"]
+
+
+def draw_noise(
+    generators: Sequence[torch.Generator], embedding_size: int, latent_shape: tuple[int, int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw the noise of pictures: on the CPU in single precision, so that it is the same whatever paints them.
+
+    Every picture has its own generator, drawn from in the order in which diffusers draws: embedding, then latents.
+
+    Parameters
+    ----------
+    generators : sequence of torch.Generator, (n,)
+        CPU generators, freshly seeded.
+    embedding_size : int
+    latent_shape : tuple of int
+        Channels, height, width.
+
+    Returns
+    -------
+    embedding_noise : tensor, float32 (n, e)
+    latent_noise : tensor, float32 (n, c, h, w)
+    """
+    embedding_noise = torch.cat([torch.randn((1, embedding_size), generator=g) for g in generators])
+    return embedding_noise, torch.cat([torch.randn((1, *latent_shape), generator=g) for g in generators])
+
+
+def network_labels(embeddings: torch.Tensor, noise: torch.Tensor, level: int, normalizer: Any, schedule: Any) -> torch.Tensor:
+    """Noise embeddings and append what tells the network how much: its ``class_labels``.
+
+    Even level 0 adds a little: it is the first step of the schedule, not the absence of noise. The unguided half of guidance takes
+    zeros instead of all this.
+
+    Parameters
+    ----------
+    embeddings, noise : tensor, float32 (n, e)
+        On the CPU.
+    level : int
+        Noise level, from 0.
+    normalizer : StableUnCLIPImageNormalizer
+        The pipeline's, float32 on the CPU.
+    schedule : diffusers scheduler
+        The pipeline's image noising scheduler.
+
+    Returns
+    -------
+    tensor, float32 (n, 2 e)
+    """
+    from diffusers.models.embeddings import get_timestep_embedding
+
+    levels = torch.full((len(embeddings),), level, dtype=torch.long)
+    noised = normalizer.unscale(schedule.add_noise(normalizer.scale(embeddings), timesteps=levels, noise=noise))
+    told = get_timestep_embedding(levels, embeddings.shape[-1], flip_sin_to_cos=True, downscale_freq_shift=0)
+    return torch.cat([noised, told], 1)
+
+
+def to_pixels(decoded: torch.Tensor) -> NDArray[np.uint8]:
+    """Turn one decoded image into pixels that may be shown.
+
+    Parameters
+    ----------
+    decoded : tensor, float (3, H, W)
+        Output of the decoder: -1 is black, 1 is white; what lies beyond is clipped. On any device.
+
+    Returns
+    -------
+    ndarray, uint8 (H, W, 3)
+
+    Raises
+    ------
+    ModelError
+        The image is not finite, or black all over: what a network gives that has overflowed its precision.
+    """
+    image = decoded.float()
+    broken = int((~torch.isfinite(image)).sum())
+    if broken:
+        raise ModelError(
+            f"image: expected finite numbers, got {broken} of {image.numel()} that are not (weights damaged, or half precision overflowed)"
+        )
+    pixels: NDArray[np.uint8] = (image / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+    if not pixels.any():
+        raise ModelError("image: expected a picture, got one that is black all over (weights damaged, or half precision overflowed)")
+    return pixels
