@@ -1,0 +1,422 @@
+"""Puts the parts of one series together: volumes in the order of their headers, each once, and gaps where one never comes.
+
+Nothing here reads files or clocks, so that every way of delivery (a watched folder, a network receiver) shares it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtevo.errors import GeometryError
+from rtevo.ingest.dicom import DicomFile
+from rtevo.ingest.geometry import normal_of, slice_order, stack, volume_grid
+from rtevo.ingest.header import SeriesHeader
+from rtevo.ingest.parts import Part
+from rtevo.records import Grid, VolumeFlag
+
+__all__ = ["Assembler", "Outcome", "Volume"]
+
+LARGEST_GAP = 10_000  # volumes; a number further off is a damaged header
+LARGEST_START = 1000  # volumes that may be missing at the start of a run; numbers that begin further up have another origin
+SAME_PLACE_MM = 0.1  # slices nearer to each other than this are at the same place
+MOVED_MM = 0.1  # a volume whose slices lie further from the first volume's than this has moved
+MAX_MOVED_MM = 20.0  # prospective motion correction moves the slices by less
+HALF_A_DAY_S = 43200.0
+CLOCK_JUMP_TR = 0.5  # of the repetition time: acquisition times off by more are named
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One volume of the run.
+
+    Parameters
+    ----------
+    index : int
+        Position in the run, from the headers, 0 = first.
+    data : ndarray, float32 (X, Y, Z) or None
+        Rescaled values on `grid`; None where the volume is missing, or where only headers are read.
+    grid : Grid
+        Shape and RAS+ affine; of the run's first volume.
+    tr_s : float or None
+        Repetition time in seconds, from the header.
+    acquired_s : float
+        Acquisition time from the first volume in seconds; NaN where the header has none.
+    closed_ns : int
+        ``time.monotonic_ns()`` at which the last of the volume's files was closed by its writer (see FolderSource); of a missing
+        volume, 0.
+    flags : VolumeFlag
+        MISSING: a gap. LATE: came after its gap had been declared.
+    files : tuple of str
+        The files that hold it, in slice order; of a gap, those that did come.
+    """
+
+    index: int
+    data: NDArray[np.float32] | None
+    grid: Grid
+    tr_s: float | None
+    acquired_s: float
+    closed_ns: int
+    flags: VolumeFlag
+    files: tuple[str, ...]
+
+
+class Outcome:
+    """What became of a part."""
+
+    NEW = "new"
+    DUPLICATE = "duplicate"
+    REFUSED = "refused"  # a problem says why
+
+
+@dataclass(eq=False)
+class _Piece:
+    """A part that was taken. Its pictures are let go once the volume is passed on; the rest stays, to know copies by."""
+
+    numbers: dict[str, int]
+    place: int
+    name: str
+    closed_ns: int
+    file: DicomFile | None
+    part: Part | None
+    index: int = -1
+
+
+@dataclass(eq=False)
+class _Building:
+    """A volume that is not yet passed on."""
+
+    pieces: dict[int, _Piece] = field(default_factory=dict)  # by place
+    whole: bool = False
+    grew_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """A volume that is missing, and the files of it that did come."""
+
+    index: int
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """Slices of a whole volume: its parts, its grid, the order of the parts' slices, and positions in that order (LPS+ mm)."""
+
+    parts: list[Part]
+    grid: Grid
+    order: NDArray[np.intp]
+    positions: NDArray[np.float64]
+
+    def data(self) -> NDArray[np.float32] | None:
+        """The volume, None where only headers were read."""
+        pictures = [part.pixels for part in self.parts if part.pixels is not None]
+        if not pictures:
+            return None
+        stored = pictures[0] if len(pictures) == 1 else np.concatenate(pictures)
+        slopes = np.concatenate([part.slopes for part in self.parts])
+        intercepts = np.concatenate([part.intercepts for part in self.parts])
+        if (np.diff(self.order) != 1).any():
+            stored, slopes, intercepts = stored[self.order], slopes[self.order], intercepts[self.order]
+        return stack(stored, slopes, intercepts)
+
+
+class Assembler:
+    """Volumes of one stream (one component and echo of a series).
+
+    Parameters
+    ----------
+    series : SeriesHeader
+        The series.
+    patience_s : float
+        How long a missing volume is waited for once a later one is whole.
+    first : int or None
+        Number that the headers give the run's first volume; None: the lowest that is found.
+    """
+
+    def __init__(self, series: SeriesHeader, *, patience_s: float, first: int | None = 1) -> None:
+        self.series = series
+        self.problems: list[str] = []
+        self.grid: Grid | None = None
+        self._patience_s = patience_s
+        self._first = first
+        self._fields: list[str] = []  # what may number the volumes, best first
+        self._taken: dict[str, set[tuple[int, int]]] = {}
+        self._pieces: list[_Piece] = []
+        self._known: set[tuple[object, ...]] = set()
+        self._building: dict[int, _Building] = {}  # by index
+        self._next = 0
+        self._owed: list[_Gap] = []  # gaps before the first whole volume, from which the grid is known
+        self._passed: set[int] = set()
+        self._expected: set[int] = set()  # indices of files that came damaged
+        self._slices = series.slices
+        self._reference: NDArray[np.float64] | None = None  # slice positions of the first volume
+        self._origin_s = math.nan
+        self._previous: tuple[int, float] = (-1, math.nan)
+        self._named: set[str] = set()
+
+    @property
+    def held(self) -> int:
+        """Volumes that are begun or whole but not passed on."""
+        return len(self._building)
+
+    @property
+    def volumes(self) -> int:
+        """Volumes of which at least one part came."""
+        return len(self._building) + len(self._passed)
+
+    def add(self, file: DicomFile, part: Part, closed_ns: int, now_s: float, name: str) -> str:
+        """Take one part; returns what became of it (:class:`Outcome`).
+
+        Parameters
+        ----------
+        file, part : DicomFile, Part
+            A file and one of its parts.
+        closed_ns : int
+            When the file was closed by its writer.
+        now_s : float
+            Time on any steady clock, seconds.
+        name : str
+            The file's name in :attr:`Volume.files` and in messages.
+        """
+        place = 0 if part.ordered or len(part.frames) > 1 else self._place(file, part)
+        identity = (*file.identity, file.checksum, place, *part.numbers.items())
+        if identity in self._known:
+            return Outcome.DUPLICATE
+        piece = _Piece(part.numbers, place, name, closed_ns, file, part)
+        if not self._number(piece):
+            return Outcome.REFUSED
+        self._known.add(identity)
+        self._pieces.append(piece)
+        building = self._building.setdefault(piece.index, _Building())
+        building.pieces[place] = piece
+        building.grew_s = now_s
+        self._see_whether_whole(building)
+        return Outcome.NEW
+
+    def index_of(self, part: Part) -> int | None:
+        """Position in the run that a part's headers give it; None where they do not tell."""
+        name = self._fields[0] if self._fields else next(iter(part.numbers), "")
+        return self._index(part.numbers.get(name))
+
+    def expect(self, part: Part) -> None:
+        """Note that a volume was sent although its file is damaged: it is a gap unless another copy comes."""
+        index = self.index_of(part)
+        if index is not None:
+            self._expected.add(index)
+
+    def advance(self, now_s: float, *, final: bool = False) -> list[Volume]:
+        """The volumes that can be passed on now, in run order; late ones follow as they become whole.
+
+        Parameters
+        ----------
+        now_s : float
+            Time on the clock of :meth:`add`.
+        final : bool
+            Whether nothing more will come: what is missing is declared missing.
+        """
+        self._learn_slices(now_s, final)
+        out: list[Volume] = []
+        for index in sorted(i for i, b in self._building.items() if i < self._next and b.whole):
+            self._emit(out, self._pass_on(index, VolumeFlag.LATE))
+        last = self._last_known(final)
+        while self._next <= last:
+            building = self._building.get(self._next)
+            if building and building.whole:
+                self._emit(out, self._pass_on(self._next, VolumeFlag.OK))
+            elif final or self._waited_s(now_s) >= self._patience_s:
+                self._emit(out, self._declare_gap(self._next))
+            else:
+                break
+            self._next += 1
+        if final and self.grid is None:
+            self.problems.append(f"{self.series.label}: none of its volumes is whole")
+        return out
+
+    def _emit(self, out: list[Volume], volume: Volume | _Gap) -> None:
+        """Add a volume, or a gap as soon as the run's grid is known."""
+        if isinstance(volume, Volume):
+            out.append(volume)
+        else:
+            self._owed.append(volume)
+        if self.grid is not None:
+            tr_s, flags = self.series.tr_s, VolumeFlag.MISSING
+            gaps = [Volume(gap.index, None, self.grid, tr_s, math.nan, 0, flags, gap.files) for gap in self._owed]
+            self._owed = []
+            at = len(out) - isinstance(volume, Volume)  # before the volume from which the grid is known
+            out[at:at] = gaps
+
+    def _place(self, file: DicomFile, part: Part) -> int:
+        """Where a slice lies along the normal, in steps."""
+        return round(float(part.positions[0] @ normal_of(file.orientation)) / SAME_PLACE_MM)
+
+    def _index(self, number: int | None) -> int | None:
+        """Position in the run of the volume with this number, None where the number cannot be right."""
+        if number is None or number < 0:
+            return None
+        if self._first is not None and not self._pieces and number - self._first >= (self.series.volumes or LARGEST_START):
+            self.problems.append(f"{self.series.label}: its volumes are numbered from about {number}; the lowest counts as the first")
+            self._first = None
+        if self._first is None or (number < self._first and self._next == 0):
+            self._rebase(number)
+        assert self._first is not None
+        index = number - self._first
+        furthest = max((self._next, *self._building))
+        return index if 0 <= index <= furthest + LARGEST_GAP else None
+
+    def _rebase(self, first: int) -> None:
+        """Count the run from a lower number than so far, before anything was passed on."""
+        shift = 0 if self._first is None else self._first - first
+        self._first = first
+        if shift:
+            self._building = {index + shift: building for index, building in self._building.items()}
+            self._expected = {index + shift for index in self._expected}
+            for piece in self._pieces:
+                piece.index += shift
+
+    def _number(self, piece: _Piece) -> bool:
+        """Give a part its volume, by the best header field that gives every part so far a volume of its own."""
+        numbers = piece.numbers
+        if not self._pieces:
+            self._fields = list(numbers)
+            self._taken = {name: set() for name in self._fields}
+        alive = [f for f in self._fields if f in numbers and (numbers[f], piece.place) not in self._taken[f]]
+        for chosen in alive:
+            index = self._index(numbers[chosen])
+            if index is None or index in self._passed or not self._agrees(chosen):
+                continue
+            if chosen != self._fields[0]:
+                self._renumber(chosen)
+            self._fields = [chosen, *(f for f in alive if f != chosen)]
+            piece.index = index
+            for f in self._fields:
+                self._taken[f].add((numbers[f], piece.place))
+            return True
+        self.problems.append(f"{piece.name}: its headers do not tell it from a volume that came before ({numbers}); left out")
+        return False
+
+    def _agrees(self, chosen: str) -> bool:
+        """Whether a header field gives the volumes that were passed on the numbers that they had."""
+        if chosen == self._fields[0]:
+            return True
+        return all(self._index(piece.numbers[chosen]) == piece.index for piece in self._pieces if piece.index in self._passed)
+
+    def _renumber(self, chosen: str) -> None:
+        """Number the volumes that are not passed on by another header field."""
+        old, self._building = self._building, {}
+        for before in old.values():
+            for piece in before.pieces.values():
+                index = self._index(piece.numbers[chosen])
+                if index is None:
+                    continue
+                piece.index = index
+                building = self._building.setdefault(index, _Building(grew_s=before.grew_s))
+                building.pieces[piece.place] = piece
+                building.grew_s = max(building.grew_s, before.grew_s)
+                self._see_whether_whole(building)
+
+    def _see_whether_whole(self, building: _Building) -> None:
+        if self.series.kind != "slices":
+            building.whole = True
+        elif self._slices is not None:
+            building.whole = len(building.pieces) >= self._slices
+
+    def _learn_slices(self, now_s: float, final: bool) -> None:
+        """Where no header says how many slices a volume has: as many as the fullest, once it stopped growing."""
+        if self._slices is not None or self.series.kind != "slices" or not self._building:
+            return
+        fullest = max(self._building.values(), key=lambda b: len(b.pieces))
+        if final or (len(self._building) > 1 and now_s - fullest.grew_s >= self._patience_s):
+            self._slices = len(fullest.pieces)
+            for building in self._building.values():
+                self._see_whether_whole(building)
+
+    def _last_known(self, final: bool) -> int:
+        """Index up to which volumes can be passed on or declared missing."""
+        if final:
+            return max((*self._building, *self._expected), default=-1)
+        return max((index for index, building in self._building.items() if building.whole), default=-1)
+
+    def _waited_s(self, now_s: float) -> float:
+        """How long a later volume than the next one has been whole."""
+        return now_s - min((b.grew_s for i, b in self._building.items() if i > self._next and b.whole), default=math.inf)
+
+    def _declare_gap(self, index: int) -> _Gap:
+        building = self._building.get(index)
+        if building:
+            problem = f"volume {index}: {len(building.pieces)} of {self._slices} slices came"
+        else:
+            problem = f"volume {index}: never came{' whole' if index in self._expected else ''}"
+        self.problems.append(problem)
+        return _Gap(index, tuple(piece.name for piece in building.pieces.values()) if building else ())
+
+    def _layout(self, building: _Building) -> _Layout:
+        """Where the slices of a whole volume lie."""
+        pieces = [building.pieces[place] for place in sorted(building.pieces)]
+        files = [piece.file for piece in pieces if piece.file]
+        parts = [piece.part for piece in pieces if piece.part]
+        positions = np.concatenate([part.positions for part in parts])
+        order = np.arange(len(positions)) if parts[0].ordered else slice_order(positions, files[0].orientation)
+        if any(file.picture != files[0].picture for file in files):
+            raise GeometryError(f"expected slices of {files[0].picture} pixels, found {sorted({file.picture for file in files})}")
+        positions = positions[order]
+        grid = volume_grid(positions, files[0].orientation, files[0].spacing_mm, files[0].picture)
+        return _Layout(parts, grid, order, positions)
+
+    def _pass_on(self, index: int, flags: VolumeFlag) -> Volume | _Gap:
+        """Turn a whole volume into a :class:`Volume` and let go of its pictures."""
+        building = self._building.pop(index)
+        self._passed.add(index)
+        pieces = [building.pieces[place] for place in sorted(building.pieces)]
+        names = tuple(piece.name for piece in pieces)
+        try:
+            layout = self._layout(building)
+            self._check_geometry(index, layout)
+        except GeometryError as error:
+            self.problems.append(f"volume {index}: {error}; left out")
+            return _Gap(index, names)
+        assert self.grid is not None
+        acquired_s = self._acquired(index, min(part.acquired_s for part in layout.parts))
+        closed_ns = max(piece.closed_ns for piece in pieces)
+        for piece in pieces:
+            piece.file = piece.part = None
+        return Volume(index, layout.data(), self.grid, self.series.tr_s, acquired_s, closed_ns, flags, names)
+
+    def _check_geometry(self, index: int, layout: _Layout) -> None:
+        """Hold a volume's grid against the first one's."""
+        grid, positions = layout.grid, layout.positions
+        if self.grid is None or self._reference is None:
+            self.grid, self._reference = grid, positions
+            return
+        if positions.shape == self._reference.shape and np.abs(positions - self._reference).max() < MOVED_MM / 10:
+            return
+        difference = self.grid.difference(grid, MAX_MOVED_MM)
+        if difference:
+            raise GeometryError(f"its geometry is not the run's: {difference}")
+        difference = self.grid.difference(grid, MOVED_MM)
+        if difference and "moved" not in self._named:
+            self._named.add("moved")
+            self.problems.append(f"volume {index}: {difference}; taken to lie where the first does (prospective motion correction?)")
+
+    def _acquired(self, index: int, moment_s: float) -> float:
+        """Acquisition time from the first volume in seconds; NaN where the header says none, or the same for every volume."""
+        tr_s = self.series.tr_s
+        previous_index, previous_s = self._previous
+        self._previous = (index, moment_s)
+        if not math.isfinite(moment_s) or (moment_s == previous_s and index != previous_index):
+            return math.nan
+        if not math.isfinite(self._origin_s):
+            self._origin_s = moment_s - (index * tr_s if tr_s else 0.0)
+        acquired_s = moment_s - self._origin_s
+        if acquired_s < -HALF_A_DAY_S:  # midnight, in headers without a date
+            acquired_s += 2 * HALF_A_DAY_S
+        if tr_s and abs(acquired_s - index * tr_s) > CLOCK_JUMP_TR * tr_s and "clock" not in self._named:
+            self._named.add("clock")
+            self.problems.append(
+                f"volume {index}: acquired {acquired_s:.3f} s after the first by its header, expected {index * tr_s:.3f} s at the "
+                f"repetition time of {tr_s:g} s (a clock that was set, or a pause)"
+            )
+        return acquired_s

@@ -1,0 +1,255 @@
+"""One DICOM file: what it is, where its slices lie, which volumes of the run they belong to, and their pixels.
+
+Kinds of files
+--------------
+mosaic
+    Siemens: all slices of one volume as tiles of one picture; number and direction of the slices come from the CSA header.
+slices
+    One slice a file (Philips, GE, others).
+enhanced
+    Multi-frame: one volume (Siemens XA), or all volumes, echoes and components of a series (Philips).
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import struct
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtevo.errors import DicomError
+from rtevo.ingest.elements import NATIVE, PIXEL_DATA, Elements, Incomplete, fragments, open_elements
+from rtevo.ingest.header import SeriesHeader, series_header
+from rtevo.ingest.parts import Part, enhanced_layout, mosaic_layout, mosaic_slices, slice_layout
+
+__all__ = ["DicomFile", "Part", "TruncatedError", "parse_dicom", "read_dicom"]
+
+PICTURE_CLASSES = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.7")  # MR (plain, enhanced, ...) and secondary capture
+MAX_PIXELS = 1 << 31
+SYNTAX_NAMES = {
+    "1.2.840.10008.1.2.4.50": ("JPEG baseline", "pylibjpeg[libjpeg]"),
+    "1.2.840.10008.1.2.4.51": ("JPEG extended", "pylibjpeg[libjpeg]"),
+    "1.2.840.10008.1.2.4.57": ("JPEG lossless", "pylibjpeg[libjpeg]"),
+    "1.2.840.10008.1.2.4.70": ("JPEG lossless, first-order prediction", "pylibjpeg[libjpeg]"),
+    "1.2.840.10008.1.2.4.80": ("JPEG-LS lossless", "pylibjpeg[libjpeg]"),
+    "1.2.840.10008.1.2.4.81": ("JPEG-LS near-lossless", "pylibjpeg[libjpeg]"),
+    "1.2.840.10008.1.2.4.90": ("JPEG 2000 lossless", "pylibjpeg[openjpeg]"),
+    "1.2.840.10008.1.2.4.91": ("JPEG 2000", "pylibjpeg[openjpeg]"),
+    "1.2.840.10008.1.2.5": ("RLE lossless", "pydicom"),
+}
+
+
+class TruncatedError(DicomError):
+    """A file ends before its header says.
+
+    Parameters
+    ----------
+    message : str
+        What is missing.
+    needed : int
+        Bytes that the file must have at least.
+    exact : bool
+        Whether the file is known to be whole at `needed` bytes.
+    file : DicomFile, optional
+        What the header says, where that much is there.
+    """
+
+    def __init__(self, message: str, needed: int, exact: bool = False, file: DicomFile | None = None) -> None:
+        self.needed = needed
+        self.exact = exact
+        self.file = file
+        super().__init__(message)
+
+
+@dataclass(frozen=True, eq=False)
+class DicomFile:
+    """One file.
+
+    Parameters
+    ----------
+    name : str
+        Path or name, for messages.
+    uid : str
+        SOP instance UID: the same in every copy of the file.
+    series : SeriesHeader
+        The series that it belongs to.
+    orientation : ndarray, float64 (2, 3)
+        Directions of growing column and row index, LPS+.
+    spacing_mm : tuple of float, (3,)
+        Between columns, between rows, and between slices where the header says it (else 0).
+    parts : tuple of Part
+        Its slices by volume.
+    identity : tuple
+        Acquisition time, acquisition and instance number: the same in two files only if they hold the same pictures.
+    picture : tuple of int
+        Rows and columns of a slice.
+    size : int
+        Length in bytes that the header asks for.
+    checksum : int
+        CRC-32 of the stored pixels.
+    """
+
+    name: str
+    uid: str
+    series: SeriesHeader
+    orientation: NDArray[np.float64]
+    spacing_mm: tuple[float, float, float]
+    parts: tuple[Part, ...]
+    identity: tuple[str, int | None, int | None]
+    picture: tuple[int, int]
+    size: int = 0
+    checksum: int = 0
+
+
+def read_dicom(path: Path | str, *, pixels: bool = True) -> DicomFile:
+    """Read one DICOM file.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    pixels : bool
+        Whether to decode the pixels, or only check that they are there.
+
+    Returns
+    -------
+    DicomFile
+
+    Raises
+    ------
+    TruncatedError
+        If the file ends before its header says; it may still be growing.
+    DicomError
+        If it is no DICOM picture, or of a kind that is not supported; the message says which.
+    OSError
+        If it cannot be opened.
+    """
+    with open(path, "rb", buffering=0) as file:
+        contents = file.readall()
+    return parse_dicom(contents or b"", os.fspath(path), pixels=pixels)
+
+
+def parse_dicom(contents: bytes, name: str, *, pixels: bool = True) -> DicomFile:
+    """Like :func:`read_dicom`, from the file's bytes."""
+    try:
+        elements = open_elements(contents)
+    except Incomplete as error:
+        message = f"{name}: ends at byte {len(contents)} within its header" if contents else f"{name}: empty"
+        raise TruncatedError(message, error.needed, error.exact) from None
+    except DicomError as error:
+        raise DicomError(f"{name}: {error}") from None
+    try:
+        return _parse(elements, len(contents), name, pixels)
+    except TruncatedError:
+        raise
+    except DicomError as error:
+        raise DicomError(f"{name}: {error}") from None
+    except (Incomplete, ValueError, IndexError, KeyError, TypeError, OverflowError, ArithmeticError, struct.error) as error:
+        raise DicomError(f"{name}: malformed header ({type(error).__name__}: {error})") from error
+
+
+def _parse(elements: Elements, size: int, name: str, pixels: bool) -> DicomFile:
+    if PIXEL_DATA not in elements:
+        kind = elements.text(0x00080016)
+        if not kind or (kind.startswith(PICTURE_CLASSES) and not kind.startswith("1.2.840.10008.5.1.4.1.1.4.2")):
+            raise TruncatedError(f"{name}: ends at byte {size} before its pixels", size + 1)
+        raise DicomError(f"holds no picture (SOP class {kind})")
+    frames = max(1, elements.integer(0x00280008) or 1)
+    shape = (frames, _dimension(elements, 0x00280010, "rows"), _dimension(elements, 0x00280011, "columns"))
+    if elements.integer(0x00280002) not in (None, 1):
+        raise DicomError(f"expected grey-scale pictures, found {elements.integer(0x00280002)} samples a pixel")
+    header = _describe(elements, shape, name)
+    end = _check_pixels(elements, shape, size, header)
+    start = elements.table[PIXEL_DATA][1]
+    parts = _with_pixels(header, _decode(elements, shape)) if pixels else header.parts
+    return replace(header, parts=parts, size=end, checksum=zlib.crc32(memoryview(elements.buffer)[start:end]))
+
+
+def _dimension(elements: Elements, tag: int, what: str) -> int:
+    value = elements.integer(tag)
+    if value is None or not 1 <= value <= 65535:
+        raise DicomError(f"expected a number of {what} from 1 to 65535, found {value}")
+    return value
+
+
+def _pixel_type(elements: Elements) -> np.dtype[Any]:
+    bits = elements.integer(0x00280100)
+    if bits not in (8, 16, 32):
+        raise DicomError(f"expected 8, 16 or 32 bits a pixel, found {bits}")
+    order = elements.order if elements.table[PIXEL_DATA][0] != b"OB" else "<"
+    return np.dtype(f"{order}{'i' if elements.integer(0x00280103) else 'u'}{bits // 8}")
+
+
+def _check_pixels(elements: Elements, shape: tuple[int, int, int], size: int, header: DicomFile) -> int:
+    """Where the pixels end, having checked that they are all there."""
+    _, start, end = elements.table[PIXEL_DATA]
+    needed = math.prod(shape) * _pixel_type(elements).itemsize
+    if needed > MAX_PIXELS:
+        raise DicomError(f"expected pictures of at most {MAX_PIXELS} bytes, found {needed}")
+    if end < 0:  # encapsulated: the end is marked, not announced
+        try:
+            return fragments(elements.buffer, start)[1]
+        except Incomplete as error:
+            raise TruncatedError(f"{header.name}: ends at byte {size} within its compressed pixels", error.needed, False, header) from None
+    if elements.transfer_syntax in NATIVE and end - start < needed:
+        raise DicomError(f"pixel data: expected {needed} bytes for {shape} pixels, found {end - start} announced")
+    if end > len(elements.buffer):
+        raise TruncatedError(f"{header.name}: ends at byte {size}, its header says {end}", end, True, header)
+    return int(end)
+
+
+def _decode(elements: Elements, shape: tuple[int, int, int]) -> NDArray[Any]:
+    """The pixels as stored, (frames, rows, columns)."""
+    syntax = elements.transfer_syntax
+    if syntax in NATIVE:
+        _, start, _ = elements.table[PIXEL_DATA]
+        return np.frombuffer(elements.buffer, _pixel_type(elements), math.prod(shape), start).reshape(shape)
+    import pydicom  # only here: compressed files are rare, and pydicom costs a quarter of a second to import
+
+    what, package = SYNTAX_NAMES.get(syntax, ("unknown", "pylibjpeg[all]"))
+    try:
+        decoded = np.asarray(pydicom.dcmread(io.BytesIO(elements.buffer), force=True).pixel_array)
+    except Exception as error:  # pydicom's plugins raise all kinds
+        raise DicomError(f"compressed pixels (transfer syntax {syntax}, {what}) cannot be decoded; install {package}: {error}") from error
+    return decoded.reshape(shape)
+
+
+def _describe(elements: Elements, shape: tuple[int, int, int], name: str) -> DicomFile:
+    """Everything but the pixels."""
+    frames, rows, columns = shape
+    if 0x52009230 in elements:
+        series = series_header(elements, "enhanced" if frames > 1 else "slices", elements.first(0x52009229))
+        layout = enhanced_layout(elements, frames, series)
+    else:
+        if frames > 1:
+            raise DicomError(f"expected functional groups that say where each of {frames} frames lies, found none")
+        slices = mosaic_slices(elements)
+        series = series_header(elements, "mosaic" if slices else "slices")
+        layout = mosaic_layout(elements, slices, (rows, columns)) if slices else slice_layout(elements, series)
+        if slices:
+            tiles = math.ceil(math.sqrt(slices))
+            rows, columns = rows // tiles, columns // tiles
+    uid = elements.text(0x00080018)
+    if not uid or not series.uid:
+        raise DicomError("expected identifiers of the instance (0008,0018) and of the series (0020,000E), found none")
+    identity = (elements.text(0x0008002A) + elements.text(0x00080032), elements.integer(0x00200012), elements.integer(0x00200013))
+    return DicomFile(name, uid, series, layout.orientation, layout.spacing_mm, layout.parts, identity, (rows, columns))
+
+
+def _with_pixels(header: DicomFile, pixels: NDArray[Any]) -> tuple[Part, ...]:
+    """Give each part its pictures; those of a mosaic are its tiles."""
+    if header.series.kind == "mosaic":
+        tiles = math.ceil(math.sqrt(len(header.parts[0].frames)))
+        _, rows, columns = pixels.shape
+        tiled = pixels.reshape(tiles, rows // tiles, tiles, columns // tiles).transpose(0, 2, 1, 3)
+        pixels = tiled.reshape(-1, rows // tiles, columns // tiles)
+    if len(header.parts) == 1 and np.array_equal(header.parts[0].frames, np.arange(len(pixels))):
+        return (replace(header.parts[0], pixels=pixels),)
+    return tuple(replace(part, pixels=pixels[part.frames]) for part in header.parts)

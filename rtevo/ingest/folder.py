@@ -1,0 +1,372 @@
+"""A watched folder: files as they arrive, whole or still being written, to the volumes of a run.
+
+Looking at the folder again and again is the truth here; file events would only be hints, and do not come from network shares.
+A folder is listed again when its modification time changed, and at times also when it did not (shares report it late), at most
+two hundredths of the time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rtevo.errors import DicomError
+from rtevo.ingest.assembly import Outcome, Volume
+from rtevo.ingest.dicom import DicomFile, TruncatedError, read_dicom
+from rtevo.ingest.selection import Selection, Stream
+
+__all__ = ["FolderSource"]
+
+MAX_DEPTH = 8  # of folders within the watched one
+BATCH_BYTES = 64 << 20  # read in one poll; the rest waits for the next, so that a large folder does not fill the memory
+LISTING_SHARE = 0.02  # of the time may be spent in listing folders that look unchanged
+RACY_NS = 12_000_000  # file systems stamp with the kernel's tick (up to 10 ms): a listing may miss what came within one
+RECENT_NS = 10_000_000_000  # a modification time up to this long ago is taken for the moment at which the file was closed
+SLOW_LOOK_S = 1.0  # between looks at files that were given up, in case they grow after all
+TEMPORARY = (".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload")  # renamed by their writer once they are whole
+
+
+@dataclass(eq=False)
+class _Folder:
+    """A listed folder."""
+
+    depth: int
+    names: set[str] = field(default_factory=set)
+    modified_ns: int = -1
+    racy: bool = True
+    next_s: float = 0.0
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A file that is not whole, or is of no use."""
+
+    reason: str
+    needed: int  # bytes; 0 where the header does not tell yet
+    size: int
+    modified_ns: int
+    grew_s: float
+    dicom: bool = True  # as far as one can tell
+    file: DicomFile | None = None
+
+
+class FolderSource:
+    """Volumes of one run from a folder into which a scanner exports its DICOM files.
+
+    A file counts when it is whole: when it is as long as its header says, not after a wait. Copies of a file that came before (by
+    SOP instance UID, or by times, numbers and pixels) are dropped and counted. Volumes are numbered by their headers. Names that begin
+    with a dot or end like a temporary file's (``.tmp``, ``.part``, ...) are not looked at until they are renamed.
+
+    Parameters
+    ----------
+    folder : path
+        The folder, with all folders in it; it need not exist yet, and may go away for a while.
+    series : str, optional
+        Number, UID, or (part of) description or protocol name of the series; None takes the first that looks functional.
+    patience_s : float
+        How long a missing volume is waited for once a later one is whole.
+    stall_s : float
+        How long a file may stop growing before it is named as one that never completed.
+    first : int or None
+        Number that the headers give the run's first volume; None: the lowest that is found.
+    clock_ns : callable
+        Steady clock in ns, by which `patience_s` and `stall_s` are measured.
+    pixels : bool
+        Whether to decode pixels; False gives volumes without data.
+
+    Attributes
+    ----------
+    problems : list of str
+        What went wrong, each once.
+    duplicates : int
+        Copies of files that came before.
+
+    Notes
+    -----
+    ``Volume.closed_ns`` is ``time.monotonic_ns()`` at which the last of a volume's files was closed by its writer. It is taken from
+    the file's modification time where that lies at most 10 s before the file was first seen whole, which holds where the writer's
+    clock is this computer's; where it does not (a share whose server's clock differs, a copy that keeps old times), it is the moment
+    at which the file was first seen whole.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        series: str | None = None,
+        patience_s: float,
+        stall_s: float = 30.0,
+        first: int | None = 1,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        pixels: bool = True,
+    ) -> None:
+        self.folder = Path(folder)
+        self.problems: list[str] = []
+        self.duplicates = 0
+        self._selection = Selection(series, patience_s=patience_s, first=first)
+        self._stall_s = stall_s
+        self._clock_ns = clock_ns
+        self._pixels = pixels
+        self._folders: dict[str, _Folder] = {str(self.folder): _Folder(0)}
+        self._queue: deque[str] = deque()
+        self._waiting: dict[str, _Waiting] = {}  # not whole
+        self._given_up: dict[str, _Waiting] = {}  # named as of no use, and looked at from time to time
+        self._next_slow_s = 0.0
+        self._settled: set[str] = set()
+        self._uids: dict[str, str] = {}
+        self._copies: list[tuple[str, DicomFile]] = []
+        self._reachable: bool | None = None
+
+    @property
+    def seen(self) -> int:
+        """Files that were looked at and settled: whole, or given up by name."""
+        return len(self._settled)
+
+    @property
+    def pending(self) -> int:
+        """Files not looked at or not whole yet, and volumes that are incomplete or held back until an earlier one came."""
+        return (
+            len(self._queue)
+            + len(self._waiting)
+            + (self.run.assembler.held if self.run else sum(s.assembler.held for s in self._selection.streams.values()))
+        )
+
+    @property
+    def run(self) -> Stream | None:
+        """The series that the volumes are taken from, None until it is known."""
+        return self._selection.chosen
+
+    @property
+    def streams(self) -> list[Stream]:
+        """Everything that was found, by series, component and echo."""
+        return list(self._selection.streams.values())
+
+    def poll(self) -> list[Volume]:
+        """Look at the folder once, without waiting.
+
+        Returns
+        -------
+        list of Volume
+            Those that are ready now, in run order: a volume waits until all before it came or were declared missing; a gap is a
+            Volume without data, flagged MISSING; one that comes after its gap is flagged LATE.
+        """
+        now_s = self._clock_ns() / 1e9
+        self._list_folders(now_s)
+        budget = BATCH_BYTES
+        while self._queue and budget > 0:
+            budget -= self._look(self._queue.popleft(), now_s)
+        for path in list(self._waiting):
+            self._look_again(path, now_s)
+        if self._given_up and now_s >= self._next_slow_s:
+            self._next_slow_s = now_s + SLOW_LOOK_S
+            for path in list(self._given_up):
+                self._look_again(path, now_s)
+        return self._advance(now_s)
+
+    def finish(self) -> list[Volume]:
+        """Take what is there for all that will come: the rest of the volumes, with a gap for each that is missing.
+
+        Files that never completed are named in :attr:`problems`.
+        """
+        now_s = self._clock_ns() / 1e9
+        volumes = []
+        self._relist()
+        self._list_folders(now_s)
+        while self._queue:
+            budget = BATCH_BYTES
+            while self._queue and budget > 0:
+                budget -= self._look(self._queue.popleft(), now_s)
+                volumes += self._advance(now_s)
+        self._last_look(now_s)
+        volumes += self._advance(now_s, final=True)
+        if self.run is None and self._settled:
+            self.problems.append(f"{self.folder}: {self.explain()}")
+        return volumes
+
+    def read_all(self) -> None:
+        """Take every file that is there, without settling on a series or giving out volumes."""
+        now_s = self._clock_ns() / 1e9
+        self._relist()
+        self._list_folders(now_s)
+        while self._queue:
+            self._look(self._queue.popleft(), now_s)
+        self._last_look(now_s)
+
+    def settle(self) -> Stream | None:
+        """Choose the run's series for good from what was found; None where nothing fits (:meth:`explain` says why)."""
+        self._selection.settle(self._clock_ns() / 1e9, final=True)
+        self.problems += self._selection.problems
+        self._selection.problems.clear()
+        return self.run
+
+    def explain(self) -> str:
+        """Why no series was chosen: what was found instead."""
+        return self._selection.explain()
+
+    def extra_files(self) -> list[tuple[str, int | None]]:
+        """Copies and damaged files of the run, by name below the folder, with the volume that they belong to where that is known."""
+        damaged = [(path, waiting.file) for path, waiting in self._given_up.items() if waiting.dicom]
+        return [
+            (self._short(path), self._selection.index_of(file) if file else None)
+            for path, file in sorted([*self._copies, *damaged])
+            if file is None or self._selection.in_run(file)
+        ]
+
+    def _relist(self) -> None:
+        for folder in self._folders.values():
+            folder.modified_ns = -1
+
+    def _last_look(self, now_s: float) -> None:
+        """Look once more at every file that is not whole, and name those that still are not."""
+        for path, waiting in [*self._waiting.items(), *self._given_up.items()]:
+            waiting.size = -1
+            self._look_again(path, now_s, final=True)
+
+    def _advance(self, now_s: float, *, final: bool = False) -> list[Volume]:
+        self._selection.settle(now_s, final=final)
+        run = self._selection.chosen
+        volumes = run.assembler.advance(now_s, final=final) if run else []
+        for problems in (self._selection.problems, run.assembler.problems if run else []):
+            self.problems += problems
+            problems.clear()
+        return volumes
+
+    def _list_folders(self, now_s: float) -> None:
+        """Put the files that are new into the queue."""
+        for path, folder in list(self._folders.items()):
+            try:
+                new = sorted(self._new_names(path, folder, now_s))
+            except OSError as error:
+                self._lost(path, folder, error)
+                continue
+            if folder.depth == 0 and self._reachable is not True:
+                if self._reachable is False:
+                    self.problems.append(f"{path}: can be reached again")
+                self._reachable = True
+            self._queue.extend(new)
+
+    def _lost(self, path: str, folder: _Folder, error: OSError) -> None:
+        """A folder that cannot be listed: one that is not there yet, was removed, or lies on a share that went away."""
+        folder.modified_ns = -1
+        if folder.depth > 0 and isinstance(error, FileNotFoundError):
+            del self._folders[path]
+        elif folder.depth == 0 and self._reachable:
+            self._reachable = False
+            self.problems.append(f"{path}: cannot be reached ({error.strerror}); waiting for it")
+
+    def _new_names(self, path: str, folder: _Folder, now_s: float) -> Iterator[str]:
+        """Files in a folder that were not there at the last look."""
+        modified_ns = os.stat(path).st_mtime_ns
+        if modified_ns == folder.modified_ns and not folder.racy and now_s < folder.next_s:
+            return
+        folder.racy = abs(time.time_ns() - modified_ns) < RACY_NS
+        folder.modified_ns = modified_ns
+        begin = time.perf_counter()
+        known = folder.names
+        with os.scandir(path) as entries:
+            new = [entry for entry in entries if entry.name not in known]
+        folder.next_s = now_s + (time.perf_counter() - begin) / LISTING_SHARE
+        for entry in new:
+            known.add(entry.name)
+            if entry.name.startswith(".") or entry.name.lower().endswith(TEMPORARY):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                if folder.depth < MAX_DEPTH:
+                    inner = self._folders[entry.path] = _Folder(folder.depth + 1)
+                    yield from self._new_names(entry.path, inner, now_s)
+            else:
+                yield entry.path
+
+    def _look(self, path: str, now_s: float) -> int:
+        """Read a file and take it if it is whole; returns its size in bytes."""
+        size, modified_ns = -1, -1
+        try:
+            status = os.stat(path)
+            size, modified_ns = status.st_size, status.st_mtime_ns
+            file = read_dicom(path, pixels=self._pixels)
+            closed_ns = self._closed_ns(os.stat(path).st_mtime_ns)
+        except FileNotFoundError:
+            self._forget(path)
+        except TruncatedError as error:
+            needed = error.needed if error.exact else 0
+            self._wait(path, _Waiting(str(error), needed, size, modified_ns, now_s, size > 0, error.file))
+        except DicomError as error:
+            self._waiting.pop(path, None)
+            self._give_up(path, _Waiting("", 0, size, modified_ns, now_s, "not a DICOM file" not in str(error)), str(error))
+        except OSError as error:  # locked by its writer, or the share is away
+            self._wait(path, _Waiting(f"{path}: cannot be read ({error.strerror})", 0, size, modified_ns, now_s))
+        else:
+            if self._given_up.pop(path, None):
+                self.problems.append(f"{self._short(path)}: is whole now")
+            self._waiting.pop(path, None)
+            self._settled.add(path)
+            self._take(path, file, closed_ns, now_s)
+        return max(size, 0)
+
+    def _forget(self, path: str) -> None:
+        """A file went away before it was taken: under another name it is another file."""
+        self._waiting.pop(path, None)
+        self._given_up.pop(path, None)
+        folder, name = os.path.split(path)
+        if folder in self._folders:
+            self._folders[folder].names.discard(name)
+
+    def _take(self, path: str, file: DicomFile, closed_ns: int, now_s: float) -> None:
+        """Hand a whole file's parts on, unless it is a copy of one that came before."""
+        before = self._uids.get(file.uid)
+        if before is None:
+            self._uids[file.uid] = path
+            name = self._short(path)
+            outcomes = [self._selection.add(file, part, closed_ns, now_s, name) for part in file.parts]
+            copied = Outcome.DUPLICATE in outcomes
+        else:
+            copied = before != path and os.path.exists(before)
+            self._uids[file.uid] = path if not copied else before  # not a copy: renamed
+        if copied:
+            self.duplicates += 1
+            self._copies.append((path, replace(file, parts=tuple(replace(part, pixels=None) for part in file.parts))))
+
+    def _look_again(self, path: str, now_s: float, *, final: bool = False) -> None:
+        """Look at a file that was not whole, if it changed since."""
+        waiting = self._waiting.get(path) or self._given_up[path]
+        try:
+            status = os.stat(path)
+        except OSError:
+            self._look(path, now_s)
+            return
+        if (status.st_size, status.st_mtime_ns) != (waiting.size, waiting.modified_ns):
+            waiting.size, waiting.modified_ns, waiting.grew_s = status.st_size, status.st_mtime_ns, now_s
+            if status.st_size >= waiting.needed:
+                self._look(path, now_s)
+        if path in self._waiting and (final or now_s - waiting.grew_s >= self._stall_s):
+            waiting = self._waiting.pop(path)
+            self._give_up(path, waiting, f"{waiting.reason}; it never completed")
+
+    def _wait(self, path: str, found: _Waiting) -> None:
+        """Note a file that is not whole."""
+        if path in self._given_up:
+            self._given_up[path] = found
+        else:
+            self._waiting[path] = found
+
+    def _give_up(self, path: str, waiting: _Waiting, reason: str) -> None:
+        """Name a file that is of no use, and go on looking at it from time to time."""
+        if path not in self._given_up:
+            self.problems.append(reason.replace(path, self._short(path), 1))
+        self._given_up[path] = waiting
+        self._settled.add(path)
+        if waiting.file is not None:
+            self._selection.expect(waiting.file)
+
+    def _closed_ns(self, modified_ns: int) -> int:
+        """When a file that is whole was closed by its writer, on the monotonic clock (see the class's notes)."""
+        now_ns = time.monotonic_ns()
+        age_ns = time.time_ns() - modified_ns
+        return now_ns - age_ns if 0 <= age_ns <= RECENT_NS else now_ns
+
+    def _short(self, path: str) -> str:
+        return os.path.relpath(path, self.folder)

@@ -1,0 +1,225 @@
+"""What a DICOM header says about the series that a file belongs to, and whether that looks like functional imaging."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+
+from rtevo.ingest.csa import protocol_number
+from rtevo.ingest.elements import Elements
+
+__all__ = ["Likeness", "SeriesHeader", "moment", "series_header"]
+
+NOT_FUNCTIONAL_TYPES = frozenset(("LOCALIZER", "DIFFUSION", "ADC", "FA", "TRACEW", "TENSOR", "MPR", "PERFUSION", "ASL", "T1 MAP", "T2 MAP"))
+NOT_FUNCTIONAL_WORDS = ("sbref", "localizer", "localiser", "scout", "survey", "phoenixzipreport", "aahead", "fieldmap", "field_map")
+LONGEST_TR_S = 20.0
+SHORTEST_TR_S = 0.2
+
+
+class Likeness(IntEnum):
+    """How much a stream of pictures looks like the functional run of a session."""
+
+    FUNCTIONAL = 0  # echo-planar, original, more than one volume, first echo, magnitude
+    POSSIBLE = 1  # taken where nothing better comes
+    UNLIKELY = 2  # never taken unless it is asked for
+
+
+@dataclass(frozen=True)
+class SeriesHeader:
+    """One series of a session, as one of its files describes it.
+
+    Parameters
+    ----------
+    uid, study_uid : str
+        Identifiers.
+    number : int or None
+        Series number.
+    description, protocol : str
+        Series description and protocol name.
+    vendor, model : str
+        ``"Siemens"``, ``"Philips"``, ``"GE"``, or the manufacturer as written; model name.
+    kind : str
+        ``"mosaic"``, ``"slices"`` (one file each) or ``"enhanced"`` (multi-frame).
+    image_type : tuple of str
+        (0008,0008).
+    sequence : str
+        Name of the pulse sequence.
+    echo_planar, spin_echo : bool
+        Kind of read-out and of echo.
+    modality : str
+        ``"MR"`` for what this software is for.
+    tr_s : float or None
+        Repetition time in seconds.
+    volumes : int or None
+        Number of volumes that the header announces.
+    slices : int or None
+        Number of slices of a volume that the header announces.
+    b_value : float
+        Diffusion weighting in s/mm2.
+    """
+
+    uid: str
+    study_uid: str
+    number: int | None
+    description: str
+    protocol: str
+    vendor: str
+    model: str
+    kind: str
+    image_type: tuple[str, ...]
+    sequence: str
+    echo_planar: bool
+    spin_echo: bool
+    modality: str
+    tr_s: float | None
+    volumes: int | None
+    slices: int | None
+    b_value: float
+
+    @property
+    def label(self) -> str:
+        """Number and description, for messages."""
+        return f"series {'?' if self.number is None else self.number} '{self.description or self.protocol}'"
+
+    def likeness(self, component: str = "M", echo: int = 1) -> tuple[Likeness, str]:
+        """How much a stream of this series looks like functional imaging, and why.
+
+        Parameters
+        ----------
+        component : str
+            ``"M"`` magnitude, ``"P"`` phase, ``"R"``, ``"I"`` real and imaginary part.
+        echo : int
+            Number of the echo, 1 = first.
+        """
+        description = f"{self.description} {self.protocol}".lower()
+        types = {word.upper() for word in self.image_type}
+        word = next((w for w in NOT_FUNCTIONAL_WORDS if w in description), "")
+        unlikely = (
+            (self.modality != "MR", f"modality {self.modality or 'not given'}"),
+            (component != "M", "not magnitude"),
+            (bool(word), f"'{word}' in its name"),
+            (bool(types & NOT_FUNCTIONAL_TYPES), f"image type {'/'.join(sorted(types & NOT_FUNCTIONAL_TYPES))}"),
+            (bool(self.image_type) and self.image_type[0].upper() == "DERIVED", "derived pictures"),
+            (self.b_value > 0, "diffusion-weighted"),
+        )
+        for holds, why in unlikely:
+            if holds:
+                return Likeness.UNLIKELY, why
+        possible = (
+            (not self.echo_planar, "not echo-planar"),
+            (self.spin_echo, "spin echo"),
+            (self.tr_s is None or not SHORTEST_TR_S <= self.tr_s <= LONGEST_TR_S, "repetition time"),
+            (echo > 1, f"echo {echo}"),
+            (self.volumes == 1, "one volume announced"),
+            (bool(types & {"MOCO", "SUBTRACTION"}) or "moco" in description, "processed by the scanner"),
+        )
+        for holds, why in possible:
+            if holds:
+                return Likeness.POSSIBLE, why
+        return Likeness.FUNCTIONAL, "echo-planar series"
+
+
+def _vendor(manufacturer: str) -> str:
+    upper = manufacturer.upper()
+    for word, vendor in (("SIEMENS", "Siemens"), ("PHILIPS", "Philips"), ("GE ", "GE"), ("GEMS", "GE")):
+        if word in f"{upper} ":
+            return vendor
+    return manufacturer or "unknown"
+
+
+def _positive(elements: Elements, *tags: int) -> int | None:
+    """The first of these elements that holds a number above zero."""
+    for tag in tags:
+        number = elements.integer(tag) if tag else None
+        if number is not None and number > 0:
+            return number
+    return None
+
+
+def _slices(elements: Elements, vendor: str, volumes: int | None) -> int | None:
+    """Slices of a volume that a one-file-per-slice header announces."""
+    if vendor == "Philips":
+        found = _positive(elements, elements.private(0x2001, "Philips Imaging DD 001", 0x18))
+    elif vendor == "GE":
+        found = _positive(elements, elements.private(0x21, "GEMS_RELA_01", 0x4F), elements.private(0x43, "GEMS_PARM_01", 0x79))
+    else:
+        found = None
+    if found is None and volumes:
+        images = _positive(elements, 0x00201002)  # images in acquisition: of one volume, or of all
+        if images and images % volumes == 0 and images > volumes:
+            return images // volumes
+    return found
+
+
+def _echo_planar(elements: Elements, vendor: str, image_type: tuple[str, ...], sequence: str) -> bool:
+    if {"MOSAIC", "FMRI", "EPI"} & {word.upper() for word in image_type}:
+        return True
+    if "EP" in elements.words(0x00180020) or elements.text(0x00189018) == "YES":
+        return True
+    if vendor == "Philips":
+        return (_positive(elements, elements.private(0x2001, "Philips Imaging DD 001", 0x13)) or 1) > 1
+    return sequence.lower().lstrip("*").startswith(("ep", "gre_epi"))
+
+
+def series_header(elements: Elements, kind: str, shared: Elements | None = None) -> SeriesHeader:
+    """Describe the series that a file belongs to.
+
+    Parameters
+    ----------
+    elements : Elements
+        The file's data set.
+    kind : str
+        ``"mosaic"``, ``"slices"`` or ``"enhanced"``.
+    shared : Elements, optional
+        Shared functional groups of a multi-frame file.
+    """
+    vendor = _vendor(elements.text(0x00080070))
+    image_type = elements.words(0x00080008)
+    sequence = elements.text(0x00180024) or elements.text(0x00189005) or elements.text(elements.private(0x19, "GEMS_ACQU_01", 0x9C))
+    volumes = _positive(elements, 0x00200105, elements.private(0x2001, "Philips Imaging DD 001", 0x81))
+    if vendor == "Siemens" and volumes is None:
+        repetitions = protocol_number(elements.raw(elements.private(0x29, "SIEMENS CSA HEADER", 0x20)), "lRepetitions")
+        volumes = int(repetitions) + 1 if repetitions is not None and 0 <= repetitions < 1e6 else None
+    timing = shared.first(0x00189112) if shared else None
+    tr_ms = (timing.number(0x00180080) if timing else None) or elements.number(0x00180080)
+    return SeriesHeader(
+        uid=elements.text(0x0020000E),
+        study_uid=elements.text(0x0020000D),
+        number=elements.integer(0x00200011),
+        description=elements.text(0x0008103E),
+        protocol=elements.text(0x00181030),
+        vendor=vendor,
+        model=elements.text(0x00081090),
+        kind=kind,
+        image_type=image_type,
+        sequence=sequence,
+        echo_planar=_echo_planar(elements, vendor, image_type, sequence),
+        spin_echo="SE" in elements.words(0x00180020) or elements.text(0x00189008) == "SPIN",
+        modality=elements.text(0x00080060),
+        tr_s=tr_ms / 1000 if tr_ms and math.isfinite(tr_ms) and tr_ms > 0 else None,
+        volumes=volumes,
+        slices=_slices(elements, vendor, volumes) if kind == "slices" else None,
+        b_value=elements.number(0x00189087) or 0.0,
+    )
+
+
+def moment(date: str, time: str = "") -> float:
+    """A DICOM date and time, or date-time, as seconds from a fixed day; NaN where it is none.
+
+    Parameters
+    ----------
+    date : str
+        ``YYYYMMDD``, or ``YYYYMMDDHHMMSS.FFFFFF`` with `time` empty.
+    time : str
+        ``HHMMSS.FFFFFF``; parts from the right may be missing.
+    """
+    if not time:
+        date, time = date[:8], date[8:]
+    time = time.replace(":", "").split("+")[0].split("-")[0].strip()
+    try:
+        day = datetime.date(int(date[:4]), int(date[4:6]), int(date[6:8])).toordinal() if date.strip() else 0
+        return 86400.0 * day + 3600 * int(time[:2]) + 60 * int(time[2:4] or 0) + float(time[4:] or 0)
+    except ValueError:
+        return math.nan

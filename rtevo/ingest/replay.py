@@ -1,0 +1,92 @@
+"""Delivers a recorded series again, as a scanner does: a volume's files at its time, each growing in place under its final name."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+from pathlib import Path
+
+from rtevo.errors import DataError
+from rtevo.ingest.survey import Survey, survey
+
+__all__ = ["replay"]
+
+CHUNK_BYTES = 64 << 10  # written at a time
+
+
+def replay(
+    folder: Path | str,
+    into: Path | str,
+    wait_until: Callable[[float], None],
+    *,
+    series: str | None = None,
+    tr_s: float | None = None,
+) -> int:
+    """Copy a recorded series into a watched folder at its own pace.
+
+    Volume k's files are copied after ``wait_until(k * tr_s)`` returned, in slice order. Copies and damaged files of the series are sent
+    too: with the volume that they belong to where their headers tell, else with that of the file before them by name. Other series
+    and files that are not DICOM are not sent. A volume that is missing in the recording is missing in the replay.
+
+    Parameters
+    ----------
+    folder : path
+        The recorded series; folders in it are looked into.
+    into : path
+        The watched folder; made if it is not there.
+    wait_until : callable
+        Returns when the given time in seconds since the run's start has come.
+    series : str, optional
+        Which series, as for :func:`rtevo.ingest.describe`.
+    tr_s : float, optional
+        Repetition time in seconds; the header's if None.
+
+    Returns
+    -------
+    int
+        Number of files copied.
+
+    Raises
+    ------
+    DataError
+        If there is no series to use, no repetition time, or `into` lies in `folder`.
+    """
+    source, target = Path(folder).resolve(), Path(into).resolve()
+    if target.is_relative_to(source):
+        raise DataError(f"replay into {target}: expected a folder outside the recording, {source}")
+    found = survey(source, series)
+    if found.run is None:
+        raise DataError(found.reason)
+    tr_s = found.run.tr_s if tr_s is None else tr_s
+    if tr_s is None or not tr_s > 0:
+        raise DataError(f"{source}: expected a repetition time > 0 seconds in the headers, found {tr_s}; give one")
+    copied = 0
+    for index, names in enumerate(_deliveries(found)):
+        wait_until(index * tr_s)
+        for name in names:
+            _copy_growing(source / name, target / name)
+            copied += 1
+    return copied
+
+
+def _deliveries(found: Survey) -> list[list[str]]:
+    """Files of each volume, copies and damaged ones included."""
+    assert found.run is not None
+    last = max((index for _, index in found.extra_files if index is not None), default=-1)
+    deliveries: list[list[str]] = [[] for _ in range(max(found.run.n_volumes, last + 1))]
+    for volume in found.volumes:
+        deliveries[volume.index] += volume.files
+    owner = sorted((name, volume.index) for volume in found.volumes for name in volume.files)
+    for name, index in found.extra_files:
+        before = bisect.bisect(owner, (name, -1)) - 1
+        deliveries[index if index is not None else owner[max(before, 0)][1]].append(name)
+    return deliveries
+
+
+def _copy_growing(source: Path, target: Path) -> None:
+    """Copy a file piece by piece under its final name."""
+    contents = source.read_bytes()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target, "wb", buffering=0) as file:
+        for start in range(0, len(contents), CHUNK_BYTES):
+            file.write(contents[start : start + CHUNK_BYTES])

@@ -1,0 +1,187 @@
+"""Which of the series that arrive is the run: the one that was asked for, or the one that looks functional."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from rtevo.ingest.assembly import Assembler, Outcome
+from rtevo.ingest.dicom import DicomFile
+from rtevo.ingest.header import Likeness, SeriesHeader
+from rtevo.ingest.parts import Part
+
+__all__ = ["Selection", "Stream", "StreamKey", "matches"]
+
+
+class StreamKey(NamedTuple):
+    """One component and echo of a series: what makes one run."""
+
+    uid: str
+    component: str
+    te_ms: float
+
+
+@dataclass(eq=False)
+class Stream:
+    """What arrived of one component and echo of a series."""
+
+    key: StreamKey
+    series: SeriesHeader
+    echo: int
+    te_ms: float
+    assembler: Assembler
+    likeness: Likeness
+    why: str
+    first_s: float
+    files: set[str] = field(default_factory=set)
+
+    @property
+    def label(self) -> str:
+        """Series, and component and echo where they are not the usual ones."""
+        parts = [self.series.label]
+        if self.key.component != "M":
+            parts.append({"P": "phase", "R": "real part", "I": "imaginary part"}[self.key.component])
+        if self.echo > 1:
+            parts.append(f"echo {self.echo}")
+        return ", ".join(parts)
+
+
+def matches(series: SeriesHeader, pattern: str) -> bool:
+    """Whether a series is the one that a user named.
+
+    Parameters
+    ----------
+    series : SeriesHeader
+        A series.
+    pattern : str
+        Its number, its UID, or text that its description or protocol name holds or matches (``*`` and ``?`` stand for any text and
+        any character; upper and lower case are the same).
+    """
+    if pattern.isdigit():
+        return series.number == int(pattern)
+    if pattern == series.uid:
+        return True
+    wanted = pattern.lower() if any(c in pattern for c in "*?[") else f"*{pattern.lower()}*"
+    return any(fnmatch.fnmatchcase(text.lower(), wanted) for text in (series.description, series.protocol))
+
+
+class Selection:
+    """Sorts arriving files into streams and settles on the one that is the run.
+
+    Parameters
+    ----------
+    pattern : str or None
+        The series that was asked for (see :func:`matches`); None takes what looks functional.
+    patience_s : float
+        How long a gap is waited for, and how long a better stream than a doubtful one.
+    first : int or None
+        See :class:`Assembler`.
+    """
+
+    def __init__(self, pattern: str | None, *, patience_s: float, first: int | None) -> None:
+        self.pattern = pattern
+        self.chosen: Stream | None = None
+        self.streams: dict[StreamKey, Stream] = {}
+        self.problems: list[str] = []
+        self._patience_s = patience_s
+        self._first = first
+
+    def add(self, file: DicomFile, part: Part, closed_ns: int, now_s: float, name: str) -> str:
+        """Take one part of a file; returns its :class:`Outcome`. Parts of other streams than the chosen one are only counted."""
+        stream = self._stream(file, part, now_s)
+        stream.files.add(name)
+        if self.chosen not in (None, stream):
+            return Outcome.NEW
+        if self._rank(stream) > 1:
+            part = replace(part, pixels=None)
+        return stream.assembler.add(file, part, closed_ns, now_s, name)
+
+    def expect(self, file: DicomFile) -> None:
+        """Note the volumes of a damaged file, whose header is there."""
+        for part in file.parts:
+            stream = self.streams.get(_key(file, part))
+            if stream is not None and self.chosen in (None, stream):
+                stream.assembler.expect(part)
+
+    def in_run(self, file: DicomFile) -> bool:
+        """Whether a file belongs to the chosen stream."""
+        return self.chosen is not None and any(_key(file, part) == self.chosen.key for part in file.parts)
+
+    def index_of(self, file: DicomFile) -> int | None:
+        """The first volume of the run that a file's headers name."""
+        indices = [self.chosen.assembler.index_of(part) for part in file.parts] if self.chosen else []
+        return min((index for index in indices if index is not None), default=None)
+
+    def settle(self, now_s: float, *, final: bool = False) -> None:
+        """Choose the run's stream if that can be done now."""
+        if self.chosen is not None:
+            return
+        ready = [stream for stream in self.streams.values() if self._ready(stream, now_s, final)]
+        if not ready:
+            return
+        ready.sort(key=lambda s: (self._rank(s), -s.assembler.volumes, _number(s.series), s.key.te_ms))
+        self.chosen = ready[0]
+        for other in ready[1:]:
+            self._name_rival(other)
+        for stream in self.streams.values():
+            if stream is not self.chosen:
+                stream.assembler = Assembler(stream.series, patience_s=math.inf)  # lets its pictures go
+
+    def explain(self) -> str:
+        """Why no stream was chosen."""
+        if not self.streams:
+            return "no DICOM pictures"
+        found = "; ".join(
+            f"{stream.label} ({stream.series.vendor} {stream.series.kind}, {len(stream.files)} files: {self._why_not(stream)})"
+            for stream in self.streams.values()
+        )
+        wanted = "looks functional" if self.pattern is None else f"is '{self.pattern}'"
+        return f"no series in it {wanted}; found {found}"
+
+    def _why_not(self, stream: Stream) -> str:
+        if self.pattern is None and stream.likeness == Likeness.POSSIBLE and stream.assembler.volumes < 2:
+            return f"{stream.why}, and one volume only"
+        return stream.why if self.pattern is None else "another name"
+
+    def _stream(self, file: DicomFile, part: Part, now_s: float) -> Stream:
+        key = _key(file, part)
+        stream = self.streams.get(key)
+        if stream is None:
+            likeness, why = file.series.likeness(part.component, part.echo)
+            assembler = Assembler(file.series, patience_s=self._patience_s, first=self._first)
+            stream = Stream(key, file.series, part.echo, part.te_ms, assembler, likeness, why, now_s)
+            self.streams[key] = stream
+            if self.chosen is not None:
+                self._name_rival(stream)
+        return stream
+
+    def _rank(self, stream: Stream) -> int:
+        """0: taken at once; 1: taken where nothing better comes; 2: not taken."""
+        if self.pattern is None:
+            return int(stream.likeness)
+        if not matches(stream.series, self.pattern):
+            return 2
+        return int(stream.key.component != "M" or stream.echo > 1)
+
+    def _ready(self, stream: Stream, now_s: float, final: bool) -> bool:
+        rank = self._rank(stream)
+        if rank == 1:
+            several = stream.assembler.volumes > 1 or self.pattern is not None
+            return several and (final or now_s - stream.first_s >= self._patience_s)
+        return rank == 0
+
+    def _name_rival(self, other: Stream) -> None:
+        """Say that another stream could have been the run."""
+        if self.chosen is None or self._rank(other) > 0 or other.key.uid == self.chosen.key.uid:
+            return
+        self.problems.append(f"{other.label} could be the run too; the run is {self.chosen.label} (name the series to choose another)")
+
+
+def _key(file: DicomFile, part: Part) -> StreamKey:
+    return StreamKey(file.series.uid, part.component, round(part.te_ms, 2) or float(part.echo))
+
+
+def _number(series: SeriesHeader) -> float:
+    return math.inf if series.number is None else series.number
