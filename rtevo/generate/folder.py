@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 from rtevo.errors import ModelError
 
-__all__ = ["PIPELINE", "ModelFolder", "describe"]
+__all__ = ["PIPELINE", "ModelFolder", "describe", "weight_summary"]
 
 PIPELINE = "StableUnCLIPImg2ImgPipeline"
 """The pipeline class that a folder's ``model_index.json`` must name."""
@@ -53,8 +54,8 @@ class ModelFolder:
         Channels, height and width of the latents that are denoised.
     noise_levels : int
         Number of noise levels: a level must be below it.
-    has_full, has_half : bool
-        Every component has weights in full precision files (no variant), or in files of the ``fp16`` variant.
+    variants : mapping of str to set of str
+        For each network, which files of weights there are: ``""`` (plain) and ``"fp16"``.
     """
 
     path: Path
@@ -62,8 +63,12 @@ class ModelFolder:
     image_size: tuple[int, int]
     latent_shape: tuple[int, int, int]
     noise_levels: int
-    has_full: bool
-    has_half: bool
+    variants: Mapping[str, frozenset[str]]
+
+    def variant(self, name: str, half: bool) -> str | None:
+        """Which files of a network to load, as the libraries call it: those of the wanted precision where there is a choice."""
+        there = self.variants[name]
+        return "fp16" if "fp16" in there and (half or "" not in there) else None
 
 
 def describe(path: Path) -> ModelFolder:
@@ -93,7 +98,6 @@ def describe(path: Path) -> ModelFolder:
         raise ModelError(f"{path}: expected folders {', '.join(_CONFIGS)}; missing {', '.join(missing)}")
     configs = {name: _read(path / name / file) for name, file in _CONFIGS.items()}
     _check_tokenizer(path / "tokenizer")
-    variants = {name: _weights(path / name, *stems) for name, stems in _WEIGHTS.items()}
     embedding_size = _number(configs, path, "image_encoder", "projection_dim", 512)
     latent_shape, image_size = _sizes(configs, path)
     _check_fit(configs, path, embedding_size)
@@ -103,8 +107,7 @@ def describe(path: Path) -> ModelFolder:
         image_size=image_size,
         latent_shape=latent_shape,
         noise_levels=_number(configs, path, "image_noising_scheduler", "num_train_timesteps", 1000),
-        has_full=all("" in found for found in variants.values()),
-        has_half=all("fp16" in found for found in variants.values()),
+        variants={name: _weights(path / name, *stems) for name, stems in _WEIGHTS.items()},
     )
 
 
@@ -137,7 +140,7 @@ def _check_tokenizer(folder: Path) -> None:
         raise ModelError(f"{folder}: expected tokenizer.json, or vocab.json and merges.txt, found neither")
 
 
-def _weights(folder: Path, stem: str, old_stem: str) -> set[str]:
+def _weights(folder: Path, stem: str, old_stem: str) -> frozenset[str]:
     """Variants (``""`` or ``"fp16"``) of which a component has whole weights."""
     found: set[str] = set()
     for variant in ("", "fp16"):
@@ -145,29 +148,48 @@ def _weights(folder: Path, stem: str, old_stem: str) -> set[str]:
         shards = sorted(folder.glob(f"{stem}{dotted}-*-of-*.safetensors")) + sorted(folder.glob(f"{stem}-*-of-*{dotted}.safetensors"))
         for file in [folder / f"{stem}{dotted}.safetensors", *shards]:
             if file.is_file():
-                _check_whole(file)
+                _read_header(file)
                 found.add(variant)
         if (folder / f"{old_stem}{dotted}.bin").is_file():
             found.add(variant)
     if not found:
         raise ModelError(f"{folder}: expected weights in {stem}.safetensors, found none")
-    return found
+    return frozenset(found)
 
 
-def _check_whole(file: Path) -> None:
-    """Compare a safetensors file's size with what its header announces (https://huggingface.co/docs/safetensors)."""
+def _read_header(file: Path) -> dict[str, Any]:
+    """Read the header of a safetensors file and compare its size with it (https://huggingface.co/docs/safetensors)."""
     size = file.stat().st_size
     try:
         with file.open("rb") as stream:
-            (header_size,) = struct.unpack("<Q", stream.read(8))
+            start = stream.read(8)
+            if start == b"version ":
+                raise ValueError("a pointer of Git LFS; fetch the file itself with: git lfs pull")
+            (header_size,) = struct.unpack("<Q", start)
             if header_size > min(size, 1 << 27):
                 raise ValueError(f"a header of {header_size} bytes in a file of {size}")
             header = json.loads(stream.read(header_size))
-            wanted = 8 + header_size + max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
+            header.pop("__metadata__", None)
+            wanted = 8 + header_size + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as problem:
         raise ModelError(f"{file}: expected safetensors weights, found something else: {problem}") from None
     if wanted != size:
         raise ModelError(f"{file}: expected {wanted} bytes as its header says, found {size}: copy the model again")
+    return dict(header)
+
+
+def weight_summary(path: Path) -> dict[str, str]:
+    """Say in words, for each network of a model folder, how many weights it has in which precision."""
+    summary: dict[str, str] = {}
+    for name, (stem, _) in _WEIGHTS.items():
+        said = []
+        for file in sorted((path / name).glob(f"{stem}*.safetensors")):
+            count: dict[str, int] = {}
+            for tensor in _read_header(file).values():
+                count[tensor["dtype"]] = count.get(tensor["dtype"], 0) + math.prod(tensor["shape"])
+            said.append(f"{' + '.join(f'{n / 1e6:.3g} M {kind}' for kind, n in sorted(count.items()))} in {file.name}")
+        summary[name] = "; ".join(said) or "weights in a pickle only"
+    return summary
 
 
 def _number(configs: Mapping[str, Mapping[str, Any]], path: Path, component: str, key: str, default: int | None = None) -> int:

@@ -54,29 +54,31 @@ def load_pipeline(folder: ModelFolder, device: torch.device, dtype: torch.dtype,
     Raises
     ------
     ModelError
-        The libraries cannot load the folder.
+        The libraries cannot load the folder, or weights are missing in it.
     """
     tell = on_progress or (lambda _: None)
     tell("importing diffusers")
     with _no_collection():
         quieten()
-        from diffusers import StableUnCLIPImg2ImgPipeline
+        import transformers
+        from diffusers import AutoencoderKL, StableUnCLIPImg2ImgPipeline, UNet2DConditionModel
+        from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
+    kinds = {
+        "image_encoder": transformers.CLIPVisionModelWithProjection,
+        "text_encoder": transformers.CLIPTextModel,
+        "image_normalizer": StableUnCLIPImageNormalizer,
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+    }
     tell(f"loading {folder.path} to {device}")
-    options: dict[str, Any] = {_dtype_keyword(): dtype}
-    half = folder.has_half and (dtype == torch.float16 or not folder.has_full)
     try:
-        pipe = StableUnCLIPImg2ImgPipeline.from_pretrained(
-            folder.path,
-            feature_extractor=_feature_extractor(folder),
-            local_files_only=True,
-            variant="fp16" if half else None,
-            **options,
-        )
+        networks = {name: _network(kind, folder, name, dtype) for name, kind in kinds.items()}
+        extractor = _feature_extractor(folder)
+        pipe = StableUnCLIPImg2ImgPipeline.from_pretrained(folder.path, feature_extractor=extractor, local_files_only=True, **networks)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as problem:
         if isinstance(problem, torch.OutOfMemoryError):
             raise
         raise ModelError(f"{folder.path}: expected a Stable unCLIP pipeline that diffusers can load, but: {problem}") from problem
-    _check_loaded(pipe, folder)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
@@ -97,14 +99,15 @@ def with_scheduler(scheduler: Any, name: str) -> Any:
     return kind.from_config(scheduler.config, **options)
 
 
-def _check_loaded(pipe: Any, folder: ModelFolder) -> None:
-    """Raise ModelError where a network's weights were not all in its file: diffusers only warns."""
-    for name, part in pipe.components.items():
-        missing = [key for key, weight in part.named_parameters() if weight.is_meta] if isinstance(part, torch.nn.Module) else []
-        if missing:
-            raise ModelError(
-                f"{folder.path / name}: expected weights for {missing[0]} and {len(missing) - 1} others, found none in its files"
-            )
+def _network(kind: Any, folder: ModelFolder, name: str, dtype: torch.dtype) -> Any:
+    """Load one network, or raise ModelError where its weights are not all there: the libraries only warn, and invent them."""
+    options: dict[str, Any] = {_dtype_keyword(): dtype} if kind.__module__.startswith("diffusers") else {"dtype": dtype}
+    variant = folder.variant(name, dtype == torch.float16)
+    network, report = kind.from_pretrained(folder.path / name, local_files_only=True, variant=variant, output_loading_info=True, **options)
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(f"{folder.path / name}: expected weights for {missing[0]} and {len(missing) - 1} others, found none in its files")
+    return network.eval()
 
 
 def _feature_extractor(folder: ModelFolder) -> Any:

@@ -42,7 +42,7 @@ def write_weights(file: Path, size: int = 16) -> None:
     file.write_bytes(struct.pack("<Q", len(header)) + header + bytes(size))
 
 
-def write_model(folder: Path, embedding_size: int = 1024, side: int = 96, variant: str = "") -> Path:
+def write_model(folder: Path, embedding_size: int = 1024, side: int = 96) -> Path:
     """Write a folder that has the configuration of Stable unCLIP 2.1 and weights that are not."""
     cross = 1024
     configs: dict[str, tuple[str, dict[str, Any]]] = {
@@ -72,15 +72,14 @@ def write_model(folder: Path, embedding_size: int = 1024, side: int = 96, varian
         (folder / name / file).write_text(json.dumps(config))
     (folder / "tokenizer" / "vocab.json").write_text("{}")
     (folder / "tokenizer" / "merges.txt").write_text("")
-    dotted = f".{variant}" if variant else ""
     for name, stem in (("image_encoder", "model"), ("text_encoder", "model")):
-        write_weights(folder / name / f"{stem}{dotted}.safetensors")
+        write_weights(folder / name / f"{stem}.safetensors")
     for name in ("image_normalizer", "unet", "vae"):
-        write_weights(folder / name / f"diffusion_pytorch_model{dotted}.safetensors")
+        write_weights(folder / name / "diffusion_pytorch_model.safetensors")
     return folder
 
 
 @pytest.fixture
 def model_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes a model folder: ``model_folder(embedding_size=1024, side=96, variant="")``."""
+    """Return a function that writes a model folder: ``model_folder(embedding_size=1024, side=96)``."""
     return lambda **kwargs: write_model(tmp_path / "model", **kwargs)

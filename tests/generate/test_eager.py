@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,12 +184,20 @@ def test_what_cannot_be_loaded(tiny: Path, tmp_path: Path) -> None:
         load(GeneratorSettings(tmp_path / "none"))
 
 
-def test_weights_of_another_network(tiny: Path, tmp_path: Path) -> None:
-    import shutil
+def test_weights_in_half_precision_files(tiny: Path, tmp_path: Path, embeddings: NDArray[np.float32], generator: Generator) -> None:
+    half = shutil.copytree(tiny, tmp_path / "half")
+    for file in half.glob("*/*.safetensors"):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    with load(GeneratorSettings(half, steps=4, device="cpu")) as found:
+        np.testing.assert_array_equal(pixels(found, embeddings, [0] * 4), pixels(generator, embeddings, [0] * 4))
 
+
+@pytest.mark.parametrize("component", ["unet", "image_encoder"])
+def test_weights_of_another_network(tiny: Path, tmp_path: Path, component: str) -> None:
     other = shutil.copytree(tiny, tmp_path / "other")
-    shutil.copy(other / "vae" / "diffusion_pytorch_model.safetensors", other / "unet" / "diffusion_pytorch_model.safetensors")
-    with pytest.raises(ModelError, match=r"other/unet: expected weights for conv_in.weight and \d+ others, found none"):
+    (weights,) = (other / component).glob("*.safetensors")
+    shutil.copy(other / "vae" / "diffusion_pytorch_model.safetensors", weights)
+    with pytest.raises(ModelError, match=rf"other/{component}: expected weights for \S+ and \d+ others, found none"):
         load(GeneratorSettings(other, device="cpu"))
 
 

@@ -28,17 +28,21 @@ def test_oblong_samples(model_folder: ModelFolderMaker) -> None:
     assert describe(path).latent_shape == (4, 64, 96)
 
 
-@pytest.mark.parametrize(("variant", "full", "half"), [("", True, False), ("fp16", False, True)])
-def test_variants_of_weights(model_folder: ModelFolderMaker, variant: str, full: bool, half: bool) -> None:
-    found = describe(model_folder(variant=variant))
-    assert (found.has_full, found.has_half) == (full, half)
+def test_variants_of_weights(model_folder: ModelFolderMaker) -> None:
+    path = model_folder()
+    assert [describe(path).variant("unet", half) for half in (False, True)] == [None, None]
+    plain = path / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(plain, path / "unet" / "diffusion_pytorch_model.fp16.safetensors")
+    assert [describe(path).variant("unet", half) for half in (False, True)] == [None, "fp16"]
+    plain.unlink()
+    assert [describe(path).variant("unet", half) for half in (False, True)] == ["fp16", "fp16"]
 
 
 def test_shards_are_weights(model_folder: ModelFolderMaker) -> None:
     path = model_folder()
     whole = path / "unet" / "diffusion_pytorch_model.safetensors"
     whole.rename(path / "unet" / "diffusion_pytorch_model-00001-of-00001.safetensors")
-    assert describe(path).has_full
+    assert describe(path).variants["unet"] == {""}
 
 
 def test_missing_folder(tmp_path: Path) -> None:
@@ -101,6 +105,13 @@ def test_weights_cut_short(model_folder: ModelFolderMaker, keep: int) -> None:
     file = path / "vae" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(ModelError, match=r"vae/diffusion_pytorch_model\.safetensors: expected"):
+        probe(path)
+
+
+def test_a_pointer_of_git_lfs(model_folder: ModelFolderMaker) -> None:
+    path = model_folder()
+    (path / "vae" / "diffusion_pytorch_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(ModelError, match="git lfs pull"):
         probe(path)
 
 

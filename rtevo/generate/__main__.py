@@ -1,0 +1,51 @@
+"""``python -m rtevo.generate check [MODEL_DIR]``: is a model folder fit for a session?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rtevo.errors import RtevoError
+from rtevo.generate import SCHEDULERS, GeneratorSettings, tiny_pipeline
+from rtevo.generate.check import check
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = GeneratorSettings(
+            steps=options.steps,
+            guidance_scale=options.guidance,
+            scheduler=options.scheduler,
+            device=options.device,
+            threads=options.threads,
+        )
+        report = check(settings, options.model or tiny_pipeline(print), print)
+        if options.save:
+            from PIL import Image
+
+            Image.fromarray(report.pixels).save(options.save)
+    except (RtevoError, OSError) as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    print("good")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m rtevo.generate", description="Work with image models.")
+    command = parser.add_subparsers(required=True).add_parser("check", help="verify a model folder: files, hashes, weights, one image")
+    command.add_argument("model", nargs="?", type=Path, metavar="MODEL_DIR", help="diffusers folder (default: the built-in tiny pipeline)")
+    command.add_argument("--steps", type=int, default=10)
+    command.add_argument("--guidance", type=float, default=3.0)
+    command.add_argument("--scheduler", choices=SCHEDULERS, default="model")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    command.add_argument("--threads", type=int, default=1, help="CPU threads")
+    command.add_argument("--save", type=Path, metavar="PNG", help="keep the image")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
