@@ -91,7 +91,9 @@ class _End:
         self._owner_reported = False
         self._head_at = segment.address + PRODUCER + HEAD
         self._state_at = segment.address + PRODUCER + STATE
-        self._stamps = segment.address + self.layout.stamps
+        self._slots = self.layout.slots
+        self._stamps_offset = self.layout.stamps
+        self._stamps = segment.address + self._stamps_offset
 
     def sleep(self, deadline_ns: int | None) -> bool:
         """Sleep until woken, the next look at the peers, or the deadline; False when the deadline has passed."""
@@ -153,7 +155,7 @@ class WriterEnd(_End):
         if not self._room:
             self._make_room()
         sequence = self._head
-        index = sequence % self.layout.slots
+        index = sequence % self._slots
         if atomics.begin(self._stamps + LINE * index, (sequence + 1) % 2**64, self._state_at) != OPEN:
             self._raise_ended()
         self.holding = True
@@ -166,14 +168,15 @@ class WriterEnd(_End):
         if kind is not None:
             return
         now = time.monotonic_ns()
+        room, self._room = self._room, 0  # a signal's exception in here: the next block starts from the shared head again
         sequence, words = self._head, self.segment.words
-        offset = self.layout.stamps + LINE * (sequence % self.layout.slots)
+        offset = self._stamps_offset + LINE * (sequence % self._slots)
         words[(offset + PUBLISHED_NS) // 8] = now
-        self._head = (sequence + 1) % self.modulus
-        self._room -= 1
-        atomics.publish(self.segment.address + offset, (sequence + 1) % 2**64, self._head_at, self._head)
+        following = (sequence + 1) % self.modulus
+        atomics.publish(self.segment.address + offset, (sequence + 1) % 2**64, self._head_at, following)
         for each in self._wake_readers:
             each.post()
+        self._head, self._room = following, room - 1
         words[_WRITER_NS] += time.monotonic_ns() - now
 
     def _raise_ended(self) -> NoReturn:
@@ -196,6 +199,7 @@ class WriterEnd(_End):
         return free, holders
 
     def _make_room(self) -> None:
+        self._head = self.segment.load(PRODUCER + HEAD)
         self._room, _ = self._blocking()
         if self._room:
             return
@@ -314,7 +318,7 @@ class ReaderEnd(_End):
             self._catch_up()
         self.lost, self._lost_next = self._lost_next, 0
         self.holding = True
-        slot: np.void = self.segment.slots[self._tail % self.layout.slots]
+        slot: np.void = self.segment.slots[self._tail % self._slots]
         self.segment.words[self._word + READER_NS // 8] += time.monotonic_ns() - started - self._waited_ns
         return slot
 
@@ -336,7 +340,7 @@ class ReaderEnd(_End):
                 ) from error
 
     def _stamp(self, sequence: int) -> int:
-        return self._stamps + LINE * (sequence % self.layout.slots)
+        return self._stamps + LINE * (sequence % self._slots)
 
     def _release(self, tail: int) -> None:
         self._tail = tail

@@ -170,8 +170,12 @@ class Segment:
         """Unlink the semaphores that no other live ring uses, then the segment; whoever has them mapped keeps them."""
         elsewhere: set[str] = set()
         for other in list_segments():
-            if other.segment is not None and other.name != self.name and not other.stale:
+            if other.segment is None:
+                continue
+            if other.name != self.name and not other.stale:
                 elsewhere.update(other.segment.layout.semaphores)
+            if other.name == self.name and other.segment.layout.static() != self.layout.static():
+                return  # somebody has removed ours by hand, and the name is another ring's now
         for semaphore in self.layout.semaphores:
             if semaphore not in elsewhere:
                 remove_semaphore(semaphore)
