@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if options.participant and not options.headless:
         parser().error("--participant needs --headless")
-    logging.basicConfig(level=logging.INFO, format="presenter: %(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("presenter").setLevel(logging.INFO)
     try:
         reason = present(
             options.connect, key=options.key, headless=options.headless, participant=options.participant, window=options.window

@@ -79,6 +79,7 @@ class Link:
         self._unsent: deque[list[bytes]] = deque()
         self._taken: deque[tuple[wire.Numbered, memoryview | None]] = deque()
         self._signalled = self._stop = False
+        self._over = False  # the bridge has taken our goodbye: silence is no trouble any more
         self._failure: str | None = None
         self._welcome: wire.Welcome | None = None
         self._heard_ns = self._began_ns = self._mentioned_ns = clock_ns()
@@ -284,7 +285,7 @@ class Link:
         """Say hello while nobody answers, send again what got no answer, give up after too long."""
         now = self._clock_ns()
         silent_ns = now - self._heard_ns
-        if self._failure is not None:
+        if self._failure is not None or self._over:
             return
         if self._welcome is None or silent_ns > SILENT_S * 1e9:
             if now - self._hello_ns > HELLO_S * 1e9:
@@ -329,7 +330,9 @@ class Link:
 
     def _confirm(self, received: int) -> None:
         with self._lock:
-            if self._outbox.acknowledge(received):
+            gone = self._outbox.acknowledge(received)
+            self._over = self._over or any(isinstance(message, wire.Event) and message.kind == wire.Kind.END for message in gone)
+            if gone:
                 self._lock.notify_all()
                 self._wake()
 

@@ -62,7 +62,7 @@ def present(
         else:
             from presenter.screen import Screen
 
-            display = Screen(link.wake, welcome.settings, window=window)
+            display = Screen(welcome.settings, window=window)
         try:
             return Session(welcome.settings, link, display, started=welcome.started).run()
         finally:

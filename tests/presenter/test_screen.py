@@ -1,0 +1,263 @@
+"""The PsychoPy display in a real window: what is drawn is read back, keys come from the X server.
+
+Needs an interpreter with PsychoPy (this one, or the one that RTEVO_PSYCHOPY_PYTHON names), Xvfb and, for the keys, xdotool.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from rtevo.bridge import Bridge, PresenterEvent
+from rtevo.records import EventKind
+from rtevo.wire import PresentationSettings
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LIMIT_S = 120.0  # a test that takes longer hangs
+SECOND = 1_000_000_000
+
+Pixels = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def interpreter() -> str:
+    named = os.environ.get("RTEVO_PSYCHOPY_PYTHON")
+    if named:
+        return named
+    if importlib.util.find_spec("psychopy") is None:
+        pytest.skip("no PsychoPy here (name an interpreter that has it in RTEVO_PSYCHOPY_PYTHON)")
+    return sys.executable
+
+
+class Desktop:
+    """An X server without a screen, its pixels in a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "Xvfb_screen0"
+        reader, writer = os.pipe()
+        self._server = subprocess.Popen(
+            ["Xvfb", "-displayfd", str(writer), "-screen", "0", "800x600x24", "-fbdir", str(folder), "-nolisten", "tcp"],
+            pass_fds=[writer],
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(writer)
+        with os.fdopen(reader) as said:
+            self.name = ":" + said.readline().strip()
+        assert self.name != ":", "Xvfb did not start"
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "DISPLAY": self.name, "PYTHONPATH": str(REPOSITORY)}
+
+    def key(self, name: str) -> None:
+        subprocess.run(["xdotool", "key", name], env=self.environment(), check=True)
+
+    def pixels(self) -> Pixels:
+        """What is on the screen, uint8 (height, width, 3): an X window dump (XWDFile.h, version 7) of 32-bit BGRX pixels."""
+        raw = self._file.read_bytes()
+        header = np.frombuffer(raw, ">u4", 25)
+        size, width, height, line, colours = (int(header[k]) for k in (0, 4, 5, 12, 19))
+        data = np.frombuffer(raw, np.uint8, height * line, offset=size + 12 * colours).reshape(height, line)
+        return np.ascontiguousarray(data[:, : 4 * width].reshape(height, width, 4)[:, :, 2::-1])
+
+    def close(self) -> None:
+        self._server.terminate()
+        self._server.wait(LIMIT_S)
+
+
+@pytest.fixture
+def desktop(tmp_path: Path) -> Iterator[Desktop]:
+    for program in ("Xvfb", "xdotool"):
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program} here (Debian: xvfb libgl1-mesa-dri libglu1-mesa libjack-jackd2-0 xdotool)")
+    folder = tmp_path / "screen"
+    folder.mkdir()
+    made = Desktop(folder)
+    yield made
+    made.close()
+
+
+def random_pixels(seed: int, height: int, width: int) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def in_the_middle(screen: Pixels, height: int, width: int) -> Pixels:
+    top, left = (screen.shape[0] - height) // 2, (screen.shape[1] - width) // 2
+    return screen[top : top + height, left : left + width]
+
+
+def probe(interpreter: str, desktop: Desktop, folder: Path, settings: PresentationSettings) -> dict[str, Pixels]:
+    folder.mkdir()
+    script = Path(__file__).with_name("screen_probe.py")
+    done = subprocess.run(
+        [interpreter, str(script), str(folder), json.dumps(asdict(settings))],
+        env=desktop.environment(),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    return {file.stem: np.load(file) for file in folder.glob("*.npy")}
+
+
+@pytest.mark.slow
+def test_pixels_orientation_and_mirroring_are_exact(interpreter: str, desktop: Desktop, tmp_path: Path) -> None:
+    plain = probe(interpreter, desktop, tmp_path / "plain", PresentationSettings(image_height=0))
+    mirrored = probe(interpreter, desktop, tmp_path / "mirrored", PresentationSettings(image_height=0, mirrored=True))
+    first, second = random_pixels(1, 301, 403), random_pixels(2, 200, 100)
+    for scenes, turn in ((plain, 1), (mirrored, -1)):
+        for name, pixels in (("first", first), ("first-while-preparing", first), ("second", second)):
+            shown = scenes[name]
+            row = int(np.flatnonzero((shown != shown[0, 0]).any(axis=(1, 2)))[0])
+            column = int(np.flatnonzero((shown != shown[0, 0]).any(axis=(0, 2)))[0])
+            found = shown[row : row + pixels.shape[0], column : column + pixels.shape[1]]
+            np.testing.assert_array_equal(found, pixels[:, ::turn])
+            assert abs(2 * row + pixels.shape[0] - shown.shape[0]) <= 1  # in the middle
+            assert abs(2 * column + pixels.shape[1] - shown.shape[1]) <= 1
+            shown = shown.copy()
+            shown[row : row + pixels.shape[0], column : column + pixels.shape[1]] = shown[0, 0]
+            assert (shown == shown[0, 0]).all()  # nothing else is on the screen
+    for name in ("text", "fixation", "rating"):
+        assert (plain[name] != plain[name][0, 0]).any()
+        np.testing.assert_array_equal(mirrored[name], plain[name][:, ::-1])
+    assert not np.array_equal(plain["text"], mirrored["text"])
+    np.testing.assert_array_equal(plain["fixation-while-preparing"], plain["fixation"])
+
+
+class Show:
+    """A session on the desktop: the bridge here, the presenter in a process of its own."""
+
+    def __init__(self, interpreter: str, desktop: Desktop, settings: PresentationSettings) -> None:
+        self.desktop, self.settings = desktop, settings
+        self.bridge = Bridge("tcp://127.0.0.1:0", settings)
+        self.events: list[PresenterEvent] = []
+        self.process = subprocess.Popen(
+            [interpreter, "-m", "presenter", "--connect", self.bridge.endpoint],
+            env=desktop.environment(),
+            cwd=REPOSITORY,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + LIMIT_S
+        while not condition():
+            assert time.monotonic() < deadline, f"never happened; so far {self.events}"
+            assert self.process.poll() is None or self.bridge._ended, self.process.stderr and self.process.stderr.read()
+            self.events += self.bridge.poll(0.01)
+
+    def wait(self, kind: EventKind, count: int = 1) -> PresenterEvent:
+        """Wait until that many events of a kind have come; gives the last of them."""
+        self.until(lambda: sum(e.kind == kind for e in self.events) >= count)
+        return [e for e in self.events if e.kind == kind][count - 1]
+
+    def press_until(self, key: str, kind: EventKind, count: int = 1) -> PresenterEvent:
+        """Press a key; gives the event that follows."""
+        self.desktop.key(key)
+        return self.wait(kind, count)
+
+    def finish(self) -> None:
+        assert self.process.wait(LIMIT_S) == 0
+        self.bridge.close()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(LIMIT_S)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        self.bridge.close()
+
+
+@pytest.fixture
+def present(interpreter: str, desktop: Desktop) -> Iterator[Callable[[PresentationSettings], Show]]:
+    shows: list[Show] = []
+
+    def make(settings: PresentationSettings) -> Show:
+        shows.append(Show(interpreter, desktop, settings))
+        return shows[-1]
+
+    yield make
+    for show in shows:
+        show.close()
+
+
+@pytest.mark.slow
+def test_what_the_participant_sees(present: Callable[[PresentationSettings], Show], desktop: Desktop) -> None:
+    show = present(PresentationSettings(image_s=1000, image_height=0))
+    first = random_pixels(5, 120, 200)
+    show.until(lambda: show.bridge.ready)
+    waiting = desktop.pixels()
+    background = waiting[0, 0]
+    assert waiting.shape == (600, 800, 3)  # full screen
+    assert (waiting != background).any()
+    trigger = show.press_until("5", EventKind.TRIGGER)
+    held = show.wait(EventKind.FIXATION)
+    assert held.mono_ns >= trigger.mono_ns
+    cross = desktop.pixels()
+    ink = np.argwhere((cross != background).any(axis=2))
+    np.testing.assert_allclose(ink.mean(axis=0), [299.5, 399.5], atol=1)  # a cross in the middle
+    assert np.ptp(ink, axis=0).max() < 40
+    show.bridge.send_image(3, 4, first)
+    onset = show.wait(EventKind.ONSET)
+    assert (onset.generation, onset.candidate) == (3, 4)
+    seen = desktop.pixels()
+    np.testing.assert_array_equal(in_the_middle(seen, 120, 200), first)
+    assert int((seen != background).any(axis=2).sum()) <= 120 * 200
+    assert show.press_until("Escape", EventKind.END).text == "escape"
+    assert [e.kind for e in show.events if e.kind != EventKind.NOTE][-2:] == [EventKind.OFFSET, EventKind.END]
+    show.finish()
+
+
+@pytest.mark.slow
+def test_trials_ratings_and_durations(present: Callable[[PresentationSettings], Show]) -> None:
+    settings = PresentationSettings(image_s=0.5, washout_s=0.25, rating_window_s=30, image_height=0.5, end_s=0.1)
+    show = present(settings)
+    for k in range(4):
+        show.bridge.send_image(0, k, random_pixels(k, 64, 64))
+    show.until(lambda: show.bridge.ready and show.bridge.in_flight == 0)
+    pressed = time.monotonic_ns()
+    trigger = show.press_until("5", EventKind.TRIGGER)
+    assert pressed <= trigger.mono_ns + trigger.error_ns
+    for k, key in enumerate(("1", "6", "3")):
+        show.wait(EventKind.OFFSET, k + 1)
+        rating = show.press_until(key, EventKind.RATING, k + 1)
+        assert (rating.candidate, rating.value) == (k, float(settings.rating_keys.index(key)))
+        assert 0 < rating.response_time_s < 30
+    show.wait(EventKind.ONSET, 4)
+    show.bridge.end("enough")
+    show.wait(EventKind.OFFSET, 4)
+    show.press_until("4", EventKind.RATING, 4)
+    assert show.wait(EventKind.END).text == "enough"
+    show.finish()
+    by_kind = {kind: [e for e in show.events if e.kind == kind] for kind in EventKind}
+    dropped = {e.candidate: int(e.text.rsplit(" ", 1)[1]) for e in by_kind[EventKind.NOTE] if e.text.startswith("dropped frames")}
+    frame_s = 1 / 60  # Xvfb has no refresh: the presenter paces itself
+    for onset, offset in zip(by_kind[EventKind.ONSET], by_kind[EventKind.OFFSET], strict=True):
+        slack_s = frame_s * (1 + dropped.get(onset.candidate, 0)) + (onset.error_ns + offset.error_ns) / SECOND
+        assert abs((offset.mono_ns - onset.mono_ns) / SECOND - settings.image_s) <= slack_s
+    for offset, rating in zip(by_kind[EventKind.OFFSET], by_kind[EventKind.RATING], strict=True):
+        assert math.isclose(rating.response_time_s, (rating.mono_ns - offset.mono_ns) / SECOND, abs_tol=2e-3 + 2 * offset.error_ns / SECOND)
+    assert not by_kind[EventKind.FIXATION]
+
+
+def test_lock_step_is_refused(present: Callable[[PresentationSettings], Show]) -> None:
+    show = present(PresentationSettings(speed=0))
+    deadline = time.monotonic() + LIMIT_S
+    while show.process.poll() is None:
+        assert time.monotonic() < deadline
+        show.bridge.poll(0.01)
+    assert show.process.returncode == 1
+    assert show.process.stderr is not None
+    assert "use --headless" in show.process.stderr.read()
