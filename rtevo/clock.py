@@ -122,43 +122,44 @@ class Clock:
         """Session time now, s."""
         return self.now_ns() / 1e9
 
-    def wait_until(self, t_s: float, serve: Callable[[float], object] | None = None, give_up: str = "stop_scanner") -> bool:
+    def wait_until(self, t_s: float, serve: Callable[[float], bool] | None = None) -> bool:
         """Wait, as the scanner, for a session time.
 
         Parameters
         ----------
         t_s : float
-            Session time, s.
+            Session time, s; may have passed.
         serve : callable, optional
-            Called again and again with the longest time, s, that it may take; to answer others meanwhile.
-        give_up : str
-            The shared word that, once set, ends the wait.
+            Called again and again with the longest (real) time, s, that it may take. Where it returns True the wait ends at once.
 
         Returns
         -------
         bool
-            False where the wait was given up.
+            False where the scanner has been told to stop, else True: the time has come, or `serve` returned True.
         """
-        t_ns = round(t_s * 1e9)
+        grants = self.get("scanner_grants")
         if self.lock_step:
-            grants = self.get("scanner_grants")
-            self.set("scanner_wake_ns", t_ns)
-        while not (self.get(give_up) or self.get("abort")):
+            self.set("scanner_wake_ns", round(t_s * 1e9))
+        going_on = self._wait(t_s, grants, serve)
+        if self.lock_step:
+            self.set("scanner_wake_ns", RUNNING)
+        return going_on
+
+    def _wait(self, t_s: float, grants: int, serve: Callable[[float], bool] | None) -> bool:
+        while not (self.get("stop_scanner") or self.get("abort")):
             if self.lock_step:
                 if self.get("scanner_grants") != grants:
                     return True
-                left_s = _POLL_S
+                pause_s = _POLL_S
             else:
-                left_s = (t_ns - self.now_ns()) / 1e9 / self.speed
+                left_s = (t_s - self.now_s()) / self.speed
                 if left_s <= 0:
                     return True
-            pause_s = min(left_s, 0.05)
+                pause_s = min(left_s, 0.05)
             if serve is None:
                 time.sleep(pause_s)
-            else:
-                serve(pause_s)
-        if self.lock_step:
-            self.set("scanner_wake_ns", RUNNING)
+            elif serve(pause_s):
+                return True
         return False
 
     def grant(self, who: str) -> None:

@@ -167,6 +167,7 @@ class Record:
 class Simulation:
     """The simulated participant."""
 
+    participant_seed: int = _key(1, "who lies in the scanner: head, hidden voxels, preference", *_at_least(0))
     amplitude_percent: float = _key(3.0, "response to a preferred image, percent of the signal", *_at_least(0))
     tsnr: float = _key(60.0, "temporal signal-to-noise ratio", *_above(0))
     motion_mm: float = _key(0.3, "extent of head motion, mm (and degrees)", *_at_least(0))

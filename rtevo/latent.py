@@ -78,6 +78,18 @@ class LatentSpace:
         """Dimensions of an embedding."""
         return len(self.mean)
 
+    def first(self, n: int) -> LatentSpace:
+        """Give the space of the first `n` components.
+
+        Raises
+        ------
+        DataError
+            There are fewer.
+        """
+        if not 1 <= n <= self.latent_size:
+            raise DataError(f"latent space: expected 1 to {self.latent_size} components, asked for {n}")
+        return LatentSpace(self.mean, self.components[:n], self.scale[:n])
+
     def to_embedding(self, latents: ArrayLike) -> NDArray[np.float32]:
         """Map latents to embeddings.
 

@@ -41,7 +41,7 @@ def test_lock_step_moves_only_when_granted(path: Path) -> None:
     with Clock.create(path, speed=0) as clock, Clock(path) as conductor:
         served = threading.Event()
         results: list[bool] = []
-        waiter = threading.Thread(target=lambda: results.append(clock.wait_until(2.5, serve=lambda pause: served.set())))
+        waiter = threading.Thread(target=lambda: results.append(clock.wait_until(2.5, serve=lambda pause: served.set() or False)))
         waiter.start()
         assert served.wait(10)
         assert conductor.get("scanner_wake_ns") == 2_500_000_000
@@ -51,6 +51,13 @@ def test_lock_step_moves_only_when_granted(path: Path) -> None:
         assert results == [True]
         assert clock.now_s() == 2.5
         assert clock.get("scanner_wake_ns") == RUNNING
+
+
+def test_a_served_message_ends_the_wait_and_time_stands_still(path: Path) -> None:
+    with Clock.create(path, speed=0) as clock:
+        assert clock.wait_until(2.5, serve=lambda pause: True)
+        assert clock.get("scanner_wake_ns") == RUNNING
+        assert clock.now_ns() == 0
 
 
 def test_session_time_never_runs_backwards(path: Path) -> None:

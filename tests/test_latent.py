@@ -140,3 +140,12 @@ def test_sizes_are_checked() -> None:
         space.to_latent(np.zeros(2))
     with pytest.raises(ValueError, match="latent_size: expected 1 to 5"):
         LatentSpace.random(6, 5, seed=0)
+
+
+def test_the_first_components_are_a_space_of_their_own() -> None:
+    space = LatentSpace.random(5, 8, seed=3)
+    latents = np.zeros((1, 5), np.float32)
+    latents[0, :2] = (1.5, -2)
+    np.testing.assert_array_equal(space.first(2).to_embedding(latents[:, :2]), space.to_embedding(latents))
+    with pytest.raises(DataError, match="expected 1 to 5 components, asked for 6"):
+        space.first(6)

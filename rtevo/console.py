@@ -1,0 +1,180 @@
+"""What the operator sees while a session runs: a line that is always there, and messages above it."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from rtevo.records import EventKind, VolumeFlag
+from rtevo.shm import Ring, RingClosed, RingOverrun
+
+if TYPE_CHECKING:
+    from rtevo.clock import Clock
+    from rtevo.stages import Plan
+
+__all__ = ["Status", "closing_words"]
+
+QUIET_S = 10.0  # without a terminal, a line this often
+FD_LIMIT_MM = 0.5
+
+
+class Status:
+    """The running status line; a context manager.
+
+    It observes rings and can hold up none of them. Without a terminal it prints a plain line every 10 s.
+
+    Parameters
+    ----------
+    plan : Plan
+    console : Console, optional
+    """
+
+    def __init__(self, plan: Plan, console: Console | None = None) -> None:
+        self.plan = plan
+        self.console = console or Console(stderr=True, highlight=False)
+        self._rings: dict[str, Ring] = {}
+        self._clock: Clock | None = None
+        self._last: dict[str, Any] = {}
+        self._fitness: dict[int, list[float]] = {}
+        self._shown = 0
+        self._due: float | None = None
+        self._printed = 0.0
+        self._log = (plan.out / "session.log").open("a", encoding="utf-8", buffering=1)
+        self._live = Live(console=self.console, refresh_per_second=4, transient=True, auto_refresh=False)
+
+    def __enter__(self) -> Status:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._live.stop()
+        self._log.close()
+
+    def log(self, level: str, text: str) -> None:
+        """Show a message, and keep it in ``session.log``."""
+        self._log.write(f"{time.strftime('%H:%M:%S')} {level} {text}\n")
+        self.console.print(Text(text, style={"WARNING": "yellow", "ERROR": "bold red"}.get(level, "dim")))
+
+    def progress(self, text: str) -> None:
+        """Show what is being waited for before the session begins."""
+        if self.console.is_terminal:
+            self._live.update(Text(f"starting: {text}", style="cyan"), refresh=True)
+        elif time.monotonic() > self._printed + QUIET_S:
+            self._printed = time.monotonic()
+            self.console.print(f"starting: {text}")
+
+    def watch(self, rings: dict[str, Ring], clock: Clock) -> None:
+        """Begin to follow a session's rings."""
+        from rtevo.stages import OBSERVERS, ring_name
+
+        self._clock, self._all = clock, rings
+        self._rings = {name: Ring.attach(ring_name(self.plan.name, name), reader="status") for name in OBSERVERS["status"]}
+
+    def _follow(self) -> None:
+        for name in list(self._rings):
+            ring = self._rings[name]
+            while name in self._rings and ring.poll():
+                try:
+                    with ring.read(timeout_s=0) as slot:
+                        self._take(name, slot.copy())
+                except RingOverrun:
+                    continue
+                except RingClosed:
+                    self._rings.pop(name).close()
+
+    def _take(self, ring: str, slot: Any) -> None:
+        self._last[ring] = slot
+        if ring == "fitness":
+            self._fitness.setdefault(int(slot["generation"]), []).append(float(slot["fitness"]))
+        elif ring == "events":
+            settings = self.plan.config.presentation
+            if slot["kind"] == EventKind.ONSET:
+                self._shown += 1
+                self._due = slot["t_ns"] / 1e9 + settings.image_s + settings.washout_s
+            elif slot["kind"] in (EventKind.FIXATION, EventKind.END):
+                self._due = None
+
+    def tick(self) -> None:
+        """Refresh the line."""
+        self._follow()
+        if self.console.is_terminal:
+            self._live.update(self._render(), refresh=True)
+        elif time.monotonic() > self._printed + QUIET_S:
+            self._printed = time.monotonic()
+            self.console.print(" | ".join(f"{label} {value}" for label, value, _ in self._cells()))
+
+    def _render(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        cells = self._cells()
+        for _ in cells:
+            table.add_column(no_wrap=True)
+        table.add_row(*(Text.assemble((f"{label} ", "dim"), (value, style)) for label, value, style in cells))
+        return table
+
+    def _cells(self) -> list[tuple[str, str, str]]:
+        """Label, value and style of each part of the line."""
+        config = self.plan.config
+        cells = [("t", f"{self._clock.now_s():.0f} s" if self._clock else "-", "bold")]
+        aligned = self._last.get("aligned")
+        if aligned is not None:
+            displacement = float(aligned["framewise_displacement_mm"])
+            latency_ms = (aligned["aligned_ns"] - aligned["closed_ns"]) / 1e6
+            missing = aligned["flags"] & VolumeFlag.MISSING
+            cells.append(("volume", f"{aligned['index']} (TR {self.plan.tr_s:g} s)", "bold red" if missing else ""))
+            cells.append(
+                ("FD", "-" if math.isnan(displacement) else f"{displacement:.2f} mm", "yellow" if displacement > FD_LIMIT_MM else "")
+            )
+            cells.append(("aligned in", "missing" if missing else f"{latency_ms:.0f} ms", "red" if missing else ""))
+        generation = len(self._fitness)
+        cells.append(("generation", f"{min(generation + 1, config.evolution.generations)}/{config.evolution.generations}", "bold"))
+        cells.append(("images", f"{self._shown}/{config.evolution.generations * config.evolution.population}", ""))
+        score = self._last.get("scores")
+        if score is not None:
+            cells.append(("score", f"{float(score['score']):+.3f}", "green"))
+        if self._fitness:
+            means = [sum(v) / len(v) for _, v in sorted(self._fitness.items())]
+            cells.append(("fitness", " ".join(f"{m:+.2f}" for m in means[-6:]), "green"))
+        if self._due is not None and self._clock:
+            left = self._due - self._clock.now_s()
+            cells.append(("next image due in", f"{left:.1f} s" if left > 0 else "waiting", "" if left > 0 else "yellow"))
+        if self._clock:
+            depths = {name: max(r.statistics().lag.values(), default=0) for name, r in self._all.items()}
+            cells.append(("queues", " ".join(f"{name[:3]} {depth}" for name, depth in depths.items() if depth) or "empty", ""))
+        return cells
+
+
+def closing_words(summary: dict[str, Any], out: Path, console: Console | None = None) -> None:
+    """Print a finished session's figures and where they lie."""
+    console = console or Console(highlight=False)
+    volumes, images, latencies = summary["volumes"], summary["images"], summary["latencies_ms"]
+    table = Table(title=f"Session {summary['status']}", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_row("volumes", f"{volumes['received']} received, {volumes['aligned']} aligned, {volumes['lost']} lost")
+    cadence = images["cadence_s"]
+    pace = f", one every {cadence['p50']:.3f} s (at most {cadence['max']:.3f})" if cadence["n"] else ""
+    table.add_row("images", f"{images['shown']} shown of {images['painted']} painted{pace}")
+    for name, label in (
+        ("file_closed_to_aligned", "file closed -> aligned"),
+        ("last_needed_volume_to_score", "last volume -> score"),
+        ("scores_to_first_image", "scores -> first image"),
+    ):
+        d = latencies[name]
+        if d["n"]:
+            table.add_row(label, f"p50 {d['p50']:.0f} ms, p99 {d['p99']:.0f} ms, max {d['max']:.0f} ms (n = {d['n']})")
+    for entry in summary["generations"]:
+        parts = [
+            f"{label} {entry[key]:+.3f}"
+            for key, label in (("mean_fitness", "fitness"), ("mean_true_response", "true response"))
+            if entry.get(key) is not None
+        ]
+        table.add_row(f"generation {entry['generation']}", ", ".join(parts) or "not scored")
+    console.print(table)
+    console.print(f"results: {out}\nreport:  python -m rtevo.report {out}")

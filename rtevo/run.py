@@ -1,0 +1,379 @@
+"""Command line of a session: ``python -m rtevo.run``.
+
+Everything that can be wrong is checked before the first process starts: the session file, the recorded series, the decoder and its
+geometry, the image model, the latent space, the output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import platform
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rtevo import __version__
+from rtevo.config import Config, dump, example, load
+from rtevo.errors import ConfigError, DataError, DecoderError, RtevoError, StageError
+
+if TYPE_CHECKING:
+    from rtevo.stages import Plan
+
+__all__ = ["main", "prepare"]
+
+SIMULATED_TR_S = 0.867
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the command line's parser."""
+    p = argparse.ArgumentParser(
+        prog="python -m rtevo.run",
+        description="Run a closed-loop session: volumes are realigned and scored, latents evolve, images are painted and shown. "
+        "With no argument, a simulated participant lies in a simulated scanner.",
+        epilog="Ctrl-C ends a session properly: everything shown so far is saved.",
+    )
+    p.add_argument("session", nargs="?", type=Path, metavar="SESSION.toml", help="session file (see --example); options override it")
+    p.add_argument(
+        "--replay", metavar="DIR", help="deliver a recorded DICOM series at its own pace, through the very same path as a scanner's"
+    )
+    p.add_argument("--decoder", metavar="DIR", help="decoder folder")
+    p.add_argument("--out", metavar="DIR", help="output folder, must not exist yet (default: sessions/DATE-N)")
+    p.add_argument("--condition", choices=("brain", "ratings", "sham"), help="what drives evolution")
+    p.add_argument("--generations", type=int, metavar="N", help="generations in the run")
+    p.add_argument("--population", type=int, metavar="N", help="images in a generation")
+    p.add_argument("--seed", type=int, metavar="N", help="the same seed and input give the same session")
+    p.add_argument(
+        "--speed", type=_speed, metavar="X|max", help="time runs X times faster (simulate and replay); max: as fast as the computer allows"
+    )
+    p.add_argument("--example", action="store_true", help="print a commented session file and leave")
+    p.add_argument("--version", action="version", version=f"rtevo {__version__}")
+    return p
+
+
+def _speed(text: str) -> float:
+    if text == "max":
+        return 0.0
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = -1.0
+    if not 0 < speed < 1e4:
+        raise argparse.ArgumentTypeError(f"expected a number > 0 or max, got {text!r}")
+    return speed
+
+
+def _overrides(options: argparse.Namespace) -> dict[tuple[str, str], Any]:
+    given = {
+        ("acquisition", "folder"): options.replay,
+        ("acquisition", "source"): "replay" if options.replay is not None else None,
+        ("decoder", "folder"): options.decoder,
+        ("record", "out"): options.out,
+        ("session", "condition"): options.condition,
+        ("session", "seed"): options.seed,
+        ("session", "speed"): options.speed,
+        ("evolution", "generations"): options.generations,
+        ("evolution", "population"): options.population,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+# --- before the first process ------------------------------------------------------------------------------------------------------
+
+
+def _new_folder(wanted: str) -> Path:
+    """Make the session's folder; an existing one is never written to."""
+    if wanted:
+        out = Path(wanted)
+        try:
+            out.mkdir(parents=True)
+        except FileExistsError:
+            raise ConfigError(
+                f"[record] out: expected a folder that does not exist yet, got {wanted!r}: nothing is ever overwritten"
+            ) from None
+        except OSError as error:
+            raise ConfigError(f"[record] out: {wanted!r} cannot be made: {error.strerror}") from None
+        return out.resolve()
+    day = time.strftime("%Y-%m-%d")
+    number = 1
+    while True:
+        out = Path("sessions") / f"{day}-{number}"
+        try:
+            out.mkdir(parents=True)
+            return out.resolve()
+        except FileExistsError:
+            number += 1
+
+
+def prepare(config: Config) -> Plan:
+    """Check everything and decide everything that the stages need to know.
+
+    Raises
+    ------
+    RtevoError
+        Whatever is wrong, before anything has started.
+    """
+    from rtevo import generate
+    from rtevo.stages import Plan
+
+    model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else None
+    embedding_size, image_size = generate.probe(model)
+    space = _check_space(config, embedding_size)
+    source = _describe_source(config)
+    loaded = _check_decoder(config, source)
+    tr_s = _repetition_time(config, source)
+    out = _new_folder(config.record.out)
+    runtime = Path(tempfile.mkdtemp(prefix="rtevo-"))
+    (runtime / "incoming").mkdir()
+    watched = config.acquisition.source == "watch"
+    space.save(out / "latent_space.npz")
+    if loaded is None:
+        loaded = _make_decoder(config, source, tr_s, out / "decoder")
+    folder, decoder = loaded
+    return Plan(
+        name=secrets.token_hex(3),
+        config=config,
+        out=out,
+        runtime=runtime,
+        incoming=Path(config.acquisition.folder).resolve() if watched else runtime / "incoming",
+        grid=decoder.grid,
+        tr_s=tr_s,
+        decoder=folder,
+        decoder_name=decoder.name,
+        latent_space=out / "latent_space.npz",
+        embedding_size=embedding_size,
+        image_size=image_size,
+    )
+
+
+def _check_space(config: Config, embedding_size: int) -> Any:
+    from rtevo.latent import LatentSpace
+
+    settings = config.evolution
+    if not settings.pca:
+        return LatentSpace.random(settings.latent_size, embedding_size, seed=config.session.seed)
+    space = LatentSpace.load(Path(settings.pca))
+    if space.embedding_size != embedding_size:
+        raise ConfigError(
+            f"[evolution] pca: expected a space of {embedding_size}-d embeddings (the model), got {space.embedding_size}-d: {settings.pca}"
+        )
+    if space.latent_size < settings.latent_size:
+        raise ConfigError(
+            f"[evolution] latent_size: expected at most the {space.latent_size} components of {settings.pca}, got {settings.latent_size}"
+        )
+    return space.first(settings.latent_size)
+
+
+def _describe_source(config: Config) -> Any:
+    """Look at a recorded series; None for the other sources."""
+    from rtevo.ingest import describe
+
+    if config.acquisition.source != "replay":
+        return None
+    return describe(Path(config.acquisition.folder), series=config.acquisition.series or None)
+
+
+def _check_decoder(config: Config, source: Any) -> tuple[Path, Any] | None:
+    from rtevo.decode import Decoder
+
+    if not config.decoder.folder:
+        return None
+    folder = Path(config.decoder.folder).resolve()
+    decoder = Decoder.load(folder, config.decoder.name or None)
+    grid = source.grid if source is not None else None
+    if config.acquisition.source == "simulate":
+        from rtevo.stages.rehearsal import simulation
+
+        grid = simulation(config, SIMULATED_TR_S).grid
+    if grid is not None and (difference := decoder.grid.difference(grid)):
+        raise DecoderError(f"[decoder] folder {folder}: the decoder's geometry is not that of the incoming volumes: {difference}")
+    return folder, decoder
+
+
+def _repetition_time(config: Config, source: Any) -> float:
+    given = config.acquisition.tr_s
+    if source is None:
+        return given or SIMULATED_TR_S
+    if not given and not source.tr_s:
+        raise DataError(f"{config.acquisition.folder}: the headers hold no repetition time; set [acquisition] tr_s")
+    return float(given or source.tr_s)
+
+
+def _make_decoder(config: Config, source: Any, tr_s: float, folder: Path) -> tuple[Path, Any]:
+    """Make the decoder of a session that names none: from the simulated participant's localizer, or a map to try a replay with."""
+    from rtevo.decode import write_decoder
+
+    if config.acquisition.source == "simulate":
+        from rtevo.simulate import make_decoder
+        from rtevo.stages.rehearsal import simulation
+
+        made = make_decoder(simulation(config, tr_s))
+        return folder, write_decoder(folder, "liking", made.reference, made.mask, made.weights, made.grid.affine, made.settings)
+    return folder, _demonstration(config, source, folder)
+
+
+def _first_volume(config: Config) -> Any:
+    """Read the first whole volume of a recording."""
+    from rtevo.ingest import FolderSource
+
+    settings = config.acquisition
+    recording = FolderSource(Path(settings.folder), series=settings.series or None, patience_s=0, stall_s=0)
+    volumes = recording.poll() + recording.finish()
+    return next(v.data for v in volumes if v.data is not None)
+
+
+def _demonstration(config: Config, source: Any, folder: Path) -> Any:
+    """Write a decoder with a smooth random map on the recording's first volume: its scores mean nothing, but everything runs."""
+    import numpy as np
+    from scipy.ndimage import gaussian_filter
+
+    from rtevo.decode import write_decoder
+    from rtevo.realign import brain_mask
+
+    reference = _first_volume(config)
+    mask = brain_mask(reference, source.grid.affine)
+    rng = np.random.default_rng(config.session.seed)
+    weights = gaussian_filter(rng.standard_normal(reference.shape), 6 / source.grid.voxel_size_mm)
+    settings = {"kind": "demonstration: a random map; its scores mean nothing", "seed": config.session.seed}
+    return write_decoder(folder, "demonstration", reference, mask, weights / weights.std(), source.grid.affine, settings)
+
+
+# --- provenance ----------------------------------------------------------------------------------------------------------------------
+
+
+def _hash(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's files with their names."""
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(str(file.relative_to(path)).encode() if path.is_dir() else b"")
+            with file.open("rb") as handle:
+                while chunk := handle.read(1 << 20):
+                    digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _provenance(plan: Plan) -> dict[str, Any]:
+    packages = ("numpy", "numba", "torch", "diffusers", "transformers", "pydicom", "nibabel", "pyzmq", "posix_ipc")
+    hashes = {"decoder": _hash(plan.decoder), "latent_space": _hash(plan.latent_space)}
+    if plan.config.generator.unclip_model_path:
+        hashes["model"] = _hash(Path(plan.config.generator.unclip_model_path))
+    return {
+        "rtevo": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "packages": {name: metadata.version(name) for name in packages},
+        "sha256": hashes,
+    }
+
+
+def _open_record(plan: Plan) -> None:
+    """Write what is known before the first volume: the resolved session file, versions and hashes, the log's first record."""
+    from rtevo.record import LogWriter
+
+    config = replace(
+        plan.config, acquisition=replace(plan.config.acquisition, tr_s=plan.tr_s), record=replace(plan.config.record, out=str(plan.out))
+    )
+    (plan.out / "session.toml").write_text(dump(config), encoding="utf-8")
+    provenance = _provenance(plan)
+    (plan.out / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    with LogWriter(plan.out / "record.jsonl") as log:
+        log.append(
+            "start",
+            {
+                "rtevo": __version__,
+                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "participant": config.session.participant,
+                "condition": config.session.condition,
+                "source": config.acquisition.source,
+                "seed": config.session.seed,
+                "speed": config.session.speed,
+                "tr_s": plan.tr_s,
+                "shape": list(plan.grid.shape),
+                "affine": plan.grid.affine.tolist(),
+                "cadence_s": config.presentation.image_s + config.presentation.washout_s,
+            },
+        )
+
+
+# --- the session -----------------------------------------------------------------------------------------------------------------------
+
+
+def run(plan: Plan) -> dict[str, Any]:
+    """Run a prepared session to its end and give its summary.
+
+    Raises
+    ------
+    StageError
+        A process died; what had been recorded has been saved, and the summary written.
+    """
+    from rtevo.console import Status
+    from rtevo.record import LogWriter, finalise
+    from rtevo.supervisor import Supervisor
+
+    _open_record(plan)
+    failure: StageError | None = None
+    status, rings = "failed", {}
+    with Status(plan) as display, Supervisor(plan, display.log, display.progress) as supervisor:
+        try:
+            supervisor.start()
+            display.watch(supervisor.rings, supervisor.clock)
+            status = supervisor.run(display.tick)
+        except KeyboardInterrupt:
+            status = "stopped"
+            supervisor.abandon()
+        except StageError as error:
+            failure = error
+            supervisor.abandon()
+        rings = supervisor.ring_statistics()
+        warnings = supervisor.warnings
+    with LogWriter(plan.out / "record.jsonl") as log:
+        end = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "status": status, "reason": str(failure or "")}
+        log.append("end", {**end, "rings": rings, "warnings": warnings})
+    summary = finalise(plan.out)
+    if failure:
+        raise failure
+    return summary
+
+
+def _explain(error: RtevoError, out: Path | None) -> str:
+    lines = [f"rtevo: {line}" for line in str(error).splitlines()] if isinstance(error, ConfigError) else [f"rtevo: {error}"]
+    if out is not None and (out / "summary.json").exists():
+        lines.append(f"rtevo: what was recorded until then is in {out}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit status: 0 completed or stopped by the user, 1 failed, 2 not started."""
+    options = parser().parse_args(arguments)
+    if options.example:
+        print(example(), end="")
+        return 0
+    logging.basicConfig(level=logging.WARNING)
+    plan: Plan | None = None
+    try:
+        plan = prepare(load(options.session, _overrides(options)))
+        summary = run(plan)
+    except RtevoError as error:
+        print(_explain(error, plan.out if plan else None), file=sys.stderr)
+        return 1 if plan else 2
+    except KeyboardInterrupt:
+        return 130
+    from rtevo.console import closing_words
+
+    closing_words(summary, plan.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""The table of rings and processes, and what each process does.
+
+A stage is a loop over rings: it waits until one of the rings that it reads has something, works on it in place, publishes what follows,
+and only then lets go of what it read. It leaves when everything it reads has been closed and drained, so a session winds down in the
+order of its flow: evolve closes ``latents``, then generate ``images``, then bridge ``events``; the scanner stops; ingest closes
+``volumes``, then decode ``scores``.
+"""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from rtevo.errors import RtevoError
+from rtevo.shm import RingPeerLost
+from rtevo.stages.bridge import bridge
+from rtevo.stages.context import OBSERVERS, RINGS, Context, Plan, create_rings, ring_name
+from rtevo.stages.decode import decode
+from rtevo.stages.evolve import evolve
+from rtevo.stages.generate import generate
+from rtevo.stages.ingest import ingest
+from rtevo.stages.record import record
+from rtevo.stages.rehearsal import presenter, scanner
+
+__all__ = ["OBSERVERS", "RINGS", "STAGES", "Context", "Plan", "Stage", "child_main", "create_rings", "ring_name"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One process.
+
+    Parameters
+    ----------
+    name : str
+    target : callable
+        Called with a :class:`Context` in a new process.
+    reads, writes : tuple of str
+        Rings (record reads every one, as an observer).
+    deadline_s : float
+        A stage that has something to read and has not taken it for so long has stalled, s.
+    rehearsal : bool
+        Only in simulate and replay: a real session has it outside.
+    """
+
+    name: str
+    target: Callable[[Context], None]
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    deadline_s: float = 30.0
+    rehearsal: bool = False
+
+    def wanted(self, plan: Plan) -> bool:
+        """Whether a session has this process."""
+        return not self.rehearsal or plan.config.acquisition.source != "watch"
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage("ingest", ingest, (), ("volumes",)),
+    Stage("decode", decode, ("volumes", "events"), ("aligned", "scores")),
+    Stage("evolve", evolve, ("scores", "images", "events"), ("latents", "fitness")),
+    Stage("generate", generate, ("latents",), ("images",), deadline_s=120),
+    Stage("bridge", bridge, ("images",), ("events",)),
+    Stage("record", record),
+    Stage("scanner", scanner, rehearsal=True),
+    Stage("presenter", presenter, rehearsal=True),
+)
+
+
+def child_main(stage: str, plan: Plan, pipe: Connection) -> None:
+    """Run one stage in this process; report ready, log messages and a traceback through `pipe`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's
+    context = Context(stage, plan, pipe)
+    try:
+        next(s for s in STAGES if s.name == stage).target(context)
+        context.tell("done")
+    except BaseException as error:
+        text = str(error) if isinstance(error, RtevoError) else traceback.format_exc()
+        context.tell("error", text=text, follows=isinstance(error, RingPeerLost))
+        raise SystemExit(1) from None
+    finally:
+        context.close()

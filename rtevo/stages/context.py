@@ -1,0 +1,214 @@
+"""What every stage sees of its session: the plan, the clock, its rings, and a pipe to the supervisor."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rtevo import records
+from rtevo.clock import Clock
+from rtevo.config import Config
+from rtevo.records import Grid
+from rtevo.shm import Reader, Ring, RingClosed, RingTimeout, wait_any
+
+__all__ = ["OBSERVERS", "RINGS", "WAIT_S", "Context", "Plan", "RingSpec", "create_rings", "ring_name", "serve"]
+
+WAIT_S = 0.1  # how often a waiting stage looks at the shared words
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a process needs to know; decided before the first one starts.
+
+    Parameters
+    ----------
+    name : str
+        Of the session, in the names of its rings.
+    config : Config
+    out : Path
+        Where results go.
+    runtime : Path
+        Folder for what only lives as long as the session (shared words, simulated scanner's files, sockets).
+    incoming : Path
+        Folder that volumes arrive in.
+    grid : Grid
+        Of every volume: the decoder's.
+    tr_s : float
+    decoder, latent_space : Path
+        Decoder folder, and the latent space's npz file.
+    embedding_size : int
+    image_size : tuple of int
+        Height, width.
+    """
+
+    name: str
+    config: Config
+    out: Path
+    runtime: Path
+    incoming: Path
+    grid: Grid
+    tr_s: float
+    decoder: Path
+    decoder_name: str | None
+    latent_space: Path
+    embedding_size: int
+    image_size: tuple[int, int]
+
+    @property
+    def participant_endpoint(self) -> str:
+        """Where a simulated participant looks at the headless presenter's screen."""
+        return f"ipc://{self.runtime}/participant"
+
+
+@dataclass(frozen=True)
+class RingSpec:
+    """One ring: what a slot holds, how many, who writes and who must not miss anything."""
+
+    slot: Callable[[Plan], np.dtype[np.void]]
+    slots: Callable[[Plan], int]
+    critical: tuple[str, ...]
+
+
+def _aligned(plan: Plan) -> np.dtype[np.void]:
+    return records.aligned_dtype(plan.grid.shape if plan.config.record.save_volumes else None)
+
+
+def _small(plan: Plan) -> int:
+    return max(256, 4 * plan.config.evolution.population)
+
+
+def _generation(plan: Plan) -> int:
+    return max(8, plan.config.evolution.population)
+
+
+RINGS: dict[str, RingSpec] = {
+    "volumes": RingSpec(lambda p: records.volume_dtype(p.grid.shape), lambda p: 16, ("decode",)),
+    "aligned": RingSpec(_aligned, lambda p: 64, ()),
+    "scores": RingSpec(lambda p: records.score_dtype(), _small, ("evolve",)),
+    "fitness": RingSpec(lambda p: records.fitness_dtype(), _small, ()),
+    "latents": RingSpec(lambda p: records.latent_dtype(p.config.evolution.latent_size, p.embedding_size), _small, ("generate",)),
+    "images": RingSpec(lambda p: records.image_dtype(*p.image_size, p.embedding_size), _generation, ("bridge", "evolve")),
+    "events": RingSpec(lambda p: records.event_dtype(), lambda p: 1024, ("decode", "evolve")),
+}
+OBSERVERS = {
+    "record": ("aligned", "scores", "fitness", "latents", "images", "events"),
+    "status": ("aligned", "scores", "fitness", "events"),
+}
+
+
+def ring_name(session: str, ring: str) -> str:
+    """Name of a session's ring in shared memory."""
+    return f"/rtevo-{session}-{ring}"
+
+
+def create_rings(plan: Plan, stack: ExitStack) -> dict[str, Ring]:
+    """Create every ring of a session; `stack` unlinks them."""
+    rings = {}
+    for name, spec in RINGS.items():
+        readers = [Reader(r, critical=True, semaphore=f"/rtevo-{plan.name}-{r}") for r in spec.critical]
+        readers += [Reader(r, critical=False, semaphore=f"/rtevo-{plan.name}-{r}") for r, seen in OBSERVERS.items() if name in seen]
+        rings[name] = stack.enter_context(Ring.create(ring_name(plan.name, name), spec.slot(plan), spec.slots(plan), readers))
+    return rings
+
+
+class _PipeHandler(logging.Handler):
+    def __init__(self, tell: Callable[..., None]) -> None:
+        super().__init__()
+        self.tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.tell("log", level=record.levelname, text=record.getMessage())
+
+
+class Context:
+    """What a stage sees of the session: the plan, the clock, its rings, and a pipe to the supervisor.
+
+    Parameters
+    ----------
+    stage : str
+    plan : Plan
+    pipe : Connection
+        Control messages (JSON): ready, log, done, error out; go in. Its end tells that the supervisor is gone.
+    """
+
+    def __init__(self, stage: str, plan: Plan, pipe: Connection) -> None:
+        self.stage, self.plan, self._pipe = stage, plan, pipe
+        self.config = plan.config
+        self._lock, self._go = threading.Lock(), threading.Event()
+        self._told: dict[str, Any] = {}
+        self._stack = ExitStack()
+        self.clock = self._stack.enter_context(Clock(plan.runtime / "clock"))
+        self.log = logging.getLogger("rtevo")
+        self.log.setLevel(logging.INFO)
+        self.log.addHandler(_PipeHandler(self.tell))
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                self._told = json.loads(self._pipe.recv_bytes())
+                self._go.set()
+        except (EOFError, OSError):
+            os._exit(3)  # the supervisor is gone; the next start cleans up
+
+    def tell(self, kind: str, **payload: Any) -> None:
+        """Send the supervisor a control message."""
+        with self._lock:
+            self._pipe.send_bytes(json.dumps({"kind": kind, "stage": self.stage, **payload}).encode())
+
+    def ready(self, **payload: Any) -> None:
+        """Say that this stage is warm; the payload reaches every stage that waits for go."""
+        self.tell("ready", payload=payload)
+
+    def wait_for_go(self) -> dict[str, Any]:
+        """Wait until every stage is ready; give what all of them told. Empty where the session ends before."""
+        while not self._go.wait(WAIT_S):
+            if self.clock.ending:
+                break
+        return self._told
+
+    def writer(self, ring: str) -> Ring:
+        """Attach as the ring's writer."""
+        return self._stack.enter_context(Ring.attach(ring_name(self.plan.name, ring), writer=True))
+
+    def reader(self, ring: str) -> Ring:
+        """Attach as the ring's reader of this stage's name."""
+        return self._stack.enter_context(Ring.attach(ring_name(self.plan.name, ring), reader=self.stage))
+
+    def close(self) -> None:
+        """Detach from everything."""
+        self._stack.close()
+
+
+def serve(inputs: dict[str, Ring], handlers: Mapping[str, Callable[[Any], None]], timeout_s: float) -> list[str]:
+    """Wait until an input has something, hand each waiting slot to its handler, in the order of `inputs`, and then release it.
+
+    Returns
+    -------
+    list of str
+        The inputs that have ended; they are taken out of `inputs`.
+    """
+    names = {ring.name: name for name, ring in inputs.items()}
+    ended = []
+    for ring in wait_any(list(inputs.values()), timeout_s):
+        name = names[ring.name]
+        try:
+            while True:
+                with ring.read(timeout_s=0) as slot:
+                    handlers[name](slot)
+        except RingTimeout:
+            continue
+        except RingClosed:
+            del inputs[name]
+            ended.append(name)
+    return ended

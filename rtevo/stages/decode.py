@@ -1,0 +1,100 @@
+"""``volumes`` and ``events`` -> ``aligned`` and ``scores``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from rtevo.records import EventKind, VolumeFlag
+from rtevo.stages.context import WAIT_S, Context, serve
+
+
+class _Decode:
+    """State of the decode stage between volumes."""
+
+    def __init__(self, context: Context) -> None:
+        from rtevo.decode import Decoder, Scorer
+        from rtevo.realign import Realigner, warm_up
+
+        plan, settings = context.plan, context.config.decoder
+        warm_up()
+        decoder = Decoder.load(plan.decoder, plan.decoder_name)
+        self.realigner = Realigner(decoder.reference, plan.grid.affine, threads=settings.threads)
+
+        def scorer() -> Any:
+            return Scorer(decoder, plan.tr_s, fwhm_mm=settings.fwhm_mm, delay_s=settings.delay_s, half_window_tr=settings.half_window_tr)
+
+        self._work(scorer(), decoder.reference)  # warm
+        self.scorer = scorer()
+        self.aligned, self.scores = context.writer("aligned"), context.writer("scores")
+        self.save = context.config.record.save_volumes
+        self.trigger_ns: int | None = None
+        self.closed_ns: dict[int, int] = {}
+        self.previous: Any = None
+
+    def _work(self, scorer: Any, data: Any) -> Any:
+        motion = self.realigner.estimate(data)
+        volume = self.realigner.reslice(data, motion)
+        scorer.add_volume(0, volume, motion.params)
+        return volume, motion
+
+    def event(self, slot: Any) -> None:
+        """Take note of the trigger and of onsets."""
+        if slot["kind"] == EventKind.TRIGGER and self.trigger_ns is None:
+            self.trigger_ns = int(slot["t_ns"])
+        elif slot["kind"] == EventKind.ONSET and self.trigger_ns is not None:
+            key = (int(slot["generation"]), int(slot["candidate"]))
+            self.scorer.add_onset(key, (int(slot["t_ns"]) - self.trigger_ns) / 1e9)
+
+    def volume(self, slot: Any) -> None:
+        """Align one volume, publish its motion, and the scores that it completes."""
+        from rtevo.realign import framewise_displacement
+
+        index, flags, motion = int(slot["index"]), int(slot["flags"]), np.full(6, np.nan)
+        data = None
+        if not flags & VolumeFlag.MISSING:
+            estimate = self.realigner.estimate(slot["data"])
+            motion = np.asarray(estimate.params, np.float64)
+            if np.isfinite(motion).all():
+                data = self.realigner.reslice(slot["data"], estimate)
+            else:
+                flags |= VolumeFlag.UNALIGNED
+        displacement = np.nan
+        if data is not None:
+            if self.previous is not None:
+                displacement = float(framewise_displacement(np.stack([self.previous, motion]))[1])
+            self.previous = motion
+        aligned_ns = time.monotonic_ns()
+        self.closed_ns[index] = int(slot["closed_ns"])
+        with self.aligned.reserve(timeout_s=30) as out:
+            for name in ("index", "acquired_s", "closed_ns", "ingested_ns"):
+                out[name] = slot[name]
+            out["flags"], out["motion"], out["framewise_displacement_mm"], out["aligned_ns"] = flags, motion, displacement, aligned_ns
+            if self.save:
+                out["data"][...] = slot["data"] if data is None else data
+        self.scorer.add_volume(index, data, motion)
+        self.publish()
+
+    def publish(self, final: bool = False) -> None:
+        """Publish the scores that are ready."""
+        for score in self.scorer.ready(final=final):
+            with self.scores.reserve(timeout_s=30) as out:
+                out["generation"], out["candidate"] = score.key
+                for name in ("revision", "volumes_used", "score", "score_se", "onset_s"):
+                    out[name] = getattr(score, name)
+                out["closed_ns"] = self.closed_ns.get(score.last_volume_index, 0)
+                out["scored_ns"] = time.monotonic_ns()
+
+
+def decode(context: Context) -> None:
+    """``volumes`` and ``events`` -> ``aligned`` and ``scores``."""
+    work = _Decode(context)
+    inputs = {"events": context.reader("events"), "volumes": context.reader("volumes")}
+    context.ready()
+    while inputs and not context.clock.get("abort"):
+        if "volumes" in serve(inputs, {"events": work.event, "volumes": work.volume}, WAIT_S):
+            work.publish(final=True)
+            work.scores.close_writing()
+            work.aligned.close_writing()

@@ -1,0 +1,49 @@
+"""Every ring -> the session's log and files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rtevo.shm import Ring, RingClosed, RingOverrun, RingTimeout, wait_any
+from rtevo.stages.context import OBSERVERS, WAIT_S, Context
+
+if TYPE_CHECKING:
+    from rtevo.record import Recorder
+
+
+def record(context: Context) -> None:
+    """Every ring -> the session's log and files."""
+    from rtevo.record import Recorder
+
+    recorder = Recorder(context.plan.out, context.plan.grid.affine)
+    inputs = {name: context.reader(name) for name in OBSERVERS["record"]}
+    context.ready()
+    with recorder.log:
+        while inputs:
+            leaving = bool(context.clock.get("abort"))
+            taken = _take_all(recorder, inputs, context, 0 if leaving else WAIT_S)
+            if taken:
+                recorder.log.sync()
+            elif leaving:
+                break
+
+
+def _take_all(recorder: Recorder, inputs: dict[str, Ring], context: Context, timeout_s: float) -> int:
+    """Record what the rings have; forget those that have ended. Gives the number of records."""
+    names = {ring.name: name for name, ring in inputs.items()}
+    taken = 0
+    for ring in wait_any(list(inputs.values()), timeout_s):
+        name = names[ring.name]
+        try:
+            while True:
+                with ring.read(timeout_s=0) as slot:
+                    copy = slot.copy()
+                recorder.take(name, copy)
+                taken += 1
+        except RingOverrun as lost:
+            context.log.warning("record: the disk was slower than '%s': %s", name, lost)
+        except RingTimeout:
+            continue
+        except RingClosed:
+            del inputs[name]
+    return taken

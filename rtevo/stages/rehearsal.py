@@ -1,0 +1,80 @@
+"""What a watched session has outside, in a rehearsal: the scanner room and the stimulus PC."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from rtevo.clock import NEVER
+from rtevo.config import Config
+from rtevo.simulate import ParticipantLink, Room, Simulation, run_scanner
+from rtevo.stages.context import Context
+
+__all__ = ["presenter", "scanner", "simulation"]
+
+
+def simulation(config: Config, tr_s: float) -> Simulation:
+    """Give the simulated participant of a session."""
+    settings = config.simulation
+    return Simulation(
+        seed=config.session.seed,
+        participant_seed=settings.participant_seed,
+        tr_s=tr_s,
+        amplitude_percent=settings.amplitude_percent,
+        tsnr=settings.tsnr,
+        motion_mm=settings.motion_mm,
+        keys=config.presentation.rating_keys,
+        trigger_key=config.presentation.trigger_key,
+    )
+
+
+def scanner(context: Context) -> None:
+    """Stand in for the scanner room: look at the presenter's screen, press the trigger, deliver a volume's files every TR."""
+    with ParticipantLink(context.plan.participant_endpoint) as link:
+        (_replay if context.config.acquisition.source == "replay" else _simulate)(context, link)
+    context.clock.set("scanner_wake_ns", NEVER)
+
+
+def _simulate(context: Context, link: ParticipantLink) -> None:
+    from rtevo.simulate.dicom import MosaicWriter
+
+    plan, clock = context.plan, context.clock
+    settings = simulation(context.config, plan.tr_s)
+    head = settings.head()
+    writer = MosaicWriter(plan.incoming, plan.grid, plan.tr_s, description="rtevo_simulated_bold")
+    context.ready()
+    context.wait_for_go()
+    run_scanner(settings, writer, link, clock, plan.out, head=head, on_volume=lambda index: clock.set("delivered", index + 1))
+
+
+class _Stopped(Exception):  # noqa: N818 - the way out of a replay, not an error
+    """The session ends before the recording does."""
+
+
+def _replay(context: Context, link: ParticipantLink) -> None:
+    from rtevo.ingest import replay
+
+    plan, clock, settings = context.plan, context.clock, context.config.acquisition
+    context.ready()
+    context.wait_for_go()
+    volumes = 0
+
+    def wait_until(t_s: float) -> None:
+        nonlocal volumes
+        clock.set("delivered", volumes)
+        volumes += 1
+        if not room.wait_until(room.start_s + t_s + plan.tr_s):
+            raise _Stopped
+
+    with Room(link, clock) as room, suppress(_Stopped):
+        if room.begin(plan.tr_s, context.config.presentation.trigger_key):
+            replay(settings.folder, plan.incoming, wait_until, series=settings.series or None, tr_s=plan.tr_s)
+            clock.set("delivered", volumes)
+
+
+def presenter(context: Context) -> None:
+    """Stand in for the stimulus PC: the presenter with its headless display."""
+    from presenter.run import present
+
+    context.ready()
+    if endpoint := context.wait_for_go().get("endpoint"):
+        present(endpoint, headless=True, participant=context.plan.participant_endpoint)

@@ -1,0 +1,295 @@
+"""Owns the processes and the rings of a session.
+
+The supervisor creates every ring and alone unlinks them, starts every stage, lets the scanner begin only when all are ready, and then
+waits on pipes and process sentinels. The first failure ends the session: everyone is asked to save and leave, whoever does not is killed,
+the rings go, and the failure is raised with the stage's name and traceback.
+
+At speed 0 it is also the conductor of the lock-step (:mod:`rtevo.clock`): time moves on only when every ring has been read to its end,
+every delivered file has been looked at, and scanner and presenter both wait. As these are many counters, they are read twice; only if
+nothing moved in between was everything at rest (Mattern 1987, "Algorithms for distributed termination detection",
+doi:10.1007/BF01782776).
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing as mp
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import FrameType
+from typing import Any
+
+from rtevo.clock import RUNNING, Clock
+from rtevo.errors import StageError
+from rtevo.shm import Ring, clean
+from rtevo.stages import STAGES, Plan, Stage, child_main, create_rings
+
+__all__ = ["Supervisor"]
+
+CAUSE_S = 1.5  # for finding out who died first
+GRACE_S = 2.0  # for saving and leaving, after a failure
+START_S = 180.0  # for becoming ready: the first start compiles kernels and loads models
+ORDER = ("scanner", "presenter")
+
+
+@dataclass
+class _Child:
+    """One running stage."""
+
+    stage: Stage
+    process: BaseProcess
+    pipe: Connection
+    ready: dict[str, Any] | None = None
+    done: bool = False
+    progress: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+
+class Supervisor:
+    """Run a session's processes; a context manager that leaves nothing behind.
+
+    Parameters
+    ----------
+    plan : Plan
+    on_log : callable, optional
+        Called with (level, text) for every message of a stage.
+    on_progress : callable, optional
+        Called with what is being waited for while stages become ready.
+    """
+
+    def __init__(
+        self, plan: Plan, on_log: Callable[[str, str], None] | None = None, on_progress: Callable[[str], None] | None = None
+    ) -> None:
+        self.plan = plan
+        self.on_log = on_log or (lambda level, text: None)
+        self.on_progress = on_progress or (lambda text: None)
+        self.children: dict[str, _Child] = {}
+        self.warnings: list[str] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Supervisor:
+        clean()  # what a killed session left in shared memory
+        self.clock = self._stack.enter_context(Clock.create(self.plan.runtime / "clock", self.plan.config.session.speed))
+        self._stack.callback(shutil.rmtree, self.plan.runtime, ignore_errors=True)
+        self.rings: dict[str, Ring] = create_rings(self.plan, self._stack)
+        self._interrupt = signal.getsignal(signal.SIGINT)
+        self._terminate = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGINT, self._stop)
+        signal.signal(signal.SIGTERM, self._stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kill_all()
+        signal.signal(signal.SIGINT, self._interrupt)
+        signal.signal(signal.SIGTERM, self._terminate)
+        self._stack.close()
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.clock.get("end"):
+            self.on_log("WARNING", "still ending; everything shown so far is being saved")
+        else:
+            self.on_log("WARNING", "stopping: the current image is shown to its end, then everything is saved")
+        self.clock.set("end", 1)
+
+    # --- starting ---------------------------------------------------------------------------------------------------------------
+
+    def _spawn(self, stage: Stage) -> None:
+        context = mp.get_context("spawn")
+        mine, its = context.Pipe()
+        process = context.Process(target=child_main, args=(stage.name, self.plan, its), name=f"rtevo-{stage.name}", daemon=True)
+        process.start()
+        its.close()
+        self.children[stage.name] = _Child(stage, process, mine)
+
+    def start(self) -> None:
+        """Start every stage, wait until all are ready, then let the session begin.
+
+        Raises
+        ------
+        StageError
+            A stage failed, or was not ready in time.
+        """
+        before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        os.environ.update(dict.fromkeys(before, "1"))  # BLAS pools of several processes on few cores slow all of them down
+        try:
+            for stage in STAGES:
+                if stage.wanted(self.plan):
+                    self._spawn(stage)
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+        deadline = time.monotonic() + START_S
+        while waiting := [c.stage.name for c in self.children.values() if c.ready is None]:
+            self.on_progress(f"waiting for {', '.join(waiting)}")
+            self.pump(0.2)
+            if self.clock.get("end"):
+                raise KeyboardInterrupt
+            if time.monotonic() > deadline:
+                raise StageError(waiting[0], f"was not ready within {START_S:g} s")
+        self.clock.start()
+        told = {key: value for child in self.children.values() for key, value in (child.ready or {}).items()}
+        for child in self.children.values():
+            child.pipe.send_bytes(json.dumps(told).encode())
+
+    # --- running ----------------------------------------------------------------------------------------------------------------
+
+    def run(self, on_tick: Callable[[], None] | None = None) -> str:
+        """Wait for the session's end.
+
+        Parameters
+        ----------
+        on_tick : callable, optional
+            Called a few times a second, for a status line.
+
+        Returns
+        -------
+        str
+            "completed" or "stopped".
+
+        Raises
+        ------
+        StageError
+            The first failure.
+        """
+        next_tick = 0.0
+        while any(not c.done for c in self.children.values()):
+            self.pump(0.0005 if self.clock.lock_step else 0.05)
+            self._wind_down()
+            if self.clock.lock_step:
+                self._conduct()
+            if time.monotonic() > next_tick:
+                next_tick = time.monotonic() + 0.25
+                self._watch()
+                if on_tick:
+                    on_tick()
+        return "stopped" if self.clock.get("end") else "completed"
+
+    def pump(self, timeout_s: float) -> None:
+        """Handle what stages have said, and notice those that died.
+
+        Raises
+        ------
+        StageError
+            A stage failed or vanished.
+        """
+        failures = self._failures(timeout_s)
+        if not failures:
+            return
+        deadline = time.monotonic() + CAUSE_S
+        while all(follows for _, follows in failures) and time.monotonic() < deadline:
+            failures += self._failures(0.05)  # these only lost a neighbour: whose death was the first?
+        raise min(failures, key=lambda failure: failure[1])[0]
+
+    def _failures(self, timeout_s: float) -> list[tuple[StageError, bool]]:
+        """Handle what stages have said; give the failures among it, each with whether it may follow from another stage's."""
+        alive = [c for c in self.children.values() if not c.done]
+        signals = wait([c.pipe for c in alive] + [c.process.sentinel for c in alive], timeout_s)
+        found = []
+        for child in alive:
+            if child.pipe in signals or child.process.sentinel in signals:
+                left = child.process.exitcode is not None
+                found += self._listen(child)
+                if left and not child.done:
+                    child.done = True
+                    found.append((StageError(child.stage.name, _exit_reason(child.process.exitcode or 0)), False))
+        return found
+
+    def _listen(self, child: _Child) -> list[tuple[StageError, bool]]:
+        found = []
+        try:
+            while child.pipe.poll():
+                message = json.loads(child.pipe.recv_bytes())
+                if message["kind"] == "ready":
+                    child.ready = message["payload"]
+                elif message["kind"] == "log":
+                    if message["level"] in ("WARNING", "ERROR"):
+                        self.warnings.append(message["text"])
+                    self.on_log(message["level"], message["text"])
+                elif message["kind"] == "error":
+                    child.done = True
+                    found.append((StageError(child.stage.name, message["text"]), bool(message["follows"])))
+                elif message["kind"] == "done":
+                    child.done = True
+        except (EOFError, OSError):
+            pass  # the sentinel tells
+        return found
+
+    def _wind_down(self) -> None:
+        """Once the presenter's link has closed the scanner stops; once the scanner is gone ingest hands on what it has."""
+        done = {name for name, child in self.children.items() if child.done}
+        if "bridge" in done:
+            self.clock.set("stop_scanner", 1)
+        if "scanner" in done or ("bridge" in done and "scanner" not in self.children):
+            self.clock.set("drain", 1)
+
+    def _watch(self) -> None:
+        """Raise where a stage has had something to read for longer than its deadline without taking it."""
+        now = time.monotonic()
+        for child in self.children.values():
+            for name in child.stage.reads:
+                statistics = self.rings[name].statistics()
+                lag = statistics.lag.get(child.stage.name, 0)
+                position = statistics.published - lag
+                seen, since = child.progress.get(name, (-1, now))
+                if lag == 0 or position != seen:
+                    child.progress[name] = (position, now)
+                elif now - since > child.stage.deadline_s and not child.done:
+                    raise StageError(child.stage.name, f"has not read from '{name}' for {now - since:.0f} s while {lag} are waiting")
+
+    # --- lock-step --------------------------------------------------------------------------------------------------------------
+
+    def _state(self) -> tuple[int, ...] | None:
+        """Give all counters where everything seems at rest, else None."""
+        words = [self.clock.get(w) for w in ("scanner_wake_ns", "presenter_wake_ns", "delivered", "settled")]
+        if RUNNING in words[:2] or words[2] != words[3]:
+            return None
+        published = []
+        for ring in self.rings.values():
+            statistics = ring.statistics()
+            if any(lag for reader, lag in statistics.lag.items() if reader != "status"):
+                return None
+            published.append(statistics.published)
+        return (*words, *published)
+
+    def _conduct(self) -> None:
+        state = self._state()
+        if state is not None and state == self._state():
+            who = min(ORDER, key=lambda w: self.clock.get(f"{w}_wake_ns"))  # the scanner first where both are due
+            self.clock.grant(who)
+
+    # --- ending -----------------------------------------------------------------------------------------------------------------
+
+    def abandon(self) -> None:
+        """After a failure: ask everyone to save and leave, and give them a moment for it."""
+        self.clock.set("abort", 1)
+        deadline = time.monotonic() + GRACE_S
+        while time.monotonic() < deadline and any(c.process.is_alive() for c in self.children.values()):
+            for child in self.children.values():
+                self._listen(child)
+            time.sleep(0.02)
+        self._kill_all()
+
+    def _kill_all(self) -> None:
+        for child in self.children.values():
+            if child.process.is_alive():
+                child.process.kill()
+        for child in self.children.values():
+            child.process.join(5)
+            child.pipe.close()
+        self.children = {}
+
+    def ring_statistics(self) -> dict[str, Any]:
+        """Give every ring's statistics as plain values."""
+        return {name: asdict(ring.statistics()) for name, ring in self.rings.items()}
+
+
+def _exit_reason(code: int) -> str:
+    if code < 0:
+        return f"was killed by signal {-code} ({signal.Signals(-code).name})"
+    return f"left with exit code {code} without a word"
