@@ -20,8 +20,8 @@ from rtevo.records import Grid, VolumeFlag
 
 __all__ = ["Assembler", "Outcome", "Volume"]
 
-LARGEST_GAP = 10_000  # volumes; a number further off is a damaged header
-LARGEST_START = 1000  # volumes that may be missing at the start of a run; numbers that begin further up have another origin
+LARGEST_GAP = 500  # volumes; a number further off is a damaged header
+LARGEST_START = 500  # volumes that may be missing at the start of a run; numbers that begin further up have another origin
 SAME_PLACE_MM = 0.1  # slices nearer to each other than this are at the same place
 MOVED_MM = 0.1  # a volume whose slices lie further from the first volume's than this has moved
 MAX_MOVED_MM = 20.0  # prospective motion correction moves the slices by less
@@ -160,8 +160,8 @@ class Assembler:
 
     @property
     def held(self) -> int:
-        """Volumes that are begun or whole but not passed on."""
-        return len(self._building)
+        """Volumes that are begun or whole, and neither passed on nor declared missing."""
+        return sum(index >= self._next for index in self._building)
 
     @property
     def volumes(self) -> int:

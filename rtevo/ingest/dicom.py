@@ -16,6 +16,7 @@ import io
 import math
 import os
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ __all__ = ["DicomFile", "Part", "TruncatedError", "parse_dicom", "read_dicom"]
 
 PICTURE_CLASSES = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.7")  # MR (plain, enhanced, ...) and secondary capture
 MAX_PIXELS = 1 << 31
+COMPRESSED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5")
 SYNTAX_NAMES = {
     "1.2.840.10008.1.2.4.50": ("JPEG baseline", "pylibjpeg[libjpeg]"),
     "1.2.840.10008.1.2.4.51": ("JPEG extended", "pylibjpeg[libjpeg]"),
@@ -211,11 +213,14 @@ def _decode(elements: Elements, shape: tuple[int, int, int]) -> NDArray[Any]:
     if syntax in NATIVE:
         _, start, _ = elements.table[PIXEL_DATA]
         return np.frombuffer(elements.buffer, _pixel_type(elements), math.prod(shape), start).reshape(shape)
+    if not syntax.startswith(COMPRESSED):
+        raise DicomError(f"expected a transfer syntax of the DICOM standard, found {syntax}")
     import pydicom  # only here: compressed files are rare, and pydicom costs a quarter of a second to import
 
-    what, package = SYNTAX_NAMES.get(syntax, ("unknown", "pylibjpeg[all]"))
+    what, package = SYNTAX_NAMES.get(syntax, ("of a kind without plugin", "nothing: export the series uncompressed"))
     try:
-        decoded = np.asarray(pydicom.dcmread(io.BytesIO(elements.buffer), force=True).pixel_array)
+        with warnings.catch_warnings(action="ignore"):
+            decoded = np.asarray(pydicom.dcmread(io.BytesIO(elements.buffer), force=True).pixel_array)
     except Exception as error:  # pydicom's plugins raise all kinds
         raise DicomError(f"compressed pixels (transfer syntax {syntax}, {what}) cannot be decoded; install {package}: {error}") from error
     return decoded.reshape(shape)

@@ -8,6 +8,7 @@ bytes mean is DICOM PS3.5 (https://dicom.nema.org/medical/dicom/current/output/c
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -142,7 +143,7 @@ class Elements:
         return self._encoding
 
     def numbers(self, tag: int) -> tuple[float, ...]:
-        """The numbers of an element, whatever its value representation; empty where there is none or they are not numbers."""
+        """The numbers of an element, whatever its value representation; empty where there is none or one is no finite number."""
         found = self.table.get(tag)
         if not found:
             return ()
@@ -152,10 +153,12 @@ class Elements:
         code = NUMBER_CODES.get(vr)
         try:
             if code:
-                return struct.unpack(f"{self.order}{(end - start) // struct.calcsize(code)}{code}", self.buffer[start:end])
-            return tuple(float(word) for word in self.buffer[start:end].strip(b" \0").split(b"\\"))
+                values = struct.unpack(f"{self.order}{(end - start) // struct.calcsize(code)}{code}", self.buffer[start:end])
+            else:
+                values = tuple(map(float, self.buffer[start:end].strip(b" \0").split(b"\\")))
         except (ValueError, struct.error):
             return ()
+        return values if all(map(math.isfinite, values)) else ()
 
     def number(self, tag: int) -> float | None:
         """The first number of an element, None where there is none."""

@@ -67,7 +67,7 @@ def volume_grid(
     Raises
     ------
     GeometryError
-        If the slices are not evenly spaced.
+        If the slices are not evenly spaced, or have no extent.
     """
     rows, columns = picture
     slices = len(positions)
@@ -88,7 +88,10 @@ def volume_grid(
     affine[:3, 2] = step
     affine[:3, 3] = positions[0] - affine[:3, 1] * (rows - 1)
     affine[:2] *= -1  # LPS+ to RAS+
-    return Grid((columns, rows, slices), affine)
+    try:
+        return Grid((columns, rows, slices), affine)
+    except ValueError as error:
+        raise GeometryError(str(error)) from error
 
 
 def stack(pictures: NDArray[Any], slopes: NDArray[np.float64], intercepts: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -176,7 +176,7 @@ def _slice_numbers(elements: Elements, series: SeriesHeader, begin: float | None
 
 def _slice_acquired(elements: Elements, series: SeriesHeader, begin: float | None) -> float:
     """When the slice's volume began. GE writes the series' time into every file, unless there is a trigger time."""
-    if begin is not None and math.isfinite(begin):
+    if begin is not None:
         return begin
     if series.vendor == "GE":
         trigger = elements.number(0x00181060)
@@ -241,6 +241,8 @@ class _Frame:
         if len(self.position) != 3 or orientation is None or measures is None:
             raise DicomError("expected the position, orientation and pixel measures of every frame")
         self.orientation = orientation.numbers(0x00200037)
+        if len(self.orientation) != 6:
+            _checked_orientation(self.orientation)
         between = _pixel_spacing(measures)
         spacing = measures.number(0x00180088) or measures.number(0x00180050) or 0.0
         self.spacing_mm = (between[1], between[0], abs(spacing))
@@ -280,7 +282,7 @@ def _rescale(elements: Elements, series: SeriesHeader, private: Elements) -> tup
             mapping = private.first(0x00409096)
             slope, intercept = (mapping.number(0x00409225), mapping.number(0x00409224)) if mapping else (None, None)
         scale = private.number(private.private(0x2005, "Philips MR Imaging DD 001", 0x0E))
-        if scale and slope and math.isfinite(scale):
+        if scale and slope:
             return 1 / scale, (intercept or 0.0) / (slope * scale)
     return slope or 1.0, intercept or 0.0
 
@@ -308,7 +310,7 @@ def _acquired(elements: Elements) -> float:
 
 def _position(elements: Elements) -> NDArray[np.float64]:
     numbers = elements.numbers(0x00200032)
-    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+    if len(numbers) != 3:
         raise DicomError(f"expected three numbers as image position (0020,0032), found {numbers}")
     return np.array(numbers)
 

@@ -170,12 +170,12 @@ def made() -> Made:
     return Made()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make() -> type[Made]:
     return Made
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def encode() -> Callable[..., bytes]:
     """Return a function that gives a data set's file as bytes."""
 

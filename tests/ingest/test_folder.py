@@ -1,0 +1,496 @@
+"""A watched folder in all the ways in which a scanner, a share or a copy program may fill it."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rtevo.errors import DataError
+from rtevo.ingest import FolderSource, Volume, describe
+from rtevo.records import Grid, VolumeFlag
+from rtevo.simulate.dicom import MosaicWriter
+
+Made = Any  # the classes in conftest.py
+FakeClock = Any
+Encode = Callable[..., bytes]
+GRID = Grid((8, 6, 5), np.array([[-3.0, 0, 0, 12], [0, 3, 0, -9], [0, 0, 3.5, 5], [0, 0, 0, 1]]))
+PATIENCE_S, STALL_S, TR_S = 3.0, 10.0, 2.0
+ROUNDING_MM = 1e-6  # of decimal strings in headers
+
+
+class Scanner:
+    """A simulated series, file by file."""
+
+    def __init__(self, folder: Path, description: str = "bold", series_number: int = 1) -> None:
+        self.folder = folder
+        self.writer = MosaicWriter(folder, GRID, TR_S, description=description, series_number=series_number)
+
+    def volume(self, index: int) -> np.ndarray:
+        return np.random.default_rng(index).integers(0, 4096, GRID.shape).astype(np.float32)
+
+    def contents(self, index: int) -> bytes:
+        return self.writer.encode(index, self.volume(index))
+
+    def send(self, *indices: int) -> None:
+        for index in indices:
+            self.writer.write(index, self.volume(index))
+
+    def check(self, volumes: list[Volume], expected: list[int], missing: tuple[int, ...] = ()) -> None:
+        assert [volume.index for volume in volumes] == expected
+        for volume in volumes:
+            if volume.index in missing:
+                assert volume.flags == VolumeFlag.MISSING
+                assert volume.data is None
+            else:
+                assert volume.data is not None
+                np.testing.assert_array_equal(volume.data, self.volume(volume.index))
+            np.testing.assert_allclose(volume.grid.affine, GRID.affine, atol=ROUNDING_MM)
+
+
+def with_another_uid(contents: bytes) -> bytes:
+    found = re.search(rb"2\.25\.\d+", contents)
+    assert found is not None
+    uid = found[0]
+    assert contents.count(uid) == 2
+    return contents.replace(uid, uid[:-1] + (b"1" if uid[-1:] != b"1" else b"2"))
+
+
+@pytest.fixture
+def scanner(tmp_path: Path) -> Scanner:
+    return Scanner(tmp_path / "watched")
+
+
+@pytest.fixture
+def source(scanner: Scanner, clock: FakeClock) -> FolderSource:
+    return FolderSource(scanner.folder, patience_s=PATIENCE_S, stall_s=STALL_S, clock_ns=clock)
+
+
+def test_volumes_come_once_and_in_order(scanner: Scanner, source: FolderSource) -> None:
+    assert source.poll() == []
+    scanner.send(0)
+    volumes = source.poll()
+    scanner.check(volumes, [0])
+    scanner.send(2, 1)
+    scanner.check(source.poll(), [1, 2])
+    assert source.poll() == []
+    assert source.finish() == []
+    assert (source.seen, source.pending, source.duplicates, source.problems) == (3, 0, 0, [])
+    assert volumes[0].tr_s == TR_S
+    assert volumes[0].files == ("001_000001_000001.dcm",)
+
+
+def test_a_file_that_grows_counts_when_it_is_whole(scanner: Scanner, source: FolderSource) -> None:
+    contents = scanner.contents(0)
+    path = scanner.folder / "growing.dcm"
+    path.touch()
+    assert (source.poll(), source.seen, source.pending) == ([], 0, 1)
+    with path.open("wb", buffering=0) as file:
+        for start in range(0, len(contents), 97):
+            assert source.poll() == []
+            file.write(contents[start : start + 97])
+    scanner.check(source.poll(), [0])
+    assert (source.seen, source.pending) == (1, 0)
+
+
+def test_a_file_that_stays_as_it_is_is_not_read_again(scanner: Scanner, source: FolderSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    (scanner.folder / "half.dcm").write_bytes(scanner.contents(0)[:2000])
+    source.poll()
+    monkeypatch.setattr("rtevo.ingest.folder.read_dicom", lambda *_, **__: pytest.fail("read again"))
+    for _ in range(5):
+        source.poll()
+
+
+def test_reserved_space_is_not_taken_for_a_file(scanner: Scanner, source: FolderSource) -> None:
+    contents = scanner.contents(0)
+    path = scanner.folder / "reserved.dcm"
+    path.write_bytes(bytes(len(contents)))
+    assert (source.poll(), source.pending) == ([], 1)
+    path.write_bytes(contents)
+    scanner.check(source.poll(), [0])
+
+
+def test_temporary_names_count_once_they_are_renamed(scanner: Scanner, source: FolderSource) -> None:
+    for index, name in enumerate((".hidden", "0001.dcm.tmp", "0002.part")):
+        (scanner.folder / name).write_bytes(scanner.contents(index))
+    assert (source.poll(), source.seen, source.pending) == ([], 0, 0)
+    for index, name in enumerate((".hidden", "0001.dcm.tmp", "0002.part")):
+        (scanner.folder / name).rename(scanner.folder / f"{index}.dcm")
+    scanner.check(source.poll(), [0, 1, 2])
+
+
+def test_a_renamed_file_is_no_duplicate(scanner: Scanner, source: FolderSource) -> None:
+    scanner.send(0)
+    source.poll()
+    scanner.writer.path(0).rename(scanner.folder / "renamed.dcm")
+    assert source.poll() == []
+    assert source.duplicates == 0
+    (scanner.folder / "copy.dcm").write_bytes(scanner.contents(0))
+    assert source.poll() == []
+    assert source.duplicates == 1
+
+
+def test_a_file_that_is_replaced_before_it_was_whole(scanner: Scanner, source: FolderSource) -> None:
+    path = scanner.folder / "x.dcm"
+    path.write_bytes(scanner.contents(0)[:100])
+    source.poll()
+    path.unlink()
+    assert (source.poll(), source.pending) == ([], 0)
+    path.write_bytes(scanner.contents(0))
+    scanner.check(source.poll(), [0])
+
+
+def test_copies_are_dropped_and_counted(scanner: Scanner, source: FolderSource, made: Made, encode: Encode) -> None:
+    scanner.send(0, 1)
+    (scanner.folder / "copy.dcm").write_bytes(scanner.contents(1))
+    (scanner.folder / "other-uid.dcm").write_bytes(with_another_uid(scanner.contents(0)))
+    scanner.check(source.poll(), [0, 1])
+    assert (source.duplicates, source.seen, source.problems) == (2, 4, [])
+
+
+def test_another_picture_for_a_volume_that_came_is_named(scanner: Scanner, source: FolderSource) -> None:
+    scanner.send(0)
+    source.poll()
+    contents = bytearray(scanner.contents(0))
+    contents[-1] ^= 1
+    (scanner.folder / "changed.dcm").write_bytes(with_another_uid(bytes(contents)))
+    assert source.poll() == []
+    assert source.duplicates == 0
+    assert source.problems == [
+        "changed.dcm: its headers do not tell it from a volume that came before ({'instance': 1, 'acquisition': 1}); left out"
+    ]
+
+
+def test_a_missing_volume_is_declared_after_patience_and_slotted_in_when_late(
+    scanner: Scanner, source: FolderSource, clock: FakeClock
+) -> None:
+    scanner.send(0, 2, 3)
+    scanner.check(source.poll(), [0])
+    assert source.pending == 2
+    clock.advance(PATIENCE_S - 0.1)
+    assert source.poll() == []
+    clock.advance(0.2)
+    scanner.check(source.poll(), [1, 2, 3], missing=(1,))
+    assert source.problems == ["volume 1: never came"]
+    scanner.send(1)
+    (late,) = source.poll()
+    assert (late.index, late.flags) == (1, VolumeFlag.LATE)
+    np.testing.assert_array_equal(late.data, scanner.volume(1))
+    assert source.finish() == []
+
+
+def test_the_first_volume_missing_is_a_gap_too(scanner: Scanner, source: FolderSource, clock: FakeClock) -> None:
+    scanner.send(2)
+    source.poll()
+    clock.advance(PATIENCE_S)
+    volumes = source.poll()
+    scanner.check(volumes, [0, 1, 2], missing=(0, 1))
+    assert volumes[2].acquired_s == pytest.approx(2 * TR_S)
+
+
+def test_the_end_flushes_and_declares_gaps_at_once(scanner: Scanner, source: FolderSource) -> None:
+    scanner.send(1, 3)
+    scanner.check(source.finish(), [0, 1, 2, 3], missing=(0, 2))
+    assert source.pending == 0
+
+
+def test_a_file_that_never_completes_is_named_and_its_volume_is_a_gap(scanner: Scanner, source: FolderSource, clock: FakeClock) -> None:
+    scanner.send(0)
+    (scanner.folder / "cut.dcm").write_bytes(scanner.contents(1)[:-1])
+    scanner.check(source.poll(), [0])
+    clock.advance(STALL_S - 1)
+    source.poll()
+    assert source.problems == []
+    clock.advance(2)
+    assert (source.poll(), source.pending, source.seen) == ([], 0, 2)
+    size = len(scanner.contents(1))
+    assert source.problems == [f"cut.dcm: ends at byte {size - 1}, its header says {size}; it never completed"]
+    scanner.check(source.finish(), [1], missing=(1,))
+    assert source.problems[1:] == ["volume 1: never came whole"]
+
+
+def test_a_file_that_was_given_up_may_still_complete(scanner: Scanner, source: FolderSource, clock: FakeClock) -> None:
+    path = scanner.folder / "slow.dcm"
+    path.write_bytes(scanner.contents(0)[:1000])
+    source.poll()
+    clock.advance(STALL_S)
+    source.poll()
+    assert len(source.problems) == 1
+    path.write_bytes(scanner.contents(0))
+    clock.advance(2)
+    scanner.check(source.poll(), [0])
+    assert source.problems[1:] == ["slow.dcm: is whole now"]
+    assert source.seen == 1
+
+
+def test_files_that_are_no_pictures_are_named_once(scanner: Scanner, source: FolderSource, clock: FakeClock) -> None:
+    (scanner.folder / "notes.txt").write_text("participant moved a lot in the second run\n" * 10)
+    scanner.send(0)
+    scanner.check(source.poll(), [0])
+    for _ in range(3):
+        clock.advance(5)
+        source.poll()
+    assert source.problems == ["notes.txt: not a DICOM file: no 'DICM' at byte 128"]
+    assert (source.seen, source.pending) == (2, 0)
+
+
+def test_a_folder_that_appears_late_goes_away_and_comes_back(tmp_path: Path, clock: FakeClock) -> None:
+    source = FolderSource(tmp_path / "watched", patience_s=PATIENCE_S, clock_ns=clock)
+    assert source.poll() == []
+    scanner = Scanner(tmp_path / "watched")
+    scanner.send(0)
+    scanner.check(source.poll(), [0])
+    (tmp_path / "watched").rename(tmp_path / "away")
+    assert source.poll() == []
+    assert source.poll() == []
+    (tmp_path / "away").rename(tmp_path / "watched")
+    scanner.send(1)
+    scanner.check(source.poll(), [1])
+    where = str(tmp_path / "watched")
+    assert source.problems == [f"{where}: cannot be reached (No such file or directory); waiting for it", f"{where}: can be reached again"]
+
+
+def test_folders_within_the_folder(tmp_path: Path, clock: FakeClock) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    assert source.poll() == []
+    scanner = Scanner(tmp_path / "patient" / "series")
+    scanner.send(0)
+    (volume,) = source.poll()
+    assert volume.files == (os.path.join("patient", "series", "001_000001_000001.dcm"),)
+
+
+def test_a_file_that_is_locked_is_read_later(scanner: Scanner, source: FolderSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rtevo.ingest.folder.read_dicom", locked)
+        scanner.send(0)
+        assert (source.poll(), source.pending) == ([], 1)
+    os.utime(scanner.writer.path(0))
+    scanner.check(source.poll(), [0])
+
+
+def test_the_closing_time_is_the_files_where_it_is_recent(scanner: Scanner, source: FolderSource) -> None:
+    scanner.send(0, 1)
+    now_ns, mono_ns = time.time_ns(), time.monotonic_ns()
+    os.utime(scanner.writer.path(0), ns=(now_ns, now_ns - 4 * 10**9))
+    os.utime(scanner.writer.path(1), ns=(now_ns, now_ns - 60 * 10**9))
+    recent, old = source.poll()
+    assert mono_ns - 5 * 10**9 < recent.closed_ns < mono_ns - 3 * 10**9
+    assert mono_ns <= old.closed_ns <= time.monotonic_ns()
+
+
+def test_slices_of_a_volume_in_any_order(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
+    for vendor in ("Philips", "GE"):
+        folder = tmp_path / vendor
+        folder.mkdir()
+        source = FolderSource(folder, patience_s=PATIENCE_S, clock_ns=clock)
+        got = []
+        for step, (volume, index) in enumerate((v, k) for v in range(4) for k in (3, 0, 4, 1, 2)):
+            (folder / f"{step * 7919 % 101}.dcm").write_bytes(encode(made.slice(volume, index, vendor)))
+            got += source.poll()
+            assert len(got) == (step + 1) // 5
+        for volume in got:
+            np.testing.assert_array_equal(volume.data, made.data(volume.index))
+        acquired = [volume.acquired_s for volume in got]
+        assert all(map(math.isnan, acquired)) if vendor == "GE" else acquired == [0, 2, 4, 6]
+        assert source.finish() == []
+
+
+def test_a_volume_without_one_slice_is_a_gap(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    for volume in range(3):
+        for index in range(5):
+            if (volume, index) != (1, 2):
+                (tmp_path / f"{volume}-{index}").write_bytes(encode(made.slice(volume, index)))
+    assert [v.index for v in source.poll()] == [0]
+    clock.advance(PATIENCE_S)
+    gap, whole = source.poll()
+    assert (gap.index, gap.flags, len(gap.files)) == (1, VolumeFlag.MISSING, 4)
+    assert whole.index == 2
+    assert source.problems == ["volume 1: 4 of 5 slices came"]
+    (tmp_path / "late").write_bytes(encode(made.slice(1, 2)))
+    (late,) = source.poll()
+    assert late.flags == VolumeFlag.LATE
+    np.testing.assert_array_equal(late.data, made.data(1))
+
+
+def test_slices_whose_number_no_header_tells(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    for volume in range(4):
+        for index in range(5):
+            (tmp_path / f"{volume}-{index}").write_bytes(encode(made.slice(volume, index, "Other")))
+    assert source.poll() == []
+    clock.advance(PATIENCE_S)
+    assert [v.index for v in source.poll()] == [0, 1, 2, 3]
+
+
+def test_a_philips_series_without_temporal_positions(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    got = []
+    for volume in range(4):
+        for index in range(5):
+            dataset = made.slice(volume, index)
+            del dataset.TemporalPositionIdentifier
+            (tmp_path / f"{volume}-{index}").write_bytes(encode(dataset))
+            got += source.poll()
+    got += source.finish()
+    assert [v.index for v in got] == [0, 1, 2, 3]
+    for volume in got:
+        np.testing.assert_array_equal(volume.data, made.data(volume.index))
+    assert source.problems == []
+
+
+def test_enhanced_volumes_whose_temporal_position_is_always_one(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    got = []
+    for volume in (0, 2, 1, 3):
+        dataset = made.enhanced([volume], instance=volume + 1)
+        for groups in dataset.PerFrameFunctionalGroupsSequence:
+            groups.FrameContentSequence[0].TemporalPositionIndex = 1
+        (tmp_path / f"{volume}").write_bytes(encode(dataset))
+        got += source.poll()
+    assert [v.index for v in got] == [0, 1, 2, 3]
+    for volume in got:
+        np.testing.assert_array_equal(volume.data, made.data(volume.index))
+
+
+def test_a_whole_series_in_one_file(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    (tmp_path / "all").write_bytes(encode(made.enhanced([0, 1, 2, 3], "Philips Medical Systems", shuffle=True)))
+    got = source.poll()
+    assert [v.index for v in got] == [0, 1, 2, 3]
+    assert [v.acquired_s for v in got] == [0, 2, 4, 6]
+    for volume in got:
+        np.testing.assert_array_equal(volume.data, made.data(volume.index))
+
+
+def test_magnitude_is_taken_and_phase_is_left(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    for component in ("P", "M"):
+        for volume in range(2):
+            for index in range(5):
+                dataset = made.slice(volume, index)
+                dataset.ImageType = ["ORIGINAL", "PRIMARY", component, "FFE"]
+                dataset.SOPInstanceUID = f"{dataset.SOPInstanceUID[:50]}.{ord(component)}.{volume}.{index}"
+                if component == "P":
+                    dataset.PixelData = bytes(len(dataset.PixelData))
+                (tmp_path / f"{component}-{volume}-{index}").write_bytes(encode(dataset, enforce_file_format=False))
+    got = source.poll()
+    assert [v.index for v in got] == [0, 1]
+    np.testing.assert_array_equal(got[1].data, made.data(1))
+    assert {stream.key.component for stream in source.streams} == {"M", "P"}
+
+
+def test_the_functional_series_is_found_among_others(tmp_path: Path, clock: FakeClock) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    for number, name in enumerate(("AAHead_Scout", "bold_SBRef")):
+        Scanner(tmp_path / name, name, number + 1).send(0)
+    assert source.poll() == []
+    run = Scanner(tmp_path / "bold", "bold", 3)
+    run.send(0, 1)
+    run.check(source.poll(), [0, 1])
+    assert source.run is not None
+    assert source.run.label == "series 3 'bold'"
+    Scanner(tmp_path / "again", "bold again", 4).send(0)
+    assert source.poll() == []
+    assert source.problems == ["series 4 'bold again' could be the run too; the run is series 3 'bold' (name the series to choose another)"]
+
+
+@pytest.mark.parametrize(("pattern", "number"), [("2", 2), ("run-1", 1), ("*run-2*", 2), ("RUN-2", 2)])
+def test_a_series_that_was_asked_for(pattern: str, number: int, tmp_path: Path, clock: FakeClock) -> None:
+    for n in (1, 2):
+        Scanner(tmp_path / str(n), f"task_run-{n}", n).send(0, 1)
+    source = FolderSource(tmp_path, series=pattern, patience_s=PATIENCE_S, clock_ns=clock)
+    assert len(source.poll()) == 2
+    assert source.run is not None
+    assert source.run.series.number == number
+    assert source.problems == []
+
+
+def test_a_doubtful_series_is_taken_where_nothing_better_comes(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    for volume in range(2):
+        for index in range(5):
+            dataset = made.slice(volume, index)
+            dataset.ScanningSequence = "GR"
+            (tmp_path / f"{volume}-{index}").write_bytes(encode(dataset))
+    assert source.poll() == []
+    clock.advance(PATIENCE_S)
+    assert [v.index for v in source.poll()] == [0, 1]
+
+
+def test_a_changed_geometry_is_named(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    for volume, shift in enumerate((0.0, 0.5, 40.0)):
+        for index in range(5):
+            dataset = made.slice(volume, index)
+            dataset.ImagePositionPatient[0] += shift
+            (tmp_path / f"{volume}-{index}").write_bytes(encode(dataset))
+    first, moved, lost = source.poll()
+    assert (first.flags, moved.flags, lost.flags) == (0, 0, VolumeFlag.MISSING)
+    assert len(source.problems) == 2
+    assert source.problems[0].startswith("volume 1: voxels lie up to 0.50 mm apart")
+    assert source.problems[1].startswith("volume 2: its geometry is not the run's: voxels lie up to 40.00 mm apart")
+
+
+def test_a_clock_that_jumps_is_named_once(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    for volume in range(4):
+        for index in range(5):
+            dataset = made.slice(volume, index)
+            if volume > 1:
+                dataset.AcquisitionTime = f"1115{TR_S * volume:09.6f}"
+            (tmp_path / f"{volume}-{index}").write_bytes(encode(dataset))
+    assert [v.acquired_s for v in source.poll()] == [0, 2, 3604, 3606]
+    (problem,) = source.problems
+    assert problem.startswith("volume 2: acquired 3604.000 s after the first by its header, expected 4.000 s")
+
+
+def test_a_large_folder_is_taken_in_parts(scanner: Scanner, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    scanner.send(*range(5))
+    size = len(scanner.contents(0))
+    monkeypatch.setattr("rtevo.ingest.folder.BATCH_BYTES", size + 1)
+    source = FolderSource(scanner.folder, patience_s=PATIENCE_S, clock_ns=clock)
+    scanner.check(source.poll(), [0, 1])
+    assert source.pending == 3
+    scanner.check(source.poll(), [2, 3])
+    scanner.check(source.finish(), [4])
+
+
+def test_describe_names_what_is_wrong_with_a_folder(tmp_path: Path, scanner: Scanner) -> None:
+    with pytest.raises(DataError, match="nowhere: expected a folder of DICOM files, found nothing"):
+        describe(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="watched: no DICOM pictures"):
+        describe(scanner.folder)
+    (scanner.folder / "notes.txt").write_text("nothing of use" * 20)
+    with pytest.raises(DataError, match=r"(?s)watched: no DICOM pictures.*notes.txt: not a DICOM file"):
+        describe(scanner.folder)
+    Scanner(scanner.folder, "scout", 9).send(0)
+    with pytest.raises(DataError, match=r"no series in it looks functional; found series 9 'scout' .*'scout' in its name"):
+        describe(scanner.folder)
+    with pytest.raises(DataError, match=r"no series in it is 'rest'; found series 9 'scout'"):
+        describe(scanner.folder, "rest")
+
+
+def test_describe_names_a_series_without_a_whole_volume(tmp_path: Path, made: Made, encode: Encode) -> None:
+    for volume in range(2):
+        (tmp_path / str(volume)).write_bytes(encode(made.slice(volume, 0)))
+    with pytest.raises(DataError, match="series 7 'bold task': none of its volumes is whole"):
+        describe(tmp_path)
+
+
+def test_describe_gives_gaps(scanner: Scanner) -> None:
+    scanner.send(1, 2, 4)
+    info = describe(scanner.folder)
+    assert (info.n_volumes, info.missing, info.files, info.tr_s) == (5, (0, 3), 3, TR_S)
+    assert info.problems == ("volume 0: never came", "volume 3: never came")
+    assert info.grid.shape == GRID.shape
