@@ -8,13 +8,14 @@
 from rtevo.ingest.assembly import Assembler, Volume
 from rtevo.ingest.dicom import DicomFile, TruncatedError, read_dicom
 from rtevo.ingest.folder import FolderSource
-from rtevo.ingest.replay import replay
+from rtevo.ingest.replay import Replay, replay
 from rtevo.ingest.survey import SeriesInfo, Survey, describe, survey
 
 __all__ = [
     "Assembler",
     "DicomFile",
     "FolderSource",
+    "Replay",
     "SeriesInfo",
     "Survey",
     "TruncatedError",

@@ -1,8 +1,7 @@
 """A watched folder: files as they arrive, whole or still being written, to the volumes of a run.
 
 Looking at the folder again and again is the truth here; file events would only be hints, and do not come from network shares.
-A folder is listed again when its modification time changed, and at times also when it did not (shares report it late), at most
-two hundredths of the time.
+A folder is listed again when its modification time changed, and now and then also when it did not, as shares report it late.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ __all__ = ["FolderSource"]
 
 MAX_DEPTH = 8  # of folders within the watched one
 BATCH_BYTES = 64 << 20  # read in one poll; the rest waits for the next, so that a large folder does not fill the memory
-LISTING_SHARE = 0.02  # of the time may be spent in listing folders that look unchanged
+IDLE_SHARE = 0.005  # of the time may be spent in listing folders that look unchanged, and as much in files that were given up
 RACY_NS = 12_000_000  # file systems stamp with the kernel's tick (up to 10 ms): a listing may miss what came within one
 RECENT_NS = 10_000_000_000  # a modification time up to this long ago is taken for the moment at which the file was closed
 SLOW_LOOK_S = 1.0  # between looks at files that were given up, in case they grow after all
@@ -162,9 +161,10 @@ class FolderSource:
         for path in list(self._waiting):
             self._look_again(path, now_s)
         if self._given_up and now_s >= self._next_slow_s:
-            self._next_slow_s = now_s + SLOW_LOOK_S
+            begin = time.perf_counter()
             for path in list(self._given_up):
                 self._look_again(path, now_s)
+            self._next_slow_s = now_s + max(SLOW_LOOK_S, (time.perf_counter() - begin) / IDLE_SHARE)
         return self._advance(now_s)
 
     def finish(self) -> list[Volume]:
@@ -269,7 +269,7 @@ class FolderSource:
         known = folder.names
         with os.scandir(path) as entries:
             new = [entry for entry in entries if entry.name not in known]
-        folder.next_s = now_s + (time.perf_counter() - begin) / LISTING_SHARE
+        folder.next_s = now_s + (time.perf_counter() - begin) / IDLE_SHARE
         for entry in new:
             known.add(entry.name)
             if entry.name.startswith(".") or entry.name.lower().endswith(TEMPORARY):

@@ -9,20 +9,13 @@ from pathlib import Path
 from rtevo.errors import DataError
 from rtevo.ingest.survey import Survey, survey
 
-__all__ = ["replay"]
+__all__ = ["Replay", "replay"]
 
 CHUNK_BYTES = 64 << 10  # written at a time
 
 
-def replay(
-    folder: Path | str,
-    into: Path | str,
-    wait_until: Callable[[float], None],
-    *,
-    series: str | None = None,
-    tr_s: float | None = None,
-) -> int:
-    """Copy a recorded series into a watched folder at its own pace.
+class Replay:
+    """A recorded series that can be delivered again. Making one reads all headers; running it copies files at their times.
 
     Volume k's files are copied after ``wait_until(k * tr_s)`` returned, in slice order. Copies and damaged files of the series are sent
     too: with the volume that they belong to where their headers tell, else with that of the file before them by name. Other series
@@ -34,39 +27,73 @@ def replay(
         The recorded series; folders in it are looked into.
     into : path
         The watched folder; made if it is not there.
-    wait_until : callable
-        Returns when the given time in seconds since the run's start has come.
     series : str, optional
         Which series, as for :func:`rtevo.ingest.describe`.
     tr_s : float, optional
         Repetition time in seconds; the header's if None.
 
-    Returns
-    -------
-    int
-        Number of files copied.
+    Attributes
+    ----------
+    tr_s : float
+        Repetition time in seconds.
+    deliveries : list of list of str
+        Names of the files below `folder`, by volume.
 
     Raises
     ------
     DataError
         If there is no series to use, no repetition time, or `into` lies in `folder`.
     """
-    source, target = Path(folder).resolve(), Path(into).resolve()
-    if target.is_relative_to(source):
-        raise DataError(f"replay into {target}: expected a folder outside the recording, {source}")
-    found = survey(source, series)
-    if found.run is None:
-        raise DataError(found.reason)
-    tr_s = found.run.tr_s if tr_s is None else tr_s
-    if tr_s is None or not tr_s > 0:
-        raise DataError(f"{source}: expected a repetition time > 0 seconds in the headers, found {tr_s}; give one")
-    copied = 0
-    for index, names in enumerate(_deliveries(found)):
-        wait_until(index * tr_s)
-        for name in names:
-            _copy_growing(source / name, target / name)
-            copied += 1
-    return copied
+
+    def __init__(self, folder: Path | str, into: Path | str, *, series: str | None = None, tr_s: float | None = None) -> None:
+        self.source, self.target = Path(folder).resolve(), Path(into).resolve()
+        if self.target.is_relative_to(self.source):
+            raise DataError(f"replay into {self.target}: expected a folder outside the recording, {self.source}")
+        found = survey(self.source, series)
+        if found.run is None:
+            raise DataError(found.reason)
+        tr_s = found.run.tr_s if tr_s is None else tr_s
+        if tr_s is None or not tr_s > 0:
+            raise DataError(f"{self.source}: expected a repetition time > 0 seconds in the headers, found {tr_s}; give one")
+        self.tr_s = tr_s
+        self.deliveries = _deliveries(found)
+
+    def run(self, wait_until: Callable[[float], None]) -> int:
+        """Copy the files, each volume's when its time has come.
+
+        Parameters
+        ----------
+        wait_until : callable
+            Returns when the given time in seconds since the run's start has come.
+
+        Returns
+        -------
+        int
+            Number of files copied.
+        """
+        for index, names in enumerate(self.deliveries):
+            wait_until(index * self.tr_s)
+            for name in names:
+                _copy_growing(self.source / name, self.target / name)
+        return sum(map(len, self.deliveries))
+
+
+def replay(
+    folder: Path | str,
+    into: Path | str,
+    wait_until: Callable[[float], None],
+    *,
+    series: str | None = None,
+    tr_s: float | None = None,
+) -> int:
+    """Copy a recorded series into a watched folder at its own pace; see :class:`Replay`.
+
+    Returns
+    -------
+    int
+        Number of files copied.
+    """
+    return Replay(folder, into, series=series, tr_s=tr_s).run(wait_until)
 
 
 def _deliveries(found: Survey) -> list[list[str]]:

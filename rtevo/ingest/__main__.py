@@ -1,0 +1,181 @@
+"""Command line: what is in a folder of scanner files, and the run in it as NIfTI.
+
+``python -m rtevo.ingest DIR [--series PATTERN] [--out RUN.nii.gz] [--json]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rtevo.errors import DataError
+from rtevo.ingest.folder import FolderSource
+from rtevo.ingest.survey import SeriesInfo, Survey, survey
+from rtevo.records import VolumeFlag
+
+__all__ = ["main"]
+
+MANY = 8  # gaps are listed up to this many
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """List the series in a folder, and convert the run's if that is asked for.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Command line; ``sys.argv[1:]`` if None.
+
+    Returns
+    -------
+    int
+        0; 1 where the folder holds no series that a run could use.
+    """
+    parser = argparse.ArgumentParser(prog="python -m rtevo.ingest", description="Say what is in a folder of scanner files.")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="folder of DICOM files; folders in it are looked into")
+    parser.add_argument("--series", metavar="PATTERN", help="number, UID, or (part of) description or protocol name of the run's series")
+    parser.add_argument("--out", metavar="RUN.nii.gz", type=Path, help="convert the run to this NIfTI file")
+    parser.add_argument("--json", action="store_true", help="write JSON instead of a table")
+    options = parser.parse_args(arguments)
+    try:
+        found = survey(options.folder, options.series)
+        if options.json:
+            json.dump(as_json(found, options.folder), sys.stdout, indent=2)
+            sys.stdout.write("\n")
+        else:
+            _show(found)
+        if found.run is None:
+            raise DataError(found.reason)
+        if options.out is not None:
+            convert(options.folder, options.out, found.run)
+    except DataError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def as_json(found: Survey, folder: Path) -> dict[str, Any]:
+    """What was found, as numbers, text, lists and dictionaries."""
+    return {
+        "folder": str(folder),
+        "run": found.run.uid if found.run else None,
+        "reason": found.reason or None,
+        "series": [_series_json(info, info is found.run) for info in found.series],
+        "duplicates": found.duplicates,
+        "problems": found.problems,
+    }
+
+
+def _series_json(info: SeriesInfo, run: bool) -> dict[str, Any]:
+    return {
+        "run": run,
+        "number": info.number,
+        "description": info.description,
+        "uid": info.uid,
+        "vendor": info.vendor,
+        "kind": info.kind,
+        "component": info.component,
+        "echo": info.echo,
+        "echo_time_ms": info.te_ms,
+        "files": info.files,
+        "volumes": info.n_volumes,
+        "announced_volumes": info.announced,
+        "missing": list(info.missing),
+        "tr_s": info.tr_s,
+        "shape": list(info.grid.shape),
+        "voxel_size_mm": [round(float(size), 6) for size in info.grid.voxel_size_mm],
+        "affine": info.grid.affine.tolist(),
+        "functional": info.likely,
+        "why": info.why,
+        "problems": list(info.problems),
+    }
+
+
+def _show(found: Survey) -> None:
+    """Print the table."""
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table()
+    for heading in ("", "series", "description", "vendor", "kind", "volumes", "TR (s)", "shape", "voxels (mm)", "missing", "looks"):
+        table.add_column(heading, overflow="fold")
+    for info in found.series:
+        missing = ", ".join(map(str, info.missing[:MANY])) + (" ..." if len(info.missing) > MANY else "")
+        extras = [{"P": "phase", "R": "real", "I": "imaginary"}.get(info.component, ""), f"echo {info.echo}" if info.echo > 1 else ""]
+        table.add_row(
+            "run" if info is found.run else "",
+            "?" if info.number is None else str(info.number),
+            Text(", ".join(filter(None, [info.description, *extras]))),
+            info.vendor,
+            info.kind,
+            f"{info.n_volumes}" + (f" of {info.announced}" if info.announced and info.announced != info.n_volumes else ""),
+            "?" if info.tr_s is None else f"{info.tr_s:.6g}",
+            " x ".join(map(str, info.grid.shape)),
+            " x ".join(f"{size:.4g}" for size in info.grid.voxel_size_mm),
+            missing or "-",
+            f"functional: {info.why}" if info.likely else info.why,
+        )
+    if found.series:
+        console.print(table)
+    console.print(f"duplicates: {found.duplicates}")
+    for problem in [*found.problems, *(p for info in found.series for p in info.problems)]:
+        console.print(f"problem: {problem}", markup=False)
+
+
+def convert(folder: Path, out: Path, run: SeriesInfo) -> None:
+    """Write a run as a four-dimensional NIfTI file of float32.
+
+    Volumes that are missing within the run are NaN; those missing before the first that is there are left out.
+
+    Parameters
+    ----------
+    folder : path
+        The run's folder.
+    out : path
+        ``.nii`` or ``.nii.gz``.
+    run : SeriesInfo
+        What :func:`rtevo.ingest.describe` found in the folder.
+
+    Raises
+    ------
+    DataError
+        If `out` has another ending or cannot be written.
+    """
+    import nibabel
+
+    if not out.name.endswith((".nii", ".nii.gz")):
+        raise DataError(f"--out: expected a name that ends in .nii or .nii.gz, got {out}")
+    first = next(index for index in range(run.n_volumes) if index not in run.missing)
+    data = np.full((*run.grid.shape, run.n_volumes - first), np.nan, np.float32, order="F")
+    source = FolderSource(folder, series=run.uid, patience_s=math.inf, stall_s=math.inf)
+    more = True
+    while more:
+        pending = source.pending
+        volumes = source.poll()
+        more = bool(volumes) or source.pending != pending
+        if not more:
+            volumes = source.finish()
+        for volume in volumes:
+            if VolumeFlag.MISSING not in volume.flags and volume.data is not None:
+                data[..., volume.index - first] = volume.data
+    image = nibabel.Nifti1Image(data, run.grid.affine)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header.set_zooms((*image.header.get_zooms()[:3], run.tr_s or 0.0))
+    image.set_sform(run.grid.affine, code=1)
+    image.set_qform(run.grid.affine, code=1)
+    try:
+        nibabel.save(image, out)
+    except OSError as error:
+        raise DataError(f"--out {out}: cannot be written ({error.strerror})") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
