@@ -88,6 +88,7 @@ def volume_grid(
     affine[:3, 2] = step
     affine[:3, 3] = positions[0] - affine[:3, 1] * (rows - 1)
     affine[:2] *= -1  # LPS+ to RAS+
+    affine += 0.0  # no negative zeros
     try:
         return Grid((columns, rows, slices), affine)
     except ValueError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,8 @@ class Made:
     """Makes small series with known pixels; ``pixels[volume, slice]`` are the stored pictures, slice 0 lowest along the normal."""
 
     seed: int = 0
+    orientation: list[float] = field(default_factory=lambda: list(ORIENTATION))
+    descending: bool = False  # slices are numbered from the far end of the normal
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
@@ -70,8 +72,9 @@ class Made:
         self.series_uid = generate_uid(entropy_srcs=[f"series {self.seed}"])
 
     def position(self, index: int) -> list[float]:
-        normal = np.cross(ORIENTATION[:3], ORIENTATION[3:])
-        return [round(float(x), 8) for x in np.array([-40.0, -30, 20]) + index * DISTANCE_MM * normal]
+        normal = np.cross(self.orientation[:3], self.orientation[3:])
+        place = SLICES - 1 - index if self.descending else index
+        return [round(float(x), 8) for x in np.array([-40.0, -30, 20]) + place * DISTANCE_MM * normal]
 
     def data(self, volume: int) -> NDArray[np.float32]:
         """What a reader should make of one volume before rescaling."""
@@ -95,7 +98,7 @@ class Made:
         dataset.RepetitionTime, dataset.EchoTime = TR_S * 1000, 30
         dataset.SliceThickness, dataset.SpacingBetweenSlices = 3, DISTANCE_MM
         dataset.Rows, dataset.Columns, dataset.PixelSpacing = ROWS, COLUMNS, list(SPACING_MM)
-        dataset.ImageOrientationPatient = ORIENTATION
+        dataset.ImageOrientationPatient = self.orientation
         dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
         return dataset
@@ -146,8 +149,8 @@ class Made:
     def shared(self) -> Dataset:
         groups, timing, measures, orientation = Dataset(), Dataset(), Dataset(), Dataset()
         timing.RepetitionTime = TR_S * 1000
-        measures.PixelSpacing, measures.SliceThickness = list(SPACING_MM), 3
-        orientation.ImageOrientationPatient = ORIENTATION
+        measures.PixelSpacing, measures.SliceThickness, measures.SpacingBetweenSlices = list(SPACING_MM), 3, DISTANCE_MM
+        orientation.ImageOrientationPatient = self.orientation
         groups.MRTimingAndRelatedParametersSequence = Sequence([timing])
         groups.PixelMeasuresSequence = Sequence([measures])
         groups.PlaneOrientationSequence = Sequence([orientation])
@@ -156,7 +159,8 @@ class Made:
     def frame(self, volume: int, index: int, *, component: str = "MAGNITUDE", te_ms: float = 30.0) -> Dataset:
         groups, content, position, echo, kind = (Dataset() for _ in range(5))
         content.FrameAcquisitionDateTime = f"202601021015{TR_S * volume + 0.1 * index:09.6f}"
-        content.TemporalPositionIndex, content.InStackPositionNumber = volume + 1, index + 1
+        content.TemporalPositionIndex, content.InStackPositionNumber, content.StackID = volume + 1, index + 1, "1"
+        content.DimensionIndexValues = [1, index + 1, volume + 1]
         position.ImagePositionPatient = self.position(index)
         echo.EffectiveEchoTime = te_ms
         kind.ComplexImageComponent = component

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from rtevo.ingest import FolderSource, Volume, describe
+from rtevo.records import Grid
+from rtevo.simulate.dicom import MosaicWriter
 
 FLOAT32_AFFINE_MM = 1e-3  # dcm2niix computes affines in float32: 7 digits of positions up to a metre
 SCALED_FLOAT32 = 2e-6  # of the value: dcm2niix keeps slopes in float32, and rescaling rounds once more
@@ -74,3 +78,55 @@ def test_siemens_and_philips_say_when_a_volume_was_acquired(scanner_data: Callab
     for name in ("siemens-mosaic", "siemens-xa30-enhanced", "philips-slices"):
         volumes = read_all(FolderSource(scanner_data(name), patience_s=1.0, pixels=False))
         np.testing.assert_allclose([v.acquired_s for v in volumes], np.arange(len(volumes)) * volumes[0].tr_s, atol=2e-3)
+
+
+TILT = Rotation.from_euler("xyz", [8, -12, 6], degrees=True).as_matrix()
+ORIENTATIONS = {
+    "transverse": [1, 0, 0, 0, 1, 0],
+    "coronal": [1, 0, 0, 0, 0, -1],
+    "sagittal": [0, 1, 0, 0, 0, -1],
+    "turned round": [-1, 0, 0, 0, 1, 0],
+    "tilted transverse": [*TILT[:, 0], *TILT[:, 1]],
+    "tilted coronal": [*TILT[:, 0], *-TILT[:, 2]],
+    "tilted sagittal": [*TILT[:, 1], *-TILT[:, 2]],
+}
+
+
+@pytest.mark.parametrize("name", ORIENTATIONS)
+@pytest.mark.parametrize("kind", ["Philips", "GE", "Philips enhanced"])
+def test_every_orientation_is_arranged_as_dcm2niix_does(
+    kind: str, name: str, make: Any, encode: Any, dcm2niix: Callable[[Path], nibabel.Nifti1Image], tmp_path: Path
+) -> None:
+    made = make(orientation=[float(x) for x in ORIENTATIONS[name]], descending=name in ("turned round", "tilted sagittal", "coronal"))
+    if kind == "Philips enhanced":
+        datasets = [made.enhanced([0, 1, 2, 3], "Philips Medical Systems")]
+    else:
+        datasets = [made.slice(volume, index, kind) for volume in range(4) for index in range(5)]
+    for number, dataset in enumerate(datasets):
+        (tmp_path / f"{number:02d}.dcm").write_bytes(encode(dataset, enforce_file_format=True))
+    expected = dcm2niix(tmp_path)
+    volumes = read_all(FolderSource(tmp_path, patience_s=1.0))
+    np.testing.assert_array_equal(np.stack([volume.data for volume in volumes], axis=-1), expected.get_fdata())
+    np.testing.assert_allclose(volumes[0].grid.affine, expected.affine, atol=FLOAT32_AFFINE_MM)
+
+
+@pytest.mark.parametrize("columns", [np.diag([-3.0, 3, 3.5]), np.diag([3.0, 3, 3.5]), np.array([[0, 0, 3.0], [-2, 0, 0], [0, 2, 0]])])
+@pytest.mark.parametrize("turned", [False, True])
+def test_mosaics_of_either_direction_and_numbering(
+    turned: bool, columns: np.ndarray, dcm2niix: Callable[[Path], nibabel.Nifti1Image], tmp_path: Path
+) -> None:
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = columns, (1, 2, 3)
+    writer = MosaicWriter(tmp_path, Grid((20, 24, 7), affine), 2.0)
+    for index in range(2):
+        volume = np.random.default_rng(index).integers(0, 4096, (20, 24, 7)).astype(np.float32)
+        contents = writer.encode(index, volume)
+        if turned:  # the console's "image numbering" reversed
+            at = contents.index(b"ProtocolSliceNumber\0") + 64 + 20 + 16
+            assert contents[at : at + 2] == b"0\0"
+            contents = contents[:at] + b"6" + contents[at + 1 :]
+        writer.path(index).write_bytes(contents)
+    expected = dcm2niix(tmp_path)
+    volumes = read_all(FolderSource(tmp_path, patience_s=1.0))
+    np.testing.assert_array_equal(np.stack([volume.data for volume in volumes], axis=-1), expected.get_fdata())
+    np.testing.assert_allclose(volumes[0].grid.affine, expected.affine, atol=FLOAT32_AFFINE_MM)
