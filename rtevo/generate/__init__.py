@@ -84,6 +84,6 @@ def load(settings: GeneratorSettings, on_progress: Callable[[str], None] | None 
     folder = describe(settings.model_path or tiny_pipeline(on_progress))
     if settings.noise_level >= folder.noise_levels:
         raise ConfigError(f"[generator] noise_level: expected below {folder.noise_levels} for this model, got {settings.noise_level}")
-    from rtevo.generate.eager import EagerGenerator
+    from rtevo.generate.backends import make
 
-    return EagerGenerator(folder, settings, on_progress)
+    return make(folder, settings, on_progress)

@@ -97,8 +97,7 @@ class EagerGenerator:
                 latents = self._denoise(torch.from_numpy(embeddings[part]), seeds[part])
             for i in range(len(latents)):
                 with self._computing():
-                    pixels = to_pixels(self._decode(latents[i : i + 1])[0])
-                    embedding = self._encode(pixels)
+                    pixels, embedding = self._finish(latents[i : i + 1])
                 yield Painted(start + i, pixels, embedding)
 
     def _denoise(self, embeddings: torch.Tensor, seeds: list[int]) -> torch.Tensor:
@@ -123,6 +122,11 @@ class EagerGenerator:
             return_dict=False,
         )[0]
         return found
+
+    def _finish(self, latents: torch.Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """From latents (1, c, h, w) to pixels (H, W, 3) and what they re-encode to (e,)."""
+        pixels = to_pixels(self._decode(latents)[0])
+        return pixels, self._encode(pixels)
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         """From latents (1, c, h, w) to an image (1, 3, H, W), -1 to 1."""

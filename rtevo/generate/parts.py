@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rtevo.errors import ModelError
 
-__all__ = ["draw_noise", "network_labels", "to_pixels"]
+__all__ = ["draw_noise", "network_labels", "pixel_problem", "to_pixels"]
 
 
 def draw_noise(
@@ -85,12 +85,19 @@ def to_pixels(decoded: torch.Tensor) -> NDArray[np.uint8]:
         The image is not finite, or black all over: what a network gives that has overflowed its precision.
     """
     image = decoded.float()
-    broken = int((~torch.isfinite(image)).sum())
-    if broken:
-        raise ModelError(
-            f"image: expected finite numbers, got {broken} of {image.numel()} that are not (weights damaged, or half precision overflowed)"
-        )
-    pixels: NDArray[np.uint8] = (image / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
-    if not pixels.any():
-        raise ModelError("image: expected a picture, got one that is black all over (weights damaged, or half precision overflowed)")
+    broken = (~torch.isfinite(image)).sum()
+    levels = (image / 2 + 0.5).clamp(0, 1).mul(255).round().nan_to_num()
+    pixels: NDArray[np.uint8] = levels.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+    problem = pixel_problem(int(broken), pixels)
+    if problem:
+        raise ModelError(problem)
     return pixels
+
+
+def pixel_problem(broken: int, pixels: NDArray[np.uint8]) -> str:
+    """Say what is wrong with a picture of which `broken` numbers are not finite; nothing where all is well."""
+    if broken:
+        return f"image: expected finite numbers, got {broken} of {pixels.size} that are not (weights damaged, or half precision overflowed)"
+    if not pixels.any():
+        return "image: expected a picture, got one that is black all over (weights damaged, or half precision overflowed)"
+    return ""

@@ -1,0 +1,161 @@
+"""The unCLIP network with everything that does not change in a session worked out beforehand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from rtevo.errors import ModelError
+
+__all__ = ["Denoiser"]
+
+_PLAIN = {
+    "addition_embed_type": None,
+    "center_input_sample": False,
+    "class_embeddings_concat": False,
+    "encoder_hid_dim_type": None,
+    "time_cond_proj_dim": None,
+    "time_embedding_act_fn": None,
+}
+
+
+class Denoiser(nn.Module):
+    """One guided evaluation of a ``UNet2DConditionModel``.
+
+    Of the network's four inputs the prompt is always the empty one and the timesteps are known: their embeddings, and the keys and
+    values of the prompt in every cross-attention, are computed once. What is left are the latents and the image embedding.
+
+    The network is changed: its cross-attentions keep to the prompt given here.
+
+    Parameters
+    ----------
+    unet : diffusers.UNet2DConditionModel
+        With ``class_embed_type="projection"``.
+    prompt : tensor (1, t, c)
+        Text embedding of the empty prompt.
+    timesteps : tensor (m,)
+        Every timestep at which the network will be evaluated.
+    guidance_scale : float
+        1: no guidance, half the work.
+
+    Raises
+    ------
+    ModelError
+        The network has inputs or parts that Stable unCLIP does not have.
+    """
+
+    time_embeddings: torch.Tensor
+    prompt: torch.Tensor
+
+    def __init__(self, unet: Any, prompt: torch.Tensor, timesteps: torch.Tensor, guidance_scale: float) -> None:
+        super().__init__()
+        other = [f"{key} = {unet.config.get(key)!r}" for key, plain in _PLAIN.items() if unet.config.get(key, plain) != plain]
+        if other:
+            raise ModelError(
+                f"unet/config.json: expected a network as Stable unCLIP has it, found {', '.join(other)}: choose backend eager"
+            )
+        if any(side % 2**unet.num_upsamplers for side in _pair(unet.config.sample_size)):
+            raise ModelError(f"unet/config.json sample_size: expected multiples of {2**unet.num_upsamplers}: choose backend eager")
+        self.unet = unet
+        self.guidance_scale = guidance_scale
+        self.register_buffer("prompt", prompt.clone(), persistent=False)
+        self.register_buffer("time_embeddings", self._embed(timesteps), persistent=False)
+        for name, part in unet.named_modules():
+            if name.endswith("attn2"):
+                part.set_processor(_KnownPrompt(part, self.prompt))
+
+    def embed(self, labels: torch.Tensor) -> torch.Tensor:
+        """Embed class labels (n, 2 e) for :meth:`forward`: (n or, with guidance, 2 n, c), the unguided half first."""
+        if self.guidance_scale > 1:
+            labels = torch.cat([torch.zeros_like(labels), labels])
+        found: torch.Tensor = self.unet.class_embedding(labels)
+        return found
+
+    def forward(self, latents: torch.Tensor, time_embedding: torch.Tensor, image_embedding: torch.Tensor) -> torch.Tensor:
+        """Evaluate the network.
+
+        Parameters
+        ----------
+        latents : tensor, float32 (n, c, h, w)
+        time_embedding : tensor (1, k)
+            A row of `time_embeddings`.
+        image_embedding : tensor (n or 2 n, k)
+            From :meth:`embed`.
+
+        Returns
+        -------
+        tensor, float32 (n, c, h, w)
+            The guided prediction.
+        """
+        guided = self.guidance_scale > 1
+        sample = latents.to(image_embedding.dtype)
+        found = self._network(torch.cat([sample, sample]) if guided else sample, time_embedding + image_embedding).float()
+        if not guided:
+            return found
+        off, on = found.chunk(2)
+        return off + self.guidance_scale * (on - off)
+
+    def _network(self, sample: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """``UNet2DConditionModel.forward``, less the branches that Stable unCLIP never takes."""
+        unet = self.unet
+        prompt = self.prompt.expand(len(sample), -1, -1)
+        sample = unet.conv_in(sample)
+        kept: tuple[torch.Tensor, ...] = (sample,)
+        for block in unet.down_blocks:
+            sample, more = block(hidden_states=sample, temb=embedding, **_text(block, prompt))
+            kept += more
+        if unet.mid_block is not None:
+            sample = unet.mid_block(sample, embedding, **_text(unet.mid_block, prompt))
+        for block in unet.up_blocks:
+            take = len(block.resnets)
+            kept, taken = kept[:-take], kept[-take:]
+            sample = block(hidden_states=sample, res_hidden_states_tuple=taken, temb=embedding, **_text(block, prompt))
+        if unet.conv_norm_out is not None:
+            sample = unet.conv_act(unet.conv_norm_out(sample))
+        found: torch.Tensor = unet.conv_out(sample)
+        return found
+
+    def _embed(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Time embeddings (m, k), each computed as the pipeline computes it: alone."""
+        unet, like = self.unet, self.prompt
+        with torch.no_grad():
+            rows = [unet.time_embedding(unet.time_proj(t[None].to(like.device)).to(like.dtype)) for t in timesteps]
+        return torch.cat(rows)
+
+
+class _KnownPrompt:
+    """Cross-attention to a prompt whose keys and values are known."""
+
+    def __init__(self, attention: Any, prompt: torch.Tensor) -> None:
+        if attention.norm_cross or attention.norm_q is not None or attention.group_norm is not None or attention.spatial_norm is not None:
+            raise ModelError("unet: expected cross-attention as Stable unCLIP has it, found norms inside: choose backend eager")
+        with torch.no_grad():
+            self.key = self._heads(attention.to_k(prompt), attention.heads).clone()
+            self.value = self._heads(attention.to_v(prompt), attention.heads).clone()
+
+    @staticmethod
+    def _heads(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+        """(n, t, c) to (n, heads, t, c / heads)."""
+        return tensor.reshape(len(tensor), -1, heads, tensor.shape[-1] // heads).transpose(1, 2)
+
+    def __call__(self, attn: Any, hidden_states: torch.Tensor, encoder_hidden_states: Any = None, *_: Any, **__: Any) -> torch.Tensor:
+        """Attend, (n, t, c) to (n, t, c)."""
+        count = len(hidden_states)
+        query = self._heads(attn.to_q(hidden_states), attn.heads)
+        found = nn.functional.scaled_dot_product_attention(
+            query, self.key.expand(count, -1, -1, -1), self.value.expand(count, -1, -1, -1), scale=attn.scale
+        )
+        projected: torch.Tensor = attn.to_out[0](found.transpose(1, 2).flatten(2))
+        if attn.residual_connection:
+            projected = projected + hidden_states
+        return projected / float(attn.rescale_output_factor)
+
+
+def _text(block: Any, prompt: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"encoder_hidden_states": prompt} if getattr(block, "has_cross_attention", False) else {}
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
