@@ -273,6 +273,8 @@ class ReaderEnd(_End):
         atomics.fence()
         self._tail = segment.load(self._line + TAIL)
         self._head = segment.load(PRODUCER + HEAD)
+        self._view = segment.slots[:]
+        self._view.flags.writeable = False  # where this process is the writer as well
         self.lost = 0
         self._lost_next = 0  # lost before the next slot
         self._verdict: RingError | None = None
@@ -318,7 +320,7 @@ class ReaderEnd(_End):
             self._catch_up()
         self.lost, self._lost_next = self._lost_next, 0
         self.holding = True
-        slot: np.void = self.segment.slots[self._tail % self._slots]
+        slot: np.void = self._view[self._tail % self._slots]
         self.segment.words[self._word + READER_NS // 8] += time.monotonic_ns() - started - self._waited_ns
         return slot
 

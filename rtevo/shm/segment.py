@@ -3,7 +3,8 @@
 A segment is built under a name of its own, ``/rtevo.PID.START.NAMESPACE.N``, which says whose it is, and gets the ring's name by one
 atomic link when its static part is complete; so a segment with a ring's name always says who owns it, and a process killed while
 building leaves something that can be recognised as well. Semaphores are made after the segment that names them and unlinked before
-it: a semaphore that no segment names belongs to nobody.
+it: a semaphore that no segment names belongs to nobody. Names are taken and given up under one lock (``flock`` on the folder), so
+that two processes cannot both find a ring stale and one of them then remove what the other has made in its place.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import mmap
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ import numpy as np
 import posix_ipc
 
 from rtevo.shm import atomics, process
-from rtevo.shm.errors import RingError, RingInUse, RingMismatch, RingMissing, RingPermission, RingSpace, RingUnsupported
+from rtevo.shm.errors import RingError, RingInUse, RingMissing, RingPermission, RingSpace, RingUnsupported
 from rtevo.shm.layout import BUILDING, HEAD, OPEN, PRODUCER, READER, STATE, TAIL, WRITER, Layout
 from rtevo.shm.wakeup import Wakeup, remove_semaphore
 
@@ -34,6 +36,8 @@ __all__ = ["MAX_NAME", "PREFIX", "Segment", "check_name", "clean", "list_segment
 PREFIX = "/rtevo-"
 MAX_NAME = 27  # macOS allows 30 characters; semaphores add up to three
 FOLDER = Path("/dev/shm")  # where Linux keeps them: NAME is FOLDER/NAME, a semaphore FOLDER/sem.NAME
+
+LOCK_S = 10  # longest wait for the lock under which names are taken
 
 _NAME = re.compile(r"/rtevo-[A-Za-z0-9_-]+")
 _BUILDING = re.compile(r"rtevo\.(\d+)\.(\d+)\.(\d+)\.\d+")
@@ -124,15 +128,16 @@ class Segment:
             _allocate(name, descriptor, layout)
             segment = cls(name, descriptor, layout, access)
             segment._fill()
-            _claim(temporary, name)
+            with _registry():
+                _claim(temporary, name)
+                try:
+                    for semaphore in layout.semaphores:
+                        Wakeup(semaphore, create=True)
+                except BaseException:
+                    segment._unlink()
+                    raise
         finally:
             posix_ipc.unlink_shared_memory(temporary)
-        try:
-            for semaphore in layout.semaphores:
-                Wakeup(semaphore, create=True)
-        except BaseException:
-            segment.remove()
-            raise
         segment.store(PRODUCER + STATE, OPEN)
         return segment
 
@@ -168,6 +173,10 @@ class Segment:
 
     def remove(self) -> None:
         """Unlink the semaphores that no other live ring uses, then the segment; whoever has them mapped keeps them."""
+        with _registry():
+            self._unlink()
+
+    def _unlink(self) -> None:
         elsewhere: set[str] = set()
         for other in list_segments():
             if other.segment is None:
@@ -212,79 +221,67 @@ def _head(descriptor: int, size: int) -> bytes:
 
 def _allocate(name: str, descriptor: int, layout: Layout) -> None:
     """Reserve every byte now: a sparse segment would end in SIGBUS when the memory runs out, in the middle of a session."""
+    total, _, free = shutil.disk_usage(FOLDER)
+    room = min(free, _available_memory())
     try:
+        if layout.size > room:  # trying would push other programs out of memory first
+            raise OSError(errno.ENOSPC, "not enough memory")
         os.posix_fallocate(descriptor, 0, layout.size)
     except OSError as error:
         os.close(descriptor)
         if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
             raise
-        total, _, free = shutil.disk_usage(FOLDER)
         megabyte = 1 << 20
         raise RingSpace(
             f"ring {name}: {layout.slots} slots of {layout.dtype.itemsize} bytes need {layout.size / megabyte:.1f} MiB of shared memory; "
-            f"{FOLDER} has {free / megabyte:.1f} of {total / megabyte:.1f} MiB free. Remove stale rings with 'python -m rtevo.shm clean', "
-            f"ask for fewer slots, or enlarge it: 'mount -o remount,size=SIZE {FOLDER}', in a container '--shm-size=SIZE'"
+            f"{FOLDER} has {free / megabyte:.1f} of {total / megabyte:.1f} MiB free and the machine {_available_memory() / megabyte:.1f} "
+            "MiB of memory. Remove stale rings with 'python -m rtevo.shm clean', ask for fewer slots, or enlarge it: "
+            f"'mount -o remount,size=SIZE {FOLDER}', in a container '--shm-size=SIZE'"
         ) from None
 
 
-def _claim(temporary: str, name: str) -> None:
-    """Give a segment the ring's name, taking it from a dead owner where need be."""
-    for _ in range(100):
-        try:
-            os.link(f"{FOLDER}{temporary}", f"{FOLDER}{name}")
-            return
-        except FileExistsError:
-            _remove_stale(name, take_over=True)
-    raise RingInUse(f"ring {name}: the name is being taken by other processes all the time; choose another name")
+def _available_memory() -> int:
+    """Bytes that can be allocated without swapping, by the kernel's estimate."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 1 << 62
 
 
 @contextmanager
-def _locked(name: str) -> Iterator[bool]:
-    """Hold the lock of the file that now has a name; False where it lost the name meanwhile."""
+def _registry() -> Iterator[None]:
+    """Hold the lock under which names are taken and given up: one on the folder itself, freed by the kernel if its holder dies."""
+    descriptor = os.open(FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        descriptor = os.open(f"{FOLDER}{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        yield False
-        return
-    except PermissionError:
-        raise RingPermission(f"ring {name}: belongs to another user; choose another name") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        try:
-            same = os.path.samestat(os.fstat(descriptor), os.stat(f"{FOLDER}{name}"))
-        except FileNotFoundError:
-            same = False
-        yield same
+        deadline = time.monotonic() + LOCK_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise RingError(f"{FOLDER}: another process has kept it locked for {LOCK_S} s; see 'lslocks'") from None
+                time.sleep(0.005)
+        yield
     finally:
         os.close(descriptor)
 
 
-def _remove_stale(name: str, take_over: bool) -> bool:
-    """Remove the segment of a name if its owner is dead (and, unless `take_over`, nobody is left in it); say whether.
-
-    Raises
-    ------
-    RingInUse
-        With `take_over`: it is alive.
-    RingMismatch
-        It is not a ring, or of another version: nobody can tell whose it is.
-    """
-    with _locked(name) as still_there:
-        if not still_there:
-            return False
+def _claim(temporary: str, name: str) -> None:
+    """Give a segment the ring's name, taking it from a dead owner where need be; under the lock."""
+    try:
+        os.link(f"{FOLDER}{temporary}", f"{FOLDER}{name}")
+        return
+    except FileExistsError:
         entry = _inspect(name)
-        if entry.segment is None:
-            if take_over:
-                raise entry.problem or RingMissing(f"ring {name}: gone")
-            return False
-        if entry.owner_alive or (entry.attached and not take_over):
-            if not take_over:
-                return False
-            pid = process.pid_of(entry.segment.layout.owner)
-            where = "in another PID namespace (container)" if entry.foreign else "which is alive"
-            raise RingInUse(f"ring {name}: the name is in use by process {pid}, {where}; choose another name or end that session first")
-        entry.segment.remove()
-        return True
+    if entry.segment is None:
+        raise entry.problem or RingError(f"ring {name}: unreadable")
+    if entry.owner_alive:
+        pid = process.pid_of(entry.segment.layout.owner)
+        where = "in another PID namespace (container)" if entry.foreign else "which is alive"
+        raise RingInUse(f"ring {name}: the name is in use by process {pid}, {where}; choose another name or end that session first")
+    entry.segment._unlink()
+    os.link(f"{FOLDER}{temporary}", f"{FOLDER}{name}")
 
 
 @dataclass(frozen=True)
@@ -353,15 +350,25 @@ def clean() -> list[str]:
         Names of what was removed.
     """
     _require_linux()
-    semaphores = [f"/{path.name[4:]}" for path in FOLDER.glob(f"sem.{PREFIX[1:]}*")]  # before the segments: see the module's docstring
-    removed = [entry.name for entry in list_segments() if entry.stale and _remove_stale(entry.name, take_over=False)]
-    removed += _clean_half_built()
+    with _registry():
+        removed = []
+        for entry in list_segments():
+            if entry.stale and entry.segment is not None:
+                entry.segment._unlink()
+                removed.append(entry.name)
+        return removed + _clean_half_built() + _clean_semaphores()
+
+
+def _clean_semaphores() -> list[str]:
+    """Remove semaphores that no segment names."""
+    semaphores = [f"/{path.name[4:]}" for path in FOLDER.glob(f"sem.{PREFIX[1:]}*")]
     entries = list_segments()
-    if any(isinstance(each.problem, (RingMismatch, RingPermission)) for each in entries):
-        return removed  # one of them may name any semaphore
+    if any(each.segment is None for each in entries):
+        return []  # it may name any of them
     named = {name for each in entries if each.segment is not None for name in each.segment.layout.semaphores}
+    removed = []
     for name in semaphores:
-        if name not in named and (FOLDER / f"sem.{name[1:]}").exists():
+        if name not in named:
             with suppress(posix_ipc.PermissionsError, OSError):
                 remove_semaphore(name)
                 removed.append(name)

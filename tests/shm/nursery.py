@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 import rtevo.shm
-from rtevo.shm import Reader, Ring, RingClosed, RingInUse
+from rtevo.shm import Reader, Ring, RingClosed, RingInUse, RingPermission, clean
 
 SLOT = np.dtype([("value", "<i8"), ("data", "<u4", (64,))], align=True)
+IN_USE = 3  # exit status: the name, or the role, was taken
 SOURCE = os.path.dirname(rtevo.shm.__file__)
 
 
@@ -121,6 +122,27 @@ def own(name: str, semaphore: str) -> None:
                 fill(slot, 1)
 
 
+def own_and_hold(name: str) -> None:
+    """Make a ring; then wait to be killed."""
+    with Ring.create(name, SLOT, 4, ["a"]):
+        signal.pause()
+
+
+def as_nobody(name: str) -> None:
+    """As an unprivileged user: attaching and creating are refused, listing and cleaning leave the ring alone."""
+    os.setgid(65534)
+    os.setuid(65534)
+    for call in (lambda: Ring.attach(name), lambda: Ring.create(name, SLOT, 4)):
+        try:
+            call()
+        except RingPermission as error:
+            if "belongs to another user" not in str(error):
+                raise
+        else:
+            raise AssertionError("not refused")
+    assert name not in clean()
+
+
 def hold(name: str, role: str) -> None:
     """Attach and say so by a message or by reading one; then wait to be killed."""
     ring = Ring.attach(name, writer=True) if role == "writer" else Ring.attach(name, role)
@@ -133,7 +155,9 @@ def hold(name: str, role: str) -> None:
     signal.pause()
 
 
-TASKS: dict[str, Callable[..., None]] = {task.__name__: task for task in (write, write_until, read, relay, verify, own, hold)}
+TASKS: dict[str, Callable[..., None]] = {
+    task.__name__: task for task in (write, write_until, read, relay, verify, own, own_and_hold, hold, as_nobody)
+}
 
 
 def run(task: str, arguments: list[Any], kill_at: tuple[int, str] | None = None, kill_after_s: float | None = None) -> int:
@@ -152,7 +176,7 @@ def run(task: str, arguments: list[Any], kill_at: tuple[int, str] | None = None,
         sys.settrace(None)
         status = 0
     except RingInUse:
-        status = 3
+        status = IN_USE
     except BaseException:
         sys.settrace(None)
         traceback.print_exc()
@@ -172,9 +196,11 @@ def restart(seed: int, rounds: int, longest_s: float, task: str, *arguments: Any
     killed = 0
     for _ in range(rounds):
         status = reap(run(task, list(arguments), kill_after_s=rng.uniform(1e-4, longest_s)))
-        assert status in (0, -signal.SIGALRM), f"{task}: exit status {status}"
-        killed += status != 0
-    assert reap(run(task, list(arguments))) == 0
+        assert status in (0, IN_USE, -signal.SIGALRM), f"{task}: exit status {status}"
+        killed += status < 0
+    while (status := reap(run(task, list(arguments)))) == IN_USE:
+        pass
+    assert status == 0, f"{task}: exit status {status}"
     return killed
 
 

@@ -87,15 +87,13 @@ def test_a_reader_killed_anywhere_loses_nothing_and_is_replaced(ring_name: Name,
 
 def test_an_owner_killed_anywhere_leaves_nothing_that_cannot_be_cleaned(ring_name: Name, nursery: Start) -> None:
     worker, name, semaphore = nursery(), ring_name(), ring_name()
-    removed = 0
     for instruction in _kill_everywhere(worker, "", 101, "own", name, semaphore):
         if instruction % 2:
             Ring.create(f"{name}x", tasks.SLOT, 4, [Reader("a", semaphore=semaphore)]).close()  # takes the name over
-        removed += len([each for each in clean() if name in each or semaphore in each])
+        clean()
         left = [path.name for path in Path("/dev/shm").iterdir() if name[1:] in path.name or semaphore[1:] in path.name]
         assert not left, f"killed before instruction {instruction}"
     assert not list(Path("/dev/shm").glob("rtevo.*")), "half-built segments"
-    assert removed > 10
 
 
 @pytest.mark.slow

@@ -1,0 +1,216 @@
+"""The small parts: atomic operations, identities, semaphores, arrays of varying shape, the cost of importing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from rtevo.shm import Ring, RingTimeout, atomics, process
+from rtevo.shm.errors import RingError, RingMissing, RingUnsupported
+from rtevo.shm.payload import array_fields, get_array, put_array
+from rtevo.shm.wakeup import Wakeup, remove_semaphore
+
+Name = Callable[[], str]
+
+
+def test_atomic_operations() -> None:
+    words = np.zeros(4, np.uint64)
+    at = int(words.ctypes.data)
+    atomics.store(at, 2**64 - 1)
+    assert atomics.load(at) == 2**64 - 1
+    assert atomics.compare_and_swap(at, 5, 6) == 2**64 - 1
+    assert atomics.compare_and_swap(at, 2**64 - 1, 6) == 2**64 - 1
+    assert atomics.load(at) == 6
+    atomics.fence()
+    assert atomics.begin(at, 9, at + 24) == 0
+    assert words.tolist() == [9, 0, 0, 0]
+    assert atomics.intact_before(at, 9) != 0
+    atomics.publish(at, 9, at + 16, 77)
+    assert words.tolist() == [9, 9, 77, 0]
+    assert atomics.intact_before(at, 9) == 0 == atomics.intact_after(at, 9)
+    assert atomics.intact_after(at, 8) != 0
+    words[3] = 1
+    assert atomics.begin(at, 10, at + 24) == 1
+    assert words[0] == 9
+
+
+@pytest.mark.parametrize(
+    ("triple", "acquire", "release", "fence"),
+    [("x86_64-unknown-linux-gnu", "movq", "movq", "mfence|lock"), ("aarch64-unknown-linux-gnu", "ldar|ldapr", "stlr", "dmb")],
+)
+def test_the_machine_code_orders_memory(triple: str, acquire: str, release: str, fence: str) -> None:
+    import re
+
+    import llvmlite.binding as llvm
+
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    machine = llvm.Target.from_triple(triple).create_target_machine(opt=2)
+    module = llvm.parse_assembly(atomics.SOURCE)
+    module.triple = triple
+    text = machine.emit_assembly(module)
+    bodies = dict(re.findall(r"^(\w+):.*?\n(.*?)\.Lfunc_end", text, re.DOTALL | re.MULTILINE))
+    assert re.search(acquire, bodies["load"])
+    assert re.search(release, bodies["store"])
+    assert len(re.findall(release, bodies["publish"])) >= 2
+    assert re.search(fence, bodies["fence"])
+    if "aarch64" in triple:
+        assert re.search("dmb\tish", bodies["begin"])
+        assert re.search("dmb\tish", bodies["intact_after"])
+
+
+def test_identities() -> None:
+    own = process.own_identity()
+    assert process.pid_of(own) == os.getpid()
+    assert process.alive(own)
+    assert not process.alive(0)
+    assert not process.alive(process.identity(os.getpid(), 1))
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    found = process._state_and_start(child.pid)
+    assert found is not None
+    identity = process.identity(child.pid, found[1])
+    assert process.alive(identity)
+    child.kill()
+    while (state := process._state_and_start(child.pid)) is not None and state[0] != "Z":
+        pass
+    assert not process.alive(identity)  # a zombie
+    child.communicate()
+    assert not process.alive(identity)
+
+
+def test_a_process_that_proc_hides_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hidden(pid: int) -> None:
+        return None
+
+    def kill(pid: int, number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(process, "_state_and_start", hidden)
+    monkeypatch.setattr(os, "kill", kill)
+    assert process.alive(process.identity(77, 1))
+
+
+def test_no_proc_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stat(path: str) -> None:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(RingUnsupported, match="rings need Linux"):
+        process.namespace()
+
+
+@pytest.fixture
+def wakeup(ring_name: Name) -> Iterator[Wakeup]:
+    name = ring_name()
+    yield Wakeup(name, create=True)
+    remove_semaphore(name)
+    remove_semaphore(name)  # twice is harmless
+
+
+@pytest.mark.parametrize("clock", [True, False])
+def test_posts_wake(wakeup: Wakeup, monkeypatch: pytest.MonkeyPatch, clock: bool) -> None:
+    if not clock:
+        wakeup._pointer = None  # a C library without sem_clockwait
+    assert not wakeup.wait(0)
+    assert not wakeup.wait(0.001)
+    wakeup.post()
+    wakeup.post()
+    assert wakeup.wait(0)
+    assert wakeup.wait(60)
+    assert not wakeup.wait(0)
+    thread = threading.Thread(target=wakeup.post)
+    thread.start()
+    assert wakeup.wait(60)
+    thread.join()
+
+
+def test_too_many_posts_are_enough(wakeup: Wakeup, monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflow() -> None:
+        raise OSError(errno.EOVERFLOW, "full")
+
+    monkeypatch.setattr(wakeup, "_release", overflow)
+    wakeup.post()
+
+
+def test_a_missing_semaphore(ring_name: Name) -> None:
+    with pytest.raises(RingMissing, match="has been removed"):
+        Wakeup(ring_name())
+
+
+class _Interrupted(Exception):  # noqa: N818
+    pass
+
+
+def test_a_signal_handlers_exception_ends_a_wait(ring_name: Name) -> None:
+    def handler(number: int, frame: object) -> None:
+        raise _Interrupted
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with Ring.create(ring_name(), np.dtype([("x", "i4")]), 2, ["a"], writer=True, reader="a") as ring:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            with pytest.raises(_Interrupted), ring.read():
+                pass
+            with ring.reserve() as slot:
+                slot["x"] = 5
+            with ring.read(timeout_s=0) as slot:
+                assert slot["x"] == 5
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_writer_interrupted_while_publishing_goes_on_with_the_sequence(ring_name: Name, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Ring.create(ring_name(), np.dtype([("x", "i4")]), 4, ["a"], writer=True, reader="a") as ring:
+
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            assert ring._writer is not None
+            patch.setattr(ring._writer._wake_readers[0], "post", interrupt)
+            with pytest.raises(KeyboardInterrupt), ring.reserve() as slot:
+                slot["x"] = 1
+        for value in (2, 3, 4):
+            with ring.reserve(timeout_s=0) as slot:
+                slot["x"] = value
+        with pytest.raises(RingTimeout), ring.reserve(timeout_s=0):
+            pass
+        for value in (1, 2, 3, 4):
+            with ring.read(timeout_s=0) as slot:
+                assert slot["x"] == value
+
+
+def test_arrays_of_varying_shape(ring_name: Name) -> None:
+    slot_dtype = np.dtype([("index", "<i4"), *array_fields("data", "<f4", (4, 3, 2))], align=True)
+    with Ring.create(ring_name(), slot_dtype, 4, ["a"], writer=True, reader="a") as ring:
+        for shape in [(4, 3, 2), (1, 2, 3), (24, 1, 1), (0, 3, 2)]:
+            volume = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+            with ring.reserve() as slot:
+                put_array(slot, "data", np.asfortranarray(volume))
+            with ring.read() as slot:
+                found = get_array(slot, "data")
+                assert found.base is not None
+                assert not found.flags.writeable
+                np.testing.assert_array_equal(found, volume)
+        with ring.reserve() as slot:
+            for wrong in (np.zeros((5, 5, 1)), np.zeros((2, 2))):
+                with pytest.raises(RingError, match="expected 3 dimensions and 24 elements at most"):
+                    put_array(slot, "data", wrong)
+            slot["data_shape"] = (100, 100, 100)
+            with pytest.raises(RingError, match="needs more than its 24 elements"):
+                get_array(slot, "data")
+
+
+def test_importing_is_cheap() -> None:
+    code = "import sys, rtevo.shm; print([name for name in ('numba', 'torch', 'scipy', 'multiprocessing') if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
