@@ -11,6 +11,7 @@ twice (see :mod:`rtevo.supervisor`).
 
 from __future__ import annotations
 
+import math
 import mmap
 import time
 from collections.abc import Callable
@@ -128,7 +129,7 @@ class Clock:
         Parameters
         ----------
         t_s : float
-            Session time, s; may have passed.
+            Session time, s; may have passed; infinite to wait until told to stop.
         serve : callable, optional
             Called again and again with the longest (real) time, s, that it may take. Where it returns True the wait ends at once.
 
@@ -139,7 +140,7 @@ class Clock:
         """
         grants = self.get("scanner_grants")
         if self.lock_step:
-            self.set("scanner_wake_ns", round(t_s * 1e9))
+            self.set("scanner_wake_ns", NEVER if t_s == math.inf else round(t_s * 1e9))
         going_on = self._wait(t_s, grants, serve)
         if self.lock_step:
             self.set("scanner_wake_ns", RUNNING)

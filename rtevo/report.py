@@ -73,7 +73,7 @@ def _pictures(figure: Any, out: Path, trials: list[dict[str, Any]]) -> None:
                 ax.set_axis_on()
                 ax.set(xticks=[], yticks=[])
                 for spine in ax.spines.values():
-                    spine.set(color=ACCENT, linewidth=2)
+                    spine.set(visible=True, color=ACCENT, linewidth=2)
         row[0].text(-0.12, 0.5, f"{generation}", transform=row[0].transAxes, ha="right", va="center", fontsize=8, color=INK)
 
 
@@ -200,7 +200,7 @@ def draw(out: Path) -> Figure:
         left.subplots_adjust(left=0.1, right=0.98, top=0.86, bottom=0.04)
         left.text(0.06, 0.895, "Images by generation (score; the fittest framed)", fontsize=9)
         _pictures(left, out, trials)
-        grid = right.add_gridspec(4, 1, left=0.14, right=0.88, top=0.88, bottom=0.07, hspace=0.62, height_ratios=[1.5, 1, 0.6, 0.8])
+        grid = right.add_gridspec(4, 1, left=0.22, right=0.9, top=0.88, bottom=0.07, hspace=0.55, height_ratios=[1.5, 1, 0.7, 0.8])
         axes = [right.add_subplot(cell) for cell in grid]
         _fitness(axes[0], trials, summary["condition"])
         _motion(axes[1:3], motion)

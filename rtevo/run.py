@@ -13,10 +13,12 @@ import logging
 import os
 import platform
 import secrets
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -132,13 +134,10 @@ def prepare(config: Config) -> Plan:
     loaded = _check_decoder(config, source)
     tr_s = _repetition_time(config, source)
     out = _new_folder(config.record.out)
-    runtime = Path(tempfile.mkdtemp(prefix="rtevo-"))
-    (runtime / "incoming").mkdir()
-    watched = config.acquisition.source == "watch"
     space.save(out / "latent_space.npz")
-    if loaded is None:
-        loaded = _make_decoder(config, source, tr_s, out / "decoder")
-    folder, decoder = loaded
+    folder, decoder = loaded or _make_decoder(config, source, tr_s, out / "decoder")
+    runtime = _runtime_folder()
+    watched = config.acquisition.source == "watch"
     return Plan(
         name=secrets.token_hex(3),
         config=config,
@@ -153,6 +152,19 @@ def prepare(config: Config) -> Plan:
         embedding_size=embedding_size,
         image_size=image_size,
     )
+
+
+def _runtime_folder() -> Path:
+    """Make the folder of what lives only as long as the session; remove what killed sessions have left."""
+    place = Path(tempfile.gettempdir())
+    for left in place.glob("rtevo-run-*-*"):
+        with suppress(OSError, ValueError):
+            os.kill(int(left.name.split("-")[2]), 0)
+            continue
+        shutil.rmtree(left, ignore_errors=True)
+    runtime = Path(tempfile.mkdtemp(prefix=f"rtevo-run-{os.getpid()}-", dir=place))
+    (runtime / "incoming").mkdir()
+    return runtime
 
 
 def _check_space(config: Config, embedding_size: int) -> Any:
@@ -221,12 +233,12 @@ def _make_decoder(config: Config, source: Any, tr_s: float, folder: Path) -> tup
     return folder, _demonstration(config, source, folder)
 
 
-def _first_volume(config: Config) -> Any:
+def _first_volume(config: Config, uid: str) -> Any:
     """Read the first whole volume of a recording."""
     from rtevo.ingest import FolderSource
 
     settings = config.acquisition
-    recording = FolderSource(Path(settings.folder), series=settings.series or None, patience_s=0, stall_s=0)
+    recording = FolderSource(Path(settings.folder), series=uid, patience_s=0, stall_s=0)
     volumes = recording.poll() + recording.finish()
     return next(v.data for v in volumes if v.data is not None)
 
@@ -239,7 +251,7 @@ def _demonstration(config: Config, source: Any, folder: Path) -> Any:
     from rtevo.decode import write_decoder
     from rtevo.realign import brain_mask
 
-    reference = _first_volume(config)
+    reference = _first_volume(config, source.uid)
     mask = brain_mask(reference, source.grid.affine)
     rng = np.random.default_rng(config.session.seed)
     weights = gaussian_filter(rng.standard_normal(reference.shape), 6 / source.grid.voxel_size_mm)

@@ -26,10 +26,10 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
 
-from rtevo.clock import RUNNING, Clock
+from rtevo.clock import NEVER, RUNNING, Clock
 from rtevo.errors import StageError
 from rtevo.shm import Ring, clean
-from rtevo.stages import STAGES, Plan, Stage, child_main, create_rings
+from rtevo.stages import STAGES, STOP_SIGNALS, Plan, Stage, child_main, create_rings
 
 __all__ = ["Supervisor"]
 
@@ -72,29 +72,27 @@ class Supervisor:
         self.children: dict[str, _Child] = {}
         self.warnings: list[str] = []
         self._stack = ExitStack()
+        self._forced = False
 
     def __enter__(self) -> Supervisor:
         clean()  # what a killed session left in shared memory
         self.clock = self._stack.enter_context(Clock.create(self.plan.runtime / "clock", self.plan.config.session.speed))
         self._stack.callback(shutil.rmtree, self.plan.runtime, ignore_errors=True)
         self.rings: dict[str, Ring] = create_rings(self.plan, self._stack)
-        self._interrupt = signal.getsignal(signal.SIGINT)
-        self._terminate = signal.getsignal(signal.SIGTERM)
-        signal.signal(signal.SIGINT, self._stop)
-        signal.signal(signal.SIGTERM, self._stop)
+        self._handlers = {number: signal.signal(number, self._stop) for number in STOP_SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
         self._kill_all()
-        signal.signal(signal.SIGINT, self._interrupt)
-        signal.signal(signal.SIGTERM, self._terminate)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         self._stack.close()
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.clock.get("end"):
-            self.on_log("WARNING", "still ending; everything shown so far is being saved")
+            self._forced = True
         else:
-            self.on_log("WARNING", "stopping: the current image is shown to its end, then everything is saved")
+            self.on_log("WARNING", "stopping: the current image is shown to its end, then everything is saved (again: at once)")
         self.clock.set("end", 1)
 
     # --- starting ---------------------------------------------------------------------------------------------------------------
@@ -177,8 +175,12 @@ class Supervisor:
         ------
         StageError
             A stage failed or vanished.
+        KeyboardInterrupt
+            The user has asked a second time for the session to end.
         """
         failures = self._failures(timeout_s)
+        if self._forced:
+            raise KeyboardInterrupt
         if not failures:
             return
         deadline = time.monotonic() + CAUSE_S
@@ -221,9 +223,13 @@ class Supervisor:
         return found
 
     def _wind_down(self) -> None:
-        """Once the presenter's link has closed the scanner stops; once the scanner is gone ingest hands on what it has."""
+        """Once the presenter's link has closed the scanner stops; once the scanner is gone ingest hands on what it has.
+
+        A recording is delivered to its end, whenever the last generation is done, unless the session has been asked to end.
+        """
         done = {name for name, child in self.children.items() if child.done}
-        if "bridge" in done:
+        recording = self.plan.config.acquisition.source == "replay" and not (self.clock.get("drain") or self.clock.get("end"))
+        if "bridge" in done and not recording:
             self.clock.set("stop_scanner", 1)
         if "scanner" in done or ("bridge" in done and "scanner" not in self.children):
             self.clock.set("drain", 1)
@@ -261,7 +267,8 @@ class Supervisor:
         state = self._state()
         if state is not None and state == self._state():
             who = min(ORDER, key=lambda w: self.clock.get(f"{w}_wake_ns"))  # the scanner first where both are due
-            self.clock.grant(who)
+            if self.clock.get(f"{who}_wake_ns") != NEVER:
+                self.clock.grant(who)
 
     # --- ending -----------------------------------------------------------------------------------------------------------------
 

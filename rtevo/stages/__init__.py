@@ -25,7 +25,7 @@ from rtevo.stages.ingest import ingest
 from rtevo.stages.record import record
 from rtevo.stages.rehearsal import presenter, scanner
 
-__all__ = ["OBSERVERS", "RINGS", "STAGES", "Context", "Plan", "Stage", "child_main", "create_rings", "ring_name"]
+__all__ = ["OBSERVERS", "RINGS", "STAGES", "STOP_SIGNALS", "Context", "Plan", "Stage", "child_main", "create_rings", "ring_name"]
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,13 @@ STAGES: tuple[Stage, ...] = (
 )
 
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # end a session properly
+
+
 def child_main(stage: str, plan: Plan, pipe: Connection) -> None:
     """Run one stage in this process; report ready, log messages and a traceback through `pipe`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; it is the supervisor's
     context = Context(stage, plan, pipe)
     try:
         next(s for s in STAGES if s.name == stage).target(context)

@@ -36,10 +36,11 @@ def ingest(context: Context) -> None:
         for problem in source.problems[told:]:
             context.log.warning("ingest: %s", problem)
         told = len(source.problems)
+        if draining or not volumes:
+            clock.set("settled", delivered)
         if draining:
             break
         if not volumes:
-            clock.set("settled", delivered)
             time.sleep(0.001 if clock.lock_step else 0.01)
     out.close_writing()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 
 from rtevo.clock import NEVER
@@ -51,9 +52,10 @@ class _Stopped(Exception):  # noqa: N818 - the way out of a replay, not an error
 
 
 def _replay(context: Context, link: ParticipantLink) -> None:
-    from rtevo.ingest import replay
+    from rtevo.ingest import Replay
 
     plan, clock, settings = context.plan, context.clock, context.config.acquisition
+    recording = Replay(settings.folder, plan.incoming, series=settings.series or None, tr_s=plan.tr_s)
     context.ready()
     context.wait_for_go()
     volumes = 0
@@ -67,8 +69,10 @@ def _replay(context: Context, link: ParticipantLink) -> None:
 
     with Room(link, clock) as room, suppress(_Stopped):
         if room.begin(plan.tr_s, context.config.presentation.trigger_key):
-            replay(settings.folder, plan.incoming, wait_until, series=settings.series or None, tr_s=plan.tr_s)
+            recording.run(wait_until)
             clock.set("delivered", volumes)
+            clock.set("drain", 1)
+            room.wait_until(math.inf)  # the presenter still has somebody to show its last pictures to
 
 
 def presenter(context: Context) -> None:
