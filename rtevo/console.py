@@ -60,8 +60,10 @@ class Status:
         self._log.close()
 
     def log(self, level: str, text: str) -> None:
-        """Show a message, and keep it in ``session.log``."""
+        """Show a message (but not a DEBUG one), and keep it in ``session.log``."""
         self._log.write(f"{time.strftime('%H:%M:%S')} {level} {text}\n")
+        if level == "DEBUG":
+            return
         self.console.print(Text(text, style={"WARNING": "yellow", "ERROR": "bold red"}.get(level, "dim")))
 
     def progress(self, text: str) -> None:

@@ -53,7 +53,10 @@ def _pictures(figure: Any, out: Path, trials: list[dict[str, Any]]) -> None:
         figure.text(0.5, 0.5, "no images", ha="center", va="center")
         return
     most = max(sum(int(t["generation"]) == g for t in trials) for g in generations)
-    axes = figure.subplots(len(generations), min(most, MAX_COLUMNS), squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.3})
+    columns = min(most, MAX_COLUMNS)
+    row_height = (5.3 / columns + 0.25) / 8  # a square picture and its title, as a share of the page
+    figure.subplots_adjust(left=0.1, right=0.98, top=0.86, bottom=max(0.04, 0.86 - len(generations) * row_height))
+    axes = figure.subplots(len(generations), columns, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.3})
     from PIL import Image
 
     for row, generation in zip(axes, generations, strict=True):
@@ -146,6 +149,9 @@ def _latencies(ax: Axes, latencies: dict[str, dict[str, float]]) -> None:
     ax.set_xscale("log")
     low, high = ax.get_xlim()
     ax.set_xlim(low, high * (high / low) ** 0.35)
+    ticks = [k * 10**e for e in range(-1, 6) for k in (1, 2, 5) if low <= k * 10**e <= high]
+    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    ax.set_xticks([], minor=True)
     ax.set_xlabel("ms", fontsize=8)
     if drawn:
         ax.legend(fontsize=7, frameon=False, ncol=3, loc="lower right", bbox_to_anchor=(1, 1))
@@ -197,7 +203,6 @@ def draw(out: Path) -> Figure:
         left, right = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
         for part in (left, right):
             part.set_facecolor("none")
-        left.subplots_adjust(left=0.1, right=0.98, top=0.86, bottom=0.04)
         left.text(0.06, 0.895, "Images by generation (score; the fittest framed)", fontsize=9)
         _pictures(left, out, trials)
         grid = right.add_gridspec(4, 1, left=0.22, right=0.9, top=0.88, bottom=0.07, hspace=0.55, height_ratios=[1.5, 1, 0.7, 0.8])

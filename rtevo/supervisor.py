@@ -79,6 +79,7 @@ class Supervisor:
         self.clock = self._stack.enter_context(Clock.create(self.plan.runtime / "clock", self.plan.config.session.speed))
         self._stack.callback(shutil.rmtree, self.plan.runtime, ignore_errors=True)
         self.rings: dict[str, Ring] = create_rings(self.plan, self._stack)
+        self.on_log("DEBUG", f"session {self.plan.name}")
         self._handlers = {number: signal.signal(number, self._stop) for number in STOP_SIGNALS}
         return self
 
@@ -103,6 +104,7 @@ class Supervisor:
         process = context.Process(target=child_main, args=(stage.name, self.plan, its), name=f"rtevo-{stage.name}", daemon=True)
         process.start()
         its.close()
+        self.on_log("DEBUG", f"stage {stage.name} is process {process.pid}")
         self.children[stage.name] = _Child(stage, process, mine)
 
     def start(self) -> None:

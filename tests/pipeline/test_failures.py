@@ -1,0 +1,121 @@
+"""What goes wrong ends in one clear message, with everything saved and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rtevo.decode import write_decoder
+
+STAGES = ("ingest", "decode", "evolve", "generate", "bridge", "record", "scanner", "presenter")
+QUICK = ("--generations", "2", "--population", "3")
+Running = Callable[..., tuple[subprocess.Popen[str], Path]]
+
+
+def own_rings(out: Path) -> set[str]:
+    """Rings of the session in `out` that are still there."""
+    name = re.search(r"session (\w+)", (out / "session.log").read_text())
+    assert name is not None
+    return {entry for entry in os.listdir("/dev/shm") if name.group(1) in entry}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_stage_ends_the_session(running: Running, stage: str) -> None:
+    process, out = running(*QUICK)
+    assert own_rings(out)
+    pid = re.search(rf"stage {stage} is process (\d+)", (out / "session.log").read_text())
+    assert pid is not None
+    os.kill(int(pid.group(1)), signal.SIGKILL)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"stage '{stage}' failed: was killed by signal 9 (SIGKILL)" in printed
+    assert "what was recorded until then is in" in printed
+    assert (out / "summary.json").exists()
+    assert not own_rings(out)
+
+
+@pytest.mark.slow
+def test_control_c_ends_cleanly(running: Running) -> None:
+    process, out = running(*QUICK)
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 0, printed
+    assert '"status": "stopped"' in (out / "summary.json").read_text()
+    assert not own_rings(out)
+
+
+@pytest.mark.slow
+def test_a_killed_supervisor_leaves_no_process_and_its_rings_go_with_the_next_start(
+    running: Running, session: Callable[..., object]
+) -> None:
+    process, out = running(*QUICK)
+    process.kill()
+    process.communicate()  # ends only when every stage has closed its end of the pipe, that is, has left
+    assert own_rings(out)
+    done = session("--speed", "max", "--generations", "1", "--population", "2", name="next")
+    assert done.returncode == 0, done.printed
+    assert not own_rings(out)
+
+
+@pytest.fixture
+def refused(session: Callable[..., object], tmp_path: Path) -> Callable[..., str]:
+    """Return a function that expects a session to be refused before anything starts, and gives what it printed."""
+
+    def run(*options: str) -> str:
+        done = session(*options)
+        assert done.returncode == 2, done.printed
+        assert "Traceback" not in done.printed
+        assert done.printed.startswith("rtevo: ")
+        return str(done.printed)
+
+    return run
+
+
+def test_an_empty_folder(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused("--replay", str(tmp_path / "empty"))
+
+
+def test_a_folder_with_nothing_but_a_truncated_file(
+    refused: Callable[..., str], tmp_path: Path, scanner_data: Callable[[str], Path]
+) -> None:
+    (tmp_path / "cut").mkdir()
+    shutil.copy(scanner_data("siemens-mosaic") / "truncated.dcm", tmp_path / "cut")
+    assert "truncated.dcm" in refused("--replay", str(tmp_path / "cut"))
+
+
+def test_a_decoder_of_another_geometry(refused: Callable[..., str], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    shape = (40, 40, 20)
+    write_decoder(tmp_path / "decoder", "fear", rng.random(shape), np.ones(shape, bool), rng.random(shape), np.eye(4), {})
+    printed = refused("--decoder", str(tmp_path / "decoder"))
+    assert "geometry" in printed
+    assert "(40, 40, 20)" in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_model_folder(refused: Callable[..., str], tmp_path: Path) -> None:
+    file = tmp_path / "session.toml"
+    file.write_text('[generator]\nunclip_model_path = "nowhere"\n')
+    assert "unclip_model_path: expected an existing folder" in refused(str(file))
+
+
+def test_three_mistakes_are_three_lines(refused: Callable[..., str], tmp_path: Path) -> None:
+    file = tmp_path / "session.toml"
+    file.write_text('[session]\ncondition = "x"\n[evolution]\npopulaton = 3\n[acquisition]\ntr_s = -1\n')
+    assert len(refused(str(file)).splitlines()) == 3
+
+
+def test_an_existing_output_folder_is_never_written_to(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert "nothing is ever overwritten" in refused()
+    assert not list((tmp_path / "out").iterdir())
