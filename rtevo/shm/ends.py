@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from rtevo.shm import atomics, process
+from rtevo.shm import native, process
 from rtevo.shm.errors import (
     OwnerLost,
     ReaderLost,
@@ -87,6 +87,8 @@ class _End:
         self.holding = False
         self._timeout_s: float | None = None
         self._waited_ns = 0
+        self._spent_ns = 0
+        self._woken_ns = 0
         self._checked_ns = time.monotonic_ns()
         self._owner_reported = False
         self._head_at = segment.address + PRODUCER + HEAD
@@ -156,11 +158,11 @@ class WriterEnd(_End):
             self._make_room()
         sequence = self._head
         index = sequence % self._slots
-        if atomics.begin(self._stamps + LINE * index, (sequence + 1) % 2**64, self._state_at) != OPEN:
+        if native.begin(self._stamps + LINE * index, (sequence + 1) % 2**64, self._state_at) != OPEN:
             self._raise_ended()
         self.holding = True
         slot: np.void = self.segment.slots[index]
-        self.segment.words[_WRITER_NS] += time.monotonic_ns() - started - self._waited_ns
+        self._spent_ns = time.monotonic_ns() - started - self._waited_ns
         return slot
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -169,22 +171,20 @@ class WriterEnd(_End):
             return
         now = time.monotonic_ns()
         room, self._room = self._room, 0  # a signal's exception in here: the next block starts from the shared head again
-        sequence, words = self._head, self.segment.words
-        offset = self._stamps_offset + LINE * (sequence % self._slots)
-        words[(offset + PUBLISHED_NS) // 8] = now
+        sequence = self._head
         following = (sequence + 1) % self.modulus
-        atomics.publish(self.segment.address + offset, (sequence + 1) % 2**64, self._head_at, following)
+        native.publish(self._stamps + LINE * (sequence % self._slots), (sequence + 1) % 2**64, self._head_at, following, now)
         for each in self._wake_readers:
             each.post()
         self._head, self._room = following, room - 1
-        words[_WRITER_NS] += time.monotonic_ns() - now
+        self.segment.words[_WRITER_NS] += time.monotonic_ns() - now + self._spent_ns
 
     def _raise_ended(self) -> NoReturn:
         raise RingClosed(f"ring {self.segment.name}: the stream has been ended; nothing more can be written")
 
     def _blocking(self) -> tuple[int, list[int]]:
         """Free slots, and the critical readers (by index) with the most unread ones."""
-        atomics.fence()  # a retired reader that comes back either sees the head as it is now, or is seen here
+        native.fence()  # a retired reader that comes back either sees the head as it is now, or is seen here
         free = self.layout.slots
         holders: list[int] = []
         for index, reader in enumerate(self.layout.readers):
@@ -270,7 +270,7 @@ class ReaderEnd(_End):
         self._tail_at = segment.address + self._line + TAIL
         self._word = self._line // 8
         before = claim(segment, self._line + READER, f"its reader '{self.reader.name}'")
-        atomics.fence()
+        native.fence()
         self._tail = segment.load(self._line + TAIL)
         self._head = segment.load(PRODUCER + HEAD)
         self._view = segment.slots[:]
@@ -292,12 +292,12 @@ class ReaderEnd(_End):
     def ready(self) -> bool:
         """Say whether there is something to read."""
         if self._head == self._tail:
-            self._head = atomics.load(self._head_at)
+            self._head = native.load(self._head_at)
         return self._head != self._tail
 
     def settled(self) -> bool:
         """Say whether a read would return or raise at once."""
-        if self.ready() or atomics.load(self._state_at) != OPEN:
+        if self.ready() or native.load(self._state_at) != OPEN:
             return True
         if self._verdict is None:
             self._verdict = self.lost_peer()
@@ -306,7 +306,7 @@ class ReaderEnd(_End):
     def skip_to_newest(self) -> int:
         """Release everything but the newest message; return how many that were."""
         self._enter("read")
-        self._head = atomics.load(self._head_at)
+        self._head = native.load(self._head_at)
         count = max(0, (self._head - self._tail) % self.modulus - 1)
         if count:
             self._release((self._tail + count) % self.modulus)
@@ -321,18 +321,21 @@ class ReaderEnd(_End):
         self.lost, self._lost_next = self._lost_next, 0
         self.holding = True
         slot: np.void = self._view[self._tail % self._slots]
-        self.segment.words[self._word + READER_NS // 8] += time.monotonic_ns() - started - self._waited_ns
+        self._spent_ns = time.monotonic_ns() - started - self._waited_ns
         return slot
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if not self.holding:
             return
         self.holding = False
-        started, sequence, words = time.monotonic_ns(), self._tail, self.segment.words
-        torn = not self.reader.critical and atomics.intact_after(self._stamp(sequence), (sequence + 1) % 2**64)
-        words[self._word + MESSAGES // 8] += 1
+        started, sequence = time.monotonic_ns(), self._tail
+        torn = not self.reader.critical and native.intact_after(self._stamp(sequence), (sequence + 1) % 2**64)
+        if self._waited_ns:
+            self._note_wait(sequence)
         self._release((sequence + 1) % self.modulus)
-        words[self._word + READER_NS // 8] += time.monotonic_ns() - started
+        words = self.segment.words
+        words[self._word + MESSAGES // 8] += 1
+        words[self._word + READER_NS // 8] += time.monotonic_ns() - started + self._spent_ns
         if torn:
             words[self._word + LOST // 8] += 1
             if kind is None or issubclass(kind, Exception):
@@ -341,12 +344,21 @@ class ReaderEnd(_End):
                     "is not to be used"
                 ) from error
 
+    def _note_wait(self, sequence: int) -> None:
+        """Count a wait, and how long after the publication it ended (before the slot is released and its stamp overwritten)."""
+        words, word = self.segment.words, self._word
+        words[word + WAITS // 8] += 1
+        latency = self._woken_ns - words[(self._stamps_offset + LINE * (sequence % self._slots) + PUBLISHED_NS) // 8]
+        if 0 <= latency <= self._waited_ns:  # published while this end waited
+            words[word + WAKE_NS // 8] += latency
+            words[word + WAKE_MAX_NS // 8] = max(latency, words[word + WAKE_MAX_NS // 8])
+
     def _stamp(self, sequence: int) -> int:
         return self._stamps + LINE * (sequence % self._slots)
 
     def _release(self, tail: int) -> None:
         self._tail = tail
-        atomics.store(self._tail_at, tail)
+        native.store(self._tail_at, tail)
         if self.reader.critical:
             self._wake_writer.post()
 
@@ -358,8 +370,8 @@ class ReaderEnd(_End):
     def _catch_up(self) -> None:
         """Move an observer to a message that is whole: half a ring ahead of the writer where it was overtaken, or it would be again."""
         slots = self.layout.slots
-        while atomics.intact_before(self._stamp(self._tail), (self._tail + 1) % 2**64):
-            self._head = atomics.load(self._head_at)
+        while native.intact_before(self._stamp(self._tail), (self._tail + 1) % 2**64):
+            self._head = native.load(self._head_at)
             lag = (self._head - self._tail) % self.modulus
             if lag < slots:
                 raise RingMismatch(self.segment.name, f"sequence number of slot {self._tail % slots}", self._tail, "another")
@@ -367,29 +379,19 @@ class ReaderEnd(_End):
 
     def _wait(self) -> None:
         deadline, began = self._deadline(), time.monotonic_ns()
-        self.segment.words[self._word + WAITS // 8] += 1
-        while True:
-            state = atomics.load(self._state_at)
-            if self.ready():  # after the state: what was published before the end is read first
+        while not self.ready():
+            state = native.load(self._state_at)
+            lost, self._verdict = self._verdict or self.lost_peer(), None
+            if self.ready():  # published before the stream ended or the writer died
                 break
             if state != OPEN:
                 raise self._ended(state)
-            lost, self._verdict = self._verdict or self.lost_peer(), None
-            if self.ready():
-                break
             if lost is not None:
                 raise lost
             if not self.sleep(deadline) and not self.ready():
                 raise RingTimeout(f"ring {self.segment.name}: nothing for reader '{self.reader.name}' within {self._timeout_s} s")
-        self._note_wake_up(began)
-
-    def _note_wake_up(self, began_ns: int) -> None:
-        now, words = time.monotonic_ns(), self.segment.words
-        self._waited_ns = now - began_ns
-        latency = now - words[(self._stamp(self._tail) - self.segment.address + PUBLISHED_NS) // 8]
-        if 0 <= latency <= self._waited_ns:  # published while this end waited
-            words[self._word + WAKE_NS // 8] += latency
-            words[self._word + WAKE_MAX_NS // 8] = max(latency, words[self._word + WAKE_MAX_NS // 8])
+        self._woken_ns = time.monotonic_ns()
+        self._waited_ns = self._woken_ns - began
 
     def _ended(self, state: int) -> RingError:
         if state == BROKEN:

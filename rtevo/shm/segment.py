@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 import posix_ipc
 
-from rtevo.shm import atomics, process
+from rtevo.shm import native, process
 from rtevo.shm.errors import RingError, RingInUse, RingMissing, RingPermission, RingSpace, RingUnsupported
 from rtevo.shm.layout import BUILDING, HEAD, OPEN, PRODUCER, READER, STATE, TAIL, WRITER, Layout
 from rtevo.shm.wakeup import Wakeup, remove_semaphore
@@ -97,15 +97,15 @@ class Segment:
 
     def load(self, offset: int) -> int:
         """Load the word at an offset of the header (acquire)."""
-        return int(atomics.load(self.address + offset))
+        return int(native.load(self.address + offset))
 
     def store(self, offset: int, value: int) -> None:
         """Store the word at an offset of the header (release)."""
-        atomics.store(self.address + offset, value)
+        native.store(self.address + offset, value)
 
     def swap(self, offset: int, expected: int, new: int) -> bool:
         """Store `new` where the word is `expected`; say whether it was."""
-        return bool(atomics.compare_and_swap(self.address + offset, expected, new) == expected)
+        return bool(native.compare_and_swap(self.address + offset, expected, new) == expected)
 
     @classmethod
     def create(cls, name: str, layout: Layout, access: Access = "watch") -> Segment:

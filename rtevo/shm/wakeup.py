@@ -19,33 +19,26 @@ from typing import Any
 
 import posix_ipc
 
+from rtevo.shm import native
 from rtevo.shm.errors import RingMissing, RingPermission, RingSpace
 
 __all__ = ["CHECK_S", "Wakeup", "remove_semaphore"]
 
 CHECK_S = 0.25  # longest sleep without a look at the counters and at the peers
 
-_MONOTONIC = 1  # CLOCK_MONOTONIC
 _MODE = 0o600
 
 
-class _Timespec(ctypes.Structure):
-    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
-
-
-def _clock_wait() -> Any:
-    """Return the C library where it has sem_clockwait, None elsewhere."""
-    library = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(library, "sem_clockwait"):
-        return None
+def _semaphore_library() -> Any:
+    """Return the C library for opening and closing semaphores whose address `native.sleep` needs."""
+    library = ctypes.CDLL(None)
     library.sem_open.restype = ctypes.c_void_p
     library.sem_open.argtypes = (ctypes.c_char_p, ctypes.c_int)
     library.sem_close.argtypes = (ctypes.c_void_p,)
-    library.sem_clockwait.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Timespec))
     return library
 
 
-_LIBRARY = _clock_wait()
+_LIBRARY: Any = _semaphore_library() if native.sleep is not None else None
 
 
 class Wakeup:
@@ -84,7 +77,6 @@ class Wakeup:
             raise RingSpace(f"semaphore {name}: /dev/shm is full; remove stale rings with 'python -m rtevo.shm clean'") from None
         self._release = self._semaphore.release
         self._pointer = _LIBRARY.sem_open(name.encode(), 0) if _LIBRARY is not None else None  # the same: libc counts the openings
-        self._until = _Timespec()
 
     def post(self) -> None:
         """Wake whoever waits, or whoever waits next."""
@@ -96,7 +88,7 @@ class Wakeup:
 
     def wait(self, timeout_s: float) -> bool:
         """Sleep until somebody posts; False where nobody did within `timeout_s`, or a signal came first."""
-        if self._pointer is None:
+        if self._pointer is None:  # a C library without sem_clockwait
             with suppress(posix_ipc.SignalError):
                 try:
                     self._semaphore.acquire(timeout_s)
@@ -104,11 +96,11 @@ class Wakeup:
                 except posix_ipc.BusyError:
                     pass
             return False
-        until_ns = time.monotonic_ns() + max(0, int(timeout_s * 1e9))
-        self._until.seconds, self._until.nanoseconds = divmod(until_ns, 1_000_000_000)
-        if _LIBRARY.sem_clockwait(self._pointer, _MONOTONIC, self._until) == 0:
+        seconds, nanoseconds = divmod(time.monotonic_ns() + max(0, int(timeout_s * 1e9)), 1_000_000_000)
+        assert native.sleep is not None
+        code = native.sleep(self._pointer, seconds, nanoseconds)
+        if code == 0:
             return True
-        code = ctypes.get_errno()
         if code in (errno.ETIMEDOUT, errno.EINTR):
             return False
         raise OSError(code, f"waiting for semaphore {self.name}")

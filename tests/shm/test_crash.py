@@ -87,7 +87,7 @@ def test_a_reader_killed_anywhere_loses_nothing_and_is_replaced(ring_name: Name,
 
 def test_an_owner_killed_anywhere_leaves_nothing_that_cannot_be_cleaned(ring_name: Name, nursery: Start) -> None:
     worker, name, semaphore = nursery(), ring_name(), ring_name()
-    for instruction in _kill_everywhere(worker, "", 101, "own", name, semaphore):
+    for instruction in _kill_everywhere(worker, "", 251, "own", name, semaphore):
         if instruction % 2:
             Ring.create(f"{name}x", tasks.SLOT, 4, [Reader("a", semaphore=semaphore)]).close()  # takes the name over
         clean()

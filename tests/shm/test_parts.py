@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from rtevo.shm import Ring, RingTimeout, atomics, process
+from rtevo.shm import Ring, RingTimeout, native, process
 from rtevo.shm.errors import RingError, RingMissing, RingUnsupported
 from rtevo.shm.payload import array_fields, get_array, put_array
 from rtevo.shm.wakeup import Wakeup, remove_semaphore
@@ -24,21 +24,21 @@ Name = Callable[[], str]
 def test_atomic_operations() -> None:
     words = np.zeros(4, np.uint64)
     at = int(words.ctypes.data)
-    atomics.store(at, 2**64 - 1)
-    assert atomics.load(at) == 2**64 - 1
-    assert atomics.compare_and_swap(at, 5, 6) == 2**64 - 1
-    assert atomics.compare_and_swap(at, 2**64 - 1, 6) == 2**64 - 1
-    assert atomics.load(at) == 6
-    atomics.fence()
-    assert atomics.begin(at, 9, at + 24) == 0
+    native.store(at, 2**64 - 1)
+    assert native.load(at) == 2**64 - 1
+    assert native.compare_and_swap(at, 5, 6) == 2**64 - 1
+    assert native.compare_and_swap(at, 2**64 - 1, 6) == 2**64 - 1
+    assert native.load(at) == 6
+    native.fence()
+    assert native.begin(at, 9, at + 24) == 0
     assert words.tolist() == [9, 0, 0, 0]
-    assert atomics.intact_before(at, 9) != 0
-    atomics.publish(at, 9, at + 16, 77)
-    assert words.tolist() == [9, 9, 77, 0]
-    assert atomics.intact_before(at, 9) == 0 == atomics.intact_after(at, 9)
-    assert atomics.intact_after(at, 8) != 0
+    assert native.intact_before(at, 9) != 0
+    native.publish(at, 9, at + 24, 77, 5)
+    assert words.tolist() == [9, 9, 5, 77]
+    assert native.intact_before(at, 9) == 0 == native.intact_after(at, 9)
+    assert native.intact_after(at, 8) != 0
     words[3] = 1
-    assert atomics.begin(at, 10, at + 24) == 1
+    assert native.begin(at, 10, at + 24) == 1
     assert words[0] == 9
 
 
@@ -54,7 +54,7 @@ def test_the_machine_code_orders_memory(triple: str, acquire: str, release: str,
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     machine = llvm.Target.from_triple(triple).create_target_machine(opt=2)
-    module = llvm.parse_assembly(atomics.SOURCE)
+    module = llvm.parse_assembly(native.SOURCE)
     module.triple = triple
     text = machine.emit_assembly(module)
     bodies = dict(re.findall(r"^(\w+):.*?\n(.*?)\.Lfunc_end", text, re.DOTALL | re.MULTILINE))
