@@ -116,8 +116,8 @@ class Bench:
 
 def busy_s() -> float:
     """CPU time that all processors have spent working since boot, s."""
-    numbers = [int(text) for text in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
-    return (sum(numbers) - numbers[3] - numbers[4]) / os.sysconf("SC_CLK_TCK")
+    user, nice, system, _idle, _iowait, irq, soft_irq = (int(text) for text in Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + irq + soft_irq) / os.sysconf("SC_CLK_TCK")
 
 
 def summary(microseconds: Any) -> dict[str, float]:

@@ -1,4 +1,83 @@
-"""Ring buffers in POSIX shared memory."""
+"""Ring buffers in POSIX shared memory: one writer, declared readers, messages handed over without a copy.
+
+It knows nothing of fMRI and imports nothing of the package but the base of its errors.
+
+>>> with Ring.create("/rtevo-demo", slot_dtype, slots=8, readers=["decode", Reader("record", critical=False)]): ...  # doctest: +SKIP
+
+The **owner** makes a ring, removes it at the end, and may do nothing else with it. The **writer** and the **readers** attach by
+name, from any process:
+
+>>> with Ring.attach("/rtevo-demo", writer=True) as ring:             # doctest: +SKIP
+...     with ring.reserve(timeout_s=2) as slot:                       # a record in shared memory, to be filled in place
+...         slot["index"] = 7
+...         np.multiply(volume, scale, out=slot["data"])
+...                                                                   # published here; not on an exception
+>>> with Ring.attach("/rtevo-demo", reader="decode") as ring:         # doctest: +SKIP
+...     for slot in ring:                                             # or: with ring.read(timeout_s=...) as slot
+...         work_on(slot["data"])                                     # a read-only view, valid until the next turn
+
+Rules
+-----
+Critical readers and observers
+    The writer waits for a **critical** reader, up to a deadline; so a critical reader never sees a message change, and misses none.
+    It never waits for an **observer**, which may be overtaken. An observer is told how many messages it lost before the one in its
+    hands (:attr:`Ring.lost`; in total: :meth:`Ring.statistics`), gets only messages that were whole when it got them, and
+    :class:`RingOverrun` on leaving the block if one was overwritten meanwhile.
+End of the stream
+    The writer ends it by closing its handle or by :meth:`Ring.close_writing`; readers get what is left, then :class:`RingClosed`.
+Death
+    Any process may be killed at any instruction. What was published stays and is read; what was not published never existed.
+    Whoever has to wait notices within half a second: :class:`WriterLost` (after everything has been read), :class:`ReaderLost` (a
+    critical reader whose unread messages fill the ring), :class:`OwnerLost`. A role whose holder is dead can be attached to again:
+    a writer goes on with the sequence, a reader with the first message that its predecessor had not released, or with the newest.
+    Or go on without a dead reader: :meth:`Ring.retire`. Processes are told apart by id and start time (:mod:`rtevo.shm.process`).
+Left-overs
+    A ring whose owner is dead is replaced by the next :meth:`Ring.create` of its name. :func:`clean`, or ``python -m rtevo.shm
+    clean``, removes rings whose owner and members are all dead, and nothing else; ``python -m rtevo.shm`` lists what there is.
+Waiting for several rings
+    :func:`wait_any`, for readers declared with the same semaphore.
+Arrays of varying shape
+    :mod:`rtevo.shm.payload`: room for the largest, and a field for the shape.
+
+How it works
+------------
+The bytes are described in :mod:`rtevo.shm.layout`. Message ``s`` lies in slot ``s % slots``. The writer alone writes the *head* (the
+number of the next message), each reader its own *tail* (the number of the next message to release), each in a line of its own. There
+are no locks, so that nobody can die holding one.
+
+*Counters are the truth, semaphores a hint.* After every change of a counter its author posts; who waits looks at the counters before
+sleeping, after every wake-up, and four times a second (:mod:`rtevo.shm.wakeup`). So a lost post costs a quarter of a second, and a
+spurious one nothing. Posting only when the other side seems to need it would lose wake-ups.
+
+Memory order
+------------
+Contents are written by ordinary stores; everything that orders them is in :mod:`rtevo.shm.native`, in the terms of C11.
+
+==================================  =================================================================================================
+what must hold                      by
+==================================  =================================================================================================
+a reader that sees the head sees    the head is stored with *release*, loaded with *acquire*
+the contents behind it
+a writer that sees the tail may     the tail is stored with *release* after the last look at the contents, loaded with *acquire* before
+overwrite what lies before it       the first new byte
+an observer detects an overwritten  sequence lock: *begin* is stored, then a *release* fence, then the contents, then *end* (release);
+slot                                the observer loads *end* (acquire) and *begin*, uses the contents, then an *acquire* fence, then
+                                    *begin* again
+a reader that comes back after      it takes its role by a sequentially consistent exchange, then a full fence, then it loads the head;
+being retired is not overtaken      the writer passes a full fence between storing its head and looking who is retired
+there is one writer, and one        roles are taken by compare-and-swap of one word that holds process id and start time
+process per reader
+==================================  =================================================================================================
+
+On x86-64 loads and stores have acquire and release order anyway: the instructions are plain moves, and what counts is that the
+compiler neither splits nor moves them. On arm64 they are ``ldar``, ``stlr`` and ``dmb``; a test compiles them for it and looks.
+
+Limits
+------
+Linux. Names start with "/rtevo-" and have 27 characters at most, so that they and their semaphores would fit macOS's 30; macOS itself
+is refused with a message (no ``sem_timedwait``, no list of segments). All processes of a ring share a PID namespace. A handle belongs
+to one process, and its reading end and its writing end to one thread each at a time. Readers that share a semaphore are read by one thread.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +85,7 @@ from rtevo.shm.errors import (
     OwnerLost,
     ReaderLost,
     RingClosed,
+    RingError,
     RingInUse,
     RingMismatch,
     RingMissing,
@@ -29,6 +109,7 @@ __all__ = [
     "ReaderStatistics",
     "Ring",
     "RingClosed",
+    "RingError",
     "RingInUse",
     "RingMismatch",
     "RingMissing",
