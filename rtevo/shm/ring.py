@@ -344,6 +344,17 @@ class Ring:
         return self._segment.load(PRODUCER + STATE) == ENDED
 
     @property
+    def published(self) -> int:
+        """Messages published since the ring was made; costs a microsecond, unlike `statistics`."""
+        layout = self._segment.layout
+        return (self._segment.load(PRODUCER + HEAD) - layout.first) % layout.modulus
+
+    def lag(self, reader: str) -> int:
+        """Messages published and not yet released by a reader; costs a microsecond, unlike `statistics`."""
+        tail = self._segment.load(self._segment.layout.reader_line(self._index(reader)) + TAIL)
+        return (self._segment.load(PRODUCER + HEAD) - tail) % self._segment.layout.modulus
+
+    @property
     def drained(self) -> bool:
         """Every critical reader (unless retired) has released everything that has been published.
 
@@ -360,7 +371,7 @@ class Ring:
         return True
 
     def statistics(self) -> RingStatistics:
-        """Counters of the ring and its readers; any process may ask, at any time."""
+        """Counters of the ring, and who is alive; any process may ask, at any time. Looking at the processes takes 10 us for each."""
         return collect(self._segment)
 
     def _index(self, reader: str) -> int:

@@ -2,11 +2,12 @@
 
 Run as a script. Commands come on standard input, one JSON list per line, ``[task, argument...]``; each answer is one line. ``start``
 forks a worker and answers with its process id; ``wait`` reaps it and answers with its exit status (-9: killed by SIGKILL).
-``restart`` starts a task again and again, each time with a timer that kills it at a random moment, and then once more to its end.
+``restart`` starts a task again and again, each time with a timer that kills it at a random moment, and then one that may end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import rtevo.shm
-from rtevo.shm import Reader, Ring, RingClosed, RingInUse, RingPermission, clean
+from rtevo.shm import Reader, Ring, RingClosed, RingInUse, RingOverrun, RingPermission, clean
 
 SLOT = np.dtype([("value", "<i8"), ("data", "<u4", (64,))], align=True)
 IN_USE = 3  # exit status: the name, or the role, was taken
@@ -73,6 +74,11 @@ def write(name: str, count: int) -> None:
             fill(slot, value)
 
 
+def write_on(name: str, _last: int) -> None:
+    """Write messages until killed."""
+    write(name, 1 << 62)
+
+
 def write_until(name: str, last: int) -> None:
     """Write messages up to a value, then end the stream."""
     with Ring.attach(name, writer=True) as ring:
@@ -110,6 +116,27 @@ def verify(name: str, reader: str, count: int) -> None:
         assert seen == count, f"{seen} of {count} messages"
 
 
+def observe(name: str, reader: str, count: int) -> None:
+    """Follow as an observer that is overtaken all the time: every message is accounted for, as read, as lost, or as overwritten."""
+    position = overwritten = skipped = 0
+    with Ring.attach(name, reader) as ring:
+        while True:
+            try:
+                with ring.read() as slot:
+                    value = check(slot)  # fails if the slot is overwritten meanwhile; the ring then says why
+            except RingOverrun:
+                position, overwritten, skipped = position + ring.lost + 1, overwritten + 1, skipped + ring.lost
+                continue
+            except RingClosed:
+                break
+            position, skipped = position + ring.lost, skipped + ring.lost
+            assert value == position, f"expected message {position}, got {value}"
+            position += 1
+        lost = ring.statistics().overruns[reader]
+    assert position == count, f"{position} of {count} messages accounted for"
+    assert lost == overwritten + skipped > 0
+
+
 def own(name: str, semaphore: str) -> None:
     """Make two rings that share a semaphore, use them, and remove them."""
     readers = [Reader("a", semaphore=semaphore), Reader("b", critical=False)]
@@ -120,6 +147,13 @@ def own(name: str, semaphore: str) -> None:
         for ring in (one, two):
             with ring.reserve() as slot:
                 fill(slot, 1)
+
+
+def own_on(name: str, semaphore: str) -> None:
+    """Make and remove rings until killed, in contention with others."""
+    while True:
+        with contextlib.suppress(RingInUse):
+            own(name, semaphore)
 
 
 def own_and_hold(name: str) -> None:
@@ -156,7 +190,7 @@ def hold(name: str, role: str) -> None:
 
 
 TASKS: dict[str, Callable[..., None]] = {
-    task.__name__: task for task in (write, write_until, read, relay, verify, own, own_and_hold, hold, as_nobody)
+    task.__name__: task for task in (write, write_on, own_on, write_until, read, relay, verify, observe, own, own_and_hold, hold, as_nobody)
 }
 
 
@@ -190,17 +224,17 @@ def reap(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def restart(seed: int, rounds: int, longest_s: float, task: str, *arguments: Any) -> int:
-    """Kill a task at random moments, `rounds` times, then let it finish; return how many of them were killed before their end."""
+def restart(seed: int, rounds: int, longest_s: float, task: str, last_task: str, *arguments: Any) -> int:
+    """Kill a task at random moments, `rounds` times, then let another finish; return how many of them were killed before their end."""
     rng = random.Random(seed)
     killed = 0
     for _ in range(rounds):
         status = reap(run(task, list(arguments), kill_after_s=rng.uniform(1e-4, longest_s)))
         assert status in (0, IN_USE, -signal.SIGALRM), f"{task}: exit status {status}"
         killed += status < 0
-    while (status := reap(run(task, list(arguments)))) == IN_USE:
+    while (status := reap(run(last_task, list(arguments)))) == IN_USE:
         pass
-    assert status == 0, f"{task}: exit status {status}"
+    assert status == 0, f"{last_task}: exit status {status}"
     return killed
 
 

@@ -355,6 +355,7 @@ def test_statistics(ring_name: Name) -> None:
         read(ring)
         found = ring.statistics()
         assert (found.published, found.depth, found.state, found.slots) == (3, 2, "open", 4)
+        assert (ring.published, ring.lag("a"), ring.lag("b")) == (3, 2, 3)
         assert found.lag == {"a": 2, "b": 3}
         assert found.consumed == {"a": 1, "b": 0}
         assert found.overhead_ns > 0
@@ -378,7 +379,8 @@ def test_counters_wrap_around(ring_name: Name, slots: int) -> None:
             read(watch)
             assert ring.drained
         found = ring.statistics()
-        assert found.published == found.consumed["a"] == 6 * slots
+        assert found.published == found.consumed["a"] == ring.published == 6 * slots
+        assert ring.lag("a") == 0
         assert found.depth == 0
         write(ring, *range(slots))
         with pytest.raises(RingTimeout):
