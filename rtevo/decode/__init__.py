@@ -5,13 +5,20 @@ volumes and image onsets as they come and gives each image's score.
 
 ::
 
-    folder    the decoder folder: read, checked, written
-    running   fits to all volumes so far, one volume at a time
-    scorer    volumes and onsets in, scores out
+    folder      the decoder folder: read, checked, written
+    scorer      volumes and onsets in, scores out, by one of two methods:
+    peak          mean of the volumes around the peak, correlated with the map
+    separate      projection on the map, overlapping responses taken apart
+    running     fits to all volumes so far, one volume at a time
+    deconvolve  amplitudes of overlapping responses in one series
+    hrf         shape of a response
 """
 
+from rtevo.decode.deconvolve import Deconvolver, Grid
 from rtevo.decode.folder import Decoder, write_decoder
+from rtevo.decode.peak import pearson, response_window
 from rtevo.decode.running import RunningFit
-from rtevo.decode.scorer import Score, Scorer, pearson, response_window
+from rtevo.decode.score import Score
+from rtevo.decode.scorer import METHODS, Scorer
 
-__all__ = ["Decoder", "RunningFit", "Score", "Scorer", "pearson", "response_window", "write_decoder"]
+__all__ = ["METHODS", "Decoder", "Deconvolver", "Grid", "RunningFit", "Score", "Scorer", "pearson", "response_window", "write_decoder"]

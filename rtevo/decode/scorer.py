@@ -1,98 +1,48 @@
 """Volumes and onsets in, scores out.
 
-What happens to a volume, in order: smoothing, mask, removal of drift and motion, standardisation of each voxel, mean over the volumes
-around the peak of the response, correlation with the weight map. Drift and motion are removed by a linear fit to all volumes so far,
-and a voxel's standard deviation is that of its residual over all volumes so far.
+What happens to a volume, in order: smoothing, mask, and then one of two methods. ``peak`` (:mod:`rtevo.decode.peak`): drift and motion
+are removed by a causal fit, each voxel is standardised, and the mean pattern around the peak of the response is correlated with the
+weight map. ``deconvolve`` (:mod:`rtevo.decode.separate`): the volume is projected on the map and overlapping responses are taken apart.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rtevo.decode.deconvolve import Grid
 from rtevo.decode.folder import Decoder
-from rtevo.decode.running import RunningFit
+from rtevo.decode.peak import Peak
+from rtevo.decode.score import Score
+from rtevo.decode.separate import Separate
 from rtevo.errors import GeometryError
 from rtevo.kernels.smooth import smooth
 
-__all__ = ["Score", "Scorer", "pearson", "response_window"]
+__all__ = ["METHODS", "Method", "Scorer", "motion_in_mm"]
 
 SPHERE_MM = 50.0
 """Radius at which a rotation is counted in mm: Power et al. 2012, doi:10.1016/j.neuroimage.2011.10.018."""
-LATE_S = 30.0
-"""An onset reported up to this long after its window has passed is still scored."""
 
-
-@dataclass(frozen=True)
-class Score:
-    """The response to one image.
-
-    Parameters
-    ----------
-    key : tuple of int, (2,)
-        Generation and candidate.
-    onset_s : float
-        From the first volume.
-    score : float
-        Correlation with the weight map, -1 to 1; NaN where it could not be measured.
-    score_se : float
-        Standard error, NaN where the method gives none.
-    volumes_used : int
-        Volumes of the window that were there.
-    last_volume_index : int
-        The last one of them, -1 where there was none.
-    revision : int
-        0 = first value; later values replace it.
-    """
-
-    key: tuple[int, int]
-    onset_s: float
-    score: float
-    score_se: float
-    volumes_used: int
-    last_volume_index: int
-    revision: int = 0
-
-
-def response_window(onset_s: float, tr_s: float, delay_s: float = 6.0, half_window_tr: int = 1) -> range:
-    """Say which volumes measure the response to an image.
-
-    Volume i is acquired from ``i * tr_s``. The window's centre is the volume whose start is nearest to ``onset_s + delay_s`` (at half
-    a TR the later one); the window holds it and `half_window_tr` volumes on each side.
-
-    Parameters
-    ----------
-    onset_s : float
-        From the start of the first volume.
-    tr_s : float
-        Repetition time, seconds.
-    delay_s : float
-        From onset to the peak of the response, seconds.
-    half_window_tr : int
-        Volumes on each side.
-
-    Returns
-    -------
-    range
-        Volume indices; may begin before 0.
-    """
-    centre = math.floor((onset_s + delay_s) / tr_s + 0.5)
-    return range(centre - half_window_tr, centre + half_window_tr + 1)
+Method = Literal["peak", "deconvolve"]
+METHODS: tuple[Method, ...] = ("peak", "deconvolve")
 
 
 class Scorer:
     """Score of each image, from aligned volumes and onsets as they come.
 
-    Volumes are added in run order, missing ones as None; an image is scored the moment the last volume of its window has been added, on
-    all volumes up to that one, so the scores do not depend on when they are asked for. What is taken out of each voxel is a constant,
-    a linear drift and the six motion parameters. Those have a light ridge (`ridge`): a prior of ``1 / sqrt(ridge)`` noise standard
-    deviations per minute of drift and per millimetre of motion (radians times 50 mm). A plain fit would explain the first volumes
-    entirely, responses included; this one takes out what the volumes so far give evidence for and tends to the plain fit as they grow.
+    Volumes are added in run order, missing ones as None. What comes out depends on the volumes and onsets alone, not on when it is
+    asked for.
+
+    With ``method="peak"`` an image is scored once, the moment the last volume of its window has been added, on all volumes up to that
+    one. A constant, a linear drift and the six motion parameters are taken out of each voxel. Drift and motion have a light ridge, which
+    is a prior for their size (`drift_sd`, `motion_sd`): a plain fit would explain the first volumes entirely, responses included;
+    this one takes out what the volumes so far give evidence for and tends to the plain fit as they grow.
+
+    With ``method="deconvolve"`` an image is scored with its standard error when 8 s of its response have been seen, and again when the
+    score has improved, until 16 s; its unit is the noise of a voxel. Neighbouring images' responses are separated.
 
     Parameters
     ----------
@@ -100,14 +50,20 @@ class Scorer:
         Mask and weight map.
     tr_s : float
         Repetition time, seconds, > 0. Volume i is acquired from ``i * tr_s``.
+    method : {"peak", "deconvolve"}
+        See above.
     fwhm_mm : float
         Width of the smoothing, mm; 0: none.
     delay_s : float
-        From onset to the middle of the window, seconds.
+        From onset to the middle of the window, seconds (peak).
     half_window_tr : int
-        Volumes on each side of it, see :func:`response_window`.
-    ridge : float
-        See above; 0 is the plain least-squares fit.
+        Volumes on each side of it, see :func:`rtevo.decode.peak.response_window` (peak).
+    duration_s : float
+        How long an image is shown, seconds (deconvolve).
+    drift_sd : float
+        Expected drift, noise standard deviations per minute; infinite: the plain least-squares fit.
+    motion_sd : float
+        Expected effect of motion, noise standard deviations per mm (a radian counts as 50 mm); infinite: the plain least-squares fit.
 
     Attributes
     ----------
@@ -125,29 +81,33 @@ class Scorer:
         decoder: Decoder,
         tr_s: float,
         *,
+        method: Method = "peak",
         fwhm_mm: float = 4.0,
         delay_s: float = 6.0,
         half_window_tr: int = 1,
-        ridge: float = 1.0,
+        duration_s: float = 3.0,
+        drift_sd: float = 0.2,
+        motion_sd: float = 1.5,
+        grid: Grid | None = None,
     ) -> None:
-        for name, value, ok in (
-            ("tr_s", tr_s, tr_s > 0),
-            ("fwhm_mm", fwhm_mm, fwhm_mm >= 0),
-            ("delay_s", delay_s, delay_s >= 0),
-            ("half_window_tr", half_window_tr, half_window_tr >= 0),
-            ("ridge", ridge, ridge >= 0),
-        ):
-            if not (math.isfinite(value) and ok):
-                raise ValueError(f"{name}: expected a finite number {'>' if name == 'tr_s' else '>='} 0, got {value}")
+        for name, value in (("tr_s", tr_s), ("duration_s", duration_s), ("drift_sd", drift_sd), ("motion_sd", motion_sd)):
+            if not value > 0 or (name in ("tr_s", "duration_s") and not math.isfinite(value)):
+                raise ValueError(f"{name}: expected a number > 0, got {value}")
+        for name, value in (("fwhm_mm", fwhm_mm), ("delay_s", delay_s), ("half_window_tr", half_window_tr)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
+        if method not in METHODS:
+            raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
         self._decoder = decoder
-        self._tr_s, self._fwhm_mm, self._delay_s, self._half = float(tr_s), float(fwhm_mm), float(delay_s), int(half_window_tr)
-        self._weights = decoder.weights[decoder.mask].astype(np.float64)
-        self._fit = RunningFit(len(self._weights), np.full(7, ridge))
-        self._kept = math.ceil((LATE_S + delay_s) / tr_s) + 2 * half_window_tr + 1
-        self._recent: dict[int, tuple[NDArray[np.float64], NDArray[np.float32]]] = {}
+        self._fwhm_mm = float(fwhm_mm)
+        weights = decoder.weights[decoder.mask].astype(np.float64)
+        penalty = np.array([drift_sd] + [motion_sd] * 6, np.float64) ** -2.0
+        self._method: Peak | Separate
+        if method == "peak":
+            self._method = Peak(weights, tr_s, delay_s, half_window_tr, penalty)
+        else:
+            self._method = Separate(weights, tr_s, duration_s, penalty, grid=grid)
         self._seen: set[int] = set()
-        self._last = -1
-        self._pending: dict[tuple[int, int], float] = {}
         self._keys: set[tuple[int, int]] = set()
         self._done: list[Score] = []
         self.left_out: list[int] = []
@@ -158,8 +118,8 @@ class Scorer:
         Parameters
         ----------
         index : int
-            Position in the run, 0 = first. Usually the next one; a volume that comes late still joins the fit, and the windows that
-            are open. Indices that were skipped when a window ends are missing.
+            Position in the run, 0 = first. Usually the next one. For ``peak`` a volume that comes late still joins the fit and the windows
+            that are open; for ``deconvolve`` it is not used. Indices that were skipped when a window ends are missing.
         volume : ndarray (X, Y, Z), or None
             Aligned volume on the decoder's grid; None: missing.
         motion : array-like of float, (6,)
@@ -173,33 +133,26 @@ class Scorer:
             The index was added before, or `motion` has another shape.
         """
         index = int(index)
-        parameters = np.asarray(motion, np.float64)
-        if parameters.shape != (6,):
-            raise ValueError(f"motion of volume {index}: expected 6 parameters, got shape {parameters.shape}")
+        if np.shape(motion) != (6,):
+            raise ValueError(f"motion of volume {index}: expected 6 parameters, got shape {np.shape(motion)}")
+        motion_mm = motion_in_mm(motion)
         if index < 0 or index in self._seen:
             raise ValueError(f"volume {index}: expected an index >= 0 that was not added before")
-        values = None if volume is None or not np.isfinite(parameters).all() else self._values(index, volume)
+        values = None if volume is None or not np.isfinite(motion_mm).all() else self._values(index, volume)
         self._seen.add(index)
-        self._last = max(self._last, index)
         if values is None:
             self.left_out.append(index)
-        else:
-            terms = np.concatenate([[index * self._tr_s / 60.0], parameters * ([1.0] * 3 + [SPHERE_MM] * 3)])
-            self._fit.add(terms, values)
-            self._recent[index] = (terms, values)
-        for old in [i for i in self._recent if i < self._last - self._kept]:
-            del self._recent[old]
-        self._settle()
+        self._done += self._method.add_volume(index, motion_mm, values)
 
     def add_onset(self, key: tuple[int, int], onset_s: float) -> None:
-        """Add an image that was shown.
+        """Add an image that was shown, when it appears: before the volumes that its response reaches.
 
         Parameters
         ----------
         key : tuple of int, (2,)
             Generation and candidate.
         onset_s : float
-            From the start of the first volume, seconds. An onset reported more than ``LATE_S`` after its window has no score.
+            From the start of the first volume, seconds. With ``peak``, an onset reported more than 30 s after its window has no score.
 
         Raises
         ------
@@ -211,8 +164,7 @@ class Scorer:
         if not math.isfinite(onset_s):
             raise ValueError(f"onset of {key}: expected a finite number of seconds, got {onset_s}")
         self._keys.add(key)
-        self._pending[key] = float(onset_s)
-        self._settle()
+        self._done += self._method.add_onset(key, float(onset_s))
 
     def ready(self, final: bool = False) -> list[Score]:
         """Hand out the scores that have become ready since the last call, each once, in order of their onsets.
@@ -220,33 +172,12 @@ class Scorer:
         Parameters
         ----------
         final : bool
-            No volume will follow: score all other images too, on what there is of their windows, NaN where that is nothing.
+            No volume will follow: score all other images too, on what there is of their responses, NaN where that is nothing.
         """
         if final:
-            self._settle(everything=True)
+            self._done += self._method.settle(final=True)
         done, self._done = self._done, []
-        return sorted(done, key=lambda score: (score.onset_s, score.key))
-
-    def _settle(self, everything: bool = False) -> None:
-        """Score the images whose windows have passed."""
-        for key, onset_s in list(self._pending.items()):
-            window = response_window(onset_s, self._tr_s, self._delay_s, self._half)
-            if everything or window[-1] <= self._last:
-                del self._pending[key]
-                self._done.append(self._score(key, onset_s, window))
-
-    def _score(self, key: tuple[int, int], onset_s: float, window: Sequence[int]) -> Score:
-        """Score one image on the volumes of its window that are there."""
-        used = [i for i in window if i in self._recent]
-        if not used:
-            return Score(key, onset_s, math.nan, math.nan, 0, -1)
-        terms: NDArray[np.float64] = np.mean([self._recent[i][0] for i in used], axis=0, dtype=np.float64)
-        values: NDArray[np.float64] = np.mean([self._recent[i][1] for i in used], axis=0, dtype=np.float64)
-        pattern = self._fit.residual(terms, values)
-        sd = self._fit.sd()
-        varies = sd > 0
-        score = pearson(pattern[varies] / sd[varies], self._weights[varies])
-        return Score(key, onset_s, score, math.nan, len(used), used[-1])
+        return sorted(done, key=lambda score: (score.onset_s, score.key, score.revision))
 
     def _values(self, index: int, volume: NDArray[Any]) -> NDArray[np.float32] | None:
         """Smooth a volume and take the mask's voxels; None where they are not all finite."""
@@ -263,10 +194,6 @@ class Scorer:
         return volume[mask].astype(np.float32)
 
 
-def pearson(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Pearson correlation of two series, NaN where one of them does not vary."""
-    if len(a) < 2:
-        return math.nan
-    a, b = a - a.mean(), b - b.mean()
-    norm = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
-    return min(1.0, max(-1.0, float((a * b).sum()) / norm)) if norm > 0 else math.nan
+def motion_in_mm(motion: ArrayLike) -> NDArray[np.float64]:
+    """Turn motion parameters (..., 6) in mm and rad into mm, on a sphere of 50 mm."""
+    return np.asarray(motion, np.float64) * ([1.0] * 3 + [SPHERE_MM] * 3)

@@ -38,7 +38,14 @@ def make_run(volumes: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
 
 
 def offline(
-    decoder: Decoder, data: np.ndarray, motion: np.ndarray, usable: list[int], window: range, fwhm_mm: float, ridge: float, tr_s: float
+    decoder: Decoder,
+    data: np.ndarray,
+    motion: np.ndarray,
+    usable: list[int],
+    window: range,
+    fwhm_mm: float = 0,
+    prior: tuple[float, float] = (0.2, 1.5),
+    tr_s: float = 1.0,
 ) -> float:
     """Score one image from the stored volumes in float64: smooth, mask, regress, standardise, average, correlate."""
     sigma = fwhm_mm / np.sqrt(8 * np.log(2)) / decoder.grid.voxel_size_mm
@@ -47,7 +54,7 @@ def offline(
     terms = np.column_stack([np.array(usable) * tr_s / 60, motion[usable, :3], 50 * motion[usable, 3:]])
     terms, series = terms - terms.mean(axis=0), series - series.mean(axis=0)
     b = np.linalg.lstsq(
-        np.vstack([terms, np.sqrt(ridge) * np.eye(7)]), np.vstack([series, np.zeros((7, series.shape[1]))]), rcond=None
+        np.vstack([terms, np.diag([1 / prior[0]] + [1 / prior[1]] * 6)]), np.vstack([series, np.zeros((7, series.shape[1]))]), rcond=None
     )[0]
     series = series - terms @ b
     series /= series.std(axis=0)
@@ -60,14 +67,20 @@ def same(score: Score, expected: float, tolerance: float) -> None:
     assert math.isnan(expected) or score.score == pytest.approx(expected, abs=tolerance)
 
 
-@pytest.mark.parametrize(("fwhm_mm", "ridge", "tolerance"), [(0.0, 1.0, SINGLE), (0.0, 0.0, SINGLE), (4.0, 1.0, SMOOTHING)])
-def test_every_score_equals_an_offline_fit_of_the_volumes_so_far(fwhm_mm: float, ridge: float, tolerance: float) -> None:
+@pytest.mark.parametrize(
+    ("fwhm_mm", "prior", "tolerance"),
+    [(0.0, (0.2, 1.5), SINGLE), (0.0, (math.inf, math.inf), SINGLE), (0.0, (1e-6, 1e-6), SINGLE), (4.0, (0.2, 1.5), SMOOTHING)],
+    ids=["light ridge", "least squares", "running mean", "smoothed"],
+)
+def test_every_score_equals_an_offline_fit_of_the_volumes_so_far(
+    fwhm_mm: float, prior: tuple[float, float], tolerance: float
+) -> None:
     decoder = make_decoder()
     data, motion = make_run(70)
     onsets = {(0, k): 2.3 + 4.1 * k for k in range(12)}
     missing, unaligned = {9, 32, 33, 34}, {20}
     motion[20] = np.nan
-    scorer = Scorer(decoder, TR_S, fwhm_mm=fwhm_mm, ridge=ridge)
+    scorer = Scorer(decoder, TR_S, fwhm_mm=fwhm_mm, drift_sd=prior[0], motion_sd=prior[1])
     for key, onset in onsets.items():
         scorer.add_onset(key, onset)
     scores: list[Score] = []
@@ -77,7 +90,7 @@ def test_every_score_equals_an_offline_fit_of_the_volumes_so_far(fwhm_mm: float,
             window = response_window(score.onset_s, TR_S)
             assert window[-1] == i
             usable = [v for v in range(i + 1) if v not in missing | unaligned]
-            same(score, offline(decoder, data, motion, usable, window, fwhm_mm, ridge, TR_S), tolerance)
+            same(score, offline(decoder, data, motion, usable, window, fwhm_mm, prior, TR_S), tolerance)
             there = [v for v in window if v in usable]
             assert (score.volumes_used, score.last_volume_index) == (len(there), there[-1] if there else -1)
             scores.append(score)
@@ -109,7 +122,7 @@ def test_any_order_of_events_and_gaps_gives_the_offline_score(data: st.DataObjec
         score, seen = scores.pop((1, k))
         window = response_window(onset, 1.0)
         usable = [i for i in range(seen) if i not in gaps]
-        expected = offline(decoder, volumes, motion, usable, window, 0, 1, 1.0) if len(usable) > 1 else math.nan
+        expected = offline(decoder, volumes, motion, usable, window) if len(usable) > 1 else math.nan
         same(score, expected, 1e-4 if len(usable) < 9 else SINGLE)
     assert not scores
 
@@ -172,7 +185,7 @@ def test_voxels_that_never_vary_are_left_out() -> None:
     inside = decoder.mask.copy()
     inside[1:3] = False
     reduced = Decoder(decoder.grid, decoder.reference, inside, decoder.weights, "part")
-    expected = offline(reduced, data, motion, list(range(13)), response_window(5.0, 1.0), 0, 1, 1.0)
+    expected = offline(reduced, data, motion, list(range(13)), response_window(5.0, 1.0))
     same(scorer.ready()[0], expected, SINGLE)
 
 
@@ -214,7 +227,7 @@ def test_a_late_volume_joins_the_fit() -> None:
     scorer.add_onset((0, 0), 10.0)
     for i in [0, 1, 2, 3, 5, 6, 7, 8, 4, *range(9, 25)]:
         scorer.add_volume(i, data[i], motion[i])
-    expected = offline(decoder, data, motion, list(range(18)), response_window(10.0, 1.0), 0, 1, 1.0)
+    expected = offline(decoder, data, motion, list(range(18)), response_window(10.0, 1.0))
     same(scorer.ready()[0], expected, SINGLE)
 
 
@@ -246,8 +259,13 @@ def test_wrong_calls_are_refused() -> None:
         scorer.add_volume(1, None, np.zeros(5))
     with pytest.raises(GeometryError, match=r"volume 1: expected the decoder's shape \(7, 8, 6\), found \(3, 3, 3\)"):
         scorer.add_volume(1, np.zeros((3, 3, 3), np.float32), np.zeros(6))
-    for name in ("fwhm_mm", "delay_s", "half_window_tr", "ridge"):
+    for name in ("fwhm_mm", "delay_s", "half_window_tr"):
         with pytest.raises(ValueError, match=f"{name}: expected a finite number >= 0, got -1"):
             Scorer(decoder, 1.0, **{name: -1})
-    with pytest.raises(ValueError, match="tr_s: expected a finite number > 0, got 0"):
+    for name in ("duration_s", "drift_sd", "motion_sd"):
+        with pytest.raises(ValueError, match=f"{name}: expected a number > 0, got 0"):
+            Scorer(decoder, 1.0, **{name: 0})
+    with pytest.raises(ValueError, match="tr_s: expected a number > 0, got 0"):
         Scorer(decoder, 0.0)
+    with pytest.raises(ValueError, match="method: expected one of peak, deconvolve, got 'magic'"):
+        Scorer(decoder, 1.0, method="magic")  # type: ignore[arg-type]

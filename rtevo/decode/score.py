@@ -1,0 +1,38 @@
+"""What decoding gives for each image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Score"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """The response to one image.
+
+    Parameters
+    ----------
+    key : tuple of int, (2,)
+        Generation and candidate.
+    onset_s : float
+        From the first volume.
+    score : float
+        Correlation with the weight map, -1 to 1; NaN where it could not be measured.
+    score_se : float
+        Standard error, NaN where the method gives none.
+    volumes_used : int
+        Volumes of the window that were there.
+    last_volume_index : int
+        The last one of them, -1 where there was none.
+    revision : int
+        0 = first value; later values replace it.
+    """
+
+    key: tuple[int, int]
+    onset_s: float
+    score: float
+    score_se: float
+    volumes_used: int
+    last_volume_index: int
+    revision: int = 0

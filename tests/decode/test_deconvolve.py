@@ -1,0 +1,160 @@
+"""Deconvolution against the same model solved by dense linear algebra, and what it is for: better scores and honest errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtevo.decode import Deconvolver, Grid
+from rtevo.decode.hrf import response
+
+FILTER = 1e-5  # relative; the drift's start has a variance of 1e6, which costs digits in both ways of computing
+TR_S = 0.867
+
+
+def simulate(
+    rng: np.random.Generator, images: int, cadence_s: float, contrast: float, lag_s: float = 0.0, tail_s: float = 20.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return onsets, volume times, series (AR(1) noise of variance 1, drift) and the true amplitudes."""
+    onsets = 5 + cadence_s * np.arange(images)
+    times = (np.arange(int((onsets[-1] + tail_s) / TR_S)) + 0.5) * TR_S
+    amplitudes = contrast * (1 + rng.standard_normal(images))
+    noise = np.zeros(len(times))
+    noise[0] = rng.standard_normal()
+    for i in range(1, len(times)):
+        noise[i] = 0.3 * noise[i - 1] + np.sqrt(1 - 0.3**2) * rng.standard_normal()
+    shapes = np.array([response(times - onset - lag_s, 3.0) for onset in onsets])
+    return onsets, times, amplitudes @ shapes + noise + 0.04 * np.cumsum(rng.standard_normal(len(times))), amplitudes
+
+
+def run(onsets: np.ndarray, times: np.ndarray, series: np.ndarray, motion: np.ndarray, grid: Grid | None = None) -> Deconvolver:
+    deconvolver, shown = Deconvolver(TR_S, motion.shape[1], grid), 0
+    for t_s, value, terms in zip(times, series, motion, strict=True):
+        while shown < len(onsets) and onsets[shown] <= t_s:
+            deconvolver.add_image((0, shown), onsets[shown], 3.0)
+            shown += 1
+        deconvolver.add_volume(t_s, value, terms)
+    return deconvolver
+
+
+def dense(
+    onsets: np.ndarray, times: np.ndarray, series: np.ndarray, motion: np.ndarray, point: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Mean and variance (in noise variances) of the amplitudes, and the log evidence but for the prior, by dense matrices."""
+    amplitude_sd, rho, drift_sd, motion_sd, lag_s = point
+    shapes = np.array([response(times - onset - lag_s, 3.0) for onset in onsets]).T
+    gaps = np.abs(times[:, np.newaxis] - times)
+    walk = drift_sd**2 * np.minimum.outer(times - times[0], times - times[0])
+    cov = rho ** (gaps / TR_S) + walk + 1e6 + motion_sd**2 * motion @ motion.T
+    loading = np.column_stack([shapes.sum(axis=1), shapes])  # mu, then the images' deviations
+    prior = np.diag([900.0] + [amplitude_sd**2] * len(onsets))
+    cov += loading @ prior @ loading.T
+    select = np.column_stack([np.ones(len(onsets)), np.eye(len(onsets))])
+    cross = select @ prior @ loading.T
+    mean = cross @ np.linalg.solve(cov, series)
+    variance = np.diag(select @ prior @ select.T - cross @ np.linalg.solve(cov, cross.T))
+    first = cov[0, 0]
+    quadratic = series @ np.linalg.solve(cov, series) - series[0] ** 2 / first  # the first volume is not counted
+    n = len(series) - 1
+    evidence = -0.5 * (np.linalg.slogdet(cov)[1] - np.log(first)) - (2 + n) / 2 * np.log(2 + quadratic)
+    return mean, variance * (2 + quadratic) / (2 + n), evidence
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(1.5, 4), st.sets(st.integers(1, 30), max_size=8))
+def test_equals_the_dense_solution_of_the_same_model(seed: int, cadence_s: float, missing: set[int]) -> None:
+    rng = np.random.default_rng(seed)
+    onsets, times, series, _ = simulate(rng, 6, cadence_s, 2.0, tail_s=14)  # no response has passed yet
+    there = np.array([i not in missing for i in range(len(times))])
+    times, series = times[there], series[there]
+    motion = np.cumsum(0.05 * rng.standard_normal((len(times), 2)), axis=0)
+    point = np.array([1.5, 0.35, 0.05, 2.0, 0.4])
+    found = run(onsets, times, series, motion, Grid(*[(value,) for value in point])).amplitudes()
+    mean, variance, _ = dense(onsets, times, series, motion, point)
+    np.testing.assert_allclose([found[0, k].value for k in range(6)], mean, rtol=FILTER, atol=FILTER)
+    np.testing.assert_allclose([found[0, k].se for k in range(6)], np.sqrt(variance), rtol=FILTER)
+
+
+def test_parameters_are_weighed_by_their_evidence() -> None:
+    rng = np.random.default_rng(4)
+    onsets, times, series, _ = simulate(rng, 6, 4.0, 2.0)
+    motion = 0.1 * rng.standard_normal((len(times), 1))
+    grid = Grid(amplitude_sd=(0.5, 3.0), autocorrelation=(0.0, 0.5), drift_sd=(0.01, 0.1), motion_sd=(0.0, 2.0), lag_s=(0.0, 1.0))
+    evidence = np.array([dense(onsets, times, series, motion, point)[2] for point in grid.points().T])
+    evidence -= 0.5 * (grid.points()[4] / grid.lag_prior_s) ** 2
+    expected = np.exp(evidence - evidence.max())
+    np.testing.assert_allclose(run(onsets, times, series, motion, grid).weights(), expected / expected.sum(), rtol=1e-3, atol=1e-6)
+
+
+def test_leaving_the_filter_costs_an_image_little() -> None:
+    """What an image loses then is only what later volumes would say about the drift at its time."""
+    rng = np.random.default_rng(1)
+    onsets, times, series, truth = simulate(rng, 40, 4.0, 2.0)
+    point = np.array([2.0, 0.3, 0.04, 0.0, 0.0])
+    none = np.zeros((len(times), 0))
+    found = run(onsets, times, series, none, Grid(*[(value,) for value in point])).amplitudes()
+    mean, variance, _ = dense(onsets, times, series, none, point)
+    values = np.array([found[0, k].value for k in range(40)])
+    assert (np.abs(values - mean) < np.sqrt(variance)).all()
+    assert np.corrcoef(values, truth)[0, 1] > np.corrcoef(mean, truth)[0, 1] - 0.01
+
+
+@pytest.mark.parametrize("lag_s", [0.0, 1.0])
+def test_neighbours_are_told_apart_whatever_the_lag(lag_s: float) -> None:
+    deconvolved, peak = [], []
+    for seed in range(4):
+        onsets, times, series, truth = simulate(np.random.default_rng(seed), 40, 4.0, 4.0, lag_s)
+        found = run(onsets, times, series, np.zeros((len(times), 0))).amplitudes()
+        deconvolved.append(np.corrcoef([found[0, k].value for k in range(40)], truth)[0, 1])
+        window = [np.abs(times - onset - 6.5) < 1.2 * TR_S for onset in onsets]
+        peak.append(np.corrcoef([series[w].mean() for w in window], truth)[0, 1])
+    assert np.mean(deconvolved) > 0.95
+    assert np.mean(deconvolved) > np.mean(peak) + 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("contrast", [0.7, 3.0])
+def test_standard_errors_mean_what_they_say(contrast: float) -> None:
+    inside = []
+    for seed in range(12):
+        onsets, times, series, truth = simulate(np.random.default_rng(seed), 40, 4.0, contrast)
+        found = run(onsets, times, series, np.zeros((len(times), 0))).amplitudes()
+        inside += [abs(found[0, k].value - truth[k]) < 1.96 * found[0, k].se for k in range(40)]
+    assert 0.91 < np.mean(inside) < 0.98  # nominally 0.95; binomial standard error 0.01, and errors of a run go together
+
+
+def test_without_contrast_amplitudes_shrink_to_their_mean() -> None:
+    onsets, times, series, _ = simulate(np.random.default_rng(0), 40, 4.0, 0.0)
+    found = run(onsets, times, series, np.zeros((len(times), 0))).amplitudes()
+    values, errors = np.array([(a.value, a.se) for a in found.values()]).T
+    assert values.std() < 0.3
+    assert (np.abs(values) < 3 * errors).all()
+
+
+def test_motion_is_taken_out_where_it_shows_and_left_where_it_does_not() -> None:
+    rng = np.random.default_rng(2)
+    onsets, times, series, _ = simulate(rng, 20, 4.0, 2.0)
+    motion = 0.3 * rng.standard_normal((len(times), 6))
+    grid = Grid()
+    with_motion = grid.points()[3] > 0
+    moved = run(onsets, times, series + motion @ rng.normal(0, 3, 6), motion, grid)
+    still = run(onsets, times, series, motion, grid)
+    assert moved.weights()[with_motion].sum() > 0.99
+    assert still.weights()[with_motion].sum() < 0.01
+
+
+def test_the_state_does_not_grow_with_the_run() -> None:
+    onsets, times, series, _ = simulate(np.random.default_rng(0), 60, 4.0, 1.0)
+    deconvolver = run(onsets, times, series, np.zeros((len(times), 0)), Grid(*[(v,) for v in (1.0, 0.3, 0.02, 0.0, 0.0)]))
+    assert deconvolver._mean.shape[1] <= 3 + (32 + 3 + 4) // 4 + 1
+    assert len(deconvolver.amplitudes()) == 60
+    assert len(deconvolver.amplitudes(past=False)) < 12
+
+
+def test_time_only_goes_forward() -> None:
+    deconvolver = Deconvolver(1.0, 0)
+    deconvolver.add_volume(1.0, 0.0, [])
+    with pytest.raises(ValueError, match=r"volume at 1\.0 s: expected one later than the last, at 1\.0 s"):
+        deconvolver.add_volume(1.0, 0.0, [])
