@@ -20,7 +20,10 @@ import llvmlite
 import llvmlite.binding
 import numba
 
-__all__ = ["cache_folder", "cache_lock", "kernel"]
+__all__ = ["FASTMATH", "cache_folder", "cache_lock", "kernel"]
+
+
+FASTMATH = {"reassoc", "contract", "nsz", "arcp"}  # what vector sums need; NaN and infinity are honoured
 
 
 def _fingerprint() -> str:
@@ -66,13 +69,12 @@ def cache_lock() -> Iterator[None]:
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a kernel with Numba on its first call: no GIL, cached, NaN and infinity honoured.
 
-    Fast-math here allows reassociation and contraction (what vector sums need) but keeps NaN and infinity. One thread: callers
-    split work into chunks of rows themselves, so that results do not depend on the number of threads.
+    A kernel runs on one thread: callers split work into chunks of rows themselves, so that results do not depend on the number of
+    threads.
     """
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(_FOLDER)
     try:
-        flags = {"reassoc", "contract", "nsz", "arcp"}
-        return numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=flags)(function)
+        return numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=FASTMATH)(function)
     finally:
         numba.config.CACHE_DIR = before

@@ -8,24 +8,28 @@ Intell. 20:1025-1039, doi:10.1109/34.722606 (projecting brightness changes out).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.kernels._compile import kernel
 from rtevo.kernels.interpolate import BLOCK, sample_row
+from rtevo.kernels.rigid import rotation
 
-__all__ = ["SUMS", "accumulate", "pack_rows"]
+__all__ = ["FADE_FROM", "FADE_TO", "SUMS", "accumulate", "advance", "pack_rows"]
 
-SUMS = 12  # 6 of the step, then: weight, w R, w V, w R R, w R V, w V V
+SUMS = 13  # 6 of the step, then, over weighted voxels: slope of the biweight, its weights w, w R, w V, w R R, w R V, w V V
+FADE_TO, FADE_FROM = 0.5, 1.5  # voxels from the faces of the field of view
 
 
-def pack_rows(weight: NDArray[np.float32]) -> tuple[NDArray[np.int64], int]:
+def pack_rows(weight: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int64], int]:
     """List the runs along Z that cover all voxels of positive `weight`.
 
     Parameters
     ----------
-    weight : ndarray, float32 (X, Y, Z)
+    weight : ndarray (X, Y, Z)
 
     Returns
     -------
@@ -51,21 +55,21 @@ def _inside(x, y, z, shape):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True)
-def _fade(x, y, z, dx, dy, dz, n, shape, weight, o, out):  # type: ignore[no-untyped-def]
-    """Weight of each sample of a row, falling linearly to 0 over the outermost voxel of the field of view."""
+def _fade(x, y, z, dx, dy, dz, n, shape, out):  # type: ignore[no-untyped-def]
+    """Weight of each sample of a row: 1, but falling to 0 from `FADE_FROM` to `FADE_TO` voxels from the faces of the field of view."""
     last = n - 1
-    if _inside(x, y, z, shape) >= 1 and _inside(x + last * dx, y + last * dy, z + last * dz, shape) >= 1:
+    if _inside(x, y, z, shape) >= FADE_FROM and _inside(x + last * dx, y + last * dy, z + last * dz, shape) >= FADE_FROM:
         for k in range(n):
-            out[k] = weight[o + np.uint64(k)]
+            out[k] = np.float32(1)
         return
     for k in range(n):
-        fade = min(max(_inside(x + k * dx, y + k * dy, z + k * dz, shape), 0.0), 1.0)
-        out[k] = weight[o + np.uint64(k)] * np.float32(fade)
+        inside = _inside(x + k * dx, y + k * dy, z + k * dz, shape)
+        out[k] = np.float32(min(max((inside - FADE_TO) / (FADE_FROM - FADE_TO), 0.0), 1.0))
 
 
 @kernel
-def accumulate(flat, shape, matrix, scale, rows, first, last, reference, steepest, weight, scratch, sums):  # type: ignore[no-untyped-def]
-    """Sum the step's right-hand side and the moments of reference and volume over rows [first, last).
+def accumulate(flat, shape, matrix, gain, limit, rows, shares, first, last, reference, steepest, weight, residual, scratch, sums):  # type: ignore[no-untyped-def]
+    """Sum the step's right-hand side and the moments of reference and volume over the chunks of rows [first, last).
 
     Parameters
     ----------
@@ -73,60 +77,134 @@ def accumulate(flat, shape, matrix, scale, rows, first, last, reference, steepes
         The volume: see :func:`rtevo.kernels.interpolate.sample_row`.
     matrix : ndarray, float64 (4, 4)
         Voxel of the reference to voxel of the volume.
-    scale : float
-        Intensity of the volume over that of the reference.
+    gain : float
+        What brings the volume's intensities to the reference's.
+    limit : float
+        Residuals of this size and above count for nothing, smaller ones by Tukey's biweight ``(1 - (residual / limit)^2)^2``
+        (A. E. Beaton, J. W. Tukey, 1974, doi:10.1080/00401706.1974.10489171); infinity: all count alike.
     rows : ndarray, int64 (n, 5)
         Of :func:`pack_rows`.
+    shares : ndarray, int64 (chunks + 1,)
+        First row of each chunk. Sums are kept by chunk, so that they do not depend on who computes which.
     reference, weight : ndarray, float32 (size,)
         Packed; weight is 0 where a voxel does not count.
     steepest : ndarray, float32 (6, size)
-        Packed: what each residual says about each motion parameter.
+        Packed: what each residual says about each motion parameter, weight included.
+    residual : ndarray, float32 (size,)
+        Packed result: volume minus reference, 0 outside the field of view and where a voxel does not count.
     scratch : ndarray, float32 (2, Z + 2 BLOCK)
-    sums : ndarray, float64 (SUMS,)
+    sums : ndarray, float64 (chunks, SUMS)
         The result.
     """
-    scale = np.float32(scale)
-    value, factor = scratch[0], scratch[1]
+    gain, tight = np.float32(gain), np.float32(1.0 / limit)
+    value, fade = scratch[0], scratch[1]
     s0, s1, s2, s3, s4, s5 = steepest[0], steepest[1], steepest[2], steepest[3], steepest[4], steepest[5]
-    sums[:] = 0.0
-    for r in range(first, last):
+    sums[first:last] = 0.0
+    dx, dy, dz = matrix[0, 2], matrix[1, 2], matrix[2, 2]
+    chunk = first
+    for r in range(shares[first], shares[last]):
+        while r >= shares[chunk + 1]:
+            chunk += 1
         i, j, k, n = rows[r, 0], rows[r, 1], rows[r, 2], rows[r, 3]
         o = np.uint64(rows[r, 4])
         x = matrix[0, 0] * i + matrix[0, 1] * j + matrix[0, 2] * k + matrix[0, 3]
         y = matrix[1, 0] * i + matrix[1, 1] * j + matrix[1, 2] * k + matrix[1, 3]
         z = matrix[2, 0] * i + matrix[2, 1] * j + matrix[2, 2] * k + matrix[2, 3]
-        dx, dy, dz = matrix[0, 2], matrix[1, 2], matrix[2, 2]
-        sample_row(flat, shape, x, y, z, dx, dy, dz, n, value)
-        _fade(x, y, z, dx, dy, dz, n, shape, weight, o, factor)
-        zero = np.float32(0)
+        sample_row(flat, shape, True, x, y, z, dx, dy, dz, n, value)
+        _fade(x, y, z, dx, dy, dz, n, shape, fade)
+        zero, one, five = np.float32(0), np.float32(1), np.float32(5)
         g0, g1, g2, g3, g4, g5 = zero, zero, zero, zero, zero, zero
-        m0, m1, m2, m3, m4, m5 = zero, zero, zero, zero, zero, zero
+        m0, m1, m2, m3, m4, m5, m6 = zero, zero, zero, zero, zero, zero, zero
         for k in range(n):
             u = o + np.uint64(k)
-            v, w, ref = value[k], factor[k], reference[u]
-            wd = w * (v - scale * ref)
-            g0 += wd * s0[u]
-            g1 += wd * s1[u]
-            g2 += wd * s2[u]
-            g3 += wd * s3[u]
-            g4 += wd * s4[u]
-            g5 += wd * s5[u]
+            v, ref = gain * value[k], reference[u]
+            e = v - ref
+            share = fade[k] * weight[u]
+            residual[u] = e * share
+            square = (e * tight) * (e * tight)
+            h = max(one - square, zero)
+            e *= fade[k] * h * h
+            g0 += e * s0[u]
+            g1 += e * s1[u]
+            g2 += e * s2[u]
+            g3 += e * s3[u]
+            g4 += e * s4[u]
+            g5 += e * s5[u]
+            w = share * h * h
             wr, wv = w * ref, w * v
-            m0 += w
-            m1 += wr
-            m2 += wv
-            m3 += wr * ref
-            m4 += wr * v
-            m5 += wv * v
-        sums[0] += g0
-        sums[1] += g1
-        sums[2] += g2
-        sums[3] += g3
-        sums[4] += g4
-        sums[5] += g5
-        sums[6] += m0
-        sums[7] += m1
-        sums[8] += m2
-        sums[9] += m3
-        sums[10] += m4
-        sums[11] += m5
+            m0 += share * h * (one - five * square)
+            m1 += w
+            m2 += wr
+            m3 += wv
+            m4 += wr * ref
+            m5 += wr * v
+            m6 += wv * v
+        sums[chunk, 0] += g0
+        sums[chunk, 1] += g1
+        sums[chunk, 2] += g2
+        sums[chunk, 3] += g3
+        sums[chunk, 4] += g4
+        sums[chunk, 5] += g5
+        sums[chunk, 6] += m0
+        sums[chunk, 7] += m1
+        sums[chunk, 8] += m2
+        sums[chunk, 9] += m3
+        sums[chunk, 10] += m4
+        sums[chunk, 11] += m5
+        sums[chunk, 12] += m6
+
+
+@kernel
+def advance(sums, inverse, total, centre, radius, matrix):  # type: ignore[no-untyped-def]
+    """Take one Gauss-Newton step: solve for the motion that is left and put its inverse before `matrix`.
+
+    The slope of the biweight stands for the Hessian's loss where residuals are cut, and the gain that the moments say is put to the
+    step at once: a volume of any intensity scale starts well.
+
+    Parameters
+    ----------
+    sums : ndarray, float64 (chunks, SUMS)
+        Of :func:`accumulate`.
+    inverse : ndarray, float64 (6, 6)
+        Of the Hessian with all weights.
+    total : float
+        Sum of all weights.
+    centre : ndarray, float64 (3,)
+        World point about which rotations turn, mm.
+    radius : float
+        Distance at which a rotation's size is measured, mm.
+    matrix : ndarray, float64 (4, 4)
+        Reference world to volume world; changed in place.
+
+    Returns
+    -------
+    moved : float
+        Size of the step, mm; infinite where there is none.
+    change : float
+        Factor on the gain.
+    """
+    s = np.zeros(SUMS)
+    for chunk in range(sums.shape[0]):
+        for k in range(SUMS):
+            s[k] += sums[chunk, k]
+    slope, rr, rv = s[6], s[10], s[11]
+    if not (slope > 1e-3 * total and rr > 0.0 and rv > 0.0):
+        return np.inf, 1.0
+    change = rr / rv
+    delta = np.zeros(6)
+    for k in range(6):
+        for m in range(6):
+            delta[k] += inverse[k, m] * s[m]
+        delta[k] *= change * total / slope
+    moved = abs(delta[0]) + abs(delta[1]) + abs(delta[2]) + radius * (abs(delta[3]) + abs(delta[4]) + abs(delta[5]))
+    if not moved < 1e9:
+        return np.inf, 1.0
+    turn = rotation(delta[3], delta[4], delta[5])
+    old = matrix.copy()
+    for i in range(3):
+        for j in range(3):
+            matrix[i, j] = old[i, 0] * turn[j, 0] + old[i, 1] * turn[j, 1] + old[i, 2] * turn[j, 2]
+    for i in range(3):
+        for j in range(3):
+            matrix[i, 3] += old[i, j] * centre[j] - matrix[i, j] * (centre[j] + delta[j])
+    return moved, change

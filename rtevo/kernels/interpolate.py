@@ -18,16 +18,16 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from rtevo.kernels._compile import kernel
+from rtevo.kernels._compile import FASTMATH, kernel
 
-__all__ = ["BLOCK", "PAD", "mirror_padding", "padded", "prefilter_x", "prefilter_yz", "reslice_rows", "sample_row"]
+__all__ = ["BLOCK", "PAD", "as_line", "mirror_padding", "padded", "prefilter_x", "prefilter_yz", "reslice_rows", "sample_row"]
 
-PAD = 2  # voxels that a cubic B-spline reaches beyond a sample within one voxel of the volume
+PAD = 3  # voxels that a quintic B-spline reaches beyond a sample within one voxel of the volume
 BLOCK = 16  # voxels of a row computed together; rows and runs are rounded up to it
 POLE = math.sqrt(3.0) - 2.0
 TAPS = 12  # POLE ** 12 = 1.4e-7: below float32 resolution
 
-U0, U1, U2, U3 = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(3)  # unsigned: no wrap-around test in the inner loops
+U1, U2, U3, U4, U5 = (np.uint64(n) for n in range(1, 6))  # unsigned: no test for negative indices in the inner loops
 ONE, HALF, SIXTH, TWO_THIRDS = np.float32(1), np.float32(0.5), np.float32(1 / 6), np.float32(2 / 3)
 
 
@@ -39,14 +39,26 @@ def padded(shape: tuple[int, int, int]) -> NDArray[np.float32]:
     return flat[:size].reshape(full)
 
 
+def as_line(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a :func:`padded` volume as the one-dimensional array that the sampling kernels read, tail included; no copy."""
+    line = volume.base
+    assert line is not None
+    assert line.ndim == 1
+    return line
+
+
+def _reflected(k: int, n: int) -> int:
+    return int(_mirror.py_func(k, n))
+
+
 def mirror_padding(volume: NDArray[np.float32]) -> None:
     """Fill the padding of a :func:`padded` volume with what lies mirrored inside."""
     for axis in range(3):
         lines = np.moveaxis(volume, axis, 0)
         n = len(lines) - 2 * PAD
         for m in range(1, PAD + 1):
-            lines[PAD - m] = lines[PAD + (m if n > m else 0)]
-            lines[PAD + n - 1 + m] = lines[PAD + n - 1 - (m if n > m else 0)]
+            lines[PAD - m] = lines[PAD + _reflected(m, n)]
+            lines[PAD + n - 1 + m] = lines[PAD + _reflected(n - 1 + m, n)]
 
 
 @numba.njit(inline="always")
@@ -72,9 +84,9 @@ def _plane(c, p, sy, b0, b1, b2, b3, w0, w1, w2, w3):  # type: ignore[no-untyped
     return s + _line(c, p + U3 * sy, w0, w1, w2, w3) * b3
 
 
-@numba.njit(inline="always")
-def _run(c, p, sx, sy, x, y, z, dx, dy, dz, out, o, n):  # type: ignore[no-untyped-def]
-    """Sample n voxels that share their integer offset; n is a multiple of BLOCK.
+@numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
+def _cubic_run(c, p, sx, sy, x, y, z, dx, dy, dz, out, o, n):  # type: ignore[no-untyped-def]
+    """Sample n voxels that share their integer offset; n is a multiple of BLOCK, p the first of the 4 x 4 x 4 coefficients.
 
     Two passes of 8 lines each: LLVM does not vectorise where more than 8 pointers might overlap the output.
     """
@@ -97,6 +109,49 @@ def _run(c, p, sx, sy, x, y, z, dx, dy, dz, out, o, n):  # type: ignore[no-untyp
 
 
 @numba.njit(inline="always")
+def _weights5(t):  # type: ignore[no-untyped-def]
+    """Quintic B-spline weights of the 6 voxels around fraction t."""
+    u = ONE - t
+    tt, uu = t * t, u * u
+    w0 = uu * uu * u * np.float32(1 / 120)
+    w5 = tt * tt * t * np.float32(1 / 120)
+    w2 = np.float32(11 / 20) + tt * (np.float32(-1 / 2) + tt * (np.float32(1 / 4) - t * np.float32(1 / 12)))
+    w3 = np.float32(11 / 20) + uu * (np.float32(-1 / 2) + uu * (np.float32(1 / 4) - u * np.float32(1 / 12)))
+    v = t + ONE
+    vv = v * v
+    w1 = np.float32(17 / 40) + v * (np.float32(5 / 8) + v * (np.float32(-7 / 4) + v * np.float32(5 / 4)))
+    w1 += vv * vv * (np.float32(-3 / 8) + v * np.float32(1 / 24))
+    return w0, w1, w2, w3, ONE - w0 - w1 - w2 - w3 - w5, w5
+
+
+@numba.njit(inline="always")
+def _line5(c, p, w0, w1, w2, w3, w4, w5):  # type: ignore[no-untyped-def]
+    return c[p] * w0 + c[p + U1] * w1 + c[p + U2] * w2 + c[p + U3] * w3 + c[p + U4] * w4 + c[p + U5] * w5
+
+
+@numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
+def _quintic_run(c, p, sx, sy, x, y, z, dx, dy, dz, out, o, n):  # type: ignore[no-untyped-def]
+    """As :func:`_cubic_run` with 6 x 6 x 6 coefficients from p, one plane of 6 lines a pass."""
+    for k in range(n):
+        out[o + np.uint64(k)] = 0.0
+    for plane in range(6):
+        for k in range(n):
+            t = np.float32(k)
+            a0, a1, a2, a3, a4, a5 = _weights5(x + t * dx)
+            a = a0 if plane == 0 else a1 if plane == 1 else a2 if plane == 2 else a3 if plane == 3 else a4 if plane == 4 else a5
+            b0, b1, b2, b3, b4, b5 = _weights5(y + t * dy)
+            w0, w1, w2, w3, w4, w5 = _weights5(z + t * dz)
+            q = p + np.uint64(plane) * sx + np.uint64(k)
+            s = _line5(c, q, w0, w1, w2, w3, w4, w5) * b0
+            s += _line5(c, q + sy, w0, w1, w2, w3, w4, w5) * b1
+            s += _line5(c, q + U2 * sy, w0, w1, w2, w3, w4, w5) * b2
+            s += _line5(c, q + U3 * sy, w0, w1, w2, w3, w4, w5) * b3
+            s += _line5(c, q + U4 * sy, w0, w1, w2, w3, w4, w5) * b4
+            s += _line5(c, q + U5 * sy, w0, w1, w2, w3, w4, w5) * b5
+            out[o + np.uint64(k)] += s * a
+
+
+@numba.njit(inline="always")
 def _steps(fraction, step, n):  # type: ignore[no-untyped-def]
     """Voxels from here that keep the integer part of a coordinate, at most n, at least 1."""
     if step > 1e-9:
@@ -109,7 +164,7 @@ def _steps(fraction, step, n):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True)
-def sample_row(flat, shape, x, y, z, dx, dy, dz, n, out):  # type: ignore[no-untyped-def]
+def sample_row(flat, shape, quintic, x, y, z, dx, dy, dz, n, out):  # type: ignore[no-untyped-def]
     """Sample n points (x, y, z) + k (dx, dy, dz), in voxels; 0 further than one voxel outside the volume.
 
     Parameters
@@ -118,6 +173,8 @@ def sample_row(flat, shape, x, y, z, dx, dy, dz, n, out):  # type: ignore[no-unt
         Coefficients of :func:`padded` as one line, tail included.
     shape : tuple of int, (3,)
         Voxels of the volume, without padding.
+    quintic : bool
+        Quintic B-splines instead of cubic ones.
     out : ndarray, float32 (n + BLOCK or more,)
         The samples; what lies behind the first n is scratch.
     """
@@ -142,21 +199,24 @@ def sample_row(flat, shape, x, y, z, dx, dy, dz, n, out):  # type: ignore[no-unt
             k += skip
             continue
         run = min(run, nz - iz)
-        _run(
-            flat, np.uint64((ix + PAD - 1) * sx + (iy + PAD - 1) * sy + iz + PAD - 1), np.uint64(sx), np.uint64(sy),
-            np.float32(fx), np.float32(fy), np.float32(fz), np.float32(dx), np.float32(dy), np.float32(drift),
-            out, np.uint64(k), (run + BLOCK - 1) // BLOCK * BLOCK,
-        )  # fmt: skip
+        fx, fy, fz = np.float32(fx), np.float32(fy), np.float32(fz)
+        sdx, sdy, sdz = np.float32(dx), np.float32(dy), np.float32(drift)
+        room, ux, uy = (run + BLOCK - 1) // BLOCK * BLOCK, np.uint64(sx), np.uint64(sy)
+        first = (ix + PAD - 1) * sx + (iy + PAD - 1) * sy + iz + PAD - 1
+        if quintic:
+            _quintic_run(flat, np.uint64(first - sx - sy - 1), ux, uy, fx, fy, fz, sdx, sdy, sdz, out, np.uint64(k), room)
+        else:
+            _cubic_run(flat, np.uint64(first), ux, uy, fx, fy, fz, sdx, sdy, sdz, out, np.uint64(k), room)
         k += run
 
 
 @kernel
-def reslice_rows(flat, shape, matrix, first, last, line, out):  # type: ignore[no-untyped-def]
+def reslice_rows(flat, shape, quintic, matrix, first, last, line, out):  # type: ignore[no-untyped-def]
     """Sample the grid's planes [first, last) along X, moved by `matrix`.
 
     Parameters
     ----------
-    flat, shape
+    flat, shape, quintic
         As for :func:`sample_row`.
     matrix : ndarray, float64 (4, 4)
         Voxel of the output to voxel of the sampled volume.
@@ -171,7 +231,7 @@ def reslice_rows(flat, shape, matrix, first, last, line, out):  # type: ignore[n
             x = matrix[0, 0] * i + matrix[0, 1] * j + matrix[0, 3]
             y = matrix[1, 0] * i + matrix[1, 1] * j + matrix[1, 3]
             z = matrix[2, 0] * i + matrix[2, 1] * j + matrix[2, 3]
-            sample_row(flat, shape, x, y, z, matrix[0, 2], matrix[1, 2], matrix[2, 2], nz, line)
+            sample_row(flat, shape, quintic, x, y, z, matrix[0, 2], matrix[1, 2], matrix[2, 2], nz, line)
             for k in range(nz):
                 out[i, j, k] = line[k]
 

@@ -8,10 +8,23 @@ from __future__ import annotations
 
 import math
 
+import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["matrix_from_params", "params_from_matrix"]
+__all__ = ["matrix_from_params", "params_from_matrix", "rotation"]
+
+
+@numba.njit(nogil=True)
+def rotation(rot_x, rot_y, rot_z):  # type: ignore[no-untyped-def]
+    """Rotation matrix ``Rz Ry Rx``: float64 (3, 3)."""
+    cx, cy, cz = math.cos(rot_x), math.cos(rot_y), math.cos(rot_z)
+    sx, sy, sz = math.sin(rot_x), math.sin(rot_y), math.sin(rot_z)
+    matrix = np.empty((3, 3))
+    matrix[0, 0], matrix[0, 1], matrix[0, 2] = cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx
+    matrix[1, 0], matrix[1, 1], matrix[1, 2] = sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx
+    matrix[2, 0], matrix[2, 1], matrix[2, 2] = -sy, cy * sx, cy * cx
+    return matrix
 
 
 def matrix_from_params(params: ArrayLike, centre: ArrayLike = (0.0, 0.0, 0.0)) -> NDArray[np.float64]:
@@ -30,13 +43,8 @@ def matrix_from_params(params: ArrayLike, centre: ArrayLike = (0.0, 0.0, 0.0)) -
     """
     p = np.asarray(params, np.float64)
     c = np.asarray(centre, np.float64)
-    (cx, cy, cz), (sx, sy, sz) = np.cos(p[3:]), np.sin(p[3:])
     matrix = np.eye(4)
-    matrix[:3, :3] = [
-        [cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx],
-        [sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx],
-        [-sy, cy * sx, cy * cx],
-    ]
+    matrix[:3, :3] = rotation.py_func(*p[3:])
     matrix[:3, 3] = c + p[:3] - matrix[:3, :3] @ c
     return matrix
 

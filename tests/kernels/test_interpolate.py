@@ -27,7 +27,7 @@ def _resliced(volume, matrix):
     padded = _coefficients(volume)
     out = np.full(volume.shape, np.nan, np.float32)
     line = np.zeros(volume.shape[2] + 2 * interpolate.BLOCK, np.float32)
-    interpolate.reslice_rows(padded.base, volume.shape, matrix, 0, volume.shape[0], line, out)
+    interpolate.reslice_rows(padded.base, volume.shape, False, matrix, 0, volume.shape[0], line, out)
     return out
 
 
@@ -70,3 +70,20 @@ def test_reslice_outside_is_zero_and_never_reads_out_of_bounds(shift):
     matrix = np.eye(4)
     matrix[:3, 3] = shift
     np.testing.assert_allclose(_resliced(volume, matrix), _oracle(volume, matrix), atol=FLOAT32_SLACK)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 0.3, 4.0, 37.0])
+def test_quintic_sampling_agrees_with_scipy(degrees):
+    shape = (12, 13, 24)
+    volume = np.random.default_rng(2).normal(size=shape).astype(np.float32)
+    padded = interpolate.padded(shape)
+    p = interpolate.PAD
+    padded[p:-p, p:-p, p:-p] = volume
+    interpolate.mirror_padding(padded)
+    matrix = matrix_from_params([0.3, -1.2, 0.7, *np.deg2rad(degrees * np.array([1, -0.7, 0.4]))], (np.array(shape) - 1) / 2)
+    out, line = np.empty(shape, np.float32), np.zeros(shape[2] + 2 * interpolate.BLOCK, np.float32)
+    interpolate.reslice_rows(padded.base, shape, True, matrix, 0, shape[0], line, out)
+    points = np.einsum("ab,bxyz->axyz", matrix[:3, :3], np.indices(shape)) + matrix[:3, 3].reshape(3, 1, 1, 1)
+    expected = ndimage.map_coordinates(volume.astype(np.float64), points, order=5, mode="mirror", prefilter=False)
+    outside = ((points < -1) | (points >= np.array(shape).reshape(3, 1, 1, 1))).any(axis=0)
+    np.testing.assert_allclose(out, np.where(outside, 0.0, expected), atol=1e-5)
