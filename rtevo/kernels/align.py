@@ -21,6 +21,7 @@ from rtevo.kernels.rigid import rotation
 __all__ = ["FADE_FROM", "FADE_TO", "SUMS", "accumulate", "advance", "pack_rows"]
 
 SUMS = 13  # 6 of the step, then, over weighted voxels: slope of the biweight, its weights w, w R, w V, w R R, w R V, w V V
+LEARNING_MM = 0.5  # steps below this are small enough to learn the Hessian from
 FADE_TO, FADE_FROM = 0.5, 1.5  # voxels from the faces of the field of view
 
 
@@ -155,24 +156,27 @@ def accumulate(flat, shape, matrix, gain, limit, rows, shares, first, last, refe
 
 
 @kernel
-def advance(sums, inverse, total, centre, radius, matrix):  # type: ignore[no-untyped-def]
-    """Take one Gauss-Newton step: solve for the motion that is left and put its inverse before `matrix`.
+def advance(sums, total, centre, radius, inverse, last, matrix):  # type: ignore[no-untyped-def]
+    """Take one quasi-Newton step: solve for the motion that is left and put its inverse before `matrix`.
 
-    The slope of the biweight stands for the Hessian's loss where residuals are cut, and the gain that the moments say is put to the
-    step at once: a volume of any intensity scale starts well.
+    Where the gain is far off, it alone is put right. The average slope of the biweight stands for the Hessian's loss where residuals
+    are cut; what else is wrong with the Hessian (noise of the reference in it, cut residuals where it matters) is learned from step to
+    step: C. G. Broyden (1965), Math. Comput. 19:577-593, doi:10.1090/S0025-5718-1965-0198670-6.
 
     Parameters
     ----------
     sums : ndarray, float64 (chunks, SUMS)
         Of :func:`accumulate`.
-    inverse : ndarray, float64 (6, 6)
-        Of the Hessian with all weights.
     total : float
         Sum of all weights.
     centre : ndarray, float64 (3,)
         World point about which rotations turn, mm.
     radius : float
         Distance at which a rotation's size is measured, mm.
+    inverse : ndarray, float64 (6, 6)
+        Of the Hessian with all weights, at first; changed in place.
+    last : ndarray, float64 (2, 6)
+        The last small step and the right-hand side that it answered; zeros at first; changed in place.
     matrix : ndarray, float64 (4, 4)
         Reference world to volume world; changed in place.
 
@@ -191,14 +195,20 @@ def advance(sums, inverse, total, centre, radius, matrix):  # type: ignore[no-un
     if not (slope > 1e-3 * total and rr > 0.0 and rv > 0.0):
         return np.inf, 1.0
     change = rr / rv
+    if not 0.5 < change < 2.0:
+        return 1e9, change
+    right = s[:6] * (change * total / slope)
+    _learn(right, inverse, last)
+    last[:] = 0.0
     delta = np.zeros(6)
     for k in range(6):
         for m in range(6):
-            delta[k] += inverse[k, m] * s[m]
-        delta[k] *= change * total / slope
+            delta[k] += inverse[k, m] * right[m]
     moved = abs(delta[0]) + abs(delta[1]) + abs(delta[2]) + radius * (abs(delta[3]) + abs(delta[4]) + abs(delta[5]))
     if not moved < 1e9:
         return np.inf, 1.0
+    if moved < LEARNING_MM:
+        last[0], last[1] = delta, right
     turn = rotation(delta[3], delta[4], delta[5])
     old = matrix.copy()
     for i in range(3):
@@ -208,3 +218,22 @@ def advance(sums, inverse, total, centre, radius, matrix):  # type: ignore[no-un
         for j in range(3):
             matrix[i, 3] += old[i, j] * centre[j] - matrix[i, j] * (centre[j] + delta[j])
     return moved, change
+
+
+@numba.njit(nogil=True)
+def _learn(right, inverse, last):  # type: ignore[no-untyped-def]
+    """Broyden's rank-one correction: after the last step the right-hand side should have fallen as it did."""
+    step, fallen = last[0], last[1] - right
+    answer, back = np.zeros(6), np.zeros(6)  # inverse @ fallen, step @ inverse
+    for k in range(6):
+        for m in range(6):
+            answer[k] += inverse[k, m] * fallen[m]
+            back[k] += step[m] * inverse[m, k]
+    size, along = 0.0, 0.0
+    for k in range(6):
+        size += step[k] * step[k]
+        along += step[k] * answer[k]
+    if along > 0.1 * size > 0.0:
+        for k in range(6):
+            for m in range(6):
+                inverse[k, m] += (step[k] - answer[k]) * back[m] / along

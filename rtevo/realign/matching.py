@@ -84,18 +84,17 @@ class Matcher:
         robust : bool
             Cut residuals beyond `TUKEY` times the spread.
         """
-        matrix, gain, spread = start.matrix.copy(), start.gain, start.spread
+        matrix, gain = start.matrix.copy(), start.gain
+        limit = TUKEY * start.spread if robust else np.inf
+        inverse, last = level.inverse.copy(), np.zeros((2, 6))
         count, moved = 0, np.inf
         while moved > tolerance_mm and count < most:
             count += 1
-            limit = TUKEY * spread if robust else np.inf
             self._accumulate(volume, level, matrix, gain, limit)
-            moved, change = align.advance(self._sums, level.inverse, level.total, self.centre, HEAD_RADIUS_MM, matrix)
+            moved, change = align.advance(self._sums, level.total, self.centre, HEAD_RADIUS_MM, inverse, last, matrix)
             if moved == np.inf:
                 break
             gain *= change
-            if robust:
-                spread = self._spread(level)
         return self._ended(level, matrix, gain, count, moved <= tolerance_mm)
 
     def _accumulate(self, volume: NDArray[np.float32], level: Level, matrix: Array, gain: float, limit: float) -> None:

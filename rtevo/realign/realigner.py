@@ -11,7 +11,7 @@ from scipy.ndimage import binary_dilation
 from rtevo.kernels import interpolate
 from rtevo.kernels._compile import cache_lock
 from rtevo.kernels.mask import brain_mask
-from rtevo.kernels.rigid import params_from_matrix
+from rtevo.kernels.rigid import matrix_from_params, params_from_matrix
 from rtevo.kernels.smooth import smooth
 from rtevo.kernels.template import make_levels
 from rtevo.realign.matching import CHUNKS, Match, Matcher
@@ -28,6 +28,7 @@ NEAR_TOLERANCE_MM = 0.02
 FAR_TOLERANCE_MM = 0.5
 MOST_STEPS = 16
 FAR_FWHM_MM = 12.0  # smoothing of a volume that was lost
+TURNS = [(0, 0, 0), (0, 0, 30), (0, 0, -30), (25, 0, 0), (-25, 0, 0)]  # degrees about x, y, z: where else a lost head may be found
 MIN_VOXELS = 100  # in the mask
 GOOD_CORRELATION = 0.9  # below it, other starts are tried
 MIN_CORRELATION = 0.7
@@ -207,7 +208,7 @@ class Realigner:
         flat = interpolate.as_line(self._volume)
         near = self._approach(self._start(self._last))
         if not near.converged or near.correlation < GOOD_CORRELATION:
-            near = max([near, *self._search()], key=lambda m: m.correlation * m.converged)
+            near = self._search(near)
         if not near.converged or near.correlation < MIN_CORRELATION:
             return self._refused(f"correlation with the reference {near.correlation:.2f}, expected at least {MIN_CORRELATION}", near)
         if near.overlap < MIN_OVERLAP:
@@ -231,22 +232,27 @@ class Realigner:
         flat = interpolate.as_line(self._volume)
         return self._matcher.match(flat, self._near, start, robust=False, tolerance_mm=NEAR_TOLERANCE_MM, most=MOST_STEPS)
 
-    def _search(self) -> list[Match]:
-        """Approach from further away: on smoothed data, from the last motion, from none, and with the centres of mass together."""
+    def _search(self, best: Match) -> Match:
+        """Approach from further away, on smoothed data: the best match found, or the first good one."""
         p = interpolate.PAD
-        soft = smooth(self._volume[p:-p, p:-p, p:-p], self.grid.voxel_size_mm, FAR_FWHM_MM)
+        body = self._volume[p:-p, p:-p, p:-p]
+        if not np.ptp(body) > 0:
+            return best
         padded = interpolate.padded(self.grid.shape)
-        padded[p:-p, p:-p, p:-p] = soft
+        soft = padded[p:-p, p:-p, p:-p]
+        soft[...] = smooth(body, self.grid.voxel_size_mm, FAR_FWHM_MM)
         interpolate.mirror_padding(padded)
-        shifted = np.eye(4)
-        shifted[:3, 3] = _balance(soft, self.grid.affine) - self._balance
-        found = []
-        for matrix in (self._last, np.eye(4), shifted):
+        shift = _balance(soft, self.grid.affine) - self._balance
+        for matrix in (self._last, np.eye(4), *(matrix_from_params([*shift, *turn], self.centre) for turn in np.deg2rad(TURNS))):
             far = self._matcher.match(
                 interpolate.as_line(padded), self._far, self._start(matrix), robust=False, tolerance_mm=FAR_TOLERANCE_MM, most=MOST_STEPS
             )
-            found.append(self._approach(far))
-        return found
+            near = self._approach(far)
+            if near.correlation * near.converged > best.correlation * best.converged:
+                best = near
+            if best.converged and best.correlation > GOOD_CORRELATION:
+                break
+        return best
 
     def _reslice(self, motion: Motion, out: Volume) -> Volume:
         nx, ny, _ = self.grid.shape
