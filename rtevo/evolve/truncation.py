@@ -1,10 +1,4 @@
-"""Next latent vectors from the fitness of the last ones.
-
-Pure functions and one small class: no clock, no files, no I/O. Randomness comes from the `numpy.random.Generator` that is handed in, so
-a session with the same seed and the same scores replays bit for bit, and a saved state continues exactly where it was left.
-
-Fitness is NaN where a candidate could not be measured; such a candidate is left out and never counts as zero.
-"""
+"""Truncation selection: the mean of the better half of the last generation, weighted by fitness, and mutation around it."""
 
 from __future__ import annotations
 
@@ -14,7 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Truncation", "rng_from_state", "rng_to_state", "sham", "truncation_weights"]
+from rtevo.evolve.base import Evolver
+from rtevo.evolve.state import rng_from_state, rng_to_state
+
+__all__ = ["Truncation", "TruncationEvolver", "truncation_weights"]
 
 
 def truncation_weights(fitness: ArrayLike) -> NDArray[np.float64]:
@@ -53,29 +50,6 @@ def truncation_weights(fitness: ArrayLike) -> NDArray[np.float64]:
         above = (finite == finite.max()).astype(np.float64)
     weights[measured] = above / above.sum()
     return weights
-
-
-def sham(fitness: ArrayLike, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Permute the measured fitness values among the candidates that have one: a control without selection.
-
-    Missing values stay where they are, so a sham generation loses the same candidates as a real one.
-
-    Parameters
-    ----------
-    fitness : array-like of float, (n,)
-        NaN or infinite: not measured.
-    rng : numpy.random.Generator
-        Source of the permutation.
-
-    Returns
-    -------
-    ndarray, float64 (n,)
-        A new array.
-    """
-    values = np.array(fitness, np.float64)
-    measured = np.isfinite(values)
-    values[measured] = rng.permutation(values[measured])
-    return values
 
 
 class Truncation:
@@ -205,45 +179,45 @@ class Truncation:
         return evolver
 
 
-def rng_to_state(rng: np.random.Generator) -> dict[str, Any]:
-    """Return a generator's state as plain JSON types."""
-    plain = _plain(rng.bit_generator.state)
-    assert isinstance(plain, dict)
-    return plain
-
-
-def rng_from_state(state: Mapping[str, Any]) -> np.random.Generator:
-    """Return a new generator in a state that :func:`rng_to_state` gave.
-
-    Raises
-    ------
-    ValueError
-        NumPy has no such bit generator, or the state does not fit it.
-    """
-    name = state.get("bit_generator")
-    kinds: dict[str, type[np.random.BitGenerator]] = {
-        kind.__name__: kind for kind in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
-    }
-    if name not in kinds:
-        raise ValueError(f"state: expected a bit generator out of {sorted(kinds)}, got {name!r}")
-    bits = kinds[name]()
-    try:
-        bits.state = dict(state)
-    except (KeyError, TypeError, ValueError) as problem:
-        raise ValueError(f"state: not a state of {name}: {problem}") from None
-    return np.random.Generator(bits)
-
-
-def _plain(value: object) -> object:
-    """Turn NumPy arrays and scalars inside a state into lists and Python numbers."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return value.item() if isinstance(value, np.generic) else value
-
-
 def _rows_not_finite(points: NDArray[np.float64], among: NDArray[np.bool_]) -> list[int]:
     """List up to five rows that hold a number that is not finite."""
     rows = np.flatnonzero(among & ~np.isfinite(points).all(axis=1))
     return [int(row) for row in rows[:5]]
+
+
+class TruncationEvolver(Evolver):
+    """The rule of :class:`Truncation` as a strategy that is asked and told.
+
+    A generation is the last `population` candidates asked for, whether in one ask or one by one; those of them without a score are
+    left out, and where none has one the mean stays what it was. Asked for whole generations and told all their scores before the next, it
+    draws the same candidates as :class:`Truncation`.
+
+    Parameters
+    ----------
+    latent_size, population, mutation_sd, rng
+        As in :class:`Truncation`.
+    """
+
+    strategy = "truncation"
+
+    def __init__(self, latent_size: int, population: int, mutation_sd: float, rng: np.random.Generator) -> None:
+        super().__init__(latent_size, rng)
+        self._rule = Truncation(population, latent_size, mutation_sd, rng)
+
+    def _propose(self, n: int) -> NDArray[np.float64]:
+        rule = self._rule
+        last = slice(max(self.asked - rule.population, 0), self.asked)
+        weights = truncation_weights(self._fitness[last])
+        if weights.any():
+            rule.mean = weights @ self._latents[last]
+        noise = self._rng.standard_normal((n, self.latent_size))
+        return noise if rule.mean is None else rule.mean + rule.mutation_sd * noise
+
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "population": self._rule.population, "mutation_sd": self._rule.mutation_sd}
+
+    def _memory(self) -> dict[str, Any]:
+        return {"mean": None if self._rule.mean is None else self._rule.mean.tolist()}
+
+    def _remember(self, memory: Mapping[str, Any]) -> None:
+        self._rule.mean = None if memory["mean"] is None else np.array(memory["mean"], np.float64)

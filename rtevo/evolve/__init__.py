@@ -1,0 +1,104 @@
+"""Next latent vectors from the fitness of earlier ones.
+
+No clock, no files, no I/O. Randomness comes from the `numpy.random.Generator` that is handed in, so a session with the same seed and the
+same scores replays bit for bit, and a saved state continues exactly where it was left. Fitness is NaN where a candidate could not be
+measured; such a candidate is left out and never counts as zero.
+
+::
+
+    base        Evolver: ask and tell, candidates by number, state
+    truncation  the weighted mean of the better half, and mutation
+    surrogate   a Bayesian model of all scores so far
+    model       that model
+    cma         CMA-ES, plain and separable
+    controls    sham, yoked, random
+    state       random generators as JSON
+"""
+
+import numpy as np
+
+from rtevo.evolve.base import Evolver, History
+from rtevo.evolve.cma import Cma, SepCma
+from rtevo.evolve.controls import RandomEvolver, Yoked, sham
+from rtevo.evolve.state import rng_from_state, rng_to_state
+from rtevo.evolve.surrogate import Surrogate
+from rtevo.evolve.truncation import Truncation, TruncationEvolver, truncation_weights
+
+__all__ = [
+    "STRATEGIES",
+    "Cma",
+    "Evolver",
+    "History",
+    "RandomEvolver",
+    "SepCma",
+    "Surrogate",
+    "Truncation",
+    "TruncationEvolver",
+    "Yoked",
+    "create",
+    "resume",
+    "rng_from_state",
+    "rng_to_state",
+    "sham",
+    "truncation_weights",
+]
+
+STRATEGIES: dict[str, type[Evolver]] = {
+    kind.strategy: kind for kind in (Surrogate, TruncationEvolver, Cma, SepCma, RandomEvolver)
+}
+
+
+def create(
+    strategy: str,
+    latent_size: int,
+    population: int,
+    rng: np.random.Generator,
+    *,
+    budget: int | None = None,
+    mutation_sd: float = 0.3**0.5,
+) -> Evolver:
+    """Make a strategy by name.
+
+    Parameters
+    ----------
+    strategy : str
+        One of ``STRATEGIES``.
+    latent_size : int
+        Dimensions of a latent vector.
+    population : int
+        Candidates in a generation; for the surrogate, how many at the end of the budget are the best.
+    rng : numpy.random.Generator
+        Source of every draw.
+    budget : int, optional
+        Candidates in the whole session (surrogate).
+    mutation_sd : float
+        Standard deviation of the mutation (truncation).
+
+    Raises
+    ------
+    ValueError
+        There is no such strategy, or a parameter is out of range.
+    """
+    if strategy == "surrogate":
+        return Surrogate(latent_size, budget, rng, final=population)
+    if strategy == "truncation":
+        return TruncationEvolver(latent_size, population, mutation_sd, rng)
+    if strategy in ("cma", "sepcma"):
+        return (SepCma if strategy == "sepcma" else Cma)(latent_size, population, rng)
+    if strategy == "random":
+        return RandomEvolver(latent_size, rng)
+    raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
+
+
+def resume(state: dict[str, object]) -> Evolver:
+    """Continue any strategy from what its ``to_state`` gave.
+
+    Raises
+    ------
+    ValueError
+        The state is of no strategy, or incomplete.
+    """
+    strategy = state.get("strategy")
+    if not isinstance(strategy, str) or strategy not in STRATEGIES:
+        raise ValueError(f"state: expected a strategy out of {', '.join(STRATEGIES)}, got {strategy!r}")
+    return STRATEGIES[strategy].from_state(state)

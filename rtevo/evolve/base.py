@@ -1,0 +1,216 @@
+"""What every strategy shares: candidates with numbers, scores that may be late, missing, revised or of unequal certainty, and a state.
+
+A strategy is asked for latents and told scores. Every latent vector ever asked for has a number, its id, counted from 0; a score
+belongs to an id, may come at any time and in any order, and a later score for the same id replaces the earlier one. What a strategy
+proposes depends on the scores it has, not on the order in which they came.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rtevo.evolve.state import rng_from_state, rng_to_state
+
+__all__ = ["Evolver", "History"]
+
+
+@dataclass(frozen=True)
+class History:
+    """The candidates that have a score, in the order of their ids.
+
+    Parameters
+    ----------
+    ids : ndarray, int64 (n,)
+        Numbers of the candidates.
+    latents : ndarray, float64 (n, d)
+        As they were evaluated.
+    fitness : ndarray, float64 (n,)
+        Finite; larger is better.
+    fitness_se : ndarray, float64 (n,)
+        Standard errors, NaN where not known.
+    """
+
+    ids: NDArray[np.int64]
+    latents: NDArray[np.float64]
+    fitness: NDArray[np.float64]
+    fitness_se: NDArray[np.float64]
+
+
+class Evolver(ABC):
+    """A strategy.
+
+    Parameters
+    ----------
+    latent_size : int
+        Dimensions of a latent vector, at least 1.
+    rng : numpy.random.Generator
+        Source of every draw; owned by this object from now on.
+
+    Attributes
+    ----------
+    asked : int
+        Number of latents asked for so far: the id of the next one.
+    """
+
+    strategy: ClassVar[str]
+
+    def __init__(self, latent_size: int, rng: np.random.Generator) -> None:
+        if latent_size < 1:
+            raise ValueError(f"latent_size: expected at least 1, got {latent_size}")
+        self.latent_size = int(latent_size)
+        self._rng = rng
+        self._latents = np.zeros((0, self.latent_size))
+        self._fitness = np.zeros(0)
+        self._fitness_se = np.zeros(0)
+
+    @property
+    def asked(self) -> int:
+        """Number of latents asked for so far."""
+        return len(self._latents)
+
+    def ask(self, n: int) -> NDArray[np.float32]:
+        """Propose candidates, from the scores there are now.
+
+        Parameters
+        ----------
+        n : int
+            How many, at least 1: a generation, or a single one where the schedule is steady.
+
+        Returns
+        -------
+        ndarray, float32 (n, latent_size)
+            Their ids are ``asked - n`` to ``asked - 1`` afterwards.
+        """
+        if n < 1:
+            raise ValueError(f"n: expected at least 1, got {n}")
+        latents = self._propose(int(n)).astype(np.float32)
+        self._latents = np.concatenate([self._latents, latents.astype(np.float64)])
+        self._fitness = np.concatenate([self._fitness, np.full(n, np.nan)])
+        self._fitness_se = np.concatenate([self._fitness_se, np.full(n, np.nan)])
+        return latents
+
+    def place(self, ids: ArrayLike, latents: ArrayLike) -> None:
+        """Say that candidates turned out elsewhere than asked for: the latents of their re-encoded pictures.
+
+        Parameters
+        ----------
+        ids : array-like of int, (m,)
+            Numbers of candidates that were asked for.
+        latents : array-like of float, (m, latent_size)
+            Where they are.
+
+        Raises
+        ------
+        ValueError
+            An id was never asked for, the shapes do not fit, or a number is not finite.
+        """
+        rows = self._rows(ids)
+        points = np.asarray(latents, np.float64)
+        if points.shape != (len(rows), self.latent_size):
+            raise ValueError(f"latents: expected shape ({len(rows)}, {self.latent_size}), got {points.shape}")
+        if not np.isfinite(points).all():
+            raise ValueError(f"latents: expected finite numbers, got others for ids {rows[~np.isfinite(points).all(axis=1)][:5].tolist()}")
+        self._latents[rows] = points
+
+    def tell(self, ids: ArrayLike, fitness: ArrayLike, fitness_se: ArrayLike | None = None) -> None:
+        """Give scores, new or revised.
+
+        Parameters
+        ----------
+        ids : array-like of int, (m,)
+            Numbers of candidates that were asked for.
+        fitness : array-like of float, (m,)
+            Larger is better. NaN: not measured, and an earlier score no longer counts.
+        fitness_se : array-like of float, (m,), optional
+            Standard errors, NaN where not known.
+
+        Raises
+        ------
+        ValueError
+            An id was never asked for, or the shapes do not fit.
+        """
+        rows = self._rows(ids)
+        values = np.asarray(fitness, np.float64)
+        errors = np.full(len(rows), np.nan) if fitness_se is None else np.asarray(fitness_se, np.float64)
+        for name, array in (("fitness", values), ("fitness_se", errors)):
+            if array.shape != rows.shape:
+                raise ValueError(f"{name}: expected shape {rows.shape} as there are {len(rows)} ids, got {array.shape}")
+        measured = np.isfinite(values)
+        self._fitness[rows] = np.where(measured, values, np.nan)
+        self._fitness_se[rows] = np.where(measured & np.isfinite(errors) & (errors >= 0), errors, np.nan)
+
+    def history(self) -> History:
+        """Return the candidates that have a score."""
+        rows = np.flatnonzero(np.isfinite(self._fitness))
+        return History(rows, self._latents[rows], self._fitness[rows], self._fitness_se[rows])
+
+    @abstractmethod
+    def _propose(self, n: int) -> NDArray[np.float64]:
+        """Return (n, latent_size) new points."""
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the arguments of the constructor other than the generator, as plain JSON types."""
+        return {"latent_size": self.latent_size}
+
+    def _memory(self) -> dict[str, Any]:
+        """Return what else the next draws depend on, as plain JSON types."""
+        return {}
+
+    def _remember(self, memory: Mapping[str, Any]) -> None:  # noqa: B027 - most strategies keep nothing else
+        """Take back what :meth:`_memory` gave."""
+
+    def to_state(self) -> dict[str, Any]:
+        """Return everything that the next draws depend on, as plain JSON types."""
+        return {
+            "strategy": self.strategy,
+            "settings": self._settings(),
+            "latents": self._latents.tolist(),
+            "fitness": [None if np.isnan(value) else value for value in self._fitness.tolist()],
+            "fitness_se": [None if np.isnan(value) else value for value in self._fitness_se.tolist()],
+            "memory": self._memory(),
+            "rng": rng_to_state(self._rng),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Evolver:
+        """Continue exactly where :meth:`to_state` left off.
+
+        Raises
+        ------
+        ValueError
+            The state is of another strategy, or incomplete.
+        """
+        if state.get("strategy") != cls.strategy:
+            raise ValueError(f"state: expected strategy '{cls.strategy}', got {state.get('strategy')!r}")
+        try:
+            evolver = cls(**state["settings"], rng=rng_from_state(state["rng"]))
+            latents, fitness, errors = state["latents"], state["fitness"], state["fitness_se"]
+            memory = state["memory"]
+        except KeyError as missing:
+            raise ValueError(f"state: expected an entry {missing}, found only {sorted(state)}") from None
+        evolver._latents = np.array(latents, np.float64).reshape(-1, evolver.latent_size)
+        evolver._fitness = np.array(fitness, np.float64)  # None becomes NaN
+        evolver._fitness_se = np.array(errors, np.float64)
+        if not len(evolver._latents) == len(evolver._fitness) == len(evolver._fitness_se):
+            raise ValueError(f"state: expected as many latents as scores, found {len(latents)}, {len(fitness)} and {len(errors)}")
+        evolver._remember(memory)
+        return evolver
+
+    def _rows(self, ids: ArrayLike) -> NDArray[np.int64]:
+        """Check ids."""
+        given = np.asarray(ids)
+        rows = given.astype(np.int64) if given.size else np.zeros(0, np.int64)
+        if rows.ndim != 1 or (given.size and not np.array_equal(rows, given)):
+            raise ValueError(f"ids: expected whole numbers (m,), got {ids!r}")
+        if len(rows) and (rows.min() < 0 or rows.max() >= self.asked):
+            wrong = rows[(rows < 0) | (rows >= self.asked)][:5].tolist()
+            raise ValueError(f"ids: expected numbers from 0 to {self.asked - 1}, got {wrong}")
+        if len(np.unique(rows)) != len(rows):
+            raise ValueError("ids: expected each one once")
+        return rows

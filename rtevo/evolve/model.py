@@ -1,0 +1,231 @@
+"""Bayesian regression of scores on latents: where is better, and how sure is that.
+
+Two models of the fitness f(x), both with a Gaussian prior and Gaussian noise:
+
+- linear: ``f = a + g . x + b |x|^2``, a direction and how the length matters. With a spherical prior on g this is ridge regression. On
+  latents of one length, a cosine similarity, a distance to a target and any monotone function of a direction are all (nearly) linear.
+- curved: a Gaussian process with the covariance ``exp(x . x' / d)``, which is the linear one plus all higher powers. Between random
+  latents in many dimensions the two hardly differ; where candidates have come together near an optimum the curved one knows that what
+  holds there need not hold elsewhere (several optima, saturation, a valley). Rasmussen and Williams 2006, ISBN 0-262-18253-X, 4.2.2.
+
+The size of the signal against the noise is found by the evidence of the data (D. J. C. MacKay 1992,
+doi:10.1162/neco.1992.4.3.415) and a weak prior: the linear model averages over a grid of it, the curved one takes the best. Scores
+weigh by their standard errors, up to a common factor that is estimated.
+
+Linear algebra is kept on one thread: two cores shared with other processes slowed it a hundredfold, and the last bits of a result
+would depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_solve, cholesky
+from threadpoolctl import ThreadpoolController
+
+__all__ = ["Curved", "Linear", "one_thread", "relative_precision"]
+
+SIGNAL_TO_NOISE = np.geomspace(0.03, 100.0, 9)
+"""Variance of the signal (of random latents) over that of the noise."""
+_EXPECTED, _FACTOR = 0.3, 5.0  # of that: prior median, and the factor of one standard deviation
+_RADIAL = math.sqrt(0.5)  # prior spread of the effect of the length, as a share of that of the direction
+_SPREAD = 4.0  # standard errors count as at most this many times larger or smaller than the median
+_CONSTANT = 100.0  # prior variance of the mean fitness, in signal variances
+_MOST = 400  # scores that the curved model uses: those closest to the best direction
+
+Array = NDArray[np.float64]
+
+
+@lru_cache(maxsize=1)
+def _pools() -> ThreadpoolController:
+    """Find the thread pools of the linear algebra libraries, once."""
+    return ThreadpoolController()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep NumPy's and SciPy's linear algebra on one thread."""
+    with _pools().limit(limits=1, user_api="blas"):
+        yield
+
+
+def relative_precision(fitness_se: Array) -> Array:
+    """Weights of scores, mean 1, from their standard errors; those without one count as the median."""
+    known = np.isfinite(fitness_se)
+    if not known.any():
+        return np.ones(len(fitness_se))
+    middle = float(np.median(fitness_se[known]))
+    if middle == 0:
+        return np.ones(len(fitness_se))
+    errors = np.clip(np.where(known, fitness_se, middle), middle / _SPREAD, middle * _SPREAD)
+    weights = errors**-2.0
+    return np.asarray(weights / weights.mean(), np.float64)
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Local description of the fitness for several draws: ``f = g . x + b |x|^2``.
+
+    Parameters
+    ----------
+    direction : ndarray, float64 (n, d)
+        g of each draw.
+    length : ndarray, float64 (n,)
+        b of each draw.
+    """
+
+    direction: Array
+    length: Array
+
+
+class Linear:
+    """The linear model, fitted.
+
+    Parameters
+    ----------
+    latents : ndarray, float64 (n, d)
+        n >= 2.
+    fitness, precision : ndarray, float64 (n,)
+        Scores and their weights.
+    """
+
+    def __init__(self, latents: Array, fitness: Array, precision: Array) -> None:
+        n, d = latents.shape
+        self._d = d
+        root = np.sqrt(precision)[:, np.newaxis]
+        features = np.column_stack([latents / math.sqrt(d), radial(latents)])
+        stacked = root * np.column_stack([features, fitness])
+        mean = root / np.linalg.norm(root)
+        stacked -= mean * (mean * stacked).sum(axis=0)
+        x, y = stacked[:, :-1], stacked[:, -1]
+        values, self._basis = np.linalg.eigh(x.T @ x)
+        self._values = np.maximum(values, 0.0)
+        self._cross = self._basis.T @ (x.T @ y)
+        total = float(y @ y)
+        shrunk = 1.0 + np.outer(SIGNAL_TO_NOISE, self._values)
+        squares = np.maximum(total - (SIGNAL_TO_NOISE[:, np.newaxis] * self._cross**2 / shrunk).sum(axis=1), 1e-12 * total + 1e-300)
+        self.log_evidence = -0.5 * np.log(shrunk).sum(axis=1) - 0.5 * (n - 1) * np.log(squares)
+        log = self.log_evidence - 0.5 * (np.log(SIGNAL_TO_NOISE / _EXPECTED) / math.log(_FACTOR)) ** 2
+        weights = np.exp(log - log.max())
+        self.weights = weights / weights.sum()
+        self.noise_variance = squares / max(n - 1, 1)
+        self._shrunk = shrunk
+        self._mean = ((self.weights * SIGNAL_TO_NOISE)[:, np.newaxis] * self._cross / shrunk).sum(axis=0)
+
+    def mean(self) -> Slope:
+        """Posterior mean, one draw."""
+        return self._slope(self._mean[np.newaxis])
+
+    def draw(self, n: int, spread: float, rng: np.random.Generator) -> Slope:
+        """Draws from the posterior, with a share of its spread around its mean; 0: the mean itself."""
+        if spread == 0:
+            return self._slope(np.repeat(self._mean[np.newaxis], n, axis=0))
+        which = rng.choice(len(SIGNAL_TO_NOISE), size=n, p=self.weights)
+        ratio, shrunk = SIGNAL_TO_NOISE[which, np.newaxis], self._shrunk[which]
+        sd = np.sqrt(self.noise_variance[which, np.newaxis] * ratio / shrunk)
+        draws = ratio * self._cross / shrunk + sd * rng.standard_normal((n, len(self._cross)))
+        return self._slope(self._mean + spread * (draws - self._mean))
+
+    def _slope(self, coefficients: Array) -> Slope:
+        """Turn coefficients in the eigenbasis (n, d + 1) into slopes."""
+        plain = coefficients @ self._basis.T
+        return Slope(plain[:, :-1] / math.sqrt(self._d), plain[:, -1] * _RADIAL / math.sqrt(2 * self._d))
+
+
+class Curved:
+    """The curved model, fitted; its draws are of the linear part only, corrected by the data as a whole.
+
+    Parameters
+    ----------
+    latents, fitness, precision : ndarray
+        As for :class:`Linear`.
+    linear : Linear
+        The linear model of the same scores: gives the size of the signal to try.
+    towards : ndarray, float64 (d,)
+        The best direction so far.
+
+    Attributes
+    ----------
+    advantage : float
+        Log evidence above that of the linear model of the same scores.
+    """
+
+    def __init__(self, latents: Array, fitness: Array, precision: Array, linear: Linear, towards: Array) -> None:
+        if len(latents) > _MOST:
+            keep = np.sort(np.argsort(latents @ towards, kind="stable")[-_MOST:])
+            latents, fitness, precision = latents[keep], fitness[keep], precision[keep]
+            linear = Linear(latents, fitness, precision)
+        n, d = latents.shape
+        self._latents, self._d, self._n = latents, d, n
+        self._radial = radial(latents)
+        covariance = np.exp(latents @ latents.T / d) - 1.0 + np.outer(self._radial, self._radial)
+        self._centre = float((precision * fitness).sum() / precision.sum())
+        self._fitness = fitness - self._centre
+        self._precision = precision
+        best = int(np.argmax(linear.log_evidence))
+        tries = [self._solve(covariance, float(SIGNAL_TO_NOISE[k])) for k in range(max(best - 1, 0), min(best + 2, len(SIGNAL_TO_NOISE)))]
+        log_evidence, self._ratio, self._factor, self.noise_variance = max(tries, key=lambda found: found[0])
+        self.advantage = log_evidence - float(linear.log_evidence.max())
+
+    def _solve(self, covariance: Array, ratio: float) -> tuple[float, float, Array, float]:
+        """Return log evidence (as the linear model counts it), the ratio itself, the Cholesky factor and the noise variance."""
+        whole = ratio * (covariance + _CONSTANT)
+        whole[np.diag_indices(self._n)] += 1.0 / self._precision
+        factor = cholesky(whole, lower=True, overwrite_a=True, check_finite=False)
+        squares = max(float(self._fitness @ cho_solve((factor, True), self._fitness, check_finite=False)), 1e-300)
+        evidence = -float(np.log(np.diag(factor)).sum()) - 0.5 * (self._n - 1) * math.log(squares)
+        evidence += 0.5 * math.log(ratio * _CONSTANT * self._n) - 0.5 * float(np.log(self._precision).sum())  # a mean that is given
+        return evidence, ratio, factor, squares / self._n
+
+    def ascend(self, start: Array, radius: Array, spread: float, rng: np.random.Generator, steps: int = 8) -> Slope:
+        """Slopes at the maxima on a sphere that are reached from `start`, one for each draw from the posterior.
+
+        Parameters
+        ----------
+        start : ndarray, float64 (draws, d)
+            Directions to start from.
+        radius : ndarray, float64 (draws,)
+            Of the spheres.
+        spread : float
+            Spread of the draws around the posterior mean, as a share of the posterior's own; 0: the mean itself.
+        rng : numpy.random.Generator
+            Source of the draws.
+        steps : int
+            Fixed-point steps.
+        """
+        draws, d = start.shape
+        prior: Array = np.zeros((draws, d))
+        prior_length: Array = np.zeros(draws)
+        targets = np.repeat(self._fitness[:, np.newaxis], draws, axis=1)
+        if spread > 0:  # a draw of the posterior is a draw of the prior plus the fit to what it does not explain (Matheron)
+            sd = spread * math.sqrt(self.noise_variance)
+            prior[:] = sd * math.sqrt(self._ratio / d) * rng.standard_normal((draws, d))
+            prior_length[:] = sd * math.sqrt(self._ratio) * rng.standard_normal(draws)
+            targets -= self._latents @ prior.T + np.outer(self._radial, prior_length)
+            targets -= sd / np.sqrt(self._precision)[:, np.newaxis] * rng.standard_normal((self._n, draws))
+        alpha = self._ratio * cho_solve((self._factor, True), targets, check_finite=False).T
+        length = (alpha @ self._radial + prior_length) * _RADIAL / math.sqrt(2 * d)
+        direction = start
+        for _ in range(steps):
+            point = radius[:, np.newaxis] * unit(direction)
+            direction = np.asarray((alpha * np.exp(point @ self._latents.T / d)) @ self._latents / d + prior, np.float64)
+        return Slope(direction, np.asarray(length, np.float64))
+
+
+def radial(latents: Array) -> Array:
+    """Effect of the length: 0 on average over N(0, I), spread a share of that of a direction."""
+    d = latents.shape[1]
+    return np.asarray(_RADIAL * ((latents**2).sum(axis=1) - d) / math.sqrt(2 * d), np.float64)
+
+
+def unit(directions: Array) -> Array:
+    """Scale rows to length 1; rows of zeros stay."""
+    norm = np.linalg.norm(directions, axis=1, keepdims=True)
+    scaled: Array = np.divide(directions, norm, out=np.zeros_like(directions), where=norm > 0)
+    return scaled

@@ -1,0 +1,117 @@
+"""Evolution by a model of all scores so far: our default.
+
+A session affords tens to hundreds of noisy scores in about a hundred dimensions. No single generation says much then, but all of
+them together say a direction. This strategy fits a Bayesian model to every score (:mod:`rtevo.evolve.model`) and asks for images where
+draws from what the model holds possible are highest.
+
+- While there is budget, candidates are Thompson samples: each is the best image under one draw from the posterior (W. R. Thompson 1933,
+  doi:10.1093/biomet/25.3-4.285). Where little is known the draws differ and explore; as scores come in they agree. Draws are taken
+  closer to the mean than the posterior's own spread (`exploration`): full spread finds a little more where the fitness is a plain
+  direction, but loses where it has several optima or bends, and shows the participant worse images on the way.
+- At the end of the budget candidates are drawn closely around the best image under the mean of the posterior.
+- Candidates keep the length of random latents, from which the image model has learnt to paint, within `norm_limits`; inside these
+  a length that scores better is used.
+
+Why it wins over selecting parents: it uses every score ever measured, each with its own certainty, and never follows the noise of the
+last generation alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtevo.evolve.base import Evolver, History
+from rtevo.evolve.model import Array, Curved, Linear, Slope, one_thread, relative_precision, unit
+
+__all__ = ["Surrogate"]
+
+_CURVED_EVIDENCE = 3.0  # the curved model is used where its log evidence is better by this
+_FINAL_SHARE = 0.05  # of the budget, for the best images
+_FINAL_SPREAD = 0.25  # of their directions around the best one, as a share of it
+_FEWEST = 4  # scores before a model is fitted
+
+
+class Surrogate(Evolver):
+    """Strategy "surrogate".
+
+    Parameters
+    ----------
+    latent_size : int
+        Dimensions of a latent vector.
+    budget : int or None
+        Number of candidates that the session will ask for; None: not known, explore to the end.
+    final : int, optional
+        How many of them, at the end, are for the best images; at least the last ask. Default: a twentieth.
+    exploration : float
+        Spread of the draws, as a share of the posterior's; 0 to 1.
+    norm_limits : tuple of float, (2,)
+        Least and greatest length of a candidate, as shares of ``sqrt(latent_size)``. Defaults: half of it; one more than it, which is 1.4
+        standard deviations of the length of random latents.
+    rng : numpy.random.Generator
+        Source of every draw.
+
+    Raises
+    ------
+    ValueError
+        A parameter is out of range.
+    """
+
+    strategy = "surrogate"
+
+    def __init__(
+        self,
+        latent_size: int,
+        budget: int | None,
+        rng: np.random.Generator,
+        final: int | None = None,
+        exploration: float = 0.6,
+        norm_limits: tuple[float, float] | None = None,
+    ) -> None:
+        super().__init__(latent_size, rng)
+        if budget is not None and budget < 1:
+            raise ValueError(f"budget: expected at least 1 or none, got {budget}")
+        if final is not None and final < 0:
+            raise ValueError(f"final: expected at least 0, got {final}")
+        if not 0 <= exploration <= 1:
+            raise ValueError(f"exploration: expected 0 to 1, got {exploration}")
+        low, high = norm_limits or (0.5, 1 + 1 / math.sqrt(latent_size))
+        if not 0 < low <= high < math.inf:
+            raise ValueError(f"norm_limits: expected 0 < least <= greatest, got {norm_limits}")
+        self._budget, self._exploration, self._norm_limits = budget, float(exploration), (float(low), float(high))
+        self._final = math.ceil(_FINAL_SHARE * (budget or 0)) if final is None else int(final)
+
+    def _propose(self, n: int) -> NDArray[np.float64]:
+        known = self.history()
+        if len(known.ids) < _FEWEST or np.ptp(known.fitness) == 0:
+            return self._rng.standard_normal((n, self.latent_size))
+        final = self._budget is not None and self.asked + max(n, self._final) >= self._budget
+        with one_thread():
+            return self._best(n, known, 0.0 if final else self._exploration)
+
+    def _best(self, n: int, known: History, spread: float) -> Array:
+        """Return the best candidates under draws with a share of the posterior's spread."""
+        precision = relative_precision(known.fitness_se)
+        linear = Linear(known.latents, known.fitness, precision)
+        slope = linear.draw(n, spread, self._rng)
+        curved = Curved(known.latents, known.fitness, precision, linear, linear.mean().direction[0])
+        if curved.advantage > _CURVED_EVIDENCE:
+            slope = curved.ascend(slope.direction, self._radius(slope), spread, self._rng)
+        directions = unit(slope.direction)
+        if spread == 0:
+            directions = unit(directions + _FINAL_SPREAD * unit(self._rng.standard_normal(directions.shape)))
+        return np.asarray(directions * self._radius(slope)[:, np.newaxis], np.float64)
+
+    def _radius(self, slope: Slope) -> Array:
+        """Length of the best image for each slope, within the limits."""
+        low, high = (limit * math.sqrt(self.latent_size) for limit in self._norm_limits)
+        strength = np.linalg.norm(slope.direction, axis=1)
+        best = np.divide(strength, -2 * slope.length, out=np.full(len(strength), high), where=slope.length < 0)
+        return np.asarray(np.clip(best, low, high), np.float64)
+
+    def _settings(self) -> dict[str, Any]:
+        own = {"budget": self._budget, "final": self._final, "exploration": self._exploration, "norm_limits": list(self._norm_limits)}
+        return {**super()._settings(), **own}

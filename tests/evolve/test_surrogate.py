@@ -1,0 +1,168 @@
+"""The surrogate: its models against plain linear algebra, and that it beats selecting parents."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtevo.evolve import Surrogate, TruncationEvolver
+from rtevo.evolve.base import Evolver
+from rtevo.evolve.model import SIGNAL_TO_NOISE, Curved, Linear, radial, relative_precision
+
+DENSE = 1e-6  # relative, of matrices with condition numbers of some thousands
+
+
+def data(seed: int, n: int = 30, d: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    latents = rng.standard_normal((n, d))
+    precision = rng.uniform(0.3, 3, n)
+    return latents, latents @ rng.standard_normal(d) + rng.standard_normal(n), precision / precision.mean()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(3, 40), st.integers(1, 9))
+def test_linear_evidence_and_mean_equal_a_dense_gaussian_process(seed: int, n: int, d: int) -> None:
+    latents, fitness, precision = data(seed, n, d)
+    model = Linear(latents, fitness, precision)
+    features = np.column_stack([latents / math.sqrt(d), radial(latents)])
+    root = np.sqrt(precision)
+    space = np.linalg.qr(np.column_stack([root, np.eye(n)[:, : n - 1]]))[0][:, 1:]  # orthogonal to the constant
+    y = space.T @ (root * fitness)
+    means = []
+    for k, ratio in enumerate(SIGNAL_TO_NOISE):
+        cov = np.eye(n - 1) + ratio * space.T @ (root[:, None] * features @ features.T * root) @ space
+        squares = y @ np.linalg.solve(cov, y)
+        expected = -0.5 * np.linalg.slogdet(cov)[1] - 0.5 * (n - 1) * np.log(squares)
+        assert model.log_evidence[k] == pytest.approx(expected, rel=DENSE, abs=1e-5)
+        means.append(ratio * features.T @ (root * (space @ np.linalg.solve(cov, y))))
+    expected_mean = model.weights @ np.array(means)
+    np.testing.assert_allclose(model.mean().direction[0], expected_mean[:d] / math.sqrt(d), rtol=DENSE, atol=1e-7)
+
+
+def test_draws_of_the_linear_model_have_its_mean_and_spread() -> None:
+    latents, fitness, precision = data(3)
+    model = Linear(latents, fitness, precision)
+    rng = np.random.default_rng(0)
+    draws = model.draw(20_000, 1.0, rng).direction
+    np.testing.assert_allclose(draws.mean(axis=0), model.mean().direction[0], atol=0.05)
+    near = model.draw(20_000, 0.5, rng).direction
+    assert near.std(axis=0) == pytest.approx(draws.std(axis=0) / 2, rel=0.05)
+    assert np.ptp(model.draw(5, 0.0, rng).direction, axis=0).max() == 0
+
+
+def test_curved_evidence_equals_a_dense_gaussian_process() -> None:
+    latents, fitness, precision = data(5)
+    linear = Linear(latents, fitness, precision)
+    model = Curved(latents, fitness, precision, linear, np.ones(6))
+    n, d = latents.shape
+    centred = fitness - (precision * fitness).sum() / precision.sum()
+    best = -np.inf
+    for ratio in SIGNAL_TO_NOISE:
+        cov = np.exp(latents @ latents.T / d) - 1 + np.outer(radial(latents), radial(latents)) + 100
+        cov = ratio * cov + np.diag(1 / precision)
+        value = -0.5 * np.linalg.slogdet(cov)[1] - 0.5 * (n - 1) * np.log(centred @ np.linalg.solve(cov, centred))
+        best = max(best, value + 0.5 * np.log(ratio * 100 * n) - 0.5 * np.log(precision).sum())
+    assert model.advantage <= best - linear.log_evidence.max() + 1e-6  # it looks only around the linear model's best
+
+
+def test_the_curved_model_sees_a_bend_and_leaves_a_plane_alone() -> None:
+    rng = np.random.default_rng(0)
+    direction = np.eye(20)[0] * math.sqrt(20)
+    latents = 0.6 * direction + 0.8 * rng.standard_normal((120, 20))
+    bend = 3 * np.exp(-((latents[:, 1] - 1) ** 2)) * latents[:, 0]
+    for fitness, bent in ((latents[:, 1], False), (bend, True)):
+        noisy = fitness + 0.1 * rng.standard_normal(120)
+        linear = Linear(latents, noisy, np.ones(120))
+        assert (Curved(latents, noisy, np.ones(120), linear, direction).advantage > 3) == bent
+
+
+def test_precisions_from_standard_errors() -> None:
+    np.testing.assert_array_equal(relative_precision(np.array([np.nan, np.nan])), 1)
+    np.testing.assert_array_equal(relative_precision(np.array([0.0, 0.0, np.nan])), 1)
+    weights = relative_precision(np.array([1.0, 2.0, np.nan, 1.5]))
+    assert weights.mean() == pytest.approx(1)
+    assert weights[0] / weights[1] == pytest.approx(4)
+    assert weights[2] == pytest.approx(weights[3])
+    assert relative_precision(np.array([1.0, 1e9, 1.0])).min() > 0  # none is thrown away for an error that is absurd
+
+
+def climb(evolver: Evolver, seed: int, noise: float, generations: int, population: int) -> float:
+    """Return the last generation's true fitness, in standard deviations of random images: cosine with a target."""
+    rng = np.random.default_rng([seed, 1])
+    size = evolver.latent_size
+    target = rng.standard_normal(size)
+    target /= np.linalg.norm(target)
+    for _ in range(generations):
+        latents = evolver.ask(population).astype(float)
+        truth = math.sqrt(size) * (latents @ target) / np.linalg.norm(latents, axis=1)
+        evolver.tell(np.arange(evolver.asked - population, evolver.asked), truth + noise * rng.standard_normal(population))
+    return float(truth.mean())
+
+
+@pytest.mark.parametrize(("noise", "at_least"), [(0.5, 4.5), (3.0, 1.0)])
+def test_it_climbs_twice_as_far_as_truncation(noise: float, at_least: float) -> None:
+    ours = [climb(Surrogate(100, 80, np.random.default_rng(s)), s, noise, 4, 20) for s in range(6)]
+    theirs = [climb(TruncationEvolver(100, 20, 0.3**0.5, np.random.default_rng(s)), s, noise, 4, 20) for s in range(6)]
+    assert np.mean(ours) > at_least
+    assert np.mean(ours) > 1.7 * np.mean(theirs)
+
+
+def test_candidates_stay_on_the_shell() -> None:
+    evolver = Surrogate(50, 60, np.random.default_rng(0), norm_limits=(0.8, 1.05))
+    rng = np.random.default_rng(1)
+    for generation in range(6):
+        latents = evolver.ask(10).astype(float)
+        length = np.linalg.norm(latents, axis=1) / math.sqrt(50)
+        if generation:
+            assert length.min() >= 0.8 - 1e-6
+            assert length.max() <= 1.05 + 1e-6
+        evolver.tell(np.arange(evolver.asked - 10, evolver.asked), 5 * latents[:, 0] - length**2 + rng.standard_normal(10))
+
+
+def test_a_shorter_latent_is_found_where_it_is_better() -> None:
+    evolver = Surrogate(30, None, np.random.default_rng(0))
+    for _ in range(10):
+        latents = evolver.ask(10).astype(float)
+        evolver.tell(np.arange(evolver.asked - 10, evolver.asked), -((latents - 0.5) ** 2).sum(axis=1))
+    assert np.linalg.norm(evolver.ask(10), axis=1).mean() < 0.75 * math.sqrt(30)
+
+
+def test_the_last_generation_is_close_together_and_earlier_ones_are_not() -> None:
+    evolver = Surrogate(40, 50, np.random.default_rng(0))
+    spread = []
+    for _ in range(5):
+        latents = evolver.ask(10).astype(float)
+        directions = latents / np.linalg.norm(latents, axis=1, keepdims=True)
+        spread.append(1 - np.linalg.norm(directions.mean(axis=0)))
+        evolver.tell(np.arange(evolver.asked - 10, evolver.asked), latents[:, 0])
+    assert spread[-1] < 0.06
+    assert spread[1] > 0.15
+
+
+def test_certain_scores_count_more() -> None:
+    rng = np.random.default_rng(0)
+    target = np.ones(30) / math.sqrt(30)
+    gains = {}
+    for informed in (True, False):
+        gain = []
+        for seed in range(8):
+            evolver = Surrogate(30, 60, np.random.default_rng(seed))
+            latents = evolver.ask(50).astype(float)
+            errors = np.where(np.arange(50) % 2, 0.5, 4.0)
+            evolver.tell(np.arange(50), latents @ target + errors * rng.standard_normal(50), errors if informed else None)
+            gain.append((evolver.ask(10) @ target).mean())
+        gains[informed] = np.mean(gain)
+    assert gains[True] > gains[False] + 0.3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"budget": 0}, {"exploration": -0.1}, {"exploration": 1.5}, {"norm_limits": (0.0, 1.0)}, {"norm_limits": (1.2, 1.0)}],
+)
+def test_parameters_are_checked(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Surrogate(5, **{"budget": None, **options}, rng=np.random.default_rng(0))  # type: ignore[arg-type]
