@@ -22,17 +22,21 @@ from rtevo.shm.errors import (
     WriterLost,
 )
 from rtevo.shm.layout import (
+    BEGIN,
     BROKEN,
+    END,
     ENDED,
     HEAD,
     LINE,
     LOST,
     MESSAGES,
     OPEN,
+    PLACE,
     PRODUCER,
     PUBLISHED_NS,
     READER,
     READER_NS,
+    READERS,
     RETIRED,
     STATE,
     TAIL,
@@ -43,6 +47,7 @@ from rtevo.shm.layout import (
     WRITER_NS,
     WRITER_WAITS,
 )
+from rtevo.shm.pool import Pool
 from rtevo.shm.segment import Segment
 from rtevo.shm.wakeup import CHECK_S, Wakeup
 
@@ -143,8 +148,15 @@ class WriterEnd(_End):
             self._raise_ended()
         claim(segment, PRODUCER + WRITER, "its writer")
         segment.swap(PRODUCER + STATE, BROKEN, OPEN)
-        self._head = segment.load(PRODUCER + HEAD)
-        self._room = 0  # slots that are surely free, counted down; at 0 the tails are looked at again
+        self._critical = sum(1 << index for index, each in enumerate(self.layout.readers) if each.critical)
+        self._gap = 2**64 - self.modulus
+        self._lines = segment.address + READERS
+        self._count = len(self.layout.readers)
+        self._head = 0
+        self._slot = -1  # of the message being written
+        self._sure = False  # of head, slot and pool
+        self._pool = Pool(self.modulus, (), ())
+        self._restore()
 
     def reserve(self, timeout_s: float | None) -> WriterEnd:
         """Prepare for one ``with`` block."""
@@ -154,11 +166,10 @@ class WriterEnd(_End):
 
     def __enter__(self) -> np.void:
         started, self._waited_ns = time.monotonic_ns(), 0
-        if not self._room:
-            self._make_room()
-        sequence = self._head
-        index = sequence % self._slots
-        if native.begin(self._stamps + LINE * index, (sequence + 1) % 2**64, self._state_at) != OPEN:
+        index = self._choose() if self._sure else None
+        if index is None:
+            index = self._make_room()
+        if native.begin(self._stamps + LINE * index, (self._head + 1) % 2**64, self._state_at) != OPEN:
             self._raise_ended()
         self.holding = True
         slot: np.void = self.segment.slots[index]
@@ -169,55 +180,87 @@ class WriterEnd(_End):
         self.holding = False
         if kind is not None:
             return
-        now = time.monotonic_ns()
-        room, self._room = self._room, 0  # a signal's exception in here: the next block starts from the shared head again
-        sequence = self._head
+        now, sequence, slot = time.monotonic_ns(), self._head, self._slot
+        self._sure = False  # a signal's exception in here: the next block starts from what is shared
+        place = self._stamps + LINE * (sequence % self._slots) + PLACE
         following = (sequence + 1) % self.modulus
-        native.publish(self._stamps + LINE * (sequence % self._slots), (sequence + 1) % 2**64, self._head_at, following, now)
+        native.publish(self._stamps + LINE * slot, (sequence + 1) % 2**64, now, place, slot, self._head_at, following)
         for each in self._wake_readers:
             each.post()
-        self._head, self._room = following, room - 1
+        self._head, self._slot = following, -1
+        self._pool.publish(sequence, slot)
+        self._sure = True
         self.segment.words[_WRITER_NS] += time.monotonic_ns() - now + self._spent_ns
+
+    def _lags(self) -> int:
+        return native.lags(self._lines, self._count, self._critical, self._head, self._gap)
+
+    def _choose(self) -> int | None:
+        if self._slot < 0:  # else there is one from a block that was not published
+            lags = self._lags()
+            self._sure = False
+            slot = self._pool.take(self._head, lags & 0xFFFFFFFF, lags >> 32)
+            self._slot = -1 if slot is None else slot
+            self._sure = True
+            return slot
+        return self._slot
+
+    def _restore(self) -> None:
+        """Make the pool from what is shared."""
+        segment, stamps, slots = self.segment, self._stamps_offset, self._slots
+        self._head = head = segment.load(PRODUCER + HEAD)
+        held: dict[int, int] = {}
+        free = []
+        for age in range(min(self._lags() & 0xFFFFFFFF, slots), 0, -1):
+            sequence = (head - age) % self.modulus
+            held[segment.load(stamps + LINE * (sequence % slots) + PLACE)] = sequence
+        for slot in range(slots):
+            begun, ended = segment.load(stamps + LINE * slot + BEGIN), segment.load(stamps + LINE * slot + END)
+            age = (head - ended + 1) % self.modulus if begun == ended else 0
+            if slot not in held:
+                free.append((age if 0 < age < self.modulus // 2 else self.modulus // 2, slot))  # damaged or never used: of old age
+        self._pool = Pool(
+            self.modulus,
+            [(sequence, slot) for slot, sequence in held.items()],
+            [((head - age) % self.modulus, slot) for age, slot in sorted(free, reverse=True)],
+        )
+        self._slot, self._sure = -1, True
 
     def _raise_ended(self) -> NoReturn:
         raise RingClosed(f"ring {self.segment.name}: the stream has been ended; nothing more can be written")
 
-    def _blocking(self) -> tuple[int, list[int]]:
-        """Free slots, and the critical readers (by index) with the most unread ones."""
-        native.fence()  # a retired reader that comes back either sees the head as it is now, or is seen here
-        free = self.layout.slots
-        holders: list[int] = []
+    def _holders(self) -> list[int]:
+        """Critical readers (by index) that hold all slots; none where there is a free one."""
+        found = []
         for index, reader in enumerate(self.layout.readers):
             line = self.layout.reader_line(index)
-            if not reader.critical or self.segment.load(line + READER) == RETIRED:
-                continue
-            room = self.layout.slots - (self._head - self.segment.load(line + TAIL)) % self.modulus
-            if room < free:
-                free, holders = room, []
-            if room == free:
-                holders.append(index)
-        return free, holders
+            if reader.critical and self.segment.load(line + READER) != RETIRED:
+                lag = (self._head - self.segment.load(line + TAIL)) % self.modulus
+                found += [index] if lag >= self._slots else []
+        return found
 
-    def _make_room(self) -> None:
-        self._head = self.segment.load(PRODUCER + HEAD)
-        self._room, _ = self._blocking()
-        if self._room:
-            return
+    def _make_room(self) -> int:
+        """Choose a slot, waiting until there is one."""
+        if not self._sure:
+            self._restore()
+        slot = self._choose()
+        if slot is not None:
+            return slot
         deadline, began = self._deadline(), time.monotonic_ns()
         self.segment.words[_WRITER_WAITS] += 1
-        while not self._room:
+        while True:
             if self.segment.load(PRODUCER + STATE) != OPEN:
                 self._raise_ended()
             in_time = self.sleep(deadline)
-            self._room, holders = self._blocking()
-            if self._room:
-                break
+            slot = self._choose()
+            if slot is not None:
+                self._waited_ns = time.monotonic_ns() - began
+                return slot
             lost = self.lost_peer()
             if lost is not None:
                 raise lost
             if not in_time:
-                raise RingTimeout(self._full(holders))
-        self._waited_ns = time.monotonic_ns() - began
+                raise RingTimeout(self._full(self._holders()))
 
     def _full(self, holders: list[int]) -> str:
         names = []
@@ -230,10 +273,9 @@ class WriterEnd(_End):
         )
 
     def _lost_other(self) -> RingPeerLost | None:
-        free, holders = self._blocking()
-        for index in holders if not free else ():
+        for index in self._holders():
             who = self.segment.load(self.layout.reader_line(index) + READER)
-            if process.pid_of(who) and not process.alive(who) and not self._blocking()[0]:
+            if process.pid_of(who) and not process.alive(who) and index in self._holders():
                 name, pid = self.layout.readers[index].name, process.pid_of(who)
                 text = (
                     f"ring {self.segment.name}: critical reader '{name}', process {pid}, is dead and all {self.layout.slots} slots are "
@@ -272,14 +314,15 @@ class ReaderEnd(_End):
         before = claim(segment, self._line + READER, f"its reader '{self.reader.name}'")
         native.fence()
         self._tail = segment.load(self._line + TAIL)
-        self._head = segment.load(PRODUCER + HEAD)
+        self._slot = 0  # of the message at the tail, once it is ready
+        self._places = self._stamps + PLACE
         self._view = segment.slots[:]
         self._view.flags.writeable = False  # where this process is the writer as well
         self.lost = 0
         self._lost_next = 0  # lost before the next slot
         self._verdict: RingError | None = None
         if before == RETIRED:
-            self._skip((self._head - self._tail) % self.modulus)
+            self._skip((segment.load(PRODUCER + HEAD) - self._tail) % self.modulus)
         elif newest:
             self.skip_to_newest()
 
@@ -291,9 +334,9 @@ class ReaderEnd(_End):
 
     def ready(self) -> bool:
         """Say whether there is something to read."""
-        if self._head == self._tail:
-            self._head = native.load(self._head_at)
-        return self._head != self._tail
+        found = native.arrived(self._head_at, self._tail, self._places, self._slots)
+        self._slot = found - 1
+        return found != 0
 
     def settled(self) -> bool:
         """Say whether a read would return or raise at once."""
@@ -306,21 +349,20 @@ class ReaderEnd(_End):
     def skip_to_newest(self) -> int:
         """Release everything but the newest message; return how many that were."""
         self._enter("read")
-        self._head = native.load(self._head_at)
-        count = max(0, (self._head - self._tail) % self.modulus - 1)
+        count = max(0, (native.load(self._head_at) - self._tail) % self.modulus - 1)
         if count:
             self._release((self._tail + count) % self.modulus)
         return count
 
     def __enter__(self) -> np.void:
         started, self._waited_ns = time.monotonic_ns(), 0
-        if self._head == self._tail and not self.ready():
+        if not self.ready():
             self._wait()
         if not self.reader.critical:
             self._catch_up()
         self.lost, self._lost_next = self._lost_next, 0
         self.holding = True
-        slot: np.void = self._view[self._tail % self._slots]
+        slot: np.void = self._view[self._slot]
         self._spent_ns = time.monotonic_ns() - started - self._waited_ns
         return slot
 
@@ -329,9 +371,9 @@ class ReaderEnd(_End):
             return
         self.holding = False
         started, sequence = time.monotonic_ns(), self._tail
-        torn = not self.reader.critical and native.intact_after(self._stamp(sequence), (sequence + 1) % 2**64)
+        torn = not self.reader.critical and native.intact_after(self._stamps + LINE * self._slot, (sequence + 1) % 2**64)
         if self._waited_ns:
-            self._note_wait(sequence)
+            self._note_wait()
         self._release((sequence + 1) % self.modulus)
         words = self.segment.words
         words[self._word + MESSAGES // 8] += 1
@@ -344,17 +386,14 @@ class ReaderEnd(_End):
                     "is not to be used"
                 ) from error
 
-    def _note_wait(self, sequence: int) -> None:
+    def _note_wait(self) -> None:
         """Count a wait, and how long after the publication it ended (before the slot is released and its stamp overwritten)."""
         words, word = self.segment.words, self._word
         words[word + WAITS // 8] += 1
-        latency = self._woken_ns - words[(self._stamps_offset + LINE * (sequence % self._slots) + PUBLISHED_NS) // 8]
+        latency = self._woken_ns - words[(self._stamps_offset + LINE * self._slot + PUBLISHED_NS) // 8]
         if 0 <= latency <= self._waited_ns:  # published while this end waited
             words[word + WAKE_NS // 8] += latency
             words[word + WAKE_MAX_NS // 8] = max(latency, words[word + WAKE_MAX_NS // 8])
-
-    def _stamp(self, sequence: int) -> int:
-        return self._stamps + LINE * (sequence % self._slots)
 
     def _release(self, tail: int) -> None:
         self._tail = tail
@@ -369,13 +408,12 @@ class ReaderEnd(_End):
 
     def _catch_up(self) -> None:
         """Move an observer to a message that is whole: half a ring ahead of the writer where it was overtaken, or it would be again."""
-        slots = self.layout.slots
-        while native.intact_before(self._stamp(self._tail), (self._tail + 1) % 2**64):
-            self._head = native.load(self._head_at)
-            lag = (self._head - self._tail) % self.modulus
-            if lag < slots:
-                raise RingMismatch(self.segment.name, f"sequence number of slot {self._tail % slots}", self._tail, "another")
-            self._skip(lag - slots // 2)
+        while native.intact_before(self._stamps + LINE * self._slot, (self._tail + 1) % 2**64):
+            lag = (native.load(self._head_at) - self._tail) % self.modulus
+            if lag < self._slots:
+                raise RingMismatch(self.segment.name, f"sequence number of slot {self._slot}", self._tail, "another")
+            self._skip(lag - self._slots // 2)
+            self.ready()
 
     def _wait(self) -> None:
         deadline, began = self._deadline(), time.monotonic_ns()

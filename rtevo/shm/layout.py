@@ -16,13 +16,14 @@ offset                  what
 256 + 128 i             **reader line** i, written by that reader: 0 tail (sequence number of the next message to release),
                         8 identity (1: retired, the writer does not wait for it), 16 slots lost, 24 waits, 32 sum and 40 maximum of
                         the wake-up latency (ns), 48 ns spent in the ring's own code, 56 messages read
-256 + 128 (n + k)       **stamp** of slot k, written by the writer: 0 begin, 8 end (both sequence number + 1), 16 published (ns)
+256 + 128 (n + k)       **stamp** of slot k, written by the writer: 0 begin, 8 end (both sequence number + 1), 16 published (ns);
+                        24 place: the slot of the latest message whose sequence number is k modulo `slots`
 after the stamps        **description**, JSON: the slot's dtype, the readers, the semaphores
 next multiple of 4096   **slots**: the records, page-aligned; the stride is a multiple of 128, of 4096 from that size on
 ======================  =======================================================================================================
 
 A sequence number counts messages modulo the largest multiple of `slots` below 2**64 (2**64 itself where that is a multiple), so that
-message ``s`` lies in slot ``s % slots`` across the wrap as well.
+message ``s`` has its place at ``s % slots`` across the wrap as well.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ PRODUCER = 128
 HEAD, STATE, WRITER, WRITER_WAITS, WRITER_NS = 0, 8, 16, 24, 32
 READERS = 256
 TAIL, READER, LOST, WAITS, WAKE_NS, WAKE_MAX_NS, READER_NS, MESSAGES = 0, 8, 16, 24, 32, 40, 48, 56
-BEGIN, END, PUBLISHED_NS = 0, 8, 16
+BEGIN, END, PUBLISHED_NS, PLACE = 0, 8, 16, 24
 
 OPEN, ENDED, BROKEN, BUILDING = 0, 1, 2, 3  # values of the state word
 RETIRED = 1  # in place of a reader's identity

@@ -19,7 +19,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
-__all__ = ["begin", "compare_and_swap", "fence", "intact_after", "intact_before", "load", "publish", "sleep", "store"]
+__all__ = ["arrived", "begin", "compare_and_swap", "fence", "intact_after", "intact_before", "lags", "load", "publish", "sleep", "store"]
 
 SOURCE = """
 define i64 @load(i64 %address) {
@@ -56,16 +56,75 @@ mark_it:
 done:
   ret i64 %value
 }
-define i64 @publish(i64 %stamp, i64 %mark, i64 %head, i64 %next, i64 %now) {
+define i64 @publish(i64 %stamp, i64 %mark, i64 %now, i64 %place, i64 %slot, i64 %head, i64 %next) {
   %end = add i64 %stamp, 8
   %time = add i64 %stamp, 16
   %e = inttoptr i64 %end to i64*
   %t = inttoptr i64 %time to i64*
   %h = inttoptr i64 %head to i64*
+  %p = inttoptr i64 %place to i64*
   store atomic i64 %now, i64* %t monotonic, align 8
   store atomic i64 %mark, i64* %e release, align 8
+  store atomic i64 %slot, i64* %p release, align 8
   store atomic i64 %next, i64* %h release, align 8
   ret i64 0
+}
+define i64 @arrived(i64 %head, i64 %tail, i64 %places, i64 %slots) {
+entry:
+  %h = inttoptr i64 %head to i64*
+  %next = load atomic i64, i64* %h acquire, align 8
+  %nothing = icmp eq i64 %next, %tail
+  br i1 %nothing, label %none, label %some
+none:
+  ret i64 0
+some:
+  %index = urem i64 %tail, %slots
+  %offset = mul i64 %index, 128
+  %place = add i64 %places, %offset
+  %p = inttoptr i64 %place to i64*
+  %slot = load atomic i64, i64* %p acquire, align 8
+  %answer = add i64 %slot, 1
+  ret i64 %answer
+}
+define i64 @lags(i64 %lines, i64 %count, i64 %critical, i64 %head, i64 %gap) {
+entry:
+  fence seq_cst
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %following, %body ]
+  %most = phi i64 [ 0, %entry ], [ %most_now, %body ]
+  %most_critical = phi i64 [ 0, %entry ], [ %most_critical_now, %body ]
+  %done = icmp uge i64 %i, %count
+  br i1 %done, label %end, label %body
+body:
+  %offset = mul i64 %i, 128
+  %line = add i64 %lines, %offset
+  %who_at = add i64 %line, 8
+  %t = inttoptr i64 %line to i64*
+  %w = inttoptr i64 %who_at to i64*
+  %tail = load atomic i64, i64* %t acquire, align 8
+  %who = load atomic i64, i64* %w acquire, align 8
+  %distance = sub i64 %head, %tail
+  %wrapped = icmp ult i64 %head, %tail
+  %across = sub i64 %distance, %gap
+  %real = select i1 %wrapped, i64 %across, i64 %distance
+  %large = icmp ugt i64 %real, 4294967295
+  %limited = select i1 %large, i64 4294967295, i64 %real
+  %retired = icmp eq i64 %who, 1
+  %lag = select i1 %retired, i64 0, i64 %limited
+  %more = icmp ugt i64 %lag, %most
+  %most_now = select i1 %more, i64 %lag, i64 %most
+  %shifted = lshr i64 %critical, %i
+  %bit = and i64 %shifted, 1
+  %lag_if_critical = mul i64 %lag, %bit
+  %more_critical = icmp ugt i64 %lag_if_critical, %most_critical
+  %most_critical_now = select i1 %more_critical, i64 %lag_if_critical, i64 %most_critical
+  %following = add i64 %i, 1
+  br label %loop
+end:
+  %high = shl i64 %most, 32
+  %answer = or i64 %high, %most_critical
+  ret i64 %answer
 }
 define i64 @intact_before(i64 %stamp, i64 %mark) {
   %end = add i64 %stamp, 8
@@ -113,7 +172,9 @@ _ARGUMENTS = {
     "compare_and_swap": 3,
     "fence": 0,
     "begin": 3,
-    "publish": 5,
+    "publish": 7,
+    "arrived": 4,
+    "lags": 5,
     "intact_before": 2,
     "intact_after": 2,
 }
@@ -211,7 +272,15 @@ fence = _function("fence")
 begin = _function("begin")
 """begin(stamp, mark, state) -> state word: where that is 0, mark the slot as being written, before anything is written into it."""
 publish = _function("publish")
-"""publish(stamp, mark, head, next, now): note the time, mark the slot as whole, then advance the head, all after its contents."""
+"""publish(stamp, mark, now, place, slot, head, next): note the time, mark the slot as whole, note at `place` which it is, and then
+advance the head; all after its contents."""
+arrived = _function("arrived")
+"""arrived(head, tail, places, slots) -> 0 where the head is at `tail`, else 1 + the slot of the message `tail`."""
+lags = _function("lags")
+"""lags(lines, count, critical, head, gap) -> lag of the slowest reader << 32 | lag of the slowest critical one, after a full barrier.
+
+`critical` has a bit for each reader's line, `gap` is 2**64 less the modulus; retired readers do not count.
+"""
 intact_before = _function("intact_before")
 """intact_before(stamp, mark) -> 0 where the slot holds the sequence number whole, before its contents are read."""
 intact_after = _function("intact_after")

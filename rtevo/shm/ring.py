@@ -434,8 +434,8 @@ def _check_readers(name: str, readers: Sequence[Reader]) -> None:
     names = [each.name for each in readers]
     if len(set(names)) != len(names) or not all(names):
         raise RingError(f"ring {name}: readers: expected names that differ, got {names}")
-    if len(names) > 100:
-        raise RingError(f"ring {name}: readers: expected 100 at most, got {len(names)}")
+    if len(names) > 64:
+        raise RingError(f"ring {name}: readers: expected 64 at most, got {len(names)}")
 
 
 def _until_built(segment: Segment) -> None:

@@ -29,13 +29,12 @@ import posix_ipc
 from rtevo.shm import native, process
 from rtevo.shm.errors import RingError, RingInUse, RingMissing, RingPermission, RingSpace, RingUnsupported
 from rtevo.shm.layout import BUILDING, HEAD, OPEN, PRODUCER, READER, STATE, TAIL, WRITER, Layout
-from rtevo.shm.wakeup import Wakeup, remove_semaphore
+from rtevo.shm.wakeup import FOLDER, make_semaphore, remove_semaphore
 
 __all__ = ["MAX_NAME", "PREFIX", "Segment", "check_name", "clean", "list_segments"]
 
 PREFIX = "/rtevo-"
 MAX_NAME = 27  # macOS allows 30 characters; semaphores add up to three
-FOLDER = Path("/dev/shm")  # where Linux keeps them: NAME is FOLDER/NAME, a semaphore FOLDER/sem.NAME
 
 LOCK_S = 10  # longest wait for the lock under which names are taken
 
@@ -121,8 +120,7 @@ class Segment:
             The name belongs to another user, or to something that is no ring.
         """
         _require_linux()
-        start, pid = process.own_identity() & process.START_MASK, os.getpid()
-        temporary = f"/rtevo.{pid}.{start}.{process.namespace()}.{next(_counter)}"
+        temporary = _temporary_name()
         descriptor = int(posix_ipc.SharedMemory(temporary, posix_ipc.O_CREX, mode=0o600).fd)
         try:
             _allocate(name, descriptor, layout)
@@ -132,7 +130,7 @@ class Segment:
                 _claim(temporary, name)
                 try:
                     for semaphore in layout.semaphores:
-                        Wakeup(semaphore, create=True)
+                        make_semaphore(semaphore, _temporary_name())
                 except BaseException:
                     segment._unlink()
                     raise
@@ -190,6 +188,11 @@ class Segment:
                 remove_semaphore(semaphore)
         with suppress(posix_ipc.ExistentialError):
             posix_ipc.unlink_shared_memory(self.name)
+
+
+def _temporary_name() -> str:
+    start = process.own_identity() & process.START_MASK
+    return f"/rtevo.{os.getpid()}.{start}.{process.namespace()}.{next(_counter)}"
 
 
 def _require_linux() -> None:

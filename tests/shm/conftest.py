@@ -55,6 +55,10 @@ class Nursery:
         self.send(*command)
         return self.answer()
 
+    def check(self) -> None:
+        """Fail where it has died."""
+        assert self._process.poll() is None, "the nursery has died: see its traceback on standard error"
+
     def close(self) -> None:
         """End it."""
         assert self._process.stdin is not None

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import rtevo.shm
-from rtevo.shm import Reader, Ring, RingClosed, RingInUse, RingOverrun, RingPermission, clean
+from rtevo.shm import Reader, Ring, RingClosed, RingInUse, RingOverrun, RingPermission, WriterLost, clean
 
 SLOT = np.dtype([("value", "<i8"), ("data", "<u4", (64,))], align=True)
 IN_USE = 3  # exit status: the name, or the role, was taken
@@ -97,13 +97,13 @@ def read(name: str, reader: str, count: int) -> None:
 
 def relay(name: str, reader: str, out: str) -> None:
     """Copy messages from ring to ring until the stream ends."""
-    try:
-        with Ring.attach(name, reader) as source, Ring.attach(out, writer=True) as sink:
-            for message in source:
-                with sink.reserve() as slot:
-                    fill(slot, check(message))
-    except RingClosed:  # a predecessor was killed after it had ended the stream
-        pass
+    with contextlib.suppress(RingClosed), Ring.attach(name, reader) as source, Ring.attach(out, writer=True) as sink:
+        # RingClosed: a predecessor was killed after it had ended the stream
+        while not (source.closed and source.drained):
+            with contextlib.suppress(WriterLost):  # killed, and about to be replaced
+                for message in source:
+                    with sink.reserve() as slot:
+                        fill(slot, check(message))
 
 
 def verify(name: str, reader: str, count: int) -> None:

@@ -111,6 +111,8 @@ def test_a_pipeline_killed_at_random_loses_nothing(ring_name: Name, nursery: Sta
                 with second.read(timeout_s=60) as slot:
                     value = tasks.check(slot)
             except WriterLost:
+                relays.check()
+                writers.check()
                 continue  # killed; the next one follows
             except RingClosed:
                 break

@@ -9,20 +9,24 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rtevo.shm import Ring, RingTimeout, native, process
+from rtevo.shm import Reader, Ring, RingTimeout, native, process
 from rtevo.shm.errors import RingError, RingMissing, RingUnsupported
 from rtevo.shm.payload import array_fields, get_array, put_array
-from rtevo.shm.wakeup import Wakeup, remove_semaphore
+from rtevo.shm.pool import Pool
+from rtevo.shm.wakeup import Wakeup, make_semaphore, remove_semaphore
 
 Name = Callable[[], str]
 
 
 def test_atomic_operations() -> None:
-    words = np.zeros(4, np.uint64)
+    words = np.zeros(5, np.uint64)
     at = int(words.ctypes.data)
     native.store(at, 2**64 - 1)
     assert native.load(at) == 2**64 - 1
@@ -30,15 +34,15 @@ def test_atomic_operations() -> None:
     assert native.compare_and_swap(at, 2**64 - 1, 6) == 2**64 - 1
     assert native.load(at) == 6
     native.fence()
-    assert native.begin(at, 9, at + 24) == 0
-    assert words.tolist() == [9, 0, 0, 0]
+    assert native.begin(at, 9, at + 32) == 0
+    assert words.tolist() == [9, 0, 0, 0, 0]
     assert native.intact_before(at, 9) != 0
-    native.publish(at, 9, at + 24, 77, 5)
-    assert words.tolist() == [9, 9, 5, 77]
+    native.publish(at, 9, 5, at + 24, 3, at + 32, 77)
+    assert words.tolist() == [9, 9, 5, 3, 77]
     assert native.intact_before(at, 9) == 0 == native.intact_after(at, 9)
     assert native.intact_after(at, 8) != 0
-    words[3] = 1
-    assert native.begin(at, 10, at + 24) == 1
+    words[4] = 1
+    assert native.begin(at, 10, at + 32) == 1
     assert words[0] == 9
 
 
@@ -107,10 +111,14 @@ def test_no_proc_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         process.namespace()
 
 
-@pytest.fixture
-def wakeup(ring_name: Name) -> Iterator[Wakeup]:
+@pytest.fixture(params=["make_semaphore", "sem_open"])
+def wakeup(ring_name: Name, request: pytest.FixtureRequest) -> Iterator[Wakeup]:
     name = ring_name()
-    yield Wakeup(name, create=True)
+    if request.param == "sem_open":
+        Wakeup(name, create=True)
+    for _ in range(2):  # the second finds it there
+        make_semaphore(name, f"/rtevo.{os.getpid()}")
+    yield Wakeup(name)
     remove_semaphore(name)
     remove_semaphore(name)  # twice is harmless
 
@@ -130,6 +138,17 @@ def test_posts_wake(wakeup: Wakeup, monkeypatch: pytest.MonkeyPatch, clock: bool
     thread.start()
     assert wakeup.wait(60)
     thread.join()
+
+
+def test_a_semaphore_made_here_is_one_that_sem_open_makes(ring_name: Name) -> None:
+    names = [ring_name(), ring_name()]
+    make_semaphore(names[0], f"/rtevo.{os.getpid()}")
+    Wakeup(names[1], create=True)
+    made, opened = (Path("/dev/shm", f"sem.{name[1:]}") for name in names)
+    assert made.read_bytes() == opened.read_bytes()
+    assert made.stat().st_mode == opened.stat().st_mode
+    for name in names:
+        remove_semaphore(name)
 
 
 def test_too_many_posts_are_enough(wakeup: Wakeup, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,6 +227,52 @@ def test_arrays_of_varying_shape(ring_name: Name) -> None:
             slot["data_shape"] = (100, 100, 100)
             with pytest.raises(RingError, match="needs more than its 24 elements"):
                 get_array(slot, "data")
+
+
+def test_the_slot_released_last_is_filled_next(ring_name: Name) -> None:
+    def addresses(ring: Ring, observer: Ring | None, count: int) -> int:
+        found = set()
+        for _ in range(count):
+            with ring.reserve(timeout_s=0) as slot:
+                found.add(slot["x"].ctypes.data)
+            for reader in (ring, observer):
+                if reader is not None:
+                    with reader.read(timeout_s=0):
+                        pass
+        return len(found)
+
+    slot_dtype = np.dtype([("x", "i4", (4,))])
+    with Ring.create(ring_name(), slot_dtype, 4, ["a"], writer=True, reader="a") as ring:
+        assert addresses(ring, None, 9) == 1
+    readers = ["a", Reader("watch", critical=False)]
+    with Ring.create(ring_name(), slot_dtype, 4, readers, writer=True, reader="a") as ring, Ring.attach(ring.name, "watch") as watch:
+        assert addresses(ring, watch, 9) == 1
+        assert addresses(ring, None, 9) == 4  # it falls behind: nothing that it has not read is overwritten early
+        assert watch.skip_to_newest() == 8
+        assert addresses(ring, watch, 5) == 1 + 1
+
+
+@given(data=st.data(), slots=st.integers(1, 9), first=st.sampled_from([0, 3, 2**64 - 5]))
+def test_the_pool_against_a_plain_search(data: st.DataObject, slots: int, first: int) -> None:
+    modulus = 2**64 // slots * slots
+    head = first % modulus
+    pool = Pool(modulus, (), [((head - modulus // 2) % modulus, slot) for slot in range(slots)])
+    contents: dict[int, int] = {}  # slot -> its message's number since the start
+    critical_tail = tail = published = 0
+    for _ in range(40):
+        critical_tail = data.draw(st.integers(critical_tail, published))
+        tail = data.draw(st.integers(min(tail, critical_tail), critical_tail))
+        slot = pool.take(head, published - critical_tail, published - tail)
+        free = {each: contents.get(each, -slots) for each in range(slots) if contents.get(each, -slots) < critical_tail}
+        if not free:
+            assert slot is None
+            continue
+        released = [number for number in free.values() if number < tail]
+        assert slot is not None
+        assert free[slot] == (max(released) if released else min(free.values()))
+        contents[slot] = published
+        pool.publish(head, slot)
+        head, published = (head + 1) % modulus, published + 1
 
 
 def test_importing_is_cheap() -> None:
