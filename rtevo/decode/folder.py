@@ -1,6 +1,7 @@
 """The decoder folder: a reference volume, a mask and a weight map on one grid, as NIfTI files, and settings as JSON.
 
-Nothing in it is ever unpickled. The three NIfTI files alone are a decoder too.
+Nothing in it is ever unpickled. The three NIfTI files alone are a decoder too; ``noise_sd.nii.gz``, the voxels' noise in the training
+run, lets ``deconvolve`` start without a baseline.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from rtevo.records import Grid
 __all__ = ["Decoder", "write_decoder"]
 
 REFERENCE, MASK, SETTINGS, SUFFIX = "ref_img.nii.gz", "mask_img.nii.gz", "decoder.json", "_img.nii.gz"
+NOISE = "noise_sd.nii.gz"
 FORMAT_VERSION = 1
 
 
@@ -46,6 +48,8 @@ class Decoder:
         What it decodes.
     settings : dict
         Settings stored with the decoder, empty for a folder without ``decoder.json``.
+    noise_sd : ndarray, float32 (X, Y, Z), optional
+        Standard deviation of each voxel's noise, smoothed and denoised, in the reference's units; 0 where the voxel does not count.
 
     Raises
     ------
@@ -59,9 +63,10 @@ class Decoder:
     weights: NDArray[np.float32]
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
+    noise_sd: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("reference", "mask", "weights"):
+        for name in ("reference", "mask", "weights", *(() if self.noise_sd is None else ("noise_sd",))):
             shape = getattr(self, name).shape
             if shape != self.grid.shape:
                 raise DecoderError(f"decoder '{self.name}', {name}: expected shape {self.grid.shape}, found {shape}")
@@ -78,7 +83,12 @@ class Decoder:
             )
         if np.ptp(weights[mask]) == 0:
             raise DecoderError(f"decoder '{self.name}', weights: expected a map, found {weights[mask][0]:g} in every voxel of the mask")
-        for name, array in (("reference", reference), ("mask", mask), ("weights", weights)):
+        arrays: dict[str, NDArray[Any]] = {"reference": reference, "mask": mask, "weights": weights}
+        if self.noise_sd is not None:
+            arrays["noise_sd"] = np.where(mask, np.asarray(self.noise_sd, np.float32), np.float32(0))
+            if not (np.isfinite(arrays["noise_sd"]).all() and (arrays["noise_sd"] >= 0).all()):
+                raise DecoderError(f"decoder '{self.name}', noise_sd: expected finite numbers >= 0 inside the mask, found others")
+        for name, array in arrays.items():
             array.setflags(write=False)
             object.__setattr__(self, name, array)
 
@@ -105,14 +115,14 @@ class Decoder:
         name = _choose_map(folder, name or stored.get("name"))
         reference, grid = _read_nifti(folder / REFERENCE)
         arrays = {REFERENCE: reference}
-        for file in (MASK, name + SUFFIX):
+        for file in (MASK, name + SUFFIX, *((NOISE,) if (folder / NOISE).is_file() else ())):
             arrays[file], other = _read_nifti(folder / file)
             difference = grid.difference(other)
             if difference:
                 raise DecoderError(f"{folder / file}: not on the grid of {REFERENCE}: {difference}")
         mask = np.nan_to_num(arrays[MASK]) > 0.5
         try:
-            return cls(grid, reference, mask, arrays[name + SUFFIX], name, dict(stored.get("settings", {})))
+            return cls(grid, reference, mask, arrays[name + SUFFIX], name, dict(stored.get("settings", {})), arrays.get(NOISE))
         except DecoderError as problem:
             raise DecoderError(f"{folder}: {problem}") from None
 
@@ -125,6 +135,7 @@ def write_decoder(
     weights: ArrayLike,
     affine: ArrayLike,
     settings: Mapping[str, Any],
+    noise_sd: ArrayLike | None = None,
 ) -> Decoder:
     """Write a decoder folder that :meth:`Decoder.load` reads.
 
@@ -140,6 +151,8 @@ def write_decoder(
         Voxel index to RAS+ mm.
     settings : mapping
         Stored in ``decoder.json``; plain JSON types.
+    noise_sd : array-like, (X, Y, Z), optional
+        As in :class:`Decoder`.
 
     Returns
     -------
@@ -159,7 +172,8 @@ def write_decoder(
         grid = Grid(reference.shape, np.asarray(affine, np.float64))
     except ValueError as problem:
         raise DecoderError(f"decoder '{name}': {problem}") from None
-    decoder = Decoder(grid, reference, np.asarray(mask) > 0, np.asarray(weights, np.float32), name, dict(settings))
+    noise = None if noise_sd is None else np.asarray(noise_sd, np.float32)
+    decoder = Decoder(grid, reference, np.asarray(mask) > 0, np.asarray(weights, np.float32), name, dict(settings), noise)
     try:
         text = json.dumps({"format_version": FORMAT_VERSION, "name": name, "settings": dict(settings)}, indent=2, allow_nan=False)
     except (TypeError, ValueError) as problem:
@@ -168,6 +182,10 @@ def write_decoder(
     _replace(folder / REFERENCE, _nifti_bytes(decoder.reference, grid))
     _replace(folder / MASK, _nifti_bytes(decoder.mask.astype(np.uint8), grid))
     _replace(folder / (name + SUFFIX), _nifti_bytes(decoder.weights, grid))
+    if decoder.noise_sd is not None:
+        _replace(folder / NOISE, _nifti_bytes(decoder.noise_sd, grid))
+    else:
+        (folder / NOISE).unlink(missing_ok=True)
     _replace(folder / SETTINGS, (text + "\n").encode())
     return decoder
 

@@ -78,8 +78,8 @@ class Separate:
         How long an image is shown, seconds.
     penalty : ndarray, float64 (p,)
         Of drift and motion terms, for the baseline.
-    sd : ndarray, float64 (voxels,), optional
-        Standard deviation of each voxel, known beforehand.
+    known : tuple of two ndarray, float64 (voxels,), optional
+        Noise standard deviation of each voxel and the reference volume, known beforehand; the noise is taken to scale with the signal.
     grid : Grid, optional
         Parameters that the deconvolution considers.
     """
@@ -90,11 +90,12 @@ class Separate:
         tr_s: float,
         duration_s: float,
         penalty: NDArray[np.float64],
-        sd: NDArray[np.float64] | None = None,
+        known: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
         grid: Grid | None = None,
     ) -> None:
         self._weights, self._tr_s, self._duration_s = weights, tr_s, duration_s
-        self._projection = None if sd is None else Projection(weights, sd)
+        self._projection: Projection | None = None
+        self._known = known
         self._baseline = RunningFit(len(weights), penalty)
         self._waiting: list[tuple[int, NDArray[np.float64], NDArray[np.float32]]] = []
         self._filter = Deconvolver(tr_s, 6, grid)
@@ -115,6 +116,8 @@ class Separate:
         self._last = max(self._last, index)
         if values is not None and not late and not self._spike(motion_mm):
             self._waiting.append((index, motion_mm, values))
+            if self._projection is None and self._known is not None:
+                self._take_scale(values, *self._known)
             if self._projection is None:
                 self._baseline.add(np.concatenate([[index * self._tr_s / 60.0], motion_mm]), values)
         if self._projection is None and (self._last + 1) * self._tr_s >= BASELINE_S:
@@ -132,6 +135,13 @@ class Separate:
             self._fix_scale()
             self._drain()
         return self._publish(math.inf, everything=True)
+
+    def _take_scale(self, values: NDArray[np.float32], sd: NDArray[np.float64], reference: NDArray[np.float64]) -> None:
+        """Use the noise known beforehand, scaled to the first volume's signal."""
+        signal = reference > 0
+        gain = float(np.median(values[signal] / reference[signal])) if signal.any() else 0.0
+        if gain > 0:
+            self._projection = Projection(self._weights, sd * gain)
 
     def _fix_scale(self) -> None:
         """Fix each voxel's standard deviation from the baseline, drawn towards the median voxel's as it is short."""

@@ -1,0 +1,327 @@
+"""Command line: build a decoder from training runs, and score a recorded run with one, as a session would.
+
+``python -m rtevo.decode fit RUN [RUN ...] --events E.tsv [E.tsv ...] --target "face - object" --out DIR``
+``python -m rtevo.decode score DECODER RUN --events E.tsv [--out SCORES.tsv]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtevo.decode.events import Event, Target, parse_target, read_events
+from rtevo.decode.figures import draw_page
+from rtevo.decode.folder import Decoder, write_decoder
+from rtevo.decode.running import RunningFit
+from rtevo.decode.score import Score
+from rtevo.decode.scorer import DRIFT_SD, MOTION_SD, Scorer, motion_in_mm, penalties
+from rtevo.decode.scorer import METHODS as SCORING
+from rtevo.decode.train import METHODS, Examples, Performance, fit_weights, measure
+from rtevo.errors import DataError, DecoderError, GeometryError, RtevoError
+from rtevo.kernels.mask import brain_mask
+from rtevo.kernels.smooth import smooth
+from rtevo.realign import Realigner, warm_up
+from rtevo.realign.series import Run, align_run, mean_aligned, open_nifti
+
+__all__ = ["main"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One training run, aligned, smoothed and masked.
+
+    Parameters
+    ----------
+    values : ndarray, float32 (n, voxels)
+        Volumes that could be used.
+    index : ndarray, int64 (n,)
+        Their positions in the run.
+    motion_mm : ndarray, float64 (volumes, 6)
+        Of every volume; NaN where there is none.
+    """
+
+    values: NDArray[np.float32]
+    index: NDArray[np.int64]
+    motion_mm: Array
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Command line; ``sys.argv[1:]`` if None.
+
+    Returns
+    -------
+    int
+        0; 1 where the data cannot be used.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        warm_up()
+        sys.stdout.write(_fit(options) if options.command == "fit" else _score(options))
+    except (RtevoError, OSError) as error:
+        sys.stderr.write(f"rtevo.decode: {error}\n")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m rtevo.decode", description="Build decoders and score recorded runs.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    fit = commands.add_parser("fit", help="build a decoder from training runs")
+    fit.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folder of DICOM files, or 4-D NIfTI file")
+    fit.add_argument("--events", nargs="+", required=True, metavar="TSV", type=Path, help="BIDS events, one file a run")
+    fit.add_argument("--target", required=True, help="'face - object', 'face' (against all others) or a numeric column")
+    fit.add_argument("--out", required=True, metavar="DIR", type=Path, help="the decoder's folder")
+    fit.add_argument("--name", help="of the map (default: made from the target)")
+    fit.add_argument("--method", choices=(*METHODS, "best"), default="ridge", help="'best' compares by cross-validation (default: ridge)")
+    fit.add_argument("--mask", metavar="NII", type=Path, help="brain mask (default: found from the reference)")
+    fit.add_argument("--roi", metavar="NII", type=Path, help="use only voxels inside this too")
+    fit.add_argument("--fwhm", type=float, default=4.0, metavar="MM", help="smoothing (default: 4)")
+    fit.add_argument("--permutations", type=int, default=200, help="for the p-value (default: 200)")
+    fit.add_argument("--seed", type=int, default=0, help="of the permutations (default: 0)")
+    score = commands.add_parser("score", help="score the events of a recorded run")
+    score.add_argument("decoder", metavar="DECODER", type=Path, help="a decoder's folder")
+    score.add_argument("run", metavar="RUN", type=Path, help="folder of DICOM files, or 4-D NIfTI file")
+    score.add_argument("--events", required=True, metavar="TSV", type=Path, help="BIDS events")
+    score.add_argument("--name", help="which map, where there are several")
+    score.add_argument("--method", choices=SCORING, default="deconvolve", help="default: deconvolve")
+    score.add_argument("--out", metavar="TSV", type=Path, help="where to write the scores (default: print them)")
+    for command in (fit, score):
+        command.add_argument("--series", metavar="PATTERN", help="which series of a DICOM folder")
+        command.add_argument("--tr", type=float, metavar="S", help="repetition time, where the file does not say")
+    return parser
+
+
+def _fit(options: argparse.Namespace) -> str:
+    """Build a decoder; return what to tell the user."""
+    if len(options.events) != len(options.runs):
+        raise DataError(f"--events: expected one file a run, got {len(options.events)} for {len(options.runs)} runs")
+    runs = [_open(path, options) for path in options.runs]
+    events = [read_events(path, run.count * run.tr_s) for path, run in zip(options.events, runs, strict=True)]
+    targets = _targets(options.target, events)
+    first = runs[0]
+    for path, run in zip(options.runs, runs, strict=True):
+        difference = first.grid.difference(run.grid)
+        if difference or abs(run.tr_s - first.tr_s) > 1e-3:
+            raise GeometryError(f"{path}: not like {options.runs[0]}: {difference or f'TR {run.tr_s:g} s, expected {first.tr_s:g} s'}")
+    reference = _reference(first)
+    mask = _mask(reference, first, options)
+    series = [_series(run, reference, mask, options.fwhm) for run in runs]
+    fits = [_nuisance(one, first.tr_s) for one in series]
+    examples, sd = _examples(series, fits, events, targets, first.tr_s)
+    method, found = _choose(examples, options)
+    name = options.name or "-".join("".join(c if c.isalnum() else " " for c in options.target).split())
+    noise, weights = np.zeros(mask.shape), np.zeros(mask.shape)
+    noise[mask], weights[mask] = sd, fit_weights(examples, method)
+    tsnr = np.mean([one.values.mean(axis=0) for one in series], axis=0)[sd > 0] / sd[sd > 0]
+    settings = _settings(options, method, found, first.tr_s, float(np.median(tsnr)))
+    decoder = write_decoder(options.out, name, reference, mask, weights, first.grid.affine, settings, noise)
+    draw_page(options.out / f"{name}.png", decoder, tsnr, [one.motion_mm for one in series], found)
+    performance = found.note if math.isnan(found.value) else f"{found.value:.3f} (p = {found.p_value:.3f}, {found.blocks} blocks)"
+    return (
+        f"decoder '{name}' ({method}, {int(mask.sum())} voxels, {len(examples.times_s)} volumes, median tSNR {np.median(tsnr):.0f})\n"
+        f"held-out performance: {performance}\n{options.out}\n"
+    )
+
+
+def _open(path: Path, options: argparse.Namespace) -> Run:
+    """Open a run; its TR is known afterwards."""
+    if path.is_dir():
+        from rtevo.ingest import FolderSource, describe
+
+        info = describe(path, options.series)
+        source = FolderSource(path, series=options.series, patience_s=0.0)
+        volumes = {volume.index: volume.data for volume in (*source.poll(), *source.finish())}
+        if not volumes:
+            raise DataError(f"{path}: expected at least one volume, found none: {'; '.join(source.problems)}")
+        run = Run(info.grid, math.nan if info.tr_s is None else float(info.tr_s), max(volumes) + 1, volumes.get)
+    else:
+        run = open_nifti(path)
+    tr_s = run.tr_s if options.tr is None else options.tr
+    if not tr_s > 0:
+        raise DataError(f"{path}: expected a repetition time, found none (give --tr)")
+    return Run(run.grid, tr_s, run.count, run.volume)
+
+
+def _targets(text: str, events: list[list[Event]]) -> list[Target]:
+    """Parse the target over all runs together, and share it out."""
+    whole = parse_target(text, [event for part in events for event in part])
+    ends = np.cumsum([len(part) for part in events])[:-1]
+    return [Target(text, part, whole.categorical) for part in np.split(whole.coefficients, ends)]
+
+
+def _reference(run: Run) -> NDArray[np.float32]:
+    """Mean of the run's volumes, aligned to its first."""
+    for index in range(run.count):
+        volume = run.volume(index)
+        if volume is not None:
+            with Realigner(volume, run.grid.affine) as realigner:
+                return mean_aligned(run, realigner)
+    raise DataError("the run: expected at least one volume, found none")
+
+
+def _mask(reference: NDArray[np.float32], run: Run, options: argparse.Namespace) -> NDArray[np.bool_]:
+    """Brain, as found or given, inside the region of interest."""
+    brain = brain_mask(reference, run.grid.affine)
+    mask = brain
+    for path in (options.mask, options.roi):
+        if path is None:
+            continue
+        given = open_nifti(path)
+        difference, volume = run.grid.difference(given.grid), given.volume(0)
+        if difference or volume is None:
+            raise GeometryError(f"{path}: expected a mask on the run's grid: {difference}")
+        chosen = np.nan_to_num(volume) > 0.5
+        if not (chosen & brain).any():
+            raise DecoderError(f"{path}: expected a mask inside the brain, found none of its {int(chosen.sum())} voxels there")
+        mask = chosen if path == options.mask else mask & chosen
+    if mask.sum() < 2:
+        raise DecoderError(f"the mask: expected at least 2 voxels, found {int(mask.sum())}")
+    return mask
+
+
+def _aligned(run: Run, reference: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32] | None, Array]]:
+    """Give index, aligned volume (None: not usable) and motion of every volume."""
+    with Realigner(reference, run.grid.affine) as realigner:
+        for index, (motion, volume) in enumerate(align_run(run, realigner)):
+            if motion is None or not motion.converged:
+                yield index, None, np.full(6, np.nan)
+            else:
+                yield index, volume, np.asarray(motion.params, np.float64)
+
+
+def _series(run: Run, reference: NDArray[np.float32], mask: NDArray[np.bool_], fwhm_mm: float) -> Series:
+    """Align, smooth and mask a run, as the scorer does."""
+    values, index, motion = [], [], np.full((run.count, 6), np.nan)
+    for i, volume, params in _aligned(run, reference):
+        motion[i] = motion_in_mm(params)
+        if volume is not None and np.isfinite(volume[mask]).all():
+            values.append(smooth(np.nan_to_num(volume), run.grid.voxel_size_mm, fwhm_mm)[mask])
+            index.append(i)
+    if len(values) < 10:
+        raise DataError(f"the run: expected at least 10 volumes that can be used, found {len(values)} of {run.count}")
+    return Series(np.array(values), np.array(index), motion)
+
+
+def _terms(series: Series, tr_s: float) -> Array:
+    """Nuisance terms of a run's usable volumes, as the scorer has them."""
+    return np.column_stack([series.index * tr_s / 60.0, series.motion_mm[series.index]])
+
+
+def _nuisance(series: Series, tr_s: float) -> RunningFit:
+    """Fit drift and motion to a whole run, with the scorer's own recursion."""
+    fit = RunningFit(series.values.shape[1], penalties(DRIFT_SD, MOTION_SD))
+    for terms, values in zip(_terms(series, tr_s), series.values, strict=True):
+        fit.add(terms, values)
+    return fit
+
+
+def _examples(
+    series: list[Series], fits: list[RunningFit], events: list[list[Event]], targets: list[Target], tr_s: float
+) -> tuple[Examples, Array]:
+    """Denoised and standardised volumes of all runs, and each voxel's noise."""
+    spread = np.array([fit.sd() for fit in fits])
+    sd = np.where((spread > 0).all(axis=0), np.sqrt((spread**2).mean(axis=0)), 0.0)
+    patterns = []
+    for one, fit, own in zip(series, fits, spread, strict=True):
+        scale = np.divide(1.0, own, out=np.zeros_like(own), where=sd > 0)
+        rows = [fit.residual(terms, values) * scale for terms, values in zip(_terms(one, tr_s), one.values, strict=True)]
+        patterns.append(np.array(rows, np.float32))
+    times = np.concatenate([(one.index + 0.5) * tr_s for one in series])
+    run = np.concatenate([np.full(len(one.index), number) for number, one in enumerate(series)])
+    return Examples(np.concatenate(patterns), times, run, events, targets), sd
+
+
+def _choose(examples: Examples, options: argparse.Namespace) -> tuple[Any, Performance]:
+    """Measure the method, or choose the best one; a chosen method's value is optimistic and says so."""
+    rng = np.random.default_rng(options.seed)
+    if options.method != "best":
+        return options.method, measure(examples, options.method, options.permutations, rng)
+    candidates = METHODS if examples.targets[0].categorical else METHODS[:1]
+    measured = {method: measure(examples, method, 0, rng) for method in candidates}
+    best = max(candidates, key=lambda method: np.nan_to_num(measured[method].value, nan=-np.inf))
+    found = measure(examples, best, options.permutations, rng)
+    note = f"the best of {len(candidates)} methods by this very value, so a little optimistic"
+    return best, Performance(found.value, found.p_value, found.folds, found.blocks, found.permutations, found.note or note)
+
+
+def _settings(options: argparse.Namespace, method: str, found: Performance, tr_s: float, tsnr: float) -> dict[str, Any]:
+    """What goes into decoder.json."""
+    versions = {name: metadata.version(name) for name in ("numpy", "scipy", "scikit-learn", "nibabel")}
+    sources = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (*options.events, *filter(Path.is_file, options.runs))}
+    return {
+        "target": options.target,
+        "method": method,
+        "fwhm_mm": options.fwhm,
+        "tr_s": tr_s,
+        "drift_sd": DRIFT_SD,
+        "motion_sd": MOTION_SD,
+        "performance": found.as_dict(),
+        "median_tsnr": round(tsnr, 2),
+        "provenance": {"runs": [str(path) for path in options.runs], "sha256": sources, "versions": versions, "seed": options.seed},
+    }
+
+
+def _score(options: argparse.Namespace) -> str:
+    """Score a run; return the table, or where it is."""
+    decoder = Decoder.load(options.decoder, options.name)
+    run = _open(options.run, options)
+    difference = decoder.grid.difference(run.grid)
+    if difference:
+        raise GeometryError(f"{options.run}: not on the decoder's grid: {difference}")
+    events = read_events(options.events, run.count * run.tr_s)
+    scores = replay(decoder, run, events, options.method)
+    rows = [["onset", "duration", "trial_type", "score", "score_se", "volumes_used"]]
+    for event, score in zip(events, scores, strict=True):
+        numbers = [score.score, score.score_se]
+        cells = ["n/a" if math.isnan(number) else f"{number:.6g}" for number in numbers]
+        rows.append([f"{event.onset_s:g}", f"{event.duration_s:g}", event.trial_type or "n/a", *cells, str(score.volumes_used)])
+    if options.out is None:
+        return "".join("\t".join(row) + "\n" for row in rows)
+    with options.out.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter="\t", lineterminator="\n").writerows(rows)
+    return f"{len(scores)} scores: {options.out}\n"
+
+
+def replay(decoder: Decoder, run: Run, events: Sequence[Event], method: Any) -> list[Score]:
+    """Score the events of a recorded run volume by volume, in the order in which a session would learn of them.
+
+    Returns
+    -------
+    list of Score
+        The last word on each event.
+    """
+    duration_s = float(np.median([event.duration_s for event in events]))
+    fwhm_mm = float(decoder.settings.get("fwhm_mm", 4.0))
+    scorer = Scorer(decoder, run.tr_s, method=method, fwhm_mm=fwhm_mm, duration_s=duration_s)
+    scores: dict[tuple[int, int], Score] = {}
+    shown = 0
+    for index, volume, motion in _aligned(run, decoder.reference):
+        while shown < len(events) and events[shown].onset_s < (index + 1) * run.tr_s:
+            scorer.add_onset((0, shown), events[shown].onset_s)
+            shown += 1
+        scorer.add_volume(index, volume, motion)
+        scores.update({score.key: score for score in scorer.ready()})
+    scores.update({score.key: score for score in scorer.ready(final=True)})
+    return [scores[0, k] for k in range(len(events))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

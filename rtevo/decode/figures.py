@@ -1,0 +1,79 @@
+"""One page about a decoder: where it looks, what it weighs, how good the run was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtevo.decode.folder import Decoder
+from rtevo.decode.train import Performance
+
+__all__ = ["draw_page"]
+
+_SLICES = 12
+
+
+def draw_page(
+    path: Path, decoder: Decoder, tsnr: NDArray[np.float64], motion_mm: Sequence[NDArray[np.float64]], found: Performance
+) -> None:
+    """Draw the page as a picture.
+
+    Parameters
+    ----------
+    path : Path
+        ``.png`` or ``.pdf``.
+    decoder : Decoder
+    tsnr : ndarray, float64 (voxels,)
+        Temporal signal-to-noise ratio of the mask's voxels.
+    motion_mm : sequence of ndarray, float64 (n, 6)
+        Of each run; NaN where a volume could not be aligned.
+    found : Performance
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 13), layout="constrained")
+    parts: Any = figure.subfigures(3, 1, height_ratios=(4, 4, 3))
+    top, middle, bottom = parts
+    weights = decoder.weights / max(float(np.abs(decoder.weights).max()), 1e-30)
+    levels = _levels(decoder.mask)
+    _montage(top, decoder, levels, "mask on the reference", None)
+    _montage(middle, decoder, levels, f"weight map '{decoder.name}' (red: for, blue: against)", weights)
+    axes = bottom.subplots(1, 3)
+    axes[0].hist(tsnr, bins=60, color="0.4")
+    axes[0].set(xlabel="tSNR", ylabel="voxels", title=f"median tSNR {np.median(tsnr):.0f}")
+    for run, motion in enumerate(motion_mm):
+        axes[1].plot(motion - motion[np.isfinite(motion).all(axis=1)][0], linewidth=0.8)
+        steps = np.abs(np.diff(motion, axis=0)).sum(axis=1)
+        axes[2].plot(np.arange(1, len(motion)), steps, linewidth=0.8, label=f"run {run + 1}")
+    axes[1].set(xlabel="volume", ylabel="mm", title="motion (rotations on a 50 mm sphere)")
+    axes[2].set(xlabel="volume", ylabel="mm", title="framewise displacement")
+    value = "not measurable" if np.isnan(found.value) else f"{found.value:.2f} (p = {found.p_value:.3f}, {found.blocks} blocks)"
+    figure.suptitle(f"decoder '{decoder.name}'    held-out performance: {value}")
+    figure.savefig(path, dpi=100)
+
+
+def _levels(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Axial slices that hold the mask."""
+    inside = np.flatnonzero(mask.any(axis=(0, 1)))
+    return np.unique(np.linspace(inside[0], inside[-1], _SLICES).round().astype(np.int64))
+
+
+def _montage(part: Any, decoder: Decoder, levels: NDArray[np.int64], title: str, overlay: NDArray[np.float32] | None) -> None:
+    """Axial slices of the reference, with the mask's outline or a map over them."""
+    axes = part.subplots(2, -(-len(levels) // 2)).ravel()
+    high = float(np.percentile(decoder.reference[decoder.mask], 99.5))
+    for axis, z in zip(axes, levels, strict=False):
+        axis.imshow(decoder.reference[:, :, z].T, cmap="gray", origin="lower", vmin=0, vmax=max(high, 1e-30))
+        if overlay is None:
+            axis.contour(decoder.mask[:, :, z].T, levels=[0.5], colors="tab:orange", linewidths=0.8)
+        else:
+            shown = np.ma.masked_where(np.abs(overlay[:, :, z]) < 0.15, overlay[:, :, z])
+            axis.imshow(shown.T, cmap="coolwarm", origin="lower", vmin=-0.7, vmax=0.7, alpha=0.8)
+        axis.set_title(f"z = {z}", fontsize=8)
+    for axis in axes:
+        axis.set_axis_off()
+    part.suptitle(title)

@@ -1,0 +1,269 @@
+"""Build a weight map from training runs, and say honestly how well it does.
+
+Every method is linear in the voxels and sees them only through the products of volumes with each other, so all fits happen in the
+space of the volumes (as many dimensions as there are volumes) and are mapped back to the voxels exactly.
+
+- ``ridge`` (default): ridge regression of the target's predicted response on all volumes (A. Hoerl, R. Kennard 1970,
+  doi:10.1080/00401706.1970.10488634).
+- ``logistic``, ``lda``, ``pca-logistic``: scikit-learn's logistic regression, linear discriminant analysis with Ledoit-Wolf shrinkage,
+  and principal components, scaling, logistic regression, on the volumes in which one side's response clearly leads.
+
+Performance is measured on blocks that the fit has not seen, and volumes whose haemodynamic response reaches into them are left out of the
+fit. Where the run has too few blocks for that, no number is given. The p-value is by permutation of whole blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtevo.decode.events import Event, Target, blocks, predicted
+from rtevo.errors import DataError
+
+__all__ = ["METHODS", "Examples", "Method", "Performance", "fit_weights", "measure"]
+
+Array = NDArray[np.float64]
+Method = Literal["ridge", "logistic", "lda", "pca-logistic"]
+METHODS: tuple[Method, ...] = ("ridge", "logistic", "lda", "pca-logistic")
+RIDGE = 1.0
+"""Ridge penalty as a share of the mean squared length of a volume."""
+PURGE_S = 16.0
+"""Volumes closer than this before or after a tested block are left out of the fit: the response to one reaches into the other."""
+MOST_FOLDS = 5
+_COMPONENTS = 20
+_LEADS = 0.5  # a volume has a class where one side's response is over this share of its maximum, and twice the other's
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Volumes of all training runs, ready to fit.
+
+    Parameters
+    ----------
+    patterns : ndarray, float (n, voxels)
+        Denoised and standardised.
+    times_s : ndarray, float64 (n,)
+        Their middles, in seconds from the start of their run.
+    run : ndarray, int (n,)
+        Which run.
+    events : list of list of Event
+        Of each run.
+    targets : list of Target
+        Of each run's events.
+    """
+
+    patterns: NDArray[np.floating[Any]]
+    times_s: Array
+    run: NDArray[np.int64]
+    events: Sequence[Sequence[Event]]
+    targets: Sequence[Target]
+
+    def sides(self, signs: Sequence[Array] | None = None) -> tuple[Array, Array]:
+        """Return the predicted responses to what counts positively and negatively, (n,) each; `signs` replace the coefficients."""
+        plus, minus = np.zeros(len(self.times_s)), np.zeros(len(self.times_s))
+        for run, (events, target) in enumerate(zip(self.events, self.targets, strict=True)):
+            here = self.run == run
+            weights = target.coefficients if signs is None else signs[run]
+            plus[here] = predicted(self.times_s[here], events, np.where(np.isnan(weights), np.nan, np.maximum(weights, 0)))
+            minus[here] = predicted(self.times_s[here], events, np.where(np.isnan(weights), np.nan, np.maximum(-weights, 0)))
+        return plus, minus
+
+
+@dataclass(frozen=True)
+class Performance:
+    """How well held-out blocks are told apart.
+
+    Parameters
+    ----------
+    value : float
+        Area under the ROC curve of blocks (contrast), or correlation with the events' values (numeric); NaN where it cannot be measured.
+    p_value : float
+        Share of permutations of whole blocks that do as well.
+    folds, blocks, permutations : int
+        What they rest on.
+    note : str
+        Why there is none.
+    """
+
+    value: float
+    p_value: float
+    folds: int
+    blocks: int
+    permutations: int
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON types, None for NaN."""
+        return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(self).items()}
+
+
+def fit_weights(examples: Examples, method: Method = "ridge") -> Array:
+    """Fit a weight map.
+
+    Returns
+    -------
+    ndarray, float64 (voxels,)
+
+    Raises
+    ------
+    DataError
+        The method cannot fit the target, or too few volumes show either side.
+    """
+    products = _products(examples.patterns)
+    plus, minus = examples.sides()
+    dual = _fitter(method, examples.targets[0].categorical)(products, plus, minus)
+    return np.asarray(dual @ examples.patterns, np.float64)
+
+
+def measure(examples: Examples, method: Method, permutations: int, rng: np.random.Generator) -> Performance:
+    """Cross-validate over blocks, with a permutation test.
+
+    Parameters
+    ----------
+    examples : Examples
+    method : str
+        One of ``METHODS``.
+    permutations : int
+        Number of permutations, 0 for none.
+    rng : numpy.random.Generator
+        Source of the permutations.
+    """
+    categorical = examples.targets[0].categorical
+    found = [(run, group) for run, target in enumerate(examples.targets) for group in blocks(examples.events[run], target.coefficients)]
+    values = np.array([examples.targets[run].coefficients[group[0]] for run, group in found])
+    folds = _folds(values, categorical)
+    if folds is None:
+        fewest = min(int((values > 0).sum()), int((values < 0).sum())) if categorical else len(values)
+        return Performance(
+            math.nan, math.nan, 0, len(found), 0, f"held-out blocks need at least two of each side, here there are {fewest} of one"
+        )
+    fitter = _fitter(method, categorical)
+    products = _products(examples.patterns)
+
+    def once(block_values: Array) -> float:
+        signs = [target.coefficients.copy() for target in examples.targets]
+        for (run, group), value in zip(found, block_values, strict=True):
+            signs[run][group] = value
+        return _cross_validate(examples, products, found, block_values, folds, fitter, examples.sides(signs), categorical)
+
+    observed = once(values)
+    chance = [once(rng.permutation(values)) for _ in range(permutations)]
+    p_value = (1 + sum(value >= observed for value in chance)) / (1 + permutations) if permutations else math.nan
+    return Performance(observed, p_value, int(folds.max()) + 1, len(found), permutations)
+
+
+def _folds(values: Array, categorical: bool) -> NDArray[np.int64] | None:
+    """Fold of each block: the blocks of either side are dealt out in turn; None where there are too few."""
+    if not categorical:
+        return None if len(values) < 4 else np.arange(len(values)) * min(MOST_FOLDS, len(values) // 2) // len(values)
+    count = min(int((values > 0).sum()), int((values < 0).sum()), MOST_FOLDS)
+    if count < 2:
+        return None
+    folds = np.zeros(len(values), np.int64)
+    for side in (values > 0, values < 0):
+        folds[side] = np.arange(side.sum()) % count
+    return folds
+
+
+def _cross_validate(
+    examples: Examples,
+    products: Array,
+    found: list[tuple[int, list[int]]],
+    values: Array,
+    folds: NDArray[np.int64],
+    fitter: Callable[[Array, Array, Array], Array],
+    sides: tuple[Array, Array],
+    categorical: bool,
+) -> float:
+    """Decide each block by a fit without it and its neighbourhood; return the AUC or the correlation over all blocks."""
+    decided = np.full(len(found), np.nan)
+    inside, near = zip(*[_extent(examples, run, group) for run, group in found], strict=True)
+    for fold in range(int(folds.max()) + 1):
+        tested = np.flatnonzero(folds == fold)
+        train = ~np.any([near[k] for k in tested], axis=0)
+        try:
+            dual = fitter(products[np.ix_(train, train)], sides[0][train], sides[1][train])
+        except DataError:
+            continue
+        decisions = dual @ (products[train] - products[train].mean(axis=0))
+        for k in tested:
+            if inside[k].any():
+                decided[k] = decisions[inside[k]].mean() - decisions[train].mean()
+    known = np.isfinite(decided)
+    if not categorical:
+        return float(np.corrcoef(decided[known], values[known])[0, 1]) if known.sum() > 2 else math.nan
+    plus, minus = decided[known & (values > 0)], decided[known & (values < 0)]
+    if not len(plus) or not len(minus):
+        return math.nan
+    difference = plus[:, np.newaxis] - minus
+    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
+
+
+def _extent(examples: Examples, run: int, group: list[int]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Say which volumes show a block's response, and which are near enough to have to do with it."""
+    events = [examples.events[run][k] for k in group]
+    start, end = events[0].onset_s, max(event.onset_s + event.duration_s for event in events)
+    here, t = examples.run == run, examples.times_s
+    return here & (t >= start + 4.0) & (t <= end + 6.0), here & (t > start - PURGE_S) & (t < end + PURGE_S)
+
+
+def _products(patterns: NDArray[np.floating[Any]]) -> Array:
+    """Products of all volumes with each other."""
+    wide = np.asarray(patterns, np.float64)
+    return np.asarray(wide @ wide.T, np.float64)
+
+
+def _fitter(method: Method, categorical: bool) -> Callable[[Array, Array, Array], Array]:
+    """Return a function (products, plus, minus) -> weights of the volumes whose sum is the map."""
+    if method == "ridge":
+        return _ridge
+    if not categorical:
+        raise DataError(f"method '{method}': expected a contrast, got a numeric target (use ridge)")
+    return lambda products, plus, minus: _classify(method, products, plus, minus)
+
+
+def _ridge(products: Array, plus: Array, minus: Array) -> Array:
+    """Ridge regression of the difference of the predicted responses."""
+    target = plus - minus
+    if np.ptp(target) == 0:
+        raise DataError("training: expected volumes that show the target's response, found none")
+    n = len(target)
+    centre = np.eye(n) - 1.0 / n
+    kernel = centre @ products @ centre
+    kernel[np.diag_indices(n)] += RIDGE * np.trace(kernel) / n
+    return np.asarray(centre @ np.linalg.solve(kernel, centre @ target), np.float64)
+
+
+def _classify(method: Method, products: Array, plus: Array, minus: Array) -> Array:
+    """Fit a classifier of scikit-learn in the space of the volumes."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.linear_model import LogisticRegression
+
+    lead = _LEADS * max(float(plus.max()), float(minus.max()), 1e-12)
+    label = np.where((plus > lead) & (plus > 2 * minus), 1, np.where((minus > lead) & (minus > 2 * plus), -1, 0))
+    used = label != 0
+    if not ((label == 1).any() and (label == -1).any()):
+        raise DataError("training: expected volumes that clearly show either side of the contrast, found only one class")
+    n = int(used.sum())
+    centre = np.eye(n) - 1.0 / n
+    values, vectors = np.linalg.eigh(centre @ products[np.ix_(used, used)] @ centre)
+    kept = values > 1e-9 * values.max()
+    values, vectors = values[kept], vectors[:, kept]
+    if method == "pca-logistic":
+        values, vectors = values[-_COMPONENTS:], vectors[:, -_COMPONENTS:]
+    scores = vectors * np.sqrt(values)
+    scale = scores.std(axis=0) if method == "pca-logistic" else np.full(len(values), math.sqrt(float(values.sum()) / n))
+    model = (
+        LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+        if method == "lda"
+        else LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000)
+    )
+    model.fit(scores / scale, label[used])
+    dual = np.zeros(len(label))
+    dual[used] = centre @ (vectors @ (model.coef_[0] / scale / np.sqrt(values)))
+    return dual
