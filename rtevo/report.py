@@ -206,7 +206,7 @@ def draw(out: Path) -> Figure:
         left.text(0.06, 0.895, "Images by generation (score; the fittest framed)", fontsize=9)
         _pictures(left, out, trials)
         grid = right.add_gridspec(4, 1, left=0.22, right=0.9, top=0.88, bottom=0.07, hspace=0.55, height_ratios=[1.5, 1, 0.7, 0.8])
-        axes = [right.add_subplot(cell) for cell in grid]
+        axes = [right.add_subplot(grid[i]) for i in range(4)]
         _fitness(axes[0], trials, summary["condition"])
         _motion(axes[1:3], motion)
         _latencies(axes[3], summary["latencies_ms"])

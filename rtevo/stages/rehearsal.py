@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from contextlib import suppress
 
@@ -41,7 +42,8 @@ def _simulate(context: Context, link: ParticipantLink) -> None:
     plan, clock = context.plan, context.clock
     settings = simulation(context.config, plan.tr_s)
     head = settings.head()
-    writer = MosaicWriter(plan.incoming, plan.grid, plan.tr_s, description="rtevo_simulated_bold")
+    started = datetime.datetime(2000, 1, 1, 12) if clock.lock_step else None  # the same files, byte for byte, every time
+    writer = MosaicWriter(plan.incoming, plan.grid, plan.tr_s, description="rtevo_simulated_bold", started=started)
     context.ready()
     context.wait_for_go()
     run_scanner(settings, writer, link, clock, plan.out, head=head, on_volume=lambda index: clock.set("delivered", index + 1))
