@@ -90,7 +90,13 @@ def session(tmp_path: Path) -> Path:
         )
         recorder.take(
             "images",
-            slot(records.image_dtype(4, 5, 2), **key, painted_ns=7000 * ms + 30 * ms + k * ms, embedding=[k, 2], pixels=np.full((4, 5, 3), 40 * k)),
+            slot(
+                records.image_dtype(4, 5, 2),
+                **key,
+                painted_ns=7000 * ms + 30 * ms + k * ms,
+                embedding=[k, 2],
+                pixels=np.full((4, 5, 3), 40 * k),
+            ),
         )
         if k == 3:
             continue
