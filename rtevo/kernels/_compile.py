@@ -11,6 +11,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ import numba
 __all__ = ["FASTMATH", "cache_folder", "cache_lock", "kernel"]
 
 
+UNUSED_S = 90 * 86400.0  # compiled code of other versions is kept this long
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}  # what vector sums need; NaN and infinity are honoured
 
 
@@ -63,7 +66,16 @@ def cache_lock() -> Iterator[None]:
         return
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        os.utime(_FOLDER / "lock")
+        _prune(_FOLDER)
         yield  # closing the file releases the lock
+
+
+def _prune(folder: Path) -> None:
+    """Remove folders of other versions that nobody used for a long time."""
+    for lock in folder.parent.glob("*-*/lock"):
+        if lock.parent != folder and time.time() - lock.stat().st_mtime > UNUSED_S:
+            shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def kernel(function: Callable[..., Any]) -> Any:

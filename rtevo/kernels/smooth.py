@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rtevo.kernels._compile import kernel
+from rtevo.kernels._compile import FASTMATH, kernel
 
 __all__ = ["gaussian_taps", "smooth"]
 
@@ -22,40 +23,55 @@ def gaussian_taps(sigma: float) -> NDArray[np.float32]:
     return np.asarray(taps / (taps[0] + 2.0 * taps[1:].sum()), np.float32)
 
 
+@numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
+def _convolve(source, start, step, taps, n, out):  # type: ignore[no-untyped-def]
+    """Convolve n values of a line from `start` along `step`: out[k] = sum over m of taps[|m|] source[start + k + m step]."""
+    for k in range(n):
+        out[k] = taps[0] * source[start + np.uint64(k)]
+    for m in range(1, len(taps)):
+        tap, before, after = taps[m], start - np.uint64(m * step), start + np.uint64(m * step)
+        for k in range(n):
+            out[k] += tap * (source[before + np.uint64(k)] + source[after + np.uint64(k)])
+
+
 @kernel
-def _smooth_planes(volume, tx, ty, tz, first, last, plane, line, out):  # type: ignore[no-untyped-def]
-    """Smooth planes [first, last) of X; all arrays C-ordered float32, plane (Y, Z), line (Z + 2 radius,)."""
+def _smooth_planes(volume, tx, ty, tz, first, last, wide, tall, out):  # type: ignore[no-untyped-def]
+    """Smooth planes [first, last) of X, each as one long line with zeros between its rows.
+
+    Parameters
+    ----------
+    volume, out : ndarray, float32 (X, Y, Z), C-ordered
+    tx, ty, tz : ndarray, float32 (radius + 1,)
+    wide : ndarray, float32 (2, Y + 2 radius_y, Z + 2 radius_z)
+        Scratch, zeros at first.
+    tall : ndarray, float32 (Y (Z + 2 radius_z),)
+        Scratch.
+    """
     nx, ny, nz = volume.shape
-    reach = len(tz) - 1
+    ry, rz = len(ty) - 1, len(tz) - 1
+    width = nz + 2 * rz
+    plane, lines = wide[0].reshape(-1), wide[1].reshape(-1)
+    body = ny * width
+    flat = volume.reshape(-1)
+    row = tall[: ny * nz]
     for i in range(first, last):
+        for k in range(ny * nz):
+            row[k] = 0.0
+        for m in range(max(-i, 1 - len(tx)), min(nx - 1 - i, len(tx) - 1) + 1):
+            tap, start = tx[abs(m)], np.uint64((i + m) * ny * nz)
+            for k in range(ny * nz):
+                row[k] += tap * flat[start + np.uint64(k)]
         for j in range(ny):
-            here, into = volume[i, j], plane[j]
+            o, q = np.uint64((j + ry) * width + rz), np.uint64(j * nz)
             for k in range(nz):
-                into[k] = tx[0] * here[k]
-            for m in range(1, len(tx)):
-                if i >= m:
-                    here = volume[i - m, j]
-                    for k in range(nz):
-                        into[k] += tx[m] * here[k]
-                if i + m < nx:
-                    here = volume[i + m, j]
-                    for k in range(nz):
-                        into[k] += tx[m] * here[k]
+                plane[o + np.uint64(k)] = row[q + np.uint64(k)]
+        _convolve(plane, np.uint64(ry * width), width, ty, body, lines[rz : rz + body])
+        _convolve(lines, np.uint64(rz), 1, tz, body, tall)
         for j in range(ny):
-            line[:] = 0.0
-            body = line[reach : reach + nz]
-            for m in range(-len(ty) + 1, len(ty)):
-                if 0 <= j + m < ny:
-                    tap, here = ty[abs(m)], plane[j + m]
-                    for k in range(nz):
-                        body[k] += tap * here[k]
+            q = np.uint64(j * width + rz)
             into = out[i, j]
             for k in range(nz):
-                into[k] = tz[0] * body[k]
-            for m in range(1, reach + 1):
-                left, right = line[reach - m : reach - m + nz], line[reach + m : reach + m + nz]
-                for k in range(nz):
-                    into[k] += tz[m] * (left[k] + right[k])
+                into[k] = tall[q + np.uint64(k)]
 
 
 def smooth(
@@ -112,5 +128,6 @@ def smooth(
 def _smooth_into(source: NDArray[np.float32], size: NDArray[np.float64], fwhm_mm: float, out: NDArray[np.float32]) -> None:
     taps = [gaussian_taps(fwhm_mm / FWHM_PER_SIGMA / s) for s in size]
     _, ny, nz = source.shape
-    plane, line = np.empty((ny, nz), np.float32), np.empty(nz + 2 * (len(taps[2]) - 1), np.float32)
-    _smooth_planes(source, *taps, 0, source.shape[0], plane, line, out)
+    height, width = ny + 2 * (len(taps[1]) - 1), nz + 2 * (len(taps[2]) - 1)
+    wide, tall = np.zeros((2, height, width), np.float32), np.empty(ny * width, np.float32)
+    _smooth_planes(source, *taps, 0, source.shape[0], wide, tall, out)

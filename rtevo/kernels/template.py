@@ -17,7 +17,6 @@ U. E. Ruttimann, M. Unser (1998), IEEE Trans. Image Process. 7:27-41, doi:10.110
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,13 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.kernels.align import pack_rows
+from rtevo.kernels.gains import gains_removed
 
-__all__ = ["Level", "make_levels"]
+__all__ = ["Level", "make_levels", "seen_through_splines", "thinned"]
 
 Array = NDArray[np.float64]
 
-GAIN_SPACING_MM = 28.0
-GAIN_RIDGE = 1e-3  # of the mean diagonal: keeps gains defined where a knot sees few voxels
 SAMPLE = 4000  # residuals that are sorted for their median
 SHARPEN = 4.0
 SHARPEN_SIGMA = 0.8  # voxels
@@ -79,46 +77,17 @@ def _filtered(volume: Array, taps: list[Array]) -> Array:
     return volume
 
 
+def seen_through_splines(volume: Array) -> Array:
+    """Return a volume as quintic B-splines that take raw samples for coefficients show it at whole voxels."""
+    return _filtered(volume, [SPLINE] * 3)
+
+
 def steepest_descent(volume: Array, affine: Array, centre: Array) -> Array:
     """Change of a volume, seen through quintic B-splines, with trans_x..z (per mm) and rot_x..z (per rad): float64 (6, X, Y, Z)."""
     by_voxel = np.stack([_filtered(volume, [SLOPE if a == axis else SPLINE for a in range(3)]) for axis in range(3)])
     gradient = np.tensordot(np.linalg.inv(affine[:3, :3]).T, by_voxel, 1)
     points = np.tensordot(affine[:3, :3], np.indices(volume.shape), 1) + (affine[:3, 3] - centre).reshape(3, 1, 1, 1)
     return np.concatenate([gradient, np.cross(points, gradient, axis=0)])
-
-
-def _knots(n: int, spacing: float) -> Array:
-    """Cubic B-splines with a knot every `spacing` voxels over n voxels: float64 (n, knots)."""
-    count = max(math.ceil((n - 1) / spacing), 1) + 3
-    offset = (np.arange(n) - (n - 1) / 2)[:, None] / spacing - (np.arange(count) - (count - 1) / 2)
-    u = np.abs(offset)
-    return np.where(u < 1, 2 / 3 - u**2 + u**3 / 2, np.where(u < 2, (2 - np.minimum(u, 2)) ** 3 / 6, 0))
-
-
-def _gains_removed(steepest: Array, reference: Array, weight: Array, spacing: Array) -> Array:
-    """Make weighted steepest-descent images orthogonal to smooth changes of the reference's gain."""
-    import scipy.linalg
-
-    bases = [_knots(n, s) for n, s in zip(reference.shape, spacing, strict=True)]
-    k = [b.shape[1] for b in bases]
-    pairs = [(b[:, :, None] * b[:, None, :]).reshape(len(b), -1) for b in bases]
-    gram = _contract(weight * reference**2, pairs).reshape(k[0], k[0], k[1], k[1], k[2], k[2])
-    gram = gram.transpose(0, 2, 4, 1, 3, 5).reshape(math.prod(k), -1)
-    held = np.diag(gram) > 1e-6 * gram.max()  # knots far from the brain hold nothing
-    gram = gram[np.ix_(held, held)]
-    gram[np.diag_indices(len(gram))] += GAIN_RIDGE * np.trace(gram) / len(gram)
-    moments = np.stack([_contract(weight * reference * s, bases).ravel()[held] for s in steepest])
-    gains = np.zeros((len(steepest), math.prod(k)))
-    gains[:, held] = scipy.linalg.cho_solve(scipy.linalg.cho_factor(gram), moments.T).T
-    fields = np.stack([_contract(g.reshape(k), [b.T for b in bases]) for g in gains])
-    return np.asarray(weight * (steepest - reference * fields))
-
-
-def _contract(field: Array, bases: list[Array]) -> Array:
-    """Contract each axis of a volume with a matrix (axis, new axis)."""
-    for basis in bases:
-        field = np.tensordot(field, basis, axes=(0, 0))  # the new axis goes last: after three turns the order is back
-    return field
 
 
 def make_levels(
@@ -145,21 +114,20 @@ def make_levels(
     """
     from scipy.ndimage import gaussian_filter
 
-    seen = _filtered(reference, [SPLINE] * 3)
+    seen = seen_through_splines(reference)
     change = steepest_descent(reference, affine, centre)
-    steepest = np.zeros_like(change)
     if precise:
-        box = (slice(None), *(slice(int(a.min()), int(a.max()) + 1) for a in np.nonzero(weight)))
         soft = np.stack([gaussian_filter(c, SHARPEN_SIGMA, mode="mirror") for c in change])
-        spacing = GAIN_SPACING_MM / np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-        steepest[box] = _gains_removed((change + SHARPEN * (change - soft))[box], seen[box[1:]], weight[box[1:]], spacing)
+        size = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+        steepest = gains_removed(change + SHARPEN * (change - soft), seen, weight, size)
     else:
         share = (weight * seen * change).sum(axis=(1, 2, 3)) / (weight * seen**2).sum()
         steepest = weight * (change - share[:, None, None, None] * seen)
-    return [_level(seen, _thinned(weight, stride), steepest, change, chunks) for stride in strides]
+    return [_level(seen, thinned(weight, stride), steepest, change, chunks) for stride in strides]
 
 
-def _thinned(weight: Array, stride: int) -> Array:
+def thinned(weight: Array, stride: int) -> Array:
+    """Keep every n-th row along X and Y."""
     thin = np.zeros(weight.shape)
     thin[::stride, ::stride] = weight[::stride, ::stride]
     return thin

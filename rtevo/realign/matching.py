@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.kernels import align, interpolate
+from rtevo.kernels.align import advance
+from rtevo.kernels.gains import Gains, expand, refine
 from rtevo.kernels.template import Level
 from rtevo.realign.measures import HEAD_RADIUS_MM
 from rtevo.realign.team import Team
@@ -16,9 +18,12 @@ from rtevo.records import Grid
 __all__ = ["CHUNKS", "Match", "Matcher"]
 
 Array = NDArray[np.float64]
+Packed = NDArray[np.float32]
 
 CHUNKS = 16  # fixed shares of the rows: sums do not depend on the number of threads
 SIGMA_PER_MEDIAN = 1.4826  # of the absolute values of a Gaussian
+LEARNING_STEPS = 4
+ANNEAL = 4.0  # gains are learned first from residuals up to this many times what counts in the end, then half of it, ...
 TUKEY = 5.0  # standard deviations: 96 % efficient where noise is Gaussian
 
 
@@ -41,6 +46,8 @@ class Match:
     iterations : int
     converged : bool
         The last step was small enough.
+    field : ndarray, float32 (kx, ky, kz)
+        Coefficients of the changes of gain, where they were learned.
     """
 
     matrix: Array
@@ -50,6 +57,7 @@ class Match:
     overlap: float
     iterations: int
     converged: bool
+    field: Packed = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
 
 
 class Matcher:
@@ -70,44 +78,63 @@ class Matcher:
         self._world = np.linalg.inv(grid.affine)
         self._lines = np.zeros((team.threads, 2, grid.shape[2] + 2 * interpolate.BLOCK), np.float32)
         self._residual = np.zeros(size, np.float32)
+        self._expected = np.zeros(size, np.float32)
         self._sums = np.zeros((CHUNKS, align.SUMS))
 
-    def match(self, volume: NDArray[np.float32], level: Level, start: Match, *, robust: bool, tolerance_mm: float, most: int) -> Match:
-        """Take steps until one is smaller than `tolerance_mm`, at most `most`.
+    def match(self, volume: Packed, level: Level, start: Match, *, tolerance_mm: float, most: int) -> Match:
+        """Take steps until one is smaller than `tolerance_mm`, at most `most`; all residuals count alike.
 
         Parameters
         ----------
         volume : ndarray, float32, one-dimensional
             Samples as :func:`rtevo.kernels.interpolate.padded` lays them out, with mirrored padding.
         start : Match
-            Its matrix, gain and, for `robust`, spread are taken.
-        robust : bool
-            Cut residuals beyond `TUKEY` times the spread.
+            Its matrix and gain are taken.
         """
-        matrix, gain = start.matrix.copy(), start.gain
-        limit = TUKEY * start.spread if robust else np.inf
-        inverse, last = level.inverse.copy(), np.zeros((2, 6))
-        count, moved = 0, np.inf
-        while moved > tolerance_mm and count < most:
-            count += 1
-            self._accumulate(volume, level, matrix, gain, limit)
-            moved, change = align.advance(self._sums, level.total, self.centre, HEAD_RADIUS_MM, inverse, last, matrix)
-            if moved == np.inf:
-                break
-            gain *= change
-        return self._ended(level, matrix, gain, count, moved <= tolerance_mm)
+        descent = _Descent(self, volume, level, start)
+        while descent.moved > tolerance_mm and descent.count < most and descent.step(level.reference, np.inf):
+            pass
+        return self._ended(descent, tolerance_mm)
 
-    def _accumulate(self, volume: NDArray[np.float32], level: Level, matrix: Array, gain: float, limit: float) -> None:
+    def learn(self, volume: Packed, level: Level, gains: Gains, start: Match, *, tolerance_mm: float) -> Match:
+        """Find the smooth changes of gain together with the motion, outliers left aside; at least `LEARNING_STEPS` steps."""
+        knots = (gains.knots[0], gains.knots[1], np.ascontiguousarray(gains.knots[2].T))
+        field = np.zeros(gains.shape, np.float32)
+        expected, residual = self._expected[: len(level.weight)], self._residual[: len(level.weight)]
+        expected[:] = level.reference
+        descent, limit = _Descent(self, volume, level, start), ANNEAL * TUKEY * start.spread
+        while descent.count < LEARNING_STEPS or (descent.moved > tolerance_mm and descent.count < 2 * LEARNING_STEPS):
+            if not descent.step(expected, limit):
+                break
+            descent.forget()  # the next step answers other gains and another limit
+            refine(level.rows, *knots, gains.held, gains.inverse, residual, limit, level.reference, field)
+            expand(level.rows, *knots, field, level.reference, expected)
+            limit = TUKEY * self._spread(level) * max(ANNEAL * 0.5**descent.count, 1.0)
+        return replace(self._ended(descent, tolerance_mm), field=field)
+
+    def finish(self, volume: Packed, level: Level, gains: Gains, start: Match, *, tolerance_mm: float, most: int) -> Match:
+        """Take steps with the gains and the spread that were learned, until one is smaller than `tolerance_mm`, at most `most`."""
+        knots = (gains.knots[0], gains.knots[1], np.ascontiguousarray(gains.knots[2].T))
+        expected = self._expected[: len(level.weight)]
+        expand(level.rows, *knots, start.field, level.reference, expected)
+        descent, limit = _Descent(self, volume, level, start), TUKEY * start.spread
+        while descent.moved > tolerance_mm and descent.count < most and descent.step(expected, limit):
+            pass
+        return self._ended(descent, tolerance_mm)
+
+    def accumulate(self, volume: Packed, level: Level, expected: Packed, matrix: Array, gain: float, limit: float) -> Array:
+        """Sum residuals against an expected reference over all rows: see :func:`rtevo.kernels.align.accumulate`."""
         voxels = self._world @ matrix @ self.grid.affine
         residual = self._residual[: len(level.weight)]
 
         def work(worker: int, first: int, last: int) -> None:
             align.accumulate(
                 volume, self.grid.shape, voxels, gain, limit, level.rows, level.shares, first, last,
-                level.reference, level.steepest, level.weight, residual, self._lines[worker], self._sums,
+                expected, level.steepest, level.weight, residual, self._lines[worker], self._sums,
             )  # fmt: skip
 
         self.team.run(work, CHUNKS)
+        return self._sums
 
     def _spread(self, level: Level) -> float:
         """Standard deviation of the residuals, from the median size of some of them."""
@@ -115,8 +142,32 @@ class Matcher:
         middle = len(sizes) // 2
         return max(float(np.partition(sizes, middle)[middle]) * SIGMA_PER_MEDIAN, 1e-6)
 
-    def _ended(self, level: Level, matrix: Array, gain: float, count: int, converged: bool) -> Match:
+    def _ended(self, descent: _Descent, tolerance_mm: float) -> Match:
         w, r, v, rr, rv, vv = (float(n) for n in self._sums.sum(axis=0)[7:])
         spread = (rr - r * r / w) * (vv - v * v / w) if w > 0 else 0.0
         correlation = (rv - r * v / w) / spread**0.5 if spread > 0 else 0.0
-        return Match(matrix, gain, self._spread(level), correlation, w / level.total, count, converged)
+        level, converged = descent.level, descent.moved <= tolerance_mm
+        return Match(descent.matrix, descent.gain, self._spread(level), correlation, w / level.total, descent.count, converged)
+
+
+class _Descent:
+    """Steps on one level: where they are, how many were taken, how large the last one was (mm)."""
+
+    def __init__(self, matcher: Matcher, volume: Packed, level: Level, start: Match) -> None:
+        self.matcher, self.volume, self.level = matcher, volume, level
+        self.matrix, self.gain = start.matrix.copy(), start.gain
+        self.count, self.moved = 0, np.inf
+        self._inverse, self._last = level.inverse.copy(), np.zeros((2, 6))
+
+    def forget(self) -> None:
+        """Learn nothing about the Hessian from the last step."""
+        self._last[:] = 0.0
+
+    def step(self, expected: Packed, limit: float) -> bool:
+        """Take a step; False where there is none."""
+        self.count += 1
+        sums = self.matcher.accumulate(self.volume, self.level, expected, self.matrix, self.gain, limit)
+        arguments = (self.level.total, self.matcher.centre, HEAD_RADIUS_MM, self._inverse, self._last, self.matrix)
+        self.moved, change = advance(sums, *arguments)
+        self.gain *= change
+        return bool(self.moved < np.inf)

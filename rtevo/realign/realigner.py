@@ -10,10 +10,11 @@ from scipy.ndimage import binary_dilation
 
 from rtevo.kernels import interpolate
 from rtevo.kernels._compile import cache_lock
+from rtevo.kernels.gains import make_gains
 from rtevo.kernels.mask import brain_mask
 from rtevo.kernels.rigid import matrix_from_params, params_from_matrix
 from rtevo.kernels.smooth import smooth
-from rtevo.kernels.template import make_levels
+from rtevo.kernels.template import make_levels, seen_through_splines, thinned
 from rtevo.realign.matching import CHUNKS, Match, Matcher
 from rtevo.realign.team import Team
 from rtevo.records import Grid
@@ -25,6 +26,7 @@ Volume = NDArray[np.float32]
 
 TOLERANCE_MM = 1e-3  # the last step's size: the error left is a fifth of it
 NEAR_TOLERANCE_MM = 0.02
+NEAR_STRIDE = 2  # the approach takes every second row along X and Y
 FAR_TOLERANCE_MM = 0.5
 MOST_STEPS = 16
 FAR_FWHM_MM = 12.0  # smoothing of a volume that was lost
@@ -123,10 +125,11 @@ class Realigner:
         self._mean = float((weight * data).sum() / weight.sum())
         data = data / self._mean
         place = (self.grid.affine, self.centre, CHUNKS)
-        self._near, self._fine = make_levels(data, weight, *place, strides=(2, 1), precise=True)
+        self._near, self._fine = make_levels(data, weight, *place, strides=(NEAR_STRIDE, 1), precise=True)
+        self._gains = make_gains(seen_through_splines(data), thinned(weight, NEAR_STRIDE), self.grid.voxel_size_mm)
         soft = smooth(data, self.grid.voxel_size_mm, FAR_FWHM_MM).astype(np.float64)
         wide = (binary_dilation(self.mask, iterations=2) & inner).astype(np.float64)
-        (self._far,) = make_levels(soft, wide, *place, strides=(2,), precise=False)
+        (self._far,) = make_levels(soft, wide, *place, strides=(NEAR_STRIDE,), precise=False)
         self._balance = _balance(soft, self.grid.affine)
 
     def estimate(self, volume: ArrayLike) -> Motion:
@@ -213,12 +216,13 @@ class Realigner:
             return self._refused(f"correlation with the reference {near.correlation:.2f}, expected at least {MIN_CORRELATION}", near)
         if near.overlap < MIN_OVERLAP:
             return self._refused(f"{near.overlap:.0%} of the reference's brain in the field of view, expected {MIN_OVERLAP:.0%}", near)
-        end = self._matcher.match(flat, self._fine, near, robust=True, tolerance_mm=TOLERANCE_MM, most=MOST_STEPS)
+        learned = self._matcher.learn(flat, self._near, self._gains, near, tolerance_mm=NEAR_TOLERANCE_MM)
+        end = self._matcher.finish(flat, self._fine, self._gains, learned, tolerance_mm=TOLERANCE_MM, most=MOST_STEPS)
         if not end.converged or end.overlap < MIN_OVERLAP:
             return self._refused(f"no stable estimate in {MOST_STEPS} steps", end)
         self._last = end.matrix
         params = params_from_matrix(end.matrix, self.centre)
-        steps = near.iterations + end.iterations
+        steps = near.iterations + learned.iterations + end.iterations
         return Motion(end.matrix, params, True, steps, end.spread, near.correlation, 1.0 / (end.gain * self._mean))
 
     def _refused(self, reason: str, found: Match | None) -> Motion:
@@ -230,7 +234,7 @@ class Realigner:
 
     def _approach(self, start: Match) -> Match:
         flat = interpolate.as_line(self._volume)
-        return self._matcher.match(flat, self._near, start, robust=False, tolerance_mm=NEAR_TOLERANCE_MM, most=MOST_STEPS)
+        return self._matcher.match(flat, self._near, start, tolerance_mm=NEAR_TOLERANCE_MM, most=MOST_STEPS)
 
     def _search(self, best: Match) -> Match:
         """Approach from further away, on smoothed data: the best match found, or the first good one."""
@@ -245,7 +249,7 @@ class Realigner:
         shift = _balance(soft, self.grid.affine) - self._balance
         for matrix in (self._last, np.eye(4), *(matrix_from_params([*shift, *turn], self.centre) for turn in np.deg2rad(TURNS))):
             far = self._matcher.match(
-                interpolate.as_line(padded), self._far, self._start(matrix), robust=False, tolerance_mm=FAR_TOLERANCE_MM, most=MOST_STEPS
+                interpolate.as_line(padded), self._far, self._start(matrix), tolerance_mm=FAR_TOLERANCE_MM, most=MOST_STEPS
             )
             near = self._approach(far)
             if near.correlation * near.converged > best.correlation * best.converged:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -14,11 +14,13 @@ lengths = st.floats(-100, 100)
 motions = st.tuples(lengths, lengths, lengths, angles, angles, angles)
 
 
+@settings(deadline=None)
 @given(motions, st.tuples(lengths, lengths, lengths))
 def test_there_and_back(params, centre):
     np.testing.assert_allclose(params_from_matrix(matrix_from_params(params, centre), centre), params, atol=1e-9)
 
 
+@settings(deadline=None)
 @given(motions, st.tuples(lengths, lengths, lengths))
 def test_agrees_with_scipy_and_keeps_its_centre(params, centre):
     matrix = matrix_from_params(params, centre)

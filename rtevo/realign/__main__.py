@@ -1,0 +1,123 @@
+"""Command line: align a recorded run, bit for bit as a running session does.
+
+``python -m rtevo.realign RUN.nii.gz|DICOM_DIR [--reference FILE|first|mean] --out DIR``
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rtevo.errors import DataError, RtevoError
+from rtevo.realign.figure import draw_motion
+from rtevo.realign.measures import framewise_displacement
+from rtevo.realign.realigner import Motion, Realigner, warm_up
+from rtevo.realign.series import (
+    NiftiWriter,
+    Run,
+    Volume,
+    align_run,
+    first_volume,
+    mean_aligned,
+    open_nifti,
+    params_of,
+    reference_from,
+    write_motion,
+)
+
+__all__ = ["main"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m rtevo.realign", description="Align a recorded run to one reference.")
+    parser.add_argument("run", metavar="RUN.nii.gz|DICOM_DIR", type=Path, help="4-D NIfTI file, or a folder of DICOM files")
+    parser.add_argument("--reference", default="first", metavar="FILE|first|mean", help="what to align to (default: first)")
+    parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="aligned.nii.gz, motion.tsv and motion.png go there")
+    parser.add_argument("--threads", type=int, default=1, help="results do not depend on it (default: 1)")
+    parser.add_argument("--series", metavar="PATTERN", help="which series of a DICOM folder")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Align a run.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Command line; ``sys.argv[1:]`` if None.
+
+    Returns
+    -------
+    int
+        0; 1 where the run or the reference cannot be used.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        if options.threads < 1:
+            raise DataError(f"--threads: expected at least 1, got {options.threads}")
+        run = _open_dicom(options.run, options.series) if options.run.is_dir() else open_nifti(options.run)
+        options.out.mkdir(parents=True, exist_ok=True)
+        warm_up()
+        motions = _align(run, _reference(run, options), options)
+    except (RtevoError, OSError, ValueError) as error:
+        sys.stderr.write(f"rtevo.realign: {error}\n")
+        return 1
+    params = params_of(motions)
+    write_motion(options.out / "motion.tsv", motions, run.tr_s)
+    draw_motion(options.out / "motion.png", params, run.tr_s, options.run.name)
+    sys.stdout.write(_summary(motions, options.out))
+    return 0
+
+
+def _reference(run: Run, options: argparse.Namespace) -> Volume:
+    if options.reference == "first":
+        return first_volume(run)
+    if options.reference == "mean":
+        with Realigner(first_volume(run), run.grid.affine, threads=options.threads) as realigner:
+            return mean_aligned(run, realigner)
+    return reference_from(Path(options.reference), run.grid)
+
+
+def _align(run: Run, reference: Volume, options: argparse.Namespace) -> list[Motion | None]:
+    motions: list[Motion | None] = []
+    with (
+        Realigner(reference, run.grid.affine, threads=options.threads) as realigner,
+        NiftiWriter(options.out / "aligned.nii.gz", run.grid, run.count, run.tr_s) as file,
+    ):
+        for motion, aligned in align_run(run, realigner):
+            motions.append(motion)
+            file.write(aligned)
+    return motions
+
+
+def _open_dicom(folder: Path, series: str | None) -> Run:
+    """Read a run from a folder of DICOM files as a session does."""
+    from rtevo.ingest import FolderSource, describe
+
+    info = describe(folder, series)
+    source = FolderSource(folder, series=series, patience_s=0.0)
+    volumes = {v.index: v.data for v in (*source.poll(), *source.finish())}
+    if not volumes:
+        raise DataError(f"{folder}: expected at least one volume, found none: {'; '.join(source.problems)}")
+    tr_s = math.nan if info.tr_s is None else float(info.tr_s)
+    return Run(info.grid, tr_s, max(volumes) + 1, volumes.get)
+
+
+def _summary(motions: list[Motion | None], out: Path) -> str:
+    lines = [f"volume {n} could not be aligned: {m.reason}" for n, m in enumerate(motions) if m is not None and not m.converged]
+    lines += [f"volume {n} is missing" for n, m in enumerate(motions) if m is None]
+    displacement = framewise_displacement(params_of(motions))
+    good = displacement[np.isfinite(displacement)]
+    if len(good):
+        lines.append(f"framewise displacement: mean {good.mean():.3f} mm, largest {good.max():.3f} mm")
+    done = sum(m is not None and m.converged for m in motions)
+    return "\n".join([*lines, f"{done} of {len(motions)} volumes aligned: {out}", ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
