@@ -12,6 +12,11 @@ volumes and image onsets as they come and gives each image's score.
     running     fits to all volumes so far, one volume at a time
     deconvolve  amplitudes of overlapping responses in one series
     hrf         shape of a response
+    events      what was shown in a training run, and targets
+    train       weight maps from training runs, and their performance on held-out blocks
+    figures     one page about a decoder
+
+``python -m rtevo.decode fit`` builds a decoder, ``python -m rtevo.decode score`` scores a recorded run.
 """
 
 from rtevo.decode.deconvolve import Deconvolver, Grid

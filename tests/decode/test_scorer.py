@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from rtevo.decode import Decoder, Score, Scorer, response_window
+from rtevo.decode.scorer import DRIFT_SD, MOTION_SD
 from rtevo.errors import GeometryError
 from rtevo.records import Grid
 
@@ -44,7 +45,7 @@ def offline(
     usable: list[int],
     window: range,
     fwhm_mm: float = 0,
-    prior: tuple[float, float] = (0.2, 1.5),
+    prior: tuple[float, float] = (DRIFT_SD, MOTION_SD),
     tr_s: float = 1.0,
 ) -> float:
     """Score one image from the stored volumes in float64: smooth, mask, regress, standardise, average, correlate."""
