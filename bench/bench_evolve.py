@@ -66,7 +66,7 @@ def peaks(size: int, rng: np.random.Generator) -> Callable[[Array], Array]:
 
 
 def ridge(size: int, rng: np.random.Generator) -> Callable[[Array], Array]:
-    """A direction that involves only one in twenty latent dimensions, saturating at three standard deviations' depth."""
+    """A direction that involves only one in twenty latent dimensions; it pays to grow longer, as far as a strategy lets itself."""
     chosen = rng.permutation(size)[: max(1, size // 20)]
     weights = np.zeros(size)
     weights[chosen] = rng.standard_normal(len(chosen))
