@@ -100,8 +100,8 @@ class Peak:
     def _score(self, key: tuple[int, int], onset_s: float, window: Sequence[int]) -> Score:
         """Score one image on the volumes of its window that are there."""
         used = [i for i in window if i in self._recent]
-        if not used:
-            return Score(key, onset_s, math.nan, math.nan, 0, -1)
+        if not used or self._fit.volumes == len(used):  # nothing measured, or nothing to compare it with
+            return Score(key, onset_s, math.nan, math.nan, len(used), used[-1] if used else -1)
         terms: NDArray[np.float64] = np.mean([self._recent[i][0] for i in used], axis=0, dtype=np.float64)
         values: NDArray[np.float64] = np.mean([self._recent[i][1] for i in used], axis=0, dtype=np.float64)
         pattern = self._fit.residual(terms, values)

@@ -49,6 +49,9 @@ def offline(
     tr_s: float = 1.0,
 ) -> float:
     """Score one image from the stored volumes in float64: smooth, mask, regress, standardise, average, correlate."""
+    rows = [row for row, i in enumerate(usable) if i in window]
+    if not rows or len(rows) == len(usable):
+        return math.nan
     sigma = fwhm_mm / np.sqrt(8 * np.log(2)) / decoder.grid.voxel_size_mm
     flat = [ndimage.gaussian_filter(data[i].astype(float), sigma, mode="constant", truncate=4)[decoder.mask] for i in usable]
     series = np.array(flat)
@@ -59,8 +62,7 @@ def offline(
     )[0]
     series = series - terms @ b
     series /= series.std(axis=0)
-    rows = [row for row, i in enumerate(usable) if i in window]
-    return float(np.corrcoef(series[rows].mean(axis=0), decoder.weights[decoder.mask])[0, 1]) if rows else math.nan
+    return float(np.corrcoef(series[rows].mean(axis=0), decoder.weights[decoder.mask])[0, 1])
 
 
 def same(score: Score, expected: float, tolerance: float) -> None:
@@ -100,7 +102,20 @@ def test_every_score_equals_an_offline_fit_of_the_volumes_so_far(
     assert scorer.left_out == sorted(missing | unaligned)
 
 
-@settings(max_examples=30)
+def test_a_window_without_other_volumes_has_no_score() -> None:
+    decoder = make_decoder()
+    data, motion = make_run(4)
+    scorer = Scorer(decoder, 1.0, fwhm_mm=0)
+    scorer.add_onset((0, 0), -5.0)  # window 0, 1, 2: nothing to compare it with
+    scorer.add_onset((0, 1), -4.0)
+    for i in range(4):
+        scorer.add_volume(i, data[i], motion[i])
+    first, second = scorer.ready()
+    assert (math.isnan(first.score), first.volumes_used, first.last_volume_index) == (True, 3, 2)
+    assert (math.isfinite(second.score), second.volumes_used) == (True, 3)
+
+
+@settings(max_examples=60)
 @given(st.data())
 def test_any_order_of_events_and_gaps_gives_the_offline_score(data: st.DataObject) -> None:
     decoder = make_decoder(3)
@@ -123,7 +138,7 @@ def test_any_order_of_events_and_gaps_gives_the_offline_score(data: st.DataObjec
         score, seen = scores.pop((1, k))
         window = response_window(onset, 1.0)
         usable = [i for i in range(seen) if i not in gaps]
-        expected = offline(decoder, volumes, motion, usable, window) if len(usable) > 1 else math.nan
+        expected = offline(decoder, volumes, motion, usable, window)
         same(score, expected, 1e-4 if len(usable) < 9 else SINGLE)
     assert not scores
 
