@@ -223,10 +223,10 @@ class _Tables:
         if kind == EventKind.TRIGGER and self.trigger_ns is None:
             self.trigger_ns = t_ns
         elif kind == EventKind.ONSET and self.trigger_ns is not None:
-            self._trial(event).update(onset=(t_ns - self.trigger_ns) / 1e9, onset_error=event["error_ns"] / 1e9)
+            self._trial(event).update(onset_ns=t_ns, onset=(t_ns - self.trigger_ns) / 1e9, onset_error=event["error_ns"] / 1e9)
         elif kind == EventKind.OFFSET and self.trigger_ns is not None:
             trial = self._trial(event)
-            trial["duration"] = (t_ns - self.trigger_ns) / 1e9 - trial["onset"] if "onset" in trial else None
+            trial["duration"] = (t_ns - trial["onset_ns"]) / 1e9 if "onset_ns" in trial else None
         elif kind == EventKind.RATING:
             self._trial(event).update(rating=event["value"], response_time=event["response_time_s"])
         elif kind == EventKind.FIXATION:
