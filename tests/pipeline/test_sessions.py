@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,11 @@ from rtevo.record import image_path
 
 pytestmark = pytest.mark.slow
 SMALL = ("--speed", "max", "--generations", "2", "--population", "3")
+
+
+def size(picture: Path) -> tuple[int, int]:
+    with Image.open(picture) as opened:
+        return opened.size
 
 
 def test_a_session_runs_leaves_everything_and_repeats_itself(session: Callable[..., object]) -> None:
@@ -40,10 +46,10 @@ def test_a_session_runs_leaves_everything_and_repeats_itself(session: Callable[.
     assert all(t["volumes_used"] == "3" for t in trials)
     assert all(t["fitness"] == t["score"] for t in trials)
     for trial in trials:
-        assert Image.open(image_path(first.out, int(trial["generation"]), int(trial["candidate"]))).size == (64, 64)
+        assert size(image_path(first.out, int(trial["generation"]), int(trial["candidate"]))) == (64, 64)
     assert {p.name for p in first.out.iterdir()} >= {"session.toml", "session.log", "provenance.json", "record.jsonl", "decoder"}
     assert report.main([str(first.out)]) == 0
-    assert Image.open(first.out / "report.png").size == (1320, 880)
+    assert size(first.out / "report.png") == (1320, 880)
 
 
 def test_ratings_drive_evolution_in_the_ratings_condition(session: Callable[..., object]) -> None:
