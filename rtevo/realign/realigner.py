@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, binary_erosion, maximum_filter, minimum_filter
 
 from rtevo.kernels import interpolate
 from rtevo.kernels._compile import cache_lock
@@ -19,7 +19,7 @@ from rtevo.realign.matching import CHUNKS, Match, Matcher
 from rtevo.realign.team import Team
 from rtevo.records import Grid
 
-__all__ = ["Motion", "Realigner", "warm_up"]
+__all__ = ["Motion", "Realigner", "guiding_mask", "warm_up"]
 
 Array = NDArray[np.float64]
 Volume = NDArray[np.float32]
@@ -31,6 +31,8 @@ FAR_TOLERANCE_MM = 0.5
 MOST_STEPS = 16
 FAR_FWHM_MM = 12.0  # smoothing of a volume that was lost
 TURNS = [(0, 0, 0), (0, 0, 30), (0, 0, -30), (25, 0, 0), (-25, 0, 0)]  # degrees about x, y, z: where else a lost head may be found
+MARGIN_MM = 6.0  # of the guiding mask around the brain
+CUT_SIGNAL, CUT_SHARE = 0.25, 0.05  # a brain was cut out where so bright voxels touch solid zeros along so much of its surface
 MIN_VOXELS = 100  # in the mask
 GOOD_CORRELATION = 0.9  # below it, other starts are tried
 MIN_CORRELATION = 0.7
@@ -85,7 +87,7 @@ class Realigner:
     affine : array_like, (4, 4)
         Voxel to RAS+ mm, of the reference and of every volume: oblique, flipped and anisotropic as it may be.
     mask : array_like, bool (X, Y, Z), optional
-        Voxels that guide the alignment: best the whole brain. Default: :func:`rtevo.kernels.mask.brain_mask` of the reference.
+        Voxels that guide the alignment: best the whole head. Default: :func:`guiding_mask` of the reference.
     threads : int, optional
         Default 1: fastest where other processes are busy. Results are the same, bit for bit, for any number.
 
@@ -103,7 +105,7 @@ class Realigner:
             raise ValueError(f"Realigner threads: expected at least 1, got {threads}")
         self.grid = Grid(data.shape, np.asarray(affine, np.float64))
         self.centre: Array = self.grid.affine[:3, :3] @ ((np.array(data.shape) - 1) / 2) + self.grid.affine[:3, 3]
-        self.mask = brain_mask(data, self.grid.affine) if mask is None else np.array(mask, np.bool_)
+        self.mask = guiding_mask(data, self.grid) if mask is None else np.array(mask, np.bool_)
         self._prepare(data)
         self._team = Team(threads or 1)
         self._matcher = Matcher(self.grid, self.centre, self._team, max(len(n.weight) for n in (self._near, self._fine, self._far)))
@@ -128,7 +130,7 @@ class Realigner:
         self._near, self._fine = make_levels(data, weight, *place, strides=(NEAR_STRIDE, 1), precise=True)
         self._gains = make_gains(seen_through_splines(data), thinned(weight, NEAR_STRIDE), self.grid.voxel_size_mm)
         soft = smooth(data, self.grid.voxel_size_mm, FAR_FWHM_MM).astype(np.float64)
-        wide = (binary_dilation(self.mask, iterations=2) & inner).astype(np.float64)
+        wide = (binary_dilation(self.mask) & inner).astype(np.float64)
         (self._far,) = make_levels(soft, wide, *place, strides=(NEAR_STRIDE,), precise=False)
         self._balance = _balance(soft, self.grid.affine)
 
@@ -270,6 +272,22 @@ class Realigner:
 
         self._team.run(sample, nx)
         return out
+
+
+def guiding_mask(reference: Array, grid: Grid) -> NDArray[np.bool_]:
+    """Choose the voxels that guide an alignment: the brain, and `MARGIN_MM` around it for its outline.
+
+    Where someone cut the head out of its surroundings, no volume shows what the reference shows along the cut: it is left out, as far
+    as the splines see it.
+    """
+    brain = brain_mask(reference, grid.affine)
+    mask: NDArray[np.bool_] = binary_dilation(brain, iterations=max(round(MARGIN_MM / float(grid.voxel_size_mm.mean())), 1))
+    blank = minimum_filter(reference == 0, size=3)  # solid zeros, not a dark voxel by chance
+    blank = maximum_filter(blank, size=3)
+    bright = reference > CUT_SIGNAL * reference[brain].mean() if brain.any() else brain
+    if (binary_dilation(blank) & bright).sum() > CUT_SHARE * (brain & ~binary_erosion(brain)).sum():
+        mask &= ~binary_dilation(blank, iterations=2)
+    return mask
 
 
 def _balance(volume: NDArray[np.floating], affine: Array) -> Array:
