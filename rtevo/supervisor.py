@@ -233,6 +233,8 @@ class Supervisor:
         recording = self.plan.config.acquisition.source == "replay" and not (self.clock.get("drain") or self.clock.get("end"))
         if "bridge" in done and not recording:
             self.clock.set("stop_scanner", 1)
+        if "bridge" in done:
+            self.clock.set("presenter_wake_ns", NEVER)
         if "scanner" in done or ("bridge" in done and "scanner" not in self.children):
             self.clock.set("drain", 1)
 

@@ -73,7 +73,7 @@ def bridge(context: Context) -> None:
             for event in link.poll(timeout_s=0.001 if lock_step else 0.005):
                 _publish_event(events, event, clock)
                 ended |= event.kind == EventKind.END
-            if lock_step:
+            if lock_step and not ended:  # after the end time stands still until the supervisor has seen this stage leave
                 lock_step.step()
             if inputs:
                 serve(inputs, {"images": send}, timeout_s=0)
