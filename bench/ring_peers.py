@@ -377,7 +377,7 @@ class SemaphorePeer(Peer):
         super().__init__(size, readers)
         self.memory = shared_memory.SharedMemory(create=True, size=4096)
         self.array = np.ndarray((16,), np.uint8, buffer=self.memory.buf)
-        self.names = [f"/rtevo-b{os.getpid()}-{next(_numbers)}" for _ in range(readers)]
+        self.names = [f"/bench-{os.getpid()}-{next(_numbers)}" for _ in range(readers)]  # "/rtevo-" is for rings alone
         self.semaphores = [posix_ipc.Semaphore(name, posix_ipc.O_CREX) for name in self.names]
 
     def endpoint(self, index: int) -> tuple[Callable[..., Receiver], tuple[Any, ...]]:
