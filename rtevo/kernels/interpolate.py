@@ -211,8 +211,8 @@ def sample_row(flat, shape, quintic, x, y, z, dx, dy, dz, n, out):  # type: igno
 
 
 @kernel
-def reslice_rows(flat, shape, quintic, matrix, first, last, line, out):  # type: ignore[no-untyped-def]
-    """Sample the grid's planes [first, last) along X, moved by `matrix`.
+def reslice_rows(flat, shape, quintic, matrix, rows, first, last, line, out):  # type: ignore[no-untyped-def]
+    """Sample rows [first, last) of a grid moved by `matrix`.
 
     Parameters
     ----------
@@ -220,20 +220,23 @@ def reslice_rows(flat, shape, quintic, matrix, first, last, line, out):  # type:
         As for :func:`sample_row`.
     matrix : ndarray, float64 (4, 4)
         Voxel of the output to voxel of the sampled volume.
+    rows : ndarray, int64 (n, 5)
+        x, y, first z and length of each row: see :func:`rtevo.kernels.align.pack_rows`.
     line : ndarray, float32 (Z + 2 BLOCK,)
         Scratch.
     out : ndarray, float32 (X, Y, Z), C-ordered
-        The samples.
+        The samples; voxels of no row stay as they are.
     """
-    _, ny, nz = out.shape
-    for i in range(first, last):
-        for j in range(ny):
-            x = matrix[0, 0] * i + matrix[0, 1] * j + matrix[0, 3]
-            y = matrix[1, 0] * i + matrix[1, 1] * j + matrix[1, 3]
-            z = matrix[2, 0] * i + matrix[2, 1] * j + matrix[2, 3]
-            sample_row(flat, shape, quintic, x, y, z, matrix[0, 2], matrix[1, 2], matrix[2, 2], nz, line)
-            for k in range(nz):
-                out[i, j, k] = line[k]
+    dx, dy, dz = matrix[0, 2], matrix[1, 2], matrix[2, 2]
+    for r in range(first, last):
+        i, j, k, n = rows[r, 0], rows[r, 1], rows[r, 2], rows[r, 3]
+        x = matrix[0, 0] * i + matrix[0, 1] * j + dx * k + matrix[0, 3]
+        y = matrix[1, 0] * i + matrix[1, 1] * j + dy * k + matrix[1, 3]
+        z = matrix[2, 0] * i + matrix[2, 1] * j + dz * k + matrix[2, 3]
+        sample_row(flat, shape, quintic, x, y, z, dx, dy, dz, n, line)
+        into = out[i, j, k : k + n]
+        for m in range(n):
+            into[m] = line[m]
 
 
 @numba.njit(inline="always")

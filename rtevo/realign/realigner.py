@@ -10,6 +10,7 @@ from scipy.ndimage import binary_dilation, binary_erosion, maximum_filter, minim
 
 from rtevo.kernels import interpolate
 from rtevo.kernels._compile import cache_lock
+from rtevo.kernels.align import pack_rows
 from rtevo.kernels.gains import make_gains
 from rtevo.kernels.mask import brain_mask
 from rtevo.kernels.rigid import matrix_from_params, params_from_matrix
@@ -88,6 +89,8 @@ class Realigner:
         Voxel to RAS+ mm, of the reference and of every volume: oblique, flipped and anisotropic as it may be.
     mask : array_like, bool (X, Y, Z), optional
         Voxels that guide the alignment: best the whole head. Default: :func:`guiding_mask` of the reference.
+    wanted : array_like, bool (X, Y, Z), optional
+        Voxels that the resliced volumes must hold; the others are 0 (or anything between wanted ones), and cost nothing. Default: all.
     threads : int, optional
         Default 1: fastest where other processes are busy. Results are the same, bit for bit, for any number.
 
@@ -97,7 +100,14 @@ class Realigner:
         If shapes do not fit, or the reference holds nothing to align to.
     """
 
-    def __init__(self, reference: ArrayLike, affine: ArrayLike, mask: ArrayLike | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        reference: ArrayLike,
+        affine: ArrayLike,
+        mask: ArrayLike | None = None,
+        threads: int | None = None,
+        wanted: ArrayLike | None = None,
+    ) -> None:
         data = np.nan_to_num(np.asarray(reference, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         if data.ndim != 3 or min(data.shape) < 4:
             raise ValueError(f"Realigner reference: expected (X, Y, Z) of at least 4 voxels each, got shape {data.shape}")
@@ -106,6 +116,7 @@ class Realigner:
         self.grid = Grid(data.shape, np.asarray(affine, np.float64))
         self.centre: Array = self.grid.affine[:3, :3] @ ((np.array(data.shape) - 1) / 2) + self.grid.affine[:3, 3]
         self.mask = guiding_mask(data, self.grid) if mask is None else np.array(mask, np.bool_)
+        self._rows = self._wanted_rows(wanted)
         self._prepare(data)
         self._team = Team(threads or 1)
         self._matcher = Matcher(self.grid, self.centre, self._team, max(len(n.weight) for n in (self._near, self._fine, self._far)))
@@ -114,6 +125,13 @@ class Realigner:
         self._lines = np.zeros((self._team.threads, lines), np.float32)
         self._last = np.eye(4)
         self._invalid = 0.0
+
+    def _wanted_rows(self, wanted: ArrayLike | None) -> NDArray[np.int64]:
+        voxels = np.ones(self.grid.shape, np.float32) if wanted is None else np.asarray(wanted, np.float32)
+        if voxels.shape != self.grid.shape:
+            raise ValueError(f"Realigner wanted: expected shape {self.grid.shape}, got {voxels.shape}")
+        self._everything = wanted is None
+        return pack_rows(voxels)[0]
 
     def _prepare(self, data: Array) -> None:
         """Make the levels: `far` for what was lost, `near` for the approach, `fine` for the estimate."""
@@ -268,9 +286,11 @@ class Realigner:
         self._team.run(lambda n, first, last: interpolate.prefilter_x(volume, first, last), ny + 2 * interpolate.PAD)
 
         def sample(worker: int, first: int, last: int) -> None:
-            interpolate.reslice_rows(flat, self.grid.shape, False, matrix, first, last, lines[worker], out)
+            interpolate.reslice_rows(flat, self.grid.shape, False, matrix, self._rows, first, last, lines[worker], out)
 
-        self._team.run(sample, nx)
+        if not self._everything:
+            out[...] = 0
+        self._team.run(sample, len(self._rows))
         return out
 
 

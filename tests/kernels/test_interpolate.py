@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 
 from rtevo.kernels import interpolate
+from rtevo.kernels.align import pack_rows
 from rtevo.kernels.rigid import matrix_from_params
 
 FLOAT32_SLACK = 1e-4  # of a unit-variance volume: coefficients are up to 27 times the samples, their tail is cut at 1.4e-7
@@ -27,7 +28,8 @@ def _resliced(volume, matrix):
     padded = _coefficients(volume)
     out = np.full(volume.shape, np.nan, np.float32)
     line = np.zeros(volume.shape[2] + 2 * interpolate.BLOCK, np.float32)
-    interpolate.reslice_rows(padded.base, volume.shape, False, matrix, 0, volume.shape[0], line, out)
+    rows, _ = pack_rows(np.ones(volume.shape))
+    interpolate.reslice_rows(padded.base, volume.shape, False, matrix, rows, 0, len(rows), line, out)
     return out
 
 
@@ -82,7 +84,8 @@ def test_quintic_sampling_agrees_with_scipy(degrees):
     interpolate.mirror_padding(padded)
     matrix = matrix_from_params([0.3, -1.2, 0.7, *np.deg2rad(degrees * np.array([1, -0.7, 0.4]))], (np.array(shape) - 1) / 2)
     out, line = np.empty(shape, np.float32), np.zeros(shape[2] + 2 * interpolate.BLOCK, np.float32)
-    interpolate.reslice_rows(padded.base, shape, True, matrix, 0, shape[0], line, out)
+    rows, _ = pack_rows(np.ones(shape))
+    interpolate.reslice_rows(padded.base, shape, True, matrix, rows, 0, len(rows), line, out)
     points = np.einsum("ab,bxyz->axyz", matrix[:3, :3], np.indices(shape)) + matrix[:3, 3].reshape(3, 1, 1, 1)
     expected = ndimage.map_coordinates(volume.astype(np.float64), points, order=5, mode="mirror", prefilter=False)
     outside = ((points < -1) | (points >= np.array(shape).reshape(3, 1, 1, 1))).any(axis=0)

@@ -99,6 +99,19 @@ def test_reslice_brings_the_volume_back(phantom, realigner):
     assert after < 0.1 * before
 
 
+def test_only_wanted_voxels_are_resliced(phantom, realigner):
+    wanted = np.zeros(SHAPE, bool)
+    wanted[5:9, 6:20, 3:11] = True
+    volume = _moved(phantom, matrix_from_params(MOTIONS[2], _centre()))
+    with Realigner(phantom, AFFINE, wanted=wanted) as some:
+        _, part = some.align(volume, np.full(SHAPE, np.nan, np.float32))
+    _, whole = realigner.align(volume)
+    np.testing.assert_allclose(part[wanted], whole[wanted], rtol=1e-5, atol=1e-2)
+    assert not part[~wanted].any()
+    with pytest.raises(ValueError, match="wanted"):
+        Realigner(phantom, AFFINE, wanted=np.ones((2, 2, 2), bool))
+
+
 def test_threads_change_no_bit(phantom):
     rng = np.random.default_rng(8)
     volumes = [_moved(phantom, matrix_from_params(p, _centre())) + rng.normal(scale=8, size=SHAPE) for p in MOTIONS]
