@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.errors import DicomError
-from rtevo.ingest.elements import NATIVE, PIXEL_DATA, Elements, Incomplete, fragments, open_elements
+from rtevo.ingest.elements import GE_PRIVATE, NATIVE, PIXEL_DATA, Elements, Incomplete, fragments, open_elements, rewritten
 from rtevo.ingest.header import SeriesHeader, series_header
 from rtevo.ingest.parts import Part, enhanced_layout, mosaic_layout, mosaic_slices, slice_layout
 
@@ -44,6 +44,9 @@ SYNTAX_NAMES = {
     "1.2.840.10008.1.2.4.81": ("JPEG-LS near-lossless", "pylibjpeg[libjpeg]"),
     "1.2.840.10008.1.2.4.90": ("JPEG 2000 lossless", "pylibjpeg[openjpeg]"),
     "1.2.840.10008.1.2.4.91": ("JPEG 2000", "pylibjpeg[openjpeg]"),
+    "1.2.840.10008.1.2.4.201": ("high-throughput JPEG 2000 lossless", "pylibjpeg[openjpeg]"),
+    "1.2.840.10008.1.2.4.202": ("high-throughput JPEG 2000 lossless, RPCL", "pylibjpeg[openjpeg]"),
+    "1.2.840.10008.1.2.4.203": ("high-throughput JPEG 2000", "pylibjpeg[openjpeg]"),
     "1.2.840.10008.1.2.5": ("RLE lossless", "pydicom"),
 }
 
@@ -141,7 +144,7 @@ def read_dicom(path: Path | str, *, pixels: bool = True) -> DicomFile:
 def parse_dicom(contents: bytes, name: str, *, pixels: bool = True) -> DicomFile:
     """Like :func:`read_dicom`, from the file's bytes."""
     try:
-        elements = open_elements(contents)
+        elements = _open(contents)
     except Incomplete as error:
         message = f"{name}: ends at byte {len(contents)} within its header" if contents else f"{name}: empty"
         raise TruncatedError(message, error.needed, error.exact) from None
@@ -155,6 +158,22 @@ def parse_dicom(contents: bytes, name: str, *, pixels: bool = True) -> DicomFile
         raise DicomError(f"{name}: {error}") from None
     except (Incomplete, ValueError, IndexError, KeyError, TypeError, OverflowError, ArithmeticError, struct.error) as error:
         raise DicomError(f"{name}: malformed header ({type(error).__name__}: {error})") from error
+
+
+def _open(contents: bytes) -> Elements:
+    """Find the elements; where the quick walk stumbles over the file, as pydicom reads them."""
+    try:
+        return open_elements(contents)
+    except DicomError as error:
+        if contents[128:132] != b"DICM":
+            raise
+        try:
+            elements = open_elements(rewritten(contents))
+        except (DicomError, Incomplete) as second:
+            raise DicomError(f"{error}; {second}") from None
+        if PIXEL_DATA not in elements:
+            raise
+        return elements
 
 
 def _parse(elements: Elements, size: int, name: str, pixels: bool) -> DicomFile:
@@ -186,6 +205,8 @@ def _pixel_type(elements: Elements) -> np.dtype[Any]:
     if bits not in (8, 16, 32):
         raise DicomError(f"expected 8, 16 or 32 bits a pixel, found {bits}")
     order = elements.order if elements.table[PIXEL_DATA][0] != b"OB" else "<"
+    if elements.transfer_syntax == GE_PRIVATE:
+        order = ">"
     return np.dtype(f"{order}{'i' if elements.integer(0x00280103) else 'u'}{bits // 8}")
 
 

@@ -1,22 +1,38 @@
 """Data elements of a DICOM file, found without decoding them.
 
 A scanner's header holds hundreds of elements, many of them private and nested, of which a session needs a few dozen: the walk here
-notes where each element's value lies and decodes it only when it is asked for. For one-file-per-slice series that is what keeps
-35 files under the time of one volume (pydicom, which builds an object for every element, takes several times as long). What the
-bytes mean is DICOM PS3.5 (https://dicom.nema.org/medical/dicom/current/output/chtml/part05/PS3.5.html).
+notes where each element's value lies and decodes it only when it is asked for. What the bytes mean is DICOM PS3.5
+(https://dicom.nema.org/medical/dicom/current/output/chtml/part05/PS3.5.html).
+
+Why not pydicom: a volume has to be ready within 40 ms of 35 slice files being whole, or 15 ms of one multi-frame file. CPU time on two
+cores at 2.5 GHz, medians, pydicom 3.0 with ``specific_tags`` and ``stop_before_pixels`` (``defer_size`` changes nothing then) and the
+values read, against everything that :mod:`rtevo.ingest.dicom` does but decoding pixels:
+
+====================================  ========  =========
+files                                  pydicom  this walk
+====================================  ========  =========
+35 Philips slices                      44.9 ms     8.5 ms
+35 GE slices                           31.4 ms     5.4 ms
+one Siemens XA multi-frame file        34.7 ms     2.2 ms
+one Siemens mosaic                      1.1 ms     0.2 ms
+====================================  ========  =========
+
+Files on which the walk stumbles (see :func:`rewritten`) are read by pydicom.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
 from rtevo.errors import DicomError
 
-__all__ = ["PIXEL_DATA", "Elements", "Incomplete", "open_elements"]
+__all__ = ["PIXEL_DATA", "Elements", "Incomplete", "open_elements", "rewritten"]
 
 PIXEL_DATA = 0x7FE00010
 UNDEFINED = 0xFFFFFFFF
@@ -30,7 +46,8 @@ IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED = (
     "1.2.840.10008.1.2.2",
     "1.2.840.10008.1.2.1.99",
 )
-NATIVE = frozenset((IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED))  # transfer syntaxes whose pixels are plain numbers
+GE_PRIVATE = "1.2.840.113619.5.2"  # implicit little endian, but for the pixels, which are big endian
+NATIVE = frozenset((IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED, GE_PRIVATE))  # transfer syntaxes whose pixels are plain numbers
 
 LONG_LENGTH = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 SHORT_LENGTH = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
@@ -367,6 +384,38 @@ def open_elements(buffer: bytes) -> Elements:
     explicit = vr in SHORT_LENGTH or vr in LONG_LENGTH
     table, _ = _walk(buffer, position, len(buffer), explicit, order, 0)
     return Elements(buffer, explicit, order, table, syntax or (EXPLICIT if explicit else IMPLICIT))
+
+
+def rewritten(buffer: bytes) -> bytes:
+    """The same data set as pydicom reads it, written anew in explicit little endian.
+
+    Pydicom copes with much that the standard does not allow: an encoding that changes on the way, wrong value representations, elements
+    of a wrong length.
+
+    Raises
+    ------
+    DicomError
+        If pydicom makes nothing of it either.
+    """
+    import pydicom  # only here: it costs a quarter of a second to import, and few files need it
+
+    out = pydicom.filebase.DicomBytesIO()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            data = pydicom.dcmread(io.BytesIO(buffer))
+            syntax = data.file_meta.TransferSyntaxUID
+            if syntax in (IMPLICIT, EXPLICIT):
+                data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+            for tag in list(data.keys()):
+                try:
+                    for item in data[tag].value if data[tag].VR == "SQ" else ():
+                        list(item.iterall())
+                except Exception:  # an element that nobody can read is left out: what needs it will say so
+                    del data[tag]
+            pydicom.dcmwrite(out, data)
+    except Exception as error:  # pydicom raises all kinds for damaged files
+        raise DicomError(f"pydicom cannot read it either ({type(error).__name__}: {error})") from error
+    return bytes(out.getvalue())
 
 
 def _meta(buffer: bytes, position: int) -> tuple[int, str]:

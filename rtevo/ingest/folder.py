@@ -116,7 +116,7 @@ class FolderSource:
         self._given_up: dict[str, _Waiting] = {}  # named as of no use, and looked at from time to time
         self._next_slow_s = 0.0
         self._settled: set[str] = set()
-        self._uids: dict[str, str] = {}
+        self._uids: dict[str, list[str]] = {}  # the files that hold an instance, copies included
         self._copies: list[tuple[str, DicomFile]] = []
         self._reachable: bool | None = None
 
@@ -317,15 +317,19 @@ class FolderSource:
 
     def _take(self, path: str, file: DicomFile, closed_ns: int, now_s: float) -> None:
         """Hand a whole file's parts on, unless it is a copy of one that came before."""
-        before = self._uids.get(file.uid)
-        if before is None:
-            self._uids[file.uid] = path
+        paths = self._uids.setdefault(file.uid, [])
+        gone = next((before for before in paths if before == path or not os.path.exists(before)), None)
+        copied = False
+        if gone is not None:  # not a copy: renamed
+            paths[paths.index(gone)] = path
+        elif paths:
+            copied = True
+            paths.append(path)
+        else:
+            paths.append(path)
             name = self._short(path)
             outcomes = [self._selection.add(file, part, closed_ns, now_s, name) for part in file.parts]
             copied = Outcome.DUPLICATE in outcomes
-        else:
-            copied = before != path and os.path.exists(before)
-            self._uids[file.uid] = path if not copied else before  # not a copy: renamed
         if copied:
             self.duplicates += 1
             self._copies.append((path, replace(file, parts=tuple(replace(part, pixels=None) for part in file.parts))))

@@ -58,13 +58,16 @@ class Replay:
         self.tr_s = tr_s
         self.deliveries = _deliveries(found)
 
-    def run(self, wait_until: Callable[[float], None]) -> int:
+    def run(self, wait_until: Callable[[float], None], send: Callable[[str, bytes], None] | None = None) -> int:
         """Copy the files, each volume's when its time has come.
 
         Parameters
         ----------
         wait_until : callable
             Returns when the given time in seconds since the run's start has come.
+        send : callable, optional
+            Delivers a file, given its path below the folder and its contents, in place of copying it (see
+            :meth:`rtevo.simulate.faults.Delivery.send`).
 
         Returns
         -------
@@ -74,7 +77,10 @@ class Replay:
         for index, names in enumerate(self.deliveries):
             wait_until(index * self.tr_s)
             for name in names:
-                _copy_growing(self.source / name, self.target / name)
+                if send is None:
+                    _copy_growing(self.source / name, self.target / name)
+                else:
+                    send(name, (self.source / name).read_bytes())
         return sum(map(len, self.deliveries))
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rtevo.ingest import FolderSource, Volume
 from rtevo.records import Grid, VolumeFlag
 from rtevo.simulate.dicom import MosaicWriter
+from rtevo.simulate.faults import Fate, Faults, deliver
 
 Made = Any  # the class in conftest.py
 VOLUMES = 4
@@ -44,7 +45,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory, make: type[Made], encod
     rng = np.random.default_rng(0)
     grid = Grid((8, 6, 5), np.diag([-3.0, 3.0, 3.5, 1.0]))
     volumes = [rng.integers(0, 4096, grid.shape).astype(np.float32) for _ in range(VOLUMES)]
-    writer = MosaicWriter(tmp_path_factory.mktemp("recording"), grid, 2.0)
+    writer = MosaicWriter(tmp_path_factory.mktemp("recording"), grid, 2.0, description="bold task")
     made = make()
     places = [(v, k) for v in range(VOLUMES) for k in range(5)]
     owners = [v for v, _ in places]
@@ -57,41 +58,20 @@ def recordings(tmp_path_factory: pytest.TempPathFactory, make: type[Made], encod
     }
 
 
-deliveries = st.fixed_dictionaries(
-    {
-        "kind": st.sampled_from(["mosaic", "philips", "ge", "enhanced"]),
-        "order": st.randoms(use_true_random=False),
-        "sorted": st.booleans(),
-        "dropped": st.sets(st.integers(0, VOLUMES * 5 - 1), max_size=3),
-        "copied": st.lists(st.integers(0, VOLUMES * 5 - 1), max_size=4),
-        "cut": st.dictionaries(st.integers(0, VOLUMES * 5 - 1), st.floats(0, 0.999), max_size=3),
-        "growing": st.sets(st.integers(0, VOLUMES * 5 - 1), max_size=3),
-        "polls": st.integers(0, 5),
-        "pause_s": st.sampled_from([0.0, 0.5, 2.0]),
-    }
+shares = st.sampled_from([0.0, 0.0, 0.1, 0.4])
+deliveries = st.builds(
+    Faults,
+    drop=shares,
+    duplicate=shares,
+    truncate=shares,
+    grow=shares,
+    rename=shares,
+    stranger=shares,
+    stall=shares,
+    stall_files=st.integers(0, 9),
+    reorder=st.sampled_from([0, 0, 1, 6, 30]),
+    burst=st.sampled_from([1, 1, 3, 50]),
 )
-
-
-def deliver(plan: dict[str, Any], recording: Recording, folder: Path, source: FolderSource, clock: Clock) -> list[Volume]:
-    """Write the files as planned, looking at the folder now and then; returns what came out."""
-    count = len(recording.files)
-    jobs: list[tuple[int, bytes]] = [(i, recording.files[i]) for i in range(count) if i not in plan["dropped"]]
-    jobs = [(i, contents[: int(len(contents) * plan["cut"].get(i, 1.0))]) for i, contents in jobs]
-    jobs += [(i % count, recording.files[i % count]) for i in plan["copied"]]
-    if not plan["sorted"]:
-        plan["order"].shuffle(jobs)
-    volumes: list[Volume] = []
-    for number, (i, contents) in enumerate(jobs):
-        path = folder / f"{(number * 7919) % 1009:04d}.dcm"
-        if i in plan["growing"]:
-            for end in (0, len(contents) // 3, len(contents) - 1):
-                path.write_bytes(contents[: max(end, 0)])
-                volumes += source.poll()
-        path.write_bytes(contents)
-        if plan["polls"] and number % plan["polls"] == 0:
-            clock.now_ns += int(plan["pause_s"] * 1e9)
-            volumes += source.poll()
-    return volumes
 
 
 def check(volumes: list[Volume], whole: set[int], known: set[int], recording: Recording) -> None:
@@ -109,27 +89,56 @@ def check(volumes: list[Volume], whole: set[int], known: set[int], recording: Re
             np.testing.assert_array_equal(volume.data, recording.data[volume.index])
 
 
-@settings(max_examples=120, deadline=None)
-@given(plan=deliveries)
+@settings(max_examples=150, deadline=None)
+@given(
+    faults=deliveries,
+    seed=st.integers(0, 1000),
+    kind=st.sampled_from(["mosaic", "philips", "ge", "enhanced"]),
+    polls=st.integers(0, 5),
+    pause_s=st.sampled_from([0.0, 0.5, 2.0]),
+)
 def test_any_delivery_gives_the_true_series_and_its_gaps(
-    plan: dict[str, Any], recordings: dict[str, Recording], tmp_path_factory: pytest.TempPathFactory
+    faults: Faults,
+    seed: int,
+    kind: str,
+    polls: int,
+    pause_s: float,
+    recordings: dict[str, Recording],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    recording = recordings[plan["kind"]]
-    count = len(recording.files)
+    recording = recordings[kind]
     folder = tmp_path_factory.mktemp("watched")
     clock = Clock()
-    source = FolderSource(folder, patience_s=PATIENCE_S, stall_s=STALL_S, clock_ns=clock)
-    volumes = deliver(plan, recording, folder, source, clock) + source.finish()
-    copied = {i % count for i in plan["copied"]}
-    cut = {i for i in plan["cut"] if i < count and i not in plan["dropped"]}
-    good = ({i for i in range(count)} - plan["dropped"] - cut) | copied
+    source = FolderSource(folder, series="bold task", patience_s=PATIENCE_S, stall_s=STALL_S, clock_ns=clock)
+    volumes: list[Volume] = []
+    changes = 0
+
+    def look() -> None:
+        nonlocal changes
+        changes += 1
+        if polls and changes % polls == 0:
+            clock.now_ns += int(pause_s * 1e9)
+            volumes.extend(source.poll())
+
+    files = [(f"{number:04d}.dcm", contents) for number, contents in enumerate(recording.files)]
+    delivery = deliver(files, folder, faults, seed=seed, on_change=look)
+    volumes += source.finish()
+    fates = list(delivery.fates.values())
+    count = len(fates)
+    copied = {i for i in range(count) if Fate.COPIED in fates[i]}
+    good = {i for i in range(count) if not fates[i] & (Fate.LOST | Fate.CUT)} | copied
     whole = {v for v in range(VOLUMES) if all(i in good for i in range(count) if recording.volume_of[i] == v)}
     begun = {recording.volume_of[i] for i in good}
-    named = {recording.volume_of[i] for i in cut}  # some headers of these can be read, some not
+    named = {recording.volume_of[i] for i in range(count) if Fate.CUT in fates[i]}  # some headers of these can be read, some not
     known = begun | {v for v in named if any(volume.index == v for volume in volumes)}
     check(volumes, whole, known, recording)
-    sent_whole = count - len(cut | {i for i in plan["dropped"] if i < count}) + len(plan["copied"])
-    assert source.duplicates == sent_whole - len(good)
+    assert source.duplicates == sum(Fate.COPIED in fate and not fate & (Fate.LOST | Fate.CUT) for fate in fates) + repeated(folder)
     assert source.pending == 0
-    assert source.seen == len(list(folder.iterdir()))
+    assert source.seen >= len(list(folder.iterdir()))  # a file that was renamed was seen under both names
     shutil.rmtree(folder)
+
+
+def repeated(folder: Path) -> int:
+    """Pictures among the strangers that came before."""
+    pictures = [path.name[5:] for path in folder.glob("*-*.dcm")]
+    return len(pictures) - len(set(pictures))

@@ -284,3 +284,43 @@ def test_dates_and_times(date: str, time: str, seconds: float) -> None:
 def test_dates_that_are_none() -> None:
     assert np.isnan(moment("", ""))
     assert np.isnan(moment("2026", "noon"))
+
+
+def test_the_private_syntax_of_ge_has_big_endian_pixels(made: Made, encode: Encode) -> None:
+    dataset = made.slice(1, 2, "GE")
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    plain = encode(dataset)
+    dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").astype(">u2").tobytes()
+    swapped = encode(dataset).replace(b"1.2.840.10008.1.2\0", b"1.2.840.113619.5.2", 1)
+    swapped = swapped.replace(b"\x02\0\x10\0UI\x12\0", b"\x02\0\x10\0UI\x12\0")  # both names are 18 bytes long
+    (part,), (expected,) = parse_dicom(swapped, "x").parts, parse_dicom(plain, "x").parts
+    assert part.pixels is not None
+    assert expected.pixels is not None
+    np.testing.assert_array_equal(part.pixels, expected.pixels)
+
+
+def test_a_file_on_which_the_walk_stumbles_is_read_by_pydicom(made: Made, encode: Encode) -> None:
+    data = encode(made.slice(1, 2))
+    at = data.index(b"\x10\0\x20\0\x0d\0UI") + 2 if b"\x10\0\x20\0\x0d\0UI" in data else data.index(b"\x18\0\x30\x10LO")
+    length = int.from_bytes(data[at + 6 : at + 8], "little")
+    odd = data[: at + 4] + (length).to_bytes(4, "little") + data[at + 8 :]  # one element in implicit encoding among explicit ones
+    (part,), (expected,) = parse_dicom(odd, "x").parts, parse_dicom(data, "x").parts
+    assert part.pixels is not None
+    assert expected.pixels is not None
+    np.testing.assert_array_equal(part.pixels, expected.pixels)
+    assert part.numbers == expected.numbers
+    assert parse_dicom(odd, "x").series == parse_dicom(data, "x").series
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless])
+def test_compressed_pixels_are_decoded_by_the_plugins_of_pydicom(syntax: str, made: Made, encode: Encode) -> None:
+    pytest.importorskip("openjpeg", reason="pylibjpeg-openjpeg is not installed")
+    made.pixels = np.tile(made.pixels, (1, 1, 8, 8))  # the codec wants pictures of some size
+    for dataset in (made.slice(0, 1), made.enhanced([0])):
+        dataset.Rows, dataset.Columns = made.pixels.shape[2:]
+        plain = parse_dicom(encode(dataset), "x")
+        dataset.compress(syntax, generate_instance_uid=False)
+        (part,), (expected,) = parse_dicom(encode(dataset), "x").parts, plain.parts
+        assert part.pixels is not None
+        assert expected.pixels is not None
+        np.testing.assert_array_equal(part.pixels, expected.pixels)

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from rtevo.errors import DataError
-from rtevo.ingest import FolderSource, Volume, replay, survey
+from rtevo.ingest import FolderSource, Replay, Volume, replay, survey
 from rtevo.records import Grid, VolumeFlag
 from rtevo.simulate.dicom import MosaicWriter
+from rtevo.simulate.faults import Delivery, Fate
 
 Made = Any  # the class in conftest.py
 Encode = Callable[..., bytes]
+GRID = Grid((8, 6, 5), np.diag([-3.0, 3.0, 3.5, 1.0]))
 
 
 class Watcher:
@@ -114,3 +116,15 @@ def test_what_cannot_be_replayed_is_said_before_anything_is_copied(tmp_path: Pat
     with pytest.raises(DataError, match="expected a repetition time"):
         replay(timeless, tmp_path / "into", never)
     assert not (tmp_path / "into").exists()
+
+
+def test_a_replay_through_a_faulty_delivery(tmp_path: Path) -> None:
+    writer = MosaicWriter(tmp_path / "recording", GRID, 2.0, description="bold")
+    for index in range(6):
+        writer.write(index, np.full(GRID.shape, index, np.float32))
+    with Delivery(tmp_path / "watched", "drop=0.3, reorder=2", seed=1) as delivery:
+        assert Replay(tmp_path / "recording", tmp_path / "watched").run(lambda _: None, delivery.send) == 6
+    volumes = FolderSource(tmp_path / "watched", patience_s=1).finish()
+    lost = [Fate.LOST in fate for fate in delivery.fates.values()]
+    assert any(lost)
+    assert [v.data is None for v in volumes] == lost[: len(volumes)]
