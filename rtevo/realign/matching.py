@@ -21,6 +21,7 @@ Array = NDArray[np.float64]
 Packed = NDArray[np.float32]
 
 CHUNKS = 16  # fixed shares of the rows: sums do not depend on the number of threads
+WORTH_SHARING = 20_000  # voxels; below, waking another thread takes longer than it saves
 SIGMA_PER_MEDIAN = 1.4826  # of the absolute values of a Gaussian
 LEARNING_STEPS = 4
 ANNEAL = 4.0  # gains are learned first from residuals up to this many times what counts in the end, then half of it, ...
@@ -133,7 +134,10 @@ class Matcher:
                 expected, level.steepest, level.weight, residual, self._lines[worker], self._sums,
             )  # fmt: skip
 
-        self.team.run(work, CHUNKS)
+        if len(level.weight) < WORTH_SHARING:
+            work(0, 0, CHUNKS)
+        else:
+            self.team.run(work, CHUNKS)
         return self._sums
 
     def _spread(self, level: Level) -> float:
