@@ -92,6 +92,7 @@ def _series_json(info: SeriesInfo, run: bool) -> dict[str, Any]:
         "announced_volumes": info.announced,
         "missing": list(info.missing),
         "tr_s": info.tr_s,
+        "slice_times_s": None if info.slice_times_s is None else list(info.slice_times_s),
         "shape": list(info.grid.shape),
         "voxel_size_mm": [round(float(size), 6) for size in info.grid.voxel_size_mm],
         "affine": info.grid.affine.tolist(),

@@ -26,6 +26,9 @@ SAME_PLACE_MM = 0.1  # slices nearer to each other than this are at the same pla
 MOVED_MM = 0.1  # a volume whose slices lie further from the first volume's than this has moved
 MAX_MOVED_MM = 20.0  # prospective motion correction moves the slices by less
 HALF_A_DAY_S = 43200.0
+SETTLED_VOLUMES = 8  # from the run's start, of which the second half shows the steady state
+BRIGHTER = 0.08  # of the mean signal: what a volume before the steady state has more
+HALF_TR = 0.05  # of the repetition time: how far two volumes may be from half of it to be two volumes of one repetition
 CLOCK_JUMP_TR = 0.5  # of the repetition time: acquisition times off by more are named
 
 
@@ -52,6 +55,8 @@ class Volume:
         MISSING: a gap. LATE: came after its gap had been declared.
     files : tuple of str
         The files that hold it, in slice order; of a gap, those that did come.
+    slice_times_s : ndarray, float64 (Z,) or None
+        When each slice was acquired, from the volume's start, seconds; None where the header does not say.
     """
 
     index: int
@@ -62,6 +67,7 @@ class Volume:
     closed_ns: int
     flags: VolumeFlag
     files: tuple[str, ...]
+    slice_times_s: NDArray[np.float64] | None = None
 
 
 class Outcome:
@@ -123,6 +129,17 @@ class _Layout:
             stored, slopes, intercepts = stored[self.order], slopes[self.order], intercepts[self.order]
         return stack(stored, slopes, intercepts)
 
+    def slice_times_s(self, series: SeriesHeader) -> NDArray[np.float64] | None:
+        """When each slice was acquired, None where the headers do not say."""
+        if series.kind != "slices":
+            times = self.parts[0].slice_times_s
+            return None if times is None else times[self.order]
+        if series.vendor != "Siemens":  # others write the volume's time, or the series', into all its slices
+            return None
+        moments = np.array([part.acquired_s for part in self.parts])
+        times = (moments - moments.min())[self.order]
+        return times.round(6) if np.isfinite(times).all() and 0 < times.max() < (series.tr_s or 0.0) else None
+
 
 class Assembler:
     """Volumes of one stream (one component and echo of a series).
@@ -157,6 +174,8 @@ class Assembler:
         self._origin_s = math.nan
         self._previous: tuple[int, float] = (-1, math.nan)
         self._named: set[str] = set()
+        self._means: dict[int, float] = {}
+        self._halves = 0  # intervals of half a repetition time in a row
 
     @property
     def held(self) -> int:
@@ -295,7 +314,9 @@ class Assembler:
             for f in self._fields:
                 self._taken[f].add((numbers[f], piece.place))
             return True
-        self.problems.append(f"{piece.name}: its headers do not tell it from a volume that came before ({numbers}); left out")
+        again = piece.part is not None and self.series.tr_s and piece.part.acquired_s - self._previous[1] > self.series.tr_s / 2
+        hint = " (it was acquired later: was the run started again under the same series?)" if again else ""
+        self.problems.append(f"{piece.name}: its headers do not tell it from a volume that came before ({numbers}){hint}; left out")
         return False
 
     def _agrees(self, chosen: str) -> bool:
@@ -383,7 +404,32 @@ class Assembler:
         closed_ns = max(piece.closed_ns for piece in pieces)
         for piece in pieces:
             piece.file = piece.part = None
-        return Volume(index, layout.data(), self.grid, self.series.tr_s, acquired_s, closed_ns, flags, names)
+        data = layout.data()
+        self._watch_signal(index, data)
+        return Volume(index, data, self.grid, self.series.tr_s, acquired_s, closed_ns, flags, names, layout.slice_times_s(self.series))
+
+    def _watch_signal(self, index: int, data: NDArray[np.float32] | None) -> None:
+        """Name the run's first volumes where they are brighter than those after: magnetisation is not yet in its steady state."""
+        if data is None or index >= SETTLED_VOLUMES or "steady" in self._named:
+            return
+        self._means[index] = float(data.mean())
+        if len(self._means) < SETTLED_VOLUMES:
+            return
+        self._named.add("steady")
+        means = np.array([self._means[k] for k in range(SETTLED_VOLUMES)])
+        later = means[SETTLED_VOLUMES // 2 :]
+        excess = means / np.median(later) - 1
+        bright = int(np.argmin(np.append(excess > BRIGHTER, False)))
+        if (
+            0 < bright <= SETTLED_VOLUMES // 2
+            and np.ptp(later) / np.median(later) < BRIGHTER / 2
+            and (np.diff(means[: bright + 1]) < 0).all()
+        ):
+            which = "volume 0" if bright == 1 else f"volumes 0 to {bright - 1}"
+            self.problems.append(
+                f"{which}: up to {excess[0]:.0%} brighter than the volumes after: magnetisation was not yet in its steady state "
+                "(dummy volumes)"
+            )
 
     def _check_geometry(self, index: int, layout: _Layout) -> None:
         """Hold a volume's grid against the first one's."""
@@ -413,10 +459,24 @@ class Assembler:
         acquired_s = moment_s - self._origin_s
         if acquired_s < -HALF_A_DAY_S:  # midnight, in headers without a date
             acquired_s += 2 * HALF_A_DAY_S
-        if tr_s and abs(acquired_s - index * tr_s) > CLOCK_JUMP_TR * tr_s and "clock" not in self._named:
+        if tr_s and math.isfinite(previous_s):
+            self._watch_clock(index, acquired_s, index - previous_index, moment_s - previous_s, tr_s)
+        return acquired_s
+
+    def _watch_clock(self, index: int, acquired_s: float, volumes: int, interval_s: float, tr_s: float) -> None:
+        """Name a header clock that jumps, and volumes that come twice as often as the header says."""
+        half = abs(interval_s / volumes / tr_s - 0.5) < HALF_TR
+        self._halves = self._halves + 1 if half else 0
+        if self._halves == 3 and "halves" not in self._named:
+            self._named.add("halves")
+            self.problems.append(
+                f"volumes were acquired every {interval_s / volumes:g} s by their headers, half the repetition time of {tr_s:g} s: "
+                "two volumes a repetition"
+            )
+        off_s = (interval_s + HALF_A_DAY_S) % (2 * HALF_A_DAY_S) - HALF_A_DAY_S - volumes * tr_s  # midnight, in headers without a date
+        if not half and abs(off_s) > CLOCK_JUMP_TR * tr_s and "clock" not in self._named:
             self._named.add("clock")
             self.problems.append(
                 f"volume {index}: acquired {acquired_s:.3f} s after the first by its header, expected {index * tr_s:.3f} s at the "
                 f"repetition time of {tr_s:g} s (a clock that was set, or a pause)"
             )
-        return acquired_s

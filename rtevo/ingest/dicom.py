@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from rtevo.errors import DicomError
 from rtevo.ingest.elements import GE_PRIVATE, NATIVE, PIXEL_DATA, Elements, Incomplete, fragments, open_elements, rewritten
 from rtevo.ingest.header import SeriesHeader, series_header
-from rtevo.ingest.parts import Part, enhanced_layout, mosaic_layout, mosaic_slices, slice_layout
+from rtevo.ingest.parts import Part, enhanced_layout, filled_tiles, mosaic_layout, mosaic_slices, mosaic_tiles, slice_layout
 
 __all__ = ["DicomFile", "Part", "TruncatedError", "parse_dicom", "read_dicom"]
 
@@ -256,7 +256,7 @@ def _describe(elements: Elements, shape: tuple[int, int, int], name: str) -> Dic
     else:
         if frames > 1:
             raise DicomError(f"expected functional groups that say where each of {frames} frames lies, found none")
-        slices = mosaic_slices(elements)
+        slices = mosaic_slices(elements) or _count_slices(elements, shape, name)
         series = series_header(elements, "mosaic" if slices else "slices")
         layout = mosaic_layout(elements, slices, (rows, columns)) if slices else slice_layout(elements, series)
         if slices:
@@ -267,6 +267,17 @@ def _describe(elements: Elements, shape: tuple[int, int, int], name: str) -> Dic
         raise DicomError("expected identifiers of the instance (0008,0018) and of the series (0020,000E), found none")
     identity = (elements.text(0x0008002A) + elements.text(0x00080032), elements.integer(0x00200012), elements.integer(0x00200013))
     return DicomFile(name, uid, series, layout.orientation, layout.spacing_mm, layout.parts, identity, (rows, columns))
+
+
+def _count_slices(elements: Elements, shape: tuple[int, int, int], name: str) -> int:
+    """Number of slices of a mosaic whose header does not say it, from its pixels; 0 for what is no mosaic."""
+    tiles = mosaic_tiles(elements, shape[1:])
+    if not tiles:
+        return 0
+    end = elements.table[PIXEL_DATA][2]
+    if end > len(elements.buffer):
+        raise TruncatedError(f"{name}: ends at byte {len(elements.buffer)}, its header says {end}", end, True)
+    return filled_tiles(_decode(elements, shape)[0], tiles)
 
 
 def _with_pixels(header: DicomFile, pixels: NDArray[Any]) -> tuple[Part, ...]:

@@ -18,10 +18,11 @@ from rtevo.ingest.elements import Elements
 from rtevo.ingest.geometry import normal_of
 from rtevo.ingest.header import SeriesHeader, moment
 
-__all__ = ["Layout", "Part", "enhanced_layout", "mosaic_layout", "mosaic_slices", "slice_layout"]
+__all__ = ["Layout", "Part", "enhanced_layout", "filled_tiles", "mosaic_layout", "mosaic_slices", "mosaic_tiles", "slice_layout"]
 
 COMPONENTS = {"MAGNITUDE": "M", "PHASE": "P", "REAL": "R", "IMAGINARY": "I", "M": "M", "P": "P", "R": "R", "I": "I"}
 MAX_SLICES = 1024  # of a mosaic
+LEAST_TILES = 3  # along each side of a mosaic whose header does not say how many slices it has
 SAME_POSITION_MM = 1e-3
 UNIT_TOLERANCE = 0.01  # of the lengths of the direction vectors, and of the cosine between them
 
@@ -52,6 +53,8 @@ class Part:
         Value = stored value x slope + intercept.
     pixels : ndarray, (n, rows, columns) or None
         As stored.
+    slice_times_s : ndarray, float64 (n,) or None
+        When each slice was acquired, from the volume's start, seconds; None where the header does not say.
     """
 
     numbers: dict[str, int]
@@ -65,6 +68,7 @@ class Part:
     slopes: NDArray[np.float64]
     intercepts: NDArray[np.float64]
     pixels: NDArray[Any] | None = None
+    slice_times_s: NDArray[np.float64] | None = None
 
 
 class Layout(NamedTuple):
@@ -79,8 +83,39 @@ class Layout(NamedTuple):
     parts: tuple[Part, ...]
 
 
+def mosaic_tiles(elements: Elements, shape: tuple[int, int]) -> int:
+    """Tiles along each side of a mosaic whose header has no number of slices (XA, exported in the old form); 0 where it is none.
+
+    A picture that claims to be a mosaic is believed only if it is at least three times as large as its acquisition matrix: one
+    slice that the scanner interpolated to twice the matrix may claim it wrongly.
+    """
+    matrix = max(elements.numbers(0x00181310), default=0)
+    if "MOSAIC" not in elements.words(0x00080008) or matrix <= 0:
+        return 0
+    tiles = round(shape[1] / matrix)
+    return tiles if tiles >= LEAST_TILES and tiles**2 <= MAX_SLICES and shape[0] % tiles == shape[1] % tiles == 0 else 0
+
+
+def filled_tiles(picture: NDArray[Any], tiles: int) -> int:
+    """Number of slices in a mosaic, by its last tile that is not blank.
+
+    Raises
+    ------
+    DicomError
+        If so few are filled that there would be fewer tiles.
+    """
+    rows, columns = (side // tiles for side in picture.shape)
+    filled = picture.reshape(tiles, rows, tiles, columns).any(axis=(1, 3)).ravel()
+    slices = int(np.flatnonzero(filled)[-1]) + 1 if filled.any() else 0
+    if slices <= (tiles - 1) ** 2:
+        raise DicomError(
+            f"mosaic without a number of slices: expected more than {(tiles - 1) ** 2} filled tiles of {tiles**2}, found {slices}"
+        )
+    return slices
+
+
 def mosaic_slices(elements: Elements) -> int:
-    """Number of slices in a Siemens mosaic, 0 where a file is none (whatever its image type claims)."""
+    """Number of slices in a Siemens mosaic by its header, 0 where a file is none (whatever its image type claims)."""
     csa = elements.raw(elements.private(0x29, "SIEMENS CSA HEADER", 0x10))
     numbers = csa_numbers(csa, "NumberOfImagesInMosaic")
     found = int(numbers[0]) if numbers else elements.integer(elements.private(0x19, "SIEMENS MR HEADER", 0x0A)) or 0
@@ -122,8 +157,21 @@ def mosaic_layout(elements: Elements, slices: int, shape: tuple[int, int]) -> La
         acquired_s=_acquired(elements),
         slopes=np.full(slices, elements.number(0x00281053) or 1.0),
         intercepts=np.full(slices, elements.number(0x00281052) or 0.0),
+        slice_times_s=_mosaic_times(elements, csa, slices, frames),
     )
     return Layout(orientation, (between_columns, between_rows, spacing), (part,))
+
+
+def _mosaic_times(elements: Elements, csa: bytes, slices: int, frames: NDArray[np.intp]) -> NDArray[np.float64] | None:
+    """Acquisition times of a mosaic's slices, in seconds from the first's."""
+    times_ms = csa_numbers(csa, "MosaicRefAcqTimes") or elements.numbers(elements.private(0x19, "SIEMENS MR HEADER", 0x29))
+    return _from_first(np.array(times_ms)[frames] / 1000) if len(times_ms) == slices else None
+
+
+def _from_first(times_s: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Times from the earliest one; None where they are not known or all the same."""
+    times_s = times_s - times_s.min() if np.isfinite(times_s).all() else np.zeros(1)
+    return times_s.round(6) if times_s.any() else None
 
 
 def _mosaic_spacing(elements: Elements) -> float:
@@ -199,6 +247,7 @@ def enhanced_layout(elements: Elements, frames: int, series: SeriesHeader) -> La
     groups: dict[tuple[str, float, int], list[int]] = {}
     for i, volume in enumerate(_volume_of(read)):
         groups.setdefault((read[i].component, read[i].te_ms, volume), []).append(i)
+    flat = elements.text(0x00180023) != "3D"  # a three-dimensional acquisition has all its slices at once
     several = len({volume for _, _, volume in groups}) > 1
     parts = []
     for (component, te_ms, volume), members in groups.items():
@@ -222,6 +271,7 @@ def enhanced_layout(elements: Elements, frames: int, series: SeriesHeader) -> La
                 acquired_s=min(read[i].acquired_s for i in members),
                 slopes=np.array([read[i].slope for i in members]),
                 intercepts=np.array([read[i].intercept for i in members]),
+                slice_times_s=_from_first(np.array([read[i].acquired_s for i in members])) if flat else None,
             )
         )
     return Layout(orientation, read[0].spacing_mm, tuple(parts))

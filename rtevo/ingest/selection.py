@@ -23,6 +23,9 @@ class StreamKey(NamedTuple):
     te_ms: float
 
 
+OFF_BEAT = 0.1  # of the repetition time: how far a volume in a series of its own may be from a multiple of it
+
+
 @dataclass(eq=False)
 class Stream:
     """What arrived of one component and echo of a series."""
@@ -87,9 +90,12 @@ class Selection:
         self.problems: list[str] = []
         self._patience_s = patience_s
         self._first = first
+        self._bases: dict[str, tuple[SeriesHeader, float]] = {}  # of each series: its header and its first volume's time
+        self._family: dict[str, str] = {}  # series -> the one of which it holds a further volume
 
     def add(self, file: DicomFile, part: Part, closed_ns: int, now_s: float, name: str) -> str:
         """Take one part of a file; returns its :class:`Outcome`. Parts of other streams than the chosen one are only counted."""
+        part = self._place(file, part)
         stream = self._stream(file, part, now_s)
         stream.files.add(name)
         if self.chosen not in (None, stream):
@@ -101,13 +107,13 @@ class Selection:
     def expect(self, file: DicomFile) -> None:
         """Note the volumes of a damaged file, whose header is there."""
         for part in file.parts:
-            stream = self.streams.get(_key(file, part))
+            stream = self.streams.get(self._key(file, part))
             if stream is not None and self.chosen in (None, stream):
                 stream.assembler.expect(part)
 
     def in_run(self, file: DicomFile) -> bool:
         """Whether a file belongs to the chosen stream."""
-        return self.chosen is not None and any(_key(file, part) == self.chosen.key for part in file.parts)
+        return self.chosen is not None and any(self._key(file, part) == self.chosen.key for part in file.parts)
 
     def index_of(self, file: DicomFile) -> int | None:
         """The first volume of the run that a file's headers name."""
@@ -140,13 +146,54 @@ class Selection:
         wanted = "looks functional" if self.pattern is None else f"is '{self.pattern}'"
         return f"no series in it {wanted}; found {found}"
 
+    def _key(self, file: DicomFile, part: Part) -> StreamKey:
+        uid = self._family.get(file.series.uid, file.series.uid)
+        return StreamKey(uid, part.component, round(part.te_ms, 2) or float(part.echo))
+
+    def _place(self, file: DicomFile, part: Part) -> Part:
+        """Find the run of which a series holds a single volume (some XA exports give every volume a series of its own).
+
+        Such a volume is numbered by its acquisition time where no number in its header tells it from the others.
+        """
+        series = file.series
+        if series.vendor != "Siemens" or series.kind == "slices" or not series.tr_s or not math.isfinite(part.acquired_s):
+            return part
+        if series.uid not in self._bases:
+            self._bases[series.uid] = (series, part.acquired_s)
+            family = next((uid for uid in self._bases if uid != series.uid and self._continues(series, part.acquired_s, uid)), None)
+            if family is not None:
+                self._family[series.uid] = family
+        begin_s = self._bases[self._family.get(series.uid, series.uid)][1]
+        if series.uid not in self._family and part.acquired_s != begin_s:
+            return part
+        return replace(part, numbers={**part.numbers, "moment": round((part.acquired_s - begin_s) / series.tr_s) + 1})
+
+    def _continues(self, series: SeriesHeader, acquired_s: float, uid: str) -> bool:
+        """Whether a series holds a further volume of the run that began as another one.
+
+        Both have the same name and protocol, the first holds one file, and as many series lie between them as repetition times, or more.
+        """
+        begun, begin_s = self._bases[uid]
+        if uid in self._family or series.number is None or begun.number is None or not series.tr_s:
+            return False
+        if replace(series, uid=begun.uid, number=begun.number) != begun:
+            return False
+        if sum(len(stream.files) for stream in self.streams.values() if stream.key.uid == uid) != 1 + self._members(uid):
+            return False
+        steps = (acquired_s - begin_s) / series.tr_s
+        number = series.number - begun.number
+        return abs(steps - round(steps)) < OFF_BEAT and 1 <= abs(round(steps)) <= abs(number) and (steps > 0) == (number > 0)
+
+    def _members(self, uid: str) -> int:
+        return sum(family == uid for family in self._family.values())
+
     def _why_not(self, stream: Stream) -> str:
         if self.pattern is None and stream.likeness == Likeness.POSSIBLE and stream.assembler.volumes < 2:
             return f"{stream.why}, and one volume only"
         return stream.why if self.pattern is None else "another name"
 
     def _stream(self, file: DicomFile, part: Part, now_s: float) -> Stream:
-        key = _key(file, part)
+        key = self._key(file, part)
         stream = self.streams.get(key)
         if stream is None:
             likeness, why = file.series.likeness(part.component, part.echo)
@@ -176,11 +223,14 @@ class Selection:
         """Say that another stream could have been the run."""
         if self.chosen is None or self._rank(other) > 0 or other.key.uid == self.chosen.key.uid:
             return
+        names = (self.chosen.series.description, self.chosen.series.protocol)
+        if (other.series.description, other.series.protocol) == names and _number(other.series) > _number(self.chosen.series):
+            self.problems.append(
+                f"{other.label} has the name of the run, {self.chosen.label}, of which {self.chosen.assembler.volumes} volumes came: was "
+                "it started again? The run stays as it was (name the series to choose another)"
+            )
+            return
         self.problems.append(f"{other.label} could be the run too; the run is {self.chosen.label} (name the series to choose another)")
-
-
-def _key(file: DicomFile, part: Part) -> StreamKey:
-    return StreamKey(file.series.uid, part.component, round(part.te_ms, 2) or float(part.echo))
 
 
 def _number(series: SeriesHeader) -> float:

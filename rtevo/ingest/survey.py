@@ -51,6 +51,8 @@ class SeriesInfo:
         Why it does or does not.
     problems : tuple of str
         What is wrong with it.
+    slice_times_s : tuple of float or None
+        When each slice of a volume was acquired, from the volume's start, seconds; None where the header does not say.
     """
 
     grid: Grid
@@ -70,6 +72,7 @@ class SeriesInfo:
     likely: bool
     why: str
     problems: tuple[str, ...]
+    slice_times_s: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +191,7 @@ def _info(stream: Stream, volumes: list[Volume]) -> SeriesInfo:
         likely=int(stream.likeness) == 0,
         why=stream.why,
         problems=tuple(stream.assembler.problems),
+        slice_times_s=next((tuple(v.slice_times_s.tolist()) for v in volumes if v.slice_times_s is not None), None),
     )
 
 

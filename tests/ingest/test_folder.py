@@ -7,14 +7,16 @@ import os
 import re
 import time
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
 from rtevo.errors import DataError
-from rtevo.ingest import FolderSource, Volume, describe
+from rtevo.ingest import FolderSource, TruncatedError, Volume, describe, read_dicom
 from rtevo.records import Grid, VolumeFlag
 from rtevo.simulate.dicom import MosaicWriter
 
@@ -164,7 +166,7 @@ def test_another_picture_for_a_volume_that_came_is_named(scanner: Scanner, sourc
     assert source.poll() == []
     assert source.duplicates == 0
     assert source.problems == [
-        "changed.dcm: its headers do not tell it from a volume that came before ({'instance': 1, 'acquisition': 1}); left out"
+        "changed.dcm: its headers do not tell it from a volume that came before ({'instance': 1, 'acquisition': 1, 'moment': 1}); left out"
     ]
 
 
@@ -494,3 +496,149 @@ def test_describe_gives_gaps(scanner: Scanner) -> None:
     assert (info.n_volumes, info.missing, info.files, info.tr_s) == (5, (0, 3), 3, TR_S)
     assert info.problems == ("volume 0: never came", "volume 3: never came")
     assert info.grid.shape == GRID.shape
+
+
+def test_a_series_that_is_started_again_is_named(tmp_path: Path, clock: FakeClock) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    Scanner(tmp_path / "1", "bold", 3).send(0, 1)
+    assert len(source.poll()) == 2
+    Scanner(tmp_path / "2", "bold", 4).send(0)
+    assert source.poll() == []
+    assert source.problems == [
+        "series 4 'bold' has the name of the run, series 3 'bold', of which 2 volumes came: was it started again? The run stays as it was "
+        "(name the series to choose another)"
+    ]
+
+
+def test_numbers_that_begin_again_within_a_series_are_named(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    for volume in range(3):
+        (tmp_path / f"{volume}").write_bytes(encode(made.enhanced([volume], instance=volume + 1)))
+    assert len(source.poll()) == 3
+    dataset = made.enhanced([0], instance=1)
+    dataset.SOPInstanceUID = f"{dataset.SOPInstanceUID[:50]}.1"
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        groups.FrameContentSequence[0].FrameAcquisitionDateTime = "20260102101700.0"
+    (tmp_path / "again").write_bytes(encode(dataset))
+    assert source.poll() == []
+    assert "was the run started again under the same series?" in source.problems[0]
+
+
+def test_two_volumes_in_a_repetition_are_named(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    for volume in range(4):
+        for index in range(5):
+            dataset = made.slice(volume, index)
+            dataset.RepetitionTime = 2 * TR_S * 1000
+            (tmp_path / f"{volume}-{index}").write_bytes(encode(dataset))
+    assert [v.acquired_s for v in source.poll()] == [0, 2, 4, 6]
+    assert source.problems == [
+        "volumes were acquired every 2 s by their headers, half the repetition time of 4 s: two volumes a repetition"
+    ]
+
+
+@pytest.mark.parametrize(("signal", "named"), [((1.6, 1.2), "volumes 0 to 1: up to 60%"), ((1.3,), "volume 0: up to 30%"), ((1.02,), "")])
+def test_volumes_before_the_steady_state_are_named(signal: tuple[float, ...], named: str, tmp_path: Path, clock: FakeClock) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    writer = MosaicWriter(tmp_path, GRID, TR_S)
+    for index in range(8):
+        writer.write(index, np.full(GRID.shape, 1000 * (signal[index] if index < len(signal) else 1), np.float32))
+    assert len(source.poll()) == 8
+    assert [problem[: len(named)] for problem in source.problems] == ([named] if named else [])
+
+
+@pytest.mark.parametrize("fields", ["numbered", "all alike"])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 1, 3)])
+def test_a_series_for_every_volume(
+    fields: str, order: tuple[int, ...], tmp_path: Path, clock: FakeClock, made: Made, encode: Encode
+) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    got = []
+    for volume in order:
+        dataset = made.enhanced([volume], instance=volume + 1 if fields == "numbered" else 1)
+        dataset.SOPInstanceUID = f"{dataset.SOPInstanceUID[:50]}.{volume}"
+        dataset.SeriesInstanceUID = f"{dataset.SeriesInstanceUID[:50]}.{volume}"
+        dataset.SeriesNumber = 12 + 2 * volume
+        for groups in dataset.PerFrameFunctionalGroupsSequence:
+            groups.FrameContentSequence[0].TemporalPositionIndex = 1
+        (tmp_path / f"{volume}").write_bytes(encode(dataset))
+        got += source.poll()
+    assert [v.index for v in got] == [0, 1, 2, 3]
+    assert [v.acquired_s for v in got] == [0, 2, 4, 6]
+    for volume in got:
+        np.testing.assert_array_equal(volume.data, made.data(volume.index))
+    assert source.problems == []
+
+
+def test_a_second_run_of_the_same_name_is_not_taken_for_more_volumes_of_the_first(
+    tmp_path: Path, clock: FakeClock, made: Made, encode: Encode
+) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    for run, volumes in enumerate(([0, 1], [3])):
+        for volume in volumes:
+            dataset = made.enhanced([volume], instance=volume + 1)
+            dataset.SeriesInstanceUID = f"{dataset.SeriesInstanceUID[:50]}.{run}"
+            dataset.SeriesNumber = 5 + 3 * run
+            (tmp_path / f"{run}-{volume}").write_bytes(encode(dataset))
+    assert [v.index for v in source.poll()] == [0, 1]
+    assert "was it started again?" in source.problems[0]
+
+
+def remove(dataset: Any, *names: str) -> None:
+    """Take elements out of a data set and everything in it."""
+    for element in list(dataset):
+        if element.keyword in names:
+            del dataset[element.tag]
+        elif element.VR == "SQ":
+            for item in element.value:
+                remove(item, *names)
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        ["RepetitionTime"],
+        ["SpacingBetweenSlices", "SliceThickness"],
+        ["MREchoSequence"],
+        ["MRImageFrameTypeSequence"],
+        ["FrameAcquisitionDateTime"],
+        ["TemporalPositionIndex", "InStackPositionNumber", "StackID", "DimensionIndexValues"],
+        ["SeriesNumber"],
+        ["ProtocolName"],
+        ["AcquisitionNumber"],
+        ["FrameContentSequence"],
+        ["AcquisitionNumber", "InstanceNumber", "SeriesDescription"],
+    ],
+)
+def test_enhanced_files_whose_header_lacks_fields(missing: list[str], tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    for volume in range(4):
+        dataset = made.enhanced([volume], instance=volume + 1)
+        remove(dataset, *missing)
+        (tmp_path / f"{volume}").write_bytes(encode(dataset))
+    got = source.poll()
+    clock.advance(PATIENCE_S)
+    got += source.finish()
+    assert [v.index for v in got] == [0, 1, 2, 3]
+    for volume in got:
+        np.testing.assert_array_equal(volume.data, made.data(volume.index))
+    assert source.problems == []
+
+
+def test_mosaics_without_private_headers(tmp_path: Path, clock: FakeClock) -> None:
+    grid = Grid((8, 6, 7), GRID.affine)
+    writer = MosaicWriter(tmp_path, grid, TR_S)
+    rng = np.random.default_rng(0)
+    volumes = [rng.integers(1, 4096, grid.shape).astype(np.float32) for _ in range(3)]
+    for index, volume in enumerate(volumes):
+        dataset = pydicom.dcmread(BytesIO(writer.encode(index, volume)))
+        dataset.remove_private_tags()
+        dataset.save_as(tmp_path / f"{index}.dcm")
+    got = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock).poll()
+    for volume, expected in zip(got, volumes, strict=True):
+        np.testing.assert_array_equal(volume.data, expected)
+        np.testing.assert_allclose(volume.grid.affine, grid.affine, atol=ROUNDING_MM)
+    contents = (tmp_path / "2.dcm").read_bytes()
+    (tmp_path / "cut.dcm").write_bytes(contents[:-1])
+    with pytest.raises(TruncatedError):
+        read_dicom(tmp_path / "cut.dcm")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from rtevo.simulate.dicom import MosaicWriter
 
 FLOAT32_AFFINE_MM = 1e-3  # dcm2niix computes affines in float32: 7 digits of positions up to a metre
 SCALED_FLOAT32 = 2e-6  # of the value: dcm2niix keeps slopes in float32, and rescaling rounds once more
+
+SLICE_TIME_S = 3e-3  # XA headers round each slice's time to the sequence's clock, differently in every volume
 
 ARCHIVES = {
     "siemens-mosaic": ("Siemens", "mosaic", 1.5, 10),
@@ -130,3 +135,19 @@ def test_mosaics_of_either_direction_and_numbering(
     volumes = read_all(FolderSource(tmp_path, patience_s=1.0))
     np.testing.assert_array_equal(np.stack([volume.data for volume in volumes], axis=-1), expected.get_fdata())
     np.testing.assert_allclose(volumes[0].grid.affine, expected.affine, atol=FLOAT32_AFFINE_MM)
+
+
+@pytest.mark.parametrize("name", ["siemens-mosaic", "siemens-xa30-enhanced", "philips-slices"])
+def test_slice_times_are_those_of_dcm2niix(name: str, scanner_data: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = scanner_data(name)
+    command = [sys.executable, "-m", "dcm2niix", "-b", "o", "-f", "out", "-o", str(tmp_path), str(folder / "dicom")]
+    subprocess.run(command, capture_output=True, check=True)
+    expected = json.loads((tmp_path / "out.json").read_text()).get("SliceTiming")
+    volumes = read_all(FolderSource(folder, patience_s=1.0))
+    for volume in volumes:
+        if expected is None:
+            assert volume.slice_times_s is None
+        else:
+            np.testing.assert_allclose(volume.slice_times_s, expected, atol=SLICE_TIME_S)
+    found = describe(folder).slice_times_s
+    assert found is None if expected is None else found == tuple(volumes[0].slice_times_s)
