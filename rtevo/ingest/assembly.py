@@ -122,6 +122,12 @@ class _Layout:
         pictures = [part.pixels for part in self.parts if part.pixels is not None]
         if not pictures:
             return None
+        if self.parts[0].grid is not None:
+            slope = np.float32(self.parts[0].slopes[0])
+            data: NDArray[np.float32] = np.multiply(pictures[0], slope, dtype=np.float32, order="C", casting="unsafe")
+            if self.parts[0].intercepts[0]:
+                data += np.float32(self.parts[0].intercepts[0])
+            return data
         stored = pictures[0] if len(pictures) == 1 else np.concatenate(pictures)
         slopes = np.concatenate([part.slopes for part in self.parts])
         intercepts = np.concatenate([part.intercepts for part in self.parts])
@@ -133,7 +139,7 @@ class _Layout:
         """When each slice was acquired, None where the headers do not say."""
         if series.kind != "slices":
             times = self.parts[0].slice_times_s
-            return None if times is None else times[self.order]
+            return times if times is None or self.parts[0].grid is not None else times[self.order]
         if series.vendor != "Siemens":  # others write the volume's time, or the series', into all its slices
             return None
         moments = np.array([part.acquired_s for part in self.parts])
@@ -380,6 +386,8 @@ class Assembler:
         files = [piece.file for piece in pieces if piece.file]
         parts = [piece.part for piece in pieces if piece.part]
         positions = np.concatenate([part.positions for part in parts])
+        if parts[0].grid is not None:
+            return _Layout(parts, parts[0].grid, np.arange(1), positions)
         order = np.arange(len(positions)) if parts[0].ordered else slice_order(positions, files[0].orientation)
         if any(file.picture != files[0].picture for file in files):
             raise GeometryError(f"expected slices of {files[0].picture} pixels, found {sorted({file.picture for file in files})}")

@@ -16,6 +16,7 @@ from pathlib import Path
 from rtevo.errors import DicomError
 from rtevo.ingest.assembly import Outcome, Volume
 from rtevo.ingest.dicom import DicomFile, TruncatedError, read_dicom
+from rtevo.ingest.nifti import is_nifti, read_nifti
 from rtevo.ingest.selection import Selection, Stream
 
 __all__ = ["FolderSource"]
@@ -54,7 +55,7 @@ class _Waiting:
 
 
 class FolderSource:
-    """Volumes of one run from a folder into which a scanner exports its DICOM files.
+    """Volumes of one run from a folder into which a scanner exports its DICOM files, or a script writes NIfTI files.
 
     A file counts when it is whole: when it is as long as its header says, not after a wait. Copies of a file that came before (by
     SOP instance UID, or by times, numbers and pixels) are dropped and counted. Volumes are numbered by their headers. Names that begin
@@ -115,6 +116,8 @@ class FolderSource:
         self._waiting: dict[str, _Waiting] = {}  # not whole
         self._given_up: dict[str, _Waiting] = {}  # named as of no use, and looked at from time to time
         self._next_slow_s = 0.0
+        self._volumes: dict[str, int] = {}  # taken from each NIfTI file so far
+        self._open: dict[str, int] = {}  # size of the NIfTI files to which volumes may be added
         self._settled: set[str] = set()
         self._uids: dict[str, list[str]] = {}  # the files that hold an instance, copies included
         self._copies: list[tuple[str, DicomFile]] = []
@@ -160,6 +163,7 @@ class FolderSource:
             budget -= self._look(self._queue.popleft(), now_s)
         for path in list(self._waiting):
             self._look_again(path, now_s)
+        self._look_for_more(now_s)
         if self._given_up and now_s >= self._next_slow_s:
             begin = time.perf_counter()
             for path in list(self._given_up):
@@ -176,6 +180,7 @@ class FolderSource:
         volumes = []
         self._relist()
         self._list_folders(now_s)
+        self._look_for_more(now_s)
         while self._queue:
             budget = BATCH_BYTES
             while self._queue and budget > 0:
@@ -287,6 +292,9 @@ class FolderSource:
         try:
             status = os.stat(path)
             size, modified_ns = status.st_size, status.st_mtime_ns
+            if is_nifti(path):
+                self._take_nifti(path, size, now_s)
+                return max(size, 0)
             file = read_dicom(path, pixels=self._pixels)
             closed_ns = self._closed_ns(os.stat(path).st_mtime_ns)
         except FileNotFoundError:
@@ -300,12 +308,46 @@ class FolderSource:
         except OSError as error:  # locked by its writer, or the share is away
             self._wait(path, _Waiting(f"{path}: cannot be read ({error.strerror})", 0, size, modified_ns, now_s))
         else:
-            if self._given_up.pop(path, None):
-                self.problems.append(f"{self._short(path)}: is whole now")
-            self._waiting.pop(path, None)
-            self._settled.add(path)
+            self._settle_file(path)
             self._take(path, file, closed_ns, now_s)
         return max(size, 0)
+
+    def _settle_file(self, path: str) -> None:
+        if self._given_up.pop(path, None):
+            self.problems.append(f"{self._short(path)}: is whole now")
+        self._waiting.pop(path, None)
+        self._settled.add(path)
+
+    def _take_nifti(self, path: str, size: int, now_s: float) -> None:
+        """Take the volumes that a NIfTI file has more than at the last look."""
+        before = self._volumes.get(path, 0)
+        found = read_nifti(path, pixels=self._pixels, skip=before, most_bytes=BATCH_BYTES)
+        closed_ns = self._closed_ns(os.stat(path).st_mtime_ns)
+        self._volumes[path] = found.there
+        if found.file.parts:
+            self._take(path, found.file, closed_ns, now_s)
+        compressed = path.lower().endswith(".gz")
+        if found.there < found.announced and (compressed or found.needed <= size):  # too much for one look
+            self._waiting.pop(path, None)
+            self._queue.append(path)
+        elif found.there < found.announced:
+            reason = f"{path}: ends at byte {size}, after {found.there} of {found.announced} volumes"
+            raise TruncatedError(reason, found.needed, True)
+        else:
+            self._settle_file(path)
+            if not compressed:
+                self._open[path] = size
+
+    def _look_for_more(self, now_s: float) -> None:
+        """See whether volumes were added to NIfTI files that were whole."""
+        for path, size in list(self._open.items()):
+            try:
+                grown = os.stat(path).st_size > size
+            except OSError:
+                del self._open[path]
+            else:
+                if grown:
+                    self._look(path, now_s)
 
     def _forget(self, path: str) -> None:
         """A file went away before it was taken: under another name it is another file."""

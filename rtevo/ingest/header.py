@@ -41,7 +41,7 @@ class SeriesHeader:
     vendor, model : str
         ``"Siemens"``, ``"Philips"``, ``"GE"``, or the manufacturer as written; model name.
     kind : str
-        ``"mosaic"``, ``"slices"`` (one file each) or ``"enhanced"`` (multi-frame).
+        ``"mosaic"``, ``"slices"`` (one file each), ``"enhanced"`` (multi-frame), ``"nifti"``, or ``"pushed"`` by a script.
     image_type : tuple of str
         (0008,0008).
     sequence : str
@@ -110,7 +110,8 @@ class SeriesHeader:
         possible = (
             (not self.echo_planar, "not echo-planar"),
             (self.spin_echo, "spin echo"),
-            (self.tr_s is None or not SHORTEST_TR_S <= self.tr_s <= LONGEST_TR_S, "repetition time"),
+            (self.kind != "nifti" and self.tr_s is None, "no repetition time"),
+            (self.tr_s is not None and not SHORTEST_TR_S <= self.tr_s <= LONGEST_TR_S, "repetition time"),
             (echo > 1, f"echo {echo}"),
             (self.volumes == 1, "one volume announced"),
             (bool(types & {"MOCO", "SUBTRACTION"}) or "moco" in description, "processed by the scanner"),

@@ -17,6 +17,7 @@ from rtevo.ingest.csa import csa_numbers, protocol_number
 from rtevo.ingest.elements import Elements
 from rtevo.ingest.geometry import normal_of
 from rtevo.ingest.header import SeriesHeader, moment
+from rtevo.records import Grid
 
 __all__ = ["Layout", "Part", "enhanced_layout", "filled_tiles", "mosaic_layout", "mosaic_slices", "mosaic_tiles", "slice_layout"]
 
@@ -55,6 +56,9 @@ class Part:
         As stored.
     slice_times_s : ndarray, float64 (n,) or None
         When each slice was acquired, from the volume's start, seconds; None where the header does not say.
+    grid : Grid, optional
+        Of a part that is a whole volume already: `pixels` are (X, Y, Z) on it, with one slope and intercept for all, and `positions`
+        are its corners.
     """
 
     numbers: dict[str, int]
@@ -69,6 +73,7 @@ class Part:
     intercepts: NDArray[np.float64]
     pixels: NDArray[Any] | None = None
     slice_times_s: NDArray[np.float64] | None = None
+    grid: Grid | None = None
 
 
 class Layout(NamedTuple):

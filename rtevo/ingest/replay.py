@@ -107,8 +107,10 @@ def _deliveries(found: Survey) -> list[list[str]]:
     assert found.run is not None
     last = max((index for _, index in found.extra_files if index is not None), default=-1)
     deliveries: list[list[str]] = [[] for _ in range(max(found.run.n_volumes, last + 1))]
+    sent: set[str] = set()  # a file that holds several volumes goes with the first of them
     for volume in found.volumes:
-        deliveries[volume.index] += volume.files
+        deliveries[volume.index] += [name for name in volume.files if name not in sent]
+        sent.update(volume.files)
     owner = sorted((name, volume.index) for volume in found.volumes for name in volume.files)
     for name, index in found.extra_files:
         before = bisect.bisect(owner, (name, -1)) - 1
