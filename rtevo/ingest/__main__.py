@@ -1,6 +1,7 @@
 """Command line: what is in a folder of scanner files, and the run in it as NIfTI.
 
-``python -m rtevo.ingest DIR [--series PATTERN] [--out RUN.nii.gz] [--json]``
+``python -m rtevo.ingest DIR [--series PATTERN] [--out RUN.nii.gz] [--json]``; with ``--listen PORT`` it first receives the files
+over the DICOM network (C-STORE) into DIR, until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import json
 import math
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rtevo.errors import DataError
+from rtevo.errors import ConfigError, DataError
 from rtevo.ingest.folder import FolderSource
 from rtevo.ingest.survey import SeriesInfo, Survey, survey
 from rtevo.records import VolumeFlag
 
 __all__ = ["main"]
 
+PATIENCE_S = 5.0  # for a missing volume while receiving
+POLL_S = 0.02
 MANY = 8  # gaps are listed up to this many
 
 
@@ -42,12 +46,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 where the folder holds no series that a run could use.
     """
     parser = argparse.ArgumentParser(prog="python -m rtevo.ingest", description="Say what is in a folder of scanner files.")
-    parser.add_argument("folder", metavar="DIR", type=Path, help="folder of DICOM files; folders in it are looked into")
+    parser.add_argument("folder", metavar="DIR", type=Path, nargs="?", help="folder of DICOM or NIfTI files; folders in it are looked into")
     parser.add_argument("--series", metavar="PATTERN", help="number, UID, or (part of) description or protocol name of the run's series")
     parser.add_argument("--out", metavar="RUN.nii.gz", type=Path, help="convert the run to this NIfTI file")
     parser.add_argument("--json", action="store_true", help="write JSON instead of a table")
+    network = parser.add_argument_group("receive over the DICOM network")
+    network.add_argument("--listen", metavar="PORT", type=int, help="receive into DIR (default: received) until Ctrl-C, then list it")
+    network.add_argument("--ae-title", metavar="TITLE", default="RTEVO", help="name that senders must call (default: RTEVO)")
+    network.add_argument(
+        "--peer", metavar="TITLE[@ADDRESS]", action="append", default=[], help="who may send (may be repeated; default: everyone)"
+    )
+    network.add_argument("--volumes", metavar="N", type=int, help="stop after so many volumes")
     options = parser.parse_args(arguments)
+    if options.folder is None:
+        if options.listen is None:
+            parser.error("expected DIR, or --listen PORT")
+        options.folder = Path("received")
     try:
+        if options.listen is not None:
+            listen(options.folder, options.listen, options.ae_title, options.peer, options.series, options.volumes)
         found = survey(options.folder, options.series)
         if options.json:
             json.dump(as_json(found, options.folder), sys.stdout, indent=2)
@@ -58,10 +75,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise DataError(found.reason)
         if options.out is not None:
             convert(options.folder, options.out, found.run)
-    except DataError as error:
+    except (ConfigError, DataError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
+
+
+def listen(folder: Path, port: int, ae_title: str, peers: Sequence[str], series: str | None, volumes: int | None) -> None:
+    """Receive over the DICOM network and say what comes, until Ctrl-C or so many volumes.
+
+    Parameters
+    ----------
+    folder : path
+        Where the files go.
+    port, ae_title, peers
+        As for :class:`rtevo.ingest.receiver.DicomReceiver`.
+    series : str or None
+        Which series is the run.
+    volumes : int or None
+        After how many volumes to stop.
+    """
+    from rtevo.ingest.receiver import DicomReceiver
+
+    came = told = 0
+    receiver = DicomReceiver(folder, port, ae_title=ae_title, peers=peers, series=series, patience_s=PATIENCE_S, pixels=False)
+    with receiver:
+        sys.stdout.write(f"listening on port {receiver.port} as {ae_title}; files go to {folder}; stop with Ctrl-C\n")
+        sys.stdout.flush()
+        try:
+            while volumes is None or came < volumes:
+                arrived = receiver.poll()
+                for volume in arrived:
+                    what = "missing" if VolumeFlag.MISSING in volume.flags else f"{len(volume.files)} file(s)"
+                    sys.stdout.write(f"volume {volume.index}: {what}\n")
+                for problem in receiver.problems[told:]:
+                    sys.stdout.write(f"problem: {problem}\n")
+                came, told = came + len(arrived), len(receiver.problems)
+                sys.stdout.flush()
+                time.sleep(POLL_S)
+        except KeyboardInterrupt:
+            sys.stdout.write("\n")
 
 
 def as_json(found: Survey, folder: Path) -> dict[str, Any]:

@@ -1,0 +1,254 @@
+"""A DICOM node to which a scanner or an archive sends its pictures (C-STORE), in place of a folder.
+
+What is received lies as a file in a folder, as it was sent, before the sender gets its answer, and from there goes the way of all
+files: nothing that was acknowledged is lost, and a session can be replayed from it. Needs pynetdicom: ``pip install rtevo[dicom-net]``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rtevo.errors import ConfigError, DataError
+from rtevo.ingest.assembly import Volume
+from rtevo.ingest.folder import FolderSource
+
+__all__ = ["DicomReceiver", "Peer"]
+
+SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700  # DICOM PS3.4, table B.2-1
+REJECTED, SERVICE_USER, UNKNOWN_CALLER = 0x01, 0x01, 0x03  # DICOM PS3.8, table 9-21
+LARGEST_PDU = 1 << 20  # bytes; the default of 16 KiB takes twice as long
+STORED = (  # SOP classes that are taken: DICOM PS3.4, annex B.5
+    "1.2.840.10008.5.1.4.1.1.4",  # MR
+    "1.2.840.10008.5.1.4.1.1.4.1",  # enhanced MR
+    "1.2.840.10008.5.1.4.1.1.4.3",  # enhanced MR, colour
+    "1.2.840.10008.5.1.4.1.1.4.4",  # MR that was converted to enhanced
+    "1.2.840.10008.5.1.4.1.1.4.2",  # these come with a study: spectra,
+    "1.2.840.10008.5.1.4.1.1.7",  # screen shots,
+    "1.2.840.10008.5.1.4.1.1.66",  # raw data,
+    "1.3.12.2.1107.5.9.1",  # and Siemens' non-images
+)
+VERIFICATION = "1.2.840.10008.1.1"  # C-ECHO: consoles test a node by it
+
+
+class Peer:
+    """A sender that is allowed: its AE title, its address, or both.
+
+    Parameters
+    ----------
+    text : str
+        ``"TITLE"``, ``"TITLE@ADDRESS"`` or ``"@ADDRESS"``.
+
+    Raises
+    ------
+    ConfigError
+        If the text is none of these.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.title, _, self.address = text.strip().partition("@")
+        if not (self.title or self.address) or len(self.title) > 16 or "\\" in self.title:
+            raise ConfigError(f"peer: expected TITLE (at most 16 characters), TITLE@ADDRESS or @ADDRESS, got {text!r}")
+
+    def allows(self, title: str, address: str) -> bool:
+        """Whether this is the sender."""
+        return self.title in ("", title) and self.address in ("", address)
+
+
+class DicomReceiver:
+    """Volumes of one run from pictures that are sent over the network; a context manager.
+
+    Parameters
+    ----------
+    folder : path
+        Where the files go; made if it is not there.
+    port : int
+        TCP port to listen on; 0 takes a free one (see :attr:`port`).
+    address : str
+        Network interface to listen on; empty: all.
+    ae_title : str
+        Name of this node, which senders must call.
+    peers : sequence of str
+        Who may send (see :class:`Peer`); empty: everyone who calls by the right name.
+    **options
+        Of :class:`FolderSource`: `series`, `patience_s`, `stall_s`, ...
+
+    Attributes
+    ----------
+    port : int
+        Where it listens.
+    source : FolderSource
+        Takes the files up.
+
+    Raises
+    ------
+    DataError
+        If pynetdicom is not installed, or the port is taken.
+    ConfigError
+        If a peer or the name is malformed.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        port: int = 11112,
+        *,
+        address: str = "",
+        ae_title: str = "RTEVO",
+        peers: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        self.folder = Path(folder)
+        self.source = FolderSource(folder, **options)
+        self._peers = [Peer(text) for text in peers]
+        self._notes: list[str] = []
+        self._lock = threading.Lock()
+        self._released: set[int] = set()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._server = self._listen(address, port, ae_title)
+        self.port: int = self._server.server_address[1]
+
+    def __enter__(self) -> DicomReceiver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def problems(self) -> list[str]:
+        """What went wrong, each once; senders that were refused or cut off included."""
+        with self._lock:
+            self.source.problems += self._notes
+            self._notes.clear()
+        return self.source.problems
+
+    @property
+    def duplicates(self) -> int:
+        """Copies of files that came before."""
+        return self.source.duplicates
+
+    @property
+    def seen(self) -> int:
+        """Files that were looked at and settled."""
+        return self.source.seen
+
+    @property
+    def pending(self) -> int:
+        """Files and volumes that are not whole or held back."""
+        return self.source.pending
+
+    def poll(self) -> list[Volume]:
+        """Volumes that are ready now; as :meth:`FolderSource.poll`."""
+        return self.source.poll()
+
+    def finish(self) -> list[Volume]:
+        """Stop listening, and give the rest of the volumes; as :meth:`FolderSource.finish`."""
+        self.close()
+        return self.source.finish()
+
+    def close(self) -> None:
+        """Stop listening; pictures that are on their way are not waited for."""
+        if self._server is not None:
+            self._server.ae.shutdown()
+            self._server = None
+
+    def _listen(self, address: str, port: int, ae_title: str) -> Any:
+        try:
+            from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
+        except ImportError:
+            raise DataError("receiving over the DICOM network needs pynetdicom; install rtevo[dicom-net]") from None
+        try:
+            entity = AE(ae_title=ae_title)
+        except ValueError as error:
+            raise ConfigError(f"ae_title: expected 1 to 16 characters, got {ae_title!r} ({error})") from None
+        entity.require_called_aet = True
+        entity.maximum_pdu_size = LARGEST_PDU
+        for uid in STORED:
+            entity.add_supported_context(uid, ALL_TRANSFER_SYNTAXES)
+        entity.add_supported_context(VERIFICATION)
+        handlers = [
+            (evt.EVT_REQUESTED, self._requested),
+            (evt.EVT_REJECTED, self._rejected),
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_RELEASED, self._was_released),
+            (evt.EVT_CONN_CLOSE, self._was_closed),
+            (evt.EVT_ABORTED, self._was_aborted),
+        ]
+        try:
+            with socket.socket() as probe:  # pynetdicom leaves a socket open where it cannot bind it
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((address, port))
+            return entity.start_server((address, port), block=False, evt_handlers=handlers)
+        except OSError as error:
+            raise DataError(f"port {port}: cannot listen there ({error.strerror})") from error
+
+    def _note(self, text: str) -> None:
+        with self._lock:
+            if text not in self._notes and text not in self.source.problems:
+                self._notes.append(text)
+
+    def _requested(self, event: Any) -> None:
+        """Turn away a sender that is not on the list."""
+        requestor = event.assoc.requestor
+        title, address = requestor.primitive.calling_ae_title.strip(), requestor.address
+        if self._peers and not any(peer.allows(title, address) for peer in self._peers):
+            self._note(f"refused a sender that is not among the allowed peers: {title}@{address}")
+            event.assoc.acse.send_reject(REJECTED, SERVICE_USER, UNKNOWN_CALLER)
+            event.assoc.kill()
+
+    def _rejected(self, event: Any) -> None:
+        requestor = event.assoc.requestor
+        called = requestor.primitive.called_ae_title.strip()
+        self._note(f"refused {requestor.primitive.calling_ae_title.strip()}@{requestor.address}, which called {called!r}")
+
+    def _was_released(self, event: Any) -> None:
+        self._released.add(id(event.assoc))
+
+    def _was_aborted(self, event: Any) -> None:
+        self._cut(event)
+
+    def _was_closed(self, event: Any) -> None:
+        self._cut(event)
+
+    def _cut(self, event: Any) -> None:
+        """Name a sender whose connection ended before it said that it was done."""
+        assoc = event.assoc
+        if id(assoc) not in self._released and assoc.is_acceptor and (assoc.is_established or assoc.is_aborted):
+            requestor = assoc.requestor
+            title = requestor.primitive.calling_ae_title.strip() if requestor.primitive else "?"
+            self._note(f"{title}@{requestor.address}: the connection ended before the sender had finished; it may have to send again")
+        self._released.discard(id(assoc))
+
+    def _store(self, event: Any) -> int:
+        """Write one picture as a file; the answer tells the sender whether that worked."""
+        request = event.request
+        series = "series"
+        with contextlib.suppress(Exception):
+            found = re.search(rb"\x20\x00\x0e\x00(?:UI..|....)([0-9.]{1,64})", event.request.DataSet.getbuffer()[: 1 << 16], re.S)
+            series = found[1].decode() if found else series
+        name = re.sub(r"[^0-9.]", "_", str(request.AffectedSOPInstanceUID))[:64]
+        folder = self.folder / series
+        temporary = folder / f"{name}.{threading.get_ident()}.part"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(event.encoded_dataset())
+            os.replace(temporary, self._free(folder, name))
+        except OSError as error:
+            self._note(f"{temporary}: a received picture cannot be written ({error.strerror}); the sender was told")
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            return OUT_OF_RESOURCES
+        return SUCCESS
+
+    def _free(self, folder: Path, name: str) -> Path:
+        """A name that is not taken: a second sending of a picture is kept beside the first, to be counted as its copy."""
+        path, number = folder / f"{name}.dcm", 2
+        while path.exists():
+            path, number = folder / f"{name}-{number}.dcm", number + 1
+        return path

@@ -1,0 +1,217 @@
+"""Pictures sent over the DICOM network, over loopback."""
+
+from __future__ import annotations
+
+import datetime
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+
+from rtevo.errors import ConfigError, DataError
+from rtevo.ingest.__main__ import main
+from rtevo.ingest.receiver import DicomReceiver, Peer
+from rtevo.records import Grid
+from rtevo.simulate.dicom import MosaicWriter
+
+pynetdicom = pytest.importorskip("pynetdicom", reason="pynetdicom is not installed")
+GRID = Grid((8, 6, 5), np.diag([-3.0, 3.0, 3.5, 1.0]))
+MR = "1.2.840.10008.5.1.4.1.1.4"
+Made = Any
+
+
+def picture(index: int) -> pydicom.Dataset:
+    writer = MosaicWriter(Path(), GRID, 2.0, description="bold", started=datetime.datetime(2026, 1, 2))
+    return pydicom.dcmread(BytesIO(writer.encode(index, np.full(GRID.shape, index, np.float32))))
+
+
+def connect(receiver: DicomReceiver, title: str = "SCANNER", called: str = "RTEVO") -> Any:
+    entity = pynetdicom.AE(ae_title=title)
+    entity.add_requested_context(MR, "1.2.840.10008.1.2.1")
+    entity.add_requested_context("1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.1.2.1")
+    entity.add_requested_context("1.2.840.10008.1.1")
+    return entity.associate("127.0.0.1", receiver.port, ae_title=called)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for the receiver's threads."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "the receiver did not react within 30 s"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[DicomReceiver]:
+    with DicomReceiver(tmp_path / "received", 0, address="127.0.0.1", peers=["SCANNER", "OTHER@127.0.0.1"], patience_s=3.0) as made:
+        yield made
+
+
+def test_pictures_become_volumes(receiver: DicomReceiver, made: Made) -> None:
+    sender = connect(receiver)
+    assert sender.is_established
+    assert sender.send_c_echo().Status == 0
+    got = []
+    for index in (0, 2, 1, 1):
+        assert sender.send_c_store(picture(index)).Status == 0
+        got += receiver.poll()  # what was acknowledged is there
+    sender.release()
+    assert [volume.index for volume in got] == [0, 1, 2]
+    assert [float(volume.data[0, 0, 0]) for volume in got] == [0, 1, 2]
+    assert (receiver.duplicates, receiver.problems, receiver.pending) == (1, [], 0)
+    assert receiver.finish() == []
+    files = list(receiver.folder.rglob("*"))
+    assert [path.name for path in files if path.name.endswith(".part")] == []
+
+
+def test_a_file_is_kept_as_it_was_sent(receiver: DicomReceiver) -> None:
+    sender = connect(receiver)
+    sent = picture(3)
+    sender.send_c_store(sent)
+    sender.release()
+    (path,) = receiver.folder.rglob("*.dcm")
+    found = pydicom.dcmread(path)
+    assert found.PixelData == sent.PixelData
+    assert found[0x00291010].value == sent[0x00291010].value
+    assert path.parent.name == sent.SeriesInstanceUID
+
+
+@pytest.mark.parametrize(("title", "called", "why"), [("STRANGER", "RTEVO", "STRANGER@127.0.0.1"), ("SCANNER", "PACS", "called 'PACS'")])
+def test_a_peer_that_is_not_allowed_is_refused_and_named(title: str, called: str, why: str, receiver: DicomReceiver) -> None:
+    sender = connect(receiver, title, called)
+    assert sender.is_rejected
+    assert not sender.is_established
+    until(lambda: bool(receiver.problems))
+    assert why in receiver.problems[0]
+    assert list(receiver.folder.iterdir()) == []
+    friend = connect(receiver, "OTHER")  # and others go on
+    assert friend.send_c_store(picture(0)).Status == 0
+    friend.release()
+    assert len(receiver.poll()) == 1
+
+
+def test_an_association_that_is_aborted(receiver: DicomReceiver) -> None:
+    sender = connect(receiver)
+    assert sender.send_c_store(picture(0)).Status == 0
+    sender.abort()
+    until(lambda: bool(receiver.problems))
+    assert receiver.problems == ["SCANNER@127.0.0.1: the connection ended before the sender had finished; it may have to send again"]
+    again = connect(receiver)
+    assert again.send_c_store(picture(1)).Status == 0
+    again.release()
+    assert [volume.index for volume in receiver.poll()] == [0, 1]
+
+
+class CutSocket:
+    """Passes a connection on to the receiver until so many bytes went through, and cuts it there."""
+
+    def __init__(self, port: int, after: int) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.listener.getsockname()[1]
+        self._target, self._after = port, after
+
+    def serve(self) -> None:
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        near, _ = self.listener.accept()
+        far = socket.create_connection(("127.0.0.1", self._target))
+        threading.Thread(target=self._back, args=(far, near), daemon=True).start()
+        left = self._after
+        while left > 0 and (data := near.recv(min(4096, left))):
+            far.sendall(data)
+            left -= len(data)
+        for connection in (far, near):
+            connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+        self.listener.close()
+
+    @staticmethod
+    def _back(far: socket.socket, near: socket.socket) -> None:
+        try:
+            while data := far.recv(4096):
+                near.sendall(data)
+        except OSError:
+            pass
+
+
+def test_an_association_that_is_cut_within_a_picture(receiver: DicomReceiver) -> None:
+    size = len(picture(0).PixelData)
+    wire = CutSocket(receiver.port, 3000 + size)  # the first picture goes through, the second in part
+    wire.serve()
+    entity = pynetdicom.AE(ae_title="SCANNER")
+    entity.add_requested_context(MR, "1.2.840.10008.1.2.1")
+    sender = entity.associate("127.0.0.1", wire.port, ae_title="RTEVO")
+    assert sender.is_established
+    connection = sender.dul.socket.socket
+    whole = 0
+    for index in range(20):
+        try:
+            answer = sender.send_c_store(picture(index))
+        except RuntimeError:  # no longer connected
+            break
+        if "Status" not in answer:
+            break
+        whole += 1
+    connection.close()  # pynetdicom leaves it open when it is cut
+    until(lambda: bool(receiver.problems))
+    assert "the connection ended before the sender had finished" in receiver.problems[0]
+    assert [volume.index for volume in receiver.finish()] == list(range(whole))
+    assert not list(receiver.folder.rglob("*.part"))
+
+
+def test_what_cannot_be_written_is_not_acknowledged(receiver: DicomReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    sender = connect(receiver)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        assert sender.send_c_store(picture(0)).Status == 0xA700
+    sender.release()
+    assert "No space left on device" in receiver.problems[0]
+    assert receiver.poll() == []
+
+
+def test_mistakes_are_told(tmp_path: Path, receiver: DicomReceiver) -> None:
+    with pytest.raises(DataError, match=f"port {receiver.port}: cannot listen there"):
+        DicomReceiver(tmp_path, receiver.port, address="127.0.0.1", patience_s=1)
+    with pytest.raises(ConfigError, match="peer: expected TITLE"):
+        Peer("@")
+    with pytest.raises(ConfigError, match="ae_title: expected 1 to 16"):
+        DicomReceiver(tmp_path, 0, ae_title="A TITLE THAT IS TOO LONG", patience_s=1)
+    assert Peer("A@1.2.3.4").allows("A", "1.2.3.4")
+    assert not Peer("A@1.2.3.4").allows("A", "1.2.3.5")
+    assert Peer("@1.2.3.4").allows("B", "1.2.3.4")
+
+
+def test_the_command_line_receives_lists_and_converts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    into, out, results = tmp_path / "received", tmp_path / "run.nii", []
+    arguments = [str(into), "--listen", str(port), "--peer", "SCANNER", "--volumes", "2", "--out", str(out)]
+    listener = threading.Thread(target=lambda: results.append(main(arguments)))
+    listener.start()
+    entity = pynetdicom.AE(ae_title="SCANNER")
+    entity.add_requested_context(MR, "1.2.840.10008.1.2.1")
+    until(lambda: into.exists())
+    sender = entity.associate("127.0.0.1", port, ae_title="RTEVO")
+    while not sender.is_established:
+        sender = entity.associate("127.0.0.1", port, ae_title="RTEVO")
+    for index in range(2):
+        sender.send_c_store(picture(index))
+    sender.release()
+    listener.join(60)
+    assert results == [0]
+    shown = capsys.readouterr().out
+    assert "volume 0" in shown
+    assert "volume 1" in shown
+    assert nibabel.load(out).shape == (*GRID.shape, 2)
