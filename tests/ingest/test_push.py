@@ -1,0 +1,146 @@
+"""Volumes that a script pushes over a socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from rtevo.errors import DataError
+from rtevo.ingest.push import PushSource
+from rtevo.records import VolumeFlag
+
+FakeClock = Any
+SHAPE, PATIENCE_S = (4, 3, 2), 3.0
+AFFINE = np.array([[-3.0, 0, 0, 10], [0, 3, 0.1, -20], [0, 0, 3.5, 5], [0, 0, 0, 1]])
+
+
+class Script:
+    """The sending side; lets the source work while it waits for the answer."""
+
+    def __init__(self, source: PushSource, kind: int = zmq.REQ) -> None:
+        self.source = source
+        self.socket = zmq.Context.instance().socket(kind)
+        self.socket.set(zmq.LINGER, 0)
+        self.socket.connect(source.endpoint)
+        self.got: list[Any] = []
+
+    def ask(self, *frames: Any) -> Any:
+        self.socket.send_multipart(frames)
+        while not self.socket.poll(1):
+            self.got += self.source.poll()
+        return json.loads(self.socket.recv_multipart()[-1])
+
+    def push(self, index: int, /, **changes: Any) -> Any:
+        data = volume(index)
+        header = {"index": index, "shape": SHAPE, "dtype": data.dtype.str, "affine": AFFINE.tolist(), "tr_s": 2.0} | changes
+        return self.ask(json.dumps(header).encode(), np.asarray(data, order=header.get("order", "C")).tobytes(header.get("order", "C")))
+
+
+def volume(index: int) -> NDArray[np.int16]:
+    return np.random.default_rng(index).integers(0, 4096, SHAPE).astype("<i2")
+
+
+@pytest.fixture
+def source(clock: FakeClock) -> Iterator[PushSource]:
+    with PushSource("tcp://127.0.0.1:0", patience_s=PATIENCE_S, clock_ns=clock) as made:
+        yield made
+
+
+@pytest.fixture
+def script(source: PushSource) -> Iterator[Script]:
+    made = Script(source)
+    yield made
+    made.socket.close()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_volumes_in_order_with_gaps(order: str, script: Script, source: PushSource, clock: FakeClock) -> None:
+    for index in (0, 2, 1, 4):
+        assert script.push(index, order=order, acquired_s=100 + 2 * index, slice_times_s=[0, 1]) == {"ok": True}
+    clock.advance(PATIENCE_S)
+    got = script.got + source.poll()
+    assert [(v.index, v.flags) for v in got] == [(0, 0), (1, 0), (2, 0), (3, VolumeFlag.MISSING), (4, 0)]
+    for v in got:
+        if v.data is not None:
+            np.testing.assert_array_equal(v.data, volume(v.index))
+            assert v.data.dtype == np.float32
+            assert v.acquired_s == 2 * v.index
+            assert v.slice_times_s.tolist() == [0, 1]
+            np.testing.assert_array_equal(v.grid.affine, AFFINE)
+    assert source.problems == ["volume 3: never came"]
+
+
+def test_copies_and_the_end(script: Script, source: PushSource) -> None:
+    assert [script.push(index)["ok"] for index in (0, 1, 1)] == [True, True, True]
+    assert script.ask(json.dumps({"end": True}).encode()) == {"ok": True}
+    assert (source.duplicates, source.ended, source.seen, len(script.got)) == (1, True, 4, 2)
+    answer = script.ask(
+        json.dumps({"index": 1, "shape": SHAPE, "dtype": "<i2", "affine": AFFINE.tolist(), "tr_s": 2.0}).encode(), volume(7).tobytes()
+    )
+    assert not answer["ok"]
+    assert source.finish() == []
+
+
+def test_a_dealer_need_not_wait_for_answers(source: PushSource) -> None:
+    dealer = Script(source, zmq.DEALER)
+    assert dealer.push(0) == {"ok": True}
+    dealer.socket.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"index": -1}, "index: expected a whole number from 0, got -1"),
+        ({"index": "first"}, "index"),
+        ({"shape": [4, 3, 3]}, "expected 72 bytes of voxels"),
+        ({"shape": [4, 3]}, "Grid shape"),
+        ({"dtype": "<c8"}, "integers or real numbers"),
+        ({"dtype": "brain"}, "brain"),
+        ({"affine": [[0] * 4] * 4}, "invertible"),
+        ({"tr_s": 0}, "tr_s: expected > 0 seconds, got 0"),
+        ({"slice_times_s": [0]}, "slice_times_s: expected 2 numbers"),
+        ({"order": "Z"}, "order: expected C or F"),
+        ({"colour": 1}, "colour"),
+        ({"series": 3}, "series: expected text"),
+    ],
+)
+def test_what_is_wrong_is_answered_and_named(changes: dict[str, Any], why: str, script: Script, source: PushSource) -> None:
+    sent = {name: value for name, value in changes.items() if name != "order"}
+    answer = script.push(0, **sent) if sent else script.ask(_with_order("Z"), volume(0).tobytes())
+    assert why in answer["error"]
+    assert why in source.problems[0]
+    assert script.push(0) == {"ok": True}
+
+
+def _with_order(order: str) -> bytes:
+    return json.dumps({"index": 0, "shape": SHAPE, "dtype": "<i2", "affine": AFFINE.tolist(), "order": order}).encode()
+
+
+def test_another_series_or_geometry_is_refused(script: Script, source: PushSource) -> None:
+    script.push(0)
+    assert "repetition time" in script.push(1, tr_s=1.0)["error"]
+    assert "series" in script.push(1, series="other")["error"]
+    script.push(1, affine=(AFFINE + np.eye(4) * [[0], [0], [30], [0]]).tolist())
+    assert "its geometry is not the run's" in source.problems[-1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(frames=st.lists(st.binary(max_size=40), min_size=1, max_size=4))
+def test_any_message_is_answered(frames: list[bytes]) -> None:
+    with PushSource("tcp://127.0.0.1:0", patience_s=PATIENCE_S) as source:
+        dealer = Script(source, zmq.DEALER)
+        assert dealer.ask(*frames)["ok"] is False
+        dealer.socket.close()
+
+
+def test_an_address_that_is_taken(source: PushSource) -> None:
+    with pytest.raises(DataError, match="cannot listen there"):
+        PushSource(source.endpoint, patience_s=1)
