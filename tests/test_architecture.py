@@ -31,7 +31,7 @@ ONLY_IN = {
     "torch": {"rtevo/generate", "build", "bench", "tests"},
     "diffusers": {"rtevo/generate", "build", "bench", "tests"},
     "psychopy": {"presenter", "tests"},
-    "zmq": {"rtevo/bridge", "rtevo/simulate", "presenter", "bench", "tests"},
+    "zmq": {"rtevo/bridge", "rtevo/ingest", "rtevo/simulate", "presenter", "bench", "tests"},
 }
 SOURCES = [p for top in ("rtevo", "presenter", "build", "bench") for p in sorted((REPOSITORY / top).rglob("*.py"))]
 
