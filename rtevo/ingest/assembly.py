@@ -426,13 +426,12 @@ class Assembler:
         self._named.add("steady")
         means = np.array([self._means[k] for k in range(SETTLED_VOLUMES)])
         later = means[SETTLED_VOLUMES // 2 :]
-        excess = means / np.median(later) - 1
+        plateau = float(np.median(later))
+        if plateau <= 0:
+            return
+        excess = means / plateau - 1
         bright = int(np.argmin(np.append(excess > BRIGHTER, False)))
-        if (
-            0 < bright <= SETTLED_VOLUMES // 2
-            and np.ptp(later) / np.median(later) < BRIGHTER / 2
-            and (np.diff(means[: bright + 1]) < 0).all()
-        ):
+        if 0 < bright <= SETTLED_VOLUMES // 2 and np.ptp(later) / plateau < BRIGHTER / 2 and (np.diff(means[: bright + 1]) < 0).all():
             which = "volume 0" if bright == 1 else f"volumes 0 to {bright - 1}"
             self.problems.append(
                 f"{which}: up to {excess[0]:.0%} brighter than the volumes after: magnetisation was not yet in its steady state "

@@ -4,8 +4,8 @@ A scanner's header holds hundreds of elements, many of them private and nested, 
 notes where each element's value lies and decodes it only when it is asked for. What the bytes mean is DICOM PS3.5
 (https://dicom.nema.org/medical/dicom/current/output/chtml/part05/PS3.5.html).
 
-Why not pydicom: a volume has to be ready within 40 ms of 35 slice files being whole, or 15 ms of one multi-frame file. CPU time on two
-cores at 2.5 GHz, medians, pydicom 3.0 with ``specific_tags`` and ``stop_before_pixels`` (``defer_size`` changes nothing then) and the
+Why not pydicom: a volume has to be ready within 40 ms of 35 slice files being whole, or 15 ms of one multi-frame file. Medians of
+CPU time on an AMD EPYC core, pydicom 3.0 with ``specific_tags`` and ``stop_before_pixels`` (``defer_size`` changes nothing then) and the
 values read, against everything that :mod:`rtevo.ingest.dicom` does but decoding pixels:
 
 ====================================  ========  =========
