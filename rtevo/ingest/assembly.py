@@ -140,7 +140,7 @@ class _Layout:
         if series.kind != "slices":
             times = self.parts[0].slice_times_s
             return times if times is None or self.parts[0].grid is not None else times[self.order]
-        if series.vendor != "Siemens":  # others write the volume's time, or the series', into all its slices
+        if series.vendor not in ("Siemens", "GE"):  # others write the volume's time, or the series', into all its slices
             return None
         moments = np.array([part.acquired_s for part in self.parts])
         times = (moments - moments.min())[self.order]

@@ -185,6 +185,9 @@ def series_header(elements: Elements, kind: str, shared: Elements | None = None)
         volumes = int(repetitions) + 1 if repetitions is not None and 0 <= repetitions < 1e6 else None
     timing = shared.first(0x00189112) if shared else None
     tr_ms = (timing.number(0x00180080) if timing else None) or elements.number(0x00180080)
+    delay_s = elements.number(elements.private(0x43, "GEMS_PARM_01", 0x7C)) if vendor == "GE" else None
+    if tr_ms and delay_s and 0 < delay_s < LONGEST_TR_S:  # a pause after every volume, which GE does not count
+        tr_ms += 1000 * delay_s
     return SeriesHeader(
         uid=elements.text(0x0020000E),
         study_uid=elements.text(0x0020000D),

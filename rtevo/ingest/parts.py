@@ -344,6 +344,9 @@ def _rescale(elements: Elements, series: SeriesHeader, private: Elements) -> tup
 
 def _component(elements: Elements, frame_type: Elements | None = None) -> str:
     """Magnitude, phase, real or imaginary part; magnitude where the header does not say."""
+    private = elements.integer(elements.private(0x43, "GEMS_PARM_01", 0x2F))  # GE's own image type
+    if private in (0, 1, 2, 3):
+        return "MPRI"[private]
     for source in (frame_type, elements):
         words = (source.text(0x00089208), *source.words(0x00089007)[2:], *source.words(0x00080008)[2:]) if source else ()
         for word in words:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rtevo.errors import DataError
 from rtevo.ingest import FolderSource, TruncatedError, Volume, describe, read_dicom
@@ -642,3 +644,47 @@ def test_mosaics_without_private_headers(tmp_path: Path, clock: FakeClock) -> No
     (tmp_path / "cut.dcm").write_bytes(contents[:-1])
     with pytest.raises(TruncatedError):
         read_dicom(tmp_path / "cut.dcm")
+
+
+def ge_private(dataset: Any, element: int, vr: str, value: object) -> None:
+    dataset.private_block(0x43, "GEMS_PARM_01", create=True).add_new(element, vr, value)
+
+
+def test_what_ge_writes_in_tags_of_its_own(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
+    times_ms = [0.0, 1000.0, 333.0, 1333.0, 667.0]
+    for component in (0, 1):
+        for volume in range(2):
+            for index in range(5):
+                dataset = made.slice(volume, index, "GE")
+                dataset.SOPInstanceUID = f"{dataset.SOPInstanceUID[:50]}.{component}.{volume}.{index}"
+                dataset.TriggerTime = times_ms[index]
+                ge_private(dataset, 0x2F, "SS", component)
+                ge_private(dataset, 0x7C, "FL", 0.5)
+                (tmp_path / f"{component}-{volume}-{index}").write_bytes(encode(dataset, enforce_file_format=False))
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    got = source.poll()
+    assert [volume.index for volume in got] == [0, 1]
+    assert {stream.key.component for stream in source.streams} == {"M", "P"}
+    assert got[0].tr_s == TR_S + 0.5  # with the pause after every volume
+    for volume in got:
+        np.testing.assert_allclose(volume.slice_times_s, np.array(times_ms) / 1000)
+
+
+@settings(max_examples=60, deadline=None)
+@given(flips=st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=30))
+def test_damaged_files_among_whole_ones_neither_stop_nor_spoil_a_run(
+    flips: list[tuple[int, float, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    scanner = Scanner(tmp_path_factory.mktemp("watched"))
+    contents = [bytearray(scanner.contents(index)) for index in range(4)]
+    pixels = contents[0].index(b"\xe0\x7f\x10\x00")
+    for index, where, value in flips:
+        contents[index][int(where * pixels)] = value
+    for index in range(4):
+        scanner.writer.path(index).write_bytes(contents[index])
+    source = FolderSource(scanner.folder, series="*bold*", patience_s=PATIENCE_S)
+    volumes = source.poll() + source.finish()
+    indices = [volume.index for volume in volumes if VolumeFlag.LATE not in volume.flags]
+    assert indices == sorted(set(indices))
+    assert all(np.isfinite(volume.data).all() for volume in volumes if volume.data is not None)
+    assert source.pending == 0
