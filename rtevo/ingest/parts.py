@@ -6,6 +6,7 @@ Coordinates are DICOM's (LPS+ millimetres) here; :mod:`rtevo.ingest.geometry` tu
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -94,7 +95,8 @@ def mosaic_tiles(elements: Elements, shape: tuple[int, int]) -> int:
     A picture that claims to be a mosaic is believed only if it is at least three times as large as its acquisition matrix: one
     slice that the scanner interpolated to twice the matrix may claim it wrongly.
     """
-    matrix = max(elements.numbers(0x00181310), default=0)
+    text = elements.text(elements.private(0x51, "SIEMENS MR HEADER", 0x0B))  # e.g. 64p*64
+    matrix = max((*elements.numbers(0x00181310), *map(int, re.findall(r"[0-9]{1,5}", text))), default=0)
     if "MOSAIC" not in elements.words(0x00080008) or matrix <= 0:
         return 0
     tiles = round(shape[1] / matrix)
