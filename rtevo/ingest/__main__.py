@@ -145,6 +145,7 @@ def _series_json(info: SeriesInfo, run: bool) -> dict[str, Any]:
         "announced_volumes": info.announced,
         "missing": list(info.missing),
         "tr_s": info.tr_s,
+        "acquired_from": info.acquired_from or None,
         "slice_times_s": None if info.slice_times_s is None else list(info.slice_times_s),
         "shape": list(info.grid.shape),
         "voxel_size_mm": [round(float(size), 6) for size in info.grid.voxel_size_mm],

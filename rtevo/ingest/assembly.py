@@ -164,6 +164,7 @@ class Assembler:
         self.series = series
         self.problems: list[str] = []
         self.grid: Grid | None = None
+        self.acquired_from = ""  # where the volumes' acquisition times come from
         self._patience_s = patience_s
         self._first = first
         self._fields: list[str] = []  # what may number the volumes, best first
@@ -409,6 +410,8 @@ class Assembler:
             return _Gap(index, names)
         assert self.grid is not None
         acquired_s = self._acquired(index, min(part.acquired_s for part in layout.parts))
+        if math.isfinite(acquired_s) and index > 0:
+            self.acquired_from = layout.parts[0].acquired_from
         closed_ns = max(piece.closed_ns for piece in pieces)
         for piece in pieces:
             piece.file = piece.part = None

@@ -24,6 +24,7 @@ __all__ = ["Layout", "Part", "enhanced_layout", "filled_tiles", "mosaic_layout",
 
 COMPONENTS = {"MAGNITUDE": "M", "PHASE": "P", "REAL": "R", "IMAGINARY": "I", "M": "M", "P": "P", "R": "R", "I": "I"}
 MAX_SLICES = 1024  # of a mosaic
+ACQUISITION_TIME, ACQUISITION_DATETIME = "acquisition time (0008,0032)", "acquisition date-time (0008,002A)"
 LEAST_TILES = 3  # along each side of a mosaic whose header does not say how many slices it has
 SAME_POSITION_MM = 1e-3
 UNIT_TOLERANCE = 0.01  # of the lengths of the direction vectors, and of the cosine between them
@@ -51,6 +52,8 @@ class Part:
         Whether the slices are a whole volume and stay in this order (mosaic).
     acquired_s : float
         When the volume's acquisition began, in seconds from a moment fixed for the series; NaN where the header does not say.
+    acquired_from : str
+        Where `acquired_s` comes from, empty where nowhere.
     slopes, intercepts : ndarray, float64 (n,)
         Value = stored value x slope + intercept.
     pixels : ndarray, (n, rows, columns) or None
@@ -75,6 +78,7 @@ class Part:
     pixels: NDArray[Any] | None = None
     slice_times_s: NDArray[np.float64] | None = None
     grid: Grid | None = None
+    acquired_from: str = ""
 
 
 class Layout(NamedTuple):
@@ -165,6 +169,7 @@ def mosaic_layout(elements: Elements, slices: int, shape: tuple[int, int]) -> La
         slopes=np.full(slices, elements.number(0x00281053) or 1.0),
         intercepts=np.full(slices, elements.number(0x00281052) or 0.0),
         slice_times_s=_mosaic_times(elements, csa, slices, frames),
+        acquired_from=ACQUISITION_TIME if 0x00080032 in elements else ACQUISITION_DATETIME,
     )
     return Layout(orientation, (between_columns, between_rows, spacing), (part,))
 
@@ -213,6 +218,7 @@ def slice_layout(elements: Elements, series: SeriesHeader) -> Layout:
         acquired_s=_slice_acquired(elements, series, begin),
         slopes=np.array([slope]),
         intercepts=np.array([intercept]),
+        acquired_from=_slice_source(elements, series, begin),
     )
     spacing = elements.number(0x00180088) or elements.number(0x00180050) or 0.0
     return Layout(_orientation(elements), (between_columns, between_rows, abs(spacing)), (part,))
@@ -237,6 +243,14 @@ def _slice_acquired(elements: Elements, series: SeriesHeader, begin: float | Non
         trigger = elements.number(0x00181060)
         return trigger / 1000 if trigger is not None else math.nan
     return _acquired(elements)
+
+
+def _slice_source(elements: Elements, series: SeriesHeader, begin: float | None) -> str:
+    if begin is not None:
+        return "begin of the dynamic scan (2005,xxA0)"
+    if series.vendor == "GE":
+        return "trigger time (0018,1060)"
+    return ACQUISITION_TIME if 0x00080032 in elements else ACQUISITION_DATETIME
 
 
 def enhanced_layout(elements: Elements, frames: int, series: SeriesHeader) -> Layout:
@@ -278,6 +292,7 @@ def enhanced_layout(elements: Elements, frames: int, series: SeriesHeader) -> La
                 acquired_s=min(read[i].acquired_s for i in members),
                 slopes=np.array([read[i].slope for i in members]),
                 intercepts=np.array([read[i].intercept for i in members]),
+                acquired_from="frame acquisition date-time (0018,9074)",
                 slice_times_s=_from_first(np.array([read[i].acquired_s for i in members])) if flat else None,
             )
         )

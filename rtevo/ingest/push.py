@@ -178,6 +178,7 @@ class PushSource:
             {index: data},
             field="index",
             acquired_s=float(header.get("acquired_s", math.nan)),
+            acquired_from="the script" if "acquired_s" in header else "",
             slice_times_s=None if times is None else np.array(times, np.float64),
         )
         self._add(replace(file, checksum=zlib.crc32(frames[1])))

@@ -51,6 +51,8 @@ class SeriesInfo:
         Why it does or does not.
     problems : tuple of str
         What is wrong with it.
+    acquired_from : str
+        Where the volumes' acquisition times come from; empty where the headers have none that tell volumes apart.
     slice_times_s : tuple of float or None
         When each slice of a volume was acquired, from the volume's start, seconds; None where the header does not say.
     """
@@ -72,6 +74,7 @@ class SeriesInfo:
     likely: bool
     why: str
     problems: tuple[str, ...]
+    acquired_from: str = ""
     slice_times_s: tuple[float, ...] | None = None
 
 
@@ -191,6 +194,7 @@ def _info(stream: Stream, volumes: list[Volume]) -> SeriesInfo:
         likely=int(stream.likeness) == 0,
         why=stream.why,
         problems=tuple(stream.assembler.problems),
+        acquired_from=stream.assembler.acquired_from,
         slice_times_s=next((tuple(v.slice_times_s.tolist()) for v in volumes if v.slice_times_s is not None), None),
     )
 

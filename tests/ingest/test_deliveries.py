@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -142,3 +144,55 @@ def repeated(folder: Path) -> int:
     """Pictures among the strangers that came before."""
     pictures = [path.name[5:] for path in folder.glob("*-*.dcm")]
     return len(pictures) - len(set(pictures))
+
+
+@settings(max_examples=40, deadline=None)
+@given(faults=deliveries, seed=st.integers(0, 1000), polls=st.integers(1, 5))
+def test_any_delivery_of_nifti_files(faults: Faults, seed: int, polls: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    rng = np.random.default_rng(0)
+    data = [rng.integers(0, 4096, (8, 6, 5)).astype(np.int16) for _ in range(6)]
+    files = [(f"vol_{k + 1:03d}.nii", nibabel.Nifti1Image(x, np.diag([-3.0, 3, 3.5, 1])).to_bytes()) for k, x in enumerate(data)]
+    folder = tmp_path_factory.mktemp("watched")
+    clock = Clock()
+    source = FolderSource(folder, series="vol", patience_s=PATIENCE_S, stall_s=STALL_S, clock_ns=clock)
+    volumes: list[Volume] = []
+    changes = 0
+
+    def look() -> None:
+        nonlocal changes
+        changes += 1
+        if changes % polls == 0:
+            clock.now_ns += 10**9
+            volumes.extend(source.poll())
+
+    faults = replace(faults, duplicate=0.0, rename=0.0)  # a NIfTI file is known by its name only
+    fates = list(deliver(files, folder, faults, seed=seed, on_change=look).fates.values())
+    volumes += source.finish()
+    whole = {k for k, fate in enumerate(fates) if not fate & (Fate.LOST | Fate.CUT)}
+    check(volumes, whole, whole, Recording([], [], data))
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("name", ["siemens-mosaic", "siemens-xa30-enhanced", "ge-slices"])
+def test_a_recorded_series_delivered_wrongly(name: str, scanner_data: Callable[[str], Path], tmp_path: Path) -> None:
+    recording = scanner_data(name) / "dicom"
+    expected = {volume.index: volume for volume in FolderSource(recording, patience_s=0).finish()}
+    owner = {file: volume.index for volume in expected.values() for file in volume.files}
+    files = [(path.name, path.read_bytes()) for path in sorted(recording.iterdir()) if path.name in owner]
+    for seed in range(4):
+        folder, clock = tmp_path / str(seed), Clock()
+        source = FolderSource(folder, patience_s=PATIENCE_S, stall_s=STALL_S, clock_ns=clock)
+        faults = "drop=0.02, duplicate=0.05, truncate=0.02, grow=0.2, rename=0.1, stranger=0.05, stall=0.03, reorder=6"
+        volumes: list[Volume] = []
+
+        def look(source: FolderSource = source, clock: Clock = clock, volumes: list[Volume] = volumes) -> None:
+            clock.now_ns += 10**8
+            volumes.extend(source.poll())
+
+        fates = deliver(files, folder, faults, seed=seed, on_change=look).fates
+        volumes += source.finish()
+        bad = {owner[file] for file, fate in fates.items() if fate & (Fate.LOST | Fate.CUT) and Fate.COPIED not in fate}
+        got = {volume.index: volume for volume in volumes if volume.data is not None}
+        assert set(got) == set(expected) - bad
+        for index, volume in got.items():
+            np.testing.assert_array_equal(volume.data, expected[index].data)

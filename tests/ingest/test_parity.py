@@ -25,10 +25,10 @@ SCALED_FLOAT32 = 2e-6  # of the value: dcm2niix keeps slopes in float32, and res
 SLICE_TIME_S = 3e-3  # XA headers round each slice's time to the sequence's clock, differently in every volume
 
 ARCHIVES = {
-    "siemens-mosaic": ("Siemens", "mosaic", 1.5, 10),
-    "philips-slices": ("Philips", "slices", 2.0, 78),
-    "ge-slices": ("GE", "slices", 5.0, 10),
-    "siemens-xa30-enhanced": ("Siemens", "enhanced", 1.0, 20),
+    "siemens-mosaic": ("Siemens", "mosaic", 1.5, 10, "(0008,0032)"),
+    "philips-slices": ("Philips", "slices", 2.0, 78, "(2005,xxA0)"),
+    "ge-slices": ("GE", "slices", 5.0, 10, ""),
+    "siemens-xa30-enhanced": ("Siemens", "enhanced", 1.0, 20, "(0018,9074)"),
 }
 
 
@@ -62,11 +62,13 @@ def test_a_recorded_series_is_what_dcm2niix_makes_of_it(
 
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_describe_says_what_is_there(name: str, scanner_data: Callable[[str], Path]) -> None:
-    vendor, kind, tr_s, volumes = ARCHIVES[name]
+    vendor, kind, tr_s, volumes, source = ARCHIVES[name]
     info = describe(scanner_data(name))
     assert (info.vendor, info.kind, info.n_volumes, info.missing) == (vendor, kind, volumes, ())
     assert info.tr_s == pytest.approx(tr_s, rel=1e-6)
     assert info.likely
+    assert info.acquired_from.endswith(source)
+    assert bool(info.acquired_from) == bool(source)
 
 
 def test_a_duplicate_and_a_truncated_file_of_a_mosaic_series(scanner_data: Callable[[str], Path]) -> None:
