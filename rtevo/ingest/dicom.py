@@ -182,7 +182,7 @@ def _parse(elements: Elements, size: int, name: str, pixels: bool) -> DicomFile:
         if not kind or (kind.startswith(PICTURE_CLASSES) and not kind.startswith("1.2.840.10008.5.1.4.1.1.4.2")):
             raise TruncatedError(f"{name}: ends at byte {size} before its pixels", size + 1)
         raise DicomError(f"holds no picture (SOP class {kind})")
-    frames = max(1, elements.integer(0x00280008) or 1)
+    frames = max(1, elements.integer(0x00280008) or sum(1 for _ in elements.items(0x52009230)))
     shape = (frames, _dimension(elements, 0x00280010, "rows"), _dimension(elements, 0x00280011, "columns"))
     if elements.integer(0x00280002) not in (None, 1):
         raise DicomError(f"expected grey-scale pictures, found {elements.integer(0x00280002)} samples a pixel")

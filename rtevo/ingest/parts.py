@@ -302,7 +302,18 @@ def enhanced_layout(elements: Elements, frames: int, series: SeriesHeader) -> La
 class _Frame:
     """Functional groups of one frame, its own before the shared ones."""
 
-    __slots__ = ("acquired_s", "component", "intercept", "orientation", "position", "slope", "spacing_mm", "te_ms", "temporal")
+    __slots__ = (
+        "acquired_s",
+        "component",
+        "in_stack",
+        "intercept",
+        "orientation",
+        "position",
+        "slope",
+        "spacing_mm",
+        "te_ms",
+        "temporal",
+    )
 
     def __init__(self, item: Elements, shared: Elements | None, top: Elements, series: SeriesHeader) -> None:
         def group(tag: int) -> Elements | None:
@@ -319,7 +330,8 @@ class _Frame:
         spacing = measures.number(0x00180088) or measures.number(0x00180050) or 0.0
         self.spacing_mm = (between[1], between[0], abs(spacing))
         content, kind, echo = group(0x00209111), group(0x00189226), group(0x00189114)
-        self.temporal = content.integer(0x00209128) if content else None
+        self.temporal = (content.integer(0x00209128) or None) if content else None
+        self.in_stack = content.integer(0x00209057) if content else None
         self.acquired_s = moment(content.text(0x00189074)) if content else math.nan
         self.component = _component(top, kind)
         self.te_ms = round((echo.number(0x00189082) if echo else None) or 0.0, 3)
@@ -336,7 +348,10 @@ def _volume_of(frames: list[_Frame]) -> list[int]:
         return [number for number in temporal if number is not None]
     seen: dict[tuple[object, ...], int] = {}
     volumes = []
-    for place in places:
+    stacked = {place: frame.in_stack for place, frame in zip(places, frames, strict=True)}
+    for place, frame in zip(places, frames, strict=True):
+        if frame.in_stack != stacked[place]:
+            raise DicomError(f"frames {frame.in_stack} and {stacked[place]} of the stack are both at {frame.position} mm")
         seen[place] = seen.get(place, 0) + 1
         volumes.append(seen[place])
     return volumes
@@ -373,7 +388,8 @@ def _component(elements: Elements, frame_type: Elements | None = None) -> str:
 
 
 def _numbers(**candidates: int | None) -> dict[str, int]:
-    return {name: number for name, number in candidates.items() if number is not None}
+    """Those that are filled; only instance numbers may begin at 0."""
+    return {name: number for name, number in candidates.items() if number is not None and (number > 0 or name == "instance")}
 
 
 def _acquired(elements: Elements) -> float:

@@ -2,9 +2,11 @@
 
 Stages and supervisor use three things: :class:`Simulation` (who is scanned and how), :func:`make_decoder` (a localizer run of the same
 participant, which gives the session's decoder) and :func:`run_scanner` (the session's scanner, with the participant in it). A replayed
-series needs only :class:`Room`: somebody who looks at the screen and presses the trigger.
+series needs only :class:`Room`: somebody who looks at the screen and presses the trigger. :class:`FaultyWriter` and :func:`deliver`
+let deliveries go wrong, to rehearse that.
 """
 
+from rtevo.simulate.faults import Delivery, Faults, FaultyWriter, deliver
 from rtevo.simulate.head import scan_grid
 from rtevo.simulate.localizer import SimulatedDecoder, make_decoder
 from rtevo.simulate.participant import ParticipantLink, Preference
@@ -13,6 +15,9 @@ from rtevo.simulate.session import RealTime, Room, SessionTime, VolumeWriter, ru
 from rtevo.simulate.truth import TrueResponse, read_truth
 
 __all__ = [
+    "Delivery",
+    "Faults",
+    "FaultyWriter",
     "ParticipantLink",
     "Preference",
     "RealTime",
@@ -22,6 +27,7 @@ __all__ = [
     "Simulation",
     "TrueResponse",
     "VolumeWriter",
+    "deliver",
     "make_decoder",
     "read_truth",
     "run_scanner",

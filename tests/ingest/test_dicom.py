@@ -324,3 +324,20 @@ def test_compressed_pixels_are_decoded_by_the_plugins_of_pydicom(syntax: str, ma
         assert part.pixels is not None
         assert expected.pixels is not None
         np.testing.assert_array_equal(part.pixels, expected.pixels)
+
+
+def test_frames_of_different_slices_at_one_place_are_refused(made: Made, encode: Encode) -> None:
+    dataset = made.enhanced([1])
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        groups.PlanePositionSequence[0].ImagePositionPatient = [0, 0, 0]
+    with pytest.raises(DicomError, match="of the stack are both at"):
+        parse_dicom(encode(dataset), "x")
+
+
+def test_numbers_that_are_not_filled_count_for_nothing(made: Made, encode: Encode) -> None:
+    dataset = made.enhanced([1], instance=2)
+    dataset.AcquisitionNumber = 0
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        groups.FrameContentSequence[0].TemporalPositionIndex = 0
+    (part,) = parse_dicom(encode(dataset), "x").parts
+    assert part.numbers == {"instance": 2}

@@ -609,6 +609,7 @@ def remove(dataset: Any, *names: str) -> None:
         ["ProtocolName"],
         ["AcquisitionNumber"],
         ["FrameContentSequence"],
+        ["NumberOfFrames"],
         ["AcquisitionNumber", "InstanceNumber", "SeriesDescription"],
     ],
 )
