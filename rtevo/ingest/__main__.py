@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from rich.console import Console
@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.folder = Path("received")
     try:
         if options.listen is not None:
-            listen(options.folder, options.listen, options.ae_title, options.peer, options.series, options.volumes)
+            out = sys.stderr if options.json else sys.stdout
+            listen(options.folder, options.listen, options.ae_title, options.peer, options.series, options.volumes, out)
         found = survey(options.folder, options.series)
         if options.json:
             json.dump(as_json(found, options.folder), sys.stdout, indent=2)
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def listen(folder: Path, port: int, ae_title: str, peers: Sequence[str], series: str | None, volumes: int | None) -> None:
+def listen(folder: Path, port: int, ae_title: str, peers: Sequence[str], series: str | None, volumes: int | None, out: TextIO) -> None:
     """Receive over the DICOM network and say what comes, until Ctrl-C or so many volumes.
 
     Parameters
@@ -94,27 +95,29 @@ def listen(folder: Path, port: int, ae_title: str, peers: Sequence[str], series:
         Which series is the run.
     volumes : int or None
         After how many volumes to stop.
+    out : file
+        Where it says so.
     """
     from rtevo.ingest.receiver import DicomReceiver
 
     came = told = 0
     receiver = DicomReceiver(folder, port, ae_title=ae_title, peers=peers, series=series, patience_s=PATIENCE_S, pixels=False)
     with receiver:
-        sys.stdout.write(f"listening on port {receiver.port} as {ae_title}; files go to {folder}; stop with Ctrl-C\n")
-        sys.stdout.flush()
+        out.write(f"listening on port {receiver.port} as {ae_title}; files go to {folder}; stop with Ctrl-C\n")
+        out.flush()
         try:
             while volumes is None or came < volumes:
                 arrived = receiver.poll()
                 for volume in arrived:
                     what = "missing" if VolumeFlag.MISSING in volume.flags else f"{len(volume.files)} file(s)"
-                    sys.stdout.write(f"volume {volume.index}: {what}\n")
+                    out.write(f"volume {volume.index}: {what}\n")
                 for problem in receiver.problems[told:]:
-                    sys.stdout.write(f"problem: {problem}\n")
+                    out.write(f"problem: {problem}\n")
                 came, told = came + len(arrived), len(receiver.problems)
-                sys.stdout.flush()
+                out.flush()
                 time.sleep(POLL_S)
         except KeyboardInterrupt:
-            sys.stdout.write("\n")
+            out.write("\n")
 
 
 def as_json(found: Survey, folder: Path) -> dict[str, Any]:
