@@ -29,7 +29,7 @@ from typing import Any
 from rtevo.clock import NEVER, RUNNING, Clock
 from rtevo.errors import StageError
 from rtevo.shm import Ring, clean
-from rtevo.stages import STAGES, STOP_SIGNALS, Plan, Stage, child_main, create_rings
+from rtevo.stages import STAGES, STOP_SIGNALS, Plan, Stage, child_main, create_rings, readers_of
 
 __all__ = ["Supervisor"]
 
@@ -243,9 +243,8 @@ class Supervisor:
         now = time.monotonic()
         for child in self.children.values():
             for name in child.stage.reads:
-                statistics = self.rings[name].statistics()
-                lag = statistics.lag.get(child.stage.name, 0)
-                position = statistics.published - lag
+                lag = self.rings[name].lag(child.stage.name)
+                position = self.rings[name].published - lag
                 seen, since = child.progress.get(name, (-1, now))
                 if lag == 0 or position != seen:
                     child.progress[name] = (position, now)
@@ -260,11 +259,10 @@ class Supervisor:
         if RUNNING in words[:2] or words[2] != words[3]:
             return None
         published = []
-        for ring in self.rings.values():
-            statistics = ring.statistics()
-            if any(lag for reader, lag in statistics.lag.items() if reader != "status"):
+        for name, ring in self.rings.items():
+            if any(ring.lag(reader) for reader in readers_of(name) if reader != "status"):
                 return None
-            published.append(statistics.published)
+            published.append(ring.published)
         return (*words, *published)
 
     def _conduct(self) -> None:

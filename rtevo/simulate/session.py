@@ -123,8 +123,6 @@ class Room:
         Who looks. Without one, every picture is taken in and nothing follows (a replayed series).
     truth : HiddenTruth, optional
         Log of what the participant sees.
-    before_key : callable, optional
-        Called before each key goes out: in lock-step the presenter, so far idle, is about to run.
 
     Attributes
     ----------
@@ -138,10 +136,8 @@ class Room:
         session_time: SessionTime,
         participant: Participant | None = None,
         truth: HiddenTruth | None = None,
-        before_key: Callable[[], None] | None = None,
     ) -> None:
         self.link, self.time, self.participant, self.truth = link, session_time, participant, truth
-        self._before_key = before_key
         self.start_s = 0.0
         self.patience_s = 60.0
         self._pressed = False  # the presenter has taken the last key
@@ -226,8 +222,6 @@ class Room:
     def _press(self, key: str, t_s: float) -> None:
         """Press a key at session time `t_s`; in lock-step, wait until all that it caused has been done."""
         self._pressed = False
-        if self._before_key is not None:
-            self._before_key()
         self.link.press(key, round(t_s * 1e9) if self.time.lock_step else 0)
         deadline = time.monotonic() + self.patience_s
         while self.time.lock_step and not self._pressed:
@@ -259,7 +253,6 @@ def run_scanner(
     preference: Preference | None = None,
     head: Head | None = None,
     on_volume: Callable[[int], None] | None = None,
-    before_key: Callable[[], None] | None = None,
     patience_s: float = 60.0,
 ) -> int:
     """Scan the simulated participant until the session says stop.
@@ -287,8 +280,6 @@ def run_scanner(
         The participant's head, if it is at hand.
     on_volume : callable, optional
         Called with the index of each volume once it has been delivered.
-    before_key : callable, optional
-        See :class:`Room`.
     patience_s : float
         Longest (real) wait for the presenter.
 
@@ -308,7 +299,7 @@ def run_scanner(
     participant = Participant(liked, settings.rng(BEHAVIOUR), settings.amplitude_percent, Behaviour(keys=settings.keys))
     hidden = {"voxels": int((head.gains != 0).sum()), "preference": liked.settings(), "simulation": asdict(settings)}
     truth = HiddenTruth(out, {**hidden, "behaviour": asdict(participant.behaviour)})
-    with Room(link, session_time, participant, truth, before_key) as room:
+    with Room(link, session_time, participant, truth) as room:
         scanner.prepare(0)
         if not room.begin(settings.tr_s, settings.trigger_key, patience_s):
             return 0

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from rtevo.errors import RtevoError
 from rtevo.shm import RingPeerLost
 from rtevo.stages.bridge import bridge
-from rtevo.stages.context import OBSERVERS, RINGS, Context, Plan, create_rings, ring_name
+from rtevo.stages.context import OBSERVERS, RINGS, Context, Plan, create_rings, readers_of, ring_name
 from rtevo.stages.decode import decode
 from rtevo.stages.evolve import evolve
 from rtevo.stages.generate import generate
@@ -25,7 +25,19 @@ from rtevo.stages.ingest import ingest
 from rtevo.stages.record import record
 from rtevo.stages.rehearsal import presenter, scanner
 
-__all__ = ["OBSERVERS", "RINGS", "STAGES", "STOP_SIGNALS", "Context", "Plan", "Stage", "child_main", "create_rings", "ring_name"]
+__all__ = [
+    "OBSERVERS",
+    "RINGS",
+    "STAGES",
+    "STOP_SIGNALS",
+    "Context",
+    "Plan",
+    "Stage",
+    "child_main",
+    "create_rings",
+    "readers_of",
+    "ring_name",
+]
 
 
 @dataclass(frozen=True)

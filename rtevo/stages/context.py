@@ -21,7 +21,7 @@ from rtevo.config import Config
 from rtevo.records import Grid
 from rtevo.shm import Reader, Ring, RingClosed, RingTimeout, wait_any
 
-__all__ = ["OBSERVERS", "RINGS", "WAIT_S", "Context", "Plan", "RingSpec", "create_rings", "ring_name", "serve"]
+__all__ = ["OBSERVERS", "RINGS", "WAIT_S", "Context", "Plan", "RingSpec", "create_rings", "readers_of", "ring_name", "serve"]
 
 WAIT_S = 0.1  # how often a waiting stage looks at the shared words
 
@@ -111,12 +111,16 @@ def ring_name(session: str, ring: str) -> str:
     return f"/rtevo-{session}-{ring}"
 
 
+def readers_of(ring: str) -> list[str]:
+    """Names of a ring's readers, the critical ones first."""
+    return [*RINGS[ring].critical, *(reader for reader, seen in OBSERVERS.items() if ring in seen)]
+
+
 def create_rings(plan: Plan, stack: ExitStack) -> dict[str, Ring]:
     """Create every ring of a session; `stack` unlinks them."""
     rings = {}
     for name, spec in RINGS.items():
-        readers = [Reader(r, critical=True, semaphore=f"/rtevo-{plan.name}-{r}") for r in spec.critical]
-        readers += [Reader(r, critical=False, semaphore=f"/rtevo-{plan.name}-{r}") for r, seen in OBSERVERS.items() if name in seen]
+        readers = [Reader(r, critical=r in spec.critical, semaphore=f"/rtevo-{plan.name}-{r}") for r in readers_of(name)]
         rings[name] = stack.enter_context(Ring.create(ring_name(plan.name, name), spec.slot(plan), spec.slots(plan), readers))
     return rings
 
