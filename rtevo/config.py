@@ -52,8 +52,9 @@ class Session:
     run: int = _key(1, "BIDS run number", *_at_least(1))
     condition: str = _key(
         "brain",
-        "what drives evolution: brain (decoded scores), ratings (button presses), sham (scores shuffled among the candidates)",
-        *_one_of("brain", "ratings", "sham"),
+        "what drives evolution: brain (decoded scores), ratings (button presses), sham (scores shuffled among the candidates), yoked "
+        "(another session's scores), random (nothing), blinded (which of these says the blinding key)",
+        *_one_of("brain", "ratings", "sham", "yoked", "random", "blinded"),
     )
     seed: int = _key(1, "seed of everything random; the same seed and input give the same session", *_at_least(0))
     speed: float = _key(
@@ -93,15 +94,54 @@ class Decoder:
 class Evolution:
     """How scores become the next latents."""
 
-    generations: int = _key(5, "generations in the run", *_at_least(1))
+    strategy: str = _key(
+        "surrogate",
+        "surrogate (a model of all scores so far), truncation (mean of the better half, and mutation), cma, sepcma, random",
+        *_one_of("surrogate", "truncation", "cma", "sepcma", "random"),
+    )
+    schedule: str = _key(
+        "steady",
+        "steady (every image is asked for from the scores there are), generational (a generation waits for all scores of the last one)",
+        *_one_of("steady", "generational"),
+    )
+    generations: int = _key(5, "generations in the run (steady: blocks, for counting); it may end earlier, see stop_*", *_at_least(1))
     population: int = _key(5, "images in a generation", *_at_least(1))
-    mutation_sd: float = _key(0.5, "standard deviation of new latents around the weighted mean of the parents", *_at_least(0))
+    prefetch: int = _key(
+        2,
+        "steady: images asked for beyond the one that is shown; one more after each time that an image came late",
+        "1 to 8",
+        lambda x: 1 <= x <= 8,
+    )
+    stop_minutes: float = _key(0.0, "no more images are asked for so long after the first volume, min; 0 = no limit", *_at_least(0))
+    stop_gain: float = _key(
+        0.0,
+        "no more images once a generation is expected to gain less, standard deviations of random images (surrogate); 0 = no limit",
+        *_at_least(0),
+    )
+    mutation_sd: float = _key(
+        0.5, "truncation: standard deviation of new latents around the weighted mean of the parents", *_at_least(0)
+    )
+    norm_limits: tuple[float, ...] = _key(
+        (),
+        "least and greatest length of a latent, 1 = that of random ones; empty = the strategy's own (surrogate: 0.5 to 1 + 1/sqrt(size))",
+        "two numbers, 0 < least <= greatest",
+        lambda x: not x or (len(x) == 2 and 0 < x[0] <= x[1]),
+    )
     latent_size: int = _key(16, "number of latent dimensions", *_at_least(1))
     pca: str = _key("", "latent space (.npz with mean and components); empty = a random one, for the built-in tiny model only")
     use_post_encodings: bool = _key(False, "parents are the embeddings that the pictures re-encode to, not the ones asked for")
     score_deadline_s: float = _key(
-        20.0, "a generation goes on without the scores that are missing this long after its last image ended", *_above(0)
+        20.0, "scores that are missing this long after the last image asked for has ended are no longer waited for, s", *_above(0)
     )
+    probe_every: int = _key(
+        0, "every so manieth image is a probe, to track drift and reliability; 0 = none", "0 or >= 2", lambda x: x == 0 or x >= 2
+    )
+    probes: int = _key(2, "different probes, shown in turn; the same in every session of a latent space", *_at_least(1))
+    avoid: str = _key("", "embeddings to stay away from (.npy, n x embedding size); empty = none")
+    avoid_distance: float = _key(0.3, "smallest cosine distance to an avoided embedding", "> 0 and < 2", lambda x: 0 < x < 2)
+    yoked_to: str = _key("", "condition yoked: trials.tsv of the session whose scores are used, or its folder")
+    blinding_key: str = _key("", "condition blinded: file made by `python -m rtevo.evolve blind`")
+    resume: str = _key("", "evolution.json of an earlier run, or its folder: evolution goes on from there")
 
 
 @dataclass(frozen=True)
@@ -200,6 +240,10 @@ def _convert(value: Any, kind: Any) -> Any:
     """Give `value` as the type of its key, or raise TypeError with what was expected."""
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if kind == tuple[float, ...]:
+        if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value):
+            return tuple(float(v) for v in value)
+        raise TypeError("a list of numbers")
     if kind == tuple[str, ...]:
         if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
             return tuple(value)
@@ -284,19 +328,38 @@ def _together(config: Config, origin: str, base: Path) -> list[str]:
         found.append(
             f"{origin} [presentation] trigger_key: expected a key that is not among rating_keys, got {config.presentation.trigger_key!r}"
         )
+    found += _evolution(config, origin)
     for section, key, kind in (
         ("acquisition", "folder", "replay"),
         ("decoder", "folder", "folder"),
         ("generator", "unclip_model_path", "folder"),
         ("evolution", "pca", "file"),
+        ("evolution", "avoid", "file"),
+        ("evolution", "yoked_to", "file or folder"),
+        ("evolution", "blinding_key", "file"),
+        ("evolution", "resume", "file or folder"),
         ("bridge", "keys", "folder"),
     ):
         value = getattr(getattr(config, section), key)
         path = base / value
         if not value or (kind == "replay" and source != "replay"):  # a watched folder may appear later
             continue
-        if not (path.is_file() if kind == "file" else path.is_dir()):
-            found.append(f"{origin} [{section}] {key}: expected an existing {'file' if kind == 'file' else 'folder'}, got {value!r}")
+        kind = kind.replace("replay", "folder")
+        if not ((path.is_file() and "file" in kind) or (path.is_dir() and "folder" in kind)):
+            found.append(f"{origin} [{section}] {key}: expected an existing {kind}, got {value!r}")
+    return found
+
+
+def _evolution(config: Config, origin: str) -> list[str]:
+    """Find what does not go together in [evolution]."""
+    found, evolution, condition = [], config.evolution, config.session.condition
+    for wanted, key in (("yoked", "yoked_to"), ("blinded", "blinding_key")):
+        if condition == wanted and not getattr(evolution, key):
+            found.append(f"{origin} [evolution] {key}: expected a file for condition {wanted!r}, got none")
+    if evolution.stop_gain and evolution.strategy != "surrogate":
+        found.append(f"{origin} [evolution] stop_gain: expected 0 for strategy {evolution.strategy!r}, got {evolution.stop_gain:g}")
+    if evolution.strategy in ("cma", "sepcma") and min(evolution.population, evolution.latent_size) < 2:
+        found.append(f"{origin} [evolution] strategy: {evolution.strategy!r} expects population and latent_size >= 2")
     return found
 
 
@@ -328,6 +391,10 @@ def load(path: Path | None, overrides: Mapping[tuple[str, str], Any] | None = No
             ("decoder", "folder"),
             ("generator", "unclip_model_path"),
             ("evolution", "pca"),
+            ("evolution", "avoid"),
+            ("evolution", "yoked_to"),
+            ("evolution", "blinding_key"),
+            ("evolution", "resume"),
             ("bridge", "keys"),
             ("record", "out"),
         ):

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from rtevo.records import EventKind, VolumeFlag
 from rtevo.shm import Ring, RingClosed, RingOverrun
+from rtevo.stages.evolution import course_settings
 
 if TYPE_CHECKING:
     from rtevo.clock import Clock
@@ -43,8 +44,10 @@ class Status:
         self._rings: dict[str, Ring] = {}
         self._clock: Clock | None = None
         self._last: dict[str, Any] = {}
-        self._fitness: dict[int, list[float]] = {}
-        self._shown = 0
+        self._fitness: dict[int, dict[int, float]] = {}  # by generation and candidate
+        self._generation, self._shown = 0, 0
+        self._images = course_settings(plan.config).images
+        self._blinded = plan.config.session.condition == "blinded"
         self._due: float | None = None
         self._printed = 0.0
         self._log = (plan.out / "session.log").open("a", encoding="utf-8", buffering=1)
@@ -96,11 +99,11 @@ class Status:
     def _take(self, ring: str, slot: Any) -> None:
         self._last[ring] = slot
         if ring == "fitness":
-            self._fitness.setdefault(int(slot["generation"]), []).append(float(slot["fitness"]))
+            self._fitness.setdefault(int(slot["generation"]), {})[int(slot["candidate"])] = float(slot["fitness"])
         elif ring == "events":
             settings = self.plan.config.presentation
             if slot["kind"] == EventKind.ONSET:
-                self._shown += 1
+                self._generation, self._shown = int(slot["generation"]), self._shown + 1
                 self._due = slot["t_ns"] / 1e9 + settings.image_s + settings.washout_s
             elif slot["kind"] in (EventKind.FIXATION, EventKind.END):
                 self._due = None
@@ -136,15 +139,14 @@ class Status:
                 ("FD", "-" if math.isnan(displacement) else f"{displacement:.2f} mm", "yellow" if displacement > FD_LIMIT_MM else "")
             )
             cells.append(("aligned in", "missing" if missing else f"{latency_ms:.0f} ms", "red" if missing else ""))
-        generation = len(self._fitness)
-        cells.append(("generation", f"{min(generation + 1, config.evolution.generations)}/{config.evolution.generations}", "bold"))
-        cells.append(("images", f"{self._shown}/{config.evolution.generations * config.evolution.population}", ""))
+        cells.append(("generation", f"{self._generation + 1}/{config.evolution.generations}", "bold"))
+        cells.append(("images", f"{self._shown}/{self._images}", ""))
         score = self._last.get("scores")
         if score is not None:
-            cells.append(("score", f"{float(score['score']):+.3f}", "green"))
-        if self._fitness:
-            means = [sum(v) / len(v) for _, v in sorted(self._fitness.items())]
-            cells.append(("fitness", " ".join(f"{m:+.2f}" for m in means[-6:]), "green"))
+            cells.append(("score", "hidden" if self._blinded else f"{float(score['score']):+.3f}", "green"))
+        if self._fitness and not self._blinded:
+            known = [[v for v in own.values() if not math.isnan(v)] for _, own in sorted(self._fitness.items())]
+            cells.append(("fitness", " ".join(f"{sum(v) / len(v):+.2f}" for v in known[-6:] if v) or "-", "green"))
         if self._due is not None and self._clock:
             left = self._due - self._clock.now_s()
             cells.append(("next image due in", f"{left:.1f} s" if left > 0 else "waiting", "" if left > 0 else "yellow"))

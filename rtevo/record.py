@@ -209,6 +209,7 @@ class _Tables:
                 if record["type"] == "images":
                     fields.pop("scored_ns", None)
                 if record["type"] == "latents":
+                    fields["probe"] = None if fields["probe"] < 0 else fields["probe"]
                     fields["parents_scored_ns"] = fields.pop("scored_ns")
                 trial.update(fields)
             elif record["type"] == "events":
@@ -261,6 +262,7 @@ def _mean(values: Iterable[Any]) -> float | None:
 def _generations(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Per-generation means of fitness, score, rating and, in a simulation, the true response."""
     result = []
+    rows = [row for row in rows if row.get("probe") is None]
     for generation in sorted({row["generation"] for row in rows}):
         own = [row for row in rows if row["generation"] == generation]
         entry = {"generation": generation, "images": len(own), "shown": sum("onset" in row for row in own)}
@@ -268,6 +270,22 @@ def _generations(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             entry[f"mean_{name}"] = _mean(row.get(name) for row in own)
         result.append(entry)
     return result
+
+
+def _probes(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """How the scores of images that were shown again and again vary: n, their spread within a probe, their drift per minute."""
+    shown = [r for r in rows if r.get("probe") is not None and "onset" in r and not math.isnan(r.get("score", math.nan))]
+    scores, onsets, which = (np.array([r[name] for r in shown], float) for name in ("score", "onset", "probe"))
+    for probe in set(which):  # about each probe's own mean
+        scores[which == probe] -= scores[which == probe].mean()
+        onsets[which == probe] -= onsets[which == probe].mean()
+    freedom = len(shown) - len(set(which))
+    moved = float(onsets @ onsets)
+    return {
+        "n": len(shown),
+        "score_sd": round(math.sqrt(float(scores @ scores) / freedom), 6) if freedom > 0 else None,
+        "drift_per_min": round(60 * float(onsets @ scores) / moved, 6) if freedom > 0 and moved > 0 else None,
+    }
 
 
 def _cadence(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -343,6 +361,7 @@ def finalise(out: Path) -> dict[str, Any]:
             "cadence_s": _cadence(rows),
         },
         "generations": _generations(rows),
+        "probes": _probes(rows),
         "latencies_ms": _latencies(tables),
         "rings": tables.end.get("rings", {}),
         "warnings": tables.end.get("warnings", []),
@@ -357,7 +376,8 @@ def _write_trials(out: Path, rows: list[dict[str, Any]]) -> None:
     latents = latents if evolved else np.zeros((0, 0), np.float32)
     for row, latent in zip(evolved, latents, strict=True):
         row.update({f"x{i}": float(x) for i, x in enumerate(latent)})
-    columns = ["onset", "duration", "generation", "candidate", "rating", "response_time", "score", "score_se", "volumes_used", "fitness"]
+    columns = ["onset", "duration", "generation", "candidate", "probe", "rating", "response_time"]
+    columns += ["score", "score_se", "volumes_used", "fitness"]
     if any("true_response" in row for row in rows):
         columns.append("true_response")
     _table(out / "trials.tsv", [*columns, *(f"x{i}" for i in range(latents.shape[1]))], rows)

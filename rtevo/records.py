@@ -152,12 +152,13 @@ def score_dtype() -> np.dtype[np.void]:
 
 
 def fitness_dtype() -> np.dtype[np.void]:
-    """Slot of the ``fitness`` ring: what evolution made of one image: its score, its rating, or another image's (sham)."""
+    """Slot of the ``fitness`` ring: what evolution was told of one image: its score, its rating, or another's (sham, yoked)."""
     return np.dtype(
         [
             ("generation", "<i4"),
             ("candidate", "<i4"),
-            ("fitness", "<f8"),  # NaN where it was missing and left out
+            ("fitness", "<f8"),  # NaN where it was missing and left out; later values replace it
+            ("fitness_se", "<f8"),  # NaN where not known
             ("decided_ns", "<i8"),
         ],
         align=True,
@@ -170,6 +171,7 @@ def latent_dtype(latent_size: int, embedding_size: int) -> np.dtype[np.void]:
         [
             ("generation", "<i4"),
             ("candidate", "<i4"),
+            ("probe", "<i4"),  # number of the probe; -1: a candidate of evolution
             ("seed", "<u8"),  # of the diffusion noise
             ("scored_ns", "<i8"),  # of the last score that shaped this generation (0 for the first)
             ("evolved_ns", "<i8"),

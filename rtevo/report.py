@@ -185,7 +185,7 @@ def draw(out: Path) -> Figure:
     if not (out / "summary.json").exists():
         finalise(out)
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    trials, motion = _read(out / "trials.tsv"), _read(out / "motion.tsv")
+    trials, motion = [t for t in _read(out / "trials.tsv") if t.get("probe") is None], _read(out / "motion.tsv")
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -50,7 +50,13 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--decoder", metavar="DIR", help="decoder folder")
     p.add_argument("--out", metavar="DIR", help="output folder, must not exist yet (default: sessions/DATE-N)")
-    p.add_argument("--condition", choices=("brain", "ratings", "sham"), help="what drives evolution")
+    p.add_argument("--condition", choices=("brain", "ratings", "sham", "yoked", "random", "blinded"), help="what drives evolution")
+    p.add_argument("--strategy", choices=("surrogate", "truncation", "cma", "sepcma", "random"), help="how scores become the next latents")
+    p.add_argument(
+        "--schedule", choices=("steady", "generational"), help="ask for every image by itself, or for generations that wait for all scores"
+    )
+    p.add_argument("--yoked-to", metavar="DIR", help="condition yoked: the session whose scores are used")
+    p.add_argument("--resume", metavar="DIR", help="let evolution go on from where an earlier run's ended")
     p.add_argument("--generations", type=int, metavar="N", help="generations in the run")
     p.add_argument("--population", type=int, metavar="N", help="images in a generation")
     p.add_argument("--seed", type=int, metavar="N", help="the same seed and input give the same session")
@@ -83,6 +89,10 @@ def _overrides(options: argparse.Namespace) -> dict[tuple[str, str], Any]:
         ("session", "condition"): options.condition,
         ("session", "seed"): options.seed,
         ("session", "speed"): options.speed,
+        ("evolution", "strategy"): options.strategy,
+        ("evolution", "schedule"): options.schedule,
+        ("evolution", "yoked_to"): options.yoked_to,
+        ("evolution", "resume"): options.resume,
         ("evolution", "generations"): options.generations,
         ("evolution", "population"): options.population,
     }
@@ -125,11 +135,12 @@ def prepare(config: Config) -> Plan:
         Whatever is wrong, before anything has started.
     """
     from rtevo import generate
-    from rtevo.stages import Plan
+    from rtevo.stages import Plan, evolution
 
     model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else None
     embedding_size, image_size = generate.probe(model)
     space = _check_space(config, embedding_size)
+    condition = evolution.check(config, space)
     source = _describe_source(config)
     loaded = _check_decoder(config, source)
     tr_s = _repetition_time(config, source)
@@ -141,6 +152,7 @@ def prepare(config: Config) -> Plan:
     return Plan(
         name=secrets.token_hex(3),
         config=config,
+        condition=condition,
         out=out,
         runtime=runtime,
         incoming=Path(config.acquisition.folder).resolve() if watched else runtime / "incoming",
@@ -350,7 +362,7 @@ def run(plan: Plan) -> dict[str, Any]:
         rings = supervisor.ring_statistics()
         warnings = supervisor.warnings
     with LogWriter(plan.out / "record.jsonl") as log:
-        end = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "status": status, "reason": str(failure or "")}
+        end = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "status": status, "reason": str(failure or ""), "condition": plan.condition}
         log.append("end", {**end, "rings": rings, "warnings": warnings})
     summary = finalise(plan.out)
     if failure:

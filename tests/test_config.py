@@ -49,7 +49,7 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
         load(path)
     assert caught.value.mistakes == [
         "session.toml [aquisition]: unknown section; did you mean acquisition?",
-        "session.toml [session] condition: expected one of brain, ratings, sham, got 'brian'",
+        "session.toml [session] condition: expected one of brain, ratings, sham, yoked, random, blinded, got 'brian'",
         "session.toml [session] sed: unknown key; did you mean seed?",
         "session.toml [acquisition] tr_s: expected >= 0, got -1.0",
         "session.toml [generator] steps: expected a whole number, got 'ten'",
@@ -98,3 +98,20 @@ def test_the_trigger_is_no_rating_key() -> None:
     assert replace(config.presentation).trigger_key not in config.presentation.rating_keys
     with pytest.raises(ConfigError, match="trigger_key"):
         build({"presentation": {"trigger_key": "1"}})
+
+
+def test_what_does_not_go_together_in_evolution_is_named(tmp_path: Path) -> None:
+    wrong = {"strategy": "cma", "population": 1, "stop_gain": 0.1, "norm_limits": [2, 1]}
+    with pytest.raises(ConfigError) as caught:
+        build({"session": {"condition": "yoked"}, "evolution": wrong})
+    assert [m.split(": ")[0] for m in caught.value.mistakes] == [
+        "options [evolution] norm_limits",
+        "options [evolution] yoked_to",
+        "options [evolution] stop_gain",
+        "options [evolution] strategy",
+    ]
+    with pytest.raises(ConfigError, match=r"norm_limits: expected a list of numbers, got \['a', 2\]"):
+        build({"evolution": {"norm_limits": ["a", 2]}})
+    assert build({"evolution": {"norm_limits": [0.5, 1]}}).evolution.norm_limits == (0.5, 1.0)
+    with pytest.raises(ConfigError, match="resume: expected an existing file or folder, got '/nowhere'"):
+        build({"evolution": {"resume": "/nowhere"}})

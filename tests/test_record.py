@@ -86,7 +86,15 @@ def session(tmp_path: Path) -> Path:
         key = {"generation": generation, "candidate": candidate}
         recorder.take(
             "latents",
-            slot(records.latent_dtype(3, 2), **key, scored_ns=generation * 7000 * ms, evolved_ns=1, latent=[k, 0.5, 0.1], embedding=[k, 1]),
+            slot(
+                records.latent_dtype(3, 2),
+                **key,
+                probe=-1,
+                scored_ns=generation * 7000 * ms,
+                evolved_ns=1,
+                latent=[k, 0.5, 0.1],
+                embedding=[k, 1],
+            ),
         )
         recorder.take(
             "images",

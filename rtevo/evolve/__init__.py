@@ -12,6 +12,7 @@ measured; such a candidate is left out and never counts as zero.
     model       that model
     cma         CMA-ES, plain and separable
     controls    sham, yoked, random
+    course      which image is asked for when; generations, probes, the end
     state       random generators as JSON
 """
 
@@ -19,19 +20,28 @@ import numpy as np
 
 from rtevo.evolve.base import Evolver, History
 from rtevo.evolve.cma import Cma, SepCma
-from rtevo.evolve.controls import RandomEvolver, Yoked, sham
+from rtevo.evolve.controls import Feedback, RandomEvolver, Sham, Yoked
+from rtevo.evolve.course import MOST_AHEAD, SCHEDULES, Course, CourseSettings, Request, Told
 from rtevo.evolve.state import rng_from_state, rng_to_state
 from rtevo.evolve.surrogate import Surrogate
 from rtevo.evolve.truncation import Truncation, TruncationEvolver, truncation_weights
 
 __all__ = [
+    "MOST_AHEAD",
+    "SCHEDULES",
     "STRATEGIES",
     "Cma",
+    "Course",
+    "CourseSettings",
     "Evolver",
+    "Feedback",
     "History",
     "RandomEvolver",
+    "Request",
     "SepCma",
+    "Sham",
     "Surrogate",
+    "Told",
     "Truncation",
     "TruncationEvolver",
     "Yoked",
@@ -39,7 +49,6 @@ __all__ = [
     "resume",
     "rng_from_state",
     "rng_to_state",
-    "sham",
     "truncation_weights",
 ]
 
@@ -56,6 +65,7 @@ def create(
     *,
     budget: int | None = None,
     mutation_sd: float = 0.3**0.5,
+    norm_limits: tuple[float, float] | None = None,
 ) -> Evolver:
     """Make a strategy by name.
 
@@ -73,6 +83,8 @@ def create(
         Candidates in the whole session (surrogate).
     mutation_sd : float
         Standard deviation of the mutation (truncation).
+    norm_limits : tuple of float, (2,), optional
+        Least and greatest length of a candidate, as shares of ``sqrt(latent_size)`` (surrogate; None: its own).
 
     Raises
     ------
@@ -80,7 +92,7 @@ def create(
         There is no such strategy, or a parameter is out of range.
     """
     if strategy == "surrogate":
-        return Surrogate(latent_size, budget, rng, final=population)
+        return Surrogate(latent_size, budget, rng, final=population, norm_limits=norm_limits)
     if strategy == "truncation":
         return TruncationEvolver(latent_size, population, mutation_sd, rng)
     if strategy in ("cma", "sepcma"):

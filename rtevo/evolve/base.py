@@ -68,6 +68,7 @@ class Evolver(ABC):
         self._latents = np.zeros((0, self.latent_size))
         self._fitness = np.zeros(0)
         self._fitness_se = np.zeros(0)
+        self._told = np.zeros(0, bool)
 
     @property
     def asked(self) -> int:
@@ -93,7 +94,24 @@ class Evolver(ABC):
         self._latents = np.concatenate([self._latents, latents.astype(np.float64)])
         self._fitness = np.concatenate([self._fitness, np.full(n, np.nan)])
         self._fitness_se = np.concatenate([self._fitness_se, np.full(n, np.nan)])
+        self._told = np.concatenate([self._told, np.zeros(n, bool)])
         return latents
+
+    def extend(self, n: int) -> None:  # noqa: B027 - most strategies do not look ahead
+        """Say how many more candidates this session will ask for.
+
+        Parameters
+        ----------
+        n : int
+            At least 1.
+        """
+
+    def expected_gain(self, n: int) -> float:
+        """Gain that the next `n` scores are expected to bring, in standard deviations of the fitness of random images.
+
+        NaN where nothing is known yet, or where the strategy keeps no model that could tell.
+        """
+        return float("nan")
 
     def place(self, ids: ArrayLike, latents: ArrayLike) -> None:
         """Say that candidates turned out elsewhere than asked for: the latents of their re-encoded pictures.
@@ -126,7 +144,7 @@ class Evolver(ABC):
         ids : array-like of int, (m,)
             Numbers of candidates that were asked for.
         fitness : array-like of float, (m,)
-            Larger is better. NaN: not measured, and an earlier score no longer counts.
+            Larger is better. NaN: not measured, and no score is to be waited for; an earlier score no longer counts.
         fitness_se : array-like of float, (m,), optional
             Standard errors, NaN where not known.
 
@@ -142,6 +160,7 @@ class Evolver(ABC):
             if array.shape != rows.shape:
                 raise ValueError(f"{name}: expected shape {rows.shape} as there are {len(rows)} ids, got {array.shape}")
         measured = np.isfinite(values)
+        self._told[rows] = True
         self._fitness[rows] = np.where(measured, values, np.nan)
         self._fitness_se[rows] = np.where(measured & np.isfinite(errors) & (errors >= 0), errors, np.nan)
 
@@ -173,6 +192,7 @@ class Evolver(ABC):
             "latents": self._latents.tolist(),
             "fitness": [None if np.isnan(value) else value for value in self._fitness.tolist()],
             "fitness_se": [None if np.isnan(value) else value for value in self._fitness_se.tolist()],
+            "told": self._told.tolist(),
             "memory": self._memory(),
             "rng": rng_to_state(self._rng),
         }
@@ -191,14 +211,16 @@ class Evolver(ABC):
         try:
             evolver = cls(**state["settings"], rng=rng_from_state(state["rng"]))
             latents, fitness, errors = state["latents"], state["fitness"], state["fitness_se"]
-            memory = state["memory"]
+            told, memory = state["told"], state["memory"]
         except KeyError as missing:
             raise ValueError(f"state: expected an entry {missing}, found only {sorted(state)}") from None
         evolver._latents = np.array(latents, np.float64).reshape(-1, evolver.latent_size)
         evolver._fitness = np.array(fitness, np.float64)  # None becomes NaN
         evolver._fitness_se = np.array(errors, np.float64)
-        if not len(evolver._latents) == len(evolver._fitness) == len(evolver._fitness_se):
-            raise ValueError(f"state: expected as many latents as scores, found {len(latents)}, {len(fitness)} and {len(errors)}")
+        evolver._told = np.array(told, bool)
+        lengths = (len(latents), len(fitness), len(errors), len(told))
+        if len(set(lengths)) != 1:
+            raise ValueError(f"state: expected as many latents as scores, found {', '.join(map(str, lengths))}")
         evolver._remember(memory)
         return evolver
 

@@ -24,7 +24,8 @@ class _Optimizer(Protocol):
 class Cma(Evolver):
     """Strategy "cma": starts from N(0, I), in generations of `population` candidates.
 
-    A candidate without a score when the next generation is asked for counts as the median of its generation.
+    A generation is the first `population` candidates that have a score and have not been used; it is used when the next candidate is asked
+    for. So scores may come late, and those that never come are left out; a score that is revised afterwards is not taken back.
 
     Parameters
     ----------
@@ -54,7 +55,7 @@ class Cma(Evolver):
         self._population = int(population)
         self._seed = int(rng.integers(2**31)) if seed is None else int(seed)
         self._optimizer = self._make()
-        self._told: list[list[float]] = []
+        self._used: list[tuple[list[int], list[float], int]] = []  # generations used: candidates, scores, asked before
 
     def _make(self) -> _Optimizer:
         """Make the optimiser; it minimises."""
@@ -65,41 +66,35 @@ class Cma(Evolver):
         return optimizer
 
     def _propose(self, n: int) -> NDArray[np.float64]:
-        points = []
-        for number in range(self.asked, self.asked + n):
-            if number and number % self._population == 0 and number // self._population > len(self._told):
-                if number > self.asked:
-                    raise ValueError(f"{self.strategy}: expected asks that end with a generation of {self._population}, got {n}")
-                self._close_generation()
-            points.append(self._optimizer.ask())
-        return np.array(points)
+        fresh = np.isfinite(self._fitness)
+        fresh[[row for rows, _, _ in self._used for row in rows]] = False
+        rows = np.flatnonzero(fresh)
+        while len(rows) >= self._population:
+            first, rows = rows[: self._population], rows[self._population :]
+            self._used.append((first.tolist(), self._fitness[first].tolist(), self.asked))
+            self._use(first.tolist(), self._fitness[first].tolist())
+        return np.array([self._optimizer.ask() for _ in range(n)])
 
-    def _close_generation(self) -> None:
-        """Tell the optimiser the generation that has been asked for."""
-        fitness = self._fitness[-self._population :]
-        known = np.isfinite(fitness)
-        middle = float(np.median(fitness[known])) if known.any() else 0.0
-        self._told.append(np.where(known, fitness, middle).tolist())
-        self._tell(len(self._told) - 1)
-
-    def _tell(self, generation: int) -> None:
-        rows = range(generation * self._population, (generation + 1) * self._population)
-        self._optimizer.tell([(self._latents[row], -value) for row, value in zip(rows, self._told[generation], strict=True)])
+    def _use(self, rows: list[int], fitness: list[float]) -> None:
+        """Tell the optimiser a generation."""
+        self._optimizer.tell([(self._latents[row], -value) for row, value in zip(rows, fitness, strict=True)])
 
     def _settings(self) -> dict[str, Any]:
         return {**super()._settings(), "population": self._population, "seed": self._seed}
 
     def _memory(self) -> dict[str, Any]:
-        return {"told": [list(values) for values in self._told]}
+        return {"used": [list(generation) for generation in self._used]}
 
     def _remember(self, memory: Mapping[str, Any]) -> None:
         """Go through the session again: the optimiser has no other plain state."""
-        self._told = [list(values) for values in memory["told"]]
-        for generation in range(len(self._told)):
-            for _ in range(self._population):
+        drawn = 0
+        for rows, fitness, asked in memory["used"]:
+            for _ in range(asked - drawn):
                 self._optimizer.ask()
-            self._tell(generation)
-        for _ in range(self.asked - len(self._told) * self._population):
+            drawn = asked
+            self._used.append((list(rows), list(fitness), asked))
+            self._use(rows, fitness)
+        for _ in range(self.asked - drawn):
             self._optimizer.ask()
 
 

@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rtevo.evolve.base import Evolver
 
-__all__ = ["RandomEvolver", "Yoked", "sham"]
-
-
-def sham(fitness: ArrayLike, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Permute the measured fitness values among the candidates that have one: a control without selection.
-
-    Missing values stay where they are, so a sham generation loses the same candidates as a real one.
-
-    Parameters
-    ----------
-    fitness : array-like of float, (n,)
-        NaN or infinite: not measured.
-    rng : numpy.random.Generator
-        Source of the permutation.
-
-    Returns
-    -------
-    ndarray, float64 (n,)
-        A new array.
-    """
-    values = np.array(fitness, np.float64)
-    measured = np.isfinite(values)
-    values[measured] = rng.permutation(values[measured])
-    return values
+__all__ = ["Feedback", "RandomEvolver", "Sham", "Yoked"]
 
 
 class RandomEvolver(Evolver):
@@ -42,7 +21,63 @@ class RandomEvolver(Evolver):
         return self._rng.standard_normal((n, self.latent_size))
 
 
-class Yoked:
+class Feedback:
+    """What evolution is told when a candidate is scored: here, its score."""
+
+    def take(self, candidate: int, score: float, score_se: float) -> list[tuple[int, float, float]]:
+        """Take one score, new or revised.
+
+        Parameters
+        ----------
+        candidate : int
+            Number in the run, from 0.
+        score, score_se : float
+            NaN where it is missing, or its standard error is not known.
+
+        Returns
+        -------
+        list of (int, float, float)
+            Candidate, fitness and standard error, of every candidate for which something has changed.
+        """
+        return [(candidate, score, score_se)]
+
+
+class Sham(Feedback):
+    """Scores permuted among all candidates that have one: a control without selection.
+
+    The permutation grows with every score (R. A. Fisher, F. Yates 1938, in the form that needs no end: D. E. Knuth, The Art of Computer
+    Programming 2, 3.4.2), and is a uniformly random one of the scores so far at any time. It is over the whole run, not within
+    generations, whose means would still tell a strategy that remembers them which way is up.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of the permutation.
+    """
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._order: list[int] = []
+        self._holds: dict[int, int] = {}  # candidate -> whose score it is given
+        self._scores: dict[int, tuple[float, float]] = {}
+
+    def take(self, candidate: int, score: float, score_se: float) -> list[tuple[int, float, float]]:
+        """Take one score; two candidates change, or the one that holds a revised score."""
+        if candidate not in self._scores:
+            if not math.isfinite(score):
+                return [(candidate, math.nan, math.nan)]
+            self._order.append(candidate)
+            other = self._order[int(self._rng.integers(len(self._order)))]
+            self._holds[candidate] = self._holds.get(other, candidate)
+            self._holds[other] = candidate
+            changed = {candidate, other}
+        else:
+            changed = {holder for holder, whose in self._holds.items() if whose == candidate}
+        self._scores[candidate] = (score, score_se)
+        return [(holder, *self._scores[self._holds[holder]]) for holder in sorted(changed)]
+
+
+class Yoked(Feedback):
     """Another participant's recorded scores in place of this one's: the same course of feedback, unrelated to this brain.
 
     Parameters
@@ -61,8 +96,7 @@ class Yoked:
         if self._recorded.ndim != 1 or not np.isfinite(self._recorded).any():
             raise ValueError(f"recorded: expected scores (n,), got shape {self._recorded.shape} with none measured")
 
-    def fitness(self, ids: ArrayLike) -> NDArray[np.float64]:
-        """Return the recorded scores of candidates by number; NaN past the end of the recording."""
-        rows = np.asarray(ids, np.int64)
-        inside = rows < len(self._recorded)
-        return np.where(inside, self._recorded[np.where(inside, rows, 0)], np.nan)
+    def take(self, candidate: int, score: float, score_se: float) -> list[tuple[int, float, float]]:
+        """Give the recorded score of that candidate; NaN past the end of the recording."""
+        recorded = self._recorded[candidate] if candidate < len(self._recorded) else math.nan
+        return [(candidate, float(recorded), math.nan)]

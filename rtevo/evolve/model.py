@@ -132,6 +132,29 @@ class Linear:
         draws = ratio * self._cross / shrunk + sd * rng.standard_normal((n, len(self._cross)))
         return self._slope(self._mean + spread * (draws - self._mean))
 
+    def expected_gain(self, n: int, rng: np.random.Generator, draws: int = 200) -> float:
+        """Expected rise of the best image's fitness by `n` more scores (P. I. Frazier et al. 2009, doi:10.1287/ijoc.1080.0314).
+
+        What is expected to be known after the scores of `n` candidates drawn as :meth:`draw` has them is a distribution of posterior
+        means, whatever the scores will be; the best image on a sphere is as much better as they are longer on average.
+
+        Returns
+        -------
+        float
+            In standard deviations of the fitness of random latents.
+        """
+        best = int(np.argmax(self.weights))
+        ratio, noise = float(SIGNAL_TO_NOISE[best]), float(self.noise_variance[best])
+        variance = noise * ratio / self._shrunk[best]
+        candidates = unit(self.draw(n, 1.0, rng).direction)
+        rows = np.column_stack([candidates, np.zeros(n)]) @ self._basis  # features of latents of the usual length
+        values, vectors = np.linalg.eigh((rows * variance) @ rows.T + noise * np.eye(n))
+        step = (variance[:, np.newaxis] * rows.T) @ (vectors / np.sqrt(values))
+        after = self._mean + rng.standard_normal((draws, n)) @ step.T
+        known, later = np.linalg.norm(self._mean @ self._basis.T[:, :-1]), np.linalg.norm(after @ self._basis.T[:, :-1], axis=1).mean()
+        signal = math.sqrt(known**2 + float((variance @ (self._basis[:-1] ** 2).T).sum()))
+        return math.sqrt(self._d) * max(float(later - known), 0.0) / signal
+
     def _slope(self, coefficients: Array) -> Slope:
         """Turn coefficients in the eigenbasis (n, d + 1) into slopes."""
         plain = coefficients @ self._basis.T

@@ -84,6 +84,21 @@ class Surrogate(Evolver):
         self._budget, self._exploration, self._norm_limits = budget, float(exploration), (float(low), float(high))
         self._final = math.ceil(_FINAL_SHARE * (budget or 0)) if final is None else int(final)
 
+    def extend(self, n: int) -> None:
+        """Say how many more candidates this session will ask for."""
+        if n < 1:
+            raise ValueError(f"n: expected at least 1, got {n}")
+        self._budget = self.asked + int(n)
+
+    def expected_gain(self, n: int) -> float:
+        """Gain expected of the next `n` scores, in standard deviations of the fitness of random images; NaN before the first."""
+        known = self.history()
+        if len(known.ids) < _FEWEST or np.ptp(known.fitness) == 0:
+            return math.nan
+        with one_thread():
+            linear = Linear(known.latents, known.fitness, relative_precision(known.fitness_se))
+            return linear.expected_gain(n, np.random.default_rng(self.asked))
+
     def _propose(self, n: int) -> NDArray[np.float64]:
         known = self.history()
         if len(known.ids) < _FEWEST or np.ptp(known.fitness) == 0:

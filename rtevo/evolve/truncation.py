@@ -188,9 +188,10 @@ def _rows_not_finite(points: NDArray[np.float64], among: NDArray[np.bool_]) -> l
 class TruncationEvolver(Evolver):
     """The rule of :class:`Truncation` as a strategy that is asked and told.
 
-    A generation is the last `population` candidates asked for, whether in one ask or one by one; those of them without a score are
-    left out, and where none has one the mean stays what it was. Asked for whole generations and told all their scores before the next, it
-    draws the same candidates as :class:`Truncation`.
+    Parents are the last `population` candidates of which something has been told; those whose score is missing (NaN) are left out, and
+    where none has one the mean stays what it was. Asked for whole generations and told all of each before the next, it draws the same
+    candidates as :class:`Truncation`; asked one by one while scores are late, every score moves the mean. Before `population` have been
+    told, candidates are drawn from N(0, I).
 
     Parameters
     ----------
@@ -206,7 +207,8 @@ class TruncationEvolver(Evolver):
 
     def _propose(self, n: int) -> NDArray[np.float64]:
         rule = self._rule
-        last = slice(max(self.asked - rule.population, 0), self.asked)
+        told = np.flatnonzero(self._told)
+        last = told[-rule.population :] if len(told) >= rule.population else told[:0]
         weights = truncation_weights(self._fitness[last])
         if weights.any():
             rule.mean = weights @ self._latents[last]

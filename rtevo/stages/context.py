@@ -35,6 +35,8 @@ class Plan:
     name : str
         Of the session, in the names of its rings.
     config : Config
+    condition : str
+        What drives evolution; the session file's, or that of the blinding key.
     out : Path
         Where results go.
     runtime : Path
@@ -53,6 +55,7 @@ class Plan:
 
     name: str
     config: Config
+    condition: str
     out: Path
     runtime: Path
     incoming: Path

@@ -2,126 +2,147 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from rtevo.evolve import Course, Told
+from rtevo.latent import LatentSpace
 from rtevo.records import EventKind
 from rtevo.stages.context import WAIT_S, Context, serve
+from rtevo.stages.evolution import make_course, state_of
 
 
 class _Evolve:
     """State of the evolve stage between scores."""
 
     def __init__(self, context: Context) -> None:
-        from rtevo.evolve import Truncation
-        from rtevo.latent import LatentSpace
-
-        self.context, settings = context, context.config.evolution
-        self.settings = settings
-        rng = np.random.default_rng(context.config.session.seed)
-        self.evolver = Truncation(settings.population, settings.latent_size, settings.mutation_sd, rng)
-        self.rng_sham = np.random.default_rng([context.config.session.seed, 1])
+        self.context, self.settings = context, context.config.evolution
         self.space = LatentSpace.load(context.plan.latent_space)
+        self.course: Course = make_course(context.config, context.plan.condition, self.space)
         self.latents_out, self.fitness_out = context.writer("latents"), context.writer("fitness")
-        self.generation = -1
+        self.trigger_ns: int | None = None
+        self.elapsed_s, self.scored_ns, self.saved = 0.0, 0, -1
+        self.last_offset_ns: int | None = None
         self.done = False
-        self.next_generation(0)
+        self.go_on()
 
-    def next_generation(self, scored_ns: int) -> None:
-        """Ask for the next latents and publish them; close ``latents`` after the last generation."""
-        self.generation += 1
-        if self.generation >= self.settings.generations:
-            self.finish()
+    def go_on(self) -> None:
+        """Ask for the images that are due; close ``latents`` when there will be none and all are scored."""
+        if self.done:
             return
-        self.latents = self.evolver.ask()
-        n = len(self.latents)
-        self.measured, self.complete = np.full(n, np.nan), np.zeros(n, bool)
-        self.last_event_ns: int | None = None
-        for candidate, (latent, embedding) in enumerate(zip(self.latents, self.space.to_embedding(self.latents), strict=True)):
+        requests = self.course.due(self.elapsed_s)
+        for request in requests:
             with self.latents_out.reserve(timeout_s=30) as slot:
-                slot["generation"], slot["candidate"] = self.generation, candidate
-                slot["seed"] = self.noise_seed(candidate)
-                slot["scored_ns"], slot["evolved_ns"] = scored_ns, time.monotonic_ns()
-                slot["latent"], slot["embedding"] = latent, embedding
+                slot["generation"], slot["candidate"], slot["probe"] = request.generation, request.candidate, request.probe
+                slot["seed"] = self.noise_seed(request.generation, request.candidate)
+                slot["scored_ns"], slot["evolved_ns"] = self.scored_ns, time.monotonic_ns()
+                slot["latent"], slot["embedding"] = request.latent, self.space.to_embedding(request.latent)
+        if requests:
+            self.last_offset_ns = None
+        if self.course.generation > self.saved:
+            self.save()
+        if self.course.finished and not self.course.missing:
+            self.finish()
 
-    def noise_seed(self, candidate: int) -> int:
+    def noise_seed(self, generation: int, candidate: int) -> int:
         """Seed of one picture's diffusion noise."""
         seed = self.context.config.session.seed
         if self.context.config.generator.same_noise:
             return seed
-        return int(np.random.SeedSequence([seed, self.generation, candidate]).generate_state(1)[0])
+        return int(np.random.SeedSequence([seed, generation, candidate]).generate_state(1)[0])
+
+    def save(self) -> None:
+        """Keep what another run needs to go on from here."""
+        self.saved = self.course.generation
+        path = self.context.plan.out / "evolution.json"
+        partial = path.with_name(path.name + ".part")
+        partial.write_text(json.dumps(state_of(self.course, self.space)), encoding="utf-8")
+        os.replace(partial, path)
 
     def finish(self) -> None:
-        """Close what this stage writes; what still arrives is only drained."""
+        """Ask for nothing more; scores that still arrive are told and recorded."""
         if not self.done:
             self.done = True
+            self.course.stop()
             self.latents_out.close_writing()
-            self.fitness_out.close_writing()
 
-    def measure(self, slot: Any, value: float, scored_ns: int) -> None:
-        """Take one candidate's score or rating; a generation whose candidates are all in is followed by the next."""
-        if self.done or slot["generation"] != self.generation:
-            return
-        candidate = int(slot["candidate"])
-        self.measured[candidate], self.complete[candidate] = value, True
-        if self.complete.all():
-            self.conclude(scored_ns)
-
-    def conclude(self, scored_ns: int) -> None:
-        """Tell the evolver what is known of this generation and go on."""
-        from rtevo.evolve import sham
-
-        fitness = self.measured
-        if self.context.config.session.condition == "sham":
-            fitness = sham(fitness, self.rng_sham)
-        for candidate, value in enumerate(fitness):
+    def publish(self, told: Sequence[Told]) -> None:
+        """Record what evolution has been told."""
+        for each in told:
             with self.fitness_out.reserve(timeout_s=30) as slot:
-                slot["generation"], slot["candidate"], slot["fitness"] = self.generation, candidate, value
-                slot["decided_ns"] = time.monotonic_ns()
-        self.evolver.tell(self.latents, fitness)
-        self.next_generation(scored_ns)
+                slot["generation"], slot["candidate"] = each.generation, each.candidate
+                slot["fitness"], slot["fitness_se"], slot["decided_ns"] = each.fitness, each.fitness_se, time.monotonic_ns()
 
     def image(self, slot: Any) -> None:
-        """Take the re-encoded embedding as the parent where the session says so."""
-        if self.settings.use_post_encodings and not self.done and slot["generation"] == self.generation:
-            self.latents[int(slot["candidate"])] = self.space.to_latent(np.array(slot["embedding"])[None])[0]
+        """Take the latent of the re-encoded picture as the candidate's where the session says so."""
+        if self.settings.use_post_encodings:
+            latent = self.space.to_latent(np.array(slot["embedding"])[None])[0]
+            self.course.place(int(slot["generation"]), int(slot["candidate"]), latent)
+
+    def take(self, slot: Any, value: float, error: float, scored_ns: int) -> None:
+        """Take a candidate's score or rating, and go on where that was waited for."""
+        self.scored_ns = scored_ns
+        self.publish(self.course.score(int(slot["generation"]), int(slot["candidate"]), value, error))
+        self.go_on()
 
     def score(self, slot: Any) -> None:
         """Take a decoded score."""
-        if self.context.config.session.condition != "ratings":
-            self.measure(slot, float(slot["score"]), int(slot["scored_ns"]))
+        if self.context.plan.condition != "ratings":
+            self.take(slot, float(slot["score"]), float(slot["score_se"]), int(slot["scored_ns"]))
 
     def event(self, slot: Any) -> None:
-        """Take a rating; remember when a generation's last image ended."""
-        if slot["kind"] == EventKind.RATING and self.context.config.session.condition == "ratings":
-            self.measure(slot, float(slot["value"]), int(slot["received_ns"]))
-        elif slot["kind"] == EventKind.OFFSET and not self.done:
-            last = slot["generation"] == self.generation and slot["candidate"] == len(self.latents) - 1
-            self.last_event_ns = int(slot["t_ns"]) if last else self.last_event_ns
+        """Follow what is shown; take a rating."""
+        kind, t_ns = slot["kind"], int(slot["t_ns"])
+        if kind == EventKind.TRIGGER and self.trigger_ns is None:
+            self.trigger_ns = t_ns
+        self.elapsed_s = 0.0 if self.trigger_ns is None else (t_ns - self.trigger_ns) / 1e9
+        if kind == EventKind.ONSET:
+            self.course.show()
+            self.go_on()
+        elif kind == EventKind.OFFSET:
+            self.last_offset_ns = t_ns if self.course.all_shown else None
+        elif kind == EventKind.FIXATION and self.course.look_further_ahead():
+            self.context.log.warning("evolve: an image came late: from now on %d are asked for ahead", self.course.ahead)
+            self.go_on()
+        elif kind == EventKind.RATING and self.context.plan.condition == "ratings":
+            self.take(slot, float(slot["value"]), math.nan, int(slot["received_ns"]))
 
     def overdue(self) -> bool:
-        """Whether this generation's missing scores are no longer waited for."""
-        deadline_s = self.settings.score_deadline_s
-        return not self.done and self.last_event_ns is not None and self.context.clock.now_s() > self.last_event_ns / 1e9 + deadline_s
+        """Whether missing scores are no longer waited for."""
+        if self.done or self.last_offset_ns is None or not self.course.missing:
+            return False
+        return self.context.clock.now_s() > self.last_offset_ns / 1e9 + self.settings.score_deadline_s
+
+    def give_up(self) -> None:
+        """Go on without the scores that are missing."""
+        self.context.log.warning(
+            "evolve: %d scores of generation %d are no longer waited for: they did not come within %g s of its end",
+            self.course.missing, self.course.generation, self.settings.score_deadline_s,
+        )  # fmt: skip
+        self.publish(self.course.give_up())
+        self.go_on()
 
 
 def evolve(context: Context) -> None:
     """``scores``, ``events`` and ``images`` -> ``latents`` and ``fitness``."""
     inputs = {name: context.reader(name) for name in ("images", "events", "scores")}
-    work = _Evolve(context)  # publishes the first generation, so that its images are there when the trigger comes
+    work = _Evolve(context)  # publishes the first images, so that they are painted when the trigger comes
     handlers = {"images": work.image, "events": work.event, "scores": work.score}
     context.ready()
     while inputs and not context.clock.get("abort"):
         ended = serve(inputs, handlers, WAIT_S)
         if "scores" in ended and not work.done:
-            context.log.warning("evolve: the scanner ended during generation %d", work.generation)
+            context.log.warning("evolve: the scanner ended during generation %d", work.course.generation)
         if context.clock.ending or "scores" in ended:
             work.finish()
         elif work.overdue():
-            context.log.warning(
-                "evolve: generation %d goes on with %d of %d scores: the others did not come within %g s",
-                work.generation, int(work.complete.sum()), len(work.complete), work.settings.score_deadline_s,
-            )  # fmt: skip
-            work.conclude(time.monotonic_ns())
+            work.give_up()
+    work.finish()
+    work.save()
+    work.fitness_out.close_writing()

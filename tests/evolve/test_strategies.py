@@ -169,9 +169,24 @@ def test_wrong_states_and_names_are_refused() -> None:
         make("random", latent_size=0)
 
 
-def test_cma_wants_whole_generations() -> None:
-    evolver = make("cma")
-    evolver.ask(2)
-    evolver.ask(2)
-    with pytest.raises(ValueError, match="expected asks that end with a generation of 4, got 6"):
-        evolver.ask(6)
+@pytest.mark.parametrize("name", ["cma", "sepcma"])
+def test_cma_goes_on_from_whatever_scores_have_come(name: str) -> None:
+    evolver = make(name)
+    evolver.ask(6)
+    evolver.tell([0, 2, 5], [1.0, 2.0, 3.0])
+    three = evolver.to_state()
+    evolver.ask(3)
+    assert three["memory"] == evolver.to_state()["memory"] == {"used": []}
+    evolver.tell([7], [0.5])
+    evolver.ask(1)
+    assert evolver.to_state()["memory"] == {"used": [[[0, 2, 5, 7], [1.0, 2.0, 3.0, 0.5], 9]]}
+    np.testing.assert_array_equal(through_json(evolver).ask(4), evolver.ask(4))
+
+
+def test_truncation_is_steered_by_late_scores() -> None:
+    evolver = make("truncation")
+    for k in range(60):
+        evolver.ask(1)
+        if k >= 6:
+            evolver.tell([k - 6], [float(evolver.to_state()["latents"][k - 6][0])])
+    assert np.mean([row[0] for row in evolver.to_state()["latents"][-10:]]) > 2

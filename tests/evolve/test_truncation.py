@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rtevo.evolve import Truncation, rng_from_state, rng_to_state, sham, truncation_weights
+from rtevo.evolve import Truncation, rng_from_state, rng_to_state, truncation_weights
 
 SUMMATION = 1e-12  # float64 sums of a few hundred terms in another order
 
@@ -135,21 +135,6 @@ def test_saving_does_not_disturb_the_generator() -> None:
     rng = np.random.default_rng(3)
     copy = rng_from_state(json.loads(json.dumps(rng_to_state(rng))))
     np.testing.assert_array_equal(copy.standard_normal(5), rng.standard_normal(5))
-
-
-@given(fitnesses, st.integers(0, 2**32 - 1))
-def test_sham_permutes_the_measured_fitness_only(fitness: NDArray[np.float64], seed: int) -> None:
-    before = fitness.copy()
-    permuted = sham(fitness, np.random.default_rng(seed))
-    np.testing.assert_array_equal(fitness, before)
-    np.testing.assert_array_equal(np.isfinite(permuted), np.isfinite(fitness))
-    np.testing.assert_array_equal(np.sort(permuted), np.sort(fitness))
-
-
-def test_sham_has_no_favourites() -> None:
-    rng = np.random.default_rng(0)
-    best = [int(np.nanargmax(sham([1.0, np.nan, 2.0, 5.0], rng))) for _ in range(3000)]
-    np.testing.assert_allclose(np.bincount(best, minlength=4)[[0, 2, 3]], 1000, atol=120)
 
 
 @pytest.mark.parametrize(

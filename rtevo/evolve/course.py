@@ -1,0 +1,266 @@
+"""The course of a session: which image is asked for when, what evolution is told, and when it is over.
+
+Images are counted by generation and candidate. In the generational schedule a generation is asked for as a whole, once all of the last one
+is scored. In the steady one every image is asked for by itself, from the scores there are, always a few ahead of the one that is shown;
+generations are then blocks of `population` images, for counting. Probes, the same few images again and again, come in between: nothing
+is told of them, they show drift and reliability. A probe of a generation is counted as a candidate after its last one.
+
+A course is pure: the sessions' stage and the simulations that compare strategies drive the same one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtevo.evolve.base import Evolver
+from rtevo.evolve.controls import Feedback
+
+__all__ = ["MOST_AHEAD", "SCHEDULES", "Course", "CourseSettings", "Request", "Told"]
+
+SCHEDULES = ("steady", "generational")
+MOST_AHEAD = 8  # images asked for ahead of the one that is shown
+_FEWEST_BLOCKS = 2  # before the expected gain may end a run
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CourseSettings:
+    """How a run goes.
+
+    Parameters
+    ----------
+    generations, population : int
+        Candidates in the run are the product; it may end earlier.
+    schedule : str
+        "steady" or "generational".
+    ahead : int
+        Steady: images asked for beyond the one that is shown.
+    probe_every : int
+        Every so manieth image is a probe; 0: none.
+    stop_s : float
+        Nothing is asked for so long after the first volume, s; 0: no limit.
+    stop_gain : float
+        Nothing is asked for once the next generation is expected to bring less, in standard deviations of random images; 0: no limit.
+    """
+
+    generations: int
+    population: int
+    schedule: str = "steady"
+    ahead: int = 2
+    probe_every: int = 0
+    stop_s: float = 0.0
+    stop_gain: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.generations < 1 or self.population < 1:
+            raise ValueError(f"generations and population: expected at least 1, got {self.generations} and {self.population}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule: expected one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        if not 1 <= self.ahead <= MOST_AHEAD:
+            raise ValueError(f"ahead: expected 1 to {MOST_AHEAD}, got {self.ahead}")
+        if self.probe_every < 0 or self.probe_every == 1:
+            raise ValueError(f"probe_every: expected 0 or at least 2, got {self.probe_every}")
+
+    @property
+    def candidates(self) -> int:
+        """Candidates in the whole run."""
+        return self.generations * self.population
+
+    @property
+    def images(self) -> int:
+        """Images in the whole run: candidates and the probes between them."""
+        return self.candidates + (self.candidates // (self.probe_every - 1) if self.probe_every else 0)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to be painted.
+
+    Parameters
+    ----------
+    generation, candidate : int
+        How it is counted.
+    probe : int
+        Which probe it is; -1: none.
+    latent : ndarray, float32 (d,)
+    """
+
+    generation: int
+    candidate: int
+    probe: int
+    latent: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What evolution has been told of one candidate."""
+
+    generation: int
+    candidate: int
+    fitness: float
+    fitness_se: float
+
+
+class Course:
+    """One run.
+
+    Parameters
+    ----------
+    evolver : Evolver
+        Fresh, or one that has had other runs before.
+    settings : CourseSettings
+    feedback : Feedback, optional
+        Default: evolution is told the candidate's own score.
+    probes : ndarray, float (p, d), optional
+        Latents of the probes; needed where there are to be any.
+    adjust : callable, optional
+        Called with the latents (n, d) that were asked for, gives those that are allowed instead.
+    """
+
+    def __init__(
+        self,
+        evolver: Evolver,
+        settings: CourseSettings,
+        feedback: Feedback | None = None,
+        probes: NDArray[np.floating] | None = None,
+        adjust: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
+    ) -> None:
+        self.evolver, self.settings, self.ahead = evolver, settings, settings.ahead
+        self._feedback, self._adjust = feedback or Feedback(), adjust
+        self._probes = np.zeros((0, evolver.latent_size), np.float32) if probes is None else np.asarray(probes, np.float32)
+        if settings.probe_every and not len(self._probes):
+            raise ValueError(f"probes: expected at least one latent for probe_every = {settings.probe_every}, got none")
+        self._first = evolver.asked
+        self._images = self._shown = self._candidates = self._probed = 0
+        self._open: set[int] = set()
+        self._open_probes: set[tuple[int, int]] = set()
+        self._stopped = False
+        evolver.extend(settings.candidates)
+
+    @property
+    def generation(self) -> int:
+        """Generation of the last candidate asked for; -1 before the first."""
+        return (self._candidates - 1) // self.settings.population
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing will be asked for any more."""
+        return self._stopped or self._candidates >= self.settings.candidates
+
+    @property
+    def all_shown(self) -> bool:
+        """Whether every image asked for has been shown."""
+        return self._shown >= self._images
+
+    @property
+    def missing(self) -> int:
+        """Images asked for that have no score, and might still get one."""
+        return len(self._open) + len(self._open_probes)
+
+    def due(self, elapsed_s: float = 0.0) -> list[Request]:
+        """Give the images that are to be painted now.
+
+        Parameters
+        ----------
+        elapsed_s : float
+            Since the first volume.
+        """
+        wanted: list[Request] = []
+        steady = self.settings.schedule == "steady"
+        while (self._images - self._shown < self.ahead) if steady else (not self._open and not wanted):
+            if self._over(elapsed_s):
+                break
+            wanted += self._ask(1 if steady else self.settings.population)
+        return wanted
+
+    def _over(self, elapsed_s: float) -> bool:
+        """Whether the run is over; what ends it before its last candidate is looked at only here."""
+        settings = self.settings
+        if not self.finished and settings.stop_s and elapsed_s >= settings.stop_s:
+            self._stopped = True
+        blocks, begun = divmod(self._candidates, settings.population)
+        if not self.finished and settings.stop_gain and not begun and blocks >= _FEWEST_BLOCKS:
+            self._stopped = self.evolver.expected_gain(settings.population) < settings.stop_gain
+        return self.finished
+
+    def _ask(self, n: int) -> list[Request]:
+        """Ask for `n` candidates, with the probes that come before them."""
+        latents = self.evolver.ask(n)
+        if self._adjust is not None:
+            latents = np.asarray(self._adjust(latents), np.float32)
+            self.evolver.place(np.arange(self.evolver.asked - n, self.evolver.asked), latents)
+        wanted: list[Request] = []
+        for latent in latents:
+            every, number = self.settings.probe_every, self._candidates
+            generation, candidate = divmod(number, self.settings.population)
+            self._candidates += 1
+            self._open.add(number)
+            wanted.append(Request(generation, candidate, -1, latent))
+            if every and self._candidates % (every - 1) == 0:
+                wanted.append(self._probe(generation))
+        self._images += len(wanted)
+        return wanted
+
+    def _probe(self, generation: int) -> Request:
+        every, population = self.settings.probe_every - 1, self.settings.population
+        before = generation * population // every  # probes of earlier generations
+        which = self._probed % len(self._probes)
+        candidate = population + self._probed - before
+        self._probed += 1
+        self._open_probes.add((generation, candidate))
+        return Request(generation, candidate, which, self._probes[which])
+
+    def show(self) -> None:
+        """Say that the next of the images asked for is on the screen."""
+        self._shown += 1
+
+    def look_further_ahead(self) -> bool:
+        """Ask for one more image ahead from now on, as one came late; whether there is anything to gain by it."""
+        helps = self.settings.schedule == "steady" and not self.finished and self.ahead < MOST_AHEAD
+        self.ahead += helps
+        return helps
+
+    def place(self, generation: int, candidate: int, latent: NDArray[np.floating]) -> None:
+        """Say where a candidate turned out: the latent of its re-encoded picture."""
+        number = self._number(generation, candidate)
+        if number is not None:
+            self.evolver.place([self._first + number], np.asarray(latent)[np.newaxis])
+
+    def score(self, generation: int, candidate: int, score: float, score_se: float = math.nan) -> list[Told]:
+        """Take a candidate's score, new, revised or missing (NaN); give what evolution is told. Of a probe nothing is told."""
+        number = self._number(generation, candidate)
+        if number is None:
+            self._open_probes.discard((generation, candidate))
+            return []
+        self._open.discard(number)
+        return self._tell(self._feedback.take(number, float(score), float(score_se)))
+
+    def give_up(self) -> list[Told]:
+        """Wait no longer for the scores that are missing."""
+        missing = sorted(self._open)
+        self._open.clear()
+        self._open_probes.clear()
+        return [told for number in missing for told in self._tell(self._feedback.take(number, math.nan, math.nan))]
+
+    def stop(self) -> None:
+        """Ask for nothing any more."""
+        self._stopped = True
+
+    def _number(self, generation: int, candidate: int) -> int | None:
+        """Number of a candidate in the run; None for a probe, and for what was never asked for."""
+        population = self.settings.population
+        number = generation * population + candidate
+        return number if 0 <= candidate < population and 0 <= number < self._candidates else None
+
+    def _tell(self, changes: list[tuple[int, float, float]]) -> list[Told]:
+        numbers = [number for number, _, _ in changes]
+        self.evolver.tell(
+            [self._first + number for number in numbers], [fitness for _, fitness, _ in changes], [error for _, _, error in changes]
+        )
+        return [Told(*divmod(number, self.settings.population), fitness, error) for number, fitness, error in changes]

@@ -1,0 +1,188 @@
+"""From a session file to the course of its evolution, and what is checked of it before anything starts."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtevo import evolve
+from rtevo.config import Config
+from rtevo.errors import ConfigError
+from rtevo.latent import Avoid, LatentSpace
+
+__all__ = ["CONDITIONS", "check", "course_settings", "make_course", "resolve_condition", "scramble", "state_of"]
+
+CONDITIONS = ("brain", "sham", "yoked", "random")  # that an operator can be blind to
+_PROBE_SEED = 20_000_523  # probes are the same in every session
+_SHAM, _PROBES, _AVOID = 1, 2, 3  # streams of random numbers beside evolution's own
+
+
+def course_settings(config: Config) -> evolve.CourseSettings:
+    """Give the settings of a session's course."""
+    e = config.evolution
+    return evolve.CourseSettings(
+        e.generations, e.population, e.schedule, e.prefetch, e.probe_every, stop_s=60 * e.stop_minutes, stop_gain=e.stop_gain
+    )
+
+
+def make_course(config: Config, condition: str, space: LatentSpace) -> evolve.Course:
+    """Make the course of a session.
+
+    Parameters
+    ----------
+    config : Config
+    condition : str
+        Resolved: not "blinded".
+    space : LatentSpace
+
+    Raises
+    ------
+    ConfigError
+        A file that the session names cannot be used.
+    """
+    e, seed = config.evolution, config.session.seed
+    settings = course_settings(config)
+    feedback = evolve.Feedback()
+    if condition == "sham":
+        feedback = evolve.Sham(np.random.default_rng([seed, _SHAM]))
+    elif condition == "yoked":
+        feedback = evolve.Yoked(_recorded(e.yoked_to))
+    probes = np.random.default_rng([_PROBE_SEED, _PROBES]).standard_normal((e.probes, space.latent_size))
+    course = evolve.Course(
+        _evolver(config, condition, space),
+        settings,
+        feedback,
+        probes.astype(np.float32) if e.probe_every else None,
+        _adjustment(config, space),
+    )
+    if e.stop_minutes:
+        course.evolver.extend(max(1, min(settings.candidates, _candidates_within(config))))
+    return course
+
+
+def _candidates_within(config: Config) -> int:
+    """About how many candidates fit into the run's minutes."""
+    p, e = config.presentation, config.evolution
+    seconds = p.image_s + p.washout_s + (p.rating_window_s / 2 if config.session.condition == "ratings" else 0.0)
+    images = (60 * e.stop_minutes - p.baseline_s) / seconds
+    return int(images * (1 - 1 / e.probe_every if e.probe_every else 1))
+
+
+def _evolver(config: Config, condition: str, space: LatentSpace) -> evolve.Evolver:
+    """Make the strategy, or continue an earlier run's."""
+    e = config.evolution
+    rng = np.random.default_rng(config.session.seed)
+    limits = (e.norm_limits[0], e.norm_limits[1]) if e.norm_limits else None
+    strategy = "random" if condition == "random" else e.strategy
+    if not e.resume:
+        return evolve.create(strategy, space.latent_size, e.population, rng, budget=None, mutation_sd=e.mutation_sd, norm_limits=limits)
+    path = Path(e.resume) / "evolution.json" if Path(e.resume).is_dir() else Path(e.resume)
+    where = f"[evolution] resume: {path}"
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        evolver = evolve.resume(state["evolver"])
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise ConfigError(f"{where}: expected the evolution.json of an earlier run, found something else: {problem}") from None
+    if evolver.strategy != strategy:
+        raise ConfigError(f"{where}: expected strategy {strategy!r} as in this session, found {evolver.strategy!r}")
+    if state.get("latent_space") != _fingerprint(space):
+        raise ConfigError(f"{where}: that run had another latent space; its latents mean nothing in this one")
+    return evolver
+
+
+def _adjustment(config: Config, space: LatentSpace) -> Any:
+    """Give the function that keeps latents within the session's limits; None where it has none."""
+    e = config.evolution
+    avoid = Avoid.load(space, e.avoid, e.avoid_distance) if e.avoid else None
+    if avoid is None and not e.norm_limits:
+        return None
+    rng = np.random.default_rng([config.session.seed, _AVOID])
+    usual = math.sqrt(space.latent_size)
+
+    def adjust(latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        if e.norm_limits:
+            norm = np.linalg.norm(latents, axis=1, keepdims=True)
+            latents = (latents * (np.clip(norm, e.norm_limits[0] * usual, e.norm_limits[1] * usual) / norm)).astype(np.float32)
+        return avoid.away(latents, rng) if avoid is not None else latents
+
+    return adjust
+
+
+def _recorded(name: str) -> NDArray[np.float64]:
+    """Read the fitness of a recorded session's candidates, in the order in which they were asked for."""
+    path = Path(name) / "trials.tsv" if Path(name).is_dir() else Path(name)
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file, delimiter="\t") if row.get("probe", "n/a") == "n/a"]
+        rows.sort(key=lambda row: (int(row["generation"]), int(row["candidate"])))
+        return np.array([math.nan if row["fitness"] == "n/a" else float(row["fitness"]) for row in rows])
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as problem:
+        raise ConfigError(f"[evolution] yoked_to: expected the trials.tsv of a session, got {name!r}: {problem}") from None
+
+
+def _fingerprint(space: LatentSpace) -> str:
+    """SHA-256 of a latent space's numbers."""
+    return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in (space.mean, space.components, space.scale))).hexdigest()
+
+
+def state_of(course: evolve.Course, space: LatentSpace) -> dict[str, Any]:
+    """Give what another run needs to go on from here, as plain JSON types."""
+    return {"schema": 1, "latent_space": _fingerprint(space), "evolver": course.evolver.to_state()}
+
+
+def scramble(condition: str, participant: str, session: str) -> str:
+    """Write a condition so that nobody reads it by accident; it is no secret."""
+    return base64.b32encode(f"{condition}:{participant}:{session}".encode()[::-1]).decode().rstrip("=")
+
+
+def resolve_condition(config: Config) -> str:
+    """Give what drives evolution; a blinded session looks it up by participant and session in its key.
+
+    Raises
+    ------
+    ConfigError
+        The key cannot be read or does not list this participant and session.
+    """
+    if config.session.condition != "blinded":
+        return config.session.condition
+    name, who = config.evolution.blinding_key, (config.session.participant, config.session.session)
+    try:
+        with Path(name).open(newline="", encoding="utf-8") as file:
+            codes = {(row["participant"], row["session"]): row["code"] for row in csv.DictReader(file, delimiter="\t")}
+    except (OSError, KeyError, ValueError, csv.Error) as problem:
+        raise ConfigError(f"[evolution] blinding_key: {name}: expected a key of `python -m rtevo.evolve blind`: {problem}") from None
+    if who not in codes:
+        raise ConfigError(f"[evolution] blinding_key: {name}: expected a line for participant {who[0]!r}, session {who[1]!r}, found none")
+    for condition in CONDITIONS:
+        if codes[who] == scramble(condition, *who):
+            return condition
+    raise ConfigError(f"[evolution] blinding_key: {name}: the code of participant {who[0]!r}, session {who[1]!r} is damaged")
+
+
+def check(config: Config, space: LatentSpace) -> str:
+    """Find what is wrong with a session's evolution before anything starts; give its condition.
+
+    Raises
+    ------
+    ConfigError, DataError
+        With what is wrong.
+    """
+    condition = resolve_condition(config)
+    if condition == "yoked" and not config.evolution.yoked_to:
+        raise ConfigError("[evolution] yoked_to: expected a file, as this session may be yoked, got none")
+    try:
+        make_course(config, condition, space)
+    except ValueError as problem:
+        raise ConfigError(f"[evolution] {problem}") from None
+    except ImportError:
+        strategy = config.evolution.strategy
+        raise ConfigError(f"[evolution] strategy: {strategy!r} needs the package cmaes (pip install 'rtevo[cma]')") from None
+    return condition
