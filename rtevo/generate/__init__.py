@@ -34,13 +34,15 @@ __all__ = [
 ]
 
 
-def probe(model_path: Path | None = None) -> tuple[int, tuple[int, int]]:
+def probe(model_path: Path | None = None, px: int = 0) -> tuple[int, tuple[int, int]]:
     """Find out what a model makes, in milliseconds, without loading it.
 
     Parameters
     ----------
     model_path : Path, optional
         Model folder. None: the built-in tiny pipeline, which need not have been built yet.
+    px : int
+        Longer side of an image, pixels; 0: the model's own.
 
     Returns
     -------
@@ -52,10 +54,12 @@ def probe(model_path: Path | None = None) -> tuple[int, tuple[int, int]]:
     ------
     ModelError
         The folder is missing, incomplete, damaged or of another kind.
+    ConfigError
+        The model cannot make that size.
     """
     if model_path is None:
         return TINY_EMBEDDING_SIZE, TINY_IMAGE_SIZE
-    found = describe(model_path)
+    found = describe(model_path).at(px)
     return found.embedding_size, found.image_size
 
 

@@ -13,13 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from rtevo.errors import ConfigError
 
-__all__ = ["BACKENDS", "SCHEDULERS", "Generator", "GeneratorSettings", "Painted", "check_request"]
+__all__ = ["BACKENDS", "PRECISIONS", "SCHEDULERS", "Generator", "GeneratorSettings", "Painted", "check_request"]
 
-BACKENDS = ("auto", "eager", "compiled")
-"""``auto``: the fastest that works on the device."""
+BACKENDS = ("auto", "eager", "compiled", "tensorrt")
+"""``auto``: the fastest that is there for the device and paints what the reference paints."""
 
 SCHEDULERS = ("model", "ddim", "pndm", "dpm++2m", "unipc")
 """``model``: the one that the model folder names."""
+
+PRECISIONS = ("auto", "float16", "float32")
+"""``auto``: half on a GPU, single on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class GeneratorSettings:
     Parameters
     ----------
     model_path : Path, optional
-        diffusers folder of a Stable unCLIP pipeline. None: the built-in tiny one.
+        diffusers folder of a Stable unCLIP pipeline, or of Kandinsky 2.2's decoder. None: the built-in tiny one.
     steps : int
         Denoising steps an image, >= 1.
     guidance_scale : float
@@ -41,11 +44,21 @@ class GeneratorSettings:
     device : str
         ``auto`` (CUDA where there is a device, else CPU), ``cpu``, ``cuda`` or ``cuda:N``.
     batch : int
-        Images that are denoised together, >= 1. One gives the first image soonest.
+        Images of a request that are denoised together after the first, which is always alone, >= 1.
     scheduler : str
         One of `SCHEDULERS`.
     backend : str
         One of `BACKENDS`.
+    precision : str
+        One of `PRECISIONS`.
+    px : int
+        Longer side of an image, pixels; 0: the model's own.
+    tiny_vae : Path, optional
+        Folder of an ``AutoencoderTiny`` for the model's latents, which decodes instead of the model's own.
+    engines : Path, optional
+        Folder of TensorRT engines. None: ``engines`` in the model's folder.
+    fallback : bool
+        Whether a backend that fails in a session gives way to the reference in single precision.
 
     Raises
     ------
@@ -62,6 +75,11 @@ class GeneratorSettings:
     batch: int = 1
     scheduler: str = "model"
     backend: str = "auto"
+    precision: str = "auto"
+    px: int = 0
+    tiny_vae: Path | None = None
+    engines: Path | None = None
+    fallback: bool = False
 
     def __post_init__(self) -> None:
         mistakes = [
@@ -71,6 +89,7 @@ class GeneratorSettings:
                 ("noise_level", 0, self.noise_level),
                 ("threads", 1, self.threads),
                 ("batch", 1, self.batch),
+                ("px", 0, self.px),
             )
             if not isinstance(value, int) or isinstance(value, bool) or value < least
         ]
@@ -79,7 +98,11 @@ class GeneratorSettings:
         kind, _, number = self.device.partition(":")
         if self.device not in ("auto", "cpu", "cuda") and not (kind == "cuda" and number.isdecimal()):
             mistakes.append(f"[generator] device: expected auto, cpu, cuda or cuda:N, got {self.device!r}")
-        for name, known, chosen in (("scheduler", SCHEDULERS, self.scheduler), ("backend", BACKENDS, self.backend)):
+        for name, known, chosen in (
+            ("scheduler", SCHEDULERS, self.scheduler),
+            ("backend", BACKENDS, self.backend),
+            ("precision", PRECISIONS, self.precision),
+        ):
             if chosen not in known:
                 mistakes.append(f"[generator] {name}: expected one of {', '.join(known)}, got {chosen!r}")
         if mistakes:
@@ -120,13 +143,15 @@ class Generator(Protocol):
 
     embedding_size: int
     image_size: tuple[int, int]
-    description: str
+
+    @property
+    def description(self) -> str: ...
 
     def paint(self, embeddings: ArrayLike, seeds: ArrayLike) -> Iterator[Painted]:
         """Paint images one by one, in order, each as soon as it is finished.
 
         The same embedding and seed give the same image whatever else is asked for with it: bit for bit where images are denoised
-        one at a time, within rounding where they share a batch.
+        one at a time, within rounding where they share a batch. The first is denoised alone, so that it is there soonest.
 
         Parameters
         ----------
@@ -145,6 +170,16 @@ class Generator(Protocol):
             Shapes do not fit or a number is not finite; raised by the call itself, before the first image.
         ModelError
             An image is black or not finite, or the device ran out of memory.
+        """
+        ...
+
+    def reschedule(self, scheduler: str, steps: int) -> None:
+        """Paint with another scheduler or number of steps from now on.
+
+        Raises
+        ------
+        ModelError
+            The backend cannot run this scheduler.
         """
         ...
 

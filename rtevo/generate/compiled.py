@@ -1,15 +1,15 @@
 """The compiled backend: the whole of a picture as two captured graphs over static buffers.
 
 One graph is the denoising loop, from the noised embedding to the latents; the other decodes one picture, turns it into pixels and
-re-encodes it. Neither waits for the host inside. On CUDA the networks go through ``torch.compile`` and the graphs are CUDA graphs; on
-a CPU the same code runs as it is, without either.
+re-encodes it. Neither waits for the host inside, and the loop of the next picture is under way while the host fetches this one. On
+CUDA the networks go through ``torch.compile`` and the graphs are CUDA graphs; on a CPU the same code runs as it is, without either.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from rtevo.errors import ModelError
 from rtevo.generate.base import GeneratorSettings, Painted
-from rtevo.generate.denoiser import Denoiser
 from rtevo.generate.eager import EagerGenerator
 from rtevo.generate.folder import ModelFolder
-from rtevo.generate.parts import draw_noise, network_labels, pixel_problem
+from rtevo.generate.graphs import Graph
+from rtevo.generate.parts import pixel_problem
 from rtevo.generate.steps import step_table
 from rtevo.generate.viewer import Viewer
 
@@ -31,6 +31,17 @@ log = logging.getLogger(__name__)
 
 VERIFY_TOLERANCE = 6.0
 """Mean absolute difference between a picture and the reference backend's, grey levels: half precision rounds otherwise, step by step."""
+
+TRICKS = {
+    "cudnn-attention": "attention by cuDNN's kernels before the flash kernels",
+    "conv-benchmark": "cuDNN times its convolution kernels and takes the fastest, which need not be the same one in another run",
+    "descent": "the compiler times the block sizes of its own kernels",
+    "1x1-as-mm": "convolutions of one pixel as matrix products",
+    "autotune": "the compiler times matrix and convolution kernels for decoding and encoding",
+}
+"""What a GPU may or may not profit from; `bench/generator.py` measures each."""
+
+DEFAULT_TRICKS: frozenset[str] = frozenset()
 
 
 class CompiledGenerator(EagerGenerator):
@@ -47,6 +58,8 @@ class CompiledGenerator(EagerGenerator):
         Told, in one line, what is being done: compiling takes a minute.
     compiler : str, optional
         Backend of ``torch.compile``. Default: ``inductor`` on CUDA, none on a CPU.
+    tricks : collection of str
+        Of `TRICKS`.
 
     Raises
     ------
@@ -62,89 +75,109 @@ class CompiledGenerator(EagerGenerator):
         settings: GeneratorSettings,
         on_progress: Callable[[str], None] | None = None,
         compiler: str | None = None,
+        tricks: Collection[str] = DEFAULT_TRICKS,
     ) -> None:
+        self._tricks = frozenset(tricks)
+        self._loops: dict[int, _Loop] = {}
+        self._picture: tuple[torch.Tensor, ...] = ()
+        self._denoiser: Any = None
+        self._look: Any = None
         super().__init__(folder, settings, on_progress)
         self._tell = on_progress or (lambda _: None)
         self._compiler = compiler or ("inductor" if self.device.type == "cuda" else None)
         self._wanted = self._sample(super()._denoise, super()._finish)
         self._verified = False
-        pipe = self._pipe
-        table = step_table(pipe.scheduler, settings.steps)
-        self._inputs, self._final = (t.to(self.device, torch.float32) for t in (table.inputs, table.final))
-        self._denoiser = Denoiser(pipe.unet, self._prompt, table.timesteps, settings.guidance_scale)
-        self._viewer = Viewer(pipe.feature_extractor.to_dict()).to(self.device)
+        self._denoiser = self._model.denoiser(step_table(self._pipe.scheduler, settings.steps).timesteps)
+        self._viewer = Viewer(self._pipe.feature_extractor.to_dict()).to(self.device)
+        self._evaluate, self._view = self._networks()
+        self._one = torch.zeros((1, *self.folder.latent_shape), device=self.device)
         if self.device.type == "cuda":
-            pipe.unet.to(memory_format=torch.channels_last)
-            pipe.vae.to(memory_format=torch.channels_last)
-        self._evaluate, self._view = self._compiled(self._denoiser), self._compiled(self._decode_and_encode)
-        shape = (settings.batch, *folder.latent_shape)
-        self._labels = torch.zeros((settings.batch, 2 * folder.embedding_size), dtype=self.dtype, device=self.device)
-        self._history = torch.zeros((len(table.final), *shape), device=self.device)  # noise, then the network's outputs
-        self._latents = torch.zeros(shape, device=self.device)
-        self._one = torch.zeros((1, *folder.latent_shape), device=self.device)
-        self._picture: tuple[torch.Tensor, ...] = ()
-        self._loop, self._look = _Graph(self._run_loop, self.device), _Graph(self._run_look, self.device)
+            torch.cuda.empty_cache()  # graphs have memory of their own: they cannot use what the reference has left
+        self._schedule()
 
     def warm_up(self) -> None:
-        """Compile, capture, and compare a picture with the reference's; see :meth:`rtevo.generate.Generator.warm_up`.
+        """Compile, capture, and compare the first picture with the reference's; see :meth:`rtevo.generate.Generator.warm_up`.
 
         Raises
         ------
         ModelError
             The picture is not the reference's.
         """
-        self._tell("compiling and capturing" if self._compiler else "warming up")
-        with self._computing():
-            found = self._sample(self._denoise, self._finish)
+        if not self._verified:
+            self._tell("compiling and capturing" if self._compiler else "warming up")
+            self._verify()
+        super().warm_up()
+
+    def _verify(self) -> None:
+        found = self._sample(self._denoise, self._finish)
         apart = float(np.abs(found.astype(np.float64) - self._wanted).mean())
-        log.info("generator: compiled picture %.2f grey levels from the reference", apart)
+        log.info("generator: %s picture %.2f grey levels from the reference", self.backend, apart)
         if not apart <= VERIFY_TOLERANCE:
             raise ModelError(
-                f"compiled generator: expected the reference's picture within {VERIFY_TOLERANCE:g} grey levels on average, found it "
+                f"{self.backend} generator: expected the reference's picture within {VERIFY_TOLERANCE:g} grey levels on average, found it "
                 f"{apart:.1f} away: choose backend eager"
             )
         self._verified = True
 
     def close(self) -> None:
         """Free the device."""
-        self._loop, self._look = (_Graph(_closed, self.device) for _ in range(2))
-        self._picture = ()
-        del self._denoiser, self._evaluate, self._view
+        self._loops, self._picture, self._look = {}, (), None
+        self._denoiser = self._evaluate = self._view = _closed
         super().close()
+
+    def _networks(self) -> tuple[Callable[..., torch.Tensor], Callable[..., tuple[torch.Tensor, ...]]]:
+        """What evaluates the network, and what turns latents into a picture."""
+        if self.device.type == "cuda":
+            for part in (self._pipe.unet, self._decoder_network):
+                part.to(memory_format=torch.channels_last)
+        return self._compiled(self._denoiser), self._compiled(self._decode_and_encode, *{"autotune"} & self._tricks)
+
+    @property
+    def _decoder_network(self) -> Any:
+        return self._pipe.vae if hasattr(self._pipe, "vae") else self._pipe.movq
+
+    def _schedule(self) -> None:
+        super()._schedule()
+        if self._denoiser is None:  # not yet: the reference comes first
+            return
+        table = step_table(self._pipe.scheduler, self.settings.steps)
+        self._denoiser.at(table.timesteps)
+        self._mix = [t.to(self.device, torch.float32) for t in (table.inputs, table.final)]
+        self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+        self._loops = {count: _Loop(self, count) for count in {1, self.settings.batch}}
+        self._look = Graph(self._run_look, self.device, self._pool, self._kernels)
 
     def _paint(self, embeddings: NDArray[np.float32], seeds: list[int]) -> Iterator[Painted]:
         if not self._verified:
             self.warm_up()
-        yield from super()._paint(embeddings, seeds)
+        waiting: list[tuple[int, _Fetched]] = []  # at most one: handed over once the device has its next work
+        for part in self._groups(len(seeds)):
+            with self._computing():
+                latents = self._denoise(torch.from_numpy(embeddings[part]), seeds[part])
+            for i in range(len(latents)):
+                for index, fetched in waiting:
+                    yield Painted(index, *fetched.get())
+                with self._computing():
+                    waiting = [(part.start + i, self._start_look(latents[i : i + 1]))]
+                if self.device.type == "cpu":  # where nothing goes on beside the host
+                    yield Painted(waiting[0][0], *waiting[0][1].get())
+                    waiting = []
+        for index, fetched in waiting:
+            yield Painted(index, *fetched.get())
 
     def _denoise(self, embeddings: torch.Tensor, seeds: list[int]) -> torch.Tensor:
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        noise, latents = draw_noise(generators, self.embedding_size, self.folder.latent_shape)
-        schedule = self._pipe.image_noising_scheduler
-        labels = network_labels(embeddings, noise, self.settings.noise_level, self._normalizer, schedule)
+        condition, noise, _ = self._conditions(embeddings, seeds)
         count = len(seeds)
-        self._labels[:count].copy_(labels)  # rows beyond keep what they had: nobody looks at them
-        self._history[0, :count].copy_(latents)
-        self._loop()
-        return self._latents[:count]
+        loop = self._loops[1 if count == 1 else self.settings.batch]
+        return loop.run(condition, noise)[:count]
 
     def _finish(self, latents: torch.Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        return self._start_look(latents).get()
+
+    def _start_look(self, latents: torch.Tensor) -> _Fetched:
         self._one.copy_(latents)
         self._look()
-        pixels, embedding, broken = (part.cpu().numpy() for part in self._picture)
-        problem = pixel_problem(int(broken), pixels) or ("" if np.isfinite(embedding).all() else "embedding: expected finite numbers")
-        if problem:
-            raise ModelError(problem)
-        return np.array(pixels), np.array(embedding)
-
-    def _run_loop(self) -> None:
-        """From labels and noise to latents, all static buffers."""
-        flat = self._history.flatten(1)
-        embedding = self._denoiser.embed(self._labels)
-        for i, row in enumerate(self._inputs):
-            latents = (row[: i + 1] @ flat[: i + 1]).view_as(self._latents)
-            self._history[i + 1].copy_(self._evaluate(latents, self._denoiser.time_embeddings[i : i + 1], embedding))
-        self._latents.copy_((self._final @ flat).view_as(self._latents))
+        return _Fetched(self._picture, self.device)
 
     def _run_look(self) -> None:
         """From one picture's latents to its pixels and embedding."""
@@ -157,7 +190,11 @@ class CompiledGenerator(EagerGenerator):
 
     def _decode_and_encode(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Pixels uint8 (H, W, 3), embedding float32 (e,), and how many numbers of the picture are not finite."""
-        image = self._decode(latents.to(self.dtype))[0].float()
+        return self._encode_image(self._decode(latents.to(self.dtype))[0])
+
+    def _encode_image(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As :meth:`_decode_and_encode`, from a decoded image (3, H, W)."""
+        image = image.float()
         broken = (~torch.isfinite(image)).sum()
         levels = (image / 2 + 0.5).clamp(0, 1).mul(255).round().nan_to_num()
         embedding = self._pipe.image_encoder(self._viewer(levels).to(self.dtype)).image_embeds[0].float()
@@ -170,8 +207,27 @@ class CompiledGenerator(EagerGenerator):
             pixels: NDArray[np.uint8] = finish(denoise(embeddings, [0])[:1])[0]
         return pixels
 
-    def _compiled(self, function: Any) -> Any:
-        return torch.compile(function, backend=self._compiler, fullgraph=True, dynamic=False) if self._compiler else function
+    def _compiled(self, function: Any, *more: str) -> Any:
+        if not self._compiler:
+            return function
+        names = {"descent": "coordinate_descent_tuning", "1x1-as-mm": "conv_1x1_as_mm", "autotune": "max_autotune"}
+        wanted = {names[trick]: True for trick in ({"descent", "1x1-as-mm"} & self._tricks).union(more)}
+        options: dict[str, Any] = wanted if self._compiler == "inductor" else {}
+        return torch.compile(function, backend=self._compiler, fullgraph=True, dynamic=False, options=options or None)
+
+    @contextmanager
+    def _kernels(self) -> Iterator[None]:
+        """Which kernels to trace and capture with."""
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+        was = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = was or "conv-benchmark" in self._tricks
+        try:
+            with sdpa_kernel(order, set_priority=True) if "cudnn-attention" in self._tricks else nullcontext():
+                yield
+        finally:
+            torch.backends.cudnn.benchmark = was
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -179,35 +235,57 @@ class CompiledGenerator(EagerGenerator):
             yield
 
 
-class _Graph:
-    """A function over static buffers: captured at its first call on CUDA and replayed from then on, simply called elsewhere."""
-
-    def __init__(self, function: Callable[[], None], device: torch.device) -> None:
-        self._function, self._device = function, device
-        self._graph: torch.cuda.CUDAGraph | None = None
-
-    def __call__(self) -> None:
-        if self._device.type != "cuda":
-            self._function()
-            return
-        if self._graph is None:
-            self._graph = self._capture()
-        self._graph.replay()
-
-    def _capture(self) -> torch.cuda.CUDAGraph:
-        """Warm up on a side stream, as capture demands, then record."""
-        with torch.cuda.device(self._device):
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(2):
-                    self._function()
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self._function()
-        return graph
-
-
-def _closed() -> None:
+def _closed(*_: Any) -> Any:
     raise ValueError("generator: expected an open one, this one has been closed")
+
+
+class _Loop:
+    """The denoising loop of a fixed number of pictures: its static buffers and its graph."""
+
+    def __init__(self, owner: CompiledGenerator, count: int) -> None:
+        shape = (count, *owner.folder.latent_shape)
+        final = owner._mix[1]
+        self._owner = owner
+        self._told = torch.zeros((count, owner._model.condition_size), dtype=owner.dtype, device=owner.device)
+        self._history = torch.zeros((len(final), *shape), device=owner.device)  # noise, then the network's outputs
+        self._latents = torch.zeros(shape, device=owner.device)
+        self._graph = Graph(self._evaluate_all, owner.device, owner._pool, owner._kernels)
+
+    def run(self, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """From conditions (n, k) and noise (n, c, h, w) to latents (count, c, h, w), valid until the next run; n rows mean something."""
+        for static, given in ((self._told, condition), (self._history[0], noise)):
+            if static.is_cuda:
+                given = given.pin_memory()  # or the copy would wait for the device
+            static[: len(given)].copy_(given, non_blocking=True)  # rows beyond keep what they had: nobody looks at them
+        self._graph()
+        return self._latents
+
+    def _evaluate_all(self) -> None:
+        owner = self._owner
+        inputs, final = owner._mix
+        flat = self._history.flatten(1)
+        embedding = owner._denoiser.embed(self._told)
+        for i, row in enumerate(inputs):
+            latents = (row[: i + 1] @ flat[: i + 1]).view_as(self._latents)
+            self._history[i + 1].copy_(owner._evaluate(latents, owner._denoiser.time_embeddings[i : i + 1], embedding))
+        self._latents.copy_((final @ flat).view_as(self._latents))
+
+
+class _Fetched:
+    """A picture on its way to the host."""
+
+    def __init__(self, parts: tuple[torch.Tensor, ...], device: torch.device) -> None:
+        self._parts = [part.to("cpu", non_blocking=True, copy=True) for part in parts]
+        self._event = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        if self._event is not None:
+            self._event.record(torch.cuda.current_stream(device))
+
+    def get(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Wait for it: pixels (H, W, 3) and embedding (e,); ModelError where it may not be shown."""
+        if self._event is not None:
+            self._event.synchronize()
+        pixels, embedding, broken = (part.numpy() for part in self._parts)
+        problem = pixel_problem(int(broken), pixels) or ("" if np.isfinite(embedding).all() else "embedding: expected finite numbers")
+        if problem:
+            raise ModelError(problem)
+        return np.array(pixels), np.array(embedding)

@@ -1,7 +1,8 @@
-"""The unCLIP network with everything that does not change in a session worked out beforehand."""
+"""The networks with everything that does not change in a session worked out beforehand."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from rtevo.errors import ModelError
 
-__all__ = ["Denoiser"]
+__all__ = ["Denoiser", "KandinskyDenoiser"]
 
 _PLAIN = {
     "addition_embed_type": None,
@@ -19,13 +20,63 @@ _PLAIN = {
     "time_cond_proj_dim": None,
     "time_embedding_act_fn": None,
 }
+_PLAIN_KANDINSKY = _PLAIN | {"addition_embed_type": "image", "class_embed_type": None, "encoder_hid_dim_type": "image_proj"}
 
 
-class Denoiser(nn.Module):
-    """One guided evaluation of a ``UNet2DConditionModel``.
+class _Guided(nn.Module):
+    """One guided evaluation of a ``UNet2DConditionModel`` whose timesteps are known."""
 
-    Of the network's four inputs the prompt is always the empty one and the timesteps are known: their embeddings, and the keys and
-    values of the prompt in every cross-attention, are computed once. What is left are the latents and the image embedding.
+    time_embeddings: torch.Tensor
+
+    def __init__(self, unet: Any, plain: Mapping[str, Any], guidance_scale: float) -> None:
+        super().__init__()
+        other = [f"{key} = {unet.config.get(key)!r}" for key, usual in plain.items() if unet.config.get(key, usual) != usual]
+        if other:
+            raise ModelError(f"unet/config.json: expected a network as published, found {', '.join(other)}: choose backend eager")
+        self.unet, self.guidance_scale = unet, guidance_scale
+
+    def at(self, timesteps: torch.Tensor) -> None:
+        """Work out the time embeddings (m, k) of other timesteps (m,), each as the pipeline computes it: alone."""
+        unet, like = self.unet, self.unet.conv_in.weight
+        with torch.no_grad():
+            rows = [unet.time_embedding(unet.time_proj(t[None].to(like.device)).to(like.dtype)) for t in timesteps]
+        self.time_embeddings = torch.cat(rows)
+
+    def _guide(self, latents: torch.Tensor, embedding: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Prediction float32 (n, c, h, w), both halves of guidance in one batch, the unguided one first."""
+        guided, channels = self.guidance_scale > 1, latents.shape[1]
+        sample = latents.to(embedding.dtype)
+        found = self._network(torch.cat([sample, sample]) if guided else sample, embedding, text)[:, :channels].float()
+        if not guided:
+            return found
+        off, on = found.chunk(2)
+        return off + self.guidance_scale * (on - off)
+
+    def _network(self, sample: torch.Tensor, embedding: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """``UNet2DConditionModel.forward``, less the branches that these models never take."""
+        unet = self.unet
+        sample = unet.conv_in(sample)
+        kept: tuple[torch.Tensor, ...] = (sample,)
+        for block in unet.down_blocks:
+            sample, more = block(hidden_states=sample, temb=embedding, **_text(block, text))
+            kept += more
+        if unet.mid_block is not None:
+            sample = unet.mid_block(sample, embedding, **_text(unet.mid_block, text))
+        for block in unet.up_blocks:
+            take = len(block.resnets)
+            kept, taken = kept[:-take], kept[-take:]
+            sample = block(hidden_states=sample, res_hidden_states_tuple=taken, temb=embedding, **_text(block, text))
+        if unet.conv_norm_out is not None:
+            sample = unet.conv_act(unet.conv_norm_out(sample))
+        found: torch.Tensor = unet.conv_out(sample)
+        return found
+
+
+class Denoiser(_Guided):
+    """Stable unCLIP's network.
+
+    Of its four inputs the prompt is always the empty one and the timesteps are known: their embeddings, and the keys and values of
+    the prompt in every cross-attention, are computed once. What is left are the latents and the image embedding.
 
     The network is changed: its cross-attentions keep to the prompt given here.
 
@@ -36,9 +87,11 @@ class Denoiser(nn.Module):
     prompt : tensor (1, t, c)
         Text embedding of the empty prompt.
     timesteps : tensor (m,)
-        Every timestep at which the network will be evaluated.
+        Every timestep at which the network will be evaluated; :meth:`at` changes them.
     guidance_scale : float
         1: no guidance, half the work.
+    sides : tuple of int
+        Height and width of the latents.
 
     Raises
     ------
@@ -46,22 +99,14 @@ class Denoiser(nn.Module):
         The network has inputs or parts that Stable unCLIP does not have.
     """
 
-    time_embeddings: torch.Tensor
     prompt: torch.Tensor
 
-    def __init__(self, unet: Any, prompt: torch.Tensor, timesteps: torch.Tensor, guidance_scale: float) -> None:
-        super().__init__()
-        other = [f"{key} = {unet.config.get(key)!r}" for key, plain in _PLAIN.items() if unet.config.get(key, plain) != plain]
-        if other:
-            raise ModelError(
-                f"unet/config.json: expected a network as Stable unCLIP has it, found {', '.join(other)}: choose backend eager"
-            )
-        if any(side % 2**unet.num_upsamplers for side in _pair(unet.config.sample_size)):
+    def __init__(self, unet: Any, prompt: torch.Tensor, timesteps: torch.Tensor, guidance_scale: float, sides: tuple[int, int]) -> None:
+        super().__init__(unet, _PLAIN, guidance_scale)
+        if any(side % 2**unet.num_upsamplers for side in sides):
             raise ModelError(f"unet/config.json sample_size: expected multiples of {2**unet.num_upsamplers}: choose backend eager")
-        self.unet = unet
-        self.guidance_scale = guidance_scale
         self.register_buffer("prompt", prompt.clone(), persistent=False)
-        self.register_buffer("time_embeddings", self._embed(timesteps), persistent=False)
+        self.at(timesteps)
         for name, part in unet.named_modules():
             if name.endswith("attn2"):
                 part.set_processor(_KnownPrompt(part, self.prompt))
@@ -89,40 +134,43 @@ class Denoiser(nn.Module):
         tensor, float32 (n, c, h, w)
             The guided prediction.
         """
-        guided = self.guidance_scale > 1
-        sample = latents.to(image_embedding.dtype)
-        found = self._network(torch.cat([sample, sample]) if guided else sample, time_embedding + image_embedding).float()
-        if not guided:
-            return found
-        off, on = found.chunk(2)
-        return off + self.guidance_scale * (on - off)
+        return self._guide(latents, time_embedding + image_embedding, self.prompt.expand(len(image_embedding), -1, -1))
 
-    def _network(self, sample: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-        """``UNet2DConditionModel.forward``, less the branches that Stable unCLIP never takes."""
-        unet = self.unet
-        prompt = self.prompt.expand(len(sample), -1, -1)
-        sample = unet.conv_in(sample)
-        kept: tuple[torch.Tensor, ...] = (sample,)
-        for block in unet.down_blocks:
-            sample, more = block(hidden_states=sample, temb=embedding, **_text(block, prompt))
-            kept += more
-        if unet.mid_block is not None:
-            sample = unet.mid_block(sample, embedding, **_text(unet.mid_block, prompt))
-        for block in unet.up_blocks:
-            take = len(block.resnets)
-            kept, taken = kept[:-take], kept[-take:]
-            sample = block(hidden_states=sample, res_hidden_states_tuple=taken, temb=embedding, **_text(block, prompt))
-        if unet.conv_norm_out is not None:
-            sample = unet.conv_act(unet.conv_norm_out(sample))
-        found: torch.Tensor = unet.conv_out(sample)
-        return found
 
-    def _embed(self, timesteps: torch.Tensor) -> torch.Tensor:
-        """Time embeddings (m, k), each computed as the pipeline computes it: alone."""
-        unet, like = self.unet, self.prompt
-        with torch.no_grad():
-            rows = [unet.time_embedding(unet.time_proj(t[None].to(like.device)).to(like.dtype)) for t in timesteps]
-        return torch.cat(rows)
+class KandinskyDenoiser(_Guided):
+    """The network of Kandinsky 2.2's decoder: the image embedding stands for the prompt, and is added to the time embedding too.
+
+    Parameters
+    ----------
+    unet : diffusers.UNet2DConditionModel
+        With ``encoder_hid_dim_type="image_proj"`` and ``addition_embed_type="image"``.
+    nothing : tensor (1, e)
+        Embedding of the unguided half: a black picture's.
+    timesteps : tensor (m,)
+    guidance_scale : float
+
+    Raises
+    ------
+    ModelError
+        The network has inputs or parts that Kandinsky 2.2 does not have.
+    """
+
+    nothing: torch.Tensor
+
+    def __init__(self, unet: Any, nothing: torch.Tensor, timesteps: torch.Tensor, guidance_scale: float) -> None:
+        super().__init__(unet, _PLAIN_KANDINSKY, guidance_scale)
+        self.register_buffer("nothing", nothing.clone(), persistent=False)
+        self.at(timesteps)
+
+    def embed(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """From embeddings (n, e) to what is added to the time embedding (n or 2 n, k) and what is attended to (n or 2 n, t, c)."""
+        if self.guidance_scale > 1:
+            embeddings = torch.cat([self.nothing.expand(len(embeddings), -1), embeddings])
+        return self.unet.add_embedding(embeddings), self.unet.encoder_hid_proj(embeddings)
+
+    def forward(self, latents: torch.Tensor, time_embedding: torch.Tensor, image: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Evaluate the network; see :meth:`Denoiser.forward`."""
+        return self._guide(latents, time_embedding + image[0], image[1])
 
 
 class _KnownPrompt:
@@ -155,7 +203,3 @@ class _KnownPrompt:
 
 def _text(block: Any, prompt: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"encoder_hidden_states": prompt} if getattr(block, "has_cross_attention", False) else {}
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,8 +17,9 @@ from PIL import Image
 from rtevo.errors import ModelError
 from rtevo.generate.base import GeneratorSettings, Painted, check_request
 from rtevo.generate.folder import ModelFolder
-from rtevo.generate.loading import load_pipeline, pick_device, with_scheduler
-from rtevo.generate.parts import draw_noise, network_labels, to_pixels
+from rtevo.generate.loading import pick_device, with_scheduler
+from rtevo.generate.models import load_model
+from rtevo.generate.parts import draw_noise, to_pixels
 
 __all__ = ["EagerGenerator"]
 
@@ -25,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class EagerGenerator:
-    """Paints with ``StableUnCLIPImg2ImgPipeline``, called with ``image_embeds``.
+    """Paints with the model's diffusers pipeline, called with ``image_embeds``.
 
     Two things are done outside the pipeline, so that a picture is the same on every device: noise is drawn on the CPU in single
     precision, and the embedding is noised there. In single precision the result is the plain pipeline's, bit for bit.
@@ -47,40 +49,51 @@ class EagerGenerator:
 
     def __init__(self, folder: ModelFolder, settings: GeneratorSettings, on_progress: Callable[[str], None] | None = None) -> None:
         self.device = pick_device(settings.device)
-        self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+        half = self.device.type == "cuda" if settings.precision == "auto" else settings.precision == "float16"
+        self.dtype = torch.float16 if half else torch.float32
+        folder = folder.at(settings.px)
         self.settings, self.folder = settings, folder
         self.embedding_size, self.image_size = folder.embedding_size, folder.image_size
         if self.device.type == "cpu":
             torch.set_num_threads(settings.threads)
         with self._out_of_memory():
-            pipe = load_pipeline(folder, self.device, self.dtype, on_progress)
-            pipe.scheduler = with_scheduler(pipe.scheduler, settings.scheduler)
-            pipe.scheduler.set_timesteps(settings.steps, device=self.device)
-            self._sigma = float(pipe.scheduler.init_noise_sigma)
-            self._normalizer = pipe.image_normalizer.to("cpu", torch.float32)
-            self._guided = settings.guidance_scale > 1
-            self._prompt = self._empty_prompt(pipe)
-        pipe.noise_image_embeddings = lambda image_embeds, **_: image_embeds  # they come noised
-        self._pipe: Any = pipe
-        self.description = self._describe()
+            self._model: Any = load_model(folder, settings, self.device, self.dtype, on_progress)
+        self._own_scheduler = self._pipe.scheduler
+        self._schedule()
         log.info("generator: %s", self.description)
+
+    @property
+    def description(self) -> str:
+        """Backend, device, precision and scheduler."""
+        device = f"cpu ({torch.get_num_threads()} threads)" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
+        height, width = self.image_size
+        tiny = f", tiny decoder {self.settings.tiny_vae.name}" if self.settings.tiny_vae else ""
+        return (
+            f"{self.backend}, {device}, {str(self.dtype).removeprefix('torch.')}, {self._scheduler_name}, {self.settings.steps} steps, "
+            f"guidance {self.settings.guidance_scale:g}, {width} x {height} px, model {self.folder.path.name}{tiny}"
+        )
 
     def paint(self, embeddings: ArrayLike, seeds: ArrayLike) -> Iterator[Painted]:
         """Paint images one by one; see :meth:`rtevo.generate.Generator.paint`."""
-        if self._pipe is None:
+        if self._model is None:
             raise ValueError("generator: expected an open one, this one has been closed")
         return self._paint(*check_request(embeddings, seeds, self.embedding_size))
 
+    def reschedule(self, scheduler: str, steps: int) -> None:
+        """Change scheduler and steps; see :meth:`rtevo.generate.Generator.reschedule`."""
+        self.settings = replace(self.settings, scheduler=scheduler, steps=steps)
+        self._schedule()
+
     def warm_up(self) -> None:
-        """Paint one image and forget it; see :meth:`rtevo.generate.Generator.warm_up`."""
-        count = self.settings.batch
+        """Paint as many images as have a size of group of their own; see :meth:`rtevo.generate.Generator.warm_up`."""
+        count = 1 if self.settings.batch == 1 else 1 + self.settings.batch
         embeddings = np.random.default_rng(0).standard_normal((count, self.embedding_size), np.float32)
         for _ in self.paint(embeddings, np.arange(count, dtype=np.uint64)):
             pass
 
     def close(self) -> None:
         """Free the device."""
-        self._pipe = None
+        self._model = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -90,38 +103,43 @@ class EagerGenerator:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def _pipe(self) -> Any:
+        return self._model.pipe
+
+    def _schedule(self) -> None:
+        """Take the settings' scheduler and steps into use."""
+        scheduler = with_scheduler(self._own_scheduler, self.settings.scheduler)
+        scheduler.set_timesteps(self.settings.steps, device=self.device)
+        self._pipe.scheduler, self._scheduler_name = scheduler, type(scheduler).__name__
+
+    def _groups(self, count: int) -> Iterator[slice]:
+        """Which images are denoised together: the first alone, so that it is there soonest, then as many as the settings say."""
+        if count:
+            yield slice(0, 1)
+        for start in range(1, count, self.settings.batch):
+            yield slice(start, min(start + self.settings.batch, count))
+
     def _paint(self, embeddings: NDArray[np.float32], seeds: list[int]) -> Iterator[Painted]:
-        for start in range(0, len(seeds), self.settings.batch):
-            part = slice(start, start + self.settings.batch)
+        for part in self._groups(len(seeds)):
             with self._computing():
                 latents = self._denoise(torch.from_numpy(embeddings[part]), seeds[part])
             for i in range(len(latents)):
                 with self._computing():
                     pixels, embedding = self._finish(latents[i : i + 1])
-                yield Painted(start + i, pixels, embedding)
+                yield Painted(part.start + i, pixels, embedding)
+
+    def _conditions(self, embeddings: torch.Tensor, seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor, list[torch.Generator]]:
+        """What the network is told (n, k) of embeddings (n, e), the noise (n, c, h, w), and its generators."""
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        noise, latents = draw_noise(generators, self.embedding_size, self.folder.latent_shape)
+        return self._model.condition(embeddings, noise), latents, generators
 
     def _denoise(self, embeddings: torch.Tensor, seeds: list[int]) -> torch.Tensor:
         """From embeddings (n, e) to latents (n, c, h, w)."""
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        noise, latents = draw_noise(generators, self.embedding_size, self.folder.latent_shape)
-        pipe = self._pipe
-        labels = network_labels(embeddings, noise, self.settings.noise_level, self._normalizer, pipe.image_noising_scheduler)
-        count = len(seeds)
-        found: torch.Tensor = pipe(
-            image_embeds=labels.to(self.device, self.dtype),
-            prompt_embeds=self._prompt.expand(count, -1, -1),
-            negative_prompt_embeds=self._prompt.expand(count, -1, -1) if self._guided else None,
-            latents=(latents * self._sigma).to(self.device, self.dtype),
-            generator=generators,
-            num_inference_steps=self.settings.steps,
-            guidance_scale=self.settings.guidance_scale,
-            noise_level=self.settings.noise_level,
-            height=self.image_size[0],
-            width=self.image_size[1],
-            output_type="latent",
-            return_dict=False,
-        )[0]
-        return found
+        condition, noise, generators = self._conditions(embeddings, seeds)
+        latents: torch.Tensor = self._model.denoise(condition, noise, generators, self.settings.steps)
+        return latents
 
     def _finish(self, latents: torch.Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """From latents (1, c, h, w) to pixels (H, W, 3) and what they re-encode to (e,)."""
@@ -130,8 +148,7 @@ class EagerGenerator:
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         """From latents (1, c, h, w) to an image (1, 3, H, W), -1 to 1."""
-        vae = self._pipe.vae
-        image: torch.Tensor = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+        image: torch.Tensor = self._model.decode(latents)
         return image
 
     def _encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -143,21 +160,6 @@ class EagerGenerator:
                 "image encoder: expected finite numbers for a picture, got others (weights damaged, or half precision overflowed)"
             )
         return np.asarray(embedding.numpy(), np.float32)
-
-    def _empty_prompt(self, pipe: Any) -> torch.Tensor:
-        """Text embedding (1, t, c) of the empty prompt, the only one ever used; the text encoder is let go."""
-        with torch.no_grad():
-            prompt: torch.Tensor = pipe.encode_prompt("", self.device, 1, False)[0]
-        pipe.text_encoder = pipe.tokenizer = None
-        return prompt
-
-    def _describe(self) -> str:
-        device = f"cpu ({torch.get_num_threads()} threads)" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
-        height, width = self.image_size
-        return (
-            f"{self.backend}, {device}, {str(self.dtype).removeprefix('torch.')}, {type(self._pipe.scheduler).__name__}, "
-            f"{self.settings.steps} steps, guidance {self.settings.guidance_scale:g}, {width} x {height} px, model {self.folder.path.name}"
-        )
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -173,5 +175,5 @@ class EagerGenerator:
         except torch.OutOfMemoryError as problem:
             raise ModelError(
                 f"generator on {self.device}: out of memory with batch {self.settings.batch} at {self.image_size[1]} x "
-                f"{self.image_size[0]} px; close other programs that use the device, or lower [generator] batch ({problem})"
+                f"{self.image_size[0]} px; close other programs that use the device, or lower [generator] batch or px ({problem})"
             ) from problem

@@ -6,18 +6,19 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rtevo.errors import ModelError
+from rtevo.errors import ConfigError, ModelError
 
-__all__ = ["PIPELINE", "ModelFolder", "describe", "weight_summary"]
+__all__ = ["KANDINSKY", "PIPELINE", "ModelFolder", "describe", "weight_summary"]
 
 PIPELINE = "StableUnCLIPImg2ImgPipeline"
-"""The pipeline class that a folder's ``model_index.json`` must name."""
+KANDINSKY = "KandinskyV22Pipeline"
+"""The pipeline classes that a folder's ``model_index.json`` may name."""
 
-_CONFIGS = {
+_UNCLIP_CONFIGS = {
     "feature_extractor": "preprocessor_config.json",
     "image_encoder": "config.json",
     "image_normalizer": "config.json",
@@ -28,26 +29,38 @@ _CONFIGS = {
     "scheduler": "scheduler_config.json",
     "vae": "config.json",
 }
+_KANDINSKY_CONFIGS = {
+    "image_processor": "preprocessor_config.json",
+    "image_encoder": "config.json",
+    "unet": "config.json",
+    "scheduler": "scheduler_config.json",
+    "movq": "config.json",
+}
+_CONFIGS = {PIPELINE: _UNCLIP_CONFIGS, KANDINSKY: _KANDINSKY_CONFIGS}
+_FILES = _UNCLIP_CONFIGS | _KANDINSKY_CONFIGS
 _WEIGHTS = {
     "image_encoder": ("model", "pytorch_model"),
     "image_normalizer": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
     "text_encoder": ("model", "pytorch_model"),
     "unet": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
     "vae": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
+    "movq": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
 }
 """Stem of a component's weights: safetensors, and the older pickle."""
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What a Stable unCLIP folder holds.
+    """What a model folder holds.
 
     Parameters
     ----------
     path : Path
         The folder.
+    kind : str
+        `PIPELINE` or `KANDINSKY`.
     embedding_size : int
-        Numbers in an image embedding (1024: ViT-H, 768: ViT-L).
+        Numbers in an image embedding (1024: ViT-H, 768: ViT-L, 1280: ViT-bigG).
     image_size : tuple of int
         Height and width, pixels.
     latent_shape : tuple of int
@@ -59,11 +72,28 @@ class ModelFolder:
     """
 
     path: Path
+    kind: str
     embedding_size: int
     image_size: tuple[int, int]
     latent_shape: tuple[int, int, int]
     noise_levels: int
     variants: Mapping[str, frozenset[str]]
+
+    def at(self, px: int) -> ModelFolder:
+        """Give the same model for images whose longer side has `px` pixels; 0 for the model's own size.
+
+        Raises
+        ------
+        ConfigError
+            The network cannot make that size.
+        """
+        longest, scale = max(self.image_size), self.image_size[0] // self.latent_shape[1]
+        if px in (0, longest):
+            return self
+        height, width = (round(side * px / longest) for side in self.image_size)
+        if px < 0 or any(side % (8 * scale) for side in (height, width)):
+            raise ConfigError(f"[generator] px: expected 0 or a multiple of {8 * scale} for {self.path.name}, got {px}")
+        return replace(self, image_size=(height, width), latent_shape=(self.latent_shape[0], height // scale, width // scale))
 
     def variant(self, name: str, half: bool) -> str | None:
         """Which files of a network to load, as the libraries call it: those of the wanted precision where there is a choice."""
@@ -79,7 +109,7 @@ def describe(path: Path) -> ModelFolder:
     Parameters
     ----------
     path : Path
-        diffusers folder of a Stable unCLIP pipeline.
+        diffusers folder of a Stable unCLIP pipeline, or of Kandinsky 2.2's decoder with its prior's image encoder beside it.
 
     Returns
     -------
@@ -92,22 +122,26 @@ def describe(path: Path) -> ModelFolder:
         components do not fit each other.
     """
     path = Path(path)
-    _check_class(path)
-    missing = [name for name in _CONFIGS if not (path / name).is_dir()]
+    kind = _check_class(path)
+    wanted = _CONFIGS[kind]
+    missing = [name for name in wanted if not (path / name).is_dir()]
     if missing:
-        raise ModelError(f"{path}: expected folders {', '.join(_CONFIGS)}; missing {', '.join(missing)}")
-    configs = {name: _read(path / name / file) for name, file in _CONFIGS.items()}
-    _check_tokenizer(path / "tokenizer")
+        hint = "; image_encoder and image_processor come from the folder of Kandinsky's prior" if kind == KANDINSKY else ""
+        raise ModelError(f"{path}: expected folders {', '.join(wanted)}; missing {', '.join(missing)}{hint}")
+    configs = {name: _read(path / name / file) for name, file in wanted.items()}
+    if kind == PIPELINE:
+        _check_tokenizer(path / "tokenizer")
     embedding_size = _number(configs, path, "image_encoder", "projection_dim", 512)
     latent_shape, image_size = _sizes(configs, path)
-    _check_fit(configs, path, embedding_size)
+    (_check_fit if kind == PIPELINE else _check_kandinsky)(configs, path, embedding_size)
     return ModelFolder(
         path=path,
+        kind=kind,
         embedding_size=embedding_size,
         image_size=image_size,
         latent_shape=latent_shape,
-        noise_levels=_number(configs, path, "image_noising_scheduler", "num_train_timesteps", 1000),
-        variants={name: _weights(path / name, *stems) for name, stems in _WEIGHTS.items()},
+        noise_levels=_number(configs, path, "image_noising_scheduler", "num_train_timesteps", 1000) if kind == PIPELINE else 1,
+        variants={name: _weights(path / name, *stems) for name, stems in _WEIGHTS.items() if name in wanted},
     )
 
 
@@ -124,15 +158,16 @@ def _read(file: Path) -> dict[str, Any]:
     return found
 
 
-def _check_class(path: Path) -> None:
+def _check_class(path: Path) -> str:
     if not path.is_dir():
         raise ModelError(f"{path}: expected the folder of a diffusers pipeline, found {'a file' if path.exists() else 'nothing there'}")
     if not (path / "model_index.json").is_file():
         inside = sorted(entry.name for entry in path.iterdir())[:8]
         raise ModelError(f"{path}: expected model_index.json of a diffusers pipeline, found {', '.join(inside) or 'an empty folder'}")
     found = _read(path / "model_index.json").get("_class_name")
-    if found != PIPELINE:
-        raise ModelError(f"{path / 'model_index.json'} _class_name: expected {PIPELINE}, found {found}")
+    if found not in _CONFIGS:
+        raise ModelError(f"{path / 'model_index.json'} _class_name: expected {' or '.join(_CONFIGS)}, found {found}")
+    return str(found)
 
 
 def _check_tokenizer(folder: Path) -> None:
@@ -182,6 +217,8 @@ def weight_summary(path: Path) -> dict[str, str]:
     """Say in words, for each network of a model folder, how many weights it has in which precision."""
     summary: dict[str, str] = {}
     for name, (stem, _) in _WEIGHTS.items():
+        if not (path / name).is_dir():
+            continue
         said = []
         for file in sorted((path / name).glob(f"{stem}*.safetensors")):
             count: dict[str, int] = {}
@@ -196,7 +233,7 @@ def _number(configs: Mapping[str, Mapping[str, Any]], path: Path, component: str
     """A whole number of a component's configuration."""
     found = configs[component].get(key, default)
     if isinstance(found, bool) or not isinstance(found, int) or found < 1:
-        raise ModelError(f"{path / component / _CONFIGS[component]} {key}: expected a whole number >= 1, found {found!r}")
+        raise ModelError(f"{path / component / _FILES[component]} {key}: expected a whole number >= 1, found {found!r}")
     return found
 
 
@@ -204,11 +241,12 @@ def _sizes(configs: Mapping[str, Mapping[str, Any]], path: Path) -> tuple[tuple[
     """Latent shape (channels, height, width) and image size (height, width)."""
     sample = configs["unet"].get("sample_size")
     height, width = sample if isinstance(sample, list) and len(sample) == 2 else (sample, sample)
-    blocks = configs["vae"].get("block_out_channels")
+    decoder = "vae" if "vae" in configs else "movq"
+    blocks = configs[decoder].get("block_out_channels")
     if not isinstance(height, int) or not isinstance(width, int) or min(height, width) < 1:
         raise ModelError(f"{path}/unet/config.json sample_size: expected one or two whole numbers, found {sample!r}")
     if not isinstance(blocks, list) or not blocks:
-        raise ModelError(f"{path}/vae/config.json block_out_channels: expected a list of numbers, found {blocks!r}")
+        raise ModelError(f"{path}/{decoder}/config.json block_out_channels: expected a list of numbers, found {blocks!r}")
     scale = 2 ** (len(blocks) - 1)
     return (_number(configs, path, "unet", "in_channels", 4), height, width), (height * scale, width * scale)
 
@@ -231,3 +269,16 @@ def _check_fit(configs: Mapping[str, Mapping[str, Any]], path: Path, embedding_s
         found = configs[component].get(key, default)
         if found != wanted:
             raise ModelError(f"{path / component}/config.json {key}: expected {wanted} ({why}), found {found!r}")
+
+
+def _check_kandinsky(configs: Mapping[str, Mapping[str, Any]], path: Path, embedding_size: int) -> None:
+    """Check that the components of Kandinsky 2.2's decoder can work together."""
+    for component, key, wanted, why in (
+        ("unet", "encoder_hid_dim_type", "image_proj", "how Kandinsky 2.2's network takes the image embedding"),
+        ("unet", "addition_embed_type", "image", "how Kandinsky 2.2's network takes the image embedding"),
+        ("unet", "encoder_hid_dim", embedding_size, "the image encoder's projection_dim"),
+        ("movq", "latent_channels", configs["unet"].get("in_channels", 4), "the unet's in_channels"),
+    ):
+        found = configs[component].get(key, {"latent_channels": 3}.get(key))
+        if found != wanted:
+            raise ModelError(f"{path / component}/config.json {key}: expected {wanted!r} ({why}), found {found!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ import torch
 from rtevo.errors import ModelError
 from rtevo.generate.folder import ModelFolder
 
-__all__ = ["load_pipeline", "pick_device", "quieten", "with_scheduler"]
+__all__ = ["load_kandinsky", "load_pipeline", "load_tiny_decoder", "pick_device", "quieten", "with_scheduler"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -71,16 +72,78 @@ def load_pipeline(folder: ModelFolder, device: torch.device, dtype: torch.dtype,
         "vae": AutoencoderKL,
     }
     tell(f"loading {folder.path} to {device}")
-    try:
+    with _explained(folder, "a Stable unCLIP pipeline"):
         networks = {name: _network(kind, folder, name, dtype) for name, kind in kinds.items()}
-        extractor = _feature_extractor(folder)
+        extractor = _feature_extractor(folder.path / "feature_extractor")
         pipe = StableUnCLIPImg2ImgPipeline.from_pretrained(folder.path, feature_extractor=extractor, local_files_only=True, **networks)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def load_kandinsky(folder: ModelFolder, device: torch.device, dtype: torch.dtype, on_progress: Callable[[str], None] | None = None) -> Any:
+    """Load Kandinsky 2.2's decoder, and with it the image encoder and feature extractor of its prior.
+
+    Parameters and errors as for :func:`load_pipeline`.
+
+    Returns
+    -------
+    diffusers.KandinskyV22Pipeline
+        With `image_encoder` and `feature_extractor`, as a Stable unCLIP pipeline has them.
+    """
+    tell = on_progress or (lambda _: None)
+    tell("importing diffusers")
+    with _no_collection():
+        quieten()
+        import transformers
+        from diffusers import KandinskyV22Pipeline, UNet2DConditionModel, VQModel
+    tell(f"loading {folder.path} to {device}")
+    with _explained(folder, "Kandinsky 2.2's decoder"):
+        kinds = {"unet": UNet2DConditionModel, "movq": VQModel}
+        networks = {name: _network(kind, folder, name, dtype) for name, kind in kinds.items()}
+        encoder = _network(transformers.CLIPVisionModelWithProjection, folder, "image_encoder", dtype)
+        pipe = KandinskyV22Pipeline.from_pretrained(folder.path, local_files_only=True, **networks)
+        extractor = _feature_extractor(folder.path / "image_processor")
+    pipe.set_progress_bar_config(disable=True)
+    pipe.to(device)
+    pipe.image_encoder, pipe.feature_extractor = encoder.to(device), extractor
+    return pipe
+
+
+def load_tiny_decoder(path: Path, folder: ModelFolder, dtype: torch.dtype) -> Any:
+    """Load an ``AutoencoderTiny`` that decodes a model's latents to images of the same size.
+
+    Raises
+    ------
+    ModelError
+        The folder holds no such network, or one for other latents.
+    """
+    from diffusers import AutoencoderTiny
+
+    try:
+        tiny = AutoencoderTiny.from_pretrained(path, local_files_only=True, **{_dtype_keyword(): dtype}).eval()
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as problem:
+        raise ModelError(
+            f"[generator] tiny_vae {path}: expected the folder of an AutoencoderTiny that diffusers can load: {problem}"
+        ) from problem
+    scale = 2 ** (len(tiny.config.decoder_block_out_channels) - 1)
+    wanted = (folder.latent_shape[0], folder.image_size[0] // folder.latent_shape[1])
+    if (tiny.config.latent_channels, scale) != wanted:
+        raise ModelError(
+            f"[generator] tiny_vae {path}: expected one for {wanted[0]} latent channels and {wanted[1]} pixels a latent (the model's), "
+            f"found {tiny.config.latent_channels} and {scale}"
+        )
+    return tiny
+
+
+@contextmanager
+def _explained(folder: ModelFolder, what: str) -> Iterator[None]:
+    """Turn whatever the libraries raise on loading into a ModelError; running out of memory stays what it is."""
+    try:
+        yield
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as problem:
         if isinstance(problem, torch.OutOfMemoryError):
             raise
-        raise ModelError(f"{folder.path}: expected a Stable unCLIP pipeline that diffusers can load, but: {problem}") from problem
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+        raise ModelError(f"{folder.path}: expected {what} that diffusers can load, but: {problem}") from problem
 
 
 def with_scheduler(scheduler: Any, name: str) -> Any:
@@ -110,12 +173,12 @@ def _network(kind: Any, folder: ModelFolder, name: str, dtype: torch.dtype) -> A
     return network.eval()
 
 
-def _feature_extractor(folder: ModelFolder) -> Any:
+def _feature_extractor(path: Path) -> Any:
     """The pipeline's feature extractor in its Pillow form: the same numbers whether or not torchvision is installed."""
     import transformers
 
     kind = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
-    return kind.from_pretrained(folder.path / "feature_extractor", local_files_only=True)
+    return kind.from_pretrained(path, local_files_only=True)
 
 
 def _dtype_keyword() -> str:

@@ -184,11 +184,11 @@ def test_the_denoiser_is_the_network(guidance_scale: float) -> None:
             for given in (labels, torch.zeros_like(labels))
         )
         wanted = off + guidance_scale * (on - off)
-        denoiser = Denoiser(unet, prompt, times, guidance_scale)
+        denoiser = Denoiser(unet, prompt, times, guidance_scale, (16, 16))
         found = denoiser(latents, denoiser.time_embeddings[1:2], denoiser.embed(labels))
         other = denoiser(latents, denoiser.time_embeddings[1:2], denoiser.embed(labels + 1))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     assert (found - other).abs().mean() > 1e-3
     unet.register_to_config(class_embeddings_concat=True)
     with pytest.raises(ModelError, match="class_embeddings_concat = True: choose backend eager"):
-        Denoiser(unet, prompt, times, guidance_scale)
+        Denoiser(unet, prompt, times, guidance_scale, (16, 16))

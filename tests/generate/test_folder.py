@@ -64,7 +64,7 @@ def test_another_kind_of_folder(tmp_path: Path) -> None:
 def test_another_pipeline_class(model_folder: ModelFolderMaker) -> None:
     path = model_folder()
     change(path / "model_index.json", _class_name="StableDiffusionPipeline")
-    with pytest.raises(ModelError, match="expected StableUnCLIPImg2ImgPipeline, found StableDiffusionPipeline"):
+    with pytest.raises(ModelError, match="expected StableUnCLIPImg2ImgPipeline or KandinskyV22Pipeline, found StableDiffusionPipeline"):
         probe(path)
 
 
