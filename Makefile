@@ -4,7 +4,7 @@ BIN := .venv/bin
 SESSION ?=
 WORKERS ?= 2
 
-.PHONY: run test bench lint clean
+.PHONY: run test bench lint psychopy clean
 
 run: .venv/installed
 	$(BIN)/python -m rtevo.run $(SESSION)
@@ -22,6 +22,9 @@ lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# an interpreter with PsychoPy for the tests in a real window (they also need Xvfb and xdotool)
+psychopy: .venv/psychopy/installed
+
 clean:
 	rm -rf .venv .build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 
@@ -35,4 +38,10 @@ clean:
 
 .venv/installed-test: .venv/installed
 	$(BIN)/python -m pip install -q -e ".[test]"
+	@touch $@
+
+.venv/psychopy/installed: .venv/bin/python presenter/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || { echo "PsychoPy needs Python 3.10 to 3.12; this is $$($(PYTHON) --version). Set PYTHON=python3.12, say."; exit 1; }
+	$(PYTHON) -m venv .venv/psychopy
+	.venv/psychopy/bin/python -m pip install -q psychopy-lib==2026.2.5
 	@touch $@

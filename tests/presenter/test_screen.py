@@ -1,6 +1,6 @@
 """The PsychoPy display in a real window: what is drawn is read back, keys come from the X server.
 
-Needs an interpreter with PsychoPy (this one, or the one that RTEVO_PSYCHOPY_PYTHON names), Xvfb and, for the keys, xdotool.
+Needs an interpreter with PsychoPy (`make psychopy`, or this one), Xvfb and, for the keys, xdotool.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Pixels = NDArray[np.uint8]
 
 @pytest.fixture(scope="module")
 def interpreter() -> str:
-    named = os.environ.get("RTEVO_PSYCHOPY_PYTHON")
-    if named:
-        return named
+    made = REPOSITORY / ".venv/psychopy/bin/python"
+    if made.exists():
+        return str(made)
     if importlib.util.find_spec("psychopy") is None:
-        pytest.skip("no PsychoPy here (name an interpreter that has it in RTEVO_PSYCHOPY_PYTHON)")
+        pytest.skip("no PsychoPy here: `make psychopy` installs it for these tests")
     return sys.executable
 
 
