@@ -26,6 +26,8 @@ class Picture:
     height, width : int
     pixels : memoryview, uint8 (height * width * 3,)
         Row 0 at the top, RGB.
+    washout_s : float
+        Fixation after it, s.
     """
 
     generation: int
@@ -33,6 +35,7 @@ class Picture:
     height: int
     width: int
     pixels: memoryview
+    washout_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,15 @@ class Display(Protocol):
         Told to the bridge.
     frame_ns : int
         Time between two frames; 0 where a flip can be at any time.
+    prepare_ns : int
+        Longest time that `prepare` is likely to take.
     dropped : int
         Frames missed so far.
     """
 
     name: str
     frame_ns: int
+    prepare_ns: int
     dropped: int
 
     def now_ns(self) -> int:

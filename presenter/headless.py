@@ -82,7 +82,7 @@ class Headless:
 
     def __init__(self, link: Link, participant: str | None = None, speed: float = 1.0) -> None:
         self.frame_ns = round(1e9 / REFRESH_HZ / speed) if speed else 0
-        self.dropped = 0
+        self.prepare_ns = self.dropped = 0
         self._link = link
         self._participant = _Participant(participant)
         self._presses: deque[Press] = deque()

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from rtevo import wire
 
@@ -28,6 +29,12 @@ HELLO_S = 0.5  # how often an unanswered hello is repeated
 SILENT_S = 2.0  # after so long without a word the link is taken to be down
 WAITING_S = 10.0  # how often a wait for the session is mentioned
 BEAT_S = 0.1
+
+REFUSALS = {  # by the other side's security, before any message
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "this presenter's key is not listed there: `python -m rtevo.bridge keys` makes a key that is",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "the key file is of another support computer, or no encrypted bridge listens there",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "it hangs up: is the key file of this very support computer, and is it needed there?",
+}
 
 _log = logging.getLogger("presenter")
 
@@ -66,7 +73,7 @@ class Link:
         keys: wire.KeyFile | None = None,
         display: str = "headless",
         *,
-        lost_s: float = 120.0,
+        lost_s: float = 300.0,
         connect_s: float = 3600.0,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
@@ -76,9 +83,11 @@ class Link:
         self._lost_ns, self._connect_ns = round(lost_s * 1e9), round(connect_s * 1e9)
         self._lock = threading.Condition()
         self._outbox, self._inbox = wire.Outbox(), wire.Inbox()
-        self._unsent: deque[list[bytes]] = deque()
+        self._image: tuple[int, ...] = ()
+        self._refusal = ""
         self._taken: deque[tuple[wire.Numbered, memoryview | None]] = deque()
         self._signalled = self._stop = False
+        self._silent = False  # the bridge has been taken to be down
         self._over = False  # the bridge has taken our goodbye: silence is no trouble any more
         self._failure: str | None = None
         self._welcome: wire.Welcome | None = None
@@ -90,12 +99,14 @@ class Link:
         self.wake.bind("inproc://wake")
         self._inner: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
         self._inner.connect("inproc://wake")
-        self._socket = self._open(keys)
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | sum(REFUSALS))
+        self._open(keys)
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
         self._thread.start()
 
-    def _open(self, keys: wire.KeyFile | None) -> zmq.Socket[bytes]:
-        socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+    def _open(self, keys: wire.KeyFile | None) -> None:
+        socket = self._socket
         socket.setsockopt(zmq.ROUTING_ID, b"P" + os.urandom(8))
         socket.setsockopt(zmq.IMMEDIATE, 1)  # while there is no connection nothing piles up: numbered messages are kept anyway
         socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_PIXEL_BYTES)
@@ -110,11 +121,15 @@ class Link:
         try:
             socket.connect(self._endpoint)
         except zmq.ZMQError as error:
-            for opened in (socket, self.wake, self._inner):
-                opened.close()
+            self._close_sockets()
+            self.wake.close()
             self._context.term()
             raise LinkLost(f"--connect {self._endpoint}: {error.strerror} (expected tcp://HOST:PORT)") from error
-        return socket
+
+    def _close_sockets(self) -> None:
+        self._socket.disable_monitor()
+        for socket in (self._monitor, self._socket, self._inner):
+            socket.close()
 
     # --- the session's thread -----------------------------------------------------------------------------------------------------
 
@@ -136,8 +151,7 @@ class Link:
     def send(self, message: wire.NumberedT) -> int:
         """Send a numbered message, however long it takes; gives its number."""
         with self._lock:
-            self._unsent.append(self._outbox.add(message))
-            number = self._outbox.last
+            number = self._outbox.add(message).sequence
         self._poke()
         return number
 
@@ -207,6 +221,7 @@ class Link:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._inner, zmq.POLLIN)
+        poller.register(self._monitor, zmq.POLLIN)
         try:
             while not self._stop:
                 ready = dict(poller.poll(round(BEAT_S * 1000)))
@@ -215,15 +230,33 @@ class Link:
                 if self._inner in ready:
                     while self._inner.poll(0):
                         self._inner.recv()
-                self._send_waiting()
+                if self._monitor in ready:
+                    self._look_at_connection()
                 self._beat()
-            self._send_waiting()
+                self._send_due()
+            self._send_due()
         except Exception as error:  # the session must learn of it, whatever it is
             _log.exception("link")
             self._fail(f"the link failed: {error!r}")
         finally:
-            self._socket.close()
-            self._inner.close()
+            self._close_sockets()
+
+    def _look_at_connection(self) -> None:
+        """A connection has been made (again): begin with a hello. Or refused: remember why."""
+        while self._monitor.poll(0):
+            event = parse_monitor_message(self._monitor.recv_multipart())["event"]
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._refusal = ""
+                self._say_hello()
+            else:
+                self._refusal = REFUSALS[event]
+
+    def _say_hello(self) -> None:
+        software = f"Python {platform.python_version()} on {platform.system()}"
+        session = self._welcome.session if self._welcome else ""
+        hello = wire.Hello(software, self._display, session, self._inbox.received, self._outbox.acknowledged, self._image)
+        if not self._over and self._put(wire.encode(hello)):
+            self._hello_ns = self._clock_ns()
 
     def _drain(self) -> None:
         while True:
@@ -251,8 +284,7 @@ class Link:
             self._confirm(message.received)
             if message.missing:
                 with self._lock:
-                    frames = self._outbox.replay_missing()
-                self._put_all(frames)
+                    self._outbox.gap()
         elif isinstance(message, wire.Welcome):
             self._start(message)
         elif isinstance(message, wire.Refused):
@@ -263,6 +295,8 @@ class Link:
                 _log.warning("the support computer refuses for now: %s", message.reason)
         elif isinstance(message, (wire.Image, wire.Tick, wire.End)):
             if self._inbox.take(message):
+                if isinstance(message, wire.Image):
+                    self._image = (message.generation, message.candidate)
                 self._signal(message, pixels)
             self._put(wire.encode(wire.Ack(self._inbox.received, self._inbox.missing)))
 
@@ -272,14 +306,13 @@ class Link:
             self._fail("another session has been started on the support computer")
             return
         with self._lock:
-            first, self._welcome = self._welcome is None, self._welcome or welcome
+            self._welcome = self._welcome or welcome
             self._outbox.acknowledge(welcome.received)
-            self._unsent.clear()
-            frames = self._outbox.replay()
+            self._outbox.rewind()
             self._lock.notify_all()
-        if not first:
+        if self._silent:
             _log.warning("the support computer answers again")
-        self._put_all(frames)
+        self._silent = False
 
     def _beat(self) -> None:
         """Say hello while nobody answers, send again what got no answer, give up after too long."""
@@ -288,37 +321,29 @@ class Link:
         if self._failure is not None or self._over:
             return
         if self._welcome is None or silent_ns > SILENT_S * 1e9:
+            self._silent = self._welcome is not None
             if now - self._hello_ns > HELLO_S * 1e9:
-                software = f"Python {platform.python_version()} on {platform.system()}"
-                session = self._welcome.session if self._welcome else ""
-                hello = wire.Hello(software, self._display, session, self._inbox.received, self._outbox.acknowledged)
-                if self._put(wire.encode(hello)):
-                    self._hello_ns = now
+                self._say_hello()
             self._mention(now, silent_ns)
-            return
-        with self._lock:
-            frames = self._outbox.overdue(now)
-        self._put_all(frames)
 
     def _mention(self, now: int, silent_ns: int) -> None:
         """Tell whoever sits at this computer that nobody answers; give up after too long."""
         if self._welcome is not None and silent_ns > self._lost_ns:
             self._fail(f"the support computer has been silent for {silent_ns / 1e9:.0f} s: is the session still running there?")
         elif self._welcome is None and now - self._began_ns > self._connect_ns:
-            self._fail(f"no session answered at {self._endpoint} within {self._connect_ns / 1e9:g} s")
+            self._fail(f"no session answered at {self._endpoint} within {self._connect_ns / 1e9:g} s: {self._refusal or 'nobody there'}")
         elif now - self._mentioned_ns > WAITING_S * 1e9:
             self._mentioned_ns = now
-            _log.warning("no answer from %s: does the session run there, and is this presenter's key listed?", self._endpoint)
+            why = self._refusal or "does the session run there, and does the network let it through?"
+            _log.warning("no answer from %s: %s", self._endpoint, why)
 
-    def _send_waiting(self) -> None:
+    def _send_due(self) -> None:
+        """Send numbered messages, once the bridge knows us and while it answers."""
         with self._lock:
-            frames = list(self._unsent)
-            self._unsent.clear()
-        self._put_all(frames)
-
-    def _put_all(self, many: list[list[bytes]]) -> None:
-        for frames in many:
-            self._put(frames)
+            if self._welcome is None or self._silent:
+                return
+            while (frames := self._outbox.due(self._clock_ns())) is not None and self._put(frames):
+                self._outbox.sent()
 
     def _put(self, frames: list[bytes]) -> bool:
         """Send, and say whether there is a connection: numbered messages go out again later."""

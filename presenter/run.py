@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from presenter.display import Display
 from presenter.headless import open_headless
 from presenter.link import Link
+from presenter.markers import open_markers
 from presenter.session import Session
+from presenter.triggers import open_port
 from rtevo import wire
 
 __all__ = ["present"]
@@ -53,17 +56,20 @@ def present(
         With a message for whoever sits at this computer.
     """
     keys = wire.KeyFile.read(key, "presenter") if key is not None else None
-    with Link(connect, keys, "headless" if headless else "psychopy", connect_s=connect_s) as link:
+    with Link(connect, keys, "headless" if headless else "psychopy", connect_s=connect_s) as link, ExitStack() as stack:
         _log.info("waiting for a session at %s", connect)
         welcome = link.welcome()
+        settings = welcome.settings
+        mark = open_markers(welcome.session) if settings.lsl else None
+        port = open_port(settings.trigger)
+        if port is not None:
+            stack.enter_context(port)
         display: Display
         if headless:
-            display = open_headless(link, welcome.settings, participant, welcome.now_ns)
+            display = open_headless(link, settings, participant, welcome.now_ns)
         else:
             from presenter.screen import Screen
 
-            display = Screen(welcome.settings, window=window)
-        try:
-            return Session(welcome.settings, link, display, started=welcome.started).run()
-        finally:
-            display.close()
+            display = Screen(settings, window=window)
+        stack.enter_context(closing(display))
+        return Session(settings, link, display, welcome.started, port, mark).run()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import psychopy.logging
 from PIL import Image
-from psychopy import event, visual
+from psychopy import event, monitors, visual
 from psychopy.hardware import keyboard
 
 from presenter.display import DisplayError, Picture, Press, Scene
@@ -26,7 +26,9 @@ WINDOW_SIZE = (1024, 768)  # where the session or --window asks for a window
 MEASURED_FRAMES, WARM_UP_FRAMES = 120, 30
 FASTEST_HZ = 500.0  # flips that come faster wait for no screen
 PACE_HZ = 60.0  # where the flips do not wait for the screen
-FIXATION_HEIGHT, TEXT_HEIGHT = 0.05, 0.04  # of the screen's height
+TEXT_HEIGHT = 0.04  # of the screen's height
+LONGEST_UPLOAD_NS = 100_000_000  # one that took longer was an accident, not to be reckoned with
+TRIAL_UPLOADS, TRIAL_SIDE = 5, 768  # pictures uploaded beforehand, to know how long it takes; pixels
 
 psychopy.logging.console.setLevel(psychopy.logging.ERROR)
 _log = logging.getLogger("presenter")
@@ -98,6 +100,8 @@ class Screen:
         self.frame_ns = round(1e9 / PACE_HZ)
         self._flip_ns = _now_ns()
         self.frame_ns, self._paced = self._measure()
+        self.prepare_ns = 0
+        self.uploads_ns = [self._try_upload() for _ in range(TRIAL_UPLOADS)]
         self.dropped = 0
         width, height = self._window.size
         self.name = f"psychopy {visual.Window.__module__ and psychopy.__version__} {width} x {height}"
@@ -112,6 +116,7 @@ class Screen:
         try:
             made = visual.Window(
                 size=WINDOW_SIZE,
+                monitor=_monitor(settings),
                 fullscr=full_screen,
                 screen=settings.screen,
                 color=settings.background,
@@ -123,6 +128,8 @@ class Screen:
                 autoLog=False,
                 title="rtevo",
             )
+        except DisplayError:
+            raise
         except Exception as error:  # PsychoPy and its backends raise what they like
             raise DisplayError(f"screen {settings.screen}: cannot open a window: {error}") from error
         made.mouseVisible = False
@@ -153,7 +160,18 @@ class Screen:
 
     def prepare(self, picture: Picture) -> None:
         """Upload a picture to the texture that is not shown."""
+        began = _now_ns()
         self._stimuli.upload(picture)
+        self.prepare_ns = min(max(self.prepare_ns, _now_ns() - began), LONGEST_UPLOAD_NS)
+
+    def _try_upload(self) -> int:
+        """Give the time that a picture's upload takes, ns."""
+        pixels = memoryview(bytes(TRIAL_SIDE * TRIAL_SIDE * 3))
+        began = _now_ns()
+        self.prepare(Picture(-1, -1, TRIAL_SIDE, TRIAL_SIDE, pixels))
+        taken = _now_ns() - began
+        self._flip()
+        return taken
 
     def due(self, until_ns: int) -> bool:
         """Whether the next frame is the one nearest to `until_ns`, or later."""
@@ -187,13 +205,45 @@ class Screen:
         self.dropped += max(0, round((self._flip_ns - before) / self.frame_ns) - 1)
 
 
+def _monitor(settings: PresentationSettings) -> Any:
+    """Give the monitor of the settings: from PsychoPy's monitor centre, or made of its size and distance."""
+    if settings.monitor and settings.monitor not in monitors.getAllMonitors():
+        known = ", ".join(monitors.getAllMonitors()) or "none"
+        raise DisplayError(f"[presentation] monitor: expected one of PsychoPy's monitor centre here ({known}), got {settings.monitor!r}")
+    monitor = monitors.Monitor(settings.monitor or "rtevo", autoLog=False)
+    if settings.screen_width_cm:
+        monitor.setWidth(settings.screen_width_cm)
+    if settings.viewing_distance_cm:
+        monitor.setDistance(settings.viewing_distance_cm)
+    if settings.image_deg and not (monitor.getWidth() and monitor.getDistance()):
+        raise DisplayError(f"[presentation] monitor {settings.monitor!r}: its size and distance are not known, which image_deg needs")
+    return monitor
+
+
+def _fixation(window: Any, settings: PresentationSettings, ink: str) -> list[Any]:
+    """Make the parts of the fixation shape, in the order that they are drawn."""
+    size, paper = settings.fixation_height, settings.background
+
+    def cross(colour: Any, colour_space: str) -> Any:
+        return visual.ShapeStim(
+            window, vertices="cross", size=size, fillColor=colour, colorSpace=colour_space, lineWidth=0, autoLog=False
+        )
+
+    def disc(share: float) -> Any:
+        return visual.Circle(window, radius=size * share / 2, edges=128, fillColor=ink, lineWidth=0, autoLog=False)
+
+    if settings.fixation == "bullseye":
+        return [disc(1), cross(paper, "rgb1"), disc(1 / 3)]
+    return {"cross": [cross(ink, "named")], "dot": [disc(1)], "none": []}[settings.fixation]
+
+
 class _Stimuli:
     """Everything that can be on the screen, made beforehand."""
 
     def __init__(self, window: Any, settings: PresentationSettings) -> None:
         self._window, self._settings = window, settings
         ink = "black" if sum(settings.background) / 3 > 0.6 else "white"
-        self._fixation = visual.ShapeStim(window, vertices="cross", size=FIXATION_HEIGHT, fillColor=ink, lineWidth=0, autoLog=False)
+        self._fixation = _fixation(window, settings, ink)
         # each stimulus is mirrored by itself: the window's viewScale mirrors images but no text
         mirrored = settings.mirrored
         side = -1 if mirrored else 1
@@ -204,7 +254,9 @@ class _Stimuli:
         self._texts[settings.rating_text].pos = (0, 2.5 * TEXT_HEIGHT)
         count = len(settings.rating_keys)
         places = [side * (k - (count - 1) / 2) * 3 * TEXT_HEIGHT for k in range(count)]
-        self._scale = [visual.TextStim(window, text=str(k + 1), pos=(x, 0), **common) for k, x in enumerate(places)]
+        labels = list(settings.rating_labels or (str(k + 1) for k in range(count)))
+        order = reversed(labels) if settings.ratings_reversed else labels
+        self._scale = [visual.TextStim(window, text=text, pos=(x, 0), **common) for text, x in zip(order, places, strict=True)]
         exact = settings.image_height == 0
         # two textures: one is shown while the other is filled
         self._pictures = [visual.ImageStim(window, interpolate=not exact, flipHoriz=mirrored, autoLog=False) for _ in range(2)]
@@ -227,12 +279,18 @@ class _Stimuli:
 
     def _place(self, picture: Picture) -> tuple[str, tuple[float, float], tuple[float, float]]:
         """Give units, size and position of a picture."""
-        height = self._settings.image_height
+        height, degrees = self._settings.image_height, self._settings.image_deg
+        if degrees:
+            return "cm", tuple(side * self._cm(degrees) for side in (picture.width / picture.height, 1)), (0, 0)
         if height:
             return "height", (height * picture.width / picture.height, height), (0, 0)
         # a screen pixel for each of its own: where the one number is odd and the other even, half a pixel makes them meet
         odd = (np.asarray(self._window.size) - (picture.width, picture.height)) % 2
         return "pix", (picture.width, picture.height), tuple(odd / 2)
+
+    def _cm(self, degrees: float) -> float:
+        """Give the length on a flat screen that is seen under an angle, its middle straight ahead."""
+        return float(2 * self._window.monitor.getDistance() * np.tan(np.radians(degrees) / 2))
 
     def draw(self, scene: Scene) -> None:
         """Draw a scene into the back buffer."""
@@ -243,7 +301,8 @@ class _Stimuli:
                 raise DisplayError("a picture was to be shown that had not been made ready")
             self._pictures[self._shown].draw()
         elif scene.kind == "fixation":
-            self._fixation.draw()
+            for part in self._fixation:
+                part.draw()
         elif scene.kind in ("text", "rating"):
             self._texts[scene.text].draw()
             for label in self._scale if scene.kind == "rating" else ():

@@ -43,8 +43,16 @@ class Channel(Protocol):
         ...
 
 
-class Escaped(Exception):  # noqa: N818  (what happened, not a mistake)
-    """Somebody pressed Escape."""
+class Pulses(Protocol):
+    """Where the scanner's pulses come in, if not on the keyboard: :mod:`presenter.triggers`."""
+
+    def take(self) -> list[int]:
+        """Give the times of the pulses since the last call, ns of the display's clock."""
+        ...
+
+
+class BrokenOff(Exception):  # noqa: N818  (what happened, not a mistake)
+    """The trial ends now: Escape, or the operator; the text says which."""
 
 
 class Session:
@@ -57,10 +65,26 @@ class Session:
     display : Display
     started : bool
         The trigger has been already: the presenter was started anew within a session.
+    pulses : Pulses, optional
+        Where the scanner's pulses come in; the display's keyboard if None.
+    mark : callable, optional
+        Called with (text, ns of the display's clock) for each event that another recording may want to know of.
     """
 
-    def __init__(self, settings: PresentationSettings, link: Channel, display: Display, started: bool = False) -> None:
+    def __init__(
+        self,
+        settings: PresentationSettings,
+        link: Channel,
+        display: Display,
+        started: bool = False,
+        pulses: Pulses | None = None,
+        mark: Callable[[str, int], None] | None = None,
+    ) -> None:
         self._settings, self._link, self._display, self._started = settings, link, display, started
+        self._pulses, self._mark = pulses, mark
+        self._dummies = settings.dummy_triggers  # still to come
+        self._waiting_since: int | None = None  # the trigger is waited for
+        self._rating_open = self._over = False
         self._queue: deque[Picture] = deque()
         self._prepared: Picture | None = None
         self._shown: Picture | None = None
@@ -82,9 +106,9 @@ class Session:
                 self._trial(self._queue.popleft())
             reason = self._ending or ""
             self._goodbye(reason)
-        except (Escaped, KeyboardInterrupt):
-            reason = ESCAPE
-            self._break_off()
+        except (BrokenOff, KeyboardInterrupt) as error:
+            reason = str(error) if isinstance(error, BrokenOff) else ESCAPE
+            self._break_off(reason)
         if not self._link.flush(GOODBYE_S):
             _log.warning("the support computer has not confirmed the last events")
         return reason
@@ -99,13 +123,12 @@ class Session:
             self._link.send(Ready(display.name, hertz))
             self._due_ns = display.show(FIXATION, display.now_ns())
             return
-        display.show(Scene("text", settings.wait_text), display.now_ns())
+        self._waiting_since = display.show(Scene("text", settings.wait_text), display.now_ns())  # what was typed before is no trigger
         self._link.send(Ready(display.name, hertz))
-        trigger = self._wait(FOREVER_NS, (settings.trigger_key,), self._has_to_end)
-        if trigger is None:
+        self._wait(FOREVER_NS, (), lambda: self._started or self._has_to_end())
+        if not self._started:
             return
-        self._report(Kind.TRIGGER, trigger.t_ns)
-        self._due_ns = trigger.t_ns + settings.real_ns(settings.baseline_s)
+        self._due_ns += settings.real_ns(settings.baseline_s)
         display.show(FIXATION, display.now_ns())
         self._wait(self._due_ns, (), self._has_to_end)
         if self._has_to_end():
@@ -127,21 +150,25 @@ class Session:
             display.prepare(picture)
         self._prepared = None
         onset = display.show(Scene("image", picture=picture), self._due_ns)
-        self._shown = picture
+        self._shown, self._rating_open = picture, settings.rating_window_s > 0
         self._report(Kind.ONSET, onset, picture)
         schedule = self._due_ns if abs(onset - self._due_ns) <= display.frame_ns else onset
-        self._prepare_next()
         until = onset + settings.real_ns(settings.image_s)
         self._wait(until)
-        rated = settings.rating_window_s > 0
-        offset = display.show(Scene("rating", settings.rating_text) if rated else FIXATION, until)
-        self._shown = None
-        self._report(Kind.OFFSET, offset, picture)
-        if rated:
-            self._due_ns = self._rating(picture, offset) + settings.real_ns(settings.washout_s)
+        offset = display.show(Scene("rating", settings.rating_text) if self._rating_open else FIXATION, until)
+        self._offset(picture, offset)
+        washout_ns = settings.real_ns(picture.washout_s)
+        if self._rating_open:
+            self._due_ns = self._rating(picture, offset) + washout_ns
         else:
-            self._due_ns = schedule + settings.real_ns(settings.image_s) + settings.real_ns(settings.washout_s)
-        self._note_dropped(picture)
+            self._due_ns = schedule + settings.real_ns(settings.image_s) + washout_ns
+
+    def _offset(self, picture: Picture, flip: int) -> None:
+        """Report that an image is gone, with the frames dropped since the one before."""
+        missed = self._display.dropped - self._dropped
+        self._dropped += missed
+        self._report(Kind.OFFSET, flip, picture, float(missed))
+        self._shown = None
 
     def _rating(self, picture: Picture, opened: int) -> int:
         """Wait for an answer; gives the flip that closed the window."""
@@ -149,12 +176,16 @@ class Session:
         until = opened + settings.real_ns(settings.rating_window_s)
         try:
             press = self._wait(until, settings.rating_keys, since_ns=opened)
-        except (Escaped, KeyboardInterrupt):
+        except (BrokenOff, KeyboardInterrupt):
             self._report(Kind.RATING, display.now_ns(), picture)
             raise
+        finally:
+            self._rating_open = False
         if press is not None:
             took_s = (press.t_ns - opened) / 1e9 * (settings.speed or 1.0)
-            self._report(Kind.RATING, press.t_ns, picture, float(settings.rating_keys.index(press.key)), took_s)
+            place = settings.rating_keys.index(press.key)
+            rating = len(settings.rating_keys) - 1 - place if settings.ratings_reversed else place
+            self._report(Kind.RATING, press.t_ns, picture, float(rating), took_s)
             return display.show(FIXATION, display.now_ns())
         closed = display.show(FIXATION, until)
         self._report(Kind.RATING, closed, picture)
@@ -163,17 +194,28 @@ class Session:
     def _goodbye(self, reason: str) -> None:
         """End text, for a moment; the bridge learns of it at once."""
         flip = self._display.show(Scene("text", self._settings.end_text), self._display.now_ns())
-        self._report(Kind.END, flip, text=reason)
+        self._report_end(flip, reason)
         if not self._settings.lock_step:
-            with contextlib.suppress(Escaped, KeyboardInterrupt):
+            with contextlib.suppress(BrokenOff, KeyboardInterrupt):
                 self._wait(flip + self._settings.real_ns(self._settings.end_s))
 
-    def _break_off(self) -> None:
-        """Escape: clear the screen and say goodbye."""
+    def _break_off(self, reason: str) -> None:
+        """Clear the screen at once and say goodbye: Escape leaves at once, the operator's stop with the end text."""
         flip = self._display.show(FIXATION, self._display.now_ns())
-        if self._shown is not None:
-            self._report(Kind.OFFSET, flip, self._shown)
-        self._report(Kind.END, flip, text=ESCAPE)
+        picture = self._shown
+        if picture is not None:
+            self._offset(picture, flip)
+            if self._rating_open:
+                self._report(Kind.RATING, flip, picture)
+        if reason == ESCAPE:
+            self._report_end(flip, ESCAPE)
+        else:
+            self._goodbye(reason)
+
+    def _report_end(self, flip: int, reason: str) -> None:
+        """Say the last word."""
+        self._report(Kind.END, flip, text=reason)
+        self._over = True
 
     # --- waiting ------------------------------------------------------------------------------------------------------------------
 
@@ -182,20 +224,37 @@ class Session:
 
         Raises
         ------
-        Escaped
-            Escape was pressed.
+        BrokenOff
+            Escape was pressed, or the operator has stopped the session.
         """
         while True:
             self._take_messages()
             if (enough is not None and enough()) or self._display.due(until_ns):
                 return None
+            self._prepare_next(until_ns)
             presses = self._display.wait(until_ns)
             self._take_messages()
+            self._take_pulses(presses)
             if any(press.key == ESCAPE for press in presses):
-                raise Escaped
+                raise BrokenOff(ESCAPE)
             for press in presses:
                 if press.key in keys and press.t_ns >= since_ns:
                     return press
+
+    def _take_pulses(self, presses: list[Press]) -> None:
+        """Report the scanner's pulses: the first one after the dummies is the trigger."""
+        key = self._settings.trigger_key
+        times = [press.t_ns for press in presses if press.key == key] if self._pulses is None else self._pulses.take()
+        for t_ns in times if not self._over else ():
+            if self._started:
+                self._report(Kind.PULSE, t_ns)
+            elif self._waiting_since is None or t_ns < self._waiting_since:
+                continue
+            elif self._dummies:
+                self._dummies -= 1
+            else:
+                self._started, self._due_ns = True, t_ns
+                self._report(Kind.TRIGGER, t_ns)
 
     def _has_to_end(self) -> bool:
         return self._ending is not None
@@ -207,15 +266,18 @@ class Session:
                 self._display.advance(message.now_ns)
             elif isinstance(message, End):
                 self._ending = message.reason
+                if message.at_once:
+                    raise BrokenOff(message.reason)
             elif isinstance(message, Image) and pixels is not None:
-                self._queue.append(Picture(message.generation, message.candidate, message.height, message.width, pixels))
-        self._prepare_next()
+                washout_s = self._settings.washout_s if math.isnan(message.washout_s) else message.washout_s
+                self._queue.append(Picture(message.generation, message.candidate, message.height, message.width, pixels, washout_s))
 
-    def _prepare_next(self) -> None:
-        """Have the display make the next picture ready while it has nothing else to do."""
-        if self._queue and self._prepared is not self._queue[0]:
+    def _prepare_next(self, until_ns: int) -> None:
+        """Have the display make the next picture ready, unless the flip that is due at `until_ns` would have to wait for it."""
+        display = self._display
+        if self._queue and self._prepared is not self._queue[0] and until_ns - display.now_ns() > display.prepare_ns + 2 * display.frame_ns:
             self._prepared = self._queue[0]
-            self._display.prepare(self._prepared)
+            display.prepare(self._prepared)
 
     # --- reporting ----------------------------------------------------------------------------------------------------------------
 
@@ -231,10 +293,5 @@ class Session:
         generation, candidate = (picture.generation, picture.candidate) if picture else (-1, -1)
         text = text.encode()[:MAX_TEXT_BYTES].decode(errors="ignore")
         self._link.send(Event(int(kind), t_ns, generation, candidate, value, response_time_s, text))
-
-    def _note_dropped(self, picture: Picture) -> None:
-        """Tell of frames missed during a trial."""
-        missed = self._display.dropped - self._dropped
-        self._dropped = self._display.dropped
-        if missed:
-            self._report(Kind.NOTE, self._display.now_ns(), picture, text=f"dropped frames: {missed}")
+        if self._mark is not None:
+            self._mark(" ".join([kind.name.lower(), *([f"{generation} {candidate}"] if picture else []), *([text] if text else [])]), t_ns)

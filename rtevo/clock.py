@@ -39,6 +39,9 @@ _WORDS = (
     "scanner_grants",
     "presenter_wake_ns",
     "presenter_grants",
+    "bridge_port",  # that the bridge listens at; 0 before
+    "bridge_event",  # the last event that the bridge has published or was about to: see rtevo.stages.bridge
+    "triggered",  # the trigger has been
 )
 
 

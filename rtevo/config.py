@@ -9,15 +9,16 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import tomllib
 
 from rtevo.errors import ConfigError
+from rtevo.wire import PresentationSettings, WireError
 
-__all__ = ["Config", "build", "dump", "example", "load"]
+__all__ = ["Config", "build", "dump", "example", "load", "presentation_settings"]
 
 Check = Callable[[Any], bool]
 
@@ -163,22 +164,42 @@ class Presentation:
 
     image_s: float = _key(3.0, "an image stays this long, s", *_above(0))
     washout_s: float = _key(1.0, "fixation after each image, s", *_at_least(0))
+    washout_jitter_s: float = _key(0.0, "up to this much more fixation after an image, drawn uniformly, s", *_at_least(0))
     rating_window_s: float = _key(5.0, "longest time to rate an image (condition ratings), s", *_above(0))
     baseline_s: float = _key(6.0, "fixation between the trigger and the first image, s", *_at_least(0))
-    trigger_key: str = _key("5", "key that the scanner's trigger presses", "one key name", bool)
+    trigger: str = _key(
+        "keyboard",
+        "where the scanner's pulses come in at the stimulus PC: keyboard, serial:PORT@BAUD (every byte is a pulse), parallel:ADDRESS@PIN",
+    )
+    trigger_key: str = _key("5", "key that a pulse presses on the keyboard", "one key name", bool)
+    dummy_triggers: int = _key(0, "pulses before the first volume that is exported", *_at_least(0))
     rating_keys: tuple[str, ...] = _key(
         ("1", "2", "3", "4", "6"),
-        "keys for ratings 0, 1, 2, ...",
+        "keys for ratings 0, 1, 2, ..., as they lie from left to right",
         "2 to 20 different keys",
         lambda x: len(set(x)) == len(x) in range(2, 21),
     )
+    rating_labels: tuple[str, ...] = _key((), "what the scale says for each rating; empty = 1, 2, 3, ...")
+    rating_order: str = _key(
+        "ascending",
+        "ascending (leftmost key = lowest rating), descending, or counterbalanced (descending for every second run and participant)",
+        *_one_of("ascending", "descending", "counterbalanced"),
+    )
     mirrored: bool = _key(False, "flip everything left to right, for a projection screen seen through a mirror")
-    image_height: float = _key(0.8, "image height as a share of the screen's", "> 0 and <= 1", lambda x: 0 < x <= 1)
+    background: tuple[float, ...] = _key((0.5, 0.5, 0.5), "red, green and blue behind everything, 0 to 1")
+    fixation: str = _key("cross", "shape of the fixation: cross, dot, bullseye or none")
+    fixation_height: float = _key(0.05, "its size as a share of the screen's height")
+    image_height: float = _key(0.8, "image height as a share of the screen's; 0 = one screen pixel for each of the image's")
+    image_deg: float = _key(0.0, "image height in degrees of visual angle, in place of image_height; 0 = use that", *_at_least(0))
+    monitor: str = _key("", "name in the stimulus PC's PsychoPy monitor centre (gamma, width, distance); empty = none")
+    screen_width_cm: float = _key(0.0, "width of what the participant looks at, cm; 0 = as the monitor centre says", *_at_least(0))
+    viewing_distance_cm: float = _key(0.0, "eye to screen, by way of the mirror, cm; 0 = as the monitor centre says", *_at_least(0))
     full_screen: bool = _key(True, "full screen, or a window")
     screen: int = _key(0, "which screen", *_at_least(0))
     wait_text: str = _key("The session is about to begin.\n\nPlease look at the middle of the screen.", "shown until the trigger")
     rating_text: str = _key("How much did you like it?", "shown while a rating is waited for (condition ratings)")
     end_text: str = _key("Thank you. Please keep still until we speak to you.", "shown at the end")
+    lsl: bool = _key(False, "also send events as markers of the Lab Streaming Layer (pylsl on the stimulus PC)")
 
 
 @dataclass(frozen=True)
@@ -192,7 +213,7 @@ class Bridge:
         lambda x: x.startswith("tcp://"),
     )
     keys: str = _key("", "folder made by `python -m rtevo.bridge keys`")
-    lost_s: float = _key(60.0, "the session ends when the presenter has not been heard of for this long, s", *_above(0))
+    lost_s: float = _key(120.0, "the session ends when the presenter has not been heard of for this long, s", *_above(0))
 
 
 @dataclass(frozen=True)
@@ -248,6 +269,10 @@ def _convert(value: Any, kind: Any) -> Any:
         if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
             return tuple(value)
         raise TypeError("a list of texts")
+    if kind == tuple[float, ...]:
+        if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value):
+            return tuple(float(v) for v in value)
+        raise TypeError("a list of numbers")
     if isinstance(value, kind) and not (kind is not bool and isinstance(value, bool)):
         return value
     raise TypeError({float: "a number", int: "a whole number", str: "a text", bool: "true or false"}[kind])
@@ -324,10 +349,10 @@ def _together(config: Config, origin: str, base: Path) -> list[str]:
             found.append(f"{origin} [session] speed: expected 1 for source 'watch', got {config.session.speed:g}")
     if config.generator.unclip_model_path and not config.evolution.pca:
         found.append(f"{origin} [evolution] pca: expected the latent space of [generator] unclip_model_path, got none")
-    if config.presentation.trigger_key in config.presentation.rating_keys:
-        found.append(
-            f"{origin} [presentation] trigger_key: expected a key that is not among rating_keys, got {config.presentation.trigger_key!r}"
-        )
+    try:
+        presentation_settings(config)
+    except WireError as error:
+        found += [f"{origin} [presentation]{mistake.removeprefix('presentation')}" for mistake in error.mistakes]
     found += _evolution(config, origin)
     for section, key, kind in (
         ("acquisition", "folder", "replay"),
@@ -361,6 +386,24 @@ def _evolution(config: Config, origin: str) -> list[str]:
     if evolution.strategy in ("cma", "sepcma") and min(evolution.population, evolution.latent_size) < 2:
         found.append(f"{origin} [evolution] strategy: {evolution.strategy!r} expects population and latent_size >= 2")
     return found
+
+
+def presentation_settings(config: Config) -> PresentationSettings:
+    """Give what the presenter is told of a session.
+
+    Raises
+    ------
+    WireError
+        With every mistake found.
+    """
+    told = asdict(config.presentation)
+    del told["washout_jitter_s"]
+    session, order = config.session, told.pop("rating_order")
+    second = (session.run + sum(session.participant.encode())) % 2 == 1
+    told["ratings_reversed"] = order == "descending" or (order == "counterbalanced" and second)
+    if session.condition != "ratings":
+        told["rating_window_s"] = 0.0
+    return PresentationSettings(**told, speed=session.speed)
 
 
 def load(path: Path | None, overrides: Mapping[tuple[str, str], Any] | None = None) -> Config:

@@ -44,11 +44,13 @@ class EventKind(IntEnum):
 
     TRIGGER = 1  # the scanner's pulse that starts the run: time zero of the session's onsets
     ONSET = 2  # an image's first flip
-    OFFSET = 3  # the flip that removed it
+    OFFSET = 3  # the flip that removed it; value: frames dropped since the offset before
     RATING = 4  # value: the rating, NaN where the window closed without one; response_time_s from the window's opening
     FIXATION = 5  # fixation is held because the next image is not there yet
     END = 6  # end text shown, or Escape pressed (text says which)
-    NOTE = 7  # text: anything worth keeping (dropped frames, reconnects)
+    NOTE = 7  # text: anything worth keeping (reconnects, refused strangers)
+    PULSE = 8  # a later pulse of the scanner
+    PHYSIOLOGY = 9  # value: what an image did to the participant's physiology; NaN where it could not be measured
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,6 +73,8 @@ class Supervisor:
         self.warnings: list[str] = []
         self._stack = ExitStack()
         self._forced = False
+        self._told: dict[str, Any] | None = None  # what every stage was told at the start
+        self._restarts: dict[str, int] = {}
 
     def __enter__(self) -> Supervisor:
         clean()  # what a killed session left in shared memory
@@ -93,7 +95,7 @@ class Supervisor:
         if self.clock.get("end"):
             self._forced = True
         else:
-            self.on_log("WARNING", "stopping: the current image is shown to its end, then everything is saved (again: at once)")
+            self.on_log("WARNING", "stopping: the image is taken away and everything is saved (again: at once)")
         self.clock.set("end", 1)
 
     # --- starting ---------------------------------------------------------------------------------------------------------------
@@ -133,9 +135,9 @@ class Supervisor:
             if time.monotonic() > deadline:
                 raise StageError(waiting[0], f"was not ready within {START_S:g} s")
         self.clock.start()
-        told = {key: value for child in self.children.values() for key, value in (child.ready or {}).items()}
+        self._told = {key: value for child in self.children.values() for key, value in (child.ready or {}).items()}
         for child in self.children.values():
-            child.pipe.send_bytes(json.dumps(told).encode())
+            child.pipe.send_bytes(json.dumps(self._told).encode())
 
     # --- running ----------------------------------------------------------------------------------------------------------------
 
@@ -199,10 +201,22 @@ class Supervisor:
             if child.pipe in signals or child.process.sentinel in signals:
                 left = child.process.exitcode is not None
                 found += self._listen(child)
-                if left and not child.done:
+                if left and not child.done and not self._start_again(child):
                     child.done = True
                     found.append((StageError(child.stage.name, _exit_reason(child.process.exitcode or 0)), False))
         return found
+
+    def _start_again(self, child: _Child) -> bool:
+        """Start a stage again that was killed, where that can be done without losing anything; whether it was."""
+        name, so_far = child.stage.name, self._restarts.get(child.stage.name, 0)
+        if self._told is None or self.clock.lock_step or self.clock.get("abort") or so_far >= child.stage.restarts:
+            return False
+        self._restarts[name] = so_far + 1
+        self.warnings.append(f"{name} {_exit_reason(child.process.exitcode or 0)} and was started again")
+        self.on_log("WARNING", self.warnings[-1])
+        child.pipe.close()
+        self._spawn(child.stage)
+        return True
 
     def _listen(self, child: _Child) -> list[tuple[StageError, bool]]:
         found = []
@@ -211,6 +225,8 @@ class Supervisor:
                 message = json.loads(child.pipe.recv_bytes())
                 if message["kind"] == "ready":
                     child.ready = message["payload"]
+                    if self._told is not None:  # started again
+                        child.pipe.send_bytes(json.dumps(self._told).encode())
                 elif message["kind"] == "log":
                     if message["level"] in ("WARNING", "ERROR"):
                         self.warnings.append(message["text"])

@@ -13,7 +13,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "wire": set(),
     "clock": set(),
-    "config": {"errors"},
+    "config": {"wire", "errors"},
     "records": set(),
     "kernels": set(),
     "shm": {"errors"},

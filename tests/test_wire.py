@@ -42,7 +42,7 @@ def test_round_trip(message: wire.Message) -> None:
     assert wire.decode(wire.encode(message)) == (message, None)
 
 
-@pytest.mark.parametrize("message", [wire.Image(1, 2, 4, 5), wire.Shown("image", 9, 4, 5)])
+@pytest.mark.parametrize("message", [wire.Image(1, 2, 4, 5, 0.5), wire.Shown("image", 9, 4, 5)])
 def test_pixels_round_trip_in_order(message: wire.Message) -> None:
     pixels = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     back, view = wire.decode(wire.encode(message, pixels))
@@ -138,9 +138,18 @@ def test_settings_scale_durations() -> None:
     assert PresentationSettings(speed=0).lock_step
 
 
-@given(st.lists(st.sampled_from(["add", "lose", "deliver", "replay"]), max_size=60), st.data())
-def test_numbered_messages_arrive_once_and_in_order(actions: list[str], data: st.DataObject) -> None:
-    outbox, inbox = wire.Outbox(), wire.Inbox()
+def due(outbox: wire.Outbox, now_ns: int = 0) -> list[list[bytes]]:
+    """Send all that is due."""
+    found = []
+    while (frames := outbox.due(now_ns)) is not None:
+        found.append(frames)
+        outbox.sent()
+    return found
+
+
+@given(st.lists(st.sampled_from(["add", "lose", "deliver", "rewind", "send"]), max_size=60), st.integers(1, 400), st.data())
+def test_numbered_messages_arrive_once_and_in_order(actions: list[str], window_bytes: int, data: st.DataObject) -> None:
+    outbox, inbox = wire.Outbox(window_bytes=window_bytes), wire.Inbox()
     network: list[list[bytes]] = []
     taken: list[int] = []
     sent = 0
@@ -153,43 +162,63 @@ def test_numbered_messages_arrive_once_and_in_order(actions: list[str], data: st
 
     for action in actions:
         if action == "add":
-            network.append(outbox.add(wire.Tick(sent)))
+            outbox.add(wire.Tick(sent))
             sent += 1
+        elif action == "send":
+            network.extend(due(outbox))
         elif action == "lose" and network:
             network.pop(data.draw(st.integers(0, len(network) - 1)))
         elif action == "deliver" and network:
             deliver(network.pop(0))
             if data.draw(st.booleans()):
                 outbox.acknowledge(inbox.received)
-        elif action == "replay":
-            network.extend(outbox.replay())
-    for frames in [*network, *outbox.replay()]:
+        elif action == "rewind":
+            outbox.rewind()
+    for frames in network:
         deliver(frames)
-    outbox.acknowledge(inbox.received)
+    while outbox.waiting():
+        outbox.rewind()
+        for frames in due(outbox):
+            deliver(frames)
+        assert outbox.acknowledge(inbox.received)
     assert taken == list(range(sent))
     assert outbox.waiting() == []
 
 
 def test_overdue_messages_go_out_again_at_growing_intervals() -> None:
-    outbox = wire.Outbox(resend_after_ns=10)
+    outbox, second = wire.Outbox(), 1_000_000_000
     outbox.add(wire.Tick(1))
-    assert outbox.overdue(0) == []
-    assert outbox.overdue(9) == []
-    assert len(outbox.overdue(10)) == 1
-    assert outbox.overdue(29) == []
-    assert len(outbox.overdue(30)) == 1
+    assert [len(due(outbox, round(t * second))) for t in (0, 0.1, 1, 1.2, 2.1, 3.1, 3.3, 5, 7.4)] == [1, 0, 0, 1, 0, 0, 1, 0, 1]
     assert outbox.acknowledge(1) == [wire.Tick(1, sequence=1)]
-    assert outbox.overdue(1000) == []
+    assert due(outbox, 1000 * second) == []
+
+
+def test_a_slow_link_is_given_the_time_that_it_takes() -> None:
+    outbox, second = wire.Outbox(), 1_000_000_000
+    outbox.add(wire.Image(0, 0, 1000, 500), bytes(1_500_000))
+    assert [len(due(outbox, t * second)) for t in (0, 1, 5, 13, 15)] == [1, 0, 0, 0, 1]
+
+
+def test_no_more_than_a_window_is_under_way() -> None:
+    outbox = wire.Outbox(window_bytes=350)
+    for k in range(5):
+        outbox.add(wire.Image(0, k, 5, 7), bytes(105))
+    assert len(due(outbox)) == 1  # header and pixels of two would be more
+    outbox.acknowledge(1)
+    assert len(due(outbox)) == 1
 
 
 def test_a_gap_is_replayed_once() -> None:
     outbox, inbox = wire.Outbox(), wire.Inbox()
     outbox.add(wire.Tick(1))
-    second, _ = wire.decode(outbox.add(wire.Tick(2)))
-    assert not inbox.take(second)  # type: ignore[arg-type]
+    outbox.add(wire.Tick(2))
+    _, second = due(outbox)
+    assert not inbox.take(wire.decode(second)[0])  # type: ignore[arg-type]
     assert inbox.missing
-    assert len(outbox.replay_missing()) == 2
-    assert outbox.replay_missing() == []
+    outbox.gap()
+    assert len(due(outbox)) == 2
+    outbox.gap()
+    assert due(outbox) == []
 
 
 def test_key_files(tmp_path: Path) -> None:

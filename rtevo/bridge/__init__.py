@@ -11,7 +11,7 @@ Beyond loopback the link is encrypted and both ends are authenticated (CURVE). `
 from __future__ import annotations
 
 from rtevo.bridge.keys import make_keys
-from rtevo.bridge.link import Bridge, PresenterEvent
+from rtevo.bridge.link import Bridge, PresenterEvent, Resume
 from rtevo.bridge.offset import ClockOffset
 
-__all__ = ["Bridge", "ClockOffset", "PresenterEvent", "make_keys"]
+__all__ = ["Bridge", "ClockOffset", "PresenterEvent", "Resume", "make_keys"]

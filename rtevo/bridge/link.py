@@ -1,4 +1,4 @@
-"""The link itself: one ROUTER socket, one presenter."""
+"""The link itself: one door, one presenter."""
 
 from __future__ import annotations
 
@@ -7,32 +7,27 @@ import logging
 import math
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import zmq
-from zmq.auth.thread import ThreadAuthenticator
-
 from rtevo import wire
-from rtevo.bridge.keys import SUPPORT_FILE
+from rtevo.bridge.door import Door
 from rtevo.bridge.offset import ClockOffset
 from rtevo.errors import LinkError
 from rtevo.records import EventKind
 from rtevo.wire import PresentationSettings, WireError
 
-__all__ = ["Bridge", "PresenterEvent"]
+__all__ = ["Bridge", "PresenterEvent", "Resume"]
 
 SILENT_S = 2.0  # without an answer for so long the presenter is called silent, and a new one may take its place
 PING_S = 0.5
 PART_S = 1.0  # longest wait at the end for the presenter to have the last words
 BURST = 8  # clock samples taken quickly when a presenter connects
 BURST_S = 0.02
-DRAIN = 512  # messages read in one go
-COMPLAIN_S = 5.0  # at most one note per so long about unreadable messages
+SELF_TEST = "selftest"  # name of the session, and of the display, of a test of the link
 
 _log = logging.getLogger("rtevo")
 
@@ -52,10 +47,12 @@ class PresenterEvent:
     error_ns : int
         Bound of the error of `mono_ns` that the mapping of clocks adds.
     value : float
-        The rating (number of its key); NaN where there is none.
+        The rating; of an OFFSET the frames dropped since the one before; NaN where there is none.
     response_time_s : float
         From the opening of the rating window, session seconds; NaN where there is none.
     text : str
+    sequence : int
+        The presenter's number for it; where the bridge itself says it, minus the number before.
     """
 
     kind: int
@@ -66,21 +63,23 @@ class PresenterEvent:
     value: float = math.nan
     response_time_s: float = math.nan
     text: str = ""
+    sequence: int = field(default=0, compare=False, repr=False)
 
 
-class _Admitted:
-    """Tells the authenticator which keys may come in; remembers those that may not."""
+@dataclass(frozen=True)
+class Resume:
+    """What a bridge must know to go on for one that has died.
 
-    def __init__(self, clients: dict[str, str]) -> None:
-        self.keys = {key.encode(): name for name, key in clients.items()}
-        self.refused: deque[str] = deque(maxlen=16)
+    Parameters
+    ----------
+    received : int
+        Highest `PresenterEvent.sequence` that the other had dealt with.
+    started : bool
+        The trigger has been.
+    """
 
-    def callback(self, domain: str, key: bytes) -> bool:
-        """Answer for one client; `key` is Z85 text already."""
-        if key in self.keys:
-            return True
-        self.refused.append(key.decode("ascii", "replace"))
-        return False
+    received: int
+    started: bool
 
 
 class Bridge:
@@ -97,7 +96,9 @@ class Bridge:
     lost_s : float
         The presenter is lost, and `poll` raises, when it has not answered for so long, s.
     session : str, optional
-        Name that a presenter must return with after a cut; a bridge that replaces a dead one of the same session takes its name.
+        Name that a presenter must return with after a cut.
+    resume : Resume, optional
+        This bridge goes on for a dead one of the same session.
     mono_ns : callable
         This computer's monotonic clock (real, also in lock-step; tests bring their own).
 
@@ -115,97 +116,55 @@ class Bridge:
         keys: Path | None = None,
         lost_s: float = 60.0,
         session: str | None = None,
+        resume: Resume | None = None,
         mono_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        if keys is None and not wire.is_loopback(bind):
-            raise LinkError(
-                f"bridge bind: {bind} can be reached from other computers, which needs keys (make them with `python -m rtevo.bridge "
-                "keys DIR` and name the folder in the session file); without keys only tcp://127.0.0.1:PORT is allowed"
-            )
         self.settings, self.session = settings, session or secrets.token_hex(8)
         self._mono_ns, self._lost_ns = mono_ns, round(lost_s * 1e9)
         self._peer: bytes | None = None
         self._outbox, self._inbox = wire.Outbox(), wire.Inbox()
         self._acked = 0  # highest number acknowledged to the presenter
-        self._unshown: dict[tuple[int, int], tuple[wire.Image, bytes]] = {}
+        self._unshown: list[tuple[wire.Image, Any]] = []
         self._clock = ClockOffset()
         self._found: list[PresenterEvent] = []
         self._stirred = False  # something came that the caller may want to act on
         self._idle: wire.Idle | None = None
         self._now_ns = 0
         self._end: wire.End | None = None
+        self._onset: PresenterEvent | None = None  # of an image whose offset or rating is still to come
+        self._awaited: set[EventKind] = set()  # which of the two
         self._started = self._ended = self._ready = self._silent = False
         self._unanswered_ns: int | None = None  # when the first ping without any sign of life since was sent
         self._next_ping_ns = self._burst = 0
-        self._unreadable, self._complained_ns = 0, -(2**62)
-        self._context = zmq.Context()
-        self._authenticator: ThreadAuthenticator | None = None
-        self._admitted = _Admitted({})
-        try:
-            self._socket = self._listen(bind, keys)
-        except BaseException:
-            self.close()
-            raise
-        self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
-
-    def _listen(self, bind: str, keys: Path | None) -> zmq.Socket[bytes]:
-        """Open the socket."""
-        socket = self._context.socket(zmq.ROUTER)
-        socket.linger = 500  # ms, for the last acknowledgements
-        socket.sndhwm = 0  # numbered messages are kept anyway; `in_flight` is the caller's measure
-        socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_HEADER_BYTES)
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a presenter that reconnects before its old connection is known to be dead
-        socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
-        try:
-            if keys is not None:
-                self._lock(socket, keys)
-            socket.bind(bind)
-        except WireError as error:
-            socket.close()
-            raise LinkError(f"bridge keys: {error}") from error
-        except zmq.ZMQError as error:
-            socket.close()
-            raise LinkError(f"bridge bind: cannot listen at {bind}: {error.strerror}") from error
-        return socket
-
-    def _lock(self, socket: zmq.Socket[bytes], keys: Path) -> None:
-        """Encrypt, and admit only the presenters in the key file."""
-        own = wire.KeyFile.read(keys / SUPPORT_FILE if keys.is_dir() else keys, "support")
-        self._admitted = _Admitted(dict(own.clients))
-        self._authenticator = ThreadAuthenticator(self._context)
-        self._authenticator.start()
-        self._authenticator.configure_curve_callback("*", credentials_provider=self._admitted)
-        socket.curve_server = True
-        socket.curve_publickey, socket.curve_secretkey = own.public.encode(), own.secret.encode()
+        self._heard_ns = mono_ns()
+        self._resume = resume
+        if resume is not None:  # somebody is out there
+            self._started, self._silent, self._unanswered_ns = resume.started, True, self._heard_ns
+        self._unreadable = 0
+        self._door = Door(bind, keys, not settings.lock_step, self._note)
+        self.endpoint = self._door.endpoint
 
     def close(self) -> None:
         """Close the socket; a presenter that has not said goodbye (see `end`) is told that nothing more will come."""
-        if getattr(self, "_socket", None) is not None and not self._socket.closed:
+        if not self._door.closed:
             if self._peer is not None and not self._silent:
                 self._part()
-            self._socket.close()
-        if self._authenticator is not None:
-            self._authenticator.stop()
-            self._authenticator = None
-        self._context.term()
+            self._door.close()
 
     def _part(self) -> None:
         """Send the last words, and read on until the presenter has them: a socket that closes with unread data resets its connection."""
         self._acknowledge()
         if not self._ended:
-            self._send(wire.encode(wire.Refused("the session has been broken off")))
+            self._send(wire.Refused("the session has been broken off"))
         last_ns, deadline = self._mono_ns(), time.monotonic() + PART_S
-        there = self._send(wire.encode(wire.Ping(last_ns, self._acked)))
+        there = self._send(wire.Ping(last_ns, self._acked))
         while there and time.monotonic() < deadline:
-            if not self._socket.poll(20):
-                there = self._send(wire.encode(wire.Ping(last_ns, self._acked)))
-                continue
-            identity, *frames = self._socket.recv_multipart()
-            with contextlib.suppress(WireError):
-                message, _ = wire.decode(frames)
-                there = not (identity == self._peer and isinstance(message, wire.Pong) and message.ping_ns == last_ns)
+            if not self._door.wait(20):
+                there = self._send(wire.Ping(last_ns, self._acked))
+            for identity, frames in self._door.messages():
+                with contextlib.suppress(WireError):
+                    message, _ = wire.decode(frames)
+                    there &= not (identity == self._peer and isinstance(message, wire.Pong) and message.ping_ns == last_ns)
 
     def __enter__(self) -> Bridge:
         return self
@@ -215,7 +174,7 @@ class Bridge:
 
     # --- what the caller sends --------------------------------------------------------------------------------------------------
 
-    def send_image(self, generation: int, candidate: int, pixels: Any) -> None:
+    def send_image(self, generation: int, candidate: int, pixels: Any, washout_s: float = math.nan) -> None:
         """Send an image, to be shown after those sent before it.
 
         Parameters
@@ -223,32 +182,37 @@ class Bridge:
         generation, candidate : int
         pixels : ndarray, uint8 (height, width, 3)
             C-contiguous, row 0 at the top, RGB; copied.
+        washout_s : float
+            Fixation after it, s; NaN: as the settings say.
         """
         height, width, _ = pixels.shape
-        image = wire.Image(int(generation), int(candidate), int(height), int(width))
-        frames = self._outbox.add(image, pixels)
-        self._unshown[image.generation, image.candidate] = (image, frames[1])
-        self._send(frames)
+        image = wire.Image(int(generation), int(candidate), int(height), int(width), float(washout_s))
+        copied = bytes(memoryview(pixels).cast("B"))
+        self._outbox.add(image, copied)
+        self._unshown.append((image, copied))
+        self._send_due()
 
-    def end(self, reason: str = "finished") -> None:
-        """Ask the presenter to finish the current trial, show the end text and say goodbye: an END event follows.
+    def end(self, reason: str = "finished", at_once: bool = False) -> None:
+        """Ask the presenter to finish (or break off) the current trial, show the end text and say goodbye: an END event follows.
 
         Where no presenter has come yet, the END event is the bridge's own.
         """
-        if self._end is not None or self._ended:
+        if self._ended or (self._end is not None and self._end.at_once >= at_once):
             return
-        self._end = wire.End(reason[: wire.MAX_TEXT_BYTES])
-        if self._peer is None:
+        self._end = wire.End(reason[: wire.MAX_TEXT_BYTES], at_once)
+        if self._peer is None and self._resume is None:
             self._ended = True
             self._note("no presenter came", EventKind.END)
         else:
-            self._send(self._outbox.add(self._end))
+            self._outbox.add(self._end)
+            self._send_due()
 
     def tick(self, now_ns: int) -> None:
         """Lock-step: tell the presenter the session time. Before every image and end too, or they take effect at the last tick."""
         self._now_ns = int(now_ns)
         if self._peer is not None and not self._ended:
-            self._send(self._outbox.add(wire.Tick(self._now_ns)))
+            self._outbox.add(wire.Tick(self._now_ns))
+            self._send_due()
 
     # --- what the caller may ask -------------------------------------------------------------------------------------------------
 
@@ -266,6 +230,11 @@ class Bridge:
     def in_flight(self) -> int:
         """Number of images sent that the presenter has not acknowledged as received."""
         return sum(isinstance(message, wire.Image) for message in self._outbox.waiting())
+
+    @property
+    def clock(self) -> ClockOffset:
+        """What is known of the presenter's clock."""
+        return self._clock
 
     @property
     def idle_until_ns(self) -> int | None:
@@ -300,16 +269,17 @@ class Bridge:
             self._beat()
             left_ns = deadline_ns - time.monotonic_ns()
             pause_ns = min(left_ns, self._next_ping_ns - self._mono_ns()) if self._peer else min(left_ns, 500_000_000)
-            if self._socket.poll(max(0, math.ceil(pause_ns / 1e6))):
-                self._drain()
+            if self._door.wait(max(0, math.ceil(pause_ns / 1e6))):
+                for identity, frames in self._door.messages():
+                    self._read(identity, frames, self._mono_ns())
             self._look_for_silence()
-            self._look_for_strangers()
+            self._door.look()
             if self._found or self._stirred or time.monotonic_ns() >= deadline_ns:
                 found, self._found = self._found, []
                 return found
 
     def _beat(self) -> None:
-        """Ping, and send again what has not been acknowledged for too long."""
+        """Ping, and send what is due."""
         now = self._mono_ns()
         if self._peer is None or self._ended:
             self._next_ping_ns = now + round(PING_S * 1e9)
@@ -317,75 +287,74 @@ class Bridge:
         if now >= self._next_ping_ns:
             if self._unanswered_ns is None:
                 self._unanswered_ns = now
-            self._send(wire.encode(wire.Ping(self._mono_ns(), self._acked)))
+            self._send(wire.Ping(self._mono_ns(), self._acked))
             self._burst = max(0, self._burst - 1)
             self._next_ping_ns = now + round((BURST_S if self._burst else PING_S) * 1e9)
-        if not self._silent:
-            for frames in self._outbox.overdue(now):
-                self._send(frames)
+        self._send_due()
+
+    def _send_due(self) -> None:
+        """Send numbered messages as far as there is room for them under way; to a silent presenter none."""
+        if self._peer is None or self._silent:
+            return
+        while (frames := self._outbox.due(self._mono_ns())) is not None and self._door.send(frames, self._peer):
+            self._outbox.sent()
 
     def _acknowledge(self) -> None:
         """Acknowledge what the caller has been given."""
         if self._peer is not None and self._acked != self._inbox.received:
             self._acked = self._inbox.received
-            self._send(wire.encode(wire.Ack(self._acked)))
+            self._send(wire.Ack(self._acked))
 
-    def _send(self, frames: list[bytes], to: bytes | None = None) -> bool:
-        """Send to the presenter, and say whether it is there: what is numbered goes out again when it is back."""
+    def _send(self, message: wire.Message, to: bytes | None = None) -> bool:
+        """Send a message without a number, and say whether there is somebody to take it."""
         identity = to or self._peer
-        if identity is None:
-            return False
-        try:
-            self._socket.send_multipart([identity, *frames], zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
-                raise
-            return False
-        return True
+        return identity is not None and self._door.send(wire.encode(message), identity)
 
-    def _drain(self) -> None:
-        """Read what has come, up to a limit."""
-        for _ in range(DRAIN):
-            try:
-                identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            received_ns = self._mono_ns()
-            try:
-                message, _pixels = wire.decode(frames)
-            except wire.VersionError as error:
-                self._send(wire.encode(wire.Refused(str(error))), identity)
-                self._note(f"presenter refused: it speaks protocol {error.found}, not {wire.PROTOCOL}: update rtevo there")
-                continue
-            except WireError as error:
-                self._complain(str(error))
-                continue
-            if isinstance(message, wire.Hello):
-                self._greet(identity, message)
-            elif identity == self._peer:
-                self._heard()
-                self._take(message, received_ns)
+    def _read(self, identity: bytes, frames: list[bytes], received_ns: int) -> None:
+        """Read one message."""
+        try:
+            message, _pixels = wire.decode(frames)
+        except wire.VersionError as error:
+            self._send(wire.Refused(str(error)), identity)
+            self._door.tell(f"presenter refused: it speaks protocol {error.found}, not {wire.PROTOCOL}: update rtevo there")
+            return
+        except WireError:
+            self._unreadable += 1
+            self._door.tell(f"unreadable messages come in{' from the presenter' if identity == self._peer else ''}; they are dropped")
+            return
+        if isinstance(message, wire.Hello):
+            self._greet(identity, message)
+        elif identity == self._peer:
+            self._heard()
+            self._take(message, received_ns)
 
     # --- messages ----------------------------------------------------------------------------------------------------------------
 
     def _greet(self, identity: bytes, hello: wire.Hello) -> None:
-        """A presenter says hello: a new one, or ours after a silence."""
+        """A presenter says hello: a new one, or ours after its connection broke."""
         refusal = self._refusal(identity, hello)
         if refusal is not None:
-            self._send(wire.encode(refusal), identity)
+            self._send(refusal, identity)
+            if refusal.final:
+                self._door.tell(f"presenter refused: {refusal.reason}")
             return
         if identity != self._peer:
             self._adopt(identity, hello)
         self._heard()
         self._burst, self._next_ping_ns = BURST, 0
-        welcome = wire.Welcome(self.session, self.settings, self._started, self._acked, self._now_ns)
-        self._send(wire.encode(welcome))
+        self._send(wire.Welcome(self.session, self.settings, self._started, self._acked, self._now_ns))
         self._outbox.acknowledge(hello.received)
-        for frames in self._outbox.replay():
-            self._send(frames)
+        self._outbox.rewind()
+        self._send_due()
 
     def _refusal(self, identity: bytes, hello: wire.Hello) -> wire.Refused | None:
         """Say why this presenter cannot be taken; None where it can."""
+        if (hello.display == SELF_TEST) != (self.session == SELF_TEST):
+            return wire.Refused(
+                "a session is waiting here, not a test of the link (python -m rtevo.bridge test)"
+                if hello.display == SELF_TEST
+                else "only a test of the link runs here (python -m presenter --selftest): start the session"
+            )
         if hello.session not in ("", self.session):
             return wire.Refused("this presenter belongs to another session: start it anew")
         if self._ended:
@@ -396,30 +365,50 @@ class Bridge:
 
     def _adopt(self, identity: bytes, hello: wire.Hello) -> None:
         """Take a presenter that this bridge does not know: the first, one started anew, or one that outlived an earlier bridge."""
-        if self._peer is not None:
+        resumed, outlived, again = self._resume, hello.session == self.session, self._peer is not None
+        self._peer, self._clock, self._idle, self._ready = identity, ClockOffset(), None, outlived
+        self._acked = max(hello.acknowledged, resumed.received) if resumed is not None and outlived else hello.acknowledged
+        self._inbox, self._outbox, self._resume = wire.Inbox(self._acked), wire.Outbox(hello.received), None
+        if again:
             self._note("a presenter has been started anew: the session goes on with it")
-        self._peer, self._clock, self._idle, self._ready = identity, ClockOffset(), None, False
-        self._inbox, self._acked = wire.Inbox(hello.acknowledged), hello.acknowledged
-        self._outbox = wire.Outbox(hello.received)
-        for image, pixels in self._unshown.values():
+            self._close_trial()
+        elif resumed is not None:
+            self._note("the presenter has found the new bridge" if outlived else "bridge and presenter have both been started anew")
+        if outlived and self._unshown and (self._unshown[0][0].generation, self._unshown[0][0].candidate) == hello.image:
+            del self._unshown[0]  # the earlier bridge has sent it, and did not live to hear that it has come
+        for image, pixels in self._unshown:
             self._outbox.add(image, pixels)
         if self._end is not None:
             self._outbox.add(self._end)
         _log.info("bridge: presenter %s (%s) has come", hello.software, hello.display)
 
+    def _close_trial(self) -> None:
+        """The presenter has died in a trial: say what it could not say any more."""
+        now, onset = self._mono_ns(), self._onset
+        if onset is None:
+            return
+        last = max(onset.mono_ns, min(self._heard_ns, now))
+        where, text = (onset.generation, onset.candidate), "the presenter was started anew"
+        for kind in sorted(self._awaited):
+            error_ns = (now - last) // 2 + onset.error_ns
+            self._found.append(PresenterEvent(kind, *where, (last + now) // 2, error_ns, text=text, sequence=-self._inbox.received))
+        self._onset, self._awaited = None, set()
+
     def _take(self, message: wire.Message, received_ns: int) -> None:
         """Deal with one message of the presenter."""
         if isinstance(message, wire.Pong):
+            jumps = self._clock.jumps
             self._clock.add(message.ping_ns, message.arrived_ns, message.sent_ns, received_ns)
+            if self._clock.jumps > jumps:
+                self._door.tell("the stimulus PC's clock has been set or is being corrected: its offset is estimated anew")
             self._confirm(message.received)
         elif isinstance(message, wire.Ack):
             self._confirm(message.received)
             if message.missing:
-                for frames in self._outbox.replay_missing():
-                    self._send(frames)
+                self._outbox.gap()
         elif isinstance(message, (wire.Event, wire.Idle, wire.Ready)):
             if not self._inbox.take(message):
-                self._send(wire.encode(wire.Ack(self._acked, missing=self._inbox.missing)))
+                self._send(wire.Ack(self._acked, missing=self._inbox.missing))
                 return
             self._stirred, self._idle = True, None
             if isinstance(message, wire.Idle):
@@ -434,6 +423,7 @@ class Bridge:
         """The presenter has everything up to number `received`."""
         gone = self._outbox.acknowledge(received)
         self._stirred = self._stirred or any(isinstance(message, wire.Image) for message in gone)
+        self._send_due()
 
     def _take_event(self, event: wire.Event, received_ns: int) -> None:
         """Map an event to this computer's clock."""
@@ -443,27 +433,36 @@ class Bridge:
             mono_ns, error_ns = self._clock.map(event.t_ns)
         else:
             mono_ns, error_ns = received_ns, received_ns  # nothing is known yet of the presenter's clock
+        where, number = (event.generation, event.candidate), event.sequence
+        found = PresenterEvent(event.kind, *where, mono_ns, error_ns, event.value, event.response_time_s, event.text, number)
         if event.kind == EventKind.TRIGGER:
             self._started = True
         elif event.kind == EventKind.ONSET:
-            self._unshown.pop((event.generation, event.candidate), None)
+            self._onset = found
+            self._awaited = {EventKind.OFFSET} | ({EventKind.RATING} if self.settings.rating_window_s else set())
+            shown = next((k for k, (image, _) in enumerate(self._unshown) if (image.generation, image.candidate) == where), None)
+            if shown is not None:
+                del self._unshown[shown]
+        elif event.kind in (EventKind.OFFSET, EventKind.RATING):
+            self._awaited.discard(EventKind(event.kind))
         elif event.kind == EventKind.END:
             self._ended = True
-        self._found.append(
-            PresenterEvent(event.kind, event.generation, event.candidate, mono_ns, error_ns, event.value, event.response_time_s, event.text)
-        )
+        self._found.append(found)
 
     # --- trouble -----------------------------------------------------------------------------------------------------------------
 
     def _note(self, text: str, kind: EventKind = EventKind.NOTE) -> None:
         """Report something of the bridge's own."""
         now_ns = self._now_ns if self.settings.lock_step else self._mono_ns()
-        self._found.append(PresenterEvent(kind, -1, -1, now_ns, 0, text=text.encode()[: wire.MAX_TEXT_BYTES].decode(errors="ignore")))
+        text = text.encode()[: wire.MAX_TEXT_BYTES].decode(errors="ignore")
+        self._found.append(PresenterEvent(kind, -1, -1, now_ns, 0, text=text, sequence=-self._inbox.received))
 
     def _heard(self) -> None:
         """The presenter has given a sign of life."""
+        self._heard_ns = self._mono_ns()
         if self._silent and self._unanswered_ns is not None:
-            self._note(f"presenter answers again after {(self._mono_ns() - self._unanswered_ns) / 1e9:.1f} s")
+            self._note(f"presenter answers again after {(self._heard_ns - self._unanswered_ns) / 1e9:.1f} s")
+            self._outbox.rewind()
         self._silent, self._unanswered_ns = False, None
 
     def _look_for_silence(self) -> None:
@@ -479,16 +478,3 @@ class Bridge:
         if silent_ns > SILENT_S * 1e9 and not self._silent:
             self._silent = True
             self._note(f"presenter silent for {silent_ns / 1e9:.1f} s: waiting for it")
-
-    def _look_for_strangers(self) -> None:
-        """Note keys that were refused."""
-        while self._admitted.refused:
-            self._note(f"refused a presenter whose key is not listed: {self._admitted.refused.popleft()}")
-
-    def _complain(self, what: str) -> None:
-        """Note unreadable messages, not too often."""
-        self._unreadable += 1
-        now = self._mono_ns()
-        if now - self._complained_ns >= COMPLAIN_S * 1e9:
-            self._note(f"{self._unreadable} unreadable messages so far; {what}")
-            self._complained_ns = now

@@ -3,30 +3,51 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 
 __all__ = ["ClockOffset"]
 
-DRIFT_PPM = 100.0  # two computers' clocks never run further apart than this (usual crystals: 50 ppm each)
+DRIFT_PPM = 500.0  # two clocks never run further apart: crystals differ by some 50 ppm, and ntpd corrects a clock by at most 500
+WANDER_PPM = 1.0  # a crystal's rate stays within this of its mean over a few minutes (temperature)
 KEEP_SAMPLES = 256
+FIRST_SPAN_NS = 2_000_000_000  # a shorter series says nothing of the drift
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A round-trip: at `there_ns` of the other clock this one was at `there_ns + offset_ns`, give or take `bound_ns`."""
+
+    there_ns: int
+    offset_ns: int
+    bound_ns: int
 
 
 class ClockOffset:
     """Maps another computer's clock to this one's by round-trips.
 
     Each round-trip bounds the offset: this clock's reading at the moment of the other's `arrived_ns` .. `sent_ns` lies between our
-    sending and our receiving, so the offset is known to half of the time that the messages travelled. The sample with the smallest bound
-    is used, where a bound grows with age by the greatest drift that two clocks may have (minimum-delay filter, as in NTP's clock filter,
-    RFC 5905 section 10).
+    sending and our receiving, so the offset is known to half of the time that the messages travelled. The best samples of the older and
+    of the newer half of the series bound the drift. A moment is mapped from the sample whose bound, grown by what is not known of the
+    drift in between, is smallest there (minimum-delay filter, as in NTP's clock filter, RFC 5905 section 10; the drift as in Cristian
+    1989, doi:10.1007/BF01784024). All bounds are hard as long as both clocks run evenly; where a new sample contradicts the older ones,
+    the other clock has been set or is being corrected, and the series begins anew.
 
     Parameters
     ----------
     drift_ppm : float
         Greatest difference in rate, parts per million.
+
+    Attributes
+    ----------
+    jumps : int
+        How often the series had to begin anew.
     """
 
     def __init__(self, drift_ppm: float = DRIFT_PPM) -> None:
-        self._drift = drift_ppm * 1e-6
-        self._samples: deque[tuple[int, int, int]] = deque(maxlen=KEEP_SAMPLES)  # here_ns, offset_ns (here - there), bound_ns
+        self._greatest = drift_ppm * 1e-6
+        self._samples: deque[_Sample] = deque(maxlen=KEEP_SAMPLES)
+        self._drift, self._drift_error = 0.0, self._greatest
+        self.jumps = 0
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -37,7 +58,43 @@ class ClockOffset:
         if travelled < 0 or there_sent_ns < there_arrived_ns:
             return  # not a round-trip of two running clocks
         offset = ((sent_ns - there_arrived_ns) + (received_ns - there_sent_ns)) // 2
-        self._samples.append((received_ns, offset, travelled // 2 + 1))
+        sample = _Sample((there_arrived_ns + there_sent_ns) // 2, offset, travelled // 2 + 1)
+        if self._samples:
+            expected, error = self._at(sample.there_ns)
+            if abs(offset - expected) > error + sample.bound_ns:
+                self._samples.clear()
+                self.jumps += 1
+        self._samples.append(sample)
+        self._estimate_drift()
+
+    def _estimate_drift(self) -> None:
+        """Bound the drift by the best sample of the older half of the series and that of the newer."""
+        samples = list(self._samples)
+        self._drift, self._drift_error = 0.0, self._greatest
+        if samples[-1].there_ns - samples[0].there_ns < FIRST_SPAN_NS:
+            return
+        half = len(samples) // 2
+        old, new = (min(part, key=lambda s: s.bound_ns) for part in (samples[:half], samples[half:]))
+        span = new.there_ns - old.there_ns
+        error = (old.bound_ns + new.bound_ns) / span + WANDER_PPM * 1e-6 if span > 0 else self._greatest
+        if error < self._greatest:
+            self._drift, self._drift_error = (new.offset_ns - old.offset_ns) / span, error
+
+    @property
+    def drift_ppm(self) -> float:
+        """How much faster this clock runs than the other, as far as is known, parts per million."""
+        return self._drift * 1e6
+
+    def _at(self, there_ns: int) -> tuple[int, int]:
+        """Give offset and bound at a moment of the other clock."""
+        bound, best = min(
+            ((s.bound_ns + abs(there_ns - s.there_ns) * self._drift_error, s) for s in self._samples), key=lambda found: found[0]
+        )
+        return best.offset_ns + round(self._drift * (there_ns - best.there_ns)), round(bound) + 1
+
+    def now(self) -> tuple[int, int]:
+        """Give the offset (this clock less the other) at the last sample, and its bound; ns."""
+        return self._at(self._samples[-1].there_ns)
 
     def map(self, there_ns: int) -> tuple[int, int]:
         """Give the moment `there_ns` of the other clock on this one, and the bound of its error; ns.
@@ -49,5 +106,5 @@ class ClockOffset:
         """
         if not self._samples:
             raise ValueError("ClockOffset: expected at least one round-trip before the first mapping")
-        error, offset = min((bound + round(abs(there_ns + offset - at) * self._drift), offset) for at, offset, bound in self._samples)
+        offset, error = self._at(there_ns)
         return there_ns + offset, error

@@ -8,6 +8,7 @@ order of its flow: evolve closes ``latents``, then generate ``images``, then bri
 
 from __future__ import annotations
 
+import math
 import signal
 import traceback
 from collections.abc import Callable
@@ -55,6 +56,8 @@ class Stage:
         A stage that has something to read and has not taken it for so long has stalled, s.
     rehearsal : bool
         Only in simulate and replay: a real session has it outside.
+    restarts : int
+        So often it is started again when it is killed: its rings keep what it had not done.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Stage:
     writes: tuple[str, ...] = ()
     deadline_s: float = 30.0
     rehearsal: bool = False
+    restarts: int = 0
 
     def wanted(self, plan: Plan) -> bool:
         """Whether a session has this process."""
@@ -74,7 +78,8 @@ STAGES: tuple[Stage, ...] = (
     Stage("decode", decode, ("volumes", "events"), ("aligned", "scores")),
     Stage("evolve", evolve, ("scores", "images", "events"), ("latents", "fitness")),
     Stage("generate", generate, ("latents",), ("images",), deadline_s=120),
-    Stage("bridge", bridge, ("images",), ("events",)),
+    # it keeps an image unread as long as the stimulus PC cannot take it, and has a limit of its own ([bridge] lost_s)
+    Stage("bridge", bridge, ("images",), ("events",), deadline_s=math.inf, restarts=3),
     Stage("record", record),
     Stage("scanner", scanner, rehearsal=True),
     Stage("presenter", presenter, rehearsal=True),

@@ -1,21 +1,28 @@
-"""``images`` -> the presenter; what it reports -> ``events``."""
+"""``images`` -> the presenter; what it reports -> ``events``.
+
+Where this process is killed the supervisor starts it again. What the next one needs lies in the session's shared words; the ring keeps
+every image that the presenter does not have, because its slot is only released when it has.
+"""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from rtevo.clock import RUNNING, Clock
-from rtevo.config import Config
+from rtevo.config import Config, presentation_settings
 from rtevo.records import EventKind
-from rtevo.shm import Ring
-from rtevo.stages.context import Context, serve
-from rtevo.wire import PresentationSettings
+from rtevo.shm import Ring, RingClosed, RingTimeout
+from rtevo.stages.context import Context
 
 if TYPE_CHECKING:
-    from rtevo.bridge import Bridge, PresenterEvent
+    from rtevo.bridge import Bridge, PresenterEvent, Resume
+
+_NUMBER = 32  # bits of the shared word that hold the number of an event in its ring; one says whose it is, the presenter's number follows
 
 
 class _LockStep:
@@ -45,51 +52,102 @@ class _LockStep:
         self._tell(RUNNING if idle_until_ns is None else idle_until_ns)
 
 
+class _Images:
+    """Hands images to the link, one at a time: the ring keeps each until the presenter has it."""
+
+    def __init__(self, ring: Ring, link: Bridge, config: Config) -> None:
+        self.ring, self.link = ring, link
+        self.ended = False
+        self._held = ExitStack()
+        self._jitter_s, self._washout_s = config.presentation.washout_jitter_s, config.presentation.washout_s
+        self._seed = config.session.seed
+
+    def serve(self, lock_step: _LockStep | None, wanted: bool) -> None:
+        """Release what has come, send what is next; where nobody looks any more, only release."""
+        if self.ended or (wanted and self.link.in_flight):
+            return
+        self._held.close()
+        try:
+            slot = self._held.enter_context(self.ring.read(timeout_s=0))
+        except RingTimeout:
+            return
+        except RingClosed:
+            self.ended = True
+            return
+        if lock_step:
+            lock_step.busy()
+        if wanted:
+            generation, candidate = int(slot["generation"]), int(slot["candidate"])
+            self.link.send_image(generation, candidate, slot["pixels"], self._washout(generation, candidate))
+
+    def _washout(self, generation: int, candidate: int) -> float:
+        """Draw the fixation after an image, s: the same for the same image, whoever asks."""
+        rng = np.random.default_rng([self._seed, 2, max(0, generation), max(0, candidate)])
+        return self._washout_s + self._jitter_s * float(rng.random())
+
+
 def bridge(context: Context) -> None:
     """``images`` -> the presenter; what it reports -> ``events``."""
     from rtevo.bridge import Bridge
 
     config, clock = context.config, context.clock
-    inputs, events = {"images": context.reader("images")}, context.writer("events")
-    watched = config.acquisition.source == "watch"
+    images, events = context.reader("images"), context.writer("events")
+    outside = config.acquisition.source == "watch"
+    port = clock.get("bridge_port")
     with Bridge(
-        config.bridge.bind if watched else "tcp://127.0.0.1:0",
+        config.bridge.bind if outside else f"tcp://127.0.0.1:{port}",
         presentation_settings(config),
-        keys=Path(config.bridge.keys) if watched and config.bridge.keys else None,
+        keys=Path(config.bridge.keys) if outside and config.bridge.keys else None,
         lost_s=config.bridge.lost_s,
+        session=f"{context.plan.name}-{context.plan.out.name}",
+        resume=_resume(clock, events) if port else None,
     ) as link:
+        clock.set("bridge_port", int(link.endpoint.rsplit(":", 1)[1]))
         context.ready(endpoint=link.endpoint)
         context.wait_for_go()
         lock_step = _LockStep(clock, link) if clock.lock_step else None
+        outgoing = _Images(images, link, config)
         ending = ended = False
-
-        def send(slot: Any) -> None:
-            if lock_step:
-                lock_step.busy()
-            if not ending:
-                link.send_image(int(slot["generation"]), int(slot["candidate"]), slot["pixels"])
-
-        while inputs or not ended:
+        while not (outgoing.ended and ended):
             for event in link.poll(timeout_s=0.001 if lock_step else 0.005):
+                _tell(context, event)
                 _publish_event(events, event, clock)
                 ended |= event.kind == EventKind.END
             if lock_step and not ended:  # after the end time stands still until the supervisor has seen this stage leave
                 lock_step.step()
-            if inputs:
-                serve(inputs, {"images": send}, timeout_s=0)
+            outgoing.serve(lock_step, wanted=not (ending or ended))
             if ended and not ending:
                 clock.set("end", 1)  # Escape: nobody looks any more
-            if (clock.ending or not inputs) and not ending:
+            if (clock.ending or (outgoing.ended and not link.in_flight)) and not ending:
                 ending = True
                 if lock_step:
                     lock_step.busy()
-                link.end("failed" if clock.get("abort") else "stopped" if clock.get("end") else "finished")
+                stopped = bool(clock.get("end"))
+                link.end("failed" if clock.get("abort") else "stopped" if stopped else "finished", at_once=stopped)
             if clock.get("abort"):
                 break
+        _tell_clock(context, link)
     events.close_writing()
 
 
+def _resume(clock: Clock, events: Ring) -> Resume:
+    """Find out where the bridge was that this one follows.
+
+    The word is written just before its event is published: whether that happened, the ring knows.
+    """
+    from rtevo.bridge import Resume
+
+    word = clock.get("bridge_event")
+    number, own, published = word >> (_NUMBER + 1), word >> _NUMBER & 1, word & (1 << _NUMBER) - 1
+    done = own or events.published % (1 << _NUMBER) == published
+    return Resume(number if done else number - 1, bool(clock.get("triggered")))
+
+
 def _publish_event(events: Ring, event: PresenterEvent, clock: Clock) -> None:
+    if event.kind == EventKind.TRIGGER:
+        clock.set("triggered", 1)
+    published = (events.published + 1) % (1 << _NUMBER)
+    clock.set("bridge_event", abs(event.sequence) << (_NUMBER + 1) | (event.sequence <= 0) << _NUMBER | published)
     with events.reserve(timeout_s=30) as slot:
         slot["kind"], slot["generation"], slot["candidate"] = event.kind, event.generation, event.candidate
         slot["t_ns"], slot["error_ns"] = clock.session_ns(event.mono_ns), event.error_ns
@@ -97,9 +155,23 @@ def _publish_event(events: Ring, event: PresenterEvent, clock: Clock) -> None:
         slot["text"] = event.text.encode()[:96]
 
 
-def presentation_settings(config: Config) -> PresentationSettings:
-    """Give what the presenter is told in its welcome."""
-    told = asdict(config.presentation)
-    if config.session.condition != "ratings":
-        told["rating_window_s"] = 0.0
-    return PresentationSettings(**told, speed=config.session.speed)
+def _tell(context: Context, event: PresenterEvent) -> None:
+    """Let the operator know what is not in order."""
+    if event.kind == EventKind.NOTE:
+        usual = event.text.startswith("presenter ready")
+        (context.log.info if usual else context.log.warning)("bridge: %s", event.text)
+    elif event.kind == EventKind.FIXATION:
+        context.log.info("presenter holds fixation: the next image is not there yet")
+    elif event.kind == EventKind.OFFSET and event.value > 0:
+        context.log.info("presenter dropped %d frames up to the end of image %d/%d", event.value, event.generation, event.candidate)
+
+
+def _tell_clock(context: Context, link: Bridge) -> None:
+    """Say how well the stimulus PC's clock was known."""
+    clock = link.clock
+    if len(clock):
+        offset_ns, error_ns = clock.now()
+        context.log.info(
+            "bridge: stimulus PC's clock: offset %.6f s, drift %+.2f ppm, known to %.3f ms",
+            offset_ns / 1e9, clock.drift_ppm, error_ns / 1e6,
+        )  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from rtevo import records
 from rtevo.clock import Clock
 from rtevo.config import Config
 from rtevo.records import Grid
-from rtevo.shm import Reader, Ring, RingClosed, RingTimeout, wait_any
+from rtevo.shm import Reader, Ring, RingClosed, RingTimeout, WriterLost, wait_any
 
 __all__ = ["OBSERVERS", "RINGS", "WAIT_S", "Context", "Plan", "RingSpec", "create_rings", "readers_of", "ring_name", "serve"]
 
 WAIT_S = 0.1  # how often a waiting stage looks at the shared words
+LOST_S = 0.02  # pause where a ring's writer is dead
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,8 @@ def serve(inputs: dict[str, Ring], handlers: Mapping[str, Callable[[Any], None]]
                     handlers[name](slot)
         except RingTimeout:
             continue
+        except WriterLost:
+            time.sleep(LOST_S)  # the supervisor starts it again, or ends the session
         except RingClosed:
             del inputs[name]
             ended.append(name)

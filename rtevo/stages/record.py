@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
-from rtevo.shm import Ring, RingClosed, RingOverrun, RingTimeout, wait_any
-from rtevo.stages.context import OBSERVERS, WAIT_S, Context
+from rtevo.shm import Ring, RingClosed, RingOverrun, RingTimeout, WriterLost, wait_any
+from rtevo.stages.context import LOST_S, OBSERVERS, WAIT_S, Context
 
 if TYPE_CHECKING:
     from rtevo.record import Recorder
@@ -44,6 +45,8 @@ def _take_all(recorder: Recorder, inputs: dict[str, Ring], context: Context, tim
             context.log.warning("record: the disk was slower than '%s': %s", name, lost)
         except RingTimeout:
             continue
+        except WriterLost:
+            time.sleep(LOST_S)  # the supervisor starts it again, or ends the session
         except RingClosed:
             del inputs[name]
     return taken

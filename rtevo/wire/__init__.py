@@ -75,6 +75,7 @@ from rtevo.wire.messages import (
     encode,
 )
 from rtevo.wire.settings import (
+    TRIGGER,
     PresentationSettings,
 )
 from rtevo.wire.stream import (
@@ -91,6 +92,7 @@ __all__ = [
     "MAX_TEXT_BYTES",
     "MESSAGES",
     "PROTOCOL",
+    "TRIGGER",
     "Ack",
     "End",
     "Event",

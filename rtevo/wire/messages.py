@@ -31,13 +31,16 @@ class Kind(IntEnum):
     FIXATION = 5
     END = 6
     NOTE = 7
+    PULSE = 8
+    PHYSIOLOGY = 9
 
 
 @dataclass(frozen=True)
 class Hello:
     """Presenter: I am here. `display`: "headless" or "psychopy"; `session`: the one it belongs to, empty before its first Welcome.
 
-    `received`: highest number taken from the bridge; `acknowledged`: highest number of its own that has been acknowledged.
+    `received`: highest number taken from the bridge; `acknowledged`: highest number of its own that has been acknowledged; `image`:
+    generation and candidate of the last image that has come.
     """
 
     software: str
@@ -45,6 +48,7 @@ class Hello:
     session: str = ""
     received: int = 0
     acknowledged: int = 0
+    image: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,16 @@ class Ack:
 
 @dataclass(frozen=True)
 class Image:
-    """Bridge: an image to show after those sent before it; pixels in the second frame."""
+    """Bridge: an image to show after those sent before it; pixels in the second frame.
+
+    `washout_s`: fixation after it, s; NaN: as the settings say.
+    """
 
     generation: int
     candidate: int
     height: int
     width: int
+    washout_s: float = math.nan
     sequence: int = 0
 
 
@@ -113,9 +121,10 @@ class Tick:
 
 @dataclass(frozen=True)
 class End:
-    """Bridge: finish the current trial, show the end text, say goodbye."""
+    """Bridge: finish the current trial (or, `at_once`, break it off), show the end text, say goodbye."""
 
     reason: str
+    at_once: bool = False
     sequence: int = 0
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass
 
 from rtevo.wire.checks import WireError, type_mistakes
 
-__all__ = ["PresentationSettings"]
+__all__ = ["FIXATIONS", "TRIGGER", "TRIGGER_RULE", "PresentationSettings"]
+
+FIXATIONS = ("cross", "dot", "bullseye", "none")
+TRIGGER = re.compile(r"(keyboard)|(serial):([^@]+)(?:@(\d+))?|(parallel):(0[xX][0-9a-fA-F]+|/[^@]+)(?:@(\d+))?")
+TRIGGER_RULE = "keyboard, serial:PORT@BAUD (serial:COM3@115200) or parallel:ADDRESS@PIN (parallel:0x378@10)"
 
 
 @dataclass(frozen=True)
@@ -22,9 +27,18 @@ class PresentationSettings:
     rating_window_s : float
         Longest time for an answer after each image, s; 0 = no rating. The window ends with the answer.
     rating_keys : tuple of str
-        Keys of the ratings 0, 1, 2, ...
+        Keys of the ratings 0, 1, 2, ..., as they lie from left to right.
+    rating_labels : tuple of str
+        What the scale says for the ratings 0, 1, 2, ...; empty = 1, 2, 3, ...
+    ratings_reversed : bool
+        The leftmost key is the highest rating.
+    trigger : str
+        Where the scanner's pulses come in: "keyboard", "serial:PORT@BAUD" (every byte is a pulse) or "parallel:ADDRESS@PIN" (rising
+        edges).
     trigger_key : str
-        Key that the scanner's pulse types.
+        Key that a pulse types on the keyboard.
+    dummy_triggers : int
+        Pulses before the first volume that is kept.
     baseline_s : float
         Shortest fixation between the trigger and the first image, s.
     end_s : float
@@ -35,12 +49,25 @@ class PresentationSettings:
         Red, green and blue, 0 to 1.
     image_height : float
         Fraction of the screen's height; 0 = one screen pixel per image pixel.
+    image_deg : float
+        Height in degrees of visual angle, in place of `image_height` where it is not 0; needs the screen's size and distance.
+    monitor : str
+        Name in PsychoPy's monitor centre (gamma, size and distance), empty = none.
+    screen_width_cm, viewing_distance_cm : float
+        Size and distance of what the participant looks at; 0 = as the monitor centre says.
+    fixation : str
+        "cross", "dot", "bullseye" (a dot in a cross in a disc, steadiest to fixate: Thaler et al. 2013, doi:10.1016/j.visres.2012.10.012)
+        or "none".
+    fixation_height : float
+        Fraction of the screen's height.
     full_screen : bool
         Otherwise a window.
     screen : int
         Number of the screen, 0 = the first.
     wait_text, rating_text, end_text : str
         What the participant reads.
+    lsl : bool
+        Also send events as markers of the Lab Streaming Layer.
     speed : float
         1 = real time; X = all durations are divided by X; 0 = lock-step: time is what the last Tick said.
 
@@ -54,21 +81,32 @@ class PresentationSettings:
     washout_s: float = 1.0
     rating_window_s: float = 0.0
     rating_keys: tuple[str, ...] = ("1", "2", "3", "4", "6")
+    rating_labels: tuple[str, ...] = ()
+    ratings_reversed: bool = False
+    trigger: str = "keyboard"
     trigger_key: str = "5"
+    dummy_triggers: int = 0
     baseline_s: float = 0.0
     end_s: float = 2.0
     mirrored: bool = False
     background: tuple[float, ...] = (0.5, 0.5, 0.5)
     image_height: float = 0.6
+    image_deg: float = 0.0
+    monitor: str = ""
+    screen_width_cm: float = 0.0
+    viewing_distance_cm: float = 0.0
+    fixation: str = "cross"
+    fixation_height: float = 0.05
     full_screen: bool = True
     screen: int = 0
     wait_text: str = "The session is about to begin.\n\nPlease look at the middle of the screen and keep still."
     rating_text: str = "How much did you like it?"
     end_text: str = "The session is over. Thank you!"
+    lsl: bool = False
     speed: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("rating_keys", "background"):
+        for name in ("rating_keys", "rating_labels", "background"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         mistakes = type_mistakes(self) or list(_setting_mistakes(self))
@@ -104,11 +142,22 @@ def _setting_mistakes(settings: PresentationSettings) -> list[str]:
     check("rating_keys", 2 <= len(keys) <= 20 and len(set(keys)) == len(keys) and all(keys), "2 to 20 different keys")
     check("trigger_key", bool(settings.trigger_key) and settings.trigger_key not in keys, "a key that is not a rating key")
     check("trigger_key", settings.trigger_key != "escape", "a key other than escape")
+    check("trigger", TRIGGER.fullmatch(settings.trigger) is not None, TRIGGER_RULE)
+    check("dummy_triggers", 0 <= settings.dummy_triggers <= 1000, "0 to 1000")
+    check("rating_labels", len(settings.rating_labels) in (0, len(keys)), "none, or one for each of rating_keys")
     check("rating_keys", "escape" not in keys, "keys other than escape")
     check("background", len(settings.background) == 3 and all(0 <= x <= 1 for x in settings.background), "three numbers from 0 to 1")
     check("image_height", 0 <= settings.image_height <= 1, "0 to 1")
+    check("image_deg", 0 <= settings.image_deg < 90, "0 to 90 degrees")
+    for name in ("screen_width_cm", "viewing_distance_cm"):
+        check(name, 0 <= getattr(settings, name) < 1e4, "0 to 10000 cm")
+        known = settings.image_deg == 0 or bool(settings.monitor) or getattr(settings, name) > 0
+        check(name, known, "> 0 cm (or a monitor) where image_deg is given")
+    check("fixation", settings.fixation in FIXATIONS, "one of " + ", ".join(FIXATIONS))
+    check("fixation_height", 0 < settings.fixation_height <= 1, "> 0 and <= 1")
     check("screen", 0 <= settings.screen <= 15, "0 to 15")
     check("speed", math.isfinite(settings.speed) and settings.speed >= 0, ">= 0")
     for name in ("wait_text", "rating_text", "end_text"):
         check(name, len(getattr(settings, name).encode()) <= 4000, "at most 4000 bytes")
+    check("rating_labels", sum(len(label.encode()) for label in settings.rating_labels) <= 4000, "at most 4000 bytes")
     return found

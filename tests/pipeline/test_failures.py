@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +16,10 @@ import numpy as np
 import pytest
 
 from rtevo.decode import write_decoder
+from rtevo.record import read_log
+from rtevo.records import EventKind
 
-STAGES = ("ingest", "decode", "evolve", "generate", "bridge", "record", "scanner", "presenter")
+STAGES = ("ingest", "decode", "evolve", "generate", "record", "scanner", "presenter")
 QUICK = ("--generations", "2", "--population", "3")
 Running = Callable[..., tuple[subprocess.Popen[str], Path]]
 
@@ -40,6 +44,35 @@ def test_a_killed_stage_ends_the_session(running: Running, stage: str) -> None:
     assert f"stage '{stage}' failed: was killed by signal 9 (SIGKILL)" in printed
     assert "what was recorded until then is in" in printed
     assert (out / "summary.json").exists()
+    assert not own_rings(out)
+
+
+@pytest.mark.slow
+def test_a_killed_bridge_is_started_again_and_the_session_goes_on(running: Running) -> None:
+    """Killed twice: before the trigger or just after it, and amid the images. Every event is there once, every image was shown once."""
+    process, out = running("--generations", "2", "--population", "3", "--speed", "4")
+    assert process.stderr is not None
+    for kill in (1, 2):
+        pids = re.findall(r"stage bridge is process (\d+)", (out / "session.log").read_text())
+        assert len(pids) == kill
+        os.kill(int(pids[-1]), signal.SIGKILL)
+        for line in process.stderr:
+            if "has come" in line:
+                break
+        shown = 0
+        while kill == 1 and shown < 2:  # some images later
+            time.sleep(0.02)
+            shown = len([e for e in read_log(out / "record.jsonl") if e["type"] == "events" and e["kind"] == EventKind.ONSET])
+    _, printed = process.communicate(timeout=100)
+    assert process.returncode == 0, printed
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["status"] == "completed"
+    assert sum("was killed by signal 9 (SIGKILL) and was started again" in warning for warning in summary["warnings"]) == 2
+    events = [e for e in read_log(out / "record.jsonl") if e["type"] == "events"]
+    images = [(generation, candidate) for generation in range(2) for candidate in range(3)]
+    for kind in (EventKind.ONSET, EventKind.OFFSET):
+        assert [(e["generation"], e["candidate"]) for e in events if e["kind"] == kind] == images
+    assert [e["kind"] for e in events].count(EventKind.TRIGGER) == [e["kind"] for e in events].count(EventKind.END) == 1
     assert not own_rings(out)
 
 

@@ -49,8 +49,11 @@ class FakeDisplay:
 
     name = "fake"
 
-    def __init__(self, frame_ns: int, keys: list[tuple[float, str]], stalls: dict[int, int] | None = None) -> None:
+    def __init__(
+        self, frame_ns: int, keys: list[tuple[float, str]], stalls: dict[int, int] | None = None, upload_frames: int = 0
+    ) -> None:
         self.frame_ns, self.dropped = frame_ns, 0
+        self._upload_frames, self.prepare_ns = upload_frames, upload_frames * frame_ns
         self._frame = 0
         self._stalls = stalls or {}
         self._keys = deque(sorted((round(t * SECOND), key) for t, key in keys))
@@ -65,6 +68,7 @@ class FakeDisplay:
 
     def prepare(self, picture: Picture) -> None:
         self.prepared.append(picture)
+        self._frame += self._upload_frames
 
     def due(self, until_ns: int) -> bool:
         return self.now_ns() + self.frame_ns >= until_ns - self.frame_ns // 2
@@ -104,8 +108,9 @@ def run(
     frame_ns: int = 16_666_667,
     stalls: dict[int, int] | None = None,
     started: bool = False,
+    upload_frames: int = 0,
 ) -> tuple[str, FakeLink, FakeDisplay]:
-    display = FakeDisplay(frame_ns, [(1.0, settings.trigger_key)] if keys is None else keys, stalls)
+    display = FakeDisplay(frame_ns, [(1.0, settings.trigger_key)] if keys is None else keys, stalls, upload_frames)
     link = FakeLink(display.now_ns, deque((round(t * SECOND), m) for t, m in arrivals))
     return Session(settings, link, display, started).run(), link, display
 
@@ -213,8 +218,7 @@ def test_a_dropped_frame_does_not_shift_the_schedule_but_a_stall_does() -> None:
     onsets = [e.t_ns for e in one.events(Kind.ONSET)]
     assert onsets[1] == first + frame
     assert abs(onsets[2] - onsets[0] - 8 * SECOND) <= 1.5 * frame
-    assert one.events(Kind.NOTE)[0].text == "dropped frames: 1"
-    assert one.events(Kind.NOTE)[0].candidate == 1
+    assert [e.value for e in one.events(Kind.OFFSET)[:3]] == [0, 1, 0]  # frames dropped since the offset before
     stall = run(PresentationSettings(), many(4, 100.0), [(1.0, "5"), (16.5, "escape")], frame, {first // frame - 1: 30})[1]
     onsets = [e.t_ns for e in stall.events(Kind.ONSET)]
     assert onsets[1] == first + 30 * frame
@@ -238,3 +242,81 @@ def test_a_presenter_started_anew_does_not_wait_for_the_trigger() -> None:
     assert link.events(Kind.TRIGGER) == []
     assert link.events(Kind.ONSET)[0].t_ns / SECOND < 0.1
     assert display.flips[0][1].kind == "fixation"
+
+
+# --- what the scanner and the operator do ----------------------------------------------------------------------------------------------
+
+
+def test_dummy_triggers_are_skipped_and_later_pulses_reported() -> None:
+    keys = [(t, "5") for t in (0.5, 1.0, 3.0, 5.0, 7.0)] + [(8.0, "escape")]
+    _, link, _ = run(PresentationSettings(dummy_triggers=2), many(1, 99.0), keys)
+    assert [e.t_ns / SECOND for e in link.events(Kind.TRIGGER)] == [3.0]
+    assert [e.t_ns / SECOND for e in link.events(Kind.PULSE)] == [5.0, 7.0]
+
+
+def test_what_was_typed_before_the_waiting_text_is_no_trigger() -> None:
+    _, link, _ = run(PresentationSettings(), many(1, 9.0), [(0.0, "5"), (2.0, "5")])
+    assert [e.t_ns / SECOND for e in link.events(Kind.TRIGGER)] == [2.0]
+
+
+def test_pulses_of_a_port_count_and_the_key_does_not() -> None:
+    display = FakeDisplay(16_666_667, [(1.0, "5"), (2.5, "5")])
+    link = FakeLink(display.now_ns, deque([(0, image(0)), (9 * SECOND, wire.End("done"))]))
+
+    class Pulses:
+        times = deque([2 * SECOND, 4 * SECOND])
+
+        def take(self) -> list[int]:
+            return [self.times.popleft()] if self.times and self.times[0] <= display.now_ns() else []
+
+    Session(PresentationSettings(), link, display, pulses=Pulses()).run()
+    assert [(e.kind, e.t_ns / SECOND) for e in link.events(Kind.TRIGGER, Kind.PULSE)] == [(Kind.TRIGGER, 2.0), (Kind.PULSE, 4.0)]
+
+
+def test_washout_is_the_images_own() -> None:
+    images: list[tuple[float, wire.Numbered]] = [(0.0, wire.Image(0, k, 1, 1, w)) for k, w in enumerate((0.5, 2.0, math.nan, 1.0))]
+    _, link, _ = run(PresentationSettings(), images, [(1.0, "5"), (16.0, "escape")])
+    onsets = [e.t_ns / SECOND for e in link.events(Kind.ONSET)]
+    assert [b - a for a, b in zip(onsets[:-1], onsets[1:], strict=True)] == pytest.approx([3.5, 5.0, 4.0], abs=0.017)
+
+
+@pytest.mark.parametrize("stop_s", [0.5, 2.5, 5.0, 8.6])  # before the trigger, during the image, the rating, the washout
+def test_the_operators_stop_breaks_the_trial_off(stop_s: float) -> None:
+    settings = PresentationSettings(rating_window_s=5)
+    stop = wire.End("stopped", at_once=True)
+    reason, link, display = run(settings, [(0.0, image(0)), (stop_s, stop)], [(1.0, "5"), (7.9, "2")])
+    assert reason == "stopped"
+    flips = [flip / SECOND for flip, scene in display.flips if scene.kind in ("fixation", "text")]
+    assert flips[-2] == pytest.approx(stop_s, abs=0.04)  # off the screen at once
+    assert display.flips[-1][1].text == settings.end_text
+    for kind in (Kind.OFFSET, Kind.RATING):
+        assert len(link.events(kind)) == len(link.events(Kind.ONSET))
+    assert [e.text for e in link.events(Kind.END)] == ["stopped"]
+
+
+def test_a_reversed_scale_gives_the_leftmost_key_the_highest_rating() -> None:
+    settings = PresentationSettings(rating_window_s=5, ratings_reversed=True)
+    _, link, _ = run(settings, many(2, 9.5), [(1.0, "5"), (5.0, "1"), (9.2, "6")])
+    assert [e.value for e in link.events(Kind.RATING)] == [4.0, 0.0]
+
+
+@pytest.mark.parametrize("late_s", [x / 100 for x in range(0, 400, 13)])
+def test_an_upload_never_delays_a_flip(late_s: float) -> None:
+    """The second image comes at any moment of the first one's trial; making it ready takes 3 frames."""
+    frame = 16_666_667
+    arrivals = [(0.0, image(0)), (1.1 + late_s, image(1)), (11.0, wire.End("done"))]
+    _, link, display = run(PresentationSettings(), arrivals, frame_ns=frame, upload_frames=3)
+    onsets, offsets = ([e.t_ns for e in link.events(kind)] for kind in (Kind.ONSET, Kind.OFFSET))
+    assert abs(offsets[0] - onsets[0] - 3 * SECOND) <= frame
+    late = 1.1 + late_s > onsets[0] / SECOND + 4 - 6 * frame / SECOND  # no time was left before its onset was due
+    assert abs(onsets[1] - onsets[0] - 4 * SECOND) <= (6 if late else 1) * frame
+    assert len(display.prepared) == 2
+
+
+def test_markers_tell_what_happened_and_when() -> None:
+    marks: list[tuple[str, int]] = []
+    display = FakeDisplay(16_666_667, [(1.0, "5")])
+    link = FakeLink(display.now_ns, deque([(0, image(0)), (2 * SECOND, wire.End("done"))]))
+    Session(PresentationSettings(), link, display, mark=lambda text, t_ns: marks.append((text, t_ns))).run()
+    assert [text for text, _ in marks] == ["trigger", "onset 0 0", "offset 0 0", "end done"]
+    assert [t for _, t in marks] == [e.t_ns for e in link.events()]

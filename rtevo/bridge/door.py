@@ -1,0 +1,191 @@
+"""The bridge's socket: who may come in, how much of it, and what is told of the others."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils.monitor import parse_monitor_message
+
+from rtevo import wire
+from rtevo.bridge.keys import SUPPORT_FILE
+from rtevo.errors import LinkError
+from rtevo.wire import WireError
+
+__all__ = ["Door"]
+
+DRAIN = 512  # messages read in one go
+RATE_PER_S = 2000  # of one sender; a presenter sends a few each second
+QUEUED = 256  # messages of one sender that wait unread; the network holds back what is beyond
+FRAMES = 2  # of a message
+KNOWN = 64  # senders that are counted
+REPEAT_S = 10.0  # the same thing is told at most this often
+
+_HANDSHAKES: dict[int, str] = {
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "it left before the handshake was done",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "no encryption, another support computer's key, or no presenter at all",
+}
+
+
+class _Admitted:
+    """Tells the authenticator which keys may come in; remembers those that may not."""
+
+    def __init__(self, clients: dict[str, str]) -> None:
+        self.keys = {key.encode(): name for name, key in clients.items()}
+        self.refused: deque[str] = deque(maxlen=16)
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Answer for one client; `key` is Z85 text already."""
+        if key in self.keys:
+            return True
+        self.refused.append(key.decode("ascii", "replace"))
+        return False
+
+
+class Door:
+    """A ROUTER socket that listens, encrypted where there are keys.
+
+    Parameters
+    ----------
+    bind : str
+        Endpoint.
+    keys : Path, optional
+        Folder that ``python -m rtevo.bridge keys`` made (or its support.json).
+    limited : bool
+        Whether senders are held to a rate.
+    tell : callable
+        Called with what the operator should know.
+
+    Raises
+    ------
+    LinkError
+        Where `bind` cannot be listened at, is open to others without keys, or the keys cannot be used.
+    """
+
+    def __init__(self, bind: str, keys: Path | None, limited: bool, tell: Callable[[str], None]) -> None:
+        if keys is None and not wire.is_loopback(bind):
+            raise LinkError(
+                f"bridge bind: {bind} can be reached from other computers, which needs keys (make them with `python -m rtevo.bridge "
+                "keys DIR` and name the folder in the session file); without keys only tcp://127.0.0.1:PORT is allowed"
+            )
+        self._limited, self._tell = limited, tell
+        self._told: dict[str, float] = {}
+        self._counts: dict[bytes, tuple[int, int]] = {}  # sender -> second, messages in it
+        self._context = zmq.Context()
+        self._authenticator: ThreadAuthenticator | None = None
+        self._admitted = _Admitted({})
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(sum(_HANDSHAKES))
+        try:
+            self._listen(bind, keys)
+        except BaseException:
+            self.close()
+            raise
+        self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def _listen(self, bind: str, keys: Path | None) -> None:
+        socket = self._socket
+        socket.linger = 500  # ms, for the last acknowledgements
+        socket.rcvhwm = QUEUED
+        socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_HEADER_BYTES)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a presenter that reconnects before its old connection is known to be dead
+        socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
+        try:
+            if keys is not None:
+                self._lock(keys)
+            socket.bind(bind)
+        except WireError as error:
+            raise LinkError(f"bridge keys: {error}") from error
+        except zmq.ZMQError as error:
+            raise LinkError(f"bridge bind: cannot listen at {bind}: {error.strerror}") from error
+
+    def _lock(self, keys: Path) -> None:
+        """Encrypt, and admit only the presenters in the key file."""
+        own = wire.KeyFile.read(keys / SUPPORT_FILE if keys.is_dir() else keys, "support")
+        self._admitted = _Admitted(dict(own.clients))
+        self._authenticator = ThreadAuthenticator(self._context)
+        self._authenticator.start()
+        self._authenticator.configure_curve_callback("*", credentials_provider=self._admitted)
+        self._socket.curve_server = True
+        self._socket.curve_publickey, self._socket.curve_secretkey = own.public.encode(), own.secret.encode()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return bool(self._socket.closed)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self._socket.close()
+        if self._authenticator is not None:
+            self._authenticator.stop()
+            self._authenticator = None
+        self._context.term()
+
+    def wait(self, timeout_ms: int) -> bool:
+        """Wait until something has come; whether it has."""
+        return bool(self._socket.poll(timeout_ms))
+
+    def send(self, frames: list[bytes], to: bytes) -> bool:
+        """Send, and say whether the receiver is there and has room."""
+        try:
+            self._socket.send_multipart([to, *frames], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                raise
+            return False
+        return True
+
+    def messages(self) -> Iterator[tuple[bytes, list[bytes]]]:
+        """Give what has come, up to a limit: sender and frames."""
+        for _ in range(DRAIN):
+            try:
+                sender = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            frames: list[bytes] = []
+            while self._socket.rcvmore:
+                frame = self._socket.recv()
+                if len(frames) <= FRAMES:  # one more than there may be, so that it is seen
+                    frames.append(frame)
+            if not self._too_many(sender):
+                yield sender, frames
+
+    def _too_many(self, sender: bytes) -> bool:
+        """Whether this message is beyond its sender's rate; it is dropped unread (a presenter's own come again)."""
+        second = time.monotonic_ns() // 1_000_000_000
+        since, count = self._counts.get(sender, (second, 0))
+        count = count + 1 if since == second else 1
+        if len(self._counts) >= KNOWN and sender not in self._counts:
+            self._counts.clear()
+        self._counts[sender] = second, count
+        if not self._limited or count <= RATE_PER_S:
+            return False
+        self.tell(f"flood: more than {RATE_PER_S} messages in a second from one sender; the rest is dropped")
+        return True
+
+    def look(self) -> None:
+        """Tell of those who were not let in."""
+        while self._monitor.poll(0):
+            event = parse_monitor_message(self._monitor.recv_multipart())
+            self.tell(f"a connection was refused: {_HANDSHAKES.get(event['event'], 'handshake failed')}")
+        while self._admitted.refused:
+            self.tell(f"refused a presenter whose key is not listed: {self._admitted.refused.popleft()}")
+
+    def tell(self, text: str) -> None:
+        """Tell the operator, but the same thing not too often."""
+        now = time.monotonic()
+        if now - self._told.get(text, -REPEAT_S) >= REPEAT_S:
+            if len(self._told) > KNOWN:
+                self._told.clear()
+            self._told[text] = now
+            self._tell(text)

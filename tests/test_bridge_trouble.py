@@ -1,0 +1,322 @@
+"""What may go wrong at the link, each handled and told: strangers, floods, wrong keys, restarts, clocks that are set."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zmq
+
+from presenter.link import Link, LinkLost
+from presenter.selftest import self_test
+from rtevo import wire
+from rtevo.bridge import Bridge, ClockOffset, PresenterEvent, Resume, make_keys
+from rtevo.bridge.door import RATE_PER_S, REPEAT_S
+from rtevo.bridge.link import SELF_TEST, SILENT_S
+from rtevo.records import EventKind
+from rtevo.wire import PresentationSettings
+
+SECOND = 1_000_000_000
+LIMIT_S = 60.0  # a test that takes longer hangs
+LOOPBACK = "tcp://127.0.0.1:0"
+
+
+def pixels(value: int) -> np.ndarray:
+    return np.full((8, 6, 3), value, np.uint8)
+
+
+def until(condition: Callable[[], bool], work: Callable[[], object]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "never happened"
+        work()
+
+
+class Ears:
+    """Polls a bridge and keeps what it said."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self.bridge, self.events = bridge, list[PresenterEvent]()
+
+    def __call__(self) -> None:
+        self.events += self.bridge.poll(0.002)
+
+    def told(self, text: str) -> int:
+        return sum(text in event.text for event in self.events if event.kind == EventKind.NOTE)
+
+    def of(self, kind: EventKind) -> list[PresenterEvent]:
+        return [event for event in self.events if event.kind == kind]
+
+
+@contextlib.contextmanager
+def stranger(endpoint: str, server_key: bytes = b"") -> Iterator[zmq.Socket[bytes]]:
+    context = zmq.Context()
+    dealer = context.socket(zmq.DEALER)
+    dealer.sndhwm = 0
+    if server_key:
+        dealer.curve_serverkey = server_key
+        dealer.curve_publickey, dealer.curve_secretkey = zmq.curve_keypair()
+    dealer.connect(endpoint)
+    try:
+        yield dealer
+    finally:
+        dealer.close(linger=0)
+        context.term()
+
+
+# --- strangers -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_flood_is_dropped_told_once_and_holds_up_nobody() -> None:
+    with Bridge(LOOPBACK, PresentationSettings()) as bridge, stranger(bridge.endpoint) as dealer, Link(bridge.endpoint) as link:
+        ears = Ears(bridge)
+        until(lambda: bridge.connected, ears)
+        garbage = [b"x" * 1000]
+        for k in range(4 * RATE_PER_S):
+            dealer.send_multipart(garbage)
+            if k % 1000 == 0:
+                ears()
+        number = link.send(wire.Event(int(EventKind.FIXATION), 1))
+        until(lambda: link.acknowledged(number) and ears.told("flood") > 0, ears)
+        assert ears.told("flood") == 1
+        assert ears.told("unreadable") == 1
+
+
+def test_a_presenter_beyond_its_rate_loses_nothing() -> None:
+    count = RATE_PER_S + 200
+    with Bridge(LOOPBACK, PresentationSettings()) as bridge, Link(bridge.endpoint) as link:
+        ears = Ears(bridge)
+        until(lambda: bridge.connected, ears)
+        for k in range(count):
+            link.send(wire.Event(int(EventKind.FIXATION), k, 0, k))
+        until(lambda: link.acknowledged(count), ears)
+        assert [event.candidate for event in ears.of(EventKind.FIXATION)] == list(range(count))
+
+
+def test_too_many_frames_and_too_much_in_one_are_refused() -> None:
+    with Bridge(LOOPBACK, PresentationSettings()) as bridge, stranger(bridge.endpoint) as dealer, Link(bridge.endpoint) as link:
+        ears = Ears(bridge)
+        dealer.send_multipart([b"x"] * 10_000)
+        until(lambda: ears.told("unreadable") == 1, ears)
+        dealer.send(b"x" * (wire.MAX_HEADER_BYTES + 1))  # the connection is closed for it
+        number = link.send(wire.Event(int(EventKind.FIXATION), 1))
+        until(lambda: link.acknowledged(number), ears)
+
+
+def test_wrong_keys_are_told_on_both_sides(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_keys(tmp_path / "here", ["presenter"])
+    make_keys(tmp_path / "there", ["presenter"])
+    ours = wire.KeyFile.read(tmp_path / "here/presenter.json", "presenter")
+    theirs = wire.KeyFile.read(tmp_path / "there/presenter.json", "presenter")
+    unlisted = wire.KeyFile("presenter", theirs.public, theirs.secret, server=ours.server)
+    with Bridge(LOOPBACK, PresentationSettings(), keys=tmp_path / "here") as bridge:
+        ears = Ears(bridge)
+        with Link(bridge.endpoint, unlisted, connect_s=0.5) as link:
+            until(lambda: link._failure is not None and ears.told("not listed") > 0, ears)
+            with pytest.raises(LinkLost, match="key is not listed there"):
+                link.welcome()
+        for other in (theirs, None):  # another support computer's key; no key at all
+            before = ears.told("connection was refused")
+            bridge._door._told.clear()
+            with Link(bridge.endpoint, other, connect_s=0.5) as link:
+                until(lambda link=link, n=before: link._failure is not None and ears.told("connection was refused") > n, ears)  # type: ignore[misc]
+                with pytest.raises(LinkLost, match=r"another support computer|hangs up|nobody there"):
+                    link.welcome()
+        assert not bridge.connected
+
+
+def test_the_same_trouble_is_not_told_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("rtevo.bridge.door.time.monotonic", lambda: now[0])
+    with Bridge(LOOPBACK, PresentationSettings()) as bridge:
+        for _ in range(5):
+            bridge._door.tell("trouble")
+        now[0] += REPEAT_S
+        bridge._door.tell("trouble")
+        assert [event.text for event in bridge.poll(0)] == ["trouble", "trouble"]
+
+
+def test_a_self_test_and_a_session_do_not_take_each_other() -> None:
+    with Bridge(LOOPBACK, PresentationSettings()) as bridge, Link(bridge.endpoint, display=SELF_TEST) as link:
+        ears = Ears(bridge)
+        until(lambda: link._failure is not None, ears)
+        with pytest.raises(LinkLost, match="a session is waiting here"):
+            link.welcome()
+        assert not bridge.connected
+    with Bridge(LOOPBACK, PresentationSettings(), session=SELF_TEST) as bridge, Link(bridge.endpoint) as link:
+        ears = Ears(bridge)
+        until(lambda: link._failure is not None, ears)
+        with pytest.raises(LinkLost, match="start the session"):
+            link.welcome()
+
+
+# --- restarts --------------------------------------------------------------------------------------------------------------------------
+
+
+def killed(bridge: Bridge) -> str:
+    """End a bridge as if it had been killed: without a word."""
+    bridge._peer = None
+    bridge.close()
+    return bridge.endpoint
+
+
+@pytest.mark.parametrize("dealt_with", [True, False])
+def test_an_event_of_a_killed_bridge_is_there_once(dealt_with: bool) -> None:
+    """The first bridge dies after it has handed an event over and before the presenter knows: the next one is told what was done."""
+    first = Bridge(LOOPBACK, PresentationSettings(), session="s")
+    with Link(first.endpoint) as link:
+        ears = Ears(first)
+        until(lambda: first.connected, ears)
+        number = link.send(wire.Event(int(EventKind.TRIGGER), 5))
+        link.send(wire.Event(int(EventKind.ONSET), 6, 0, 0))
+        until(lambda: len(ears.of(EventKind.ONSET)) == 1, lambda: ears.events.extend(first.poll(0.002)))
+        assert not link.acknowledged(number + 1)
+        [trigger], [onset] = ears.of(EventKind.TRIGGER), ears.of(EventKind.ONSET)
+        endpoint = killed(first)
+        resume = Resume(onset.sequence if dealt_with else trigger.sequence, started=True)
+        with Bridge(endpoint, PresentationSettings(), session="s", resume=resume) as second:
+            heard = Ears(second)
+            until(lambda: link.acknowledged(link.last), heard)
+            assert not heard.of(EventKind.TRIGGER)
+            assert len(heard.of(EventKind.ONSET)) == (0 if dealt_with else 1)
+            assert heard.told("has found the new bridge") == 1
+
+
+@pytest.mark.parametrize("came", [True, False])
+def test_an_image_that_was_under_way_when_the_bridge_was_killed_comes_once(came: bool) -> None:
+    first = Bridge(LOOPBACK, PresentationSettings(), session="s")
+    taken: list[int] = []
+    with Link(first.endpoint) as link:
+
+        def take() -> None:
+            taken.extend(message.candidate for message, _ in link.take() if isinstance(message, wire.Image))
+
+        until(lambda: first.connected, lambda: first.poll(0.002))
+        first.send_image(0, 0, pixels(1))
+        until(lambda: first.in_flight == 0, lambda: first.poll(0.002))
+        if came:
+            first.send_image(0, 1, pixels(2))
+            until(lambda: taken == [0, 1], take)
+        endpoint = killed(first)
+        with Bridge(endpoint, PresentationSettings(), session="s", resume=Resume(0, started=True)) as second:
+            second.send_image(0, 1, pixels(2))  # its ring has it still
+            until(lambda: second.connected and second.in_flight == 0, lambda: second.poll(0.002))
+            second.send_image(0, 2, pixels(3))
+            until(lambda: taken[-1:] == [2], lambda: (second.poll(0.002), take()))
+    assert taken == [0, 1, 2]
+
+
+def test_a_new_bridge_gives_up_when_the_presenter_does_not_return() -> None:
+    now = [0]
+    with Bridge(LOOPBACK, PresentationSettings(), session="s", resume=Resume(0, True), lost_s=30, mono_ns=lambda: now[0]) as bridge:
+        bridge.end("stopped")
+        assert bridge.poll(0) == []  # it may come back: no END yet
+        now[0] = 31 * SECOND
+        with pytest.raises(Exception, match="presenter lost"):
+            bridge.poll(0)
+
+
+def test_a_trial_in_which_the_presenter_died_is_closed() -> None:
+    ahead = [0]
+
+    def now() -> int:
+        return time.monotonic_ns() + ahead[0]
+
+    with Bridge(LOOPBACK, PresentationSettings(rating_window_s=5), mono_ns=now) as bridge:
+        ears = Ears(bridge)
+        with Link(bridge.endpoint) as first:
+            until(lambda: len(bridge.clock) > 0, ears)
+            first.send(wire.Event(int(EventKind.ONSET), time.perf_counter_ns(), 2, 3))
+            until(lambda: first.acknowledged(1), ears)
+        died = now()
+        with Link(bridge.endpoint) as second:
+            for _ in range(4):  # silence first
+                ahead[0] += round(SILENT_S / 3 * SECOND)
+                ears()
+            until(lambda: second._welcome is not None, ears)
+            ears()
+        [offset], [rating] = ears.of(EventKind.OFFSET), ears.of(EventKind.RATING)
+        for event in (offset, rating):
+            assert (event.generation, event.candidate) == (2, 3)
+            assert math.isnan(event.value)
+            assert event.mono_ns - event.error_ns <= died  # it may have gone at once, or only just now
+            assert event.mono_ns + event.error_ns >= died + SILENT_S * SECOND
+        assert ears.told("started anew") == 1
+
+
+# --- the clock -------------------------------------------------------------------------------------------------------------------------
+
+
+def samples(clock: ClockOffset, there: Callable[[int], int], start_s: float, seconds: float, rng: np.random.Generator) -> int:
+    """Take a sample every 0.5 s, under way for 0.1 ms and sometimes much longer; gives the time after it."""
+    now = round(start_s * SECOND)
+    for _ in range(round(2 * seconds)):
+        out, back = (round(x) for x in 1e5 + rng.exponential(3e5, 2))
+        clock.add(now, there(now + out), there(now + out + 20_000), now + out + 20_000 + back)
+        now += SECOND // 2
+    return now
+
+
+@pytest.mark.parametrize("drift_ppm", [-80.0, 0.3, 400.0])
+def test_drift_is_estimated_and_narrows_the_bound(drift_ppm: float) -> None:
+    clock, rng = ClockOffset(), np.random.default_rng(1)
+
+    def there(here_ns: int) -> int:
+        return 12345 + here_ns + round(here_ns * drift_ppm * 1e-6)
+
+    now = samples(clock, there, 0, 60, rng)
+    assert clock.drift_ppm == pytest.approx(-drift_ppm / (1 + drift_ppm * 1e-6), abs=15)
+    later = now + 10 * SECOND  # nothing has been heard for a while
+    mapped, bound = clock.map(there(later))
+    assert abs(mapped - later) <= bound < 10 * SECOND * 50e-6
+    assert clock.jumps == 0
+
+
+def test_a_clock_that_is_set_is_noticed_and_estimated_anew() -> None:
+    clock, rng = ClockOffset(), np.random.default_rng(2)
+    now = samples(clock, lambda t: t, 0, 30, rng)
+    now = samples(clock, lambda t: t + SECOND, now / SECOND, 30, rng)
+    assert clock.jumps == 1
+    mapped, bound = clock.map(now + SECOND)
+    assert abs(mapped - now) <= bound < SECOND // 1000
+
+
+def test_the_operator_is_told_of_a_clock_that_was_set() -> None:
+    ahead = [0]
+    with Bridge(LOOPBACK, PresentationSettings()) as bridge:
+        ears = Ears(bridge)
+        with Link(bridge.endpoint, clock_ns=lambda: time.perf_counter_ns() + ahead[0]):
+            until(lambda: len(bridge.clock) > 3, ears)
+            ahead[0] = SECOND // 2
+            until(lambda: ears.told("clock has been set") == 1, ears)
+
+
+# --- the self-test ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_self_test_reports_the_round_trip(tmp_path: Path) -> None:
+    import threading
+
+    with Bridge(LOOPBACK, PresentationSettings(), session=SELF_TEST) as bridge:
+        lines: list[str] = []
+        reports: list[dict[str, object]] = []
+        thread = threading.Thread(
+            target=lambda: reports.append(
+                self_test(bridge.endpoint, headless=True, report_file=tmp_path / "r.json", frames=20, pulses_s=0, say=lines.append)
+            )
+        )
+        thread.start()
+        ears = Ears(bridge)
+        until(lambda: bool(ears.of(EventKind.END)), ears)
+        until(lambda: not thread.is_alive(), ears)
+    [report] = reports
+    assert report["round_trip"]["n"] == len(ears.of(EventKind.PULSE)) == 200  # type: ignore[index]
+    assert report["frames"]["n"] == 20  # type: ignore[index]
+    assert report["to_do"] == []
+    assert any(line.startswith("round_trip") for line in lines)
+    assert (tmp_path / "r.json").exists()
