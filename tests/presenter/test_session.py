@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -263,11 +264,11 @@ def test_pulses_of_a_port_count_and_the_key_does_not() -> None:
     display = FakeDisplay(16_666_667, [(1.0, "5"), (2.5, "5")])
     link = FakeLink(display.now_ns, deque([(0, image(0)), (9 * SECOND, wire.End("done"))]))
 
-    class Pulses:
-        times = deque([2 * SECOND, 4 * SECOND])
+    times = deque([2 * SECOND, 4 * SECOND])
 
+    class Pulses:
         def take(self) -> list[int]:
-            return [self.times.popleft()] if self.times and self.times[0] <= display.now_ns() else []
+            return [times.popleft()] if times and times[0] <= display.now_ns() else []
 
     Session(PresentationSettings(), link, display, pulses=Pulses()).run()
     assert [(e.kind, e.t_ns / SECOND) for e in link.events(Kind.TRIGGER, Kind.PULSE)] == [(Kind.TRIGGER, 2.0), (Kind.PULSE, 4.0)]
@@ -277,7 +278,7 @@ def test_washout_is_the_images_own() -> None:
     images: list[tuple[float, wire.Numbered]] = [(0.0, wire.Image(0, k, 1, 1, w)) for k, w in enumerate((0.5, 2.0, math.nan, 1.0))]
     _, link, _ = run(PresentationSettings(), images, [(1.0, "5"), (16.0, "escape")])
     onsets = [e.t_ns / SECOND for e in link.events(Kind.ONSET)]
-    assert [b - a for a, b in zip(onsets[:-1], onsets[1:], strict=True)] == pytest.approx([3.5, 5.0, 4.0], abs=0.017)
+    assert [b - a for a, b in pairwise(onsets)] == pytest.approx([3.5, 5.0, 4.0], abs=0.017)
 
 
 @pytest.mark.parametrize("stop_s", [0.5, 2.5, 5.0, 8.6])  # before the trigger, during the image, the rating, the washout
