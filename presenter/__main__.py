@@ -10,6 +10,7 @@ from pathlib import Path
 from presenter.display import DisplayError
 from presenter.link import LinkLost
 from presenter.run import present
+from presenter.selftest import self_test
 from rtevo.wire import WireError
 
 
@@ -19,22 +20,34 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m presenter",
         description="Show the images of an rtevo session on this computer. Durations, keys, texts and screen come from the session.",
     )
-    parser.add_argument("--connect", required=True, metavar="tcp://HOST:PORT", help="where the support computer's bridge listens")
+    parser.add_argument("--connect", metavar="tcp://HOST:PORT", help="where the support computer's bridge listens")
     parser.add_argument("--key", type=Path, metavar="FILE", help="this presenter's key file; needed unless HOST is 127.0.0.1")
     parser.add_argument("--window", action="store_true", help="a window, even where the session asks for the full screen")
     parser.add_argument("--headless", action="store_true", help="no screen: for simulation and tests")
     parser.add_argument("--participant", metavar="ENDPOINT", help="with --headless: a simulated participant that looks and presses keys")
+    parser.add_argument(
+        "--selftest",
+        action="store_true",
+        help="no session: measure refresh rate, jitter, upload time and triggers here, and with --connect the round trip to the support "
+        "computer, where `python -m rtevo.bridge test` must run",
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="with --selftest: also write the report there, as JSON")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Present one session; 0 when it ended as it should (Escape included), 1 otherwise."""
+    """Present one session; 0 when it ended as it should (Escape included), 1 otherwise. Self-test: 0 when there is nothing to see to."""
     options = parser().parse_args(argv)
     if options.participant and not options.headless:
         parser().error("--participant needs --headless")
+    if options.connect is None and not options.selftest:
+        parser().error("--connect is needed: where does the support computer's bridge listen?")
     logging.basicConfig(format="%(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("presenter").setLevel(logging.INFO)
     try:
+        if options.selftest:
+            told = {"key": options.key, "headless": options.headless, "window": options.window, "report_file": options.report}
+            return 1 if self_test(options.connect, **told)["to_do"] else 0
         reason = present(
             options.connect, key=options.key, headless=options.headless, participant=options.participant, window=options.window
         )

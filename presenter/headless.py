@@ -23,9 +23,11 @@ PATIENCE_S = 60.0  # longest wait for a simulated participant to take in a flip,
 LOOK_MS = 500  # how often a blocked wait looks at the link's health
 
 
-def open_headless(link: Link, settings: wire.PresentationSettings, participant: str | None, now_ns: int) -> Headless:
-    """Make the display that the session's speed asks for."""
-    return LockStep(link, participant, now_ns) if settings.lock_step else Headless(link, participant, settings.speed)
+def open_headless(link: Link | None, settings: wire.PresentationSettings, participant: str | None, now_ns: int) -> Headless:
+    """Make the display that the session's speed asks for; without a link, one for its timing alone."""
+    if settings.lock_step and link is not None:
+        return LockStep(link, participant, now_ns)
+    return Headless(link, participant, settings.speed)
 
 
 class _Participant:
@@ -70,7 +72,7 @@ class Headless:
 
     Parameters
     ----------
-    link : Link
+    link : Link, optional
         Waits end when it has something.
     participant : str, optional
         Endpoint of a simulated participant.
@@ -80,7 +82,7 @@ class Headless:
 
     name = "headless"
 
-    def __init__(self, link: Link, participant: str | None = None, speed: float = 1.0) -> None:
+    def __init__(self, link: Link | None, participant: str | None = None, speed: float = 1.0) -> None:
         self.frame_ns = round(1e9 / REFRESH_HZ / speed) if speed else 0
         self.prepare_ns = self.dropped = 0
         self._link = link
@@ -88,7 +90,8 @@ class Headless:
         self._presses: deque[Press] = deque()
         self._unanswered: deque[tuple[str, int | None]] = deque()  # keys, and the number of the last message that they caused
         self._poller = zmq.Poller()
-        self._poller.register(link.wake, zmq.POLLIN)
+        if link is not None:
+            self._poller.register(link.wake, zmq.POLLIN)
         if self._participant.socket is not None:
             self._poller.register(self._participant.socket, zmq.POLLIN)
 
@@ -162,6 +165,8 @@ class Headless:
 
     def _answer(self) -> None:
         """Tell the participant of keys whose consequences the bridge has taken."""
+        if self._link is None:
+            return
         last = self._link.last
         self._unanswered = deque((key, last if number is None else number) for key, number in self._unanswered)
         while self._unanswered and self._link.acknowledged(self._unanswered[0][1] or 0):
@@ -182,6 +187,7 @@ class LockStep(Headless):
 
     def __init__(self, link: Link, participant: str | None, now_ns: int) -> None:
         super().__init__(link, participant, speed=0)
+        self._link: Link = link
         self._now_ns = now_ns
         self._told: tuple[int, int, int] | None = None  # until, seen, and number of the last Idle
 

@@ -225,9 +225,7 @@ def _fixation(window: Any, settings: PresentationSettings, ink: str) -> list[Any
     size, paper = settings.fixation_height, settings.background
 
     def cross(colour: Any, colour_space: str) -> Any:
-        return visual.ShapeStim(
-            window, vertices="cross", size=size, fillColor=colour, colorSpace=colour_space, lineWidth=0, autoLog=False
-        )
+        return visual.ShapeStim(window, vertices="cross", size=size, fillColor=colour, colorSpace=colour_space, lineWidth=0, autoLog=False)
 
     def disc(share: float) -> Any:
         return visual.Circle(window, radius=size * share / 2, edges=128, fillColor=ink, lineWidth=0, autoLog=False)
@@ -253,8 +251,9 @@ class _Stimuli:
         }
         self._texts[settings.rating_text].pos = (0, 2.5 * TEXT_HEIGHT)
         count = len(settings.rating_keys)
-        places = [side * (k - (count - 1) / 2) * 3 * TEXT_HEIGHT for k in range(count)]
         labels = list(settings.rating_labels or (str(k + 1) for k in range(count)))
+        step = TEXT_HEIGHT * max(3.0, 1.5 + 0.6 * max(map(len, labels)))
+        places = [side * (k - (count - 1) / 2) * step for k in range(count)]
         order = reversed(labels) if settings.ratings_reversed else labels
         self._scale = [visual.TextStim(window, text=text, pos=(x, 0), **common) for text, x in zip(order, places, strict=True)]
         exact = settings.image_height == 0
@@ -281,16 +280,18 @@ class _Stimuli:
         """Give units, size and position of a picture."""
         height, degrees = self._settings.image_height, self._settings.image_deg
         if degrees:
-            return "cm", tuple(side * self._cm(degrees) for side in (picture.width / picture.height, 1)), (0, 0)
+            side = self._pixels(degrees)
+            return "pix", (side * picture.width / picture.height, side), (0, 0)
         if height:
             return "height", (height * picture.width / picture.height, height), (0, 0)
         # a screen pixel for each of its own: where the one number is odd and the other even, half a pixel makes them meet
         odd = (np.asarray(self._window.size) - (picture.width, picture.height)) % 2
         return "pix", (picture.width, picture.height), tuple(odd / 2)
 
-    def _cm(self, degrees: float) -> float:
+    def _pixels(self, degrees: float) -> float:
         """Give the length on a flat screen that is seen under an angle, its middle straight ahead."""
-        return float(2 * self._window.monitor.getDistance() * np.tan(np.radians(degrees) / 2))
+        monitor, screen = self._window.monitor, self._window.winHandle.screen
+        return float(2 * monitor.getDistance() * np.tan(np.radians(degrees) / 2) * screen.width / monitor.getWidth())
 
     def draw(self, scene: Scene) -> None:
         """Draw a scene into the back buffer."""

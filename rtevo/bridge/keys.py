@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
 import zmq
@@ -12,7 +10,7 @@ from rtevo import wire
 from rtevo.errors import LinkError
 from rtevo.wire import WireError
 
-__all__ = ["SUPPORT_FILE", "main", "make_keys"]
+__all__ = ["SUPPORT_FILE", "make_keys", "say_keys"]
 
 SUPPORT_FILE = "support.json"
 
@@ -58,22 +56,8 @@ def make_keys(folder: Path, clients: list[str]) -> list[Path]:
     return written
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line: ``python -m rtevo.bridge keys DIR [--client NAME ...]``."""
-    parser = argparse.ArgumentParser(prog="python -m rtevo.bridge", description="Keys for the link to the stimulus PC.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    keys = commands.add_parser("keys", help="make the keys of this computer and of a presenter")
-    keys.add_argument("folder", type=Path, metavar="DIR", help="folder for the keys, readable by you alone")
-    keys.add_argument("--client", action="append", metavar="NAME", help="a presenter to admit (default: presenter)")
-    options = parser.parse_args(argv)
-    try:
-        written = make_keys(options.folder, options.client or ["presenter"])
-    except (LinkError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    sys.stdout.write(
-        f"{options.folder / SUPPORT_FILE}: stays on this computer; name {options.folder} in the session file ([bridge] keys)\n"
-    )
+def say_keys(folder: Path, written: list[Path]) -> None:
+    """Say what is to be done with key files."""
+    print(f"{folder / SUPPORT_FILE}: stays on this computer; name {folder} in the session file ([bridge] keys)")
     for path in written:
-        sys.stdout.write(f"{path}: move to the stimulus PC, then start there: python -m presenter --connect tcp://... --key {path.name}\n")
-    return 0
+        print(f"{path}: move to the stimulus PC, then start there: python -m presenter --connect tcp://... --key {path.name}")

@@ -136,6 +136,44 @@ def test_pixels_orientation_and_mirroring_are_exact(interpreter: str, desktop: D
     np.testing.assert_array_equal(plain["fixation-while-preparing"], plain["fixation"])
 
 
+@pytest.mark.slow
+def test_shapes_sizes_and_labels_are_as_the_session_says(interpreter: str, desktop: Desktop, tmp_path: Path) -> None:
+    """Degrees are of the flat screen's own geometry; a dot is round; a bullseye's cross lets the background through."""
+    common = {
+        "background": (0.0, 0.25, 1.0),
+        "image_deg": 10.0,
+        "screen_width_cm": 40.0,
+        "viewing_distance_cm": 60.0,
+        "rating_window_s": 5.0,
+    }
+    ratings = {"rating_keys": ("1", "2"), "rating_labels": ("no", "yes")}
+    dot = probe(interpreter, desktop, tmp_path / "dot", PresentationSettings(fixation="dot", fixation_height=0.1, **common, **ratings))
+    bull = probe(
+        interpreter,
+        desktop,
+        tmp_path / "bull",
+        PresentationSettings(fixation="bullseye", fixation_height=0.2, ratings_reversed=True, **common, **ratings),
+    )
+    height, width = dot["fixation"].shape[:2]
+    paper = dot["fixation"][0, 0]
+    np.testing.assert_allclose(paper, [0, 64, 255], atol=1)
+    shown = (dot["first"] != paper).any(axis=2)
+    rows, columns = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
+    expected = 2 * 60 * math.tan(math.radians(5)) * width / 40  # pixels
+    assert abs(np.ptp(rows) + 1 - expected) <= 1.5
+    assert abs(np.ptp(columns) + 1 - expected * 403 / 301) <= 1.5
+    ink = (dot["fixation"] != paper).any(axis=2)
+    assert abs(ink.sum() - math.pi * (0.05 * height) ** 2) < 0.05 * ink.sum()
+    ink = (bull["fixation"] != paper).any(axis=2)
+    side = 0.2 * height
+    for x, y, there in ((0, 0, True), (0.3, 0, False), (0, -0.3, False), (0.3, 0.3, True), (0.45, 0.45, False)):  # dot, arms, disc, outside
+        assert ink[round(height / 2 + y * side), round(width / 2 + x * side)] == there
+    labels = [scenes["rating"][height // 2 - height // 30 : height // 2 + height // 30] != paper for scenes in (dot, bull)]
+    words = [np.flatnonzero(label.any(axis=(0, 2))) for label in labels]  # "no" is shorter than "yes": which is on the left?
+    left = [int((word[: np.argmax(np.diff(word)) + 1]).size) for word in words]
+    assert left[0] < left[1]
+
+
 class Show:
     """A session on the desktop: the bridge here, the presenter in a process of its own."""
 
@@ -242,7 +280,7 @@ def test_trials_ratings_and_durations(present: Callable[[PresentationSettings], 
     assert show.wait(EventKind.END).text == "enough"
     show.finish()
     by_kind = {kind: [e for e in show.events if e.kind == kind] for kind in EventKind}
-    dropped = {e.candidate: int(e.text.rsplit(" ", 1)[1]) for e in by_kind[EventKind.NOTE] if e.text.startswith("dropped frames")}
+    dropped = {e.candidate: e.value for e in by_kind[EventKind.OFFSET]}
     frame_s = 1 / 60  # Xvfb has no refresh: the presenter paces itself
     for onset, offset in zip(by_kind[EventKind.ONSET], by_kind[EventKind.OFFSET], strict=True):
         slack_s = frame_s * (1 + dropped.get(onset.candidate, 0)) + (onset.error_ns + offset.error_ns) / SECOND
@@ -250,6 +288,30 @@ def test_trials_ratings_and_durations(present: Callable[[PresentationSettings], 
     for offset, rating in zip(by_kind[EventKind.OFFSET], by_kind[EventKind.RATING], strict=True):
         assert math.isclose(rating.response_time_s, (rating.mono_ns - offset.mono_ns) / SECOND, abs_tol=2e-3 + 2 * offset.error_ns / SECOND)
     assert not by_kind[EventKind.FIXATION]
+
+
+@pytest.mark.slow
+def test_self_test_measures_screen_textures_and_trigger(interpreter: str, desktop: Desktop, tmp_path: Path) -> None:
+    report_file = tmp_path / "report.json"
+    call = f"import pathlib, presenter.selftest as s; s.self_test(None, frames=60, report_file=pathlib.Path({str(report_file)!r}))"
+    process = subprocess.Popen(
+        [interpreter, "-u", "-c", call], env=desktop.environment(), stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        for line in process.stdout:
+            if line.startswith("trigger (keyboard)"):
+                break
+        while not report_file.exists() and process.poll() is None:
+            desktop.key("5")
+    assert process.wait(LIMIT_S) == 0
+    report = json.loads(report_file.read_text())
+    assert report["frames"]["n"] == 60
+    assert report["frames"]["refresh_hz"] > 0
+    assert report["upload"]["n"] == 40
+    assert report["upload"]["p50_ms"] > 0
+    assert report["trigger"]["pulses"] == 10
+    assert any("vertical synchronisation" in line for line in report["to_do"])
 
 
 def test_lock_step_is_refused(present: Callable[[PresentationSettings], Show]) -> None:

@@ -50,9 +50,7 @@ class FakeDisplay:
 
     name = "fake"
 
-    def __init__(
-        self, frame_ns: int, keys: list[tuple[float, str]], stalls: dict[int, int] | None = None, upload_frames: int = 0
-    ) -> None:
+    def __init__(self, frame_ns: int, keys: list[tuple[float, str]], stalls: dict[int, int] | None = None, upload_frames: int = 0) -> None:
         self.frame_ns, self.dropped = frame_ns, 0
         self._upload_frames, self.prepare_ns = upload_frames, upload_frames * frame_ns
         self._frame = 0
