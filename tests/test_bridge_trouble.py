@@ -317,6 +317,6 @@ def test_self_test_reports_the_round_trip(tmp_path: Path) -> None:
     [report] = reports
     assert report["round_trip"]["n"] == len(ears.of(EventKind.PULSE)) == 200  # type: ignore[index]
     assert report["frames"]["n"] == 20  # type: ignore[index]
-    assert report["to_do"] == []
+    assert not any(line.startswith("link") for line in report["to_do"])  # type: ignore[attr-defined]
     assert any(line.startswith("round_trip") for line in lines)
     assert (tmp_path / "r.json").exists()
