@@ -221,7 +221,11 @@ class Record:
     """What a run leaves behind."""
 
     out: str = _key("", "output folder, must not exist yet; empty = sessions/DATE-N")
-    save_volumes: bool = _key(False, "also write every aligned volume (aligned/volume-00000.nii.gz)")
+    save_volumes: str = _key(
+        "raw",
+        "volumes to keep: raw (volumes/volume-00000.nii.gz, as they came; what export and rerun need), aligned (aligned/...), both, none",
+        *_one_of("raw", "aligned", "both", "none"),
+    )
 
 
 @dataclass(frozen=True)

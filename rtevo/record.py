@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from rtevo.errors import DataError
 from rtevo.records import MOTION_COLUMNS, EventKind, VolumeFlag
 
-__all__ = ["LogWriter", "Recorder", "finalise", "image_path", "read_log"]
+__all__ = ["LogWriter", "Recorder", "compact", "finalise", "image_path", "read_log", "volume_path"]
 
 SCHEMA = 1
 
@@ -112,6 +112,21 @@ def image_path(out: Path, generation: int, candidate: int) -> Path:
     return out / "images" / f"generation-{generation:02d}" / f"candidate-{candidate:02d}.png"
 
 
+def volume_path(out: Path, index: int, kind: str = "volumes") -> Path:
+    """Where a volume is saved; `kind` is ``volumes`` (as it came) or ``aligned``."""
+    return out / kind / f"volume-{index:05d}.nii.gz"
+
+
+def compact(data: NDArray[np.float32]) -> NDArray[Any]:
+    """Give a volume in the smallest of int16, uint16 and float32 that holds every value exactly."""
+    if np.isfinite(data).all() and np.array_equal(data, np.rint(data)):
+        low, high = float(data.min()), float(data.max())
+        for kind in (np.int16, np.uint16):
+            if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+                return data.astype(kind)
+    return data
+
+
 def _plain(value: Any) -> Any:
     """Turn a field of a slot into what JSON holds."""
     if isinstance(value, np.ndarray):
@@ -126,7 +141,7 @@ def _floats(text: str) -> NDArray[np.float32]:
 
 
 class Recorder:
-    """Write slots to the log, pictures to PNG and, where they come with data, aligned volumes to NIfTI.
+    """Write slots to the log, pictures to PNG and volumes to NIfTI.
 
     Parameters
     ----------
@@ -134,10 +149,12 @@ class Recorder:
         The session's folder.
     affine : ndarray (4, 4)
         Of the volumes.
+    save_raw : bool
+        Whether to keep volumes as they came; aligned ones are kept where they come with data.
     """
 
-    def __init__(self, out: Path, affine: NDArray[np.float64]) -> None:
-        self.out, self.affine = out, affine
+    def __init__(self, out: Path, affine: NDArray[np.float64], save_raw: bool = False) -> None:
+        self.out, self.affine, self.save_raw = out, affine, save_raw
         self.log = LogWriter(out / "record.jsonl")
 
     def take(self, ring: str, slot: Any) -> None:
@@ -147,8 +164,10 @@ class Recorder:
             pixels = np.array(slot["pixels"])
             fields["sha256"] = hashlib.sha256(pixels.tobytes()).hexdigest()
             self._save_image(image_path(self.out, fields["generation"], fields["candidate"]), pixels)
+        elif ring == "volumes" and self.save_raw and not fields["flags"] & VolumeFlag.MISSING:
+            self._save_volume(volume_path(self.out, fields["index"]), np.array(slot["data"]))
         elif ring == "aligned" and "data" in slot.dtype.names:
-            self._save_volume(fields["index"], np.array(slot["data"]))
+            self._save_volume(volume_path(self.out, fields["index"], "aligned"), np.array(slot["data"]))
         self.log.append(ring, fields)
 
     def _save_image(self, path: Path, pixels: NDArray[np.uint8]) -> None:
@@ -157,12 +176,13 @@ class Recorder:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path, compress_level=1)
 
-    def _save_volume(self, index: int, data: NDArray[np.float32]) -> None:
+    def _save_volume(self, path: Path, data: NDArray[np.float32]) -> None:
         import nibabel
 
-        path = self.out / "aligned" / f"volume-{index:05d}.nii.gz"
         path.parent.mkdir(exist_ok=True)
-        nibabel.save(nibabel.Nifti1Image(data, self.affine), path)
+        part = path.with_name(f".{path.name}")  # a file that has its name is whole
+        nibabel.save(nibabel.Nifti1Image(compact(data), self.affine), part)
+        part.replace(path)
 
 
 # --- from the log to tables ----------------------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ class RingSpec:
 
 
 def _aligned(plan: Plan) -> np.dtype[np.void]:
-    return records.aligned_dtype(plan.grid.shape if plan.config.record.save_volumes else None)
+    return records.aligned_dtype(plan.grid.shape if plan.config.record.save_volumes in ("aligned", "both") else None)
 
 
 def _small(plan: Plan) -> int:
@@ -106,7 +106,7 @@ RINGS: dict[str, RingSpec] = {
     "events": RingSpec(lambda p: records.event_dtype(), lambda p: 1024, ("decode", "evolve")),
 }
 OBSERVERS = {
-    "record": ("aligned", "scores", "fitness", "latents", "images", "events"),
+    "record": ("volumes", "aligned", "scores", "fitness", "latents", "images", "events"),
     "status": ("aligned", "scores", "fitness", "events"),
 }
 

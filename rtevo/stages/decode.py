@@ -29,7 +29,7 @@ class _Decode:
         self._work(scorer(), decoder.reference)  # warm
         self.scorer = scorer()
         self.aligned, self.scores = context.writer("aligned"), context.writer("scores")
-        self.save = context.config.record.save_volumes
+        self.save = context.config.record.save_volumes in ("aligned", "both")
         self.trigger_ns: int | None = None
         self.closed_ns: dict[int, int] = {}
         self.previous: Any = None

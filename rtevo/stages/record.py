@@ -16,7 +16,8 @@ def record(context: Context) -> None:
     """Every ring -> the session's log and files."""
     from rtevo.record import Recorder
 
-    recorder = Recorder(context.plan.out, context.plan.grid.affine)
+    save_raw = context.config.record.save_volumes in ("raw", "both")
+    recorder = Recorder(context.plan.out, context.plan.grid.affine, save_raw)
     inputs = {name: context.reader(name) for name in OBSERVERS["record"]}
     context.ready()
     with recorder.log:
@@ -38,11 +39,13 @@ def _take_all(recorder: Recorder, inputs: dict[str, Ring], context: Context, tim
         try:
             while True:
                 with ring.read(timeout_s=0) as slot:
-                    copy = slot.copy()
+                    copy, lost = slot.copy(), ring.lost
+                if lost:
+                    context.log.warning("record: the disk was slower than '%s': %d records are not in the log", name, lost)
                 recorder.take(name, copy)
                 taken += 1
-        except RingOverrun as lost:
-            context.log.warning("record: the disk was slower than '%s': %s", name, lost)
+        except RingOverrun as overrun:
+            context.log.warning("record: the disk was slower than '%s': %s", name, overrun)
         except RingTimeout:
             continue
         except WriterLost:

@@ -1,0 +1,314 @@
+"""A run as a BIDS data set: ``python -m rtevo.export OUT BIDS_DIR``.
+
+Raw volumes become one four-dimensional NIfTI file with its sidecar, trials become ``events.tsv`` with onsets on the scanner's clock (s from
+the first volume), pictures go to ``stimuli/``, and what the session computed becomes a derivative data set: motion and framewise
+displacement, scores, latents, the decoder, the session file. Several runs, sessions and participants may be exported into one folder,
+one after the other; nothing that is there is overwritten. (Brain Imaging Data Structure 1.10; Gorgolewski et al. 2016,
+doi:10.1038/sdata.2016.44.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomllib
+from numpy.typing import NDArray
+
+from rtevo import __version__
+from rtevo.errors import DataError, RtevoError
+from rtevo.record import compact, finalise, image_path, read_log, volume_path
+from rtevo.records import MOTION_COLUMNS, VolumeFlag
+
+__all__ = ["export", "main"]
+
+TASK = "rtevo"
+BIDS_VERSION = "1.10.0"
+_TRIAL_COLUMNS = ("rating", "response_time", "score", "score_se", "volumes_used", "fitness")
+
+_EVENTS = {
+    "onset": {"Description": "Flip at which the image appeared, from the start of the first volume.", "Units": "s"},
+    "duration": {"Description": "Time until the flip that took the image away.", "Units": "s"},
+    "trial_type": {"Description": "What was shown.", "Levels": {"image": "an evolved image"}},
+    "stim_file": {"Description": "The image, in stimuli/."},
+    "generation": {"Description": "Generation that the image belongs to, 0 = first."},
+    "candidate": {"Description": "Number of the image in its generation."},
+    "rating": {"Description": "The participant's rating, 0 = lowest; n/a where there was none."},
+    "response_time": {"Description": "From the rating screen to the key press.", "Units": "s"},
+    "score": {"Description": "The brain's response to the image as decoded during the session (last revision)."},
+    "score_se": {"Description": "Standard error of score."},
+    "volumes_used": {"Description": "Number of volumes that the score rests on."},
+    "fitness": {"Description": "What evolution was told of the image."},
+}
+_MOTION = {
+    **{name: {"Description": f"Translation along {name[-1]} (RAS+).", "Units": "mm"} for name in MOTION_COLUMNS[:3]},
+    **{name: {"Description": f"Rotation about {name[-1]} (RAS+).", "Units": "rad"} for name in MOTION_COLUMNS[3:]},
+    "framewise_displacement": {"Description": "Power et al. 2012, doi:10.1016/j.neuroimage.2011.10.018, 50 mm sphere.", "Units": "mm"},
+    "missing": {"Description": "1 where the volume never arrived; its voxels are NaN."},
+    "unaligned": {"Description": "1 where the volume could not be aligned and was left out."},
+}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is exported, and what its files are called."""
+
+    out: Path
+    bids: Path
+    settings: dict[str, dict[str, Any]]
+    start: dict[str, Any]
+    trials: list[dict[str, str]]
+    motion: list[dict[str, str]]
+
+    @property
+    def prefix(self) -> str:
+        """``sub-X/ses-Y/func/sub-X_ses-Y_task-rtevo_run-Z``."""
+        return f"{self.folder}/func/{self.folder.replace('/', '_')}_task-{TASK}_{self.number}"
+
+    @property
+    def number(self) -> str:
+        """``run-Z``."""
+        return f"run-{self.settings['session']['run']:02d}"
+
+    @property
+    def folder(self) -> str:
+        """``sub-X/ses-Y``."""
+        return f"sub-{self.settings['session']['participant']}/ses-{self.settings['session']['session']}"
+
+    @property
+    def stimuli(self) -> str:
+        """The run's pictures, from ``stimuli/``."""
+        return f"{self.folder}/{self.number}"
+
+    def missing(self) -> list[int]:
+        """Indices of the volumes that never arrived."""
+        return [int(row["volume"]) for row in self.motion if int(row["flags"]) & VolumeFlag.MISSING]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def _open(out: Path, bids: Path) -> _Run:
+    """Read a session's folder and check that it can be exported."""
+    log = read_log(out / "record.jsonl")
+    start = next((r for r in log if r["type"] == "start"), None)
+    if start is None:
+        raise DataError(f"{out / 'record.jsonl'}: expected the record of a session's start, found none")
+    finalise(out)
+    settings = tomllib.loads((out / "session.toml").read_text(encoding="utf-8"))
+    run = _Run(out, bids, settings, start, _rows(out / "trials.tsv"), _rows(out / "motion.tsv"))
+    if not run.motion:
+        raise DataError(f"{out}: expected at least one volume, the session recorded none")
+    lost = set(run.missing())
+    absent = [int(r["volume"]) for r in run.motion if int(r["volume"]) not in lost and not volume_path(out, int(r["volume"])).exists()]
+    if absent:
+        raise DataError(
+            f"{out / 'volumes'}: {len(absent)} of {len(run.motion)} raw volumes are not there (first: {absent[0]}); sessions keep them "
+            f'with [record] save_volumes = "raw"'
+        )
+    existing = sorted(bids.glob(f"{run.prefix}_*"))
+    if existing:
+        raise DataError(f"{existing[0]}: exists already, nothing is overwritten; set another [session] run, or another BIDS_DIR")
+    if bids.exists() and any(bids.iterdir()) and not (bids / "dataset_description.json").exists():
+        raise DataError(f"{bids}: expected an empty folder or a BIDS data set (with dataset_description.json)")
+    return run
+
+
+def _volumes(run: _Run) -> NDArray[Any]:
+    """All volumes, (X, Y, Z, T): NaN where one is missing."""
+    import nibabel
+
+    data = np.full((*run.start["shape"], max(int(r["volume"]) for r in run.motion) + 1), np.nan, np.float32, order="F")
+    for index in range(data.shape[3]):
+        path = volume_path(run.out, index)
+        if path.exists():
+            data[..., index] = np.asanyarray(nibabel.load(path).dataobj)
+    return compact(data)
+
+
+def _json(path: Path, content: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _tsv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], header: bool = True) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ["\t".join(columns)] if header else []
+    lines += ["\t".join(str(row.get(column, "n/a")) for column in columns) for row in rows]
+    text = "\n".join(lines) + "\n"
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode(), mtime=0))
+    else:
+        path.write_text(text, encoding="utf-8")
+
+
+def _bold(run: _Run) -> None:
+    """The raw series and its sidecar."""
+    import nibabel
+
+    affine = np.array(run.start["affine"])
+    image = nibabel.Nifti1Image(_volumes(run), affine)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header.set_zooms((*image.header.get_zooms()[:3], run.start["tr_s"]))
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    path = run.bids / f"{run.prefix}_bold.nii.gz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(image, path)
+    sidecar: dict[str, Any] = {
+        "TaskName": TASK,
+        "TaskDescription": "Looks at images that evolve towards what the brain responds to (real-time closed loop).",
+        "RepetitionTime": run.start["tr_s"],
+        "NumberOfVolumesDiscardedByScanner": 0,
+        "ConversionSoftware": "rtevo",
+        "ConversionSoftwareVersion": __version__,
+    }
+    sidecar |= run.start.get("acquisition", {})
+    if lost := run.missing():
+        sidecar["MissingVolumes"] = lost  # 0 = first; their voxels are NaN
+    _json(run.bids / f"{run.prefix}_bold.json", sidecar)
+
+
+def _events(run: _Run) -> None:
+    """One row per image that was shown, and the images."""
+    rows = []
+    for trial in run.trials:
+        if trial["onset"] == "n/a":
+            continue
+        source = image_path(run.out, int(trial["generation"]), int(trial["candidate"]))
+        stimulus = f"{run.stimuli}/{source.parent.name}/{source.name}"
+        target = run.bids / "stimuli" / stimulus
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        rows.append({**trial, "trial_type": "image", "stim_file": stimulus})
+    columns = [name for name in _EVENTS if name not in _TRIAL_COLUMNS or any(row.get(name, "n/a") != "n/a" for row in rows)]
+    _tsv(run.bids / f"{run.prefix}_events.tsv", columns, rows)
+    presentation = {"StimulusPresentation": {"SoftwareName": "PsychoPy (rtevo presenter)", "SoftwareVersion": run.start["rtevo"]}}
+    _json(run.bids / f"{run.prefix}_events.json", {**{name: _EVENTS[name] for name in columns}, **presentation})
+
+
+def _derivatives(run: _Run) -> None:
+    """What the session computed."""
+    root = run.bids / "derivatives" / "rtevo"
+    if not (root / "dataset_description.json").exists():
+        _json(
+            root / "dataset_description.json",
+            {
+                "Name": "rtevo: motion, scores, latents and decoders of real-time sessions",
+                "BIDSVersion": BIDS_VERSION,
+                "DatasetType": "derivative",
+                "GeneratedBy": [{"Name": "rtevo", "Version": run.start["rtevo"]}],
+                "SourceDatasets": [{"URL": "../.."}],
+            },
+        )
+        (root / "README.md").write_text(_README, encoding="utf-8")
+        (root / ".bidsignore").write_text("sub-*/ses-*/rtevo/\n", encoding="utf-8")
+    motion = [
+        {
+            **row,
+            "missing": int(bool(int(row["flags"]) & VolumeFlag.MISSING)),
+            "unaligned": int(bool(int(row["flags"]) & VolumeFlag.UNALIGNED)),
+        }
+        for row in run.motion
+    ]
+    _tsv(root / f"{run.prefix}_desc-confounds_timeseries.tsv", list(_MOTION), motion)
+    _json(root / f"{run.prefix}_desc-confounds_timeseries.json", {**_MOTION, "SamplingFrequency": 1 / run.start["tr_s"]})
+    extra = root / run.folder / "rtevo" / run.number
+    extra.mkdir(parents=True, exist_ok=True)
+    kept = ("trials.tsv", "latents.npz", "latent_space.npz", "session.toml", "provenance.json", "summary.json", "record.jsonl")
+    for name in (*kept, "hidden_truth.tsv", "hidden_truth.json"):
+        if (run.out / name).exists():
+            shutil.copyfile(run.out / name, extra / name)
+    decoder = Path(run.settings["decoder"]["folder"] or run.out / "decoder")
+    if decoder.is_dir():
+        shutil.copytree(decoder, extra / "decoder")
+
+
+def _data_set(run: _Run) -> None:
+    """The files of the data set as a whole; a participant is listed once."""
+    description = run.bids / "dataset_description.json"
+    if not description.exists():
+        _json(
+            description,
+            {
+                "Name": "rtevo: real-time fMRI with evolved images",
+                "BIDSVersion": BIDS_VERSION,
+                "DatasetType": "raw",
+                "GeneratedBy": [{"Name": "rtevo", "Version": run.start["rtevo"]}],
+            },
+        )
+        (run.bids / "README.md").write_text(_README, encoding="utf-8")
+    people = run.bids / "participants.tsv"
+    known = {row["participant_id"] for row in _rows(people)} if people.exists() else set()
+    known.add(run.folder.split("/")[0])
+    _tsv(people, ["participant_id"], [{"participant_id": name} for name in sorted(known)])
+
+
+_README = """# Real-time fMRI with evolved images
+
+Participants looked at images that an image model painted while they lay in the scanner. The response to each image was decoded as
+volumes arrived, and evolution in the model's latent space drove the next images towards what the brain responded to (software: rtevo).
+
+`events.tsv` has a row for each image: onset on the scanner's clock, the image (`stimuli/`), and its score and fitness as they were known
+during the session. Voxels of a volume that never arrived are NaN; the sidecar's `MissingVolumes` lists them. `derivatives/rtevo` holds
+what was computed during the session: motion, scores with standard errors, latents, the decoder, all settings and versions, and the
+complete event log.
+"""
+
+
+def export(out: Path, bids: Path) -> Path:
+    """Write a session's run as BIDS.
+
+    Parameters
+    ----------
+    out : Path
+        The session's folder. Its raw volumes must have been kept (``[record] save_volumes``).
+    bids : Path
+        The data set's folder: new, empty, or a BIDS data set that this run is added to.
+
+    Returns
+    -------
+    Path
+        The run's four-dimensional NIfTI file.
+
+    Raises
+    ------
+    DataError
+        The folder holds no session, volumes are missing, or the data set already holds this run.
+    """
+    run = _open(out, bids)
+    bids.mkdir(parents=True, exist_ok=True)
+    _data_set(run)
+    _events(run)
+    _derivatives(run)
+    _bold(run)
+    return bids / f"{run.prefix}_bold.nii.gz"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit status."""
+    p = argparse.ArgumentParser(prog="python -m rtevo.export", description="Write a run as BIDS: raw data, events, stimuli, derivatives.")
+    p.add_argument("out", type=Path, metavar="OUT", help="the session's folder")
+    p.add_argument("bids", type=Path, metavar="BIDS_DIR", help="new or empty folder, or a BIDS data set that the run is added to")
+    options = p.parse_args(arguments)
+    try:
+        print(export(options.out, options.bids))
+    except (RtevoError, OSError) as error:
+        print(f"rtevo: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
