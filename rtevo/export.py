@@ -213,7 +213,7 @@ def _derivatives(run: _Run) -> None:
             },
         )
         (root / "README.md").write_text(_README, encoding="utf-8")
-        (root / ".bidsignore").write_text("sub-*/ses-*/rtevo/\n", encoding="utf-8")
+        (root / ".bidsignore").write_text("**/rtevo\n**/rtevo/**\n*_timeseries.*\n", encoding="utf-8")
     motion = [
         {
             **row,

@@ -65,12 +65,16 @@ class LogWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
 
+    def close(self) -> None:
+        """Bring everything to the disk and close the file."""
+        self.sync()
+        self._file.close()
+
     def __enter__(self) -> LogWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.sync()
-        self._file.close()
+        self.close()
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

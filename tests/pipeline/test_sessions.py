@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtevo import report
+from rtevo import export, report
 from rtevo.record import image_path
 from rtevo.stages.evolution import scramble
 
@@ -96,6 +98,8 @@ def test_recorded_series_are_replayed_to_their_end(
     assert done.summary["volumes"] == {"received": volumes, "aligned": volumes, "lost": 0, "unaligned": 0}
     assert [row["volume"] for row in done.table("motion.tsv")] == [str(k) for k in range(volumes)]
     assert done.summary["images"]["shown"] >= 2
+    if series == "philips-slices":
+        assert_valid_bids(done.out, done.out.parent / "bids")
 
 
 def test_post_encodings_and_saved_volumes(session: Callable[..., object], tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -104,6 +108,18 @@ def test_post_encodings_and_saved_volumes(session: Callable[..., object], tmp_pa
     done = session(str(file), *SMALL)
     assert done.returncode == 0, done.printed
     assert len(list((done.out / "aligned").glob("*.nii.gz"))) == done.summary["volumes"]["aligned"]
+    assert len(list((done.out / "volumes").glob("*.nii.gz"))) == done.summary["volumes"]["received"]
+    assert_valid_bids(done.out, tmp_path_factory.mktemp("bids") / "data")
+
+
+def assert_valid_bids(out: Path, bids: Path) -> None:
+    """Export a session; the data set and its derivatives must pass the validator without an error."""
+    assert export.main([str(out), str(bids)]) == 0
+    for folder in (bids, bids / "derivatives" / "rtevo"):
+        checked = subprocess.run(
+            [sys.executable, "-c", "import bids_validator_deno as v; v.cli()", "--ignoreWarnings", str(folder)], capture_output=True, text=True, timeout=120
+        )
+        assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_probes_limits_and_resumption(session: Callable[..., object], tmp_path: Path) -> None:

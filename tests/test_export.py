@@ -1,0 +1,141 @@
+"""A run as BIDS: the scanner's clock, every volume in its place, nothing overwritten."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from rtevo import records
+from rtevo.config import Config, build, dump
+from rtevo.errors import DataError
+from rtevo.export import export, main
+from rtevo.record import LogWriter, Recorder, compact
+from rtevo.records import EventKind, VolumeFlag
+
+SHAPE = (4, 3, 2)
+AFFINE = np.array([[-3.0, 0, 0, 5], [0, 3, 0.1, -7], [0, -0.1, 3.5, 11], [0, 0, 0, 1]])
+SECOND_NS = 1_000_000_000
+
+
+def slot(dtype: np.dtype[np.void], **fields: object) -> np.void:
+    record = np.zeros((), dtype)
+    for name, value in fields.items():
+        record[name] = value
+    return record[()]
+
+
+def config(**session: Any) -> Config:
+    return build({"session": {"participant": "07", "session": "a", "run": 2, **session}})
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a session of five volumes (one lost) and two pictures (one never shown)."""
+
+    def write(name: str = "out", scale: float = 1.0, save_raw: bool = True, **session: Any) -> Path:
+        out = tmp_path / name
+        out.mkdir()
+        (out / "session.toml").write_text(dump(config(**session)), encoding="utf-8")
+        with LogWriter(out / "record.jsonl") as log:
+            log.append("start", {"rtevo": "1.2", "tr_s": 2.0, "shape": list(SHAPE), "affine": AFFINE.tolist()})
+        recorder = Recorder(out, AFFINE, save_raw)
+        for index in range(5):
+            lost = VolumeFlag.MISSING if index == 3 else VolumeFlag.OK
+            data = np.zeros(SHAPE) if lost else (np.arange(24).reshape(SHAPE) + 100 * index) * scale
+            fields = {"index": index, "flags": int(lost), "closed_ns": index, "ingested_ns": index}
+            recorder.take("volumes", slot(records.volume_dtype(SHAPE), **fields, data=data))
+            motion = [np.nan] * 6 if lost else [0.1 * index] * 6
+            recorder.take("aligned", slot(records.aligned_dtype(), **fields, motion=motion, framewise_displacement_mm=np.nan))
+        recorder.take("events", slot(records.event_dtype(), kind=EventKind.TRIGGER, t_ns=10 * SECOND_NS))
+        for candidate in range(2):
+            key = {"generation": 0, "candidate": candidate}
+            recorder.take("images", slot(records.image_dtype(4, 4, 2), **key, pixels=np.full((4, 4, 3), 50 * candidate)))
+        shown = {"generation": 0, "candidate": 1}
+        for kind, t_s in ((EventKind.ONSET, 12.5), (EventKind.OFFSET, 15.5)):
+            recorder.take("events", slot(records.event_dtype(), kind=kind, **shown, t_ns=int(t_s * SECOND_NS)))
+        recorder.take("scores", slot(records.score_dtype(), **shown, score=0.25, score_se=0.5))
+        recorder.log.close()
+        return out
+
+    return write
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def test_volumes_are_where_they_were_with_gaps_as_nan(recorded: Callable[..., Path], tmp_path: Path) -> None:
+    path = export(recorded(scale=0.5), tmp_path / "bids")
+    assert path.relative_to(tmp_path / "bids").as_posix() == "sub-07/ses-a/func/sub-07_ses-a_task-rtevo_run-02_bold.nii.gz"
+    image = nibabel.load(path)
+    np.testing.assert_allclose(image.affine, AFFINE, atol=1e-6)
+    assert image.header.get_zooms()[3] == 2.0
+    data = np.asanyarray(image.dataobj)
+    assert data.dtype == np.float32
+    expected = np.stack([(np.arange(24).reshape(SHAPE) + 100 * k) * 0.5 for k in range(5)], axis=3)
+    expected[..., 3] = np.nan
+    np.testing.assert_array_equal(data, expected)
+    sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+    assert (sidecar["RepetitionTime"], sidecar["TaskName"], sidecar["MissingVolumes"]) == (2.0, "rtevo", [3])
+
+
+def test_events_count_from_the_first_volume_and_name_their_picture(recorded: Callable[..., Path], tmp_path: Path) -> None:
+    bids = tmp_path / "bids"
+    path = export(recorded(), bids)
+    (row,) = table(path.with_name(path.name.replace("bold.nii.gz", "events.tsv")))
+    assert (row["onset"], row["duration"], row["trial_type"], row["candidate"]) == ("2.5", "3.0", "image", "1")
+    assert (row["score"], row["score_se"], "rating" in row) == ("0.25", "0.5", False)
+    assert (bids / "stimuli" / row["stim_file"]).exists()
+    described = json.loads(path.with_name(path.name.replace("bold.nii.gz", "events.json")).read_text())
+    assert set(row) <= set(described)
+    motion = table(next((bids / "derivatives" / "rtevo").rglob("*_timeseries.tsv")))
+    assert [r["missing"] for r in motion] == ["0", "0", "0", "1", "0"]
+    assert motion[2]["trans_x"] == "0.2"
+
+
+def test_runs_are_added_and_never_overwritten(recorded: Callable[..., Path], tmp_path: Path) -> None:
+    bids = tmp_path / "bids"
+    export(recorded("one"), bids)
+    before = {p: p.read_bytes() for p in bids.rglob("*") if p.is_file()}
+    with pytest.raises(DataError, match="exists already"):
+        export(recorded("again"), bids)
+    export(recorded("two", participant="08"), bids)
+    assert [r["participant_id"] for r in table(bids / "participants.tsv")] == ["sub-07", "sub-08"]
+    assert all(p.read_bytes() == text for p, text in before.items() if p.name != "participants.tsv")
+
+
+def test_what_cannot_be_exported_is_said_before_anything_is_written(
+    recorded: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bids = tmp_path / "bids"
+    assert main([str(tmp_path / "nothing"), str(bids)]) == 1
+    assert main([str(recorded(save_raw=False)), str(bids)]) == 1
+    assert "4 of 5 raw volumes are not there (first: 0)" in capsys.readouterr().err
+    assert not bids.exists()
+    bids.mkdir()
+    (bids / "thesis.doc").touch()
+    with pytest.raises(DataError, match="expected an empty folder or a BIDS data set"):
+        export(recorded("whole"), bids)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [([0, -3, 32767], np.int16), ([0, 40000], np.uint16), ([0, 70000], np.float32), ([-1, 40000], np.float32), ([0.5], np.float32)],
+)
+def test_volumes_are_kept_without_loss(values: list[float], kind: type) -> None:
+    data = np.array(values, np.float32)
+    kept = compact(data)
+    assert kept.dtype == kind
+    np.testing.assert_array_equal(kept.astype(np.float32), data)
+
+
+def test_missing_values_stay_float() -> None:
+    assert compact(np.array([1, np.nan], np.float32)).dtype == np.float32
