@@ -116,9 +116,8 @@ def assert_valid_bids(out: Path, bids: Path) -> None:
     """Export a session; the data set and its derivatives must pass the validator without an error."""
     assert export.main([str(out), str(bids)]) == 0
     for folder in (bids, bids / "derivatives" / "rtevo"):
-        checked = subprocess.run(
-            [sys.executable, "-c", "import bids_validator_deno as v; v.cli()", "--ignoreWarnings", str(folder)], capture_output=True, text=True, timeout=120
-        )
+        validator = [sys.executable, "-c", "import bids_validator_deno as v; v.cli()", "--ignoreWarnings", str(folder)]
+        checked = subprocess.run(validator, capture_output=True, text=True, timeout=120)
         assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
