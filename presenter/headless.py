@@ -23,17 +23,19 @@ PATIENCE_S = 60.0  # longest wait for a simulated participant to take in a flip,
 LOOK_MS = 500  # how often a blocked wait looks at the link's health
 
 
-def open_headless(link: Link | None, settings: wire.PresentationSettings, participant: str | None, now_ns: int) -> Headless:
+def open_headless(
+    link: Link | None, settings: wire.PresentationSettings, participant: str | None, now_ns: int, keys: wire.KeyFile | None = None
+) -> Headless:
     """Make the display that the session's speed asks for; without a link, one for its timing alone."""
     if settings.lock_step and link is not None:
-        return LockStep(link, participant, now_ns)
-    return Headless(link, participant, settings.speed)
+        return LockStep(link, participant, now_ns, keys)
+    return Headless(link, participant, settings.speed, keys)
 
 
 class _Participant:
     """Eyes and fingers of a simulated participant, at `endpoint`; nobody where that is None."""
 
-    def __init__(self, endpoint: str | None) -> None:
+    def __init__(self, endpoint: str | None, keys: wire.KeyFile | None) -> None:
         self._context = zmq.Context()
         self.socket: zmq.Socket[bytes] | None = None
         if endpoint is not None:
@@ -41,6 +43,9 @@ class _Participant:
             self.socket.setsockopt(zmq.ROUTING_ID, b"S" + os.urandom(8))
             self.socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_HEADER_BYTES)
             self.socket.linger = 500
+            if keys is not None and not wire.is_loopback(endpoint):
+                self.socket.curve_serverkey = keys.server.encode()
+                self.socket.curve_publickey, self.socket.curve_secretkey = keys.public.encode(), keys.secret.encode()
             try:
                 self.socket.connect(endpoint)
             except zmq.ZMQError as error:
@@ -78,15 +83,17 @@ class Headless:
         Endpoint of a simulated participant.
     speed : float
         Times real time: frames come faster by as much.
+    keys : KeyFile, optional
+        For a participant on another computer.
     """
 
     name = "headless"
 
-    def __init__(self, link: Link | None, participant: str | None = None, speed: float = 1.0) -> None:
+    def __init__(self, link: Link | None, participant: str | None = None, speed: float = 1.0, keys: wire.KeyFile | None = None) -> None:
         self.frame_ns = round(1e9 / REFRESH_HZ / speed) if speed else 0
         self.prepare_ns = self.dropped = 0
         self._link = link
-        self._participant = _Participant(participant)
+        self._participant = _Participant(participant, keys)
         self._presses: deque[Press] = deque()
         self._unanswered: deque[tuple[str, int | None]] = deque()  # keys, and the number of the last message that they caused
         self._poller = zmq.Poller()
@@ -183,10 +190,12 @@ class LockStep(Headless):
         Endpoint of a simulated participant.
     now_ns : int
         Time at the start.
+    keys : KeyFile, optional
+        For a participant on another computer.
     """
 
-    def __init__(self, link: Link, participant: str | None, now_ns: int) -> None:
-        super().__init__(link, participant, speed=0)
+    def __init__(self, link: Link, participant: str | None, now_ns: int, keys: wire.KeyFile | None = None) -> None:
+        super().__init__(link, participant, 0, keys)
         self._link: Link = link
         self._now_ns = now_ns
         self._told: tuple[int, int, int] | None = None  # until, seen, and number of the last Idle

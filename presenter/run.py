@@ -66,7 +66,7 @@ def present(
             stack.enter_context(port)
         display: Display
         if headless:
-            display = open_headless(link, settings, participant, welcome.now_ns)
+            display = open_headless(link, settings, participant, welcome.now_ns, keys)
         else:
             from presenter.screen import Screen
 

@@ -16,9 +16,9 @@ from typing import Any, get_type_hints
 import tomllib
 
 from rtevo.errors import ConfigError
-from rtevo.wire import PresentationSettings, WireError
+from rtevo.wire import PresentationSettings, WireError, is_loopback
 
-__all__ = ["Config", "build", "dump", "example", "load", "presentation_settings"]
+__all__ = ["Config", "build", "dump", "example", "load", "presentation_settings", "presenter_is_outside"]
 
 Check = Callable[[Any], bool]
 
@@ -204,7 +204,7 @@ class Presentation:
 
 @dataclass(frozen=True)
 class Bridge:
-    """The link to the stimulus PC (watch only: simulate and replay bring their own presenter)."""
+    """The link to the stimulus PC (simulate and replay bring their own presenter, unless [simulation] participant is given)."""
 
     bind: str = _key(
         "tcp://127.0.0.1:5555",
@@ -236,6 +236,13 @@ class Simulation:
     amplitude_percent: float = _key(3.0, "response to a preferred image, percent of the signal", *_at_least(0))
     tsnr: float = _key(60.0, "temporal signal-to-noise ratio", *_above(0))
     motion_mm: float = _key(0.3, "extent of head motion, mm (and degrees)", *_at_least(0))
+    participant: str = _key(
+        "",
+        "simulate and replay: address at which the simulated participant looks at a headless presenter that is started elsewhere; "
+        "empty = the session brings its own presenter",
+        "tcp://ADDRESS:PORT",
+        lambda x: not x or x.startswith("tcp://"),
+    )
 
 
 @dataclass(frozen=True)
@@ -251,6 +258,11 @@ class Config:
     bridge: Bridge = field(default_factory=Bridge)
     record: Record = field(default_factory=Record)
     simulation: Simulation = field(default_factory=Simulation)
+
+
+def presenter_is_outside(config: Config) -> bool:
+    """Whether the presenter is started by somebody else: on the stimulus PC, or in a rehearsal across two computers."""
+    return config.acquisition.source == "watch" or bool(config.simulation.participant)
 
 
 _SECTIONS: dict[str, type] = {name: kind for name, kind in get_type_hints(Config).items() if name in {f.name for f in fields(Config)}}
@@ -353,6 +365,9 @@ def _together(config: Config, origin: str, base: Path) -> list[str]:
             found.append(f"{origin} [session] speed: expected 1 for source 'watch', got {config.session.speed:g}")
     if config.generator.unclip_model_path and not config.evolution.pca:
         found.append(f"{origin} [evolution] pca: expected the latent space of [generator] unclip_model_path, got none")
+    participant = config.simulation.participant
+    if participant and not is_loopback(participant) and not config.bridge.keys:
+        found.append(f"{origin} [bridge] keys: expected a folder of keys for [simulation] participant {participant!r}, got none")
     try:
         presentation_settings(config)
     except WireError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from rtevo.errors import LinkError
-from rtevo.wire import Key, Message, Seen, Shown, decode, encode
+from rtevo.wire import Key, KeyFile, Message, Seen, Shown, WireError, decode, encode, is_loopback
 
 __all__ = [
     "Behaviour",
@@ -332,27 +333,38 @@ class ParticipantLink:
     Parameters
     ----------
     bind : str
-        ``ipc://PATH`` or ``tcp://127.0.0.1:PORT``; port 0 takes any free one.
+        ``ipc://PATH`` or ``tcp://ADDRESS:PORT``; port 0 takes any free one.
+    keys : Path, optional
+        Key file of the support computer, for encryption; needed for anything but loopback.
 
     Attributes
     ----------
     endpoint : str
         Where the presenter connects to.
+    elsewhere : bool
+        The presenter may be on another computer, with a clock of its own.
 
     Raises
     ------
     LinkError
-        If the address cannot be listened on.
+        If the address cannot be listened on, or may only be with keys.
     """
 
-    def __init__(self, bind: str) -> None:
+    def __init__(self, bind: str, keys: Path | None = None) -> None:
+        self.elsewhere = not is_loopback(bind)
+        if self.elsewhere and keys is None:
+            raise LinkError(f"participant link: {bind} can be reached from other computers, which needs keys ([bridge] keys)")
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._peer: bytes | None = None
         try:
+            if keys is not None and self.elsewhere:
+                own = KeyFile.read(keys, "support")
+                self._socket.curve_server = True
+                self._socket.curve_publickey, self._socket.curve_secretkey = own.public.encode(), own.secret.encode()
             self._socket.bind(bind[:-2] + ":*" if bind.endswith(":0") else bind)
-        except zmq.ZMQError as error:
+        except (zmq.ZMQError, WireError) as error:
             self.close()
             raise LinkError(f"participant link: cannot listen on {bind!r}: {error}") from error
         self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)

@@ -215,7 +215,8 @@ class Room:
     def _look(self, message: Shown, pixels: NDArray[np.uint8] | None) -> None:
         if self.participant is None:
             return
-        viewing = self.participant.look(message.kind, self.time.session_ns(message.t_ns) / 1e9 - self.start_s, pixels)
+        shown_s = self.time.now_s() if self.link.elsewhere else self.time.session_ns(message.t_ns) / 1e9  # another computer's clock
+        viewing = self.participant.look(message.kind, shown_s - self.start_s, pixels)
         if viewing is not None and self.truth is not None:
             self.truth.picture(viewing)
 

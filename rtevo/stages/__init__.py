@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+from rtevo.config import presenter_is_outside
 from rtevo.errors import RtevoError
 from rtevo.shm import RingPeerLost
 from rtevo.stages.bridge import bridge
@@ -70,6 +71,8 @@ class Stage:
 
     def wanted(self, plan: Plan) -> bool:
         """Whether a session has this process."""
+        if self.name == "presenter":
+            return not presenter_is_outside(plan.config)
         return not self.rehearsal or plan.config.acquisition.source != "watch"
 
 

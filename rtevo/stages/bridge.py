@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rtevo.clock import RUNNING, Clock
-from rtevo.config import Config, presentation_settings
+from rtevo.config import Config, presentation_settings, presenter_is_outside
 from rtevo.records import EventKind
 from rtevo.shm import Ring, RingClosed, RingTimeout
 from rtevo.stages.context import Context
@@ -92,7 +92,7 @@ def bridge(context: Context) -> None:
 
     config, clock = context.config, context.clock
     images, events = context.reader("images"), context.writer("events")
-    outside = config.acquisition.source == "watch"
+    outside = presenter_is_outside(config)
     port = clock.get("bridge_port")
     with Bridge(
         config.bridge.bind if outside else f"tcp://127.0.0.1:{port}",

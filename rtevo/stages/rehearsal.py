@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import math
 from contextlib import suppress
+from pathlib import Path
 
 from rtevo.clock import NEVER
-from rtevo.config import Config
+from rtevo.config import Config, presenter_is_outside
 from rtevo.simulate import ParticipantLink, Room, Simulation, run_scanner
 from rtevo.stages.context import Context
 
@@ -31,7 +32,10 @@ def simulation(config: Config, tr_s: float) -> Simulation:
 
 def scanner(context: Context) -> None:
     """Stand in for the scanner room: look at the presenter's screen, press the trigger, deliver a volume's files every TR."""
-    with ParticipantLink(context.plan.participant_endpoint) as link:
+    config = context.config
+    outside = presenter_is_outside(config)
+    keys = Path(config.bridge.keys) / "support.json" if outside and config.bridge.keys else None
+    with ParticipantLink(config.simulation.participant or context.plan.participant_endpoint, keys=keys) as link:
         (_replay if context.config.acquisition.source == "replay" else _simulate)(context, link)
     context.clock.set("scanner_wake_ns", NEVER)
 
@@ -46,7 +50,15 @@ def _simulate(context: Context, link: ParticipantLink) -> None:
     writer = MosaicWriter(plan.incoming, plan.grid, plan.tr_s, description="rtevo_simulated_bold", started=started)
     context.ready()
     context.wait_for_go()
-    run_scanner(settings, writer, link, clock, plan.out, head=head, on_volume=lambda index: clock.set("delivered", index + 1))
+    run_scanner(
+        settings, writer, link, clock, plan.out,
+        head=head, on_volume=lambda index: clock.set("delivered", index + 1), patience_s=_patience_s(context.config),
+    )  # fmt: skip
+
+
+def _patience_s(config: Config) -> float:
+    """Longest wait for the presenter: one that somebody starts on another computer takes longer."""
+    return 3600.0 if presenter_is_outside(config) else 60.0
 
 
 class _Stopped(Exception):  # noqa: N818 - the way out of a replay, not an error
@@ -70,7 +82,7 @@ def _replay(context: Context, link: ParticipantLink) -> None:
             raise _Stopped
 
     with Room(link, clock) as room, suppress(_Stopped):
-        if room.begin(plan.tr_s, context.config.presentation.trigger_key):
+        if room.begin(plan.tr_s, context.config.presentation.trigger_key, _patience_s(context.config)):
             recording.run(wait_until)
             clock.set("delivered", volumes)
             clock.set("drain", 1)
