@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "ingest": {"records", "errors"},
     "realign": {"kernels", "records", "errors"},
     "decode": {"kernels", "records", "errors"},
+    "pulses": set(),
     "evolve": {"records", "errors"},
     "latent": {"records", "errors"},
     "generate": {"records", "errors"},

@@ -9,6 +9,7 @@ import numpy as np
 
 from rtevo.records import EventKind, VolumeFlag
 from rtevo.stages.context import WAIT_S, Context, serve
+from rtevo.stages.reconcile import Reconcile
 
 
 class _Decode:
@@ -90,11 +91,21 @@ class _Decode:
 
 def decode(context: Context) -> None:
     """``volumes`` and ``events`` -> ``aligned`` and ``scores``."""
-    work = _Decode(context)
+    work, pulses = _Decode(context), Reconcile(context)
+
+    def event(slot: Any) -> None:
+        pulses.event(slot)
+        work.event(slot)
+
+    def volume(slot: Any) -> None:
+        work.volume(slot)
+        pulses.volume(slot)
+
     inputs = {"events": context.reader("events"), "volumes": context.reader("volumes")}
     context.ready()
     while inputs and not context.clock.get("abort"):
-        if "volumes" in serve(inputs, {"events": work.event, "volumes": work.volume}, WAIT_S):
+        if "volumes" in serve(inputs, {"events": event, "volumes": volume}, WAIT_S):
+            pulses.finish()
             work.publish(final=True)
             work.scores.close_writing()
             work.aligned.close_writing()

@@ -1,0 +1,114 @@
+"""The scanner's pulses at the stimulus PC and the volumes that come in, held against each other.
+
+Time zero of a session is the trigger that the presenter took for the first volume's. Where the scanner sends a pulse for each volume, a
+missed or an extra one shows in the intervals. Whether the trigger itself was the first volume's shows in the volumes: one that is whole
+before it can have been measured says that pulses were missed before the trigger; more pulses than volumes at the end, that the trigger
+came too early (dummy volumes).
+"""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["Reconciler"]
+
+TOLERANCE = 0.2  # of a repetition time, by which an interval between pulses may differ from a multiple of it
+TR_ERROR = 0.002  # relative; of the headers' repetition time
+FIRST_GAP = 3  # repetition times until the second pulse, where there is one for every volume
+BEHIND = 5  # repetition times that volumes may stay behind what they usually do
+
+
+class Reconciler:
+    """Compares pulses and volumes; every method gives what is to be told, each thing once.
+
+    Parameters
+    ----------
+    tr_s : float
+        Repetition time, s.
+    early_s : float
+        A volume that is whole by more than this before its end is another one, s: what is not known of the times.
+
+    Attributes
+    ----------
+    missed : int
+        Pulses that were missed since the trigger.
+    shift : int
+        Repetition times by which the trigger was too late (positive) or too early, as far as is known.
+    """
+
+    def __init__(self, tr_s: float, early_s: float = 0.05) -> None:
+        self.tr_s, self.early_s = tr_s, early_s
+        self.missed = self.shift = 0
+        self._last_s: float | None = None  # of the last pulse that counts
+        self._number = 0  # of the volume that it began
+        self._every = False  # there is a pulse for every volume
+        self._extra = 0
+        self._newest = -1  # volume that came in last
+        self._lag = 0  # of volumes behind pulses, usually
+        self._behind = False
+
+    def pulse(self, t_s: float) -> list[str]:
+        """Take a pulse, s from the trigger; the trigger is the one at 0."""
+        if self._last_s is None:
+            self._last_s = t_s
+            return []
+        interval = (t_s - self._last_s) / self.tr_s
+        steps = round(interval)
+        regular = steps >= 1 and abs(interval - steps) <= TOLERANCE + steps * TR_ERROR
+        if not regular or (not self._every and steps > FIRST_GAP):
+            self._extra += 1
+            return [
+                f"a trigger came {t_s - self._last_s:.3f} s after the one before it, which is no multiple of the repetition time of "
+                f"{self.tr_s:g} s: it does not count"
+            ]
+        self._last_s, self._every = t_s, True
+        self._number += steps
+        self.missed += steps - 1
+        told = [] if steps == 1 else [f"{steps - 1} triggers were missed before that of volume {self._number}"]
+        if self._number - self._newest > self._lag + BEHIND and self._newest >= 0 and not self._behind:
+            self._behind = True
+            told.append(f"the scanner goes on, but no volume has come in since {self._newest}: trigger {self._number} has been")
+        return told
+
+    def volume(self, index: int, closed_s: float = math.nan, missing: bool = False) -> list[str]:
+        """Take a volume.
+
+        Parameters
+        ----------
+        index : int
+            Its place in the run, from the headers.
+        closed_s : float
+            When it was whole, s from the trigger; NaN where that is not known.
+        missing : bool
+            It never came.
+        """
+        self._newest, self._behind = max(self._newest, index), False
+        self._lag = max(self._lag, self._number - index) if not missing else self._lag
+        if missing:
+            seen = "its trigger was seen" if self._every and index <= self._number else "there is no trigger of its own"
+            return [f"volume {index} has not come in; {seen}"]
+        ended_s = (index + 1) * self.tr_s
+        early_s = ended_s - closed_s - self.early_s - ended_s * TR_ERROR
+        shift = math.ceil(early_s / self.tr_s) if early_s > 0 else 0  # NaN is not above 0
+        if shift <= self.shift:
+            return []
+        self.shift = shift
+        return [
+            f"volume {index} was whole {closed_s:.3f} s after the trigger, at least {shift} repetition times before it can have been "
+            f"measured: the trigger was not the first volume's, and all onsets are {shift} x {self.tr_s:g} s too early"
+        ]
+
+    def finish(self) -> list[str]:
+        """Compare the numbers at the end of the scan."""
+        if not self._every or self._newest < 0:
+            return []
+        more = self._number - self._newest
+        if more == 0:
+            return []
+        self.shift = self.shift or -more
+        if more > 0:
+            return [
+                f"{more} triggers more than volumes: either the last {more} were not exported, or the trigger was {more} too early "
+                f"([presentation] dummy_triggers)"
+            ]
+        return [f"{-more} volumes more than triggers: the first or the last {-more} triggers were missed"]
