@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import socket
 import stat
 import threading
 import time
@@ -27,6 +26,7 @@ from rtevo.bridge.__main__ import main as keys_main
 from rtevo.bridge.link import SILENT_S
 from rtevo.errors import LinkError
 from rtevo.records import EventKind
+from rtevo.simulate import FaultyNetwork
 from rtevo.wire import PresentationSettings
 
 SECOND = 1_000_000_000
@@ -238,73 +238,6 @@ def test_real_time_at_speed_scales_durations() -> None:
 # --- a link that fails ----------------------------------------------------------------------------------------------------------------
 
 
-class Cable:
-    """A TCP connection that can be pulled: whatever is under way is lost."""
-
-    def __init__(self, to: str) -> None:
-        self._target = ("127.0.0.1", int(to.rsplit(":", 1)[1]))
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = f"tcp://127.0.0.1:{self._server.getsockname()[1]}"
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self._lock, self.up = threading.Lock(), True
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                here, _ = self._server.accept()
-            except OSError:
-                return
-            with self._lock:
-                if not self.up:
-                    here.close()
-                    continue
-                there = socket.create_connection(self._target)
-                self._pairs.append((here, there))
-            for a, b in ((here, there), (there, here)):
-                self._threads.append(threading.Thread(target=self._carry, args=(a, b), daemon=True))
-                self._threads[-1].start()
-
-    def _carry(self, a: socket.socket, b: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := a.recv(4096):
-                b.sendall(data)
-        for end in (a, b):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-    def pull(self) -> None:
-        with self._lock:
-            self.up = False
-            for pair in self._pairs:
-                for end in pair:
-                    with contextlib.suppress(OSError):
-                        end.shutdown(socket.SHUT_RDWR)
-
-    def plug(self) -> None:
-        self.up = True
-
-    def close(self) -> None:
-        self.pull()
-        self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
-        for thread in self._threads:
-            thread.join(LIMIT_S)
-        for pair in self._pairs:
-            for end in pair:
-                end.close()
-
-
-@contextlib.contextmanager
-def cable(to: str) -> Iterator[Cable]:
-    made = Cable(to)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
 def until(condition: Callable[[], bool], work: Callable[[], object] = lambda: time.sleep(0.001)) -> None:
     deadline = time.monotonic() + LIMIT_S
     while not condition():
@@ -315,7 +248,7 @@ def until(condition: Callable[[], bool], work: Callable[[], object] = lambda: ti
 def test_nothing_is_lost_or_doubled_when_the_cable_is_pulled() -> None:
     events: list[PresenterEvent] = []
     numbers: list[int] = []
-    with Bridge(LOOPBACK, PresentationSettings()) as bridge, cable(bridge.endpoint) as wires, Link(wires.endpoint) as link:
+    with Bridge(LOOPBACK, PresentationSettings()) as bridge, FaultyNetwork(bridge.endpoint) as wires, Link(wires.endpoint) as link:
 
         def work() -> None:
             events.extend(bridge.poll(0.002))
@@ -338,7 +271,7 @@ def test_nothing_is_lost_or_doubled_when_the_cable_is_pulled() -> None:
 def test_silence_is_reported_and_then_an_error() -> None:
     events: list[PresenterEvent] = []
     now = [time.monotonic_ns()]
-    with Bridge(LOOPBACK, PresentationSettings(), lost_s=30.0, mono_ns=lambda: now[0]) as bridge, cable(bridge.endpoint) as wires:
+    with Bridge(LOOPBACK, PresentationSettings(), lost_s=30.0, mono_ns=lambda: now[0]) as bridge, FaultyNetwork(bridge.endpoint) as wires:
         with Link(wires.endpoint) as link:
             until(lambda: bridge.connected, lambda: events.extend(bridge.poll(0.002)))
             link.send(wire.Event(int(EventKind.FIXATION), 1))

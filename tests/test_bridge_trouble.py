@@ -19,6 +19,7 @@ from rtevo.bridge import Bridge, ClockOffset, PresenterEvent, Resume, make_keys
 from rtevo.bridge.door import RATE_PER_S, REPEAT_S
 from rtevo.bridge.link import SELF_TEST, SILENT_S
 from rtevo.records import EventKind
+from rtevo.simulate import FaultyNetwork
 from rtevo.wire import PresentationSettings
 
 SECOND = 1_000_000_000
@@ -294,6 +295,46 @@ def test_the_operator_is_told_of_a_clock_that_was_set() -> None:
             until(lambda: len(bridge.clock) > 3, ears)
             ahead[0] = SECOND // 2
             until(lambda: ears.told("clock has been set") == 1, ears)
+
+
+@pytest.mark.slow
+def test_a_bad_network_loses_and_doubles_nothing_and_every_time_is_within_its_bound() -> None:
+    """A stimulus PC whose clock is off and drifts, behind a network with delays, losses and cuts."""
+    rng, zero = np.random.default_rng(3), time.monotonic_ns()
+
+    def there() -> int:
+        now = time.monotonic_ns()
+        return now + 7 * 86400 * SECOND + round((now - zero) * 60e-6)
+
+    def here(there_ns: int) -> int:
+        return zero + round((there_ns - zero - 7 * 86400 * SECOND) / (1 + 60e-6))
+
+    events, images, sent = [], list[int](), list[int]()
+    with Bridge(LOOPBACK, PresentationSettings()) as bridge:
+        network = FaultyNetwork(bridge.endpoint, delay_s=0.002, jitter_s=0.005, loss=0.02, seed=4)
+        with network, Link(network.endpoint, clock_ns=there) as link:
+            until(lambda: len(bridge.clock) > 0, lambda: bridge.poll(0.002))
+            cuts = {60: 0.1, 120: 0.5, 180: 2.5}  # event: length, s
+            back_s = 0.0
+            while len(sent) < 240 or not link.acknowledged(link.last) or bridge.in_flight:
+                if len(sent) < 240 and rng.random() < 0.5:
+                    sent.append(there())
+                    link.send(wire.Event(int(EventKind.FIXATION), sent[-1], 0, len(sent) - 1))
+                    bridge.send_image(0, len(sent) - 1, pixels(len(sent) % 256))
+                    if len(sent) in cuts:
+                        network.pull()
+                        back_s = time.monotonic() + cuts[len(sent)]
+                if back_s and time.monotonic() > back_s:
+                    network.plug()
+                    back_s = 0.0
+                events += [event for event in bridge.poll(0.01) if event.kind == EventKind.FIXATION]
+                images += [message.candidate for message, _ in link.take() if isinstance(message, wire.Image)]
+                assert time.monotonic_ns() - zero < LIMIT_S * SECOND
+    assert [event.candidate for event in events] == list(range(240))
+    assert images == list(range(240))
+    held = [abs(event.mono_ns - here(there_ns)) <= event.error_ns for event, there_ns in zip(events, sent, strict=True)]
+    assert sum(held) >= 0.99 * len(held)
+    assert max(event.error_ns for event in events) < SECOND
 
 
 # --- the self-test ---------------------------------------------------------------------------------------------------------------------
