@@ -158,6 +158,39 @@ def _latencies(ax: Axes, latencies: dict[str, dict[str, float]]) -> None:
     ax.set_title("Latencies", loc="left", fontsize=9)
 
 
+def _rings(part: Any, rings: dict[str, Any]) -> None:
+    """List what handing messages over cost: per ring, the time in its own code and how long its readers took to wake up."""
+    part.text(0.03, 0.93, "Rings: cost per message (us of wall clock in the ring's own code; means, and the slowest reader)", fontsize=9)
+    columns = ["ring", "messages", "KB each", "writer us", "reader us", "wake-up us: mean", "worst", "writer waited", "lost by observers"]
+    rows = []
+    for name, ring in rings.items():
+        readers = [r for r in ring["readers"] if r["messages"]]
+        slowest = max(readers, key=lambda r: r["overhead_ns"] / r["messages"], default=None)
+        latest = max(readers, key=lambda r: r["wake_up_max_ns"], default=None)
+        waits = sum(r["waits"] for r in readers)
+        rows.append(
+            [
+                name,
+                f"{ring['published']}",
+                f"{ring['slot_bytes'] / 1e3:.3g}",
+                f"{ring['overhead_ns'] / ring['published'] / 1e3:.0f}" if ring["published"] else "-",
+                f"{slowest['overhead_ns'] / slowest['messages'] / 1e3:.0f} ({slowest['name']})" if slowest else "-",
+                f"{sum(r['wake_up_ns'] for r in readers) / waits / 1e3:.0f} ({waits} waits)" if waits else "-",
+                f"{latest['wake_up_max_ns'] / 1e3:.0f} ({latest['name']})" if latest and waits else "-",
+                f"{ring['waits']}",
+                f"{sum(r['overruns'] for r in ring['readers'])}",
+            ]
+        )
+    ax = part.add_axes((0.03, 0.1, 0.94, 0.76))
+    ax.set_axis_off()
+    table = ax.table(rows or [["-"] * len(columns)], colLabels=columns, cellLoc="right", edges="B", bbox=(0, 0, 1, 1))
+    table.auto_set_font_size(False)
+    table.set_fontsize(7)
+    for (row, column), cell in table.get_celld().items():
+        cell.set(linewidth=0.4, edgecolor="#d0d7de")
+        cell.set_text_props(color="#57606a" if row == 0 else INK, ha="left" if column == 0 else "right")
+
+
 def _heading(summary: dict[str, Any]) -> str:
     v, i, c = summary["volumes"], summary["images"], summary["images"]["cadence_s"]
     pace = f", every {c['p50']:.3f} s" if c["p50"] else ""
@@ -190,17 +223,18 @@ def draw(out: Path) -> Figure:
     from matplotlib.figure import Figure
 
     with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 8, "axes.edgecolor": "#8b949e"}):
-        figure = Figure(figsize=(12, 8), dpi=110, facecolor="white")
-        figure.text(
+        figure = Figure(figsize=(12, 9.6), dpi=110, facecolor="white")
+        page, foot = figure.subfigures(2, 1, height_ratios=[8, 1.6])
+        page.text(
             0.03,
             0.965,
             f"rtevo session {out.name}: {summary['condition']}, {summary.get('status', 'unfinished')}",
             fontsize=13,
             fontweight="bold",
         )
-        figure.text(0.03, 0.938, _heading(summary), fontsize=8.5, color="#57606a")
-        halves = figure.add_gridspec(1, 2)
-        left, right = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
+        page.text(0.03, 0.938, _heading(summary), fontsize=8.5, color="#57606a")
+        halves = page.add_gridspec(1, 2)
+        left, right = page.add_subfigure(halves[0]), page.add_subfigure(halves[1])
         for part in (left, right):
             part.set_facecolor("none")
         left.text(0.06, 0.895, "Images by generation (score; the fittest framed)", fontsize=9)
@@ -210,13 +244,14 @@ def draw(out: Path) -> Figure:
         _fitness(axes[0], trials, summary["condition"])
         _motion(axes[1:3], motion)
         _latencies(axes[3], summary["latencies_ms"])
+        _rings(foot, summary["rings"])
     return figure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
     p = argparse.ArgumentParser(
-        prog="python -m rtevo.report", description="Draw one page about a run: images by generation, fitness, motion, latencies."
+        prog="python -m rtevo.report", description="Draw one page about a run: images by generation, fitness, motion, latencies, rings."
     )
     p.add_argument("out", type=Path, metavar="OUT", help="the session's folder")
     p.add_argument("--to", type=Path, metavar="FILE", help="file to write, .png, .pdf or .svg (default: OUT/report.png)")

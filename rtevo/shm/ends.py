@@ -355,15 +355,15 @@ class ReaderEnd(_End):
         return count
 
     def __enter__(self) -> np.void:
-        started, self._waited_ns = time.monotonic_ns(), 0
+        started, waited_ns = time.monotonic_ns(), 0
         if not self.ready():
-            self._wait()
+            waited_ns = self._wait()
         if not self.reader.critical:
             self._catch_up()
         self.lost, self._lost_next = self._lost_next, 0
         self.holding = True
         slot: np.void = self._view[self._slot]
-        self._spent_ns = time.monotonic_ns() - started - self._waited_ns
+        self._spent_ns = time.monotonic_ns() - started - waited_ns
         return slot
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -394,6 +394,7 @@ class ReaderEnd(_End):
         if 0 <= latency <= self._waited_ns:  # published while this end waited
             words[word + WAKE_NS // 8] += latency
             words[word + WAKE_MAX_NS // 8] = max(latency, words[word + WAKE_MAX_NS // 8])
+        self._waited_ns = 0
 
     def _release(self, tail: int) -> None:
         self._tail = tail
@@ -415,7 +416,13 @@ class ReaderEnd(_End):
             self._skip(lag - self._slots // 2)
             self.ready()
 
-    def _wait(self) -> None:
+    def woken(self, began_ns: int) -> int:
+        """Note that the next message was waited for, from then until now; give how long (ns)."""
+        self._woken_ns = time.monotonic_ns()
+        self._waited_ns = self._woken_ns - began_ns
+        return self._waited_ns
+
+    def _wait(self) -> int:
         deadline, began = self._deadline(), time.monotonic_ns()
         while not self.ready():
             state = native.load(self._state_at)
@@ -428,8 +435,7 @@ class ReaderEnd(_End):
                 raise lost
             if not self.sleep(deadline) and not self.ready():
                 raise RingTimeout(f"ring {self.segment.name}: nothing for reader '{self.reader.name}' within {self._timeout_s} s")
-        self._woken_ns = time.monotonic_ns()
-        self._waited_ns = self._woken_ns - began
+        return self.woken(began)
 
     def _ended(self, state: int) -> RingError:
         if state == BROKEN:

@@ -414,11 +414,17 @@ def wait_any(rings: Sequence[Ring], timeout_s: float | None = None) -> list[Ring
     semaphores = {end.reader.semaphore for end in ends}
     if len(semaphores) != 1:
         raise RingError(f"wait_any: expected rings whose readers share one semaphore, got {sorted(map(str, semaphores)) or 'no ring'}")
-    deadline = None if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9)
-    while True:
-        found = [ring for ring, end in zip(rings, ends, strict=True) if end.settled()]
-        if found or not ends[0].sleep(deadline):
-            return found or [ring for ring, end in zip(rings, ends, strict=True) if end.ready()]
+    began, slept = time.monotonic_ns(), False
+    deadline = None if timeout_s is None else began + int(timeout_s * 1e9)
+    while not (found := [ring for ring, end in zip(rings, ends, strict=True) if end.settled()]):
+        if not ends[0].sleep(deadline):
+            found = [ring for ring, end in zip(rings, ends, strict=True) if end.ready()]
+            break
+        slept = True
+    for end in ends:
+        if slept and end.ready():
+            end.woken(began)
+    return found
 
 
 def _named(name: str, index: int, reader: Reader | str) -> Reader:

@@ -2,7 +2,7 @@
 
 Run as a script. Commands come on standard input, one JSON list per line, ``[task, argument...]``; each answer is one line. ``start``
 forks a worker and answers with its process id; ``wait`` reaps it and answers with its exit status (-9: killed by SIGKILL).
-``restart`` starts a task again and again, each time with a timer that kills it at a random moment, and then one that may end.
+``restart`` starts a task again and again, kills it (SIGKILL) at a random moment each time, and then starts one that may end.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ TASKS: dict[str, Callable[..., None]] = {
 }
 
 
-def run(task: str, arguments: list[Any], kill_at: tuple[int, str] | None = None, kill_after_s: float | None = None) -> int:
+def run(task: str, arguments: list[Any], kill_at: tuple[int, str] | None = None) -> int:
     """Fork a worker; return its process id."""
     sys.stdout.flush()
     pid = os.fork()
@@ -202,8 +202,6 @@ def run(task: str, arguments: list[Any], kill_at: tuple[int, str] | None = None,
         return pid
     status = 1
     try:
-        if kill_after_s is not None:
-            signal.setitimer(signal.ITIMER_REAL, kill_after_s)  # SIGALRM's default action: gone, at whatever instruction
         if kill_at is not None:
             sys.settrace(die_at(*kill_at))
         TASKS[task](*arguments)
@@ -224,13 +222,29 @@ def reap(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def kill_after(pid: int, delay_s: float) -> int:
+    """Let a worker run for a time, then send it SIGKILL, at whatever instruction it is; return its exit status."""
+    worker = os.pidfd_open(pid)
+
+    def kill(_number: int, _frame: object) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it has ended, and been waited for
+            signal.pidfd_send_signal(worker, signal.SIGKILL)
+
+    signal.signal(signal.SIGALRM, kill)
+    signal.setitimer(signal.ITIMER_REAL, delay_s)
+    status = reap(pid)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    os.close(worker)
+    return status
+
+
 def restart(seed: int, rounds: int, longest_s: float, task: str, last_task: str, *arguments: Any) -> int:
     """Kill a task at random moments, `rounds` times, then let another finish; return how many of them were killed before their end."""
     rng = random.Random(seed)
     killed = 0
     for _ in range(rounds):
-        status = reap(run(task, list(arguments), kill_after_s=rng.uniform(1e-4, longest_s)))
-        assert status in (0, IN_USE, -signal.SIGALRM), f"{task}: exit status {status}"
+        status = kill_after(run(task, list(arguments)), rng.uniform(1e-4, longest_s))
+        assert status in (0, IN_USE, -signal.SIGKILL), f"{task}: exit status {status}"
         killed += status < 0
     while (status := reap(run(last_task, list(arguments)))) == IN_USE:
         pass

@@ -349,6 +349,30 @@ def test_one_wake_up_for_several_rings(ring_name: Name) -> None:
             wait_any([one, stranger])
 
 
+def test_waiting_for_several_rings_counts_as_waiting(ring_name: Name, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader("a", semaphore=ring_name())
+    with (
+        Ring.create(ring_name(), SLOT, 4, [reader], writer=True, reader="a") as one,
+        Ring.create(ring_name(), SLOT, 4, [reader], writer=True, reader="a") as two,
+    ):
+        write(two, 1)
+        assert wait_any([one, two]) == [two]
+        read(two)
+        assert two.statistics().readers[0].waits == 0  # it was there already
+
+        def sleep(deadline: int | None) -> bool:
+            write(two, 2, 3)
+            return True
+
+        assert one._reader is not None
+        monkeypatch.setattr(one._reader, "sleep", sleep)
+        assert wait_any([one, two]) == [two]
+        assert [read(two), read(two)] == [2, 3]
+        found = two.statistics().readers[0]
+        assert (found.waits, found.messages, one.statistics().readers[0].waits) == (1, 3, 0)
+        assert 0 < found.wake_up_ns == found.wake_up_max_ns
+
+
 def test_statistics(ring_name: Name) -> None:
     with Ring.create(ring_name(), SLOT, 4, ["a", Reader("b", critical=False)], writer=True, reader="a") as ring:
         write(ring, 1, 2, 3)
