@@ -3,8 +3,9 @@
 Run as a script, ``python bench/bench_rings.py [--json FILE] [--sizes ...] [--readers ...] [--rounds N]``, it prints one table per size
 and number of readers and writes everything as JSON. Under pytest-benchmark the ring alone is timed, one case per size.
 
-All ways are measured in one run, in turns, so that whatever else the machine does hits all of them alike; the load and the share of
-the processors that other programs used are part of the result. Every way hands over a checked message before it is timed.
+All ways are measured in one run, in turns, in another order each round, so that whatever else the machine does, and what one way
+leaves behind for the next, hits all of them alike; the load and the share of the processors that other programs used are part of the
+result. Every way hands over a checked message before it is timed.
 
 *Latency* is one way: from the producer's first step (before it writes the contents) until the reader has them in its hands, with the
 reader asleep before it. *Hand-over* is the part of it after the contents are in place. *memcpy* is what writing the contents alone
@@ -137,18 +138,16 @@ def measure(size: int, readers: int, rounds: int, messages: int) -> dict[str, An
     times: dict[str, list[Any]] = {name: [] for name in bench.peers}
     rates: dict[str, list[float]] = {name: [] for name in [*bench.peers, Copier.name]}
     copies: list[float] = []
+    order = np.random.default_rng(0)
     flood = int(np.clip(FLOOD_BYTES / size, 20, 500))
     loads, began, cpu, busy = [os.getloadavg()[0]], time.monotonic(), bench.cpu_s(), busy_s()
     try:
         for _ in range(rounds):
-            for name, peer in bench.peers.items():
-                times[name].append(bench.block(peer, messages + WARM_UP, GAP_S)[:, WARM_UP:])
+            for name in order.permutation(list(bench.peers)):
+                times[name].append(bench.block(bench.peers[name], messages + WARM_UP, GAP_S)[:, WARM_UP:])
                 copies += copy_times(bench, messages // 4)
-            for name, peer in bench.peers.items():
-                if name != SemaphorePeer.name:
-                    found = bench.block(peer, flood)
-                    rates[name].append(size * flood / (found[:, -1, 2].max() - found[0, 0, 0]))
-            rates[Copier.name].append(copy_rate(bench, flood))
+            for name in order.permutation([name for name in rates if name != SemaphorePeer.name]):
+                rates[name].append(copy_rate(bench, flood) if name == Copier.name else flood_rate(bench, bench.peers[name], flood))
             loads.append(os.getloadavg()[0])
         elapsed = time.monotonic() - began
         others = max(0.0, busy_s() - busy - bench.cpu_s() + cpu) / elapsed / (os.cpu_count() or 1)
@@ -176,6 +175,12 @@ def copy_times(bench: Bench, count: int) -> list[float]:
         bench.copier.send(bench.source)
         found.append((time.monotonic_ns() - began) / 1e3)
     return found
+
+
+def flood_rate(bench: Bench, peer: Peer, count: int) -> float:
+    """Bytes per nanosecond of messages in a row, until the last reader has the last."""
+    found = bench.block(peer, count)
+    return float(bench.size * count / (found[:, -1, 2].max() - found[0, 0, 0]))
 
 
 def copy_rate(bench: Bench, count: int) -> float:

@@ -224,7 +224,8 @@ def draw(out: Path) -> Figure:
 
     with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 8, "axes.edgecolor": "#8b949e"}):
         figure = Figure(figsize=(12, 9.6), dpi=110, facecolor="white")
-        page, foot = figure.subfigures(2, 1, height_ratios=[8, 1.6])
+        rows = figure.add_gridspec(2, 1, height_ratios=[8, 1.6])
+        page, foot = figure.add_subfigure(rows[0]), figure.add_subfigure(rows[1])
         page.text(
             0.03,
             0.965,

@@ -41,9 +41,10 @@ Arrays of varying shape
 
 How it works
 ------------
-The bytes are described in :mod:`rtevo.shm.layout`. Message ``s`` lies in slot ``s % slots``. The writer alone writes the *head* (the
-number of the next message), each reader its own *tail* (the number of the next message to release), each in a line of its own. There
-are no locks, so that nobody can die holding one.
+The bytes are described in :mod:`rtevo.shm.layout`. The writer alone writes the *head* (the number of the next message), each reader
+its own *tail* (the number of the next message to release), each in a line of its own. Which slot message ``s`` lies in is the writer's
+choice, the one released last (:mod:`rtevo.shm.pool`); it stands at *place* ``s % slots``, and the slot's stamp holds the number of its
+message. There are no locks, so that nobody can die holding one.
 
 *Counters are the truth, semaphores a hint.* After every change of a counter its author posts; who waits looks at the counters before
 sleeping, after every wake-up, and four times a second (:mod:`rtevo.shm.wakeup`). So a lost post costs a quarter of a second, and a
