@@ -247,7 +247,11 @@ class Layout:
             rebuild_dtype(content["dtype"]), found["slots"], tuple(Reader(*each) for each in content["readers"]),
             content["writer_semaphore"], found["owner"], found["namespace"], found["created_ns"], found["first"],
         )  # fmt: skip
-        expected = {"itemsize": layout.dtype.itemsize, "stride": layout.stride, "payload": layout.payload, "n_readers": len(layout.readers)}
+        room = (size - layout.payload) // layout.stride
+        expected = {
+            "itemsize": layout.dtype.itemsize, "stride": layout.stride, "slots": room, "payload": layout.payload,
+            "n_readers": len(layout.readers),
+        }  # fmt: skip
         for key, value in expected.items():
             if value != found[key]:
                 raise RingMismatch(name, key, value, found[key])

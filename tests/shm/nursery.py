@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import random
+import select
 import signal
 import sys
 import traceback
@@ -225,17 +226,10 @@ def reap(pid: int) -> int:
 def kill_after(pid: int, delay_s: float) -> int:
     """Let a worker run for a time, then send it SIGKILL, at whatever instruction it is; return its exit status."""
     worker = os.pidfd_open(pid)
-
-    def kill(_number: int, _frame: object) -> None:
-        with contextlib.suppress(ProcessLookupError):  # it has ended, and been waited for
-            signal.pidfd_send_signal(worker, signal.SIGKILL)
-
-    signal.signal(signal.SIGALRM, kill)
-    signal.setitimer(signal.ITIMER_REAL, delay_s)
-    status = reap(pid)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    select.select([worker], [], [], delay_s)  # until it ends, or that long
+    os.kill(pid, signal.SIGKILL)  # where it has ended: to nobody, since it has not been waited for
     os.close(worker)
-    return status
+    return reap(pid)
 
 
 def restart(seed: int, rounds: int, longest_s: float, task: str, last_task: str, *arguments: Any) -> int:

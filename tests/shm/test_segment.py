@@ -147,6 +147,7 @@ def test_what_cannot_be_judged_is_left_alone(ring_name: Name, monkeypatch: pytes
         (0, b"NOTARING", "magic"),
         (8, b"\x07", "layout version"),
         (16, b"\x01", "size of the segment in bytes"),
+        (24, b"\x05", "slots"),
         (40, b"\x01", "stride"),
         (112, b"\x00" * 16, "hash of the description"),
     ],
