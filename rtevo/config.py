@@ -53,9 +53,9 @@ class Session:
     run: int = _key(1, "BIDS run number", *_at_least(1))
     condition: str = _key(
         "brain",
-        "what drives evolution: brain (decoded scores), ratings (button presses), sham (scores shuffled among the candidates), yoked "
-        "(another session's scores), random (nothing), blinded (which of these says the blinding key)",
-        *_one_of("brain", "ratings", "sham", "yoked", "random", "blinded"),
+        "what drives evolution: brain (decoded scores), ratings (button presses), physiology (skin conductance), sham (scores shuffled "
+        "among the candidates), yoked (another session's scores), random (nothing), blinded (which of these says the blinding key)",
+        *_one_of("brain", "ratings", "physiology", "sham", "yoked", "random", "blinded"),
     )
     seed: int = _key(1, "seed of everything random; the same seed and input give the same session", *_at_least(0))
     speed: float = _key(
@@ -213,6 +213,8 @@ class Bridge:
         lambda x: x.startswith("tcp://"),
     )
     keys: str = _key("", "folder made by `python -m rtevo.bridge keys`")
+    osc: str = _key("", "condition physiology: address (ADDRESS:PORT, UDP) at which skin conductance comes in as OSC messages")
+    osc_path: str = _key("/eda", "OSC address of those messages; their first argument is the conductance in microsiemens")
     lost_s: float = _key(120.0, "the session ends when the presenter has not been heard of for this long, s", *_above(0))
 
 
@@ -365,6 +367,8 @@ def _together(config: Config, origin: str, base: Path) -> list[str]:
             found.append(f"{origin} [session] speed: expected 1 for source 'watch', got {config.session.speed:g}")
     if config.generator.unclip_model_path and not config.evolution.pca:
         found.append(f"{origin} [evolution] pca: expected the latent space of [generator] unclip_model_path, got none")
+    if config.session.condition == "physiology" and (not config.bridge.osc or config.session.speed != 1):
+        found.append(f"{origin} [bridge] osc: expected an address for condition 'physiology', and speed 1, got {config.bridge.osc!r}")
     participant = config.simulation.participant
     if participant and not is_loopback(participant) and not config.bridge.keys:
         found.append(f"{origin} [bridge] keys: expected a folder of keys for [simulation] participant {participant!r}, got none")

@@ -50,7 +50,8 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--decoder", metavar="DIR", help="decoder folder")
     p.add_argument("--out", metavar="DIR", help="output folder, must not exist yet (default: sessions/DATE-N)")
-    p.add_argument("--condition", choices=("brain", "ratings", "sham", "yoked", "random", "blinded"), help="what drives evolution")
+    conditions = ("brain", "ratings", "physiology", "sham", "yoked", "random", "blinded")
+    p.add_argument("--condition", choices=conditions, help="what drives evolution")
     p.add_argument("--strategy", choices=("surrogate", "truncation", "cma", "sepcma", "random"), help="how scores become the next latents")
     p.add_argument(
         "--schedule", choices=("steady", "generational"), help="ask for every image by itself, or for generations that wait for all scores"

@@ -49,7 +49,7 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
         load(path)
     assert caught.value.mistakes == [
         "session.toml [aquisition]: unknown section; did you mean acquisition?",
-        "session.toml [session] condition: expected one of brain, ratings, sham, yoked, random, blinded, got 'brian'",
+        "session.toml [session] condition: expected one of brain, ratings, physiology, sham, yoked, random, blinded, got 'brian'",
         "session.toml [session] sed: unknown key; did you mean seed?",
         "session.toml [acquisition] tr_s: expected >= 0, got -1.0",
         "session.toml [generator] steps: expected a whole number, got 'ten'",

@@ -13,5 +13,6 @@ from __future__ import annotations
 from rtevo.bridge.keys import make_keys
 from rtevo.bridge.link import Bridge, PresenterEvent, Resume
 from rtevo.bridge.offset import ClockOffset
+from rtevo.bridge.physiology import Physiology
 
-__all__ = ["Bridge", "ClockOffset", "PresenterEvent", "Resume", "make_keys"]
+__all__ = ["Bridge", "ClockOffset", "Physiology", "PresenterEvent", "Resume", "make_keys"]

@@ -232,6 +232,11 @@ class Bridge:
         return sum(isinstance(message, wire.Image) for message in self._outbox.waiting())
 
     @property
+    def received(self) -> int:
+        """Highest number of the presenter's that has been handed over."""
+        return self._inbox.received
+
+    @property
     def clock(self) -> ClockOffset:
         """What is known of the presenter's clock."""
         return self._clock

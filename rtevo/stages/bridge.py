@@ -7,7 +7,7 @@ every image that the presenter does not have, because its slot is only released 
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from rtevo.shm import Ring, RingClosed, RingTimeout
 from rtevo.stages.context import Context
 
 if TYPE_CHECKING:
-    from rtevo.bridge import Bridge, PresenterEvent, Resume
+    from rtevo.bridge import Bridge, Physiology, PresenterEvent, Resume
 
 _NUMBER = 32  # bits of the shared word that hold the number of an event in its ring; one says whose it is, the presenter's number follows
 
@@ -88,20 +88,26 @@ class _Images:
 
 def bridge(context: Context) -> None:
     """``images`` -> the presenter; what it reports -> ``events``."""
-    from rtevo.bridge import Bridge
+    from rtevo.bridge import Bridge, Physiology
 
     config, clock = context.config, context.clock
     images, events = context.reader("images"), context.writer("events")
     outside = presenter_is_outside(config)
     port = clock.get("bridge_port")
-    with Bridge(
-        config.bridge.bind if outside else f"tcp://127.0.0.1:{port}",
-        presentation_settings(config),
-        keys=Path(config.bridge.keys) if outside and config.bridge.keys else None,
-        lost_s=config.bridge.lost_s,
-        session=f"{context.plan.name}-{context.plan.out.name}",
-        resume=_resume(clock, events) if port else None,
-    ) as link:
+    with (
+        Bridge(
+            config.bridge.bind if outside else f"tcp://127.0.0.1:{port}",
+            presentation_settings(config),
+            keys=Path(config.bridge.keys) if outside and config.bridge.keys else None,
+            lost_s=config.bridge.lost_s,
+            session=f"{context.plan.name}-{context.plan.out.name}",
+            resume=_resume(clock, events) if port else None,
+        ) as link,
+        ExitStack() as stack,
+    ):
+        sensor = None
+        if config.session.condition == "physiology":
+            sensor = stack.enter_context(closing(Physiology(config.bridge.osc, config.bridge.osc_path)))
         clock.set("bridge_port", int(link.endpoint.rsplit(":", 1)[1]))
         context.ready(endpoint=link.endpoint)
         context.wait_for_go()
@@ -109,10 +115,12 @@ def bridge(context: Context) -> None:
         outgoing = _Images(images, link, config)
         ending = ended = False
         while not (outgoing.ended and ended):
-            for event in link.poll(timeout_s=0.001 if lock_step else 0.005):
+            for event in [*link.poll(timeout_s=0.001 if lock_step else 0.005), *_physiology(sensor, link)]:
                 _tell(context, event)
                 _publish_event(events, event, clock)
                 ended |= event.kind == EventKind.END
+                if sensor and event.kind == EventKind.ONSET:
+                    sensor.onset(event.generation, event.candidate, event.mono_ns)
             if lock_step and not ended:  # after the end time stands still until the supervisor has seen this stage leave
                 lock_step.step()
             outgoing.serve(lock_step, wanted=not (ending or ended))
@@ -128,6 +136,18 @@ def bridge(context: Context) -> None:
                 break
         _tell_clock(context, link)
     events.close_writing()
+
+
+def _physiology(sensor: Physiology | None, link: Bridge) -> list[PresenterEvent]:
+    """Give the responses that have been measured, as events."""
+    from rtevo.bridge import PresenterEvent
+
+    if sensor is None:
+        return []
+    return [
+        PresenterEvent(EventKind.PHYSIOLOGY, generation, candidate, mono_ns, 0, value, sequence=-link.received)
+        for generation, candidate, mono_ns, value in sensor.poll()
+    ]
 
 
 def _resume(clock: Clock, events: Ring) -> Resume:

@@ -17,6 +17,8 @@ from rtevo.records import EventKind
 from rtevo.stages.context import WAIT_S, Context, serve
 from rtevo.stages.evolution import make_course, state_of
 
+MEASURED = {"ratings": EventKind.RATING, "physiology": EventKind.PHYSIOLOGY}  # conditions whose fitness comes with an event
+
 
 class _Evolve:
     """State of the evolve stage between scores."""
@@ -93,7 +95,7 @@ class _Evolve:
 
     def score(self, slot: Any) -> None:
         """Take a decoded score."""
-        if self.context.plan.condition != "ratings":
+        if self.context.plan.condition not in MEASURED:
             self.take(slot, float(slot["score"]), float(slot["score_se"]), int(slot["scored_ns"]))
 
     def event(self, slot: Any) -> None:
@@ -110,7 +112,7 @@ class _Evolve:
         elif kind == EventKind.FIXATION and self.course.look_further_ahead():
             self.context.log.warning("evolve: an image came late: from now on %d are asked for ahead", self.course.ahead)
             self.go_on()
-        elif kind == EventKind.RATING and self.context.plan.condition == "ratings":
+        elif kind == MEASURED.get(self.context.plan.condition):
             self.take(slot, float(slot["value"]), math.nan, int(slot["received_ns"]))
 
     def overdue(self) -> bool:

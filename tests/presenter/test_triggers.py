@@ -64,7 +64,8 @@ def terminal() -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals here")
-def test_every_byte_of_a_serial_port_is_a_pulse(terminal: tuple[int, str]) -> None:
+def test_every_byte_of_a_serial_port_is_a_pulse(terminal: tuple[int, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("presenter.triggers.DEAD_NS", 0)  # they follow each other quickly here
     pytest.importorskip("serial", reason="pyserial comes with PsychoPy")
     ours, name = terminal
     port = open_port(f"serial:{name}@9600")
