@@ -92,6 +92,11 @@ class ClockOffset:
         )
         return best.offset_ns + round(self._drift * (there_ns - best.there_ns)), round(bound) + 1
 
+    @property
+    def newest_ns(self) -> int:
+        """Offset (this clock less the other) that the last sample alone says, ns."""
+        return self._samples[-1].offset_ns
+
     def now(self) -> tuple[int, int]:
         """Give the offset (this clock less the other) at the last sample, and its bound; ns."""
         return self._at(self._samples[-1].there_ns)
