@@ -99,6 +99,19 @@ def begin(hosts: Hosts, folder: Path, *options: str) -> tuple[subprocess.Popen[s
     return support, stimulus
 
 
+def wait_for_images(folder: Path, support: subprocess.Popen[str], count: int) -> float:
+    """Wait until some images have been shown; gives the time that the test ends at the latest."""
+    log, deadline = folder / "out/record.jsonl", time.monotonic() + LIMIT_S
+    shown = 0
+    while shown < count:
+        assert time.monotonic() < deadline, "no image was shown"
+        assert support.poll() is None
+        time.sleep(0.05)
+        if log.exists():
+            shown = sum(record["type"] == "events" and record["kind"] == EventKind.ONSET for record in read_log(log))
+    return deadline
+
+
 def finish(support: subprocess.Popen[str], stimulus: subprocess.Popen[str], folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Wait for both; give summary and events."""
     codes = support.wait(LIMIT_S), stimulus.wait(LIMIT_S)
@@ -121,14 +134,7 @@ def test_a_whole_session_across_two_computers(hosts: Hosts, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_the_network_goes_and_comes_back(hosts: Hosts, tmp_path: Path) -> None:
     support, stimulus = begin(hosts, tmp_path, "--speed", "3", "--generations", "1", "--population", "5")
-    log, deadline = tmp_path / "out/record.jsonl", time.monotonic() + LIMIT_S
-    shown = 0
-    while shown < 2:
-        assert time.monotonic() < deadline, "no image was shown"
-        assert support.poll() is None
-        time.sleep(0.05)
-        if log.exists():
-            shown = sum(record["type"] == "events" and record["kind"] == EventKind.ONSET for record in read_log(log))
+    deadline = wait_for_images(tmp_path, support, 2)
     hosts.cable("down")
     text = ""
     while "presenter silent" not in text:
@@ -142,3 +148,16 @@ def test_the_network_goes_and_comes_back(hosts: Hosts, tmp_path: Path) -> None:
         assert [event["candidate"] for event in events if event["kind"] == kind] == list(range(5))
     assert "presenter answers again" in (tmp_path / "out/session.log").read_text()
     assert any("presenter silent" in warning for warning in summary["warnings"])
+
+
+@pytest.mark.slow
+def test_the_presenter_is_killed_and_started_again(hosts: Hosts, tmp_path: Path) -> None:
+    support, stimulus = begin(hosts, tmp_path, "--speed", "3", "--generations", "1", "--population", "5", "--condition", "ratings")
+    wait_for_images(tmp_path, support, 2)
+    stimulus.kill()
+    again = hosts.start(STIMULUS, readme("stimulus PC", "presenter"), tmp_path / "stimulus")
+    summary, events = finish(support, again, tmp_path)
+    assert summary["status"] == "completed"
+    for kind in (EventKind.ONSET, EventKind.OFFSET, EventKind.RATING):
+        assert [event["candidate"] for event in events if event["kind"] == kind] == list(range(5))
+    assert any("started anew" in warning for warning in summary["warnings"])

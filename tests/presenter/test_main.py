@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from presenter.__main__ import main
 
@@ -42,6 +44,26 @@ def test_headless_needs_little() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert done.stdout.strip() == "['rtevo.wire']"
+
+
+def test_the_stimulus_pc_may_have_python_3_10() -> None:
+    newer = {"tomllib", "asyncio.TaskGroup", "enum.StrEnum", "typing.Self", "typing.override", "datetime.UTC", "itertools.batched"}
+    for file in [*(REPOSITORY / "presenter").glob("*.py"), *(REPOSITORY / "rtevo/wire").glob("*.py")]:
+        tree = ast.parse(file.read_text(), feature_version=(3, 10))
+        imported = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+        froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        imported |= {f"{node.module}.{a.name}" for node in froms for a in node.names}
+        assert not imported & newer, file
+
+
+def test_what_is_installed_alone_is_there_and_enough() -> None:
+    """The wheel of ``pip install ./presenter`` holds these folders and asks for these packages."""
+    project = tomllib.loads((REPOSITORY / "presenter/pyproject.toml").read_text())
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert sorted(included.values()) == ["presenter", "rtevo/wire"]
+    assert all((REPOSITORY / "presenter" / source / "__init__.py").exists() for source in included)
+    needed = {re.match(r"\w+", line)[0] for line in project["project"]["dependencies"]}  # type: ignore[index]
+    assert needed == {"msgpack", "numpy", "pyzmq"}
 
 
 def test_imports_of_rtevo_and_psychopy() -> None:
