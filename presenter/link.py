@@ -334,7 +334,7 @@ class Link:
             self._fail(f"no session answered at {self._endpoint} within {self._connect_ns / 1e9:g} s: {self._refusal or 'nobody there'}")
         elif now - self._mentioned_ns > WAITING_S * 1e9:
             self._mentioned_ns = now
-            why = self._refusal or "does the session run there, and does the network let it through?"
+            why = (self._refusal if self._welcome is None else "") or "does the session run there, and does the network let it through?"
             _log.warning("no answer from %s: %s", self._endpoint, why)
 
     def _send_due(self) -> None:

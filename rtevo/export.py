@@ -33,7 +33,7 @@ __all__ = ["export", "main"]
 
 TASK = "rtevo"
 BIDS_VERSION = "1.10.0"
-_TRIAL_COLUMNS = ("rating", "response_time", "score", "score_se", "volumes_used", "fitness")
+_TRIAL_COLUMNS = ("onset_error", "dropped_frames", "rating", "response_time", "score", "score_se", "volumes_used", "fitness")
 
 _EVENTS = {
     "onset": {"Description": "Flip at which the image appeared, from the start of the first volume.", "Units": "s"},
@@ -42,6 +42,8 @@ _EVENTS = {
     "stim_file": {"Description": "The image, in stimuli/."},
     "generation": {"Description": "Generation that the image belongs to, 0 = first."},
     "candidate": {"Description": "Number of the image in its generation."},
+    "onset_error": {"Description": "Bound of the onset's error that the stimulus computer's clock adds.", "Units": "s"},
+    "dropped_frames": {"Description": "Frames of the screen that were missed between the end of the image before and that of this one."},
     "rating": {"Description": "The participant's rating, 0 = lowest; n/a where there was none."},
     "response_time": {"Description": "From the rating screen to the key press.", "Units": "s"},
     "score": {"Description": "The brain's response to the image as decoded during the session (last revision)."},

@@ -252,8 +252,11 @@ class _Tables:
         elif kind == EventKind.OFFSET and self.trigger_ns is not None:
             trial = self._trial(event)
             trial["duration"] = (t_ns - trial["onset_ns"]) / 1e9 if "onset_ns" in trial else None
+            trial["dropped_frames"] = None if math.isnan(event["value"]) else int(event["value"])
         elif kind == EventKind.RATING:
             self._trial(event).update(rating=event["value"], response_time=event["response_time_s"])
+        elif kind == EventKind.PHYSIOLOGY:
+            self._trial(event)["physiology"] = event["value"]
         elif kind == EventKind.FIXATION:
             self.held += 1
 
@@ -400,10 +403,9 @@ def _write_trials(out: Path, rows: list[dict[str, Any]]) -> None:
     latents = latents if evolved else np.zeros((0, 0), np.float32)
     for row, latent in zip(evolved, latents, strict=True):
         row.update({f"x{i}": float(x) for i, x in enumerate(latent)})
-    columns = ["onset", "duration", "generation", "candidate", "probe", "rating", "response_time"]
+    columns = ["onset", "duration", "onset_error", "dropped_frames", "generation", "candidate", "probe", "rating", "response_time"]
     columns += ["score", "score_se", "volumes_used", "fitness"]
-    if any("true_response" in row for row in rows):
-        columns.append("true_response")
+    columns += [name for name in ("physiology", "true_response") if any(name in row for row in rows)]
     _table(out / "trials.tsv", [*columns, *(f"x{i}" for i in range(latents.shape[1]))], rows)
     size = len(_floats(evolved[0]["embedding"])) if evolved else 0
     nothing = np.full(size, np.nan, np.float32)
