@@ -43,8 +43,8 @@ def _kill_everywhere(worker: Any, where: str, step: int, *task: object) -> Itera
         instruction += step
 
 
-@pytest.mark.parametrize(("where", "step"), [pytest.param("ends.py", 1, marks=pytest.mark.slow), ("", 97)])
-def test_a_writer_killed_anywhere_loses_nothing_and_is_replaced(ring_name: Name, nursery: Start, where: str, step: int) -> None:
+@pytest.mark.parametrize(("where", "step", "least"), [pytest.param("ends.py", 1, 1000, marks=pytest.mark.slow), ("", 97, 40)])
+def test_a_writer_killed_anywhere_loses_nothing_and_is_replaced(ring_name: Name, nursery: Start, where: str, step: int, least: int) -> None:
     worker, expected, kills = nursery(), 0, 0
     with (
         Ring.create(ring_name(), tasks.SLOT, 3, ["a", Reader("watch", critical=False)], reader="a") as ring,
@@ -63,11 +63,11 @@ def test_a_writer_killed_anywhere_loses_nothing_and_is_replaced(ring_name: Name,
             assert ring.statistics().published == expected
             assert ring.drained
     assert expected > 2
-    assert kills > 20
+    assert kills > least
 
 
-@pytest.mark.parametrize(("where", "step"), [pytest.param("ends.py", 1, marks=pytest.mark.slow), ("", 97)])
-def test_a_reader_killed_anywhere_loses_nothing_and_is_replaced(ring_name: Name, nursery: Start, where: str, step: int) -> None:
+@pytest.mark.parametrize(("where", "step", "least"), [pytest.param("ends.py", 1, 400, marks=pytest.mark.slow), ("", 97, 20)])
+def test_a_reader_killed_anywhere_loses_nothing_and_is_replaced(ring_name: Name, nursery: Start, where: str, step: int, least: int) -> None:
     worker, written, kills = nursery(), 0, 0
     with Ring.create(ring_name(), tasks.SLOT, 4, ["a"], writer=True) as ring:
         for _ in _kill_everywhere(worker, where, step, "read", ring.name, "a", 2):
@@ -82,7 +82,7 @@ def test_a_reader_killed_anywhere_loses_nothing_and_is_replaced(ring_name: Name,
                 with ring.reserve(timeout_s=0) as slot:
                     tasks.fill(slot, written)
                 written += 1
-    assert kills > 20
+    assert kills > least
 
 
 def test_an_owner_killed_anywhere_leaves_nothing_that_cannot_be_cleaned(ring_name: Name, nursery: Start) -> None:
