@@ -1,12 +1,13 @@
 """How far each strategy of evolution gets in a session: simulated participants with a known preference.
 
-Run as a script, ``python bench/bench_evolve.py [--json FILE] [--seeds N] [--strategies ...] [--objectives ...] [--noise ...] [--jobs N]``,
-it prints a table per objective: the true fitness of the last generation's candidates, in standard deviations of random images, mean
-and standard error over the seeds. Under pytest-benchmark the cost of one ask is timed, for 100 to 1,000 scores in 100 dimensions.
+Run as a script, ``python bench/bench_evolve.py [--table ...] [--seeds N] [--objectives ...] [--noise ...] [--keep FILE]``,
+it prints the true fitness of the last generation's candidates, in standard deviations of random images, mean and standard error over
+the seeds: every strategy at every budget and noise (``gain``), against the prototype's rule at equal evaluations and at a quarter of
+them (``prototype``), generational and steady at equal scan time (``schedule``), with late and missing scores (``gaps``), and for the
+built-in image model's own objective, the similarity of the re-encoded picture to a hidden one (``picture``). Simulations run on the
+local cores or a Dask cluster, see --help. Under pytest-benchmark the cost of one ask is timed, for 100 to 1,000 scores.
 
-Fitness is scaled so that random images have mean 0 and standard deviation 1; noise is in those units. Budgets are generations x
-population. Schedules are compared at equal scan time: an image every 4 s, a score 12 s after it; generational sessions wait for the last
-score of a generation, steady ones ask for every image with the scores that are there.
+Budgets are generations x population. An image every 4 s, a score 12 s after its onset.
 """
 
 from __future__ import annotations
@@ -18,199 +19,174 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from rtevo.evolve import STRATEGIES, Evolver, Surrogate, create
+from rtevo.errors import RtevoError
+from rtevo.evolve import STRATEGIES, Surrogate
+from rtevo.evolve.jobs import add_options, client, run_cases, shown_progress
+from rtevo.evolve.rehearse import OBJECTIVES, Case, Outcome, play, standardised
 
-Array = NDArray[np.float64]
 BUDGETS = ((4, 20), (6, 10), (10, 20), (20, 20))
-CADENCE_S, SCORE_AFTER_S = 4.0, 12.0
+QUARTERS = ((4, 5), (3, 5), (5, 10), (5, 20))  # a quarter of the evaluations of each
+TABLES = ("gain", "prototype", "schedule", "gaps", "picture")
+PICTURE_SIZE = 16
 
 
-def unit(points: Array) -> Array:
-    """Scale rows to length 1."""
-    return points / np.linalg.norm(points, axis=-1, keepdims=True)
+@lru_cache(maxsize=1)
+def _painter() -> Any:
+    """Load the built-in image model and its latent space, once in each worker."""
+    from rtevo import generate
+    from rtevo.latent import LatentSpace
+
+    embedding_size, _ = generate.probe(None)
+    generator = generate.load(generate.GeneratorSettings(model_path=None, steps=4, guidance_scale=1.0))
+    space = getattr(generate, "latent_space", lambda size: LatentSpace.random(size, embedding_size, seed=1))(PICTURE_SIZE)
+    return generator, space
 
 
-def cosine(size: int, rng: np.random.Generator) -> Callable[[Array], Array]:
-    """Similarity of direction to one target."""
-    target = unit(rng.standard_normal(size))
-    return lambda x: unit(x) @ target
+def picture(x: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
+    """Similarity of the re-encoded pictures of latents (n, d) to a hidden target's; without a target, their embeddings."""
+    generator, space = _painter()
+    embeddings = space.to_embedding(x)
+    seeds = np.zeros(len(x), np.uint64)
+    painted = np.array([np.array(p.embedding, np.float64) for p in generator.paint(embeddings, seeds)])
+    painted -= space.mean
+    if target is None:
+        return painted
+    return painted @ target / np.linalg.norm(painted, axis=1) / np.linalg.norm(target)
 
 
-def bounded(size: int, rng: np.random.Generator) -> Callable[[Array], Array]:
-    """Squared distance to a target at 0.7 of the usual length."""
-    target = 0.7 * math.sqrt(size) * unit(rng.standard_normal(size))
-    return lambda x: -((x - target) ** 2).sum(axis=-1)
+def play_picture(case: Case) -> Outcome:
+    """Run a case whose participant compares what is really painted with a hidden picture."""
+    target = picture(np.random.default_rng([case.seed, 0]).standard_normal((1, case.size)))[0]
+    return play(case, standardised(lambda x: picture(x, target), case.size, np.random.default_rng([case.seed, 1]), sample=48))
 
 
-def multimodal(size: int, rng: np.random.Generator) -> Callable[[Array], Array]:
-    """The nearest of five targets that are worth 1 to 0.6."""
-    targets, worth = unit(rng.standard_normal((5, size))), np.linspace(1, 0.6, 5)
-    return lambda x: (unit(x) @ targets.T * worth).max(axis=-1)
+class Bench:
+    """Runs cases and keeps every session's result."""
+
+    def __init__(self, options: argparse.Namespace, where: Any) -> None:
+        self.options, self.where = options, where
+        self.rows: list[dict[str, Any]] = []
+
+    def run(self, cases: Sequence[Case], **how: Any) -> list[list[float]]:
+        """Run each case with every seed; give their gains."""
+        seeds = self.options.seeds
+        every = [replace(case, seed=seed) for case in cases for seed in range(seeds)]
+        with shown_progress("sessions") as progress:
+            outcomes = run_cases(every, self.where, self.options.keep, on_progress=progress, **how)
+        self.rows += [{**asdict(case), **asdict(outcome)} for case, outcome in zip(every, outcomes, strict=True)]
+        gains = [outcome.gain for outcome in outcomes]
+        return [gains[k : k + seeds] for k in range(0, len(gains), seeds)]
 
 
-def peaks(size: int, rng: np.random.Generator) -> Callable[[Array], Array]:
-    """Five narrow peaks: nearly flat where random images are."""
-    targets, worth = unit(rng.standard_normal((5, size))), np.linspace(1, 0.6, 5)
-    return lambda x: (np.exp((unit(x) @ targets.T - 1) / 0.3) * worth).sum(axis=-1)
-
-
-def ridge(size: int, rng: np.random.Generator) -> Callable[[Array], Array]:
-    """A direction that involves only one in twenty latent dimensions; it pays to grow longer, as far as a strategy lets itself."""
-    chosen = rng.permutation(size)[: max(1, size // 20)]
-    weights = np.zeros(size)
-    weights[chosen] = rng.standard_normal(len(chosen))
-    weights = unit(weights)
-    return lambda x: 10 * np.tanh(x @ weights / 10)
-
-
-def valley(size: int, rng: np.random.Generator) -> Callable[[Array], Array]:
-    """A quadratic optimum in one in twenty dimensions (rotated); the others do not matter."""
-    few = max(1, size // 20)
-    basis, centre = np.linalg.qr(rng.standard_normal((size, few)))[0], 1.5 * rng.standard_normal(few)
-    return lambda x: -((x @ basis - centre) ** 2).sum(axis=-1)
-
-
-def saturating(size: int, rng: np.random.Generator) -> Callable[[Array], Array]:
-    """A direction whose effect levels off."""
-    direction = unit(rng.standard_normal(size))
-    return lambda x: np.tanh(0.7 * (x @ direction))
-
-
-OBJECTIVES = {f.__name__: f for f in (cosine, bounded, multimodal, peaks, ridge, valley, saturating)}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One simulated session."""
-
-    strategy: str
-    objective: str
-    generations: int
-    population: int
-    noise: float
-    seed: int
-    schedule: str = "generational"
-    missing: float = 0.0
-    size: int = 100
-
-
-def make(case: Case) -> tuple[Evolver, Callable[[Array], Array], np.random.Generator]:
-    """Make the strategy, the scaled fitness, and the generator of noise and gaps."""
-    raw = OBJECTIVES[case.objective](case.size, np.random.default_rng([case.seed, 0]))
-    sample = raw(np.random.default_rng([case.seed, 1]).standard_normal((4000, case.size)))
-    mean, sd = sample.mean(), sample.std()
-    evolver = create(
-        case.strategy, case.size, case.population, np.random.default_rng([case.seed, 2]), budget=case.generations * case.population
-    )
-    return evolver, lambda x: (raw(x) - mean) / sd, np.random.default_rng([case.seed, 3])
-
-
-def session(case: Case) -> float:
-    """Run one session; return the mean true fitness of its last `population` candidates."""
-    evolver, fitness, rng = make(case)
-    truth: list[float] = []
-
-    def show(n: int) -> None:
-        truth.extend(fitness(evolver.ask(n).astype(np.float64)).tolist())
-
-    def measure(ids: range) -> None:
-        scores = np.array([truth[i] for i in ids]) + case.noise * rng.standard_normal(len(ids))
-        scores[rng.random(len(ids)) < case.missing] = np.nan
-        evolver.tell(ids, scores)
-
-    if case.schedule == "steady":
-        late = round(SCORE_AFTER_S / CADENCE_S)
-        for k in range(case.generations * case.population):
-            show(1)
-            if k >= late:
-                measure(range(k - late, k - late + 1))
-    else:
-        for g in range(case.generations):
-            show(case.population)
-            measure(range(g * case.population, (g + 1) * case.population))
-    return float(np.mean(truth[-case.population :]))
-
-
-def session_seconds(case: Case) -> float:
-    """Scan time of a session."""
-    images = case.generations * case.population * CADENCE_S
-    return images + (SCORE_AFTER_S * (case.generations - 1) if case.schedule == "generational" else 0.0)
-
-
-def run_all(cases: list[Case], jobs: int) -> list[float]:
-    """Run sessions, in the order given, in `jobs` processes."""
-    if jobs == 1:
-        return [session(case) for case in cases]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(session, cases, chunksize=8))
-
-
-def cell(values: list[float]) -> str:
+def cell(values: Sequence[float]) -> str:
     """Mean and standard error."""
     return f"{np.mean(values):6.2f} ±{np.std(values, ddof=1) / math.sqrt(len(values)):.2f}" if len(values) > 1 else f"{values[0]:6.2f}"
 
 
-def gain_tables(options: argparse.Namespace) -> list[dict[str, Any]]:
+def gain_tables(bench: Bench) -> None:
     """Every strategy at every budget and noise, a table per objective."""
-    rows: list[dict[str, Any]] = []
-    for objective in options.objectives:
-        print(f"\n{objective}: {(OBJECTIVES[objective].__doc__ or '').strip()}")
-        print(f"{'noise':>5}  {'strategy':<11}" + "".join(f"{f'{g} x {p}':>14}" for g, p in BUDGETS))
-        for noise, strategy in itertools.product(options.noise, options.strategies):
-            cases = [Case(strategy, objective, g, p, noise, seed) for g, p in BUDGETS for seed in range(options.seeds)]
-            gains = run_all(cases, options.jobs)
-            parts = [gains[i * options.seeds : (i + 1) * options.seeds] for i in range(len(BUDGETS))]
-            print(f"{noise:>5g}  {strategy:<11}" + "".join(f"{cell(part):>14}" for part in parts), flush=True)
-            rows += [{**asdict(case), "gain": gain} for case, gain in zip(cases, gains, strict=True)]
-    return rows
+    o = bench.options
+    rows = list(itertools.product(o.objectives, o.noise, o.strategies))
+    parts = bench.run([Case(s, objective, g, p, noise, 0, o.schedule) for objective, noise, s in rows for g, p in BUDGETS])
+    for k, (objective, noise, strategy) in enumerate(rows):
+        if k % (len(o.noise) * len(o.strategies)) == 0:
+            print(f"\n{objective}: {(OBJECTIVES[objective].__doc__ or '').strip()} ({o.schedule})")
+            print(f"{'noise':>5}  {'strategy':<11}" + "".join(f"{f'{g} x {p}':>14}" for g, p in BUDGETS))
+        print(f"{noise:>5g}  {strategy:<11}" + "".join(f"{cell(part):>14}" for part in parts[4 * k : 4 * k + 4]))
 
 
-def schedule_table(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Generational and steady at equal scan time, and with a fifth of the scores missing."""
-    rows: list[dict[str, Any]] = []
-    print("\nequal scan time, noise 1, cosine: generational waits 12 s after each generation, steady never; and with 20% of scores missing")
-    print(f"{'strategy':<11}{'schedule':<14}{'missing':>8}" + "".join(f"{f'{m:g} min':>14}" for m in (5, 10, 20)))
-    for strategy, schedule, missing in itertools.product(("surrogate", "truncation"), ("generational", "steady"), (0.0, 0.2)):
-        cells = []
-        for minutes in (5, 10, 20):
-            per_generation = 10 * CADENCE_S + (SCORE_AFTER_S if schedule == "generational" else 0.0)
-            generations = max(1, int(minutes * 60 / per_generation))
-            cases = [Case(strategy, "cosine", generations, 10, 1.0, seed, schedule, missing) for seed in range(options.seeds)]
-            gains = run_all(cases, options.jobs)
-            cells.append(cell(gains))
-            rows += [{**asdict(case), "gain": gain, "scan_s": session_seconds(case)} for case, gain in zip(cases, gains, strict=True)]
-        print(f"{strategy:<11}{schedule:<14}{missing:>8.0%}" + "".join(f"{text:>14}" for text in cells), flush=True)
-    return rows
+def prototype_table(bench: Bench) -> None:
+    """The surrogate against the prototype's rule: gain over gain at equal evaluations, and at a quarter of them."""
+    o = bench.options
+    rows = list(itertools.product(o.objectives, o.noise))
+    kinds = [("truncation", BUDGETS), ("surrogate", BUDGETS), ("surrogate", QUARTERS)]
+    parts = bench.run([Case(s, objective, g, p, noise, 0) for objective, noise in rows for s, budgets in kinds for g, p in budgets])
+    print("\nsurrogate over prototype: gain at equal evaluations / at a quarter of them; * where neither is twice nor once as much")
+    print(f"{'objective':<12}{'noise':>5}" + "".join(f"{f'{g} x {p}':>15}" for g, p in BUDGETS))
+    for k, (objective, noise) in enumerate(rows):
+        means = np.array([np.mean(part) for part in parts[12 * k : 12 * k + 12]]).reshape(3, 4)
+        equal, quarter = means[1] / means[0], means[2] / means[0]
+        cells = [f"{e:.2f} / {q:.2f}{' ' if e >= 2 or q >= 1 else '*'}" for e, q in zip(equal, quarter, strict=True)]
+        print(f"{objective:<12}{noise:>5g}" + "".join(f"{text:>15}" for text in cells))
+
+
+def schedule_table(bench: Bench) -> None:
+    """Generational and steady at equal scan time."""
+    minutes = (5, 10, 20)
+    rows = list(itertools.product(bench.options.objectives, ("surrogate", "truncation"), ("generational", "steady")))
+    cases = []
+    for objective, strategy, schedule in rows:
+        for m in minutes:
+            per_generation = 10 * 4 + (8 if schedule == "generational" else 0)  # s; a score comes 8 s after its image's end
+            cases.append(Case(strategy, objective, int(m * 60 / per_generation), 10, 1.0, 0, schedule))
+    parts = bench.run(cases)
+    print("\nequal scan time, noise 1, generations of 10: generational waits for the last score, steady never")
+    print(f"{'objective':<12}{'strategy':<12}{'schedule':<14}" + "".join(f"{f'{m} min':>14}" for m in minutes))
+    for k, row in enumerate(rows):
+        print(f"{row[0]:<12}{row[1]:<12}{row[2]:<14}" + "".join(f"{cell(part):>14}" for part in parts[3 * k : 3 * k + 3]))
+
+
+def gaps_table(bench: Bench) -> None:
+    """With late and missing scores."""
+    gaps = ((0.0, 0.0), (0.2, 0.0), (0.0, 0.2), (0.2, 0.2))
+    rows = list(itertools.product(("surrogate", "truncation", "cma"), ("steady", "generational")))
+    parts = bench.run([Case(s, "cosine", 10, 20, 1.0, 0, schedule, missing, late) for s, schedule in rows for missing, late in gaps])
+    print("\ncosine, noise 1, 10 x 20: shares of scores missing, and late by 30 s (generational waits for them)")
+    print(f"{'strategy':<12}{'schedule':<14}" + "".join(f"{f'{m:.0%} / {late:.0%}':>14}" for m, late in gaps))
+    for k, row in enumerate(rows):
+        print(f"{row[0]:<12}{row[1]:<14}" + "".join(f"{cell(part):>14}" for part in parts[4 * k : 4 * k + 4]))
+
+
+def picture_table(bench: Bench) -> None:
+    """The built-in image model's own objective."""
+    o = bench.options
+    rows = list(itertools.product(o.noise, o.strategies))
+    budgets = ((4, 20), (6, 10))
+    parts = bench.run(
+        [Case(s, "picture", g, p, noise, 0, size=PICTURE_SIZE) for noise, s in rows for g, p in budgets], play_case=play_picture
+    )
+    print(f"\npicture: similarity of the re-encoded picture to a hidden one, built-in model, {PICTURE_SIZE} dimensions")
+    print(f"{'noise':>5}  {'strategy':<11}" + "".join(f"{f'{g} x {p}':>14}" for g, p in budgets))
+    for k, (noise, strategy) in enumerate(rows):
+        print(f"{noise:>5g}  {strategy:<11}" + "".join(f"{cell(part):>14}" for part in parts[2 * k : 2 * k + 2]))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--table", nargs="+", default=list(TABLES), choices=TABLES, help="which tables (default: all)")
     parser.add_argument("--json", type=Path, help="write every session's result here")
     parser.add_argument("--seeds", type=int, default=20, help="sessions for each number (default 20)")
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
     parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES))
     parser.add_argument("--noise", nargs="+", type=float, default=[0.5, 1.0, 3.0], help="standard deviations of random images")
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--schedule", default="generational", choices=("generational", "steady"), help="of the gain table")
+    add_options(parser)
     options = parser.parse_args(arguments)
     began = time.perf_counter()
     machine = platform.processor() or platform.machine()
     print(f"{options.seeds} seeds from 0; {machine}, Python {platform.python_version()}, NumPy {np.__version__}")
-    rows = gain_tables(options) + schedule_table(options)
-    print(f"\n{len(rows)} sessions in {time.perf_counter() - began:.0f} s")
+    tables = {"gain": gain_tables, "prototype": prototype_table, "schedule": schedule_table, "gaps": gaps_table, "picture": picture_table}
+    try:
+        with client(options) as where:
+            bench = Bench(options, where)
+            for name in options.table:
+                tables[name](bench)
+    except RtevoError as error:
+        print(f"rtevo: {error}", file=sys.stderr)
+        return 2
+    print(f"\n{len(bench.rows)} sessions in {time.perf_counter() - began:.0f} s")
     if options.json:
-        options.json.write_text(json.dumps(rows) + "\n")
+        options.json.write_text(json.dumps(bench.rows) + "\n")
     return 0
 
 

@@ -12,6 +12,9 @@ measured; such a candidate is left out and never counts as zero.
     model       that model
     cma         CMA-ES, plain and separable
     controls    sham, yoked, random
+    rehearse    simulated participants and whole simulated runs
+    jobs        thousands of these, on this computer or a cluster
+    plan        which strategy, population and mutation for a scan
     course      which image is asked for when; generations, probes, the end
     state       random generators as JSON
 """

@@ -1,15 +1,21 @@
-"""Command line of evolution: keys of blinded studies (``blind``)."""
+"""Command line of evolution: what to choose for a scan (``plan``), keys of blinded studies (``blind``)."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rtevo.errors import ConfigError, RtevoError
+from rtevo.evolve import SCHEDULES, STRATEGIES
+from rtevo.evolve import plan as planning
+from rtevo.evolve.jobs import add_options, client, run_cases, shown_progress
+from rtevo.evolve.rehearse import OBJECTIVES
 from rtevo.stages.evolution import CONDITIONS, scramble
 
 __all__ = ["main"]
@@ -19,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     """Make the command line's parser."""
     p = argparse.ArgumentParser(prog="python -m rtevo.evolve", description="Plan a study's evolution.")
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_plan(commands)
     b = commands.add_parser(
         "blind",
         help="draw which participant gets which condition, into a key that the operator's sessions read",
@@ -31,6 +38,62 @@ def parser() -> argparse.ArgumentParser:
     b.add_argument("--seed", type=int, required=True, metavar="N", help="keep it secret: it says everything")
     b.add_argument("--out", type=Path, required=True, metavar="FILE", help="the key to write, must not exist yet")
     return p
+
+
+def _add_plan(commands: Any) -> None:
+    c = commands.add_parser(
+        "plan",
+        help="which strategy, population and mutation for a scan, by simulation",
+        description="Simulate sessions with each strategy, schedule, population and mutation, and say which reach most. Gains are "
+        "those of the last generation's images, in standard deviations of random images.",
+    )
+    c.add_argument("--minutes", type=float, required=True, metavar="M", help="scan time")
+    c.add_argument(
+        "--cnr",
+        type=float,
+        required=True,
+        metavar="X",
+        help="contrast-to-noise ratio of one score: SD of true responses over the score's error",
+    )
+    c.add_argument("--size", type=int, default=100, metavar="D", help="latent dimensions (default 100)")
+    c.add_argument("--cadence", type=float, default=4.0, metavar="S", help="seconds from onset to onset (default 4)")
+    c.add_argument("--lag", type=float, default=12.0, metavar="S", help="seconds from an onset to its score (default 12)")
+    c.add_argument("--strategies", nargs="+", default=["surrogate", "truncation"], choices=list(STRATEGIES))
+    c.add_argument("--schedules", nargs="+", default=list(SCHEDULES), choices=SCHEDULES)
+    c.add_argument(
+        "--objectives", nargs="+", default=["cosine", "multimodal", "saturating"], choices=list(OBJECTIVES),
+        help="what participants may prefer, all counted alike (default: cosine multimodal saturating)",
+    )  # fmt: skip
+    c.add_argument("--seeds", type=int, default=8, metavar="N", help="simulated participants for each objective (default 8)")
+    add_options(c)
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Simulate, and print what is best."""
+    from rich.console import Console
+    from rich.table import Table
+
+    try:
+        scan = planning.Scan(options.minutes, options.cnr, options.size, options.cadence, options.lag)
+        found = planning.choices(scan, options.strategies, options.schedules)
+    except ValueError as problem:
+        raise ConfigError(f"--{problem}") from None
+    parts = [planning.cases(scan, choice, options.objectives, options.seeds) for choice in found]
+    with client(options) as where, shown_progress("simulated sessions") as progress:
+        outcomes = iter(run_cases([case for part in parts for case in part], where, options.keep, on_progress=progress))
+    ranked = planning.rank(found, [[next(outcomes) for _ in part] for part in parts], len(options.objectives))
+    title = f"{scan.minutes:g} min, an image every {scan.cadence_s:g} s, CNR {scan.cnr:g}, {scan.size} dimensions, {options.seeds} seeds"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in ("gain (SD)", "±", "strategy", "schedule", "population", "generations", "mutation_sd"):
+        table.add_column(name, justify="left" if name in ("strategy", "schedule") else "right")
+    for c in ranked:
+        mutation = "" if math.isnan(c.mutation_sd) else f"{c.mutation_sd:g}"
+        table.add_row(f"{c.gain:.2f}", f"{c.se:.2f}", c.strategy, c.schedule, str(c.population), str(c.generations), mutation)
+    console, best = Console(highlight=False, width=100), ranked[0]
+    console.print(table)
+    lines = [f'strategy = "{best.strategy}"', f'schedule = "{best.schedule}"', f"population = {best.population}"]
+    lines += [f"generations = {best.generations}"] + ([] if math.isnan(best.mutation_sd) else [f"mutation_sd = {best.mutation_sd:g}"])
+    print("\nIn the session file (choices within about twice ± of the best are as good):\n\n[evolution]\n" + "\n".join(lines))
 
 
 def blind(options: argparse.Namespace) -> None:
@@ -54,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
     options = parser().parse_args(arguments)
     try:
-        blind(options)
+        {"plan": plan, "blind": blind}[options.command](options)
     except RtevoError as error:
         print(f"rtevo: {error}", file=sys.stderr)
         return 2

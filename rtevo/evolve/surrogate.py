@@ -31,7 +31,7 @@ __all__ = ["Surrogate"]
 
 _CURVED_EVIDENCE = 3.0  # the curved model is used where its log evidence is better by this
 _FINAL_SHARE = 0.05  # of the budget, for the best images
-_FINAL_SPREAD = 0.25  # of their directions around the best one, as a share of it
+_FINAL_SPREAD = 0.15  # of their directions around the best one, as a share of it
 _FEWEST = 4  # scores before a model is fitted
 
 

@@ -1,0 +1,172 @@
+"""Thousands of independent simulated runs, on this computer's cores or on a cluster (Dask; optional: ``pip install 'rtevo[dask]'``).
+
+A run depends on its case alone, seed included, so the same cases give the same outcomes wherever they run and in whatever order. With a
+file to keep them in, outcomes are written as they come, and a later call with the same file only runs what is not there yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rtevo.errors import ConfigError
+from rtevo.evolve.rehearse import Case, Outcome, play
+
+__all__ = ["add_options", "client", "run_cases", "shown_progress"]
+
+ANSWER_S = 30.0  # that a scheduler has to answer
+_CHUNKS = 8  # tasks for each worker at least: so that none waits long for the last one
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where simulations run."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--jobs", type=int, metavar="N", help="processes on this computer (default: one for each core; 0: in this process, without Dask)"
+    )
+    where.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster that runs already, as tcp://HOST:8786")
+    where.add_argument("--slurm", type=int, metavar="N", help="N SLURM jobs through dask-jobqueue, as its own jobqueue.yaml describes them")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FILE", help="keep outcomes here as they come (JSON lines); what it holds is not run again"
+    )
+
+
+@contextlib.contextmanager
+def client(options: argparse.Namespace) -> Iterator[Any]:
+    """Give the Dask client that the options ask for; None to run in this process.
+
+    Raises
+    ------
+    ConfigError
+        Dask is not installed, or the cluster does not answer.
+    """
+    if options.jobs == 0:
+        yield None
+        return
+    try:
+        import distributed
+
+        if options.slurm:
+            import dask_jobqueue
+    except ImportError as missing:
+        raise ConfigError(f"{missing.name} is not installed: pip install 'rtevo[dask]', or --jobs 0 to run in this process") from None
+    with contextlib.ExitStack() as stack:
+        if options.scheduler:
+            cluster: Any = options.scheduler
+        elif options.slurm:
+            cluster = stack.enter_context(dask_jobqueue.SLURMCluster())
+            cluster.scale(jobs=options.slurm)
+        else:
+            cluster = stack.enter_context(
+                distributed.LocalCluster(n_workers=options.jobs, threads_per_worker=1, dashboard_address=None, silence_logs=40)
+            )
+        try:
+            yield stack.enter_context(distributed.Client(cluster, timeout=ANSWER_S))
+        except OSError as problem:
+            if not options.scheduler:
+                raise
+            raise ConfigError(f"--scheduler {options.scheduler}: no Dask scheduler answers there: {problem}") from None
+
+
+@contextlib.contextmanager
+def shown_progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on standard error; gives the function that moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def run_cases(
+    cases: Sequence[Case],
+    where: Any = None,
+    keep: Path | None = None,
+    play_case: Callable[[Case], Outcome] = play,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Outcome]:
+    """Run cases.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        All different.
+    where : distributed.Client, optional
+        None: in this process.
+    keep : Path, optional
+        File of outcomes so far; appended to.
+    play_case : callable
+        Runs one case.
+    on_progress : callable, optional
+        Called with how many are done, and of how many.
+
+    Returns
+    -------
+    list of Outcome
+        In the order of the cases.
+    """
+    known = _read(keep)
+    left = [case for case in cases if _key(case) not in known]
+    done = len(cases) - len(left)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(keep.open("a", encoding="utf-8")) if keep is not None and left else None
+        for case, outcome in _outcomes(left, where, play_case):
+            known[_key(case)] = outcome
+            done += 1
+            if file is not None:
+                file.write(json.dumps({**asdict(case), **asdict(outcome)}) + "\n")
+                file.flush()
+            if on_progress is not None:
+                on_progress(done, len(cases))
+    return [known[_key(case)] for case in cases]
+
+
+def _outcomes(cases: list[Case], where: Any, play_case: Callable[[Case], Outcome]) -> Iterator[tuple[Case, Outcome]]:
+    """Give outcomes as they come."""
+    if where is None:
+        for case in cases:
+            yield case, play_case(case)
+        return
+    import distributed
+
+    workers = max(1, len(where.scheduler_info(n_workers=-1)["workers"]))
+    size = max(1, len(cases) // (_CHUNKS * workers))
+    chunks = [cases[k : k + size] for k in range(0, len(cases), size)]
+    futures = {where.submit(_play_all, chunk, play_case, pure=False): chunk for chunk in chunks}
+    for future, outcomes in distributed.as_completed(list(futures), with_results=True):
+        yield from zip(futures.pop(future), outcomes, strict=True)
+
+
+def _play_all(cases: list[Case], play_case: Callable[[Case], Outcome]) -> list[Outcome]:
+    """Run a few cases, in a worker."""
+    return [play_case(case) for case in cases]
+
+
+def _key(case: Case) -> str:
+    return json.dumps(asdict(case), sort_keys=True)
+
+
+def _read(keep: Path | None) -> dict[str, Outcome]:
+    """Read outcomes; a last line that was cut short is left out."""
+    known: dict[str, Outcome] = {}
+    if keep is None or not keep.exists():
+        return known
+    text = keep.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        keep.write_text(whole, encoding="utf-8")
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            row = json.loads(line)
+            outcome = Outcome(**{name: row.pop(name) for name in ("gain", "mean", "scan_s")})
+            known[_key(Case(**row))] = outcome
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(f"--keep {keep} line {number}: expected an outcome kept by this command, found something else") from None
+    return known

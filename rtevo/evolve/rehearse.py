@@ -1,0 +1,212 @@
+"""Simulated participants with a known preference, and whole runs with them: how far does a strategy get?
+
+Only evolution is simulated: an image's true fitness is a function of its latent, its score comes some seconds after its onset with noise
+added. Fitness is scaled so that random images have mean 0 and standard deviation 1; gains and noise are in these units. Runs are driven by
+the same :class:`rtevo.evolve.course.Course` as sessions.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtevo.evolve.base import Evolver
+from rtevo.evolve.course import Course, CourseSettings, Request
+
+__all__ = ["OBJECTIVES", "Case", "Outcome", "play", "standardised"]
+
+Array = NDArray[np.float64]
+Fitness = Callable[[Array], Array]
+
+_SAMPLE = 4000  # random images that set the scale
+_LATE_S = 30.0  # a late score comes so much later
+
+
+def _unit(points: Array) -> Array:
+    """Scale rows to length 1."""
+    return np.asarray(points / np.linalg.norm(points, axis=-1, keepdims=True), np.float64)
+
+
+def cosine(size: int, rng: np.random.Generator) -> Fitness:
+    """Similarity of direction to one target."""
+    target = _unit(rng.standard_normal(size))
+    return lambda x: np.asarray(_unit(x) @ target, np.float64)
+
+
+def bounded(size: int, rng: np.random.Generator) -> Fitness:
+    """Squared distance to a target at 0.7 of the usual length."""
+    target = 0.7 * math.sqrt(size) * _unit(rng.standard_normal(size))
+    return lambda x: np.asarray(-((x - target) ** 2).sum(axis=-1), np.float64)
+
+
+def multimodal(size: int, rng: np.random.Generator) -> Fitness:
+    """The nearest of five targets that are worth 1 to 0.6."""
+    targets, worth = _unit(rng.standard_normal((5, size))), np.linspace(1, 0.6, 5)
+    return lambda x: np.asarray((_unit(x) @ targets.T * worth).max(axis=-1), np.float64)
+
+
+def peaks(size: int, rng: np.random.Generator) -> Fitness:
+    """Five narrow peaks: nearly flat where random images are."""
+    targets, worth = _unit(rng.standard_normal((5, size))), np.linspace(1, 0.6, 5)
+    return lambda x: np.asarray((np.exp((_unit(x) @ targets.T - 1) / 0.3) * worth).sum(axis=-1), np.float64)
+
+
+def ridge(size: int, rng: np.random.Generator) -> Fitness:
+    """A direction that involves only one in twenty latent dimensions; it pays to grow longer, as far as a strategy lets itself."""
+    chosen = rng.permutation(size)[: max(1, size // 20)]
+    weights = np.zeros(size)
+    weights[chosen] = rng.standard_normal(len(chosen))
+    weights = _unit(weights)
+    return lambda x: np.asarray(10 * np.tanh(x @ weights / 10), np.float64)
+
+
+def valley(size: int, rng: np.random.Generator) -> Fitness:
+    """A quadratic optimum in one in twenty dimensions (rotated); the others do not matter."""
+    few = max(1, size // 20)
+    basis, centre = np.linalg.qr(rng.standard_normal((size, few)))[0], 1.5 * rng.standard_normal(few)
+    return lambda x: np.asarray(-((x @ basis - centre) ** 2).sum(axis=-1), np.float64)
+
+
+def saturating(size: int, rng: np.random.Generator) -> Fitness:
+    """A direction whose effect levels off."""
+    direction = _unit(rng.standard_normal(size))
+    return lambda x: np.asarray(np.tanh(0.7 * (x @ direction)), np.float64)
+
+
+OBJECTIVES: dict[str, Callable[[int, np.random.Generator], Fitness]] = {
+    f.__name__: f for f in (cosine, bounded, multimodal, peaks, ridge, valley, saturating)
+}
+
+
+def standardised(raw: Fitness, size: int, rng: np.random.Generator, sample: int = _SAMPLE) -> Fitness:
+    """Scale a fitness so that random images have mean 0 and standard deviation 1."""
+    values = raw(rng.standard_normal((sample, size)))
+    mean, sd = float(values.mean()), float(values.std())
+    return lambda x: np.asarray((raw(x) - mean) / sd, np.float64)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One simulated run.
+
+    Parameters
+    ----------
+    strategy, objective, schedule : str
+    generations, population : int
+    noise : float
+        Standard deviation of the scores' noise, in those of random images: one over the contrast-to-noise ratio of one score.
+    seed : int
+        Of the participant's preference, the strategy and the noise, each with a stream of its own.
+    missing, late : float
+        Share of the scores that never come, and of those that come 30 s later.
+    size : int
+        Latent dimensions.
+    mutation_sd : float
+        Of truncation.
+    cadence_s, lag_s : float
+        From onset to onset, and from an onset to its score.
+    ahead : int
+        Steady: images asked for ahead of the one that is shown.
+    """
+
+    strategy: str
+    objective: str
+    generations: int
+    population: int
+    noise: float
+    seed: int
+    schedule: str = "generational"
+    missing: float = 0.0
+    late: float = 0.0
+    size: int = 100
+    mutation_sd: float = 0.3**0.5
+    cadence_s: float = 4.0
+    lag_s: float = 12.0
+    ahead: int = 2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Parameters
+    ----------
+    gain : float
+        Mean true fitness of its last `population` candidates, in standard deviations of random images.
+    mean : float
+        That of all of its candidates.
+    scan_s : float
+        From the first onset to the end of the last image.
+    """
+
+    gain: float
+    mean: float
+    scan_s: float
+
+
+def play(case: Case, fitness: Fitness | None = None) -> Outcome:
+    """Run one case.
+
+    Parameters
+    ----------
+    case : Case
+    fitness : callable, optional
+        Scaled fitness of latents (n, size) instead of that of the case's objective.
+    """
+    from rtevo.evolve import create
+
+    if fitness is None:
+        raw = OBJECTIVES[case.objective](case.size, np.random.default_rng([case.seed, 0]))
+        fitness = standardised(raw, case.size, np.random.default_rng([case.seed, 1]))
+    rng = np.random.default_rng([case.seed, 2])
+    evolver = create(case.strategy, case.size, case.population, rng, mutation_sd=case.mutation_sd)
+    return _Run(case, evolver, fitness).play()
+
+
+class _Run:
+    """The clock of one run."""
+
+    def __init__(self, case: Case, evolver: Evolver, fitness: Fitness) -> None:
+        self._case, self._fitness, self._noise = case, fitness, np.random.default_rng([case.seed, 3])
+        self._course = Course(evolver, CourseSettings(case.generations, case.population, case.schedule, case.ahead))
+        self._scores: list[tuple[float, int, int, float]] = []  # when, generation, candidate, score
+        self._t_s = 0.0
+
+    def play(self) -> Outcome:
+        """Show one image after the other."""
+        truth: list[float] = []
+        waiting = deque(self._course.due())
+        while waiting:
+            self._take(self._t_s)
+            self._course.show()
+            truth.append(self._show(waiting.popleft()))
+            waiting += self._course.due(self._t_s)
+            self._t_s += self._case.cadence_s
+            if not waiting and not self._course.finished:  # generational: the participant looks at fixation
+                self._t_s = max(self._t_s, max(score[0] for score in self._scores))
+                self._take(self._t_s)
+                self._course.give_up()
+                waiting += self._course.due(self._t_s)
+        return Outcome(float(np.mean(truth[-self._case.population :])), float(np.mean(truth)), self._t_s)
+
+    def _show(self, request: Request) -> float:
+        """Give an image's true fitness; its score is on the way."""
+        case = self._case
+        value = float(self._fitness(request.latent[np.newaxis].astype(np.float64))[0])
+        noise, lost, late = case.noise * self._noise.standard_normal(), self._noise.random(), self._noise.random()
+        score = math.nan if lost < case.missing else value + noise
+        at_s = self._t_s + case.lag_s + (_LATE_S if late < case.late else 0.0)
+        heapq.heappush(self._scores, (at_s, request.generation, request.candidate, score))
+        return value
+
+    def _take(self, until_s: float) -> None:
+        """Tell the scores that have come."""
+        while self._scores and self._scores[0][0] <= until_s:
+            _, generation, candidate, score = heapq.heappop(self._scores)
+            self._course.score(generation, candidate, score)
