@@ -7,6 +7,7 @@ the same table that :func:`load` checks against, so that the two cannot drift ap
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
@@ -44,6 +45,22 @@ def _label(x: str) -> bool:
     return x.isalnum()
 
 
+def _title(x: str) -> bool:
+    return 0 < len(x.strip()) <= 16 and x.isascii() and x.isprintable() and "\\" not in x
+
+
+def _address(x: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(x))
+    except ValueError:
+        return False
+
+
+def _peer(x: str) -> bool:
+    title, at, address = x.partition("@")
+    return (_title(title) if title else bool(at)) and (_address(address) if at else True)
+
+
 @dataclass(frozen=True)
 class Session:
     """Who and how."""
@@ -69,11 +86,35 @@ class Acquisition:
 
     source: str = _key(
         "simulate",
-        "simulate (a simulated participant in a simulated scanner), replay (a recorded series), watch (a real scanner's export folder)",
+        "simulate (a simulated participant in a simulated scanner), replay (a recorded series), watch (a real scanner)",
         *_one_of("simulate", "replay", "watch"),
     )
-    folder: str = _key("", "watch: the folder that the scanner exports to; replay: the folder of the recorded series")
-    series: str = _key("", "series to take, by its description or number; empty = the one that looks functional")
+    delivery: str = _key(
+        "folder",
+        "how volumes come: folder (files in a watched folder), dicom (sent to this computer, C-STORE), push (sent by a script, ZeroMQ)",
+        *_one_of("folder", "dicom", "push"),
+    )
+    folder: str = _key(
+        "",
+        "replay: the recorded series; watch: where the scanner exports to, or (dicom) where what was received is kept, "
+        "empty = received/ in the run's folder",
+    )
+    address: str = _key(
+        "127.0.0.1", "watch, dicom and push: this computer's address to listen at, 0.0.0.0 = all", "an IP address", _address
+    )
+    port: int = _key(11112, "watch, dicom and push: TCP port to listen at", "1 to 65535", lambda x: 1 <= x <= 65535)
+    ae_title: str = _key("RTEVO", "dicom: this computer's name, which senders must call", "1 to 16 characters", _title)
+    peers: tuple[str, ...] = _key(
+        (),
+        "watch, dicom and push: who may send; needed where address is not loopback; push knows addresses only",
+        "a list of TITLE, TITLE@ADDRESS or @ADDRESS",
+        lambda x: all(map(_peer, x)),
+    )
+    series: str = _key(
+        "",
+        "series to take: its number or UID, or (part of) its description or protocol name, * and ? allowed; "
+        "empty = the one that looks functional; what was there before the session is taken only by number or UID",
+    )
     tr_s: float = _key(0.0, "repetition time, s; 0 = from the headers (watch: must be given)", *_at_least(0))
     patience_tr: float = _key(3.0, "a volume that is still missing this many TRs after its successor is declared missing", *_above(0))
     stall_s: float = _key(30.0, "a file that is still incomplete after this many seconds is reported by name", *_above(0))
@@ -119,9 +160,7 @@ class Evolution:
         "no more images once a generation is expected to gain less, standard deviations of random images (surrogate); 0 = no limit",
         *_at_least(0),
     )
-    mutation_sd: float = _key(
-        0.5, "truncation: standard deviation of new latents around the weighted mean of the parents", *_at_least(0)
-    )
+    mutation_sd: float = _key(0.5, "truncation: standard deviation of new latents around the weighted mean of the parents", *_at_least(0))
     norm_limits: tuple[float, ...] = _key(
         (),
         "least and greatest length of a latent, 1 = that of random ones; empty = the strategy's own (surrogate: 0.5 to 1 + 1/sqrt(size))",
@@ -245,6 +284,9 @@ class Simulation:
         "tcp://ADDRESS:PORT",
         lambda x: not x or x.startswith("tcp://"),
     )
+    faults: str = _key(
+        "", "deliveries go wrong (simulate and replay), e.g. drop=0.02, duplicate=0.05, grow=0.3, reorder=5: see docs/scanners.md"
+    )
 
 
 @dataclass(frozen=True)
@@ -356,8 +398,10 @@ def _together(config: Config, origin: str, base: Path) -> list[str]:
     """Find the mistakes that only show when several keys are seen together, and paths that do not exist."""
     found: list[str] = []
     source, acquisition = config.acquisition.source, config.acquisition
-    if source != "simulate" and not acquisition.folder:
+    if not acquisition.folder and (source == "replay" or (source == "watch" and acquisition.delivery == "folder")):
         found.append(f"{origin} [acquisition] folder: expected a folder for source {source!r}, got none")
+    if source == "replay" and acquisition.delivery == "push":
+        found.append(f"{origin} [acquisition] delivery: expected folder or dicom for source 'replay', got 'push'")
     if source == "watch":
         if acquisition.tr_s == 0:
             found.append(f"{origin} [acquisition] tr_s: expected > 0 seconds for source 'watch', got 0")
@@ -365,6 +409,9 @@ def _together(config: Config, origin: str, base: Path) -> list[str]:
             found.append(f"{origin} [decoder] folder: expected a decoder folder for source 'watch', got none")
         if config.session.speed != 1:
             found.append(f"{origin} [session] speed: expected 1 for source 'watch', got {config.session.speed:g}")
+        found += _peers(acquisition, origin)
+        if config.simulation.faults:
+            found.append(f"{origin} [simulation] faults: expected none for source 'watch', got {config.simulation.faults!r}")
     if config.generator.unclip_model_path and not config.evolution.pca:
         found.append(f"{origin} [evolution] pca: expected the latent space of [generator] unclip_model_path, got none")
     if config.session.condition == "physiology" and (not config.bridge.osc or config.session.speed != 1):
@@ -427,6 +474,17 @@ def presentation_settings(config: Config) -> PresentationSettings:
     if session.condition != "ratings":
         told["rating_window_s"] = 0.0
     return PresentationSettings(**told, speed=session.speed)
+
+
+def _peers(acquisition: Acquisition, origin: str) -> list[str]:
+    """Who may send from the network has to be said."""
+    if acquisition.delivery == "folder":
+        return []
+    if not acquisition.peers and not ipaddress.ip_address(acquisition.address).is_loopback:
+        return [f"{origin} [acquisition] peers: expected at least one where address is {acquisition.address!r}, got none"]
+    if acquisition.delivery == "push" and (named := [peer for peer in acquisition.peers if not peer.startswith("@")]):
+        return [f"{origin} [acquisition] peers: expected @ADDRESS for delivery 'push', got {named[0]!r}"]
+    return []
 
 
 def load(path: Path | None, overrides: Mapping[tuple[str, str], Any] | None = None) -> Config:

@@ -142,6 +142,7 @@ def prepare(config: Config) -> Plan:
     embedding_size, image_size = generate.probe(model)
     space = _check_space(config, embedding_size)
     condition = evolution.check(config, space)
+    _check_delivery(config)
     source = _describe_source(config)
     loaded = _check_decoder(config, source)
     tr_s = _repetition_time(config, source)
@@ -149,14 +150,13 @@ def prepare(config: Config) -> Plan:
     space.save(out / "latent_space.npz")
     folder, decoder = loaded or _make_decoder(config, source, tr_s, out / "decoder")
     runtime = _runtime_folder()
-    watched = config.acquisition.source == "watch"
     return Plan(
         name=secrets.token_hex(3),
         config=config,
         condition=condition,
         out=out,
         runtime=runtime,
-        incoming=Path(config.acquisition.folder).resolve() if watched else runtime / "incoming",
+        incoming=_incoming(config, out, runtime),
         grid=decoder.grid,
         tr_s=tr_s,
         decoder=folder,
@@ -165,6 +165,32 @@ def prepare(config: Config) -> Plan:
         embedding_size=embedding_size,
         image_size=image_size,
     )
+
+
+def _check_delivery(config: Config) -> None:
+    """See whether volumes can come over the network, and whether the faults of a rehearsal are some."""
+    from rtevo.ingest.receiver import check_listening
+    from rtevo.simulate.faults import Faults
+
+    settings, dicom = config.acquisition, config.acquisition.delivery == "dicom"
+    try:
+        faults = Faults.parse(config.simulation.faults)
+        if settings.delivery != "folder":
+            faults.check_sent()
+    except ConfigError as error:
+        raise ConfigError([f"[simulation] {mistake}" for mistake in error.mistakes]) from None
+    if settings.delivery != "folder":
+        try:
+            check_listening(settings.address, settings.port if settings.source == "watch" else 0, dicom=dicom)
+        except DataError as error:
+            raise ConfigError(f"[acquisition] delivery = {settings.delivery!r}: {error}") from None
+
+
+def _incoming(config: Config, out: Path, runtime: Path) -> Path:
+    """Folder that volumes' files arrive in, or are kept in when they were received."""
+    if config.acquisition.source != "watch":
+        return runtime / "incoming"
+    return Path(config.acquisition.folder).resolve() if config.acquisition.folder else out / "received"
 
 
 def _runtime_folder() -> Path:

@@ -115,3 +115,22 @@ def test_what_does_not_go_together_in_evolution_is_named(tmp_path: Path) -> None
     assert build({"evolution": {"norm_limits": [0.5, 1]}}).evolution.norm_limits == (0.5, 1.0)
     with pytest.raises(ConfigError, match="resume: expected an existing file or folder, got '/nowhere'"):
         build({"evolution": {"resume": "/nowhere"}})
+
+
+def test_who_may_send_from_the_network_has_to_be_said() -> None:
+    def told(**acquisition: object) -> str:
+        with pytest.raises(ConfigError) as caught:
+            build({"acquisition": {"source": "watch", "tr_s": 1.0, **acquisition}, "decoder": {"folder": "."}})
+        return "; ".join(caught.value.mistakes)
+
+    assert "peers: expected at least one where address is '0.0.0.0', got none" in told(delivery="dicom", address="0.0.0.0")
+    assert "peers: expected @ADDRESS for delivery 'push', got 'CONSOLE'" in told(delivery="push", peers=["CONSOLE"])
+    assert "peers: expected a list of TITLE, TITLE@ADDRESS or @ADDRESS" in told(delivery="dicom", peers=["@"])
+    assert "peers: expected a list of TITLE" in told(delivery="dicom", peers=["A@somewhere"])
+    assert "address: expected an IP address, got 'localhost'" in told(delivery="dicom", address="localhost")
+    assert "port: expected 1 to 65535, got 0" in told(delivery="dicom", port=0)
+    assert "ae_title: expected 1 to 16 characters" in told(delivery="dicom", ae_title="A TITLE THAT IS TOO LONG")
+    fine = {"source": "watch", "tr_s": 1.0, "delivery": "dicom", "address": "0.0.0.0", "peers": ["CONSOLE@192.168.2.1", "@::1", "PACS"]}
+    assert build({"acquisition": fine, "decoder": {"folder": "."}}).acquisition.peers[0] == "CONSOLE@192.168.2.1"
+    with pytest.raises(ConfigError, match=r"delivery: expected folder or dicom for source 'replay', got 'push'"):
+        build({"acquisition": {"source": "replay", "folder": ".", "delivery": "push"}})

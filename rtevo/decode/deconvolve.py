@@ -281,9 +281,7 @@ class Deconvolver:
         )
 
 
-def _average(
-    value: NDArray[np.float64], variance: NDArray[np.float64], weights: NDArray[np.float64], volumes: int
-) -> Amplitude:
+def _average(value: NDArray[np.float64], variance: NDArray[np.float64], weights: NDArray[np.float64], volumes: int) -> Amplitude:
     """Mean and spread of a mixture."""
     mean = float((weights * value).sum())
     return Amplitude(mean, math.sqrt(max(float((weights * (variance + (value - mean) ** 2)).sum()), 0.0)), volumes)

@@ -98,9 +98,7 @@ class RunningFit:
         squares[squares <= _EXPLAINED * self._yy] = 0
         return np.sqrt(squares / max(self.volumes, 1))
 
-    def _deviation(
-        self, terms: NDArray[np.float64], values: NDArray[np.floating[Any]]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _deviation(self, terms: NDArray[np.float64], values: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return terms and values relative to their means."""
         deviation = values.astype(np.float64)
         deviation -= self._y_mean

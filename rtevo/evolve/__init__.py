@@ -55,9 +55,7 @@ __all__ = [
     "truncation_weights",
 ]
 
-STRATEGIES: dict[str, type[Evolver]] = {
-    kind.strategy: kind for kind in (Surrogate, TruncationEvolver, Cma, SepCma, RandomEvolver)
-}
+STRATEGIES: dict[str, type[Evolver]] = {kind.strategy: kind for kind in (Surrogate, TruncationEvolver, Cma, SepCma, RandomEvolver)}
 
 
 def create(

@@ -29,6 +29,7 @@ __all__ = ["main"]
 
 PATIENCE_S = 5.0  # for a missing volume while receiving
 POLL_S = 0.02
+WIDE = 150  # columns of a terminal in which the table has a column for every value
 MANY = 8  # gaps are listed up to this many
 
 
@@ -159,29 +160,45 @@ def _series_json(info: SeriesInfo, run: bool) -> dict[str, Any]:
     }
 
 
+def _cells(info: SeriesInfo, run: bool) -> dict[str, str]:
+    """What the table says of a series, by heading."""
+    missing = ", ".join(map(str, info.missing[:MANY])) + (" ..." if len(info.missing) > MANY else "")
+    extras = [{"P": "phase", "R": "real", "I": "imaginary"}.get(info.component, ""), f"echo {info.echo}" if info.echo > 1 else ""]
+    return {
+        "": "run" if run else "",
+        "series": "?" if info.number is None else str(info.number),
+        "description": ", ".join(filter(None, [info.description, *extras])),
+        "scanner, kind": f"{info.vendor} {info.kind}",
+        "volumes": f"{info.n_volumes}" + (f" of {info.announced}" if info.announced and info.announced != info.n_volumes else ""),
+        "TR (s)": "?" if info.tr_s is None else f"{info.tr_s:.6g}",
+        "shape": " x ".join(map(str, info.grid.shape)),
+        "voxels (mm)": " x ".join(f"{size:.4g}" for size in info.grid.voxel_size_mm),
+        "missing": missing or "-",
+        "looks": f"functional: {info.why}" if info.likely else info.why,
+    }
+
+
 def _show(found: Survey) -> None:
-    """Print the table."""
+    """Print the table; in a narrow terminal with several values below each other."""
     console = Console(highlight=False, soft_wrap=True)
-    table = Table()
-    for heading in ("", "series", "description", "vendor", "kind", "volumes", "TR (s)", "shape", "voxels (mm)", "missing", "looks"):
-        table.add_column(heading, overflow="fold")
-    for info in found.series:
-        missing = ", ".join(map(str, info.missing[:MANY])) + (" ..." if len(info.missing) > MANY else "")
-        extras = [{"P": "phase", "R": "real", "I": "imaginary"}.get(info.component, ""), f"echo {info.echo}" if info.echo > 1 else ""]
-        table.add_row(
-            "run" if info is found.run else "",
-            "?" if info.number is None else str(info.number),
-            Text(", ".join(filter(None, [info.description, *extras]))),
-            info.vendor,
-            info.kind,
-            f"{info.n_volumes}" + (f" of {info.announced}" if info.announced and info.announced != info.n_volumes else ""),
-            "?" if info.tr_s is None else f"{info.tr_s:.6g}",
-            " x ".join(map(str, info.grid.shape)),
-            " x ".join(f"{size:.4g}" for size in info.grid.voxel_size_mm),
-            missing or "-",
-            f"functional: {info.why}" if info.likely else info.why,
-        )
-    if found.series:
+    if not console.is_terminal:
+        console.width = WIDE
+    rows = [_cells(info, info is found.run) for info in found.series]
+    if console.width < WIDE:
+        rows = [
+            {
+                **{heading: row[heading] for heading in ("", "series", "description")},
+                "what it is": f"{row['scanner, kind']}, volumes: {row['volumes']}, TR (s): {row['TR (s)']}\n"
+                f"{row['shape']} of {row['voxels (mm)']} mm\nmissing: {row['missing']}\n{row['looks']}",
+            }
+            for row in rows
+        ]
+    table = Table(show_lines=console.width < WIDE)
+    for heading in rows[0] if rows else ():
+        table.add_column(heading, overflow="fold", no_wrap=heading not in ("description", "missing", "looks", "what it is"))
+    for row in rows:
+        table.add_row(*map(Text, row.values()))
+    if rows:
         console.print(table)
     console.print(f"duplicates: {found.duplicates}")
     for problem in [*found.problems, *(p for info in found.series for p in info.problems)]:

@@ -16,6 +16,8 @@ from rtevo.ingest.dicom import DicomFile
 from rtevo.ingest.geometry import normal_of, slice_order, stack, volume_grid
 from rtevo.ingest.header import SeriesHeader
 from rtevo.ingest.parts import Part
+from rtevo.ingest.places import Places
+from rtevo.ingest.watch import Watch
 from rtevo.records import Grid, VolumeFlag
 
 __all__ = ["Assembler", "Outcome", "Volume"]
@@ -25,11 +27,6 @@ LARGEST_START = 500  # volumes that may be missing at the start of a run; number
 SAME_PLACE_MM = 0.1  # slices nearer to each other than this are at the same place
 MOVED_MM = 0.1  # a volume whose slices lie further from the first volume's than this has moved
 MAX_MOVED_MM = 20.0  # prospective motion correction moves the slices by less
-HALF_A_DAY_S = 43200.0
-SETTLED_VOLUMES = 8  # from the run's start, of which the second half shows the steady state
-BRIGHTER = 0.08  # of the mean signal: what a volume before the steady state has more
-HALF_TR = 0.05  # of the repetition time: how far two volumes may be from half of it to be two volumes of one repetition
-CLOCK_JUMP_TR = 0.5  # of the repetition time: acquisition times off by more are named
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,12 +174,12 @@ class Assembler:
         self._passed: set[int] = set()
         self._expected: set[int] = set()  # indices of files that came damaged
         self._slices = series.slices
+        self._places = Places()
+        self._undecided: list[_Piece] = []  # slices of which nothing tells the volume until it is known how many a volume has
+        self._share = 1
         self._reference: NDArray[np.float64] | None = None  # slice positions of the first volume
-        self._origin_s = math.nan
-        self._previous: tuple[int, float] = (-1, math.nan)
-        self._named: set[str] = set()
-        self._means: dict[int, float] = {}
-        self._halves = 0  # intervals of half a repetition time in a row
+        self._watch = Watch(series.tr_s, self.problems)
+        self._moved = False  # named
 
     @property
     def held(self) -> int:
@@ -213,20 +210,72 @@ class Assembler:
         if identity in self._known:
             return Outcome.DUPLICATE
         piece = _Piece(part.numbers, place, name, closed_ns, file, part)
-        if not self._number(piece):
-            return Outcome.REFUSED
+        if not self._take(piece, now_s):
+            if self._slices is not None or "file" not in part.numbers:
+                self._refuse(piece)
+                return Outcome.REFUSED
+            self._undecided.append(piece)
         self._known.add(identity)
+        if self._slices is None and "file" in part.numbers and self._places.add(part.numbers["file"], place):
+            self._count_slices(now_s)
+        return Outcome.NEW
+
+    def share(self, streams: int) -> None:
+        """Tell how many streams (echoes, components) of the series the instance numbers count through."""
+        if streams != self._share:
+            self._share = self._places.streams = streams
+            if self._pieces:
+                self._retake()
+
+    def _take(self, piece: _Piece, now_s: float) -> bool:
+        """Put a part into its volume; False where nothing tells which one that is."""
+        if not self._number(piece):
+            return False
         self._pieces.append(piece)
         building = self._building.setdefault(piece.index, _Building())
-        building.pieces[place] = piece
+        building.pieces[piece.place] = piece
         building.grew_s = now_s
         self._see_whether_whole(building)
-        return Outcome.NEW
+        return True
+
+    def _count_slices(self, now_s: float) -> None:
+        """It is known how many slices a volume has: give those that waited for it their volumes."""
+        self._slices = self._places.slices
+        if self._undecided:
+            self._fields = ["file", *(f for f in self._fields if f != "file")]
+            self._retake()
+        for building in self._building.values():
+            self._see_whether_whole(building)
+        undecided, self._undecided = self._undecided, []
+        for piece in undecided:
+            if not self._take(piece, now_s):
+                self._refuse(piece)
+
+    def _retake(self) -> None:
+        """Number the volumes that are not passed on anew, because their numbers mean something else now."""
+        chosen = next((f for f in self._fields if all(self._value(f, piece.numbers) is not None for piece in self._pieces)), None)
+        if chosen is None:
+            return
+        if not self._passed:
+            self._first = min(n for piece in self._pieces if (n := self._value(chosen, piece.numbers)) is not None)
+            if not self._places.offset and self._first <= LARGEST_START:
+                self._first = min(self._first, 1)
+        self._taken = {f: {(n, p.place) for p in self._pieces if (n := self._value(f, p.numbers)) is not None} for f in self._fields}
+        self._renumber(chosen)
+
+    def _value(self, name: str, numbers: dict[str, int]) -> int | None:
+        """Number of a part's volume by one header field."""
+        number = numbers.get(name)
+        if name == "file" and number is not None:
+            number = self._places.volume(number) if self._places.slices else None
+        if name == "instance" and number is not None:
+            number = (number - 1) // self._share + 1
+        return number
 
     def index_of(self, part: Part) -> int | None:
         """Position in the run that a part's headers give it; None where they do not tell."""
         name = self._fields[0] if self._fields else next(iter(part.numbers), "")
-        return self._index(part.numbers.get(name))
+        return self._index(self._value(name, part.numbers))
 
     def expect(self, part: Part) -> None:
         """Note that a volume was sent although its file is damaged: it is a gap unless another copy comes."""
@@ -309,9 +358,10 @@ class Assembler:
         if not self._pieces:
             self._fields = list(numbers)
             self._taken = {name: set() for name in self._fields}
-        alive = [f for f in self._fields if f in numbers and (numbers[f], piece.place) not in self._taken[f]]
+        values = {f: value for f in self._fields if (value := self._value(f, numbers)) is not None}
+        alive = [f for f, value in values.items() if (value, piece.place) not in self._taken[f]]
         for chosen in alive:
-            index = self._index(numbers[chosen])
+            index = self._index(values[chosen])
             if index is None or index in self._passed or not self._agrees(chosen):
                 continue
             if chosen != self._fields[0]:
@@ -319,25 +369,28 @@ class Assembler:
             self._fields = [chosen, *(f for f in alive if f != chosen)]
             piece.index = index
             for f in self._fields:
-                self._taken[f].add((numbers[f], piece.place))
+                self._taken[f].add((values[f], piece.place))
             return True
-        again = piece.part is not None and self.series.tr_s and piece.part.acquired_s - self._previous[1] > self.series.tr_s / 2
-        hint = " (it was acquired later: was the run started again under the same series?)" if again else ""
-        self.problems.append(f"{piece.name}: its headers do not tell it from a volume that came before ({numbers}){hint}; left out")
         return False
+
+    def _refuse(self, piece: _Piece) -> None:
+        """Name a part of which nothing tells the volume."""
+        again = piece.part is not None and self.series.tr_s and piece.part.acquired_s - self._watch.last_s > self.series.tr_s / 2
+        hint = " (it was acquired later: was the run started again under the same series?)" if again else ""
+        self.problems.append(f"{piece.name}: its headers do not tell it from a volume that came before ({piece.numbers}){hint}; left out")
 
     def _agrees(self, chosen: str) -> bool:
         """Whether a header field gives the volumes that were passed on the numbers that they had."""
         if chosen == self._fields[0]:
             return True
-        return all(self._index(piece.numbers[chosen]) == piece.index for piece in self._pieces if piece.index in self._passed)
+        return all(self._index(self._value(chosen, p.numbers)) == p.index for p in self._pieces if p.index in self._passed)
 
     def _renumber(self, chosen: str) -> None:
         """Number the volumes that are not passed on by another header field."""
         old, self._building = self._building, {}
         for before in old.values():
             for piece in before.pieces.values():
-                index = self._index(piece.numbers[chosen])
+                index = self._index(self._value(chosen, piece.numbers))
                 if index is None:
                     continue
                 piece.index = index
@@ -354,6 +407,10 @@ class Assembler:
 
     def _learn_slices(self, now_s: float, final: bool) -> None:
         """Where no header says how many slices a volume has: as many as the fullest, once it stopped growing."""
+        if final:
+            for piece in self._undecided:
+                self._refuse(piece)
+            self._undecided = []
         if self._slices is not None or self.series.kind != "slices" or not self._building:
             return
         fullest = max(self._building.values(), key=lambda b: len(b.pieces))
@@ -409,37 +466,15 @@ class Assembler:
             self.problems.append(f"volume {index}: {error}; left out")
             return _Gap(index, names)
         assert self.grid is not None
-        acquired_s = self._acquired(index, min(part.acquired_s for part in layout.parts))
+        acquired_s = self._watch.acquired_s(index, min(part.acquired_s for part in layout.parts))
         if math.isfinite(acquired_s) and index > 0:
             self.acquired_from = layout.parts[0].acquired_from
         closed_ns = max(piece.closed_ns for piece in pieces)
         for piece in pieces:
             piece.file = piece.part = None
         data = layout.data()
-        self._watch_signal(index, data)
+        self._watch.signal(index, data)
         return Volume(index, data, self.grid, self.series.tr_s, acquired_s, closed_ns, flags, names, layout.slice_times_s(self.series))
-
-    def _watch_signal(self, index: int, data: NDArray[np.float32] | None) -> None:
-        """Name the run's first volumes where they are brighter than those after: magnetisation is not yet in its steady state."""
-        if data is None or index >= SETTLED_VOLUMES or "steady" in self._named:
-            return
-        self._means[index] = float(data.mean())
-        if len(self._means) < SETTLED_VOLUMES:
-            return
-        self._named.add("steady")
-        means = np.array([self._means[k] for k in range(SETTLED_VOLUMES)])
-        later = means[SETTLED_VOLUMES // 2 :]
-        plateau = float(np.median(later))
-        if plateau <= 0:
-            return
-        excess = means / plateau - 1
-        bright = int(np.argmin(np.append(excess > BRIGHTER, False)))
-        if 0 < bright <= SETTLED_VOLUMES // 2 and np.ptp(later) / plateau < BRIGHTER / 2 and (np.diff(means[: bright + 1]) < 0).all():
-            which = "volume 0" if bright == 1 else f"volumes 0 to {bright - 1}"
-            self.problems.append(
-                f"{which}: up to {excess[0]:.0%} brighter than the volumes after: magnetisation was not yet in its steady state "
-                "(dummy volumes)"
-            )
 
     def _check_geometry(self, index: int, layout: _Layout) -> None:
         """Hold a volume's grid against the first one's."""
@@ -453,40 +488,6 @@ class Assembler:
         if difference:
             raise GeometryError(f"its geometry is not the run's: {difference}")
         difference = self.grid.difference(grid, MOVED_MM)
-        if difference and "moved" not in self._named:
-            self._named.add("moved")
+        if difference and not self._moved:
+            self._moved = True
             self.problems.append(f"volume {index}: {difference}; taken to lie where the first does (prospective motion correction?)")
-
-    def _acquired(self, index: int, moment_s: float) -> float:
-        """Acquisition time from the first volume in seconds; NaN where the header says none, or the same for every volume."""
-        tr_s = self.series.tr_s
-        previous_index, previous_s = self._previous
-        self._previous = (index, moment_s)
-        if not math.isfinite(moment_s) or (moment_s == previous_s and index != previous_index):
-            return math.nan
-        if not math.isfinite(self._origin_s):
-            self._origin_s = moment_s - (index * tr_s if tr_s else 0.0)
-        acquired_s = moment_s - self._origin_s
-        if acquired_s < -HALF_A_DAY_S:  # midnight, in headers without a date
-            acquired_s += 2 * HALF_A_DAY_S
-        if tr_s and math.isfinite(previous_s):
-            self._watch_clock(index, acquired_s, index - previous_index, moment_s - previous_s, tr_s)
-        return acquired_s
-
-    def _watch_clock(self, index: int, acquired_s: float, volumes: int, interval_s: float, tr_s: float) -> None:
-        """Name a header clock that jumps, and volumes that come twice as often as the header says."""
-        half = abs(interval_s / volumes / tr_s - 0.5) < HALF_TR
-        self._halves = self._halves + 1 if half else 0
-        if self._halves == 3 and "halves" not in self._named:
-            self._named.add("halves")
-            self.problems.append(
-                f"volumes were acquired every {interval_s / volumes:g} s by their headers, half the repetition time of {tr_s:g} s: "
-                "two volumes a repetition"
-            )
-        off_s = (interval_s + HALF_A_DAY_S) % (2 * HALF_A_DAY_S) - HALF_A_DAY_S - volumes * tr_s  # midnight, in headers without a date
-        if not half and abs(off_s) > CLOCK_JUMP_TR * tr_s and "clock" not in self._named:
-            self._named.add("clock")
-            self.problems.append(
-                f"volume {index}: acquired {acquired_s:.3f} s after the first by its header, expected {index * tr_s:.3f} s at the "
-                f"repetition time of {tr_s:g} s (a clock that was set, or a pause)"
-            )

@@ -6,10 +6,12 @@ A folder is listed again when its modification time changed, and now and then al
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +28,7 @@ BATCH_BYTES = 64 << 20  # read in one poll; the rest waits for the next, so that
 IDLE_SHARE = 0.005  # of the time may be spent in listing folders that look unchanged, and as much in files that were given up
 RACY_NS = 12_000_000  # file systems stamp with the kernel's tick (up to 10 ms): a listing may miss what came within one
 RECENT_NS = 10_000_000_000  # a modification time up to this long ago is taken for the moment at which the file was closed
+LOST_LOOK_S = 0.25  # between looks for a folder in the watched one that went away
 SLOW_LOOK_S = 1.0  # between looks at files that were given up, in case they grow after all
 TEMPORARY = (".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload")  # renamed by their writer once they are whole
 
@@ -39,6 +42,8 @@ class _Folder:
     modified_ns: int = -1
     racy: bool = True
     next_s: float = 0.0
+    retry_s: float = -math.inf
+    place: tuple[int, int] = (-1, -1)  # device and inode
 
 
 @dataclass(eq=False)
@@ -47,7 +52,7 @@ class _Waiting:
 
     reason: str
     needed: int  # bytes; 0 where the header does not tell yet
-    size: int
+    size: int  # -1: could not be read
     modified_ns: int
     grew_s: float
     dicom: bool = True  # as far as one can tell
@@ -192,14 +197,15 @@ class FolderSource:
             self.problems.append(f"{self.folder}: {self.explain()}")
         return volumes
 
-    def read_all(self) -> None:
-        """Take every file that is there, without settling on a series or giving out volumes."""
+    def read_all(self, *, final: bool = True) -> None:
+        """Take every file that is there, without settling on a series or giving out volumes; if `final`, nothing more will come."""
         now_s = self._clock_ns() / 1e9
         self._relist()
         self._list_folders(now_s)
         while self._queue:
             self._look(self._queue.popleft(), now_s)
-        self._last_look(now_s)
+        if final:
+            self._last_look(now_s)
 
     def settle(self) -> Stream | None:
         """Choose the run's series for good from what was found; None where nothing fits (:meth:`explain` says why)."""
@@ -207,6 +213,35 @@ class FolderSource:
         self.problems += self._selection.problems
         self._selection.problems.clear()
         return self.run
+
+    @property
+    def told(self) -> str:
+        """Which series the volumes are taken from, and why; empty until it is known."""
+        return self._selection.told()
+
+    @property
+    def tr_s(self) -> float | None:
+        """Repetition time of that series in seconds by its headers."""
+        return self.run.series.tr_s if self.run else None
+
+    def pass_over_present(self) -> str:
+        """Leave out the series that are there already, unless one is asked for by its number or UID; returns what they are.
+
+        A scanner's export folder may hold the runs before.
+        """
+        if re.fullmatch(r"[\d.]+", self._selection.pattern or ""):
+            return ""
+        pixels, self._pixels = self._pixels, False
+        self.read_all(final=False)
+        self._pixels = pixels
+        over = self._selection.pass_over()
+        others = len(self._given_up)
+        self.problems.clear()
+        found = ([f"series that are not taken: {'; '.join(over)}"] if over else []) + ([f"files of no use: {others}"] if others else [])
+        return f"{self.folder} holds from before the session {', '.join(found)}" if found else ""
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
     def explain(self) -> str:
         """Why no series was chosen: what was found instead."""
@@ -242,32 +277,39 @@ class FolderSource:
 
     def _list_folders(self, now_s: float) -> None:
         """Put the files that are new into the queue."""
-        for path, folder in list(self._folders.items()):
+        found: list[str] = []
+        todo = list(self._folders)
+        for path in todo:  # grows by the folders that are found in these
+            folder = self._folders[path]
+            if now_s < folder.retry_s:
+                continue
             try:
-                new = sorted(self._new_names(path, folder, now_s))
+                todo += self._list(path, folder, now_s, found)
             except OSError as error:
-                self._lost(path, folder, error)
+                self._lost(path, folder, error, now_s)
                 continue
             if folder.depth == 0 and self._reachable is not True:
                 if self._reachable is False:
                     self.problems.append(f"{path}: can be reached again")
                 self._reachable = True
-            self._queue.extend(new)
+        self._queue.extend(sorted(found))
 
-    def _lost(self, path: str, folder: _Folder, error: OSError) -> None:
+    def _lost(self, path: str, folder: _Folder, error: OSError, now_s: float) -> None:
         """A folder that cannot be listed: one that is not there yet, was removed, or lies on a share that went away."""
         folder.modified_ns = -1
-        if folder.depth > 0 and isinstance(error, FileNotFoundError):
-            del self._folders[path]
-        elif folder.depth == 0 and self._reachable:
+        if folder.depth > 0:
+            folder.retry_s = now_s + LOST_LOOK_S
+        elif self._reachable:
             self._reachable = False
             self.problems.append(f"{path}: cannot be reached ({error.strerror}); waiting for it")
 
-    def _new_names(self, path: str, folder: _Folder, now_s: float) -> Iterator[str]:
-        """Files in a folder that were not there at the last look."""
-        modified_ns = os.stat(path).st_mtime_ns
+    def _list(self, path: str, folder: _Folder, now_s: float, found: list[str]) -> list[str]:
+        """Add a folder's files that were not there at the last look to `found`; returns the folders in it that were not."""
+        status = os.stat(path)
+        folder.place = (status.st_dev, status.st_ino)
+        modified_ns = status.st_mtime_ns
         if modified_ns == folder.modified_ns and not folder.racy and now_s < folder.next_s:
-            return
+            return []
         folder.racy = abs(time.time_ns() - modified_ns) < RACY_NS
         folder.modified_ns = modified_ns
         begin = time.perf_counter()
@@ -275,16 +317,26 @@ class FolderSource:
         with os.scandir(path) as entries:
             new = [entry for entry in entries if entry.name not in known]
         folder.next_s = now_s + (time.perf_counter() - begin) / IDLE_SHARE
+        inner = []
         for entry in new:
-            known.add(entry.name)
             if entry.name.startswith(".") or entry.name.lower().endswith(TEMPORARY):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                if folder.depth < MAX_DEPTH:
-                    inner = self._folders[entry.path] = _Folder(folder.depth + 1)
-                    yield from self._new_names(entry.path, inner, now_s)
+                known.add(entry.name)
+            elif entry.is_dir():
+                if folder.depth < MAX_DEPTH and not self._goes_round(entry):
+                    self._folders[entry.path] = _Folder(folder.depth + 1)
+                    inner.append(entry.path)
+                known.add(entry.name)
             else:
-                yield entry.path
+                known.add(entry.name)
+                found.append(entry.path)
+        return inner
+
+    def _goes_round(self, entry: os.DirEntry[str]) -> bool:
+        """Whether a link leads to a folder that is looked into already."""
+        if not entry.is_symlink():
+            return False
+        status = entry.stat()
+        return any(folder.place == (status.st_dev, status.st_ino) for folder in self._folders.values())
 
     def _look(self, path: str, now_s: float) -> int:
         """Read a file and take it if it is whole; returns its size in bytes."""
@@ -306,7 +358,9 @@ class FolderSource:
             self._waiting.pop(path, None)
             self._give_up(path, _Waiting("", 0, size, modified_ns, now_s, "not a DICOM file" not in str(error)), str(error))
         except OSError as error:  # locked by its writer, or the share is away
-            self._wait(path, _Waiting(f"{path}: cannot be read ({error.strerror})", 0, size, modified_ns, now_s))
+            before = self._waiting.get(path)
+            since_s = before.grew_s if before and before.size < 0 else now_s
+            self._wait(path, _Waiting(f"{path}: cannot be read ({error.strerror})", 0, -1, -1, since_s))  # tried again at every look
         else:
             self._settle_file(path)
             self._take(path, file, closed_ns, now_s)
@@ -343,11 +397,10 @@ class FolderSource:
         for path, size in list(self._open.items()):
             try:
                 grown = os.stat(path).st_size > size
-            except OSError:
-                del self._open[path]
-            else:
-                if grown:
-                    self._look(path, now_s)
+            except OSError:  # the share is away
+                continue
+            if grown:
+                self._look(path, now_s)
 
     def _forget(self, path: str) -> None:
         """A file went away before it was taken: under another name it is another file."""
@@ -383,12 +436,13 @@ class FolderSource:
             status = os.stat(path)
         except OSError:
             self._look(path, now_s)
-            return
-        if (status.st_size, status.st_mtime_ns) != (waiting.size, waiting.modified_ns):
-            waiting.size, waiting.modified_ns, waiting.grew_s = status.st_size, status.st_mtime_ns, now_s
-            if status.st_size >= waiting.needed:
-                self._look(path, now_s)
-        if path in self._waiting and (final or now_s - waiting.grew_s >= self._stall_s):
+        else:
+            if (status.st_size, status.st_mtime_ns) != (waiting.size, waiting.modified_ns):
+                if waiting.size >= 0:
+                    waiting.size, waiting.modified_ns, waiting.grew_s = status.st_size, status.st_mtime_ns, now_s
+                if status.st_size >= waiting.needed:
+                    self._look(path, now_s)
+        if path in self._waiting and (final or now_s - self._waiting[path].grew_s >= self._stall_s):
             waiting = self._waiting.pop(path)
             self._give_up(path, waiting, f"{waiting.reason}; it never completed")
 

@@ -183,8 +183,8 @@ def series_header(elements: Elements, kind: str, shared: Elements | None = None)
     if vendor == "Siemens" and volumes is None:
         repetitions = protocol_number(elements.raw(elements.private(0x29, "SIEMENS CSA HEADER", 0x20)), "lRepetitions")
         volumes = int(repetitions) + 1 if repetitions is not None and 0 <= repetitions < 1e6 else None
-    timing = shared.first(0x00189112) if shared else None
-    tr_ms = (timing.number(0x00180080) if timing else None) or elements.number(0x00180080)
+    timing, converted = (shared.first(tag) if shared else None for tag in (0x00189112, 0x00209170))  # of files converted to multi-frame
+    tr_ms = next((tr for source in (timing, elements, converted) if source and (tr := source.number(0x00180080))), None)
     delay_s = elements.number(elements.private(0x43, "GEMS_PARM_01", 0x7C)) if vendor == "GE" else None
     if tr_ms and delay_s and 0 < delay_s < LONGEST_TR_S:  # a pause after every volume, which GE does not count
         tr_ms += 1000 * delay_s
@@ -199,8 +199,8 @@ def series_header(elements: Elements, kind: str, shared: Elements | None = None)
         kind=kind,
         image_type=image_type,
         sequence=sequence,
-        echo_planar=_echo_planar(elements, vendor, image_type, sequence),
-        spin_echo="SE" in elements.words(0x00180020) or elements.text(0x00189008) == "SPIN",
+        echo_planar=_echo_planar(elements, vendor, image_type, sequence) or (converted is not None and "EP" in converted.words(0x00180020)),
+        spin_echo="SE" in (converted or elements).words(0x00180020) or elements.text(0x00189008) == "SPIN",
         modality=elements.text(0x00080060),
         tr_s=tr_ms / 1000 if tr_ms and math.isfinite(tr_ms) and tr_ms > 0 else None,
         volumes=volumes,

@@ -39,7 +39,7 @@ class Part:
     numbers : dict of str to int
         What the header offers as the volume's number in the run (from 1), best first: ``temporal`` (position index), ``begin``
         (time since the run's start over the repetition time), ``instance`` and ``interleaved`` (instance number, slices or volumes
-        counting fastest), ``acquisition``.
+        counting fastest), ``file`` (instance number, where it is not known how many slices a volume has), ``acquisition``.
     component : str
         ``"M"`` magnitude, ``"P"`` phase, ``"R"`` real, ``"I"`` imaginary.
     echo, te_ms : int, float
@@ -230,6 +230,7 @@ def _slice_numbers(elements: Elements, series: SeriesHeader, begin: float | None
         temporal=temporal if temporal else None,
         begin=round(begin / series.tr_s) + 1 if begin is not None and series.tr_s and 0 <= begin < 1e6 else None,
         instance=(instance - 1) // series.slices + 1 if instance and series.slices else None,
+        file=instance if instance and not series.slices else None,
         interleaved=(instance - 1) % series.volumes + 1 if instance and series.volumes and series.volumes > 1 else None,
         acquisition=elements.integer(0x00200012),
     )
@@ -278,7 +279,7 @@ def enhanced_layout(elements: Elements, frames: int, series: SeriesHeader) -> La
             numbers = _numbers(
                 temporal=read[members[0]].temporal,
                 instance=elements.integer(0x00200013) if frames > 1 else None,
-                acquisition=elements.integer(0x00200012),
+                acquisition=elements.integer(0x00200012) or read[members[0]].acquisition,
             )
         parts.append(
             Part(
@@ -304,6 +305,7 @@ class _Frame:
 
     __slots__ = (
         "acquired_s",
+        "acquisition",
         "component",
         "in_stack",
         "intercept",
@@ -330,11 +332,15 @@ class _Frame:
         spacing = measures.number(0x00180088) or measures.number(0x00180050) or 0.0
         self.spacing_mm = (between[1], between[0], abs(spacing))
         content, kind, echo = group(0x00209111), group(0x00189226), group(0x00189114)
-        self.temporal = (content.integer(0x00209128) or None) if content else None
+        converted = [source for source in (item.first(0x00209171), shared.first(0x00209170) if shared else None) if source]
+        self.temporal = next((n for c in converted if (n := c.integer(0x00200100))), None)
+        self.temporal = (content.integer(0x00209128) if content else None) or self.temporal
+        self.acquisition = content.integer(0x00209156) if content else None
         self.in_stack = content.integer(0x00209057) if content else None
         self.acquired_s = moment(content.text(0x00189074)) if content else math.nan
         self.component = _component(top, kind)
-        self.te_ms = round((echo.number(0x00189082) if echo else None) or 0.0, 3)
+        te_ms = next((te for c in converted if (te := c.number(0x00180081))), 0.0)
+        self.te_ms = round((echo.number(0x00189082) if echo else None) or te_ms, 3)
         private = item.first(item.private(0x2005, "Philips MR Imaging DD 005", 0x0F)) if series.vendor == "Philips" else None
         transformation = group(0x00289145)
         self.slope, self.intercept = _rescale(transformation or top, series, private or top)
@@ -343,9 +349,11 @@ class _Frame:
 def _volume_of(frames: list[_Frame]) -> list[int]:
     """Number of the volume that each frame belongs to, from 1: its temporal position, or how often its place came before."""
     temporal = [frame.temporal for frame in frames]
+    acquisition = [frame.acquisition for frame in frames]
     places = [(frame.component, frame.te_ms, *(round(x / SAME_POSITION_MM) for x in frame.position)) for frame in frames]
-    if None not in temporal and len(set(zip(places, temporal, strict=True))) == len(frames):
-        return [number for number in temporal if number is not None]
+    for numbers in (temporal, acquisition):
+        if None not in numbers and len(set(zip(places, numbers, strict=True))) == len(frames):
+            return [number for number in numbers if number is not None]
     seen: dict[tuple[object, ...], int] = {}
     volumes = []
     stacked = {place: frame.in_stack for place, frame in zip(places, frames, strict=True)}

@@ -24,7 +24,7 @@ import json
 import math
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,6 +55,8 @@ class PushSource:
         Where to listen, e.g. ``"tcp://127.0.0.1:5570"``; port 0 takes a free one (see :attr:`endpoint`).
     patience_s : float
         How long a missing volume is waited for once a later one came.
+    peers : sequence of str
+        Who may send, as ``"@ADDRESS"``; empty: everyone.
     clock_ns : callable
         Steady clock in ns, by which `patience_s` is measured.
 
@@ -75,11 +77,12 @@ class PushSource:
         If it cannot listen there.
     """
 
-    def __init__(self, bind: str, *, patience_s: float, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(self, bind: str, *, patience_s: float, peers: Sequence[str] = (), clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self.problems: list[str] = []
         self.duplicates = self.seen = 0
         self.ended = False
         self._patience_s = patience_s
+        self._peers = {peer.removeprefix("@") for peer in peers}
         self._clock_ns = clock_ns
         self._assembler: Assembler | None = None
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
@@ -102,6 +105,17 @@ class PushSource:
     def pending(self) -> int:
         """Volumes that are held back until an earlier one came."""
         return self._assembler.held if self._assembler else 0
+
+    @property
+    def told(self) -> str:
+        """Which run the volumes are taken from; empty until it is known."""
+        series = self._assembler.series if self._assembler else None
+        return f"{series.description!r}, which a script pushes{f' (TR {series.tr_s:g} s)' if series.tr_s else ''}" if series else ""
+
+    @property
+    def tr_s(self) -> float | None:
+        """Repetition time in seconds by the script; None until it is known."""
+        return self._assembler.series.tr_s if self._assembler else None
 
     def poll(self) -> list[Volume]:
         """Take the messages that came, without waiting.
@@ -137,13 +151,16 @@ class PushSource:
     def _take(self) -> bool:
         """Take one message and answer it; False where there is none."""
         try:
-            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            messages = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return False
-        sender, *rest = frames
+        address = str(messages[-1].get("Peer-Address"))
+        sender, *rest = (message.bytes for message in messages)
         envelope = [sender, b""] if rest[:1] == [b""] else [sender]
         answer: dict[str, Any] = {"ok": True}
         try:
+            if self._peers and address not in self._peers:
+                raise DataError(f"{address} is not among the allowed peers")
             self._read(rest[len(envelope) - 1 :])
         except DataError as error:
             answer = {"ok": False, "error": str(error)}

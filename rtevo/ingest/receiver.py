@@ -7,10 +7,12 @@ files: nothing that was acknowledged is lost, and a session can be replayed from
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,11 @@ from rtevo.errors import ConfigError, DataError
 from rtevo.ingest.assembly import Volume
 from rtevo.ingest.folder import FolderSource
 
-__all__ = ["DicomReceiver", "Peer"]
+__all__ = ["DicomReceiver", "Peer", "check_listening"]
 
 SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700  # DICOM PS3.4, table B.2-1
 REJECTED, SERVICE_USER, UNKNOWN_CALLER = 0x01, 0x01, 0x03  # DICOM PS3.8, table 9-21
+LEAVE_S = 1.0  # longest wait for senders that were turned away
 LARGEST_PDU = 1 << 20  # bytes; the default of 16 KiB takes twice as long
 STORED = (  # SOP classes that are taken: DICOM PS3.4, annex B.5
     "1.2.840.10008.5.1.4.1.1.4",  # MR
@@ -35,6 +38,19 @@ STORED = (  # SOP classes that are taken: DICOM PS3.4, annex B.5
     "1.3.12.2.1107.5.9.1",  # and Siemens' non-images
 )
 VERIFICATION = "1.2.840.10008.1.1"  # C-ECHO: consoles test a node by it
+
+
+def check_listening(address: str, port: int, *, dicom: bool = True) -> None:
+    """Raise DataError where this computer cannot listen at an address and port, or cannot receive DICOM at all."""
+    if dicom and importlib.util.find_spec("pynetdicom") is None:
+        raise DataError("receiving over the DICOM network needs pynetdicom; install rtevo[dicom-net]")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:  # pynetdicom leaves a socket open where it cannot bind it
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, port))
+    except OSError as error:
+        raise DataError(f"{address or 'all addresses'}, port {port}: cannot listen there ({error.strerror})") from None
 
 
 class Peer:
@@ -143,6 +159,20 @@ class DicomReceiver:
         """Files and volumes that are not whole or held back."""
         return self.source.pending
 
+    @property
+    def told(self) -> str:
+        """Which series the volumes are taken from, and why; empty until it is known."""
+        return self.source.told
+
+    @property
+    def tr_s(self) -> float | None:
+        """Repetition time of that series in seconds by its headers."""
+        return self.source.tr_s
+
+    def pass_over_present(self) -> str:
+        """Leave out what the folder held before; as :meth:`FolderSource.pass_over_present`."""
+        return self.source.pass_over_present()
+
     def poll(self) -> list[Volume]:
         """Volumes that are ready now; as :meth:`FolderSource.poll`."""
         return self.source.poll()
@@ -155,14 +185,17 @@ class DicomReceiver:
     def close(self) -> None:
         """Stop listening; pictures that are on their way are not waited for."""
         if self._server is not None:
+            deadline = time.monotonic() + LEAVE_S
+            for association in self._server.active_associations:  # those that were turned away stumble over an abort while they leave
+                if not association.is_established:
+                    association.join(max(0.0, deadline - time.monotonic()))
             self._server.ae.shutdown()
             self._server = None
 
     def _listen(self, address: str, port: int, ae_title: str) -> Any:
-        try:
-            from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
-        except ImportError:
-            raise DataError("receiving over the DICOM network needs pynetdicom; install rtevo[dicom-net]") from None
+        check_listening(address, port)
+        from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
+
         try:
             entity = AE(ae_title=ae_title)
         except ValueError as error:
@@ -181,9 +214,6 @@ class DicomReceiver:
             (evt.EVT_ABORTED, self._was_aborted),
         ]
         try:
-            with socket.socket() as probe:  # pynetdicom leaves a socket open where it cannot bind it
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((address, port))
             return entity.start_server((address, port), block=False, evt_handlers=handlers)
         except OSError as error:
             raise DataError(f"port {port}: cannot listen there ({error.strerror})") from error

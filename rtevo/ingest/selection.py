@@ -90,7 +90,9 @@ class Selection:
         self.problems: list[str] = []
         self._patience_s = patience_s
         self._first = first
+        self._before: set[str] = set()  # series that are not taken
         self._bases: dict[str, tuple[SeriesHeader, float]] = {}  # of each series: its header and its first volume's time
+        self._counted: dict[str, dict[int, StreamKey] | None] = {}  # of each series: who has an instance number, None where several do
         self._family: dict[str, str] = {}  # series -> the one of which it holds a further volume
 
     def add(self, file: DicomFile, part: Part, closed_ns: int, now_s: float, name: str) -> str:
@@ -98,6 +100,7 @@ class Selection:
         part = self._place(file, part)
         stream = self._stream(file, part, now_s)
         stream.files.add(name)
+        self._share_numbers(file, stream)
         if self.chosen not in (None, stream):
             return Outcome.NEW
         if self._rank(stream) > 1:
@@ -120,6 +123,13 @@ class Selection:
         indices = [self.chosen.assembler.index_of(part) for part in file.parts] if self.chosen else []
         return min((index for index in indices if index is not None), default=None)
 
+    def pass_over(self) -> list[str]:
+        """Take none of the series that came so far; returns their labels."""
+        self._before = {stream.key.uid for stream in self.streams.values()}
+        for stream in self.streams.values():
+            stream.assembler = Assembler(stream.series, patience_s=math.inf)  # lets its volumes go
+        return list(dict.fromkeys(stream.series.label for stream in self.streams.values()))
+
     def settle(self, now_s: float, *, final: bool = False) -> None:
         """Choose the run's stream if that can be done now."""
         if self.chosen is not None:
@@ -135,6 +145,17 @@ class Selection:
             if stream is not self.chosen:
                 stream.assembler = Assembler(stream.series, patience_s=math.inf)  # lets its pictures go
 
+    def told(self) -> str:
+        """Which stream was chosen, and why; empty where none is yet."""
+        if self.chosen is None:
+            return ""
+        stream, series = self.chosen, self.chosen.series
+        tr = f", TR {series.tr_s:g} s" if series.tr_s else ""
+        why = f"it is '{self.pattern}'" if self.pattern is not None else f"it looks functional: {stream.why}"
+        if self.pattern is None and stream.likeness != Likeness.FUNCTIONAL:
+            why = f"nothing looks more functional ({stream.why})"
+        return f"{stream.label} ({series.vendor} {series.kind}{tr}): {why}"
+
     def explain(self) -> str:
         """Why no stream was chosen."""
         if not self.streams:
@@ -149,6 +170,16 @@ class Selection:
     def _key(self, file: DicomFile, part: Part) -> StreamKey:
         uid = self._family.get(file.series.uid, file.series.uid)
         return StreamKey(uid, part.component, round(part.te_ms, 2) or float(part.echo))
+
+    def _share_numbers(self, file: DicomFile, stream: Stream) -> None:
+        """Find out whether instance numbers count through all echoes and components of a series, or through each."""
+        uid, instance = stream.key.uid, file.identity[2]
+        siblings = [other for other in self.streams.values() if other.key.uid == uid]
+        counted = self._counted.setdefault(uid, {})
+        if instance is not None and counted is not None and counted.setdefault(instance, stream.key) != stream.key:
+            counted = self._counted[uid] = None  # two have the same number
+        for other in siblings:
+            other.assembler.share(1 if counted is None else len(siblings))
 
     def _place(self, file: DicomFile, part: Part) -> Part:
         """Find the run of which a series holds a single volume (some XA exports give every volume a series of its own).
@@ -174,7 +205,7 @@ class Selection:
         Both have the same name and protocol, the first holds one file, and as many series lie between them as repetition times, or more.
         """
         begun, begin_s = self._bases[uid]
-        if uid in self._family or series.number is None or begun.number is None or not series.tr_s:
+        if uid in self._before or uid in self._family or series.number is None or begun.number is None or not series.tr_s:
             return False
         if replace(series, uid=begun.uid, number=begun.number) != begun:
             return False
@@ -188,6 +219,8 @@ class Selection:
         return sum(family == uid for family in self._family.values())
 
     def _why_not(self, stream: Stream) -> str:
+        if stream.key.uid in self._before:
+            return "was there before"
         if self.pattern is None and stream.likeness == Likeness.POSSIBLE and stream.assembler.volumes < 2:
             return f"{stream.why}, and one volume only"
         return stream.why if self.pattern is None else "another name"
@@ -206,6 +239,8 @@ class Selection:
 
     def _rank(self, stream: Stream) -> int:
         """0: taken at once; 1: taken where nothing better comes; 2: not taken."""
+        if stream.key.uid in self._before:
+            return 2
         if self.pattern is None:
             return int(stream.likeness)
         if not matches(stream.series, self.pattern):

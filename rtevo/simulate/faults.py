@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
 from pathlib import Path
@@ -26,6 +26,8 @@ from rtevo.simulate.dicom import MosaicWriter
 __all__ = ["Delivery", "Fate", "Faults", "FaultyWriter", "deliver", "strangers"]
 
 LONGEST_GROWTH = 4  # pieces in which a growing file comes
+CHUNK_BYTES = 64 << 10  # written at a time
+IN_PLACE = ("truncate", "grow", "rename")  # faults of files that are written, not sent
 
 
 class Fate(IntFlag):
@@ -79,7 +81,7 @@ class Faults:
     burst: int = 1
 
     def __post_init__(self) -> None:
-        mistakes = []
+        mistakes: list[str] = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type == "float" and not 0 <= value <= 1:
@@ -88,6 +90,17 @@ class Faults:
                 mistakes.append(f"faults {field.name}: expected a whole number of files, got {value!r}")
         if mistakes:
             raise ConfigError(mistakes)
+
+    def check_sent(self) -> None:
+        """Raise ConfigError where there are faults that cannot happen to files that are sent over the network."""
+        wrong = [name for name in IN_PLACE if getattr(self, name)]
+        if wrong:
+            raise ConfigError([f"faults {name}: expected 0 where files are sent, got {getattr(self, name)!r}" for name in wrong])
+
+    def table(self, fates: dict[str, Fate]) -> str:
+        """What became of each file, as tab-separated text."""
+        rows = (f"{name}\t{'|'.join(str(one.name).lower() for one in fate) or 'whole'}\n" for name, fate in fates.items())
+        return "file\tfate\n" + "".join(rows)
 
     @classmethod
     def parse(cls, text: str) -> Faults:
@@ -119,44 +132,57 @@ class Delivery:
 
     Parameters
     ----------
-    folder : path
-        Made if it is not there.
+    folder : path, or callable
+        Made if it is not there; or what sends a file, given its name and contents (:mod:`rtevo.simulate.send`), all at once: nothing
+        then grows, is cut or renamed.
     faults : Faults or str
         How it goes wrong; text as for :meth:`Faults.parse`.
-    seed : int
+    seed : int, or sequence of int
         Of every draw.
     on_change : callable, optional
         Called after every change to the folder.
     others : list of (str, bytes), optional
-        Name and contents of the files that come in between, over and over; those of :func:`strangers` if None.
+        Name and contents of the files that come in between, over and over; those of :func:`strangers` (of them that are DICOM, where
+        files are sent) if None.
 
     Attributes
     ----------
     fates : dict of str to Fate
         What becomes of each file that was sent, by its name.
+
+    Raises
+    ------
+    ConfigError
+        If the faults are none, or none that can happen on that way.
     """
 
     def __init__(
         self,
-        folder: Path | str,
+        folder: Path | str | Callable[[str, bytes], None],
         faults: Faults | str,
         *,
-        seed: int,
+        seed: int | Sequence[int],
         on_change: Callable[[], None] | None = None,
         others: list[tuple[str, bytes]] | None = None,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = Path() if callable(folder) else Path(folder)
+        self._send = folder if callable(folder) else None
         self.faults = Faults.parse(faults) if isinstance(faults, str) else faults
+        if self._send is not None:
+            self.faults.check_sent()
         self.fates: dict[str, Fate] = {}
         self._rng = np.random.default_rng(seed)
         self._on_change = on_change or (lambda: None)
         self._others = strangers() if others is None and self.faults.stranger else others or []
+        if self._send is not None:
+            self._others = [(name, contents) for name, contents in self._others if contents[128:132] == b"DICM"]
         self._came = 0  # strangers
         self._turn = 0  # files sent so far
         self._due: list[tuple[int, int, Callable[[], None]]] = []  # turn, rank among those of the turn, what is done then
         self._rank = 0
         self._stalled_until = 0
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._send is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Delivery:
         return self
@@ -246,19 +272,23 @@ class Delivery:
         return lambda: self._write(f"{number:04d}-{name}", contents)
 
     def _write(self, name: str, contents: bytes) -> None:
-        """Write what a file has so far; what is there already is only added to."""
+        """Send a file, or write what it has so far: piece by piece, and what is there already is only added to."""
+        if self._send is not None:
+            self._send(name, contents)
+            return
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab", buffering=0) as file:
-            file.write(contents[file.tell() :])
+            for start in range(file.tell(), len(contents), CHUNK_BYTES):
+                file.write(contents[start : start + CHUNK_BYTES])
 
 
 def deliver(
     files: Iterable[tuple[str, bytes]],
-    folder: Path | str,
+    folder: Path | str | Callable[[str, bytes], None],
     faults: Faults | str,
     *,
-    seed: int,
+    seed: int | Sequence[int],
     on_change: Callable[[], None] | None = None,
 ) -> Delivery:
     """Deliver a series into a folder, wrongly.
@@ -294,7 +324,7 @@ class FaultyWriter:
 
     Parameters
     ----------
-    writer : MosaicWriter
+    writer : MosaicWriter, or another encoder
         Gives the files and their names.
     delivery : Delivery
         Takes them.

@@ -1,31 +1,41 @@
-"""Scanner's files -> ``volumes``."""
+"""What the scanner sends -> ``volumes``."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from rtevo.errors import GeometryError
+from rtevo.ingest import Volume
 from rtevo.records import Grid
 from rtevo.shm import Ring
 from rtevo.stages.context import Context
 
+LOOPBACK = "127.0.0.1"
+TR_OFF = 0.01  # of the session's repetition time: how far the headers' may be from it
+
+
+class Source(Protocol):
+    """Where volumes come from: :class:`rtevo.ingest.FolderSource` and its like."""
+
+    problems: list[str]
+
+    @property
+    def told(self) -> str: ...
+    @property
+    def tr_s(self) -> float | None: ...
+    def poll(self) -> list[Volume]: ...
+    def finish(self) -> list[Volume]: ...
+    def close(self) -> None: ...
+
 
 def ingest(context: Context) -> None:
-    """Scanner's files -> ``volumes``."""
-    from rtevo.ingest import FolderSource
-
-    plan, clock, settings = context.plan, context.clock, context.config.acquisition
+    """What the scanner sends -> ``volumes``."""
+    plan, clock = context.plan, context.clock
     out = context.writer("volumes")
-    source = FolderSource(
-        plan.incoming,
-        series=settings.series or None,
-        patience_s=settings.patience_tr * plan.tr_s,
-        stall_s=settings.stall_s,
-        clock_ns=clock.now_ns,
-    )
-    context.ready()
-    told = 0
+    source, ready = _open(context)
+    context.ready(**ready)
+    teller = _Teller(context, source)
     while True:
         delivered, draining = clock.get("delivered"), bool(clock.get("drain") or clock.get("abort"))
         volumes = source.poll()
@@ -33,19 +43,76 @@ def ingest(context: Context) -> None:
             volumes += source.finish()
         for volume in volumes:
             _publish_volume(out, volume, plan.grid)
-        for problem in source.problems[told:]:
-            context.log.warning("ingest: %s", problem)
-        told = len(source.problems)
+        teller.tell()
         if draining or not volumes:
             clock.set("settled", delivered)
         if draining:
             break
         if not volumes:
             time.sleep(0.001 if clock.lock_step else 0.01)
+    source.close()
     out.close_writing()
 
 
-def _publish_volume(out: Ring, volume: Any, grid: Grid) -> None:
+def _open(context: Context) -> tuple[Any, dict[str, Any]]:
+    """The source, and what others must know of it."""
+    from rtevo.ingest import DicomReceiver, FolderSource
+
+    plan, settings = context.plan, context.config.acquisition
+    watched = settings.source == "watch"
+    address, port, peers = (settings.address, settings.port, settings.peers) if watched else (LOOPBACK, 0, ())
+    patience_s, clock_ns = settings.patience_tr * plan.tr_s, context.clock.now_ns
+    if settings.delivery == "push":
+        from rtevo.ingest.push import PushSource
+
+        pushed = PushSource(f"tcp://{address}:{port}", patience_s=patience_s, peers=peers, clock_ns=clock_ns)
+        context.log.info("ingest: scripts push volumes to %s", pushed.endpoint)
+        return pushed, {"volumes_port": int(pushed.endpoint.rpartition(":")[2])}
+    options: dict[str, Any] = {
+        "series": settings.series or None,
+        "patience_s": patience_s,
+        "stall_s": settings.stall_s,
+        "clock_ns": clock_ns,
+    }
+    source: DicomReceiver | FolderSource
+    ready = {}
+    if settings.delivery == "dicom":
+        source = DicomReceiver(plan.incoming, port, address=address, ae_title=settings.ae_title, peers=peers, **options)
+        context.log.info("ingest: %s receives DICOM at %s, port %d", settings.ae_title, address, source.port)
+        ready["volumes_port"] = source.port
+    else:
+        source = FolderSource(plan.incoming, **options)
+    if watched and (before := source.pass_over_present()):
+        context.log.info("ingest: %s", before)
+    return source, ready
+
+
+class _Teller:
+    """Says which series the volumes are taken from, and what is wrong with it; each once."""
+
+    def __init__(self, context: Context, source: Source) -> None:
+        self._context, self._source = context, source
+        self._problems = 0
+        self._told = False
+
+    def tell(self) -> None:
+        """Say what is new."""
+        log, source = self._context.log, self._source
+        if not self._told and (told := source.told):
+            self._told = True
+            log.info("ingest: the run is %s", told)
+            expected, found = self._context.plan.tr_s, source.tr_s
+            if found and abs(found - expected) > TR_OFF * expected:
+                log.warning(
+                    "ingest: the repetition time is %g s by the headers, %g s in this session ([acquisition] tr_s)", found, expected
+                )
+        problems = source.problems
+        for problem in problems[self._problems :]:
+            log.warning("ingest: %s", problem)
+        self._problems = len(problems)
+
+
+def _publish_volume(out: Ring, volume: Volume, grid: Grid) -> None:
     if volume.data is not None and (difference := grid.difference(volume.grid)):
         raise GeometryError(f"volume {volume.index} ({volume.files[0]}) does not lie on the decoder's grid: {difference}")
     with out.reserve(timeout_s=30) as slot:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import datetime
 import math
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from rtevo.clock import NEVER
 from rtevo.config import Config, presenter_is_outside
-from rtevo.simulate import ParticipantLink, Room, Simulation, run_scanner
+from rtevo.simulate import Delivery, FaultyWriter, ParticipantLink, Room, Simulation, run_scanner
 from rtevo.stages.context import Context
 
 __all__ = ["presenter", "scanner", "simulation"]
+
+FAULTS = 6  # the stream of random numbers of what goes wrong
+CALLING = "SIMULATOR"  # AE title
 
 
 def simulation(config: Config, tr_s: float) -> Simulation:
@@ -42,23 +47,53 @@ def scanner(context: Context) -> None:
 
 def _simulate(context: Context, link: ParticipantLink) -> None:
     from rtevo.simulate.dicom import MosaicWriter
+    from rtevo.simulate.send import PushEncoder
 
     plan, clock = context.plan, context.clock
     settings = simulation(context.config, plan.tr_s)
     head = settings.head()
     started = datetime.datetime(2000, 1, 1, 12) if clock.lock_step else None  # the same files, byte for byte, every time
-    writer = MosaicWriter(plan.incoming, plan.grid, plan.tr_s, description="rtevo_simulated_bold", started=started)
+    name = "rtevo_simulated_bold"
+    encoder = (
+        PushEncoder(plan.grid, plan.tr_s, name)
+        if context.config.acquisition.delivery == "push"
+        else MosaicWriter(plan.incoming, plan.grid, plan.tr_s, description=name, started=started)
+    )
     context.ready()
-    context.wait_for_go()
-    run_scanner(
-        settings, writer, link, clock, plan.out,
-        head=head, on_volume=lambda index: clock.set("delivered", index + 1), patience_s=_patience_s(context.config),
-    )  # fmt: skip
+    if not (told := context.wait_for_go()):
+        return
+    with _delivery(context, told) as delivery:
+        writer = FaultyWriter(encoder, delivery)
+        run_scanner(
+            settings, writer, link, clock, plan.out,
+            head=head, on_volume=lambda index: clock.set("delivered", index + 1), patience_s=_patience_s(context.config),
+        )  # fmt: skip
 
 
 def _patience_s(config: Config) -> float:
     """Longest wait for the presenter: one that somebody starts on another computer takes longer."""
     return 3600.0 if presenter_is_outside(config) else 60.0
+
+
+@contextmanager
+def _delivery(context: Context, told: dict[str, Any]) -> Iterator[Delivery]:
+    """Where the scanner's files go: the watched folder, or over the network; wrongly where the session says so."""
+    from rtevo.simulate.send import PushSender, StoreSender
+
+    plan, settings, faults = context.plan, context.config.acquisition, context.config.simulation.faults
+    with ExitStack() as stack:
+        into: Any = plan.incoming
+        if settings.delivery == "dicom":
+            into = stack.enter_context(StoreSender("127.0.0.1", told["volumes_port"], settings.ae_title, CALLING)).send
+        elif settings.delivery == "push":
+            into = stack.enter_context(PushSender(f"tcp://127.0.0.1:{told['volumes_port']}")).send
+        delivery = Delivery(into, faults, seed=[FAULTS, context.config.session.seed])
+        try:
+            yield delivery
+            delivery.finish()
+        finally:
+            if faults:
+                (plan.out / "faults.tsv").write_text(delivery.faults.table(delivery.fates), encoding="utf-8")
 
 
 class _Stopped(Exception):  # noqa: N818 - the way out of a replay, not an error
@@ -71,7 +106,8 @@ def _replay(context: Context, link: ParticipantLink) -> None:
     plan, clock, settings = context.plan, context.clock, context.config.acquisition
     recording = Replay(settings.folder, plan.incoming, series=settings.series or None, tr_s=plan.tr_s)
     context.ready()
-    context.wait_for_go()
+    if not (told := context.wait_for_go()):
+        return
     volumes = 0
 
     def wait_until(t_s: float) -> None:
@@ -83,7 +119,8 @@ def _replay(context: Context, link: ParticipantLink) -> None:
 
     with Room(link, clock) as room, suppress(_Stopped):
         if room.begin(plan.tr_s, context.config.presentation.trigger_key, _patience_s(context.config)):
-            recording.run(wait_until)
+            with _delivery(context, told) as delivery:
+                recording.run(wait_until, delivery.send)
             clock.set("delivered", volumes)
             clock.set("drain", 1)
             room.wait_until(math.inf)  # the presenter still has somebody to show its last pictures to

@@ -75,9 +75,7 @@ def same(score: Score, expected: float, tolerance: float) -> None:
     [(0.0, (0.2, 1.5), SINGLE), (0.0, (math.inf, math.inf), SINGLE), (0.0, (1e-6, 1e-6), SINGLE), (4.0, (0.2, 1.5), SMOOTHING)],
     ids=["light ridge", "least squares", "running mean", "smoothed"],
 )
-def test_every_score_equals_an_offline_fit_of_the_volumes_so_far(
-    fwhm_mm: float, prior: tuple[float, float], tolerance: float
-) -> None:
+def test_every_score_equals_an_offline_fit_of_the_volumes_so_far(fwhm_mm: float, prior: tuple[float, float], tolerance: float) -> None:
     decoder = make_decoder()
     data, motion = make_run(70)
     onsets = {(0, k): 2.3 + 4.1 * k for k in range(12)}

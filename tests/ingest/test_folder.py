@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import itertools
 import math
 import os
 import re
@@ -270,7 +273,9 @@ def test_folders_within_the_folder(tmp_path: Path, clock: FakeClock) -> None:
     assert volume.files == (os.path.join("patient", "series", "001_000001_000001.dcm"),)
 
 
-def test_a_file_that_is_locked_is_read_later(scanner: Scanner, source: FolderSource, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_locked_is_read_later(
+    scanner: Scanner, source: FolderSource, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def locked(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -278,8 +283,154 @@ def test_a_file_that_is_locked_is_read_later(scanner: Scanner, source: FolderSou
         patch.setattr("rtevo.ingest.folder.read_dicom", locked)
         scanner.send(0)
         assert (source.poll(), source.pending) == ([], 1)
-    os.utime(scanner.writer.path(0))
+        clock.advance(STALL_S)
+        assert source.poll() == []
+        assert source.problems == [f"{scanner.writer.path(0).name}: cannot be read (Permission denied); it never completed"]
+    clock.advance(STALL_S)
     scanner.check(source.poll(), [0])
+    assert source.problems[1:] == [f"{scanner.writer.path(0).name}: is whole now"]
+
+
+class Share:
+    """Lets a folder's file system fail, as a share does whose server is away."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.error, self.calls = str(folder), 0, 0
+        self.fails_at = -1  # call
+        for module, name in ((os, "stat"), (os, "scandir"), (builtins, "open")):
+            monkeypatch.setattr(module, name, self._wrap(getattr(module, name)))
+
+    def _wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(path: Any, *arguments: Any, **options: Any) -> Any:
+            if str(path).startswith(self.folder):
+                self.calls += 1
+                if self.error and (self.fails_at < 0 or self.calls == self.fails_at):
+                    raise OSError(self.error, os.strerror(self.error))
+            return call(path, *arguments, **options)
+
+        return wrapped
+
+
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.ESTALE, errno.EIO, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.EACCES])
+def test_a_share_that_goes_away_and_comes_back(error: int, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    scanner = Scanner(tmp_path / "share" / "patient" / "series")
+    share = Share(tmp_path / "share", monkeypatch)
+    source = FolderSource(tmp_path / "share", patience_s=PATIENCE_S, stall_s=STALL_S, clock_ns=clock)
+    scanner.send(0)
+    scanner.check(source.poll(), [0])
+    share.error = error
+    for _ in range(5):
+        clock.advance(1)
+        assert source.poll() == []
+    share.error = 0
+    scanner.send(1, 2)
+    clock.advance(1)
+    scanner.check(source.poll() + source.poll(), [1, 2])
+    where = str(tmp_path / "share")
+    assert source.problems == [f"{where}: cannot be reached ({os.strerror(error)}); waiting for it", f"{where}: can be reached again"]
+
+
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.ESTALE, errno.EIO])
+def test_a_share_that_fails_once_anywhere_loses_nothing(
+    error: int, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 1
+    for fails_at in itertools.count(1):
+        if fails_at > calls:
+            break
+        folder = tmp_path / str(fails_at)
+        scanner = Scanner(folder / "patient" / "series")
+        with monkeypatch.context() as patch:
+            share = Share(folder, patch)
+            source = FolderSource(folder, patience_s=PATIENCE_S, stall_s=STALL_S, clock_ns=clock)
+            got: list[Volume] = []
+            scanner.send(0, 1)
+            share.error, share.fails_at, share.calls = error, fails_at, 0
+            got += source.poll()
+            scanner.send(2)
+            for _ in range(3):
+                clock.advance(0.5)
+                got += source.poll()
+            calls = share.calls
+        scanner.check(got, [0, 1, 2])
+    assert calls > 10
+
+
+def test_a_share_that_is_unmounted_leaves_an_empty_mount_point(tmp_path: Path, clock: FakeClock) -> None:
+    mount, server = tmp_path / "mount", tmp_path / "server"
+    source = FolderSource(mount, patience_s=PATIENCE_S, clock_ns=clock)
+    scanner = Scanner(mount / "patient" / "series")
+    scanner.send(0)
+    scanner.check(source.poll(), [0])
+    mount.rename(server)
+    mount.mkdir()
+    for _ in range(3):
+        clock.advance(1)
+        assert source.poll() == []
+    mount.rmdir()
+    server.rename(mount)
+    scanner.send(1)
+    clock.advance(1)
+    scanner.check(source.poll(), [1])
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path, clock: FakeClock) -> None:
+    scanner = Scanner(tmp_path / "elsewhere" / "series")
+    scanner.send(0, 1)
+    watched = tmp_path / "watched"
+    watched.mkdir()
+    (watched / "current").symlink_to(scanner.folder)
+    (scanner.folder / "round").symlink_to(watched)
+    (watched / "gone").symlink_to(tmp_path / "nowhere")
+    source = FolderSource(watched, patience_s=PATIENCE_S, clock_ns=clock)
+    scanner.check(source.poll(), [0, 1])
+    (watched / "one.dcm").symlink_to(scanner.writer.path(0))
+    scanner.send(2)
+    scanner.check(source.poll(), [2])
+    assert source.duplicates == 1
+    assert source.finish() == []
+    assert source.problems == []
+
+
+def test_a_series_spread_over_folders_under_names_of_all_kinds(tmp_path: Path, clock: FakeClock) -> None:
+    scanner = Scanner(tmp_path / "made")
+    source = FolderSource(tmp_path / "export", patience_s=PATIENCE_S, clock_ns=clock)
+    names = ["A/IM_0001", "A/1.2.840.113619.2", "B/MR0002.IMA", "B/C/i3.MRDC.4", "ünïcode/Bild ‰.DCM"]
+    for index, name in enumerate(names):
+        (tmp_path / "export" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "export" / name).write_bytes(scanner.contents(index))
+    for name in ("Thumbs.db", "protocol.pdf", "A/README", "A/.DS_Store", "B/events.json"):
+        (tmp_path / "export" / name).write_bytes(b"no picture at all, but some text that is longer than a DICOM preamble is: " * 3)
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.1.3.10", "1.2.3"
+    meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+    listing = pydicom.dataset.FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    listing.FileSetID, listing.DirectoryRecordSequence = "EXPORT", []
+    listing.SOPClassUID = meta.MediaStorageSOPClassUID
+    listing.save_as(tmp_path / "export" / "DICOMDIR")
+    scanner.check(source.poll() + source.finish(), list(range(5)))
+    assert len(source.problems) == 5
+    assert any("DICOMDIR: holds no picture (SOP class 1.2.840.10008.1.3.10)" in problem for problem in source.problems)
+
+
+def test_series_from_before_the_session_are_passed_over(tmp_path: Path, clock: FakeClock) -> None:
+    before, now = Scanner(tmp_path, "bold", 3), Scanner(tmp_path, "bold", 5)
+    before.send(0, 1, 2)
+    (tmp_path / "notes.txt").write_bytes(b"x" * 200)
+    source = FolderSource(tmp_path, series="bold", patience_s=PATIENCE_S, stall_s=STALL_S, clock_ns=clock)
+    told = source.pass_over_present()
+    assert told == f"{tmp_path} holds from before the session series that are not taken: series 3 'bold', files of no use: 1"
+    assert source.poll() == []
+    before.send(3)  # its end came late
+    assert source.poll() == []
+    assert source.told == ""
+    now.send(0, 1)
+    now.check(source.poll(), [0, 1])
+    assert source.told == "series 5 'bold' (Siemens mosaic, TR 2 s): it is 'bold'"
+    assert source.problems == []
+    named = FolderSource(tmp_path, series="3", patience_s=PATIENCE_S, clock_ns=clock)
+    assert named.pass_over_present() == ""
+    before.check(named.poll(), [0, 1, 2, 3])
 
 
 def test_the_closing_time_is_the_files_where_it_is_recent(scanner: Scanner, source: FolderSource) -> None:

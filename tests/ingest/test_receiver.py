@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -193,6 +195,11 @@ def test_mistakes_are_told(tmp_path: Path, receiver: DicomReceiver) -> None:
     assert Peer("@1.2.3.4").allows("B", "1.2.3.4")
 
 
+def answers(port: int) -> bool:
+    with socket.socket() as knock:
+        return knock.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_the_command_line_receives_lists_and_converts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -202,10 +209,8 @@ def test_the_command_line_receives_lists_and_converts(tmp_path: Path, capsys: py
     listener.start()
     entity = pynetdicom.AE(ae_title="SCANNER")
     entity.add_requested_context(MR, "1.2.840.10008.1.2.1")
-    until(lambda: into.exists())
+    until(lambda: answers(port))
     sender = entity.associate("127.0.0.1", port, ae_title="RTEVO")
-    while not sender.is_established:
-        sender = entity.associate("127.0.0.1", port, ae_title="RTEVO")
     for index in range(2):
         sender.send_c_store(picture(index))
     sender.release()
@@ -215,3 +220,54 @@ def test_the_command_line_receives_lists_and_converts(tmp_path: Path, capsys: py
     assert "volume 0" in shown
     assert "volume 1" in shown
     assert nibabel.load(out).shape == (*GRID.shape, 2)
+
+
+storescu = pytest.mark.skipif(shutil.which("storescu") is None, reason="dcmtk's storescu is not installed")
+
+
+def send(receiver: DicomReceiver, folder: Path, title: str = "SCANNER", called: str = "RTEVO") -> subprocess.CompletedProcess[str]:
+    command = ["storescu", "-xe", "-aet", title, "-aec", called, "127.0.0.1", str(receiver.port), "+sd", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    (tmp_path / "pictures").mkdir()
+    for index in range(6):
+        picture(index).save_as(tmp_path / "pictures" / f"{index}.dcm", enforce_file_format=True)
+    return tmp_path / "pictures"
+
+
+@storescu
+def test_dcmtk_sends(receiver: DicomReceiver, pictures: Path) -> None:
+    assert send(receiver, pictures).returncode == 0
+    volumes = receiver.poll()
+    assert [volume.index for volume in volumes] == list(range(6))
+    assert [float(volume.data[0, 0, 0]) for volume in volumes] == list(range(6))
+    assert receiver.problems == []
+
+
+@storescu
+@pytest.mark.parametrize(("title", "called", "why"), [("NOBODY", "RTEVO", "Calling AE Title"), ("SCANNER", "PACS", "Called AE Title")])
+def test_dcmtk_is_told_that_it_may_not_send(title: str, called: str, why: str, receiver: DicomReceiver, pictures: Path) -> None:
+    done = send(receiver, pictures, title, called)
+    assert done.returncode != 0
+    assert f"{why} Not Recognized" in done.stdout + done.stderr
+    until(lambda: bool(receiver.problems))
+    assert receiver.finish() == []
+
+
+@storescu
+def test_dcmtk_is_killed_while_it_sends(receiver: DicomReceiver, pictures: Path) -> None:
+    size = sum(path.stat().st_size for path in pictures.iterdir())
+    wire = CutSocket(receiver.port, 9615 + size // 2)  # storescu asks in 9615 bytes to be let in
+    wire.serve()
+    command = ["storescu", "-xe", "-aet", "SCANNER", "-aec", "RTEVO", "127.0.0.1", str(wire.port), "+sd", str(pictures)]
+    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode != 0
+    until(lambda: bool(receiver.problems))
+    assert "the connection ended before the sender had finished" in receiver.problems[0]
+    assert send(receiver, pictures).returncode == 0  # and begins again
+    volumes = receiver.finish()
+    assert [volume.index for volume in volumes] == list(range(6))
+    assert receiver.duplicates >= 1
+    assert not list(receiver.folder.rglob("*.part"))
