@@ -38,6 +38,7 @@ from rtevo.shm.layout import (
     READER_NS,
     READERS,
     RETIRED,
+    SPREAD,
     STATE,
     TAIL,
     WAITS,
@@ -190,7 +191,9 @@ class WriterEnd(_End):
         self._head, self._slot = following, -1
         self._pool.publish(sequence, slot)
         self._sure = True
-        self.segment.words[_WRITER_NS] += time.monotonic_ns() - now + self._spent_ns
+        cost_ns = time.monotonic_ns() - now + self._spent_ns
+        self.segment.words[_WRITER_NS] += cost_ns
+        self.segment.note_cost(PRODUCER + SPREAD, cost_ns)
 
     def _lags(self) -> int:
         return native.lags(self._lines, self._count, self._critical, self._head, self._gap)
@@ -377,7 +380,9 @@ class ReaderEnd(_End):
         self._release((sequence + 1) % self.modulus)
         words = self.segment.words
         words[self._word + MESSAGES // 8] += 1
-        words[self._word + READER_NS // 8] += time.monotonic_ns() - started + self._spent_ns
+        cost_ns = time.monotonic_ns() - started + self._spent_ns
+        words[self._word + READER_NS // 8] += cost_ns
+        self.segment.note_cost(self._line + SPREAD, cost_ns)
         if torn:
             words[self._word + LOST // 8] += 1
             if kind is None or issubclass(kind, Exception):

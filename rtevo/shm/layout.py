@@ -12,15 +12,18 @@ offset                  what
                         72: number of readers; 80: first sequence number; 88: owner's identity; 96: PID namespace;
                         104: time of creation (Unix ns); 112: hash of the description (16 bytes, BLAKE2b)
 128                     **producer line**, written by the writer: 0 head (sequence number of the next message), 8 state,
-                        16 writer's identity, 24 waits, 32 ns spent in the ring's own code
+                        16 writer's identity, 24 waits, 32 ns spent in the ring's own code, 64 how it spread
 256 + 128 i             **reader line** i, written by that reader: 0 tail (sequence number of the next message to release),
                         8 identity (1: retired, the writer does not wait for it), 16 slots lost, 24 waits, 32 sum and 40 maximum of
-                        the wake-up latency (ns), 48 ns spent in the ring's own code, 56 messages read
+                        the wake-up latency (ns), 48 ns spent in the ring's own code, 56 messages read, 64 how the time spread
 256 + 128 (n + k)       **stamp** of slot k, written by the writer: 0 begin, 8 end (both sequence number + 1), 16 published (ns);
                         24 place: the slot of the latest message whose sequence number is k modulo `slots`
 after the stamps        **description**, JSON: the slot's dtype, the readers, the semaphores
 next multiple of 4096   **slots**: the records, page-aligned; the stride is a multiple of 128, of 4096 from that size on
 ======================  =======================================================================================================
+
+*How it spread*: 16 counts of 4 bytes, of the messages that took less than 1024 ns, less than 2048 ns, 4096 ns and so on; the last one
+of the rest. They wrap.
 
 A sequence number counts messages modulo the largest multiple of `slots` below 2**64 (2**64 itself where that is a multiple), so that
 message ``s`` has its place at ``s % slots`` across the wrap as well.
@@ -50,6 +53,7 @@ PRODUCER = 128
 HEAD, STATE, WRITER, WRITER_WAITS, WRITER_NS = 0, 8, 16, 24, 32
 READERS = 256
 TAIL, READER, LOST, WAITS, WAKE_NS, WAKE_MAX_NS, READER_NS, MESSAGES = 0, 8, 16, 24, 32, 40, 48, 56
+SPREAD, BUCKETS, BUCKET_NS = 64, 16, 1024  # in the producer's line and in each reader's
 BEGIN, END, PUBLISHED_NS, PLACE = 0, 8, 16, 24
 
 OPEN, ENDED, BROKEN, BUILDING = 0, 1, 2, 3  # values of the state word

@@ -28,7 +28,7 @@ import posix_ipc
 
 from rtevo.shm import native, process
 from rtevo.shm.errors import RingError, RingInUse, RingMissing, RingPermission, RingSpace, RingUnsupported
-from rtevo.shm.layout import BUILDING, HEAD, OPEN, PRODUCER, READER, STATE, TAIL, WRITER, Layout
+from rtevo.shm.layout import BUCKET_NS, BUCKETS, BUILDING, HEAD, OPEN, PRODUCER, READER, STATE, TAIL, WRITER, Layout
 from rtevo.shm.wakeup import FOLDER, make_semaphore, remove_semaphore
 
 __all__ = ["MAX_NAME", "PREFIX", "Segment", "check_name", "clean", "list_segments"]
@@ -85,6 +85,7 @@ class Segment:
             self._header = mmap.mmap(descriptor, layout.payload, flags=flags, prot=mmap.PROT_READ if access == "inspect" else both)
             self._bytes = np.frombuffer(self._header, np.uint8)  # never unmapped before the last user of an address is gone
             self.words = memoryview(self._header).cast("Q")
+            self.counts = memoryview(self._header).cast("I")
             self.address = int(self._bytes.ctypes.data)
             self.slots: Any = None
             if access in ("read", "write"):
@@ -93,6 +94,11 @@ class Segment:
                 self.slots = np.ndarray((layout.slots,), layout.dtype, buffer=slots, strides=(layout.stride,))
         finally:
             os.close(descriptor)
+
+    def note_cost(self, spread: int, cost_ns: int) -> None:
+        """Count a message's cost in the spread that begins at an offset of the header."""
+        at = spread // 4 + min(BUCKETS - 1, (cost_ns // BUCKET_NS).bit_length())
+        self.counts[at] = (self.counts[at] + 1) % 2**32
 
     def load(self, offset: int) -> int:
         """Load the word at an offset of the header (acquire)."""

@@ -21,6 +21,7 @@ from rtevo.shm import (
     wait_any,
 )
 from rtevo.shm.errors import RingError
+from rtevo.shm.layout import PRODUCER, SPREAD
 
 SLOT = np.dtype([("index", "<i4"), ("data", "<f4", (3, 5)), ("text", "S8")], align=True)
 Name = Callable[[], str]
@@ -382,10 +383,24 @@ def test_statistics(ring_name: Name) -> None:
         assert (ring.published, ring.lag("a"), ring.lag("b")) == (3, 2, 3)
         assert found.lag == {"a": 2, "b": 3}
         assert found.consumed == {"a": 1, "b": 0}
+        assert 0 < found.overhead_p50_ns <= found.overhead_p99_ns
         assert found.overhead_ns > 0
         assert found.readers[0].overhead_ns > 0
         assert found.readers[0].alive
         assert not found.readers[1].alive
+
+
+def test_the_spread_of_costs(ring_name: Name) -> None:
+    with Ring.create(ring_name(), SLOT, 4, ["a"]) as ring:
+        assert (ring.statistics().overhead_p50_ns, ring.statistics().readers[0].overhead_p99_ns) == (0, 0)
+        for cost in [500] * 10 + [1500] * 85 + [10**9] * 5:
+            ring._segment.note_cost(PRODUCER + SPREAD, cost)
+        found = ring.statistics()
+        assert found.overhead_p50_ns == 1024 + 1024 * 40 // 85  # 10 are below 1024 ns, 85 from there to 2048
+        assert found.overhead_p99_ns == int(1024 * 2**14 * 1.8)  # four of the last five, which has no upper end but the next power
+        ring._segment.counts[(PRODUCER + SPREAD) // 4] = 2**32 - 1
+        ring._segment.note_cost(PRODUCER + SPREAD, 0)
+        assert ring._segment.counts[(PRODUCER + SPREAD) // 4] == 0
 
 
 @pytest.mark.parametrize("slots", [2, 3, 7, 8])
