@@ -134,11 +134,19 @@ def _unclip(kind: str, narrow: int, px: int) -> dict[str, Any]:
             )
         ),
         "feature_extractor": _extractor(vision.config.image_size),
-        "image_noising_scheduler": diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
-        "scheduler": diffusers.PNDMScheduler(
-            **_NOISE, beta_schedule="scaled_linear", prediction_type="v_prediction", skip_prk_steps=True, steps_offset=1
-        ),
-    }
+    } | _schedulers()
+
+
+def _schedulers() -> dict[str, Any]:
+    import diffusers
+
+    with torch.device("cpu"):
+        return {
+            "image_noising_scheduler": diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
+            "scheduler": diffusers.PNDMScheduler(
+                **_NOISE, beta_schedule="scaled_linear", prediction_type="v_prediction", skip_prk_steps=True, steps_offset=1
+            ),
+        }
 
 
 def _kandinsky(kind: str, narrow: int, px: int) -> dict[str, Any]:

@@ -192,7 +192,33 @@ class Generator:
     steps: int = _key(10, "denoising steps per image", *_at_least(1))
     guidance_scale: float = _key(3.0, "classifier-free guidance; 1 = off, half the work", *_at_least(1))
     noise_level: int = _key(0, "noise added to the embedding, in steps of the pipeline's noise schedule", *_at_least(0))
-    device: str = _key("auto", "auto (CUDA where there is a device, else CPU), cpu, cuda, cuda:N")
+    backend: str = _key(
+        "auto",
+        "auto (the fastest that is there and paints what eager paints; the log says which and why), eager (diffusers as it comes), "
+        "compiled (torch.compile, CUDA graphs), tensorrt (engines built by build/engine.py)",
+        *_one_of("auto", "eager", "compiled", "tensorrt"),
+    )
+    scheduler: str = _key(
+        "model",
+        "model (the one that the model names), ddim, pndm, dpm++2m, unipc",
+        *_one_of("model", "ddim", "pndm", "dpm++2m", "unipc"),
+    )
+    devices: tuple[str, ...] = _key(
+        ("auto",),
+        "one process paints on each; images are dealt to them in turn, and are the same however many there are",
+        "at least one of auto (CUDA where there is a device, else CPU), cpu, cuda, cuda:N",
+        lambda x: len(x) > 0 and all(d in ("auto", "cpu", "cuda") or (d[:5] == "cuda:" and d[5:].isdecimal()) for d in x),
+    )
+    batch: int = _key(1, "images denoised together, after the first that is waited for, which is always alone", *_at_least(1))
+    px: int = _key(0, "longer side of an image, pixels; 0 = the model's own", *_at_least(0))
+    tiny_vae: str = _key("", "folder of an AutoencoderTiny that decodes instead of the model's own; empty = none")
+    engines: str = _key("", "folder of TensorRT engines; empty = engines/ in the model's folder")
+    deadline_s: float = _key(
+        0.0, "an image is late, and logged, this long after it was asked for, s; 0 = image_s + washout_s; fixation is held", *_at_least(0)
+    )
+    fallback: bool = _key(
+        False, "where the backend fails in a session (out of memory, black picture): go on with eager in single precision, and log it"
+    )
     threads: int = _key(1, "CPU threads of torch; one is fastest where other processes are busy", *_at_least(1))
     same_noise: bool = _key(True, "every image starts from the same noise, so that a picture depends on its embedding alone")
 
@@ -423,11 +449,15 @@ def _together(config: Config, origin: str, base: Path) -> list[str]:
         presentation_settings(config)
     except WireError as error:
         found += [f"{origin} [presentation]{mistake.removeprefix('presentation')}" for mistake in error.mistakes]
+    if config.generator.px and not config.generator.unclip_model_path:
+        found.append(f"{origin} [generator] px: expected 0 for the built-in model, got {config.generator.px}")
     found += _evolution(config, origin)
     for section, key, kind in (
         ("acquisition", "folder", "replay"),
         ("decoder", "folder", "folder"),
         ("generator", "unclip_model_path", "folder"),
+        ("generator", "tiny_vae", "folder"),
+        ("generator", "engines", "folder"),
         ("evolution", "pca", "file"),
         ("evolution", "avoid", "file"),
         ("evolution", "yoked_to", "file or folder"),
@@ -514,6 +544,8 @@ def load(path: Path | None, overrides: Mapping[tuple[str, str], Any] | None = No
             ("acquisition", "folder"),
             ("decoder", "folder"),
             ("generator", "unclip_model_path"),
+            ("generator", "tiny_vae"),
+            ("generator", "engines"),
             ("evolution", "pca"),
             ("evolution", "avoid"),
             ("evolution", "yoked_to"),

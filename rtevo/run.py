@@ -139,7 +139,7 @@ def prepare(config: Config) -> Plan:
     from rtevo.stages import Plan, evolution
 
     model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else None
-    embedding_size, image_size = generate.probe(model)
+    embedding_size, image_size = generate.probe(model, config.generator.px)
     space = _check_space(config, embedding_size)
     condition = evolution.check(config, space)
     _check_delivery(config)

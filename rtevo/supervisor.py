@@ -29,13 +29,13 @@ from typing import Any
 from rtevo.clock import NEVER, RUNNING, Clock
 from rtevo.errors import StageError
 from rtevo.shm import Ring, clean
-from rtevo.stages import STAGES, STOP_SIGNALS, Plan, Stage, child_main, create_rings, readers_of
+from rtevo.stages import STOP_SIGNALS, Plan, Stage, child_main, create_rings, readers_of, stages_of
 
 __all__ = ["Supervisor"]
 
 CAUSE_S = 1.5  # for finding out who died first
 GRACE_S = 2.0  # for saving and leaving, after a failure
-START_S = 180.0  # for becoming ready: the first start compiles kernels and loads models
+START_S = 900.0  # for becoming ready: the first start compiles kernels and loads and compiles models
 ORDER = ("scanner", "presenter")
 
 
@@ -120,9 +120,8 @@ class Supervisor:
         before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         os.environ.update(dict.fromkeys(before, "1"))  # BLAS pools of several processes on few cores slow all of them down
         try:
-            for stage in STAGES:
-                if stage.wanted(self.plan):
-                    self._spawn(stage)
+            for stage in stages_of(self.plan):
+                self._spawn(stage)
         finally:
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
@@ -276,7 +275,7 @@ class Supervisor:
             return None
         published = []
         for name, ring in self.rings.items():
-            if any(ring.lag(reader) for reader in readers_of(name) if reader != "status"):
+            if any(ring.lag(reader) for reader in readers_of(name, self.plan.devices) if reader != "status"):
                 return None
             published.append(ring.published)
         return (*words, *published)

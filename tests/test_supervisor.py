@@ -28,7 +28,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A supervisor of one stage with fake rings and a clock that a test moves."""
     now = SimpleNamespace(s=0.0)
     monkeypatch.setattr(module.time, "monotonic", lambda: now.s)
-    supervisor = Supervisor(SimpleNamespace())  # type: ignore[arg-type]
+    supervisor = Supervisor(SimpleNamespace(devices=1))  # type: ignore[arg-type]
     supervisor.children["decode"] = module._Child(DECODE, None, None)  # type: ignore[arg-type]
     supervisor.rings = {"volumes": FakeRing(3, 2), "events": FakeRing(0, 0)}  # type: ignore[dict-item]
     return supervisor, now

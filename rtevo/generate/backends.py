@@ -1,43 +1,139 @@
-"""Which backend paints: the one that was asked for, or the fastest that works."""
+"""Which backend paints: the one that was asked for, or the fastest that works; and what happens when it fails."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
 
-from rtevo.errors import ModelError
-from rtevo.generate.base import Generator, GeneratorSettings
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rtevo.errors import ConfigError, ModelError
+from rtevo.generate.base import Generator, GeneratorSettings, Painted, check_request
 from rtevo.generate.compiled import CompiledGenerator
 from rtevo.generate.eager import EagerGenerator
 from rtevo.generate.folder import ModelFolder
 from rtevo.generate.loading import pick_device
+from rtevo.generate.tensorrt import TensorRTGenerator
 
-__all__ = ["make"]
+__all__ = ["FallbackGenerator", "make"]
 
 log = logging.getLogger(__name__)
 
+Tell = Callable[[str], None] | None
+KINDS: dict[str, Callable[..., EagerGenerator]] = {
+    "tensorrt": TensorRTGenerator,
+    "compiled": CompiledGenerator,
+    "eager": EagerGenerator,
+}
+"""The fastest first."""
 
-def make(folder: ModelFolder, settings: GeneratorSettings, on_progress: Callable[[str], None] | None = None) -> Generator:
+
+def make(folder: ModelFolder, settings: GeneratorSettings, on_progress: Tell = None) -> Generator:
     """Make the generator that `settings` ask for.
 
-    With backend ``auto``: the compiled one on a GPU, after its first picture has been compared with the reference's, and the
-    reference where that fails, which is logged; the reference on a CPU.
+    With backend ``auto``: on a GPU the fastest that can be loaded and whose first picture is the reference's, on a CPU the reference.
+    Which one it is, and why not a faster one, is logged.
 
     Raises
     ------
     ModelError
         The model, the device or the backend that was asked for cannot be used.
     """
-    if settings.backend == "compiled":
-        return CompiledGenerator(folder, settings, on_progress)
-    if settings.backend == "auto" and pick_device(settings.device).type == "cuda":
+    if settings.backend != "auto":
+        found = KINDS[settings.backend](folder, settings, on_progress)
+    else:
+        found = _fastest(folder, settings, on_progress)
+    return FallbackGenerator(found, on_progress) if settings.fallback else found
+
+
+def _fastest(folder: ModelFolder, settings: GeneratorSettings, on_progress: Tell) -> EagerGenerator:
+    if pick_device(settings.device).type == "cpu":
+        log.info("generator: backend auto takes eager: there is no GPU")
+        return EagerGenerator(folder, settings, on_progress)
+    for name in ("tensorrt", "compiled"):
         generator = None
         try:
-            generator = CompiledGenerator(folder, settings, on_progress)
+            generator = KINDS[name](folder, settings, on_progress)
             generator.warm_up()
-            return generator
         except (ModelError, RuntimeError) as problem:
-            log.warning("generator: backend auto falls back to eager, which is slower: %s", problem)
+            log.warning("generator: backend auto cannot take %s: %s", name, problem)
             if generator is not None:
                 generator.close()
+        else:
+            log.info("generator: backend auto takes %s, whose picture is the reference's", name)
+            return generator
+    log.warning("generator: backend auto falls back to eager, which is slower")
     return EagerGenerator(folder, settings, on_progress)
+
+
+class FallbackGenerator:
+    """Goes on with the reference in single precision where another backend fails while painting; allowed by the session file.
+
+    Half precision is what overflows to black or not finite pictures, so the same in half would fail again. A failure of the reference
+    itself is raised.
+
+    Parameters
+    ----------
+    generator : EagerGenerator
+        The one that paints until it fails.
+    on_progress : callable, optional
+    """
+
+    def __init__(self, generator: EagerGenerator, on_progress: Tell = None) -> None:
+        self._generator, self._tell = generator, on_progress
+        self.embedding_size, self.image_size = generator.embedding_size, generator.image_size
+
+    @property
+    def description(self) -> str:
+        """Of the generator that paints now."""
+        return self._generator.description
+
+    def paint(self, embeddings: ArrayLike, seeds: ArrayLike) -> Iterator[Painted]:
+        """Paint images one by one; see :meth:`rtevo.generate.Generator.paint`."""
+        return self._paint(*check_request(embeddings, seeds, self.embedding_size))
+
+    def warm_up(self) -> None:
+        """Paint one image and forget it; see :meth:`rtevo.generate.Generator.warm_up`."""
+        try:
+            self._generator.warm_up()
+        except (ModelError, RuntimeError) as problem:
+            self._fall_back(problem)
+            self._generator.warm_up()
+
+    def reschedule(self, scheduler: str, steps: int) -> None:
+        """Change scheduler and steps; see :meth:`rtevo.generate.Generator.reschedule`."""
+        self._generator.reschedule(scheduler, steps)
+
+    def close(self) -> None:
+        """Free the device."""
+        self._generator.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _paint(self, embeddings: NDArray[np.float32], seeds: list[int]) -> Iterator[Painted]:
+        done = 0
+        try:
+            for painted in self._generator.paint(embeddings, seeds):
+                yield painted
+                done += 1
+        except (ModelError, RuntimeError) as problem:
+            self._fall_back(problem)
+            for painted in self._generator.paint(embeddings[done:], seeds[done:]):
+                yield replace(painted, index=painted.index + done)
+
+    def _fall_back(self, problem: Exception) -> None:
+        failed = self._generator
+        if isinstance(problem, ConfigError) or (failed.backend == "eager" and str(failed.dtype) == "torch.float32"):
+            raise problem
+        log.warning("generator: %s failed, going on with eager in single precision, which is slower: %s", failed.backend, problem)
+        failed.close()
+        settings = replace(failed.settings, backend="eager", precision="float32")
+        self._generator = EagerGenerator(failed.folder, settings, self._tell)

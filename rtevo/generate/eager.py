@@ -21,9 +21,15 @@ from rtevo.generate.loading import pick_device, with_scheduler
 from rtevo.generate.models import load_model
 from rtevo.generate.parts import draw_noise, to_pixels
 
-__all__ = ["EagerGenerator"]
+__all__ = ["EagerGenerator", "precision_of"]
 
 log = logging.getLogger(__name__)
+
+
+def precision_of(settings: GeneratorSettings, device: torch.device) -> torch.dtype:
+    """What the networks compute in."""
+    half = device.type == "cuda" if settings.precision == "auto" else settings.precision == "float16"
+    return torch.float16 if half else torch.float32
 
 
 class EagerGenerator:
@@ -49,8 +55,7 @@ class EagerGenerator:
 
     def __init__(self, folder: ModelFolder, settings: GeneratorSettings, on_progress: Callable[[str], None] | None = None) -> None:
         self.device = pick_device(settings.device)
-        half = self.device.type == "cuda" if settings.precision == "auto" else settings.precision == "float16"
-        self.dtype = torch.float16 if half else torch.float32
+        self.dtype = precision_of(settings, self.device)
         folder = folder.at(settings.px)
         self.settings, self.folder = settings, folder
         self.embedding_size, self.image_size = folder.embedding_size, folder.image_size

@@ -12,14 +12,14 @@ import math
 import signal
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
 from rtevo.config import presenter_is_outside
 from rtevo.errors import RtevoError
 from rtevo.shm import RingPeerLost
 from rtevo.stages.bridge import bridge
-from rtevo.stages.context import OBSERVERS, RINGS, Context, Plan, create_rings, readers_of, ring_name
+from rtevo.stages.context import OBSERVERS, RINGS, Context, Plan, create_rings, numbered, readers_of, ring_name, ring_names
 from rtevo.stages.decode import decode
 from rtevo.stages.evolve import evolve
 from rtevo.stages.generate import generate
@@ -39,6 +39,7 @@ __all__ = [
     "create_rings",
     "readers_of",
     "ring_name",
+    "stages_of",
 ]
 
 
@@ -80,13 +81,27 @@ STAGES: tuple[Stage, ...] = (
     Stage("ingest", ingest, (), ("volumes",)),
     Stage("decode", decode, ("volumes", "events"), ("aligned", "scores")),
     Stage("evolve", evolve, ("scores", "images", "events"), ("latents", "fitness")),
-    Stage("generate", generate, ("latents",), ("images",), deadline_s=120),
+    Stage("generate", generate, ("latents",), ("images",), deadline_s=120),  # one for each device
     # it keeps an image unread as long as the stimulus PC cannot take it, and has a limit of its own ([bridge] lost_s)
     Stage("bridge", bridge, ("images",), ("events",), deadline_s=math.inf, restarts=3),
     Stage("record", record),
     Stage("scanner", scanner, rehearsal=True),
     Stage("presenter", presenter, rehearsal=True),
 )
+
+
+def stages_of(plan: Plan) -> list[Stage]:
+    """Give the processes of a session: those that it wants of the table, and one that paints for each device."""
+    found: list[Stage] = []
+    for stage in STAGES:
+        if not stage.wanted(plan):
+            continue
+        if stage.name == "generate":
+            pairs = zip(numbered("generate", plan.devices), numbered("images", plan.devices), strict=True)
+            found += [replace(stage, name=name, writes=(ring,)) for name, ring in pairs]
+        else:
+            found.append(replace(stage, reads=tuple(ring_names(plan, stage.reads))))
+    return found
 
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # end a session properly
@@ -98,7 +113,7 @@ def child_main(stage: str, plan: Plan, pipe: Connection) -> None:
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; it is the supervisor's
     context = Context(stage, plan, pipe)
     try:
-        next(s for s in STAGES if s.name == stage).target(context)
+        next(s for s in stages_of(plan) if s.name == stage).target(context)
         context.tell("done")
     except BaseException as error:
         text = str(error) if isinstance(error, RtevoError) else traceback.format_exc()

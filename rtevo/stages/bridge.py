@@ -17,7 +17,7 @@ from rtevo.clock import RUNNING, Clock
 from rtevo.config import Config, presentation_settings, presenter_is_outside
 from rtevo.records import EventKind
 from rtevo.shm import Ring, RingClosed, RingTimeout
-from rtevo.stages.context import Context
+from rtevo.stages.context import Context, Turns
 
 if TYPE_CHECKING:
     from rtevo.bridge import Bridge, Physiology, PresenterEvent, Resume
@@ -55,7 +55,7 @@ class _LockStep:
 class _Images:
     """Hands images to the link, one at a time: the ring keeps each until the presenter has it."""
 
-    def __init__(self, ring: Ring, link: Bridge, config: Config) -> None:
+    def __init__(self, ring: Turns, link: Bridge, config: Config) -> None:
         self.ring, self.link = ring, link
         self.ended = False
         self._held = ExitStack()
@@ -91,7 +91,7 @@ def bridge(context: Context) -> None:
     from rtevo.bridge import Bridge, Physiology
 
     config, clock = context.config, context.clock
-    images, events = context.reader("images"), context.writer("events")
+    images, events = context.images(), context.writer("events")
     outside = presenter_is_outside(config)
     port = clock.get("bridge_port")
     with (

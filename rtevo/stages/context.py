@@ -7,12 +7,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,7 +22,23 @@ from rtevo.config import Config
 from rtevo.records import Grid
 from rtevo.shm import Reader, Ring, RingClosed, RingTimeout, WriterLost, wait_any
 
-__all__ = ["OBSERVERS", "RINGS", "WAIT_S", "Context", "Plan", "RingSpec", "create_rings", "readers_of", "ring_name", "serve"]
+__all__ = [
+    "OBSERVERS",
+    "RINGS",
+    "WAIT_S",
+    "Context",
+    "Plan",
+    "RingSpec",
+    "Turns",
+    "create_rings",
+    "numbered",
+    "readers_of",
+    "ring_name",
+    "ring_names",
+    "serve",
+]
+
+InputT = TypeVar("InputT", bound="Ring | Turns")
 
 WAIT_S = 0.1  # how often a waiting stage looks at the shared words
 LOST_S = 0.02  # pause where a ring's writer is dead
@@ -68,6 +84,11 @@ class Plan:
     latent_space: Path
     embedding_size: int
     image_size: tuple[int, int]
+
+    @property
+    def devices(self) -> int:
+        """Number of processes that paint: one for each device."""
+        return len(self.config.generator.devices)
 
     @property
     def participant_endpoint(self) -> str:
@@ -116,16 +137,29 @@ def ring_name(session: str, ring: str) -> str:
     return f"/rtevo-{session}-{ring}"
 
 
-def readers_of(ring: str) -> list[str]:
+def numbered(name: str, devices: int) -> tuple[str, ...]:
+    """Names of a stage or ring of which there is one for each device: ``images``, ``images-1``, ..."""
+    return (name, *(f"{name}-{k}" for k in range(1, devices)))
+
+
+def readers_of(ring: str, devices: int = 1) -> list[str]:
     """Names of a ring's readers, the critical ones first."""
-    return [*RINGS[ring].critical, *(reader for reader, seen in OBSERVERS.items() if ring in seen)]
+    base = ring.partition("-")[0]
+    critical = numbered("generate", devices) if base == "latents" else RINGS[base].critical
+    return [*critical, *(reader for reader, seen in OBSERVERS.items() if base in seen)]
+
+
+def ring_names(plan: Plan, names: Iterable[str] = RINGS) -> list[str]:
+    """Give the names of a session's rings: of those that each device has, all."""
+    return [each for name in names for each in (numbered(name, plan.devices) if name == "images" else (name,))]
 
 
 def create_rings(plan: Plan, stack: ExitStack) -> dict[str, Ring]:
     """Create every ring of a session; `stack` unlinks them."""
     rings = {}
-    for name, spec in RINGS.items():
-        readers = [Reader(r, critical=r in spec.critical, semaphore=f"/rtevo-{plan.name}-{r}") for r in readers_of(name)]
+    for name in ring_names(plan):
+        spec = RINGS[name.partition("-")[0]]
+        readers = [Reader(r, critical=r not in OBSERVERS, semaphore=f"/rtevo-{plan.name}-{r}") for r in readers_of(name, plan.devices)]
         rings[name] = stack.enter_context(Ring.create(ring_name(plan.name, name), spec.slot(plan), spec.slots(plan), readers))
     return rings
 
@@ -194,12 +228,45 @@ class Context:
         """Attach as the ring's reader of this stage's name."""
         return self._stack.enter_context(Ring.attach(ring_name(self.plan.name, ring), reader=self.stage))
 
+    def images(self) -> Turns:
+        """Attach as the reader of every device's images, in the order in which they were asked for."""
+        return Turns([self.reader(name) for name in numbered("images", self.plan.devices)], self.stage)
+
     def close(self) -> None:
         """Detach from everything."""
         self._stack.close()
 
 
-def serve(inputs: dict[str, Ring], handlers: Mapping[str, Callable[[Any], None]], timeout_s: float) -> list[str]:
+class Turns:
+    """Rings that were dealt to in turn, read as if they were one: the first message is in the first ring, the next in the second, ...
+
+    It has ended when the ring whose turn it is has ended. A reader that was started again goes on where it had stopped.
+
+    Parameters
+    ----------
+    rings : sequence of Ring
+        Attached as `reader`.
+    reader : str
+    """
+
+    def __init__(self, rings: Sequence[Ring], reader: str) -> None:
+        self._rings = rings
+        self._taken = sum(ring.published - ring.lag(reader) for ring in rings)
+
+    @property
+    def now(self) -> Ring:
+        """The ring whose turn it is."""
+        return self._rings[self._taken % len(self._rings)]
+
+    @contextmanager
+    def read(self, timeout_s: float | None = None) -> Iterator[np.void]:
+        """Read the next message; see :meth:`rtevo.shm.Ring.read`."""
+        with self.now.read(timeout_s) as slot:
+            yield slot
+        self._taken += 1
+
+
+def serve(inputs: dict[str, InputT], handlers: Mapping[str, Callable[[Any], None]], timeout_s: float) -> list[str]:
     """Wait until an input has something, hand each waiting slot to its handler, in the order of `inputs`, and then release it.
 
     Returns
@@ -207,13 +274,14 @@ def serve(inputs: dict[str, Ring], handlers: Mapping[str, Callable[[Any], None]]
     list of str
         The inputs that have ended; they are taken out of `inputs`.
     """
-    names = {ring.name: name for name, ring in inputs.items()}
+    now = {name: ring.now if isinstance(ring, Turns) else ring for name, ring in inputs.items()}
+    names = {ring.name: name for name, ring in now.items()}
     ended = []
-    for ring in wait_any(list(inputs.values()), timeout_s):
+    for ring in wait_any(list(now.values()), timeout_s):
         name = names[ring.name]
         try:
             while True:
-                with ring.read(timeout_s=0) as slot:
+                with inputs[name].read(timeout_s=0) as slot:
                     handlers[name](slot)
         except RingTimeout:
             continue

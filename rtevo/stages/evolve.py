@@ -14,7 +14,8 @@ import numpy as np
 from rtevo.evolve import Course, Told
 from rtevo.latent import LatentSpace
 from rtevo.records import EventKind
-from rtevo.stages.context import WAIT_S, Context, serve
+from rtevo.shm import Ring
+from rtevo.stages.context import WAIT_S, Context, Turns, serve
 from rtevo.stages.evolution import make_course, state_of
 
 MEASURED = {"ratings": EventKind.RATING, "physiology": EventKind.PHYSIOLOGY}  # conditions whose fitness comes with an event
@@ -133,7 +134,8 @@ class _Evolve:
 
 def evolve(context: Context) -> None:
     """``scores``, ``events`` and ``images`` -> ``latents`` and ``fitness``."""
-    inputs = {name: context.reader(name) for name in ("images", "events", "scores")}
+    inputs: dict[str, Ring | Turns] = {"images": context.images()}
+    inputs |= {name: context.reader(name) for name in ("events", "scores")}
     work = _Evolve(context)  # publishes the first images, so that they are painted when the trigger comes
     handlers = {"images": work.image, "events": work.event, "scores": work.score}
     context.ready()

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from rtevo.shm import Ring, RingClosed, RingOverrun, RingTimeout, WriterLost, wait_any
-from rtevo.stages.context import LOST_S, OBSERVERS, WAIT_S, Context
+from rtevo.stages.context import LOST_S, OBSERVERS, WAIT_S, Context, ring_names
 
 if TYPE_CHECKING:
     from rtevo.record import Recorder
@@ -18,7 +18,7 @@ def record(context: Context) -> None:
 
     save_raw = context.config.record.save_volumes in ("raw", "both")
     recorder = Recorder(context.plan.out, context.plan.grid.affine, save_raw)
-    inputs = {name: context.reader(name) for name in OBSERVERS["record"]}
+    inputs = {name: context.reader(name) for name in ring_names(context.plan, OBSERVERS["record"])}
     context.ready()
     with recorder.log:
         while inputs:
@@ -42,7 +42,7 @@ def _take_all(recorder: Recorder, inputs: dict[str, Ring], context: Context, tim
                     copy, lost = slot.copy(), ring.lost
                 if lost:
                     context.log.warning("record: the disk was slower than '%s': %d records are not in the log", name, lost)
-                recorder.take(name, copy)
+                recorder.take(name.partition("-")[0], copy)
                 taken += 1
         except RingOverrun as overrun:
             context.log.warning("record: the disk was slower than '%s': %s", name, overrun)

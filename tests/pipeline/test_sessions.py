@@ -169,3 +169,17 @@ def test_a_blinded_session_is_yoked_and_nobody_sees_it_before_its_end(session: C
     refused = session(str(tmp_path / "session.toml"), *SMALL, name="refused")
     assert refused.returncode == 2
     assert "expected a line for participant 'sim', session '01'" in refused.printed
+
+
+def test_results_do_not_depend_on_the_number_of_devices(session: Callable[..., object], tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.mktemp("session") / "session.toml"
+    file.write_text('[generator]\ndevices = ["cpu", "cpu"]\n')
+    one, two = session(*SMALL, name="one"), session(str(file), *SMALL, name="two")
+    assert (one.returncode, two.returncode) == (0, 0), one.printed + two.printed
+    for name in ("trials.tsv", "motion.tsv", "hidden_truth.tsv"):
+        assert (one.out / name).read_bytes() == (two.out / name).read_bytes(), name
+    for left, right in zip(np.load(one.out / "latents.npz").values(), np.load(two.out / "latents.npz").values(), strict=True):
+        np.testing.assert_array_equal(left, right)
+    for picture in sorted((one.out / "images").rglob("*.png")):
+        assert picture.read_bytes() == (two.out / picture.relative_to(one.out)).read_bytes()
+    assert two.summary["warnings"] == []
