@@ -132,6 +132,10 @@ class Screen:
             raise
         except Exception as error:  # PsychoPy and its backends raise what they like
             raise DisplayError(f"screen {settings.screen}: cannot open a window: {error}") from error
+        screens = len(made.winHandle.display.get_screens())
+        if settings.screen >= screens:  # PsychoPy takes the first one then
+            made.close()
+            raise DisplayError(f"[presentation] screen: expected 0 to {screens - 1} on this computer, got {settings.screen}")
         made.mouseVisible = False
         return made
 

@@ -17,7 +17,7 @@ from presenter.selftest import self_test
 from rtevo import wire
 from rtevo.bridge import Bridge, ClockOffset, PresenterEvent, Resume, make_keys
 from rtevo.bridge.door import RATE_PER_S, REPEAT_S
-from rtevo.bridge.link import SELF_TEST, SILENT_S
+from rtevo.bridge.link import SELF_TEST, SILENT_S, SLOW_S
 from rtevo.records import EventKind
 from rtevo.simulate import FaultyNetwork
 from rtevo.wire import PresentationSettings
@@ -248,6 +248,26 @@ def test_a_trial_in_which_the_presenter_died_is_closed() -> None:
             assert event.mono_ns - event.error_ns <= died  # it may have gone at once, or only just now
             assert event.mono_ns + event.error_ns >= died + SILENT_S * SECOND
         assert ears.told("started anew") == 1
+
+
+def test_a_slow_link_and_a_frozen_window_are_told() -> None:
+    ahead = [0]
+    settings = PresentationSettings(image_s=3, washout_s=1)
+    with Bridge(LOOPBACK, settings, mono_ns=lambda: time.monotonic_ns() + ahead[0]) as bridge, Link(bridge.endpoint) as link:
+        ears = Ears(bridge)
+        until(lambda: bridge.connected, ears)
+        link.send(wire.Event(int(EventKind.TRIGGER), 5))
+        until(lambda: len(ears.of(EventKind.TRIGGER)) == 1, ears)
+        bridge.send_image(0, 0, pixels(1))
+        ahead[0] += round((SLOW_S + 0.1) * SECOND)  # before anything of the presenter's has been read
+        bridge._look_for_slowness(bridge._mono_ns())
+        until(lambda: ears.told("link is slow") == 1, ears)
+        until(lambda: bridge.in_flight == 0, ears)
+        assert ears.told("frozen") == 0
+        for _ in range(40):  # it goes on answering
+            ahead[0] += SECOND // 2
+            ears()
+        until(lambda: ears.told("frozen") == 1, ears)
 
 
 # --- the clock -------------------------------------------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ PING_S = 0.5
 PART_S = 1.0  # longest wait at the end for the presenter to have the last words
 BURST = 8  # clock samples taken quickly when a presenter connects
 BURST_S = 0.02
+SLOW_S = 3.0  # an image that is longer under way is told of
+FROZEN_S = 10.0  # so much longer than a trial takes, without any event, and the operator is told
 SELF_TEST = "selftest"  # name of the session, and of the display, of a test of the link
 
 _log = logging.getLogger("rtevo")
@@ -136,11 +138,10 @@ class Bridge:
         self._started = self._ended = self._ready = self._silent = False
         self._unanswered_ns: int | None = None  # when the first ping without any sign of life since was sent
         self._next_ping_ns = self._burst = 0
-        self._heard_ns = mono_ns()
+        self._heard_ns = self._moved_ns = mono_ns()  # last sign of life; last event, or image that was not the first under way
         self._resume = resume
         if resume is not None:  # somebody is out there
             self._started, self._silent, self._unanswered_ns = resume.started, True, self._heard_ns
-        self._unreadable = 0
         self._door = Door(bind, keys, not settings.lock_step, self._note)
         self.endpoint = self._door.endpoint
 
@@ -188,6 +189,8 @@ class Bridge:
         height, width, _ = pixels.shape
         image = wire.Image(int(generation), int(candidate), int(height), int(width), float(washout_s))
         copied = bytes(memoryview(pixels).cast("B"))
+        if not self._unshown:
+            self._moved_ns = self._mono_ns()
         self._outbox.add(image, copied)
         self._unshown.append((image, copied))
         self._send_due()
@@ -296,6 +299,18 @@ class Bridge:
             self._burst = max(0, self._burst - 1)
             self._next_ping_ns = now + round((BURST_S if self._burst else PING_S) * 1e9)
         self._send_due()
+        self._look_for_slowness(now)
+
+    def _look_for_slowness(self, now_ns: int) -> None:
+        """Tell of a presenter that answers, but does not get on with its images."""
+        if self._silent or self.settings.lock_step or not (self._started and self._unshown):
+            return
+        waited_s = (now_ns - self._moved_ns) / 1e9
+        s = self.settings
+        if self.in_flight and waited_s > SLOW_S:
+            self._door.tell(f"the link is slow: an image has been under way for more than {SLOW_S:g} s")
+        elif not self.in_flight and waited_s > FROZEN_S + s.real_ns(s.baseline_s + s.image_s + s.rating_window_s + 2 * s.washout_s) / 1e9:
+            self._door.tell("the presenter answers, but shows nothing of the images that it has: is its window frozen?")
 
     def _send_due(self) -> None:
         """Send numbered messages as far as there is room for them under way; to a silent presenter none."""
@@ -324,7 +339,6 @@ class Bridge:
             self._door.tell(f"presenter refused: it speaks protocol {error.found}, not {wire.PROTOCOL}: update rtevo there")
             return
         except WireError:
-            self._unreadable += 1
             self._door.tell(f"unreadable messages come in{' from the presenter' if identity == self._peer else ''}; they are dropped")
             return
         if isinstance(message, wire.Hello):
@@ -415,7 +429,7 @@ class Bridge:
             if not self._inbox.take(message):
                 self._send(wire.Ack(self._acked, missing=self._inbox.missing))
                 return
-            self._stirred, self._idle = True, None
+            self._stirred, self._idle, self._moved_ns = True, None, received_ns
             if isinstance(message, wire.Idle):
                 self._idle = message
             elif isinstance(message, wire.Ready):
@@ -427,7 +441,8 @@ class Bridge:
     def _confirm(self, received: int) -> None:
         """The presenter has everything up to number `received`."""
         gone = self._outbox.acknowledge(received)
-        self._stirred = self._stirred or any(isinstance(message, wire.Image) for message in gone)
+        if any(isinstance(message, wire.Image) for message in gone):
+            self._stirred, self._moved_ns = True, self._mono_ns()
         self._send_due()
 
     def _take_event(self, event: wire.Event, received_ns: int) -> None:

@@ -26,8 +26,8 @@ class ClockOffset:
     """Maps another computer's clock to this one's by round-trips.
 
     Each round-trip bounds the offset: this clock's reading at the moment of the other's `arrived_ns` .. `sent_ns` lies between our
-    sending and our receiving, so the offset is known to half of the time that the messages travelled. The best samples of the older and
-    of the newer half of the series bound the drift. A moment is mapped from the sample whose bound, grown by what is not known of the
+    sending and our receiving, so the offset is known to half of the time that the messages travelled. The best samples of the oldest and
+    of the newest third of the series bound the drift. A moment is mapped from the sample whose bound, grown by what is not known of the
     drift in between, is smallest there (minimum-delay filter, as in NTP's clock filter, RFC 5905 section 10; the drift as in Cristian
     1989, doi:10.1007/BF01784024). All bounds are hard as long as both clocks run evenly; where a new sample contradicts the older ones,
     the other clock has been set or is being corrected, and the series begins anew.
@@ -68,13 +68,13 @@ class ClockOffset:
         self._estimate_drift()
 
     def _estimate_drift(self) -> None:
-        """Bound the drift by the best sample of the older half of the series and that of the newer."""
+        """Bound the drift by the best sample of the oldest third of the series and that of the newest."""
         samples = list(self._samples)
         self._drift, self._drift_error = 0.0, self._greatest
         if samples[-1].there_ns - samples[0].there_ns < FIRST_SPAN_NS:
             return
-        half = len(samples) // 2
-        old, new = (min(part, key=lambda s: s.bound_ns) for part in (samples[:half], samples[half:]))
+        third = -(-len(samples) // 3)
+        old, new = (min(part, key=lambda s: s.bound_ns) for part in (samples[:third], samples[-third:]))
         span = new.there_ns - old.there_ns
         error = (old.bound_ns + new.bound_ns) / span + WANDER_PPM * 1e-6 if span > 0 else self._greatest
         if error < self._greatest:

@@ -109,7 +109,8 @@ class _Evolve:
             self.course.show()
             self.go_on()
         elif kind == EventKind.OFFSET:
-            self.last_offset_ns = t_ns if self.course.all_shown else None
+            known_ns = max(t_ns, self.context.clock.now_ns())  # it may have been on its way for a minute, and its score comes yet
+            self.last_offset_ns = known_ns if self.course.all_shown else None
         elif kind == EventKind.FIXATION and self.course.look_further_ahead():
             self.context.log.warning("evolve: an image came late: from now on %d are asked for ahead", self.course.ahead)
             self.go_on()

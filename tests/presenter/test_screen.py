@@ -314,6 +314,16 @@ def test_self_test_measures_screen_textures_and_trigger(interpreter: str, deskto
     assert any("vertical synchronisation" in line for line in report["to_do"])
 
 
+def test_a_screen_that_is_not_there_is_refused(present: Callable[[PresentationSettings], Show]) -> None:
+    show = present(PresentationSettings(screen=3))
+    deadline = time.monotonic() + LIMIT_S
+    while show.process.poll() is None:
+        assert time.monotonic() < deadline
+        show.bridge.poll(0.01)
+    assert show.process.stderr is not None
+    assert "screen: expected 0 to 0 on this computer, got 3" in show.process.stderr.read()
+
+
 def test_lock_step_is_refused(present: Callable[[PresentationSettings], Show]) -> None:
     show = present(PresentationSettings(speed=0))
     deadline = time.monotonic() + LIMIT_S
