@@ -69,12 +69,12 @@ def _fade(x, y, z, dx, dy, dz, n, shape, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def accumulate(flat, shape, matrix, gain, limit, rows, shares, first, last, reference, steepest, weight, residual, scratch, sums):  # type: ignore[no-untyped-def]
+def accumulate(flat, shape, quintic, matrix, gain, limit, rows, shares, first, last, reference, steepest, weight, residual, scratch, sums):  # type: ignore[no-untyped-def]
     """Sum the step's right-hand side and the moments of reference and volume over the chunks of rows [first, last).
 
     Parameters
     ----------
-    flat, shape
+    flat, shape, quintic
         The volume: see :func:`rtevo.kernels.interpolate.sample_row`.
     matrix : ndarray, float64 (4, 4)
         Voxel of the reference to voxel of the volume.
@@ -111,7 +111,7 @@ def accumulate(flat, shape, matrix, gain, limit, rows, shares, first, last, refe
         x = matrix[0, 0] * i + matrix[0, 1] * j + matrix[0, 2] * k + matrix[0, 3]
         y = matrix[1, 0] * i + matrix[1, 1] * j + matrix[1, 2] * k + matrix[1, 3]
         z = matrix[2, 0] * i + matrix[2, 1] * j + matrix[2, 2] * k + matrix[2, 3]
-        sample_row(flat, shape, True, x, y, z, dx, dy, dz, n, value)
+        sample_row(flat, shape, quintic, x, y, z, dx, dy, dz, n, value)
         _fade(x, y, z, dx, dy, dz, n, shape, fade)
         zero, one, five = np.float32(0), np.float32(1), np.float32(5)
         g0, g1, g2, g3, g4, g5 = zero, zero, zero, zero, zero, zero

@@ -23,7 +23,7 @@ from rtevo.kernels._compile import FASTMATH, kernel
 __all__ = ["BLOCK", "PAD", "as_line", "mirror_padding", "padded", "prefilter_x", "prefilter_yz", "reslice_rows", "sample_row"]
 
 PAD = 3  # voxels that a quintic B-spline reaches beyond a sample within one voxel of the volume
-BLOCK = 16  # voxels of a row computed together; rows and runs are rounded up to it
+BLOCK = 8  # voxels of a row computed together; rows and runs are rounded up to it
 POLE = math.sqrt(3.0) - 2.0
 TAPS = 12  # POLE ** 12 = 1.4e-7: below float32 resolution
 

@@ -1,11 +1,12 @@
 """Everything an alignment needs of its reference, prepared once.
 
 A volume V is aligned where the step ``(Q' J)^-1 Q' (V / scale - R)`` vanishes: R is the reference and J its change with the six motion
-parameters, both as quintic B-splines see them that take raw samples for coefficients (a slight smoothing, and with it hardly any
-interpolation error); Q is what this module is about. Least squares has Q = J. Here Q is
+parameters, both as B-splines see them that take raw samples for coefficients (a slight smoothing, and with it, where they are quintic,
+hardly any interpolation error); Q is what this module is about. Least squares has Q = J. Here Q is
 
 * restricted to the brain: outside, noise is Rician and interpolation rings, and both pull at the outline;
-* sharpened, which undoes the loss of medium frequencies to the smoothing: nearly the accuracy of white noise and sharp sampling;
+* sharpened, which undoes the loss of medium frequencies to the smoothing as far as the reference's noise allows (N. Wiener, 1949): nearly
+  the accuracy of white noise and sharp sampling;
 * made orthogonal to every smooth change of gain, ``R(x) b(x)`` with b a cubic B-spline field with a knot every `GAIN_SPACING_MM`:
   task activation, signal dropout, changes of coil and receiver gain and drifts of the field then drop out of the estimate, at no
   cost per volume.
@@ -17,7 +18,6 @@ U. E. Ruttimann, M. Unser (1998), IEEE Trans. Image Process. 7:27-41, doi:10.110
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,15 +26,14 @@ from numpy.typing import NDArray
 from rtevo.kernels.align import pack_rows
 from rtevo.kernels.gains import gains_removed
 
-__all__ = ["Level", "make_levels", "seen_through_splines", "thinned"]
+__all__ = ["Level", "make_level", "seen_through_splines", "thinned"]
 
 Array = NDArray[np.float64]
 
 SAMPLE = 4000  # residuals that are sorted for their median
-SHARPEN = 4.0
-SHARPEN_SIGMA = 0.8  # voxels
-SPLINE = np.array([1, 26, 66, 26, 1]) / 120.0  # quintic B-spline at whole voxels
-SLOPE = np.array([-1, -10, 0, 10, 1]) / 24.0  # its derivative, as correlation taps
+NOISE = 0.03  # of Wiener's filter that sharpens: relative to a signal that the splines pass whole
+QUINTIC = (np.array([1, 26, 66, 26, 1]) / 120.0, np.array([-1, -10, 0, 10, 1]) / 24.0)  # B-spline at whole voxels; its slope
+CUBIC = (np.array([1, 4, 1]) / 6.0, np.array([-1, 0, 1]) / 2.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +55,8 @@ class Level:
         Sum of the weights.
     sample : ndarray, int64 (n,)
         Packed positions of some voxels of full weight, spread over all rows.
+    quintic : bool
+        Sampled by quintic B-splines rather than cubic ones.
     """
 
     rows: NDArray[np.int64]
@@ -66,6 +67,7 @@ class Level:
     inverse: Array
     total: float
     sample: NDArray[np.int64]
+    quintic: bool
 
 
 def _filtered(volume: Array, taps: list[Array]) -> Array:
@@ -77,22 +79,23 @@ def _filtered(volume: Array, taps: list[Array]) -> Array:
     return volume
 
 
-def seen_through_splines(volume: Array) -> Array:
-    """Return a volume as quintic B-splines that take raw samples for coefficients show it at whole voxels."""
-    return _filtered(volume, [SPLINE] * 3)
+def seen_through_splines(volume: Array, quintic: bool = True) -> Array:
+    """Return a volume as B-splines that take raw samples for coefficients show it at whole voxels."""
+    return _filtered(volume, [(QUINTIC if quintic else CUBIC)[0]] * 3)
 
 
-def steepest_descent(volume: Array, affine: Array, centre: Array) -> Array:
-    """Change of a volume, seen through quintic B-splines, with trans_x..z (per mm) and rot_x..z (per rad): float64 (6, X, Y, Z)."""
-    by_voxel = np.stack([_filtered(volume, [SLOPE if a == axis else SPLINE for a in range(3)]) for axis in range(3)])
+def steepest_descent(volume: Array, affine: Array, centre: Array, quintic: bool = True) -> Array:
+    """Change of a volume, seen through B-splines, with trans_x..z (per mm) and rot_x..z (per rad): float64 (6, X, Y, Z)."""
+    value, slope = QUINTIC if quintic else CUBIC
+    by_voxel = np.stack([_filtered(volume, [slope if a == axis else value for a in range(3)]) for axis in range(3)])
     gradient = np.tensordot(np.linalg.inv(affine[:3, :3]).T, by_voxel, 1)
     points = np.tensordot(affine[:3, :3], np.indices(volume.shape), 1) + (affine[:3, 3] - centre).reshape(3, 1, 1, 1)
     return np.concatenate([gradient, np.cross(points, gradient, axis=0)])
 
 
-def make_levels(
-    reference: Array, weight: Array, affine: Array, centre: Array, chunks: int, strides: Sequence[int], precise: bool
-) -> list[Level]:
+def make_level(
+    reference: Array, weight: Array, affine: Array, centre: Array, chunks: int, stride: int, *, quintic: bool, precise: bool
+) -> Level:
     """Prepare a reference.
 
     Parameters
@@ -107,23 +110,34 @@ def make_levels(
         World point about which rotations turn, mm.
     chunks : int
         Shares of the work.
-    strides : sequence of int
-        One level each: 1 takes all rows along Z, n every n-th along X and Y.
+    stride : int
+        1 takes all rows along Z, n every n-th along X and Y.
+    quintic : bool
+        Samples by quintic B-splines, which err ten times less than cubic ones and cost three times as much.
     precise : bool
         Sharpened and free of gains as said above; otherwise plain least squares with one gain, which pulls from further away.
     """
-    from scipy.ndimage import gaussian_filter
-
-    seen = seen_through_splines(reference)
-    change = steepest_descent(reference, affine, centre)
+    seen = seen_through_splines(reference, quintic)
+    change = steepest_descent(reference, affine, centre, quintic)
     if precise:
-        soft = np.stack([gaussian_filter(c, SHARPEN_SIGMA, mode="mirror") for c in change])
         size = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-        steepest = gains_removed(change + SHARPEN * (change - soft), seen, weight, size)
+        steepest = gains_removed(np.stack([_sharpened(c, quintic) for c in change]), seen, weight, size)
     else:
         share = (weight * seen * change).sum(axis=(1, 2, 3)) / (weight * seen**2).sum()
         steepest = weight * (change - share[:, None, None, None] * seen)
-    return [_level(seen, thinned(weight, stride), steepest, change, chunks) for stride in strides]
+    return _level(seen, thinned(weight, stride), steepest, change, chunks, quintic)
+
+
+def _sharpened(image: Array, quintic: bool) -> Array:
+    """Undo, axis by axis, what the splines took from the image and will take from the noise of the sampled volume."""
+    from scipy.fft import dctn, idctn
+
+    waves = dctn(image, type=1)  # mirrored as the splines mirror
+    for axis, n in enumerate(image.shape):
+        passed = np.sinc(np.arange(n) / (2 * (n - 1))) ** (12 if quintic else 8)  # the splines' power
+        gain = (1 + NOISE) * passed / (passed**2 + NOISE)
+        waves *= gain.reshape([-1 if a == axis else 1 for a in range(3)])
+    return np.asarray(idctn(waves, type=1))
 
 
 def thinned(weight: Array, stride: int) -> Array:
@@ -133,7 +147,7 @@ def thinned(weight: Array, stride: int) -> Array:
     return thin
 
 
-def _level(seen: Array, weight: Array, steepest: Array, change: Array, chunks: int) -> Level:
+def _level(seen: Array, weight: Array, steepest: Array, change: Array, chunks: int, quintic: bool) -> Level:
     """Pack the voxels of positive weight."""
     rows, length = pack_rows(weight)
     packed = np.zeros((8, length), np.float32)
@@ -148,4 +162,4 @@ def _level(seen: Array, weight: Array, steepest: Array, change: Array, chunks: i
     inverse = np.asarray(np.linalg.inv(steepest[:, inside] @ change[:, inside].T), np.float64)
     counting = np.flatnonzero(packed[1] > 0.5)
     sample = counting[:: max(len(counting) // SAMPLE, 1)]
-    return Level(rows, shares, packed[0], packed[1], packed[2:], inverse, float(weight.sum()), sample)
+    return Level(rows, shares, packed[0], packed[1], packed[2:], inverse, float(weight.sum()), sample, quintic)

@@ -25,6 +25,7 @@ WORTH_SHARING = 20_000  # voxels; below, waking another thread takes longer than
 SIGMA_PER_MEDIAN = 1.4826  # of the absolute values of a Gaussian
 LEARNING_STEPS = 4
 ANNEAL = 4.0  # gains are learned first from residuals up to this many times what counts in the end, then half of it, ...
+LEAST_SPREAD = 0.005  # of the mean signal: what is smaller is not noise but what the approach left, and nothing is cut for it
 TUKEY = 5.0  # standard deviations: 96 % efficient where noise is Gaussian
 
 
@@ -59,6 +60,11 @@ class Match:
     iterations: int
     converged: bool
     field: Packed = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
+
+
+def _limit(spread: float) -> float:
+    """Residual from which on a voxel counts as an outlier."""
+    return TUKEY * max(spread, LEAST_SPREAD)
 
 
 class Matcher:
@@ -103,14 +109,14 @@ class Matcher:
         field = np.zeros(gains.shape, np.float32)
         expected, residual = self._expected[: len(level.weight)], self._residual[: len(level.weight)]
         expected[:] = level.reference
-        descent, limit = _Descent(self, volume, level, start), ANNEAL * TUKEY * start.spread
+        descent, limit = _Descent(self, volume, level, start), ANNEAL * _limit(start.spread)
         while descent.count < LEARNING_STEPS or (descent.moved > tolerance_mm and descent.count < 2 * LEARNING_STEPS):
             if not descent.step(expected, limit):
                 break
             descent.forget()  # the next step answers other gains and another limit
             refine(level.rows, *knots, gains.held, gains.inverse, residual, limit, level.reference, field)
             expand(level.rows, *knots, field, level.reference, expected)
-            limit = TUKEY * self._spread(level) * max(ANNEAL * 0.5**descent.count, 1.0)
+            limit = _limit(self._spread(level)) * max(ANNEAL * 0.5**descent.count, 1.0)
         return replace(self._ended(descent, tolerance_mm), field=field)
 
     def finish(self, volume: Packed, level: Level, gains: Gains, start: Match, *, tolerance_mm: float, most: int) -> Match:
@@ -118,7 +124,7 @@ class Matcher:
         knots = (gains.knots[0], gains.knots[1], np.ascontiguousarray(gains.knots[2].T))
         expected = self._expected[: len(level.weight)]
         expand(level.rows, *knots, start.field, level.reference, expected)
-        descent, limit = _Descent(self, volume, level, start), TUKEY * start.spread
+        descent, limit = _Descent(self, volume, level, start), _limit(start.spread)
         while descent.moved > tolerance_mm and descent.count < most and descent.step(expected, limit):
             pass
         return self._ended(descent, tolerance_mm)
@@ -130,7 +136,7 @@ class Matcher:
 
         def work(worker: int, first: int, last: int) -> None:
             align.accumulate(
-                volume, self.grid.shape, voxels, gain, limit, level.rows, level.shares, first, last,
+                volume, self.grid.shape, level.quintic, voxels, gain, limit, level.rows, level.shares, first, last,
                 expected, level.steepest, level.weight, residual, self._lines[worker], self._sums,
             )  # fmt: skip
 

@@ -15,7 +15,7 @@ from rtevo.kernels.gains import make_gains
 from rtevo.kernels.mask import brain_mask
 from rtevo.kernels.rigid import matrix_from_params, params_from_matrix
 from rtevo.kernels.smooth import smooth
-from rtevo.kernels.template import make_levels, seen_through_splines, thinned
+from rtevo.kernels.template import make_level, seen_through_splines, thinned
 from rtevo.realign.matching import CHUNKS, Match, Matcher
 from rtevo.realign.team import Team
 from rtevo.records import Grid
@@ -25,7 +25,8 @@ __all__ = ["Motion", "Realigner", "guiding_mask", "warm_up"]
 Array = NDArray[np.float64]
 Volume = NDArray[np.float32]
 
-TOLERANCE_MM = 1e-3  # the last step's size: the error left is a fifth of it
+TOLERANCE_MM = 0.01  # the last step's size, a sum of six: the next would be a tenth of it, and noise alone moves estimates by 0.003 mm
+APPROACH_TOLERANCE_MM = 0.1
 NEAR_TOLERANCE_MM = 0.02
 NEAR_STRIDE = 2  # the approach takes every second row along X and Y
 FAR_TOLERANCE_MM = 0.5
@@ -79,7 +80,7 @@ class Realigner:
     """Aligns volumes to a reference.
 
     Each estimate starts from the motion of the last volume that could be aligned, on a quarter of the voxels; where that fails, from
-    smoothed volumes and several places. The result does not depend on the start beyond a fraction of a micrometre.
+    smoothed volumes and several places. The result does not depend on the start beyond about a micrometre.
 
     Parameters
     ----------
@@ -145,11 +146,12 @@ class Realigner:
         self._mean = float((weight * data).sum() / weight.sum())
         data = data / self._mean
         place = (self.grid.affine, self.centre, CHUNKS)
-        self._near, self._fine = make_levels(data, weight, *place, strides=(NEAR_STRIDE, 1), precise=True)
-        self._gains = make_gains(seen_through_splines(data), thinned(weight, NEAR_STRIDE), self.grid.voxel_size_mm)
+        self._fine = make_level(data, weight, *place, 1, quintic=True, precise=True)
+        self._near = make_level(data, weight, *place, NEAR_STRIDE, quintic=False, precise=True)
+        self._gains = make_gains(seen_through_splines(data, quintic=False), thinned(weight, NEAR_STRIDE), self.grid.voxel_size_mm)
         soft = smooth(data, self.grid.voxel_size_mm, FAR_FWHM_MM).astype(np.float64)
         wide = (binary_dilation(self.mask) & inner).astype(np.float64)
-        (self._far,) = make_levels(soft, wide, *place, strides=(NEAR_STRIDE,), precise=False)
+        self._far = make_level(soft, wide, *place, NEAR_STRIDE, quintic=False, precise=False)
         self._balance = _balance(soft, self.grid.affine)
 
     def estimate(self, volume: ArrayLike) -> Motion:
@@ -254,7 +256,7 @@ class Realigner:
 
     def _approach(self, start: Match) -> Match:
         flat = interpolate.as_line(self._volume)
-        return self._matcher.match(flat, self._near, start, tolerance_mm=NEAR_TOLERANCE_MM, most=MOST_STEPS)
+        return self._matcher.match(flat, self._near, start, tolerance_mm=APPROACH_TOLERANCE_MM, most=MOST_STEPS)
 
     def _search(self, best: Match) -> Match:
         """Approach from further away, on smoothed data: the best match found, or the first good one."""
