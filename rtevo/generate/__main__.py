@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from rtevo.errors import RtevoError
-from rtevo.generate import SCHEDULERS, GeneratorSettings, tiny_pipeline
+from rtevo.generate import BACKENDS, SCHEDULERS, GeneratorSettings, tiny_pipeline
 from rtevo.generate.check import check
 
 
@@ -20,6 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
             guidance_scale=options.guidance,
             scheduler=options.scheduler,
             device=options.device,
+            backend=options.backend,
+            px=options.px,
             threads=options.threads,
         )
         report = check(settings, options.model or tiny_pipeline(print), print)
@@ -41,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--steps", type=int, default=10)
     command.add_argument("--guidance", type=float, default=3.0)
     command.add_argument("--scheduler", choices=SCHEDULERS, default="model")
+    command.add_argument("--backend", choices=BACKENDS, default="eager", help="what paints the image (default: eager, the reference)")
+    command.add_argument("--px", type=int, default=0, help="longer side of the image (default: the model's own)")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     command.add_argument("--threads", type=int, default=1, help="CPU threads")
     command.add_argument("--save", type=Path, metavar="PNG", help="keep the image")
