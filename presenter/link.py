@@ -325,6 +325,10 @@ class Link:
             if now - self._hello_ns > HELLO_S * 1e9:
                 self._say_hello()
             self._mention(now, silent_ns)
+        elif self._silent:  # it goes on without having missed us
+            self._silent = False
+            with self._lock:
+                self._outbox.rewind()
 
     def _mention(self, now: int, silent_ns: int) -> None:
         """Tell whoever sits at this computer that nobody answers; give up after too long."""

@@ -10,7 +10,7 @@ A message is one ZeroMQ frame, or two where it carries pixels::
 Support computer (ROUTER) and presenter (DEALER)::
 
     presenter                                  bridge
-    Hello            ->                                      again after silence, until Welcome
+    Hello            ->                                      on every connection, and again after silence, until Welcome
                             <-    Welcome | Refused          settings of the session
                             <-    Ping                       clock samples and sign of life
     Pong             ->
@@ -19,7 +19,8 @@ Support computer (ROUTER) and presenter (DEALER)::
     Ack              ->     <-    Ack                        everything up to `received` has come
 
 Numbered messages are kept by their sender (`Outbox`) until they are acknowledged and sent again after a reconnect; their receiver
-(`Inbox`) takes each once and in order.
+(`Inbox`) takes each once and in order. A bridge that has been started anew learns from the presenter's Hello what that has and what it
+still has to tell; `received` in its Welcome says what the earlier bridge had dealt with.
 
 Simulated participant (ROUTER or PAIR, binds) and headless presenter (DEALER, connects)::
 

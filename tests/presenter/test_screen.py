@@ -268,6 +268,7 @@ def test_trials_ratings_and_durations(present: Callable[[PresentationSettings], 
     pressed = time.monotonic_ns()
     trigger = show.press_until("5", EventKind.TRIGGER)
     assert pressed <= trigger.mono_ns + trigger.error_ns
+    assert show.press_until("5", EventKind.PULSE).mono_ns > trigger.mono_ns  # the next volume's
     for k, key in enumerate(("1", "6", "3")):
         show.wait(EventKind.OFFSET, k + 1)
         rating = show.press_until(key, EventKind.RATING, k + 1)
