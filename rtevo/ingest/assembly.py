@@ -332,7 +332,11 @@ class Assembler:
         """Position in the run of the volume with this number, None where the number cannot be right."""
         if number is None or number < 0:
             return None
-        if self._first is not None and not self._pieces and number - self._first >= (self.series.volumes or LARGEST_START):
+        if (
+            self._first is not None
+            and not self._pieces
+            and number - self._first >= min(self.series.volumes or LARGEST_START, LARGEST_START)
+        ):
             self.problems.append(f"{self.series.label}: its volumes are numbered from about {number}; the lowest counts as the first")
             self._first = None
         if self._first is None or (number < self._first and self._next == 0):

@@ -49,7 +49,8 @@ class StoreSender:
 
     def __exit__(self, *_: object) -> None:
         for association in self._associations.values():
-            association.release()
+            if association.is_established:
+                association.release()
 
     def send(self, name: str, contents: bytes) -> None:
         """Send one file."""
@@ -58,8 +59,10 @@ class StoreSender:
         data = pydicom.dcmread(io.BytesIO(contents))
         kind = (str(data.SOPClassUID), str(data.file_meta.TransferSyntaxUID))
         association = self._associations.get(kind)
-        if association is None or not association.is_established:
+        if association is None:
             association = self._associations[kind] = self._associate(*kind)
+        if not association.is_established:
+            raise LinkError(f"{name}: the receiver has ended the association")
         status = association.send_c_store(data)
         if "Status" not in status or status.Status != 0:
             raise LinkError(f"{name}: the receiver answered {f'0x{status.Status:04X}' if 'Status' in status else 'nothing'} to C-STORE")

@@ -19,7 +19,9 @@ from rtevo.errors import DicomError
 from rtevo.ingest import TruncatedError
 from rtevo.ingest.csa import csa_numbers, csa_values
 from rtevo.ingest.dicom import parse_dicom
+from rtevo.ingest.elements import PIXEL_DATA, Elements, open_elements
 from rtevo.ingest.header import moment
+from rtevo.ingest.selection import Selection
 from rtevo.records import Grid
 from rtevo.simulate.dicom import MosaicWriter, csa_header
 
@@ -259,6 +261,47 @@ def test_a_damaged_file_is_read_or_refused(flips: list[tuple[float, int]], kind:
         data[int(where * start)] = value
     with contextlib.suppress(DicomError):  # and no other error
         parse_dicom(bytes(data), "x")
+
+
+def values(elements: Elements, data: bytes) -> list[tuple[int, int]]:
+    """Where the values of a file's elements lie, those within sequences included."""
+    found = [(entry[1], entry[2]) for tag, entry in elements.table.items() if tag != PIXEL_DATA and 0 < entry[2] - entry[1] < 200]
+    for tag, entry in elements.table.items():
+        if entry[0] == b"SQ":
+            for item in elements.items(tag):
+                found += values(item, data)
+    return found
+
+
+WORDS = st.sampled_from(
+    [b"-1", b"0", b"1e308", b"nan", b"inf", b"1\\2\\3", b"99999999999999999999", b"\\", b"", b"20269999", b"M\\P\\MOSAIC"]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    kind=st.integers(0, 3),
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), WORDS | st.binary(max_size=16)), min_size=1, max_size=3),
+)
+def test_whatever_an_element_holds_a_file_is_sorted_or_refused(kind: int, changes: list[tuple[float, bytes]], samples: list[bytes]) -> None:
+    data = bytearray(samples[kind])
+    places = values(open_elements(samples[kind]), samples[kind])
+    for where, value in changes:
+        start, end = places[int(where * len(places))]
+        data[start:end] = value[: end - start].ljust(end - start, b" " if value.isascii() else b"\0")
+    try:
+        file = parse_dicom(bytes(data), "x")
+    except DicomError:  # and no other error
+        return
+    selection = Selection(None, patience_s=1.0, first=1)
+    for part in file.parts:
+        selection.add(file, part, 0, 0.0, "x")
+    selection.settle(10.0, final=True)
+    for stream in selection.streams.values():
+        for volume in stream.assembler.advance(10.0, final=True):
+            assert volume.data is None or volume.data.shape == volume.grid.shape
+    selection.told()
+    assert selection.explain()
 
 
 def test_csa_headers_of_both_kinds() -> None:

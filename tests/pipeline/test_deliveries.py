@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -131,6 +132,11 @@ def watch(tmp_path: Path, port: int) -> Iterator[Callable[[str], subprocess.Pope
         process.communicate()
 
 
+def answers(port: int) -> bool:
+    with socket.socket() as knock:
+        return knock.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.mark.slow
 def test_a_scanner_outside_sends_to_a_session(watch: Callable[[str], subprocess.Popen[str]], port: int, tmp_path: Path) -> None:
     pynetdicom = pytest.importorskip("pynetdicom", reason="pynetdicom is not installed")
@@ -140,9 +146,9 @@ def test_a_scanner_outside_sends_to_a_session(watch: Callable[[str], subprocess.
         before.write(index, np.zeros(SETTINGS.shape, np.int16))
     process = watch('delivery = "dicom"\npeers = ["CONSOLE@127.0.0.1"]\nfolder = "kept"\nseries = "bold"')
     with ParticipantLink(f"ipc://{tmp_path}/eyes") as link, StoreSender("127.0.0.1", port, "RTEVO", "CONSOLE") as sender:
-        time = RealTime(stop=lambda: process.poll() is not None)
-        while not link.connected and time.wait_until(time.now_s() + 0.05, link.poll):
-            pass
+        while not answers(port):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
         stranger = pynetdicom.AE(ae_title="STRANGER")
         stranger.add_requested_context("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.1.2.1")
         assert stranger.associate("127.0.0.1", port, ae_title="RTEVO").is_rejected
@@ -152,7 +158,7 @@ def test_a_scanner_outside_sends_to_a_session(watch: Callable[[str], subprocess.
         reading = threading.Thread(target=lambda: printed.extend(process.communicate()))
         reading.start()
         with suppress(LinkError, RuntimeError):  # the session has ended, and with it the receiver
-            run_scanner(SETTINGS, writer, link, time, tmp_path)
+            run_scanner(SETTINGS, writer, link, RealTime(stop=lambda: process.poll() is not None), tmp_path, patience_s=200)
         reading.join(120)
     text = "".join(printed)
     assert process.returncode == 0, text

@@ -104,7 +104,7 @@ def test_recorded_series_are_replayed_to_their_end(
 
 def test_post_encodings_and_saved_volumes(session: Callable[..., object], tmp_path_factory: pytest.TempPathFactory) -> None:
     file = tmp_path_factory.mktemp("session") / "session.toml"
-    file.write_text("[evolution]\nuse_post_encodings = true\n[record]\nsave_volumes = \"both\"\n[presentation]\nbaseline_s = 0.0\n")
+    file.write_text('[evolution]\nuse_post_encodings = true\n[record]\nsave_volumes = "both"\n[presentation]\nbaseline_s = 0.0\n')
     done = session(str(file), *SMALL)
     assert done.returncode == 0, done.printed
     assert len(list((done.out / "aligned").glob("*.nii.gz"))) == done.summary["volumes"]["aligned"]
