@@ -377,8 +377,8 @@ def _rescale(elements: Elements, series: SeriesHeader, private: Elements) -> tup
             mapping = private.first(0x00409096)
             slope, intercept = (mapping.number(0x00409225), mapping.number(0x00409224)) if mapping else (None, None)
         scale = private.number(private.private(0x2005, "Philips MR Imaging DD 001", 0x0E))
-        if scale and slope:
-            return 1 / scale, (intercept or 0.0) / (slope * scale)
+        if scale:
+            return 1 / scale, (intercept or 0.0) / ((slope or 1.0) * scale)
     return slope or 1.0, intercept or 0.0
 
 

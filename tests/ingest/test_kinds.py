@@ -24,6 +24,7 @@ from pydicom.uid import (
 )
 
 from rtevo.ingest import FolderSource, Volume
+from rtevo.ingest.dicom import parse_dicom
 
 Made = Any  # the class in conftest.py
 VOLUMES, SLICES, TR_S = 4, 5, 2.0
@@ -256,6 +257,23 @@ def test_philips_enhanced_with_a_scale_of_its_own_in_every_frame(made: Made, enc
     (tmp_path / "a").write_bytes(encode(dataset, enforce_file_format=True))
     source = FolderSource(tmp_path, patience_s=1.0)
     check(source.poll(), made, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),  # as dcm2niix 1.0.20260724 gives them
+    [("rescale scale", (50, 200)), ("rescale scale real", (50, 200)), ("rescale real", (2.5, 10)), ("real", (7, 3)), ("scale", (50, 0))],
+)
+def test_the_scales_of_philips(given: str, expected: tuple[float, float], made: Made, encode: Any) -> None:
+    dataset, mapping = made.slice(0, 0), Dataset()
+    if "rescale" in given:
+        dataset.RescaleSlope, dataset.RescaleIntercept = 2.5, 10
+    if "scale" in given.split():
+        dataset.private_block(0x2005, "Philips MR Imaging DD 001", create=True).add_new(0x0E, "FL", 0.02)
+    if "real" in given:
+        mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 7.0, 3.0
+        dataset.RealWorldValueMappingSequence = [mapping]
+    (part,) = parse_dicom(encode(dataset), "x").parts
+    assert (part.slopes[0], part.intercepts[0]) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("by", ["component", "te_ms"])
