@@ -256,6 +256,8 @@ def _describe(elements: Elements, shape: tuple[int, int, int], name: str) -> Dic
     else:
         if frames > 1:
             raise DicomError(f"expected functional groups that say where each of {frames} frames lies, found none")
+        if "VFRAME" in elements.words(0x00080008):
+            raise DicomError("holds a volume in United Imaging's GRID format, which is not read: export one file per slice")
         slices = mosaic_slices(elements) or _count_slices(elements, shape, name)
         series = series_header(elements, "mosaic" if slices else "slices")
         layout = mosaic_layout(elements, slices, (rows, columns)) if slices else slice_layout(elements, series)

@@ -23,6 +23,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from rtevo.errors import DicomError
 from rtevo.ingest import FolderSource, Volume
 from rtevo.ingest.dicom import parse_dicom
 
@@ -274,6 +275,13 @@ def test_the_scales_of_philips(given: str, expected: tuple[float, float], made: 
         dataset.RealWorldValueMappingSequence = [mapping]
     (part,) = parse_dicom(encode(dataset), "x").parts
     assert (part.slopes[0], part.intercepts[0]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_grid_of_united_imaging_is_refused_and_not_taken_for_a_slice(made: Made, encode: Any) -> None:
+    dataset = made.slice(0, 0, "UIH")
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "M", "VFRAME"]
+    with pytest.raises(DicomError, match="GRID format, which is not read: export one file per slice"):
+        parse_dicom(encode(dataset), "x")
 
 
 @pytest.mark.parametrize("by", ["component", "te_ms"])
