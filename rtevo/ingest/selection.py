@@ -91,6 +91,7 @@ class Selection:
         self._patience_s = patience_s
         self._first = first
         self._before: set[str] = set()  # series that are not taken
+        self._still: set[str] = set()  # those of them that still grow
         self._bases: dict[str, tuple[SeriesHeader, float]] = {}  # of each series: its header and its first volume's time
         self._counted: dict[str, dict[int, StreamKey] | None] = {}  # of each series: who has an instance number, None where several do
         self._family: dict[str, str] = {}  # series -> the one of which it holds a further volume
@@ -101,6 +102,11 @@ class Selection:
         stream = self._stream(file, part, now_s)
         stream.files.add(name)
         self._share_numbers(file, stream)
+        if stream.key.uid in self._before and stream.key.uid not in self._still:
+            self._still.add(stream.key.uid)
+            self.problems.append(
+                f"{stream.label}: files still come, but it was there before the session, and is not taken unless it is named by number"
+            )
         if self.chosen not in (None, stream):
             return Outcome.NEW
         if self._rank(stream) > 1:

@@ -82,8 +82,10 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
         ready["volumes_port"] = source.port
     else:
         source = FolderSource(plan.incoming, **options)
-    if watched and (before := source.pass_over_present()):
-        context.log.info("ingest: %s", before)
+    if watched:
+        context.log.info("ingest: looking at what %s holds already", plan.incoming)
+        if before := source.pass_over_present():
+            context.log.info("ingest: %s", before)
     return source, ready
 
 
