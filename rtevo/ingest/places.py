@@ -57,10 +57,10 @@ class Places:
             self.slices, self.offset = slices, offset
 
     def _offset(self, slices: int) -> int:
-        """Where volumes begin among the numbers: at the one step that differs, if slices are numbered one after the other; else at 1."""
-        if self.streams > 1:
-            return 0
+        """Where volumes begin among the numbers: at 1, or where the lowest does not begin a volume at the one step that differs."""
         steps = {n % slices: self._files[n + 1] - place for n, place in self._files.items() if n + 1 in self._files}
+        if self.streams > 1 or not steps or (min(self._files) - 1) % slices == 0:
+            return 0
         usual = sorted(steps.values())[len(steps) // 2]
         unusual = [residue for residue, step in steps.items() if abs(step - usual) > SAME_STEP]
         return unusual[0] if len(unusual) == 1 and len(steps) == slices > 2 else 0

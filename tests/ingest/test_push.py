@@ -144,3 +144,14 @@ def test_any_message_is_answered(frames: list[bytes]) -> None:
 def test_an_address_that_is_taken(source: PushSource) -> None:
     with pytest.raises(DataError, match="cannot listen there"):
         PushSource(source.endpoint, patience_s=1)
+
+
+@pytest.mark.parametrize(("peers", "taken"), [(["@127.0.0.1"], True), (["@10.0.0.1", "@::1"], False)])
+def test_only_allowed_peers_push(peers: list[str], taken: bool, clock: FakeClock) -> None:
+    with PushSource("tcp://127.0.0.1:0", patience_s=PATIENCE_S, peers=peers, clock_ns=clock) as source:
+        script = Script(source)
+        answer = script.push(0)
+        script.socket.close()
+        assert answer["ok"] is taken
+        assert source.told == ("'', which a script pushes (TR 2 s)" if taken else "")
+        assert source.problems == ([] if taken else ["a pushed volume was refused: 127.0.0.1 is not among the allowed peers"])
