@@ -169,6 +169,11 @@ class Evolution:
     )
     latent_size: int = _key(16, "number of latent dimensions", *_at_least(1))
     pca: str = _key("", "latent space (.npz with mean and components); empty = a random one, for the built-in tiny model only")
+    latent_scaling: str = _key(
+        "file",
+        "units of latents: file (the latent space's own), whitened (standard deviations: random latents look like its pictures), plain",
+        *_one_of("file", "whitened", "plain"),
+    )
     use_post_encodings: bool = _key(False, "parents are the embeddings that the pictures re-encode to, not the ones asked for")
     score_deadline_s: float = _key(
         20.0, "scores that are missing this long after the last image asked for has ended are no longer waited for, s", *_above(0)

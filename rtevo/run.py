@@ -221,7 +221,10 @@ def _check_space(config: Config, embedding_size: int) -> Any:
         raise ConfigError(
             f"[evolution] latent_size: expected at most the {space.latent_size} components of {settings.pca}, got {settings.latent_size}"
         )
-    return space.first(settings.latent_size)
+    try:
+        return space.first(settings.latent_size).scaled(settings.latent_scaling)
+    except DataError as problem:
+        raise ConfigError(f"[evolution] latent_scaling = {settings.latent_scaling!r}: {settings.pca}: {problem}") from None
 
 
 def _describe_source(config: Config) -> Any:

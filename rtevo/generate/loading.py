@@ -13,7 +13,7 @@ import torch
 from rtevo.errors import ModelError
 from rtevo.generate.folder import ModelFolder
 
-__all__ = ["load_kandinsky", "load_pipeline", "load_tiny_decoder", "pick_device", "quieten", "with_scheduler"]
+__all__ = ["load_encoder", "load_kandinsky", "load_pipeline", "load_tiny_decoder", "pick_device", "quieten", "with_scheduler"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -144,6 +144,23 @@ def _explained(folder: ModelFolder, what: str) -> Iterator[None]:
         if isinstance(problem, torch.OutOfMemoryError):
             raise
         raise ModelError(f"{folder.path}: expected {what} that diffusers can load, but: {problem}") from problem
+
+
+def load_encoder(folder: ModelFolder) -> tuple[Any, Any]:
+    """Load a pipeline's image encoder (float32, on the CPU) and the feature extractor that prepares pictures for it.
+
+    Raises
+    ------
+    ModelError
+        The libraries cannot load them, or weights are missing.
+    """
+    with _no_collection():
+        quieten()
+        import transformers
+    with _explained(folder, "an image encoder"):
+        network = _network(transformers.CLIPVisionModelWithProjection, folder, "image_encoder", torch.float32)
+        extractor = "feature_extractor" if (folder.path / "feature_extractor").is_dir() else "image_processor"  # Kandinsky
+        return network, _feature_extractor(folder.path / extractor)
 
 
 def with_scheduler(scheduler: Any, name: str) -> Any:

@@ -20,12 +20,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from rtevo.errors import DataError
 
-__all__ = ["ORTHONORMAL_TOLERANCE", "Avoid", "LatentSpace"]
+__all__ = ["ORTHONORMAL_TOLERANCE", "SCALINGS", "LatentSpace"]
 
 ORTHONORMAL_TOLERANCE = 1e-3
 """Largest deviation of ``components @ components.T`` from the identity: float16 storage of 1,024 numbers stays below 5e-4."""
 
-_KNOWN = {"mean", "components", "scale"}
+SCALINGS = ("file", "whitened", "plain")
+
+_KNOWN = {"mean", "components", "scale", "sd"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,8 @@ class LatentSpace:
         Orthonormal rows, d <= e.
     scale : ndarray, float32 (d,), optional
         Embedding units of one latent unit along each component, > 0. Default: ones.
+    sd : ndarray, float32 (d,), optional
+        Standard deviation along each component of the embeddings that the analysis has seen, >= 0; empty where it is not known.
 
     Raises
     ------
@@ -50,6 +54,7 @@ class LatentSpace:
     mean: NDArray[np.float32]
     components: NDArray[np.float32]
     scale: NDArray[np.float32] = field(default_factory=lambda: np.ones(0, np.float32))
+    sd: NDArray[np.float32] = field(default_factory=lambda: np.ones(0, np.float32))
 
     def __post_init__(self) -> None:
         mean = _numbers("mean", self.mean, 1)
@@ -63,8 +68,11 @@ class LatentSpace:
             raise DataError(f"latent space: expected a scale of {len(components)} numbers, one a component, got shape {scale.shape}")
         if scale.min() <= 0:
             raise DataError(f"latent space: expected scales > 0, got {scale.min():g} at component {int(scale.argmin())}")
+        sd = _numbers("sd", self.sd, 1)
+        if len(sd) not in (0, len(components)) or (sd < 0).any():
+            raise DataError(f"latent space: expected {len(components)} standard deviations >= 0, or none, got {sd}")
         _check_orthonormal(components)
-        for name, array in (("mean", mean), ("components", components), ("scale", scale)):
+        for name, array in (("mean", mean), ("components", components), ("scale", scale), ("sd", sd)):
             array.setflags(write=False)
             object.__setattr__(self, name, array)
 
@@ -88,7 +96,30 @@ class LatentSpace:
         """
         if not 1 <= n <= self.latent_size:
             raise DataError(f"latent space: expected 1 to {self.latent_size} components, asked for {n}")
-        return LatentSpace(self.mean, self.components[:n], self.scale[:n])
+        return LatentSpace(self.mean, self.components[:n], self.scale[:n], self.sd[:n])
+
+    def scaled(self, how: str) -> LatentSpace:
+        """Give the space with its latents in other units.
+
+        Parameters
+        ----------
+        how : str
+            "whitened": standard deviations; "plain": embedding units; "file": as it is.
+
+        Raises
+        ------
+        DataError
+            Its standard deviations are not known, or not all positive.
+        """
+        if how not in SCALINGS:
+            raise ValueError(f"how: expected one of {', '.join(SCALINGS)}, got {how!r}")
+        if how == "file":
+            return self
+        if how == "plain":
+            return LatentSpace(self.mean, self.components, sd=self.sd)
+        if not len(self.sd) or self.sd.min() <= 0:
+            raise DataError("latent space: cannot be whitened: it has no standard deviation > 0 along every component (made by `fit`)")
+        return LatentSpace(self.mean, self.components, self.sd, self.sd)
 
     def to_embedding(self, latents: ArrayLike) -> NDArray[np.float32]:
         """Map latents to embeddings.
@@ -134,7 +165,7 @@ class LatentSpace:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LatentSpace:
-        """Read a latent space from an ``.npz`` file with ``mean``, ``components`` and, optionally, ``scale``.
+        """Read a latent space from an ``.npz`` file with ``mean``, ``components`` and, optionally, ``scale`` and ``sd``.
 
         Pickled objects are never loaded.
 
@@ -163,7 +194,7 @@ class LatentSpace:
         path = Path(path)
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-            for name in ("mean", "components", "scale"):
+            for name in ("mean", "components", "scale", *(("sd",) if len(self.sd) else ())):
                 array = io.BytesIO()
                 np.lib.format.write_array(array, np.ascontiguousarray(getattr(self, name)), allow_pickle=False)
                 archive.writestr(zipfile.ZipInfo(f"{name}.npy"), array.getvalue())  # ZipInfo: a fixed date
@@ -199,101 +230,6 @@ class LatentSpace:
         basis *= np.sign(np.diag(triangle))  # makes the decomposition unique, whatever LAPACK is used
         scale = np.full(latent_size, np.sqrt(embedding_size / latent_size), np.float32)
         return cls(np.zeros(embedding_size, np.float32), np.ascontiguousarray(basis.T, np.float32), scale)
-
-
-class Avoid:
-    """Embeddings to stay away from: content that a study must not show.
-
-    Parameters
-    ----------
-    space : LatentSpace
-    embeddings : array-like of float, (k, e)
-        What to stay away from.
-    distance : float
-        Smallest cosine distance to any of them, between 0 and 2.
-
-    Raises
-    ------
-    DataError
-        The embeddings are of another size, not finite, or zero.
-    """
-
-    def __init__(self, space: LatentSpace, embeddings: ArrayLike, distance: float) -> None:
-        rows = np.asarray(embeddings, np.float64)
-        if rows.ndim != 2 or rows.shape[1] != space.embedding_size or not np.isfinite(rows).all() or not np.abs(rows).sum(axis=1).all():
-            raise DataError(f"avoid: expected finite embeddings (k, {space.embedding_size}) other than zero, got shape {rows.shape}")
-        self._space, self._rows, self._distance = space, _directions(rows), float(distance)
-
-    @classmethod
-    def load(cls, space: LatentSpace, path: str | os.PathLike[str], distance: float) -> Avoid:
-        """Read the embeddings from an ``.npy`` file.
-
-        Raises
-        ------
-        DataError
-            It cannot be read, or its embeddings do not fit.
-        """
-        try:
-            embeddings = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as problem:
-            raise DataError(f"{path}: expected an .npy file of embeddings, found something else: {problem}") from None
-        try:
-            return cls(space, embeddings, distance)
-        except (DataError, TypeError, ValueError) as problem:
-            raise DataError(f"{path}: {problem}") from None
-
-    def nearest(self, embeddings: ArrayLike) -> NDArray[np.float64]:
-        """Give the cosine distance of embeddings (n, e) to the nearest that is avoided, float64 (n,)."""
-        return np.asarray(1.0 - (_directions(np.asarray(embeddings, np.float64)) @ self._rows.T).max(axis=1), np.float64)
-
-    def allowed(self, latents: ArrayLike) -> NDArray[np.bool_]:
-        """Whether latents (n, d) keep the distance, bool (n,)."""
-        return np.asarray(self.nearest(self._space.to_embedding(latents)) >= self._distance)
-
-    def away(self, latents: NDArray[np.float32], rng: np.random.Generator, tries: int = 64) -> NDArray[np.float32]:
-        """Move latents that come too close, as little as it takes along the way to an allowed random one; the others stay.
-
-        Parameters
-        ----------
-        latents : ndarray, float32 (n, d)
-        rng : numpy.random.Generator
-            Source of the random ones.
-        tries : int
-            How many are drawn; the way that needs the least change of direction is taken.
-
-        Raises
-        ------
-        DataError
-            Not one of the random latents is allowed.
-        """
-        moved = np.array(latents, np.float32)
-        for row in np.flatnonzero(~self.allowed(moved)):
-            targets = rng.standard_normal((tries, moved.shape[1]))
-            targets = targets[self.allowed(targets)]
-            if not len(targets):
-                raise DataError(f"avoid: a distance of {self._distance:g} leaves next to nothing: none of {tries} random latents keeps it")
-            ways = [self._way(moved[row].astype(np.float64), target) for target in targets]
-            moved[row] = max(ways, key=lambda point: float(_directions(point) @ _directions(latents[row].astype(np.float64))))
-        return moved
-
-    def _way(self, start: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Give the first allowed point on the way, by bisection; its length is that of the start."""
-        length, low, high = np.linalg.norm(start), 0.0, 1.0
-        point = (length * _directions(target)).astype(np.float32)
-        best = point if self.allowed(point[np.newaxis])[0] else target.astype(np.float32)
-        for _ in range(12):
-            middle = (low + high) / 2
-            point = (length * _directions((1 - middle) * _directions(start) + middle * _directions(target))).astype(np.float32)
-            if self.allowed(point[np.newaxis])[0]:
-                best, high = point, middle
-            else:
-                low = middle
-        return best
-
-
-def _directions(rows: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Scale rows to length 1."""
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-300), np.float64)
 
 
 def _arrays(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:

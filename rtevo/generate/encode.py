@@ -1,0 +1,79 @@
+"""From pictures to embeddings, with a pipeline's own image encoder and nothing else of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from rtevo.errors import DataError, ModelError
+from rtevo.generate.folder import describe
+from rtevo.generate.loading import load_encoder, pick_device
+from rtevo.generate.tiny import tiny_pipeline
+
+__all__ = ["encode"]
+
+
+def encode(
+    files: Sequence[Path],
+    model_path: Path | None = None,
+    device: str = "auto",
+    batch: int = 16,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Encode picture files.
+
+    Parameters
+    ----------
+    files : sequence of Path
+    model_path : Path, optional
+        diffusers folder of a Stable unCLIP pipeline. None: the built-in tiny one.
+    device : str
+        As in :class:`rtevo.generate.GeneratorSettings`.
+    batch : int
+        Pictures that are encoded together.
+    on_progress : callable, optional
+        Called with how many are done, and of how many.
+
+    Returns
+    -------
+    ndarray, float32 (n, e)
+
+    Raises
+    ------
+    DataError
+        A file cannot be read as a picture.
+    ModelError
+        The model's image encoder cannot be loaded, or gives numbers that are not finite.
+    """
+    where = pick_device(device)
+    encoder, extractor = load_encoder(describe(model_path or tiny_pipeline()))
+    encoder = encoder.to(where)
+    rows: list[NDArray[np.float32]] = []
+    with torch.inference_mode():
+        for part in _parts(files, batch):
+            seen = extractor(images=[_read(file) for file in part], return_tensors="pt").pixel_values
+            found = encoder(seen.to(where)).image_embeds.float().cpu()
+            if not torch.isfinite(found).all():
+                raise ModelError(f"image encoder: expected finite numbers for pictures up to {part[-1]}, got others (weights damaged?)")
+            rows.append(np.asarray(found.numpy(), np.float32))
+            if on_progress is not None:
+                on_progress(sum(map(len, rows)), len(files))
+    return np.concatenate(rows)
+
+
+def _parts(files: Sequence[Path], batch: int) -> Iterator[Sequence[Path]]:
+    for start in range(0, len(files), batch):
+        yield files[start : start + batch]
+
+
+def _read(file: Path) -> Image.Image:
+    try:
+        with Image.open(file) as picture:
+            return picture.convert("RGB")
+    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as problem:
+        raise DataError(f"{file}: expected a picture, found something else: {problem}") from None

@@ -1,0 +1,16 @@
+"""Between latent vectors, which evolve, and image embeddings, which are painted.
+
+::
+
+    space     LatentSpace: a principal component analysis of image embeddings
+    avoid     embeddings to stay away from
+    fitting   making a space from embeddings, from a pickled PCA; what it looks like
+
+``python -m rtevo.latent fit`` makes one from a folder of images, ``import`` from the prototype's pickle.
+"""
+
+from rtevo.latent.avoid import Avoid
+from rtevo.latent.fitting import draw, fit
+from rtevo.latent.space import ORTHONORMAL_TOLERANCE, SCALINGS, LatentSpace
+
+__all__ = ["ORTHONORMAL_TOLERANCE", "SCALINGS", "Avoid", "LatentSpace", "draw", "fit"]
