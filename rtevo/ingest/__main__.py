@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error("expected DIR, or --listen PORT")
         options.folder = Path("received")
     try:
+        if options.out is not None:
+            _check_out(options.out)
         if options.listen is not None:
             out = sys.stderr if options.json else sys.stdout
             listen(options.folder, options.listen, options.ae_title, options.peer, options.series, options.volumes, out)
@@ -205,6 +207,13 @@ def _show(found: Survey) -> None:
         console.print(f"problem: {problem}", markup=False)
 
 
+def _check_out(out: Path) -> None:
+    if not out.name.endswith((".nii", ".nii.gz")):
+        raise DataError(f"--out: expected a name that ends in .nii or .nii.gz, got {out}")
+    if not out.parent.is_dir():
+        raise DataError(f"--out {out}: expected an existing folder to write into")
+
+
 def convert(folder: Path, out: Path, run: SeriesInfo) -> None:
     """Write a run as a four-dimensional NIfTI file of float32.
 
@@ -222,12 +231,10 @@ def convert(folder: Path, out: Path, run: SeriesInfo) -> None:
     Raises
     ------
     DataError
-        If `out` has another ending or cannot be written.
+        If `out` cannot be written.
     """
     import nibabel
 
-    if not out.name.endswith((".nii", ".nii.gz")):
-        raise DataError(f"--out: expected a name that ends in .nii or .nii.gz, got {out}")
     first = next(index for index in range(run.n_volumes) if index not in run.missing)
     data = np.full((*run.grid.shape, run.n_volumes - first), np.nan, np.float32, order="F")
     source = FolderSource(folder, series=run.uid, patience_s=math.inf, stall_s=math.inf)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import ipaddress
 import os
 import re
 import socket
@@ -44,6 +45,8 @@ def check_listening(address: str, port: int, *, dicom: bool = True) -> None:
     """Raise DataError where this computer cannot listen at an address and port, or cannot receive DICOM at all."""
     if dicom and importlib.util.find_spec("pynetdicom") is None:
         raise DataError("receiving over the DICOM network needs pynetdicom; install rtevo[dicom-net]")
+    if not 0 <= port <= 65535:
+        raise DataError(f"port {port}: expected 0 to 65535")
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family) as probe:  # pynetdicom leaves a socket open where it cannot bind it
@@ -69,8 +72,12 @@ class Peer:
 
     def __init__(self, text: str) -> None:
         self.title, _, self.address = text.strip().partition("@")
-        if not (self.title or self.address) or len(self.title) > 16 or "\\" in self.title:
-            raise ConfigError(f"peer: expected TITLE (at most 16 characters), TITLE@ADDRESS or @ADDRESS, got {text!r}")
+        try:
+            known = not self.address or bool(ipaddress.ip_address(self.address))
+        except ValueError:
+            known = False
+        if not known or not (self.title or self.address) or len(self.title) > 16 or "\\" in self.title:
+            raise ConfigError(f"peer: expected TITLE (at most 16 characters), TITLE@ADDRESS or @ADDRESS (an IP address), got {text!r}")
 
     def allows(self, title: str, address: str) -> bool:
         """Whether this is the sender."""

@@ -271,3 +271,14 @@ def test_dcmtk_is_killed_while_it_sends(receiver: DicomReceiver, pictures: Path)
     assert [volume.index for volume in volumes] == list(range(6))
     assert receiver.duplicates >= 1
     assert not list(receiver.folder.rglob("*.part"))
+
+
+@pytest.mark.parametrize("text", ["", "@", "@@", "A@host.name", "A TITLE THAT IS TOO LONG", "A\\B"])
+def test_peers_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigError, match="peer: expected TITLE"):
+        Peer(text)
+
+
+def test_a_port_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="port 70000: expected 0 to 65535"):
+        DicomReceiver(tmp_path, 70000, patience_s=1)
