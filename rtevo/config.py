@@ -127,8 +127,21 @@ class Decoder:
     folder: str = _key("", "decoder folder; empty: simulate makes one, replay uses a demonstration map, watch needs one")
     name: str = _key("", "which NAME_img.nii.gz of the folder; empty = the only one")
     fwhm_mm: float = _key(4.0, "Gaussian smoothing, full width at half maximum, mm; 0 = none", *_at_least(0))
-    delay_s: float = _key(6.0, "centre of the scoring window after an image's onset, s", *_at_least(0))
-    half_window_tr: int = _key(1, "half width of the scoring window, TRs", *_at_least(0))
+    method: str = _key(
+        "deconvolve",
+        "deconvolve (overlapping responses taken apart, with standard errors), pattern (so are the voxels; correlation with the map), "
+        "peak (correlation of the volumes around the peak with the map)",
+        *_one_of("deconvolve", "pattern", "peak"),
+    )
+    motion_terms: int = _key(
+        6, "motion regressors (not peak): 6 parameters, or 24 with the last volume's and squares", "6 or 24", lambda x: x in (6, 24)
+    )
+    drift: str = _key("walk", "drift (not peak): a random walk, or terms fixed beforehand", *_one_of("walk", "cosine", "polynomial"))
+    hrf: str = _key("canonical", "shape of the response (not peak)", *_one_of("canonical", "derivatives", "fir"))
+    spike_mm: float = _key(1.0, "a volume displaced by more since the last (framewise, mm) is a spike: left out (not peak)", *_above(0))
+    first_score_s: float = _key(8.0, "deconvolve: an image is scored when its response has been seen so long, s", *_above(0))
+    delay_s: float = _key(6.0, "peak: centre of the scoring window after an image's onset, s", *_at_least(0))
+    half_window_tr: int = _key(1, "peak: half width of the scoring window, TRs", *_at_least(0))
     threads: int = _key(1, "threads of the realignment kernels; one is fastest where other processes are busy", *_at_least(1))
 
 

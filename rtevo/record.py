@@ -281,6 +281,23 @@ def _latencies(tables: _Tables) -> dict[str, Any]:
     }
 
 
+def _quality(tables: _Tables) -> dict[str, Any]:
+    """How good the data were: tSNR, motion, DVARS, spikes, and how reliable the scores."""
+
+    def known(name: str) -> list[float]:
+        return [float(r[name]) for r in tables.aligned if r.get(name) is not None and not math.isnan(r[name])]
+
+    tsnr, displacement, dvars = known("tsnr"), known("framewise_displacement_mm"), known("dvars_percent")
+    reliability = [t["reliability"] for t in tables.trials.values() if not math.isnan(t.get("reliability", math.nan))]
+    return {
+        "tsnr": round(tsnr[-1], 2) if tsnr else None,
+        "framewise_displacement_mm": {"mean": _mean(displacement), "max": round(max(displacement), 4) if displacement else None},
+        "dvars_percent": {"p50": round(float(np.median(dvars)), 4), "max": round(max(dvars), 4)} if dvars else {"p50": None, "max": None},
+        "spikes": sum(bool(r["flags"] & VolumeFlag.SPIKE) for r in tables.aligned),
+        "score_reliability": round(float(reliability[-1]), 4) if reliability else None,
+    }
+
+
 def _mean(values: Iterable[Any]) -> float | None:
     finite = [float(v) for v in values if v is not None and not math.isnan(v)]
     return round(math.fsum(finite) / len(finite), 6) if finite else None
@@ -368,10 +385,12 @@ def finalise(out: Path) -> dict[str, Any]:
             "flags": r["flags"],
             **dict(zip(MOTION_COLUMNS, r["motion"], strict=True)),
             "framewise_displacement": r["framewise_displacement_mm"],
+            "dvars": r["dvars_percent"],
+            "tsnr": r["tsnr"],
         }
         for r in tables.aligned
     ]
-    _table(out / "motion.tsv", ["volume", "onset", "acquired", "flags", *MOTION_COLUMNS, "framewise_displacement"], motion)
+    _table(out / "motion.tsv", ["volume", "onset", "acquired", "flags", *MOTION_COLUMNS, "framewise_displacement", "dvars", "tsnr"], motion)
     flags = [r["flags"] for r in tables.aligned]
     lost = sum(bool(f & VolumeFlag.MISSING) for f in flags)
     unaligned = sum(bool(f & VolumeFlag.UNALIGNED) for f in flags)
@@ -389,6 +408,7 @@ def finalise(out: Path) -> dict[str, Any]:
         },
         "generations": _generations(rows),
         "probes": _probes(rows),
+        "quality": _quality(tables),
         "latencies_ms": _latencies(tables),
         "rings": tables.end.get("rings", {}),
         "warnings": tables.end.get("warnings", []),

@@ -37,6 +37,7 @@ class VolumeFlag(IntFlag):
     MISSING = 1  # never arrived whole: data are zero and must not be used
     UNALIGNED = 2  # could not be aligned: motion is NaN, data are passed on as they came
     LATE = 4  # arrived after its gap had been declared
+    SPIKE = 8  # displaced by more than [decoder] spike_mm since the volume before
 
 
 class EventKind(IntEnum):
@@ -126,6 +127,8 @@ def aligned_dtype(shape: tuple[int, int, int] | None = None) -> np.dtype[np.void
         ("acquired_s", "<f8"),
         ("motion", "<f8", (6,)),  # MOTION_COLUMNS
         ("framewise_displacement_mm", "<f8"),  # NaN for the first volume
+        ("dvars_percent", "<f8"),  # inside the decoder's mask; NaN for the first volume
+        ("tsnr", "<f8"),  # median inside the decoder's mask, all volumes so far; NaN for the first ones
         ("closed_ns", "<i8"),
         ("ingested_ns", "<i8"),
         ("aligned_ns", "<i8"),
@@ -144,7 +147,8 @@ def score_dtype() -> np.dtype[np.void]:
             ("revision", "<i4"),  # 0 = first value; later values replace it
             ("volumes_used", "<i4"),
             ("score", "<f8"),
-            ("score_se", "<f8"),  # NaN where the method gives none
+            ("score_se", "<f8"),  # of one image against others; NaN where the method gives none
+        ("reliability", "<f8"),  # of all scores so far: expected squared correlation with the responses; NaN where not known
             ("onset_s", "<f8"),  # from the first volume
             ("closed_ns", "<i8"),  # of the last volume that was needed
             ("scored_ns", "<i8"),

@@ -271,7 +271,9 @@ def _make_decoder(config: Config, source: Any, tr_s: float, folder: Path) -> tup
         from rtevo.stages.rehearsal import simulation
 
         made = make_decoder(simulation(config, tr_s))
-        return folder, write_decoder(folder, "liking", made.reference, made.mask, made.weights, made.grid.affine, made.settings)
+        settings = {**made.settings, "tr_s": tr_s}
+        arrays = (made.reference, made.mask, made.weights, made.grid.affine)
+        return folder, write_decoder(folder, "liking", *arrays, settings, made.noise_sd)
     return folder, _demonstration(config, source, folder)
 
 

@@ -6,24 +6,42 @@ volumes and image onsets as they come and gives each image's score.
 ::
 
     folder      the decoder folder: read, checked, written
-    scorer      volumes and onsets in, scores out, by one of two methods:
-    peak          mean of the volumes around the peak, correlated with the map
+    scorer      volumes and onsets in, scores out, by one of two ways:
     separate      projection on the map, overlapping responses taken apart
+    peak          mean of the volumes around the peak, correlated with the map
+    nuisance    regressors of motion and drift, spikes
     running     fits to all volumes so far, one volume at a time
     deconvolve  amplitudes of overlapping responses in one series
     hrf         shape of a response
+    quality     how good the incoming data are, and whether they are like the decoder's
     events      what was shown in a training run, and targets
     train       weight maps from training runs, and their performance on held-out blocks
     figures     one page about a decoder
+    convert     decoders from elsewhere; unpickle reads a model without running it
 
-``python -m rtevo.decode fit`` builds a decoder, ``python -m rtevo.decode score`` scores a recorded run.
+``python -m rtevo.decode fit`` builds a decoder, ``score`` scores a recorded run, ``import`` converts maps and models.
 """
 
 from rtevo.decode.deconvolve import Deconvolver, Grid
 from rtevo.decode.folder import Decoder, write_decoder
 from rtevo.decode.peak import pearson, response_window
+from rtevo.decode.quality import Quality, differences
 from rtevo.decode.running import RunningFit
 from rtevo.decode.score import Score
-from rtevo.decode.scorer import METHODS, Scorer
+from rtevo.decode.scorer import METHODS, Method, Scorer
 
-__all__ = ["METHODS", "Decoder", "Deconvolver", "Grid", "RunningFit", "Score", "Scorer", "pearson", "response_window", "write_decoder"]
+__all__ = [
+    "METHODS",
+    "Decoder",
+    "Deconvolver",
+    "Grid",
+    "Method",
+    "Quality",
+    "RunningFit",
+    "Score",
+    "Scorer",
+    "differences",
+    "pearson",
+    "response_window",
+    "write_decoder",
+]

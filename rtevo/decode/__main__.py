@@ -2,6 +2,7 @@
 
 ``python -m rtevo.decode fit RUN [RUN ...] --events E.tsv [E.tsv ...] --target "face - object" --out DIR``
 ``python -m rtevo.decode score DECODER RUN --events E.tsv [--out SCORES.tsv]``
+``python -m rtevo.decode import (MAP.nii.gz | MODEL.pkl) --reference REF.nii.gz --mask MASK.nii.gz --out DIR``
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rtevo.decode.convert import convert_maps, convert_model
 from rtevo.decode.events import Event, Target, parse_target, read_events
 from rtevo.decode.figures import draw_page
 from rtevo.decode.folder import Decoder, write_decoder
+from rtevo.decode.nuisance import DRIFT_SD, MOTION_SD, motion_in_mm, penalties
 from rtevo.decode.running import RunningFit
 from rtevo.decode.score import Score
-from rtevo.decode.scorer import DRIFT_SD, MOTION_SD, Scorer, motion_in_mm, penalties
 from rtevo.decode.scorer import METHODS as SCORING
+from rtevo.decode.scorer import Scorer
 from rtevo.decode.train import METHODS, Examples, Performance, fit_weights, measure
 from rtevo.errors import DataError, DecoderError, GeometryError, RtevoError
 from rtevo.kernels.mask import brain_mask
@@ -74,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         warm_up()
-        sys.stdout.write(_fit(options) if options.command == "fit" else _score(options))
+        sys.stdout.write({"fit": _fit, "score": _score, "import": _import}[options.command](options))
     except (RtevoError, OSError) as error:
         sys.stderr.write(f"rtevo.decode: {error}\n")
         return 1
@@ -90,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--target", required=True, help="'face - object', 'face' (against all others) or a numeric column")
     fit.add_argument("--out", required=True, metavar="DIR", type=Path, help="the decoder's folder")
     fit.add_argument("--name", help="of the map (default: made from the target)")
-    fit.add_argument("--method", choices=(*METHODS, "best"), default="ridge", help="'best' compares by cross-validation (default: ridge)")
+    fit.add_argument("--method", choices=(*METHODS, "best"), default="ridge", help="'best': by nested cross-validation (default: ridge)")
     fit.add_argument("--mask", metavar="NII", type=Path, help="brain mask (default: found from the reference)")
     fit.add_argument("--roi", metavar="NII", type=Path, help="use only voxels inside this too")
     fit.add_argument("--fwhm", type=float, default=4.0, metavar="MM", help="smoothing (default: 4)")
@@ -103,6 +106,13 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--name", help="which map, where there are several")
     score.add_argument("--method", choices=SCORING, default="deconvolve", help="default: deconvolve")
     score.add_argument("--out", metavar="TSV", type=Path, help="where to write the scores (default: print them)")
+    convert = commands.add_parser("import", help="make a decoder folder of maps, or of a pickled linear model of scikit-learn")
+    convert.add_argument("source", metavar="SOURCE", type=Path, help="weight map (.nii, .nii.gz), or a pickled or joblib model")
+    convert.add_argument("--reference", required=True, metavar="NII", type=Path, help="volume that others are aligned to")
+    convert.add_argument("--mask", required=True, metavar="NII", type=Path, help="a model's columns are its voxels, in C order")
+    convert.add_argument("--out", required=True, metavar="DIR", type=Path, help="the decoder's folder")
+    convert.add_argument("--name", help="of the map (default: the file's)")
+    convert.add_argument("--class", dest="category", metavar="CLASS", help="which, where a model tells more than two apart")
     for command in (fit, score):
         command.add_argument("--series", metavar="PATTERN", help="which series of a DICOM folder")
         command.add_argument("--tr", type=float, metavar="S", help="repetition time, where the file does not say")
@@ -126,12 +136,14 @@ def _fit(options: argparse.Namespace) -> str:
     series = [_series(run, reference, mask, options.fwhm) for run in runs]
     fits = [_nuisance(one, first.tr_s) for one in series]
     examples, sd = _examples(series, fits, events, targets, first.tr_s)
-    method, found = _choose(examples, options)
+    candidates = [options.method] if options.method != "best" else METHODS if examples.targets[0].categorical else METHODS[:1]
+    method, found = measure(examples, candidates, options.permutations, np.random.default_rng(options.seed))
     name = options.name or "-".join("".join(c if c.isalnum() else " " for c in options.target).split())
     noise, weights = np.zeros(mask.shape), np.zeros(mask.shape)
     noise[mask], weights[mask] = sd, fit_weights(examples, method)
     tsnr = np.mean([one.values.mean(axis=0) for one in series], axis=0)[sd > 0] / sd[sd > 0]
-    settings = _settings(options, method, found, first.tr_s, float(np.median(tsnr)))
+    intercept = -float(weights[mask] @ examples.patterns.mean(axis=0, dtype=np.float64))
+    settings = {**_settings(options, method, found, first.tr_s, float(np.median(tsnr))), "intercept": intercept}
     decoder = write_decoder(options.out, name, reference, mask, weights, first.grid.affine, settings, noise)
     draw_page(options.out / f"{name}.png", decoder, tsnr, [one.motion_mm for one in series], found)
     performance = found.note if math.isnan(found.value) else f"{found.value:.3f} (p = {found.p_value:.3f}, {found.blocks} blocks)"
@@ -249,19 +261,6 @@ def _examples(
     return Examples(np.concatenate(patterns), times, run, events, targets), sd
 
 
-def _choose(examples: Examples, options: argparse.Namespace) -> tuple[Any, Performance]:
-    """Measure the method, or choose the best one; a chosen method's value is optimistic and says so."""
-    rng = np.random.default_rng(options.seed)
-    if options.method != "best":
-        return options.method, measure(examples, options.method, options.permutations, rng)
-    candidates = METHODS if examples.targets[0].categorical else METHODS[:1]
-    measured = {method: measure(examples, method, 0, rng) for method in candidates}
-    best = max(candidates, key=lambda method: np.nan_to_num(measured[method].value, nan=-np.inf))
-    found = measure(examples, best, options.permutations, rng)
-    note = f"the best of {len(candidates)} methods by this very value, so a little optimistic"
-    return best, Performance(found.value, found.p_value, found.folds, found.blocks, found.permutations, found.note or note)
-
-
 def _settings(options: argparse.Namespace, method: str, found: Performance, tr_s: float, tsnr: float) -> dict[str, Any]:
     """What goes into decoder.json."""
     versions = {name: metadata.version(name) for name in ("numpy", "scipy", "scikit-learn", "nibabel")}
@@ -270,6 +269,7 @@ def _settings(options: argparse.Namespace, method: str, found: Performance, tr_s
         "target": options.target,
         "method": method,
         "fwhm_mm": options.fwhm,
+        "hrf": "SPM double gamma",
         "tr_s": tr_s,
         "drift_sd": DRIFT_SD,
         "motion_sd": MOTION_SD,
@@ -277,6 +277,17 @@ def _settings(options: argparse.Namespace, method: str, found: Performance, tr_s
         "median_tsnr": round(tsnr, 2),
         "provenance": {"runs": [str(path) for path in options.runs], "sha256": sources, "versions": versions, "seed": options.seed},
     }
+
+
+def _import(options: argparse.Namespace) -> str:
+    """Convert maps or a model; return what to tell the user."""
+    source: Path = options.source
+    stem = source.name.removesuffix(".gz").rsplit(".", 1)[0].removesuffix("_img")
+    if source.name.endswith((".nii", ".nii.gz")):
+        decoder = convert_maps(options.reference, options.mask, source, options.out, options.name or stem)
+    else:
+        decoder = convert_model(source, options.reference, options.mask, options.out, options.name or stem, options.category)
+    return f"decoder '{decoder.name}' ({int(decoder.mask.sum())} voxels): {options.out}\n"
 
 
 def _score(options: argparse.Namespace) -> str:

@@ -3,8 +3,8 @@
 The series is taken to be the sum of
 
 - a response to each image, of the shape of :func:`rtevo.decode.hrf.response`, some time later or earlier, with an amplitude ``mu + e``:
-  `mu` common to all images, ``e`` from N(0, amplitude_sd^2);
-- a drift, a random walk from an unknown start;
+  `mu` common to all images, ``e`` from N(0, amplitude_sd^2); or of several functions (:func:`rtevo.decode.hrf.basis`), alike;
+- a drift, a random walk from an unknown start, or fixed functions of time;
 - motion: a linear function of the motion terms, with coefficients from N(0, motion_sd^2);
 - noise, a first-order autoregression.
 
@@ -23,18 +23,21 @@ the parameters do. The cost of a volume depends on the number of images whose re
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rtevo.decode.hrf import HRF_LENGTH_S, response
+from rtevo.decode.hrf import HRF_LENGTH_S, Shape, basis, response
 
 __all__ = ["Amplitude", "Deconvolver", "Grid"]
 
+Array = NDArray[np.float64]
 _START_VARIANCE = 1e6  # of the drift's start, in noise variances: as good as unknown
 _MEAN_VARIANCE = 30.0**2  # of the common amplitude
-_NOISE, _DRIFT, _MEAN, _FIRST = 0, 1, 2, 3  # places in the state: noise, drift, mu, then motion coefficients, then images
+_TERM_SD = 3.0  # of the coefficients of fixed functions of time
+_NOISE, _DRIFT, _MEAN = 0, 1, 2  # places in the state: noise, drift, mu, then coefficients of motion and time, then images
+_FEWEST = 3  # images in the state from which on it can be told what they share
 _PRIOR_VOLUMES = 2.0  # volumes' worth of evidence that the noise variance is 1
 
 
@@ -45,7 +48,8 @@ class Grid:
     Parameters
     ----------
     amplitude_sd : tuple of float
-        Spread of the images' amplitudes, in noise standard deviations, > 0.
+        Spread of the images' amplitudes, in noise standard deviations, > 0. Not nearer to 0: short runs would often be taken to have no
+        spread at all, and errors be given far too small.
     autocorrelation : tuple of float
         Correlation of the noise of successive volumes, 0 <= r < 1.
     drift_sd : tuple of float
@@ -58,7 +62,7 @@ class Grid:
         Expected lag and its spread, seconds: the canonical one, or a participant's own known from a training run.
     """
 
-    amplitude_sd: tuple[float, ...] = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
+    amplitude_sd: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
     autocorrelation: tuple[float, ...] = (0.1, 0.4, 0.7)
     drift_sd: tuple[float, ...] = (0.005, 0.02, 0.08)
     motion_sd: tuple[float, ...] = (0.0, 3.0)
@@ -66,7 +70,7 @@ class Grid:
     lag_mean_s: float = 0.0
     lag_prior_s: float = 0.8
 
-    def points(self) -> NDArray[np.float64]:
+    def points(self) -> Array:
         """Return all combinations, float64 (5, n), in the order of the fields."""
         axes = (self.amplitude_sd, self.autocorrelation, self.drift_sd, self.motion_sd, self.lag_s)
         return np.array(np.meshgrid(*axes, indexing="ij"), np.float64).reshape(5, -1)
@@ -82,12 +86,16 @@ class Amplitude:
         Posterior mean of its peak, in units of the series.
     se : float
         Posterior standard deviation.
+    se_apart : float
+        The same without what is uncertain about all images alike (the series' level is, and so their common mean), which is the part of
+        the covariance that the image shares with those that overlap it: the error of one image against others.
     volumes : int
         Volumes that saw at least half of the response's peak.
     """
 
     value: float
     se: float
+    se_apart: float
     volumes: int
 
 
@@ -102,15 +110,15 @@ class _Image:
 
 
 @dataclass(frozen=True)
-class _Past:
-    """What is kept of an image: its amplitude under each parameter, and how that depends on the common mean."""
+class _Snapshot:
+    """Amplitudes of images, (points, images), under each point of the grid, and how they depend on the common mean."""
 
-    value: NDArray[np.float64]
-    variance: NDArray[np.float64]
-    slope: NDArray[np.float64]
-    mu: NDArray[np.float64]
-    mu_variance: NDArray[np.float64]
-    volumes: int
+    value: Array
+    variance: Array
+    apart: Array
+    slope: Array
+    mu: Array
+    mu_variance: Array
 
 
 class Deconvolver:
@@ -120,28 +128,39 @@ class Deconvolver:
     ----------
     tr_s : float
         Repetition time, seconds: what `autocorrelation` refers to.
-    motion_terms : int
-        Number of motion terms that come with each volume.
+    motion_terms, time_terms : int
+        Number of motion terms, and then of functions of time, that come with each volume. With the latter the drift does not walk.
     grid : Grid
         Parameters to consider.
+    shape : {"canonical", "derivatives", "fir"}
+        See :func:`rtevo.decode.hrf.basis`. Only the canonical response is tried at several lags.
     """
 
-    def __init__(self, tr_s: float, motion_terms: int = 6, grid: Grid | None = None) -> None:
+    def __init__(
+        self, tr_s: float, motion_terms: int = 6, grid: Grid | None = None, *, time_terms: int = 0, shape: Shape = "canonical"
+    ) -> None:
         grid = grid or Grid()
+        if shape != "canonical":
+            grid = replace(grid, lag_s=(grid.lag_mean_s,))
+        if time_terms:
+            grid = replace(grid, drift_sd=(0.0,))
+        self._basis = basis(shape)
         self._amplitude_sd, self._rho, self._drift_sd, motion_sd, lag_s = grid.points()
         self._lags_s, self._lag = np.unique(lag_s, return_inverse=True)
         self._log_prior = -0.5 * ((lag_s - grid.lag_mean_s) / grid.lag_prior_s) ** 2
-        self._tr_s, self._motion = float(tr_s), motion_terms
-        points, size = len(lag_s), _FIRST + motion_terms
+        self._tr_s, self._width = float(tr_s), len(self._basis.readout)
+        self._terms = slice(_MEAN + self._width, _MEAN + self._width + motion_terms + time_terms)
+        points, size = len(lag_s), self._terms.stop
         self._mean = np.zeros((points, size))
         self._cov = np.zeros((points, size, size))
         self._cov[:, _NOISE, _NOISE] = 1.0
         self._cov[:, _DRIFT, _DRIFT] = _START_VARIANCE
-        self._cov[:, _MEAN, _MEAN] = _MEAN_VARIANCE
-        for k in range(_FIRST, size):
-            self._cov[:, k, k] = motion_sd**2
+        self._cov[:, _MEAN : self._terms.start, _MEAN : self._terms.start] = _MEAN_VARIANCE * self._basis.prior
+        for k in range(self._terms.start, size):
+            self._cov[:, k, k] = motion_sd**2 if k < self._terms.start + motion_terms else _TERM_SD**2
+        self._voxels: Array | None = None
         self._images: list[_Image] = []
-        self._past: dict[tuple[int, int], _Past] = {}
+        self._past: dict[tuple[int, int], tuple[_Snapshot, int]] = {}
         self._t_s = -math.inf
         self.volumes = 0
         self._log_det = np.zeros(points)
@@ -157,13 +176,15 @@ class Deconvolver:
         onset_s, duration_s : float
             When and how long it was shown, seconds on the volumes' time scale.
         """
-        size = self._mean.shape[1]
-        self._mean = np.pad(self._mean, ((0, 0), (0, 1)))
-        self._cov = np.pad(self._cov, ((0, 0), (0, 1), (0, 1)))
-        self._cov[:, size, size] = self._amplitude_sd**2
+        size, more = self._mean.shape[1], self._width
+        self._mean = np.pad(self._mean, ((0, 0), (0, more)))
+        self._cov = np.pad(self._cov, ((0, 0), (0, more), (0, more)))
+        if self._voxels is not None:
+            self._voxels = np.pad(self._voxels, ((0, more), (0, 0)))
+        self._cov[:, size:, size:] = (self._amplitude_sd**2)[:, np.newaxis, np.newaxis] * self._basis.prior
         self._images.append(_Image(key, float(onset_s), float(duration_s)))
 
-    def add_volume(self, t_s: float, value: float, motion: ArrayLike) -> None:
+    def add_volume(self, t_s: float, value: float, terms: ArrayLike, voxels: Array | None = None) -> None:
         """Add one volume. Volumes that are missing are simply not added.
 
         Parameters
@@ -172,8 +193,10 @@ class Deconvolver:
             The middle of its acquisition, later than that of the last one.
         value : float
             The series.
-        motion : array-like of float, (motion_terms,)
-            Motion terms, mm.
+        terms : array-like of float, (motion_terms + time_terms,)
+            Motion terms, mm, and functions of time.
+        voxels : ndarray, float64 (voxels,), optional
+            More series, taken apart with the gains of the point of the grid that is the most probable now; see :meth:`pattern`.
 
         Raises
         ------
@@ -186,7 +209,7 @@ class Deconvolver:
             self._advance(t_s - self._t_s)
         self._t_s = t_s
         self._retire()
-        h = self._design(np.asarray(motion, np.float64))
+        h = self._design(np.asarray(terms, np.float64))
         gain = np.einsum("gij,gj->gi", self._cov, h)
         variance = np.einsum("gi,gi->g", gain, h)
         surprise = value - np.einsum("gi,gi->g", self._mean, h)
@@ -195,56 +218,81 @@ class Deconvolver:
             self._squares += surprise**2 / variance
         self.volumes += 1
         scaled = gain / variance[:, np.newaxis]
+        if voxels is not None:
+            best = int(np.argmax(self.weights()))
+            if self._voxels is None:
+                self._voxels = np.zeros((len(h[best]), len(voxels)))
+            self._voxels += np.multiply.outer(scaled[best], voxels - h[best] @ self._voxels)
         self._mean += scaled * surprise[:, np.newaxis]
         self._cov -= scaled[:, :, np.newaxis] * gain[:, np.newaxis, :]
 
-    def amplitudes(self, past: bool = True) -> dict[tuple[int, int], Amplitude]:
+    def amplitudes(self, past: int | None = None) -> dict[tuple[int, int], Amplitude]:
         """Amplitudes of the images so far, given all volumes so far.
 
         Parameters
         ----------
-        past : bool
-            Also of images whose response has passed.
+        past : int, optional
+            Also of so many of the latest images whose response has passed; all of them by default.
         """
         weights, noise = self.weights(), self._noise_variance()
-        mu, mu_variance = self._mean[:, _MEAN], self._cov[:, _MEAN, _MEAN]
+        now = self._snapshot()
+        means = weights @ now.value
+        shift = (now.value - means).mean(axis=1) if len(means) >= _FEWEST else np.zeros(len(weights))  # what points say of all alike
         found: dict[tuple[int, int], Amplitude] = {}
-        for key, then in self._past.items() if past else ():
-            value = then.value + then.slope * (mu - then.mu)
-            variance = then.variance + then.slope**2 * (mu_variance - then.mu_variance)
-            found[key] = _average(value, variance * noise, weights, then.volumes)
-        for place, image in enumerate(self._images):
-            now = self._snapshot(place)
-            found[image.key] = _average(now.value, now.variance * noise, weights, image.volumes)
+        passed = list(self._past.items())
+        for key, (then, volumes) in passed[max(len(passed) - past, 0) :] if past is not None else passed:
+            value = then.value[:, 0] + then.slope[:, 0] * (now.mu - then.mu)
+            variance = then.variance[:, 0] + then.slope[:, 0] ** 2 * (now.mu_variance - then.mu_variance)
+            found[key] = _average(value, variance * noise, then.apart[:, 0] * noise, weights, shift, volumes)
+        for k, image in enumerate(self._images):
+            parts = (now.value[:, k], now.variance[:, k] * noise, now.apart[:, k] * noise)
+            found[image.key] = _average(*parts, weights, shift, image.volumes)
         return found
 
-    def weights(self) -> NDArray[np.float64]:
+    def pattern(self, key: tuple[int, int]) -> Array | None:
+        """Amplitudes of an image in each of the voxels' series, float64 (voxels,); None where its response has passed.
+
+        That is what the Kalman filter gives for each of them, all having the parameters of the one series that the filter sees; exact
+        while the most probable point of the grid stays the same.
+        """
+        for k, image in enumerate(self._images):
+            if image.key == key and self._voxels is not None:
+                at = self._terms.stop + self._width * k
+                both = self._voxels[_MEAN : self._terms.start] + self._voxels[at : at + self._width]
+                return np.asarray(self._basis.readout @ both, np.float64)
+        return None
+
+    def weights(self) -> Array:
         """Posterior probability of each point of the grid."""
         shape = (_PRIOR_VOLUMES + max(self.volumes - 1, 0)) / 2
         log = self._log_prior - 0.5 * self._log_det - shape * np.log(_PRIOR_VOLUMES + self._squares)
         weights = np.exp(log - log.max())
         return np.asarray(weights / weights.sum(), np.float64)
 
-    def _noise_variance(self) -> NDArray[np.float64]:
+    def _noise_variance(self) -> Array:
         """Posterior mean of the noise variance at each point."""
-        return (_PRIOR_VOLUMES + self._squares) / (_PRIOR_VOLUMES + max(self.volumes - 1, 0))
+        return np.asarray((_PRIOR_VOLUMES + self._squares) / (_PRIOR_VOLUMES + max(self.volumes - 1, 0)), np.float64)
 
-    def _design(self, motion: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _design(self, terms: Array) -> Array:
         """What each part of the state adds to the present volume, float64 (points, state); counts the images that it sees."""
         h = np.empty_like(self._mean)
         h[:, [_NOISE, _DRIFT]] = 1.0
-        h[:, _MEAN] = 0.0
-        h[:, _FIRST : _FIRST + self._motion] = motion
-        for place, image in enumerate(self._images):
-            shape = response(self._t_s - image.onset_s - self._lags_s, image.duration_s)
-            image.volumes += bool(np.median(shape) >= 0.5)
-            h[:, _FIRST + self._motion + place] = shape[self._lag]
-            h[:, _MEAN] += shape[self._lag]
+        h[:, _MEAN : self._terms.start] = 0.0
+        h[:, self._terms] = terms
+        at = self._terms.stop
+        for image in self._images:
+            values = self._basis.values(self._t_s - image.onset_s - self._lags_s, image.duration_s)
+            image.volumes += bool(np.median(response(self._t_s - image.onset_s - self._lags_s, image.duration_s)) >= 0.5)
+            h[:, at : at + self._width] = values[self._lag]
+            h[:, _MEAN : self._terms.start] += values[self._lag]
+            at += self._width
         return h
 
     def _advance(self, step_s: float) -> None:
         """Let the noise decay and the drift walk for a while."""
         rho = self._rho ** (step_s / self._tr_s)
+        if self._voxels is not None:
+            self._voxels[_NOISE] *= rho[int(np.argmax(self.weights()))]
         self._mean[:, _NOISE] *= rho
         self._cov[:, _NOISE, :] *= rho[:, np.newaxis]
         self._cov[:, :, _NOISE] *= rho[:, np.newaxis]
@@ -253,35 +301,42 @@ class Deconvolver:
 
     def _retire(self) -> None:
         """Take the images whose responses have passed out of the state."""
-        gone = [
-            place
-            for place, image in enumerate(self._images)
-            if self._t_s - image.onset_s - self._lags_s.max() >= HRF_LENGTH_S + image.duration_s
-        ]
+        ends = [image.onset_s + self._lags_s.max() + HRF_LENGTH_S + image.duration_s for image in self._images]
+        gone = [place for place, end_s in enumerate(ends) if self._t_s >= end_s]
+        if not gone:
+            return
+        now = self._snapshot()
         for place in gone:
-            self._past[self._images[place].key] = self._snapshot(place)
-        if gone:
-            rows = [_FIRST + self._motion + place for place in gone]
-            self._mean = np.delete(self._mean, rows, axis=1)
-            self._cov = np.delete(np.delete(self._cov, rows, axis=1), rows, axis=2)
-            self._images = [image for place, image in enumerate(self._images) if place not in gone]
+            own = {name: getattr(now, name)[:, place : place + 1] for name in ("value", "variance", "apart", "slope")}
+            self._past[self._images[place].key] = (replace(now, **own), self._images[place].volumes)
+        rows = [self._terms.stop + self._width * place + k for place in gone for k in range(self._width)]
+        if self._voxels is not None:
+            self._voxels = np.delete(self._voxels, rows, axis=0)
+        self._mean = np.delete(self._mean, rows, axis=1)
+        self._cov = np.delete(np.delete(self._cov, rows, axis=1), rows, axis=2)
+        self._images = [image for place, image in enumerate(self._images) if place not in gone]
 
-    def _snapshot(self, place: int) -> _Past:
-        """Amplitude of an image in the state at each point of the grid."""
-        i = _FIRST + self._motion + place
-        mu_variance = self._cov[:, _MEAN, _MEAN].copy()
-        common = mu_variance + self._cov[:, _MEAN, i]
-        return _Past(
-            value=self._mean[:, _MEAN] + self._mean[:, i],
-            variance=common + self._cov[:, _MEAN, i] + self._cov[:, i, i],
-            slope=common / mu_variance,
-            mu=self._mean[:, _MEAN].copy(),
-            mu_variance=mu_variance,
-            volumes=self._images[place].volumes,
-        )
+    def _snapshot(self) -> _Snapshot:
+        """Amplitudes of the images in the state at each point of the grid."""
+        number, size = len(self._images), self._mean.shape[1]
+        readout = np.zeros((number + 1, size))  # mu, then each image's amplitude
+        readout[:, _MEAN : self._terms.start] = self._basis.readout
+        for k in range(number):
+            at = self._terms.stop + self._width * k
+            readout[k + 1, at : at + self._width] = self._basis.readout
+        values, cov = self._mean @ readout.T, readout @ self._cov @ readout.T
+        variance = np.diagonal(cov, axis1=1, axis2=2)[:, 1:].copy()
+        apart = variance.copy()
+        if number >= _FEWEST:
+            shared = (cov[:, 1:, 1:].sum(axis=2) - variance) / (number - 1)
+            apart -= np.clip(shared, 0.0, variance)
+        mu_variance = cov[:, 0, 0].copy()
+        slope = cov[:, 0, 1:] / mu_variance[:, np.newaxis]
+        return _Snapshot(values[:, 1:], variance, apart, slope, values[:, 0].copy(), mu_variance)
 
 
-def _average(value: NDArray[np.float64], variance: NDArray[np.float64], weights: NDArray[np.float64], volumes: int) -> Amplitude:
-    """Mean and spread of a mixture."""
+def _average(value: Array, variance: Array, apart: Array, weights: Array, shift: Array, volumes: int) -> Amplitude:
+    """Mean and spread of a mixture; apart from others, its parts are moved by `shift` against each other."""
     mean = float((weights * value).sum())
-    return Amplitude(mean, math.sqrt(max(float((weights * (variance + (value - mean) ** 2)).sum()), 0.0)), volumes)
+    se = math.sqrt(max(float((weights * (variance + (value - mean) ** 2)).sum()), 0.0))
+    return Amplitude(mean, se, math.sqrt(max(float((weights * (apart + (value - mean - shift) ** 2)).sum()), 0.0)), volumes)

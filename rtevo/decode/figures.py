@@ -35,14 +35,15 @@ def draw_page(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 13), layout="constrained")
+    figure = Figure(figsize=(13, 13), layout="constrained")
     parts: Any = figure.subfigures(3, 1, height_ratios=(4, 4, 3))
     top, middle, bottom = parts
     weights = decoder.weights / max(float(np.abs(decoder.weights).max()), 1e-30)
     levels = _levels(decoder.mask)
     _montage(top, decoder, levels, "mask on the reference", None)
     _montage(middle, decoder, levels, f"weight map '{decoder.name}' (red: for, blue: against)", weights)
-    axes = bottom.subplots(1, 3)
+    axes = bottom.subplots(1, 4)
+    _decisions(axes[3], found)
     axes[0].hist(tsnr, bins=60, color="0.4")
     axes[0].set(xlabel="tSNR", ylabel="voxels", title=f"median tSNR {np.median(tsnr):.0f}")
     for run, motion in enumerate(motion_mm):
@@ -54,6 +55,16 @@ def draw_page(
     value = "not measurable" if np.isnan(found.value) else f"{found.value:.2f} (p = {found.p_value:.3f}, {found.blocks} blocks)"
     figure.suptitle(f"decoder '{decoder.name}'    held-out performance: {value}")
     figure.savefig(path, dpi=100)
+
+
+def _decisions(axis: Any, found: Performance) -> None:
+    """Held-out decision of each block over its value."""
+    axis.axhline(0, color="0.8", linewidth=0.8)
+    for value, decision in found.decisions:
+        axis.plot(value, decision, "o", color="tab:red" if value > 0 else "tab:blue", markersize=5, alpha=0.7)
+    axis.set(xlabel="block's value", ylabel="held-out decision", title=f"cross-validation, {found.folds} folds")
+    if not found.decisions:
+        axis.text(0.5, 0.5, "too few blocks", ha="center", transform=axis.transAxes)
 
 
 def _levels(mask: NDArray[np.bool_]) -> NDArray[np.int64]:

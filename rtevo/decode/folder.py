@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from rtevo.errors import DecoderError
 from rtevo.records import Grid
 
-__all__ = ["Decoder", "write_decoder"]
+__all__ = ["Decoder", "read_map", "write_decoder"]
 
 REFERENCE, MASK, SETTINGS, SUFFIX = "ref_img.nii.gz", "mask_img.nii.gz", "decoder.json", "_img.nii.gz"
 NOISE = "noise_sd.nii.gz"
@@ -113,10 +113,10 @@ class Decoder:
             raise DecoderError(f"{folder}: expected a decoder folder, found no such folder")
         stored = _read_settings(folder / SETTINGS)
         name = _choose_map(folder, name or stored.get("name"))
-        reference, grid = _read_nifti(folder / REFERENCE)
+        reference, grid = read_map(folder / REFERENCE)
         arrays = {REFERENCE: reference}
         for file in (MASK, name + SUFFIX, *((NOISE,) if (folder / NOISE).is_file() else ())):
-            arrays[file], other = _read_nifti(folder / file)
+            arrays[file], other = read_map(folder / file)
             difference = grid.difference(other)
             if difference:
                 raise DecoderError(f"{folder / file}: not on the grid of {REFERENCE}: {difference}")
@@ -224,7 +224,7 @@ def _choose_map(folder: Path, name: str | None) -> str:
     return maps[0]
 
 
-def _read_nifti(path: Path) -> tuple[NDArray[np.float32], Grid]:
+def read_map(path: Path) -> tuple[NDArray[np.float32], Grid]:
     """Read a 3-D NIfTI file, raise DecoderError where it is not one."""
     try:
         image = nib.load(path)

@@ -97,6 +97,10 @@ class Peak:
                 done.append(self._score(key, onset_s, window))
         return done
 
+    def reliability(self) -> float:
+        """Without standard errors: not known."""
+        return math.nan
+
     def _score(self, key: tuple[int, int], onset_s: float, window: Sequence[int]) -> Score:
         """Score one image on the volumes of its window that are there."""
         used = [i for i in window if i in self._recent]

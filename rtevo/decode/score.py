@@ -18,13 +18,14 @@ class Score:
     onset_s : float
         From the first volume.
     score : float
-        Correlation with the weight map, -1 to 1; NaN where it could not be measured.
+        Response along the weight map, in units of one voxel's noise (deconvolve), or its correlation with the map, -1 to 1 (peak); NaN
+        where it could not be measured.
     score_se : float
         Standard error, NaN where the method gives none.
     volumes_used : int
-        Volumes of the window that were there.
+        Volumes that saw the response: at least half of its peak (deconvolve), or those of the window (peak).
     last_volume_index : int
-        The last one of them, -1 where there was none.
+        The last one that the score rests on, -1 where there was none.
     revision : int
         0 = first value; later values replace it.
     """

@@ -1,8 +1,9 @@
 """Volumes and onsets in, scores out.
 
-What happens to a volume, in order: smoothing, mask, and then one of two methods. ``peak`` (:mod:`rtevo.decode.peak`): drift and motion
-are removed by a causal fit, each voxel is standardised, and the mean pattern around the peak of the response is correlated with the
-weight map. ``deconvolve`` (:mod:`rtevo.decode.separate`): the volume is projected on the map and overlapping responses are taken apart.
+What happens to a volume, in order: smoothing, mask, and then one of three methods. ``deconvolve`` (:mod:`rtevo.decode.separate`): the
+volume is projected on the map and overlapping responses are taken apart, drift and motion with them. ``pattern``: so are the voxels, and
+an image's pattern is correlated with the map. ``peak`` (:mod:`rtevo.decode.peak`): each voxel is standardised against all volumes so far,
+and the mean pattern around the peak of the response is correlated with the map, as if images did not overlap.
 """
 
 from __future__ import annotations
@@ -15,24 +16,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from rtevo.decode.deconvolve import Grid
 from rtevo.decode.folder import Decoder
+from rtevo.decode.hrf import SHAPES, Shape
+from rtevo.decode.nuisance import SPIKE_MM, Drift, Nuisance, motion_in_mm, penalties
 from rtevo.decode.peak import Peak
 from rtevo.decode.score import Score
-from rtevo.decode.separate import Separate
+from rtevo.decode.separate import FIRST_S, Separate
 from rtevo.errors import GeometryError
 from rtevo.kernels.smooth import smooth
 
-__all__ = ["DRIFT_SD", "METHODS", "MOTION_SD", "Method", "Scorer", "motion_in_mm", "penalties"]
+__all__ = ["METHODS", "Method", "Scorer"]
 
-SPHERE_MM = 50.0
-"""Radius at which a rotation is counted in mm: Power et al. 2012, doi:10.1016/j.neuroimage.2011.10.018."""
-
-DRIFT_SD, MOTION_SD = 0.1, 1.0
-"""Expected drift a minute and effect of a mm of motion, in noise standard deviations. On data made from a real localizer run (six kinds of
-block, told apart volume by volume, causally) these gave 0.86 and 0.88 correct (two kinds of noise), a running mean 0.72 and 0.84, plain
-least squares under 0.5; with more, responses began to be eaten. Where there is no drift at all they cost 0.02 of the correlation."""
-
-Method = Literal["peak", "deconvolve"]
-METHODS: tuple[Method, ...] = ("peak", "deconvolve")
+Method = Literal["deconvolve", "pattern", "peak"]
+METHODS: tuple[Method, ...] = ("deconvolve", "pattern", "peak")
 
 
 class Scorer:
@@ -41,13 +36,14 @@ class Scorer:
     Volumes are added in run order, missing ones as None. What comes out depends on the volumes and onsets alone, not on when it is
     asked for.
 
-    With ``method="peak"`` an image is scored once, the moment the last volume of its window has been added, on all volumes up to that
-    one. A constant, a linear drift and the six motion parameters are taken out of each voxel. Drift and motion have a light ridge, which
-    is a prior for their size (`drift_sd`, `motion_sd`): a plain fit would explain the first volumes entirely, responses included;
-    this one takes out what the volumes so far give evidence for and tends to the plain fit as they grow.
+    With ``method="deconvolve"`` an image is scored with its standard error when its response has been seen (`first_s`), and again whenever
+    the score has improved; its unit is the noise of a voxel. Neighbouring images' responses are separated. With
+    ``method="pattern"`` so are their patterns, and the score is a correlation.
 
-    With ``method="deconvolve"`` an image is scored with its standard error when 8 s of its response have been seen, and again when the
-    score has improved, until 16 s; its unit is the noise of a voxel. Neighbouring images' responses are separated.
+    With ``method="peak"`` an image is scored once, the moment the last volume of its window has been added, against the mean and the
+    standard deviation of all volumes up to that one. Where `drift_sd` or `motion_sd` is given, a linear drift or the six motion parameters
+    are taken out of each voxel, with a ridge that is a prior for their size: what the volumes so far give evidence for goes, tending to the
+    plain fit as they grow. By default nothing is: the fit cannot know that it explains responses.
 
     Parameters
     ----------
@@ -55,20 +51,28 @@ class Scorer:
         Mask and weight map.
     tr_s : float
         Repetition time, seconds, > 0. Volume i is acquired from ``i * tr_s``.
-    method : {"peak", "deconvolve"}
+    method : {"deconvolve", "pattern", "peak"}
         See above.
     fwhm_mm : float
         Width of the smoothing, mm; 0: none.
-    delay_s : float
-        From onset to the middle of the window, seconds (peak).
-    half_window_tr : int
-        Volumes on each side of it, see :func:`rtevo.decode.peak.response_window` (peak).
     duration_s : float
-        How long an image is shown, seconds (deconvolve).
+        How long an image is shown, seconds (not for peak, nor are those until `grid`).
+    first_s : float
+        A score is published when the response has been seen until so long after the onset.
+    motion_terms, drift, spike_mm
+        See :class:`rtevo.decode.nuisance.Nuisance`.
+    hrf : {"canonical", "derivatives", "fir"}
+        See :func:`rtevo.decode.hrf.basis`.
+    grid : Grid, optional
+        Parameters that the deconvolution considers.
+    delay_s : float
+        From onset to the middle of the window, seconds (peak, as the rest).
+    half_window_tr : int
+        Volumes on each side of it, see :func:`rtevo.decode.peak.response_window`.
     drift_sd : float
-        Expected drift, noise standard deviations per minute; infinite: the plain least-squares fit.
+        Expected drift, noise standard deviations per minute; 0: none; infinite: the plain least-squares fit.
     motion_sd : float
-        Expected effect of motion, noise standard deviations per mm (a radian counts as 50 mm); infinite: the plain least-squares fit.
+        Expected effect of motion, noise standard deviations per mm (a radian counts as 50 mm); 0: none; infinite: the plain fit.
 
     Attributes
     ----------
@@ -86,32 +90,44 @@ class Scorer:
         decoder: Decoder,
         tr_s: float,
         *,
-        method: Method = "peak",
+        method: Method = "deconvolve",
         fwhm_mm: float = 4.0,
+        duration_s: float = 3.0,
+        first_s: float = FIRST_S,
+        motion_terms: int = 6,
+        drift: Drift = "walk",
+        spike_mm: float = SPIKE_MM,
+        hrf: Shape = "canonical",
+        grid: Grid | None = None,
         delay_s: float = 6.0,
         half_window_tr: int = 1,
-        duration_s: float = 3.0,
-        drift_sd: float = DRIFT_SD,
-        motion_sd: float = MOTION_SD,
-        grid: Grid | None = None,
+        drift_sd: float = 0.0,
+        motion_sd: float = 0.0,
     ) -> None:
-        for name, value in (("tr_s", tr_s), ("duration_s", duration_s), ("drift_sd", drift_sd), ("motion_sd", motion_sd)):
-            if not value > 0 or (name in ("tr_s", "duration_s") and not math.isfinite(value)):
+        for name, value in (("tr_s", tr_s), ("duration_s", duration_s), ("first_s", first_s)):
+            if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name}: expected a number > 0, got {value}")
         for name, value in (("fwhm_mm", fwhm_mm), ("delay_s", delay_s), ("half_window_tr", half_window_tr)):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
-        if method not in METHODS:
-            raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+        for name, value in (("drift_sd", drift_sd), ("motion_sd", motion_sd)):
+            if not value >= 0:
+                raise ValueError(f"{name}: expected a number >= 0, got {value}")
+        for name, text, known in (("method", method, METHODS), ("hrf", hrf, SHAPES)):
+            if text not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {text!r}")
         self._decoder = decoder
         self._fwhm_mm = float(fwhm_mm)
         weights = decoder.weights[decoder.mask].astype(np.float64)
-        penalty = penalties(drift_sd, motion_sd)
         self._method: Peak | Separate
         if method == "peak":
-            self._method = Peak(weights, tr_s, delay_s, half_window_tr, penalty)
+            self._method = Peak(weights, tr_s, delay_s, half_window_tr, penalties(drift_sd, motion_sd))
         else:
-            self._method = Separate(weights, tr_s, duration_s, penalty, known=self._known(), grid=grid)
+            nuisance = Nuisance(tr_s, motion_terms, drift, spike_mm)
+            whole = method == "pattern"
+            self._method = Separate(
+                weights, tr_s, duration_s, nuisance, first_s=first_s, pattern=whole, shape=hrf, known=self._known(), grid=grid
+            )
         self._seen: set[int] = set()
         self._keys: set[tuple[int, int]] = set()
         self._done: list[Score] = []
@@ -184,6 +200,13 @@ class Scorer:
         done, self._done = self._done, []
         return sorted(done, key=lambda score: (score.onset_s, score.key, score.revision))
 
+    def reliability(self) -> float:
+        """Expected squared correlation of the scores so far with the responses they measure; NaN where it is not known (yet).
+
+        Scores are posterior means: the responses are expected to vary by the scores' variance and the mean squared error together.
+        """
+        return self._method.reliability()
+
     def _known(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Noise of each voxel and the smoothed reference, where the decoder brings them."""
         decoder = self._decoder
@@ -205,13 +228,3 @@ class Scorer:
         if self._fwhm_mm > 0:
             volume = smooth(volume, grid.voxel_size_mm, self._fwhm_mm)
         return volume[mask].astype(np.float32)
-
-
-def penalties(drift_sd: float, motion_sd: float) -> NDArray[np.float64]:
-    """Ridge penalties of drift and the six motion terms, float64 (7,), from their expected sizes."""
-    return np.array([drift_sd] + [motion_sd] * 6, np.float64) ** -2.0
-
-
-def motion_in_mm(motion: ArrayLike) -> NDArray[np.float64]:
-    """Turn motion parameters (..., 6) in mm and rad into mm, on a sphere of 50 mm."""
-    return np.asarray(motion, np.float64) * ([1.0] * 3 + [SPHERE_MM] * 3)

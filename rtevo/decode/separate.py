@@ -4,6 +4,9 @@ Everything from a volume to an amplitude is linear, so each volume is projected 
 weight times value over the voxel's standard deviation. One time series per map is left, which :class:`rtevo.decode.deconvolve.Deconvolver`
 takes apart. That is exact for given standard deviations, which is why they are fixed once, after a baseline (or come with the
 decoder): changing them would change the scale of a series that is already half taken apart.
+
+With `pattern` the voxels are taken apart too, and the score is the correlation of an image's pattern with the map: the projection over the
+pattern's length, so how strong the response is over the whole mask does not count.
 """
 
 from __future__ import annotations
@@ -15,19 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.decode.deconvolve import Amplitude, Deconvolver, Grid
+from rtevo.decode.hrf import Shape
+from rtevo.decode.nuisance import DRIFT_SD, MOTION_SD, Nuisance, penalties
 from rtevo.decode.running import RunningFit
 from rtevo.decode.score import Score
 
 __all__ = ["Projection", "Separate"]
 
+Array = NDArray[np.float64]
 BASELINE_S = 20.0
 """Length of the baseline, where the decoder brings no standard deviations."""
-FIRST_S, LAST_S = 8.0, 16.0
-"""A score is published when this long after the onset has been seen, and revised until this long after it."""
+FIRST_S = 8.0
+"""By default a score is published when its response has been seen until so long after the onset."""
+REVISED = 64
+"""So many of the latest images whose response has passed are still revised, as the volumes tell more of what all images share."""
 IMPROVED = 0.9
 """A revision is published when the standard error has fallen to this part of what was published, or the score has moved by half of it."""
-SPIKE_MM = 1.0
-"""A volume displaced by more than this against the last one (framewise displacement, mm) is left out of the fit, as a spike term would."""
 _PRIOR_VOLUMES = 10.0  # volumes' worth of evidence that a voxel's variance is the median voxel's
 
 
@@ -42,19 +48,35 @@ class Projection:
         Standard deviation of each voxel; 0: the voxel does not count.
     """
 
-    def __init__(self, weights: NDArray[np.float64], sd: NDArray[np.float64]) -> None:
+    def __init__(self, weights: Array, sd: Array) -> None:
         counts = sd > 0
         centred = np.where(counts, weights - weights[counts].mean() if counts.any() else 0.0, 0.0)
         norm = math.sqrt(float((centred**2).sum()))
         self.usable = norm > 0
-        self._factors = np.divide(centred, sd * norm, out=np.zeros_like(sd), where=counts) if self.usable else np.zeros_like(sd)
-        self._origin: NDArray[np.float64] | None = None
+        self._map = centred / norm if self.usable else centred
+        self._per_sd = np.divide(1.0, sd, out=np.zeros_like(sd), where=counts)
+        self._factors = self._map * self._per_sd
+        self._counts = counts
+        self._origin: Array | None = None
 
     def __call__(self, values: NDArray[np.float32]) -> float:
         """Project a volume, relative to the first one projected."""
+        return float((self._factors * self._change(values)).sum())
+
+    def standardised(self, values: NDArray[np.float32]) -> Array:
+        """Return a volume's voxels relative to the first one's, in standard deviations, float64 (voxels,)."""
+        return np.asarray(self._change(values) * self._per_sd, np.float64)
+
+    def compare(self, pattern: Array, amplitude: Amplitude) -> tuple[float, float]:
+        """Correlate a pattern with the map; return that and its standard error, to first order."""
+        centred = np.where(self._counts, pattern - pattern[self._counts].mean(), 0.0)
+        length = math.sqrt(float((centred**2).sum()))
+        return (float((self._map * centred).sum()) / length, amplitude.se_apart / length) if length > 0 else (math.nan, math.nan)
+
+    def _change(self, values: NDArray[np.float32]) -> Array:
         if self._origin is None:
             self._origin = values.astype(np.float64)
-        return float((self._factors * (values - self._origin)).sum())
+        return np.asarray(values - self._origin, np.float64)
 
 
 @dataclass
@@ -66,7 +88,7 @@ class _Published:
 
 
 class Separate:
-    """The method behind ``Scorer(method="deconvolve")``.
+    """The method behind ``Scorer(method="deconvolve")`` and ``"pattern"``.
 
     Parameters
     ----------
@@ -76,8 +98,14 @@ class Separate:
         Repetition time, seconds.
     duration_s : float
         How long an image is shown, seconds.
-    penalty : ndarray, float64 (p,)
-        Of drift and motion terms, for the baseline.
+    nuisance : Nuisance
+        Motion and drift terms, and which volumes are left out.
+    first_s : float
+        When an image is first scored, seconds after its onset.
+    pattern : bool
+        Score by correlation with the map.
+    shape : str
+        Of the response, see :func:`rtevo.decode.hrf.basis`.
     known : tuple of two ndarray, float64 (voxels,), optional
         Noise standard deviation of each voxel and the reference volume, known beforehand; the noise is taken to scale with the signal.
     grid : Grid, optional
@@ -86,22 +114,27 @@ class Separate:
 
     def __init__(
         self,
-        weights: NDArray[np.float64],
+        weights: Array,
         tr_s: float,
         duration_s: float,
-        penalty: NDArray[np.float64],
-        known: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+        nuisance: Nuisance,
+        *,
+        first_s: float = FIRST_S,
+        pattern: bool = False,
+        shape: Shape = "canonical",
+        known: tuple[Array, Array] | None = None,
         grid: Grid | None = None,
     ) -> None:
         self._weights, self._tr_s, self._duration_s = weights, tr_s, duration_s
+        self._first_s = first_s
+        self._pattern, self._nuisance = pattern, nuisance
         self._projection: Projection | None = None
         self._known = known
-        self._baseline = RunningFit(len(weights), penalty)
-        self._waiting: list[tuple[int, NDArray[np.float64], NDArray[np.float32]]] = []
-        self._filter = Deconvolver(tr_s, 6, grid)
+        self._baseline = RunningFit(len(weights), penalties(DRIFT_SD, MOTION_SD))
+        self._waiting: list[tuple[int, Array, NDArray[np.float32]]] = []
+        self._filter = Deconvolver(tr_s, nuisance.motion, grid, time_terms=nuisance.drift, shape=shape)
         self._images: dict[tuple[int, int], _Published] = {}
         self._coming: dict[tuple[int, int], float] = {}
-        self._last_motion: NDArray[np.float64] | None = None
         self._last, self._last_used = -1, -1
 
     def add_onset(self, key: tuple[int, int], onset_s: float) -> list[Score]:
@@ -110,12 +143,12 @@ class Separate:
         self._coming[key] = onset_s
         return []
 
-    def add_volume(self, index: int, motion_mm: NDArray[np.float64], values: NDArray[np.float32] | None) -> list[Score]:
+    def add_volume(self, index: int, motion_mm: Array, values: NDArray[np.float32] | None) -> list[Score]:
         """Take a volume, None where there is none to use; give the scores that are ready or have improved."""
         late = index <= self._last
         self._last = max(self._last, index)
-        if values is not None and not late and not self._spike(motion_mm):
-            self._waiting.append((index, motion_mm, values))
+        if values is not None and not late and not self._nuisance.spike(motion_mm):
+            self._waiting.append((index, self._nuisance.terms(index), values))
             if self._projection is None and self._known is not None:
                 self._take_scale(values, *self._known)
             if self._projection is None:
@@ -136,7 +169,15 @@ class Separate:
             self._drain()
         return self._publish(math.inf, everything=True)
 
-    def _take_scale(self, values: NDArray[np.float32], sd: NDArray[np.float64], reference: NDArray[np.float64]) -> None:
+    def reliability(self) -> float:
+        """Expected squared correlation of the scores so far with the responses; NaN before the third."""
+        scores = [image.score for image in self._images.values() if image.score is not None and math.isfinite(image.score.score)]
+        if len(scores) < 3:
+            return math.nan
+        spread = float(np.var([score.score for score in scores], ddof=1))  # posterior means: the responses spread by the errors more
+        return spread / (spread + float(np.mean([score.score_se**2 for score in scores])))
+
+    def _take_scale(self, values: NDArray[np.float32], sd: Array, reference: Array) -> None:
         """Use the noise known beforehand, scaled to the first volume's signal."""
         signal = reference > 0
         gain = float(np.median(values[signal] / reference[signal])) if signal.any() else 0.0
@@ -156,33 +197,24 @@ class Separate:
         """Give the volumes that wait to the filter."""
         if self._projection is None or not self._projection.usable:
             return
-        for index, motion_mm, values in self._waiting:
+        for index, terms, values in self._waiting:
             t_s = (index + 0.5) * self._tr_s
             for key, onset_s in sorted(self._coming.items(), key=lambda item: (item[1], item[0])):
                 if onset_s <= t_s:
                     self._filter.add_image(key, onset_s, self._duration_s)
                     del self._coming[key]
-            self._filter.add_volume(t_s, self._projection(values), motion_mm)
+            value = self._projection(values)
+            self._filter.add_volume(t_s, value, terms, self._projection.standardised(values) if self._pattern else None)
             self._last_used = index
         self._waiting.clear()
 
-    def _spike(self, motion_mm: NDArray[np.float64]) -> bool:
-        """Say whether the head jumped since the last volume."""
-        last, self._last_motion = self._last_motion, motion_mm
-        return last is not None and float(np.abs(motion_mm - last).sum()) > SPIKE_MM
-
     def _publish(self, seen_s: float, everything: bool = False) -> list[Score]:
         """Scores of images that are ready and not published, or better than what was published."""
-        due = {
-            key: image
-            for key, image in self._images.items()
-            if everything or (seen_s >= image.onset_s + FIRST_S and (image.score is None or seen_s <= image.onset_s + LAST_S + self._tr_s))
-        }
-        if not due:
-            return []
-        amplitudes = self._filter.amplitudes(past=everything)
+        amplitudes = self._filter.amplitudes(None if everything else REVISED)
         scores = []
-        for key, image in due.items():
+        for key, image in self._images.items():
+            if not everything and (seen_s < image.onset_s + self._first_s or (image.score is not None and key not in amplitudes)):
+                continue
             score = self._score(key, image, amplitudes.get(key))
             if score is not None:
                 image.score = score
@@ -193,8 +225,17 @@ class Separate:
         """Make a score of an amplitude; None where it says no more than what was published."""
         old = image.score
         revision = 0 if old is None else old.revision + 1
-        if found is None or found.volumes == 0:
+        value, error = math.nan, math.nan
+        if found is not None and found.volumes > 0:
+            value, error = found.value, found.se_apart
+            if self._pattern:
+                pattern = self._filter.pattern(key)
+                if pattern is None or self._projection is None:
+                    return None
+                value, error = self._projection.compare(pattern, found)
+        if math.isnan(value):
             return Score(key, image.onset_s, math.nan, math.nan, 0, -1, revision) if old is None else None
-        if old is not None and found.se > IMPROVED * old.score_se and abs(found.value - old.score) < 0.5 * old.score_se:
+        if old is not None and error > IMPROVED * old.score_se and abs(value - old.score) < 0.5 * old.score_se:
             return None
-        return Score(key, image.onset_s, found.value, found.se, found.volumes, self._last_used, revision)
+        assert found is not None
+        return Score(key, image.onset_s, value, error, found.volumes, self._last_used, revision)

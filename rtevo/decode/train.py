@@ -87,7 +87,9 @@ class Performance:
     folds, blocks, permutations : int
         What they rest on.
     note : str
-        Why there is none.
+        Why there is none, or what else there is to say.
+    decisions : tuple of (float, float)
+        Value and held-out decision of each block.
     """
 
     value: float
@@ -96,10 +98,17 @@ class Performance:
     blocks: int
     permutations: int
     note: str = ""
+    decisions: tuple[tuple[float, float], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON types, None for NaN."""
-        return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(self).items()}
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return [plain(each) for each in value]
+            return None if isinstance(value, float) and math.isnan(value) else value
+
+        return {key: plain(value) for key, value in asdict(self).items()}
 
 
 def fit_weights(examples: Examples, method: Method = "ridge") -> Array:
@@ -120,41 +129,106 @@ def fit_weights(examples: Examples, method: Method = "ridge") -> Array:
     return np.asarray(dual @ examples.patterns, np.float64)
 
 
-def measure(examples: Examples, method: Method, permutations: int, rng: np.random.Generator) -> Performance:
-    """Cross-validate over blocks, with a permutation test.
+def measure(examples: Examples, methods: Sequence[Method], permutations: int, rng: np.random.Generator) -> tuple[Method, Performance]:
+    """Cross-validate over blocks, with a permutation test; choose a method where there are several.
+
+    The choice is made by cross-validation, and measured by nesting it: in each outer fold the method is chosen anew, by cross-validation of
+    the blocks that are not held out (the first method, where those are too few). Permutations repeat all of that.
 
     Parameters
     ----------
     examples : Examples
-    method : str
-        One of ``METHODS``.
+    methods : sequence of str
+        One or several of ``METHODS``.
     permutations : int
         Number of permutations, 0 for none.
     rng : numpy.random.Generator
         Source of the permutations.
+
+    Returns
+    -------
+    method : str
+        The one method, or the best on all blocks.
+    performance : Performance
     """
     categorical = examples.targets[0].categorical
     found = [(run, group) for run, target in enumerate(examples.targets) for group in blocks(examples.events[run], target.coefficients)]
     values = np.array([examples.targets[run].coefficients[group[0]] for run, group in found])
-    folds = _folds(values, categorical)
-    if folds is None:
+    if _folds(values, categorical) is None:
         fewest = min(int((values > 0).sum()), int((values < 0).sum())) if categorical else len(values)
-        return Performance(
-            math.nan, math.nan, 0, len(found), 0, f"held-out blocks need at least two of each side, here there are {fewest} of one"
-        )
-    fitter = _fitter(method, categorical)
+        note = f"held-out blocks need at least two of each side, here there are {fewest} of one"
+        return methods[0], Performance(math.nan, math.nan, 0, len(found), 0, note)
     products = _products(examples.patterns)
+    extent = [_extent(examples, run, group) for run, group in found]
 
-    def once(block_values: Array) -> float:
+    def study(block_values: Array) -> _Study:
         signs = [target.coefficients.copy() for target in examples.targets]
         for (run, group), value in zip(found, block_values, strict=True):
             signs[run][group] = value
-        return _cross_validate(examples, products, found, block_values, folds, fitter, examples.sides(signs), categorical)
+        return _Study(products, examples.sides(signs), block_values, extent, categorical)
 
-    observed = once(values)
-    chance = [once(rng.permutation(values)) for _ in range(permutations)]
-    p_value = (1 + sum(value >= observed for value in chance)) / (1 + permutations) if permutations else math.nan
-    return Performance(observed, p_value, int(folds.max()) + 1, len(found), permutations)
+    everything = np.ones(len(products), bool), np.arange(len(found))
+    observed = study(values)
+    decided = observed.decide(methods, *everything)
+    value = _agreement(decided, values, categorical)
+    shuffled = [rng.permutation(values) for _ in range(permutations)]
+    chance = [_agreement(study(each).decide(methods, *everything), each, categorical) for each in shuffled]
+    p_value = (1 + sum(each >= value for each in chance)) / (1 + permutations) if permutations else math.nan
+    folds = _folds(values, categorical)
+    count = 0 if folds is None else int(folds.max()) + 1
+    decisions = tuple((float(a), float(b)) for a, b in zip(values, decided, strict=True))
+    note = f"the choice among {len(methods)} methods is nested in it" if len(methods) > 1 else ""
+    return observed.choose(methods, *everything), Performance(value, p_value, count, len(found), permutations, note, decisions)
+
+
+@dataclass(frozen=True, eq=False)
+class _Study:
+    """Blocks to be decided: products of the volumes, predicted responses, the blocks' values and what volumes they reach."""
+
+    products: Array
+    sides: tuple[Array, Array]
+    values: Array
+    extent: Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]]
+    categorical: bool
+
+    def decide(self, methods: Sequence[Method], volumes: NDArray[np.bool_], chosen: NDArray[np.int64]) -> Array:
+        """Decide each of the chosen blocks by a fit, to some of the volumes, without it and its neighbourhood; NaN for the others."""
+        decided = np.full(len(self.values), np.nan)
+        folds = _folds(self.values[chosen], self.categorical)
+        for fold in range(0 if folds is None else int(folds.max()) + 1):
+            assert folds is not None
+            tested, rest = chosen[folds == fold], chosen[folds != fold]
+            train = volumes & ~np.any([self.extent[k][1] for k in tested], axis=0)
+            method = self.choose(methods, train, rest)
+            try:
+                part = self.products[np.ix_(train, train)]
+                dual = _fitter(method, self.categorical)(part, self.sides[0][train], self.sides[1][train])
+            except DataError:
+                continue
+            decisions = dual @ (self.products[train] - self.products[train].mean(axis=0))
+            for k in tested:
+                if self.extent[k][0].any():
+                    decided[k] = decisions[self.extent[k][0]].mean() - decisions[train].mean()
+        return decided
+
+    def choose(self, methods: Sequence[Method], volumes: NDArray[np.bool_], chosen: NDArray[np.int64]) -> Method:
+        """Choose the method that decides the blocks best, the first of equals."""
+        if len(methods) == 1 or _folds(self.values[chosen], self.categorical) is None:
+            return methods[0]
+        found = [_agreement(self.decide([method], volumes, chosen), self.values, self.categorical) for method in methods]
+        return methods[int(np.argmax(np.nan_to_num(found, nan=-np.inf)))]
+
+
+def _agreement(decided: Array, values: Array, categorical: bool) -> float:
+    """Area under the ROC curve, or correlation, over the blocks that were decided."""
+    known = np.isfinite(decided)
+    if not categorical:
+        return float(np.corrcoef(decided[known], values[known])[0, 1]) if known.sum() > 2 else math.nan
+    plus, minus = decided[known & (values > 0)], decided[known & (values < 0)]
+    if not len(plus) or not len(minus):
+        return math.nan
+    difference = plus[:, np.newaxis] - minus
+    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
 
 
 def _folds(values: Array, categorical: bool) -> NDArray[np.int64] | None:
@@ -168,40 +242,6 @@ def _folds(values: Array, categorical: bool) -> NDArray[np.int64] | None:
     for side in (values > 0, values < 0):
         folds[side] = np.arange(side.sum()) % count
     return folds
-
-
-def _cross_validate(
-    examples: Examples,
-    products: Array,
-    found: list[tuple[int, list[int]]],
-    values: Array,
-    folds: NDArray[np.int64],
-    fitter: Callable[[Array, Array, Array], Array],
-    sides: tuple[Array, Array],
-    categorical: bool,
-) -> float:
-    """Decide each block by a fit without it and its neighbourhood; return the AUC or the correlation over all blocks."""
-    decided = np.full(len(found), np.nan)
-    inside, near = zip(*[_extent(examples, run, group) for run, group in found], strict=True)
-    for fold in range(int(folds.max()) + 1):
-        tested = np.flatnonzero(folds == fold)
-        train = ~np.any([near[k] for k in tested], axis=0)
-        try:
-            dual = fitter(products[np.ix_(train, train)], sides[0][train], sides[1][train])
-        except DataError:
-            continue
-        decisions = dual @ (products[train] - products[train].mean(axis=0))
-        for k in tested:
-            if inside[k].any():
-                decided[k] = decisions[inside[k]].mean() - decisions[train].mean()
-    known = np.isfinite(decided)
-    if not categorical:
-        return float(np.corrcoef(decided[known], values[known])[0, 1]) if known.sum() > 2 else math.nan
-    plus, minus = decided[known & (values > 0)], decided[known & (values < 0)]
-    if not len(plus) or not len(minus):
-        return math.nan
-    difference = plus[:, np.newaxis] - minus
-    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
 
 
 def _extent(examples: Examples, run: int, group: list[int]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -247,8 +287,9 @@ def _classify(method: Method, products: Array, plus: Array, minus: Array) -> Arr
     lead = _LEADS * max(float(plus.max()), float(minus.max()), 1e-12)
     label = np.where((plus > lead) & (plus > 2 * minus), 1, np.where((minus > lead) & (minus > 2 * plus), -1, 0))
     used = label != 0
-    if not ((label == 1).any() and (label == -1).any()):
-        raise DataError("training: expected volumes that clearly show either side of the contrast, found only one class")
+    sides = int((label == 1).sum()), int((label == -1).sum())
+    if min(sides) < 2:
+        raise DataError(f"training: expected volumes that clearly show either side, two or more of each, found {sides[0]} and {sides[1]}")
     n = int(used.sum())
     centre = np.eye(n) - 1.0 / n
     values, vectors = np.linalg.eigh(centre @ products[np.ix_(used, used)] @ centre)

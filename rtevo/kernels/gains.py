@@ -61,7 +61,7 @@ def _knots(n: int, spacing: float) -> Array:
 def _contract(field: Array, bases: Sequence[Array]) -> Array:
     """Contract each axis of a volume with a matrix (axis, new axis)."""
     for basis in bases:
-        field = np.tensordot(field, basis, axes=(0, 0))  # the new axis goes last: after three turns the order is back
+        field = np.asarray(np.tensordot(field, basis, axes=(0, 0)), np.float64)  # the new axis goes last: three turns restore the order
     return field
 
 

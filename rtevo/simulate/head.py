@@ -245,7 +245,7 @@ def _ventricles(points: Field) -> Field:
     horns = _both_sides(points, (24.0, -50.0, 8.0), (5.0, 17.0, 8.0))
     third = _distance(points, (0.0, -12.0, 4.0), (2.2, 14.0, 11.0))
     fourth = _distance(points, (0.0, -46.0, -30.0), (6.0, 4.5, 9.0))
-    return np.minimum(np.minimum(lateral, horns), np.minimum(third, fourth))
+    return np.asarray(np.minimum(np.minimum(lateral, horns), np.minimum(third, fourth)), np.float32)
 
 
 def _deep_grey(points: Field) -> Field:
@@ -253,7 +253,7 @@ def _deep_grey(points: Field) -> Field:
     thalamus = _both_sides(points, (12.0, -19.0, 7.0), (8.0, 13.0, 8.0))
     caudate = _both_sides(points, (14.0, 12.0, 9.0), (4.5, 9.0, 9.0))
     putamen = _both_sides(points, (26.0, 3.0, 1.0), (6.0, 15.0, 9.0))
-    return np.minimum(thalamus, np.minimum(caudate, putamen))
+    return np.asarray(np.minimum(thalamus, np.minimum(caudate, putamen)), np.float32)
 
 
 def _hindbrain(points: Field) -> tuple[Field, Field]:

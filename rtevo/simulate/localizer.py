@@ -39,6 +39,8 @@ class SimulatedDecoder:
         Estimated response to liking a picture in standard deviations of the noise; 0 outside the mask.
     t : ndarray, float32 (X, Y, Z)
         t values of that response, unsmoothed, for looking at.
+    noise_sd : ndarray, float32 (X, Y, Z)
+        Standard deviation of the noise, smooth over space; 0 outside the mask.
     settings : dict
         How it was made, JSON-able.
     """
@@ -48,6 +50,7 @@ class SimulatedDecoder:
     mask: NDArray[np.bool_]
     weights: Field
     t: Field
+    noise_sd: Field
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -84,11 +87,11 @@ def make_decoder(settings: Simulation, duration_s: float = 300.0, fwhm_mm: float
     t = betas / (np.sqrt(variance) * spread[:, None, None, None])
     sigma = fwhm_mm / math.sqrt(8 * math.log(2)) / head.grid.voxel_size_mm
     mask = _mask(reference, [_smooth(x, sigma) for x in t])
-    weights = np.where(mask, _smooth(betas[0], sigma) / np.sqrt(_smooth(variance, sigma)), 0)
+    noise_sd = np.where(mask, np.sqrt(_smooth(variance, sigma)), 0).astype(np.float32)
+    weights = np.divide(_smooth(betas[0], sigma), noise_sd, out=np.zeros_like(noise_sd), where=mask)
     about = {"kind": "simulated localizer", "volumes": n, "pictures": len(liked), "fwhm_mm": fwhm_mm, "simulation": asdict(settings)}
-    return SimulatedDecoder(
-        head.grid, np.rint(np.maximum(reference, 0)).astype(np.int16), mask, weights.astype(np.float32), t[0].astype(np.float32), about
-    )
+    still = np.rint(np.maximum(reference, 0)).astype(np.int16)
+    return SimulatedDecoder(head.grid, still, mask, weights, t[0].astype(np.float32), noise_sd, about)
 
 
 def _design(viewings: list[Viewing], n: int, tr_s: float) -> NDArray[np.float64]:

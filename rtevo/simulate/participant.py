@@ -74,7 +74,7 @@ def haemodynamic_integral(t_s: Times) -> Times:
 
 
 def _reference_peak() -> float:
-    t_s = np.arange(0.0, 20.0, 0.001)
+    t_s = np.arange(0.0, 20.0, 0.001, dtype=np.float64)
     return float((haemodynamic_integral(t_s) - haemodynamic_integral(t_s - REFERENCE_S)).max())
 
 

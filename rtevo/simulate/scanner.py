@@ -257,7 +257,7 @@ class Scanner:
         volume[self._active_box] += hidden * liked + visual * (np.float32(self.settings.visual_percent) * seen)
         quadrature = self._rng.standard_normal(volume.shape, dtype=np.float32)
         quadrature *= np.float32(self._noise.thermal_sd)
-        return np.rint(np.hypot(volume, quadrature)).astype(np.int16)
+        return np.asarray(np.rint(np.hypot(volume, quadrature)), np.int16)
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:

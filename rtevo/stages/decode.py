@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -11,12 +11,17 @@ from rtevo.records import EventKind, VolumeFlag
 from rtevo.stages.context import WAIT_S, Context, serve
 from rtevo.stages.reconcile import Reconcile
 
+if TYPE_CHECKING:
+    from rtevo.decode import Method
+    from rtevo.decode.hrf import Shape
+    from rtevo.decode.nuisance import Drift
+
 
 class _Decode:
     """State of the decode stage between volumes."""
 
     def __init__(self, context: Context) -> None:
-        from rtevo.decode import Decoder, Scorer
+        from rtevo.decode import Decoder, Quality, Scorer
         from rtevo.realign import Realigner, warm_up
 
         plan, settings = context.plan, context.config.decoder
@@ -25,21 +30,37 @@ class _Decode:
         self.realigner = Realigner(decoder.reference, plan.grid.affine, threads=settings.threads)
 
         def scorer() -> Any:
-            return Scorer(decoder, plan.tr_s, fwhm_mm=settings.fwhm_mm, delay_s=settings.delay_s, half_window_tr=settings.half_window_tr)
+            return Scorer(
+                decoder,
+                plan.tr_s,
+                method=cast("Method", settings.method),
+                fwhm_mm=settings.fwhm_mm,
+                duration_s=context.config.presentation.image_s,
+                first_s=settings.first_score_s,
+                motion_terms=settings.motion_terms,
+                drift=cast("Drift", settings.drift),
+                spike_mm=settings.spike_mm,
+                hrf=cast("Shape", settings.hrf),
+                delay_s=settings.delay_s,
+                half_window_tr=settings.half_window_tr,
+            )
 
-        self._work(scorer(), decoder.reference)  # warm
+        self._warm(scorer(), decoder, settings.threads)
         self.scorer = scorer()
+        self.context, self.decoder, self.quality, self.compared = context, decoder, Quality(decoder), False
         self.aligned, self.scores = context.writer("aligned"), context.writer("scores")
         self.save = context.config.record.save_volumes in ("aligned", "both")
         self.trigger_ns: int | None = None
         self.closed_ns: dict[int, int] = {}
         self.previous: Any = None
 
-    def _work(self, scorer: Any, data: Any) -> Any:
-        motion = self.realigner.estimate(data)
-        volume = self.realigner.reslice(data, motion)
-        scorer.add_volume(0, volume, motion.params)
-        return volume, motion
+    def _warm(self, scorer: Any, decoder: Any, threads: int) -> None:
+        """Do everything once, with a realigner of its own: the session's starts from where the head lay last."""
+        from rtevo.realign import Realigner
+
+        with Realigner(decoder.reference, decoder.grid.affine, threads=threads) as realigner:
+            motion, volume = realigner.align(decoder.reference)
+            scorer.add_volume(0, volume, motion.params)
 
     def event(self, slot: Any) -> None:
         """Take note of the trigger and of onsets."""
@@ -57,8 +78,8 @@ class _Decode:
         data = None
         if not flags & VolumeFlag.MISSING:
             estimate = self.realigner.estimate(slot["data"])
-            motion = np.asarray(estimate.params, np.float64)
-            if np.isfinite(motion).all():
+            if estimate.converged:
+                motion = np.asarray(estimate.params, np.float64)
                 data = self.realigner.reslice(slot["data"], estimate)
             else:
                 flags |= VolumeFlag.UNALIGNED
@@ -67,24 +88,42 @@ class _Decode:
             if self.previous is not None:
                 displacement = float(framewise_displacement(np.stack([self.previous, motion]))[1])
             self.previous = motion
+        if displacement > self.context.config.decoder.spike_mm:
+            flags |= VolumeFlag.SPIKE
+        dvars, tsnr = self.quality.add(data)
+        if data is not None and not self.compared:
+            self.compare(motion)
         aligned_ns = time.monotonic_ns()
         self.closed_ns[index] = int(slot["closed_ns"])
         with self.aligned.reserve(timeout_s=30) as out:
             for name in ("index", "acquired_s", "closed_ns", "ingested_ns"):
                 out[name] = slot[name]
             out["flags"], out["motion"], out["framewise_displacement_mm"], out["aligned_ns"] = flags, motion, displacement, aligned_ns
+            out["dvars_percent"], out["tsnr"] = dvars, tsnr
             if self.save:
                 out["data"][...] = slot["data"] if data is None else data
         self.scorer.add_volume(index, data, motion)
         self.publish()
 
+    def compare(self, motion: Any) -> None:
+        """Warn where the run is not like the decoder's."""
+        from rtevo.decode import differences
+
+        self.compared = True
+        plan, fwhm_mm = self.context.plan, self.context.config.decoder.fwhm_mm
+        for difference in differences(self.decoder, plan.tr_s, fwhm_mm, self.quality.gain(), motion):
+            self.context.log.warning("decode: %s", difference)
+
     def publish(self, final: bool = False) -> None:
         """Publish the scores that are ready."""
-        for score in self.scorer.ready(final=final):
+        scores = self.scorer.ready(final=final)
+        reliability = self.scorer.reliability() if scores else np.nan
+        for score in scores:
             with self.scores.reserve(timeout_s=30) as out:
                 out["generation"], out["candidate"] = score.key
                 for name in ("revision", "volumes_used", "score", "score_se", "onset_s"):
                     out[name] = getattr(score, name)
+                out["reliability"] = reliability
                 out["closed_ns"] = self.closed_ns.get(score.last_volume_index, 0)
                 out["scored_ns"] = time.monotonic_ns()
 

@@ -29,7 +29,7 @@ def test_peak_scores_are_what_nilearns_masker_gives(fwhm_mm: float | None) -> No
     data = (data + rng.normal(0, 30, (*SHAPE, 6)) @ motion.T).astype(np.float32)
     decoder = Decoder(Grid(SHAPE, affine), np.ones(SHAPE, np.float32), mask, rng.standard_normal(SHAPE).astype(np.float32), "map")
 
-    scorer = Scorer(decoder, TR_S, fwhm_mm=fwhm_mm or 0.0, drift_sd=math.inf, motion_sd=math.inf)
+    scorer = Scorer(decoder, TR_S, method="peak", fwhm_mm=fwhm_mm or 0.0, drift_sd=math.inf, motion_sd=math.inf)
     onset_s = 90.0
     window = response_window(onset_s, TR_S)
     assert window[-1] == 49

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from rtevo.decode import Decoder, Score, Scorer, response_window
-from rtevo.decode.scorer import DRIFT_SD, MOTION_SD
 from rtevo.errors import GeometryError
 from rtevo.records import Grid
 
@@ -45,7 +44,7 @@ def offline(
     usable: list[int],
     window: range,
     fwhm_mm: float = 0,
-    prior: tuple[float, float] = (DRIFT_SD, MOTION_SD),
+    prior: tuple[float, float] = (1e-6, 1e-6),
     tr_s: float = 1.0,
 ) -> float:
     """Score one image from the stored volumes in float64: smooth, mask, regress, standardise, average, correlate."""
@@ -81,7 +80,7 @@ def test_every_score_equals_an_offline_fit_of_the_volumes_so_far(fwhm_mm: float,
     onsets = {(0, k): 2.3 + 4.1 * k for k in range(12)}
     missing, unaligned = {9, 32, 33, 34}, {20}
     motion[20] = np.nan
-    scorer = Scorer(decoder, TR_S, fwhm_mm=fwhm_mm, drift_sd=prior[0], motion_sd=prior[1])
+    scorer = Scorer(decoder, TR_S, method="peak", fwhm_mm=fwhm_mm, drift_sd=prior[0], motion_sd=prior[1])
     for key, onset in onsets.items():
         scorer.add_onset(key, onset)
     scores: list[Score] = []
@@ -103,7 +102,7 @@ def test_every_score_equals_an_offline_fit_of_the_volumes_so_far(fwhm_mm: float,
 def test_a_window_without_other_volumes_has_no_score() -> None:
     decoder = make_decoder()
     data, motion = make_run(4)
-    scorer = Scorer(decoder, 1.0, fwhm_mm=0)
+    scorer = Scorer(decoder, 1.0, method="peak", fwhm_mm=0)
     scorer.add_onset((0, 0), -5.0)  # window 0, 1, 2: nothing to compare it with
     scorer.add_onset((0, 1), -4.0)
     for i in range(4):
@@ -121,7 +120,7 @@ def test_any_order_of_events_and_gaps_gives_the_offline_score(data: st.DataObjec
     gaps = data.draw(st.sets(st.integers(0, 29), max_size=12))
     onsets = data.draw(st.lists(st.floats(-8, 30), min_size=1, max_size=5))
     reported = [data.draw(st.integers(0, 29)) for _ in onsets]
-    scorer = Scorer(decoder, 1.0, fwhm_mm=0)
+    scorer = Scorer(decoder, 1.0, method="peak", fwhm_mm=0)
     scores: dict[tuple[int, int], tuple[Score, int]] = {}
     for i in range(30):
         for k, onset in enumerate(onsets):
@@ -144,7 +143,7 @@ def test_any_order_of_events_and_gaps_gives_the_offline_score(data: st.DataObjec
 def test_scores_do_not_depend_on_when_they_are_asked_for() -> None:
     decoder = make_decoder()
     data, motion = make_run(40)
-    eager, lazy = Scorer(decoder, TR_S), Scorer(decoder, TR_S)
+    eager, lazy = Scorer(decoder, TR_S, method="peak"), Scorer(decoder, TR_S, method="peak")
     for k in range(5):
         eager.add_onset((0, k), 4.0 * k)
         lazy.add_onset((0, k), 4.0 * k)
@@ -174,7 +173,7 @@ def test_which_volumes_are_the_window(onset_s: float, tr_s: float, expected: lis
 def test_a_response_like_the_map_scores_high_and_the_opposite_low() -> None:
     decoder = make_decoder()
     data, motion = make_run(80)
-    scorer = Scorer(decoder, 1.0, fwhm_mm=0)
+    scorer = Scorer(decoder, 1.0, method="peak", fwhm_mm=0)
     for k, sign in enumerate((1, -1, 0)):
         onset = 20.0 * (k + 1)
         scorer.add_onset((0, k), onset)
@@ -192,7 +191,7 @@ def test_voxels_that_never_vary_are_left_out() -> None:
     decoder = make_decoder()
     data, motion = make_run(20)
     data[:, 1:3] = 0  # outside the field of view, but inside the mask
-    scorer = Scorer(decoder, 1.0, fwhm_mm=0)
+    scorer = Scorer(decoder, 1.0, method="peak", fwhm_mm=0)
     scorer.add_onset((0, 0), 5.0)
     for i in range(20):
         scorer.add_volume(i, data[i], motion[i])
@@ -206,7 +205,7 @@ def test_voxels_that_never_vary_are_left_out() -> None:
 def test_not_a_number_in_the_mask_leaves_the_volume_out_and_outside_does_no_harm() -> None:
     decoder = make_decoder()
     data, motion = make_run(20)
-    clean, dirty = Scorer(decoder, 1.0), Scorer(decoder, 1.0)
+    clean, dirty = Scorer(decoder, 1.0, method="peak"), Scorer(decoder, 1.0, method="peak")
     data[:, 0, 0, 0] = 0
     spoilt = data.copy()
     spoilt[:, 0, 0, 0] = np.nan
@@ -222,7 +221,7 @@ def test_not_a_number_in_the_mask_leaves_the_volume_out_and_outside_does_no_harm
 def test_nothing_measured_is_nan_never_zero() -> None:
     decoder = make_decoder()
     motion = np.zeros((12, 6))
-    scorer = Scorer(decoder, 1.0)
+    scorer = Scorer(decoder, 1.0, method="peak")
     for k, onset in enumerate((0.0, 500.0)):
         scorer.add_onset((0, k), onset)
     for i in range(12):
@@ -237,7 +236,7 @@ def test_nothing_measured_is_nan_never_zero() -> None:
 def test_a_late_volume_joins_the_fit() -> None:
     decoder = make_decoder()
     data, motion = make_run(25)
-    scorer = Scorer(decoder, 1.0, fwhm_mm=0)
+    scorer = Scorer(decoder, 1.0, method="peak", fwhm_mm=0)
     scorer.add_onset((0, 0), 10.0)
     for i in [0, 1, 2, 3, 5, 6, 7, 8, 4, *range(9, 25)]:
         scorer.add_volume(i, data[i], motion[i])
@@ -248,7 +247,7 @@ def test_a_late_volume_joins_the_fit() -> None:
 def test_an_onset_far_too_late_has_no_score() -> None:
     decoder = make_decoder()
     data, motion = make_run(60)
-    scorer = Scorer(decoder, 1.0, fwhm_mm=0)
+    scorer = Scorer(decoder, 1.0, method="peak", fwhm_mm=0)
     for i in range(60):
         scorer.add_volume(i, data[i], motion[i])
     scorer.add_onset((0, 0), 40.0)
@@ -260,7 +259,7 @@ def test_an_onset_far_too_late_has_no_score() -> None:
 
 def test_wrong_calls_are_refused() -> None:
     decoder = make_decoder()
-    scorer = Scorer(decoder, 1.0)
+    scorer = Scorer(decoder, 1.0, method="peak")
     scorer.add_onset((0, 0), 1.0)
     scorer.add_volume(0, np.zeros(SHAPE, np.float32), np.zeros(6))
     with pytest.raises(ValueError, match=r"onset of \(0, 0\): expected each image once"):
@@ -275,11 +274,21 @@ def test_wrong_calls_are_refused() -> None:
         scorer.add_volume(1, np.zeros((3, 3, 3), np.float32), np.zeros(6))
     for name in ("fwhm_mm", "delay_s", "half_window_tr"):
         with pytest.raises(ValueError, match=f"{name}: expected a finite number >= 0, got -1"):
-            Scorer(decoder, 1.0, **{name: -1})
-    for name in ("duration_s", "drift_sd", "motion_sd"):
-        with pytest.raises(ValueError, match=f"{name}: expected a number > 0, got 0"):
-            Scorer(decoder, 1.0, **{name: 0})
+            Scorer(decoder, 1.0, method="peak", **{name: -1})
+    for name in ("drift_sd", "motion_sd"):
+        with pytest.raises(ValueError, match=f"{name}: expected a number >= 0, got -1"):
+            Scorer(decoder, 1.0, method="peak", **{name: -1})
+    with pytest.raises(ValueError, match="duration_s: expected a number > 0, got 0"):
+        Scorer(decoder, 1.0, duration_s=0)
+    with pytest.raises(ValueError, match="motion_terms: expected 6 or 24, got 12"):
+        Scorer(decoder, 1.0, motion_terms=12)
+    with pytest.raises(ValueError, match="spike_mm: expected a number > 0, got 0"):
+        Scorer(decoder, 1.0, spike_mm=0)
+    with pytest.raises(ValueError, match="drift: expected one of walk, cosine, polynomial, got 'none'"):
+        Scorer(decoder, 1.0, drift="none")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="hrf: expected one of canonical, derivatives, fir, got 'box'"):
+        Scorer(decoder, 1.0, hrf="box")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="tr_s: expected a number > 0, got 0"):
-        Scorer(decoder, 0.0)
-    with pytest.raises(ValueError, match="method: expected one of peak, deconvolve, got 'magic'"):
+        Scorer(decoder, 0.0, method="peak")
+    with pytest.raises(ValueError, match="method: expected one of deconvolve, pattern, peak, got 'magic'"):
         Scorer(decoder, 1.0, method="magic")  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from rtevo import export, report
-from rtevo.record import image_path
+from rtevo.record import image_path, read_log
 from rtevo.stages.evolution import scramble
 
 pytestmark = pytest.mark.slow
@@ -35,6 +35,15 @@ avoid_distance = 0.9
 def size(picture: Path) -> tuple[int, int]:
     with Image.open(picture) as opened:
         return opened.size
+
+
+def published(out: Path) -> dict[tuple[int, int], list[dict[str, float]]]:
+    """Return all that was ever said of each image, in order."""
+    said: dict[tuple[int, int], list[dict[str, float]]] = {}
+    for record in read_log(out / "record.jsonl"):
+        if record["type"] == "scores":
+            said.setdefault((record["generation"], record["candidate"]), []).append(record)
+    return said
 
 
 def test_a_session_runs_leaves_everything_and_repeats_itself(session: Callable[..., object]) -> None:
@@ -59,8 +68,14 @@ def test_a_session_runs_leaves_everything_and_repeats_itself(session: Callable[.
 
     trials = first.table("trials.tsv")
     assert [t["duration"] for t in trials] == ["3.0"] * 6
-    assert all(t["volumes_used"] == "3" for t in trials)
-    assert all(t["fitness"] == t["score"] for t in trials)
+    assert all(int(t["volumes_used"]) >= 5 and float(t["score_se"]) > 0 for t in trials)
+    said = published(first.out)
+    assert [int(t["volumes_used"]) for t in trials] == [said[key][-1]["volumes_used"] for key in sorted(said)]
+    for t in trials:  # evolution took the latest that there was when it went on
+        scores = said[int(t["generation"]), int(t["candidate"])]
+        assert float(t["fitness"]) in [s["score"] for s in scores]
+        assert float(t["score"]) == scores[-1]["score"]
+        assert [s["revision"] for s in scores] == list(range(len(scores)))
     for trial in trials:
         assert size(image_path(first.out, int(trial["generation"]), int(trial["candidate"]))) == (64, 64)
     assert {p.name for p in first.out.iterdir()} >= {"session.toml", "session.log", "provenance.json", "record.jsonl", "decoder"}
@@ -81,9 +96,10 @@ def test_ratings_drive_evolution_in_the_ratings_condition(session: Callable[...,
 def test_sham_gives_each_picture_anothers_score(session: Callable[..., object]) -> None:
     done = session(*SMALL, "--condition", "sham", "--seed", "4")
     assert done.returncode == 0, done.printed
-    trials = done.table("trials.tsv")
-    assert sorted(t["fitness"] for t in trials) == sorted(t["score"] for t in trials)
-    assert any(t["fitness"] != t["score"] for t in trials)
+    trials, said = done.table("trials.tsv"), published(done.out)
+    theirs = {float(t["fitness"]): {key for key in said if float(t["fitness"]) in [s["score"] for s in said[key]]} for t in trials}
+    assert set().union(*theirs.values()) == set(said)  # every image's score went to somebody
+    assert any(theirs[float(t["fitness"])] != {(int(t["generation"]), int(t["candidate"]))} for t in trials)
 
 
 @pytest.mark.parametrize(
