@@ -25,7 +25,7 @@ volumes and image onsets as they come and gives each image's score.
 from rtevo.decode.deconvolve import Deconvolver, Grid
 from rtevo.decode.folder import Decoder, write_decoder
 from rtevo.decode.peak import pearson, response_window
-from rtevo.decode.quality import Quality, differences
+from rtevo.decode.quality import Quality, differences, whole
 from rtevo.decode.running import RunningFit
 from rtevo.decode.score import Score
 from rtevo.decode.scorer import METHODS, Method, Scorer
@@ -43,5 +43,6 @@ __all__ = [
     "differences",
     "pearson",
     "response_window",
+    "whole",
     "write_decoder",
 ]

@@ -26,6 +26,7 @@ from rtevo.decode.events import Event, Target, parse_target, read_events
 from rtevo.decode.figures import draw_page
 from rtevo.decode.folder import Decoder, write_decoder
 from rtevo.decode.nuisance import DRIFT_SD, MOTION_SD, motion_in_mm, penalties
+from rtevo.decode.quality import whole
 from rtevo.decode.running import RunningFit
 from rtevo.decode.score import Score
 from rtevo.decode.scorer import METHODS as SCORING
@@ -209,26 +210,31 @@ def _mask(reference: NDArray[np.float32], run: Run, options: argparse.Namespace)
     return mask
 
 
-def _aligned(run: Run, reference: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32] | None, Array]]:
+def _aligned(run: Run, reference: NDArray[np.float32], mask: NDArray[np.bool_]) -> Iterator[tuple[int, NDArray[np.float32] | None, Array]]:
     """Give index, aligned volume (None: not usable) and motion of every volume."""
     with Realigner(reference, run.grid.affine) as realigner:
         for index, (motion, volume) in enumerate(align_run(run, realigner)):
             if motion is None or not motion.converged:
                 yield index, None, np.full(6, np.nan)
             else:
-                yield index, volume, np.asarray(motion.params, np.float64)
+                raw = run.volume(index)
+                usable = raw is not None and whole(raw, mask)
+                yield index, volume if usable else None, np.asarray(motion.params, np.float64)
 
 
 def _series(run: Run, reference: NDArray[np.float32], mask: NDArray[np.bool_], fwhm_mm: float) -> Series:
     """Align, smooth and mask a run, as the scorer does."""
-    values, index, motion = [], [], np.full((run.count, 6), np.nan)
-    for i, volume, params in _aligned(run, reference):
+    values, index, motion, holes = [], [], np.full((run.count, 6), np.nan), 0
+    for i, volume, params in _aligned(run, reference, mask):
         motion[i] = motion_in_mm(params)
-        if volume is not None and np.isfinite(volume[mask]).all():
+        if volume is None:
+            holes += bool(np.isfinite(params).all())
+        elif np.isfinite(volume[mask]).all():
             values.append(smooth(np.nan_to_num(volume), run.grid.voxel_size_mm, fwhm_mm)[mask])
             index.append(i)
     if len(values) < 10:
-        raise DataError(f"the run: expected at least 10 volumes that can be used, found {len(values)} of {run.count}")
+        why = f"; {holes} have numbers in the mask that are not finite" if holes else ""
+        raise DataError(f"the run: expected at least 10 volumes that can be used, found {len(values)} of {run.count}{why}")
     return Series(np.array(values), np.array(index), motion)
 
 
@@ -294,6 +300,9 @@ def _score(options: argparse.Namespace) -> str:
     """Score a run; return the table, or where it is."""
     decoder = Decoder.load(options.decoder, options.name)
     run = _open(options.run, options)
+    trained_s = decoder.settings.get("tr_s")
+    if isinstance(trained_s, float) and abs(run.tr_s / trained_s - 1) > 0.01:
+        sys.stderr.write(f"rtevo.decode: the decoder was made at a repetition time of {trained_s:g} s, this run has {run.tr_s:g} s\n")
     difference = decoder.grid.difference(run.grid)
     if difference:
         raise GeometryError(f"{options.run}: not on the decoder's grid: {difference}")
@@ -324,7 +333,7 @@ def replay(decoder: Decoder, run: Run, events: Sequence[Event], method: Any) -> 
     scorer = Scorer(decoder, run.tr_s, method=method, fwhm_mm=fwhm_mm, duration_s=duration_s)
     scores: dict[tuple[int, int], Score] = {}
     shown = 0
-    for index, volume, motion in _aligned(run, decoder.reference):
+    for index, volume, motion in _aligned(run, decoder.reference, decoder.mask):
         while shown < len(events) and events[shown].onset_s < (index + 1) * run.tr_s:
             scorer.add_onset((0, shown), events[shown].onset_s)
             shown += 1

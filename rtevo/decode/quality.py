@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rtevo.decode.folder import Decoder
 
-__all__ = ["Quality", "differences"]
+__all__ = ["Quality", "differences", "whole"]
 
 _FEWEST = 10  # volumes from which on a tSNR is told
 _GAIN = 2.0  # the signal may be so many times the reference's, or so small a part of it
@@ -98,3 +98,8 @@ def differences(decoder: Decoder, tr_s: float, fwhm_mm: float, gain: float, moti
     if shift_mm > _AWAY_MM:
         found.append(f"the head lies {shift_mm:.0f} mm from where it lay in the decoder's reference")
     return found
+
+
+def whole(volume: NDArray[Any], mask: NDArray[np.bool_]) -> bool:
+    """Say whether a volume, as it came, has a finite number in every voxel of the mask (realignment takes others for 0)."""
+    return bool(np.isfinite(volume.sum(dtype=np.float64)) or np.isfinite(volume[mask]).all())

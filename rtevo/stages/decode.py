@@ -48,6 +48,7 @@ class _Decode:
         self._warm(scorer(), decoder, settings.threads)
         self.scorer = scorer()
         self.context, self.decoder, self.quality, self.compared = context, decoder, Quality(decoder), False
+        self.holes = False
         self.aligned, self.scores = context.writer("aligned"), context.writer("scores")
         self.save = context.config.record.save_volumes in ("aligned", "both")
         self.trigger_ns: int | None = None
@@ -80,7 +81,7 @@ class _Decode:
             estimate = self.realigner.estimate(slot["data"])
             if estimate.converged:
                 motion = np.asarray(estimate.params, np.float64)
-                data = self.realigner.reslice(slot["data"], estimate)
+                data = self.realigner.reslice(slot["data"], estimate) if self.whole(slot["data"]) else None
             else:
                 flags |= VolumeFlag.UNALIGNED
         displacement = np.nan
@@ -104,6 +105,16 @@ class _Decode:
                 out["data"][...] = slot["data"] if data is None else data
         self.scorer.add_volume(index, data, motion)
         self.publish()
+
+    def whole(self, volume: Any) -> bool:
+        """Whether a volume can be scored; tell where it is the first that cannot."""
+        from rtevo.decode import whole
+
+        usable = whole(volume, self.decoder.mask)
+        if not usable and not self.holes:
+            self.holes = True
+            self.context.log.warning("decode: volumes with numbers in the decoder's mask that are not finite are left out")
+        return usable
 
     def compare(self, motion: Any) -> None:
         """Warn where the run is not like the decoder's."""

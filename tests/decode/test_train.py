@@ -212,7 +212,7 @@ def test_fitting_and_scoring_use_the_same_numbers_to_the_last_bit(study: Path, f
     expected = pearson(pattern / fit.sd(), decoder.weights[decoder.mask].astype(float))
     scorer = Scorer(decoder, run.tr_s, method="peak", drift_sd=DRIFT_SD, motion_sd=MOTION_SD)
     scorer.add_onset((0, 0), last.onset_s)
-    for index, volume, motion in _aligned(run, decoder.reference):
+    for index, volume, motion in _aligned(run, decoder.reference, decoder.mask):
         scorer.add_volume(index, volume, motion)
     assert scorer.ready()[0].score == expected
 
@@ -314,6 +314,21 @@ def test_bad_input_is_one_clear_message(study: Path, change: dict[str, str], mes
     assert message in error
     assert error.count("\n") == 1
     assert not (study / "bad").exists()
+
+
+def test_a_run_full_of_holes_is_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = nib.load(study / "run0.nii.gz")
+    data = image.get_fdata(dtype=np.float32)
+    head = np.argwhere(nib.load(study / "head.nii.gz").get_fdata() > 0)
+    data[(*head[len(head) // 2], slice(3, None))] = np.nan
+    holes = nib.Nifti1Image(data, image.affine)
+    holes.header.set_zooms(image.header.get_zooms())
+    holes.to_filename(study / "holes.nii.gz")
+    command = ["fit", study / "holes.nii.gz", "--events", study / "run0.tsv", "--target", "a - b", "--mask", study / "head.nii.gz"]
+    assert main([str(word) for word in (*command, "--out", study / "holes")]) == 1
+    expected = "expected at least 10 volumes that can be used, found 3 of 65; 62 have numbers in the mask that are not finite"
+    assert expected in capsys.readouterr().err
+    assert not (study / "holes").exists()
 
 
 def test_a_decoder_of_another_grid_is_refused(study: Path, fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
