@@ -213,6 +213,8 @@ def draw(trials: list[Trial], chosen: Trial | None, cadence_s: float, margin: fl
     axes.set(
         xscale="log", xlabel="time of one image, p99, ms (numbers: steps)", ylabel="cosine similarity to the reference picture's embedding"
     )
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "25" else "")
     axes.grid(color="#e5e7eb", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7, frameon=False, loc="lower right")
