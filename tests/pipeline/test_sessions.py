@@ -187,15 +187,23 @@ def test_a_blinded_session_is_yoked_and_nobody_sees_it_before_its_end(session: C
     assert "expected a line for participant 'sim', session '01'" in refused.printed
 
 
-def test_results_do_not_depend_on_the_number_of_devices(session: Callable[..., object], tmp_path_factory: pytest.TempPathFactory) -> None:
-    file = tmp_path_factory.mktemp("session") / "session.toml"
-    file.write_text('[generator]\ndevices = ["cpu", "cpu"]\n')
-    one, two = session(*SMALL, name="one"), session(str(file), *SMALL, name="two")
-    assert (one.returncode, two.returncode) == (0, 0), one.printed + two.printed
-    for name in ("trials.tsv", "motion.tsv", "hidden_truth.tsv"):
-        assert (one.out / name).read_bytes() == (two.out / name).read_bytes(), name
+def test_pictures_do_not_depend_on_the_number_of_devices(session: Callable[..., object], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One generation, whose latents are all asked for beforehand: every picture, and the order in which they are shown."""
+    folder, small = tmp_path_factory.mktemp("session"), ("--speed", "max", "--generations", "1", "--population", "5")
+    done = []
+    for name, devices in (("one", '["cpu"]'), ("two", '["cpu", "cpu"]')):
+        file = folder / f"{name}.toml"
+        file.write_text(f'[evolution]\nschedule = "generational"\n[generator]\ndevices = {devices}\n')
+        done.append(session(str(file), *small, name=name))
+        assert done[-1].returncode == 0, done[-1].printed
+        assert done[-1].summary["images"]["shown"] == 5
+        assert done[-1].summary["warnings"] == []
+    one, two = done
+    for column in ("onset", "duration", "generation", "candidate"):
+        assert [row[column] for row in one.table("trials.tsv")] == [row[column] for row in two.table("trials.tsv")]
     for left, right in zip(np.load(one.out / "latents.npz").values(), np.load(two.out / "latents.npz").values(), strict=True):
         np.testing.assert_array_equal(left, right)
-    for picture in sorted((one.out / "images").rglob("*.png")):
+    pictures = sorted((one.out / "images").rglob("*.png"))
+    assert len({picture.read_bytes() for picture in pictures}) == 5
+    for picture in pictures:
         assert picture.read_bytes() == (two.out / picture.relative_to(one.out)).read_bytes()
-    assert two.summary["warnings"] == []
