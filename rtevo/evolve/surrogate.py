@@ -8,6 +8,7 @@ draws from what the model holds possible are highest.
   doi:10.1093/biomet/25.3-4.285). Where little is known the draws differ and explore; as scores come in they agree. Draws are taken
   closer to the mean than the posterior's own spread (`exploration`): full spread finds a little more where the fitness is a plain
   direction, but loses where it has several optima or bends, and shows the participant worse images on the way.
+- Showing promising images again, in between, was tried and gained nothing (docs/evolution.md): a neighbour says as much.
 - At the end of the budget candidates are drawn closely around the best image under the mean of the posterior.
 - Candidates keep the length of random latents, from which the image model has learnt to paint, within `norm_limits`; inside these
   a length that scores better is used.
