@@ -80,7 +80,7 @@ def test_a_session_runs_leaves_everything_and_repeats_itself(session: Callable[.
         assert size(image_path(first.out, int(trial["generation"]), int(trial["candidate"]))) == (64, 64)
     assert {p.name for p in first.out.iterdir()} >= {"session.toml", "session.log", "provenance.json", "record.jsonl", "decoder"}
     assert report.main([str(first.out)]) == 0
-    assert size(first.out / "report.png") == (1320, 880)
+    assert size(first.out / "report.png") == (1320, 1056)
 
 
 def test_ratings_drive_evolution_in_the_ratings_condition(session: Callable[..., object]) -> None:
