@@ -1,0 +1,859 @@
+"""Train the small unCLIP that rtevo ships: a CLIP, an autoencoder and a diffusion network on Noto's colour emoji.
+
+    python build/tiny_unclip.py render clip judge vae unet assemble evaluate --work WORK --font NotoColorEmoji.ttf
+
+Each stage leaves files of at most 16 MB in WORK, is skipped where they are there already, and starts from one seed. `vae` needs only
+`render`, so it can run beside `clip`; `unet` can be stopped with ``--until S`` and goes on from its last checkpoint when called again.
+On one H100 or H200 the whole takes some 15 minutes; ``--share 0.001`` goes through the motions on a CPU.
+
+1. ``clip``: vision and text towers (Radford et al. 2021, arXiv:2103.00020) on pictures and names, and between two augmentations of a
+   picture (SimCLR, Chen et al. 2020, arXiv:2002.05709).
+2. ``judge``: a small convolutional network of its own, with which a simulated participant looks at pictures: nothing else sees it.
+3. ``vae``: an AutoencoderKL (Rombach et al. 2022, arXiv:2112.10752) from 64 x 64 pixels to 16 x 16 x 4 latents.
+4. ``unet``: predicts v (Salimans & Ho 2022, arXiv:2202.00512) from noisy latents, given a noised image embedding as
+   StableUnCLIPImg2ImgPipeline hands it over; one embedding in ten is left out for guidance (Ho & Salimans 2022, arXiv:2207.12598).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.embeddings import get_timestep_embedding
+from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
+from emoji_pictures import MILD, NONE, SIDE, STRONG, Pictures, augment, render, words_of
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+EMBEDDING = 64
+TOKENS = 16
+VOCABULARY = 1500
+LATENT_SIDE = SIDE // 4
+VIEWS = 32  # augmentations of each picture that the diffusion network learns from; the first is none
+PIECE = 15 << 20  # bytes of the largest file
+STEPS = {"clip": 2000, "judge": 4000, "vae": 6000, "unet": 12000}
+BATCH = {"clip": 1024, "judge": 512, "vae": 256, "unet": 1024}
+RATE = {"clip": 1e-3, "judge": 1e-3, "vae": 6e-4, "unet": 6e-4}
+SEED = {"clip": 1, "judge": 2, "vae": 3, "unet": 4, "evaluate": 5}
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------------------
+
+
+def vision_tower() -> Any:
+    """Image encoder, 1.9 M weights: 64 patches of 8 x 8 pixels."""
+    config = transformers.CLIPVisionConfig(
+        hidden_size=160,
+        intermediate_size=640,
+        num_hidden_layers=6,
+        num_attention_heads=5,
+        image_size=SIDE,
+        patch_size=8,
+        projection_dim=EMBEDDING,
+    )
+    return transformers.CLIPVisionModelWithProjection(config)
+
+
+def text_tower(vocabulary: int) -> Any:
+    """Text encoder, 0.2 M weights."""
+    config = transformers.CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=64,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=TOKENS,
+        projection_dim=EMBEDDING,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return transformers.CLIPTextModelWithProjection(config)
+
+
+def autoencoder() -> Any:
+    """Autoencoder, 1.7 M weights."""
+    return AutoencoderKL(
+        block_out_channels=(32, 64, 96),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=8,
+        sample_size=SIDE,
+        scaling_factor=1.0,  # latents are brought to unit variance inside
+    )
+
+
+def diffuser() -> Any:
+    """Diffusion network, 11.6 M weights."""
+    return UNet2DConditionModel(
+        sample_size=LATENT_SIDE,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(96, 160, 192),
+        norm_num_groups=16,
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        cross_attention_dim=64,
+        attention_head_dim=4,  # heads, as the name has it for old models
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=2 * EMBEDDING,
+        use_linear_projection=True,
+    )
+
+
+class Judge(nn.Module):
+    """A participant's eye, 0.7 M weights: four strided convolutions and a linear layer; simple enough to run in NumPy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 24, 48, 96, 128)
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.out = nn.Linear(widths[-1] * 16, EMBEDDING)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """From pictures (n, 3, 64, 64), 0 to 1, to embeddings (n, e) of length 1."""
+        x = 2 * pictures - 1
+        for layer in self.convolutions:
+            x = layer(x).relu()
+        return F.normalize(self.out(x.flatten(1)), dim=1)
+
+
+def noise_schedule() -> Any:
+    """Of the diffusion: cosine, which ends in pure noise."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        timestep_spacing="trailing",
+        prediction_type="v_prediction",
+    )
+
+
+def embedding_schedule() -> Any:
+    """Of the noise that is added to embeddings."""
+    return DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
+
+
+# --- tools ------------------------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """What all stages share: device, working folder, log, and how long to train.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.work: Path = options.work
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.device = torch.device(options.device)
+        self.share: float = options.share
+        self.until_s: float = time.monotonic() + min(options.until, 1e9)
+        self.font: Path | None = options.font
+        self.emojibase: Path | None = options.emojibase
+        self.compile: bool = options.compile
+        self.rate: float = options.rate
+        self.unet_steps: int = options.unet_steps
+        self.unet_batch: int = options.unet_batch
+        self.started = time.monotonic()
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+
+    def say(self, text: str) -> None:
+        """Log one line."""
+        line = f"[{time.monotonic() - self.started:6.1f} s] {text}"
+        print(line, flush=True)
+        with (self.work / "log.txt").open("a") as log:
+            log.write(line + "\n")
+
+    def steps(self, stage: str) -> int:
+        """Optimiser steps of a stage."""
+        return max(2, round((self.unet_steps if stage == "unet" else STEPS[stage]) * self.share))
+
+    def batch(self, stage: str) -> int:
+        """Pictures in a step."""
+        return (self.unet_batch if stage == "unet" else BATCH[stage]) if self.share >= 0.02 else 16
+
+    def count(self, n: int) -> int:
+        """How many pictures to look at, of `n` in earnest."""
+        return n if self.share >= 0.02 else 8
+
+    def draw(self, stage: str) -> torch.Generator:
+        """Seed everything for a stage."""
+        torch.manual_seed(SEED[stage])
+        return torch.Generator(self.device).manual_seed(SEED[stage])
+
+    def pictures(self) -> tuple[Pictures, torch.Tensor, torch.Tensor]:
+        """Pictures, their pixels on the device, and how often each is drawn."""
+        found = Pictures.load(self.work / "pictures.npz")
+        if self.share < 0.02:  # a rehearsal
+            found = found.some(np.arange(1, len(found.names), 24))
+        return found, torch.from_numpy(found.rgba).to(self.device), torch.from_numpy(found.share).to(self.device)
+
+    def compiled(self, function: Any) -> Any:
+        """The function, compiled where there is a GPU."""
+        return torch.compile(function, dynamic=False) if self.compile and self.device.type == "cuda" else function
+
+    def half(self) -> Any:
+        """Automatic bfloat16."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+
+class Trainer:
+    """AdamW with warm-up, a constant rate and a linear end, and an exponential average of the weights, which is what is kept."""
+
+    def __init__(self, run: Run, stage: str, modules: list[nn.Module], decay: float = 0.05, average: float = 0.999, done: int = 0) -> None:
+        self.run, self.stage, self.total, self.done, self.first = run, stage, run.steps(stage), done, done
+        self.modules = modules
+        self.weights = [p for module in modules for p in module.parameters() if p.requires_grad]
+        self.averages = [p.detach().clone() for p in self.weights]
+        groups = [
+            {"params": [p for p in self.weights if p.ndim > 1], "weight_decay": decay},
+            {"params": [p for p in self.weights if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, lr=RATE[stage], betas=(0.9, 0.99), fused=True)
+        self.average = average
+        self.losses: dict[str, torch.Tensor] = {}
+        self.began = time.monotonic()
+
+    def __iter__(self) -> Iterator[int]:
+        while self.done < self.total and time.monotonic() < self.run.until_s:
+            yield self.done
+            self.done += 1
+
+    def step(self, loss: torch.Tensor, **parts: torch.Tensor) -> None:
+        """Take one step down `loss`; `parts` are logged."""
+        warm = min((self.done - self.first + 1) / min(300, self.total), 1)
+        left = min((self.total - self.done) / self.total, (self.run.until_s - time.monotonic()) / (self.run.until_s - self.began))
+        rate = RATE[self.stage] * self.run.rate * warm * min(max(left, 0) / 0.4, 1)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.weights, 1.0, foreach=True)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            torch._foreach_lerp_(self.averages, self.weights, 1 - min(self.average, (self.done + 1) / (self.done + 10)))
+            for name, value in {"loss": loss, **parts}.items():
+                self.losses[name] = self.losses.get(name, value.detach()).lerp(value.detach(), 0.02)
+        if self.done % max(1, self.total // 12) == 0 or self.done == self.total - 1:
+            pace = (self.done - self.first + 1) / (time.monotonic() - self.began)
+            said = ", ".join(f"{name} {float(value):.4f}" for name, value in self.losses.items())
+            self.run.say(f"{self.stage} {self.done + 1}/{self.total}: {said}; {pace:.1f} steps/s")
+
+    def finish(self) -> None:
+        """Put the averages in place of the weights."""
+        with torch.no_grad():
+            torch._foreach_copy_(self.weights, self.averages)
+        for module in self.modules:
+            module.eval()
+
+
+def write_weights(folder: Path, name: str, state: dict[str, torch.Tensor]) -> None:
+    """Write weights in half precision, in files of 15 MB at most."""
+    pieces: list[dict[str, torch.Tensor]] = [{}]
+    size = 0
+    for key, value in state.items():
+        half = value.detach().to("cpu", torch.float16).contiguous() if value.is_floating_point() else value.cpu()
+        size += half.nbytes
+        if size > PIECE:
+            pieces.append({})
+            size = half.nbytes
+        pieces[-1][key] = half
+    for old in folder.glob(f"{name}.*.safetensors"):
+        old.unlink()
+    for i, piece in enumerate(pieces):
+        save_file(piece, folder / f"{name}.{i}.safetensors")
+
+
+def read_weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    """Read what :func:`write_weights` wrote, in single precision; empty where there is nothing."""
+    state: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob(f"{name}.*.safetensors")):
+        state |= {key: value.float() if value.is_floating_point() else value for key, value in load_file(file).items()}
+    return state
+
+
+def contact_sheet(file: Path, rows: list[torch.Tensor], columns: int = 16) -> None:
+    """Write rows of pictures (n, 3, 64, 64): the first `columns` of each row's tensor, then the next, and so on."""
+    from PIL import Image
+
+    count = math.ceil(len(rows[0]) / columns)
+    lines = []
+    for i in range(count):
+        for row in rows:
+            part = row[i * columns : (i + 1) * columns].float().cpu().clamp(0, 1)
+            part = F.pad(part, (0, 0, 0, 0, 0, 0, 0, columns - len(part)), value=1.0)
+            lines.append(torch.cat(list(part), 2))
+    pixels = (torch.cat(lines, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(file)
+
+
+def for_vision(pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures (0 to 1) as the image encoder takes them: CLIP's usual means and deviations."""
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], device=pictures.device).view(3, 1, 1)
+    deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711], device=pictures.device).view(3, 1, 1)
+    return (pictures - mean) / deviation
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------------------
+
+
+def stage_render(run: Run) -> None:
+    """Render the pictures; write the tokenizer of their names."""
+    if run.font is None or run.emojibase is None:
+        raise SystemExit("render: expected --font NotoColorEmoji.ttf (Debian: fonts-noto-color-emoji) and --emojibase FOLDER (npm: emojibase-data)")
+    pictures = render(run.font, run.emojibase)
+    pictures.save(run.work / "pictures.npz")
+    write_tokenizer(run.work / "tokenizer", [" ".join(words_of(name)) for name in pictures.names] + pictures.keywords)
+    run.say(f"render: {len(pictures.names)} pictures, {int(pictures.plain.sum())} without skin tones")
+
+
+def write_tokenizer(folder: Path, texts: list[str]) -> None:
+    """Learn byte pairs from names and keywords and write CLIP's tokenizer files."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.pre_tokenizer = pre_tokenizers.Whitespace()
+    letters = list("abcdefghijklmnopqrstuvwxyz0123456789")
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - 2 - len(letters), initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False
+    )
+    learner.train_from_iterator(sorted(texts), trainer)
+    learnt = json.loads(learner.to_str())["model"]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{c}</w>" for c in letters)]
+    words += [word for word in learnt["vocab"] if word not in set(words)]
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in learnt["merges"]]
+    folder.mkdir(parents=True, exist_ok=True)
+    special = {"bos_token": words[0], "eos_token": words[1], "unk_token": words[1], "pad_token": words[1]}
+    config = special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": TOKENS, "do_lower_case": True}
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
+    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2))
+
+
+def tokens(run: Run, names: list[str]) -> torch.Tensor:
+    """Token numbers (n, t) of names."""
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(run.work / "tokenizer", local_files_only=True)
+    texts = [" ".join(words_of(name)) for name in names]
+    found = tokenizer(texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
+    return found.input_ids.to(run.device)
+
+
+def contrast(a: torch.Tensor, b: torch.Tensor, scale: Any) -> torch.Tensor:
+    """Symmetric cross-entropy of matching rows (InfoNCE)."""
+    logits = F.normalize(a.float(), dim=1) @ F.normalize(b.float(), dim=1).T * scale
+    target = torch.arange(len(a), device=a.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+class Words(nn.Module):
+    """Reads the words of a picture's keywords from its embedding.
+
+    Parameters
+    ----------
+    keywords : list of str
+    device : torch.device
+    """
+
+    def __init__(self, keywords: list[str], device: torch.device) -> None:
+        super().__init__()
+        words = sorted({word for text in keywords for word in text.split()})
+        number = {word: i for i, word in enumerate(words)}
+        self.target = torch.zeros(len(keywords), len(words), device=device)
+        for i, text in enumerate(keywords):
+            for word in text.split():
+                self.target[i, number[word]] = 1 / len(text.split())
+        self.layer = nn.Linear(EMBEDDING, len(words), device=device)
+
+    def forward(self, embeddings: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of the words of pictures `chosen` (n,), by embeddings (n, e)."""
+        return -(self.target[chosen] * self.layer(embeddings).log_softmax(1)).sum(1).mean()
+
+
+def stage_clip(run: Run) -> None:
+    """Train vision and text towers.
+
+    Names and keywords, two augmentations of a picture alike, the words of the keywords, and the variance where it is wanted: the
+    later a number of the embedding, the dearer, so that few principal components hold most of it.
+    """
+    draw = run.draw("clip")
+    pictures, rgba, share = run.pictures()
+    ids = torch.stack([tokens(run, pictures.names), tokens(run, pictures.keywords)])
+    vision, text = vision_tower().to(run.device), text_tower(VOCABULARY).to(run.device)
+    words = Words(pictures.keywords, run.device)
+    price = torch.linspace(0, 3, EMBEDDING, device=run.device)
+    see = run.compiled(lambda pixels: vision(pixel_values=pixels).image_embeds)
+    trainer = Trainer(run, "clip", [vision, text, words])
+    n = min(run.batch("clip"), len(rgba))
+    for _ in trainer:
+        chosen = torch.multinomial(share, n, generator=draw)
+        views = torch.cat([augment(rgba[chosen], STRONG, draw) for _ in range(2)])
+        caption = torch.randint(0, 2, (n,), generator=draw, device=run.device)
+        with run.half():
+            seen = see(for_vision(views))
+            said = text(input_ids=ids[caption, chosen]).text_embeds
+        seen = seen.float()
+        first, second = seen.chunk(2)
+        names = (contrast(first, said, 10.0) + contrast(second, said, 10.0)) / 2
+        same = contrast(first, second, 8.0)
+        named = words(seen, chosen.repeat(2))
+        power = seen.square().mean(0)
+        spent = (power * price).sum() / power.sum()
+        length = (seen.square().mean(1) - 1).square().mean()
+        trainer.step(names + same + 0.3 * named + spent + 0.1 * length, names=names, same=same, words=named, spent=spent, length=length)
+    trainer.finish()
+    write_weights(run.work, "clip-vision", vision.state_dict())
+    write_weights(run.work, "clip-text", text.state_dict())
+    check_clip(run, vision, draw)
+
+
+def embed(vision: Any, pictures: torch.Tensor, batch: int = 2048) -> torch.Tensor:
+    """Image embeddings (n, e), float32."""
+    with torch.inference_mode():
+        return torch.cat([vision(pixel_values=for_vision(part)).image_embeds.float() for part in pictures.split(batch)])
+
+
+def retrieval(found: torch.Tensor, gallery: torch.Tensor, own: torch.Tensor) -> tuple[float, float]:
+    """Share of rows whose own gallery entry is the nearest, and among the ten nearest, by cosine."""
+    near = (F.normalize(found, dim=1) @ F.normalize(gallery, dim=1).T).topk(10, 1).indices == own[:, None]
+    return float(near[:, 0].float().mean()), float(near.any(1).float().mean())
+
+
+def check_clip(run: Run, vision: Any, draw: torch.Generator) -> None:
+    """Log how well augmented pictures find their own, and how the variance is spread."""
+    pictures, rgba, share = run.pictures()
+    plain = torch.cat([augment(part, NONE, draw) for part in rgba.split(512)])
+    gallery = embed(vision, plain)
+    for name, how in (("mild", MILD), ("strong", STRONG)):
+        changed = torch.cat([augment(part, how, draw) for part in rgba.split(512)])
+        first, ten = retrieval(embed(vision, changed), gallery, torch.arange(len(rgba), device=run.device))
+        run.say(f"clip: {name} augmentations find their picture among {len(rgba)}: top-1 {first:.3f}, top-10 {ten:.3f}")
+    _, components, scale = principal(gallery, share)
+    told = (scale.square().cumsum(0) / scale.square().sum()).tolist()
+    run.say("clip: variance in the first 8, 16, 24, 32, 48 components: " + ", ".join(f"{told[k - 1]:.2f}" for k in (8, 16, 24, 32, 48)))
+    near = F.normalize(gallery, dim=1) @ F.normalize(gallery, dim=1).T
+    for wanted in ("spider", "red apple", "cat", "guitar", "sailboat"):
+        if wanted in pictures.names:
+            row = near[pictures.names.index(wanted)].topk(6).indices.tolist()
+            run.say(f"clip: {wanted}: nearest {', '.join(pictures.names[i] for i in row[1:])}")
+
+
+def principal(embeddings: torch.Tensor, share: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weighted principal components: mean (e,), components (e, e) in rows, standard deviations (e,)."""
+    weight = (share / share.sum()).double()[:, None]
+    mean = (embeddings.double() * weight).sum(0)
+    centred = embeddings.double() - mean
+    values, vectors = torch.linalg.eigh(centred.T @ (centred * weight))
+    order = values.argsort(descending=True)
+    components = vectors[:, order].T
+    components = components * components.sum(1, keepdim=True).sign()
+    return mean.float(), components.float(), values[order].clamp(min=1e-12).sqrt().float()
+
+
+def stage_judge(run: Run) -> None:
+    """Train the participant's eye: two augmentations of a picture alike, and the words of its name."""
+    draw = run.draw("judge")
+    pictures, rgba, share = run.pictures()
+    judge, words = Judge().to(run.device), Words(pictures.keywords, run.device)
+    trainer = Trainer(run, "judge", [judge, words])
+    see = run.compiled(judge)
+    for _ in trainer:
+        chosen = torch.multinomial(share, run.batch("judge"), generator=draw)
+        views = torch.cat([augment(rgba[chosen], STRONG, draw) for _ in range(2)])
+        with run.half():
+            seen = see(views)
+        same = contrast(*seen.float().chunk(2), 6.0)
+        named = words(8 * seen.float(), chosen.repeat(2))
+        trainer.step(same + 0.5 * named, same=same, words=named)
+    trainer.finish()
+    write_weights(run.work, "judge", judge.state_dict())
+    with torch.inference_mode():
+        views = torch.stack([torch.cat([judge(augment(part, how, draw)) for part in rgba.split(512)]) for how in [NONE] + [MILD] * 7])
+        prototypes = F.normalize(views.mean(0), dim=1)
+    first, ten = retrieval(views[1], views[0], torch.arange(len(rgba), device=run.device))
+    run.say(f"judge: mild augmentations find their picture: top-1 {first:.3f}, top-10 {ten:.3f}")
+    wanted = "spider" if "spider" in pictures.names else pictures.names[0]
+    row = (prototypes @ prototypes[pictures.names.index(wanted)]).topk(8)
+    run.say(f"judge: {wanted}: " + ", ".join(f"{pictures.names[i]} {v:.2f}" for v, i in zip(row.values.tolist(), row.indices.tolist(), strict=True)))
+    state = {f"{part}_{i}": w.detach().cpu().numpy().astype(np.float16) for i, c in enumerate([*judge.convolutions, judge.out])
+             for part, w in (("weight", c.weight), ("bias", c.bias))}
+    np.savez(run.work / "participant.npz", names=np.array(pictures.names), prototypes=prototypes.cpu().numpy().astype(np.float16), **state)
+
+
+def edges(x: torch.Tensor) -> torch.Tensor:
+    """Differences between neighbours, right and down, (n, 6, h - 1, w - 1)."""
+    return torch.cat([x[..., 1:, 1:] - x[..., 1:, :-1], x[..., 1:, 1:] - x[..., :-1, 1:]], 1)
+
+
+def stage_vae(run: Run) -> None:
+    """Train the autoencoder on absolute differences of pixels and of edges; whiten its latents."""
+    draw = run.draw("vae")
+    _, rgba, share = run.pictures()
+    vae = autoencoder().to(run.device).to(memory_format=torch.channels_last)
+
+    def both(pictures: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        moments = vae.quant_conv(vae.encoder(pictures)).float()
+        mean, spread = moments.chunk(2, 1)
+        spread = spread.clamp(-20, 10)
+        kl = 0.5 * (mean.square() + spread.exp() - 1 - spread).mean()
+        return vae.decoder(vae.post_quant_conv(mean + (0.5 * spread).exp() * noise)).float(), kl
+
+    through = run.compiled(both)
+    trainer = Trainer(run, "vae", [vae], decay=0.01)
+    for _ in trainer:
+        chosen = torch.multinomial(share, run.batch("vae"), replacement=True, generator=draw)
+        pictures = (2 * augment(rgba[chosen], STRONG if trainer.done % 4 == 0 else MILD, draw) - 1).contiguous(memory_format=torch.channels_last)
+        noise = torch.randn((len(chosen), 4, LATENT_SIDE, LATENT_SIDE), generator=draw, device=run.device)
+        with run.half():
+            found, kl = through(pictures, noise)
+        pixel = (found - pictures).abs().mean()
+        edge = (edges(found) - edges(pictures)).abs().mean()
+        square = (found - pictures).square().mean()
+        trainer.step(pixel + edge + square + 2e-4 * kl, pixel=pixel, edge=edge, kl=kl)
+    trainer.finish()
+    whiten(run, vae, rgba, share, draw)
+    write_weights(run.work, "vae", vae.state_dict())
+
+
+@torch.inference_mode()
+def whiten(run: Run, vae: Any, rgba: torch.Tensor, share: torch.Tensor, draw: torch.Generator) -> None:
+    """Bring the latents to zero mean and unit covariance, inside the two 1 x 1 convolutions next to them (zero-phase)."""
+    chosen = torch.multinomial(share, run.count(2048), replacement=True, generator=draw)
+    pictures = augment(rgba[chosen], MILD, draw)
+    latents = torch.cat([encode(vae, part) for part in pictures.split(256)])
+    flat = latents.permute(0, 2, 3, 1).reshape(-1, 4).double()
+    mean = flat.mean(0)
+    values, vectors = torch.linalg.eigh(torch.cov(flat.T))
+    forward = (vectors @ torch.diag(values**-0.5) @ vectors.T).float()
+    back = (vectors @ torch.diag(values**0.5) @ vectors.T).float()
+    inner, outer = vae.quant_conv, vae.post_quant_conv
+    outer.bias.add_(outer.weight[:, :, 0, 0] @ mean.float())
+    outer.weight.copy_((outer.weight[:, :, 0, 0] @ back)[..., None, None])
+    inner.weight[:4] = torch.einsum("ij,jklm->iklm", forward, inner.weight[:4].clone())
+    inner.bias[:4] = forward @ (inner.bias[:4] - mean.float())
+    inner.bias[4:] -= torch.log(values.float().mean())  # log-variances follow the mean change of scale
+    shown = torch.cat([decode(vae, encode(vae, part)) for part in pictures[:512].split(256)])
+    error = (shown - pictures[:512]).square().mean()
+    run.say(f"vae: latents had deviations {[round(float(v) ** 0.5, 3) for v in values]}; reconstruction {-10 * math.log10(float(error)):.2f} dB")
+    contact_sheet(run.work / "vae.png", [pictures[:32], shown[:32]])
+
+
+def encode(vae: Any, pictures: torch.Tensor) -> torch.Tensor:
+    """Latents (n, 4, 16, 16) of pictures (0 to 1)."""
+    return vae.encode(2 * pictures - 1).latent_dist.mode().float()
+
+
+def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Pictures (0 to 1) of latents."""
+    return (vae.decode(latents, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
+
+
+def load(run: Run, name: str, network: Any) -> Any:
+    """A trained network on the device."""
+    state = read_weights(run.work, name)
+    if not state:
+        raise SystemExit(f"{name}: expected its weights in {run.work}; run its stage first")
+    network.load_state_dict(state)
+    return network.to(run.device).eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def prepare(run: Run) -> dict[str, torch.Tensor]:
+    """Latents (n, views, 4, 16, 16) and embeddings (n, views, e) of every picture and its augmentations; the empty prompt (t, 64)."""
+    draw = run.draw("unet")
+    _, rgba, _ = run.pictures()
+    vision, vae = load(run, "clip-vision", vision_tower()), load(run, "vae", autoencoder())
+    text = load(run, "clip-text", text_tower(VOCABULARY))
+    latents, embeddings = [], []
+    for view in range(VIEWS if run.share >= 0.02 else 2):
+        pictures = [augment(part, MILD if view else NONE, draw) for part in rgba.split(512)]
+        with run.half():
+            latents.append(torch.cat([encode(vae, part).half() for part in pictures]))
+        embeddings.append(torch.cat([embed(vision, part) for part in pictures]))
+    run.say(f"unet: {len(embeddings) * len(rgba)} latents and embeddings")
+    prompt = text.text_model(input_ids=tokens(run, [""])).last_hidden_state[0] if hasattr(text, "text_model") else text(tokens(run, [""])).last_hidden_state[0]
+    return {"latents": torch.stack(latents, 1), "embeddings": torch.stack(embeddings, 1), "prompt": prompt.float()}
+
+
+class Conditioning:
+    """What the diffusion network is told: embeddings, made less certain now and then, noised, with their noise level; or nothing.
+
+    Parameters
+    ----------
+    embeddings : tensor, float32 (n, e)
+        Of the plain pictures.
+    share : tensor, float32 (n,)
+    """
+
+    def __init__(self, embeddings: torch.Tensor, share: torch.Tensor) -> None:
+        self.mean, self.components, self.deviation = principal(embeddings, share)
+        self.spread = ((embeddings - self.mean).square() * (share / share.sum())[:, None]).sum(0).sqrt()
+        self.keep = embedding_schedule().alphas_cumprod.to(embeddings.device)
+        self.levels = get_timestep_embedding(torch.arange(1000, device=embeddings.device), EMBEDDING, flip_sin_to_cos=True, downscale_freq_shift=0)
+
+    def blur(self, embeddings: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+        """Make embeddings uncertain: cut to the first principal components, scaled, jittered, each now and then."""
+        n, device = len(embeddings), embeddings.device
+        chance = torch.rand((n, 4), generator=draw, device=device)
+        latent = (embeddings - self.mean) @ self.components.T
+        kept = 8 + chance[:, 1:2] * (EMBEDDING - 8)
+        cut = (torch.arange(EMBEDDING, device=device) < kept) | (chance[:, :1] > 0.3)
+        latent = latent * cut * torch.where(chance[:, 2:3] < 0.3, 0.7 + 2 * chance[:, 2:3], 1.0)
+        jitter = 0.2 * chance[:, 3:].square() * self.deviation * torch.randn((n, EMBEDDING), generator=draw, device=device)
+        return self.mean + (latent + jitter) @ self.components
+
+    def labels(self, embeddings: torch.Tensor, level: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+        """Noise embeddings (n, e) at levels (n,) and append what tells the level, as the pipeline does: (n, 2 e)."""
+        noise = torch.randn(embeddings.shape, generator=draw, device=embeddings.device)
+        keep = self.keep[level][:, None]
+        noised = keep.sqrt() * (embeddings - self.mean) / self.spread + (1 - keep).sqrt() * noise
+        return torch.cat([noised * self.spread + self.mean, self.levels[level]], 1)
+
+
+def stage_unet(run: Run) -> None:
+    """Train the diffusion network on latents and embeddings that are all on the device."""
+    data = prepare(run)
+    _, _, share = run.pictures()
+    latents, embeddings = data["latents"], data["embeddings"]
+    unet = diffuser().to(run.device)
+    state = read_weights(run.work, "unet")
+    done = int(state.pop("done")) if state else 0
+    if state:
+        unet.load_state_dict(state)
+        run.say(f"unet: goes on at step {done}")
+    draw = torch.Generator(run.device).manual_seed(SEED["unet"] + done)
+    unet = unet.to(memory_format=torch.channels_last)
+    keep = noise_schedule().alphas_cumprod.to(run.device)
+    told = Conditioning(embeddings[:, 0], share)
+    n = run.batch("unet")
+    prompt = data["prompt"].expand(n, -1, -1)
+
+    def loss_of(noisy: torch.Tensor, t: torch.Tensor, labels: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        found = unet(noisy, t, encoder_hidden_states=prompt, class_labels=labels, return_dict=False)[0]
+        return (found.float() - v).square().mean()
+
+    loss_fn = run.compiled(loss_of)
+    trainer = Trainer(run, "unet", [unet], decay=0.01, average=0.9995, done=done)
+    saved = time.monotonic()
+    for _ in trainer:
+        chosen = torch.multinomial(share, n, replacement=True, generator=draw)
+        chance = torch.rand((n, 4), generator=draw, device=run.device)
+        view = (chance[:, 0] * 2 * latents.shape[1]).long() % latents.shape[1] * (chance[:, 0] < 0.5)  # half of them as they are
+        level = torch.where(chance[:, 1] < 0.6, 0.0, 999 * chance[:, 2].square()).long()
+        labels = told.labels(told.blur(embeddings[chosen, view], draw), level, draw) * (chance[:, 3:] > 0.1)
+        clean = latents[chosen, view].float()
+        t = torch.randint(0, 1000, (n,), generator=draw, device=run.device)
+        noise = torch.randn(clean.shape, generator=draw, device=run.device)
+        a, b = keep[t].sqrt().view(-1, 1, 1, 1), (1 - keep[t]).sqrt().view(-1, 1, 1, 1)
+        with run.half():
+            loss = loss_fn((a * clean + b * noise).contiguous(memory_format=torch.channels_last), t, labels, a * noise - b * clean)
+        trainer.step(loss)
+        if time.monotonic() - saved > 120:
+            save_unet(run, unet, trainer)
+            saved = time.monotonic()
+    trainer.finish()
+    save_unet(run, unet, trainer)
+
+
+def save_unet(run: Run, unet: Any, trainer: Trainer) -> None:
+    """Write the averaged weights and how many steps they have had."""
+    state = unet.state_dict() | {name: a for (name, _), a in zip(unet.named_parameters(), trainer.averages, strict=True)}
+    write_weights(run.work, "unet", state | {"done": torch.tensor(trainer.done)})
+
+
+# --- the pipeline -----------------------------------------------------------------------------------------------------------------
+
+
+def stage_assemble(run: Run) -> None:
+    """Write the folder of the pipeline, and the latent space."""
+    folder = run.work / "tiny-unclip"
+    draw = run.draw("evaluate")
+    _, rgba, share = run.pictures()
+    vision, vae = load(run, "clip-vision", vision_tower()), load(run, "vae", autoencoder())
+    text, unet = load(run, "clip-text", text_tower(VOCABULARY)), diffuser()
+    state = read_weights(run.work, "unet")
+    state.pop("done")
+    unet.load_state_dict(state)
+    gallery = embed(vision, torch.cat([augment(part, NONE, draw) for part in rgba.split(512)]))
+    told = Conditioning(gallery, share)
+    normalizer = StableUnCLIPImageNormalizer(EMBEDDING)
+    normalizer.mean.data.copy_(told.mean[None])
+    normalizer.std.data.copy_(told.spread[None])
+    kind = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
+    parts = {
+        "feature_extractor": kind(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}),
+        "image_encoder": vision.half(),
+        "image_normalizer": normalizer.half(),
+        "image_noising_scheduler": embedding_schedule(),
+        "scheduler": noise_schedule(),
+        "text_encoder": text.half(),
+        "unet": unet.half(),
+        "vae": vae.half(),
+    }
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    for file in (run.work / "tokenizer").iterdir():
+        (folder / "tokenizer").mkdir(exist_ok=True)
+        (folder / "tokenizer" / file.name).write_bytes(file.read_bytes())
+    classes = {"feature_extractor": ["transformers", "CLIPImageProcessor"], "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+               "image_normalizer": ["stable_diffusion", "StableUnCLIPImageNormalizer"], "image_noising_scheduler": ["diffusers", "DDPMScheduler"],
+               "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
+               "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
+    index = {"_class_name": "StableUnCLIPImg2ImgPipeline", "_diffusers_version": "0.35.0", **classes}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+    np.savez(folder / "latent_space.npz", mean=told.mean.cpu().numpy(), components=told.components.cpu().numpy(), scale=told.deviation.cpu().numpy())
+    size = sum(f.stat().st_size for f in folder.rglob("*.safetensors")) / 1e6
+    run.say(f"assemble: {size:.1f} MB of weights in {folder}")
+
+
+class Painter:
+    """Paints batches as the pipeline does, and looks at them again."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.vision, self.vae = load(run, "clip-vision", vision_tower()), load(run, "vae", autoencoder())
+        state = read_weights(run.work, "unet")
+        state.pop("done")
+        unet = diffuser()
+        unet.load_state_dict(state)
+        self.unet = unet.to(run.device).eval().requires_grad_(False)
+        text = load(run, "clip-text", text_tower(VOCABULARY))
+        with torch.inference_mode():
+            self.prompt = text(tokens(run, [""])).last_hidden_state
+        self.draw = run.draw("evaluate")
+        pictures, self.rgba, self.share = run.pictures()
+        self.names, self.plain = pictures.names, torch.from_numpy(pictures.plain).to(run.device)
+        self.originals = torch.cat([augment(part, NONE, self.draw) for part in self.rgba.split(512)])
+        self.gallery = embed(self.vision, self.originals)
+        self.told = Conditioning(self.gallery, self.share)
+
+    @torch.inference_mode()
+    def paint(self, embeddings: torch.Tensor, steps: int = 10, guidance: float = 2.0, level: int = 0, same: bool = False) -> torch.Tensor:
+        """Pictures (n, 3, 64, 64) of embeddings (n, e)."""
+        schedule = noise_schedule()
+        schedule.set_timesteps(steps, device=self.run.device)
+        painted = []
+        for part in embeddings.split(512):
+            labels = self.told.labels(part, torch.full((len(part),), level, device=part.device), self.draw)
+            labels = torch.cat([torch.zeros_like(labels), labels])
+            latents = torch.randn((1 if same else len(part), 4, LATENT_SIDE, LATENT_SIDE), generator=self.draw, device=part.device)
+            latents = latents.expand(len(part), -1, -1, -1).clone()
+            for t in schedule.timesteps:
+                with self.run.half():
+                    off, on = self.unet(torch.cat([latents] * 2), t, self.prompt.expand(2 * len(part), -1, -1), class_labels=labels, return_dict=False)[0].float().chunk(2)
+                latents = schedule.step(off + guidance * (on - off), t, latents, return_dict=False)[0]
+            painted.append(decode(self.vae, latents))
+        return torch.cat(painted)
+
+
+def stage_evaluate(run: Run) -> None:
+    """Measure how well pictures are found again, and paint contact sheets."""
+    painter = Painter(run)
+    n, device = len(painter.names), run.device
+    some = torch.randperm(n, generator=painter.draw, device=device)[: run.count(2048)]
+    plain = painter.plain.nonzero()[:, 0]
+    back = torch.full((n,), -1, device=device)
+    back[plain] = torch.arange(len(plain), device=device)
+    scores = {}
+    for steps, guidance, level in ((10, 1.0, 0), (10, 1.5, 0), (10, 2.0, 0), (10, 3.0, 0), (20, 2.0, 0), (6, 2.0, 0), (10, 2.0, 100)):
+        found = embed(painter.vision, painter.paint(painter.gallery[some], steps, guidance, level))
+        first, ten = retrieval(found, painter.gallery, some)
+        own = painter.plain[some]
+        first_plain, ten_plain = retrieval(found[own], painter.gallery[plain], back[some[own]])
+        key = f"{steps} steps, guidance {guidance:g}, level {level}"
+        scores[key] = [round(v, 4) for v in (first, ten, first_plain, ten_plain)]
+        run.say(f"evaluate: {key}: all {first:.3f} {ten:.3f}; without skin tones {first_plain:.3f} {ten_plain:.3f}")
+    if (run.work / "judge.0.safetensors").exists():
+        judge = load(run, "judge", Judge())
+        with torch.inference_mode():
+            gallery = torch.cat([judge(part) for part in painter.originals.split(512)])
+            found = torch.cat([judge(part) for part in painter.paint(painter.gallery[some]).split(512)])
+        scores["judge"] = [round(v, 4) for v in retrieval(found, gallery, some)]
+        run.say(f"evaluate: as the judge sees them: {scores['judge']}")
+    (run.work / "scores.json").write_text(json.dumps(scores, indent=2))
+    sheets(run, painter, plain)
+
+
+def sheets(run: Run, painter: Painter, plain: torch.Tensor) -> None:
+    """Contact sheets: held-out augmentations beside what is painted of them, lines between two, and random latents."""
+    draw, device = painter.draw, run.device
+    some = plain[torch.randperm(len(plain), generator=draw, device=device)[: run.count(64)]]
+    seen = augment(painter.rgba[some], MILD, draw)
+    embeddings = embed(painter.vision, seen)
+    contact_sheet(run.work / "contact.png", [seen, painter.paint(embeddings)])
+    pairs = [("spider", "scorpion"), ("red apple", "basketball"), ("cat face", "lion"), ("sailboat", "airplane"), ("guitar", "violin"), ("tiger", "racing car")]
+    lines = []
+    for one, other in pairs:
+        ends = [painter.gallery[painter.names.index(name)] for name in (one, other) if name in painter.names]
+        if len(ends) == 2:
+            share = torch.linspace(0, 1, 16, device=device)[:, None]
+            lines.append(painter.paint(torch.lerp(*ends, share), same=True))
+    if lines:
+        contact_sheet(run.work / "lines.png", [torch.cat(lines)])
+    told = painter.told
+    for size in (16, 32):
+        latents = torch.randn((run.count(64), size), generator=draw, device=device)
+        cut = told.mean + (latents * told.deviation[:size]) @ told.components[:size]
+        kept = (embeddings - told.mean) @ told.components[:size].T @ told.components[:size] + told.mean
+        contact_sheet(run.work / f"latents-{size}.png", [painter.paint(cut, same=True), painter.paint(kept, same=True)])
+        found = embed(painter.vision, painter.paint(kept))
+        run.say(f"evaluate: cut to {size} components: top-1, top-10 {retrieval(found, painter.gallery, some)}")
+
+
+STAGES = {
+    "render": (stage_render, "pictures.npz"),
+    "clip": (stage_clip, "clip-vision.0.safetensors"),
+    "judge": (stage_judge, "participant.npz"),
+    "vae": (stage_vae, "vae.0.safetensors"),
+    "unet": (stage_unet, None),
+    "assemble": (stage_assemble, None),
+    "evaluate": (stage_evaluate, None),
+}
+
+
+def main() -> None:
+    """Run the stages that are asked for."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("stages", nargs="+", choices=list(STAGES), metavar="STAGE", help=", ".join(STAGES))
+    p.add_argument("--work", type=Path, required=True, help="working folder")
+    p.add_argument("--font", type=Path, help="NotoColorEmoji.ttf (stage render)")
+    p.add_argument("--emojibase", type=Path, help="unpacked npm package emojibase-data 15 (stage render)")
+    p.add_argument("--unet-batch", type=int, default=BATCH["unet"], metavar="N", help="pictures in a step of stage unet (default: %(default)s)")
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--share", type=float, default=1.0, help="share of the optimiser steps (default: 1)")
+    p.add_argument("--until", type=float, default=math.inf, metavar="S", help="stop training after so many seconds")
+    p.add_argument("--rate", type=float, default=1.0, help="multiplies every learning rate")
+    p.add_argument("--unet-steps", type=int, default=STEPS["unet"], metavar="N", help="steps of stage unet (default: %(default)s)")
+    p.add_argument("--no-compile", dest="compile", action="store_false", help="do not compile the networks")
+    options = p.parse_args()
+    run = Run(options)
+    for name in options.stages:
+        stage, product = STAGES[name]
+        if product and (run.work / product).exists():
+            run.say(f"{name}: done already")
+            continue
+        began = time.monotonic()
+        stage(run)
+        run.say(f"{name}: {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
