@@ -1,7 +1,8 @@
 """The pictures that the small unCLIP is trained on: Noto's colour emoji, rendered, named, and augmented on the GPU.
 
 The font is Debian's ``fonts-noto-color-emoji`` (SIL Open Font Licence 1.1); which emoji there are, and their CLDR short names and keywords,
-come from the npm package ``emojibase-data`` (MIT; Unicode licence). Sequences (flags, families, skin tones) need Pillow with Raqm and FriBiDi.
+come from the npm package ``emojibase-data`` (MIT; Unicode licence). Sequences (flags, families, skin tones) need Pillow with Raqm and
+FriBiDi.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch.nn import functional
 
 STORED = 96  # pixels a side, as stored: augmentation samples from them
 SIDE = 64  # pixels a side of what the networks see
@@ -54,7 +55,8 @@ class Pictures:
 
     def save(self, path: Path) -> None:
         """Write an .npz file."""
-        np.savez_compressed(path, rgba=self.rgba, names=np.array(self.names), keywords=np.array(self.keywords), plain=self.plain, share=self.share)
+        names, keywords = np.array(self.names), np.array(self.keywords)
+        np.savez_compressed(path, rgba=self.rgba, names=names, keywords=keywords, plain=self.plain, share=self.share)
 
     @classmethod
     def load(cls, path: Path) -> Pictures:
@@ -80,8 +82,9 @@ def known_emoji(data: Path) -> list[tuple[str, str, str]]:
         subgroup = subgroups[str(entry["subgroup"])]
         for one in [entry, *entry.get("skins", [])]:
             words = words_of(" ".join([one["label"], *entry.get("tags", []), subgroup]))
+            keywords = " ".join(dict.fromkeys(w for w in words if w not in _NOT_SAID))
             if one["version"] <= _NEWEST:
-                found.append((one["order"], one["emoji"], one["label"].lower(), " ".join(dict.fromkeys(w for w in words if w not in _NOT_SAID))))
+                found.append((one["order"], one["emoji"], one["label"].lower(), keywords))
     return [entry[1:] for entry in sorted(found)]
 
 
@@ -174,15 +177,17 @@ def augment(rgba: torch.Tensor, how: Augmentation, draw: torch.Generator) -> tor
     zoom, angle = 1 / uniform(*how.scale), uniform(-how.turn, how.turn) * (math.pi / 180)
     matrix = torch.stack([zoom * angle.cos(), -zoom * angle.sin(), zoom * angle.sin(), zoom * angle.cos()], 1).view(n, 2, 2)
     matrix = torch.cat([matrix, uniform(-2 * how.shift, 2 * how.shift, 2, 1)], 2)
-    fine = F.grid_sample(source, F.affine_grid(matrix, [n, 4, 2 * SIDE, 2 * SIDE], align_corners=False), align_corners=False)
-    seen = F.avg_pool2d(fine, 2)
+    fine = functional.grid_sample(
+        source, functional.affine_grid(matrix, [n, 4, 2 * SIDE, 2 * SIDE], align_corners=False), align_corners=False
+    )
+    seen = functional.avg_pool2d(fine, 2)
     colour = (seen[:, :3] * uniform(1 - how.gain, 1 + how.gain, 3, 1, 1)).clamp(0, 1)
     other = (torch.rand((n, 1, 1, 1), generator=draw, device=device) < how.background).float()
     ground = torch.lerp(torch.ones(n, 3, 1, 1, device=device), uniform(0, 1, 3, 1, 1), other)
     picture = colour.minimum(seen[:, 3:]) + (1 - seen[:, 3:]) * ground
     if how.rough:
         rough = torch.rand((n, 1, 1, 1), generator=draw, device=device)
-        soft = F.avg_pool2d(F.pad(picture, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        soft = functional.avg_pool2d(functional.pad(picture, (1, 1, 1, 1), mode="replicate"), 3, 1)
         noisy = picture + 0.08 * torch.randn(picture.shape, generator=draw, device=device)
         picture = torch.where(rough < how.rough / 2, soft, torch.where(rough < how.rough, noisy, picture))
     return picture.clamp(0, 1)

@@ -159,7 +159,7 @@ class Evolution:
         "steady (every image is asked for from the scores there are), generational (a generation waits for all scores of the last one)",
         *_one_of("steady", "generational"),
     )
-    generations: int = _key(5, "generations in the run (steady: blocks, for counting); it may end earlier, see stop_*", *_at_least(1))
+    generations: int = _key(7, "generations in the run (steady: blocks, for counting); it may end earlier, see stop_*", *_at_least(1))
     population: int = _key(5, "images in a generation", *_at_least(1))
     prefetch: int = _key(
         2,
@@ -180,8 +180,8 @@ class Evolution:
         "two numbers, 0 < least <= greatest",
         lambda x: not x or (len(x) == 2 and 0 < x[0] <= x[1]),
     )
-    latent_size: int = _key(16, "number of latent dimensions", *_at_least(1))
-    pca: str = _key("", "latent space (.npz with mean and components); empty = a random one, for the built-in tiny model only")
+    latent_size: int = _key(12, "number of latent dimensions", *_at_least(1))
+    pca: str = _key("", "latent space (.npz with mean and components); empty = the built-in model's")
     latent_scaling: str = _key(
         "file",
         "units of latents: file (the latent space's own), whitened (standard deviations: random latents look like its pictures), plain",
@@ -206,7 +206,7 @@ class Evolution:
 class Generator:
     """How embeddings become images."""
 
-    unclip_model_path: str = _key("", "diffusers folder of a Stable unCLIP pipeline; empty = the built-in tiny model (64 px)")
+    unclip_model_path: str = _key("", "diffusers folder of a Stable unCLIP pipeline; empty = the built-in one: emoji, 64 px")
     steps: int = _key(10, "denoising steps per image", *_at_least(1))
     guidance_scale: float = _key(3.0, "classifier-free guidance; 1 = off, half the work", *_at_least(1))
     noise_level: int = _key(0, "noise added to the embedding, in steps of the pipeline's noise schedule", *_at_least(0))
@@ -318,6 +318,10 @@ class Simulation:
     """The simulated participant."""
 
     participant_seed: int = _key(1, "who lies in the scanner: head, hidden voxels, preference", *_at_least(0))
+    prefers: str = _key(
+        "animal",
+        "what is liked: name or keyword of an emoji (spider, fruit; --prefers list); empty = colours and their layout, by participant_seed",
+    )
     amplitude_percent: float = _key(3.0, "response to a preferred image, percent of the signal", *_at_least(0))
     tsnr: float = _key(60.0, "temporal signal-to-noise ratio", *_above(0))
     motion_mm: float = _key(0.3, "extent of head motion, mm (and degrees)", *_at_least(0))

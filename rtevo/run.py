@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--resume", metavar="DIR", help="let evolution go on from where an earlier run's ended")
     p.add_argument("--generations", type=int, metavar="N", help="generations in the run")
     p.add_argument("--population", type=int, metavar="N", help="images in a generation")
+    p.add_argument("--prefers", metavar="CONCEPT", help="what the simulated participant likes: spider, fruit...; list: all names")
     p.add_argument("--seed", type=int, metavar="N", help="the same seed and input give the same session")
     p.add_argument(
         "--speed", type=_speed, metavar="X|max", help="time runs X times faster (simulate and replay); max: as fast as the computer allows"
@@ -90,6 +91,7 @@ def _overrides(options: argparse.Namespace) -> dict[tuple[str, str], Any]:
         ("session", "condition"): options.condition,
         ("session", "seed"): options.seed,
         ("session", "speed"): options.speed,
+        ("simulation", "prefers"): options.prefers,
         ("evolution", "strategy"): options.strategy,
         ("evolution", "schedule"): options.schedule,
         ("evolution", "yoked_to"): options.yoked_to,
@@ -141,6 +143,7 @@ def prepare(config: Config) -> Plan:
     model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else None
     embedding_size, image_size = generate.probe(model, config.generator.px)
     space = _check_space(config, embedding_size)
+    _check_participant(config)
     condition = evolution.check(config, space)
     _check_delivery(config)
     source = _describe_source(config)
@@ -207,24 +210,31 @@ def _runtime_folder() -> Path:
 
 
 def _check_space(config: Config, embedding_size: int) -> Any:
+    from rtevo.generate import TINY_LATENT_SPACE
     from rtevo.latent import LatentSpace
 
     settings = config.evolution
-    if not settings.pca:
-        return LatentSpace.random(settings.latent_size, embedding_size, seed=config.session.seed)
-    space = LatentSpace.load(Path(settings.pca))
+    file = Path(settings.pca) if settings.pca else TINY_LATENT_SPACE
+    space = LatentSpace.load(file)
     if space.embedding_size != embedding_size:
         raise ConfigError(
-            f"[evolution] pca: expected a space of {embedding_size}-d embeddings (the model), got {space.embedding_size}-d: {settings.pca}"
+            f"[evolution] pca: expected a space of {embedding_size}-d embeddings (the model), got {space.embedding_size}-d: {file}"
         )
     if space.latent_size < settings.latent_size:
         raise ConfigError(
-            f"[evolution] latent_size: expected at most the {space.latent_size} components of {settings.pca}, got {settings.latent_size}"
+            f"[evolution] latent_size: expected at most the {space.latent_size} components of {file}, got {settings.latent_size}"
         )
     try:
         return space.first(settings.latent_size).scaled(settings.latent_scaling)
     except DataError as problem:
         raise ConfigError(f"[evolution] latent_scaling = {settings.latent_scaling!r}: {settings.pca}: {problem}") from None
+
+
+def _check_participant(config: Config) -> None:
+    from rtevo.stages.rehearsal import simulation
+
+    if config.acquisition.source == "simulate":
+        simulation(config, SIMULATED_TR_S).preference()
 
 
 def _describe_source(config: Config) -> Any:
@@ -414,6 +424,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.example:
         print(example(), end="")
+        return 0
+    if options.prefers == "list":
+        from rtevo.simulate import concepts
+
+        print("\n".join(concepts()))
         return 0
     logging.basicConfig(level=logging.WARNING)
     plan: Plan | None = None

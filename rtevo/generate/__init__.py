@@ -6,8 +6,7 @@ Importing this package imports no torch; :func:`load` does. ::
         for painted in generator.paint(embeddings, seeds):
             ...
 
-A model is a diffusers folder of a Stable unCLIP pipeline; without one, a built-in tiny pipeline with random weights paints 64 px
-abstractions that follow their embeddings smoothly.
+A model is a diffusers folder of a Stable unCLIP pipeline; without one, the built-in small one paints emoji of 64 px.
 """
 
 from __future__ import annotations
@@ -18,11 +17,13 @@ from pathlib import Path
 from rtevo.errors import ConfigError
 from rtevo.generate.base import BACKENDS, SCHEDULERS, Generator, GeneratorSettings, Painted
 from rtevo.generate.folder import ModelFolder, describe
-from rtevo.generate.tiny import TINY_EMBEDDING_SIZE, TINY_IMAGE_SIZE, tiny_pipeline
+from rtevo.generate.tiny import TINY_LATENT_SPACE, TINY_UNCLIP
 
 __all__ = [
     "BACKENDS",
     "SCHEDULERS",
+    "TINY_LATENT_SPACE",
+    "TINY_UNCLIP",
     "Generator",
     "GeneratorSettings",
     "ModelFolder",
@@ -30,7 +31,6 @@ __all__ = [
     "describe",
     "load",
     "probe",
-    "tiny_pipeline",
 ]
 
 
@@ -40,7 +40,7 @@ def probe(model_path: Path | None = None, px: int = 0) -> tuple[int, tuple[int, 
     Parameters
     ----------
     model_path : Path, optional
-        Model folder. None: the built-in tiny pipeline, which need not have been built yet.
+        Model folder. None: the built-in one.
     px : int
         Longer side of an image, pixels; 0: the model's own.
 
@@ -57,9 +57,7 @@ def probe(model_path: Path | None = None, px: int = 0) -> tuple[int, tuple[int, 
     ConfigError
         The model cannot make that size.
     """
-    if model_path is None:
-        return TINY_EMBEDDING_SIZE, TINY_IMAGE_SIZE
-    found = describe(model_path).at(px)
+    found = describe(model_path or TINY_UNCLIP).at(px)
     return found.embedding_size, found.image_size
 
 
@@ -85,7 +83,7 @@ def load(settings: GeneratorSettings, on_progress: Callable[[str], None] | None 
     ConfigError
         The noise level is beyond the model's schedule.
     """
-    folder = describe(settings.model_path or tiny_pipeline(on_progress))
+    folder = describe(settings.model_path or TINY_UNCLIP)
     if settings.noise_level >= folder.noise_levels:
         raise ConfigError(f"[generator] noise_level: expected below {folder.noise_levels} for this model, got {settings.noise_level}")
     from rtevo.generate.backends import make

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from rtevo.errors import RtevoError
-from rtevo.generate import BACKENDS, SCHEDULERS, GeneratorSettings, tiny_pipeline
+from rtevo.generate import BACKENDS, SCHEDULERS, TINY_UNCLIP, GeneratorSettings
 from rtevo.generate.check import check
 
 
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
             px=options.px,
             threads=options.threads,
         )
-        report = check(settings, options.model or tiny_pipeline(print), print)
+        report = check(settings, options.model or TINY_UNCLIP, print)
         if options.save:
             from PIL import Image
 
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rtevo.generate", description="Work with image models.")
     command = parser.add_subparsers(required=True).add_parser("check", help="verify a model folder: files, hashes, weights, one image")
-    command.add_argument("model", nargs="?", type=Path, metavar="MODEL_DIR", help="diffusers folder (default: the built-in tiny pipeline)")
+    command.add_argument("model", nargs="?", type=Path, metavar="MODEL_DIR", help="diffusers folder (default: the built-in model)")
     command.add_argument("--steps", type=int, default=10)
     command.add_argument("--guidance", type=float, default=3.0)
     command.add_argument("--scheduler", choices=SCHEDULERS, default="model")

@@ -32,7 +32,7 @@ class GeneratorSettings:
     Parameters
     ----------
     model_path : Path, optional
-        diffusers folder of a Stable unCLIP pipeline, or of Kandinsky 2.2's decoder. None: the built-in tiny one.
+        diffusers folder of a Stable unCLIP pipeline, or of Kandinsky 2.2's decoder. None: the built-in one.
     steps : int
         Denoising steps an image, >= 1.
     guidance_scale : float

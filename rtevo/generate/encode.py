@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from rtevo.errors import DataError, ModelError
 from rtevo.generate.folder import describe
 from rtevo.generate.loading import load_encoder, pick_device
-from rtevo.generate.tiny import tiny_pipeline
+from rtevo.generate.tiny import TINY_UNCLIP
 
 __all__ = ["encode"]
 
@@ -51,7 +51,7 @@ def encode(
         The model's image encoder cannot be loaded, or gives numbers that are not finite.
     """
     where = pick_device(device)
-    encoder, extractor = load_encoder(describe(model_path or tiny_pipeline()))
+    encoder, extractor = load_encoder(describe(model_path or TINY_UNCLIP))
     encoder = encoder.to(where)
     rows: list[NDArray[np.float32]] = []
     with torch.inference_mode():

@@ -6,6 +6,7 @@ series needs only :class:`Room`: somebody who looks at the screen and presses th
 let deliveries go wrong, to rehearse that, and :class:`FaultyNetwork` the link to the stimulus PC.
 """
 
+from rtevo.simulate.concept import concepts
 from rtevo.simulate.faults import Delivery, Faults, FaultyWriter, deliver
 from rtevo.simulate.head import scan_grid
 from rtevo.simulate.localizer import SimulatedDecoder, make_decoder
@@ -29,6 +30,7 @@ __all__ = [
     "Simulation",
     "TrueResponse",
     "VolumeWriter",
+    "concepts",
     "deliver",
     "make_decoder",
     "read_truth",

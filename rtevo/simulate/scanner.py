@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from rtevo.records import Grid
+from rtevo.simulate.concept import ConceptPreference
 from rtevo.simulate.head import Head, HeadMotion, motion_matrix, scan_grid
-from rtevo.simulate.participant import ColourPreference, Participant
+from rtevo.simulate.participant import ColourPreference, Participant, Preference
 
 __all__ = ["Noise", "Scanner", "Simulation", "slice_times_s"]
 
@@ -66,6 +67,8 @@ class Simulation:
         Standard deviation of the slow drift, percent of the signal.
     motion_mm : float
         Extent of slow head motion, mm, and degrees for rotations.
+    prefers : str
+        Concept that is preferred; empty: colours and their layout, drawn by `participant_seed`.
     keys : tuple of str
         Of the ratings 0, 1, 2, ...
     trigger_key : str
@@ -89,6 +92,7 @@ class Simulation:
     physiological: float = 0.5
     drift_percent: float = 0.7
     motion_mm: float = 0.3
+    prefers: str = ""
     keys: tuple[str, ...] = ("1", "2", "3", "4", "6")
     trigger_key: str = "5"
 
@@ -113,9 +117,15 @@ class Simulation:
         """Draw the participant's head (about 0.2 s at 80 x 80 x 35)."""
         return Head.build(self.grid, self.rng(HEAD))
 
-    def preference(self) -> ColourPreference:
-        """Draw the participant's preference."""
-        return ColourPreference(self.rng(PREFERENCE))
+    def preference(self) -> Preference:
+        """Give the participant's preference: for a concept, or drawn.
+
+        Raises
+        ------
+        ConfigError
+            The concept is unknown.
+        """
+        return ConceptPreference(self.prefers) if self.prefers else ColourPreference(self.rng(PREFERENCE))
 
 
 def slice_times_s(slices: int, tr_s: float) -> NDArray[np.float64]:

@@ -276,7 +276,7 @@ def run_scanner(
     volumes : int, optional
         Stop after so many.
     preference : Preference, optional
-        What the participant likes; the settings' :class:`~rtevo.simulate.participant.ColourPreference` if None.
+        What the participant likes; the settings' if None.
     head : Head, optional
         The participant's head, if it is at hand.
     on_volume : callable, optional

@@ -30,6 +30,7 @@ def simulation(config: Config, tr_s: float) -> Simulation:
         amplitude_percent=settings.amplitude_percent,
         tsnr=settings.tsnr,
         motion_mm=settings.motion_mm,
+        prefers=settings.prefers,
         keys=config.presentation.rating_keys,
         trigger_key=config.presentation.trigger_key,
     )

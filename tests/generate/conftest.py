@@ -1,28 +1,23 @@
-"""The tiny pipeline, built once a test session into a cache of its own, and model folders that are all configuration."""
+"""The built-in model, and model folders that are all configuration."""
 
 from __future__ import annotations
 
 import json
-import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
-from rtevo.generate import tiny_pipeline
+from rtevo.generate import TINY_UNCLIP
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Folder of the tiny pipeline in a cache of the test session's own, shared by its workers."""
-    base = tmp_path_factory.getbasetemp()
-    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(cache))
-        yield tiny_pipeline()
+def tiny() -> Path:
+    """Folder of the built-in model."""
+    return TINY_UNCLIP
 
 
 @pytest.fixture

@@ -48,8 +48,7 @@ def test_seeds_of_64_bits_keep_every_bit() -> None:
     assert check_request(np.zeros((1, 2)), np.array([2**64 - 1], np.uint64), 2)[1] == [2**64 - 1]
 
 
-def test_probing_the_tiny_pipeline_needs_neither_torch_nor_a_build(tmp_path: Any) -> None:
+def test_probing_the_built_in_model_needs_no_torch() -> None:
     assert probe() == (64, (64, 64))
     code = "import sys; from rtevo.generate import probe; probe(); sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, env={"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)})
-    assert not list(tmp_path.iterdir())
+    subprocess.run([sys.executable, "-c", code], check=True)
