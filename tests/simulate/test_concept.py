@@ -95,7 +95,8 @@ def test_pictures_of_a_concept_are_liked_more_than_random_ones(tmp_path: object)
 
     prefer, space = ConceptPreference("red circle"), LatentSpace.load(TINY_LATENT_SPACE).first(16)
     with load(GeneratorSettings(steps=4, device="cpu")) as generator:
-        wanted = generator._encode(disc("#f44336"))  # type: ignore[attr-defined]
+        with torch.inference_mode():
+            wanted = generator._encode(disc("#f44336"))  # type: ignore[attr-defined]
         random = space.to_embedding(np.random.default_rng(0).standard_normal((6, 16)))
         first, *others = [prefer(p.pixels) for p in generator.paint(np.concatenate([wanted[None], random]), np.zeros(7, np.uint64))]
     assert first > max(others)
