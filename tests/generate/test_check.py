@@ -28,7 +28,7 @@ def test_a_good_model(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert err == ""
     assert out.splitlines()[-1] == "good"
     assert "embeddings of 64 numbers, images of 64 x 64 px" in out
-    assert "unet: 0.994 M F32 in diffusion_pytorch_model.safetensors" in out
+    assert "unet: 11.6 M F16 in diffusion_pytorch_model.safetensors" in out
     assert np.asarray(Image.open(picture)).shape == (64, 64, 3)
 
 
