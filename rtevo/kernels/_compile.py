@@ -22,7 +22,7 @@ import llvmlite
 import llvmlite.binding
 import numba
 
-__all__ = ["FASTMATH", "cache_folder", "cache_lock", "kernel"]
+__all__ = ["FASTMATH", "cache_folder", "cache_lock", "helper", "kernel"]
 
 
 UNUSED_S = 90 * 86400.0  # compiled code of other versions is kept this long
@@ -76,6 +76,15 @@ def _prune(folder: Path) -> None:
     for lock in folder.parent.glob("*-*/lock"):
         if lock.parent != folder and time.time() - lock.stat().st_mtime > UNUSED_S:
             shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+def helper(function: Callable[..., Any]) -> Any:
+    """Mark a function that kernels call: it becomes part of each of them.
+
+    Left as a function of its own it would be linked by name, and the first copy loaded would serve every kernel of the process. Copies
+    differ in their rounding, so the process that compiled would differ in the last bits from those that load from the cache.
+    """
+    return numba.njit(inline="always")(function)
 
 
 def kernel(function: Callable[..., Any]) -> Any:

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from rtevo.kernels._compile import kernel
+from rtevo.kernels._compile import helper, kernel
 from rtevo.kernels.interpolate import BLOCK, sample_row
 from rtevo.kernels.rigid import rotation
 
@@ -49,13 +48,13 @@ def pack_rows(weight: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int64], int
     return np.stack([x, y, first, length, start], axis=1).astype(np.int64), int(room.sum())
 
 
-@numba.njit(inline="always")
+@helper
 def _inside(x, y, z, shape):  # type: ignore[no-untyped-def]
     """Voxels from the nearest face of the field of view (through the edge voxels' centres), negative outside."""
     return min(x, y, z, shape[0] - 1 - x, shape[1] - 1 - y, shape[2] - 1 - z)
 
 
-@numba.njit(nogil=True)
+@helper
 def _fade(x, y, z, dx, dy, dz, n, shape, out):  # type: ignore[no-untyped-def]
     """Weight of each sample of a row: 1, but falling to 0 from `FADE_FROM` to `FADE_TO` voxels from the faces of the field of view."""
     last = n - 1
@@ -220,7 +219,7 @@ def advance(sums, total, centre, radius, inverse, last, matrix):  # type: ignore
     return moved, change
 
 
-@numba.njit(nogil=True)
+@helper
 def _learn(right, inverse, last):  # type: ignore[no-untyped-def]
     """Broyden's rank-one correction: after the last step the right-hand side should have fallen as it did."""
     step, fallen = last[0], last[1] - right

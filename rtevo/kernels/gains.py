@@ -10,11 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from rtevo.kernels._compile import FASTMATH, kernel
+from rtevo.kernels._compile import helper, kernel
 
 __all__ = ["Gains", "expand", "gains_removed", "make_gains", "refine"]
 
@@ -121,7 +120,7 @@ def make_gains(reference: Array, weight: Array, voxel_size_mm: Array) -> Gains:
     return Gains((x, y, z), held, np.ascontiguousarray(np.linalg.inv(gram), np.float32))
 
 
-@numba.njit(nogil=True)
+@helper
 def _first(knots):  # type: ignore[no-untyped-def]
     """Return the first of the at most 4 splines that reach a voxel."""
     a = 0
@@ -165,7 +164,7 @@ def expand(rows, knots_x, knots_y, knots_z, field, reference, expected):  # type
             expected[o + np.uint64(k)] *= reference[o + np.uint64(k)]
 
 
-@numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
+@helper
 def _project(rows, knots_x, knots_y, knots_z, residual, limit, reference, moments):  # type: ignore[no-untyped-def]
     """Moments of a cut residual with the splines times the reference: float64 (kx, ky, kz), added."""
     tight = np.float32(1.0 / limit)

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from rtevo.kernels._compile import FASTMATH, kernel
+from rtevo.kernels._compile import helper, kernel
 
 __all__ = ["BLOCK", "PAD", "as_line", "mirror_padding", "padded", "prefilter_x", "prefilter_yz", "reslice_rows", "sample_row"]
 
@@ -61,7 +60,7 @@ def mirror_padding(volume: NDArray[np.float32]) -> None:
             lines[PAD + n - 1 + m] = lines[PAD + _reflected(n - 1 + m, n)]
 
 
-@numba.njit(inline="always")
+@helper
 def _weights(t):  # type: ignore[no-untyped-def]
     """Cubic B-spline weights of the 4 voxels around fraction t."""
     u = ONE - t
@@ -71,12 +70,12 @@ def _weights(t):  # type: ignore[no-untyped-def]
     return w0, w1, ONE - w0 - w1 - w3, w3
 
 
-@numba.njit(inline="always")
+@helper
 def _line(c, p, w0, w1, w2, w3):  # type: ignore[no-untyped-def]
     return c[p] * w0 + c[p + U1] * w1 + c[p + U2] * w2 + c[p + U3] * w3
 
 
-@numba.njit(inline="always")
+@helper
 def _plane(c, p, sy, b0, b1, b2, b3, w0, w1, w2, w3):  # type: ignore[no-untyped-def]
     s = _line(c, p, w0, w1, w2, w3) * b0
     s += _line(c, p + sy, w0, w1, w2, w3) * b1
@@ -84,7 +83,7 @@ def _plane(c, p, sy, b0, b1, b2, b3, w0, w1, w2, w3):  # type: ignore[no-untyped
     return s + _line(c, p + U3 * sy, w0, w1, w2, w3) * b3
 
 
-@numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
+@helper
 def _cubic_run(c, p, sx, sy, x, y, z, dx, dy, dz, out, o, n):  # type: ignore[no-untyped-def]
     """Sample n voxels that share their integer offset; n is a multiple of BLOCK, p the first of the 4 x 4 x 4 coefficients.
 
@@ -108,7 +107,7 @@ def _cubic_run(c, p, sx, sy, x, y, z, dx, dy, dz, out, o, n):  # type: ignore[no
         out[o + np.uint64(k)] += s + _plane(c, q + sx, sy, b0, b1, b2, b3, w0, w1, w2, w3) * a3
 
 
-@numba.njit(inline="always")
+@helper
 def _weights5(t):  # type: ignore[no-untyped-def]
     """Quintic B-spline weights of the 6 voxels around fraction t."""
     u = ONE - t
@@ -124,12 +123,12 @@ def _weights5(t):  # type: ignore[no-untyped-def]
     return w0, w1, w2, w3, ONE - w0 - w1 - w2 - w3 - w5, w5
 
 
-@numba.njit(inline="always")
+@helper
 def _line5(c, p, w0, w1, w2, w3, w4, w5):  # type: ignore[no-untyped-def]
     return c[p] * w0 + c[p + U1] * w1 + c[p + U2] * w2 + c[p + U3] * w3 + c[p + U4] * w4 + c[p + U5] * w5
 
 
-@numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
+@helper
 def _quintic_run(c, p, sx, sy, x, y, z, dx, dy, dz, out, o, n):  # type: ignore[no-untyped-def]
     """As :func:`_cubic_run` with 6 x 6 x 6 coefficients from p, one plane of 6 lines a pass."""
     for k in range(n):
@@ -151,7 +150,7 @@ def _quintic_run(c, p, sx, sy, x, y, z, dx, dy, dz, out, o, n):  # type: ignore[
             out[o + np.uint64(k)] += s * a
 
 
-@numba.njit(inline="always")
+@helper
 def _steps(fraction, step, n):  # type: ignore[no-untyped-def]
     """Voxels from here that keep the integer part of a coordinate, at most n, at least 1."""
     if step > 1e-9:
@@ -163,7 +162,7 @@ def _steps(fraction, step, n):  # type: ignore[no-untyped-def]
     return min(k, n)
 
 
-@numba.njit(nogil=True)
+@helper
 def sample_row(flat, shape, quintic, x, y, z, dx, dy, dz, n, out):  # type: ignore[no-untyped-def]
     """Sample n points (x, y, z) + k (dx, dy, dz), in voxels; 0 further than one voxel outside the volume.
 
@@ -239,7 +238,7 @@ def reslice_rows(flat, shape, quintic, matrix, rows, first, last, line, out):  #
             into[m] = line[m]
 
 
-@numba.njit(inline="always")
+@helper
 def _mirror(k, n):  # type: ignore[no-untyped-def]
     """Index of voxel k of a line of n, mirrored about the centres of its edge voxels."""
     if n == 1:
@@ -277,7 +276,7 @@ def prefilter_yz(volume, first, last, line):  # type: ignore[no-untyped-def]
         _mirror_lines(plane, ny)
 
 
-@numba.njit(nogil=True)
+@helper
 def _filter_row(row, n, line):  # type: ignore[no-untyped-def]
     """Direct B-spline filter of one contiguous row as a truncated symmetric convolution, which vectorises where a recursion cannot."""
     for m in range(n):
@@ -297,7 +296,7 @@ def _filter_row(row, n, line):  # type: ignore[no-untyped-def]
         row[np.uint64(k + PAD)] = gain * total
 
 
-@numba.njit(nogil=True)
+@helper
 def _filter_lines(plane, n):  # type: ignore[no-untyped-def]
     """Direct B-spline filter along the first axis of a padded array whose second axis is contiguous: recursive, vectorised across."""
     pole = np.float32(POLE)
@@ -327,7 +326,7 @@ def _filter_lines(plane, n):  # type: ignore[no-untyped-def]
             here[m] = pole * (after[m] - here[m])
 
 
-@numba.njit(nogil=True)
+@helper
 def _mirror_lines(plane, n):  # type: ignore[no-untyped-def]
     for m in range(1, PAD + 1):
         for k in range(plane.shape[1]):

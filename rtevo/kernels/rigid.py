@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from rtevo.kernels._compile import helper
 
 __all__ = ["matrix_from_params", "params_from_matrix", "rotation"]
 
 
-@numba.njit(nogil=True)
+@helper
 def rotation(rot_x, rot_y, rot_z):  # type: ignore[no-untyped-def]
     """Rotation matrix ``Rz Ry Rx``: float64 (3, 3)."""
     cx, cy, cz = math.cos(rot_x), math.cos(rot_y), math.cos(rot_z)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rtevo.kernels._compile import FASTMATH, kernel
+from rtevo.kernels._compile import helper, kernel
 
 __all__ = ["gaussian_taps", "smooth"]
 
@@ -23,7 +22,7 @@ def gaussian_taps(sigma: float) -> NDArray[np.float32]:
     return np.asarray(taps / (taps[0] + 2.0 * taps[1:].sum()), np.float32)
 
 
-@numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")
+@helper
 def _convolve(source, start, step, taps, n, out):  # type: ignore[no-untyped-def]
     """Convolve n values of a line from `start` along `step`: out[k] = sum over m of taps[|m|] source[start + k + m step]."""
     for k in range(n):

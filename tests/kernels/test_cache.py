@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from rtevo.kernels import _compile
 
 LOAD = """
@@ -19,10 +21,26 @@ print(sum(stats.cache_misses.values()), sum(stats.cache_hits.values()))
 """
 
 
-def _start(folder):
+ALIGN = """
+import hashlib
+import numpy as np
+from rtevo.kernels.smooth import smooth
+from rtevo.realign import Realigner, warm_up
+warm_up()
+rng = np.random.default_rng(0)
+still = 1000 + 200 * smooth(rng.standard_normal((40, 40, 30)).astype(np.float32), (1, 1, 1), 5.0) / 0.05
+moved = np.roll(still, 1, 0) + 0.3 * rng.standard_normal(still.shape).astype(np.float32)
+with Realigner(still, np.eye(4)) as realigner:
+    motion = realigner.estimate(moved)
+    aligned = realigner.reslice(moved, motion)
+print(hashlib.sha256(motion.params.tobytes() + aligned.tobytes() + smooth(aligned, (1, 1, 1), 3.0).tobytes()).hexdigest())
+"""
+
+
+def _start(folder, program=LOAD):
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder)}
     environment.pop("NUMBA_CACHE_DIR", None)
-    return subprocess.Popen([sys.executable, "-c", LOAD], env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def _counts(process):
@@ -35,6 +53,12 @@ def test_of_two_processes_one_compiles_and_the_other_loads(tmp_path):
     both = [_start(tmp_path), _start(tmp_path)]
     assert sorted(_counts(p) for p in both) == [(0, 1), (1, 0)]
     assert _counts(_start(tmp_path)) == (0, 1)
+
+
+@pytest.mark.slow
+def test_the_process_that_compiles_and_one_that_loads_agree_to_the_last_bit(tmp_path):
+    results = [_start(tmp_path, ALIGN).communicate(timeout=240)[0] for _ in range(2)]
+    assert results[0] == results[1] != ""
 
 
 def test_every_processor_and_version_has_its_folder(monkeypatch):
