@@ -149,7 +149,8 @@ def test_auto_falls_back_and_says_so(tiny: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(backends.CompiledGenerator, "warm_up", broken)
     with load(GeneratorSettings(tiny, steps=1, device="cpu")) as generator:
         assert type(generator) is EagerGenerator
-    assert "falls back to eager, which is slower: no such luck" in caplog.text
+    assert "cannot take compiled: no such luck" in caplog.text
+    assert "falls back to eager, which is slower" in caplog.text
 
 
 def broken(_: Any) -> None:
