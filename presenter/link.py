@@ -249,7 +249,7 @@ class Link:
                 self._refusal = ""
                 self._say_hello()
             else:
-                self._refusal = REFUSALS[event]
+                self._refusal = REFUSALS[zmq.Event(event)]
 
     def _say_hello(self) -> None:
         software = f"Python {platform.python_version()} on {platform.system()}"
