@@ -195,6 +195,7 @@ class FolderSource:
         volumes += self._advance(now_s, final=True)
         if self.run is None and self._settled:
             self.problems.append(f"{self.folder}: {self.explain()}")
+            self._selection.pass_over()  # nobody waits for their volumes
         return volumes
 
     def read_all(self, *, final: bool = True) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -92,6 +92,7 @@ def check(volumes: list[Volume], whole: set[int], known: set[int], recording: Re
 
 
 @settings(max_examples=150, deadline=None)
+@example(faults=Faults(drop=0.1, truncate=0.4, stranger=0.4), seed=434, kind="mosaic", polls=0, pause_s=0.0)  # only strangers are left
 @given(
     faults=deliveries,
     seed=st.integers(0, 1000),
