@@ -384,7 +384,7 @@ def run(plan: Plan) -> dict[str, Any]:
         A process died; what had been recorded has been saved, and the summary written.
     """
     from rtevo.console import Status
-    from rtevo.record import LogWriter, finalise
+    from rtevo.record import LOG, LogWriter, finalise, hidden_truth
     from rtevo.supervisor import Supervisor
 
     _open_record(plan)
@@ -402,10 +402,12 @@ def run(plan: Plan) -> dict[str, Any]:
             failure = error
             supervisor.abandon()
         rings = supervisor.ring_statistics()
-        warnings = supervisor.warnings
-    with LogWriter(plan.out / "record.jsonl") as log:
+        warnings, clock_ns = supervisor.warnings, supervisor.clock.now_ns()
+    with LogWriter(plan.out / LOG) as log:
+        if truth := hidden_truth(plan.out):
+            log.append("truth", {"preferences": truth}, clock_ns)
         end = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "status": status, "reason": str(failure or ""), "condition": plan.condition}
-        log.append("end", {**end, "rings": rings, "warnings": warnings})
+        log.append("end", {**end, "rings": rings, "warnings": warnings}, clock_ns)
     summary = finalise(plan.out)
     if failure:
         raise failure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from rtevo import records
 from rtevo.errors import DataError
-from rtevo.record import LogWriter, Recorder, finalise, image_path, read_log
+from rtevo.record import LogWriter, Recorder, finalise, hold, image_path, read_log
 from rtevo.records import EventKind, VolumeFlag
 
 START = {"tr_s": 2.0, "rtevo": "0", "condition": "brain", "seed": 1}
@@ -57,6 +58,27 @@ def test_damage_in_the_middle_is_an_error_with_its_line(tmp_path: Path) -> None:
     path.write_bytes(lines[0] + lines[1].replace(b'"k": 1', b'"k": 7') + lines[2])
     with pytest.raises(DataError, match="line 2: damaged"):
         read_log(path)
+
+
+def test_a_missing_line_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with LogWriter(path) as log:
+        for k in range(3):
+            log.append("x", {"k": k})
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[2])
+    with pytest.raises(DataError, match="line 2: expected record 1, found record 2"):
+        read_log(path)
+
+
+def test_a_log_has_one_writer_and_a_folder_one_holder(tmp_path: Path) -> None:
+    with LogWriter(tmp_path / "log"), hold(tmp_path):
+        with pytest.raises(DataError, match="another process writes to it"):
+            LogWriter(tmp_path / "log")
+        with pytest.raises(DataError, match="still running"), hold(tmp_path):
+            pass
+    with LogWriter(tmp_path / "log"), hold(tmp_path):
+        pass
 
 
 @pytest.fixture
@@ -116,7 +138,9 @@ def session(tmp_path: Path) -> Path:
         recorder.take("fitness", slot(records.fitness_dtype(), **key, fitness=0.1 * k))
     with recorder.log as log:
         log.append("end", {"status": "completed", "reason": "", "rings": {}, "warnings": []})
-    (tmp_path / "hidden_truth.tsv").write_text("onset\tpreference\n4\t1.0\n8\t2.0\n12\t6.0\n", encoding="utf-8")
+    hashes = [hashlib.sha256(np.full((4, 5, 3), 40 * k, np.uint8).tobytes()).hexdigest()[:16] for k in range(3)]
+    seen = "".join(f"{preference}\t{own}\n" for preference, own in zip((1.0, 2.0, 6.0), hashes, strict=True))
+    (tmp_path / "hidden_truth.tsv").write_text(f"preference\tpixels_sha256\n{seen}", encoding="utf-8")
     return tmp_path
 
 

@@ -42,7 +42,7 @@ def _take_all(recorder: Recorder, inputs: dict[str, Ring], context: Context, tim
                     copy, lost = slot.copy(), ring.lost
                 if lost:
                     context.log.warning("record: the disk was slower than '%s': %d records are not in the log", name, lost)
-                recorder.take(name.partition("-")[0], copy)
+                recorder.take(name.partition("-")[0], copy, context.clock.now_ns())
                 taken += 1
         except RingOverrun as overrun:
             context.log.warning("record: the disk was slower than '%s': %s", name, overrun)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from PIL import Image
 
 from rtevo import export, report
 from rtevo.record import image_path, read_log
+from rtevo.record.__main__ import main as record_command
 from rtevo.stages.evolution import scramble
 
 pytestmark = pytest.mark.slow
@@ -79,6 +81,18 @@ def test_a_session_runs_leaves_everything_and_repeats_itself(session: Callable[.
     for trial in trials:
         assert size(image_path(first.out, int(trial["generation"]), int(trial["candidate"]))) == (64, 64)
     assert {p.name for p in first.out.iterdir()} >= {"session.toml", "session.log", "provenance.json", "record.jsonl", "decoder"}
+    alone = first.out.parent / "alone"
+    alone.mkdir()
+    shutil.copy(first.out / "record.jsonl", alone)
+    assert record_command([str(alone)]) == 0
+    for name in ("trials.tsv", "motion.tsv", "summary.json", "latents.npz"):
+        assert (alone / name).read_bytes() == (first.out / name).read_bytes(), name
+    log = read_log(alone / "record.jsonl")
+    assert [r["seq"] for r in log] == list(range(len(log)))
+    for ring in ("volumes", "aligned", "scores", "fitness", "latents", "images", "events"):  # each on the session clock
+        clock = [r["clock_ns"] for r in log if r["type"] == ring]
+        assert clock == sorted(clock), ring
+        assert clock[-1] > 0, ring
     assert report.main([str(first.out)]) == 0
     assert size(first.out / "report.png") == (1320, 1056)
 

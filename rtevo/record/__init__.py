@@ -1,0 +1,27 @@
+"""What a run leaves behind: an append-only log, and the tables that are rebuilt from it.
+
+The recorder is an observer of every ring: it can hold up nobody, and is told where it has missed something. :func:`finalise` makes
+``trials.tsv``, ``motion.tsv``, ``latents.npz`` and ``summary.json`` from the log alone, also after a crash: ``python -m rtevo.record OUT``.
+A session that was resumed has several *parts* in one log, each a run of the scanner; volumes are counted, and onsets are timed, as if
+each part had followed upon the one before without a gap.
+"""
+
+from rtevo.record.log import LOG, LogWriter, earlier, hold, parts, read_log
+from rtevo.record.recorder import Recorder, compact, image_path, volume_path
+from rtevo.record.tables import finalise, floats, hidden_truth
+
+__all__ = [
+    "LOG",
+    "LogWriter",
+    "Recorder",
+    "compact",
+    "earlier",
+    "finalise",
+    "floats",
+    "hidden_truth",
+    "hold",
+    "image_path",
+    "parts",
+    "read_log",
+    "volume_path",
+]

@@ -1,0 +1,37 @@
+"""``python -m rtevo.record OUT``: make a session's tables again from its log."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rtevo.errors import RtevoError
+from rtevo.record import LOG, finalise, parts, read_log
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit status."""
+    p = argparse.ArgumentParser(
+        prog="python -m rtevo.record",
+        description="Make trials.tsv, motion.tsv, latents.npz and summary.json of a session again, from its log (record.jsonl) alone.",
+    )
+    p.add_argument("out", type=Path, metavar="OUT", help="the session's folder")
+    options = p.parse_args(arguments)
+    try:
+        log = read_log(options.out / LOG)
+        summary = finalise(options.out)
+    except (RtevoError, OSError) as error:
+        print(f"rtevo: {error}", file=sys.stderr)
+        return 1
+    images, volumes = summary["images"], summary["volumes"]
+    print(
+        f"{options.out}: {len(log)} records in {len(parts(log))} part(s), {volumes['received']} volumes, {images['shown']} images shown, "
+        f"status {summary.get('status', 'unfinished')}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Slots of rings -> the log, pictures and volumes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtevo.record.log import LOG, LogWriter, read_log
+from rtevo.records import VolumeFlag
+
+__all__ = ["Recorder", "compact", "image_path", "volume_path"]
+
+
+def image_path(out: Path, generation: int, candidate: int) -> Path:
+    """Where a picture is saved."""
+    return out / "images" / f"generation-{generation:02d}" / f"candidate-{candidate:02d}.png"
+
+
+def volume_path(out: Path, index: int, kind: str = "volumes") -> Path:
+    """Where a volume is saved; `kind` is ``volumes`` (as it came) or ``aligned``."""
+    return out / kind / f"volume-{index:05d}.nii.gz"
+
+
+def compact(data: NDArray[np.float32]) -> NDArray[Any]:
+    """Give a volume in the smallest of int16, uint16 and float32 that holds every value exactly."""
+    if np.isfinite(data).all() and np.array_equal(data, np.rint(data)):
+        low, high = float(data.min()), float(data.max())
+        for kind in (np.int16, np.uint16):
+            if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+                return data.astype(kind)
+    return data
+
+
+def _plain(value: Any) -> Any:
+    """Turn a field of a slot into what JSON holds."""
+    if isinstance(value, np.ndarray):
+        return base64.b64encode(value.tobytes()).decode() if value.dtype == np.float32 else value.tolist()
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value.item() if isinstance(value, np.generic) else value
+
+
+class Recorder:
+    """Write slots to the log, pictures to PNG and volumes to NIfTI.
+
+    Parameters
+    ----------
+    out : Path
+        The session's folder.
+    affine : ndarray (4, 4)
+        Of the volumes.
+    save_raw : bool
+        Whether to keep volumes as they came; aligned ones are kept where they come with data.
+    """
+
+    def __init__(self, out: Path, affine: NDArray[np.float64], save_raw: bool = False) -> None:
+        self.out, self.affine, self.save_raw = out, affine, save_raw
+        self._painted = {_key(r) for r in (read_log(out / LOG) if (out / LOG).exists() else []) if r["type"] in ("latents", "images")}
+        self.log = LogWriter(out / LOG)
+
+    def take(self, ring: str, slot: Any, clock_ns: int = 0) -> None:
+        """Record one slot of a ring.
+
+        An image that was asked for and painted, but not shown, in an earlier part of the session is not recorded again.
+
+        Parameters
+        ----------
+        ring : str
+        slot : numpy.void
+            A copy that nobody writes to.
+        clock_ns : int
+            Session time now, ns.
+        """
+        fields = {name: _plain(slot[name]) for name in slot.dtype.names if name not in ("pixels", "data")}
+        if ring == "images":
+            pixels = np.array(slot["pixels"])
+            fields["sha256"] = hashlib.sha256(pixels.tobytes()).hexdigest()
+            self._save_image(image_path(self.out, fields["generation"], fields["candidate"]), pixels)
+        elif ring == "volumes" and self.save_raw and not fields["flags"] & VolumeFlag.MISSING:
+            self._save_volume(volume_path(self.out, fields["index"]), np.array(slot["data"]))
+        elif ring == "aligned" and "data" in slot.dtype.names:
+            self._save_volume(volume_path(self.out, fields["index"], "aligned"), np.array(slot["data"]))
+        if _key({"type": ring, **fields}) not in self._painted:
+            self.log.append(ring, fields, clock_ns)
+
+    def _save_image(self, path: Path, pixels: NDArray[np.uint8]) -> None:
+        from PIL import Image
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}")
+        Image.fromarray(pixels).save(part, format="png", compress_level=1)
+        _into_place(part, path)
+
+    def _save_volume(self, path: Path, data: NDArray[np.float32]) -> None:
+        import nibabel
+
+        path.parent.mkdir(exist_ok=True)
+        part = path.with_name(f".{path.name}")
+        nibabel.save(nibabel.Nifti1Image(compact(data), self.affine), part)
+        _into_place(part, path)
+
+
+def _key(record: dict[str, Any]) -> tuple[str, int, int]:
+    return record["type"], record.get("generation", -1), record.get("candidate", -1)
+
+
+def _into_place(part: Path, path: Path) -> None:
+    """Give a file its name once it is on the disk: one that has its name is whole, and what the log tells of is there."""
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
