@@ -1,39 +1,27 @@
 """Command line of a session: ``python -m rtevo.run``.
 
-Everything that can be wrong is checked before the first process starts: the session file, the recorded series, the decoder and its
-geometry, the image model, the latent space, the output folder.
+Everything that can be wrong is checked before the first process starts (:mod:`rtevo.prepare`).
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import logging
-import os
-import platform
-import secrets
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtevo import __version__
-from rtevo.config import Config, dump, example, load
-from rtevo.errors import ConfigError, DataError, DecoderError, RtevoError, StageError
+from rtevo.config import example, load
+from rtevo.errors import ConfigError, RtevoError, StageError
+from rtevo.prepare import open_record, prepare
 
 if TYPE_CHECKING:
     from rtevo.stages import Plan
 
-__all__ = ["main", "prepare"]
-
-SIMULATED_TR_S = 0.867
+__all__ = ["main", "run"]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -102,276 +90,6 @@ def _overrides(options: argparse.Namespace) -> dict[tuple[str, str], Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-# --- before the first process ------------------------------------------------------------------------------------------------------
-
-
-def _new_folder(wanted: str) -> Path:
-    """Make the session's folder; an existing one is never written to."""
-    if wanted:
-        out = Path(wanted)
-        try:
-            out.mkdir(parents=True)
-        except FileExistsError:
-            raise ConfigError(
-                f"[record] out: expected a folder that does not exist yet, got {wanted!r}: nothing is ever overwritten"
-            ) from None
-        except OSError as error:
-            raise ConfigError(f"[record] out: {wanted!r} cannot be made: {error.strerror}") from None
-        return out.resolve()
-    day = time.strftime("%Y-%m-%d")
-    number = 1
-    while True:
-        out = Path("sessions") / f"{day}-{number}"
-        try:
-            out.mkdir(parents=True)
-            return out.resolve()
-        except FileExistsError:
-            number += 1
-
-
-def prepare(config: Config) -> Plan:
-    """Check everything and decide everything that the stages need to know.
-
-    Raises
-    ------
-    RtevoError
-        Whatever is wrong, before anything has started.
-    """
-    from rtevo import generate
-    from rtevo.stages import Plan, evolution
-
-    model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else None
-    embedding_size, image_size = generate.probe(model, config.generator.px)
-    space = _check_space(config, embedding_size)
-    _check_participant(config)
-    condition = evolution.check(config, space)
-    _check_delivery(config)
-    source = _describe_source(config)
-    loaded = _check_decoder(config, source)
-    tr_s = _repetition_time(config, source)
-    out = _new_folder(config.record.out)
-    space.save(out / "latent_space.npz")
-    folder, decoder = loaded or _make_decoder(config, source, tr_s, out / "decoder")
-    runtime = _runtime_folder()
-    return Plan(
-        name=secrets.token_hex(3),
-        config=config,
-        condition=condition,
-        out=out,
-        runtime=runtime,
-        incoming=_incoming(config, out, runtime),
-        grid=decoder.grid,
-        tr_s=tr_s,
-        decoder=folder,
-        decoder_name=decoder.name,
-        latent_space=out / "latent_space.npz",
-        embedding_size=embedding_size,
-        image_size=image_size,
-    )
-
-
-def _check_delivery(config: Config) -> None:
-    """See whether volumes can come over the network, and whether the faults of a rehearsal are some."""
-    from rtevo.ingest.receiver import check_listening
-    from rtevo.simulate.faults import Faults
-
-    settings, dicom = config.acquisition, config.acquisition.delivery == "dicom"
-    try:
-        faults = Faults.parse(config.simulation.faults)
-        if settings.delivery != "folder":
-            faults.check_sent()
-    except ConfigError as error:
-        raise ConfigError([f"[simulation] {mistake}" for mistake in error.mistakes]) from None
-    if settings.delivery != "folder":
-        try:
-            check_listening(settings.address, settings.port if settings.source == "watch" else 0, dicom=dicom)
-        except DataError as error:
-            raise ConfigError(f"[acquisition] delivery = {settings.delivery!r}: {error}") from None
-
-
-def _incoming(config: Config, out: Path, runtime: Path) -> Path:
-    """Folder that volumes' files arrive in, or are kept in when they were received."""
-    if config.acquisition.source != "watch":
-        return runtime / "incoming"
-    return Path(config.acquisition.folder).resolve() if config.acquisition.folder else out / "received"
-
-
-def _runtime_folder() -> Path:
-    """Make the folder of what lives only as long as the session; remove what killed sessions have left."""
-    place = Path(tempfile.gettempdir())
-    for left in place.glob("rtevo-run-*-*"):
-        with suppress(OSError, ValueError):
-            os.kill(int(left.name.split("-")[2]), 0)
-            continue
-        shutil.rmtree(left, ignore_errors=True)
-    runtime = Path(tempfile.mkdtemp(prefix=f"rtevo-run-{os.getpid()}-", dir=place))
-    (runtime / "incoming").mkdir()
-    return runtime
-
-
-def _check_space(config: Config, embedding_size: int) -> Any:
-    from rtevo.generate import TINY_LATENT_SPACE
-    from rtevo.latent import LatentSpace
-
-    settings = config.evolution
-    file = Path(settings.pca) if settings.pca else TINY_LATENT_SPACE
-    space = LatentSpace.load(file)
-    if space.embedding_size != embedding_size:
-        raise ConfigError(
-            f"[evolution] pca: expected a space of {embedding_size}-d embeddings (the model), got {space.embedding_size}-d: {file}"
-        )
-    if space.latent_size < settings.latent_size:
-        raise ConfigError(
-            f"[evolution] latent_size: expected at most the {space.latent_size} components of {file}, got {settings.latent_size}"
-        )
-    try:
-        return space.first(settings.latent_size).scaled(settings.latent_scaling)
-    except DataError as problem:
-        raise ConfigError(f"[evolution] latent_scaling = {settings.latent_scaling!r}: {settings.pca}: {problem}") from None
-
-
-def _check_participant(config: Config) -> None:
-    from rtevo.stages.rehearsal import simulation
-
-    if config.acquisition.source == "simulate":
-        simulation(config, SIMULATED_TR_S).preference()
-
-
-def _describe_source(config: Config) -> Any:
-    """Look at a recorded series; None for the other sources."""
-    from rtevo.ingest import describe
-
-    if config.acquisition.source != "replay":
-        return None
-    return describe(Path(config.acquisition.folder), series=config.acquisition.series or None)
-
-
-def _check_decoder(config: Config, source: Any) -> tuple[Path, Any] | None:
-    from rtevo.decode import Decoder
-
-    if not config.decoder.folder:
-        return None
-    folder = Path(config.decoder.folder).resolve()
-    decoder = Decoder.load(folder, config.decoder.name or None)
-    grid = source.grid if source is not None else None
-    if config.acquisition.source == "simulate":
-        from rtevo.stages.rehearsal import simulation
-
-        grid = simulation(config, SIMULATED_TR_S).grid
-    if grid is not None and (difference := decoder.grid.difference(grid)):
-        raise DecoderError(f"[decoder] folder {folder}: the decoder's geometry is not that of the incoming volumes: {difference}")
-    return folder, decoder
-
-
-def _repetition_time(config: Config, source: Any) -> float:
-    given = config.acquisition.tr_s
-    if source is None:
-        return given or SIMULATED_TR_S
-    if not given and not source.tr_s:
-        raise DataError(f"{config.acquisition.folder}: the headers hold no repetition time; set [acquisition] tr_s")
-    return float(given or source.tr_s)
-
-
-def _make_decoder(config: Config, source: Any, tr_s: float, folder: Path) -> tuple[Path, Any]:
-    """Make the decoder of a session that names none: from the simulated participant's localizer, or a map to try a replay with."""
-    from rtevo.decode import write_decoder
-
-    if config.acquisition.source == "simulate":
-        from rtevo.simulate import make_decoder
-        from rtevo.stages.rehearsal import simulation
-
-        made = make_decoder(simulation(config, tr_s))
-        settings = {**made.settings, "tr_s": tr_s}
-        arrays = (made.reference, made.mask, made.weights, made.grid.affine)
-        return folder, write_decoder(folder, "liking", *arrays, settings, made.noise_sd)
-    return folder, _demonstration(config, source, folder)
-
-
-def _first_volume(config: Config, uid: str) -> Any:
-    """Read the first whole volume of a recording."""
-    from rtevo.ingest import FolderSource
-
-    settings = config.acquisition
-    recording = FolderSource(Path(settings.folder), series=uid, patience_s=0, stall_s=0)
-    volumes = recording.poll() + recording.finish()
-    return next(v.data for v in volumes if v.data is not None)
-
-
-def _demonstration(config: Config, source: Any, folder: Path) -> Any:
-    """Write a decoder with a smooth random map on the recording's first volume: its scores mean nothing, but everything runs."""
-    import numpy as np
-    from scipy.ndimage import gaussian_filter
-
-    from rtevo.decode import write_decoder
-    from rtevo.realign import brain_mask
-
-    reference = _first_volume(config, source.uid)
-    mask = brain_mask(reference, source.grid.affine)
-    rng = np.random.default_rng(config.session.seed)
-    weights = gaussian_filter(rng.standard_normal(reference.shape), 6 / source.grid.voxel_size_mm)
-    settings = {"kind": "demonstration: a random map; its scores mean nothing", "seed": config.session.seed}
-    return write_decoder(folder, "demonstration", reference, mask, weights / weights.std(), source.grid.affine, settings)
-
-
-# --- provenance ----------------------------------------------------------------------------------------------------------------------
-
-
-def _hash(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files with their names."""
-    digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            digest.update(str(file.relative_to(path)).encode() if path.is_dir() else b"")
-            with file.open("rb") as handle:
-                while chunk := handle.read(1 << 20):
-                    digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _provenance(plan: Plan) -> dict[str, Any]:
-    packages = ("numpy", "numba", "torch", "diffusers", "transformers", "pydicom", "nibabel", "pyzmq", "posix_ipc")
-    hashes = {"decoder": _hash(plan.decoder), "latent_space": _hash(plan.latent_space)}
-    if plan.config.generator.unclip_model_path:
-        hashes["model"] = _hash(Path(plan.config.generator.unclip_model_path))
-    return {
-        "rtevo": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "packages": {name: metadata.version(name) for name in packages},
-        "sha256": hashes,
-    }
-
-
-def _open_record(plan: Plan) -> None:
-    """Write what is known before the first volume: the resolved session file, versions and hashes, the log's first record."""
-    from rtevo.record import LogWriter
-
-    config = replace(
-        plan.config, acquisition=replace(plan.config.acquisition, tr_s=plan.tr_s), record=replace(plan.config.record, out=str(plan.out))
-    )
-    (plan.out / "session.toml").write_text(dump(config), encoding="utf-8")
-    provenance = _provenance(plan)
-    (plan.out / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
-    with LogWriter(plan.out / "record.jsonl") as log:
-        log.append(
-            "start",
-            {
-                "rtevo": __version__,
-                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "participant": config.session.participant,
-                "condition": config.session.condition,
-                "source": config.acquisition.source,
-                "seed": config.session.seed,
-                "speed": config.session.speed,
-                "tr_s": plan.tr_s,
-                "shape": list(plan.grid.shape),
-                "affine": plan.grid.affine.tolist(),
-                "cadence_s": config.presentation.image_s + config.presentation.washout_s,
-            },
-        )
-
-
 # --- the session -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -387,7 +105,7 @@ def run(plan: Plan) -> dict[str, Any]:
     from rtevo.record import LOG, LogWriter, finalise, hidden_truth
     from rtevo.supervisor import Supervisor
 
-    _open_record(plan)
+    open_record(plan)
     failure: StageError | None = None
     status, rings = "failed", {}
     with Status(plan) as display, Supervisor(plan, display.log, display.progress) as supervisor:
