@@ -2,6 +2,7 @@
 
 ``build/engine.py`` runs this in a process of its own, by default with its own interpreter; another one may be named, so that TensorRT need
 not be installed beside torch. Works with TensorRT 8.6 and with 10 and later, and from Python 3.10 on. The last line printed is JSON.
+``--picture`` paints a whole picture with engines that are there, beside the one that torch has painted, and times them.
 """
 
 from __future__ import annotations
@@ -180,6 +181,18 @@ class Device:
         self._call("cudaMemcpy", pointer, array.ctypes.data, array.nbytes, self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice)
         return pointer
 
+    def fill(self, pointer: int, array: np.ndarray) -> None:
+        """Copy an array over one of the same size."""
+        self._call("cudaMemcpy", pointer, array.ctypes.data, array.nbytes, self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice)
+
+    def seconds(self, queue: Any) -> float:
+        """How long the device takes for what is queued."""
+        self._call("cudaStreamSynchronize", self.stream)
+        started = time.perf_counter()
+        queue()
+        self._call("cudaStreamSynchronize", self.stream)
+        return time.perf_counter() - started
+
     def get(self, pointer: int, like: np.ndarray) -> np.ndarray:
         """Wait for the stream and copy an array back."""
         self._call("cudaStreamSynchronize", self.stream)
@@ -188,23 +201,76 @@ class Device:
         return found
 
 
-def outputs(trt: Any, plan: bytes, cases: list[dict[str, np.ndarray]], device: Any, runner_class: Any) -> list[np.ndarray]:
-    """Run an engine on each case; the output is poisoned before each run."""
-    runner = runner_class(plan, trt)
-    ((name, (shape, dtype)),) = runner.outputs.items()
-    found = []
-    for case in cases:
-        for given, (wanted, kind) in runner.inputs.items():
-            array = np.ascontiguousarray(case[given], kind)
+class Engine:
+    """An engine with memory of its own for its one output; what it is given lies where :meth:`Device.put` has put it."""
+
+    def __init__(self, trt: Any, plan: bytes, device: Any, runner_class: Any) -> None:
+        self._device, self._runner = device, runner_class(plan, trt)
+        ((name, (shape, dtype)),) = self._runner.outputs.items()
+        self._poison = np.full(shape, np.nan, dtype)
+        self._places = {name: device.put(self._poison)}
+        self._output = name
+        self._runner.bind(name, self._places[name])
+
+    def __call__(self, given: dict[str, np.ndarray]) -> np.ndarray:
+        """Run it on inputs, by name; inputs left out stay as they were. The output is poisoned before."""
+        for name, array in given.items():
+            wanted, kind = self._runner.inputs[name]
+            array = np.ascontiguousarray(array, kind)
             if array.shape != wanted:
-                raise BuildError(f"engine input {given}: expected shape {wanted}, got {array.shape}")
-            runner.bind(given, device.put(array))
-        poisoned = np.full(shape, np.nan, dtype)
-        pointer = device.put(poisoned)
-        runner.bind(name, pointer)
-        runner.run(device.stream)
-        found.append(device.get(pointer, poisoned))
-    return found
+                raise BuildError(f"engine input {name}: expected shape {wanted}, got {array.shape}")
+            if name not in self._places:
+                self._places[name] = self._device.put(array)
+                self._runner.bind(name, self._places[name])
+            self._device.fill(self._places[name], array)
+        self._device.fill(self._places[self._output], self._poison)
+        self.queue()
+        return self._device.get(self._places[self._output], self._poison)
+
+    def queue(self) -> None:
+        """Queue a run on what lies there."""
+        self._runner.run(self._device.stream)
+
+
+def paint(unet: Any, vae: Any, picture: dict[str, np.ndarray]) -> np.ndarray:
+    """Paint one picture with two engines; gives its levels, float (H, W, 3).
+
+    Parameters
+    ----------
+    unet, vae : callable
+        As :class:`Engine`.
+    picture : dict
+        `inputs` (m, m + 1), `final` (m + 1,) and `timesteps` (m,), the scheduler's table; `noise` (1, c, h, w); `class_labels` (r, k);
+        `prompt` (r, t, e); `guidance_scale` and `scaling_factor`. Of r = 2 rows the first is the unguided one.
+    """
+    history = [picture["noise"].astype(np.float64)]
+    rows = len(picture["class_labels"])
+    unet_inputs = {"class_labels": picture["class_labels"], "encoder_hidden_states": picture["prompt"]}
+    for factors, timestep in zip(picture["inputs"], picture["timesteps"], strict=True):
+        latents = sum(f * h for f, h in zip(factors, history, strict=False))
+        found = unet({**unet_inputs, "sample": np.repeat(latents, rows, 0), "timestep": np.atleast_1d(timestep)}).astype(np.float64)
+        unet_inputs = {}
+        if rows == 2:
+            found = found[:1] + float(picture["guidance_scale"]) * (found[1:] - found[:1])
+        history.append(found)
+    latents = sum(f * h for f, h in zip(picture["final"], history, strict=True))
+    image = vae({"latents": latents / float(picture["scaling_factor"])}).astype(np.float64)[0]
+    return np.asarray((np.clip(image / 2 + 0.5, 0, 1) * 255).round().transpose(1, 2, 0))
+
+
+def check_picture(trt: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Paint the picture of ``--picture``: mean distance from torch's, grey levels, and the median time of each engine's run, ms."""
+    device, runner_class = Device(), load_runner()
+    unet, vae = (Engine(trt, plan.read_bytes(), device, runner_class) for plan in options.plans)
+    with np.load(options.picture) as file:
+        picture = dict(file)
+    found = paint(unet, vae, picture)
+    times = {name: [device.seconds(engine.queue) for _ in range(20)] for name, engine in (("unet_ms", unet), ("vae_ms", vae))}
+    return {
+        "finite": bool(np.isfinite(found).all()),
+        "grey_levels": float(np.abs(found - picture["pixels"]).mean()),
+        **{name: round(1e3 * float(np.median(seconds)), 3) for name, seconds in times.items()},
+    }
 
 
 def compare(found: list[np.ndarray], wanted: list[np.ndarray]) -> dict[str, Any]:
@@ -232,10 +298,12 @@ def read_cases(path: Path) -> tuple[list[dict[str, np.ndarray]], list[np.ndarray
 def main(arguments: list[str] | None = None) -> int:
     """Build, run on the cases, compare; prints a line of JSON last. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="builder.py", description="Build one TensorRT engine from ONNX and compare its outputs.")
-    parser.add_argument("onnx", type=Path)
-    parser.add_argument("plan", type=Path)
-    parser.add_argument("--cases", type=Path, required=True, help="npz of inputs and wanted outputs")
-    parser.add_argument("--timing-cache", type=Path, required=True)
+    parser.add_argument("--onnx", type=Path)
+    parser.add_argument("--plan", type=Path)
+    parser.add_argument("--cases", type=Path, help="npz of inputs and wanted outputs")
+    parser.add_argument("--timing-cache", type=Path)
+    parser.add_argument("--picture", type=Path, help="build nothing; npz of what a picture is painted from, and torch's picture")
+    parser.add_argument("--plans", type=Path, nargs=2, metavar=("UNET", "VAE"), help="engines that paint it")
     parser.add_argument("--precision", choices=("float16", "float32"), default="float16")
     parser.add_argument("--level", type=int, default=3, help="builder optimisation level, 0 to 5")
     parser.add_argument("--workspace-gib", type=float, default=8.0)
@@ -244,12 +312,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         import tensorrt as trt
 
+        if options.picture:
+            print(json.dumps(check_picture(trt, options)))
+            return 0
         started = time.monotonic()
         build(trt, options)
         seconds = round(time.monotonic() - started, 1)
         tell("comparing with torch")
         inputs, wanted = read_cases(options.cases)
-        found = outputs(trt, options.plan.read_bytes(), inputs, Device(), load_runner())
+        engine = Engine(trt, options.plan.read_bytes(), Device(), load_runner())
+        found = [engine(case) for case in inputs]
         print(json.dumps({"tensorrt": trt.__version__, "build_s": seconds, **compare(found, wanted)}))
     except ImportError as problem:
         print(json.dumps({"error": f"{sys.executable}: expected TensorRT 8.6 or later and cuda-python: {problem}"}))

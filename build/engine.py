@@ -1,9 +1,9 @@
 """Builds the TensorRT engines of a Stable unCLIP model: ``python build/engine.py MODEL_DIR``.
 
 UNet and VAE decoder are exported to ONNX, the ONNX files compared with torch (by onnxruntime), engines built from them
-(``build/builder.py``, in a process of its own), and the engines' outputs compared with torch's. Only what passes is published. The UNet
-has four inputs: the unCLIP embedding enters as ``class_labels``, a keyword argument, which an exporter may drop without a word; so the
-ONNX file must have all four, and another embedding must change what comes out.
+(``build/builder.py``, in a process of its own), their outputs compared with torch's, and a whole picture too. Only what passes is
+published. The UNet has four inputs: the unCLIP embedding enters as ``class_labels``, a keyword argument, which an exporter may drop
+without a word; so the ONNX file must have all four, and another embedding must change what comes out.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from torch import nn
 
 from rtevo.errors import ModelError, RtevoError
 from rtevo.generate.base import GeneratorSettings
+from rtevo.generate.compiled import VERIFY_TOLERANCE
 from rtevo.generate.engines import default_folder, publish
 from rtevo.generate.folder import PIPELINE, ModelFolder, describe
 from rtevo.generate.hashes import fingerprint, hash_files
-from rtevo.generate.loading import pick_device
+from rtevo.generate.loading import pick_device, with_scheduler
 from rtevo.generate.models import StableUnclip
+from rtevo.generate.parts import draw_noise, to_pixels
+from rtevo.generate.steps import step_table
 from rtevo.generate.tensorrt import engine_key
 
 TOLERANCE = {"float16": 1e-2, "float32": 1e-3}
@@ -101,6 +104,30 @@ def vae_cases(model: StableUnclip) -> list[Case]:
     draw = torch.Generator().manual_seed(1)
     latents = torch.randn((1, *model.folder.latent_shape), generator=draw) / model.pipe.vae.config.scaling_factor
     return [{"latents": latents.to(model.device, model.dtype)}]
+
+
+def picture_case(model: StableUnclip) -> dict[str, np.ndarray]:
+    """What a picture is painted from, as ``builder.paint`` takes it, and the picture that torch paints from it."""
+    folder, settings = model.folder, model.settings
+    model.pipe.scheduler = scheduler = with_scheduler(model.pipe.scheduler, "ddim")
+    scheduler.set_timesteps(settings.steps, device=model.device)
+    draw = [torch.Generator().manual_seed(0)]
+    noise, latents = draw_noise(draw, folder.embedding_size, folder.latent_shape)
+    guided, table = settings.guidance_scale > 1, step_table(scheduler, settings.steps)
+    with torch.no_grad():
+        condition = model.condition(torch.randn((1, folder.embedding_size), generator=torch.Generator().manual_seed(1)), noise)
+        pixels = to_pixels(model.decode(model.denoise(condition, latents, draw, settings.steps))[0])
+    return {
+        "inputs": table.inputs.numpy(),
+        "final": table.final.numpy(),
+        "timesteps": table.timesteps.numpy().astype(np.float32),
+        "noise": latents.numpy(),
+        "class_labels": torch.cat([torch.zeros_like(condition), condition] if guided else [condition]).float().numpy(),
+        "prompt": model.prompt.expand(1 + guided, -1, -1).float().cpu().numpy(),
+        "guidance_scale": np.float64(settings.guidance_scale),
+        "scaling_factor": np.float64(model.pipe.vae.config.scaling_factor),
+        "pixels": pixels,
+    }
 
 
 def export(network: Unet | Vae, cases: Sequence[Case], file: Path) -> None:
@@ -182,17 +209,15 @@ def save_cases(file: Path, cases: Sequence[Case], wanted: Sequence[np.ndarray]) 
     np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def run_builder(options: argparse.Namespace, work: Path, name: str, precision: str, tell: Tell) -> dict[str, Any]:
-    """Build one engine in a process of its own; gives what it found.
+def run_builder(options: argparse.Namespace, name: str, arguments: Sequence[object], tell: Tell) -> dict[str, Any]:
+    """Run ``builder.py`` in a process of its own; gives what it found.
 
     Raises
     ------
     ModelError
-        TensorRT is missing there, or could not build it.
+        TensorRT is missing there, or could not do it.
     """
-    command = [options.python, str(Path(__file__).with_name("builder.py")), str(work / f"{name}.onnx"), str(work / f"{name}.plan")]
-    command += ["--cases", str(work / f"{name}.npz"), "--timing-cache", str(options.timing_cache), "--precision", precision]
-    command += ["--level", str(options.level), "--workspace-gib", str(options.workspace_gib), *["--own-kernels"] * options.own_kernels]
+    command = [options.python, str(Path(__file__).with_name("builder.py")), *map(str, arguments)]
     last = ""
     try:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -210,6 +235,32 @@ def run_builder(options: argparse.Namespace, work: Path, name: str, precision: s
     if "error" in found:
         raise ModelError(f"{name}: {found['error']}")
     return dict(found)
+
+
+def build_one(options: argparse.Namespace, work: Path, name: str, precision: str, tell: Tell) -> dict[str, Any]:
+    """Build one engine; gives how its outputs compare with torch's."""
+    files = ("--onnx", work / f"{name}.onnx", "--plan", work / f"{name}.plan", "--cases", work / f"{name}.npz")
+    how = ("--level", options.level, "--workspace-gib", options.workspace_gib, *["--own-kernels"] * options.own_kernels)
+    return run_builder(options, name, (*files, "--timing-cache", options.timing_cache, "--precision", precision, *how), tell)
+
+
+def paint_one(options: argparse.Namespace, work: Path, rows: int, tell: Tell) -> dict[str, Any]:
+    """Paint a picture with the engines.
+
+    Raises
+    ------
+    ModelError
+        It is not the one that torch has painted.
+    """
+    plans = (work / f"unet-{rows}.plan", work / "vae.plan")
+    found = run_builder(options, "picture", ("--picture", work / "picture.npz", "--plans", *plans), tell)
+    if not found["finite"] or not found["grey_levels"] <= VERIFY_TOLERANCE:
+        raise ModelError(
+            f"picture: expected torch's within {VERIFY_TOLERANCE:g} grey levels on average, found it {found['grey_levels']:.1f} away; "
+            "the engines are not published"
+        )
+    tell(f"picture: {found['grey_levels']:.2f} grey levels from torch's; UNet {found['unet_ms']:g} ms a step, VAE {found['vae_ms']:g} ms")
+    return found
 
 
 def tensorrt_version(python: str) -> str:
@@ -239,6 +290,7 @@ def export_all(folder: ModelFolder, options: argparse.Namespace, work: Path, tel
     model = StableUnclip(folder, settings, device, dtype, tell)
     jobs: list[tuple[str, Unet | Vae, list[Case]]] = [(f"unet-{n}", Unet(model.pipe.unet), unet_cases(model, n)) for n in options.rows]
     jobs.append(("vae", Vae(model.pipe.vae), vae_cases(model)))
+    np.savez(work / "picture.npz", **picture_case(model))  # type: ignore[arg-type]
     for name, network, cases in jobs:
         tell(f"{name}: exporting to ONNX")
         wanted = torch_outputs(network, network.names, cases)
@@ -282,15 +334,16 @@ def build(options: argparse.Namespace, tell: Tell) -> list[Path]:
             torch.cuda.empty_cache()
         verdicts: dict[str, dict[str, Any]] = {}
         for name in ("vae", *(f"unet-{n}" for n in options.rows)):
-            verdicts[name] = run_builder(options, work, name, precision, tell)
+            verdicts[name] = build_one(options, work, name, precision, tell)
             judge(name, verdicts[name], precision)
             tell(f"{name}: built in {verdicts[name].get('build_s', 0):g} s, relative error {max(verdicts[name]['relative_error']):.2g}")
+        painted = paint_one(options, work, halves, tell)
         made = []
         for n in options.rows:
             key = engine_key(mark, device, version, n, folder.image_size, precision)
             shutil.copy(work / "vae.plan", work / "vae-copy.plan")
             plans = {"unet": work / f"unet-{n}.plan", "vae": work / "vae-copy.plan"}
-            made.append(publish(out, key, plans, {"unet": verdicts[f"unet-{n}"], "vae": verdicts["vae"]}))
+            made.append(publish(out, key, plans, {"unet": verdicts[f"unet-{n}"], "vae": verdicts["vae"], "picture": painted}))
         return made
     finally:
         if options.keep_onnx:

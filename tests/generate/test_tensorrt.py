@@ -6,6 +6,7 @@ The exporter, the keys, the refusals, the runner and the backend's loop are the 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import shutil
 import sys
@@ -113,13 +114,43 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fake_build(verdict: dict[str, Any]) -> Callable[..., dict[str, Any]]:
-    """A builder whose engines are the ONNX files."""
+    """A builder whose engines are the ONNX files; it paints with them by onnxruntime."""
 
-    def run(options: Any, work: Path, name: str, precision: str, tell: Any) -> dict[str, Any]:
-        shutil.copy(work / f"{name}.onnx", work / f"{name}.plan")
+    def run(options: Any, name: str, arguments: Any, tell: Any) -> dict[str, Any]:
+        files = dict(itertools.pairwise(arguments))
+        if "--picture" in files:
+            unet, vae = arguments[-2:]
+            return paint_with_onnx(files["--picture"], unet, vae)
+        shutil.copy(files["--onnx"], files["--plan"])
         return {"tensorrt": "10.3.0", "build_s": 1.0, "relative_error": [1e-6, 1e-6], "finite": True, "changed": None, **verdict}
 
     return run
+
+
+def paint_with_onnx(picture: Path, unet: Path, vae: Path) -> dict[str, Any]:
+    """What the builder finds out about a picture, with engines that keep what they were given, as the real ones do."""
+    import builder
+    import onnxruntime
+
+    def engine(plan: Path) -> Callable[[dict[str, Any]], Any]:
+        session = onnxruntime.InferenceSession(str(plan), providers=["CPUExecutionProvider"])
+        kept: dict[str, Any] = {}
+
+        def run(given: dict[str, Any]) -> Any:
+            kept.update({name: np.asarray(array, np.float32) for name, array in given.items()})
+            return session.run(None, kept)[0]
+
+        return run
+
+    with np.load(picture) as file:
+        wanted = dict(file)
+    found = builder.paint(engine(unet), engine(vae), wanted)
+    return {
+        "finite": bool(np.isfinite(found).all()),
+        "grey_levels": float(np.abs(found - wanted["pixels"]).mean()),
+        "unet_ms": 1.0,
+        "vae_ms": 1.0,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +160,8 @@ def built(engine: Any, model: Path) -> Path:
         patch.setattr(engine, "run_builder", fake_build({"changed": 1.0}))
         patch.setattr(engine, "tensorrt_version", lambda python: "10.3.0")
         assert engine.main([str(model), "--device", "cpu", "--batch", "3"]) == 0
+    for file in (model / "engines").glob("*/engine.json"):  # the picture was painted by the builder's own loop
+        assert json.loads(file.read_text())["verified"]["picture"]["grey_levels"] < 0.1
     return model
 
 
@@ -239,6 +272,24 @@ def test_what_fails_is_not_published(
     assert list((tmp_path / "engines").iterdir()) == []
 
 
+def test_another_picture_than_torchs_is_not_published(
+    engine: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = fake_build({"changed": 1.0})
+
+    def run(options: Any, name: str, arguments: Any, tell: Any) -> dict[str, Any]:
+        if name != "picture":
+            return build(options, name, arguments, tell)
+        return {"finite": True, "grey_levels": 30.2, "unet_ms": 1.0, "vae_ms": 1.0}
+
+    monkeypatch.setattr(engine, "run_builder", run)
+    monkeypatch.setattr(engine, "tensorrt_version", lambda python: "10.3.0")
+    monkeypatch.setattr(engine, "export_all", exported)
+    assert engine.main([str(model), "--device", "cpu", "--out", str(tmp_path / "engines")]) == 1
+    assert "picture: expected torch's within 6 grey levels on average, found it 30.2 away" in capsys.readouterr().err
+    assert not list((tmp_path / "engines").glob("*/engine.json"))
+
+
 def exported(folder: Any, options: Any, work: Path, tell: Any) -> tuple[str, Any]:
     """Stands in for the export: files that are only names."""
     import torch
@@ -290,8 +341,8 @@ def test_a_failing_builder_says_what_tensorrt_said(engine: Any, tmp_path: Path, 
     options.timing_cache = tmp_path / "cache"
     said: list[str] = []
     with pytest.raises(ModelError, match="unet-2: TensorRT could not build"):
-        engine.run_builder(options, tmp_path, "unet-2", "float16", said.append)
+        engine.build_one(options, tmp_path, "unet-2", "float16", said.append)
     assert said == ["unet-2: building"]
     script.write_text("#!/bin/sh\nkill -9 $$\n")
     with pytest.raises(ModelError, match="the builder left with -9 and said: nothing"):
-        engine.run_builder(options, tmp_path, "unet-2", "float16", said.append)
+        engine.build_one(options, tmp_path, "unet-2", "float16", said.append)
