@@ -8,7 +8,7 @@ from pathlib import Path
 
 from presenter.display import Display
 from presenter.headless import open_headless
-from presenter.link import Link
+from presenter.link import Link, LinkLost
 from presenter.markers import open_markers
 from presenter.session import Session
 from presenter.triggers import open_port
@@ -28,7 +28,7 @@ def present(
     window: bool = False,
     connect_s: float = 3600.0,
 ) -> str:
-    """Wait for a session, present it, and say why it ended.
+    """Wait for a session, present it, and say why it ended. One that only checks this presenter is waited out.
 
     Parameters
     ----------
@@ -56,8 +56,25 @@ def present(
         With a message for whoever sits at this computer.
     """
     keys = wire.KeyFile.read(key, "presenter") if key is not None else None
-    with Link(connect, keys, "headless" if headless else "psychopy", connect_s=connect_s) as link, ExitStack() as stack:
-        _log.info("waiting for a session at %s", connect)
+    while True:
+        with Link(connect, keys, "headless" if headless else "psychopy", connect_s=connect_s) as link:
+            _log.info("waiting for a session at %s", connect)
+            checked = link.welcome().session == wire.CHECK
+            try:
+                reason = _show(link, keys, headless, participant, window)
+            except LinkLost as lost:
+                if not checked:
+                    raise
+                _log.warning("the check was broken off: %s", lost)
+                continue
+        if not checked or reason != wire.CHECK:
+            return reason
+        _log.info("the support computer has checked this presenter")
+
+
+def _show(link: Link, keys: wire.KeyFile | None, headless: bool, participant: str | None, window: bool) -> str:
+    """Present the session at the other end of a link."""
+    with ExitStack() as stack:
         welcome = link.welcome()
         settings = welcome.settings
         mark = open_markers(welcome.session) if settings.lsl else None

@@ -27,21 +27,40 @@ from rtevo.errors import ConfigError, DataError, DecoderError
 if TYPE_CHECKING:
     from rtevo.stages import Plan
 
-__all__ = ["open_record", "prepare"]
+__all__ = [
+    "check_decoder",
+    "check_delivery",
+    "check_grid",
+    "check_out",
+    "check_participant",
+    "check_space",
+    "clean_runtime",
+    "describe_source",
+    "first_volume",
+    "make_decoder",
+    "open_record",
+    "prepare",
+    "repetition_time",
+]
 
 SIMULATED_TR_S = 0.867
+
+
+def check_out(wanted: str) -> Path:
+    """See that the session's folder does not exist yet; give the nearest folder above it that does."""
+    out = Path(wanted or "sessions")
+    if wanted and (out.exists() or out.is_symlink()):
+        raise ConfigError(f"[record] out: expected a folder that does not exist yet, got {wanted!r}: nothing is ever overwritten")
+    return next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
 
 
 def _new_folder(wanted: str) -> Path:
     """Make the session's folder; an existing one is never written to."""
     if wanted:
+        check_out(wanted)
         out = Path(wanted)
         try:
             out.mkdir(parents=True)
-        except FileExistsError:
-            raise ConfigError(
-                f"[record] out: expected a folder that does not exist yet, got {wanted!r}: nothing is ever overwritten"
-            ) from None
         except OSError as error:
             raise ConfigError(f"[record] out: {wanted!r} cannot be made: {error.strerror}") from None
         return out.resolve()
@@ -69,16 +88,16 @@ def prepare(config: Config) -> Plan:
 
     model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else None
     embedding_size, image_size = generate.probe(model, config.generator.px)
-    space = _check_space(config, embedding_size)
-    _check_participant(config)
+    space = check_space(config, embedding_size)
+    check_participant(config)
     condition = evolution.check(config, space)
-    _check_delivery(config)
-    source = _describe_source(config)
-    loaded = _check_decoder(config, source)
-    tr_s = _repetition_time(config, source)
+    check_delivery(config)
+    source = describe_source(config)
+    loaded = check_decoder(config, source)
+    tr_s = repetition_time(config, source)
     out = _new_folder(config.record.out)
     space.save(out / "latent_space.npz")
-    folder, decoder = loaded or _make_decoder(config, source, tr_s, out / "decoder")
+    folder, decoder = loaded or make_decoder(config, source, tr_s, out / "decoder")
     runtime = _runtime_folder()
     return Plan(
         name=secrets.token_hex(3),
@@ -97,7 +116,7 @@ def prepare(config: Config) -> Plan:
     )
 
 
-def _check_delivery(config: Config) -> None:
+def check_delivery(config: Config) -> None:
     """See whether volumes can come over the network, and whether the faults of a rehearsal are some."""
     from rtevo.ingest.receiver import check_listening
     from rtevo.simulate.faults import Faults
@@ -123,20 +142,28 @@ def _incoming(config: Config, out: Path, runtime: Path) -> Path:
     return Path(config.acquisition.folder).resolve() if config.acquisition.folder else out / "received"
 
 
-def _runtime_folder() -> Path:
-    """Make the folder of what lives only as long as the session; remove what killed sessions have left."""
-    place = Path(tempfile.gettempdir())
-    for left in place.glob("rtevo-run-*-*"):
+def clean_runtime() -> list[str]:
+    """Remove the folders that killed sessions have left, and give their names."""
+    removed = []
+    for left in Path(tempfile.gettempdir()).glob("rtevo-run-*-*"):
         with suppress(OSError, ValueError):
             os.kill(int(left.name.split("-")[2]), 0)
             continue
         shutil.rmtree(left, ignore_errors=True)
-    runtime = Path(tempfile.mkdtemp(prefix=f"rtevo-run-{os.getpid()}-", dir=place))
+        removed.append(str(left))
+    return removed
+
+
+def _runtime_folder() -> Path:
+    """Make the folder of what lives only as long as the session; remove what killed sessions have left."""
+    clean_runtime()
+    runtime = Path(tempfile.mkdtemp(prefix=f"rtevo-run-{os.getpid()}-"))
     (runtime / "incoming").mkdir()
     return runtime
 
 
-def _check_space(config: Config, embedding_size: int) -> Any:
+def check_space(config: Config, embedding_size: int) -> Any:
+    """Load the session's latent space, and see that it fits the model."""
     from rtevo.generate import TINY_LATENT_SPACE
     from rtevo.latent import LatentSpace
 
@@ -157,14 +184,15 @@ def _check_space(config: Config, embedding_size: int) -> Any:
         raise ConfigError(f"[evolution] latent_scaling = {settings.latent_scaling!r}: {settings.pca}: {problem}") from None
 
 
-def _check_participant(config: Config) -> None:
+def check_participant(config: Config) -> None:
+    """See that there is what the simulated participant is to prefer."""
     from rtevo.stages.rehearsal import simulation
 
     if config.acquisition.source == "simulate":
         simulation(config, SIMULATED_TR_S).preference()
 
 
-def _describe_source(config: Config) -> Any:
+def describe_source(config: Config) -> Any:
     """Look at a recorded series; None for the other sources."""
     from rtevo.ingest import describe
 
@@ -173,7 +201,8 @@ def _describe_source(config: Config) -> Any:
     return describe(Path(config.acquisition.folder), series=config.acquisition.series or None)
 
 
-def _check_decoder(config: Config, source: Any) -> tuple[Path, Any] | None:
+def check_decoder(config: Config, source: Any) -> tuple[Path, Any] | None:
+    """Load the decoder that the session names, if any, and hold its geometry against what is known of the volumes."""
     from rtevo.decode import Decoder
 
     if not config.decoder.folder:
@@ -185,12 +214,19 @@ def _check_decoder(config: Config, source: Any) -> tuple[Path, Any] | None:
         from rtevo.stages.rehearsal import simulation
 
         grid = simulation(config, SIMULATED_TR_S).grid
-    if grid is not None and (difference := decoder.grid.difference(grid)):
-        raise DecoderError(f"[decoder] folder {folder}: the decoder's geometry is not that of the incoming volumes: {difference}")
+    if grid is not None:
+        check_grid(decoder, grid, folder)
     return folder, decoder
 
 
-def _repetition_time(config: Config, source: Any) -> float:
+def check_grid(decoder: Any, grid: Any, folder: Path) -> None:
+    """Raise DecoderError where volumes do not lie as the decoder's do."""
+    if difference := decoder.grid.difference(grid):
+        raise DecoderError(f"[decoder] folder {folder}: the decoder's geometry is not that of the incoming volumes: {difference}")
+
+
+def repetition_time(config: Config, source: Any) -> float:
+    """Give the session's repetition time, s."""
     given = config.acquisition.tr_s
     if source is None:
         return given or SIMULATED_TR_S
@@ -199,27 +235,26 @@ def _repetition_time(config: Config, source: Any) -> float:
     return float(given or source.tr_s)
 
 
-def _make_decoder(config: Config, source: Any, tr_s: float, folder: Path) -> tuple[Path, Any]:
+def make_decoder(config: Config, source: Any, tr_s: float, folder: Path) -> tuple[Path, Any]:
     """Make the decoder of a session that names none: from the simulated participant's localizer, or a map to try a replay with."""
     from rtevo.decode import write_decoder
 
     if config.acquisition.source == "simulate":
-        from rtevo.simulate import make_decoder
+        from rtevo import simulate
         from rtevo.stages.rehearsal import simulation
 
-        made = make_decoder(simulation(config, tr_s))
+        made = simulate.make_decoder(simulation(config, tr_s))
         settings = {**made.settings, "tr_s": tr_s}
         arrays = (made.reference, made.mask, made.weights, made.grid.affine)
         return folder, write_decoder(folder, "liking", *arrays, settings, made.noise_sd)
     return folder, _demonstration(config, source, folder)
 
 
-def _first_volume(config: Config, uid: str) -> Any:
-    """Read the first whole volume of a recording."""
+def first_volume(folder: Path, uid: str) -> Any:
+    """Read the first whole volume of a series."""
     from rtevo.ingest import FolderSource
 
-    settings = config.acquisition
-    recording = FolderSource(Path(settings.folder), series=uid, patience_s=0, stall_s=0)
+    recording = FolderSource(folder, series=uid, patience_s=0, stall_s=0)
     volumes = recording.poll() + recording.finish()
     return next(v.data for v in volumes if v.data is not None)
 
@@ -232,7 +267,7 @@ def _demonstration(config: Config, source: Any, folder: Path) -> Any:
     from rtevo.decode import write_decoder
     from rtevo.realign import brain_mask
 
-    reference = _first_volume(config, source.uid)
+    reference = first_volume(Path(config.acquisition.folder), source.uid)
     mask = brain_mask(reference, source.grid.affine)
     rng = np.random.default_rng(config.session.seed)
     weights = gaussian_filter(rng.standard_normal(reference.shape), 6 / source.grid.voxel_size_mm)

@@ -53,6 +53,19 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--speed", type=_speed, metavar="X|max", help="time runs X times faster (simulate and replay); max: as fast as the computer allows"
     )
+    p.add_argument(
+        "--check",
+        action="store_true",
+        help="no session: look at everything before the participant lies down (files, scanner, decoder, model and its speed, disk, "
+        "shared memory, presenter), say what to do; status 0 where nothing fails, else 1",
+    )
+    p.add_argument(
+        "--sample", type=Path, metavar="PATH", help="with --check: a volume of the protocol to come (DICOM or NIfTI; file or folder)"
+    )
+    p.add_argument(
+        "--wait", type=float, default=30.0, metavar="S", help="with --check: how long the presenter is waited for, s (default: 30)"
+    )
+    p.add_argument("--json", action="store_true", help="with --check: print JSON")
     p.add_argument("--example", action="store_true", help="print a commented session file and leave")
     p.add_argument("--version", action="version", version=f"rtevo {__version__}")
     return p
@@ -151,6 +164,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(concepts()))
         return 0
     logging.basicConfig(level=logging.WARNING)
+    if options.check:
+        from rtevo.preflight import main as check
+
+        return check(options.session, _overrides(options), options.sample, options.wait, options.json)
     plan: Plan | None = None
     try:
         plan = prepare(load(options.session, _overrides(options)))

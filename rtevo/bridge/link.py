@@ -136,6 +136,7 @@ class Bridge:
         self._onset: PresenterEvent | None = None  # of an image whose offset or rating is still to come
         self._awaited: set[EventKind] = set()  # which of the two
         self._started = self._ended = self._ready = self._silent = False
+        self._display = ("", 0.0)
         self._unanswered_ns: int | None = None  # when the first ping without any sign of life since was sent
         self._next_ping_ns = self._burst = 0
         self._heard_ns = self._moved_ns = mono_ns()  # last sign of life; last event, or image that was not the first under way
@@ -228,6 +229,11 @@ class Bridge:
     def ready(self) -> bool:
         """Whether the presenter's display stands and shows the waiting text."""
         return self._ready
+
+    @property
+    def display(self) -> tuple[str, float]:
+        """What the presenter shows with, and its refresh rate in Hz; an empty name until it is ready."""
+        return self._display
 
     @property
     def in_flight(self) -> int:
@@ -433,7 +439,7 @@ class Bridge:
             if isinstance(message, wire.Idle):
                 self._idle = message
             elif isinstance(message, wire.Ready):
-                self._ready = True
+                self._ready, self._display = True, (message.display, message.refresh_hz)
                 self._note(f"presenter ready: {message.display}" + (f", {message.refresh_hz:.3f} Hz" if message.refresh_hz else ""))
             else:
                 self._take_event(message, received_ns)

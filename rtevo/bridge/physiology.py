@@ -86,6 +86,11 @@ class Physiology:
         self._samples: deque[tuple[float, float]] = deque()  # s, microsiemens
         self._onsets: deque[tuple[int, int, int]] = deque()  # generation, candidate, ns
 
+    @property
+    def samples(self) -> int:
+        """Number of samples of the last half minute."""
+        return len(self._samples)
+
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()

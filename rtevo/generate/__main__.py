@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.save:
             from PIL import Image
 
-            Image.fromarray(report.pixels).save(options.save)
+            Image.fromarray(report.trial.pixels).save(options.save)
     except (RtevoError, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1

@@ -22,11 +22,12 @@ from rtevo.errors import ConfigError, DataError
 from rtevo.ingest.assembly import Volume
 from rtevo.ingest.folder import FolderSource
 
-__all__ = ["DicomReceiver", "Peer", "check_listening"]
+__all__ = ["DicomReceiver", "Peer", "check_listening", "echo", "reachable"]
 
 SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700  # DICOM PS3.4, table B.2-1
 REJECTED, SERVICE_USER, UNKNOWN_CALLER = 0x01, 0x01, 0x03  # DICOM PS3.8, table 9-21
 LEAVE_S = 1.0  # longest wait for senders that were turned away
+ECHO_S = 5.0  # longest wait for the answer to a C-ECHO
 LARGEST_PDU = 1 << 20  # bytes; the default of 16 KiB takes twice as long
 STORED = (  # SOP classes that are taken: DICOM PS3.4, annex B.5
     "1.2.840.10008.5.1.4.1.1.4",  # MR
@@ -54,6 +55,48 @@ def check_listening(address: str, port: int, *, dicom: bool = True) -> None:
             probe.bind((address, port))
     except OSError as error:
         raise DataError(f"{address or 'all addresses'}, port {port}: cannot listen there ({error.strerror})") from None
+
+
+def reachable(address: str) -> str:
+    """Give an address at which this computer reaches what listens at `address` here."""
+    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+
+
+def echo(address: str, port: int, called: str, calling: str) -> float:
+    """Ask a node of this computer whether it is there (C-ECHO).
+
+    Parameters
+    ----------
+    address, port : str, int
+        Where it listens.
+    called, calling : str
+        AE titles: the node's, and the one to ask by.
+
+    Returns
+    -------
+    float
+        How long the answer took, s.
+
+    Raises
+    ------
+    DataError
+        It does not answer, or refuses.
+    """
+    from pynetdicom import AE
+
+    entity = AE(ae_title=calling)
+    entity.add_requested_context(VERIFICATION)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = ECHO_S
+    began = time.monotonic()
+    association = entity.associate(reachable(address), port, ae_title=called)
+    if not association.is_established:
+        raise DataError(f"{called} at {address}, port {port}: no answer to C-ECHO: refused, or nobody listens")
+    status = association.send_c_echo()
+    took_s = time.monotonic() - began
+    association.release()
+    if "Status" not in status or status.Status != SUCCESS:
+        raise DataError(f"{called} at {address}, port {port}: no answer to C-ECHO")
+    return took_s
 
 
 class Peer:

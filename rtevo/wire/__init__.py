@@ -45,6 +45,7 @@ from rtevo.wire.keys import (
     is_loopback,
 )
 from rtevo.wire.messages import (
+    CHECK,
     FOREVER_NS,
     MAGIC,
     MAX_HEADER_BYTES,
@@ -85,6 +86,7 @@ from rtevo.wire.stream import (
 )
 
 __all__ = [
+    "CHECK",
     "FOREVER_NS",
     "MAGIC",
     "MAX_HEADER_BYTES",

@@ -14,6 +14,7 @@ from rtevo.wire.checks import PROTOCOL, VersionError, WireError, fits, type_mist
 from rtevo.wire.settings import PresentationSettings
 
 MAGIC = "rtevo"
+CHECK = "check"  # name of a session, and reason to end it, that only looks whether the presenter is there: it goes on waiting
 MAX_HEADER_BYTES = 64 * 1024
 MAX_PIXEL_BYTES = 64 * 1024 * 1024
 MAX_SIDE = 8192  # pixels

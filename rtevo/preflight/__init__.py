@@ -1,0 +1,126 @@
+"""Everything that can be seen to before the participant lies down: ``python -m rtevo.run --check SESSION.toml``.
+
+Each check is one line of :data:`CHECKS`. It asks the very functions that the start of a session asks (:mod:`rtevo.prepare`), and then
+does for real what a session will do: paints, realigns, writes, makes the rings, listens, and waits for the presenter. A check that
+cannot be made is told as well. What needs doing is said in words.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rtevo.config import Config, load
+from rtevo.errors import ConfigError, RtevoError
+from rtevo.preflight import machine, painting, stimulus, volumes
+from rtevo.preflight.findings import Check, Finding, Known, Verdict
+
+__all__ = ["CHECKS", "Finding", "main", "preflight", "table"]
+
+CHECKS = (
+    Check("leftovers", machine.leftovers, to_do="see python -m rtevo.shm"),
+    Check("volumes", volumes.source),
+    Check(
+        "delivery", volumes.delivery, to_do="end what listens there (ss -ltnp), choose another [acquisition] port, or mend the session file"
+    ),
+    Check("decoder", volumes.decoder, ("tr_s",), "mend [decoder] folder, or make one: python -m rtevo.decode fit, or import"),
+    Check(
+        "sample volume",
+        volumes.sample,
+        ("decoder", "tr_s"),
+        "plan the slices as in the training run (same protocol, copied slice group), or fit the decoder on this geometry",
+    ),
+    Check("realignment", volumes.realignment, ("decoder", "tr_s"), "see docs/realign.md"),
+    Check("model", painting.model, to_do="see docs/generator.md: how to get a model, and what is in its folder"),
+    Check("evolution", painting.course, ("embedding_size",)),
+    Check("disk", machine.disk, ("grid", "image_size", "tr_s"), "choose another [record] out"),
+    Check("shared memory", machine.shared_memory, ("grid", "tr_s", "embedding_size", "image_size")),
+    Check("painting", painting.painting, ("image_size",), "see docs/generator.md; python -m rtevo.generate check says more"),
+    Check("skin conductance", stimulus.conductance, to_do="mend [bridge] osc"),
+    Check("presenter", stimulus.presenter, to_do="end what listens there, or mend [bridge]; keys: python -m rtevo.bridge keys"),
+)
+STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def preflight(known: Known) -> Iterator[Finding]:
+    """Make every check, one after the other; an error of one does not keep the others from being made.
+
+    Parameters
+    ----------
+    known : Known
+        The session, and what the operator has given.
+
+    Yields
+    ------
+    Finding
+    """
+    for check in CHECKS:
+        known.tell(check.name)
+        if missing := check.missing(known):
+            words = {"tr_s": "repetition time", "embedding_size": "model", "image_size": "model", "grid": "decoder"}
+            names = ", ".join(dict.fromkeys(words.get(name, name) for name in missing))
+            yield Finding(check.name, "warn", f"not checked: it needs the {names}", "mend that first, then check again")
+            continue
+        try:
+            yield from check.run(known)
+        except ConfigError as error:
+            yield from (Finding(check.name, "fail", mistake, check.to_do) for mistake in error.mistakes)
+        except (RtevoError, OSError) as error:
+            yield Finding(check.name, "fail", str(error), check.to_do)
+
+
+def _session(session: Path | None, make: Callable[[], Config]) -> tuple[Config | None, list[Finding]]:
+    """Read the session file; all of its mistakes are found together."""
+    try:
+        config = make()
+    except ConfigError as error:
+        return None, [
+            Finding("session file", "fail", mistake, "mend it; python -m rtevo.run --example shows every key") for mistake in error.mistakes
+        ]
+    return config, [Finding("session file", "pass", str(session) if session else "none: every key has its default")]
+
+
+def table(findings: Sequence[Finding]) -> object:
+    """Give the findings as a table for a terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, padding=(0, 2, 0, 0), title_justify="left", pad_edge=False)
+    for name in ("", "check", "found"):
+        shown.add_column(name, no_wrap=name != "found")
+    for each in findings:
+        text = Text(each.found)
+        if each.to_do:
+            text.append(f"\n-> {each.to_do}", style=STYLES[each.verdict])
+        shown.add_row(Text(each.verdict, style=STYLES[each.verdict]), each.check, text)
+    return shown
+
+
+def main(
+    session: Path | None, overrides: dict[tuple[str, str], object], sample: Path | None = None, wait_s: float = 30.0, as_json: bool = False
+) -> int:
+    """Check a session and print what was found; gives the exit status: 0 where nothing fails, else 1."""
+    from rich.console import Console
+
+    progress, output = Console(stderr=True, highlight=False), Console(highlight=False)
+    if not output.is_terminal:
+        output.width = 140
+    config, findings = _session(session, lambda: load(session, overrides))
+    with progress.status("session file") as status:
+        if config is not None:
+            known = Known(config, sample, wait_s, lambda text: status.update(text))
+            findings += preflight(known)
+    counts = Counter(each.verdict for each in findings)
+    if as_json:
+        print(json.dumps({"verdict": _worst(counts), "findings": [asdict(each) for each in findings]}, indent=2))
+    else:
+        output.print(table(findings))
+        output.print(f"\n{counts['pass']} pass, {counts['warn']} warn, {counts['fail']} fail")
+    return 1 if counts["fail"] else 0
+
+
+def _worst(counts: Counter[Verdict]) -> Verdict:
+    return "fail" if counts["fail"] else "warn" if counts["warn"] else "pass"

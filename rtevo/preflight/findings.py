@@ -1,0 +1,125 @@
+"""What a preflight finds, and what its checks know of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rtevo.config import Config
+    from rtevo.decode import Decoder
+    from rtevo.ingest import SeriesInfo
+    from rtevo.latent import LatentSpace
+    from rtevo.records import Grid
+
+__all__ = ["Check", "Finding", "Known", "Verdict", "megabytes"]
+
+Verdict = Literal["pass", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of the table.
+
+    Parameters
+    ----------
+    check : str
+        What was looked at.
+    verdict : str
+        ``pass``; ``warn``: a session would start, but see to it; ``fail``: a session would not start, or not go well.
+    found : str
+        What was found.
+    to_do : str
+        What to do about it; empty for ``pass``.
+    figures : mapping of str to float
+        What was measured, for ``--json``; units in the names.
+    """
+
+    check: str
+    verdict: Verdict
+    found: str
+    to_do: str = ""
+    figures: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass
+class Known:
+    """What the checks have learnt so far; None where nothing is known.
+
+    Parameters
+    ----------
+    config : Config
+    sample : Path, optional
+        A volume of the protocol to come, as the operator names it: a file, or a folder of DICOM files.
+    wait_s : float
+        How long the presenter is waited for, s.
+    tell : callable
+        Told, in one line, what takes longer.
+    """
+
+    config: Config
+    sample: Path | None = None
+    wait_s: float = 30.0
+    tell: Callable[[str], None] = lambda _: None
+    source: SeriesInfo | None = None
+    tr_s: float | None = None
+    decoder: Decoder | None = None
+    folder: Path | None = None  # of the decoder
+    grid: Grid | None = None
+    volume: NDArray[np.float32] | None = None
+    embedding_size: int | None = None
+    image_size: tuple[int, int] | None = None
+    space: LatentSpace | None = None
+
+    @property
+    def cadence_s(self) -> float:
+        """Real time from one onset to the next, s; infinite where time does not pass (lock-step)."""
+        shown = self.config.presentation
+        speed = self.config.session.speed
+        return (shown.image_s + shown.washout_s) / speed if speed else float("inf")
+
+    @property
+    def session_s(self) -> float:
+        """Longest duration of the session, s, as far as it is known beforehand."""
+        from rtevo.stages.evolution import course_settings
+
+        config, shown = self.config, self.config.presentation
+        rating_s = shown.rating_window_s if config.session.condition == "ratings" else 0.0
+        each_s = shown.image_s + shown.washout_s + shown.washout_jitter_s + rating_s
+        longest_s = shown.baseline_s + course_settings(config).images * each_s + config.evolution.score_deadline_s
+        return min(longest_s, 60 * config.evolution.stop_minutes or longest_s)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the table of checks.
+
+    Parameters
+    ----------
+    name : str
+    run : callable
+        Gives findings; may raise RtevoError, whose text is then what was found.
+    needs : tuple of str
+        What of :class:`Known` it cannot do without.
+    to_do : str
+        What to do where it raises.
+    """
+
+    name: str
+    run: Callable[[Known], Iterator[Finding]]
+    needs: tuple[str, ...] = ()
+    to_do: str = "mend the session file"
+
+    def missing(self, known: Known) -> list[str]:
+        """Give what an earlier check should have found and has not."""
+        return [name for name in self.needs if getattr(known, name) is None]
+
+
+def megabytes(size: Any) -> str:
+    """Write a number of bytes."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

@@ -1,0 +1,104 @@
+"""The image model, its latent space and course, and how fast it paints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rtevo import prepare
+from rtevo.preflight.findings import Finding, Known, megabytes
+
+__all__ = ["course", "model", "painting"]
+
+IMAGES = 5  # painted for the test
+NEAR = 0.8  # of the time that there is
+SPARE_BYTES = 1 << 30  # of a GPU's memory
+
+
+def model(known: Known) -> Iterator[Finding]:
+    """The model's files."""
+    from rtevo import generate
+    from rtevo.generate.check import check_files
+
+    settings = known.config.generator
+    path = Path(settings.unclip_model_path) if settings.unclip_model_path else None
+    known.embedding_size, known.image_size = generate.probe(path, settings.px)
+    lines: list[str] = []
+
+    def tell(line: str) -> None:
+        lines.append(line)
+        known.tell(f"model: {line}")
+
+    _, mark = check_files(path or generate.TINY_UNCLIP, tell)
+    height, width = known.image_size
+    what = f"{path or 'built-in'}: embeddings of {known.embedding_size}, images of {width} x {height} px, fingerprint {mark[:16]}"
+    if path is None and known.config.acquisition.source == "watch":
+        yield Finding("model", "warn", f"{what}; it paints emoji only", "name one: [generator] unclip_model_path (docs/generator.md)")
+    elif path is not None and "nothing beside them" in lines[-1]:
+        to_do = "put SHA256SUMS beside the model to have it compared at every check"
+        yield Finding("model", "warn", f"{what}; nothing says what was published", to_do)
+    else:
+        yield Finding("model", "pass", what)
+
+
+def course(known: Known) -> Iterator[Finding]:
+    """Latent space, condition and strategy; a blinded session's condition is not told."""
+    from rtevo.stages import evolution
+
+    assert known.embedding_size is not None
+    known.space = prepare.check_space(known.config, known.embedding_size)
+    evolution.check(known.config, known.space)
+    e, images = known.config.evolution, evolution.course_settings(known.config).images
+    what = (
+        f"condition {known.config.session.condition}, {e.strategy}, {e.schedule}; {images} images, at most {known.session_s / 60:.1f} min"
+    )
+    yield Finding("evolution", "pass", what, "", {"images": images, "longest_s": round(known.session_s, 1)})
+
+
+def painting(known: Known) -> Iterator[Finding]:
+    """Paint on each of the session's devices, as fast as they can."""
+    from rtevo.generate.check import try_out
+    from rtevo.stages.generate import settings_of
+
+    config = known.config.generator
+    several = len(config.devices) > 1
+    for device in dict.fromkeys(config.devices):
+        name = f" on {device}" if several else ""
+        trial = try_out(settings_of(config, device), IMAGES, lambda line: known.tell(f"painting: {line}"))
+        yield pace(known, trial, f"painting{name}")
+        if trial.memory is not None:
+            yield room(*trial.memory, f"GPU memory{name}")
+
+
+def pace(known: Known, trial: Any, name: str) -> Finding:
+    """Judge what was painted against the session's cadence; every device paints its share of the images."""
+    first_s, last_s = trial.times_s[0], trial.times_s[-1]
+    each_s = (last_s - first_s) / (len(trial.times_s) - 1)
+    budget_s = known.cadence_s * len(known.config.generator.devices)
+    speed = known.config.session.speed
+    deadline_s = (known.config.generator.deadline_s / speed if speed else 0.0) or known.cadence_s
+    what = f"{trial.description}: an image every {each_s:.2f} s, the first after {first_s:.2f} s"
+    what += f"; one is due every {budget_s:.2f} s" if speed else "; time waits for them (speed max)"
+    figures: dict[str, float | None] = {
+        "first_s": round(first_s, 4),
+        "each_s": round(each_s, 4),
+        "due_every_s": budget_s if speed else None,
+        "load_s": round(trial.load_s, 2),
+    }
+    to_do = "fewer [generator] steps or px, a faster backend or one more device: python -m bench.tune finds what keeps the cadence"
+    if each_s > budget_s:
+        return Finding(name, "fail", what, f"{to_do}; or longer [presentation] image_s, washout_s", figures)
+    if each_s > NEAR * budget_s or first_s > deadline_s:
+        return Finding(name, "warn", f"{what}: hardly any time to spare", to_do, figures)
+    return Finding(name, "pass", what, "", figures)
+
+
+def room(free: int, total: int, name: str) -> Finding:
+    """Judge what is left of a GPU's memory while the model is on it."""
+    what = f"{megabytes(free)} of {megabytes(total)} left beside the model"
+    figures: dict[str, float | None] = {"free_bytes": free, "total_bytes": total}
+    if free < SPARE_BYTES:
+        to_do = "end other programs on the GPU (nvidia-smi), or a smaller [generator] px or batch"
+        return Finding(name, "fail" if free < SPARE_BYTES // 8 else "warn", what, to_do, figures)
+    return Finding(name, "pass", what, "", figures)

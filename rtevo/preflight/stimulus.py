@@ -1,0 +1,131 @@
+"""The stimulus PC: does its presenter come, what does its screen do, how well is its clock known; and skin conductance."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from rtevo import wire
+from rtevo.bridge import Bridge, Physiology
+from rtevo.config import presentation_settings, presenter_is_outside
+from rtevo.preflight.findings import Finding, Known
+from rtevo.records import EventKind
+
+__all__ = ["conductance", "presenter"]
+
+OWN_S = 60.0  # longest wait for the presenter that a rehearsal brings itself
+LEAVE_S = 10.0
+LEAST_HZ = 50.0
+KNOWN_MS = 4.0  # clock: half a frame of 120 Hz
+SAMPLES_S = 3.0
+
+
+def presenter(known: Known) -> Iterator[Finding]:
+    """Wait for the presenter, as a session does, ask what its screen does, and let it go back to waiting for the session."""
+    config, outside = known.config, presenter_is_outside(known.config)
+    settings = replace(
+        presentation_settings(config),
+        speed=1.0,
+        wait_text="The support computer is looking at this screen.",
+        end_text="All is well here. Waiting for the session.",
+    )
+    keys = Path(config.bridge.keys) if outside and config.bridge.keys else None
+    wait_s = known.wait_s if outside else OWN_S
+    notes: list[str] = []
+    with (
+        Bridge(config.bridge.bind if outside else "tcp://127.0.0.1:0", settings, keys=keys, session=wire.CHECK) as link,
+        ExitStack() as stack,
+    ):
+        if outside:
+            known.tell(f"waiting up to {wait_s:g} s for the presenter at {link.endpoint} (python -m presenter --connect ...)")
+        else:
+            stack.enter_context(_own(link.endpoint))
+        _poll(link, wait_s, notes, lambda: link.ready)
+        if not link.ready:
+            yield _nobody(link, wait_s, notes)
+            return
+        _poll(link, 1.0, notes, lambda: len(link.clock) >= 8)
+        offset_ns, bound_ns = link.clock.now() if len(link.clock) else (0, -1)
+        link.end(wire.CHECK)
+        _poll(link, LEAVE_S, notes, lambda: any(note == f"end {wire.CHECK}" for note in notes))
+    yield _screen(link, outside)
+    yield clock(offset_ns, bound_ns)
+
+
+def _poll(link: Bridge, wait_s: float, notes: list[str], enough: Callable[[], bool]) -> None:
+    """Serve the link for a while; keep what is told."""
+    until = time.monotonic() + wait_s
+    while not enough() and time.monotonic() < until:
+        for event in link.poll(0.05):
+            if event.kind in (EventKind.NOTE, EventKind.END):
+                notes.append(event.text if event.kind == EventKind.NOTE else f"end {event.text}")
+
+
+@contextmanager
+def _own(endpoint: str) -> Iterator[None]:
+    """Start the presenter that a rehearsal brings itself."""
+    command = [sys.executable, "-m", "presenter", "--headless", "--connect", endpoint]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _nobody(link: Bridge, wait_s: float, notes: list[str]) -> Finding:
+    seen = f"; seen: {'; '.join(dict.fromkeys(notes))}" if notes else ""
+    if link.connected:
+        return Finding("presenter", "fail", f"it has come, but its display is not ready after {wait_s:g} s{seen}", "see its messages there")
+    to_do = f"start it on the stimulus PC: python -m presenter --connect {link.endpoint.replace('0.0.0.0', 'THIS-COMPUTER')} --key FILE; "
+    to_do += "is the address right, does the firewall let the port through? Longer: --wait S"
+    return Finding("presenter", "fail", f"no presenter came to {link.endpoint} within {wait_s:g} s{seen}", to_do)
+
+
+def _screen(link: Bridge, outside: bool) -> Finding:
+    """Judge what the presenter said of its display."""
+    display, hertz = link.display
+    what = f"{display}, {hertz:.2f} Hz"
+    figures: dict[str, float | None] = {"refresh_hz": hertz}
+    if outside and display == "headless":
+        return Finding("presenter", "warn", f"{what}: nobody sees its pictures", "start it without --headless for a participant", figures)
+    if hertz < LEAST_HZ:
+        to_do = "see the screen's settings; python -m presenter --selftest says more"
+        return Finding("presenter", "warn", f"{what}: a slow screen", to_do, figures)
+    return Finding("presenter", "pass", what, "", figures)
+
+
+def clock(offset_ns: int, bound_ns: int) -> Finding:
+    """Judge how well the stimulus PC's clock is known."""
+    if bound_ns < 0:
+        return Finding("presenter's clock", "fail", "it has not answered a single ping", "see the network between the two computers")
+    what = f"offset {offset_ns / 1e9:.6f} s, known to {bound_ns / 1e6:.3f} ms"
+    figures: dict[str, float | None] = {"offset_s": offset_ns / 1e9, "bound_ms": bound_ns / 1e6}
+    if bound_ns > KNOWN_MS * 1e6:
+        return Finding(
+            "presenter's clock", "warn", what, "a cable in place of wireless, a direct connection in place of the campus network", figures
+        )
+    return Finding("presenter's clock", "pass", what, "", figures)
+
+
+def conductance(known: Known) -> Iterator[Finding]:
+    """Whether skin conductance comes in, where it drives evolution."""
+    config = known.config
+    if config.session.condition != "physiology":
+        return
+    with closing(Physiology(config.bridge.osc, config.bridge.osc_path)) as sensor:
+        known.tell(f"waiting for skin conductance at {sensor.endpoint}")
+        until = time.monotonic() + SAMPLES_S
+        while not sensor.samples and time.monotonic() < until:
+            sensor.poll()
+            time.sleep(0.02)
+        if not sensor.samples:
+            to_do = f"have the recorder send {config.bridge.osc_path} to {sensor.endpoint} (UDP)"
+            yield Finding("skin conductance", "fail", f"nothing came to {sensor.endpoint} within {SAMPLES_S:g} s", to_do)
+        else:
+            yield Finding("skin conductance", "pass", f"comes in at {sensor.endpoint}")

@@ -1,0 +1,320 @@
+"""What comes from the scanner: the way in, a sample volume, the decoder, realignment."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rtevo import prepare
+from rtevo.config import Config
+from rtevo.errors import DataError
+from rtevo.preflight.findings import Finding, Known
+
+__all__ = ["decoder", "delivery", "realignment", "sample", "source"]
+
+SHARE_S = 5.0  # a share that does not answer for so long is dead
+LISTING_S = 0.5  # listing a watched folder should not take longer
+NETWORK = ("cifs", "smb3", "smbfs", "nfs", "nfs4", "fuse.sshfs", "9p", "afs")  # file systems that tell nobody of new files
+REPEATS = 5
+CALLING = "RTEVO-CHECK"  # AE title
+
+
+def source(known: Known) -> Iterator[Finding]:
+    """Where volumes come from, and every how many seconds."""
+    config = known.config
+    prepare.check_participant(config)
+    known.source = prepare.describe_source(config)
+    known.tr_s = prepare.repetition_time(config, known.source)
+    if known.source is None:
+        what = "the scanner" if config.acquisition.source == "watch" else f"simulated: prefers {config.simulation.prefers or 'colours'}"
+        yield Finding("volumes", "pass", f"{what}; TR {known.tr_s:g} s")
+        return
+    found = known.source
+    what = f"series {found.number} {found.description!r}: {found.n_volumes} volumes of {_shape(found.grid)}, TR {known.tr_s:g} s"
+    if found.problems or found.missing:
+        problems = [*found.problems, *([f"{len(found.missing)} volumes are missing"] if found.missing else [])]
+        yield Finding(
+            "volumes", "warn", f"{what}; {'; '.join(problems)}", "see docs/scanners.md; the session flags and leaves out what is missing"
+        )
+    else:
+        yield Finding("volumes", "pass", what)
+
+
+def _shape(grid: Any) -> str:
+    return " x ".join(map(str, grid.shape))
+
+
+# --- the way in ------------------------------------------------------------------------------------------------------------------------
+
+
+def delivery(known: Known) -> Iterator[Finding]:
+    """Whether volumes can come in the way that the session file says: once through it, where that can be done."""
+    prepare.check_delivery(known.config)
+    settings = known.config.acquisition
+    if settings.source != "watch":
+        yield Finding("delivery", "pass", f"the session delivers by itself ({settings.delivery})")
+    elif settings.delivery == "dicom":
+        yield _echo(known.config)
+    elif settings.delivery == "push":
+        yield _push(known)
+    else:
+        yield watched(Path(settings.folder))
+
+
+def _echo(config: Config) -> Finding:
+    """Listen as a session does, and have an echo (C-ECHO) come in."""
+    from rtevo.ingest import DicomReceiver
+    from rtevo.ingest.receiver import echo
+
+    settings = config.acquisition
+    peers = (*settings.peers, CALLING) if settings.peers else ()
+    with (
+        tempfile.TemporaryDirectory(prefix="rtevo-check-") as folder,
+        DicomReceiver(folder, settings.port, address=settings.address, ae_title=settings.ae_title, peers=peers) as receiver,
+    ):
+        took_s = echo(settings.address, receiver.port, settings.ae_title, CALLING)
+    where = f"{settings.ae_title} at {settings.address}, port {settings.port}"
+    figures = {"echo_ms": round(1e3 * took_s, 3)}
+    if settings.address.startswith("127.") or settings.address == "::1":
+        to_do = "fine where the sender runs on this computer; else set [acquisition] address and peers"
+        return Finding("delivery", "warn", f"{where}: answers, but only this computer can reach it", to_do, figures)
+    return Finding(
+        "delivery", "pass", f"{where}: C-ECHO answered in {1e3 * took_s:.0f} ms; have the scanner's console echo too", "", figures
+    )
+
+
+def _push(known: Known) -> Finding:
+    """Listen as a session does, and have a small volume pushed."""
+    import numpy as np
+
+    from rtevo.ingest.push import PushSource
+    from rtevo.ingest.receiver import reachable
+    from rtevo.records import Grid
+    from rtevo.simulate.send import PushEncoder, PushSender
+
+    settings, took_s = known.config.acquisition, []
+    address = reachable(settings.address)
+    peers = (*settings.peers, f"@{address}") if settings.peers else ()
+    with PushSource(f"tcp://{settings.address}:{settings.port}", patience_s=1.0, peers=peers) as pushed:
+        encoder = PushEncoder(Grid((2, 2, 2), np.eye(4)), known.tr_s or 1.0, "preflight")
+        message = encoder.encode(0, np.zeros((2, 2, 2), np.int16))
+
+        def send() -> None:
+            began = time.monotonic()
+            with PushSender(f"tcp://{address}:{settings.port}") as sender:
+                sender.send("preflight", message)
+            took_s.append(time.monotonic() - began)
+
+        thread = threading.Thread(target=send, daemon=True)
+        thread.start()
+        until = time.monotonic() + SHARE_S
+        while thread.is_alive() and time.monotonic() < until:
+            pushed.poll()
+            thread.join(0.005)
+    if not took_s:
+        raise DataError(f"{address}, port {settings.port}: a volume pushed from this computer did not come through: {pushed.problems}")
+    return Finding(
+        "delivery", "pass", f"a volume pushed to {pushed.endpoint} was taken in {1e3 * took_s[0]:.0f} ms", "", {"push_ms": 1e3 * took_s[0]}
+    )
+
+
+def watched(folder: Path) -> Finding:
+    """Whether a watched folder can be read, and answers at all."""
+    answer: list[Any] = []
+    began = time.monotonic()
+    thread = threading.Thread(target=lambda: answer.append(_list(folder)), daemon=True)  # a dead share never answers
+    thread.start()
+    thread.join(SHARE_S)
+    if not answer:
+        found = f"{folder} has not answered for {SHARE_S:g} s: the share is dead"
+        return Finding("delivery", "fail", found, "mount it again (umount -l, mount), see that the scanner's computer is on and reachable")
+    took_s = time.monotonic() - began
+    entries, error = answer[0]
+    figures = {"listing_ms": round(1e3 * took_s, 3), "entries": entries}
+    if isinstance(error, FileNotFoundError):
+        to_do = "fine where the scanner makes it; else mount the share, or mend [acquisition] folder"
+        return Finding("delivery", "warn", f"{folder} is not there yet", to_do, figures)
+    if error is not None:
+        to_do = f"let {_user()} read it, or mend [acquisition] folder"
+        return Finding("delivery", "fail", f"{folder} cannot be read: {error.strerror}", to_do, figures)
+    kind = _file_system(folder)
+    what = f"{folder} ({kind}): {entries} entries, listed in {1e3 * took_s:.0f} ms"
+    if took_s > LISTING_S:
+        return Finding(
+            "delivery", "warn", what, "have the scanner export to an empty folder: files are noticed late in a full one", figures
+        )
+    return Finding("delivery", "pass", what, "", figures)
+
+
+def _list(folder: Path) -> tuple[int, OSError | None]:
+    try:
+        with os.scandir(folder) as entries:
+            return sum(1 for _ in entries), None
+    except OSError as error:
+        return 0, error
+
+
+def _user() -> str:
+    import getpass
+
+    return f"user {getpass.getuser()}"
+
+
+def _file_system(folder: Path) -> str:
+    """Kind of the file system that a folder lies on."""
+    best, kind = "", "unknown file system"
+    for line in Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines():
+        _, point, found, *_ = line.split()
+        point = point.replace("\\040", " ")
+        if str(folder.resolve()).startswith(point) and len(point) >= len(best):
+            best, kind = point, found
+    return f"network share, {kind}" if kind in NETWORK else kind
+
+
+# --- decoder and sample ---------------------------------------------------------------------------------------------------------------
+
+
+def decoder(known: Known) -> Iterator[Finding]:
+    """The decoder that the session would use."""
+    config = known.config
+    loaded = prepare.check_decoder(config, known.source)
+    if loaded is None:
+        assert known.tr_s is not None
+        known.tell("making the session's decoder")
+        with tempfile.TemporaryDirectory(prefix="rtevo-check-") as place:
+            known.folder, known.decoder = prepare.make_decoder(config, known.source, known.tr_s, Path(place) / "decoder")
+    else:
+        known.folder, known.decoder = loaded
+    made = known.decoder
+    assert made is not None
+    known.grid = made.grid
+    what = (
+        f"{made.name}: {int(made.mask.sum()):,} voxels of {_shape(made.grid)}, {' x '.join(f'{v:.3g}' for v in made.grid.voxel_size_mm)} mm"
+    )
+    if loaded is None and config.acquisition.source == "replay":
+        yield Finding("decoder", "warn", f"{what}; a random map, its scores mean nothing", "name one: [decoder] folder, or --decoder")
+    elif made.noise_sd is None and config.decoder.method != "peak":
+        to_do = "fit it again (python -m rtevo.decode fit), or accept that the first minute of scores is uncertain"
+        yield Finding("decoder", "warn", f"{what}; without the voxels' noise", to_do)
+    else:
+        yield Finding("decoder", "pass", what)
+
+
+def sample(known: Known) -> Iterator[Finding]:
+    """The decoder's geometry against a volume of the protocol to come."""
+    found = _find_sample(known)
+    assert known.decoder is not None
+    assert known.folder is not None
+    if found is None:
+        if known.config.acquisition.source == "simulate":
+            known.volume = known.decoder.reference
+            yield Finding("sample volume", "pass", "the simulated head lies on the decoder's grid")
+        else:
+            to_do = "scan a volume with the run's protocol and give it: --sample FILE or DIR"
+            yield Finding("sample volume", "warn", "none to hold the decoder's geometry against", to_do)
+        return
+    info, known.volume, where = found
+    prepare.check_grid(known.decoder, info.grid, known.folder)
+    what = f"{where}: lies on the decoder's grid"
+    expected = known.tr_s
+    if expected and info.tr_s and abs(info.tr_s - expected) > 0.01 * expected:
+        found_s, to_do = f"{info.tr_s:g} s", f"set [acquisition] tr_s = {info.tr_s:g}, or choose the right protocol at the scanner"
+        yield Finding("sample volume", "fail", f"{what}; its TR is {found_s}, the session's {expected:g} s", to_do)
+        return
+    yield Finding("sample volume", "pass", what)
+
+
+def _find_sample(known: Known) -> tuple[Any, Any, str] | None:
+    """The sample's description, data and name: the one that was given, or one in the folder that the scanner exports to."""
+    from rtevo.ingest import survey
+
+    settings = known.config.acquisition
+    if known.sample is not None:
+        known.tell(f"reading {known.sample}")
+        with tempfile.TemporaryDirectory(prefix="rtevo-check-") as place:
+            folder = known.sample
+            if not folder.is_dir():
+                if not folder.is_file():
+                    raise DataError(f"--sample {folder}: expected a file or a folder, found nothing")
+                (Path(place) / folder.name).symlink_to(folder.resolve())
+                folder = Path(place)
+            return *_only(folder, settings.series), str(known.sample)
+    if known.source is not None:
+        where = f"first volume of {settings.folder}"
+        return known.source, prepare.first_volume(Path(settings.folder), known.source.uid), where
+    folder = Path(settings.folder)
+    if settings.source == "watch" and settings.folder and folder.is_dir():
+        known.tell(f"looking for a volume in {folder}")
+        if (info := survey(folder, settings.series or None).run) is not None:
+            return info, prepare.first_volume(folder, info.uid), f"series {info.number} {info.description!r} in {folder}"
+    return None
+
+
+def _only(folder: Path, series: str) -> tuple[Any, Any]:
+    """The series that a run over a folder would use, or the only one that is there; and its first volume."""
+    from rtevo.ingest import survey
+
+    found = survey(folder, series or None)
+    info = found.run or (found.series[0] if len(found.series) == 1 else None)
+    if info is None:
+        raise DataError(f"--sample: {found.reason}")
+    return info, prepare.first_volume(folder, info.uid)
+
+
+def realignment(known: Known) -> Iterator[Finding]:
+    """Kernels from the cache, and how long a volume takes: the sample, or where there is none the decoder's own reference."""
+    from rtevo.decode import Quality, differences
+    from rtevo.kernels._compile import cache_folder
+    from rtevo.realign import Realigner, warm_up
+
+    assert known.decoder is not None
+    assert known.tr_s is not None
+    there = len(list(cache_folder().glob("**/*.nbi"))) if cache_folder().is_dir() else 0
+    known.tell("kernels: loading, or compiling where this is the first time")
+    began = time.monotonic()
+    warm_up()
+    took_s = time.monotonic() - began
+    figures: dict[str, float | None] = {"load_s": round(took_s, 2)}
+    kept = f"loaded from {cache_folder()} in {took_s:.1f} s" if there else f"compiled into {cache_folder()} in {took_s:.1f} s"
+    if not os.access(cache_folder(), os.W_OK):
+        to_do = f"make {cache_folder()} writable: as it is every process of every session compiles anew"
+        yield Finding("kernels", "warn", f"the cache {cache_folder()} cannot be written; ready in {took_s:.1f} s", to_do, figures)
+    else:
+        yield Finding("kernels", "pass", kept, "", figures)
+    volume = known.decoder.reference if known.volume is None else known.volume
+    quality, times_ms = Quality(known.decoder), []
+    with Realigner(known.decoder.reference, known.decoder.grid.affine, threads=known.config.decoder.threads) as realigner:
+        for _ in range(REPEATS):
+            began = time.monotonic()
+            motion, aligned = realigner.align(volume)
+            times_ms.append(1e3 * (time.monotonic() - began))
+    quality.add(aligned)
+    unlike = differences(known.decoder, known.tr_s, known.config.decoder.fwhm_mm, quality.gain(), motion.params) if motion.converged else []
+    yield _speed(known, motion, sorted(times_ms), unlike)
+
+
+def _speed(known: Known, motion: Any, times_ms: list[float], unlike: list[str]) -> Finding:
+    """Judge how a volume was realigned."""
+    assert known.tr_s is not None
+    speed = known.config.session.speed
+    budget_ms = 1e3 * known.tr_s / speed if speed else float("inf")
+    p50, worst = times_ms[len(times_ms) // 2], times_ms[-1]
+    figures: dict[str, float | None] = {"p50_ms": round(p50, 2), "max_ms": round(worst, 2), "tr_ms": 1e3 * known.tr_s}
+    what = f"a volume in {p50:.0f} ms (at most {worst:.0f}); TR {1e3 * known.tr_s:.0f} ms"
+    if not motion.converged:
+        to_do = "is it this participant, the same slices, the same orientation? See docs/realign.md"
+        return Finding("realignment", "fail", "the sample cannot be aligned to the decoder's reference", to_do, figures)
+    if p50 > budget_ms:
+        return Finding("realignment", "fail", what, "more [decoder] threads, or a computer with nothing else to do", figures)
+    if unlike:
+        return Finding(
+            "realignment", "warn", f"{what}; {'; '.join(unlike)}", "see that the session is what the decoder was made for", figures
+        )
+    if worst > 0.5 * budget_ms:
+        return Finding("realignment", "warn", what, "close other programs; more [decoder] threads where cores are free", figures)
+    return Finding("realignment", "pass", what, "", figures)
