@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -121,7 +122,7 @@ def shared_memory(known: Known) -> Iterator[Finding]:
     assert known.image_size is not None
     nowhere = Path(os.devnull)
     plan = Plan(
-        name="check", config=known.config, condition="", out=nowhere, runtime=nowhere, incoming=nowhere, grid=known.grid, tr_s=known.tr_s,
+        name=f"check-{secrets.token_hex(2)}", config=known.config, condition="", out=nowhere, runtime=nowhere, incoming=nowhere, grid=known.grid, tr_s=known.tr_s,
         decoder=nowhere, decoder_name=None, latent_space=nowhere, embedding_size=known.embedding_size, image_size=known.image_size,
     )  # fmt: skip
     try:

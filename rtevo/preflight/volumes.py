@@ -75,7 +75,7 @@ def _echo(config: Config) -> Finding:
     peers = (*settings.peers, CALLING) if settings.peers else ()
     with (
         tempfile.TemporaryDirectory(prefix="rtevo-check-") as folder,
-        DicomReceiver(folder, settings.port, address=settings.address, ae_title=settings.ae_title, peers=peers) as receiver,
+        DicomReceiver(folder, settings.port, address=settings.address, ae_title=settings.ae_title, peers=peers, patience_s=1.0) as receiver,
     ):
         took_s = echo(settings.address, receiver.port, settings.ae_title, CALLING)
     where = f"{settings.ae_title} at {settings.address}, port {settings.port}"

@@ -1,0 +1,91 @@
+"""``python -m rtevo.run --check``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rtevo import preflight
+from rtevo.errors import ConfigError, DataError
+from rtevo.preflight.findings import Check, Finding, Known
+from rtevo.run import main
+
+
+def test_every_mistake_of_a_session_file_is_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    session = tmp_path / "session.toml"
+    session.write_text("[session]\nseed = -1\n[presentation]\nimage_s = 0\n[decoders]\n")
+    assert main(["--check", "--json", str(session)]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["verdict"] == "fail"
+    assert [each["verdict"] for each in found["findings"]] == ["fail"] * 3
+    assert all(each["check"] == "session file" for each in found["findings"])
+
+
+@pytest.mark.slow
+def test_a_simulated_session_as_it_comes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    session = tmp_path / "session.toml"
+    session.write_text("[generator]\nsteps = 1\n[session]\nspeed = 0\n")
+    assert main(["--check", "--json", str(session)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    rows = {each["check"]: each for each in found["findings"]}
+    wanted = {
+        "session file",
+        "leftovers",
+        "volumes",
+        "delivery",
+        "decoder",
+        "sample volume",
+        "kernels",
+        "realignment",
+        "model",
+        "evolution",
+    }
+    assert set(rows) == wanted | {"disk space", "disk speed", "shared memory", "painting", "presenter", "presenter's clock"}
+    assert rows["painting"]["figures"]["each_s"] > 0
+    assert rows["presenter"]["figures"]["refresh_hz"] == pytest.approx(60, abs=0.01)
+    assert [path.name for path in tmp_path.iterdir()] == ["session.toml"]  # nothing is left
+
+
+def good(known: Known) -> Iterator[Finding]:
+    known.tr_s = 2.0
+    yield Finding("good", "pass", "well")
+
+
+def broken(known: Known) -> Iterator[Finding]:
+    yield Finding("first half", "warn", "so so", "see to it")
+    raise ConfigError(["this", "that"])
+
+
+def unreadable(known: Known) -> Iterator[Finding]:
+    raise DataError("nothing there")
+    yield
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    return lambda *checks: monkeypatch.setattr(preflight, "CHECKS", checks)
+
+
+def test_an_error_of_one_check_keeps_no_other_from_being_made(checks: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    checks(
+        Check("unreadable", unreadable, to_do="look"),
+        Check("needy", good, ("tr_s",)),
+        Check("broken", broken),
+        Check("good", good),
+        Check("content", good, ("tr_s",)),
+    )
+    assert main(["--check"]) == 1
+    printed = capsys.readouterr().out
+    assert "not checked: it needs the repetition time" in printed
+    assert "-> mend the session file" in printed
+    assert "3 pass, 2 warn, 3 fail" in printed
+
+
+def test_warnings_let_a_session_start(checks: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    checks(Check("needy", good, ("decoder",)))
+    assert main(["--check"]) == 0
+    assert "1 pass, 1 warn, 0 fail" in capsys.readouterr().out

@@ -1,0 +1,215 @@
+"""What comes from the scanner: each check once where all is well, and once where it is not."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from rtevo.config import build
+from rtevo.errors import ConfigError, DataError, DecoderError
+from rtevo.preflight import volumes
+from rtevo.preflight.findings import Known
+from rtevo.simulate.dicom import MosaicWriter
+
+from .conftest import AFFINE, SHAPE, head, verdicts
+
+Make = Callable[..., Known]
+TR_S = 2.0
+
+
+def nifti(path: Path, affine: np.ndarray = AFFINE, tr_s: float = TR_S) -> Path:
+    image = nibabel.Nifti1Image(np.repeat(head()[..., None], 2, axis=3).astype(np.int16), affine)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header.set_zooms((*image.header.get_zooms()[:3], tr_s))
+    nibabel.save(image, path)
+    return path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def watch(folder: Path, decoder: Path, **acquisition: Any) -> dict[str, Any]:
+    return {
+        "acquisition": {"source": "watch", "folder": str(folder), "tr_s": TR_S, **acquisition},
+        "decoder": {"folder": str(decoder)},
+    }
+
+
+def learnt(known: Known) -> Known:
+    """Run the checks before the sample's."""
+    assert verdicts(list(volumes.source(known)))["volumes"] == "pass"
+    assert verdicts(list(volumes.decoder(known)))["decoder"] == "pass"
+    return known
+
+
+def test_a_simulated_participant_who_prefers_something(known: Make) -> None:
+    assert verdicts(list(volumes.source(known()))) == {"volumes": "pass"}
+    with pytest.raises(ConfigError, match="spyder"):
+        list(volumes.source(known({"simulation": {"prefers": "spyder"}})))
+
+
+def test_a_recording(known: Make, tmp_path: Path) -> None:
+    nifti(tmp_path / "run.nii")
+    replay = {"acquisition": {"source": "replay", "folder": str(tmp_path)}}
+    state = known(replay)
+    assert verdicts(list(volumes.source(state))) == {"volumes": "pass"}
+    assert (state.tr_s, state.source and state.source.n_volumes) == (TR_S, 2)
+    (tmp_path / "run.nii").unlink()
+    with pytest.raises(DataError):
+        list(volumes.source(known(replay)))
+
+
+def test_a_recording_with_a_gap_is_told(known: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nifti(tmp_path / "run.nii")
+    described = volumes.prepare.describe_source(build({"acquisition": {"source": "replay", "folder": str(tmp_path)}}))
+    monkeypatch.setattr(volumes.prepare, "describe_source", lambda _: replace(described, missing=(1,)))
+    (found,) = volumes.source(known({"acquisition": {"source": "replay", "folder": str(tmp_path)}}))
+    assert (found.verdict, "1 volumes are missing" in found.found) == ("warn", True)
+
+
+# --- the way in ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_watched_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert volumes.watched(tmp_path).verdict == "pass"
+    assert volumes.watched(tmp_path / "later").verdict == "warn"
+    (tmp_path / "file").touch()
+    assert volumes.watched(tmp_path / "file").verdict == "fail"
+    with monkeypatch.context() as slow:
+        slow.setattr(volumes, "LISTING_S", 0.0)
+        assert "empty folder" in volumes.watched(tmp_path).to_do
+
+
+def test_a_share_that_is_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    never = threading.Event()
+    monkeypatch.setattr(volumes, "_list", lambda folder: never.wait())
+    monkeypatch.setattr(volumes, "SHARE_S", 0.01)
+    found = volumes.watched(tmp_path)
+    never.set()
+    assert (found.verdict, "the share is dead" in found.found) == ("fail", True)
+
+
+@pytest.mark.parametrize("delivery", ["dicom", "push"])
+def test_the_network_is_listened_at_and_answers(known: Make, decoder_folder: Callable[..., Path], tmp_path: Path, delivery: str) -> None:
+    port = free_port()
+    tables = watch(tmp_path, decoder_folder(), delivery=delivery, address="127.0.0.1", port=port)
+    (found,) = volumes.delivery(known(tables))
+    assert (found.verdict, len(found.figures)) == ("warn" if delivery == "dicom" else "pass", 1)  # an echo, from here alone
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        tables["acquisition"]["port"] = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match="cannot listen there"):
+            list(volumes.delivery(known(tables)))
+
+
+@pytest.mark.parametrize(("delivery", "peer"), [("dicom", "MRC@192.168.1.20"), ("push", "@192.168.1.20")])
+def test_all_addresses_with_peers(known: Make, decoder_folder: Callable[..., Path], tmp_path: Path, delivery: str, peer: str) -> None:
+    tables = watch(tmp_path, decoder_folder(), delivery=delivery, address="0.0.0.0", port=free_port(), peers=[peer])
+    assert verdicts(list(volumes.delivery(known(tables)))) == {"delivery": "pass"}
+
+
+def test_faults_of_a_rehearsal(known: Make) -> None:
+    assert verdicts(list(volumes.delivery(known({"simulation": {"faults": "drop=0.1"}})))) == {"delivery": "pass"}
+    with pytest.raises(ConfigError):
+        list(volumes.delivery(known({"simulation": {"faults": "drop=7"}})))
+
+
+# --- decoder and sample ----------------------------------------------------------------------------------------------------------------
+
+
+def test_decoders(known: Make, decoder_folder: Callable[..., Path], tmp_path: Path) -> None:
+    tables = watch(tmp_path, decoder_folder(noise=False))
+    (found,) = volumes.decoder(known(tables))
+    assert (found.verdict, "without the voxels' noise" in found.found) == ("warn", True)
+    (tmp_path / "decoder" / "mask_img.nii.gz").unlink()
+    with pytest.raises(DecoderError):
+        list(volumes.decoder(known(tables)))
+
+
+def test_a_recording_without_a_decoder_is_scored_by_a_map_that_means_nothing(known: Make, tmp_path: Path) -> None:
+    nifti(tmp_path / "run.nii")
+    state = known({"acquisition": {"source": "replay", "folder": str(tmp_path)}})
+    list(volumes.source(state))
+    (found,) = volumes.decoder(state)
+    assert (found.verdict, "mean nothing" in found.found) == ("warn", True)
+    assert verdicts(list(volumes.sample(state))) == {"sample volume": "pass"}
+
+
+@pytest.mark.parametrize("name", ["run.nii", "run.nii.gz"])
+def test_a_sample_file(known: Make, decoder_folder: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    state = learnt(known(watch(tmp_path / "in", decoder_folder()), sample=nifti(tmp_path / name)))
+    assert verdicts(list(volumes.sample(state))) == {"sample volume": "pass"}
+    assert state.volume is not None
+    assert state.volume.shape == SHAPE
+
+
+def test_a_sample_folder_of_dicom_files(known: Make, decoder_folder: Callable[..., Path], tmp_path: Path) -> None:
+    state = known(watch(tmp_path / "in", decoder_folder()), sample=tmp_path / "sample")
+    learnt(state)
+    (tmp_path / "sample").mkdir()
+    assert state.grid is not None
+    writer = MosaicWriter(tmp_path / "sample", state.grid, TR_S, description="bold")
+    path = writer.path(0)
+    path.write_bytes(writer.encode(0, head()))
+    assert verdicts(list(volumes.sample(state))) == {"sample volume": "pass"}
+    state.sample = path
+    assert verdicts(list(volumes.sample(state))) == {"sample volume": "pass"}
+
+
+def test_a_volume_in_the_watched_folder_is_the_sample(known: Make, decoder_folder: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    state = learnt(known(watch(tmp_path / "in", decoder_folder())))
+    (found,) = volumes.sample(state)
+    assert (found.verdict, "--sample" in found.to_do) == ("warn", True)
+    nifti(tmp_path / "in" / "run.nii")
+    assert verdicts(list(volumes.sample(state))) == {"sample volume": "pass"}
+
+
+def test_a_sample_that_does_not_fit(known: Make, decoder_folder: Callable[..., Path], tmp_path: Path) -> None:
+    state = learnt(known(watch(tmp_path / "in", decoder_folder()), sample=nifti(tmp_path / "slow.nii", tr_s=2.5)))
+    (found,) = volumes.sample(state)
+    assert (found.verdict, "tr_s = 2.5" in found.to_do) == ("fail", True)
+    shifted = AFFINE.copy()
+    shifted[0, 3] = 9
+    state.sample = nifti(tmp_path / "shifted.nii", shifted)
+    with pytest.raises(DecoderError, match=r"up to 9\.00 mm apart"):
+        list(volumes.sample(state))
+    state.sample = tmp_path / "nothing.nii"
+    with pytest.raises(DataError, match="found nothing"):
+        list(volumes.sample(state))
+
+
+def test_realignment(known: Make, decoder_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = learnt(known(watch(tmp_path / "in", decoder_folder())))
+    found = list(volumes.realignment(state))
+    assert verdicts(found) == {"kernels": "pass", "realignment": "pass"}
+    assert all(each.figures for each in found)
+    monkeypatch.setattr(volumes.os, "access", lambda *_: False)
+    state.volume = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+    assert verdicts(list(volumes.realignment(state))) == {"kernels": "warn", "realignment": "fail"}
+
+
+def test_realignment_that_is_too_slow_or_of_another_run(known: Make, decoder_folder: Callable[..., Path], tmp_path: Path) -> None:
+    state = learnt(known(watch(tmp_path / "in", decoder_folder())))
+
+    class Converged:
+        converged = True
+
+    for times_ms, unlike, verdict in (([1.0], [], "pass"), ([1.0, 1500.0], [], "warn"), ([3000.0], [], "fail"), ([1.0], ["x"], "warn")):
+        times_ms = times_ms if len(times_ms) == 1 else [times_ms[0]] * 3 + times_ms[1:]
+        assert verdicts([volumes._speed(state, Converged(), times_ms, unlike)]) == {"realignment": verdict}
+    state.config = build({"session": {"speed": 0.0}})  # time waits
+    assert volumes._speed(state, Converged(), [3000.0], []).verdict == "pass"
