@@ -148,7 +148,7 @@ def score_dtype() -> np.dtype[np.void]:
             ("volumes_used", "<i4"),
             ("score", "<f8"),
             ("score_se", "<f8"),  # of one image against others; NaN where the method gives none
-        ("reliability", "<f8"),  # of all scores so far: expected squared correlation with the responses; NaN where not known
+            ("reliability", "<f8"),  # of all scores so far: expected squared correlation with the responses; NaN where not known
             ("onset_s", "<f8"),  # from the first volume
             ("closed_ns", "<i8"),  # of the last volume that was needed
             ("scored_ns", "<i8"),

@@ -72,6 +72,7 @@ class Known:
     folder: Path | None = None  # of the decoder
     grid: Grid | None = None
     volume: NDArray[np.float32] | None = None
+    reason: str = ""  # why there is no sample in the watched folder
     embedding_size: int | None = None
     image_size: tuple[int, int] | None = None
     space: LatentSpace | None = None

@@ -122,8 +122,9 @@ def shared_memory(known: Known) -> Iterator[Finding]:
     assert known.image_size is not None
     nowhere = Path(os.devnull)
     plan = Plan(
-        name=f"check-{secrets.token_hex(2)}", config=known.config, condition="", out=nowhere, runtime=nowhere, incoming=nowhere, grid=known.grid, tr_s=known.tr_s,
-        decoder=nowhere, decoder_name=None, latent_space=nowhere, embedding_size=known.embedding_size, image_size=known.image_size,
+        name=secrets.token_hex(3), config=known.config, condition="", out=nowhere, runtime=nowhere, incoming=nowhere,
+        grid=known.grid, tr_s=known.tr_s, decoder=nowhere, decoder_name=None, latent_space=nowhere,
+        embedding_size=known.embedding_size, image_size=known.image_size,
     )  # fmt: skip
     try:
         with ExitStack() as stack:

@@ -216,7 +216,8 @@ def sample(known: Known) -> Iterator[Finding]:
             yield Finding("sample volume", "pass", "the simulated head lies on the decoder's grid")
         else:
             to_do = "scan a volume with the run's protocol and give it: --sample FILE or DIR"
-            yield Finding("sample volume", "warn", "none to hold the decoder's geometry against", to_do)
+            why = f": {known.reason}" if known.reason else ""
+            yield Finding("sample volume", "warn", f"none to hold the decoder's geometry against{why}", to_do)
         return
     info, known.volume, where = found
     prepare.check_grid(known.decoder, info.grid, known.folder)
@@ -250,7 +251,9 @@ def _find_sample(known: Known) -> tuple[Any, Any, str] | None:
     folder = Path(settings.folder)
     if settings.source == "watch" and settings.folder and folder.is_dir():
         known.tell(f"looking for a volume in {folder}")
-        if (info := survey(folder, settings.series or None).run) is not None:
+        found = survey(folder, settings.series or None)
+        known.reason = found.reason
+        if (info := found.run) is not None:
             return info, prepare.first_volume(folder, info.uid), f"series {info.number} {info.description!r} in {folder}"
     return None
 
