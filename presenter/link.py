@@ -293,7 +293,7 @@ class Link:
             elif self._clock_ns() - self._mentioned_ns > WAITING_S * 1e9:
                 self._mentioned_ns = self._clock_ns()
                 _log.warning("the support computer refuses for now: %s", message.reason)
-        elif isinstance(message, (wire.Image, wire.Tick, wire.End)):
+        elif isinstance(message, (wire.Image, wire.Tick, wire.Pause, wire.End)):
             if self._inbox.take(message):
                 if isinstance(message, wire.Image):
                     self._image = (message.generation, message.candidate)

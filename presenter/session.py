@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from presenter.display import Display, Picture, Press, Scene
-from rtevo.wire import FOREVER_NS, MAX_TEXT_BYTES, End, Event, Image, Kind, NumberedT, PresentationSettings, Ready, Tick
+from rtevo.wire import FOREVER_NS, MAX_TEXT_BYTES, End, Event, Image, Kind, NumberedT, Pause, PresentationSettings, Ready, Tick
 from rtevo.wire import Numbered as Message
 
 __all__ = ["Session"]
@@ -84,7 +84,7 @@ class Session:
         self._pulses, self._mark = pulses, mark
         self._dummies = settings.dummy_triggers  # still to come
         self._waiting_since: int | None = None  # the trigger is waited for
-        self._rating_open = self._over = False
+        self._rating_open = self._over = self._paused = False
         self._queue: deque[Picture] = deque()
         self._prepared: Picture | None = None
         self._shown: Picture | None = None
@@ -135,13 +135,22 @@ class Session:
             self._due_ns = display.now_ns()
 
     def _next_is_there(self) -> bool:
-        """Wait for the next onset's time, and hold fixation where its image is not there; False at the end."""
+        """Wait for the next onset's time, and hold fixation where its image is not there or the operator has paused; False at the end."""
         self._wait(self._due_ns)
-        if not self._queue and not self._has_to_end():
-            self._report(Kind.FIXATION, self._display.now_ns(), text="held: the next image is not there yet")
-            self._wait(FOREVER_NS, (), lambda: bool(self._queue) or self._has_to_end())
+        while (self._paused or not self._queue) and not self._has_to_end():
+            self._hold()
             self._due_ns = self._display.now_ns()
         return bool(self._queue) and not self._has_to_end()
+
+    def _hold(self) -> None:
+        """Hold fixation: through the operator's pause, or until there is an image."""
+        if self._paused:
+            self._report(Kind.PAUSE, self._display.now_ns())
+            self._wait(FOREVER_NS, (), lambda: not self._paused or self._has_to_end())
+            self._report(Kind.GO_ON, self._display.now_ns())
+        else:
+            self._report(Kind.FIXATION, self._display.now_ns(), text="held: the next image is not there yet")
+            self._wait(FOREVER_NS, (), lambda: bool(self._queue) or self._paused or self._has_to_end())
 
     def _trial(self, picture: Picture) -> None:
         """One image, its rating window where there is one, and the due time of the next onset."""
@@ -264,6 +273,8 @@ class Session:
         for message, pixels in self._link.take():
             if isinstance(message, Tick):
                 self._display.advance(message.now_ns)
+            elif isinstance(message, Pause):
+                self._paused = message.on
             elif isinstance(message, End):
                 self._ending = message.reason
                 if message.at_once:

@@ -17,12 +17,14 @@ __all__ = [
     "MOTION_COLUMNS",
     "EventKind",
     "Grid",
+    "MessageKind",
     "VolumeFlag",
     "aligned_dtype",
     "event_dtype",
     "fitness_dtype",
     "image_dtype",
     "latent_dtype",
+    "message_dtype",
     "score_dtype",
     "volume_dtype",
 ]
@@ -52,6 +54,16 @@ class EventKind(IntEnum):
     NOTE = 7  # text: anything worth keeping (reconnects, refused strangers)
     PULSE = 8  # a later pulse of the scanner
     PHYSIOLOGY = 9  # value: what an image did to the participant's physiology; NaN where it could not be measured
+    PAUSE = 10  # fixation is held from here on, after the trial's end, because the operator has asked for it
+    GO_ON = 11  # and no longer
+
+
+class MessageKind(IntEnum):
+    """What the supervisor has to tell."""
+
+    WARNING = 1  # of a stage, or of the supervisor's own
+    ERROR = 2  # what ends the session
+    OPERATOR = 3  # action: what the person at the console has done; text: the note that came with it
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,6 +229,20 @@ def event_dtype() -> np.dtype[np.void]:
             ("value", "<f8"),
             ("response_time_s", "<f8"),
             ("text", "S96"),
+        ],
+        align=True,
+    )
+
+
+def message_dtype() -> np.dtype[np.void]:
+    """Slot of the ``messages`` ring: warnings, and what the operator does."""
+    return np.dtype(
+        [
+            ("kind", "<i4"),  # MessageKind
+            ("t_ns", "<i8"),  # session time; 0 before its start
+            ("stage", "S16"),  # who says it; empty: the supervisor
+            ("action", "S16"),  # of the operator: start, pause, resume, stop, mark
+            ("text", "S480"),
         ],
         align=True,
     )

@@ -131,7 +131,7 @@ def run(plan: Plan) -> dict[str, Any]:
             supervisor.abandon()
         except StageError as error:
             failure = error
-            supervisor.abandon()
+            supervisor.abandon(str(error))
         rings = supervisor.ring_statistics()
         warnings, clock_ns = supervisor.warnings, supervisor.clock.now_ns()
     with LogWriter(plan.out / LOG) as log:

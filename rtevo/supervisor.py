@@ -19,7 +19,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -28,6 +28,7 @@ from typing import Any
 
 from rtevo.clock import NEVER, RUNNING, Clock
 from rtevo.errors import StageError
+from rtevo.records import MessageKind
 from rtevo.shm import Ring, clean
 from rtevo.stages import STOP_SIGNALS, Plan, Stage, child_main, create_rings, readers_of, stages_of
 
@@ -36,7 +37,9 @@ __all__ = ["Supervisor"]
 CAUSE_S = 1.5  # for finding out who died first
 GRACE_S = 2.0  # for saving and leaving, after a failure
 START_S = 900.0  # for becoming ready: the first start compiles kernels and loads and compiles models
+PART_S = 5.0  # for an observer to say goodbye
 ORDER = ("scanner", "presenter")
+OPERATOR = {"start": ("waiting", 0), "pause": ("pause", 1), "resume": ("pause", 0), "stop": ("end", 1), "mark": None}  # shared words
 
 
 @dataclass
@@ -72,7 +75,7 @@ class Supervisor:
         self.children: dict[str, _Child] = {}
         self.warnings: list[str] = []
         self._stack = ExitStack()
-        self._forced = False
+        self._interrupts = self._interrupts_told = 0
         self._told: dict[str, Any] | None = None  # what every stage was told at the start
         self._restarts: dict[str, int] = {}
 
@@ -92,9 +95,8 @@ class Supervisor:
         self._stack.close()
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.clock.get("end"):
-            self._forced = True
-        else:
+        self._interrupts += 1
+        if self._interrupts == 1:
             self.on_log("WARNING", "stopping: the image is taken away and everything is saved (again: at once)")
         self.clock.set("end", 1)
 
@@ -126,17 +128,30 @@ class Supervisor:
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
         deadline = time.monotonic() + START_S
-        while waiting := [c.stage.name for c in self.children.values() if c.ready is None]:
+        while waiting := [c.stage.name for c in self.children.values() if c.ready is None and not c.done]:
             self.on_progress(f"waiting for {', '.join(waiting)}")
             self.pump(0.2)
             if self.clock.get("end"):
                 raise KeyboardInterrupt
             if time.monotonic() > deadline:
                 raise StageError(waiting[0], f"was not ready within {START_S:g} s")
+        self._wait_for_operator()
         self.clock.start()
         self._told = {key: value for child in self.children.values() for key, value in (child.ready or {}).items()}
         for child in self.children.values():
-            child.pipe.send_bytes(json.dumps(self._told).encode())
+            with suppress(OSError):  # it has just died: its sentinel tells
+                child.pipe.send_bytes(json.dumps(self._told).encode())
+
+    def _wait_for_operator(self) -> None:
+        """Let the session begin when the operator says so, where there is a console."""
+        console = self.children.get("console")
+        self.clock.set("waiting", int(console is not None))
+        while self.clock.get("waiting") and not self.children["console"].done:
+            self.on_progress("everything is ready, waiting for Start at the console")
+            self.pump(0.2)
+            if self.clock.get("end"):
+                raise KeyboardInterrupt
+        self.clock.set("waiting", 0)
 
     # --- running ----------------------------------------------------------------------------------------------------------------
 
@@ -159,7 +174,7 @@ class Supervisor:
             The first failure.
         """
         next_tick = 0.0
-        while any(not c.done for c in self.children.values()):
+        while any(not c.done for c in self.children.values() if not c.stage.observer):
             self.pump(0.0005 if self.clock.lock_step else 0.05)
             self._wind_down()
             if self.clock.lock_step:
@@ -169,7 +184,12 @@ class Supervisor:
                 self._watch()
                 if on_tick:
                     on_tick()
-        return "stopped" if self.clock.get("end") else "completed"
+        stopped = self.clock.get("end")
+        self.clock.set("over", 2 if stopped else 1)
+        deadline = time.monotonic() + PART_S
+        while any(not c.done for c in self.children.values()) and time.monotonic() < deadline:
+            self.pump(0.05)
+        return "stopped" if stopped else "completed"
 
     def pump(self, timeout_s: float) -> None:
         """Handle what stages have said, and notice those that died.
@@ -182,7 +202,10 @@ class Supervisor:
             The user has asked a second time for the session to end.
         """
         failures = self._failures(timeout_s)
-        if self._forced:
+        if self._interrupts > self._interrupts_told:
+            self._interrupts_told = self._interrupts
+            self._say(MessageKind.OPERATOR, "at the terminal", action="stop")
+        if self._interrupts > 1:
             raise KeyboardInterrupt
         if not failures:
             return
@@ -202,17 +225,21 @@ class Supervisor:
                 found += self._listen(child)
                 if left and not child.done and not self._start_again(child):
                     child.done = True
-                    found.append((StageError(child.stage.name, _exit_reason(child.process.exitcode or 0)), False))
+                    reason = _exit_reason(child.process.exitcode or 0)
+                    if child.stage.observer:
+                        self._warn(f"{child.stage.name} {reason}: the session goes on without it")
+                    else:
+                        found.append((StageError(child.stage.name, reason), False))
         return found
 
     def _start_again(self, child: _Child) -> bool:
         """Start a stage again that was killed, where that can be done without losing anything; whether it was."""
         name, so_far = child.stage.name, self._restarts.get(child.stage.name, 0)
-        if self._told is None or self.clock.lock_step or self.clock.get("abort") or so_far >= child.stage.restarts:
+        early = (self._told is None or self.clock.lock_step) and not child.stage.observer
+        if early or self.clock.get("abort") or so_far >= child.stage.restarts:
             return False
         self._restarts[name] = so_far + 1
-        self.warnings.append(f"{name} {_exit_reason(child.process.exitcode or 0)} and was started again")
-        self.on_log("WARNING", self.warnings[-1])
+        self._warn(f"{name} {_exit_reason(child.process.exitcode or 0)} and was started again")
         child.pipe.close()
         self._spawn(child.stage)
         return True
@@ -228,8 +255,13 @@ class Supervisor:
                         child.pipe.send_bytes(json.dumps(self._told).encode())
                 elif message["kind"] == "log":
                     if message["level"] in ("WARNING", "ERROR"):
-                        self.warnings.append(message["text"])
-                    self.on_log(message["level"], message["text"])
+                        self._warn(message["text"], child.stage.name, message["level"])
+                    else:
+                        self.on_log(message["level"], message["text"])
+                elif message["kind"] == "operator":
+                    self._operate(message["action"], message["text"])
+                elif message["kind"] == "error" and child.stage.observer:
+                    self._warn(f"{child.stage.name}: {message['text']}", child.stage.name)
                 elif message["kind"] == "error":
                     child.done = True
                     found.append((StageError(child.stage.name, message["text"]), bool(message["follows"])))
@@ -238,6 +270,31 @@ class Supervisor:
         except (EOFError, OSError):
             pass  # the sentinel tells
         return found
+
+    def _warn(self, text: str, stage: str = "", level: str = "WARNING") -> None:
+        """Tell the operator, and the record, what is not in order."""
+        self.warnings.append(text)
+        self.on_log(level, text)
+        self._say(MessageKind.WARNING, text, stage)
+
+    def _operate(self, action: str, text: str) -> None:
+        """Do what the operator asks for at the console, and record it; what is so already is left so."""
+        word = OPERATOR[action]
+        if word is not None:
+            if self.clock.get(word[0]) == word[1]:
+                return
+            self.clock.set(*word)
+        self.on_log("INFO", f"operator: {action}" + (f": {text}" if text else ""))
+        self._say(MessageKind.OPERATOR, text, action=action)
+
+    def _say(self, kind: MessageKind, text: str, stage: str = "", action: str = "") -> None:
+        """Put a message into the record; nobody can hold this up."""
+        ring = self.rings["messages"]
+        if ring.closed:
+            return
+        with ring.reserve(timeout_s=0) as slot:
+            slot["kind"], slot["t_ns"], slot["stage"], slot["action"] = kind, self.clock.now_ns(), stage.encode(), action.encode()
+            slot["text"] = text.encode()[:480].decode(errors="ignore").encode()
 
     def _wind_down(self) -> None:
         """Once the presenter's link has closed the scanner stops; once the scanner is gone ingest hands on what it has.
@@ -252,6 +309,8 @@ class Supervisor:
             self.clock.set("presenter_wake_ns", NEVER)
         if "scanner" in done or ("bridge" in done and "scanner" not in self.children):
             self.clock.set("drain", 1)
+        if all(child.done for name, child in self.children.items() if name != "record" and not child.stage.observer):
+            self.rings["messages"].close_writing()
 
     def _watch(self) -> None:
         """Raise where a stage has had something to read for longer than its deadline without taking it."""
@@ -281,6 +340,8 @@ class Supervisor:
         return (*words, *published)
 
     def _conduct(self) -> None:
+        if self.clock.get("pause") and self.clock.get("presenter_wake_ns") == NEVER and not self.children["bridge"].done:
+            return  # it holds fixation
         state = self._state()
         if state is not None and state == self._state():
             who = min(ORDER, key=lambda w: self.clock.get(f"{w}_wake_ns"))  # the scanner first where both are due
@@ -289,8 +350,10 @@ class Supervisor:
 
     # --- ending -----------------------------------------------------------------------------------------------------------------
 
-    def abandon(self) -> None:
-        """After a failure: ask everyone to save and leave, and give them a moment for it."""
+    def abandon(self, reason: str = "") -> None:
+        """After a failure: ask everyone to save and leave, and give them a moment for it; the reason is recorded."""
+        if reason:
+            self._say(MessageKind.ERROR, reason)
         self.clock.set("abort", 1)
         deadline = time.monotonic() + GRACE_S
         while time.monotonic() < deadline and any(c.process.is_alive() for c in self.children.values()):

@@ -177,6 +177,42 @@ def test_lock_step_session_is_exact_and_repeats_itself() -> None:
     assert repr(session(settings)) == repr((events, shown))  # NaN is not equal to itself
 
 
+def test_a_pause_lets_the_trial_finish_and_is_told_once() -> None:
+    """Asked for in the second image, repeated at every turn of the bridge's loop, until 40 s."""
+    with lock_step(PresentationSettings(speed=0, baseline_s=6)) as (bridge, participant, presenter):
+        actions: list[tuple[int, Callable[[], None]]] = [
+            (SECOND, lambda k=k: bridge.send_image(0, k, pixels(k)))  # type: ignore[misc]
+            for k in range(3)
+        ]
+        actions += [((13 + k) * SECOND, lambda: bridge.pause(True)) for k in range(3)]
+        actions += [((40 + k) * SECOND, lambda: bridge.pause(False)) for k in range(3)]
+        events = conduct(bridge, participant, [*actions, (60 * SECOND, lambda: bridge.end("enough"))])
+        assert presenter.join() == "enough"
+    times = {kind: [e.mono_ns / SECOND for e in events if e.kind == kind] for kind in (EventKind.ONSET, EventKind.PAUSE, EventKind.GO_ON)}
+    assert times == {EventKind.ONSET: [8, 12, 40], EventKind.PAUSE: [16], EventKind.GO_ON: [40]}
+
+
+def test_a_presenter_started_anew_in_a_pause_holds_before_its_next_image() -> None:
+    now = [time.monotonic_ns()]
+    with Bridge(LOOPBACK, PresentationSettings(), mono_ns=lambda: now[0]) as bridge:
+
+        def work() -> None:
+            bridge.poll(0.002)
+
+        bridge.send_image(0, 0, pixels(1))
+        with Link(bridge.endpoint) as first:
+            until(lambda: bridge.connected, work)
+            bridge.pause(True)
+            until(lambda: bool(first.take()), work)
+        with Link(bridge.endpoint) as second:
+            for _ in range(8):  # silence first
+                now[0] += SECOND
+                work()
+            taken: list[wire.Numbered] = []
+            until(lambda: len(taken) == 2, lambda: (work(), taken.extend(m for m, _ in second.take())))
+            assert [type(m) for m in taken] == [wire.Pause, wire.Image]
+
+
 def test_lock_step_ratings() -> None:
     events, _ = session(PresentationSettings(speed=0, rating_window_s=5))
     rated = [e for e in events if e.kind == EventKind.RATING]
@@ -343,7 +379,8 @@ def test_a_new_bridge_of_the_same_session_goes_on_where_the_old_one_was() -> Non
             until(lambda: any(e.kind == EventKind.TRIGGER for e in events), lambda: events.extend(second.poll(0.01)))
             second.send_image(0, 1, pixels(2))
             taken: list[wire.Numbered] = []
-            until(lambda: bool(taken), lambda: (second.poll(0.002), taken.extend(m for m, _ in link.take())))
+            until(lambda: len(taken) == 2, lambda: (second.poll(0.002), taken.extend(m for m, _ in link.take())))
+            assert [m.on for m in taken if isinstance(m, wire.Pause)] == [False]  # the old one may have asked for a pause
             assert [m.candidate for m in taken if isinstance(m, wire.Image)] == [1]
 
 

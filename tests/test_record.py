@@ -14,7 +14,7 @@ from PIL import Image
 from rtevo import records
 from rtevo.errors import DataError
 from rtevo.record import LogWriter, Recorder, finalise, hold, image_path, read_log
-from rtevo.records import EventKind, VolumeFlag
+from rtevo.records import EventKind, MessageKind, VolumeFlag
 
 START = {"tr_s": 2.0, "rtevo": "0", "condition": "brain", "seed": 1}
 
@@ -31,6 +31,15 @@ def test_records_are_read_back_and_continue_their_numbers(tmp_path: Path) -> Non
         with LogWriter(tmp_path / "log") as log:
             log.append("start", {"x": k})
     assert [(r["seq"], r["x"]) for r in read_log(tmp_path / "log")] == [(0, 0), (1, 1)]
+
+
+def test_messages_are_recorded_by_their_kind(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, np.eye(4))
+    with recorder.log:
+        for kind, action in ((MessageKind.WARNING, ""), (MessageKind.OPERATOR, "mark"), (MessageKind.ERROR, "")):
+            recorder.take("messages", slot(records.message_dtype(), kind=kind, t_ns=5, stage=b"", action=action.encode(), text=b"text"))
+    kinds = [(r["type"], r["action"], r["text"], r["t_ns"]) for r in read_log(tmp_path / "record.jsonl")]
+    assert kinds == [("warning", "", "text", 5), ("operator", "mark", "text", 5), ("error", "", "text", 5)]
 
 
 def test_a_log_cut_at_any_byte_loses_at_most_its_last_record(tmp_path: Path) -> None:

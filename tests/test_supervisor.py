@@ -9,7 +9,7 @@ import pytest
 
 from rtevo import supervisor as module
 from rtevo.errors import StageError
-from rtevo.stages import STAGES, readers_of
+from rtevo.stages import STAGES, Stage, readers_of
 from rtevo.supervisor import Supervisor
 
 DECODE = next(stage for stage in STAGES if stage.name == "decode")
@@ -58,6 +58,57 @@ def test_the_stage_that_died_is_named_not_those_that_lost_it(watched: Any, monke
     monkeypatch.setattr(supervisor, "_failures", lambda timeout_s: found.pop(0))
     with pytest.raises(StageError, match="stage 'decode' failed: was killed"):
         supervisor.pump(0)
+
+
+@pytest.fixture
+def operated() -> Any:
+    """A supervisor with plain shared words, and what it has said."""
+    said: list[tuple[str, str, str]] = []
+    supervisor = Supervisor(SimpleNamespace(devices=1))  # type: ignore[arg-type]
+    words = dict.fromkeys(("waiting", "pause", "end", "abort"), 0)
+    supervisor.clock = SimpleNamespace(get=words.__getitem__, set=words.__setitem__, lock_step=False)  # type: ignore[assignment]
+    supervisor._say = lambda kind, text, stage="", action="": said.append((kind.name, action, text))  # type: ignore[method-assign]
+    return supervisor, words, said
+
+
+def test_what_the_operator_does_has_its_effect_and_is_recorded_once(operated: Any) -> None:
+    supervisor, words, said = operated
+    words["waiting"] = 1
+    for action, text in (("start", ""), ("start", ""), ("pause", ""), ("mark", "coughs"), ("resume", ""), ("resume", ""), ("stop", "")):
+        supervisor._operate(action, text)
+    assert words == {"waiting": 0, "pause": 0, "end": 1, "abort": 0}
+    assert said == [("OPERATOR", action, "coughs" if action == "mark" else "") for action in ("start", "pause", "mark", "resume", "stop")]
+
+
+def test_control_c_is_an_operators_action_and_a_second_one_ends_at_once(operated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor, words, said = operated
+    monkeypatch.setattr(supervisor, "_failures", lambda timeout_s: [])
+    supervisor._stop(2, None)
+    supervisor.pump(0)
+    supervisor.pump(0)
+    assert (words["end"], said) == (1, [("OPERATOR", "stop", "at the terminal")])
+    supervisor._stop(2, None)
+    with pytest.raises(KeyboardInterrupt):
+        supervisor.pump(0)
+
+
+def test_a_dead_observer_is_started_again_then_done_without_and_told(operated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor, _, said = operated
+    stage = Stage("console", lambda context: None, restarts=1, observer=True)
+    pipe = SimpleNamespace(poll=lambda: False, close=lambda: None)
+    dead = SimpleNamespace(exitcode=-9, sentinel=0)
+
+    def spawn(stage: Stage) -> None:
+        supervisor.children[stage.name] = module._Child(stage, dead, pipe)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(supervisor, "_spawn", spawn)
+    monkeypatch.setattr(module, "wait", lambda objects, timeout_s: [0])
+    spawn(stage)
+    for _ in range(4):
+        supervisor.pump(0)
+    assert supervisor.children["console"].done
+    died = "console was killed by signal 9 (SIGKILL)"
+    assert [text for _, _, text in said] == [f"{died} and was started again", f"{died}: the session goes on without it"]
 
 
 def test_every_stage_reads_what_it_is_declared_to_read() -> None:

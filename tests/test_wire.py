@@ -26,6 +26,7 @@ EXAMPLES: list[wire.Message] = [
     wire.Pong(1, 2, 3, 4),
     wire.Ack(7, True),
     wire.Tick(12),
+    wire.Pause(True, 3),
     wire.End("done"),
     wire.Ready("psychopy", 60.0),
     wire.Event(wire.Kind.RATING, 5, 1, 2, 3.0, 0.5, "x"),

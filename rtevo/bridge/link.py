@@ -132,6 +132,7 @@ class Bridge:
         self._stirred = False  # something came that the caller may want to act on
         self._idle: wire.Idle | None = None
         self._now_ns = 0
+        self._pause = self._pause_told = False
         self._end: wire.End | None = None
         self._onset: PresenterEvent | None = None  # of an image whose offset or rating is still to come
         self._awaited: set[EventKind] = set()  # which of the two
@@ -211,6 +212,15 @@ class Bridge:
             self._outbox.add(self._end)
             self._send_due()
 
+    def pause(self, on: bool) -> None:
+        """Ask the presenter to finish the current trial and then hold fixation, or to go on; harmless when repeated."""
+        if on != self._pause:
+            self._pause, self._moved_ns = on, self._mono_ns()
+        if on != self._pause_told and self._peer is not None and not self._ended:
+            self._pause_told = on
+            self._outbox.add(wire.Pause(on))
+            self._send_due()
+
     def tick(self, now_ns: int) -> None:
         """Lock-step: tell the presenter the session time. Before every image and end too, or they take effect at the last tick."""
         self._now_ns = int(now_ns)
@@ -234,6 +244,11 @@ class Bridge:
     def display(self) -> tuple[str, float]:
         """What the presenter shows with, and its refresh rate in Hz; an empty name until it is ready."""
         return self._display
+
+    @property
+    def paused(self) -> bool:
+        """Whether the presenter has been asked to hold fixation."""
+        return self._pause
 
     @property
     def in_flight(self) -> int:
@@ -309,7 +324,7 @@ class Bridge:
 
     def _look_for_slowness(self, now_ns: int) -> None:
         """Tell of a presenter that answers, but does not get on with its images."""
-        if self._silent or self.settings.lock_step or not (self._started and self._unshown):
+        if self._silent or self._pause or self.settings.lock_step or not (self._started and self._unshown):
             return
         waited_s = (now_ns - self._moved_ns) / 1e9
         s = self.settings
@@ -399,6 +414,9 @@ class Bridge:
             self._close_trial()
         elif resumed is not None:
             self._note("the presenter has found the new bridge" if outlived else "bridge and presenter have both been started anew")
+        if outlived or self._pause:
+            self._outbox.add(wire.Pause(self._pause))
+        self._pause_told = self._pause
         if outlived and self._unshown and (self._unshown[0][0].generation, self._unshown[0][0].candidate) == hello.image:
             del self._unshown[0]  # the earlier bridge has sent it, and did not live to hear that it has come
         for image, pixels in self._unshown:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.record.log import LOG, LogWriter, read_log
-from rtevo.records import VolumeFlag
+from rtevo.records import MessageKind, VolumeFlag
 
 __all__ = ["Recorder", "compact", "image_path", "volume_path"]
 
@@ -86,6 +86,8 @@ class Recorder:
             self._save_volume(volume_path(self.out, fields["index"]), np.array(slot["data"]))
         elif ring == "aligned" and "data" in slot.dtype.names:
             self._save_volume(volume_path(self.out, fields["index"], "aligned"), np.array(slot["data"]))
+        elif ring == "messages":
+            ring = MessageKind(fields.pop("kind")).name.lower()
         if _key({"type": ring, **fields}) not in self._painted:
             self.log.append(ring, fields, clock_ns)
 

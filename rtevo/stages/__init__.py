@@ -60,6 +60,8 @@ class Stage:
         Only in simulate and replay: a real session has it outside.
     restarts : int
         So often it is started again when it is killed: its rings keep what it had not done.
+    observer : bool
+        The session goes on without it.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Stage:
     deadline_s: float = 30.0
     rehearsal: bool = False
     restarts: int = 0
+    observer: bool = False
 
     def wanted(self, plan: Plan) -> bool:
         """Whether a session has this process."""

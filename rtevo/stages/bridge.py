@@ -114,6 +114,7 @@ def bridge(context: Context) -> None:
         lock_step = _LockStep(clock, link) if clock.lock_step else None
         outgoing = _Images(images, link, config)
         ending = ended = False
+        _pause(clock, link, None)  # this bridge may follow one that was killed in a pause
         while not (outgoing.ended and ended):
             for event in [*link.poll(timeout_s=0.001 if lock_step else 0.005), *_physiology(sensor, link)]:
                 _tell(context, event)
@@ -123,6 +124,7 @@ def bridge(context: Context) -> None:
                     sensor.onset(event.generation, event.candidate, event.mono_ns)
             if lock_step and not ended:  # after the end time stands still until the supervisor has seen this stage leave
                 lock_step.step()
+            _pause(clock, link, lock_step)
             outgoing.serve(lock_step, wanted=not (ending or ended))
             if ended and not ending:
                 clock.set("end", 1)  # Escape: nobody looks any more
@@ -136,6 +138,14 @@ def bridge(context: Context) -> None:
                 break
         _tell_clock(context, link)
     events.close_writing()
+
+
+def _pause(clock: Clock, link: Bridge, lock_step: _LockStep | None) -> None:
+    """Let the presenter hold fixation as long as the operator wants it."""
+    paused = bool(clock.get("pause"))
+    if lock_step and paused != link.paused:
+        lock_step.busy()
+    link.pause(paused)
 
 
 def _physiology(sensor: Physiology | None, link: Bridge) -> list[PresenterEvent]:

@@ -125,9 +125,10 @@ RINGS: dict[str, RingSpec] = {
     "latents": RingSpec(lambda p: records.latent_dtype(p.config.evolution.latent_size, p.embedding_size), _small, ("generate",)),
     "images": RingSpec(lambda p: records.image_dtype(*p.image_size, p.embedding_size), _generation, ("bridge", "evolve")),
     "events": RingSpec(lambda p: records.event_dtype(), lambda p: 1024, ("decode", "evolve")),
+    "messages": RingSpec(lambda p: records.message_dtype(), lambda p: 256, ()),  # the supervisor's
 }
 OBSERVERS = {
-    "record": ("volumes", "aligned", "scores", "fitness", "latents", "images", "events"),
+    "record": ("volumes", "aligned", "scores", "fitness", "latents", "images", "events", "messages"),
     "status": ("aligned", "scores", "fitness", "events"),
 }
 
@@ -160,7 +161,8 @@ def create_rings(plan: Plan, stack: ExitStack) -> dict[str, Ring]:
     for name in ring_names(plan):
         spec = RINGS[name.partition("-")[0]]
         readers = [Reader(r, critical=r not in OBSERVERS, semaphore=f"/rtevo-{plan.name}-{r}") for r in readers_of(name, plan.devices)]
-        rings[name] = stack.enter_context(Ring.create(ring_name(plan.name, name), spec.slot(plan), spec.slots(plan), readers))
+        ring = Ring.create(ring_name(plan.name, name), spec.slot(plan), spec.slots(plan), readers, writer=name == "messages")
+        rings[name] = stack.enter_context(ring)
     return rings
 
 

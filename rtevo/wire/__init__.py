@@ -14,7 +14,7 @@ Support computer (ROUTER) and presenter (DEALER)::
                             <-    Welcome | Refused          settings of the session
                             <-    Ping                       clock samples and sign of life
     Pong             ->
-                            <-    Image, Tick, End           numbered: `sequence` 1, 2, 3, ...
+                            <-    Image, Tick, Pause, End    numbered: `sequence` 1, 2, 3, ...
     Event, Idle, Ready ->                                    numbered, on their own count
     Ack              ->     <-    Ack                        everything up to `received` has come
 
@@ -64,6 +64,7 @@ from rtevo.wire.messages import (
     Message,
     Numbered,
     NumberedT,
+    Pause,
     Ping,
     Pong,
     Pressed,
@@ -110,6 +111,7 @@ __all__ = [
     "Numbered",
     "NumberedT",
     "Outbox",
+    "Pause",
     "Ping",
     "Pong",
     "PresentationSettings",

@@ -34,6 +34,8 @@ class Kind(IntEnum):
     NOTE = 7
     PULSE = 8
     PHYSIOLOGY = 9
+    PAUSE = 10
+    GO_ON = 11
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,14 @@ class Tick:
 
 
 @dataclass(frozen=True)
+class Pause:
+    """Bridge: finish the current trial, then hold fixation (`on`); or go on."""
+
+    on: bool
+    sequence: int = 0
+
+
+@dataclass(frozen=True)
 class End:
     """Bridge: finish the current trial (or, `at_once`, break it off), show the end text, say goodbye."""
 
@@ -197,12 +207,12 @@ class Pressed:
     name: str
 
 
-Numbered = Image | Tick | End | Ready | Event | Idle
+Numbered = Image | Tick | Pause | End | Ready | Event | Idle
 Message = Hello | Welcome | Refused | Ping | Pong | Ack | Shown | Seen | Key | Pressed | Numbered
-NumberedT = TypeVar("NumberedT", Image, Tick, End, Ready, Event, Idle)
+NumberedT = TypeVar("NumberedT", Image, Tick, Pause, End, Ready, Event, Idle)
 MESSAGES: dict[str, type[Any]] = {
     kind.__name__: kind
-    for kind in (Hello, Welcome, Refused, Ping, Pong, Ack, Image, Tick, End, Ready, Event, Idle, Shown, Seen, Key, Pressed)
+    for kind in (Hello, Welcome, Refused, Ping, Pong, Ack, Image, Tick, Pause, End, Ready, Event, Idle, Shown, Seen, Key, Pressed)
 }
 
 

@@ -158,6 +158,31 @@ def test_no_fixation_event_while_images_are_in_time() -> None:
     assert link.events(Kind.FIXATION) == []
 
 
+def test_a_pause_lets_the_trial_finish_and_holds_fixation_until_it_goes_on() -> None:
+    arrivals = [*many(3, 40.0), (2.0, wire.Pause(True)), (20.0, wire.Pause(False))]
+    _, link, display = run(PresentationSettings(), sorted(arrivals, key=lambda a: a[0]))
+    kinds = [Kind.TRIGGER, Kind.ONSET, Kind.OFFSET, Kind.PAUSE, Kind.GO_ON, *[Kind.ONSET, Kind.OFFSET] * 2, Kind.FIXATION, Kind.END]
+    assert [e.kind for e in link.events()] == kinds
+    pause, go_on, onset = (link.events(kind)[k].t_ns / SECOND for kind, k in ((Kind.PAUSE, 0), (Kind.GO_ON, 0), (Kind.ONSET, 1)))
+    assert pause == pytest.approx(5.0, abs=0.04)  # trigger 1 s, image 3 s, washout 1 s
+    assert (go_on, onset) == pytest.approx((20.0, 20.0), abs=0.06)
+    assert [s.kind for t, s in display.flips if 5.1 < t / SECOND < 19.9] == []  # fixation stays
+
+
+def test_a_pause_before_the_trigger_holds_after_it_and_the_end_ends_it() -> None:
+    reason, link, _ = run(PresentationSettings(baseline_s=2), [(0.0, wire.Pause(True)), *many(2, 9.0)])
+    assert reason == "done"
+    assert [e.kind for e in link.events()] == [Kind.TRIGGER, Kind.PAUSE, Kind.GO_ON, Kind.END]
+
+
+def test_a_pause_while_an_image_is_late() -> None:
+    arrivals = [(4.0, wire.Pause(True)), (6.0, image(0)), (8.0, wire.Pause(False)), (20.0, wire.End("done"))]
+    _, link, _ = run(PresentationSettings(), arrivals)
+    expected = [Kind.TRIGGER, Kind.FIXATION, Kind.PAUSE, Kind.GO_ON, Kind.ONSET, Kind.OFFSET, Kind.FIXATION, Kind.END]
+    assert [e.kind for e in link.events()] == expected
+    assert link.events(Kind.ONSET)[0].t_ns / SECOND == pytest.approx(8.0, abs=0.06)
+
+
 def test_end_lets_the_trial_finish() -> None:
     _, link, display = run(PresentationSettings(), many(3, 2.0))  # asked during the first image
     assert [e.kind for e in link.events()] == [Kind.TRIGGER, Kind.ONSET, Kind.OFFSET, Kind.END]
