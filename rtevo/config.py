@@ -325,6 +325,12 @@ class Simulation:
     amplitude_percent: float = _key(3.0, "response to a preferred image, percent of the signal", *_at_least(0))
     tsnr: float = _key(60.0, "temporal signal-to-noise ratio", *_above(0))
     motion_mm: float = _key(0.3, "extent of head motion, mm (and degrees)", *_at_least(0))
+    voxel_mm: tuple[float, ...] = _key(
+        (3.0, 3.0, 3.3),
+        "voxels of the simulated run, in a field of view of 240 x 240 x 115.5 mm; larger ones take less computing",
+        "three numbers of 1.5 to 10",
+        lambda x: len(x) == 3 and all(1.5 <= v <= 10 for v in x),
+    )
     participant: str = _key(
         "",
         "simulate and replay: address at which the simulated participant looks at a headless presenter that is started elsewhere; "

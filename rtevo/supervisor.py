@@ -40,6 +40,9 @@ START_S = 900.0  # for becoming ready: the first start compiles kernels and load
 PART_S = 5.0  # for an observer to say goodbye
 ORDER = ("scanner", "presenter")
 OPERATOR = {"start": ("waiting", 0), "pause": ("pause", 1), "resume": ("pause", 0), "stop": ("end", 1), "mark": None}  # shared words
+PRELOADED = [f"rtevo.{name}" for name in ("bridge", "decode", "ingest", "kernels", "realign", "record", "simulate", "stages.evolve")]
+"""Imported once for all processes, which are forked from that one; none of these starts a thread, opens a socket or touches a GPU."""
+
 
 
 @dataclass
@@ -103,7 +106,8 @@ class Supervisor:
     # --- starting ---------------------------------------------------------------------------------------------------------------
 
     def _spawn(self, stage: Stage) -> None:
-        context = mp.get_context("spawn")
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
         mine, its = context.Pipe()
         process = context.Process(target=child_main, args=(stage.name, self.plan, its), name=f"rtevo-{stage.name}", daemon=True)
         process.start()

@@ -17,16 +17,20 @@ from rtevo.stages.context import Context
 __all__ = ["presenter", "scanner", "simulation"]
 
 FAULTS = 6  # the stream of random numbers of what goes wrong
+FIELD_OF_VIEW_MM = (240.0, 240.0, 115.5)
 CALLING = "SIMULATOR"  # AE title
 
 
 def simulation(config: Config, tr_s: float) -> Simulation:
     """Give the simulated participant of a session."""
     settings = config.simulation
+    across = [math.ceil(extent / size - 1e-6) for extent, size in zip(FIELD_OF_VIEW_MM, settings.voxel_mm, strict=True)]
     return Simulation(
         seed=config.session.seed,
         participant_seed=settings.participant_seed,
         tr_s=tr_s,
+        shape=(across[0], across[1], across[2]),
+        voxel_size_mm=(settings.voxel_mm[0], settings.voxel_mm[1], settings.voxel_mm[2]),
         amplitude_percent=settings.amplitude_percent,
         tsnr=settings.tsnr,
         motion_mm=settings.motion_mm,
