@@ -10,7 +10,7 @@ import difflib
 import ipaddress
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -19,7 +19,7 @@ import tomllib
 from rtevo.errors import ConfigError
 from rtevo.wire import PresentationSettings, WireError, is_loopback
 
-__all__ = ["Config", "build", "dump", "example", "load", "presentation_settings", "presenter_is_outside"]
+__all__ = ["Config", "absolute", "build", "dump", "example", "load", "presentation_settings", "presenter_is_outside"]
 
 Check = Callable[[Any], bool]
 
@@ -545,6 +545,22 @@ def _peers(acquisition: Acquisition, origin: str) -> list[str]:
     return []
 
 
+_PATHS = (
+    ("acquisition", "folder"),
+    ("decoder", "folder"),
+    ("generator", "unclip_model_path"),
+    ("generator", "tiny_vae"),
+    ("generator", "engines"),
+    ("evolution", "pca"),
+    ("evolution", "avoid"),
+    ("evolution", "yoked_to"),
+    ("evolution", "blinding_key"),
+    ("evolution", "resume"),
+    ("bridge", "keys"),
+    ("record", "out"),
+)
+
+
 def load(path: Path | None, overrides: Mapping[tuple[str, str], Any] | None = None) -> Config:
     """Read a session file and lay the command line's options over it.
 
@@ -568,20 +584,7 @@ def load(path: Path | None, overrides: Mapping[tuple[str, str], Any] | None = No
             raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from None
-        for section, key in (
-            ("acquisition", "folder"),
-            ("decoder", "folder"),
-            ("generator", "unclip_model_path"),
-            ("generator", "tiny_vae"),
-            ("generator", "engines"),
-            ("evolution", "pca"),
-            ("evolution", "avoid"),
-            ("evolution", "yoked_to"),
-            ("evolution", "blinding_key"),
-            ("evolution", "resume"),
-            ("bridge", "keys"),
-            ("record", "out"),
-        ):
+        for section, key in _PATHS:
             table = tables.get(section)
             if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
                 table[key] = str(path.parent / Path(table[key]).expanduser())
@@ -590,6 +593,15 @@ def load(path: Path | None, overrides: Mapping[tuple[str, str], Any] | None = No
         if isinstance(table, dict):
             table[key] = value
     return build(tables, origin=path.name if path else "options")
+
+
+def absolute(config: Config) -> Config:
+    """Give the same configuration with paths that hold wherever its file lies."""
+    sections: dict[str, Any] = {section: {} for section, _ in _PATHS}
+    for section, key in _PATHS:
+        if value := getattr(getattr(config, section), key):
+            sections[section][key] = str(Path(value).resolve())
+    return replace(config, **{section: replace(getattr(config, section), **values) for section, values in sections.items()})
 
 
 def _toml(value: Any) -> str:

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtevo import __version__
-from rtevo.config import Config, dump
+from rtevo.config import Config, absolute, dump
 from rtevo.errors import ConfigError, DataError, DecoderError
 
 if TYPE_CHECKING:
     from rtevo.stages import Plan
 
 __all__ = [
+    "check_again",
     "check_decoder",
     "check_delivery",
     "check_grid",
@@ -37,10 +38,13 @@ __all__ = [
     "clean_runtime",
     "describe_source",
     "first_volume",
+    "hashes",
+    "incoming",
     "make_decoder",
     "open_record",
     "prepare",
     "repetition_time",
+    "runtime_folder",
 ]
 
 SIMULATED_TR_S = 0.867
@@ -98,14 +102,14 @@ def prepare(config: Config) -> Plan:
     out = _new_folder(config.record.out)
     space.save(out / "latent_space.npz")
     folder, decoder = loaded or make_decoder(config, source, tr_s, out / "decoder")
-    runtime = _runtime_folder()
+    runtime = runtime_folder()
     return Plan(
         name=secrets.token_hex(3),
         config=config,
         condition=condition,
         out=out,
         runtime=runtime,
-        incoming=_incoming(config, out, runtime),
+        incoming=incoming(config, out, runtime),
         grid=decoder.grid,
         tr_s=tr_s,
         decoder=folder,
@@ -114,6 +118,25 @@ def prepare(config: Config) -> Plan:
         embedding_size=embedding_size,
         image_size=image_size,
     )
+
+
+def check_again(config: Config, latent_space: Path) -> tuple[str, int, tuple[int, int]]:
+    """Check what a session that is taken up again depends on; gives condition, size of embeddings, and height and width of images.
+
+    Raises
+    ------
+    RtevoError
+        With what is wrong.
+    """
+    from rtevo import generate
+    from rtevo.latent import LatentSpace
+    from rtevo.stages import evolution
+
+    model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else None
+    embedding_size, image_size = generate.probe(model, config.generator.px)
+    condition = evolution.check(config, LatentSpace.load(latent_space))
+    check_delivery(config)
+    return condition, embedding_size, image_size
 
 
 def check_delivery(config: Config) -> None:
@@ -135,7 +158,7 @@ def check_delivery(config: Config) -> None:
             raise ConfigError(f"[acquisition] delivery = {settings.delivery!r}: {error}") from None
 
 
-def _incoming(config: Config, out: Path, runtime: Path) -> Path:
+def incoming(config: Config, out: Path, runtime: Path) -> Path:
     """Folder that volumes' files arrive in, or are kept in when they were received."""
     if config.acquisition.source != "watch":
         return runtime / "incoming"
@@ -154,7 +177,7 @@ def clean_runtime() -> list[str]:
     return removed
 
 
-def _runtime_folder() -> Path:
+def runtime_folder() -> Path:
     """Make the folder of what lives only as long as the session; remove what killed sessions have left."""
     clean_runtime()
     runtime = Path(tempfile.mkdtemp(prefix=f"rtevo-run-{os.getpid()}-"))
@@ -290,35 +313,53 @@ def _hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def hashes(out: Path, config: Config, decoder: Path) -> dict[str, str]:
+    """Give the SHA-256 of what a session depends on, by what it is called in messages."""
+    from rtevo.generate import TINY_UNCLIP
+
+    model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else TINY_UNCLIP
+    return {
+        "session": _hash(out / "session.toml"),
+        "decoder": _hash(decoder),
+        "latent_space": _hash(out / "latent_space.npz"),
+        "model": _hash(model),
+    }
+
+
 def _provenance(plan: Plan) -> dict[str, Any]:
     packages = ("numpy", "numba", "torch", "diffusers", "transformers", "pydicom", "nibabel", "pyzmq", "posix_ipc")
-    hashes = {"decoder": _hash(plan.decoder), "latent_space": _hash(plan.latent_space)}
-    if plan.config.generator.unclip_model_path:
-        hashes["model"] = _hash(Path(plan.config.generator.unclip_model_path))
     return {
         "rtevo": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "packages": {name: metadata.version(name) for name in packages},
-        "sha256": hashes,
+        "sha256": hashes(plan.out, plan.config, plan.decoder),
     }
 
 
 def open_record(plan: Plan) -> None:
     """Write what is known before the first volume: the resolved session file, versions and hashes, the log's first record."""
-    from rtevo.record import LogWriter
+    from rtevo.record import LOG, LogWriter
 
-    config = replace(
-        plan.config, acquisition=replace(plan.config.acquisition, tr_s=plan.tr_s), record=replace(plan.config.record, out=str(plan.out))
+    config = absolute(
+        replace(
+            plan.config, acquisition=replace(plan.config.acquisition, tr_s=plan.tr_s), record=replace(plan.config.record, out=str(plan.out))
+        )
     )
-    (plan.out / "session.toml").write_text(dump(config), encoding="utf-8")
+    if not plan.part:
+        (plan.out / "session.toml").write_text(dump(config), encoding="utf-8")
     provenance = _provenance(plan)
-    (plan.out / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
-    with LogWriter(plan.out / "record.jsonl") as log:
+    name = f"provenance-{plan.part}.json" if plan.part else "provenance.json"
+    (plan.out / name).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    with LogWriter(plan.out / LOG) as log:
         log.append(
             "start",
             {
+                "part": plan.part,
+                "first_volume": plan.first_volume,
+                "decoder_state": ("rebaselined" if plan.rebaseline else "kept") if plan.part else "new",
+                "sha256": provenance["sha256"],
                 "rtevo": __version__,
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "participant": config.session.participant,

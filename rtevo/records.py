@@ -177,6 +177,8 @@ def fitness_dtype() -> np.dtype[np.void]:
             ("candidate", "<i4"),
             ("fitness", "<f8"),  # NaN where it was missing and left out; later values replace it
             ("fitness_se", "<f8"),  # NaN where not known
+            ("scores_taken", "<i4"),  # scores (or ratings) that evolution had taken by then
+            ("given_up", "<i4"),  # 1: the score is no longer waited for
             ("decided_ns", "<i8"),
         ],
         align=True,
@@ -190,6 +192,7 @@ def latent_dtype(latent_size: int, embedding_size: int) -> np.dtype[np.void]:
             ("generation", "<i4"),
             ("candidate", "<i4"),
             ("probe", "<i4"),  # number of the probe; -1: a candidate of evolution
+            ("scores_taken", "<i4"),  # scores (or ratings) that evolution had taken when it asked
             ("seed", "<u8"),  # of the diffusion noise
             ("scored_ns", "<i8"),  # of the last score that shaped this generation (0 for the first)
             ("evolved_ns", "<i8"),

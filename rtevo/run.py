@@ -45,7 +45,14 @@ def parser() -> argparse.ArgumentParser:
         "--schedule", choices=("steady", "generational"), help="ask for every image by itself, or for generations that wait for all scores"
     )
     p.add_argument("--yoked-to", metavar="DIR", help="condition yoked: the session whose scores are used")
-    p.add_argument("--resume", metavar="DIR", help="let evolution go on from where an earlier run's ended")
+    p.add_argument("--evolution-from", metavar="DIR", help="let evolution go on from where an earlier session's ended")
+    p.add_argument(
+        "--resume",
+        type=Path,
+        metavar="OUT",
+        help="go on with an interrupted session, in its own folder, at the first image that was not shown; start the scanner's run anew",
+    )
+    p.add_argument("--rebaseline", action="store_true", help="with --resume: the decoder begins anew, instead of from where it stood")
     p.add_argument("--generations", type=int, metavar="N", help="generations in the run")
     p.add_argument("--population", type=int, metavar="N", help="images in a generation")
     p.add_argument("--prefers", metavar="CONCEPT", help="what the simulated participant likes: spider, fruit...; list: all names")
@@ -96,7 +103,7 @@ def _overrides(options: argparse.Namespace) -> dict[tuple[str, str], Any]:
         ("evolution", "strategy"): options.strategy,
         ("evolution", "schedule"): options.schedule,
         ("evolution", "yoked_to"): options.yoked_to,
-        ("evolution", "resume"): options.resume,
+        ("evolution", "resume"): options.evolution_from,
         ("evolution", "generations"): options.generations,
         ("evolution", "population"): options.population,
     }
@@ -114,11 +121,18 @@ def run(plan: Plan) -> dict[str, Any]:
     StageError
         A process died; what had been recorded has been saved, and the summary written.
     """
+    from rtevo.record import hold
+
+    with hold(plan.out):
+        open_record(plan)
+        return _run(plan)
+
+
+def _run(plan: Plan) -> dict[str, Any]:
     from rtevo.console import Status
     from rtevo.record import LOG, LogWriter, finalise, hidden_truth
     from rtevo.supervisor import Supervisor
 
-    open_record(plan)
     failure: StageError | None = None
     status, rings = "failed", {}
     with Status(plan) as display, Supervisor(plan, display.log, display.progress) as supervisor:
@@ -152,6 +166,28 @@ def _explain(error: RtevoError, out: Path | None) -> str:
     return "\n".join(lines)
 
 
+def _plan(options: argparse.Namespace) -> Plan:
+    """Prepare the session that the options ask for.
+
+    Raises
+    ------
+    RtevoError
+        Whatever is wrong, before anything has started.
+    """
+    overrides = _overrides(options)
+    if options.resume is None:
+        if options.rebaseline:
+            raise ConfigError("--rebaseline: expected together with --resume")
+        return prepare(load(options.session, overrides))
+    if options.session is not None or overrides:
+        raise ConfigError(f"--resume {options.resume}: takes everything from the session's own folder, expected no other option or file")
+    from rtevo.resume import resume
+
+    plan, words = resume(options.resume, options.rebaseline)
+    print(f"rtevo: taking up {plan.out}, part {plan.part + 1}, from {words}", file=sys.stderr)
+    return plan
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status: 0 completed or stopped by the user, 1 failed, 2 not started."""
     options = parser().parse_args(arguments)
@@ -170,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return check(options.session, _overrides(options), options.sample, options.wait, options.json)
     plan: Plan | None = None
     try:
-        plan = prepare(load(options.session, _overrides(options)))
+        plan = _plan(options)
         summary = run(plan)
     except RtevoError as error:
         print(_explain(error, plan.out if plan else None), file=sys.stderr)

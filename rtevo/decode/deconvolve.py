@@ -163,6 +163,8 @@ class Deconvolver:
         self._past: dict[tuple[int, int], tuple[_Snapshot, int]] = {}
         self._t_s = -math.inf
         self.volumes = 0
+        self._starts = 0  # runs so far: the first volume of each only sets its level
+        self._fresh = True
         self._log_det = np.zeros(points)
         self._squares = np.zeros(points)
 
@@ -205,7 +207,7 @@ class Deconvolver:
         """
         if t_s <= self._t_s:
             raise ValueError(f"volume at {t_s} s: expected one later than the last, at {self._t_s} s")
-        if self.volumes:
+        if not self._fresh:
             self._advance(t_s - self._t_s)
         self._t_s = t_s
         self._retire()
@@ -213,9 +215,12 @@ class Deconvolver:
         gain = np.einsum("gij,gj->gi", self._cov, h)
         variance = np.einsum("gi,gi->g", gain, h)
         surprise = value - np.einsum("gi,gi->g", self._mean, h)
-        if self.volumes:  # the first sets the start of the drift and says nothing of the rest
+        if self._fresh:  # the first sets the start of the drift and says nothing of the rest
+            self._starts += 1
+        else:
             self._log_det += np.log(variance)
             self._squares += surprise**2 / variance
+        self._fresh = False
         self.volumes += 1
         scaled = gain / variance[:, np.newaxis]
         if voxels is not None:
@@ -225,6 +230,17 @@ class Deconvolver:
             self._voxels += np.multiply.outer(scaled[best], voxels - h[best] @ self._voxels)
         self._mean += scaled * surprise[:, np.newaxis]
         self._cov -= scaled[:, :, np.newaxis] * gain[:, np.newaxis, :]
+
+    def interrupt(self) -> None:
+        """A new run follows, whose level is not known: noise and drift start anew, all images' responses have passed."""
+        self._retire(everything=True)
+        if self._voxels is not None:
+            self._voxels[[_NOISE, _DRIFT]] = 0.0
+        for place, variance in ((_NOISE, 1.0), (_DRIFT, _START_VARIANCE)):
+            self._mean[:, place] = 0.0
+            self._cov[:, place, :] = self._cov[:, :, place] = 0.0
+            self._cov[:, place, place] = variance
+        self._fresh = True
 
     def amplitudes(self, past: int | None = None) -> dict[tuple[int, int], Amplitude]:
         """Amplitudes of the images so far, given all volumes so far.
@@ -264,14 +280,14 @@ class Deconvolver:
 
     def weights(self) -> Array:
         """Posterior probability of each point of the grid."""
-        shape = (_PRIOR_VOLUMES + max(self.volumes - 1, 0)) / 2
+        shape = (_PRIOR_VOLUMES + self.volumes - self._starts) / 2
         log = self._log_prior - 0.5 * self._log_det - shape * np.log(_PRIOR_VOLUMES + self._squares)
         weights = np.exp(log - log.max())
         return np.asarray(weights / weights.sum(), np.float64)
 
     def _noise_variance(self) -> Array:
         """Posterior mean of the noise variance at each point."""
-        return np.asarray((_PRIOR_VOLUMES + self._squares) / (_PRIOR_VOLUMES + max(self.volumes - 1, 0)), np.float64)
+        return np.asarray((_PRIOR_VOLUMES + self._squares) / (_PRIOR_VOLUMES + self.volumes - self._starts), np.float64)
 
     def _design(self, terms: Array) -> Array:
         """What each part of the state adds to the present volume, float64 (points, state); counts the images that it sees."""
@@ -299,10 +315,10 @@ class Deconvolver:
         self._cov[:, _NOISE, _NOISE] += 1.0 - rho**2
         self._cov[:, _DRIFT, _DRIFT] += self._drift_sd**2 * step_s
 
-    def _retire(self) -> None:
-        """Take the images whose responses have passed out of the state."""
+    def _retire(self, everything: bool = False) -> None:
+        """Take the images whose responses have passed, or all, out of the state."""
         ends = [image.onset_s + self._lags_s.max() + HRF_LENGTH_S + image.duration_s for image in self._images]
-        gone = [place for place, end_s in enumerate(ends) if self._t_s >= end_s]
+        gone = [place for place, end_s in enumerate(ends) if everything or self._t_s >= end_s]
         if not gone:
             return
         now = self._snapshot()

@@ -62,6 +62,10 @@ class Nuisance:
         self._last: Array | None = None
         self._before: Array | None = None
 
+    def interrupt(self) -> None:
+        """The next volume is another run's first: it did not jump."""
+        self._last = self._before = None
+
     def spike(self, motion_mm: Array) -> bool:
         """Take a volume's motion, (6,) mm; say whether it jumped since the last."""
         self._before, self._last = self._last, motion_mm

@@ -97,6 +97,10 @@ class Peak:
                 done.append(self._score(key, onset_s, window))
         return done
 
+    def interrupt(self) -> None:
+        """See :meth:`rtevo.decode.scorer.Scorer.interrupt`."""
+        self._pending.clear()
+
     def reliability(self) -> float:
         """Without standard errors: not known."""
         return math.nan

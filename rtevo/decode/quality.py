@@ -61,6 +61,10 @@ class Quality:
         dvars = math.nan if last is None or not level > 0 else 100.0 * math.sqrt(float(((values - last) ** 2).mean())) / level
         return dvars, self._tsnr()
 
+    def interrupt(self) -> None:
+        """The next volume is another run's first: there is no change to it."""
+        self._last = None
+
     def gain(self) -> float:
         """Signal level so far, as a multiple of the reference's."""
         return float(np.median(self._mean)) / self._reference if self._count else math.nan

@@ -200,6 +200,14 @@ class Scorer:
         done, self._done = self._done, []
         return sorted(done, key=lambda score: (score.onset_s, score.key, score.revision))
 
+    def interrupt(self) -> None:
+        """The scanner's run is over, and a new one follows, at whatever signal level: its volumes go on counting from where this one ended.
+
+        What has been learnt stays: voxels' standard deviations, the noise and the responses (deconvolve, pattern), all volumes so far
+        (peak). Images without a score get none any more: ask for :meth:`ready` with `final` before.
+        """
+        self._method.interrupt()
+
     def reliability(self) -> float:
         """Expected squared correlation of the scores so far with the responses they measure; NaN where it is not known (yet).
 

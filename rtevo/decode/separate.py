@@ -135,7 +135,7 @@ class Separate:
         self._filter = Deconvolver(tr_s, nuisance.motion, grid, time_terms=nuisance.drift, shape=shape)
         self._images: dict[tuple[int, int], _Published] = {}
         self._coming: dict[tuple[int, int], float] = {}
-        self._last, self._last_used = -1, -1
+        self._last, self._last_used, self._began = -1, -1, 0
 
     def add_onset(self, key: tuple[int, int], onset_s: float) -> list[Score]:
         """Take an image; its scores come with the volumes."""
@@ -153,7 +153,7 @@ class Separate:
                 self._take_scale(values, *self._known)
             if self._projection is None:
                 self._baseline.add(np.concatenate([[index * self._tr_s / 60.0], motion_mm]), values)
-        if self._projection is None and (self._last + 1) * self._tr_s >= BASELINE_S:
+        if self._projection is None and (self._last + 1 - self._began) * self._tr_s >= BASELINE_S:
             self._fix_scale()
         if self._projection is None:
             return []
@@ -164,10 +164,21 @@ class Separate:
         """With `final`: every image that has no score yet, and the last word on all others where it differs."""
         if not final:
             return []
+        if not self._images:
+            return []
         if self._projection is None:
             self._fix_scale()
             self._drain()
         return self._publish(math.inf, everything=True)
+
+    def interrupt(self) -> None:
+        """See :meth:`rtevo.decode.scorer.Scorer.interrupt`."""
+        self._coming.clear()
+        self._waiting.clear()
+        self._began = self._last + 1
+        self._baseline = RunningFit(len(self._weights), penalties(DRIFT_SD, MOTION_SD))
+        self._nuisance.interrupt()
+        self._filter.interrupt()
 
     def reliability(self) -> float:
         """Expected squared correlation of the scores so far with the responses; NaN before the third."""

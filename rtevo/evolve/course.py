@@ -11,7 +11,7 @@ A course is pure: the sessions' stage and the simulations that compare strategie
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -241,12 +241,46 @@ class Course:
         self._open.discard(number)
         return self._tell(self._feedback.take(number, float(score), float(score_se)))
 
-    def give_up(self) -> list[Told]:
-        """Wait no longer for the scores that are missing."""
-        missing = sorted(self._open)
-        self._open.clear()
-        self._open_probes.clear()
+    def give_up(self, among: Collection[tuple[int, int]] | None = None) -> list[Told]:
+        """Wait no longer for the scores that are missing.
+
+        Parameters
+        ----------
+        among : collection of (int, int), optional
+            Generation and candidate of the images that are meant; default: all.
+        """
+        population = self.settings.population
+        missing = sorted(n for n in self._open if among is None or divmod(n, population) in among)
+        self._open.difference_update(missing)
+        self._open_probes = self._open_probes.difference(among or ()) if self._open else set()
         return [told for number in missing for told in self._tell(self._feedback.take(number, math.nan, math.nan))]
+
+    def repeat(self, recorded: Sequence[Request]) -> list[Request]:
+        """Ask once more for what a run that was interrupted had asked for next; the latents are the recorded ones.
+
+        Parameters
+        ----------
+        recorded : sequence of Request
+            In their order; all that came of one decision to go on.
+
+        Returns
+        -------
+        list of Request
+            These, and what had been decided with them but not recorded.
+
+        Raises
+        ------
+        ValueError
+            This course would have asked for other images.
+        """
+        asked: list[Request] = []
+        while len(asked) < len(recorded):
+            asked += self._ask(1 if self.settings.schedule == "steady" else self.settings.population)
+        for mine, theirs in zip(asked, recorded, strict=False):
+            if (mine.generation, mine.candidate, mine.probe) != (theirs.generation, theirs.candidate, theirs.probe):
+                raise ValueError(f"recorded: expected image {mine.generation}/{mine.candidate}, got {theirs.generation}/{theirs.candidate}")
+            self.place(theirs.generation, theirs.candidate, theirs.latent)
+        return [*recorded, *asked[len(recorded) :]]
 
     def stop(self) -> None:
         """Ask for nothing any more."""

@@ -61,22 +61,27 @@ class _Tables:
         self.truth: dict[str, float] = {}
         self.warnings: list[str] = []
         self.held = 0
+        self._told: list[str] = []  # warnings of a part that may have ended without a word
         self.part, self.offset_s = -1, 0.0
         self.trigger_ns: int | None = None
         for record in log:
             self._take(record)
+        self.warnings += self._told
 
     def _take(self, record: dict[str, Any]) -> None:
         kind = record["type"]
         if kind == "start":
             self.part, self.trigger_ns = self.part + 1, None
+            self.warnings, self._told = self.warnings + self._told, []
             self.offset_s = record.get("first_volume", 0) * record["tr_s"]
         elif kind == "events":
             self._event(record)
         elif kind == "truth":
             self.truth.update(record["preferences"])
         elif kind == "end":
-            self.warnings += record.get("warnings", [])
+            self.warnings, self._told = self.warnings + record.get("warnings", []), []
+        elif kind == "warning":
+            self._told.append(record["text"])
         elif kind in _OF_TRIALS:
             self._trial(record).update(_OF_TRIALS[kind](record), **{f"{kind}_part": self.part})
 

@@ -73,6 +73,8 @@ class Simulation:
         Of the ratings 0, 1, 2, ...
     trigger_key : str
         Pressed when the first volume starts.
+    part : int
+        Of the run, where it was interrupted and taken up again: noise, motion and answers of each are others.
 
     Raises
     ------
@@ -95,6 +97,7 @@ class Simulation:
     prefers: str = ""
     keys: tuple[str, ...] = ("1", "2", "3", "4", "6")
     trigger_key: str = "5"
+    part: int = 0
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -106,7 +109,8 @@ class Simulation:
     def rng(self, stream: int) -> np.random.Generator:
         """Give the generator of one stream of random numbers."""
         of_person = stream in (HEAD, PREFERENCE)
-        return np.random.default_rng([stream, self.participant_seed] if of_person else [stream, self.participant_seed, self.seed])
+        of_run = [] if of_person else [self.seed, self.part] if self.part else [self.seed]
+        return np.random.default_rng([stream, self.participant_seed, *of_run])
 
     @property
     def grid(self) -> Grid:

@@ -255,6 +255,7 @@ def run_scanner(
     head: Head | None = None,
     on_volume: Callable[[int], None] | None = None,
     patience_s: float = 60.0,
+    first_volume: int = 0,
 ) -> int:
     """Scan the simulated participant until the session says stop.
 
@@ -283,6 +284,8 @@ def run_scanner(
         Called with the index of each volume once it has been delivered.
     patience_s : float
         Longest (real) wait for the presenter.
+    first_volume : int
+        What the log of the hidden truth calls the first volume: more than 0 where the run was interrupted and is taken up.
 
     Returns
     -------
@@ -299,7 +302,7 @@ def run_scanner(
     scanner = Scanner(head, settings)
     participant = Participant(liked, settings.rng(BEHAVIOUR), settings.amplitude_percent, Behaviour(keys=settings.keys))
     hidden = {"voxels": int((head.gains != 0).sum()), "preference": liked.settings(), "simulation": asdict(settings)}
-    truth = HiddenTruth(out, {**hidden, "behaviour": asdict(participant.behaviour)})
+    truth = HiddenTruth(out, {**hidden, "behaviour": asdict(participant.behaviour)}, settings.part, first_volume)
     with Room(link, session_time, participant, truth) as room:
         scanner.prepare(0)
         if not room.begin(settings.tr_s, settings.trigger_key, patience_s):

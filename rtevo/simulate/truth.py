@@ -35,25 +35,30 @@ class HiddenTruth:
         Must exist.
     settings : dict
         JSON-able.
+    part : int
+        Of the run: those after the first go on in the files that are there. Their pictures are counted on; onsets are the part's own.
+    first_volume : int
+        Number of this part's first volume.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self._folder = folder
-        self._settings = settings
-        self._volumes = 0
+    def __init__(self, folder: Path, settings: dict[str, Any], part: int = 0, first_volume: int = 0) -> None:
+        self._folder, self._settings, self._first = folder, settings, first_volume
+        self._before = _whole_lines(folder / "hidden_truth.tsv", part)
+        moved = _whole_lines(folder / "hidden_motion.tsv", part)
+        self._volumes = len(moved)
         self._pictures = (folder / "hidden_truth.tsv").open("w", encoding="utf-8", buffering=1)
         self._motion = (folder / "hidden_motion.tsv").open("w", encoding="utf-8", buffering=1)
-        self._pictures.write("\t".join(_COLUMNS) + "\n")
-        self._motion.write("\t".join(("volume", *MOTION_COLUMNS)) + "\n")
-        self._summary(complete=False, pictures=0)
+        self._pictures.write("\t".join(_COLUMNS) + "\n" + "".join(self._before))
+        self._motion.write("\t".join(("volume", *MOTION_COLUMNS)) + "\n" + "".join(moved))
+        self._summary(complete=False, pictures=len(self._before))
 
     def picture(self, viewing: Viewing) -> None:
         """Note a picture that has just appeared."""
-        self._pictures.write(_row(viewing, None, ()))
+        self._pictures.write(_row(viewing, None, (), len(self._before)))
 
     def volume(self, index: int, params: NDArray[np.float64]) -> None:
         """Note how the head lay during a volume."""
-        self._motion.write(f"{index}\t" + "\t".join(f"{p:.6f}" for p in params) + "\n")
+        self._motion.write(f"{self._first + index}\t" + "\t".join(f"{p:.6f}" for p in params) + "\n")
         self._volumes += 1
 
     def close(self, participant: Participant | None) -> None:
@@ -62,24 +67,31 @@ class HiddenTruth:
         self._motion.close()
         if participant is None:
             return
-        text = "\t".join(_COLUMNS) + "\n"
+        text = "\t".join(_COLUMNS) + "\n" + "".join(self._before)
         for viewing in participant.viewings:
-            text += _row(viewing, participant.answers.get(viewing.number), participant.behaviour.keys)
+            text += _row(viewing, participant.answers.get(viewing.number), participant.behaviour.keys, len(self._before))
         written = self._folder / ".hidden_truth.tsv.part"
         written.write_text(text, encoding="utf-8")
         written.replace(self._folder / "hidden_truth.tsv")
-        self._summary(complete=True, pictures=len(participant.viewings))
+        self._summary(complete=True, pictures=len(self._before) + len(participant.viewings))
 
     def _summary(self, complete: bool, pictures: int) -> None:
         text = json.dumps({"complete": complete, "pictures": pictures, "volumes": self._volumes, **self._settings}, indent=1)
         (self._folder / "hidden_truth.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _row(viewing: Viewing, answer: tuple[float, str] | None, keys: tuple[str, ...]) -> str:
+def _whole_lines(path: Path, part: int) -> list[str]:
+    """Rows that earlier parts have left, without one that was cut short."""
+    if not part or not path.exists():
+        return []
+    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True)[1:] if line.endswith("\n")]
+
+
+def _row(viewing: Viewing, answer: tuple[float, str] | None, keys: tuple[str, ...], before: int) -> str:
     """One line of ``hidden_truth.tsv``."""
     duration_s = viewing.offset_s - viewing.onset_s
     cells = (
-        str(viewing.number),
+        str(before + viewing.number),
         f"{viewing.onset_s:.6f}",
         _MISSING if math.isinf(duration_s) else f"{duration_s:.6f}",
         f"{viewing.preference:.6f}",

@@ -115,6 +115,7 @@ def bridge(context: Context) -> None:
         outgoing = _Images(images, link, config)
         ending = ended = False
         _pause(clock, link, None)  # this bridge may follow one that was killed in a pause
+        met = outside or bool(port)  # the session's own presenter is on its way, and has to be told when there is nothing to show
         while not (outgoing.ended and ended):
             for event in [*link.poll(timeout_s=0.001 if lock_step else 0.005), *_physiology(sensor, link)]:
                 _tell(context, event)
@@ -128,7 +129,8 @@ def bridge(context: Context) -> None:
             outgoing.serve(lock_step, wanted=not (ending or ended))
             if ended and not ending:
                 clock.set("end", 1)  # Escape: nobody looks any more
-            if (clock.ending or (outgoing.ended and not link.in_flight)) and not ending:
+            met |= link.connected or bool(clock.get("end"))
+            if met and (clock.ending or (outgoing.ended and not link.in_flight)) and not ending:
                 ending = True
                 if lock_step:
                     lock_step.busy()

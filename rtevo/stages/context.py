@@ -69,6 +69,12 @@ class Plan:
     embedding_size : int
     image_size : tuple of int
         Height, width.
+    part : int
+        0, or how often the session has been resumed.
+    first_volume : int
+        Number of this part's first volume: parts are counted through.
+    rebaseline : bool
+        A resumed part scores its images from its own volumes alone.
     """
 
     name: str
@@ -84,6 +90,9 @@ class Plan:
     latent_space: Path
     embedding_size: int
     image_size: tuple[int, int]
+    part: int = 0
+    first_volume: int = 0
+    rebaseline: bool = False
 
     @property
     def devices(self) -> int:

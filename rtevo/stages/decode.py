@@ -2,66 +2,67 @@
 
 from __future__ import annotations
 
+import math
 import time
-from typing import TYPE_CHECKING, Any, cast
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from rtevo.records import EventKind, VolumeFlag
 from rtevo.stages.context import WAIT_S, Context, serve
 from rtevo.stages.reconcile import Reconcile
 
 if TYPE_CHECKING:
-    from rtevo.decode import Method
-    from rtevo.decode.hrf import Shape
-    from rtevo.decode.nuisance import Drift
+    from rtevo.decode import Score
+    from rtevo.stages.decoding import Aligned, Decoding
 
 
 class _Decode:
-    """State of the decode stage between volumes."""
+    """The decode stage between volumes."""
 
     def __init__(self, context: Context) -> None:
-        from rtevo.decode import Decoder, Quality, Scorer
-        from rtevo.realign import Realigner, warm_up
+        from rtevo.decode import Decoder
+        from rtevo.realign import warm_up
 
-        plan, settings = context.plan, context.config.decoder
+        plan = context.plan
         warm_up()
-        decoder = Decoder.load(plan.decoder, plan.decoder_name)
-        self.realigner = Realigner(decoder.reference, plan.grid.affine, threads=settings.threads)
-
-        def scorer() -> Any:
-            return Scorer(
-                decoder,
-                plan.tr_s,
-                method=cast("Method", settings.method),
-                fwhm_mm=settings.fwhm_mm,
-                duration_s=context.config.presentation.image_s,
-                first_s=settings.first_score_s,
-                motion_terms=settings.motion_terms,
-                drift=cast("Drift", settings.drift),
-                spike_mm=settings.spike_mm,
-                hrf=cast("Shape", settings.hrf),
-                delay_s=settings.delay_s,
-                half_window_tr=settings.half_window_tr,
-            )
-
-        self._warm(scorer(), decoder, settings.threads)
-        self.scorer = scorer()
-        self.context, self.decoder, self.quality, self.compared = context, decoder, Quality(decoder), False
-        self.holes = False
+        self.context, self.decoder, self.compared, self.holes = context, Decoder.load(plan.decoder, plan.decoder_name), False, False
+        self._warm()
         self.aligned, self.scores = context.writer("aligned"), context.writer("scores")
         self.save = context.config.record.save_volumes in ("aligned", "both")
+        self.before_s = plan.first_volume * plan.tr_s  # time that earlier parts of the session took
         self.trigger_ns: int | None = None
         self.closed_ns: dict[int, int] = {}
-        self.previous: Any = None
+        keep = plan.part > 0 and not plan.rebaseline
+        self.decoding = self._take_up() if keep else self._make(plan.first_volume)
 
-    def _warm(self, scorer: Any, decoder: Any, threads: int) -> None:
+    def _make(self, first: int) -> Decoding:
+        from rtevo.stages.decoding import Decoding
+
+        return Decoding(self.context.config, self.decoder, self.context.plan.tr_s, first)
+
+    def _warm(self) -> None:
         """Do everything once, with a realigner of its own: the session's starts from where the head lay last."""
-        from rtevo.realign import Realigner
+        decoding = self._make(0)
+        decoding.learn(decoding.align(0, self.decoder.reference, 0))
+        decoding.close()
 
-        with Realigner(decoder.reference, decoder.grid.affine, threads=threads) as realigner:
-            motion, volume = realigner.align(decoder.reference)
-            scorer.add_volume(0, volume, motion.params)
+    def _take_up(self) -> Decoding:
+        """Decode again what was recorded, so that the decoder stands where it stood; publish what the log does not hold of it."""
+        from rtevo.record import earlier
+        from rtevo.stages.decoding import Again
+
+        plan, log = self.context.plan, self.context.log
+        past = earlier(plan.out, plan.part)
+        begun = max((k for k, r in enumerate(past) if r["type"] == "start" and r.get("decoder_state") == "rebaselined"), default=0)
+        known = {(r["generation"], r["candidate"], r["revision"]) for r in past if r["type"] == "scores"}
+        aligned = {r["index"] for r in past if r["type"] == "aligned"}
+        again = Again(plan.out, past[begun:], self._make, kept=True)
+        log.info("decode: taking up the decoder from %d recorded volumes", again.volumes)
+        for record, volume, scores, reliability in again:
+            if volume is not None and volume.index not in aligned:
+                self.publish_aligned(volume, record)
+            self.publish_scores([s for s in scores if (*s.key, s.revision) not in known], reliability)
+        again.decoding.interrupt()
+        return again.decoding
 
     def event(self, slot: Any) -> None:
         """Take note of the trigger and of onsets."""
@@ -69,52 +70,21 @@ class _Decode:
             self.trigger_ns = int(slot["t_ns"])
         elif slot["kind"] == EventKind.ONSET and self.trigger_ns is not None:
             key = (int(slot["generation"]), int(slot["candidate"]))
-            self.scorer.add_onset(key, (int(slot["t_ns"]) - self.trigger_ns) / 1e9)
+            self.decoding.onset(key, self.before_s + (int(slot["t_ns"]) - self.trigger_ns) / 1e9)
 
     def volume(self, slot: Any) -> None:
         """Align one volume, publish its motion, and the scores that it completes."""
-        from rtevo.realign import framewise_displacement
-
-        index, flags, motion = int(slot["index"]), int(slot["flags"]), np.full(6, np.nan)
-        data = None
-        if not flags & VolumeFlag.MISSING:
-            estimate = self.realigner.estimate(slot["data"])
-            if estimate.converged:
-                motion = np.asarray(estimate.params, np.float64)
-                data = self.realigner.reslice(slot["data"], estimate) if self.whole(slot["data"]) else None
-            else:
-                flags |= VolumeFlag.UNALIGNED
-        displacement = np.nan
-        if data is not None:
-            if self.previous is not None:
-                displacement = float(framewise_displacement(np.stack([self.previous, motion]))[1])
-            self.previous = motion
-        if displacement > self.context.config.decoder.spike_mm:
-            flags |= VolumeFlag.SPIKE
-        dvars, tsnr = self.quality.add(data)
-        if data is not None and not self.compared:
-            self.compare(motion)
-        aligned_ns = time.monotonic_ns()
-        self.closed_ns[index] = int(slot["closed_ns"])
-        with self.aligned.reserve(timeout_s=30) as out:
-            for name in ("index", "acquired_s", "closed_ns", "ingested_ns"):
-                out[name] = slot[name]
-            out["flags"], out["motion"], out["framewise_displacement_mm"], out["aligned_ns"] = flags, motion, displacement, aligned_ns
-            out["dvars_percent"], out["tsnr"] = dvars, tsnr
-            if self.save:
-                out["data"][...] = slot["data"] if data is None else data
-        self.scorer.add_volume(index, data, motion)
-        self.publish()
-
-    def whole(self, volume: Any) -> bool:
-        """Whether a volume can be scored; tell where it is the first that cannot."""
-        from rtevo.decode import whole
-
-        usable = whole(volume, self.decoder.mask)
-        if not usable and not self.holes:
+        index, flags = int(slot["index"]), int(slot["flags"])
+        aligned = self.decoding.align(index, None if flags & VolumeFlag.MISSING else slot["data"], flags)
+        if aligned.data is not None and not self.compared:
+            self.compare(aligned.motion)
+        if aligned.data is None and not math.isnan(aligned.motion[0]) and not self.holes:
             self.holes = True
             self.context.log.warning("decode: volumes with numbers in the decoder's mask that are not finite are left out")
-        return usable
+        self.closed_ns[index] = int(slot["closed_ns"])
+        self.publish_aligned(aligned, slot, slot["data"])
+        self.decoding.learn(aligned)
+        self.publish()
 
     def compare(self, motion: Any) -> None:
         """Warn where the run is not like the decoder's."""
@@ -122,13 +92,27 @@ class _Decode:
 
         self.compared = True
         plan, fwhm_mm = self.context.plan, self.context.config.decoder.fwhm_mm
-        for difference in differences(self.decoder, plan.tr_s, fwhm_mm, self.quality.gain(), motion):
+        for difference in differences(self.decoder, plan.tr_s, fwhm_mm, self.decoding.quality.gain(), motion):
             self.context.log.warning("decode: %s", difference)
+
+    def publish_aligned(self, aligned: Aligned, volume: Any, data: Any = None) -> None:
+        """Publish what is known of a volume; `volume` says when it came, `data` stands in where it could not be aligned."""
+        aligned_ns = time.monotonic_ns()
+        with self.aligned.reserve(timeout_s=30) as out:
+            for name in ("index", "acquired_s", "closed_ns", "ingested_ns"):
+                out[name] = volume[name]
+            out["flags"], out["motion"], out["aligned_ns"] = aligned.flags, aligned.motion, aligned_ns
+            out["framewise_displacement_mm"] = aligned.displacement_mm
+            out["dvars_percent"], out["tsnr"] = aligned.dvars_percent, aligned.tsnr
+            if self.save:
+                out["data"][...] = 0 if data is None and aligned.data is None else data if aligned.data is None else aligned.data
 
     def publish(self, final: bool = False) -> None:
         """Publish the scores that are ready."""
-        scores = self.scorer.ready(final=final)
-        reliability = self.scorer.reliability() if scores else np.nan
+        self.publish_scores(*self.decoding.scores(final))
+
+    def publish_scores(self, scores: list[Score], reliability: float) -> None:
+        """Publish scores."""
         for score in scores:
             with self.scores.reserve(timeout_s=30) as out:
                 out["generation"], out["candidate"] = score.key

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from rtevo.evolve import Course, Told
+from rtevo.evolve import Course, Request, Told
 from rtevo.latent import LatentSpace
+from rtevo.record import earlier, floats
 from rtevo.records import EventKind
 from rtevo.shm import Ring
 from rtevo.stages.context import WAIT_S, Context, Turns, serve
 from rtevo.stages.evolution import make_course, state_of
-
-MEASURED = {"ratings": EventKind.RATING, "physiology": EventKind.PHYSIOLOGY}  # conditions whose fitness comes with an event
+from rtevo.stages.history import MEASURED, go_through, measured
 
 
 class _Evolve:
@@ -30,28 +30,49 @@ class _Evolve:
         self.course: Course = make_course(context.config, context.plan.condition, self.space)
         self.latents_out, self.fitness_out = context.writer("latents"), context.writer("fitness")
         self.trigger_ns: int | None = None
-        self.elapsed_s, self.scored_ns, self.saved = 0.0, 0, -1
+        self.before_s = context.plan.first_volume * context.plan.tr_s  # time that earlier parts of the session took
+        self.elapsed_s, self.scored_ns, self.saved = self.before_s, 0, -1
+        self.scores_taken = 0
         self.last_offset_ns: int | None = None
         self.done = False
+        if context.plan.part:
+            self.take_up()
         self.go_on()
+
+    def take_up(self) -> None:
+        """Stand where the session was interrupted: ask for what had not been shown, and say what the log does not hold."""
+        plan = self.context.plan
+        log = earlier(plan.out, plan.part)
+        images = [r for r in log if r["type"] == "images"] if self.settings.use_post_encodings else []
+        place = {(r["generation"], r["candidate"]): self.space.to_latent(floats(r["embedding"])[np.newaxis])[0] for r in images}
+        past = go_through(self.course, log, measured(log, plan.condition), place)
+        self.scores_taken = past.scores_taken
+        for told, taken in past.told:
+            self.publish([told], taken)
+        if plan.rebaseline or plan.condition in MEASURED:  # nothing more will be known of what was shown
+            self.publish(self.course.give_up(past.shown), given_up=True)
+        self.ask(past.pending)
 
     def go_on(self) -> None:
         """Ask for the images that are due; close ``latents`` when there will be none and all are scored."""
         if self.done:
             return
-        requests = self.course.due(self.elapsed_s)
-        for request in requests:
-            with self.latents_out.reserve(timeout_s=30) as slot:
-                slot["generation"], slot["candidate"], slot["probe"] = request.generation, request.candidate, request.probe
-                slot["seed"] = self.noise_seed(request.generation, request.candidate)
-                slot["scored_ns"], slot["evolved_ns"] = self.scored_ns, time.monotonic_ns()
-                slot["latent"], slot["embedding"] = request.latent, self.space.to_embedding(request.latent)
-        if requests:
-            self.last_offset_ns = None
+        self.ask(self.course.due(self.elapsed_s))
         if self.course.generation > self.saved:
             self.save()
         if self.course.finished and not self.course.missing:
             self.finish()
+
+    def ask(self, requests: Sequence[Request]) -> None:
+        """Have images painted."""
+        for request in requests:
+            with self.latents_out.reserve(timeout_s=30) as slot:
+                slot["generation"], slot["candidate"], slot["probe"] = request.generation, request.candidate, request.probe
+                slot["scores_taken"], slot["seed"] = self.scores_taken, self.noise_seed(request.generation, request.candidate)
+                slot["scored_ns"], slot["evolved_ns"] = self.scored_ns, time.monotonic_ns()
+                slot["latent"], slot["embedding"] = request.latent, self.space.to_embedding(request.latent)
+        if requests:
+            self.last_offset_ns = None
 
     def noise_seed(self, generation: int, candidate: int) -> int:
         """Seed of one picture's diffusion noise."""
@@ -75,11 +96,12 @@ class _Evolve:
             self.course.stop()
             self.latents_out.close_writing()
 
-    def publish(self, told: Sequence[Told]) -> None:
-        """Record what evolution has been told."""
+    def publish(self, told: Sequence[Told], taken: int | None = None, given_up: bool = False) -> None:
+        """Record what evolution has been told, after so many scores (default: all that it has taken)."""
         for each in told:
             with self.fitness_out.reserve(timeout_s=30) as slot:
-                slot["generation"], slot["candidate"] = each.generation, each.candidate
+                slot["generation"], slot["candidate"], slot["given_up"] = each.generation, each.candidate, given_up
+                slot["scores_taken"] = self.scores_taken if taken is None else taken
                 slot["fitness"], slot["fitness_se"], slot["decided_ns"] = each.fitness, each.fitness_se, time.monotonic_ns()
 
     def image(self, slot: Any) -> None:
@@ -90,7 +112,7 @@ class _Evolve:
 
     def take(self, slot: Any, value: float, error: float, scored_ns: int) -> None:
         """Take a candidate's score or rating, and go on where that was waited for."""
-        self.scored_ns = scored_ns
+        self.scored_ns, self.scores_taken = scored_ns, self.scores_taken + 1
         self.publish(self.course.score(int(slot["generation"]), int(slot["candidate"]), value, error))
         self.go_on()
 
@@ -104,7 +126,7 @@ class _Evolve:
         kind, t_ns = slot["kind"], int(slot["t_ns"])
         if kind == EventKind.TRIGGER and self.trigger_ns is None:
             self.trigger_ns = t_ns
-        self.elapsed_s = 0.0 if self.trigger_ns is None else (t_ns - self.trigger_ns) / 1e9
+        self.elapsed_s = self.before_s + (0.0 if self.trigger_ns is None else (t_ns - self.trigger_ns) / 1e9)
         if kind == EventKind.ONSET:
             self.course.show()
             self.go_on()
@@ -129,7 +151,7 @@ class _Evolve:
             "evolve: %d scores of generation %d are no longer waited for: they did not come within %g s of its end",
             self.course.missing, self.course.generation, self.settings.score_deadline_s,
         )  # fmt: skip
-        self.publish(self.course.give_up())
+        self.publish(self.course.give_up(), given_up=True)
         self.go_on()
 
 

@@ -42,7 +42,7 @@ def ingest(context: Context) -> None:
         if draining:
             volumes += source.finish()
         for volume in volumes:
-            _publish_volume(out, volume, plan.grid)
+            _publish_volume(out, volume, plan.grid, plan.first_volume)
         teller.tell()
         if draining or not volumes:
             clock.set("settled", delivered)
@@ -114,11 +114,11 @@ class _Teller:
         self._problems = len(problems)
 
 
-def _publish_volume(out: Ring, volume: Volume, grid: Grid) -> None:
+def _publish_volume(out: Ring, volume: Volume, grid: Grid, first: int) -> None:
     if volume.data is not None and (difference := grid.difference(volume.grid)):
         raise GeometryError(f"volume {volume.index} ({volume.files[0]}) does not lie on the decoder's grid: {difference}")
     with out.reserve(timeout_s=30) as slot:
-        slot["index"], slot["flags"], slot["acquired_s"] = volume.index, int(volume.flags), volume.acquired_s
+        slot["index"], slot["flags"], slot["acquired_s"] = first + volume.index, int(volume.flags), volume.acquired_s
         slot["closed_ns"] = volume.closed_ns
         slot["data"][...] = 0 if volume.data is None else volume.data
         slot["ingested_ns"] = time.monotonic_ns()

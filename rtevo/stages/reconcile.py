@@ -31,7 +31,7 @@ class Reconcile:
         closed_s = math.nan
         if not (missing or clock.lock_step or self._trigger_ns is None):  # in lock-step files are written in no time
             closed_s = (clock.session_ns(int(slot["closed_ns"])) - self._trigger_ns) / 1e9
-        self._tell(self._found.volume(int(slot["index"]), closed_s, missing))
+        self._tell(self._found.volume(int(slot["index"]) - self._context.plan.first_volume, closed_s, missing))
 
     def finish(self) -> None:
         """The last volume has come."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rtevo.shm import Ring, RingClosed, RingOverrun, RingTimeout, WriterLost, wait_any
 from rtevo.stages.context import LOST_S, OBSERVERS, WAIT_S, Context, ring_names
@@ -31,25 +31,36 @@ def record(context: Context) -> None:
 
 
 def _take_all(recorder: Recorder, inputs: dict[str, Ring], context: Context, timeout_s: float) -> int:
-    """Record what the rings have; forget those that have ended. Gives the number of records."""
-    names = {ring.name: name for name, ring in inputs.items()}
-    taken = 0
-    for ring in wait_any(list(inputs.values()), timeout_s):
-        name = names[ring.name]
-        try:
-            while True:
-                with ring.read(timeout_s=0) as slot:
-                    copy, lost = slot.copy(), ring.lost
-                if lost:
-                    context.log.warning("record: the disk was slower than '%s': %d records are not in the log", name, lost)
-                recorder.take(name.partition("-")[0], copy, context.clock.now_ns())
-                taken += 1
-        except RingOverrun as overrun:
-            context.log.warning("record: the disk was slower than '%s': %s", name, overrun)
-        except RingTimeout:
-            continue
-        except WriterLost:
-            time.sleep(LOST_S)  # the supervisor starts it again, or ends the session
-        except RingClosed:
-            del inputs[name]
+    """Record what the rings have; forget those that have ended. Gives the number of records.
+
+    The rings are looked at against the flow and recorded along it: whatever ends the session, no effect is in the log without its cause.
+    """
+    if not wait_any(list(inputs.values()), timeout_s):
+        return 0
+    clock_ns = context.clock.now_ns()
+    found = {name: _drain(name, inputs, context) for name in reversed(list(inputs))}
+    for name in reversed(found):
+        for slot in found[name]:
+            recorder.take(name.partition("-")[0], slot, clock_ns)
+    return sum(map(len, found.values()))
+
+
+def _drain(name: str, inputs: dict[str, Ring], context: Context) -> list[Any]:
+    """Copy what a ring has."""
+    ring, taken = inputs[name], []
+    try:
+        while True:
+            with ring.read(timeout_s=0) as slot:
+                copy, lost = slot.copy(), ring.lost
+            if lost:
+                context.log.warning("record: the disk was slower than '%s': %d records are not in the log", name, lost)
+            taken.append(copy)
+    except RingOverrun as overrun:
+        context.log.warning("record: the disk was slower than '%s': %s", name, overrun)
+    except RingTimeout:
+        pass
+    except WriterLost:
+        time.sleep(LOST_S)  # the supervisor starts it again, or ends the session
+    except RingClosed:
+        del inputs[name]
     return taken

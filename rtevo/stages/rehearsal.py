@@ -21,7 +21,7 @@ FIELD_OF_VIEW_MM = (240.0, 240.0, 115.5)
 CALLING = "SIMULATOR"  # AE title
 
 
-def simulation(config: Config, tr_s: float) -> Simulation:
+def simulation(config: Config, tr_s: float, part: int = 0) -> Simulation:
     """Give the simulated participant of a session."""
     settings = config.simulation
     across = [math.ceil(extent / size - 1e-6) for extent, size in zip(FIELD_OF_VIEW_MM, settings.voxel_mm, strict=True)]
@@ -37,6 +37,7 @@ def simulation(config: Config, tr_s: float) -> Simulation:
         prefers=settings.prefers,
         keys=config.presentation.rating_keys,
         trigger_key=config.presentation.trigger_key,
+        part=part,
     )
 
 
@@ -55,7 +56,7 @@ def _simulate(context: Context, link: ParticipantLink) -> None:
     from rtevo.simulate.send import PushEncoder
 
     plan, clock = context.plan, context.clock
-    settings = simulation(context.config, plan.tr_s)
+    settings = simulation(context.config, plan.tr_s, plan.part)
     head = settings.head()
     started = datetime.datetime(2000, 1, 1, 12) if clock.lock_step else None  # the same files, byte for byte, every time
     name = "rtevo_simulated_bold"
@@ -72,6 +73,7 @@ def _simulate(context: Context, link: ParticipantLink) -> None:
         run_scanner(
             settings, writer, link, clock, plan.out,
             head=head, on_volume=lambda index: clock.set("delivered", index + 1), patience_s=_patience_s(context.config),
+            first_volume=plan.first_volume,
         )  # fmt: skip
 
 

@@ -255,7 +255,7 @@ def test_a_session_gives_the_scores_of_the_command_to_the_last_bit(study: Path, 
     run = _open(options.run, options)
     rings = {"aligned": Collected(aligned_dtype()), "scores": Collected(score_dtype())}
     config = replace(Config(), presentation=replace(Config().presentation, image_s=8.0))
-    plan = SimpleNamespace(decoder=fitted, decoder_name=None, grid=decoder.grid, tr_s=run.tr_s)
+    plan = SimpleNamespace(decoder=fitted, decoder_name=None, grid=decoder.grid, tr_s=run.tr_s, part=0, first_volume=0, rebaseline=False)
     stage = _Decode(SimpleNamespace(plan=plan, config=config, writer=rings.__getitem__, log=logging.getLogger("test")))  # type: ignore[arg-type]
     stage.event({"kind": EventKind.TRIGGER, "t_ns": 5_000_000_000})
     shown = 0

@@ -169,12 +169,12 @@ def test_probes_limits_and_resumption(session: Callable[..., object], tmp_path: 
     assert length.min() > 0.9 - 1e-6
     assert length.max() < 1 + 1e-6
 
-    on = session(str(tmp_path / "session.toml"), "--speed", "max", "--resume", str(done.out), name="on")
+    on = session(str(tmp_path / "session.toml"), "--speed", "max", "--evolution-from", str(done.out), name="on")
     assert on.returncode == 0, on.printed
     assert "truncation" in (on.out / "evolution.json").read_text()
     state = json.loads((on.out / "evolution.json").read_text())["evolver"]
     assert len(state["latents"]) == 12
-    wrong = session("--strategy", "cma", "--resume", str(done.out), name="wrong")
+    wrong = session("--strategy", "cma", "--evolution-from", str(done.out), name="wrong")
     assert wrong.returncode == 2
     assert "expected strategy 'cma' as in this session, found 'truncation'" in wrong.printed
 

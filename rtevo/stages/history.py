@@ -1,0 +1,132 @@
+"""What evolution knew when a session was interrupted, from its log.
+
+A course is a function of what it was told and asked, in the order in which that was: every latent and every fitness in the log says how
+many scores had been taken before it. So the course is gone through again, and stands where it stood: strategy, feedback and random numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rtevo.evolve import Course, Request, Told
+from rtevo.record import floats, parts
+from rtevo.records import EventKind
+
+__all__ = ["MEASURED", "Past", "go_through", "measured"]
+
+MEASURED = {"ratings": EventKind.RATING, "physiology": EventKind.PHYSIOLOGY}  # conditions whose fitness comes with an event
+Key = tuple[int, int]
+
+
+@dataclass
+class Past:
+    """What an interrupted session has left to do and to say.
+
+    Parameters
+    ----------
+    pending : list of Request
+        Asked for and not shown, in their order.
+    told : list of (Told, int)
+        What evolution has been told that the log does not hold, each with the number of scores taken by then.
+    shown : set of (int, int)
+        Generation and candidate of the images that were shown.
+    scores_taken : int
+    """
+
+    pending: list[Request] = field(default_factory=list)
+    told: list[tuple[Told, int]] = field(default_factory=list)
+    shown: set[Key] = field(default_factory=set)
+    scores_taken: int = 0
+
+
+def measured(log: Sequence[Mapping[str, Any]], condition: str) -> list[tuple[Key, float, float]]:
+    """Give what evolution takes as scores, in their order: image, value, standard error."""
+    if condition in MEASURED:
+        wanted = MEASURED[condition]
+        found = [(r, r["value"], math.nan) for r in log if r["type"] == "events" and r["kind"] == wanted]
+    else:
+        found = [(r, r["score"], r["score_se"]) for r in log if r["type"] == "scores"]
+    return [((r["generation"], r["candidate"]), float(value), float(error)) for r, value, error in found]
+
+
+def go_through(
+    course: Course, log: list[dict[str, Any]], scores: Sequence[tuple[Key, float, float]], place: Mapping[Key, np.ndarray] | None = None
+) -> Past:
+    """Bring a fresh course to where the log ends.
+
+    Parameters
+    ----------
+    course : Course
+    log : list of dict
+        Records of the earlier parts.
+    scores : sequence of ((int, int), float, float)
+        See :func:`measured`.
+    place : mapping of (int, int) to ndarray, float32 (d,), optional
+        Latents that pictures turned out to have, by generation and candidate.
+
+    Raises
+    ------
+    ValueError
+        The log is of another course: its images are not those that this one asks for.
+    """
+    past = Past()
+    steps: list[tuple[Told, int]] = []
+
+    def take_until(number: int) -> None:
+        while past.scores_taken < min(number, len(scores)):
+            key, value, error = scores[past.scores_taken]
+            past.scores_taken += 1
+            steps.extend((told, past.scores_taken) for told in course.score(*key, value, error))
+
+    asked: list[Request] = []
+    for decisions in _decisions(log, course.settings.schedule == "steady"):
+        take_until(decisions[0]["scores_taken"])
+        if decisions[0]["type"] == "fitness":
+            course.give_up({(r["generation"], r["candidate"]) for r in decisions})
+        elif known := [
+            _request(r) for r in decisions if (r["generation"], r["candidate"]) not in {(a.generation, a.candidate) for a in asked}
+        ]:
+            asked += course.repeat(known)
+            for request in known:
+                if place is not None and (request.generation, request.candidate) in place:
+                    course.place(request.generation, request.candidate, place[request.generation, request.candidate])
+    take_until(len(scores))
+    recorded = sum(r["type"] == "fitness" and not r["given_up"] for r in log)
+    past.told = steps[recorded:]
+    past.shown = {(r["generation"], r["candidate"]) for r in log if r["type"] == "events" and r["kind"] == EventKind.ONSET}
+    past.pending = [request for request in asked if (request.generation, request.candidate) not in past.shown]
+    for _ in past.shown:
+        course.show()
+    return past
+
+
+def _decisions(log: list[dict[str, Any]], steady: bool) -> Iterator[list[dict[str, Any]]]:
+    """Give what evolution asked for and gave up, in its own order; together what was decided together."""
+    for part in parts(log):
+        steps = [(r["evolved_ns"], r) for r in part if r["type"] == "latents"]
+        steps += [(r["decided_ns"], r) for r in part if r["type"] == "fitness" and r["given_up"]]
+        group: list[dict[str, Any]] = []
+        for _, record in sorted(steps, key=lambda step: step[0]):
+            if group and not _together(group[-1], record, steady):
+                yield group
+                group = []
+            group.append(record)
+        if group:
+            yield group
+
+
+def _together(a: dict[str, Any], b: dict[str, Any], steady: bool) -> bool:
+    if a["type"] != b["type"] or a["scores_taken"] != b["scores_taken"]:
+        return False
+    if a["type"] == "fitness":
+        return True
+    return bool(a["generation"] == b["generation"]) and (not steady or b["probe"] >= 0)
+
+
+def _request(record: dict[str, Any]) -> Request:
+    return Request(record["generation"], record["candidate"], record["probe"], floats(record["latent"]).copy())

@@ -1,0 +1,110 @@
+"""Sessions that were interrupted go on in their own folder: nothing that was recorded is lost, nothing is there twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.soak_resume import KINDS, check, play
+from rtevo.record import LOG, LogWriter, hold, parts, read_log, volume_path
+from rtevo.run import main
+
+pytestmark = pytest.mark.slow
+RUN = [sys.executable, "-m", "rtevo.run"]
+
+
+@pytest.mark.parametrize("kind", [0, 1, 5])
+def test_a_session_that_is_killed_at_a_random_moment_loses_and_doubles_nothing(tmp_path: Path, kind: int) -> None:
+    """One kill each; bench.soak_resume does the same a hundred times."""
+    outcome = play(0, KINDS[kind], 1, np.random.default_rng([7, kind]), tmp_path)
+    assert outcome.problems == []
+    assert outcome.records_lost == 0
+    assert len(outcome.kills) == 1
+
+
+@pytest.fixture(scope="module")
+def completed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small session."""
+    out = tmp_path_factory.mktemp("completed") / "out"
+    options = ("--speed", "max", "--generations", "1", "--population", "3", "--condition", "ratings")
+    subprocess.run([*RUN, "--out", str(out), *options], check=True, capture_output=True, timeout=200)
+    return out
+
+
+@pytest.fixture
+def cut(completed: Path, tmp_path: Path) -> Callable[[float, bytes], Path]:
+    """Return a function that gives a copy of the session whose log ends after a share of its records, with a piece of the next one."""
+
+    def make(share: float, piece: bytes = b"") -> Path:
+        out = tmp_path / "cut"
+        shutil.copytree(completed, out)
+        lines = (out / LOG).read_bytes().splitlines(keepends=True)
+        (out / LOG).write_bytes(b"".join(lines[: round(share * len(lines))]) + piece)
+        return out
+
+    return make
+
+
+def test_a_power_cut_within_a_record_loses_that_record(cut: Callable[..., Path]) -> None:
+    out = cut(0.6, b'deadbeef {"seq": 9')
+    before = (out / LOG).read_bytes().removesuffix(b'deadbeef {"seq": 9')
+    done = subprocess.run([*RUN, "--resume", str(out)], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "the last record had been cut short and is dropped (18 bytes)" in done.stderr
+    assert (out / LOG).read_bytes().startswith(before)
+    assert check(out) == []
+    log = read_log(out / LOG)
+    assert [part[0]["decoder_state"] for part in parts(log)] == ["new", "kept"]
+    assert log[-1]["status"] == "completed"
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return a function that expects a command line to be refused, and gives what it printed."""
+
+    def run(*options: Any) -> str:
+        assert main([str(o) for o in options]) == 2
+        return capsys.readouterr().err
+
+    return run
+
+
+def test_what_cannot_be_resumed_is_refused_with_the_reason(
+    completed: Path, cut: Callable[..., Path], refused: Callable[..., str], tmp_path: Path
+) -> None:
+    assert "the session was completed" in refused("--resume", completed)
+    assert "found no record.jsonl: start it anew" in refused("--resume", tmp_path)
+    assert "expected no other option or file" in refused("--resume", completed, "--seed", 3)
+    assert "expected together with --resume" in refused("--rebaseline")
+    out = cut(0.5)
+    with hold(out), LogWriter(out / LOG):
+        assert "the session is still running" in refused("--resume", out)
+    whole = (out / "session.toml").read_text()
+    (out / "session.toml").write_text(whole.replace("fwhm_mm = 4.0", "fwhm_mm = 5.0"))
+    (out / "decoder" / "decoder.json").write_text("{}")
+    assert "the session file OUT/session.toml and the decoder changed since the session began" in refused("--resume", out)
+    shutil.copytree(completed / "decoder", out / "decoder", dirs_exist_ok=True)
+    (out / "session.toml").write_text(whole)
+    volume_path(out, 3).unlink()
+    assert "volumes are not there (first:" in refused("--resume", out)
+    (out / LOG).write_bytes(b"")
+    assert "nothing was recorded before the session was interrupted" in refused("--resume", out)
+
+
+def test_a_session_that_was_stopped_can_go_on(tmp_path: Path, running: Callable[..., tuple[subprocess.Popen[str], Path]]) -> None:
+    process, out = running("--generations", "1", "--population", "2", "--speed", "4")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    done = subprocess.run([*RUN, "--resume", str(out), "--rebaseline"], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert check(out) == []
+    assert [p["status"] for p in json.loads((out / "summary.json").read_text())["parts"]] == ["stopped", "completed"]

@@ -1,0 +1,141 @@
+"""A course that is gone through again from its log stands where it stood, wherever the log ends."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rtevo.config import Config
+from rtevo.evolve import Course, Told
+from rtevo.latent import LatentSpace
+from rtevo.records import EventKind
+from rtevo.stages.evolution import make_course
+from rtevo.stages.history import go_through, measured
+
+SPACE = LatentSpace(np.zeros(6, np.float32), np.eye(6, dtype=np.float32)[:3], np.ones(3, np.float32))
+Key = tuple[int, int]
+
+
+class Session:
+    """Does with a course what the evolve stage does, and keeps the log of it."""
+
+    def __init__(self, config: Config, condition: str) -> None:
+        self.config, self.condition = config, condition
+        self.course, self.rng = self.fresh(), np.random.default_rng(5)
+        self.log: list[dict[str, Any]] = [{"type": "start"}]
+        self.taken = self.now = 0
+        self.unshown: list[Key] = []
+        self.waiting: list[Key] = []
+
+    def fresh(self) -> Course:
+        return make_course(self.config, self.condition, SPACE)
+
+    def record(self, ring: str, key: Key, **fields: Any) -> None:
+        self.now += 1
+        self.log.append({"type": ring, "generation": key[0], "candidate": key[1], **fields})
+
+    def go_on(self) -> None:
+        for request in self.course.due():
+            latent = base64.b64encode(request.latent.tobytes()).decode()
+            key = (request.generation, request.candidate)
+            self.record("latents", key, probe=request.probe, latent=latent, scores_taken=self.taken, evolved_ns=self.now)
+            self.unshown.append(key)
+
+    def publish(self, told: list[Told], given_up: bool = False) -> None:
+        for t in told:
+            self.record("fitness", (t.generation, t.candidate), scores_taken=self.taken, given_up=int(given_up), decided_ns=self.now)
+
+    def show(self) -> None:
+        key = self.unshown.pop(0)
+        self.record("events", key, kind=int(EventKind.ONSET))
+        self.course.show()
+        self.waiting.append(key)
+        self.go_on()
+
+    def score(self) -> None:
+        key = self.waiting[int(self.rng.integers(len(self.waiting)))]
+        if self.rng.random() < 0.7:
+            self.waiting.remove(key)  # else it will be revised
+        value = float(self.rng.normal()) if self.rng.random() < 0.9 else float("nan")
+        self.record("scores", key, score=value, score_se=0.5)
+        self.taken += 1
+        self.publish(self.course.score(*key, value, 0.5))
+        self.go_on()
+
+    def run(self) -> Iterator[int]:
+        """Go through a whole session; yields the length of the log whenever the evolve stage would be idle."""
+        self.go_on()
+        yield len(self.log)
+        while self.unshown or self.waiting:
+            if self.unshown and (not self.waiting or self.rng.random() < 0.5):
+                self.show()
+            elif self.rng.random() < 0.1 and not self.unshown:
+                self.publish(self.course.give_up(), given_up=True)
+                self.waiting.clear()
+                self.go_on()
+            else:
+                self.score()
+            yield len(self.log)
+
+
+CASES = [
+    {"strategy": "surrogate", "schedule": "steady"},
+    {"strategy": "surrogate", "schedule": "generational", "probe_every": 3},
+    {"strategy": "truncation", "schedule": "generational"},
+    {"strategy": "truncation", "schedule": "steady", "probe_every": 4},
+    {"strategy": "cma", "schedule": "generational"},
+    {"strategy": "random", "schedule": "steady"},
+]
+
+
+@pytest.mark.parametrize("condition", ["brain", "sham"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.values())))
+def test_the_state_is_that_of_the_moment_at_which_the_log_ends(case: dict[str, Any], condition: str) -> None:
+    config = Config()
+    config = replace(config, evolution=replace(config.evolution, generations=4, population=4, latent_size=3, **case))
+    session = Session(config, condition)
+    for length in session.run():
+        log = session.log[:length]
+        again = session.fresh()
+        past = go_through(again, log, measured(log, condition))
+        assert again.evolver.to_state() == session.course.evolver.to_state()
+        assert (again.missing, again.all_shown, again.generation) == (
+            session.course.missing, session.course.all_shown, session.course.generation,
+        )  # fmt: skip
+        assert [(r.generation, r.candidate) for r in past.pending] == session.unshown
+        assert past.told == []
+        assert past.scores_taken == session.taken
+    assert session.course.finished
+
+
+def test_whatever_the_last_record_was_nothing_is_asked_for_twice_and_everything_is_told() -> None:
+    config = Config()
+    settings = replace(config.evolution, generations=3, population=3, latent_size=3, strategy="truncation", schedule="generational")
+    session = Session(replace(config, evolution=replace(settings, probe_every=3)), "sham")
+    list(session.run())
+    for length in range(1, len(session.log) + 1):
+        log = session.log[:length]
+        course = session.fresh()
+        past = go_through(course, log, measured(log, "sham"))
+        asked = {(r["generation"], r["candidate"]) for r in log if r["type"] == "latents"}
+        pending = [(r.generation, r.candidate) for r in past.pending]
+        assert len(pending) == len(set(pending))
+        assert asked <= past.shown | set(pending)  # what a decision asked for is asked for as a whole
+        told = [r for r in log if r["type"] == "fitness" and not r["given_up"]]
+        whole = [r for r in session.log if r["type"] == "fitness" and not r["given_up"]][: len(told) + len(past.told)]
+        assert [(t.generation, t.candidate) for t, _ in past.told] == [(r["generation"], r["candidate"]) for r in whole[len(told) :]]
+
+
+def test_the_log_of_another_session_is_refused() -> None:
+    config = Config()
+    settings = replace(config.evolution, generations=2, population=3, latent_size=3)
+    session = Session(replace(config, evolution=settings), "brain")
+    list(session.run())
+    other = Session(replace(config, evolution=replace(settings, population=2)), "brain").fresh()
+    with pytest.raises(ValueError, match="expected image 1/0, got 0/2"):
+        go_through(other, session.log, measured(session.log, "brain"))
