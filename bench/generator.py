@@ -105,7 +105,7 @@ def graph_ms(graph: Callable[[], None], device: torch.device, repeats: int) -> f
 def _painter(device: str, own: int, options: argparse.Namespace, barrier: Any, results: Any) -> None:
     """One process of :func:`several`: paints its share, then everything."""
     count, shares = max(POPULATIONS), len(options.devices)
-    settings = _settings(options, device)
+    settings = replace(_settings(options, device), repeatable=True)
     with _make(options.several_backend, settings, lambda _: None) as generator:
         generator.warm_up()
         embeddings = np.random.default_rng(0).standard_normal((count, generator.embedding_size), np.float32)

@@ -241,7 +241,7 @@ def build_one(options: argparse.Namespace, work: Path, name: str, precision: str
     """Build one engine; gives how its outputs compare with torch's."""
     files = ("--onnx", work / f"{name}.onnx", "--plan", work / f"{name}.plan", "--cases", work / f"{name}.npz")
     how = ("--level", options.level, "--workspace-gib", options.workspace_gib, *["--own-kernels"] * options.own_kernels)
-    return run_builder(options, name, (*files, "--timing-cache", options.timing_cache, "--precision", precision, *how), tell)
+    return run_builder(options, name, (*files, "--timing-cache", options.caches / f"{name}.timing", "--precision", precision, *how), tell)
 
 
 def paint_one(options: argparse.Namespace, work: Path, rows: int, tell: Tell) -> dict[str, Any]:
@@ -322,7 +322,7 @@ def build(options: argparse.Namespace, tell: Tell) -> list[Path]:
         work = Path(tempfile.mkdtemp(prefix=".work-", dir=out))
     except OSError as problem:
         raise ModelError(f"--out {out}: expected a folder that can be written to: {problem}") from problem
-    options.timing_cache = out / "timing.cache"
+    options.caches = out  # one for each network: TensorRT 8.6 could not read one network's beside another's
     halves = 1 if options.unguided else 2
     options.rows = sorted({halves, halves * options.batch})
     try:

@@ -59,6 +59,8 @@ class GeneratorSettings:
         Folder of TensorRT engines. None: ``engines`` in the model's folder.
     fallback : bool
         Whether a backend that fails in a session gives way to the reference in single precision.
+    repeatable : bool
+        Whether the compiler must choose kernels without timing them: every process then has the same ones and paints the same bits.
 
     Raises
     ------
@@ -80,6 +82,7 @@ class GeneratorSettings:
     tiny_vae: Path | None = None
     engines: Path | None = None
     fallback: bool = False
+    repeatable: bool = False
 
     def __post_init__(self) -> None:
         mistakes = [

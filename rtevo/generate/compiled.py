@@ -212,6 +212,8 @@ class CompiledGenerator(EagerGenerator):
             return function
         names = {"descent": "coordinate_descent_tuning", "1x1-as-mm": "conv_1x1_as_mm", "autotune": "max_autotune"}
         wanted = {names[trick]: True for trick in ({"descent", "1x1-as-mm"} & self._tricks).union(more)}
+        if self.settings.repeatable and hasattr(torch._inductor.config, "deterministic"):
+            wanted["deterministic"] = True
         options: dict[str, Any] = wanted if self._compiler == "inductor" else {}
         # tests insist on whole graphs; with other versions of the libraries a broken one costs some speed here, and no picture
         whole = self._compiler == "eager"

@@ -38,6 +38,7 @@ def settings_of(config: Generator, device: str) -> Any:
         tiny_vae=_path(config.tiny_vae),
         engines=_path(config.engines),
         fallback=config.fallback,
+        repeatable=len(config.devices) > 1,
     )
 
 

@@ -338,7 +338,7 @@ def test_a_failing_builder_says_what_tensorrt_said(engine: Any, tmp_path: Path, 
     script.write_text("#!/bin/sh\necho building\necho '" + json.dumps({"error": "TensorRT could not build"}) + "'\nexit 1\n")
     script.chmod(0o755)
     options = engine.parse(["model", "--python", str(script)])
-    options.timing_cache = tmp_path / "cache"
+    options.caches = tmp_path
     said: list[str] = []
     with pytest.raises(ModelError, match="unet-2: TensorRT could not build"):
         engine.build_one(options, tmp_path, "unet-2", "float16", said.append)
