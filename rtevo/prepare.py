@@ -12,10 +12,11 @@ import os
 import platform
 import secrets
 import shutil
+import subprocess
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -326,13 +327,25 @@ def hashes(out: Path, config: Config, decoder: Path) -> dict[str, str]:
     }
 
 
+def _machine() -> dict[str, Any]:
+    """Say on what the session ran."""
+    words = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    processor = next((line.partition(":")[2].strip() for line in words if line.startswith("model name")), platform.processor())
+    gpus: list[str] = []
+    with suppress(OSError, subprocess.SubprocessError):
+        asked = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+        gpus = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"cpus": os.cpu_count(), "processor": processor, "memory_bytes": memory, "gpus": gpus}
+
+
 def _provenance(plan: Plan) -> dict[str, Any]:
     packages = ("numpy", "numba", "torch", "diffusers", "transformers", "pydicom", "nibabel", "pyzmq", "posix_ipc")
     return {
         "rtevo": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpus": os.cpu_count(),
+        **_machine(),
         "packages": {name: metadata.version(name) for name in packages},
         "sha256": hashes(plan.out, plan.config, plan.decoder),
     }
@@ -371,5 +384,7 @@ def open_record(plan: Plan) -> None:
                 "shape": list(plan.grid.shape),
                 "affine": plan.grid.affine.tolist(),
                 "cadence_s": config.presentation.image_s + config.presentation.washout_s,
+                "settings": asdict(config),
+                "provenance": provenance,
             },
         )

@@ -134,7 +134,7 @@ def _run(plan: Plan) -> dict[str, Any]:
     from rtevo.supervisor import Supervisor
 
     failure: StageError | None = None
-    status, rings = "failed", {}
+    status, rings, generator = "failed", {}, ""
     with Status(plan) as display, Supervisor(plan, display.log, display.progress) as supervisor:
         try:
             supervisor.start()
@@ -146,13 +146,13 @@ def _run(plan: Plan) -> dict[str, Any]:
         except StageError as error:
             failure = error
             supervisor.abandon(str(error))
-        rings = supervisor.ring_statistics()
+        rings, generator = supervisor.ring_statistics(), supervisor.told.get("generator", "")
         warnings, clock_ns = supervisor.warnings, supervisor.clock.now_ns()
     with LogWriter(plan.out / LOG) as log:
         if truth := hidden_truth(plan.out):
             log.append("truth", {"preferences": truth}, clock_ns)
         end = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "status": status, "reason": str(failure or ""), "condition": plan.condition}
-        log.append("end", {**end, "rings": rings, "warnings": warnings}, clock_ns)
+        log.append("end", {**end, "generator": generator, "rings": rings, "warnings": warnings}, clock_ns)
     summary = finalise(plan.out)
     if failure:
         raise failure

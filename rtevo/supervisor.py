@@ -44,7 +44,6 @@ PRELOADED = [f"rtevo.{name}" for name in ("bridge", "decode", "ingest", "kernels
 """Imported once for all processes, which are forked from that one; none of these starts a thread, opens a socket or touches a GPU."""
 
 
-
 @dataclass
 class _Child:
     """One running stage."""
@@ -374,6 +373,11 @@ class Supervisor:
             child.process.join(5)
             child.pipe.close()
         self.children = {}
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the stages said of themselves when they were ready."""
+        return self._told or {}
 
     def ring_statistics(self) -> dict[str, Any]:
         """Give every ring's statistics as plain values."""

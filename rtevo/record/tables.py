@@ -20,7 +20,19 @@ from rtevo.records import MOTION_COLUMNS, EventKind, VolumeFlag
 __all__ = ["finalise", "floats", "hidden_truth"]
 
 SCHEMA = 1
-_OF_THE_LOG = ("seq", "type", "clock_ns", "part", "first_volume", "decoder_state", "sha256", "rings", "warnings")  # not of the summary
+_OF_THE_LOG = (  # not of the summary
+    "seq",
+    "type",
+    "clock_ns",
+    "part",
+    "first_volume",
+    "decoder_state",
+    "sha256",
+    "rings",
+    "warnings",
+    "settings",
+    "provenance",
+)
 
 
 def floats(text: str) -> NDArray[np.float32]:

@@ -82,7 +82,7 @@ def generate(context: Context) -> None:
         generator.warm_up()
         log.info("%s: %s", context.stage, generator.description)
         latents, images = context.reader("latents"), context.writer(numbered("images", len(devices))[own])
-        context.ready()
+        context.ready(generator=generator.description)
         work = _Work(context, latents, own)
         while not (context.clock.ending or work.ended):
             for asked, painted in work.paint(generator):

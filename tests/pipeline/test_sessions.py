@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rtevo import export, report
+from rtevo import export
 from rtevo.record import image_path, read_log
 from rtevo.record.__main__ import main as record_command
+from rtevo.report.__main__ import main as report
 from rtevo.stages.evolution import scramble
 
 pytestmark = pytest.mark.slow
@@ -93,8 +94,14 @@ def test_a_session_runs_leaves_everything_and_repeats_itself(session: Callable[.
         clock = [r["clock_ns"] for r in log if r["type"] == ring]
         assert clock == sorted(clock), ring
         assert clock[-1] > 0, ring
-    assert report.main([str(first.out)]) == 0
-    assert size(first.out / "report.png") == (1320, 1056)
+    assert report([str(first.out), "--to", str(alone / "whole.html")]) == 0
+    whole = (alone / "whole.html").read_text(encoding="utf-8")
+    assert whole.count("data:image/png") == len(trials)
+    assert "not recorded" not in whole
+    shutil.copytree(first.out / "images", alone / "images")
+    assert report([str(alone), "--to", str(alone / "alone.html")]) == 0  # from log and pictures
+    own = (alone / "alone.html").read_text(encoding="utf-8").replace("Session alone", f"Session {first.out.name}")
+    assert own.replace("session alone", f"session {first.out.name}") == whole
 
 
 def test_ratings_drive_evolution_in_the_ratings_condition(session: Callable[..., object]) -> None:

@@ -1,0 +1,50 @@
+"""Command line of the report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rtevo.errors import RtevoError
+from rtevo.report import gather, page, pages, save
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit status."""
+    p = argparse.ArgumentParser(
+        prog="python -m rtevo.report",
+        description="Write one page about a run: pictures by generation with their scores, fitness against controls, single responses, "
+        "motion and quality, latencies against deadlines, gaps, cost of the rings, methods with references, provenance. A blinded "
+        "session's condition and scores are left out until it has ended.",
+    )
+    p.add_argument("out", type=Path, metavar="OUT", help="the session's folder")
+    p.add_argument(
+        "--control", type=Path, action="append", default=[], metavar="OUT", help="a session to compare with (sham, yoked, random)"
+    )
+    p.add_argument(
+        "--to",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="file to write, may be given again: .html (self-contained), .pdf (pages), .png or .svg (a file each page: NAME, NAME-2, ...); "
+        "default: OUT/report.html and OUT/report.pdf",
+    )
+    options = p.parse_args(arguments)
+    try:
+        session, controls = gather(options.out), [gather(out) for out in options.control]
+        for target in options.to or [options.out / "report.html", options.out / "report.pdf"]:
+            if target.suffix == ".html":
+                target.write_text(page(session, controls), encoding="utf-8")
+                print(target)
+            else:
+                print("\n".join(map(str, save(target, pages(session, controls)))))
+    except (RtevoError, OSError, ValueError) as error:
+        print(f"rtevo: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,272 @@
+"""What a page about a run is drawn from: its log, its pictures, the resolved session file and the versions."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomllib
+from numpy.typing import NDArray
+
+from rtevo.config import Config
+from rtevo.errors import DataError
+from rtevo.record import finalise, read_log
+from rtevo.records import EventKind, VolumeFlag
+
+__all__ = ["Latency", "Session", "gather", "means"]
+
+LOG = "record.jsonl"
+Row = dict[str, Any]
+HIDDEN = ("score", "score_se", "fitness", "rating", "physiology", "true_response")  # of a blinded session that goes on
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long a step took, each time, against the time that it has.
+
+    Parameters
+    ----------
+    name : str
+        The step, in words.
+    ms : ndarray, float64 (n,)
+    deadline_ms : float
+        Infinite where it has none.
+    """
+
+    name: str
+    ms: NDArray[np.float64]
+    deadline_ms: float
+
+    @property
+    def late(self) -> int:
+        """How many took longer than they may."""
+        return int((self.ms > self.deadline_ms).sum())
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run, read.
+
+    Parameters
+    ----------
+    out : Path
+    summary : dict
+        See the README.
+    settings : dict of dict
+        The resolved session file, defaults laid under it.
+    provenance : dict
+        Empty where there is none.
+    trials, motion : list of dict
+        Rows of the tables; None where a number is missing.
+    latencies : list of Latency
+    held_s : list of float
+        When fixation was held for want of an image, s from the first volume.
+    blinded : bool
+        The session goes on, and nobody may know what drives it: scores and condition are left out.
+    painter : str
+        What the generator said of itself.
+    presenter : str
+        What the presenter said of its display.
+    """
+
+    out: Path
+    summary: Row
+    settings: dict[str, Row]
+    provenance: Row
+    trials: list[Row]
+    motion: list[Row]
+    latencies: list[Latency] = field(default_factory=list)
+    held_s: list[float] = field(default_factory=list)
+    blinded: bool = False
+    painter: str = ""
+    presenter: str = ""
+
+    @property
+    def condition(self) -> str:
+        """What drove evolution, as far as it may be told."""
+        return "blinded" if self.blinded else str(self.summary["condition"])
+
+    @property
+    def generations(self) -> list[int]:
+        """Numbers of the generations."""
+        return sorted({int(t["generation"]) for t in self.evolved})
+
+    @property
+    def evolved(self) -> list[Row]:
+        """Trials that are no probes."""
+        return [t for t in self.trials if t.get("probe") is None]
+
+    @property
+    def probes(self) -> list[Row]:
+        """Trials whose image was shown again and again."""
+        return [t for t in self.trials if t.get("probe") is not None]
+
+    def flagged(self, flag: VolumeFlag) -> list[int]:
+        """Numbers of the volumes that have a flag."""
+        return [int(row["volume"]) for row in self.motion if int(row["flags"]) & flag]
+
+
+def gather(out: Path) -> Session:
+    """Read a session's folder.
+
+    Raises
+    ------
+    DataError
+        Where it holds no session.
+    """
+    if not (out / LOG).exists():
+        raise DataError(f"{out}: expected the folder of a session (with {LOG}), found none")
+    summary_file = out / "summary.json"
+    if not summary_file.exists() or summary_file.stat().st_mtime_ns < (out / LOG).stat().st_mtime_ns:
+        finalise(out)
+    summary = json.loads(summary_file.read_text(encoding="utf-8"))
+    log = read_log(out / LOG)
+    start = next((record for record in log if record["type"] == "start"), {})
+    settings = _settings(start, out / "session.toml")
+    ended = any(record["type"] == "end" for record in log[-2:])
+    session = Session(
+        out=out,
+        summary=summary,
+        settings=settings,
+        provenance=start.get("provenance") or _json(out / "provenance.json"),
+        trials=_table(out / "trials.tsv"),
+        motion=_table(out / "motion.tsv"),
+        latencies=_latencies(log, settings, summary),
+        held_s=_held(log),
+        painter=summary.get("generator") or _said(out / "session.log", "generate: ", " steps, "),
+        presenter=_presenter(log),
+    )
+    if settings["session"]["condition"] == "blinded" and not ended:
+        return _blind(session)
+    return session
+
+
+def _blind(session: Session) -> Session:
+    """Leave out whatever tells a session's condition, or how it goes."""
+    trials = [{key: None if key in HIDDEN else value for key, value in row.items()} for row in session.trials]
+    settings = {name: dict(part) for name, part in session.settings.items()}
+    settings["evolution"].update(yoked_to="", blinding_key="")
+    summary = {key: value for key, value in session.summary.items() if key not in ("generations", "probes")}
+    quality = {**summary["quality"], "score_reliability": None} if "quality" in summary else {}
+    return replace(session, trials=trials, settings=settings, summary={**summary, "condition": "blinded", "quality": quality}, blinded=True)
+
+
+def _json(path: Path) -> Row:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def _settings(start: Row, path: Path) -> dict[str, Row]:
+    """The resolved session file, as the log has it, over today's defaults: older ones lack keys, and are in a file only."""
+    found = start.get("settings") or (tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
+    return {name: {**part, **found.get(name, {})} for name, part in asdict(Config()).items()}
+
+
+def _table(path: Path) -> list[Row]:
+    """Read a table of numbers; n/a becomes None."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file, delimiter="\t")
+        return [{k: None if v in ("n/a", "", None) else float(v) for k, v in row.items()} for row in rows]
+
+
+def _said(path: Path, begin: str, part: str) -> str:
+    """Find what a stage said of itself in the messages."""
+    if not path.exists():
+        return ""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.partition(begin)[2] for line in lines if begin in line and part in line), "")
+
+
+def _presenter(log: Iterable[Row]) -> str:
+    notes = (r["text"] for r in log if r["type"] == "events" and r["kind"] == EventKind.NOTE)
+    return next((text.partition(": ")[2] for text in notes if text.startswith("presenter ready")), "")
+
+
+def _held(log: Iterable[Row]) -> list[float]:
+    """When fixation was held for an image that came then; a session that was resumed counts on."""
+    held: list[float] = []
+    trigger_ns, offset_s, waiting = None, 0.0, []
+    for record in log:
+        if record["type"] == "start":
+            trigger_ns, offset_s = None, record.get("first_volume", 0) * record["tr_s"]
+        elif record["type"] == "events":
+            if record["kind"] == EventKind.TRIGGER and trigger_ns is None:
+                trigger_ns = record["t_ns"]
+            elif record["kind"] == EventKind.FIXATION and trigger_ns is not None:
+                waiting.append((record["t_ns"] - trigger_ns) / 1e9 + offset_s)
+            elif record["kind"] == EventKind.ONSET:
+                held, waiting = held + waiting, []
+    return held
+
+
+# --- latencies -------------------------------------------------------------------------------------------------------------------------
+
+
+def _latencies(log: list[Row], settings: Mapping[str, Row], summary: Row) -> list[Latency]:
+    """Every step between a file and the next picture, against its deadline; in lock-step nothing has to be in time."""
+    speed = float(summary.get("speed", 1.0))
+    shown, generator = settings["presentation"], settings["generator"]
+    cadence_ms = 1e3 * (shown["image_s"] + shown["washout_s"])
+    tr_ms = 1e3 * float(summary["tr_s"])
+
+    def within(ms: float) -> float:
+        return ms / speed if speed else math.inf
+
+    image_ms = 1e3 * generator.get("deadline_s", 0.0) or cadence_ms
+    whole = [r for r in log if r["type"] == "aligned" and not r["flags"] & VolumeFlag.MISSING]
+    scores = [r for r in log if r["type"] == "scores"]
+    steps = [
+        ("file closed -> volume read", [r["ingested_ns"] - r["closed_ns"] for r in whole], within(tr_ms)),
+        ("volume read -> realigned", [r["aligned_ns"] - r["ingested_ns"] for r in whole], within(tr_ms)),
+        ("last needed file -> score", [r["scored_ns"] - r["closed_ns"] for r in scores if r["closed_ns"] > 0], within(tr_ms)),
+        ("image asked for -> painted", _painting(log, within(cadence_ms)), within(image_ms)),
+    ]
+    return [Latency(name, np.array(ns, np.float64) / 1e6, deadline_ms) for name, ns, deadline_ms in steps if ns]
+
+
+def _painting(log: list[Row], cadence_ms: float) -> list[float]:
+    """From asking to the picture, ns; of several asked for together each has one cadence more (:class:`rtevo.stages.generate.Deadline`)."""
+    together: Counter[tuple[int, int]] = Counter()
+    asked_ns: dict[tuple[int, int], float] = {}
+    found = []
+    for record in log:
+        if record["type"] == "latents" and record["scored_ns"] > 0:  # those of the first generation wait for nothing
+            same = (record["generation"], record["scored_ns"])
+            allowed_ns = together[same] * cadence_ms * 1e6 if math.isfinite(cadence_ms) else 0.0
+            asked_ns[record["generation"], record["candidate"]] = record["evolved_ns"] + allowed_ns
+            together[same] += 1
+        elif record["type"] == "images" and (record["generation"], record["candidate"]) in asked_ns:
+            found.append(max(0.0, record["painted_ns"] - asked_ns[record["generation"], record["candidate"]]))
+    return found
+
+
+# --- statistics ------------------------------------------------------------------------------------------------------------------------
+
+
+def means(trials: Iterable[Row], name: str, generations: Iterable[int]) -> tuple[list[int], NDArray[np.float64], NDArray[np.float64]]:
+    """Mean of a column and its standard error by generation.
+
+    Returns
+    -------
+    generations : list of int
+        Those with at least one value.
+    mean, se : ndarray, float64
+        Standard error of the mean over a generation's images, NaN where there is but one.
+    """
+    rows = list(trials)
+    found, mean, se = [], [], []
+    for generation in generations:
+        values = [t[name] for t in rows if int(t["generation"]) == generation and t.get(name) is not None]
+        if values:
+            found.append(generation)
+            mean.append(float(np.mean(values)))
+            se.append(float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan)
+    return found, np.array(mean), np.array(se)

@@ -1,0 +1,203 @@
+"""One self-contained HTML page about a run."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from rtevo.record import image_path
+from rtevo.report import figures, tables
+from rtevo.report.gather import Row, Session, means
+from rtevo.report.methods import methods
+
+__all__ = ["page"]
+
+THUMBNAIL = 224  # pixels: twice as many as they are shown with
+WIDTH, DPI = 11.4, 100  # of a plot, inches
+
+
+def page(session: Session, controls: Sequence[Session] = ()) -> str:
+    """Write a session as HTML; nothing in it is loaded from anywhere.
+
+    Parameters
+    ----------
+    session : Session
+    controls : sequence of Session
+        Drawn beside it, for comparison.
+    """
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
+    paragraphs, references = methods(session)
+    sections = [("images", "Images"), ("fitness", "Fitness"), ("quality", "Motion and quality"), ("timing", "Timing")]
+    return template.render(
+        name=session.out.name,
+        lead=f"{session.condition}, {session.summary.get('status', 'unfinished')}  |  {tables.heading(session)}",
+        sections=[*sections, ("methods", "Methods"), ("provenance", "Provenance")],
+        blinded=session.blinded,
+        figures=tables.figures_of(session),
+        warnings=tables.warnings(session),
+        images_note=_images_note(session),
+        generations=_generations(session),
+        plot=_plot,
+        plots=_plots(session, controls),
+        fitness_caption=_fitness_caption(session, controls),
+        quality_caption=_quality_caption(session),
+        latency_note=_latency_note(session),
+        steps=tables.steps(session),
+        late=tables.late(session),
+        ring_columns=tables.RING_COLUMNS,
+        rings=tables.rings(session.summary.get("rings", {})),
+        methods=paragraphs,
+        references=references,
+        provenance=tables.provenance(session),
+        settings=tables.settings(session),
+    )
+
+
+def _images_note(session: Session) -> str:
+    if session.blinded:
+        return "Scores are hidden while the blinded session goes on."
+    if session.condition == "ratings":
+        return "Below each image its rating; the fittest of a generation framed."
+    return (
+        "Below each image the brain's response to it ± its standard error (the bar: on one scale for all; line: 0); the fittest of a "
+        "generation framed."
+    )
+
+
+def _quality_caption(session: Session) -> str:
+    return f"Dashed: {figures.FD_LIMIT_MM:g} mm, the usual limit; spikes: over {session.settings['decoder']['spike_mm']:g} mm."
+
+
+def _latency_note(session: Session) -> str:
+    if not float(session.summary.get("speed", 1.0)):
+        return "In this session time waited for the computer (speed max): times are those of computing, and nothing could be late."
+    return "Deadlines: one repetition time for what a volume goes through, the cadence for a picture."
+
+
+def _fitness_caption(session: Session, controls: Sequence[Session]) -> str:
+    text = "Small: single images. Large: mean of a generation ± standard error of the mean over its images."
+    if not controls:
+        text += " No control session was given (--control OUT of a sham, yoked or random session)."
+    return text
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------------------------
+
+
+def _generations(session: Session) -> list[dict[str, Any]]:
+    """Rows of pictures: one for each generation, and one for the probes."""
+    scale = _scale(session)
+    rows = []
+    for generation in session.generations:
+        own = sorted((t for t in session.evolved if int(t["generation"]) == generation), key=lambda t: t["candidate"])
+        best = max((t["fitness"] for t in own if t["fitness"] is not None), default=None)
+        _, mean, se = means(own, "fitness", [generation])
+        text = f"{mean[0]:+.2f}" + (f" ± {se[0]:.2f}" if se[0] == se[0] else "") if len(mean) else ""
+        shown = [_picture(session, t, scale, best is not None and t["fitness"] == best) for t in own]
+        rows.append({"title": f"Generation {generation}", "mean": text, "pictures": shown})
+    if session.probes:
+        rows.append(
+            {
+                "title": "Probes",
+                "mean": "in order of presentation",
+                "pictures": [_picture(session, t, scale, False) for t in session.probes],
+            }
+        )
+    return rows
+
+
+def _scale(session: Session) -> tuple[float, float] | None:
+    """Range of all scores with their standard errors."""
+    ends = [t["score"] + sign * (t.get("score_se") or 0.0) for t in session.trials if t.get("score") is not None for sign in (-1, 1)]
+    return (min(ends), max(ends)) if ends and max(ends) > min(ends) and session.condition != "ratings" else None
+
+
+def _picture(session: Session, trial: Row, scale: tuple[float, float] | None, best: bool) -> dict[str, Any]:
+    generation, candidate = int(trial["generation"]), int(trial["candidate"])
+    onset = "not shown" if trial["onset"] is None else f"onset {trial['onset']:.3f} s"
+    probe = "" if trial.get("probe") is None else f", probe {trial['probe']:.0f}"
+    return {
+        "data": _thumbnail(image_path(session.out, generation, candidate)),
+        "label": figures.label(session, trial),
+        "title": f"generation {generation}, image {candidate}{probe}: {onset}",
+        "best": best,
+        "shown": trial["onset"] is not None,
+        "bar": _bar(trial, scale) if scale and trial.get("score") is not None else None,
+    }
+
+
+def _bar(trial: Row, scale: tuple[float, float]) -> dict[str, float | None]:
+    low, high = scale
+
+    def at(value: float) -> float:
+        return round(4 + 104 * (value - low) / (high - low), 1)
+
+    se = trial.get("score_se") or 0.0
+    zero = at(0.0) if low < 0 < high else None
+    return {"at": at(trial["score"]), "low": at(trial["score"] - se), "high": at(trial["score"] + se), "zero": zero}
+
+
+def _thumbnail(path: Path) -> str:
+    """A picture as a data URI, no larger than need be; empty where it was not kept."""
+    from PIL import Image
+
+    if not path.exists():
+        return ""
+    with Image.open(path) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = io.BytesIO()
+    small.save(file, "PNG") if max(small.size) < THUMBNAIL else small.save(file, "JPEG", quality=88)
+    kind = "png" if max(small.size) < THUMBNAIL else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+# --- plots -----------------------------------------------------------------------------------------------------------------------------
+
+
+def _plot(data: str, caption: str) -> Markup:
+    text = Markup("<figcaption class='note'>{}</figcaption>").format(caption) if caption else ""
+    return Markup("<figure class='plot'><img src='{}' alt=''>{}</figure>").format(data, text)
+
+
+def _plots(session: Session, controls: Sequence[Session]) -> dict[str, str]:
+    def all_of(*panels: Callable[[Any], None]) -> Callable[[Sequence[Any]], None]:
+        def draw(axes: Sequence[Any]) -> None:
+            for panel, ax in zip(panels, axes, strict=True):
+                panel(ax)
+
+        return draw
+
+    def quality(axes: Sequence[Any]) -> None:
+        figures.motion(axes[0], session)
+        figures.quality(axes[1:], session)
+
+    return {
+        "fitness": _svg(4.0, [1], all_of(lambda ax: figures.fitness(ax, session, controls))),
+        "responses": _svg(3.0, [1], all_of(lambda ax: figures.responses(ax, session))),
+        "quality": _svg(7.6, [1.4, 1, 1, 1], quality),
+        "latencies": _svg(2.9, [1], all_of(lambda ax: figures.latencies(ax, session.latencies)), right=0.78),
+        "timeline": _svg(1.6, [1], all_of(lambda ax: figures.timeline(ax, session)), left=0.17),
+    }
+
+
+def _svg(height: float, ratios: list[float], draw: Callable[[Sequence[Any]], None], left: float = 0.065, right: float = 0.94) -> str:
+    """Draw panels below each other; gives an SVG as a data URI."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({**figures.STYLE, "svg.fonttype": "path", "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9}):
+        figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+        top, bottom = 1 - 0.3 / height, 0.48 / height
+        grid = figure.add_gridspec(len(ratios), 1, height_ratios=ratios, left=left, right=right, top=top, bottom=bottom, hspace=0.42)
+        draw([figure.add_subplot(grid[k]) for k in range(len(ratios))])
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
