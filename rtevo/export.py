@@ -67,6 +67,7 @@ class _Run:
     out: Path
     bids: Path
     settings: dict[str, dict[str, Any]]
+    log: list[dict[str, Any]]
     start: dict[str, Any]
     trials: list[dict[str, str]]
     motion: list[dict[str, str]]
@@ -109,7 +110,7 @@ def _open(out: Path, bids: Path) -> _Run:
         raise DataError(f"{out / 'record.jsonl'}: expected the record of a session's start, found none")
     finalise(out)
     settings = tomllib.loads((out / "session.toml").read_text(encoding="utf-8"))
-    run = _Run(out, bids, settings, start, _rows(out / "trials.tsv"), _rows(out / "motion.tsv"))
+    run = _Run(out, bids, settings, log, start, _rows(out / "trials.tsv"), _rows(out / "motion.tsv"))
     if not run.motion:
         raise DataError(f"{out}: expected at least one volume, the session recorded none")
     lost = set(run.missing())
@@ -176,10 +177,19 @@ def _bold(run: _Run) -> None:
         "ConversionSoftware": "rtevo",
         "ConversionSoftwareVersion": __version__,
     }
-    sidecar |= run.start.get("acquisition", {})
+    sidecar |= _acquisition(run)
     if lost := run.missing():
         sidecar["MissingVolumes"] = lost  # 0 = first; their voxels are NaN
     _json(run.bids / f"{run.prefix}_bold.json", sidecar)
+
+
+def _acquisition(run: _Run) -> dict[str, Any]:
+    """What the scanner's headers said of the run; times of slices only where they are within the repetition time, as BIDS wants them."""
+    found: dict[str, Any] = dict(next((r["acquisition"] for r in run.log if r["type"] == "volumes" and r.get("acquisition")), {}))
+    times = found.get("SliceTiming", [])
+    if times and not (len(times) == run.start["shape"][2] and 0 <= min(times) <= max(times) < run.start["tr_s"]):
+        del found["SliceTiming"], found["SliceEncodingDirection"]
+    return found
 
 
 def _events(run: _Run) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "volume_dtype",
 ]
 
+ACQUISITION_BYTES = 4096
 MOTION_COLUMNS = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")  # mm, mm, mm, rad, rad, rad; RAS+
 
 
@@ -125,6 +126,7 @@ def volume_dtype(shape: tuple[int, int, int]) -> np.dtype[np.void]:
             ("acquired_s", "<f8"),  # scanner's acquisition time from the first volume, s; NaN where the header has none
             ("closed_ns", "<i8"),  # the last file of the volume was closed by its writer
             ("ingested_ns", "<i8"),  # published
+            ("acquisition", f"S{ACQUISITION_BYTES}"),  # of the run's first volume: what the headers say, JSON with BIDS's names
             ("data", "<f4", shape),
         ],
         align=True,

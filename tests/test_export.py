@@ -39,7 +39,7 @@ def config(**session: Any) -> Config:
 def recorded(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a session of five volumes (one lost) and two pictures (one never shown)."""
 
-    def write(name: str = "out", scale: float = 1.0, save_raw: bool = True, **session: Any) -> Path:
+    def write(name: str = "out", scale: float = 1.0, save_raw: bool = True, acquisition: Any = None, **session: Any) -> Path:
         out = tmp_path / name
         out.mkdir()
         (out / "session.toml").write_text(dump(config(**session)), encoding="utf-8")
@@ -50,7 +50,8 @@ def recorded(tmp_path: Path) -> Callable[..., Path]:
             lost = VolumeFlag.MISSING if index == 3 else VolumeFlag.OK
             data = np.zeros(SHAPE) if lost else (np.arange(24).reshape(SHAPE) + 100 * index) * scale
             fields = {"index": index, "flags": int(lost), "closed_ns": index, "ingested_ns": index}
-            recorder.take("volumes", slot(records.volume_dtype(SHAPE), **fields, data=data))
+            told = b"" if index else json.dumps(acquisition or {}).encode()
+            recorder.take("volumes", slot(records.volume_dtype(SHAPE), **fields, data=data, acquisition=told))
             motion = [np.nan] * 6 if lost else [0.1 * index] * 6
             recorder.take("aligned", slot(records.aligned_dtype(), **fields, motion=motion, framewise_displacement_mm=np.nan))
         recorder.take("events", slot(records.event_dtype(), kind=EventKind.TRIGGER, t_ns=10 * SECOND_NS))
@@ -85,6 +86,20 @@ def test_volumes_are_where_they_were_with_gaps_as_nan(recorded: Callable[..., Pa
     np.testing.assert_array_equal(data, expected)
     sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
     assert (sidecar["RepetitionTime"], sidecar["TaskName"], sidecar["MissingVolumes"]) == (2.0, "rtevo", [3])
+
+
+def test_the_sidecar_has_what_the_headers_say(recorded: Callable[..., Path], tmp_path: Path) -> None:
+    told = {"Manufacturer": "Siemens", "EchoTime": 0.03, "SliceTiming": [0.0, 1.0], "SliceEncodingDirection": "k"}
+    path = export(recorded(acquisition=told), tmp_path / "bids")
+    sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+    assert {name: sidecar[name] for name in told} == told
+
+
+@pytest.mark.parametrize("times", [[0.0, 2.0], [0.0, 0.5, 1.0], [-0.5, 1.0]])
+def test_times_of_slices_that_cannot_be_are_left_out(recorded: Callable[..., Path], tmp_path: Path, times: list[float]) -> None:
+    path = export(recorded(acquisition={"SliceTiming": times, "SliceEncodingDirection": "k"}), tmp_path / "bids")
+    sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+    assert not {"SliceTiming", "SliceEncodingDirection"} & set(sidecar)
 
 
 def test_events_count_from_the_first_volume_and_name_their_picture(recorded: Callable[..., Path], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from rtevo.errors import DicomError
 from rtevo.ingest.assembly import Outcome, Volume
@@ -224,6 +225,10 @@ class FolderSource:
     def tr_s(self) -> float | None:
         """Repetition time of that series in seconds by its headers."""
         return self.run.series.tr_s if self.run else None
+
+    def sidecar(self, volume: Volume) -> dict[str, Any]:
+        """What the headers say of the run that a volume is of; see :meth:`rtevo.ingest.header.SeriesHeader.sidecar`."""
+        return self.run.series.sidecar(self.run.te_ms, volume.slice_times_s) if self.run else {}
 
     def pass_over_present(self) -> str:
         """Leave out the series that are there already, unless one is asked for by its number or UID; returns what they are.

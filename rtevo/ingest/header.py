@@ -6,6 +6,10 @@ import datetime
 import math
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rtevo.ingest.csa import protocol_number
 from rtevo.ingest.elements import Elements
@@ -58,6 +62,8 @@ class SeriesHeader:
         Number of slices of a volume that the header announces.
     b_value : float
         Diffusion weighting in s/mm2.
+    flip_deg, field_t : float
+        Flip angle in degrees, field strength in tesla; 0 where the header has none.
     """
 
     uid: str
@@ -77,6 +83,34 @@ class SeriesHeader:
     volumes: int | None
     slices: int | None
     b_value: float
+    flip_deg: float = 0.0
+    field_t: float = 0.0
+
+    def sidecar(self, te_ms: float = 0.0, slice_times_s: NDArray[np.float64] | None = None) -> dict[str, Any]:
+        """Say of a run what BIDS has names for and the header tells (Brain Imaging Data Structure 1.10, MRI).
+
+        Parameters
+        ----------
+        te_ms : float
+            Echo time; 0 where unknown.
+        slice_times_s : ndarray, float64 (Z,), optional
+            When each slice was acquired, from the volume's start, seconds.
+        """
+        found: dict[str, Any] = {
+            "Manufacturer": "" if self.vendor in ("unknown", "script") else self.vendor,
+            "ManufacturersModelName": self.model,
+            "SeriesDescription": self.description,
+            "ProtocolName": self.protocol,
+            "PulseSequenceType": "Spin Echo EPI" if self.spin_echo else "Gradient Echo EPI" if self.echo_planar else "",
+            "SequenceName": self.sequence,
+            "EchoTime": round(te_ms / 1000, 6),
+            "FlipAngle": self.flip_deg,
+            "MagneticFieldStrength": self.field_t,
+        }
+        if slice_times_s is not None and np.isfinite(slice_times_s).all() and slice_times_s.max() > 0:
+            found["SliceTiming"] = [round(float(t), 6) for t in slice_times_s]
+            found["SliceEncodingDirection"] = "k"  # times are those of the volume's planes, in their order
+        return {name: value for name, value in found.items() if value}
 
     @property
     def label(self) -> str:
@@ -206,6 +240,8 @@ def series_header(elements: Elements, kind: str, shared: Elements | None = None)
         volumes=volumes,
         slices=_slices(elements, vendor, volumes) if kind == "slices" else None,
         b_value=elements.number(0x00189087) or 0.0,
+        flip_deg=next((angle for source in (timing, elements) if source and (angle := source.number(0x00181314))), 0.0),
+        field_t=elements.number(0x00180087) or 0.0,
     )
 
 

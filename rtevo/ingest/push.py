@@ -117,6 +117,10 @@ class PushSource:
         """Repetition time in seconds by the script; None until it is known."""
         return self._assembler.series.tr_s if self._assembler else None
 
+    def sidecar(self, volume: Volume) -> dict[str, Any]:
+        """What the script says of the run; as :meth:`rtevo.ingest.FolderSource.sidecar`."""
+        return self._assembler.series.sidecar(0.0, volume.slice_times_s) if self._assembler else {}
+
     def poll(self) -> list[Volume]:
         """Take the messages that came, without waiting.
 

@@ -219,6 +219,10 @@ class DicomReceiver:
         """Repetition time of that series in seconds by its headers."""
         return self.source.tr_s
 
+    def sidecar(self, volume: Volume) -> dict[str, Any]:
+        """What the headers say of the run; as :meth:`FolderSource.sidecar`."""
+        return self.source.sidecar(volume)
+
     def pass_over_present(self) -> str:
         """Leave out what the folder held before; as :meth:`FolderSource.pass_over_present`."""
         return self.source.pass_over_present()

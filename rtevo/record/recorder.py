@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,11 @@ class Recorder:
             self._save_volume(volume_path(self.out, fields["index"]), np.array(slot["data"]))
         elif ring == "aligned" and "data" in slot.dtype.names:
             self._save_volume(volume_path(self.out, fields["index"], "aligned"), np.array(slot["data"]))
-        elif ring == "messages":
+        if not fields.get("acquisition", True):
+            del fields["acquisition"]
+        elif ring == "volumes":
+            fields["acquisition"] = json.loads(fields["acquisition"])
+        if ring == "messages":
             ring = MessageKind(fields.pop("kind")).name.lower()
         if _key({"type": ring, **fields}) not in self._painted:
             self.log.append(ring, fields, clock_ns)

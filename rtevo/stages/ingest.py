@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any, Protocol
 
 from rtevo.errors import GeometryError
 from rtevo.ingest import Volume
-from rtevo.records import Grid
+from rtevo.records import ACQUISITION_BYTES, Grid
 from rtevo.shm import Ring
 from rtevo.stages.context import Context
 
@@ -27,6 +28,7 @@ class Source(Protocol):
     def poll(self) -> list[Volume]: ...
     def finish(self) -> list[Volume]: ...
     def close(self) -> None: ...
+    def sidecar(self, volume: Volume) -> dict[str, Any]: ...
 
 
 def ingest(context: Context) -> None:
@@ -35,14 +37,16 @@ def ingest(context: Context) -> None:
     out = context.writer("volumes")
     source, ready = _open(context)
     context.ready(**ready)
-    teller = _Teller(context, source)
+    teller, described = _Teller(context, source), False
     while True:
         delivered, draining = clock.get("delivered"), bool(clock.get("drain") or clock.get("abort"))
         volumes = source.poll()
         if draining:
             volumes += source.finish()
         for volume in volumes:
-            _publish_volume(out, volume, plan.grid, plan.first_volume)
+            acquisition = {} if described or volume.data is None else source.sidecar(volume)
+            described |= volume.data is not None
+            _publish_volume(out, volume, plan.grid, plan.first_volume, acquisition)
         teller.tell()
         if draining or not volumes:
             clock.set("settled", delivered)
@@ -114,11 +118,20 @@ class _Teller:
         self._problems = len(problems)
 
 
-def _publish_volume(out: Ring, volume: Volume, grid: Grid, first: int) -> None:
+def _told(acquisition: dict[str, Any]) -> bytes:
+    """Write what the headers say; of very many slices without their times."""
+    text = json.dumps(acquisition).encode() if acquisition else b""
+    if len(text) > ACQUISITION_BYTES:
+        text = json.dumps({name: value for name, value in acquisition.items() if name != "SliceTiming"}).encode()
+    return text[:ACQUISITION_BYTES]
+
+
+def _publish_volume(out: Ring, volume: Volume, grid: Grid, first: int, acquisition: dict[str, Any]) -> None:
     if volume.data is not None and (difference := grid.difference(volume.grid)):
         raise GeometryError(f"volume {volume.index} ({volume.files[0]}) does not lie on the decoder's grid: {difference}")
     with out.reserve(timeout_s=30) as slot:
         slot["index"], slot["flags"], slot["acquired_s"] = first + volume.index, int(volume.flags), volume.acquired_s
         slot["closed_ns"] = volume.closed_ns
+        slot["acquisition"] = _told(acquisition)
         slot["data"][...] = 0 if volume.data is None else volume.data
         slot["ingested_ns"] = time.monotonic_ns()

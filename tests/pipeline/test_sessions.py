@@ -136,7 +136,7 @@ def test_recorded_series_are_replayed_to_their_end(
     assert [row["volume"] for row in done.table("motion.tsv")] == [str(k) for k in range(volumes)]
     assert done.summary["images"]["shown"] >= 2
     if series == "philips-slices":
-        assert_valid_bids(done.out, done.out.parent / "bids")
+        assert_valid_bids(done.out, done.out.parent / "bids", "Philips")
 
 
 def test_post_encodings_and_saved_volumes(session: Callable[..., object], tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -146,12 +146,15 @@ def test_post_encodings_and_saved_volumes(session: Callable[..., object], tmp_pa
     assert done.returncode == 0, done.printed
     assert len(list((done.out / "aligned").glob("*.nii.gz"))) == done.summary["volumes"]["aligned"]
     assert len(list((done.out / "volumes").glob("*.nii.gz"))) == done.summary["volumes"]["received"]
-    assert_valid_bids(done.out, tmp_path_factory.mktemp("bids") / "data")
+    assert_valid_bids(done.out, tmp_path_factory.mktemp("bids") / "data", "Siemens")
 
 
-def assert_valid_bids(out: Path, bids: Path) -> None:
+def assert_valid_bids(out: Path, bids: Path, vendor: str) -> None:
     """Export a session; the data set and its derivatives must pass the validator without an error."""
     assert export.main([str(out), str(bids)]) == 0
+    sidecar = json.loads(next(bids.rglob("*_bold.json")).read_text(encoding="utf-8"))
+    assert sidecar["Manufacturer"] == vendor
+    assert ("SliceTiming" in sidecar) == (vendor == "Siemens")  # Philips writes no times of slices
     for folder in (bids, bids / "derivatives" / "rtevo"):
         validator = [sys.executable, "-c", "import bids_validator_deno as v; v.cli()", "--ignoreWarnings", str(folder)]
         checked = subprocess.run(validator, capture_output=True, text=True, timeout=120)
