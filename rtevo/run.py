@@ -203,7 +203,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.check:
         from rtevo.preflight import main as check
 
-        return check(options.session, _overrides(options), options.sample, options.wait, options.json)
+        try:
+            return check(options.session, _overrides(options), options.sample, options.wait, options.json)
+        except KeyboardInterrupt:
+            return 130
     plan: Plan | None = None
     try:
         plan = _plan(options)

@@ -14,7 +14,7 @@ import pytest
 
 from rtevo import records
 from rtevo.config import build, dump
-from rtevo.record import LogWriter, Recorder
+from rtevo.record import LogWriter, Recorder, read_log
 from rtevo.records import EventKind, VolumeFlag
 from rtevo.report import gather, page, pages
 from rtevo.report.__main__ import main
@@ -236,6 +236,20 @@ def test_a_blinded_session_stays_blinded_until_its_end(recorded: Record) -> None
     session = gather(out)
     assert session.condition == "sham"
     assert "permuted among the images" in Page(page(session)).words
+
+
+def test_a_session_that_was_cut_short_has_a_page_too(recorded: Record) -> None:
+    out = recorded(ended=False)
+    words = Page(page(gather(out))).words
+    assert "brain, unfinished" in words
+    assert "not recorded: the session did not end" in words
+    assert len(pages(gather(out))) == 3
+    empty = out.parent / "empty"
+    empty.mkdir()
+    with LogWriter(empty / "record.jsonl") as log:
+        log.append("start", read_log(out / "record.jsonl")[0])
+    assert "0 lost" in Page(page(gather(empty))).words
+    assert pages(gather(empty))
 
 
 def test_controls_are_drawn_beside_it(recorded: Record) -> None:

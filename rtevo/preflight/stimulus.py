@@ -21,6 +21,7 @@ __all__ = ["conductance", "presenter"]
 OWN_S = 60.0  # longest wait for the presenter that a rehearsal brings itself
 LEAVE_S = 10.0
 LEAST_HZ = 50.0
+PACED = "paced"  # what a display says whose flips do not wait for the screen
 KNOWN_MS = 4.0  # clock: half a frame of 120 Hz
 SAMPLES_S = 3.0
 
@@ -94,6 +95,9 @@ def _screen(link: Bridge, outside: bool) -> Finding:
     figures: dict[str, float | None] = {"refresh_hz": hertz}
     if outside and display == "headless":
         return Finding("presenter", "warn", f"{what}: nobody sees its pictures", "start it without --headless for a participant", figures)
+    if PACED in display:
+        to_do = "turn vertical synchronisation on there (graphics driver), use the full screen: onsets are known to a frame only"
+        return Finding("presenter", "warn", what, to_do, figures)
     if hertz < LEAST_HZ:
         to_do = "see the screen's settings; python -m presenter --selftest says more"
         return Finding("presenter", "warn", f"{what}: a slow screen", to_do, figures)

@@ -89,7 +89,8 @@ def _overview(session: Session, controls: Sequence[Session]) -> Figure:
     figures.motion(figure.add_subplot(right[1]), session)
     ax = figure.add_subplot(right[2])
     figures.latencies(ax, session.latencies)
-    ax.legend(loc="best", fontsize=6, frameon=True, framealpha=0.8, edgecolor="none")
+    if session.latencies:
+        ax.legend(loc="best", fontsize=6, frameon=True, framealpha=0.8, edgecolor="none")
     _rings(figure, session)
     return figure
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from presenter.run import present
+from rtevo import wire
 from rtevo.bridge import Bridge, make_keys
 from rtevo.config import build, presentation_settings
 from rtevo.errors import LinkError
@@ -90,6 +91,22 @@ def test_a_presenter_that_waits_is_checked_and_waits_on(known: Make, port: int, 
     assert ended == ["finished"]
 
 
+def test_a_check_that_is_broken_off_leaves_the_presenter_waiting(port: int, start: Callable[..., list[Any]]) -> None:
+    endpoint, settings = f"tcp://127.0.0.1:{port}", presentation_settings(build({}))
+    ended = start(endpoint)
+    for session, reason in ((wire.CHECK, ""), ("session", "finished")):
+        with Bridge(endpoint, settings, session=session) as link:
+            while not link.ready:
+                link.poll(0.05)
+            if reason:
+                link.end(reason)
+                while not any(event.kind == EventKind.END for event in link.poll(0.05)):
+                    pass
+    while not ended:
+        pass
+    assert ended == ["finished"]
+
+
 def test_nobody_comes(known: Make, port: int) -> None:
     (found,) = stimulus.presenter(known(outside(port), wait_s=0.0))
     assert (found.verdict, "no presenter came" in found.found) == ("fail", True)
@@ -118,8 +135,9 @@ def test_screens(known: Make) -> None:
         display = ("psychopy", 60.0)
 
     assert stimulus._screen(Link(), True).verdict == "pass"  # type: ignore[arg-type]
-    Link.display = ("psychopy", 30.0)
-    assert verdicts([stimulus._screen(Link(), True)]) == {"presenter": "warn"}  # type: ignore[arg-type]
+    for display in (("psychopy", 30.0), ("psychopy, flips do not wait for the screen: paced at 60 Hz", 60.0)):
+        Link.display = display
+        assert verdicts([stimulus._screen(Link(), True)]) == {"presenter": "warn"}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("bound_ns", "verdict"), [(300_000, "pass"), (9_000_000, "warn"), (-1, "fail")])
