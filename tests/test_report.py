@@ -247,9 +247,31 @@ def test_a_session_that_was_cut_short_has_a_page_too(recorded: Record) -> None:
     empty = out.parent / "empty"
     empty.mkdir()
     with LogWriter(empty / "record.jsonl") as log:
-        log.append("start", read_log(out / "record.jsonl")[0])
+        log.append("start", {k: v for k, v in read_log(out / "record.jsonl")[0].items() if k not in ("seq", "type")})
     assert "0 lost" in Page(page(gather(empty))).words
     assert pages(gather(empty))
+
+
+def test_a_session_that_was_resumed(recorded: Record) -> None:
+    out = recorded(ended=False)
+    before = {latency.name: len(latency.ms) for latency in gather(out).latencies}
+    log, key = read_log(out / "record.jsonl"), {"generation": 2, "candidate": 0}
+
+    def like(kind: str) -> dict[str, Any]:
+        return {k: v for k, v in next(r for r in log if r["type"] == kind).items() if k not in ("seq", "type", "clock_ns")}
+
+    start, asked, painted = like("start"), like("latents"), like("images")
+    with LogWriter(out / "record.jsonl") as file:
+        file.append("latents", {**asked, **key, "evolved_ns": 1, "scored_ns": 1})
+        file.append("start", {**start, "part": 1, "first_volume": 10})  # the computer's clock may have begun anew
+        file.append("images", {**painted, **key, "painted_ns": 77 * SECOND_NS})
+        file.append("end", {"status": "completed", "condition": "brain"})
+    session = gather(out)
+    assert {latency.name: len(latency.ms) for latency in session.latencies} == before
+    words = Page(page(session)).words
+    assert "Dotted: the session was interrupted and went on." in words
+    assert "part 1" in words
+    assert pages(session)
 
 
 def test_controls_are_drawn_beside_it(recorded: Record) -> None:

@@ -201,6 +201,12 @@ def _span(session: Session) -> tuple[float, float]:
     return 0.0, max([len(session.motion) * float(session.summary["tr_s"]), *shown, 1.0])
 
 
+def _parts(ax: Axes, session: Session) -> None:
+    """Mark where an interrupted session went on."""
+    for part in session.summary.get("parts", [])[1:]:
+        ax.axvline(part["first_volume"] * float(session.summary["tr_s"]), color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
+
+
 def motion(ax: Axes, session: Session) -> None:
     """Draw the six motion parameters."""
     onsets = _column(session.motion, "onset")
@@ -209,6 +215,7 @@ def motion(ax: Axes, session: Session) -> None:
         scale = 180 / math.pi if kind == "rot" else 1.0
         values = [v * scale for v in _column(session.motion, name)]
         ax.plot(onsets, values, style, color=ACCENT if kind == "trans" else SECOND, linewidth=1, label=f"{kind} {axis}")
+    _parts(ax, session)
     low, high = ax.get_ylim()
     ax.set(ylim=(low, high + 0.28 * (high - low)), xlim=_span(session))
     ax.legend(ncol=6, loc="upper left", handlelength=1.8, columnspacing=1)
@@ -227,6 +234,7 @@ def quality(axes: Sequence[Axes], session: Session) -> None:
     for ax, (name, unit, title) in zip(axes, panels, strict=True):
         values = _column(session.motion, name)
         ax.plot(onsets, values, color=INK, linewidth=1)
+        _parts(ax, session)
         ax.set(ylabel=unit, xlim=_span(session))
         ax.set_title(title)
         if not np.isfinite(values).any():
@@ -274,6 +282,7 @@ def timeline(ax: Axes, session: Session) -> None:
         color = MUTED if trial.get("probe") is not None else ACCENT
         ax.barh(2, trial["duration"] or 0.0, left=trial["onset"], height=0.6, color=color, linewidth=0)
     ax.plot(session.held_s, [1] * len(session.held_s), "|", color=WARN, markersize=11, markeredgewidth=1.5)
+    _parts(ax, session)
     tr_s = float(session.summary["tr_s"])
     lost = [index * tr_s for index in session.flagged(VolumeFlag.MISSING)]
     ax.plot(lost, [0] * len(lost), "|", color=WARN, markersize=11, markeredgewidth=1.5)

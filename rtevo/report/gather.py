@@ -238,6 +238,9 @@ def _painting(log: list[Row], cadence_ms: float) -> list[float]:
     asked_ns: dict[tuple[int, int], float] = {}
     found = []
     for record in log:
+        if record["type"] == "start":  # another part of the session: what was asked for before is asked for anew
+            together.clear()
+            asked_ns.clear()
         if record["type"] == "latents" and record["scored_ns"] > 0:  # those of the first generation wait for nothing
             same = (record["generation"], record["scored_ns"])
             allowed_ns = together[same] * cadence_ms * 1e6 if math.isfinite(cadence_ms) else 0.0

@@ -72,7 +72,8 @@ def _images_note(session: Session) -> str:
 
 
 def _quality_caption(session: Session) -> str:
-    return f"Dashed: {figures.FD_LIMIT_MM:g} mm, the usual limit; spikes: over {session.settings['decoder']['spike_mm']:g} mm."
+    resumed = " Dotted: the session was interrupted and went on." if len(session.summary.get("parts", [])) > 1 else ""
+    return f"Dashed: {figures.FD_LIMIT_MM:g} mm, the usual limit; spikes: over {session.settings['decoder']['spike_mm']:g} mm.{resumed}"
 
 
 def _latency_note(session: Session) -> str:
