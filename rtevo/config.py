@@ -314,6 +314,19 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Console:
+    """The operator's page in a browser (pip install 'rtevo[console]')."""
+
+    port: int = _key(0, "TCP port to serve it at; 0 = none; --console is 8080", "0 to 65535", lambda x: 0 <= x <= 65535)
+    address: str = _key(
+        "127.0.0.1",
+        "this computer's address to serve it at; other than loopback: browsers elsewhere need the token that is printed at the start",
+        "an IP address",
+        _address,
+    )
+
+
+@dataclass(frozen=True)
 class Simulation:
     """The simulated participant."""
 
@@ -355,6 +368,7 @@ class Config:
     presentation: Presentation = field(default_factory=Presentation)
     bridge: Bridge = field(default_factory=Bridge)
     record: Record = field(default_factory=Record)
+    console: Console = field(default_factory=Console)
     simulation: Simulation = field(default_factory=Simulation)
 
 

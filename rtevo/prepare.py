@@ -7,11 +7,13 @@ output folder. :mod:`rtevo.preflight` asks the same functions, and measures besi
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import platform
 import secrets
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_again",
+    "check_console",
     "check_decoder",
     "check_delivery",
     "check_grid",
@@ -97,6 +100,7 @@ def prepare(config: Config) -> Plan:
     check_participant(config)
     condition = evolution.check(config, space)
     check_delivery(config)
+    token = check_console(config)
     source = describe_source(config)
     loaded = check_decoder(config, source)
     tr_s = repetition_time(config, source)
@@ -118,6 +122,7 @@ def prepare(config: Config) -> Plan:
         latent_space=out / "latent_space.npz",
         embedding_size=embedding_size,
         image_size=image_size,
+        token=token,
     )
 
 
@@ -138,6 +143,23 @@ def check_again(config: Config, latent_space: Path) -> tuple[str, int, tuple[int
     condition = evolution.check(config, LatentSpace.load(latent_space))
     check_delivery(config)
     return condition, embedding_size, image_size
+
+
+def check_console(config: Config) -> str:
+    """See whether the operator's page can be served; give the token that browsers need, empty for none."""
+    from rtevo.console.guard import is_loopback, new_token
+
+    settings = config.console
+    if not settings.port:
+        return ""
+    if importlib.util.find_spec("nicegui") is None:
+        raise ConfigError("[console] port: the console needs the package nicegui (pip install 'rtevo[console]')")
+    try:
+        with socket.create_server((settings.address, settings.port), family=socket.AF_INET6 if ":" in settings.address else socket.AF_INET):
+            pass
+    except OSError as error:
+        raise ConfigError(f"[console] port: {settings.address}:{settings.port} cannot be listened at: {error.strerror}") from None
+    return "" if is_loopback(settings.address) else new_token()
 
 
 def check_delivery(config: Config) -> None:

@@ -73,6 +73,14 @@ def parser() -> argparse.ArgumentParser:
         "--wait", type=float, default=30.0, metavar="S", help="with --check: how long the presenter is waited for, s (default: 30)"
     )
     p.add_argument("--json", action="store_true", help="with --check: print JSON")
+    p.add_argument(
+        "--console",
+        nargs="?",
+        const=8080,
+        type=int,
+        metavar="PORT",
+        help="serve the operator's page in a browser, at 127.0.0.1 and this port (default: 8080); the session begins when Start is pressed",
+    )
     p.add_argument("--example", action="store_true", help="print a commented session file and leave")
     p.add_argument("--version", action="version", version=f"rtevo {__version__}")
     return p
@@ -106,6 +114,7 @@ def _overrides(options: argparse.Namespace) -> dict[tuple[str, str], Any]:
         ("evolution", "resume"): options.evolution_from,
         ("evolution", "generations"): options.generations,
         ("evolution", "population"): options.population,
+        ("console", "port"): options.console,
     }
     return {key: value for key, value in given.items() if value is not None}
 
@@ -137,6 +146,7 @@ def _run(plan: Plan) -> dict[str, Any]:
     status, rings, generator = "failed", {}, ""
     with Status(plan) as display, Supervisor(plan, display.log, display.progress) as supervisor:
         try:
+            display.invite()
             supervisor.start()
             display.watch(supervisor.rings, supervisor.clock)
             status = supervisor.run(display.tick)

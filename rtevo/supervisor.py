@@ -262,7 +262,7 @@ class Supervisor:
                     else:
                         self.on_log(message["level"], message["text"])
                 elif message["kind"] == "operator":
-                    self._operate(message["action"], message["text"])
+                    self._operate(message["action"], message["text"], message["t_ns"])
                 elif message["kind"] == "error" and child.stage.observer:
                     self._warn(f"{child.stage.name}: {message['text']}", child.stage.name)
                 elif message["kind"] == "error":
@@ -280,7 +280,7 @@ class Supervisor:
         self.on_log(level, text)
         self._say(MessageKind.WARNING, text, stage)
 
-    def _operate(self, action: str, text: str) -> None:
+    def _operate(self, action: str, text: str, t_ns: int) -> None:
         """Do what the operator asks for at the console, and record it; what is so already is left so."""
         word = OPERATOR[action]
         if word is not None:
@@ -288,15 +288,16 @@ class Supervisor:
                 return
             self.clock.set(*word)
         self.on_log("INFO", f"operator: {action}" + (f": {text}" if text else ""))
-        self._say(MessageKind.OPERATOR, text, action=action)
+        self._say(MessageKind.OPERATOR, text, action=action, t_ns=t_ns)
 
-    def _say(self, kind: MessageKind, text: str, stage: str = "", action: str = "") -> None:
+    def _say(self, kind: MessageKind, text: str, stage: str = "", action: str = "", t_ns: int | None = None) -> None:
         """Put a message into the record; nobody can hold this up."""
         ring = self.rings["messages"]
         if ring.closed:
             return
         with ring.reserve(timeout_s=0) as slot:
-            slot["kind"], slot["t_ns"], slot["stage"], slot["action"] = kind, self.clock.now_ns(), stage.encode(), action.encode()
+            slot["kind"], slot["t_ns"] = kind, self.clock.now_ns() if t_ns is None else t_ns
+            slot["stage"], slot["action"] = stage.encode(), action.encode()
             slot["text"] = text.encode()[:480].decode(errors="ignore").encode()
 
     def _wind_down(self) -> None:

@@ -67,7 +67,7 @@ def operated() -> Any:
     supervisor = Supervisor(SimpleNamespace(devices=1))  # type: ignore[arg-type]
     words = dict.fromkeys(("waiting", "pause", "end", "abort"), 0)
     supervisor.clock = SimpleNamespace(get=words.__getitem__, set=words.__setitem__, lock_step=False)  # type: ignore[assignment]
-    supervisor._say = lambda kind, text, stage="", action="": said.append((kind.name, action, text))  # type: ignore[method-assign]
+    supervisor._say = lambda kind, text, stage="", action="", t_ns=0: said.append((kind.name, action, text))  # type: ignore[method-assign]
     return supervisor, words, said
 
 
@@ -75,7 +75,7 @@ def test_what_the_operator_does_has_its_effect_and_is_recorded_once(operated: An
     supervisor, words, said = operated
     words["waiting"] = 1
     for action, text in (("start", ""), ("start", ""), ("pause", ""), ("mark", "coughs"), ("resume", ""), ("resume", ""), ("stop", "")):
-        supervisor._operate(action, text)
+        supervisor._operate(action, text, 5)
     assert words == {"waiting": 0, "pause": 0, "end": 1, "abort": 0}
     assert said == [("OPERATOR", action, "coughs" if action == "mark" else "") for action in ("start", "pause", "mark", "resume", "stop")]
 

@@ -6,12 +6,13 @@ A session that was resumed has several *parts* in one log, each a run of the sca
 each part had followed upon the one before without a gap.
 """
 
-from rtevo.record.log import LOG, LogWriter, earlier, hold, parts, read_log
+from rtevo.record.log import LOG, LogFollower, LogWriter, earlier, hold, parts, read_log
 from rtevo.record.recorder import Recorder, compact, image_path, volume_path
 from rtevo.record.tables import finalise, floats, hidden_truth
 
 __all__ = [
     "LOG",
+    "LogFollower",
     "LogWriter",
     "Recorder",
     "compact",

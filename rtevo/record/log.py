@@ -20,7 +20,7 @@ from typing import Any
 
 from rtevo.errors import DataError
 
-__all__ = ["LOG", "LogWriter", "earlier", "hold", "parts", "read_log"]
+__all__ = ["LOG", "LogFollower", "LogWriter", "earlier", "hold", "parts", "read_log"]
 
 LOG = "record.jsonl"
 
@@ -132,6 +132,30 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         raise DataError(f"{path}: expected the log of a session, found no such file")
     return _whole(path.read_bytes(), path)[0]
+
+
+class LogFollower:
+    """Read a log that another process is writing to.
+
+    Parameters
+    ----------
+    path : Path
+        ``record.jsonl``; may not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._read = path, 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """Give the records that have come since the last call; damaged ones are left out."""
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self._read)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read += len(whole)
+        return [record for line in whole.splitlines(keepends=True) if (record := _parse(line)) is not None]
 
 
 def parts(log: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -19,6 +19,7 @@ from rtevo.config import presenter_is_outside
 from rtevo.errors import RtevoError
 from rtevo.shm import RingPeerLost
 from rtevo.stages.bridge import bridge
+from rtevo.stages.console import console
 from rtevo.stages.context import OBSERVERS, RINGS, Context, Plan, create_rings, numbered, readers_of, ring_name, ring_names
 from rtevo.stages.decode import decode
 from rtevo.stages.evolve import evolve
@@ -77,6 +78,8 @@ class Stage:
         """Whether a session has this process."""
         if self.name == "presenter":
             return not presenter_is_outside(plan.config)
+        if self.name == "console":
+            return plan.config.console.port > 0
         return not self.rehearsal or plan.config.acquisition.source != "watch"
 
 
@@ -88,6 +91,7 @@ STAGES: tuple[Stage, ...] = (
     # it keeps an image unread as long as the stimulus PC cannot take it, and has a limit of its own ([bridge] lost_s)
     Stage("bridge", bridge, ("images",), ("events",), deadline_s=math.inf, restarts=3),
     Stage("record", record),
+    Stage("console", console, restarts=3, observer=True),  # it reads the log
     Stage("scanner", scanner, rehearsal=True),
     Stage("presenter", presenter, rehearsal=True),
 )

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,6 +75,8 @@ class Plan:
         Number of this part's first volume: parts are counted through.
     rebaseline : bool
         A resumed part scores its images from its own volumes alone.
+    token : str
+        What a browser has to know to see the console; empty: nothing.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Plan:
     part: int = 0
     first_volume: int = 0
     rebaseline: bool = False
+    token: str = field(default="", repr=False)
 
     @property
     def devices(self) -> int:

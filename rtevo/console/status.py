@@ -69,6 +69,14 @@ class Status:
             return
         self.console.print(Text(text, style={"WARNING": "yellow", "ERROR": "bold red"}.get(level, "dim")))
 
+    def invite(self) -> None:
+        """Tell where the operator's page is; its token is shown here and nowhere else."""
+        settings = self.plan.config.console
+        if settings.port:
+            host = f"[{settings.address}]" if ":" in settings.address else settings.address
+            token = f"?token={self.plan.token}" if self.plan.token else ""
+            self.console.print(Text(f"console: http://{host}:{settings.port}/{token}", style="bold"), soft_wrap=True)
+
     def progress(self, text: str) -> None:
         """Show what is being waited for before the session begins."""
         if self.console.is_terminal:

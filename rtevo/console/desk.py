@@ -1,0 +1,116 @@
+"""What the page knows of the session, and what it can do to it: the log, the shared words, the rings' depths, a pipe to the supervisor."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rtevo.console.view import View
+from rtevo.record import LOG, LogFollower, image_path
+from rtevo.shm import Ring
+from rtevo.stages.evolution import course_settings
+
+if TYPE_CHECKING:
+    from rtevo.stages import Context
+
+__all__ = ["Desk"]
+
+THUMBNAIL_PX = 256
+OVER = ("", "completed", "stopped")
+
+
+class Desk:
+    """One session, watched. It reads the session's log, so that it has no part in any ring.
+
+    Parameters
+    ----------
+    context : Context
+        Of the console's process.
+    """
+
+    def __init__(self, context: Context) -> None:
+        from rtevo.stages import ring_name
+        from rtevo.stages.context import readers_of, ring_names
+
+        self.context, self.plan, self.clock = context, context.plan, context.clock
+        self.view = View(self.plan.config, self.plan.tr_s, float(self.plan.grid.voxel_size_mm.min()))
+        self.images = course_settings(self.plan.config).images
+        self.depths: dict[str, tuple[int, int]] = {}  # of each ring: waiting, places
+        self.changed = 0  # grows with every record
+        self._log = LogFollower(self.plan.out / LOG)
+        self._rings = {name: Ring.attach(ring_name(self.plan.name, name)) for name in ring_names(self.plan)}
+        self._readers = {name: [r for r in readers_of(name, self.plan.devices) if r != "status"] for name in self._rings}
+        self._thumbnails: dict[tuple[int, int], bytes] = {}
+
+    def close(self) -> None:
+        """Let go of the rings."""
+        for ring in self._rings.values():
+            ring.close()
+
+    def refresh(self) -> None:
+        """Take what is new."""
+        for record in self._log.new():
+            self.changed += 1
+            self.view.take(record)
+        self.depths = {name: (max(map(ring.lag, self._readers[name])), ring.slots) for name, ring in self._rings.items()}
+
+    @property
+    def state(self) -> str:
+        """What the session is doing: "starting", "ready", "presenter" or "trigger" (waited for), "running", "pausing", ..."""
+        get, view = self.clock.get, self.view
+        if over := get("over"):
+            return OVER[over]
+        if get("abort"):
+            return "failed"
+        if get("waiting"):
+            return "ready"
+        if not get("started_ns"):
+            return "starting"
+        if get("end") or view.scene == "over":
+            return "stopping"
+        if get("pause"):
+            return "paused" if view.scene == "paused" else "pausing"
+        if view.trigger_ns is None:
+            return "trigger" if view.presenter else "presenter"
+        return "running"
+
+    @property
+    def over(self) -> bool:
+        """Whether the session has ended."""
+        return self.state in (*OVER[1:], "failed")
+
+    def act(self, action: str, text: str = "", t_ns: int | None = None) -> None:
+        """Hand to the supervisor what the operator does.
+
+        Parameters
+        ----------
+        action : {"start", "pause", "resume", "stop", "mark"}
+        text : str
+            A note.
+        t_ns : int, optional
+            Session time that is meant; now if None.
+        """
+        self.context.tell("operator", action=action, text=text, t_ns=self.clock.now_ns() if t_ns is None else t_ns)
+
+    def picture(self, generation: int, candidate: int, *, small: bool) -> bytes | None:
+        """Give a picture that has been painted, as a PNG file; None where there is none."""
+        path = image_path(self.plan.out, generation, candidate)
+        key = (generation, candidate)
+        if key not in self.view.trials or not self.view.trials[key].painted:
+            return None
+        if not small:
+            return path.read_bytes()
+        if key not in self._thumbnails:
+            self._thumbnails[key] = _thumbnail(path)
+        return self._thumbnails[key]
+
+
+def _thumbnail(path: Path) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    with Image.open(path) as image:
+        image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        image.save(buffer, "png", compress_level=1)
+    return buffer.getvalue()

@@ -1,0 +1,119 @@
+"""Who may see the console: this computer; others only with the token; no other page in the same browser."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import secrets
+from collections.abc import Awaitable, Callable, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+__all__ = ["LOOPBACK", "Guard", "is_loopback", "new_token"]
+
+LOOPBACK = "127.0.0.1"
+COOKIE = "rtevo_console"
+POLICY = (
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'"
+)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def new_token() -> str:
+    """Draw what another computer has to know: 32 random bytes as text."""
+    return secrets.token_urlsafe(32)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address, or a host's name, is this computer's alone."""
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class Guard:
+    """Let requests through to an ASGI application, or not.
+
+    Without a token, a request has to be addressed to this computer by a loopback name: pages that make a name of theirs point here are
+    refused. With one, it has to come with the token: in the address once, in a cookie from then on. A request that another page has
+    caused is refused in any case.
+
+    Parameters
+    ----------
+    application : ASGI application
+    token : str
+        Empty for none.
+    """
+
+    def __init__(self, application: Application, token: str = "") -> None:
+        self.application, self.token = application, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] not in ("http", "websocket"):
+            await self.application(scope, receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        refusal = self._refusal(headers)
+        if refusal:
+            await _answer(scope, send, 403, refusal)
+        elif not self.token or self._same(_cookie(headers)):
+            await self.application(scope, receive, _with_policy(send))
+        elif self._same(query.get("token", [""])[0]) and scope["type"] == "http":
+            cookie = f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/"
+            await _answer(scope, send, 303, "", [("location", scope["path"]), ("set-cookie", cookie)])
+        else:
+            await _answer(scope, send, 401, "This console needs the address with the token that was printed when the session started.")
+
+    def _same(self, told: str) -> bool:
+        return hmac.compare_digest(told.encode(), self.token.encode())
+
+    def _refusal(self, headers: dict[str, str]) -> str:
+        """Say why a request is refused whatever it knows; empty where it is not."""
+        host, origin = headers.get("host", ""), headers.get("origin", "")
+        if not self.token and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+            return "This console answers at 127.0.0.1 only."
+        if origin and urlsplit(origin).netloc != host:
+            return "Another page has asked for this."
+        return ""
+
+
+def _cookie(headers: dict[str, str]) -> str:
+    """Give the token that a browser has kept."""
+    cookies: SimpleCookie = SimpleCookie()
+    try:
+        cookies.load(headers.get("cookie", ""))
+    except CookieError:
+        return ""
+    return cookies[COOKIE].value if COOKIE in cookies else ""
+
+
+def _with_policy(send: Send) -> Send:
+    """Have every answer say that nothing may come from elsewhere, and that the address is nobody else's business."""
+
+    async def sent(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            extra = [(b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer")]
+            message["headers"] = [*message.get("headers", []), *extra]
+        await send(message)
+
+    return sent
+
+
+async def _answer(scope: Scope, send: Send, status: int, text: str, headers: list[tuple[str, str]] | None = None) -> None:
+    """Answer without the application."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    told = [("content-type", "text/plain; charset=utf-8"), ("referrer-policy", "no-referrer"), *(headers or [])]
+    await send({"type": "http.response.start", "status": status, "headers": [(a.encode(), b.encode()) for a, b in told]})
+    await send({"type": "http.response.body", "body": text.encode()})

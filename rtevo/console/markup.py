@@ -1,0 +1,200 @@
+"""The console's panels as HTML. Every text that comes from elsewhere is escaped here."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+
+from rtevo.console.desk import Desk
+from rtevo.console.view import FULL, LATENCIES, Trial, View
+
+__all__ = ["STATES", "alarms", "figures", "generation", "health", "messages", "now", "span", "state"]
+
+STATES = {  # words, colour
+    "starting": ("Getting ready", "dim"),
+    "ready": ("Ready: press Start", "calm"),
+    "presenter": ("Waiting for the stimulus PC", "amber"),
+    "trigger": ("Waiting for the trigger", "blue"),
+    "running": ("Running", "calm"),
+    "pausing": ("Pausing after this image", "amber"),
+    "paused": ("Paused", "amber"),
+    "stopping": ("Ending", "amber"),
+    "completed": ("Completed", "calm"),
+    "stopped": ("Stopped", "amber"),
+    "failed": ("Failed", "red"),
+}
+SCENES = {
+    "nothing": "The stimulus PC has not come yet",
+    "waiting": "Waiting text",
+    "fixation": "Fixation",
+    "rating": "Rating scale",
+    "late": "Fixation: the next image is awaited",
+    "paused": "Fixation: paused",
+    "over": "The end",
+}
+
+
+def _time(seconds: float) -> str:
+    return "–" if math.isnan(seconds) else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _number(value: float, form: str = "+.2f") -> str:
+    return "–" if math.isnan(value) else format(value, form).replace("-", "−")
+
+
+def state(desk: Desk) -> str:
+    """Give the word that says how the session is."""
+    words, colour = STATES[desk.state]
+    return f'<div class="state {colour}">{words}</div>'
+
+
+def figures(desk: Desk) -> str:
+    """Give who, when, and how far."""
+    view, config = desk.view, desk.plan.config
+    since = (desk.clock.now_s() - view.trigger_ns / 1e9) if view.trigger_ns is not None else math.nan
+    generation = (view.last or (0, 0))[0] + 1
+    who = f"sub-{config.session.participant} ses-{config.session.session} run-{config.session.run}"
+    cells = [
+        ("", who),
+        ("time", _time(since)),
+        ("generation", f"{generation} of {config.evolution.generations}"),
+        ("image", f"{view.shown} of {desk.images}"),
+        ("volume", str(view.volumes[-1].index + 1) if view.volumes else "–"),
+    ]
+    return "".join(f'<span>{label} <b>{escape(value)}</b></span>' for label, value in cells)
+
+
+def alarms(desk: Desk) -> str:
+    """Give what is not in order, in plain words."""
+    found = [] if desk.over else desk.view.alarms(desk.clock.now_s(), desk.depths)
+    if desk.over:
+        what = {"completed": "The session is over.", "stopped": "The session was stopped; everything is saved."}
+        errors = [text for _, kind, text in desk.view.messages if kind == "error"]
+        words = what.get(desk.state) or " ".join(["The session has failed; what was recorded is saved.", *errors[-1:]])
+        colour = "red" if desk.state == "failed" else "calm"
+        return f'<p class="{colour}">{escape(words[:400])} Results: {escape(str(desk.plan.out))}</p>'
+    return "".join(f"<p>{escape(text)}</p>" for text in found) or '<p class="calm">Nothing to report.</p>'
+
+
+def now(desk: Desk) -> str:
+    """Give what the participant sees."""
+    view, scene = desk.view, SCENES.get(desk.view.scene, "")
+    if view.showing is not None:
+        generation, candidate = view.showing
+        picture = f'<img src="picture/{generation}/{candidate}" alt="">'
+        scene = f"Generation {generation + 1}, image {candidate + 1}"
+    else:
+        picture = f'<div class="empty">{"+" if view.scene in ("fixation", "late", "paused") else ""}</div>'
+    return f'<h2>On the participant\'s screen</h2>{picture}<p class="scene">{scene}</p><p class="dim">{_next(desk)}</p>'
+
+
+def _next(desk: Desk) -> str:
+    """Say when the picture changes."""
+    view, p = desk.view, desk.plan.config.presentation
+    elapsed = desk.clock.now_s() - view.since_s
+    if view.trigger_ns is None or view.scene in ("over", "nothing", "waiting", "rating"):
+        return "&nbsp;"
+    if view.scene == "image":
+        return f"for another {max(0.0, p.image_s - elapsed):.0f} s"
+    if view.scene == "fixation" and view.last is not None:
+        return f"next image in {max(0.0, p.washout_s - elapsed):.0f} s"
+    return f"for {elapsed:.0f} s"
+
+
+def messages(view: View) -> str:
+    """Give warnings and what the operator has done, the last first."""
+    colours = {"warning": "amber", "error": "red", "operator": "blue"}
+    rows = [
+        f'<p><time>{_time(t_s)}</time><span class="{colours[kind]}">{escape(text[:300])}</span></p>'
+        for t_s, kind, text in reversed(view.messages)
+    ]  # fmt: skip
+    return "<h2>Warnings and notes</h2>" + ("".join(rows) or '<p class="dim">None.</p>')
+
+
+def span(view: View) -> tuple[float, float]:
+    """Give the range of all scores with their errors: every tile is drawn to it."""
+    ends = [t.value + sign * (0 if math.isnan(t.error) else t.error) for t in view.trials.values() for sign in (-1, 1)]
+    known = [end for end in ends if not math.isnan(end)]
+    low, high = min(known, default=0.0), max(known, default=1.0)
+    return (low, high) if high > low else (low - 1, high + 1)
+
+
+def generation(view: View, number: int, trials: list[Trial], limits: tuple[float, float]) -> str:
+    """Give one generation: its pictures with scores and error bars."""
+    means = {g: (mean, error) for g, mean, error in view.means()}
+    told = ""
+    if number in means:
+        mean, error = means[number]
+        told = f"<span>fitness {_number(mean)}" + ("" if math.isnan(error) else f" ± {error:.2f}") + "</span>"
+    scored = [t for t in trials if not math.isnan(t.value)]
+    best = max(scored, key=lambda t: t.value, default=None) if len(scored) == len(trials) > 1 else None
+    tiles = "".join(_tile(view, trial, limits, trial is best) for trial in trials)
+    return f'<h3>Generation {number + 1} {told}</h3><div class="tiles">{tiles}</div>'
+
+
+def _tile(view: View, trial: Trial, limits: tuple[float, float], best: bool) -> str:
+    showing = view.showing == (trial.generation, trial.candidate)
+    kinds = [name for name, so in (("showing", showing), ("best", best), ("waiting", not trial.shown)) if so]
+    name = f"generation-{trial.generation:02d}/candidate-{trial.candidate:02d}"
+    picture = f'<img src="picture/{trial.generation}/{trial.candidate}?small=1" alt="{name}" title="{name}">'
+    if math.isnan(trial.value):
+        words = "on screen" if showing else "to come" if not trial.shown else "hidden" if view.blinded else "no score yet"
+        return f'<figure class="tile {" ".join(kinds)}">{picture}<div class="dim">{words}</div></figure>'
+    low, high = limits
+    at, wide = (trial.value - low) / (high - low), (0.0 if math.isnan(trial.error) else trial.error) / (high - low)
+    bar = f'<i style="left:{100 * (at - wide):.1f}%;width:{200 * wide:.1f}%"></i><b style="left:{100 * at:.1f}%"></b>'
+    error = "" if math.isnan(trial.error) else f' <span class="dim">± {trial.error:.2f}</span>'
+    words = ("probe " if trial.probe else "") + _number(trial.value) + error
+    return f'<figure class="tile {" ".join(kinds)}">{picture}<div class="scale">{bar}</div><div>{words}</div></figure>'
+
+
+def health(desk: Desk) -> str:
+    """Give the state of scanner, presenter, stages and rings."""
+    rows = "".join(f"<div>{label}</div><div class='{colour}'>{escape(words)}</div>" for label, words, colour in _equipment(desk))
+    stages = "".join(_latency_row(desk.view, name) for name in LATENCIES)
+    rings = "".join(
+        f"<div><span>{name}</span><b class='{'amber' if waiting > FULL * slots else ''}'>{waiting}/{slots}</b></div>"
+        for name, (waiting, slots) in desk.depths.items()
+    )
+    head = "<tr class='head'><td></td><td>usual</td><td>longest</td><td>allowed</td><td></td></tr>"
+    return (
+        f'<div class="rows">{rows}</div><h2>Time that the stages take, ms</h2><table>{head}{stages}</table>'
+        f'<h2>Waiting in the rings</h2><div class="rings">{rings}</div>'
+    )
+
+
+def _equipment(desk: Desk) -> list[tuple[str, str, str]]:
+    """Label, words and colour of scanner, presenter, clock and data."""
+    view, now_s = desk.view, desk.clock.now_s()
+    if view.trigger_ns is None:
+        scanner = ("not started", "dim")
+    elif math.isnan(view.volume_s):
+        scanner = ("triggered, no volume yet", "amber")
+    elif desk.over or view.scene == "over":
+        scanner = (f"{len(view.volumes)} volumes", "")
+    else:
+        age = now_s - view.volume_s
+        scanner = (f"volume {view.volumes[-1].index + 1}, {age:.1f} s ago", "amber" if age > 4 * view.tr_s else "calm")
+    presenter = (view.presenter, "calm") if view.presenter else ("not there yet", "amber")
+    if view.silent:
+        presenter = ("does not answer", "red")
+    clock = "–" if math.isnan(view.clock_error_ms) else f"± {view.clock_error_ms:.2f} ms"
+    moved = view.volumes[-1].displacement_mm if view.volumes else math.nan
+    return [
+        ("Scanner", *scanner),
+        ("Stimulus PC", *presenter),
+        ("Its clock", clock, ""),
+        ("Displacement", "–" if math.isnan(moved) else f"{moved:.2f} mm", ""),
+        ("Volumes missing", str(view.missing), "amber" if view.missing else ""),
+        ("Images late", str(view.held), "amber" if view.held else ""),
+    ]
+
+
+def _latency_row(view: View, name: str) -> str:
+    latency, what = view.latencies[name], LATENCIES[name][1]
+    allowed = "–" if math.isinf(latency.deadline_ms) else f"{latency.deadline_ms:.0f}"
+    share = 0.0 if math.isnan(latency.worst) else latency.worst / latency.deadline_ms
+    colour = "red" if share > 1 else "amber" if share > 0.75 else ""
+    bar = f'<div><i class="{colour}" style="width:{100 * min(1.0, share):.0f}%"></i></div>'
+    cells = (_number(latency.usual, ".0f"), _number(latency.worst, ".0f"), allowed)
+    return f"<tr><th>{what}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + f'<td class="meter">{bar}</td></tr>'

@@ -1,0 +1,97 @@
+"""The web server of the console's process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import uvicorn
+from fastapi import FastAPI, Response
+from nicegui import Client, ui
+
+from rtevo.console.desk import Desk
+from rtevo.console.guard import Guard
+from rtevo.console.page import Page
+
+if TYPE_CHECKING:
+    from rtevo.stages import Context
+
+__all__ = ["serve"]
+
+LOOK_S = 0.25  # how often the log is looked at
+PART_S = 3.0  # for browsers to draw the end
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave Ctrl-C to the supervisor."""
+        yield
+
+
+def serve(context: Context) -> None:
+    """Serve the console until the session is over."""
+    logging.getLogger("nicegui").handlers = logging.getLogger("uvicorn").handlers = [_Quiet(context)]
+    with closing(Desk(context)) as desk:
+        asyncio.run(_serve(context, desk))
+
+
+class _Quiet(logging.Handler):
+    """Keep what the web server has to say in the session's messages, but off the terminal."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(logging.WARNING)
+        self.context = context
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand it on."""
+        self.context.tell("log", level="DEBUG", text=f"console: {record.getMessage()}")
+
+
+def _application(desk: Desk, looking: dict[str, Page]) -> Guard:
+    """Make the application; `looking` has the pages that are open."""
+    application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @application.get("/picture/{generation}/{candidate}")
+    def picture(generation: int, candidate: int, small: bool = False) -> Response:
+        found = desk.picture(generation, candidate, small=small)
+        if found is None:
+            return Response(status_code=404)
+        return Response(found, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+
+    @ui.page("/")
+    def page(client: Client) -> None:
+        looking[client.id] = Page(desk)
+        client.on_delete(lambda: looking.pop(client.id, None))
+
+    ui.run_with(application, title="rtevo", dark=True, show_welcome_message=False, tailwind=False, gzip_middleware_factory=None)
+    return Guard(application, desk.plan.token)
+
+
+async def _serve(context: Context, desk: Desk) -> None:
+    settings, looking = context.config.console, dict[str, Page]()
+    config = uvicorn.Config(
+        _application(desk, looking), settings.address, settings.port, log_config=None, access_log=False, timeout_graceful_shutdown=1
+    )  # fmt: skip
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.02)
+    context.ready()
+    while not serving.done() and not desk.over:
+        desk.refresh()
+        await asyncio.sleep(LOOK_S)
+    desk.refresh()
+    for _ in range(round(PART_S / LOOK_S)):
+        if all(page.ended for page in looking.values()):
+            break
+        await asyncio.sleep(LOOK_S)
+    await asyncio.sleep(LOOK_S)  # what has been drawn is sent
+    server.should_exit = True
+    with suppress(asyncio.CancelledError):
+        await serving
+
+

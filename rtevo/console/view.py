@@ -1,0 +1,300 @@
+"""What a session's log tells the operator: records in, the state of everything out. Pure; the page only draws it."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rtevo.config import Config
+from rtevo.records import EventKind, VolumeFlag
+
+__all__ = ["FD_LIMIT_MM", "FULL", "LATENCIES", "Latency", "Trial", "View", "Volume"]
+
+FD_LIMIT_MM = 0.5  # framewise displacement that is worth a look (Power et al. 2012, doi:10.1016/j.neuroimage.2011.10.018)
+RADIUS_MM = 50.0  # of the sphere on which rotations become millimetres (ibid.)
+CLOCK_LIMIT_MS = 8.0  # half a frame at 60 Hz
+SILENCE_TR = 4.0  # without a volume for so long, and the operator is told
+FULL = 0.75  # share of a ring that is waiting to be read, above which the operator is told
+RECENT = 8  # volumes
+LATENCIES = {  # what is slow when it is; its short name; in what time it has to be done
+    "align": ("Aligning a volume", "volume aligned", "TR"),
+    "score": ("Scoring", "image scored", "TR"),
+    "evolve": ("Evolution", "score used", "TR"),
+    "paint": ("Painting", "picture painted", "image"),
+    "report": ("The stimulus PC's report", "onset reported", "TR"),
+}
+_SHOWN = {"pause": "pause after this image", "resume": "go on", "start": "start", "stop": "stop", "mark": "mark"}
+
+
+@dataclass
+class Trial:
+    """One image, as far as it has come."""
+
+    generation: int
+    candidate: int
+    probe: bool = False
+    painted: bool = False
+    shown: bool = False
+    value: float = math.nan  # score; in the conditions ratings and physiology what has been measured instead
+    error: float = math.nan  # its standard error
+    fitness: float = math.nan
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Motion of one volume; NaN where it is not known."""
+
+    index: int
+    flags: int
+    displacement_mm: float  # framewise
+    motion_mm: tuple[float, ...]  # translations, and rotations as millimetres on a sphere of 50 mm
+
+
+@dataclass
+class Latency:
+    """How long a stage takes, wall milliseconds."""
+
+    deadline_ms: float
+    values: deque[float] = field(default_factory=lambda: deque(maxlen=200))
+    late: int = 0
+
+    def add(self, ms: float) -> None:
+        """Take one."""
+        self.values.append(ms)
+        self.late += ms > self.deadline_ms
+
+    @property
+    def worst(self) -> float:
+        """The longest of the last 200."""
+        return max(self.values, default=math.nan)
+
+    @property
+    def usual(self) -> float:
+        """Their median."""
+        return sorted(self.values)[len(self.values) // 2] if self.values else math.nan
+
+
+class View:
+    """State of a session, from the records of its log.
+
+    In a blinded session no score, rating or fitness gets in.
+
+    Parameters
+    ----------
+    config : Config
+    tr_s : float
+    voxel_mm : float
+        Shortest edge of a voxel: the head should stay within it.
+    """
+
+    def __init__(self, config: Config, tr_s: float, voxel_mm: float) -> None:
+        self.config, self.tr_s, self.voxel_mm = config, tr_s, voxel_mm
+        self.blinded = config.session.condition == "blinded"
+        self.measured = {"ratings": EventKind.RATING, "physiology": EventKind.PHYSIOLOGY}.get(config.session.condition)
+        speed = config.session.speed or math.inf
+        cadence_s = config.generator.deadline_s or config.presentation.image_s + config.presentation.washout_s
+        limits_ms = {"TR": 1e3 * tr_s / speed or math.inf, "image": 1e3 * cadence_s / speed or math.inf}
+        self.latencies = {name: Latency(limits_ms[limit]) for name, (_, _, limit) in LATENCIES.items()}
+        self.trials: dict[tuple[int, int], Trial] = {}
+        self.volumes: list[Volume] = []
+        self.messages: deque[tuple[float, str, str]] = deque(maxlen=200)  # session time s, kind, text
+        self.begin()
+
+    def begin(self) -> None:
+        """A part of the session begins: its clock starts at 0."""
+        self.trigger_ns: int | None = None
+        self.scene, self.since_s = "nothing", 0.0
+        self.showing: tuple[int, int] | None = None  # on the screen now
+        self.last: tuple[int, int] | None = None  # shown last
+        self.volume_s = math.nan  # when the last volume came
+        self.clock_error_ms = math.nan
+        self.presenter, self.silent = "", False
+        self.held = 0
+        self._scored_ns: dict[tuple[int, int], int] = {}
+
+    # --- records --------------------------------------------------------------------------------------------------------------------
+
+    def take(self, record: Mapping[str, Any]) -> None:
+        """Take one record of the log; those that say nothing to the operator pass."""
+        handler = getattr(self, f"_{record['type']}", None)
+        if handler is not None:
+            handler(record)
+
+    def _start(self, record: Mapping[str, Any]) -> None:
+        self.begin()
+
+    def _trial(self, record: Mapping[str, Any]) -> Trial:
+        key = (record["generation"], record["candidate"])
+        return self.trials.setdefault(key, Trial(*key))
+
+    def _latents(self, record: Mapping[str, Any]) -> None:
+        self._trial(record).probe = record["probe"] >= 0
+
+    def _images(self, record: Mapping[str, Any]) -> None:
+        self._trial(record).painted = True
+        if self.trigger_ns is not None:  # the first ones have waited for it
+            self.latencies["paint"].add((record["painted_ns"] - record["evolved_ns"]) / 1e6)
+
+    def _scores(self, record: Mapping[str, Any]) -> None:
+        if record["closed_ns"]:
+            self.latencies["score"].add((record["scored_ns"] - record["closed_ns"]) / 1e6)
+        self._scored_ns[record["generation"], record["candidate"]] = record["scored_ns"]
+        if not self.blinded and self.measured is None:
+            trial = self._trial(record)
+            trial.value, trial.error = record["score"], record["score_se"]
+
+    def _fitness(self, record: Mapping[str, Any]) -> None:
+        scored_ns = self._scored_ns.pop((record["generation"], record["candidate"]), None)
+        if scored_ns is not None and self.measured is None:
+            self.latencies["evolve"].add((record["decided_ns"] - scored_ns) / 1e6)
+        if not self.blinded:
+            self._trial(record).fitness = record["fitness"]
+
+    def _aligned(self, record: Mapping[str, Any]) -> None:
+        x, y, z, *angles = record["motion"]
+        motion = (x, y, z, *(angle * RADIUS_MM for angle in angles))
+        self.volumes.append(Volume(record["index"], record["flags"], record["framewise_displacement_mm"], motion))
+        self.volume_s = record["clock_ns"] / 1e9
+        if not record["flags"] & VolumeFlag.MISSING:
+            self.latencies["align"].add((record["aligned_ns"] - record["closed_ns"]) / 1e6)
+
+    def _warning(self, record: Mapping[str, Any]) -> None:
+        self.messages.append((record["t_ns"] / 1e9, record["type"], record["text"]))
+
+    _error = _warning
+
+    def _operator(self, record: Mapping[str, Any]) -> None:
+        text = _SHOWN[record["action"]] + (f": {record['text']}" if record["text"] else "")
+        self.messages.append((record["t_ns"] / 1e9, "operator", text))
+
+    def _events(self, record: Mapping[str, Any]) -> None:
+        kind, t_s = record["kind"], record["t_ns"] / 1e9
+        if kind not in (EventKind.NOTE, EventKind.PHYSIOLOGY) and self.config.session.speed:
+            self.clock_error_ms = record["error_ns"] / 1e6
+            self.latencies["report"].add(max(0.0, 1e3 * (record["clock_ns"] / 1e9 - t_s) / self.config.session.speed))
+        if kind == EventKind.NOTE:
+            self._note(record["text"])
+        elif kind == EventKind.TRIGGER and self.trigger_ns is None:
+            self.trigger_ns = record["t_ns"]
+            self._scene("fixation", t_s)
+        elif kind == EventKind.ONSET:
+            self.showing = self.last = (record["generation"], record["candidate"])
+            self._trial(record).shown = True
+            self._scene("image", t_s)
+        elif kind == EventKind.OFFSET:
+            self.showing = None
+            self._scene("rating" if self.measured == EventKind.RATING else "fixation", t_s)
+        elif kind in (EventKind.FIXATION, EventKind.PAUSE, EventKind.GO_ON, EventKind.END):
+            self.held += kind == EventKind.FIXATION
+            scenes = {EventKind.FIXATION: "late", EventKind.PAUSE: "paused", EventKind.GO_ON: "fixation", EventKind.END: "over"}
+            self._scene(scenes[kind], t_s)
+        elif kind == self.measured:
+            self._scene("fixation", t_s)
+            if not self.blinded:
+                self._trial(record).value = record["value"]
+
+    def _scene(self, scene: str, t_s: float) -> None:
+        self.scene, self.since_s = scene, t_s
+
+    def _note(self, text: str) -> None:
+        """Follow what the bridge says of the presenter."""
+        if text.startswith("presenter ready"):
+            self.presenter = text.partition(": ")[2]
+            if self.scene == "nothing":
+                self.scene = "waiting"
+        self.silent = (self.silent or text.startswith("presenter silent")) and "answers again" not in text and "anew" not in text
+
+    # --- what follows from them -----------------------------------------------------------------------------------------------------
+
+    @property
+    def generations(self) -> list[tuple[int, list[Trial]]]:
+        """Trials by generation, the newest first; those that nobody has painted yet are left out."""
+        found: dict[int, list[Trial]] = {}
+        for trial in self.trials.values():
+            if trial.painted:
+                found.setdefault(trial.generation, []).append(trial)
+        return sorted(((g, sorted(own, key=lambda t: t.candidate)) for g, own in found.items()), reverse=True, key=lambda row: row[0])
+
+    @property
+    def shown(self) -> int:
+        """Number of images that have been shown."""
+        return sum(trial.shown for trial in self.trials.values())
+
+    @property
+    def missing(self) -> int:
+        """Number of volumes that never arrived whole."""
+        return sum(bool(volume.flags & VolumeFlag.MISSING) for volume in self.volumes)
+
+    def means(self) -> list[tuple[int, float, float]]:
+        """Give each generation's mean fitness and its standard error (NaN for one value); probes are left out."""
+        found = []
+        for generation, trials in reversed(self.generations):
+            known = [t.fitness for t in trials if not t.probe and not math.isnan(t.fitness)]
+            if known:
+                found.append((generation, *mean_and_error(known)))
+        return found
+
+    def alarms(self, now_s: float, depths: Mapping[str, tuple[int, int]]) -> list[str]:
+        """Say in plain words what is not in order now, the worst first.
+
+        Parameters
+        ----------
+        now_s : float
+            Session time.
+        depths : mapping of ring to (waiting, slots)
+        """
+        return [*self._link_alarms(now_s), *self._scanner_alarms(now_s), *self._speed_alarms(depths)]
+
+    def _link_alarms(self, now_s: float) -> list[str]:
+        found: list[str] = []
+        if self.scene == "over":
+            return found
+        if self.silent:
+            found.append("The stimulus PC does not answer: look at its screen and cable. The participant sees fixation.")
+        if self.scene == "late" and now_s - self.since_s > 2 * self.tr_s and self.config.evolution.schedule == "steady":
+            found.append(f"The next picture is late: fixation has been held for {now_s - self.since_s:.0f} s.")
+        if self.clock_error_ms > CLOCK_LIMIT_MS:
+            found.append(f"The stimulus PC's clock is known only to {self.clock_error_ms:.0f} ms: onsets are that uncertain.")
+        return found
+
+    def _scanner_alarms(self, now_s: float) -> list[str]:
+        found: list[str] = []
+        last = self.volume_s if not math.isnan(self.volume_s) else (self.trigger_ns or 0) / 1e9
+        if self.trigger_ns is not None and self.scene != "over" and now_s - last > SILENCE_TR * self.tr_s:
+            found.append(f"No volume for {now_s - last:.0f} s: does the scanner still run and export?")
+        recent = self.volumes[-RECENT:]
+        moved = max((v.displacement_mm for v in recent if not math.isnan(v.displacement_mm)), default=0.0)
+        if moved > self.config.decoder.spike_mm:
+            found.append(f"The head has just moved by {moved:.1f} mm: the volume is left out. Remind the participant to keep still.")
+        elif moved > FD_LIMIT_MM:
+            found.append(f"The head has just moved by {moved:.1f} mm.")
+        far = max((abs(x) for v in recent[-1:] for x in v.motion_mm if not math.isnan(x)), default=0.0)
+        if far > self.voxel_mm:
+            found.append(f"The head lies {far:.1f} mm from where the decoder has it (a voxel is {self.voxel_mm:.1f} mm).")
+        if any(v.flags & VolumeFlag.MISSING for v in recent):
+            found.append("A volume has not arrived whole.")
+        if any(v.flags & VolumeFlag.UNALIGNED for v in recent):
+            found.append("A volume could not be aligned.")
+        return found
+
+    def _speed_alarms(self, depths: Mapping[str, tuple[int, int]]) -> list[str]:
+        found: list[str] = []
+        for name, latency in self.latencies.items():
+            if latency.values and latency.values[-1] > latency.deadline_ms:
+                found.append(f"{LATENCIES[name][0]} took {latency.values[-1]:.0f} ms: it has {latency.deadline_ms:.0f}.")
+        for ring, (waiting, slots) in depths.items():
+            if waiting > FULL * slots:
+                found.append(f"{waiting} of {slots} places for {ring} are taken: whoever reads them cannot keep up.")
+        return found
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Give a mean and its standard error; NaN for the error of one value."""
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return mean, math.nan
+    variance = math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))

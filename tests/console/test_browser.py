@@ -1,0 +1,193 @@
+"""The console in a real browser: one simulated session, watched and operated from its start to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from rtevo.record import read_log
+from rtevo.records import EventKind
+
+pytest.importorskip("nicegui", reason="the console is optional: pip install 'rtevo[console]'")
+api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install '.[test]'")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("console"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt-get install chromium"),
+]
+WIDTHS = {1280: 800, 1024: 768, 820: 1180}
+LONG_MS = 120_000  # a wait that takes longer never ends
+SESSION = ("--speed", "5", "--generations", "20", "--population", "3")
+CHEAP = "[generator]\nsteps = 2\n[simulation]\nvoxel_mm = [6.0, 6.0, 6.6]\n"
+
+
+@dataclass
+class Watched:
+    """A session, and the page that shows it."""
+
+    out: Path
+    process: subprocess.Popen[str]
+    page: Any
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def state(self, words: str) -> None:
+        """Wait until the page says so."""
+        self.page.locator(".state", has_text=words).wait_for(timeout=LONG_MS)
+
+    def press(self, key: str) -> None:
+        self.page.keyboard.press(key)
+
+    def figure(self, label: str) -> int:
+        """Give the number that follows a label in the first line."""
+        found = re.search(rf"{label} (\d+)", self.page.locator(".figures").inner_text())
+        return int(found.group(1)) if found else 0
+
+    def until(self, condition: Any) -> None:
+        deadline = time.monotonic() + LONG_MS / 1000
+        while not condition():
+            assert time.monotonic() < deadline, "never happened"
+            self.page.wait_for_timeout(50)
+
+    def records(self, kind: str) -> list[dict[str, Any]]:
+        return [record for record in read_log(self.out / "record.jsonl") if record["type"] == kind]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory, unused_tcp_port: int) -> Iterator[Watched]:
+    """A session that waits for Start, in a browser that has just opened its page."""
+    folder = tmp_path_factory.mktemp("console")
+    (folder / "session.toml").write_text(CHEAP)
+    command = [sys.executable, "-m", "rtevo.run", "session.toml", "--console", str(unused_tcp_port), "--out", "out", *SESSION]
+    with contextlib.ExitStack() as stack:
+        process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        stack.enter_context(process)
+        stack.callback(process.kill)
+        playwright = stack.enter_context(api.sync_playwright())
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        stack.callback(browser.close)
+        watched = Watched(folder / "out", process, browser.new_page(viewport={"width": 1280, "height": 800}))
+        watched.page.on("request", lambda request: watched.requests.append(request.url))
+        watched.page.on("websocket", lambda socket: watched.requests.append(socket.url))
+        watched.page.on("pageerror", lambda error: watched.complaints.append(str(error)))
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "waiting for Start" in line:
+                break
+        else:
+            raise AssertionError(f"the session left with {process.wait()} before it was ready")
+        watched.page.goto(f"http://127.0.0.1:{unused_tcp_port}/", timeout=LONG_MS)
+        yield watched
+
+
+def test_it_waits_for_start_with_the_first_pictures_painted(watched: Watched) -> None:
+    watched.state("Ready: press Start")
+    watched.until(lambda: watched.page.locator(".tile img").count() >= 2)
+    assert not watched.records("events")
+    watched.press("s")
+    watched.state("Running")
+    assert [record["action"] for record in watched.records("operator")] == ["start"]
+
+
+def test_it_shows_the_session_live(watched: Watched) -> None:
+    volume, image = watched.figure("volume"), watched.figure("image")
+    watched.until(lambda: watched.figure("volume") > volume + 3 and watched.figure("image") > image)
+    watched.until(lambda: watched.page.locator(".tile .scale b").count() >= 3)  # scores with their error bars
+    watched.until(lambda: watched.page.locator(".now img").count() == 1)
+    loaded = "() => [...document.querySelectorAll('.tile img')].every(image => image.complete && image.naturalWidth > 0)"
+    watched.page.wait_for_function(loaded, timeout=LONG_MS)
+    assert watched.page.locator(".charts canvas").count() == 3
+    assert "volume aligned" in watched.page.locator(".health").inner_text()
+
+
+@pytest.mark.parametrize(("width", "height"), WIDTHS.items())
+def test_it_fits(watched: Watched, width: int, height: int) -> None:
+    watched.page.set_viewport_size({"width": width, "height": height})
+    watched.page.screenshot(path=watched.out.parent / f"console-{width}.png")
+    assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
+    for button in watched.page.locator(".bar .q-btn:visible").all():
+        box = button.bounding_box()
+        assert box["height"] >= 44  # fingers
+        assert box["x"] + box["width"] <= width
+        assert box["y"] + box["height"] <= height
+
+
+def test_a_note_has_the_time_at_which_it_was_asked_for(watched: Watched) -> None:
+    watched.press("m")
+    note = watched.page.get_by_placeholder("a note")
+    note.wait_for(timeout=LONG_MS)
+    watched.page.keyboard.type("space bar: the hand moved")
+    volume = watched.figure("volume")
+    watched.until(lambda: watched.figure("volume") > volume)
+    watched.press("Enter")
+    watched.page.locator(".log", has_text="mark: space bar: the hand moved").wait_for(timeout=LONG_MS)
+    (mark,) = (record for record in watched.records("operator") if record["action"] == "mark")
+    assert mark["text"] == "space bar: the hand moved"
+    assert mark["clock_ns"] - mark["t_ns"] > 0.8e9  # a volume has come since
+    note.wait_for(state="hidden", timeout=LONG_MS)
+
+
+def test_a_pause_comes_between_trials_and_ends(watched: Watched) -> None:
+    watched.press(" ")
+    watched.state("Paused")
+    volume, image = watched.figure("volume"), watched.figure("image")
+    watched.until(lambda: watched.figure("volume") > volume + 6)  # the scanner goes on
+    assert watched.figure("image") == image
+    watched.page.locator(".q-btn", has_text="Go on").click()
+    watched.state("Running")
+    watched.until(lambda: watched.figure("image") > image)
+    kinds = [EventKind(event["kind"]) for event in watched.records("events") if event["kind"] != EventKind.NOTE]
+    pause = kinds.index(EventKind.PAUSE)
+    assert kinds[pause + 1] == EventKind.GO_ON
+    trials = [kind for kind in kinds[:pause] if kind in (EventKind.ONSET, EventKind.OFFSET)]
+    assert trials[-1] == EventKind.OFFSET
+    assert [record["action"] for record in watched.records("operator")][-2:] == ["pause", "resume"]
+
+
+def test_the_session_goes_on_when_the_console_is_killed_and_the_page_returns(watched: Watched) -> None:
+    log = (watched.out / "session.log").read_text()
+    os.kill(int(re.findall(r"stage console is process (\d+)", log)[-1]), signal.SIGKILL)
+    watched.until(lambda: watched.records("warning"))
+    events = len(watched.records("events"))
+    watched.until(lambda: len(watched.records("events")) > events + 2)
+    watched.page.locator(".log", has_text="console was killed by signal 9 (SIGKILL) and was started again").wait_for(timeout=LONG_MS)
+    watched.state("Running")
+    assert watched.page.locator(".log", has_text="the hand moved").count() == 1  # it knows everything again
+    assert watched.process.poll() is None
+
+
+def test_stop_asks_and_then_ends_the_session_in_good_order(watched: Watched) -> None:
+    watched.press("x")
+    question = watched.page.get_by_text("End the session now?")
+    question.wait_for(timeout=LONG_MS)
+    watched.press("Escape")
+    question.wait_for(state="hidden", timeout=LONG_MS)
+    assert watched.process.poll() is None
+    watched.press("x")
+    question.wait_for(timeout=LONG_MS)
+    watched.press("Enter")
+    watched.state("Stopped")
+    watched.page.screenshot(path=watched.out.parent / "console-over.png")
+    assert watched.process.wait(60) == 0
+    assert (watched.out / "summary.json").exists()
+    assert watched.records("operator")[-1]["action"] == "stop"
+
+
+def test_nothing_came_from_elsewhere_and_nothing_went_wrong(watched: Watched) -> None:
+    hosts = {urlsplit(url).hostname for url in watched.requests if not url.startswith(("data:", "blob:"))}
+    assert hosts == {"127.0.0.1"}
+    assert watched.complaints == []

@@ -1,0 +1,195 @@
+"""What the operator is told, from made-up logs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rtevo.config import build
+from rtevo.console import charts, markup
+from rtevo.console.view import View, mean_and_error
+from rtevo.record import LogFollower, LogWriter
+from rtevo.records import EventKind, VolumeFlag
+
+S = 1_000_000_000
+MS = 1_000_000
+
+
+def event(kind: EventKind, t_s: float, generation: int = -1, candidate: int = -1, **more: Any) -> dict[str, Any]:
+    where, t_ns = {"generation": generation, "candidate": candidate}, round(t_s * S)
+    times = {"t_ns": t_ns, "clock_ns": t_ns + 5 * MS, "error_ns": MS}
+    return {"type": "events", "kind": kind, "value": math.nan, "text": "", **times, **where, **more}
+
+
+def volume(index: int, displacement_mm: float = 0.1, flags: int = 0, took_ms: int = 50, x_mm: float = 0.0) -> dict[str, Any]:
+    motion = [x_mm, 0.0, 0.0, 0.01, 0.0, 0.0]
+    times = {"closed_ns": 0, "aligned_ns": took_ms * MS, "clock_ns": index * S}
+    return {"type": "aligned", "index": index, "flags": flags, "framewise_displacement_mm": displacement_mm, "motion": motion, **times}
+
+
+def image(generation: int, candidate: int) -> list[dict[str, Any]]:
+    where = {"generation": generation, "candidate": candidate}
+    return [
+        {"type": "latents", "probe": -1, **where},
+        {"type": "images", "painted_ns": 300 * MS, "evolved_ns": 100 * MS, **where},
+    ]
+
+
+def score(generation: int, candidate: int, value: float, error: float = 0.5) -> list[dict[str, Any]]:
+    where = {"generation": generation, "candidate": candidate}
+    return [
+        {"type": "scores", "score": value, "score_se": error, "closed_ns": S, "scored_ns": S + 60 * MS, **where},
+        {"type": "fitness", "fitness": value, "decided_ns": S + 62 * MS, **where},
+    ]
+
+
+def session() -> list[dict[str, Any]]:
+    """Two generations of two images; the last one is on the screen."""
+    records: list[dict[str, Any]] = [{"type": "start"}, event(EventKind.NOTE, 0, text="presenter ready: psychopy, 60.000 Hz")]
+    records += [*image(0, 0), *image(0, 1), event(EventKind.TRIGGER, 1), *[volume(k) for k in range(20)]]
+    for k, (generation, candidate) in enumerate([(0, 0), (0, 1), (1, 0)]):
+        records += [event(EventKind.ONSET, 5 + 4 * k, generation, candidate), event(EventKind.OFFSET, 8 + 4 * k, generation, candidate)]
+        records += [*image(1, 0), *score(generation, candidate, 1234.5 + k)]
+    return [*records, *image(1, 1), event(EventKind.ONSET, 17, 1, 1)]
+
+
+def view(records: list[dict[str, Any]], condition: str = "brain", **evolution: Any) -> View:
+    blinded = {"blinding_key": __file__} if condition == "blinded" else {}
+    config = build({"session": {"condition": condition}, "evolution": {**blinded, **evolution}})
+    made = View(config, tr_s=1.0, voxel_mm=3.0)
+    for record in records:
+        made.take(record)
+    return made
+
+
+def desk(seen: View, now_s: float = 18.0, state: str = "running") -> Any:
+    clock = SimpleNamespace(now_s=lambda: now_s)
+    over = state in ("completed", "stopped", "failed")
+    plan = SimpleNamespace(config=seen.config, out=Path("/sessions/x"))
+    return SimpleNamespace(view=seen, clock=clock, plan=plan, images=4, depths={"volumes": (1, 16)}, state=state, over=over)
+
+
+def page(seen: View) -> str:
+    """Everything that a browser is sent of scores."""
+    rows = [markup.generation(seen, g, trials, markup.span(seen)) for g, trials in seen.generations]
+    parts = [markup.now, markup.health, markup.alarms, markup.figures, markup.state]
+    options = [charts.fitness(seen), charts.displacement(seen), charts.motion(seen)]
+    return "".join([*rows, markup.messages(seen), *(part(desk(seen)) for part in parts), str(options)])
+
+
+def test_a_session_is_followed() -> None:
+    seen = view(session())
+    assert (seen.scene, seen.showing, seen.shown, len(seen.volumes)) == ("image", (1, 1), 4, 20)
+    assert [(g, [t.candidate for t in own]) for g, own in seen.generations] == [(1, [0, 1]), (0, [0, 1])]
+    assert seen.means() == [(0, 1235.0, pytest.approx(0.5)), (1, 1236.5, pytest.approx(math.nan, nan_ok=True))]
+    assert {name: latency.worst for name, latency in seen.latencies.items()} == {
+        "align": 50, "score": 60, "evolve": 2, "paint": 200, "report": pytest.approx(5)
+    }  # fmt: skip
+    assert {name: latency.deadline_ms for name, latency in seen.latencies.items()}["paint"] == 4000
+    assert "presenter" not in seen.presenter
+    assert "60.000 Hz" in markup.health(desk(seen))
+
+
+def test_scores_are_shown_with_their_errors_and_the_best_stands_out() -> None:
+    shown = page(view(session()))
+    assert "+1234.50" in shown
+    assert "± 0.50" in shown
+    row = markup.generation(seen := view(session()), 0, seen.generations[-1][1], markup.span(seen))
+    assert row.count('class="tile best"') == 1
+    assert row.index("+1234.50") < row.index('class="tile best"')
+
+
+def test_blinded_nothing_of_a_score_is_sent() -> None:
+    seen = view(session(), "blinded")
+    shown = page(seen)
+    assert not [number for number in ("1234", "1235", "1236") if number in shown]
+    assert seen.means() == []
+    assert all(math.isnan(t.value) and math.isnan(t.fitness) for t in seen.trials.values())
+    assert "hidden" in shown
+    assert seen.shown == 4  # everything else is
+
+
+def test_ratings_take_the_place_of_scores() -> None:
+    seen = view([*session(), event(EventKind.OFFSET, 20, 1, 1), event(EventKind.RATING, 21, 1, 1, value=3.0)], "ratings")
+    assert [t.value for t in seen.trials.values() if not math.isnan(t.value)] == [3.0]
+
+
+@pytest.mark.parametrize(
+    ("records", "now_s", "words"),
+    [
+        ([], 18, ""),
+        ([], 30, "No volume for 11 s"),
+        ([volume(20, 0.7)], 20, "The head has just moved by 0.7 mm."),
+        ([volume(20, 1.4)], 20, "1.4 mm: the volume is left out"),
+        ([volume(20, 0.1, x_mm=-3.4)], 20, "The head lies 3.4 mm from where the decoder has it (a voxel is 3.0 mm)"),
+        ([volume(20, math.nan, VolumeFlag.MISSING)], 20, "A volume has not arrived whole."),
+        ([volume(20, math.nan, VolumeFlag.UNALIGNED)], 20, "A volume could not be aligned."),
+        ([volume(20, took_ms=1200)], 20, "Aligning a volume took 1200 ms: it has 1000."),
+        ([event(EventKind.NOTE, 19, text="presenter silent for 2.1 s: waiting for it")], 20, "The stimulus PC does not answer"),
+        ([event(EventKind.NOTE, 19, text="presenter silent for 2.1 s: waiting for it"),
+          event(EventKind.NOTE, 19, text="presenter answers again after 4.0 s")], 20, ""),
+        ([event(EventKind.FIXATION, 17)], 20, "The next picture is late: fixation has been held for 3 s."),
+        ([event(EventKind.PAUSE, 17)], 20, ""),
+        ([{**event(EventKind.OFFSET, 20, 1, 1), "error_ns": 20 * MS}], 20, "known only to 20 ms"),
+        ([event(EventKind.END, 19)], 90, ""),
+    ],
+)  # fmt: skip
+def test_what_is_not_in_order_is_said_in_plain_words(records: list[dict[str, Any]], now_s: float, words: str) -> None:
+    found = view([*session(), *records]).alarms(now_s, {"volumes": (1, 16)})
+    assert len(found) == bool(words), found
+    assert words in "".join(found)
+
+
+def test_a_ring_that_fills_up_is_told() -> None:
+    assert view([]).alarms(0, {"volumes": (13, 16)}) == ["13 of 16 places for volumes are taken: whoever reads them cannot keep up."]
+
+
+def test_pauses_notes_and_warnings_are_listed_the_last_first() -> None:
+    told = [{"type": "operator", "action": a, "text": t, "t_ns": k * S} for k, (a, t) in enumerate([("pause", ""), ("mark", "<b>coughs")])]
+    seen = view([*session(), *told, {"type": "warning", "text": "decode: holes", "t_ns": 61 * S}])
+    shown = markup.messages(seen)
+    assert shown.index("decode: holes") < shown.index("mark: &lt;b&gt;coughs") < shown.index("pause after this image")
+    assert "<b>coughs" not in shown
+    assert "1:01" in shown
+
+
+def test_a_later_part_of_a_session_begins_its_own_time_and_keeps_what_was() -> None:
+    seen = view([*session(), {"type": "start"}])
+    assert (seen.trigger_ns, seen.scene, seen.shown) == (None, "nothing", 4)
+
+
+def test_the_end_is_told_with_its_reason() -> None:
+    seen = view([*session(), {"type": "error", "text": "stage 'decode' failed: <boom>", "t_ns": S}])
+    assert "stage &#x27;decode&#x27; failed: &lt;boom&gt; Results: /sessions/x" in markup.alarms(desk(seen, state="failed"))
+    assert "The session is over." in markup.alarms(desk(seen, state="completed"))
+
+
+def test_nothing_has_happened_yet() -> None:
+    assert "Getting ready" in markup.state(desk(view([]), 0.0, "starting"))
+    assert page(view([]))
+
+
+def test_means_have_errors() -> None:
+    assert mean_and_error([1.0, 3.0]) == (2.0, pytest.approx(1.0))
+    assert math.isnan(mean_and_error([1.0])[1])
+
+
+def test_a_log_is_followed_line_by_line_however_it_grows(tmp_path: Path) -> None:
+    path = tmp_path / "record.jsonl"
+    follower = LogFollower(path)
+    assert follower.new() == []
+    with LogWriter(path) as log:
+        for k in range(3):
+            log.append("x", {"k": k})
+    whole = path.read_bytes()
+    path.unlink()
+    found = []
+    with path.open("ab", buffering=0) as file:
+        for byte in whole:
+            file.write(bytes([byte]))
+            found += [record["k"] for record in follower.new()]
+    assert found == [0, 1, 2]
