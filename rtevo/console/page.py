@@ -86,16 +86,17 @@ class Page:
                         self.charts[name] = (ui.echart(options(view)), options)
 
     def _make_dialogs(self) -> None:
-        with ui.dialog() as self.stop_dialog, ui.card():
+        with ui.dialog().props("transition-duration=0") as self.stop_dialog, ui.card():
             self._html("").content = "<p>End the session now? The image is taken away; everything is saved.</p>"
             with ui.element("div").classes("buttons"):
                 self._button("Stop", "Enter", self.do_stop, "halt")
                 self._button("Keep going", "Esc", self.stop_dialog.close)
-        with ui.dialog() as self.mark_dialog, ui.card():
+        with ui.dialog().props("transition-duration=0") as self.mark_dialog, ui.card():
             self._html("").content = "<p>What has happened?</p>"
-            self.note = ui.input(placeholder="a note, then Enter").props("autofocus dark outlined").classes("w-full")
+            self.note = ui.input(placeholder="a note, then Enter").props("dark outlined").classes("w-full")
             self.note.on("keydown.enter", lambda: self.do_mark(self.note.value))
             self.note.on("keydown.escape", self.mark_dialog.close)
+            self.mark_dialog.on("show", js_handler=f"() => runMethod({self.note.id}, 'focus', [])")
             with ui.element("div").classes("buttons"):
                 for text in NOTES:
                     ui.button(text, on_click=lambda text=text: self.do_mark(text), color=None).props("unelevated no-caps")

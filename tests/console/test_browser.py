@@ -129,7 +129,7 @@ def test_it_fits(watched: Watched, width: int, height: int) -> None:
 def test_a_note_has_the_time_at_which_it_was_asked_for(watched: Watched) -> None:
     watched.press("m")
     note = watched.page.get_by_placeholder("a note")
-    note.wait_for(timeout=LONG_MS)
+    api.expect(note).to_be_focused(timeout=LONG_MS)
     watched.page.keyboard.type("space bar: the hand moved")
     volume = watched.figure("volume")
     watched.until(lambda: watched.figure("volume") > volume)
