@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class Page:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self._drawn: dict[str | int, Any] = {}
-        self.ended = False  # and the browser has been told
+        self.ended = False  # and the browser shows it
         self._marked_ns = 0
         self._changed = -1
         ui.add_css(STYLE.read_text(encoding="utf-8"))
@@ -45,7 +46,7 @@ class Page:
             self._make_charts()
         self._make_dialogs()
         ui.keyboard(on_key=self._key, repeating=False)
-        ui.timer(REFRESH_S, self.draw)
+        ui.timer(REFRESH_S, self.tick)
         self.draw()
 
     # --- parts ----------------------------------------------------------------------------------------------------------------------
@@ -158,6 +159,14 @@ class Page:
         if element.content != content:
             element.content = content
 
+    async def tick(self) -> None:
+        """Bring the page up to date, and see that the browser has the end."""
+        self.draw()
+        if self.desk.over and not self.ended:
+            with suppress(TimeoutError):
+                await ui.run_javascript("document.body.classList.add('over')", timeout=REFRESH_S * 4)
+                self.ended = True
+
     def draw(self) -> None:
         """Bring the page up to date."""
         desk = self.desk
@@ -172,9 +181,6 @@ class Page:
             self._set(self.messages, markup.messages(desk.view))
             self._draw_generations()
             self._draw_charts()
-        if desk.over and not self.ended:
-            self.ended = True
-            ui.run_javascript("document.body.classList.add('over')")
 
     def _draw_buttons(self) -> None:
         state = self.desk.state

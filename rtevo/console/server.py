@@ -89,7 +89,6 @@ async def _serve(context: Context, desk: Desk) -> None:
         if all(page.ended for page in looking.values()):
             break
         await asyncio.sleep(LOOK_S)
-    await asyncio.sleep(LOOK_S)  # what has been drawn is sent
     server.should_exit = True
     with suppress(asyncio.CancelledError):
         await serving

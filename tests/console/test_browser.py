@@ -49,6 +49,10 @@ class Watched:
         """Wait until the page says so."""
         self.page.locator(".state", has_text=words).wait_for(timeout=LONG_MS)
 
+    def connected(self) -> None:
+        """Wait until what is pressed arrives."""
+        self.page.wait_for_function("window.did_handshake === true", timeout=LONG_MS)
+
     def press(self, key: str) -> None:
         self.page.keyboard.press(key)
 
@@ -91,6 +95,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory, unused_tcp_port: int) -> I
         else:
             raise AssertionError(f"the session left with {process.wait()} before it was ready")
         watched.page.goto(f"http://127.0.0.1:{unused_tcp_port}/", timeout=LONG_MS)
+        watched.connected()
         yield watched
 
 
@@ -167,6 +172,7 @@ def test_the_session_goes_on_when_the_console_is_killed_and_the_page_returns(wat
     watched.page.locator(".log", has_text="console was killed by signal 9 (SIGKILL) and was started again").wait_for(timeout=LONG_MS)
     watched.state("Running")
     assert watched.page.locator(".log", has_text="the hand moved").count() == 1  # it knows everything again
+    watched.connected()
     assert watched.process.poll() is None
 
 
