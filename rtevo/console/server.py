@@ -23,6 +23,7 @@ __all__ = ["serve"]
 
 LOOK_S = 0.25  # how often the log is looked at
 PART_S = 3.0  # for browsers to draw the end
+PATIENCE_S = 10.0  # a browser that is away for so long has to load its page again
 
 
 class _Server(uvicorn.Server):
@@ -67,7 +68,10 @@ def _application(desk: Desk, looking: dict[str, Page]) -> Guard:
         looking[client.id] = Page(desk)
         client.on_delete(lambda: looking.pop(client.id, None))
 
-    ui.run_with(application, title="rtevo", dark=True, show_welcome_message=False, tailwind=False, gzip_middleware_factory=None)
+    ui.run_with(
+        application, title="rtevo", dark=True, show_welcome_message=False, tailwind=False, gzip_middleware_factory=None,
+        reconnect_timeout=PATIENCE_S,
+    )  # fmt: skip
     return Guard(application, desk.plan.token)
 
 
