@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtevo.config import Config, load
 from rtevo.errors import ConfigError, DataError
-from rtevo.prepare import check_again, hashes, incoming, runtime_folder
+from rtevo.prepare import check_again, check_console, hashes, incoming, runtime_folder
 
 if TYPE_CHECKING:
     from rtevo.stages import Plan
@@ -87,6 +87,7 @@ def resume(out: Path, rebaseline: bool = False) -> tuple[Plan, str]:
         part=len(parts(log)),
         first_volume=max(indices, default=-1) + 1,
         rebaseline=rebaseline,
+        token=check_console(config),
     )
     return plan, describe(log, dropped)
 
