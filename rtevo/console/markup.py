@@ -138,7 +138,8 @@ def _tile(view: View, trial: Trial, limits: tuple[float, float], best: bool) -> 
     name = f"generation-{trial.generation:02d}/candidate-{trial.candidate:02d}"
     picture = f'<img src="picture/{trial.generation}/{trial.candidate}?small=1" alt="{name}" title="{name}">'
     if math.isnan(trial.value):
-        words = "on screen" if showing else "to come" if not trial.shown else "hidden" if view.blinded else "no score yet"
+        coming = "not shown" if view.scene == "over" else "to come"
+        words = "on screen" if showing else coming if not trial.shown else "hidden" if view.blinded else "no score yet"
         return f'<figure class="tile {" ".join(kinds)}">{picture}<div class="dim">{words}</div></figure>'
     low, high = limits
     at, wide = (trial.value - low) / (high - low), (0.0 if math.isnan(trial.error) else trial.error) / (high - low)

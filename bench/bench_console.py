@@ -1,0 +1,141 @@
+"""What the console costs the loop: latencies of every stage with its page open in a browser, and without it.
+
+Run as a module, ``python -m bench.bench_console [--json FILE] [--rounds N] [--generations N] [--population N]``. The same simulated session
+(seed 1, real time) runs in turns without the console, and with its page open in headless chromium on this computer, which draws pictures
+and charts; all latencies of the log are pooled by kind. The peer of each figure is the same session without the console, in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rtevo.record import read_log
+from rtevo.records import EventKind, VolumeFlag
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+WARM_UP_VOLUMES = 5
+LATENCIES = {
+    "align": "file closed -> volume aligned",
+    "score": "last volume closed -> image scored",
+    "evolve": "scored -> told to evolution",
+    "paint": "asked for -> painted",
+    "report": "onset -> heard",
+    "cadence": "onset to onset, off 4 s",
+}
+
+
+def measure(log: list[dict[str, Any]], cadence_s: float) -> dict[str, list[float]]:
+    """Give every latency of a session's log, ms."""
+    of = {kind: [r for r in log if r["type"] == kind] for kind in ("aligned", "scores", "fitness", "latents", "images", "events")}
+    started_ns = min(e["received_ns"] - e["t_ns"] for e in of["events"] if e["t_ns"])  # the report that took least
+    whole = [r for r in of["aligned"] if not r["flags"] & VolumeFlag.MISSING][WARM_UP_VOLUMES:]
+    scored = {(r["generation"], r["candidate"], r["scored_ns"]) for r in of["scores"]}
+    last = {(g, c): max(ns for a, b, ns in scored if (a, b) == (g, c)) for g, c, _ in scored}
+    onsets = [e for e in of["events"] if e["kind"] == EventKind.ONSET]
+    trigger_ns = next(e["received_ns"] for e in of["events"] if e["kind"] == EventKind.TRIGGER)
+    decided = {(r["generation"], r["candidate"]): r["decided_ns"] for r in of["fitness"]}
+    return {
+        "align": [(r["aligned_ns"] - r["closed_ns"]) / 1e6 for r in whole],
+        "score": [(r["scored_ns"] - r["closed_ns"]) / 1e6 for r in of["scores"] if r["closed_ns"]],
+        "evolve": [(decided[key] - ns) / 1e6 for key, ns in last.items() if decided.get(key, 0) >= ns],
+        "paint": [(r["painted_ns"] - r["evolved_ns"]) / 1e6 for r in of["images"] if r["evolved_ns"] > trigger_ns],
+        "report": [(e["received_ns"] - e["t_ns"] - started_ns) / 1e6 for e in onsets],
+        "cadence": [abs((b["t_ns"] - a["t_ns"]) / 1e6 - 1e3 * cadence_s) for a, b in pairwise(onsets)],
+    }
+
+
+def session(out: Path, options: list[str], console: bool) -> dict[str, list[float]]:
+    """Run one session to its end and give its latencies."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    command = [sys.executable, "-m", "rtevo.run", "--seed", "1", "--out", str(out), *options]
+    command += ["--console", str(port)] if console else []
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        if console:
+            for line in process.stderr:
+                if "waiting for Start" in line:
+                    break
+            watch(port, process)
+        printed = process.stderr.read()
+    if process.returncode:
+        raise SystemExit(f"a session ended with {process.returncode}:\n{printed}")
+    log = read_log(out / "record.jsonl")
+    return measure(log, next(r["cadence_s"] for r in log if r["type"] == "start"))
+
+
+def watch(port: int, process: subprocess.Popen[str]) -> None:
+    """Open the page, press Start, and look at it until the session has ended."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.wait_for_function("window.did_handshake === true")
+        page.keyboard.press("s")
+        page.locator(".state", has_text="Running").wait_for()
+        while process.poll() is None:
+            page.wait_for_timeout(500)
+        browser.close()
+
+
+def summary(ms: list[float]) -> dict[str, float]:
+    """Give n, p50, p99 and max."""
+    p50, p99, top = np.percentile(ms, [50, 99, 100])
+    return {"n": len(ms), "p50": round(float(p50), 2), "p99": round(float(p99), 2), "max": round(float(top), 2)}
+
+
+def rows(found: dict[str, dict[str, list[float]]]) -> Iterator[str]:
+    """Give the table's lines."""
+    yield f"{'latency, ms':38} {'n':>5} {'without: p50':>13} {'p99':>7} {'max':>7} {'with: p50':>11} {'p99':>7} {'max':>7} {'ratio':>6}"
+    for name, label in LATENCIES.items():
+        a, b = (summary(found[kind][name]) for kind in ("without", "with"))
+        ratio = b["p50"] / a["p50"] if a["p50"] else float("nan")
+        yield (
+            f"{label:38} {b['n']:5.0f} {a['p50']:13.1f} {a['p99']:7.1f} {a['max']:7.1f} "
+            f"{b['p50']:11.1f} {b['p99']:7.1f} {b['max']:7.1f} {ratio:6.2f}"
+        )
+
+
+def main() -> None:
+    """Run the command line."""
+    p = argparse.ArgumentParser(prog="python -m bench.bench_console", description="What the console costs the loop.")
+    p.add_argument("--rounds", type=int, default=2, metavar="N", help="sessions of either kind (default: 2)")
+    p.add_argument("--generations", default="2", metavar="N", help="of a session (default: 2)")
+    p.add_argument("--population", default="4", metavar="N", help="images in a generation (default: 4)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write figures here")
+    options = p.parse_args()
+    if CHROMIUM is None:
+        raise SystemExit("no browser: apt-get install chromium")
+    found: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in LATENCIES} for kind in ("without", "with")}
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(options.rounds):
+            for kind in ("without", "with") if turn % 2 == 0 else ("with", "without"):
+                print(f"round {turn + 1}, {kind} the console", file=sys.stderr)
+                size = ["--generations", options.generations, "--population", options.population]
+                for name, values in session(Path(folder) / f"{kind}-{turn}", size, kind == "with").items():
+                    found[kind][name] += values
+    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print("\n".join(rows(found)))
+    if options.json:
+        table = {kind: {name: summary(ms) for name, ms in own.items()} for kind, own in found.items()}
+        options.json.write_text(json.dumps({"cores": os.cpu_count(), "load": os.getloadavg()[0], **table}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
