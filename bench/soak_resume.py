@@ -87,6 +87,8 @@ def session_file(folder: Path, kind: dict[str, Any]) -> Path:
         "decoder": {"method": kind.get("method", "deconvolve")},
         "evolution": {"generations": 2, "population": 3, **evolution},
         "presentation": {"baseline_s": 2.0},
+        "generator": {"steps": 4},
+        "simulation": {"voxel_mm": [6.0, 6.0, 6.6]},
     }
     text = "\n".join(f"[{name}]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in own.items()) for name, own in sections.items())
     file = folder / "session.toml"

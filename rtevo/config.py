@@ -19,7 +19,7 @@ import tomllib
 from rtevo.errors import ConfigError
 from rtevo.wire import PresentationSettings, WireError, is_loopback
 
-__all__ = ["Config", "absolute", "build", "dump", "example", "load", "presentation_settings", "presenter_is_outside"]
+__all__ = ["Config", "absolute", "build", "dump", "example", "load", "overrides_of", "presentation_settings", "presenter_is_outside"]
 
 Check = Callable[[Any], bool]
 
@@ -590,23 +590,39 @@ def load(path: Path | None, overrides: Mapping[tuple[str, str], Any] | None = No
     ConfigError
         With every mistake found.
     """
-    tables: dict[str, Any] = {}
-    if path is not None:
-        try:
-            tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not valid TOML: {error}") from None
-        for section, key in _PATHS:
-            table = tables.get(section)
-            if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
-                table[key] = str(path.parent / Path(table[key]).expanduser())
+    tables = {} if path is None else _read(path)
     for (section, key), value in (overrides or {}).items():
         table = tables.setdefault(section, {})
         if isinstance(table, dict):
             table[key] = value
     return build(tables, origin=path.name if path else "options")
+
+
+def overrides_of(path: Path) -> dict[tuple[str, str], Any]:
+    """Give the keys that a session file sets, as overrides of another one.
+
+    Raises
+    ------
+    ConfigError
+        With every mistake found in it.
+    """
+    tables = _read(path)
+    build(tables, origin=path.name)
+    return {(section, key): value for section, own in tables.items() for key, value in own.items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    for section, key in _PATHS:
+        table = tables.get(section)
+        if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
+            table[key] = str(path.parent / Path(table[key]).expanduser())
+    return tables
 
 
 def absolute(config: Config) -> Config:

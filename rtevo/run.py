@@ -52,6 +52,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="OUT",
         help="go on with an interrupted session, in its own folder, at the first image that was not shown; start the scanner's run anew",
     )
+    p.add_argument(
+        "--rerun",
+        type=Path,
+        metavar="OUT",
+        help="no session: compute a recorded one again from its volumes and events, into a new folder; a session file (the keys that are "
+        "in it) and options change settings, and what comes out is compared with what was recorded",
+    )
     p.add_argument("--rebaseline", action="store_true", help="with --resume: the decoder begins anew, instead of from where it stood")
     p.add_argument("--generations", type=int, metavar="N", help="generations in the run")
     p.add_argument("--population", type=int, metavar="N", help="images in a generation")
@@ -198,6 +205,38 @@ def _plan(options: argparse.Namespace) -> Plan:
     return plan
 
 
+def _rerun(options: argparse.Namespace) -> int:
+    """Compute a session again and say what came out."""
+    from rtevo.config import overrides_of
+    from rtevo.rerun import rerun
+
+    out: Path = options.rerun.resolve()
+    recorded = load(out / "session.toml")
+    changes = {**(overrides_of(options.session) if options.session else {}), **_overrides(options)}
+    into = Path(changes.pop(("record", "out"), "") or _free(out))
+    if into.exists():
+        raise ConfigError(f"--out: expected a folder that does not exist yet, got {str(into)!r}: nothing is ever overwritten")
+    result = rerun(out, recorded, load(out / "session.toml", changes), into)
+    print("\n".join(["changed: " + (", ".join(result["changed"]) or "nothing"), *_words(result), f"results: {into}"]))
+    return 0
+
+
+def _free(out: Path) -> Path:
+    """Give the first folder beside the session's that does not exist."""
+    return next(path for k in range(1, 10**6) if not (path := out.with_name(f"{out.name}-rerun-{k}")).exists())
+
+
+def _words(result: dict[str, Any]) -> list[str]:
+    selected, rank = result["selected"], result["rank_correlation"]
+    scores = "identical" if result["scores_identical"] else f"rank correlation {'-' if rank is None else rank} with the recorded ones"
+    return [
+        f"scores: {scores} ({result['scored']} of {result['images']} images)",
+        f"latents asked for: {'identical' if result['latents_identical'] else 'others'}",
+        f"better halves of the generations: {selected['both']} images in both, {selected['recorded']} as recorded, {selected['now']} now",
+        f"fittest image: {result['fittest']['recorded']} as recorded, {result['fittest']['now']} now",
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status: 0 completed or stopped by the user, 1 failed, 2 not started."""
     options = parser().parse_args(arguments)
@@ -219,6 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 130
     plan: Plan | None = None
     try:
+        if options.rerun is not None:
+            return _rerun(options)
         plan = _plan(options)
         summary = run(plan)
     except RtevoError as error:

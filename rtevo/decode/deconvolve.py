@@ -323,7 +323,7 @@ class Deconvolver:
             return
         now = self._snapshot()
         for place in gone:
-            own = {name: getattr(now, name)[:, place : place + 1] for name in ("value", "variance", "apart", "slope")}
+            own = {name: getattr(now, name)[:, place : place + 1].copy() for name in ("value", "variance", "apart", "slope")}
             self._past[self._images[place].key] = (replace(now, **own), self._images[place].volumes)
         rows = [self._terms.stop + self._width * place + k for place in gone for k in range(self._width)]
         if self._voxels is not None:

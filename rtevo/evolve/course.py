@@ -266,7 +266,7 @@ class Course:
         Returns
         -------
         list of Request
-            These, and what had been decided with them but not recorded.
+            What this course asked for in their place, and what was decided with it but not recorded.
 
         Raises
         ------
@@ -280,7 +280,7 @@ class Course:
             if (mine.generation, mine.candidate, mine.probe) != (theirs.generation, theirs.candidate, theirs.probe):
                 raise ValueError(f"recorded: expected image {mine.generation}/{mine.candidate}, got {theirs.generation}/{theirs.candidate}")
             self.place(theirs.generation, theirs.candidate, theirs.latent)
-        return [*recorded, *asked[len(recorded) :]]
+        return asked
 
     def stop(self) -> None:
         """Ask for nothing any more."""

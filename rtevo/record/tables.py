@@ -6,6 +6,7 @@ import base64
 import csv
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -307,7 +308,7 @@ def _part(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _write_motion(out: Path, tables: _Tables, divided: list[list[dict[str, Any]]]) -> None:
-    part = {r["index"]: k for k, own in enumerate(divided) for r in own if r["type"] == "aligned"}
+    firsts = [own[0].get("first_volume", 0) for own in divided]
     rows = [
         {
             "volume": r["index"],
@@ -318,7 +319,7 @@ def _write_motion(out: Path, tables: _Tables, divided: list[list[dict[str, Any]]
             "framewise_displacement": r["framewise_displacement_mm"],
             "dvars": r["dvars_percent"],
             "tsnr": r["tsnr"],
-            "part": part[r["index"]],
+            "part": bisect_right(firsts, r["index"]) - 1,
         }
         for r in tables.aligned
     ]

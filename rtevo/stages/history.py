@@ -7,7 +7,7 @@ many scores had been taken before it. So the course is gone through again, and s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,10 @@ class Past:
         Asked for and not shown, in their order.
     told : list of (Told, int)
         What evolution has been told that the log does not hold, each with the number of scores taken by then.
+    steps : list of (Told, int, bool)
+        All that it has been told, in its order; True where a score was given up.
+    asked : list of Request
+        What it has asked for, in its order: where it was told something else than what the log holds, this is something else, too.
     shown : set of (int, int)
         Generation and candidate of the images that were shown.
     scores_taken : int
@@ -40,6 +44,8 @@ class Past:
 
     pending: list[Request] = field(default_factory=list)
     told: list[tuple[Told, int]] = field(default_factory=list)
+    steps: list[tuple[Told, int, bool]] = field(default_factory=list)
+    asked: list[Request] = field(default_factory=list)
     shown: set[Key] = field(default_factory=set)
     scores_taken: int = 0
 
@@ -55,7 +61,11 @@ def measured(log: Sequence[Mapping[str, Any]], condition: str) -> list[tuple[Key
 
 
 def go_through(
-    course: Course, log: list[dict[str, Any]], scores: Sequence[tuple[Key, float, float]], place: Mapping[Key, np.ndarray] | None = None
+    course: Course,
+    log: list[dict[str, Any]],
+    scores: Sequence[tuple[Key, float, float]],
+    place: Mapping[Key, np.ndarray] | None = None,
+    taken: Callable[[int], int] = lambda recorded: recorded,
 ) -> Past:
     """Bring a fresh course to where the log ends.
 
@@ -68,6 +78,8 @@ def go_through(
         See :func:`measured`.
     place : mapping of (int, int) to ndarray, float32 (d,), optional
         Latents that pictures turned out to have, by generation and candidate.
+    taken : callable
+        Number of the scores that come before a decision, from the number of recorded ones that did: for other scores than those.
 
     Raises
     ------
@@ -75,31 +87,30 @@ def go_through(
         The log is of another course: its images are not those that this one asks for.
     """
     past = Past()
-    steps: list[tuple[Told, int]] = []
 
     def take_until(number: int) -> None:
         while past.scores_taken < min(number, len(scores)):
             key, value, error = scores[past.scores_taken]
             past.scores_taken += 1
-            steps.extend((told, past.scores_taken) for told in course.score(*key, value, error))
+            past.steps.extend((told, past.scores_taken, False) for told in course.score(*key, value, error))
 
-    asked: list[Request] = []
+    known: dict[Key, Request] = {}
     for decisions in _decisions(log, course.settings.schedule == "steady"):
-        take_until(decisions[0]["scores_taken"])
+        take_until(taken(decisions[0]["scores_taken"]))
         if decisions[0]["type"] == "fitness":
-            course.give_up({(r["generation"], r["candidate"]) for r in decisions})
-        elif known := [
-            _request(r) for r in decisions if (r["generation"], r["candidate"]) not in {(a.generation, a.candidate) for a in asked}
-        ]:
-            asked += course.repeat(known)
-            for request in known:
-                if place is not None and (request.generation, request.candidate) in place:
-                    course.place(request.generation, request.candidate, place[request.generation, request.candidate])
+            past.steps.extend((told, past.scores_taken, True) for told in course.give_up({_key(r) for r in decisions}))
+        elif recorded := [_request(r) for r in decisions if _key(r) not in known]:
+            asked = course.repeat(recorded)
+            past.asked += asked
+            known |= {(r.generation, r.candidate): r for r in [*recorded, *asked[len(recorded) :]]}
+            for key in (_key(r) for r in decisions):
+                if place is not None and key in place:
+                    course.place(*key, place[key])
     take_until(len(scores))
-    recorded = sum(r["type"] == "fitness" and not r["given_up"] for r in log)
-    past.told = steps[recorded:]
-    past.shown = {(r["generation"], r["candidate"]) for r in log if r["type"] == "events" and r["kind"] == EventKind.ONSET}
-    past.pending = [request for request in asked if (request.generation, request.candidate) not in past.shown]
+    said = sum(r["type"] == "fitness" and not r["given_up"] for r in log)
+    past.told = [(told, number) for told, number, given_up in past.steps if not given_up][said:]
+    past.shown = {_key(r) for r in log if r["type"] == "events" and r["kind"] == EventKind.ONSET}
+    past.pending = [request for key, request in known.items() if key not in past.shown]
     for _ in past.shown:
         course.show()
     return past
@@ -126,6 +137,10 @@ def _together(a: dict[str, Any], b: dict[str, Any], steady: bool) -> bool:
     if a["type"] == "fitness":
         return True
     return bool(a["generation"] == b["generation"]) and (not steady or b["probe"] >= 0)
+
+
+def _key(record: Mapping[str, Any]) -> Key:
+    return record["generation"], record["candidate"]
 
 
 def _request(record: dict[str, Any]) -> Request:

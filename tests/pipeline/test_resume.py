@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.soak_resume import KINDS, check, play
+from bench.soak_resume import KINDS, check, play, session_file
 from rtevo.record import LOG, LogWriter, hold, parts, read_log, volume_path
 from rtevo.run import main
 
@@ -35,8 +35,8 @@ def test_a_session_that_is_killed_at_a_random_moment_loses_and_doubles_nothing(t
 def completed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small session."""
     out = tmp_path_factory.mktemp("completed") / "out"
-    options = ("--speed", "max", "--generations", "1", "--population", "3", "--condition", "ratings")
-    subprocess.run([*RUN, "--out", str(out), *options], check=True, capture_output=True, timeout=200)
+    options = ("--generations", "1", "--population", "3", "--condition", "ratings")
+    subprocess.run([*RUN, str(session_file(out.parent, {})), "--out", str(out), *options], check=True, capture_output=True, timeout=200)
     return out
 
 

@@ -1,0 +1,88 @@
+"""A recorded session computed again: the same to the last bit with its own settings, compared with what was recorded with others."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.soak_resume import session_file
+from rtevo.record import LOG, read_log
+from rtevo.run import main
+
+pytestmark = pytest.mark.slow
+RUN = [sys.executable, "-m", "rtevo.run"]
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small session that was interrupted and resumed."""
+    out = tmp_path_factory.mktemp("session") / "out"
+    file = session_file(out.parent, {"probe_every": 3, "condition": "sham"})
+    subprocess.run([*RUN, str(file), "--out", str(out), "--generations", "3"], check=True, capture_output=True, timeout=200)
+    lines = (out / LOG).read_bytes().splitlines(keepends=True)
+    (out / LOG).write_bytes(b"".join(lines[: len(lines) // 2]))
+    subprocess.run([*RUN, "--resume", str(out)], check=True, capture_output=True, timeout=200)
+    return out
+
+
+def test_with_the_same_settings_everything_is_the_same_to_the_last_bit(
+    session: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = tmp_path / "again"
+    assert main(["--rerun", str(session), "--out", str(again)]) == 0
+    printed = capsys.readouterr().out
+    for name in ("trials.tsv", "motion.tsv", "latents.npz"):
+        assert (again / name).read_bytes() == (session / name).read_bytes(), name
+    assert "changed: nothing" in printed
+    assert "scores: identical" in printed
+    asked = np.load(again / "rerun.npz")
+    recorded = np.load(session / "latents.npz")
+    order = np.lexsort((recorded["candidate"], recorded["generation"]))
+    again_order = np.lexsort((asked["candidate"], asked["generation"]))
+    assert asked["latents"][again_order].tobytes() == recorded["latents"][order].tobytes()
+    scores = [
+        [(r["generation"], r["candidate"], r["revision"], r["score"]) for r in read_log(out / LOG) if r["type"] == "scores"]
+        for out in (session, again)
+    ]
+    assert sorted(map(repr, scores[0])) == sorted(map(repr, scores[1]))
+
+
+def test_with_other_settings_what_would_have_been_is_compared(session: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other.toml").write_text('[decoder]\nmethod = "peak"\n')
+    again = tmp_path / "again"
+    options = [str(tmp_path / "other.toml"), "--condition", "brain", "--strategy", "truncation", "--out", str(again)]
+    assert main(["--rerun", str(session), *options]) == 0
+    result = json.loads((again / "rerun.json").read_text())
+    assert {line.partition(":")[0] for line in result["changed"]} == {"[session] condition", "[decoder] method", "[evolution] strategy"}
+    assert result["scores_identical"] is False
+    assert result["latents_identical"] is False
+    assert -1 <= result["rank_correlation"] <= 1
+    with (again / "rerun.tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert len(rows) == result["images"] == 9
+    assert all(abs(float(row["score"])) <= 1 for row in rows if row["score"] != "n/a")  # correlations now
+    with Image.open(again / "rerun.png") as picture:
+        assert picture.size == (1320, 506)
+    trials = [(session / "trials.tsv").read_text().splitlines(), (again / "trials.tsv").read_text().splitlines()]
+    assert len(trials[0]) == len(trials[1])
+
+
+def test_what_cannot_be_computed_again_is_refused_with_the_reason(
+    session: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*options: str) -> str:
+        assert main(["--rerun", str(session), "--out", str(tmp_path / "again"), *options]) == 2
+        assert not (tmp_path / "again").exists()
+        return capsys.readouterr().err
+
+    assert "[evolution] population: expected 3 as in the session that is computed again, got 4" in refused("--population", "4")
+    assert "expected a folder that does not exist yet" in refused("--out", str(tmp_path))
+    assert main(["--rerun", str(tmp_path)]) == 2
+    assert "session.toml" in capsys.readouterr().err
