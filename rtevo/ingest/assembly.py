@@ -339,7 +339,7 @@ class Assembler:
         ):
             self.problems.append(f"{self.series.label}: its volumes are numbered from about {number}; the lowest counts as the first")
             self._first = None
-        if self._first is None or (number < self._first and self._next == 0):
+        if self._first is None or (number < self._first <= number + LARGEST_GAP and self._next == 0):
             self._rebase(number)
         assert self._first is not None
         index = number - self._first

@@ -384,3 +384,19 @@ def test_numbers_that_are_not_filled_count_for_nothing(made: Made, encode: Encod
         groups.FrameContentSequence[0].TemporalPositionIndex = 0
     (part,) = parse_dicom(encode(dataset), "x").parts
     assert part.numbers == {"instance": 2}
+
+
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_a_number_that_cannot_be_right_makes_no_endless_gap(damaged: int, make: type[Made], encode: Encode) -> None:
+    dataset = make().enhanced([0, 1], "Philips")
+    slices = dataset.NumberOfFrames // 2
+    for frame in dataset.PerFrameFunctionalGroupsSequence[slices * damaged : slices * (damaged + 1)]:
+        frame.FrameContentSequence[0].TemporalPositionIndex = 4_000_000_000
+    selection = Selection(None, patience_s=1.0, first=1)
+    file = parse_dicom(encode(dataset), "x")
+    for part in file.parts:
+        selection.add(file, part, 0, 0.0, "x")
+    selection.settle(10.0, final=True)
+    [stream] = selection.streams.values()
+    assert len(stream.assembler.advance(10.0, final=True)) <= 2
+    assert stream.assembler.problems
