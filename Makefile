@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SESSION ?=
-WORKERS ?= 2
+WORKERS ?= 3
 
 .PHONY: run test bench lint psychopy clean
 

@@ -96,7 +96,8 @@ def test_the_operator_is_told(caplog: pytest.LogCaptureFixture) -> None:
     second, speed = 1_000_000_000, 2.0
     clock = SimpleNamespace(lock_step=False, session_ns=lambda mono_ns: round(mono_ns * speed))
     config = SimpleNamespace(session=SimpleNamespace(speed=speed))
-    context = SimpleNamespace(clock=clock, plan=SimpleNamespace(tr_s=1.0), config=config, log=logging.getLogger("rtevo.test"))
+    plan = SimpleNamespace(tr_s=1.0, first_volume=0)
+    context = SimpleNamespace(clock=clock, plan=plan, config=config, log=logging.getLogger("rtevo.test"))
     looks = Reconcile(context)  # type: ignore[arg-type]
     for k in range(1, 8):
         if k != 4:

@@ -225,10 +225,10 @@ def test_threads_are_set(tiny: Path) -> None:
 def test_pictures_follow_their_embeddings(tiny: Path) -> None:
     """The built-in model serves to show evolution: colour and layout must vary with the embedding, strongly and smoothly."""
     rng = np.random.default_rng(1)
-    some = rng.standard_normal((24, 64))
+    some = rng.standard_normal((12, 64))
     near = (some + 0.25 * rng.standard_normal(some.shape)) / np.hypot(1, 0.25)
-    seeds = rng.integers(0, 1 << 60, (3, 24))
-    with load(GeneratorSettings(tiny, steps=10, device="cpu", batch=12)) as generator:
+    seeds = rng.integers(0, 1 << 60, (3, 12))
+    with load(GeneratorSettings(tiny, steps=5, device="cpu", batch=6)) as generator:
         first = list(generator.paint(some, seeds[0]))
         a = coarse(np.stack([painted.pixels for painted in first]))
         b = coarse(pixels(generator, near, seeds[1]))

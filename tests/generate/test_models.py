@@ -50,7 +50,7 @@ def test_kandinsky_is_checked_like_the_others(folders: dict[str, Path], tmp_path
     said: list[str] = []
     report = check(GeneratorSettings(steps=2, device="cpu"), folders["kandinsky"], said.append)  # its own scheduler draws noise
     assert "movq:" in " ".join(said)
-    assert report.change > 1
+    assert report.trial.change > 1
     with pytest.raises(ConfigError, match="noise_level: expected below 1 for this model"):
         load(GeneratorSettings(folders["kandinsky"], noise_level=1))
     with pytest.raises(

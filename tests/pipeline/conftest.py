@@ -42,7 +42,7 @@ def command(out: Path, *options: str) -> list[str]:
 def quickly(options: tuple[str, ...], folder: Path) -> tuple[str, ...]:
     """Add `QUICK` to the session file among the options, or write one."""
     given = next((option for option in options if option.endswith(".toml")), None)
-    file = Path(given) if given else folder / "quick.toml"
+    file = folder / (given or "quick.toml")
     text = file.read_text(encoding="utf-8") if given else ""
     for section, keys in QUICK.items():
         if keys not in text:

@@ -16,7 +16,7 @@ from bench.soak_resume import session_file
 from rtevo.record import LOG, read_log
 from rtevo.run import main
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("rerun")]  # one session for all
 RUN = [sys.executable, "-m", "rtevo.run"]
 
 

@@ -19,10 +19,11 @@ from rtevo.record import LOG, LogWriter, hold, parts, read_log, volume_path
 from rtevo.run import main
 
 pytestmark = pytest.mark.slow
+USES_COMPLETED = pytest.mark.xdist_group("completed")  # one session for all
 RUN = [sys.executable, "-m", "rtevo.run"]
 
 
-@pytest.mark.parametrize("kind", [0, 1, 5])
+@pytest.mark.parametrize("kind", [1, 5])
 def test_a_session_that_is_killed_at_a_random_moment_loses_and_doubles_nothing(tmp_path: Path, kind: int) -> None:
     """One kill each; bench.soak_resume does the same a hundred times."""
     outcome = play(0, KINDS[kind], 1, np.random.default_rng([7, kind]), tmp_path)
@@ -54,6 +55,7 @@ def cut(completed: Path, tmp_path: Path) -> Callable[[float, bytes], Path]:
     return make
 
 
+@USES_COMPLETED
 def test_a_power_cut_within_a_record_loses_that_record(cut: Callable[..., Path]) -> None:
     out = cut(0.6, b'deadbeef {"seq": 9')
     before = (out / LOG).read_bytes().removesuffix(b'deadbeef {"seq": 9')
@@ -78,6 +80,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return run
 
 
+@USES_COMPLETED
 def test_what_cannot_be_resumed_is_refused_with_the_reason(
     completed: Path, cut: Callable[..., Path], refused: Callable[..., str], tmp_path: Path
 ) -> None:

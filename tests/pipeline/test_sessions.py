@@ -49,9 +49,18 @@ def published(out: Path) -> dict[tuple[int, int], list[dict[str, float]]]:
     return said
 
 
-def test_a_session_runs_leaves_everything_and_repeats_itself(session: Callable[..., object]) -> None:
-    first, second = session(*SMALL, name="first"), session(*SMALL, name="second")
+def test_a_session_runs_leaves_everything_and_repeats_itself_on_any_number_of_devices(
+    session: Callable[..., object], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("session") / "two.toml"
+    file.write_text('[generator]\ndevices = ["cpu", "cpu"]\n')
+    first, second = session(*SMALL, name="first"), session(str(file), *SMALL, name="second")
     assert (first.returncode, second.returncode) == (0, 0), first.printed + second.printed
+    pictures = sorted((first.out / "images").rglob("*.png"))
+    assert len({picture.read_bytes() for picture in pictures}) == 6
+    for picture in pictures:
+        assert picture.read_bytes() == (second.out / picture.relative_to(first.out)).read_bytes()
+    assert first.summary["warnings"] == second.summary["warnings"] == []
     for name in ("trials.tsv", "motion.tsv", "hidden_truth.tsv"):
         assert (first.out / name).read_bytes() == (second.out / name).read_bytes(), name
     for left, right in zip(np.load(first.out / "latents.npz").values(), np.load(second.out / "latents.npz").values(), strict=True):
@@ -209,23 +218,3 @@ def test_a_blinded_session_is_yoked_and_nobody_sees_it_before_its_end(session: C
     refused = session(str(tmp_path / "session.toml"), *SMALL, name="refused")
     assert refused.returncode == 2
     assert "expected a line for participant 'sim', session '01'" in refused.printed
-
-
-def test_nothing_depends_on_the_number_of_devices(session: Callable[..., object], tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder, done = tmp_path_factory.mktemp("session"), []
-    for name, devices in (("one", '["cpu"]'), ("two", '["cpu", "cpu"]')):
-        file = folder / f"{name}.toml"
-        file.write_text(f"[generator]\ndevices = {devices}\n")
-        done.append(session(str(file), *SMALL, name=name))
-        assert done[-1].returncode == 0, done[-1].printed
-        assert done[-1].summary["images"]["shown"] == 6
-        assert done[-1].summary["warnings"] == []
-    one, two = done
-    for name in ("trials.tsv", "motion.tsv", "hidden_truth.tsv"):
-        assert (one.out / name).read_bytes() == (two.out / name).read_bytes(), name
-    for left, right in zip(np.load(one.out / "latents.npz").values(), np.load(two.out / "latents.npz").values(), strict=True):
-        np.testing.assert_array_equal(left, right)
-    pictures = sorted((one.out / "images").rglob("*.png"))
-    assert len({picture.read_bytes() for picture in pictures}) == 6
-    for picture in pictures:
-        assert picture.read_bytes() == (two.out / picture.relative_to(one.out)).read_bytes()

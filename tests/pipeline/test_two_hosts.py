@@ -22,6 +22,8 @@ import pytest
 from rtevo.record import read_log
 from rtevo.records import EventKind
 
+from .conftest import quickly
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIMIT_S = 200.0
 SUPPORT, STIMULUS = "10.213.55.1", "10.213.55.2"
@@ -92,6 +94,7 @@ def begin(hosts: Hosts, folder: Path, *options: str) -> tuple[subprocess.Popen[s
     there = folder / "stimulus"
     there.mkdir()
     (folder / "rehearsal.toml").write_text(session)
+    quickly(("rehearsal.toml",), folder)
     subprocess.run(readme("support computer", "rtevo.bridge"), check=True, cwd=folder, capture_output=True)
     (folder / "keys/presenter.json").rename(there / "presenter.json")
     support = hosts.start(SUPPORT, [*readme("support computer", "rtevo.run"), "--out", "out", *options], folder)
