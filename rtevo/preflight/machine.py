@@ -15,7 +15,7 @@ from rtevo import prepare
 from rtevo.errors import ConfigError, RingError
 from rtevo.preflight.findings import Finding, Known, megabytes
 
-__all__ = ["disk", "leftovers", "shared_memory"]
+__all__ = ["console", "disk", "leftovers", "shared_memory"]
 
 WRITES_S = 2.0  # longest test of the disk
 SPARE = 2.0  # so many times what is needed should be free
@@ -43,6 +43,14 @@ def leftovers(known: Known) -> Iterator[Finding]:
         yield Finding("leftovers", "warn", f"{what}; {len(unknown)} rings of other users or versions", to_do)
     else:
         yield Finding("leftovers", "pass", what)
+
+
+def console(known: Known) -> Iterator[Finding]:
+    """Whether the operator's page can be served, where the session has one."""
+    token = prepare.check_console(known.config)
+    if known.config.console.port:
+        reached = "other computers reach it by a token that the session prints" if token else "from this computer only"
+        yield Finding("console", "pass", f"can be served at {known.config.console.address}:{known.config.console.port}, {reached}")
 
 
 def disk(known: Known) -> Iterator[Finding]:

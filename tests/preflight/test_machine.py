@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -51,6 +53,21 @@ def test_nothing_is_left_and_what_is_left_is_removed(
     (found,) = machine.leftovers(known())
     assert (found.verdict, found.found) == ("pass", "removed 1 left by killed sessions")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_page_can_be_served_or_the_reason_is_told(known: Make) -> None:
+    assert list(machine.console(known())) == []
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        session = known({"console": {"port": port}})
+        if importlib.util.find_spec("nicegui") is None:
+            with pytest.raises(ConfigError, match="needs the package nicegui"):
+                list(machine.console(session))
+            return
+        with pytest.raises(ConfigError, match=rf"\[console\] port: 127\.0\.0\.1:{port} cannot be listened at"):
+            list(machine.console(session))
+    (found,) = machine.console(session)
+    assert (found.verdict, found.found) == ("pass", f"can be served at 127.0.0.1:{port}, from this computer only")
 
 
 def test_sessions_that_run_are_named(known: Make, alone: Callable[..., None]) -> None:
