@@ -67,6 +67,14 @@ class Watched:
             assert time.monotonic() < deadline, "never happened"
             self.page.wait_for_timeout(50)
 
+    def reloaded(self) -> bool:
+        """Load the page again; False where nobody serves it yet."""
+        try:
+            self.page.reload(timeout=LONG_MS)
+        except api.Error:
+            return False
+        return True
+
     def records(self, kind: str) -> list[dict[str, Any]]:
         return [record for record in read_log(self.out / "record.jsonl") if record["type"] == kind]
 
@@ -163,12 +171,13 @@ def test_a_pause_comes_between_trials_and_ends(watched: Watched) -> None:
     assert [record["action"] for record in watched.records("operator")][-2:] == ["pause", "resume"]
 
 
-def test_the_session_goes_on_when_the_console_is_killed_and_the_page_returns(watched: Watched) -> None:
+def test_the_session_goes_on_when_the_console_is_killed_and_the_page_knows_everything_again(watched: Watched) -> None:
     log = (watched.out / "session.log").read_text()
     os.kill(int(re.findall(r"stage console is process (\d+)", log)[-1]), signal.SIGKILL)
     watched.until(lambda: watched.records("warning"))
     events = len(watched.records("events"))
     watched.until(lambda: len(watched.records("events")) > events + 2)
+    watched.until(watched.reloaded)
     watched.page.locator(".log", has_text="console was killed by signal 9 (SIGKILL) and was started again").wait_for(timeout=LONG_MS)
     watched.state("Running")
     watched.page.locator(".log", has_text="the hand moved").wait_for(timeout=LONG_MS)  # it knows everything again
