@@ -87,6 +87,7 @@ def _pulses(display: Display, settings: PresentationSettings, say: Callable[[str
         while len(times) < PULSES and not display.due(until) and not any(press.key == ESCAPE for press in presses):
             presses = display.wait(until)
             times += [press.t_ns for press in presses if press.key == settings.trigger_key] if port is None else port.take()
+    times = times[:PULSES]  # two may have come at once
     gaps = [b - a for a, b in pairwise(times)]
     report = {"source": settings.trigger, "pulses": len(times)}
     if len(gaps) > 1:

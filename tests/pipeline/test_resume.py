@@ -23,7 +23,7 @@ USES_COMPLETED = pytest.mark.xdist_group("completed")  # one session for all
 RUN = [sys.executable, "-m", "rtevo.run"]
 
 
-@pytest.mark.parametrize("kind", [1, 5])
+@pytest.mark.parametrize("kind", [0, 1, 5])
 def test_a_session_that_is_killed_at_a_random_moment_loses_and_doubles_nothing(tmp_path: Path, kind: int) -> None:
     """One kill each; bench.soak_resume does the same a hundred times."""
     outcome = play(0, KINDS[kind], 1, np.random.default_rng([7, kind]), tmp_path)
