@@ -26,20 +26,27 @@ from numpy.typing import NDArray
 
 from rtevo import __version__
 from rtevo.errors import DataError, RtevoError
-from rtevo.record import compact, finalise, image_path, read_log, volume_path
-from rtevo.records import MOTION_COLUMNS, VolumeFlag
+from rtevo.record import compact, finalise, image_path, parts, read_log, volume_path
+from rtevo.records import MOTION_COLUMNS, EventKind, VolumeFlag
 
 __all__ = ["export", "main"]
 
 TASK = "rtevo"
 BIDS_VERSION = "1.10.0"
-_TRIAL_COLUMNS = ("onset_error", "dropped_frames", "rating", "response_time", "score", "score_se", "volumes_used", "fitness")
+_OPTIONAL_COLUMNS = ("note", "onset_error", "dropped_frames", "rating", "response_time", "score", "score_se", "volumes_used", "fitness")
 
 _EVENTS = {
     "onset": {"Description": "Flip at which the image appeared, from the start of the first volume.", "Units": "s"},
     "duration": {"Description": "Time until the flip that took the image away.", "Units": "s"},
-    "trial_type": {"Description": "What was shown.", "Levels": {"image": "an evolved image"}},
+    "trial_type": {
+        "Description": "What was shown, or noted.",
+        "Levels": {"image": "an evolved image", "mark": "the operator marked this moment, see note"},
+    },
     "stim_file": {"Description": "The image, in stimuli/."},
+    "note": {
+        "Description": "What the operator wrote about a moment. Marks made while the scanner did not run have the onset of the last volume "
+        "before, or of the first one of a run that goes on after an interruption."
+    },
     "generation": {"Description": "Generation that the image belongs to, 0 = first."},
     "candidate": {"Description": "Number of the image in its generation."},
     "onset_error": {"Description": "Bound of the onset's error that the stimulus computer's clock adds.", "Units": "s"},
@@ -192,9 +199,26 @@ def _acquisition(run: _Run) -> dict[str, Any]:
     return found
 
 
-def _events(run: _Run) -> None:
-    """One row per image that was shown, and the images."""
+def _marks(run: _Run) -> list[dict[str, Any]]:
+    """One row per mark of the operator's, on the scanner's clock, which counts the parts of a session through."""
     rows = []
+    for part in parts(run.log):
+        trigger_ns = next((r["t_ns"] for r in part if r["type"] == "events" and r["kind"] == EventKind.TRIGGER), None)
+        first = part[0].get("first_volume", 0)
+        last = max((r["index"] for r in part if r["type"] == "volumes"), default=first)
+        for record in part:
+            if record["type"] == "operator" and record["action"] == "mark":
+                since_ns = 0 if trigger_ns is None else record["t_ns"] - trigger_ns
+                onset_s = min(first * run.start["tr_s"] + since_ns / 1e9, last * run.start["tr_s"])
+                onset_s = max(onset_s, first * run.start["tr_s"]) if first else onset_s
+                note = " ".join(record["text"].split()) or "n/a"
+                rows.append({"onset": round(onset_s, 6), "duration": 0, "trial_type": "mark", "note": note})
+    return rows
+
+
+def _events(run: _Run) -> None:
+    """One row per image that was shown, and the images; one per mark of the operator's."""
+    rows = _marks(run)
     for trial in run.trials:
         if trial["onset"] == "n/a":
             continue
@@ -204,7 +228,8 @@ def _events(run: _Run) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
         rows.append({**trial, "trial_type": "image", "stim_file": stimulus})
-    columns = [name for name in _EVENTS if name not in _TRIAL_COLUMNS or any(row.get(name, "n/a") != "n/a" for row in rows)]
+    rows.sort(key=lambda row: float(row["onset"]))
+    columns = [name for name in _EVENTS if name not in _OPTIONAL_COLUMNS or any(row.get(name, "n/a") != "n/a" for row in rows)]
     _tsv(run.bids / f"{run.prefix}_events.tsv", columns, rows)
     presentation = {"StimulusPresentation": {"SoftwareName": "PsychoPy (rtevo presenter)", "SoftwareVersion": run.start["rtevo"]}}
     _json(run.bids / f"{run.prefix}_events.json", {**{name: _EVENTS[name] for name in columns}, **presentation})
@@ -273,9 +298,9 @@ Participants looked at images that an image model painted while they lay in the 
 volumes arrived, and evolution in the model's latent space drove the next images towards what the brain responded to (software: rtevo).
 
 `events.tsv` has a row for each image: onset on the scanner's clock, the image (`stimuli/`), and its score and fitness as they were known
-during the session. Voxels of a volume that never arrived are NaN; the sidecar's `MissingVolumes` lists them. `derivatives/rtevo` holds
-what was computed during the session: motion, scores with standard errors, latents, the decoder, all settings and versions, and the
-complete event log.
+during the session; and one for each moment that the operator marked, with a note. Voxels of a volume that never arrived are NaN; the
+sidecar's `MissingVolumes` lists them. `derivatives/rtevo` holds what was computed during the session: motion, scores with standard errors,
+latents, the decoder, all settings and versions, and the complete event log.
 """
 
 

@@ -17,7 +17,7 @@ from rtevo.config import Config, build, dump
 from rtevo.errors import DataError
 from rtevo.export import export, main
 from rtevo.record import LogWriter, Recorder, compact
-from rtevo.records import EventKind, VolumeFlag
+from rtevo.records import EventKind, MessageKind, VolumeFlag
 
 SHAPE = (4, 3, 2)
 AFFINE = np.array([[-3.0, 0, 0, 5], [0, 3, 0.1, -7], [0, -0.1, 3.5, 11], [0, 0, 0, 1]])
@@ -39,7 +39,9 @@ def config(**session: Any) -> Config:
 def recorded(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a session of five volumes (one lost) and two pictures (one never shown)."""
 
-    def write(name: str = "out", scale: float = 1.0, save_raw: bool = True, acquisition: Any = None, **session: Any) -> Path:
+    def write(
+        name: str = "out", scale: float = 1.0, save_raw: bool = True, acquisition: Any = None, marks: Any = (), **session: Any
+    ) -> Path:
         out = tmp_path / name
         out.mkdir()
         (out / "session.toml").write_text(dump(config(**session)), encoding="utf-8")
@@ -62,6 +64,9 @@ def recorded(tmp_path: Path) -> Callable[..., Path]:
         for kind, t_s in ((EventKind.ONSET, 12.5), (EventKind.OFFSET, 15.5)):
             recorder.take("events", slot(records.event_dtype(), kind=kind, **shown, t_ns=int(t_s * SECOND_NS)))
         recorder.take("scores", slot(records.score_dtype(), **shown, score=0.25, score_se=0.5))
+        for t_s, text in marks:
+            told = {"kind": MessageKind.OPERATOR, "action": b"mark", "text": text.encode(), "t_ns": int(t_s * SECOND_NS)}
+            recorder.take("messages", slot(records.message_dtype(), **told))
         recorder.log.close()
         return out
 
@@ -114,6 +119,43 @@ def test_events_count_from_the_first_volume_and_name_their_picture(recorded: Cal
     motion = table(next((bids / "derivatives" / "rtevo").rglob("*_timeseries.tsv")))
     assert [r["missing"] for r in motion] == ["0", "0", "0", "1", "0"]
     assert motion[2]["trans_x"] == "0.2"
+
+
+def events(path: Path) -> list[dict[str, str]]:
+    return table(path.with_name(path.name.replace("bold.nii.gz", "events.tsv")))
+
+
+def test_what_the_operator_marked_is_an_event_with_its_note(recorded: Callable[..., Path], tmp_path: Path) -> None:
+    marks = [(17.25, "coughed,\ttwice\n"), (9.0, "bell"), (14, ""), (99, "the scanner has stopped")]
+    found = events(export(recorded(marks=marks), tmp_path / "bids"))
+    assert [(row["onset"], row["duration"], row["trial_type"], row["note"]) for row in found] == [
+        ("-1.0", "0", "mark", "bell"),
+        ("2.5", "3.0", "image", "n/a"),
+        ("4.0", "0", "mark", "n/a"),
+        ("7.25", "0", "mark", "coughed, twice"),
+        ("8.0", "0", "mark", "the scanner has stopped"),  # the last volume's
+    ]
+    assert found[0]["stim_file"] == found[0]["score"] == "n/a"
+
+
+def test_marks_of_a_session_that_went_on_are_in_their_own_part(recorded: Callable[..., Path], tmp_path: Path) -> None:
+    out = recorded(marks=[(17.25, "before")])
+    with LogWriter(out / "record.jsonl") as log:
+        log.append("start", {"rtevo": "1.2", "tr_s": 2.0, "shape": list(SHAPE), "affine": AFFINE.tolist(), "first_volume": 5})
+        mark = {"action": "mark", "stage": ""}
+        log.append("operator", {**mark, "t_ns": 2 * SECOND_NS, "text": "between"})
+        log.append("events", {"kind": int(EventKind.TRIGGER), "t_ns": 4 * SECOND_NS})
+        log.append("operator", {**mark, "t_ns": 5 * SECOND_NS, "text": "after"})
+    recorder = Recorder(out, AFFINE, True)
+    for index in (5, 6):
+        fields = {"index": index, "closed_ns": index, "ingested_ns": index}
+        recorder.take("volumes", slot(records.volume_dtype(SHAPE), **fields, acquisition=b""))
+        recorder.take("aligned", slot(records.aligned_dtype(), **fields))
+    recorder.log.close()
+    found = events(export(out, tmp_path / "bids"))
+    assert [(row["onset"], row["note"]) for row in found if row["trial_type"] == "mark"] == [
+        ("7.25", "before"), ("10.0", "between"), ("11.0", "after")
+    ]  # fmt: skip
 
 
 def test_runs_are_added_and_never_overwritten(recorded: Callable[..., Path], tmp_path: Path) -> None:

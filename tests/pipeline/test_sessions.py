@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from rtevo import export
-from rtevo.record import image_path, read_log
+from rtevo.record import LOG, LogWriter, image_path, read_log
 from rtevo.record.__main__ import main as record_command
 from rtevo.report.__main__ import main as report
 from rtevo.stages.evolution import scramble
@@ -159,8 +159,11 @@ def test_post_encodings_and_saved_volumes(session: Callable[..., object], tmp_pa
 
 
 def assert_valid_bids(out: Path, bids: Path, vendor: str) -> None:
-    """Export a session; the data set and its derivatives must pass the validator without an error."""
+    """Export a session, with a note of the operator's; the data set and its derivatives must pass the validator without an error."""
+    with LogWriter(out / LOG) as log:
+        log.append("operator", {"action": "mark", "text": "has coughed", "stage": "", "t_ns": 5_000_000_000})
     assert export.main([str(out), str(bids)]) == 0
+    assert "\tmark\tn/a\t" in next(bids.rglob("*_events.tsv")).read_text(encoding="utf-8")
     sidecar = json.loads(next(bids.rglob("*_bold.json")).read_text(encoding="utf-8"))
     assert sidecar["Manufacturer"] == vendor
     assert ("SliceTiming" in sidecar) == (vendor == "Siemens")  # Philips writes no times of slices
