@@ -200,6 +200,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         raise ConfigError(f"--resume {options.resume}: takes everything from the session's own folder, expected no other option or file")
     from rtevo.resume import resume
 
+    print(f"rtevo: reading {options.resume}", file=sys.stderr)
     plan, words = resume(options.resume, options.rebaseline)
     print(f"rtevo: taking up {plan.out}, part {plan.part + 1}, from {words}", file=sys.stderr)
     return plan

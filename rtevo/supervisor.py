@@ -38,6 +38,7 @@ CAUSE_S = 1.5  # for finding out who died first
 GRACE_S = 2.0  # for saving and leaving, after a failure
 START_S = 900.0  # for becoming ready: the first start compiles kernels and loads and compiles models
 PART_S = 5.0  # for an observer to say goodbye
+AGAIN_S = 30.0  # for one that is just being started again to come so far: somebody waits for its page
 ORDER = ("scanner", "presenter")
 OPERATOR = {"start": ("waiting", 0), "pause": ("pause", 1), "resume": ("pause", 0), "stop": ("end", 1), "mark": None}  # shared words
 PRELOADED = [f"rtevo.{name}" for name in ("bridge", "decode", "ingest", "kernels", "realign", "record", "simulate", "stages.evolve")]
@@ -52,6 +53,7 @@ class _Child:
     process: BaseProcess
     pipe: Connection
     ready: dict[str, Any] | None = None
+    doing: str = ""  # how far it is on the way to that
     done: bool = False
     progress: dict[str, tuple[int, float]] = field(default_factory=dict)
 
@@ -130,14 +132,17 @@ class Supervisor:
         finally:
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
-        deadline = time.monotonic() + START_S
-        while waiting := [c.stage.name for c in self.children.values() if c.ready is None and not c.done]:
-            self.on_progress(f"waiting for {', '.join(waiting)}")
+        doing, deadline = "", 0.0
+        while waiting := [c for c in self.children.values() if c.ready is None and not c.done]:
+            now = ", ".join(c.stage.name + f" ({c.doing})" * bool(c.doing) for c in waiting)
+            if now != doing:
+                doing, deadline = now, time.monotonic() + START_S
+            self.on_progress(f"waiting for {doing}")
             self.pump(0.2)
             if self.clock.get("end"):
                 raise KeyboardInterrupt
             if time.monotonic() > deadline:
-                raise StageError(waiting[0], f"was not ready within {START_S:g} s")
+                raise StageError(waiting[0].stage.name, f"was not ready within {START_S:g} s")
         self._wait_for_operator()
         self.clock.start()
         self._told = {key: value for child in self.children.values() for key, value in (child.ready or {}).items()}
@@ -189,9 +194,11 @@ class Supervisor:
                     on_tick()
         stopped = self.clock.get("end")
         self.clock.set("over", 2 if stopped else 1)
-        deadline = time.monotonic() + PART_S
-        while any(not c.done for c in self.children.values()) and time.monotonic() < deadline:
+        latest, deadline = time.monotonic() + AGAIN_S, time.monotonic() + PART_S
+        while (left := [c for c in self.children.values() if not c.done]) and time.monotonic() < deadline:
             self.pump(0.05)
+            if any(c.ready is None for c in left):
+                deadline = min(time.monotonic(), latest) + PART_S
         return "stopped" if stopped else "completed"
 
     def pump(self, timeout_s: float) -> None:
@@ -256,6 +263,8 @@ class Supervisor:
                     child.ready = message["payload"]
                     if self._told is not None:  # started again
                         child.pipe.send_bytes(json.dumps(self._told).encode())
+                elif message["kind"] == "progress":
+                    child.doing = message["text"]
                 elif message["kind"] == "log":
                     if message["level"] in ("WARNING", "ERROR"):
                         self._warn(message["text"], child.stage.name, message["level"])

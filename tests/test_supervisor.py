@@ -61,6 +61,40 @@ def test_the_stage_that_died_is_named_not_those_that_lost_it(watched: Any, monke
 
 
 @pytest.fixture
+def starting(watched: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A supervisor whose one stage says, every 600 s, how far it is; it is ready with the last word."""
+    supervisor, now = watched
+    child, printed = supervisor.children["decode"], []
+    words: list[str] = []
+
+    def pump(timeout_s: float) -> None:
+        now.s += 600
+        child.doing = words.pop(0)
+        child.ready = None if words else {}
+
+    monkeypatch.setattr(module, "stages_of", lambda plan: [])
+    monkeypatch.setattr(supervisor, "pump", pump)
+    child.pipe = SimpleNamespace(send_bytes=lambda text: None)
+    supervisor.clock = SimpleNamespace(get=lambda word: 0, set=lambda *word: None, start=lambda: None)
+    supervisor.on_progress = printed.append
+    return supervisor, words, printed
+
+
+def test_a_start_may_take_long_while_it_comes_on(starting: Any) -> None:
+    supervisor, words, printed = starting
+    words += [f"{k} of 4000 volumes" for k in (1000, 2000, 3000, 4000)]
+    supervisor.start()
+    assert printed == [f"waiting for decode{done}" for done in ("", *(f" ({k} of 4000 volumes)" for k in (1000, 2000, 3000)))]
+
+
+def test_a_start_that_does_not_come_on_has_failed(starting: Any) -> None:
+    supervisor, words, _ = starting
+    words += ["", "", ""]
+    with pytest.raises(StageError, match="stage 'decode' failed: was not ready within 900 s"):
+        supervisor.start()
+
+
+@pytest.fixture
 def operated() -> Any:
     """A supervisor with plain shared words, and what it has said."""
     said: list[tuple[str, str, str]] = []

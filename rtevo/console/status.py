@@ -13,8 +13,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rtevo.record import earlier
 from rtevo.records import EventKind, VolumeFlag
 from rtevo.shm import Ring, RingClosed, RingOverrun
+from rtevo.stages.context import OBSERVERS
 from rtevo.stages.evolution import course_settings
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ FD_LIMIT_MM = 0.5
 class Status:
     """The running status line; a context manager.
 
-    It observes rings and can hold up none of them. Without a terminal it prints a plain line every 10 s.
+    It observes rings and can hold up none of them, and counts on from where a session was interrupted. Without a terminal it prints a
+    plain line every 10 s.
 
     Parameters
     ----------
@@ -50,6 +53,10 @@ class Status:
         self._blinded = plan.config.session.condition == "blinded"
         self._due: float | None = None
         self._printed = 0.0
+        for record in earlier(plan.out, plan.part):
+            if record["type"] in OBSERVERS["status"]:
+                self._take(record["type"], record)
+        self._due = None
         self._log = (plan.out / "session.log").open("a", encoding="utf-8", buffering=1)
         self._live = Live(console=self.console, refresh_per_second=4, transient=True, auto_refresh=False)
 
@@ -87,7 +94,7 @@ class Status:
 
     def watch(self, rings: dict[str, Ring], clock: Clock) -> None:
         """Begin to follow a session's rings."""
-        from rtevo.stages import OBSERVERS, ring_name
+        from rtevo.stages import ring_name
 
         self._clock, self._all = clock, rings
         self._rings = {name: Ring.attach(ring_name(self.plan.name, name), reader="status") for name in OBSERVERS["status"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -42,6 +43,7 @@ InputT = TypeVar("InputT", bound="Ring | Turns")
 
 WAIT_S = 0.1  # how often a waiting stage looks at the shared words
 LOST_S = 0.02  # pause where a ring's writer is dead
+PROGRESS_S = 0.5  # how often a stage says how far it is
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ class Context:
     stage : str
     plan : Plan
     pipe : Connection
-        Control messages (JSON): ready, log, done, error out; go in. Its end tells that the supervisor is gone.
+        Control messages (JSON): progress, ready, log, done, error out; go in. Its end tells that the supervisor is gone.
     """
 
     def __init__(self, stage: str, plan: Plan, pipe: Connection) -> None:
@@ -203,6 +205,7 @@ class Context:
         self.config = plan.config
         self._lock, self._go = threading.Lock(), threading.Event()
         self._told: dict[str, Any] = {}
+        self._progress_s = -math.inf
         self._stack = ExitStack()
         self.clock = self._stack.enter_context(Clock(plan.runtime / "clock"))
         self.log = logging.getLogger("rtevo")
@@ -226,6 +229,12 @@ class Context:
     def ready(self, **payload: Any) -> None:
         """Say that this stage is warm; the payload reaches every stage that waits for go."""
         self.tell("ready", payload=payload)
+
+    def progress(self, text: str) -> None:
+        """Say how far becoming ready has come: what takes long is not taken for a stage that hangs."""
+        if time.monotonic() > self._progress_s + PROGRESS_S:
+            self._progress_s = time.monotonic()
+            self.tell("progress", text=text)
 
     def wait_for_go(self) -> dict[str, Any]:
         """Wait until every stage is ready; give what all of them told. Empty where the session ends before."""

@@ -50,14 +50,16 @@ class _Decode:
         from rtevo.record import earlier
         from rtevo.stages.decoding import Again
 
-        plan, log = self.context.plan, self.context.log
+        context, plan = self.context, self.context.plan
         past = earlier(plan.out, plan.part)
         begun = max((k for k, r in enumerate(past) if r["type"] == "start" and r.get("decoder_state") == "rebaselined"), default=0)
         known = {(r["generation"], r["candidate"], r["revision"]) for r in past if r["type"] == "scores"}
         aligned = {r["index"] for r in past if r["type"] == "aligned"}
         again = Again(plan.out, past[begun:], self._make, kept=True)
-        log.info("decode: taking up the decoder from %d recorded volumes", again.volumes)
-        for record, volume, scores, reliability in again:
+        volumes = again.volumes
+        context.log.info("decode: taking up the decoder from %d recorded volumes", volumes)
+        for done, (record, volume, scores, reliability) in enumerate(again):
+            context.progress(f"{done} of {volumes} recorded volumes taken up")
             if volume is not None and volume.index not in aligned:
                 self.publish_aligned(volume, record)
             self.publish_scores([s for s in scores if (*s.key, s.revision) not in known], reliability)

@@ -1,0 +1,42 @@
+"""The line in the terminal, from made-up logs."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from rtevo.config import build
+from rtevo.console import Status
+from rtevo.record import LOG, LogWriter
+from rtevo.records import EventKind
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path) -> Any:
+    """A session of which four of six images were shown, taken up for the first time."""
+    with LogWriter(tmp_path / LOG) as log:
+        log.append("start", {"tr_s": 1.0})
+        for number in range(4):
+            key = {"generation": number // 3, "candidate": number % 3}
+            log.append("events", {"kind": int(EventKind.ONSET), "t_ns": 0, **key})
+            log.append("fitness", {**key, "fitness": float(number)})
+        motion = {"index": 99, "flags": 0, "framewise_displacement_mm": 0.25, "closed_ns": 0, "aligned_ns": 20_000_000}
+        log.append("aligned", motion)
+        log.append("start", {"tr_s": 1.0, "first_volume": 100})
+    config = build({"evolution": {"generations": 2, "population": 3}})
+    return SimpleNamespace(out=tmp_path, part=1, tr_s=1.0, config=config)
+
+
+def test_a_session_that_is_taken_up_counts_on(interrupted: Any) -> None:
+    with Status(interrupted, Console(file=io.StringIO())) as status:
+        shown = {label: value for label, value, _ in status._cells()}
+    assert shown["images"] == "4/6"
+    assert shown["generation"] == "2/2"
+    assert shown["fitness"] == "+1.00 +3.00"
+    assert shown["volume"] == "99 (TR 1 s)"
+    assert "next image due in" not in shown  # nothing is on the screen yet
