@@ -16,6 +16,18 @@ __all__ = ["Page"]
 
 REFRESH_S = 0.5
 STYLE = Path(__file__).with_name("style.css")
+# a page that lost its server looks for it every second, and is loaded again once that answers: there is no way back from an error page
+COME_BACK = """
+    socket.io.reconnectionDelay(500);
+    socket.io.reconnectionDelayMax(1000);
+    socket.off("connect_error");
+    socket.on("connect_error", async (error) => {
+        if (error.message !== "Implicit handshake failed") return;  // no server there: it is tried again
+        while (!(await fetch("alive", {cache: "no-store"}).catch(() => ({}))).ok)
+            await new Promise((then) => setTimeout(then, 500));
+        location.reload();
+    });
+"""
 NOTES = ("moved", "talked", "coughed", "pressed the bell", "eyes closed", "scanner stopped")
 
 
@@ -47,6 +59,7 @@ class Page:
         self._make_dialogs()
         ui.keyboard(on_key=self._key, repeating=False)
         ui.timer(REFRESH_S, self.tick)
+        ui.run_javascript(COME_BACK)
         self.draw()
 
     # --- parts ----------------------------------------------------------------------------------------------------------------------

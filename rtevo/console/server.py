@@ -63,6 +63,10 @@ def _application(desk: Desk, looking: dict[str, Page]) -> Guard:
             return Response(status_code=404)
         return Response(found, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
+    @application.get("/alive", status_code=204)
+    def alive() -> None:
+        """Answer a page that looks for its server."""
+
     @ui.page("/")
     def page(client: Client) -> None:
         looking[client.id] = Page(desk)
@@ -77,6 +81,7 @@ def _application(desk: Desk, looking: dict[str, Page]) -> Guard:
 
 async def _serve(context: Context, desk: Desk) -> None:
     settings, looking = context.config.console, dict[str, Page]()
+    again = bool(context.clock.get("started_ns"))  # there was one before, and a browser may be on its way back
     config = uvicorn.Config(
         _application(desk, looking), settings.address, settings.port, log_config=None, access_log=False, timeout_graceful_shutdown=1
     )  # fmt: skip
@@ -90,7 +95,7 @@ async def _serve(context: Context, desk: Desk) -> None:
         await asyncio.sleep(LOOK_S)
     desk.refresh()
     for _ in range(round(PART_S / LOOK_S)):
-        if all(page.ended for page in looking.values()):
+        if (looking or not again) and all(page.ended for page in looking.values()):
             break
         await asyncio.sleep(LOOK_S)
     server.should_exit = True

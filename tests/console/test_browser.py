@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import multiprocessing
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from rtevo.config import load
+from rtevo.console.guard import new_token
+from rtevo.decode import Decoder
 from rtevo.record import read_log
 from rtevo.records import EventKind
+from rtevo.stages import Plan, child_main
 
 pytest.importorskip("nicegui", reason="the console is optional: pip install 'rtevo[console]'")
 api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install '.[test]'")
@@ -31,7 +39,7 @@ pytestmark = [
 ]
 WIDTHS = {1280: 800, 1024: 768, 820: 1180}
 LONG_MS = 120_000  # a wait that takes longer never ends
-SESSION = ("--speed", "5", "--generations", "20", "--population", "3")
+SESSION = ("--speed", "4", "--generations", "300", "--population", "3")  # it is stopped long before its end
 CHEAP = "[generator]\nsteps = 2\n[simulation]\nvoxel_mm = [6.0, 6.0, 6.6]\n"
 
 
@@ -41,6 +49,7 @@ class Watched:
 
     out: Path
     process: subprocess.Popen[str]
+    browser: Any
     page: Any
     requests: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
@@ -67,14 +76,6 @@ class Watched:
             assert time.monotonic() < deadline, "never happened"
             self.page.wait_for_timeout(50)
 
-    def reloaded(self) -> bool:
-        """Load the page again; False where nobody serves it yet."""
-        try:
-            self.page.reload(timeout=LONG_MS)
-        except api.Error:
-            return False
-        return True
-
     def records(self, kind: str) -> list[dict[str, Any]]:
         return [record for record in read_log(self.out / "record.jsonl") if record["type"] == kind]
 
@@ -92,7 +93,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory, unused_tcp_port: int) -> I
         playwright = stack.enter_context(api.sync_playwright())
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         stack.callback(browser.close)
-        watched = Watched(folder / "out", process, browser.new_page(viewport={"width": 1280, "height": 800}))
+        watched = Watched(folder / "out", process, browser, browser.new_page(viewport={"width": 1280, "height": 800}))
         watched.page.on("request", lambda request: watched.requests.append(request.url))
         watched.page.on("websocket", lambda socket: watched.requests.append(socket.url))
         watched.page.on("pageerror", lambda error: watched.complaints.append(str(error)))
@@ -154,6 +155,72 @@ def test_a_note_has_the_time_at_which_it_was_asked_for(watched: Watched) -> None
     note.wait_for(state="hidden", timeout=LONG_MS)
 
 
+@pytest.fixture
+def elsewhere(watched: Watched) -> Iterator[tuple[str, str, Any]]:
+    """A second console of the session that runs, blinded, and with a token as other computers need it: address, token, pipe."""
+    text = (watched.out / "session.log").read_text()
+    config = load(watched.out / "session.toml")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    config = replace(config, session=replace(config.session, condition="blinded"), console=replace(config.console, port=port))
+    decoder = Decoder.load(watched.out / "decoder")
+    plan = Plan(
+        name=re.findall(r"DEBUG session (\w+)", text)[-1],
+        config=config,
+        condition="sham",
+        out=watched.out,
+        runtime=next(Path(tempfile.gettempdir()).glob(f"rtevo-run-{watched.process.pid}-*")),
+        incoming=watched.out,
+        grid=decoder.grid,
+        tr_s=config.acquisition.tr_s,
+        decoder=watched.out / "decoder",
+        decoder_name=decoder.name,
+        latent_space=watched.out / "latent_space.npz",
+        embedding_size=64,
+        image_size=(64, 64),
+        token=new_token(),
+    )
+    mine, its = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=child_main, args=("console", plan, its), daemon=True)
+    process.start()
+    its.close()
+    while json.loads(mine.recv_bytes())["kind"] != "ready":
+        pass
+    yield f"http://127.0.0.1:{port}/", plan.token, mine
+    process.kill()
+    process.join()
+    mine.close()
+
+
+def test_from_elsewhere_it_is_seen_with_the_token_only_and_blinded_without_a_score(watched: Watched, elsewhere: Any) -> None:
+    address, token, pipe = elsewhere
+    with watched.browser.new_context(viewport={"width": 1280, "height": 800}) as context:
+        stranger, page, sent = context.new_page(), context.new_page(), []
+        for wrong in ("", "?token=guess"):
+            assert stranger.goto(address + wrong, timeout=LONG_MS).status == 401
+        assert "needs the address with the token" in stranger.inner_text("body")
+        page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: sent.append(str(frame))))
+        page.goto(f"{address}?token={token}", timeout=LONG_MS)
+        assert page.url == address  # the token is not left where it can be read
+        page.wait_for_function("window.did_handshake === true", timeout=LONG_MS)
+        page.locator(".hidden-scores", has_text="Scores are hidden: this session is blinded.").wait_for(timeout=LONG_MS)
+        page.locator(".tile", has_text="hidden").nth(2).wait_for(timeout=LONG_MS)
+        frames = len(sent)
+        watched.until(lambda: len(sent) > frames + 5)
+        page.screenshot(path=watched.out.parent / "console-blinded.png")
+        page.keyboard.press("m")
+        api.expect(page.get_by_placeholder("a note")).to_be_focused(timeout=LONG_MS)
+        page.keyboard.type("from elsewhere")
+        page.keyboard.press("Enter")
+        known = {f"{record['score']:+.2f}".replace("-", "\N{MINUS SIGN}") for record in watched.records("scores")}
+        shown = page.content() + "".join(sent)
+    assert [score for score in known if score in shown] == []
+    assert len([score for score in known if score in watched.page.content()]) > 3  # where they are to be seen
+    while (told := json.loads(pipe.recv_bytes()))["kind"] != "operator":
+        pass
+    assert (told["action"], told["text"]) == ("mark", "from elsewhere")
+
+
 def test_a_pause_comes_between_trials_and_ends(watched: Watched) -> None:
     watched.press(" ")
     watched.state("Paused")
@@ -171,13 +238,12 @@ def test_a_pause_comes_between_trials_and_ends(watched: Watched) -> None:
     assert [record["action"] for record in watched.records("operator")][-2:] == ["pause", "resume"]
 
 
-def test_the_session_goes_on_when_the_console_is_killed_and_the_page_knows_everything_again(watched: Watched) -> None:
+def test_the_session_goes_on_when_the_console_is_killed_and_the_page_comes_back_by_itself(watched: Watched) -> None:
     log = (watched.out / "session.log").read_text()
     os.kill(int(re.findall(r"stage console is process (\d+)", log)[-1]), signal.SIGKILL)
     watched.until(lambda: watched.records("warning"))
     events = len(watched.records("events"))
     watched.until(lambda: len(watched.records("events")) > events + 2)
-    watched.until(watched.reloaded)
     watched.page.locator(".log", has_text="console was killed by signal 9 (SIGKILL) and was started again").wait_for(timeout=LONG_MS)
     watched.state("Running")
     watched.page.locator(".log", has_text="the hand moved").wait_for(timeout=LONG_MS)  # it knows everything again
