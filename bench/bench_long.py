@@ -24,8 +24,9 @@ import numpy as np
 from rtevo.record import LOG, read_log
 
 LATENCIES = {
+    "file closed -> in the ring": ("aligned", "closed_ns", "ingested_ns"),
     "file closed -> aligned": ("aligned", "closed_ns", "aligned_ns"),
-    "last needed volume -> score": ("scores", "closed_ns", "scored_ns"),
+    "last needed volume -> first score": ("scores", "closed_ns", "scored_ns"),
     "asked -> painted": ("images", "evolved_ns", "painted_ns"),
 }
 EVERY_S = 0.5
@@ -68,16 +69,10 @@ class Memory(threading.Thread):
         self.join()
 
 
-def run_session(
-    folder: Path, generations: int, population: int, voxel_mm: Sequence[float]
-) -> tuple[Path, dict[str, list[tuple[int, float]]]]:
-    """Run the session; gives its folder and the memory of its processes, MB, by monotonic time, ns."""
+def run_session(folder: Path, settings: str) -> tuple[Path, dict[str, list[tuple[int, float]]]]:
+    """Run a session of these settings (TOML); gives its folder and the memory of its processes, MB, by monotonic time, ns."""
     out, file = folder / "out", folder / "session.toml"
-    file.write_text(
-        f"[session]\nspeed = 0.0\n[evolution]\ngenerations = {generations}\npopulation = {population}\n[generator]\nsteps = 4\n"
-        f'[simulation]\nvoxel_mm = {list(voxel_mm)}\n[record]\nsave_volumes = "raw"\n',
-        encoding="utf-8",
-    )
+    file.write_text(settings, encoding="utf-8")
     with (folder / "printed.log").open("w") as printed:
         process = subprocess.Popen([sys.executable, "-m", "rtevo.run", str(file), "--out", str(out)], stdout=printed, stderr=printed)
         memory = Memory(out, process.pid)
@@ -104,7 +99,7 @@ def measure(out: Path, samples: dict[str, list[tuple[int, float]]], minutes: flo
     at_ns, minute = np.array([r["aligned_ns"] for r in aligned]), np.array([r["index"] for r in aligned]) * tr_s / 60
     result: dict[str, Any] = {"volumes": len(aligned), "minutes": round(float(minute[-1]), 2), "latencies_ms": {}, "memory_mb": {}}
     for name, (kind, first, last) in LATENCIES.items():
-        records = [r for r in log if r["type"] == kind and r[first]]
+        records = [r for r in log if r["type"] == kind and r[first] and not r.get("revision")]
         took_ms = np.array([(r[last] - r[first]) / 1e6 for r in records])
         part = (np.array([r["clock_ns"] for r in records]) / 6e10 // minutes).astype(int)
         result["latencies_ms"][name] = [
@@ -154,12 +149,13 @@ def draw(result: dict[str, Any], path: Path) -> None:
         memory.plot(own["minute"], own["mb"], linewidth=1.2, label=f"{name} ({own['growth_mb']:+.1f} MB)")
     memory.set(xlabel="minute of the session", ylabel="private memory, MB", ylim=(0, None), title="Memory (growth after the first volumes)")
     memory.legend(fontsize=7, frameon=False, ncol=2)
-    for (name, rows), color in zip(result["latencies_ms"].items(), ("#0b6e75", "#c2571a", "#5b4b8a"), strict=True):
-        middle = [row["minute"] + 5 for row in rows]
+    for (name, rows), color in zip(result["latencies_ms"].items(), ("#8a8a8a", "#0b6e75", "#c2571a", "#5b4b8a"), strict=True):
+        middle = [row["minute"] + (rows[1]["minute"] / 2 if len(rows) > 1 else 0) for row in rows]
         latency.plot(middle, [row["p50"] for row in rows], "o-", color=color, label=f"{name}: p50")
         latency.plot(middle, [row["p99"] for row in rows], "o:", color=color, label="p99")
-    latency.set(xlabel="minute of the session", ylabel="ms", yscale="log", title="Latencies by ten minutes")
-    latency.legend(fontsize=7, frameon=False)
+    latency.set(xlabel="minute of the session", ylabel="ms", yscale="log", title="Latencies")
+    latency.set_ylim(top=30 * latency.get_ylim()[1])  # the legend's
+    latency.legend(fontsize=7, frameon=False, ncol=2, loc="upper left")
     figure.savefig(path)
 
 
@@ -168,14 +164,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m bench.bench_long", description="Latency and memory over a session of an hour.")
     p.add_argument("--generations", type=int, default=36, metavar="N", help="of the session (default: 36)")
     p.add_argument("--population", type=int, default=25, metavar="N", help="images in each (default: 25)")
+    p.add_argument("--minutes", type=float, default=10.0, metavar="M", help="of the session that a row of the table is of (default: 10)")
     p.add_argument("--voxel-mm", type=float, nargs=3, default=(3.0, 3.0, 3.3), metavar="MM", help="voxel size (default: 3 3 3.3)")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     p.add_argument("--figure", type=Path, metavar="FILE", help="draw them there")
     options = p.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="rtevo-long-") as folder:
         began = time.monotonic()
-        out, samples = run_session(Path(folder), options.generations, options.population, options.voxel_mm)
-        result = {"voxel_mm": list(options.voxel_mm), "seconds": round(time.monotonic() - began), **measure(out, samples)}
+        settings = (
+            f"[session]\nspeed = 0.0\n[evolution]\ngenerations = {options.generations}\npopulation = {options.population}\n"
+            f'[generator]\nsteps = 4\n[simulation]\nvoxel_mm = {list(options.voxel_mm)}\n[record]\nsave_volumes = "raw"\n'
+        )
+        out, samples = run_session(Path(folder), settings)
+        seconds = round(time.monotonic() - began)
+        result = {"voxel_mm": list(options.voxel_mm), "seconds": seconds, **measure(out, samples, options.minutes)}
     print(f"{result['volumes']} volumes, {result['minutes']} minutes of session in {result['seconds']} s\n\n{table(result)}")
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import shutil
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.bench_long import WARM, measure, run_session
 from rtevo import export
 from rtevo.record import LOG, LogWriter, image_path, read_log
 from rtevo.record.__main__ import main as record_command
@@ -21,6 +23,7 @@ from rtevo.report.__main__ import main as report
 from rtevo.stages.evolution import scramble
 
 pytestmark = pytest.mark.slow
+IN_LONG = pytest.mark.xdist_group("long")  # one session for all
 SMALL = ("--speed", "max", "--generations", "2", "--population", "3")
 CONTROLS = """
 [evolution]
@@ -123,10 +126,49 @@ def test_ratings_drive_evolution_in_the_ratings_condition(session: Callable[...,
     assert all(0 < float(t["response_time"]) <= 5 for t in trials if t["rating"] != "n/a")
 
 
-def test_sham_gives_each_picture_anothers_score(session: Callable[..., object]) -> None:
-    done = session(*SMALL, "--condition", "sham", "--seed", "4")
-    assert done.returncode == 0, done.printed
-    trials, said = done.table("trials.tsv"), published(done.out)
+Memory = dict[str, list[tuple[int, float]]]  # of each process, MB, by monotonic time
+LONG = """
+[session]
+condition = "sham"
+seed = 4
+speed = 0.0
+[evolution]
+generations = 2
+population = 3
+[generator]
+steps = 4
+[presentation]
+baseline_s = 180.0
+[simulation]
+voxel_mm = [6.0, 6.0, 6.6]
+"""
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Memory]:
+    """A sham session with many volumes before its images, and the memory of its processes."""
+    return run_session(tmp_path_factory.mktemp("long"), LONG)
+
+
+@IN_LONG
+def test_memory_stays_the_same_however_many_volumes_come(long: tuple[Path, Memory]) -> None:
+    """A short version of bench.bench_long: a process that keeps a quarter of each volume is found."""
+    out, samples = long
+    measured = measure(out, samples)
+    growth_mb = {name: own["growth_mb"] for name, own in measured["memory_mb"].items()}
+    assert set(growth_mb) == {"supervisor", "ingest", "decode", "evolve", "generate", "bridge", "record", "scanner", "presenter"}
+    assert measured["volumes"] > 240
+    volume_mb = 4 * math.prod(read_log(out / LOG)[0]["shape"]) / 2**20
+    limit_mb = (measured["volumes"] - WARM) * volume_mb / 4
+    assert {name: mb for name, mb in growth_mb.items() if mb > limit_mb} == {}
+
+
+@IN_LONG
+def test_sham_gives_each_picture_anothers_score(long: tuple[Path, Memory]) -> None:
+    out, _ = long
+    said = published(out)
+    with (out / "trials.tsv").open(newline="", encoding="utf-8") as file:
+        trials = list(csv.DictReader(file, delimiter="\t"))
     theirs = {float(t["fitness"]): {key for key in said if float(t["fitness"]) in [s["score"] for s in said[key]]} for t in trials}
     assert set().union(*theirs.values()) == set(said)  # every image's score went to somebody
     assert any(theirs[float(t["fitness"])] != {(int(t["generation"]), int(t["candidate"]))} for t in trials)
