@@ -123,14 +123,19 @@ class Linear:
         return self._slope(self._mean[np.newaxis])
 
     def draw(self, n: int, spread: float, rng: np.random.Generator) -> Slope:
-        """Draws from the posterior, with a share of its spread around its mean; 0: the mean itself."""
+        """Draws around the posterior mean, with a share of the posterior's spread; 0: the mean itself.
+
+        Deviations have the posterior's total variance but lean to what is known least (its standard deviations squared), and those
+        of one call are at right angles to each other as far as dimensions allow: scores of such candidates tell most.
+        """
         if spread == 0:
             return self._slope(np.repeat(self._mean[np.newaxis], n, axis=0))
         which = rng.choice(len(SIGNAL_TO_NOISE), size=n, p=self.weights)
         ratio, shrunk = SIGNAL_TO_NOISE[which, np.newaxis], self._shrunk[which]
         sd = np.sqrt(self.noise_variance[which, np.newaxis] * ratio / shrunk)
-        draws = ratio * self._cross / shrunk + sd * rng.standard_normal((n, len(self._cross)))
-        return self._slope(self._mean + spread * (draws - self._mean))
+        leaning = sd**2 * (np.linalg.norm(sd, axis=1) / np.linalg.norm(sd**2, axis=1))[:, np.newaxis]
+        deviations = right_angles(leaning * rng.standard_normal((n, len(self._cross))))
+        return self._slope(self._mean + spread * (ratio * self._cross / shrunk + deviations - self._mean))
 
     def expected_gain(self, n: int, rng: np.random.Generator, draws: int = 200) -> float:
         """Expected rise of the best image's fitness by `n` more scores (P. I. Frazier et al. 2009, doi:10.1287/ijoc.1080.0314).
@@ -245,6 +250,19 @@ def radial(latents: Array) -> Array:
     """Effect of the length: 0 on average over N(0, I), spread a share of that of a direction."""
     d = latents.shape[1]
     return np.asarray(_RADIAL * ((latents**2).sum(axis=1) - d) / math.sqrt(2 * d), np.float64)
+
+
+def right_angles(rows: Array, earlier: Array | None = None) -> Array:
+    """Turn the rows (n, d), each of its own length, to right angles with `earlier` ones (m, d) and each other: the first ``d - m``."""
+    m = 0 if earlier is None else len(earlier)
+    n = max(0, min(len(rows), rows.shape[1] - m))
+    if m + n < 2 or n == 0:
+        return rows
+    frame, triangle = np.linalg.qr((rows[:n] if earlier is None else np.vstack([earlier, rows[:n]])).T)
+    signs = np.where(np.diag(triangle)[m:] < 0, -1.0, 1.0)
+    turned = rows.copy()
+    turned[:n] = (frame[:, m:] * signs).T * np.linalg.norm(rows[:n], axis=1, keepdims=True)
+    return turned
 
 
 def unit(directions: Array) -> Array:

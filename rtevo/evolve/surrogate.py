@@ -4,10 +4,13 @@ A session affords tens to hundreds of noisy scores in about a hundred dimensions
 them together say a direction. This strategy fits a Bayesian model to every score (:mod:`rtevo.evolve.model`) and asks for images where
 draws from what the model holds possible are highest.
 
+- The first images are random ones at right angles to each other: as many directions are tried as there are scores.
 - While there is budget, candidates are Thompson samples: each is the best image under one draw from the posterior (W. R. Thompson 1933,
   doi:10.1093/biomet/25.3-4.285). Where little is known the draws differ and explore; as scores come in they agree. Draws are taken
   closer to the mean than the posterior's own spread (`exploration`): full spread finds a little more where the fitness is a plain
-  direction, but loses where it has several optima or bends, and shows the participant worse images on the way.
+  direction, but loses where it has several optima or bends, and shows the participant worse images on the way. They lean to the
+  directions that are known least, and those of one generation are at right angles around the mean: with fewer scores than dimensions
+  no score is spent on what another one has told.
 - Showing promising images again, in between, was tried and gained nothing (docs/evolution.md): a neighbour says as much.
 - At the end of the budget candidates are drawn closely around the best image under the mean of the posterior.
 - Candidates keep the length of random latents, from which the image model has learnt to paint, within `norm_limits`; inside these
@@ -26,13 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.evolve.base import Evolver, History
-from rtevo.evolve.model import Array, Curved, Linear, Slope, one_thread, relative_precision, unit
+from rtevo.evolve.model import Array, Curved, Linear, Slope, one_thread, relative_precision, right_angles, unit
 
 __all__ = ["Surrogate"]
 
 _CURVED_EVIDENCE = 3.0  # the curved model is used where its log evidence is better by this
 _FINAL_SHARE = 0.05  # of the budget, for the best images
-_FINAL_SPREAD = 0.15  # of their directions around the best one, as a share of it
+_FINAL_SPREAD = 0.1  # of their directions around the best one, as a share of it
 _FEWEST = 4  # scores before a model is fitted
 
 
@@ -103,7 +106,8 @@ class Surrogate(Evolver):
     def _propose(self, n: int) -> NDArray[np.float64]:
         known = self.history()
         if len(known.ids) < _FEWEST or np.ptp(known.fitness) == 0:
-            return self._rng.standard_normal((n, self.latent_size))
+            with one_thread():
+                return right_angles(self._rng.standard_normal((n, self.latent_size)), self._latents)
         final = self._budget is not None and self.asked + max(n, self._final) >= self._budget
         with one_thread():
             return self._best(n, known, 0.0 if final else self._exploration)

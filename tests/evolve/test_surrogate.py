@@ -123,6 +123,29 @@ def test_candidates_stay_on_the_shell() -> None:
         evolver.tell(np.arange(evolver.asked - 10, evolver.asked), 5 * latents[:, 0] - length**2 + rng.standard_normal(10))
 
 
+@pytest.mark.parametrize("ask", [1, 4, 7])
+def test_the_first_images_are_at_right_angles_as_far_as_dimensions_allow(ask: int) -> None:
+    evolver = Surrogate(12, None, np.random.default_rng(2))
+    latents = np.concatenate([evolver.ask(ask) for _ in range(21 // ask)])[:21].astype(float)
+    lengths = np.linalg.norm(latents, axis=1)
+    cosines = latents @ latents.T / np.outer(lengths, lengths)
+    many = ask * (12 // ask)
+    np.testing.assert_allclose(cosines[:many, :many], np.eye(many), atol=1e-5)
+    assert np.abs(cosines[12:, 12:] - np.eye(len(latents) - 12)).max() < 0.99
+    assert lengths.std() > 0.3  # random lengths stay
+
+
+def test_draws_lean_to_what_is_known_least_and_differ() -> None:
+    rng = np.random.default_rng(0)
+    latents = np.column_stack([rng.standard_normal((200, 10)), np.zeros((200, 10))])  # ten directions were never tried
+    model = Linear(latents, latents[:, 0] + 0.3 * rng.standard_normal(200), np.ones(200))
+    deviations = model.draw(8, 1.0, rng).direction - model.mean().direction
+    tried, untried = np.linalg.norm(deviations[:, :10]), np.linalg.norm(deviations[:, 10:])
+    assert untried > 10 * tried
+    cosines = deviations @ deviations.T / np.outer(*2 * [np.linalg.norm(deviations, axis=1)])
+    assert np.abs(cosines - np.eye(8)).max() < 0.1
+
+
 def test_a_shorter_latent_is_found_where_it_is_better() -> None:
     evolver = Surrogate(30, None, np.random.default_rng(0))
     for _ in range(10):
