@@ -11,8 +11,7 @@ run: .venv/installed
 
 test: .venv/installed-test
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup; tests=$$?; wait $$types && exit $$tests
 
 bench: .venv/installed-test
 	$(BIN)/python -m pip install -q -e ".[bench]"
@@ -36,9 +35,9 @@ clean:
 	$(BIN)/python -m pip install -q -e .
 	@touch $@
 
-.venv/installed-test: .venv/installed
+.venv/installed-test: .venv/bin/python pyproject.toml setup.py
 	$(BIN)/python -m pip install -q -e ".[test]"
-	@touch $@
+	@touch .venv/installed $@
 
 .venv/psychopy/installed: .venv/bin/python presenter/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || { echo "PsychoPy needs Python 3.10 to 3.12; this is $$($(PYTHON) --version). Set PYTHON=python3.12, say."; exit 1; }

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +16,17 @@ from rtevo.record import LOG, read_log
 from rtevo.run import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("rerun")]  # one session for all
-RUN = [sys.executable, "-m", "rtevo.run"]
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def session(warm: Callable[..., int], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small session that was interrupted and resumed."""
     out = tmp_path_factory.mktemp("session") / "out"
     file = session_file(out.parent, {"probe_every": 3, "condition": "sham"})
-    subprocess.run([*RUN, str(file), "--out", str(out), "--generations", "3"], check=True, capture_output=True, timeout=200)
+    assert warm([str(file), "--out", str(out), "--generations", "3"], out.parent, out.parent / "printed") == 0
     lines = (out / LOG).read_bytes().splitlines(keepends=True)
     (out / LOG).write_bytes(b"".join(lines[: len(lines) // 2]))
-    subprocess.run([*RUN, "--resume", str(out)], check=True, capture_output=True, timeout=200)
+    assert warm(["--resume", str(out)], out.parent, out.parent / "printed") == 0
     return out
 
 

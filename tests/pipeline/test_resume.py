@@ -33,11 +33,11 @@ def test_a_session_that_is_killed_at_a_random_moment_loses_and_doubles_nothing(t
 
 
 @pytest.fixture(scope="module")
-def completed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def completed(warm: Callable[..., int], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small session."""
     out = tmp_path_factory.mktemp("completed") / "out"
     options = ("--generations", "1", "--population", "3", "--condition", "ratings")
-    subprocess.run([*RUN, str(session_file(out.parent, {})), "--out", str(out), *options], check=True, capture_output=True, timeout=200)
+    assert warm([str(session_file(out.parent, {})), "--out", str(out), *options], out.parent, out.parent / "printed") == 0
     return out
 
 

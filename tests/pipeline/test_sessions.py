@@ -57,7 +57,7 @@ def test_a_session_runs_leaves_everything_and_repeats_itself_on_any_number_of_de
 ) -> None:
     file = tmp_path_factory.mktemp("session") / "two.toml"
     file.write_text('[generator]\ndevices = ["cpu", "cpu"]\n')
-    first, second = session(*SMALL, name="first"), session(str(file), *SMALL, name="second")
+    first, second = session(*SMALL, name="first", warm=False), session(str(file), *SMALL, name="second")
     assert (first.returncode, second.returncode) == (0, 0), first.printed + second.printed
     pictures = sorted((first.out / "images").rglob("*.png"))
     assert len({picture.read_bytes() for picture in pictures}) == 6
@@ -176,7 +176,7 @@ def test_sham_gives_each_picture_anothers_score(long: tuple[Path, Memory]) -> No
 
 @pytest.mark.parametrize(
     ("series", "volumes", "speed"),
-    [("siemens-mosaic", 10, "max"), ("siemens-mosaic", 10, "4"), ("siemens-xa30-enhanced", 20, "max"), ("philips-slices", 78, "max")],
+    [("siemens-mosaic", 10, "4"), ("siemens-xa30-enhanced", 20, "max"), ("philips-slices", 78, "max")],
 )
 def test_recorded_series_are_replayed_to_their_end(
     session: Callable[..., object], scanner_data: Callable[[str], object], series: str, volumes: int, speed: str
