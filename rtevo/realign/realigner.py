@@ -330,5 +330,6 @@ def warm_up() -> None:
     ball = 100 * np.exp(-((x - 5) ** 2 + (y - 6) ** 2 + (z - 5.5) ** 2) / 12)
     with cache_lock():
         with Realigner(ball, np.eye(4), mask=ball > 10) as realigner:
-            realigner.align(ball)
+            motion, out = realigner.align(ball)
+            realigner._reslice(motion, out)  # whether or not so small a volume could be aligned
         smooth(ball, (1, 1, 1), 2.0)

@@ -25,14 +25,19 @@ ALIGN = """
 import hashlib
 import numpy as np
 from rtevo.kernels.smooth import smooth
+from rtevo.kernels._compile import cache_folder
 from rtevo.realign import Realigner, warm_up
 warm_up()
+ready = sorted(cache_folder().glob("**/*.nbc"))
 rng = np.random.default_rng(0)
 still = 1000 + 200 * smooth(rng.standard_normal((40, 40, 30)).astype(np.float32), (1, 1, 1), 5.0) / 0.05
 moved = np.roll(still, 1, 0) + 0.3 * rng.standard_normal(still.shape).astype(np.float32)
 with Realigner(still, np.eye(4)) as realigner:
     motion = realigner.estimate(moved)
     aligned = realigner.reslice(moved, motion)
+assert motion.converged
+assert len(ready) > 5
+assert sorted(cache_folder().glob("**/*.nbc")) == ready, "warm_up() had left kernels to be compiled"
 print(hashlib.sha256(motion.params.tobytes() + aligned.tobytes() + smooth(aligned, (1, 1, 1), 3.0).tobytes()).hexdigest())
 """
 
