@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import secrets
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtevo.config import Config, load
 from rtevo.errors import ConfigError, DataError
+from rtevo.ingest import is_number
 from rtevo.prepare import check_again, check_console, hashes, incoming, runtime_folder
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def resume(out: Path, rebaseline: bool = False) -> tuple[Plan, str]:
         _check_volumes(out, config, log)
     decoder = Decoder.load(decoder_folder, config.decoder.name or None)
     condition, embedding_size, image_size = check_again(config, out / "latent_space.npz")
+    config, found = _of_next_run(config)
     runtime = runtime_folder()
     plan = Plan(
         name=secrets.token_hex(3),
@@ -89,7 +92,7 @@ def resume(out: Path, rebaseline: bool = False) -> tuple[Plan, str]:
         rebaseline=rebaseline,
         token=check_console(config),
     )
-    return plan, describe(log, dropped)
+    return plan, describe(log, dropped) + found
 
 
 def describe(log: list[dict[str, Any]], dropped: int) -> str:
@@ -100,6 +103,15 @@ def describe(log: list[dict[str, Any]], dropped: int) -> str:
     volumes = sum(r["type"] == "volumes" for r in log)
     words = f"{len(log)} records: {volumes} volumes, {shown} images shown"
     return f"{words}; the last record had been cut short and is dropped ({dropped} bytes)" if dropped else words
+
+
+def _of_next_run(config: Config) -> tuple[Config, str]:
+    """Look for the scanner's next run: a number names the one that was interrupted. Gives words for the operator, too."""
+    acquisition = config.acquisition
+    if acquisition.source != "watch" or not is_number(acquisition.series):
+        return config, ""
+    words = f"; series {acquisition.series} was the interrupted run's, the next one that looks functional is taken"
+    return replace(config, acquisition=replace(acquisition, series="")), words
 
 
 def _close_log(out: Path) -> int:

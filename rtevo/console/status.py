@@ -158,7 +158,8 @@ class Status:
         cells.append(("images", f"{self._shown}/{self._images}", ""))
         score = self._last.get("scores")
         if score is not None:
-            cells.append(("score", "hidden" if self._blinded else f"{float(score['score']):+.3f}", "green"))
+            value = float(score["score"])
+            cells.append(("score", "hidden" if self._blinded else "-" if math.isnan(value) else f"{value:+.3f}", "green"))
         if self._fitness and not self._blinded:
             known = [[v for v in own.values() if not math.isnan(v)] for _, own in sorted(self._fitness.items())]
             cells.append(("fitness", " ".join(f"{sum(v) / len(v):+.2f}" for v in known[-6:] if v) or "-", "green"))

@@ -11,6 +11,7 @@ from rtevo.ingest.dicom import DicomFile, TruncatedError, read_dicom
 from rtevo.ingest.folder import FolderSource
 from rtevo.ingest.receiver import DicomReceiver
 from rtevo.ingest.replay import Replay, replay
+from rtevo.ingest.selection import is_number
 from rtevo.ingest.survey import SeriesInfo, Survey, describe, survey
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "TruncatedError",
     "Volume",
     "describe",
+    "is_number",
     "read_dicom",
     "replay",
     "survey",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from rtevo.errors import DicomError
 from rtevo.ingest.assembly import Outcome, Volume
 from rtevo.ingest.dicom import DicomFile, TruncatedError, read_dicom
 from rtevo.ingest.nifti import is_nifti, read_nifti
-from rtevo.ingest.selection import Selection, Stream
+from rtevo.ingest.selection import Selection, Stream, is_number
 
 __all__ = ["FolderSource"]
 
@@ -235,7 +234,7 @@ class FolderSource:
 
         A scanner's export folder may hold the runs before.
         """
-        if re.fullmatch(r"[\d.]+", self._selection.pattern or ""):
+        if is_number(self._selection.pattern or ""):
             return ""
         pixels, self._pixels = self._pixels, False
         self.read_all(final=False)

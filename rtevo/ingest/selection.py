@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import re
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -49,6 +50,11 @@ class Stream:
         if self.echo > 1:
             parts.append(f"echo {self.echo}")
         return ", ".join(parts)
+
+
+def is_number(pattern: str) -> bool:
+    """Whether a series is asked for by its number or UID, so that it is one and no other."""
+    return re.fullmatch(r"[\d.]+", pattern) is not None
 
 
 def matches(series: SeriesHeader, pattern: str) -> bool:

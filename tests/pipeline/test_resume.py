@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from bench.soak_resume import KINDS, check, play, session_file
+from rtevo.config import build
 from rtevo.record import LOG, LogWriter, hold, parts, read_log, volume_path
+from rtevo.resume import _of_next_run
 from rtevo.run import main
 
 pytestmark = pytest.mark.slow
@@ -101,6 +103,17 @@ def test_what_cannot_be_resumed_is_refused_with_the_reason(
     assert "volumes are not there (first:" in refused("--resume", out)
     (out / LOG).write_bytes(b"")
     assert "nothing was recorded before the session was interrupted" in refused("--resume", out)
+
+
+def test_a_series_that_was_named_by_its_number_is_not_taken_for_the_next_run(tmp_path: Path) -> None:
+    watched = {"source": "watch", "tr_s": 1.0, "folder": str(tmp_path)}
+    for series, next_one in (("2", ""), ("1.3.12.2", ""), ("bold", "bold"), ("2 runs", "2 runs")):
+        config = build({"acquisition": {**watched, "series": series}, "decoder": {"folder": str(tmp_path)}})
+        found, words = _of_next_run(config)
+        assert found.acquisition.series == next_one
+        assert (f"series {series} was the interrupted run's" in words) == (not next_one)
+    recorded = build({"acquisition": {"source": "replay", "folder": str(tmp_path), "series": "2"}})
+    assert _of_next_run(recorded) == (recorded, "")  # it is delivered once more
 
 
 def test_a_session_that_was_stopped_can_go_on(tmp_path: Path, running: Callable[..., tuple[subprocess.Popen[str], Path]]) -> None:

@@ -19,6 +19,7 @@ from bench.bench_long import WARM, measure, run_session
 from rtevo import export
 from rtevo.record import LOG, LogWriter, image_path, read_log
 from rtevo.record.__main__ import main as record_command
+from rtevo.records import EventKind
 from rtevo.report.__main__ import main as report
 from rtevo.stages.evolution import scramble
 
@@ -188,6 +189,23 @@ def test_recorded_series_are_replayed_to_their_end(
     assert done.summary["images"]["shown"] >= 2
     if series == "philips-slices":
         assert_valid_bids(done.out, done.out.parent / "bids", "Philips")
+    if series == "siemens-xa30-enhanced":
+        assert_goes_on(done.out)
+
+
+def assert_goes_on(out: Path) -> None:
+    """Cut a replayed session's log and resume it: the recording comes once more, from its beginning, and is counted on."""
+    lines = (out / LOG).read_bytes().splitlines(keepends=True)
+    (out / LOG).write_bytes(b"".join(lines[: len(lines) // 2]))
+    before = sum(r["type"] == "volumes" for r in read_log(out / LOG))
+    resumed = subprocess.run([sys.executable, "-m", "rtevo.run", "--resume", str(out)], capture_output=True, text=True, timeout=200)
+    assert resumed.returncode == 0, resumed.stderr
+    log = read_log(out / LOG)
+    for ring in ("volumes", "aligned"):
+        assert [r["index"] for r in log if r["type"] == ring] == list(range(before + 20))
+    shown = [(r["generation"], r["candidate"]) for r in log if r["type"] == "events" and r["kind"] == EventKind.ONSET]
+    assert len(shown) == len(set(shown)) == 6
+    assert [p["status"] for p in json.loads((out / "summary.json").read_text())["parts"]] == ["interrupted", "completed"]
 
 
 def test_post_encodings_and_saved_volumes(session: Callable[..., object], tmp_path_factory: pytest.TempPathFactory) -> None:
