@@ -43,6 +43,7 @@ InputT = TypeVar("InputT", bound="Ring | Turns")
 
 WAIT_S = 0.1  # how often a waiting stage looks at the shared words
 LOST_S = 0.02  # pause where a ring's writer is dead
+MOST_PLACES = 16384
 PROGRESS_S = 0.5  # how often a stage says how far it is
 
 
@@ -127,6 +128,12 @@ def _small(plan: Plan) -> int:
     return max(256, 4 * plan.config.evolution.population)
 
 
+def _every_image(plan: Plan) -> int:
+    """Places for what is said of every image at once, at a session's end or when it is taken up: observers must not miss any of it."""
+    settings = plan.config.evolution
+    return max(_small(plan), min(4 * settings.generations * settings.population, MOST_PLACES))
+
+
 def _generation(plan: Plan) -> int:
     return max(8, plan.config.evolution.population)
 
@@ -134,8 +141,8 @@ def _generation(plan: Plan) -> int:
 RINGS: dict[str, RingSpec] = {
     "volumes": RingSpec(lambda p: records.volume_dtype(p.grid.shape), lambda p: 16, ("decode",)),
     "aligned": RingSpec(_aligned, lambda p: 64, ()),
-    "scores": RingSpec(lambda p: records.score_dtype(), _small, ("evolve",)),
-    "fitness": RingSpec(lambda p: records.fitness_dtype(), _small, ()),
+    "scores": RingSpec(lambda p: records.score_dtype(), _every_image, ("evolve",)),
+    "fitness": RingSpec(lambda p: records.fitness_dtype(), _every_image, ()),
     "latents": RingSpec(lambda p: records.latent_dtype(p.config.evolution.latent_size, p.embedding_size), _small, ("generate",)),
     "images": RingSpec(lambda p: records.image_dtype(*p.image_size, p.embedding_size), _generation, ("bridge", "evolve")),
     "events": RingSpec(lambda p: records.event_dtype(), lambda p: 1024, ("decode", "evolve")),
