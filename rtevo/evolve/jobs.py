@@ -21,6 +21,7 @@ __all__ = ["add_options", "client", "run_cases", "shown_progress"]
 
 ANSWER_S = 30.0  # that a scheduler has to answer
 _CHUNKS = 8  # tasks for each worker at least: so that none waits long for the last one
+_LARGEST = 4  # runs in a task, at most: so that progress is seen and little is lost by an interruption (a run takes 0.02 to 3 s)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -137,7 +138,7 @@ def _outcomes(cases: list[Case], where: Any, play_case: Callable[[Case], Outcome
     import distributed
 
     workers = max(1, len(where.scheduler_info(n_workers=-1)["workers"]))
-    size = max(1, len(cases) // (_CHUNKS * workers))
+    size = min(max(1, len(cases) // (_CHUNKS * workers)), _LARGEST)
     chunks = [cases[k : k + size] for k in range(0, len(cases), size)]
     futures = {where.submit(_play_all, chunk, play_case, pure=False): chunk for chunk in chunks}
     for future, outcomes in distributed.as_completed(list(futures), with_results=True):
