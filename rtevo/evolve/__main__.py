@@ -88,12 +88,23 @@ def plan(options: argparse.Namespace) -> None:
         table.add_column(name, justify="left" if name in ("strategy", "schedule") else "right")
     for c in ranked:
         mutation = "" if math.isnan(c.mutation_sd) else f"{c.mutation_sd:g}"
-        table.add_row(f"{c.gain:.2f}", f"{c.se:.2f}", c.strategy, c.schedule, str(c.population), str(c.generations), mutation)
+        table.add_row(
+            f"{c.gain:.2f}",
+            "" if math.isnan(c.se) else f"{c.se:.2f}",
+            c.strategy,
+            c.schedule,
+            str(c.population),
+            str(c.generations),
+            mutation,
+        )
     console, best = Console(highlight=False, width=100), ranked[0]
     console.print(table)
     lines = [f'strategy = "{best.strategy}"', f'schedule = "{best.schedule}"', f"population = {best.population}"]
     lines += [f"generations = {best.generations}"] + ([] if math.isnan(best.mutation_sd) else [f"mutation_sd = {best.mutation_sd:g}"])
-    print("\nIn the session file (choices within about twice ± of the best are as good):\n\n[evolution]\n" + "\n".join(lines))
+    print(
+        "\nIn the session file (choices within about twice ± of the best are as good; ± needs --seeds 2 or more):\n\n[evolution]\n"
+        + "\n".join(lines)
+    )
 
 
 def blind(options: argparse.Namespace) -> None:
