@@ -14,9 +14,7 @@ __all__ = ["LOOPBACK", "Guard", "is_loopback", "new_token"]
 
 LOOPBACK = "127.0.0.1"
 COOKIE = "rtevo_console"
-POLICY = (
-    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'"
-)
+POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'"
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

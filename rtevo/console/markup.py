@@ -61,7 +61,7 @@ def figures(desk: Desk) -> str:
         ("image", f"{view.shown} of {desk.images}"),
         ("volume", str(view.volumes[-1].index + 1) if view.volumes else "–"),
     ]
-    return "".join(f'<span>{label} <b>{escape(value)}</b></span>' for label, value in cells)
+    return "".join(f"<span>{label} <b>{escape(value)}</b></span>" for label, value in cells)
 
 
 def alarms(desk: Desk) -> str:

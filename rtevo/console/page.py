@@ -93,7 +93,7 @@ class Page:
         with ui.element("div").classes("charts"):
             for name, (title, note, options) in titles.items():
                 with ui.element("div").classes("panel"):
-                    self._html("").content = f'<h2>{title}<span>{note}</span></h2>'
+                    self._html("").content = f"<h2>{title}<span>{note}</span></h2>"
                     if name == "fitness" and view.blinded:
                         self._html("hidden-scores").content = "Scores are hidden: this session is blinded."
                     else:

@@ -101,5 +101,3 @@ async def _serve(context: Context, desk: Desk) -> None:
     server.should_exit = True
     with suppress(asyncio.CancelledError):
         await serving
-
-

@@ -147,7 +147,8 @@ def _fit(options: argparse.Namespace) -> str:
     settings = {**_settings(options, method, found, first.tr_s, float(np.median(tsnr))), "intercept": intercept}
     decoder = write_decoder(options.out, name, reference, mask, weights, first.grid.affine, settings, noise)
     draw_page(options.out / f"{name}.png", decoder, tsnr, [one.motion_mm for one in series], found)
-    performance = found.note if math.isnan(found.value) else f"{found.value:.3f} (p = {found.p_value:.3f}, {found.blocks} blocks)"
+    number = "" if math.isnan(found.value) else f"{found.value:.3f} (p = {found.p_value:.3f}, {found.blocks} blocks)"
+    performance = "; ".join(filter(None, [number, found.note]))
     return (
         f"decoder '{name}' ({method}, {int(mask.sum())} voxels, {len(examples.times_s)} volumes, median tSNR {np.median(tsnr):.0f})\n"
         f"held-out performance: {performance}\n{options.out}\n"

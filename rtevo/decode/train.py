@@ -171,13 +171,17 @@ def measure(examples: Examples, methods: Sequence[Method], permutations: int, rn
     observed = study(values)
     decided = observed.decide(methods, *everything)
     value = _agreement(decided, values, categorical)
+    undecided = int(np.isnan(decided).sum())
+    left = f"{undecided} of {len(found)} blocks could not be held out: their neighbourhoods leave too little of the run to train on"
+    if math.isnan(value):
+        return methods[0], Performance(math.nan, math.nan, 0, len(found), 0, left)
     shuffled = [rng.permutation(values) for _ in range(permutations)]
     chance = [_agreement(study(each).decide(methods, *everything), each, categorical) for each in shuffled]
-    p_value = (1 + sum(each >= value for each in chance)) / (1 + permutations) if permutations else math.nan
+    p_value = (1 + sum(not each < value for each in chance)) / (1 + permutations) if permutations else math.nan
     folds = _folds(values, categorical)
     count = 0 if folds is None else int(folds.max()) + 1
     decisions = tuple((float(a), float(b)) for a, b in zip(values, decided, strict=True))
-    note = f"the choice among {len(methods)} methods is nested in it" if len(methods) > 1 else ""
+    note = "; ".join([f"the choice among {len(methods)} methods is nested in it"] * (len(methods) > 1) + [left] * (undecided > 0))
     return observed.choose(methods, *everything), Performance(value, p_value, count, len(found), permutations, note, decisions)
 
 
@@ -199,6 +203,8 @@ class _Study:
             assert folds is not None
             tested, rest = chosen[folds == fold], chosen[folds != fold]
             train = volumes & ~np.any([self.extent[k][1] for k in tested], axis=0)
+            if not train.any():
+                continue
             method = self.choose(methods, train, rest)
             try:
                 part = self.products[np.ix_(train, train)]

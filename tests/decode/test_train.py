@@ -108,6 +108,19 @@ def test_too_few_blocks_give_no_number() -> None:
     assert found.as_dict()["value"] is None
 
 
+@pytest.mark.parametrize("method", ["ridge", "lda"])
+def test_a_run_too_short_to_hold_blocks_out_gives_no_number(method: str) -> None:
+    """The neighbourhoods of the blocks that are tested cover the whole run."""
+    whole, _ = make_examples("abab", 3.0)
+    events = make_events("abab", 4.0, 0.0)
+    early = whole.times_s < 24
+    targets = [parse_target("a - b", events)]
+    examples = Examples(whole.patterns[early], whole.times_s[early], whole.run[early], [events], targets)
+    found = measure(examples, [method], 10, np.random.default_rng(0))[1]  # type: ignore[list-item]
+    assert np.isnan([found.value, found.p_value]).all()
+    assert "4 of 4 blocks could not be held out" in found.note
+
+
 def test_a_numeric_target() -> None:
     rng = np.random.default_rng(0)
     events = [Event(8.0 + 12 * k, 3.0, "", {"fear": f"{v:.3f}"}) for k, v in enumerate(rng.uniform(0, 5, 20))]
