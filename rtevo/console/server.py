@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 LOOK_S = 0.25  # how often the log is looked at
+FAREWELL_S = 1.5  # for what was drawn last to reach them
 PART_S = 3.0  # for browsers to draw the end
 PATIENCE_S = 10.0  # a browser that is away for so long has to load its page again
 
@@ -98,6 +99,7 @@ async def _serve(context: Context, desk: Desk) -> None:
         if (looking or not again) and all(page.ended for page in looking.values()):
             break
         await asyncio.sleep(LOOK_S)
+    await asyncio.sleep(FAREWELL_S)
     server.should_exit = True
     with suppress(asyncio.CancelledError):
         await serving
