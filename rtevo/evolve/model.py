@@ -211,8 +211,11 @@ class Curved:
         evidence += 0.5 * math.log(ratio * _CONSTANT * self._n) - 0.5 * float(np.log(self._precision).sum())  # a mean that is given
         return evidence, ratio, factor, squares / self._n
 
-    def ascend(self, start: Array, radius: Array, spread: float, rng: np.random.Generator, steps: int = 8) -> Slope:
+    def ascend(self, start: Array, radius: Array, spread: float, rng: np.random.Generator, steps: int = 16) -> Slope:
         """Slopes at the maxima on a sphere that are reached from `start`, one for each draw from the posterior.
+
+        Each step goes to where the gradient points, or, where that is not better, less far from where it is (the shifted power method of
+        T. G. Kolda and J. R. Mayo 2011, doi:10.1137/100801482): a gradient that points inwards would lead to the other side of the sphere.
 
         Parameters
         ----------
@@ -225,7 +228,12 @@ class Curved:
         rng : numpy.random.Generator
             Source of the draws.
         steps : int
-            Fixed-point steps.
+            At most.
+
+        Returns
+        -------
+        Slope
+            In the direction of each maximum, as steep as the fitness is there along it.
         """
         draws, d = start.shape
         prior: Array = np.zeros((draws, d))
@@ -239,11 +247,24 @@ class Curved:
             targets -= sd / np.sqrt(self._precision)[:, np.newaxis] * rng.standard_normal((self._n, draws))
         alpha = self._ratio * cho_solve((self._factor, True), targets, check_finite=False).T
         length = (alpha @ self._radial + prior_length) * _RADIAL / math.sqrt(2 * d)
-        direction = start
+
+        def look(at: Array) -> tuple[Array, Array]:
+            """Value and gradient of each draw at its point (draws, d)."""
+            pull = alpha * np.exp(at @ self._latents.T / d)
+            return pull.sum(axis=1) + (prior * at).sum(axis=1), pull @ self._latents / d + prior
+
+        point, stay = radius[:, np.newaxis] * unit(start), np.zeros((draws, 1))
+        value, gradient = look(point)
         for _ in range(steps):
-            point = radius[:, np.newaxis] * unit(direction)
-            direction = np.asarray((alpha * np.exp(point @ self._latents.T / d)) @ self._latents / d + prior, np.float64)
-        return Slope(direction, np.asarray(length, np.float64))
+            moved = radius[:, np.newaxis] * unit(unit(gradient) + stay * unit(point))
+            reached, there = look(moved)
+            better = (reached >= value)[:, np.newaxis]
+            stay = np.where(better, stay / 2, 2 * stay + 0.5)
+            value = np.maximum(value, reached)
+            point, gradient = np.where(better, moved, point), np.where(better, there, gradient)
+        outwards = unit(point)
+        steep = np.maximum((gradient * outwards).sum(axis=1), 1e-9 * np.linalg.norm(gradient, axis=1))  # inwards: as short as may be
+        return Slope(outwards * steep[:, np.newaxis], np.asarray(length, np.float64))
 
 
 def radial(latents: Array) -> Array:

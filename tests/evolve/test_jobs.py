@@ -92,7 +92,7 @@ def test_objectives_are_scaled_and_can_be_climbed(name: str) -> None:
     values = fitness(np.random.default_rng(2).standard_normal((4000, 20)))
     assert abs(values.mean()) < 0.1
     assert abs(values.std() - 1) < 0.1
-    gains = [play(Case("surrogate", name, 6, 10, 0.5, seed, size=20)).gain for seed in range(3)]
+    gains = [play(Case("surrogate", name, 12, 10, 0.5, seed, size=20)).gain for seed in range(3)]
     assert np.mean(gains) > 0.5  # the one dimension of the valley that matters leaves no more than about 0.8
 
 

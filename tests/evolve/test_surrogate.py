@@ -80,6 +80,20 @@ def test_the_curved_model_sees_a_bend_and_leaves_a_plane_alone() -> None:
         assert (Curved(latents, noisy, np.ones(120), linear, direction).advantage > 3) == bent
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.6])
+def test_ascent_ends_at_a_maximum_where_the_gradient_points_inwards(spread: float) -> None:
+    """A peak at the equator of one dimension: at either pole the fitness falls inwards too, and further out it falls ever more."""
+    rng = np.random.default_rng(1)
+    latents = rng.standard_normal((150, 20))
+    latents[:40, 0] *= 3
+    fitness = -(latents[:, 0] ** 2) + 0.3 * rng.standard_normal(150)
+    linear = Linear(latents, fitness, np.ones(150))
+    model = Curved(latents, fitness, np.ones(150), linear, linear.mean().direction[0])
+    assert model.advantage > 3
+    found = model.ascend(rng.standard_normal((10, 20)), np.full(10, math.sqrt(20)), spread, rng).direction
+    assert np.abs(found[:, 0] / np.linalg.norm(found, axis=1) * math.sqrt(20)).max() < 1.5
+
+
 def test_precisions_from_standard_errors() -> None:
     np.testing.assert_array_equal(relative_precision(np.array([np.nan, np.nan])), 1)
     np.testing.assert_array_equal(relative_precision(np.array([0.0, 0.0, np.nan])), 1)
