@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,14 @@ def group_left(group: int) -> bool:
     return True
 
 
-def play(number: int, kind: dict[str, Any], kills: int, rng: np.random.Generator, place: Path) -> Outcome:
+def play(
+    number: int,
+    kind: dict[str, Any],
+    kills: int,
+    rng: np.random.Generator,
+    place: Path,
+    start: Callable[[Sequence[str], Path], Any] = start,
+) -> Outcome:
     """Run one session to its end, killing it so many times."""
     outcome = Outcome(number, kind)
     out, printed = place / "out", place / "printed.log"

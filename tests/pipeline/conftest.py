@@ -6,10 +6,15 @@ import csv
 import json
 import multiprocessing as mp
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -47,39 +52,78 @@ WARM = (*PRELOADED, "rtevo.run", "torch", "transformers.models.clip.modeling_cli
 """What a session imports: half of the processor time of a quick one."""
 
 
-def warm_run(arguments: list[str], folder: Path, printed: Path) -> None:
+def warm_run(arguments: list[str], folder: Path, printed: Path | Connection) -> None:
     """Do what ``python -m rtevo.run`` does where all modules are imported already; stages are forked from here."""
     from rtevo import run, supervisor
 
+    os.setsid()
     os.chdir(folder)
-    file = os.open(printed, os.O_WRONLY | os.O_CREAT)
+    file = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if isinstance(printed, Path) else printed.fileno()
     for stream in (1, 2):
         os.dup2(file, stream)
+    if not isinstance(printed, Path):
+        printed.close()
     fork = mp.get_context("fork")
     supervisor.mp.get_context = lambda _: fork  # type: ignore[assignment]
     sys.exit(run.main(arguments))
 
 
-def run_warm(arguments: list[str], folder: Path, printed: Path) -> int:
-    """Run a session to its end in a fork of a process that has imported everything; returns its exit status."""
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(list(WARM))
-    with pytest.MonkeyPatch.context() as patch:  # the server keeps the environment that it was started in
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("OPENBLAS_NUM_THREADS", "1")
-        process = context.Process(target=warm_run, args=(arguments, folder, printed))
-        process.start()
-    process.join(200)
-    status = process.exitcode
-    process.kill()
-    assert status is not None, f"after 200 s the session still ran: {printed.read_text()[-2000:]}"
-    return status
+class Warm:
+    """A session in a fork of a process that has imported everything; used like the :class:`subprocess.Popen` of the command.
+
+    It has a process group of its own. What it prints goes to a file, where one is given, or is read from `stderr`.
+    """
+
+    def __init__(self, arguments: Sequence[str], folder: Path, printed: Path | None = None) -> None:
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload(list(WARM))
+        mine, its = context.Pipe(duplex=False)
+        with mine, its, pytest.MonkeyPatch.context() as patch:  # the server keeps the environment that it was started in
+            patch.setenv("OMP_NUM_THREADS", "1")
+            patch.setenv("OPENBLAS_NUM_THREADS", "1")
+            self._process = context.Process(target=warm_run, args=(list(arguments), folder, printed or its))
+            self._process.start()
+            self.stderr = None if printed else os.fdopen(os.dup(mine.fileno()), errors="replace")
+        self.pid = int(self._process.pid or 0)
+        with suppress(ProcessLookupError):
+            while os.getpgid(self.pid) != self.pid:
+                time.sleep(0.001)
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    returncode = property(poll)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it has ended; kills it when that takes too long."""
+        self._process.join(timeout)
+        status = self.poll()
+        if status is None:
+            self.kill()
+            raise subprocess.TimeoutExpired("rtevo.run", timeout or 0.0)
+        return status
+
+    def communicate(self, timeout: float = 200.0) -> tuple[str, str]:
+        """Wait until every process of it has left; gives what was printed since."""
+        assert self.stderr is not None
+        watchdog = threading.Timer(timeout, self.kill)
+        watchdog.start()
+        with self.stderr:
+            printed = self.stderr.read()
+        watchdog.cancel()
+        self.wait(timeout)
+        return "", printed
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill all its processes."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
 
 
-@pytest.fixture(scope="session")
-def warm() -> Callable[[list[str], Path, Path], int]:
-    """:func:`run_warm`."""
-    return run_warm
+Running = Warm | subprocess.Popen[str]
 
 
 def quickly(options: tuple[str, ...], folder: Path) -> tuple[str, ...]:
@@ -104,8 +148,9 @@ def session(tmp_path: Path) -> Callable[..., Finished]:
         if quick:
             options = quickly(options, tmp_path)
         if warm:
-            printed = tmp_path / f"{name}.printed"
-            return Finished(out, run_warm(command(out, *options)[3:], tmp_path, printed), printed.read_text())
+            process = Warm(command(out, *options)[3:], tmp_path)
+            _, printed = process.communicate()
+            return Finished(out, process.wait(0), printed)
         done = subprocess.run(command(out, *options), capture_output=True, text=True, timeout=200, cwd=tmp_path)
         return Finished(out, done.returncode, done.stdout + done.stderr)
 
@@ -113,24 +158,28 @@ def session(tmp_path: Path) -> Callable[..., Finished]:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], Path]]]:
+def running(tmp_path: Path) -> Iterator[Callable[..., tuple[Running, Path]]]:
     """Return a function that starts a session in real time and gives it once the presenter has come."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Running] = []
 
-    def run(*options: str) -> tuple[subprocess.Popen[str], Path]:
+    def run(*options: str, warm: bool = True) -> tuple[Running, Path]:
         out = tmp_path / "out"
-        options = quickly(options, tmp_path)
-        process = subprocess.Popen(command(out, *options), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=tmp_path)
+        words = command(out, *quickly(options, tmp_path))
+        process: Running = (
+            Warm(words[3:], tmp_path)
+            if warm
+            else subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=tmp_path)
+        )
         started.append(process)
         assert process.stderr is not None
         for line in process.stderr:
             if "has come" in line:
                 return process, out
-        raise AssertionError(f"the session left with {process.wait()} before it began")
+        raise AssertionError(f"the session left with {process.wait(60)} before it began")
 
     yield run
     for process in started:
         process.kill()
-        process.wait()
+        process.wait(60)
         assert process.stderr is not None
         process.stderr.close()

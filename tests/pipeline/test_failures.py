@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +18,11 @@ from rtevo.decode import write_decoder
 from rtevo.record import read_log
 from rtevo.records import EventKind
 
+from .conftest import Running
+
 STAGES = ("ingest", "decode", "evolve", "generate", "record", "scanner", "presenter")
 QUICK = ("--generations", "2", "--population", "3")
-Running = Callable[..., tuple[subprocess.Popen[str], Path]]
+Start = Callable[..., tuple[Running, Path]]
 
 
 def own_rings(out: Path) -> set[str]:
@@ -33,7 +34,7 @@ def own_rings(out: Path) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_killed_stage_ends_the_session(running: Running, stage: str) -> None:
+def test_a_killed_stage_ends_the_session(running: Start, stage: str) -> None:
     process, out = running(*QUICK)
     assert own_rings(out)
     pid = re.search(rf"stage {stage} is process (\d+)", (out / "session.log").read_text())
@@ -48,7 +49,7 @@ def test_a_killed_stage_ends_the_session(running: Running, stage: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_bridge_is_started_again_and_the_session_goes_on(running: Running) -> None:
+def test_a_killed_bridge_is_started_again_and_the_session_goes_on(running: Start) -> None:
     """Killed twice: before the trigger or just after it, and amid the images. Every event is there once, every image was shown once."""
     process, out = running("--generations", "2", "--population", "3", "--speed", "4")
     assert process.stderr is not None
@@ -77,8 +78,8 @@ def test_a_killed_bridge_is_started_again_and_the_session_goes_on(running: Runni
 
 
 @pytest.mark.slow
-def test_control_c_ends_cleanly(running: Running) -> None:
-    process, out = running(*QUICK)
+def test_control_c_ends_cleanly(running: Start) -> None:
+    process, out = running(*QUICK, warm=False)
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 0, printed
@@ -87,13 +88,11 @@ def test_control_c_ends_cleanly(running: Running) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_supervisor_leaves_no_process_and_its_rings_go_with_the_next_start(
-    running: Running, session: Callable[..., object]
-) -> None:
-    process, out = running(*QUICK)
+def test_a_killed_supervisor_leaves_no_process_and_its_rings_go_with_the_next_start(running: Start, session: Callable[..., object]) -> None:
+    process, out = running(*QUICK, warm=False)
+    assert own_rings(out)
     process.kill()
     process.communicate()  # ends only when every stage has closed its end of the pipe, that is, has left
-    assert own_rings(out)
     done = session("--speed", "max", "--generations", "1", "--population", "2", name="next")
     assert done.returncode == 0, done.printed
     assert not own_rings(out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +14,20 @@ from bench.soak_resume import session_file
 from rtevo.record import LOG, read_log
 from rtevo.run import main
 
+from .conftest import Warm
+
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("rerun")]  # one session for all
 
 
 @pytest.fixture(scope="module")
-def session(warm: Callable[..., int], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small session that was interrupted and resumed."""
     out = tmp_path_factory.mktemp("session") / "out"
     file = session_file(out.parent, {"probe_every": 3, "condition": "sham"})
-    assert warm([str(file), "--out", str(out), "--generations", "3"], out.parent, out.parent / "printed") == 0
+    assert Warm([str(file), "--out", str(out), "--generations", "3"], out.parent, out.parent / "printed").wait(200) == 0
     lines = (out / LOG).read_bytes().splitlines(keepends=True)
     (out / LOG).write_bytes(b"".join(lines[: len(lines) // 2]))
-    assert warm(["--resume", str(out)], out.parent, out.parent / "printed") == 0
+    assert Warm(["--resume", str(out)], out.parent, out.parent / "printed").wait(200) == 0
     return out
 
 

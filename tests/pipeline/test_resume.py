@@ -20,6 +20,8 @@ from rtevo.record import LOG, LogWriter, hold, parts, read_log, volume_path
 from rtevo.resume import _of_next_run
 from rtevo.run import main
 
+from .conftest import Running, Warm
+
 pytestmark = pytest.mark.slow
 USES_COMPLETED = pytest.mark.xdist_group("completed")  # one session for all
 RUN = [sys.executable, "-m", "rtevo.run"]
@@ -28,18 +30,18 @@ RUN = [sys.executable, "-m", "rtevo.run"]
 @pytest.mark.parametrize("kind", [0, 1, 5])
 def test_a_session_that_is_killed_at_a_random_moment_loses_and_doubles_nothing(tmp_path: Path, kind: int) -> None:
     """One kill each; bench.soak_resume does the same a hundred times."""
-    outcome = play(0, KINDS[kind], 1, np.random.default_rng([7, kind]), tmp_path)
+    outcome = play(0, KINDS[kind], 1, np.random.default_rng([7, kind]), tmp_path, lambda words, log: Warm(words, tmp_path, log))
     assert outcome.problems == []
     assert outcome.records_lost == 0
     assert len(outcome.kills) == 1
 
 
 @pytest.fixture(scope="module")
-def completed(warm: Callable[..., int], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def completed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small session."""
     out = tmp_path_factory.mktemp("completed") / "out"
     options = ("--generations", "1", "--population", "3", "--condition", "ratings")
-    assert warm([str(session_file(out.parent, {})), "--out", str(out), *options], out.parent, out.parent / "printed") == 0
+    assert Warm([str(session_file(out.parent, {})), "--out", str(out), *options], out.parent, out.parent / "printed").wait(200) == 0
     return out
 
 
@@ -61,9 +63,10 @@ def cut(completed: Path, tmp_path: Path) -> Callable[[float, bytes], Path]:
 def test_a_power_cut_within_a_record_loses_that_record(cut: Callable[..., Path]) -> None:
     out = cut(0.6, b'deadbeef {"seq": 9')
     before = (out / LOG).read_bytes().removesuffix(b'deadbeef {"seq": 9')
-    done = subprocess.run([*RUN, "--resume", str(out)], capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert "the last record had been cut short and is dropped (18 bytes)" in done.stderr
+    process = Warm(["--resume", str(out)], out.parent)
+    _, printed = process.communicate()
+    assert process.returncode == 0, printed
+    assert "the last record had been cut short and is dropped (18 bytes)" in printed
     assert (out / LOG).read_bytes().startswith(before)
     assert check(out) == []
     log = read_log(out / LOG)
@@ -116,7 +119,7 @@ def test_a_series_that_was_named_by_its_number_is_not_taken_for_the_next_run(tmp
     assert _of_next_run(recorded) == (recorded, "")  # it is delivered once more
 
 
-def test_a_session_that_was_stopped_can_go_on(tmp_path: Path, running: Callable[..., tuple[subprocess.Popen[str], Path]]) -> None:
+def test_a_session_that_was_stopped_can_go_on(tmp_path: Path, running: Callable[..., tuple[Running, Path]]) -> None:
     process, out = running("--generations", "1", "--population", "2", "--speed", "4")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)

@@ -23,6 +23,8 @@ from rtevo.records import EventKind
 from rtevo.report.__main__ import main as report
 from rtevo.stages.evolution import scramble
 
+from .conftest import Warm
+
 pytestmark = pytest.mark.slow
 IN_LONG = pytest.mark.xdist_group("long")  # one session for all
 SMALL = ("--speed", "max", "--generations", "2", "--population", "3")
@@ -198,8 +200,9 @@ def assert_goes_on(out: Path) -> None:
     lines = (out / LOG).read_bytes().splitlines(keepends=True)
     (out / LOG).write_bytes(b"".join(lines[: len(lines) // 2]))
     before = sum(r["type"] == "volumes" for r in read_log(out / LOG))
-    resumed = subprocess.run([sys.executable, "-m", "rtevo.run", "--resume", str(out)], capture_output=True, text=True, timeout=200)
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = Warm(["--resume", str(out)], out.parent)
+    _, printed = resumed.communicate()
+    assert resumed.returncode == 0, printed
     log = read_log(out / LOG)
     for ring in ("volumes", "aligned"):
         assert [r["index"] for r in log if r["type"] == ring] == list(range(before + 20))
