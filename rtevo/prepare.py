@@ -28,6 +28,7 @@ from rtevo.config import Config, absolute, dump
 from rtevo.errors import ConfigError, DataError, DecoderError
 
 if TYPE_CHECKING:
+    from rtevo.decode import Decoder
     from rtevo.stages import Plan
 
 __all__ = [
@@ -92,7 +93,7 @@ def prepare(config: Config) -> Plan:
         Whatever is wrong, before anything has started.
     """
     from rtevo import generate
-    from rtevo.stages import Plan, evolution
+    from rtevo.stages import evolution
 
     model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else None
     embedding_size, image_size = generate.probe(model, config.generator.px)
@@ -107,22 +108,26 @@ def prepare(config: Config) -> Plan:
     out = _new_folder(config.record.out)
     space.save(out / "latent_space.npz")
     folder, decoder = loaded or make_decoder(config, source, tr_s, out / "decoder")
+    return make_plan(
+        config, out, folder, decoder, tr_s=tr_s, condition=condition, embedding_size=embedding_size, image_size=image_size, token=token
+    )
+
+
+def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder, **rest: Any) -> Plan:
+    """Plan a session, or its next part, in its folder `out`, with the decoder that was loaded from `folder`."""
+    from rtevo.stages import Plan
+
     runtime = runtime_folder()
     return Plan(
         name=secrets.token_hex(3),
         config=config,
-        condition=condition,
         out=out,
         runtime=runtime,
         incoming=incoming(config, out, runtime),
         grid=decoder.grid,
-        tr_s=tr_s,
         decoder=folder,
         decoder_name=decoder.name,
-        latent_space=out / "latent_space.npz",
-        embedding_size=embedding_size,
-        image_size=image_size,
-        token=token,
+        **rest,
     )
 
 

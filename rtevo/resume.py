@@ -6,7 +6,6 @@ interrupted is completed, and the next ones follow from all scores. What is reco
 
 from __future__ import annotations
 
-import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rtevo.config import Config, load
 from rtevo.errors import ConfigError, DataError
 from rtevo.ingest import is_number
-from rtevo.prepare import check_again, check_console, hashes, incoming, runtime_folder
+from rtevo.prepare import check_again, check_console, hashes, make_plan
 
 if TYPE_CHECKING:
     from rtevo.stages import Plan
@@ -55,7 +54,6 @@ def resume(out: Path, rebaseline: bool = False) -> tuple[Plan, str]:
     """
     from rtevo.decode import Decoder
     from rtevo.record import LOG, parts, read_log
-    from rtevo.stages import Plan
 
     out = out.resolve()
     if not (out / LOG).exists():
@@ -72,19 +70,13 @@ def resume(out: Path, rebaseline: bool = False) -> tuple[Plan, str]:
     decoder = Decoder.load(decoder_folder, config.decoder.name or None)
     condition, embedding_size, image_size = check_again(config, out / "latent_space.npz")
     config, found = _of_next_run(config)
-    runtime = runtime_folder()
-    plan = Plan(
-        name=secrets.token_hex(3),
-        config=config,
-        condition=condition,
-        out=out,
-        runtime=runtime,
-        incoming=incoming(config, out, runtime),
-        grid=decoder.grid,
+    plan = make_plan(
+        config,
+        out,
+        decoder_folder,
+        decoder,
         tr_s=log[0]["tr_s"],
-        decoder=decoder_folder,
-        decoder_name=decoder.name,
-        latent_space=out / "latent_space.npz",
+        condition=condition,
         embedding_size=embedding_size,
         image_size=image_size,
         part=len(parts(log)),

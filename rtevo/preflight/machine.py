@@ -131,7 +131,7 @@ def shared_memory(known: Known) -> Iterator[Finding]:
     nowhere = Path(os.devnull)
     plan = Plan(
         name=secrets.token_hex(3), config=known.config, condition="", out=nowhere, runtime=nowhere, incoming=nowhere,
-        grid=known.grid, tr_s=known.tr_s, decoder=nowhere, decoder_name=None, latent_space=nowhere,
+        grid=known.grid, tr_s=known.tr_s, decoder=nowhere, decoder_name=None,
         embedding_size=known.embedding_size, image_size=known.image_size,
     )  # fmt: skip
     try:

@@ -67,8 +67,9 @@ class Plan:
     grid : Grid
         Of every volume: the decoder's.
     tr_s : float
-    decoder, latent_space : Path
-        Decoder folder, and the latent space's npz file.
+    decoder : Path
+        Decoder folder.
+    decoder_name : str or None
     embedding_size : int
     image_size : tuple of int
         Height, width.
@@ -92,13 +93,17 @@ class Plan:
     tr_s: float
     decoder: Path
     decoder_name: str | None
-    latent_space: Path
     embedding_size: int
     image_size: tuple[int, int]
     part: int = 0
     first_volume: int = 0
     rebaseline: bool = False
     token: str = field(default="", repr=False)
+
+    @property
+    def latent_space(self) -> Path:
+        """The latent space's npz file."""
+        return self.out / "latent_space.npz"
 
     @property
     def devices(self) -> int:

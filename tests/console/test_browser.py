@@ -175,7 +175,6 @@ def elsewhere(watched: Watched) -> Iterator[tuple[str, str, Any]]:
         tr_s=config.acquisition.tr_s,
         decoder=watched.out / "decoder",
         decoder_name=decoder.name,
-        latent_space=watched.out / "latent_space.npz",
         embedding_size=64,
         image_size=(64, 64),
         token=new_token(),
