@@ -256,11 +256,12 @@ class Curved:
         point, stay = radius[:, np.newaxis] * unit(start), np.zeros((draws, 1))
         value, gradient = look(point)
         for _ in range(steps):
-            moved = radius[:, np.newaxis] * unit(unit(gradient) + stay * unit(point))
+            onwards = unit(gradient) + stay * unit(point)  # nothing, where these are opposite and as long: in one dimension
+            moved = radius[:, np.newaxis] * unit(onwards)
             reached, there = look(moved)
-            better = (reached >= value)[:, np.newaxis]
+            better = (reached >= value)[:, np.newaxis] & onwards.any(axis=1, keepdims=True)
             stay = np.where(better, stay / 2, 2 * stay + 0.5)
-            value = np.maximum(value, reached)
+            value = np.where(better[:, 0], reached, value)
             point, gradient = np.where(better, moved, point), np.where(better, there, gradient)
         outwards = unit(point)
         steep = np.maximum((gradient * outwards).sum(axis=1), 1e-9 * np.linalg.norm(gradient, axis=1))  # inwards: as short as may be

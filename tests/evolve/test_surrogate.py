@@ -125,6 +125,17 @@ def test_it_climbs_twice_as_far_as_truncation(noise: float, at_least: float) -> 
     assert np.mean(ours) > 1.7 * np.mean(theirs)
 
 
+def test_in_one_dimension_every_candidate_has_a_length() -> None:
+    """Of two points a draw's gradient may lead from each to the other."""
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        latents = rng.standard_normal((12, 1))
+        fitness = np.exp(latents[:, 0] ** 2) * np.sign(latents[:, 0])
+        model = Curved(latents, fitness, np.ones(12), Linear(latents, fitness, np.ones(12)), np.ones(1))
+        found = model.ascend(rng.choice([-1.0, 1.0], (4, 1)), np.ones(4), 0.6, rng).direction
+        assert np.abs(found).min() > 0
+
+
 def test_candidates_stay_on_the_shell() -> None:
     evolver = Surrogate(50, 60, np.random.default_rng(0), norm_limits=(0.8, 1.05))
     rng = np.random.default_rng(1)
