@@ -3,7 +3,7 @@
 Run as a script, ``python bench/bench_evolve.py [--table ...] [--seeds N] [--objectives ...] [--noise ...] [--keep FILE]``,
 it prints the true fitness of the last generation's candidates, in standard deviations of random images, mean and standard error over
 the seeds: every strategy at every budget and noise (``gain``), against the prototype's rule at equal evaluations and at a quarter of
-them (``prototype``), generational and steady at equal scan time (``schedule``), with late and missing scores (``gaps``), and for the
+them (``prototype``), generational and steady at equal scan time (``schedule``), with late, missing and wild scores (``gaps``), and for the
 built-in image model's own objective, the similarity of the re-encoded picture to a hidden one (``picture``). Simulations run on the
 local cores or a Dask cluster, see --help. Under pytest-benchmark the cost of one ask is timed, for 100 to 1,000 scores.
 
@@ -188,14 +188,14 @@ def schedule_table(bench: Bench) -> None:
 
 
 def gaps_table(bench: Bench) -> None:
-    """With late and missing scores."""
-    gaps = ((0.0, 0.0), (0.2, 0.0), (0.0, 0.2), (0.2, 0.2))
+    """With late and missing scores, and with some that are far off."""
+    gaps = ((0.0, 0.0, 0.0), (0.2, 0.0, 0.0), (0.0, 0.2, 0.0), (0.2, 0.2, 0.0), (0.0, 0.0, 0.05))
     rows = list(itertools.product(("surrogate", "truncation", "cma"), ("steady", "generational")))
-    parts = bench.run([Case(s, "cosine", 10, 20, 1.0, 0, schedule, missing, late) for s, schedule in rows for missing, late in gaps])
-    print("\ncosine, noise 1, 10 x 20: shares of scores missing, and late by 30 s (generational waits for them)")
-    print(f"{'strategy':<12}{'schedule':<14}" + "".join(f"{f'{m:.0%} / {late:.0%}':>14}" for m, late in gaps))
+    parts = bench.run([Case(s, "cosine", 10, 20, 1.0, 0, schedule, *gap) for s, schedule in rows for gap in gaps])
+    print("\ncosine, noise 1, 10 x 20: shares of scores missing, late by 30 s (generational waits for them), and with ten times the noise")
+    print(f"{'strategy':<12}{'schedule':<14}" + "".join(f"{' / '.join(f'{share:.0%}' for share in gap):>16}" for gap in gaps))
     for k, row in enumerate(rows):
-        print(f"{row[0]:<12}{row[1]:<14}" + "".join(f"{cell(part):>14}" for part in parts[4 * k : 4 * k + 4]))
+        print(f"{row[0]:<12}{row[1]:<14}" + "".join(f"{cell(part):>16}" for part in parts[len(gaps) * k :][: len(gaps)]))
 
 
 def picture_table(bench: Bench) -> None:

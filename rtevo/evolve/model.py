@@ -12,6 +12,9 @@ The size of the signal against the noise is found by the evidence of the data (D
 doi:10.1162/neco.1992.4.3.415) and a weak prior: the linear model averages over a grid of it, the curved one takes the best. Scores
 weigh by their standard errors, up to a common factor that is estimated.
 
+Scores that all others make incredible (a cough, an artefact that slipped through) count less, as under noise with heavy tails: one score in
+twenty with ten times the noise cost a third of the gain before.
+
 Linear algebra is kept on one thread: two cores shared with other processes slowed it a hundredfold, and the last bits of a result
 would depend on the number of threads.
 """
@@ -29,7 +32,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["Curved", "Linear", "one_thread", "relative_precision"]
+__all__ = ["Curved", "Linear", "one_thread", "relative_precision", "without_outliers"]
 
 SIGNAL_TO_NOISE = np.geomspace(0.03, 100.0, 9)
 """Variance of the signal (of random latents) over that of the noise."""
@@ -37,6 +40,8 @@ _EXPECTED, _FACTOR = 0.3, 5.0  # of that: prior median, and the factor of one st
 _RADIAL = math.sqrt(0.5)  # prior spread of the effect of the length, as a share of that of the direction
 _SPREAD = 4.0  # standard errors count as at most this many times larger or smaller than the median
 _CONSTANT = 100.0  # prior variance of the mean fitness, in signal variances
+_INCREDIBLE = 4.0  # standard deviations from which on a score counts as less certain than it says
+_ROUNDS = 3  # of telling which these are
 _MOST = 400  # scores that the curved model uses: those closest to the best direction
 
 Array = NDArray[np.float64]
@@ -66,6 +71,23 @@ def relative_precision(fitness_se: Array) -> Array:
     errors = np.clip(np.where(known, fitness_se, middle), middle / _SPREAD, middle * _SPREAD)
     weights = errors**-2.0
     return np.asarray(weights / weights.mean(), np.float64)
+
+
+def without_outliers(latents: Array, fitness: Array, precision: Array) -> Array:
+    """Precision of scores, less for those that the others make incredible.
+
+    A score within `_INCREDIBLE` standard deviations (as most scores have them) of what the linear model of all others predicts keeps its
+    precision, one twice as far a quarter of it. Found by reweighting (P. W. Holland and R. E. Welsch 1977,
+    doi:10.1080/03610927708827533).
+    """
+    weights = precision
+    for _ in range(_ROUNDS):
+        far = np.abs(Linear(latents, fitness, weights).surprise(precision))
+        usual = 1.4826 * float(np.median(far))
+        if usual == 0:
+            return precision
+        weights = precision * np.minimum(1.0, (_INCREDIBLE * usual / np.maximum(far, 1e-300)) ** 2)
+    return weights
 
 
 @dataclass(frozen=True)
@@ -99,11 +121,10 @@ class Linear:
         n, d = latents.shape
         self._d = d
         root = np.sqrt(precision)[:, np.newaxis]
-        features = np.column_stack([latents / math.sqrt(d), radial(latents)])
-        stacked = root * np.column_stack([features, fitness])
-        mean = root / np.linalg.norm(root)
-        stacked -= mean * (mean * stacked).sum(axis=0)
-        x, y = stacked[:, :-1], stacked[:, -1]
+        features = np.column_stack([latents / math.sqrt(d), radial(latents), fitness])
+        self._centred = features - (precision @ features) / precision.sum()
+        self._precision = precision
+        x, y = root * self._centred[:, :-1], root[:, 0] * self._centred[:, -1]
         values, self._basis = np.linalg.eigh(x.T @ x)
         self._values = np.maximum(values, 0.0)
         self._cross = self._basis.T @ (x.T @ y)
@@ -117,6 +138,22 @@ class Linear:
         self.noise_variance = squares / max(n - 1, 1)
         self._shrunk = shrunk
         self._mean = ((self.weights * SIGNAL_TO_NOISE)[:, np.newaxis] * self._cross / shrunk).sum(axis=0)
+
+    def surprise(self, precision: Array) -> Array:
+        """Distance of each score from what the others predict of it, in standard deviations of that, but for a common factor.
+
+        Parameters
+        ----------
+        precision : ndarray, float64 (n,)
+            Of the scores as they are expected to be; what the model was fitted with may be less.
+        """
+        best = int(np.argmax(self.weights))
+        turned = self._centred[:, :-1] @ self._basis
+        gain = SIGNAL_TO_NOISE[best] / self._shrunk[best]
+        known = (turned**2) @ gain + 1.0 / self._precision.sum()
+        left = np.maximum(1.0 - self._precision * known, 1e-9)  # leverage: a score's own share in what is said of it
+        miss = (self._centred[:, -1] - turned @ (gain * self._cross)) / left
+        return np.asarray(miss / np.sqrt(1.0 / precision + known / left), np.float64)
 
     def mean(self) -> Slope:
         """Posterior mean, one draw."""

@@ -26,6 +26,7 @@ Fitness = Callable[[Array], Array]
 
 _SAMPLE = 4000  # random images that set the scale
 _LATE_S = 30.0  # a late score comes so much later
+_OUTLIER = 10.0  # times the noise
 
 
 def _unit(points: Array) -> Array:
@@ -105,6 +106,8 @@ class Case:
         Of the participant's preference, the strategy and the noise, each with a stream of its own.
     missing, late : float
         Share of the scores that never come, and of those that come 30 s later.
+    outliers : float
+        Share of the scores that have ten times the noise.
     size : int
         Latent dimensions.
     mutation_sd : float
@@ -124,6 +127,7 @@ class Case:
     schedule: str = "generational"
     missing: float = 0.0
     late: float = 0.0
+    outliers: float = 0.0
     size: int = 100
     mutation_sd: float = 0.3**0.5
     cadence_s: float = 4.0
@@ -200,6 +204,8 @@ class _Run:
         case = self._case
         value = float(self._fitness(request.latent[np.newaxis].astype(np.float64))[0])
         noise, lost, late = case.noise * self._noise.standard_normal(), self._noise.random(), self._noise.random()
+        if case.outliers and self._noise.random() < case.outliers:
+            noise *= _OUTLIER
         score = math.nan if lost < case.missing else value + noise
         at_s = self._t_s + case.lag_s + (_LATE_S if late < case.late else 0.0)
         heapq.heappush(self._scores, (at_s, request.generation, request.candidate, score))

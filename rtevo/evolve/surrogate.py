@@ -17,7 +17,7 @@ draws from what the model holds possible are highest.
   a length that scores better is used.
 
 Why it wins over selecting parents: it uses every score ever measured, each with its own certainty, and never follows the noise of the
-last generation alone.
+last generation alone, nor a single score that the others make incredible.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.evolve.base import Evolver, History
-from rtevo.evolve.model import Array, Curved, Linear, Slope, one_thread, relative_precision, right_angles, unit
+from rtevo.evolve.model import Array, Curved, Linear, Slope, one_thread, relative_precision, right_angles, unit, without_outliers
 
 __all__ = ["Surrogate"]
 
@@ -37,6 +37,11 @@ _CURVED_EVIDENCE = 3.0  # the curved model is used where its log evidence is bet
 _FINAL_SHARE = 0.05  # of the budget, for the best images
 _FINAL_SPREAD = 0.1  # of their directions around the best one, as a share of it
 _FEWEST = 4  # scores before a model is fitted
+
+
+def _precision(known: History) -> Array:
+    """How far to trust each score: its standard error, and whether the others make it credible."""
+    return without_outliers(known.latents, known.fitness, relative_precision(known.fitness_se))
 
 
 class Surrogate(Evolver):
@@ -100,7 +105,7 @@ class Surrogate(Evolver):
         if len(known.ids) < _FEWEST or np.ptp(known.fitness) == 0:
             return math.nan
         with one_thread():
-            linear = Linear(known.latents, known.fitness, relative_precision(known.fitness_se))
+            linear = Linear(known.latents, known.fitness, _precision(known))
             return linear.expected_gain(n, np.random.default_rng(self.asked))
 
     def _propose(self, n: int) -> NDArray[np.float64]:
@@ -114,7 +119,7 @@ class Surrogate(Evolver):
 
     def _best(self, n: int, known: History, spread: float) -> Array:
         """Return the best candidates under draws with a share of the posterior's spread."""
-        precision = relative_precision(known.fitness_se)
+        precision = _precision(known)
         linear = Linear(known.latents, known.fitness, precision)
         slope = linear.draw(n, spread, self._rng)
         curved = Curved(known.latents, known.fitness, precision, linear, linear.mean().direction[0])

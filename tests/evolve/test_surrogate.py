@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rtevo.evolve import Surrogate, TruncationEvolver
 from rtevo.evolve.base import Evolver
-from rtevo.evolve.model import SIGNAL_TO_NOISE, Curved, Linear, radial, relative_precision
+from rtevo.evolve.model import SIGNAL_TO_NOISE, Curved, Linear, radial, relative_precision, without_outliers
 
 DENSE = 1e-6  # relative, of matrices with condition numbers of some thousands
 
@@ -41,6 +41,34 @@ def test_linear_evidence_and_mean_equal_a_dense_gaussian_process(seed: int, n: i
         means.append(ratio * features.T @ (root * (space @ np.linalg.solve(cov, y))))
     expected_mean = model.weights @ np.array(means)
     np.testing.assert_allclose(model.mean().direction[0], expected_mean[:d] / math.sqrt(d), rtol=DENSE, atol=1e-7)
+
+
+def test_surprise_is_the_distance_from_what_all_other_scores_predict() -> None:
+    latents, fitness, precision = data(4)
+    model = Linear(latents, fitness, precision)
+    ratio, d = SIGNAL_TO_NOISE[int(np.argmax(model.weights))], latents.shape[1]
+    features = np.column_stack([latents / math.sqrt(d), radial(latents)])
+    cov = ratio * features @ features.T + 1e6 + np.diag(1 / precision)  # a mean that nothing is known of
+    expected = []
+    for i in range(len(fitness)):
+        others = np.arange(len(fitness)) != i
+        told = np.linalg.solve(cov[np.ix_(others, others)], cov[others, i])
+        expected.append((fitness[i] - told @ fitness[others]) / np.sqrt(cov[i, i] - told @ cov[others, i]))
+    np.testing.assert_allclose(model.surprise(precision), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_an_incredible_score_counts_less_and_the_others_as_before() -> None:
+    rng = np.random.default_rng(0)
+    latents = rng.standard_normal((60, 40))
+    precision = relative_precision(rng.uniform(0.5, 2.0, 60))
+    fitness = latents[:, 0] + rng.standard_normal(60) / np.sqrt(precision)
+    np.testing.assert_array_equal(without_outliers(latents, fitness, precision), precision)
+    wild = fitness.copy()
+    wild[[3, 17]] += [60, -40]
+    left = without_outliers(latents, wild, precision) / precision
+    assert left[[3, 17]].max() < 0.05
+    assert np.sort(left)[2] > 0.3
+    np.testing.assert_array_equal(without_outliers(latents, np.ones(60), precision), precision)
 
 
 def test_draws_of_the_linear_model_have_its_mean_and_spread() -> None:
@@ -104,8 +132,11 @@ def test_precisions_from_standard_errors() -> None:
     assert relative_precision(np.array([1.0, 1e9, 1.0])).min() > 0  # none is thrown away for an error that is absurd
 
 
-def climb(evolver: Evolver, seed: int, noise: float, generations: int, population: int) -> float:
-    """Return the last generation's true fitness, in standard deviations of random images: cosine with a target."""
+def climb(evolver: Evolver, seed: int, noise: float, generations: int, population: int, wild: float = 0.0) -> float:
+    """Return the last generation's true fitness, in standard deviations of random images: cosine with a target.
+
+    A share of the scores is off by 50.
+    """
     rng = np.random.default_rng([seed, 1])
     size = evolver.latent_size
     target = rng.standard_normal(size)
@@ -113,7 +144,10 @@ def climb(evolver: Evolver, seed: int, noise: float, generations: int, populatio
     for _ in range(generations):
         latents = evolver.ask(population).astype(float)
         truth = math.sqrt(size) * (latents @ target) / np.linalg.norm(latents, axis=1)
-        evolver.tell(np.arange(evolver.asked - population, evolver.asked), truth + noise * rng.standard_normal(population))
+        scores = truth + noise * rng.standard_normal(population)
+        if wild:
+            scores += 50 * (rng.random(population) < wild) * rng.choice([-1, 1], population)
+        evolver.tell(np.arange(evolver.asked - population, evolver.asked), scores)
     return float(truth.mean())
 
 
@@ -123,6 +157,11 @@ def test_it_climbs_twice_as_far_as_truncation(noise: float, at_least: float) -> 
     theirs = [climb(TruncationEvolver(100, 20, 0.3**0.5, np.random.default_rng(s)), s, noise, 4, 20) for s in range(6)]
     assert np.mean(ours) > at_least
     assert np.mean(ours) > 1.7 * np.mean(theirs)
+
+
+def test_wild_scores_do_not_lead_it_astray() -> None:
+    gains = [[climb(Surrogate(100, 120, np.random.default_rng(s)), s, 1.0, 6, 20, wild) for s in range(4)] for wild in (0.0, 0.03)]
+    assert np.mean(gains[1]) > 0.75 * np.mean(gains[0])
 
 
 def test_in_one_dimension_every_candidate_has_a_length() -> None:
