@@ -16,6 +16,9 @@ So shrinkage, whitening, the response's delay and nuisance terms follow the data
 the mean, where it is high overlap is resolved as by least squares, and drift and motion are taken out as far as there is evidence for
 them, together with the responses and not before, so that they cannot eat them.
 
+A volume that lies five standard deviations from what the ones before predict, under all parameters that they leave possible, is an artefact
+and left out as if it were missing; responses rise too slowly for that, and after two in a row the level is taken to have changed.
+
 An image leaves the filters when its response has passed. From then on its amplitude changes only as the common mean and the weights of
 the parameters do. The cost of a volume depends on the number of images whose responses overlap, not on the length of the run.
 """
@@ -39,6 +42,11 @@ _SPREAD = 2.0  # scale of the prior of the amplitudes' spread
 _TERM_SD = 3.0  # of the coefficients of fixed functions of time
 _NOISE, _DRIFT, _MEAN = 0, 1, 2  # places in the state: noise, drift, mu, then coefficients of motion and time, then images
 _PRIOR_VOLUMES = 2.0  # volumes' worth of evidence that the noise variance is 1
+_INCREDIBLE, _SURE, _IN_A_ROW = (
+    5.0,
+    20,
+    2,
+)  # standard deviations from what is predicted, after so many volumes; more in a row are a new level
 
 
 @dataclass(frozen=True)
@@ -166,6 +174,7 @@ class Deconvolver:
         self.volumes = 0
         self._starts = 0  # runs so far: the first volume of each only sets its level
         self._fresh = True
+        self._left_out = 0  # in a row
         self._log_det = np.zeros(points)
         self._squares = np.zeros(points)
 
@@ -187,8 +196,8 @@ class Deconvolver:
         self._cov[:, size:, size:] = (self._amplitude_sd**2)[:, np.newaxis, np.newaxis] * self._basis.prior
         self._images.append(_Image(key, float(onset_s), float(duration_s)))
 
-    def add_volume(self, t_s: float, value: float, terms: ArrayLike, voxels: Array | None = None) -> None:
-        """Add one volume. Volumes that are missing are simply not added.
+    def add_volume(self, t_s: float, value: float, terms: ArrayLike, voxels: Array | None = None) -> bool:
+        """Add one volume; say whether it counts or is incredible. Volumes that are missing are simply not added.
 
         Parameters
         ----------
@@ -219,10 +228,18 @@ class Deconvolver:
         if self._fresh:  # the first sets the start of the drift and says nothing of the rest
             self._starts += 1
         else:
+            squares = surprise**2 / variance
+            sure = self.volumes - self._starts >= _SURE and self._left_out < _IN_A_ROW
+            if sure and self.weights() @ (squares / self._noise_variance()) > _INCREDIBLE**2:
+                self._left_out += 1
+                return False
             self._log_det += np.log(variance)
-            self._squares += surprise**2 / variance
+            self._squares += squares
         self._fresh = False
+        self._left_out = 0
         self.volumes += 1
+        for image in self._images:
+            image.volumes += bool(np.median(response(t_s - image.onset_s - self._lags_s, image.duration_s)) >= 0.5)
         scaled = gain / variance[:, np.newaxis]
         if voxels is not None:
             best = int(np.argmax(self.weights()))
@@ -231,6 +248,7 @@ class Deconvolver:
             self._voxels += np.multiply.outer(scaled[best], voxels - h[best] @ self._voxels)
         self._mean += scaled * surprise[:, np.newaxis]
         self._cov -= scaled[:, :, np.newaxis] * gain[:, np.newaxis, :]
+        return True
 
     def interrupt(self) -> None:
         """A new run follows, whose level is not known: noise and drift start anew, all images' responses have passed."""
@@ -292,7 +310,7 @@ class Deconvolver:
         return np.asarray((_PRIOR_VOLUMES + self._squares) / (_PRIOR_VOLUMES + self.volumes - self._starts), np.float64)
 
     def _design(self, terms: Array) -> Array:
-        """What each part of the state adds to the present volume, float64 (points, state); counts the images that it sees."""
+        """What each part of the state adds to the present volume, float64 (points, state)."""
         h = np.empty_like(self._mean)
         h[:, [_NOISE, _DRIFT]] = 1.0
         h[:, _MEAN : self._terms.start] = 0.0
@@ -300,7 +318,6 @@ class Deconvolver:
         at = self._terms.stop
         for image in self._images:
             values = self._basis.values(self._t_s - image.onset_s - self._lags_s, image.duration_s)
-            image.volumes += bool(np.median(response(self._t_s - image.onset_s - self._lags_s, image.duration_s)) >= 0.5)
             h[:, at : at + self._width] = values[self._lag]
             h[:, _MEAN : self._terms.start] += values[self._lag]
             at += self._width

@@ -77,7 +77,8 @@ class Scorer:
     Attributes
     ----------
     left_out : list of int
-        Indices of volumes in neither fit nor windows: missing, not aligned, or with a number in the mask that is not finite.
+        Indices of volumes in neither fit nor windows: missing, not aligned, with a number in the mask that is not finite, or (deconvolve,
+        pattern) five standard deviations from what the volumes before predict.
 
     Raises
     ------
@@ -119,6 +120,7 @@ class Scorer:
         self._decoder = decoder
         self._fwhm_mm = float(fwhm_mm)
         weights = decoder.weights[decoder.mask].astype(np.float64)
+        self.left_out: list[int] = []
         self._method: Peak | Separate
         if method == "peak":
             self._method = Peak(weights, tr_s, delay_s, half_window_tr, penalties(drift_sd, motion_sd))
@@ -126,12 +128,20 @@ class Scorer:
             nuisance = Nuisance(tr_s, motion_terms, drift, spike_mm)
             whole = method == "pattern"
             self._method = Separate(
-                weights, tr_s, duration_s, nuisance, first_s=first_s, pattern=whole, shape=hrf, known=self._known(), grid=grid
+                weights,
+                tr_s,
+                duration_s,
+                nuisance,
+                first_s=first_s,
+                pattern=whole,
+                shape=hrf,
+                known=self._known(),
+                grid=grid,
+                left_out=self.left_out,
             )
         self._seen: set[int] = set()
         self._keys: set[tuple[int, int]] = set()
         self._done: list[Score] = []
-        self.left_out: list[int] = []
 
     def add_volume(self, index: int, volume: NDArray[Any] | None, motion: ArrayLike) -> None:
         """Add one volume.

@@ -110,6 +110,8 @@ class Separate:
         Noise standard deviation of each voxel and the reference volume, known beforehand; the noise is taken to scale with the signal.
     grid : Grid, optional
         Parameters that the deconvolution considers.
+    left_out : list of int, optional
+        Takes the indices of volumes that are left out because those before make them incredible.
     """
 
     def __init__(
@@ -124,7 +126,9 @@ class Separate:
         shape: Shape = "canonical",
         known: tuple[Array, Array] | None = None,
         grid: Grid | None = None,
+        left_out: list[int] | None = None,
     ) -> None:
+        self._left_out = [] if left_out is None else left_out
         self._weights, self._tr_s, self._duration_s = weights, tr_s, duration_s
         self._first_s = first_s
         self._pattern, self._nuisance = pattern, nuisance
@@ -215,8 +219,10 @@ class Separate:
                     self._filter.add_image(key, onset_s, self._duration_s)
                     del self._coming[key]
             value = self._projection(values)
-            self._filter.add_volume(t_s, value, terms, self._projection.standardised(values) if self._pattern else None)
-            self._last_used = index
+            if self._filter.add_volume(t_s, value, terms, self._projection.standardised(values) if self._pattern else None):
+                self._last_used = index
+            else:
+                self._left_out.append(index)
         self._waiting.clear()
 
     def _publish(self, seen_s: float, everything: bool = False) -> list[Score]:

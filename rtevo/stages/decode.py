@@ -25,6 +25,7 @@ class _Decode:
         plan = context.plan
         warm_up()
         self.context, self.decoder, self.compared, self.holes = context, Decoder.load(plan.decoder, plan.decoder_name), False, False
+        self.artefacts = 0
         self._warm()
         self.aligned, self.scores = context.writer("aligned"), context.writer("scores")
         self.save = context.config.record.save_volumes in ("aligned", "both")
@@ -85,8 +86,19 @@ class _Decode:
             self.context.log.warning("decode: volumes with numbers in the decoder's mask that are not finite are left out")
         self.closed_ns[index] = int(slot["closed_ns"])
         self.publish_aligned(aligned, slot, slot["data"])
+        before = self.decoding.left_out
         self.decoding.learn(aligned)
+        if aligned.data is not None and self.decoding.left_out > before:
+            self.artefact(index)
         self.publish()
+
+    def artefact(self, index: int) -> None:
+        """Say that a volume is left out, ever more rarely."""
+        self.artefacts += 1
+        if self.artefacts.bit_count() == 1:
+            words = "lies" if self.artefacts == 1 else f"is number {self.artefacts} of those that lie"
+            text = "decode: volume %d %s 5 standard deviations or more from what those before predict: it is left out as an artefact"
+            self.context.log.warning(text, index, words)
 
     def compare(self, motion: Any) -> None:
         """Warn where the run is not like the decoder's."""

@@ -110,6 +110,11 @@ class Decoding:
         """Take an aligned volume into the scores."""
         self._scorer.add_volume(aligned.index - self._first, aligned.data, aligned.motion)
 
+    @property
+    def left_out(self) -> int:
+        """Number of volumes that scores leave out: see :class:`rtevo.decode.Scorer`."""
+        return len(self._scorer.left_out)
+
     def scores(self, final: bool = False) -> tuple[list[Score], float]:
         """Give the scores that are ready, and how reliable all are; `final`: no volume follows."""
         scores = self._scorer.ready(final=final)

@@ -175,3 +175,27 @@ def test_time_only_goes_forward() -> None:
     deconvolver.add_volume(1.0, 0.0, [])
     with pytest.raises(ValueError, match=r"volume at 1\.0 s: expected one later than the last, at 1\.0 s"):
         deconvolver.add_volume(1.0, 0.0, [])
+
+
+@pytest.mark.parametrize("contrast", [1.0, 4.0])
+def test_an_artefact_is_left_out_as_if_its_volume_were_missing(contrast: float) -> None:
+    onsets, times, series, _ = simulate(np.random.default_rng(5), 20, 4.0, contrast)
+    hit = np.isin(np.arange(len(times)), [30, 55, 56, 81])
+    spoilt = series + np.where(hit, 25.0, 0.0) * np.where(np.arange(len(times)) % 2, -1, 1)
+    still = np.zeros((len(times), 1))
+    found = run(onsets, times, spoilt, still).amplitudes()
+    expected = run(onsets, times[~hit], series[~hit], still[~hit]).amplitudes()
+    assert found.keys() == expected.keys()
+    for key, amplitude in expected.items():
+        assert found[key].value == pytest.approx(amplitude.value, rel=1e-9, abs=1e-9)
+        assert found[key].se_apart == pytest.approx(amplitude.se_apart, rel=1e-9)
+        assert found[key].volumes == amplitude.volumes
+
+
+def test_noise_and_strong_responses_are_no_artefacts_and_a_new_level_is_taken() -> None:
+    for seed in range(4):
+        onsets, times, series, _ = simulate(np.random.default_rng(seed), 30, 3.0, 4.0)
+        assert run(onsets, times, series, np.zeros((len(times), 1))).volumes == len(times)
+    onsets, times, series, _ = simulate(np.random.default_rng(9), 20, 4.0, 1.0)
+    series[40:] += 40.0
+    assert len(times) - 10 <= run(onsets, times, series, np.zeros((len(times), 1))).volumes <= len(times) - 2

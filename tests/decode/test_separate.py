@@ -109,6 +109,28 @@ def test_a_missing_volume_costs_certainty_not_truth() -> None:
     assert all(math.isfinite(score.score) for score in last.values())
 
 
+@pytest.mark.parametrize("method", ["deconvolve", "pattern"])
+def test_an_artefact_that_moves_nothing_is_left_out(method: str) -> None:
+    decoder = make_decoder()
+    data, _ = make_run(decoder, ONSETS, 90)
+    gaps, spoilt = data.copy(), data.copy()
+    gaps[48] = np.nan
+    spoilt[48] += 100 * decoder.weights.astype(np.float32)
+    last = []
+    for run in (gaps, spoilt):
+        scorer = Scorer(decoder, TR_S, method=method, fwhm_mm=0, grid=SMALL)  # type: ignore[arg-type]
+        for i, volume in enumerate(run):
+            for key, onset in ONSETS.items():
+                if i * TR_S <= onset < (i + 1) * TR_S:
+                    scorer.add_onset(key, onset)
+            scorer.add_volume(i, None if np.isnan(volume).all() else volume, np.zeros(6))
+        assert scorer.left_out == [48]
+        last.append({score.key: score for score in scorer.ready(final=True)})
+    for key, score in last[0].items():
+        assert last[1][key].score == pytest.approx(score.score, rel=1e-6)
+        assert last[1][key].volumes_used == score.volumes_used
+
+
 def test_nothing_measured_is_nan_and_can_still_be_revised() -> None:
     decoder = make_decoder()
     data, _ = make_run(decoder, ONSETS, 90)
