@@ -51,7 +51,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "24 terms": {"motion_terms": 24},
     "cosines": {"drift": "cosine"},
 }
-TROUBLES = ("none", "drift", "motion", "spikes")
+TROUBLES = ("none", "drift", "motion", "spikes", "artefacts")
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ def simulate(seed: int, cadence_s: float, contrast: float, images: int, trouble:
         motion[:, :3] += 0.15 * rng.standard_normal((len(times), 3))
     effect = rng.normal(0, 2.0 * sd, (6, *SHAPE))
     volumes += np.tensordot(motion * ([1.0] * 3 + [50.0] * 3), effect, 1)
-    if trouble == "spikes":
+    if trouble in ("spikes", "artefacts"):  # of a jump of the head; of the scanner
         for t in rng.choice(len(times), max(1, len(times) // 40), replace=False):
-            volumes[t] += 6 * sd * rng.standard_normal(SHAPE)
-            motion[t:, 0] += 1.2 * rng.choice([-1, 1])
+            volumes[t] += (6 if trouble == "spikes" else 12) * sd * rng.standard_normal(SHAPE)
+            motion[t:, 0] += 1.2 * rng.choice([-1, 1]) * (trouble == "spikes")
     return Run(decoder, onsets, truth, volumes.astype(np.float32), motion, contrast)
 
 
@@ -219,7 +219,7 @@ def nuisance_table(options: argparse.Namespace) -> list[dict[str, Any]]:
     """What taking out drift and motion costs and saves."""
     rows = []
     print("\ncadence 4 s, contrast 2: a peak after each way of taking out drift and motion; and deconvolution")
-    print(f"{'trouble':>8}" + "".join(f"{way:>15}" for way in (*WAYS, *MODELS)))
+    print(f"{'trouble':>9}" + "".join(f"{way:>15}" for way in (*WAYS, *MODELS)))
     for trouble in options.troubles:
         columns: dict[str, list[float]] = {way: [] for way in (*WAYS, *MODELS)}
         for seed in range(options.seeds):
@@ -228,7 +228,7 @@ def nuisance_table(options: argparse.Namespace) -> list[dict[str, Any]]:
                 columns[way].append(agreement(scores(run, method="peak", drift_sd=drift_sd, motion_sd=motion_sd)[2], run.truth))
             for model, settings in MODELS.items():
                 columns[model].append(agreement(scores(run, duration_s=IMAGE_S, **settings)[2], run.truth))
-        print(f"{trouble:>8}" + "".join(f"{cell(column):>15}" for column in columns.values()), flush=True)
+        print(f"{trouble:>9}" + "".join(f"{cell(column):>15}" for column in columns.values()), flush=True)
         rows.append({"trouble": trouble, **columns})
     return rows
 
