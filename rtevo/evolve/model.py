@@ -13,7 +13,7 @@ doi:10.1162/neco.1992.4.3.415) and a weak prior: the linear model averages over 
 weigh by their standard errors, up to a common factor that is estimated.
 
 Scores that all others make incredible (a cough, an artefact that slipped through) count less, as under noise with heavy tails: one score in
-twenty with ten times the noise cost a third of the gain before.
+twenty with ten times the noise cost 40% of the gain before.
 
 Linear algebra is kept on one thread: two cores shared with other processes slowed it a hundredfold, and the last bits of a result
 would depend on the number of threads.
@@ -71,23 +71,6 @@ def relative_precision(fitness_se: Array) -> Array:
     errors = np.clip(np.where(known, fitness_se, middle), middle / _SPREAD, middle * _SPREAD)
     weights = errors**-2.0
     return np.asarray(weights / weights.mean(), np.float64)
-
-
-def without_outliers(latents: Array, fitness: Array, precision: Array) -> Array:
-    """Precision of scores, less for those that the others make incredible.
-
-    A score within `_INCREDIBLE` standard deviations (as most scores have them) of what the linear model of all others predicts keeps its
-    precision, one twice as far a quarter of it. Found by reweighting (P. W. Holland and R. E. Welsch 1977,
-    doi:10.1080/03610927708827533).
-    """
-    weights = precision
-    for _ in range(_ROUNDS):
-        far = np.abs(Linear(latents, fitness, weights).surprise(precision))
-        usual = 1.4826 * float(np.median(far))
-        if usual == 0:
-            return precision
-        weights = precision * np.minimum(1.0, (_INCREDIBLE * usual / np.maximum(far, 1e-300)) ** 2)
-    return weights
 
 
 @dataclass(frozen=True)
@@ -201,6 +184,36 @@ class Linear:
         """Turn coefficients in the eigenbasis (n, d + 1) into slopes."""
         plain = coefficients @ self._basis.T
         return Slope(plain[:, :-1] / math.sqrt(self._d), plain[:, -1] * _RADIAL / math.sqrt(2 * self._d))
+
+
+def without_outliers(latents: Array, fitness: Array, precision: Array) -> tuple[Linear, Array]:
+    """Fit the linear model to scores, of which those that the others make incredible have less precision.
+
+    A score within `_INCREDIBLE` standard deviations (as most scores have them) of what the model of all others predicts keeps its
+    precision, one twice as far a quarter of it. Found by reweighting (P. W. Holland and R. E. Welsch 1977,
+    doi:10.1080/03610927708827533).
+
+    Parameters
+    ----------
+    latents, fitness, precision : ndarray
+        As for :class:`Linear`.
+
+    Returns
+    -------
+    model : Linear
+    precision : ndarray, float64 (n,)
+        What it was fitted with.
+    """
+    weights = precision
+    for _ in range(_ROUNDS):
+        model = Linear(latents, fitness, weights)
+        far = np.abs(model.surprise(precision))
+        usual = 1.4826 * float(np.median(far))
+        lowered = precision * np.minimum(1.0, (_INCREDIBLE * usual / np.maximum(far, 1e-300)) ** 2) if usual > 0 else precision
+        if np.array_equal(lowered, weights):
+            return model, weights
+        weights = lowered
+    return Linear(latents, fitness, weights), weights
 
 
 class Curved:

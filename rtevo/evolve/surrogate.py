@@ -39,8 +39,8 @@ _FINAL_SPREAD = 0.1  # of their directions around the best one, as a share of it
 _FEWEST = 4  # scores before a model is fitted
 
 
-def _precision(known: History) -> Array:
-    """How far to trust each score: its standard error, and whether the others make it credible."""
+def _linear(known: History) -> tuple[Linear, Array]:
+    """Fit the linear model; gives also how far each score is trusted: its standard error, and whether the others make it credible."""
     return without_outliers(known.latents, known.fitness, relative_precision(known.fitness_se))
 
 
@@ -105,7 +105,7 @@ class Surrogate(Evolver):
         if len(known.ids) < _FEWEST or np.ptp(known.fitness) == 0:
             return math.nan
         with one_thread():
-            linear = Linear(known.latents, known.fitness, _precision(known))
+            linear, _ = _linear(known)
             return linear.expected_gain(n, np.random.default_rng(self.asked))
 
     def _propose(self, n: int) -> NDArray[np.float64]:
@@ -119,8 +119,7 @@ class Surrogate(Evolver):
 
     def _best(self, n: int, known: History, spread: float) -> Array:
         """Return the best candidates under draws with a share of the posterior's spread."""
-        precision = _precision(known)
-        linear = Linear(known.latents, known.fitness, precision)
+        linear, precision = _linear(known)
         slope = linear.draw(n, spread, self._rng)
         curved = Curved(known.latents, known.fitness, precision, linear, linear.mean().direction[0])
         if curved.advantage > _CURVED_EVIDENCE:
