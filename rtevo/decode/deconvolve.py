@@ -37,7 +37,6 @@ _START_VARIANCE = 1e6  # of the drift's start, in noise variances: as good as un
 _MEAN_VARIANCE = 30.0**2  # of the common amplitude
 _TERM_SD = 3.0  # of the coefficients of fixed functions of time
 _NOISE, _DRIFT, _MEAN = 0, 1, 2  # places in the state: noise, drift, mu, then coefficients of motion and time, then images
-_FEWEST = 3  # images in the state from which on it can be told what they share
 _PRIOR_VOLUMES = 2.0  # volumes' worth of evidence that the noise variance is 1
 
 
@@ -48,8 +47,9 @@ class Grid:
     Parameters
     ----------
     amplitude_sd : tuple of float
-        Spread of the images' amplitudes, in noise standard deviations, > 0. Not nearer to 0: short runs would often be taken to have no
-        spread at all, and errors be given far too small.
+        Spread of the images' amplitudes, in noise standard deviations, > 0, in equal ratios: each counts in proportion to itself, so that
+        the spread is uniform beforehand (A. Gelman 2006, doi:10.1214/06-BA117A). Not nearer to 0: short runs would often be taken to have
+        no spread at all, and errors be given far too small.
     autocorrelation : tuple of float
         Correlation of the noise of successive volumes, 0 <= r < 1.
     drift_sd : tuple of float
@@ -87,8 +87,8 @@ class Amplitude:
     se : float
         Posterior standard deviation.
     se_apart : float
-        The same without what is uncertain about all images alike (the series' level is, and so their common mean), which is the part of
-        the covariance that the image shares with those that overlap it: the error of one image against others.
+        The same if the common mean were known, which is what is uncertain about all images alike (the series' level is, and the mean with
+        it): the error of one image against others. What an image shares with those near it only, the error of the drift there, counts.
     volumes : int
         Volumes that saw at least half of the response's peak.
     """
@@ -115,7 +115,6 @@ class _Snapshot:
 
     value: Array
     variance: Array
-    apart: Array
     slope: Array
     mu: Array
     mu_variance: Array
@@ -147,7 +146,7 @@ class Deconvolver:
         self._basis = basis(shape)
         self._amplitude_sd, self._rho, self._drift_sd, motion_sd, lag_s = grid.points()
         self._lags_s, self._lag = np.unique(lag_s, return_inverse=True)
-        self._log_prior = -0.5 * ((lag_s - grid.lag_mean_s) / grid.lag_prior_s) ** 2
+        self._log_prior = np.log(self._amplitude_sd) - 0.5 * ((lag_s - grid.lag_mean_s) / grid.lag_prior_s) ** 2
         self._tr_s, self._width = float(tr_s), len(self._basis.readout)
         self._terms = slice(_MEAN + self._width, _MEAN + self._width + motion_terms + time_terms)
         points, size = len(lag_s), self._terms.stop
@@ -252,17 +251,18 @@ class Deconvolver:
         """
         weights, noise = self.weights(), self._noise_variance()
         now = self._snapshot()
-        means = weights @ now.value
-        shift = (now.value - means).mean(axis=1) if len(means) >= _FEWEST else np.zeros(len(weights))  # what points say of all alike
+        shift = now.mu - weights @ now.mu  # what points of the grid say of all images alike
         found: dict[tuple[int, int], Amplitude] = {}
         passed = list(self._past.items())
         for key, (then, volumes) in passed[max(len(passed) - past, 0) :] if past is not None else passed:
             value = then.value[:, 0] + then.slope[:, 0] * (now.mu - then.mu)
-            variance = then.variance[:, 0] + then.slope[:, 0] ** 2 * (now.mu_variance - then.mu_variance)
-            found[key] = _average(value, variance * noise, then.apart[:, 0] * noise, weights, shift, volumes)
+            apart = then.variance[:, 0] - then.slope[:, 0] ** 2 * then.mu_variance
+            shared = then.slope[:, 0] ** 2 * now.mu_variance
+            found[key] = _average(value, apart * noise, shared * noise, weights, shift, volumes)
         for k, image in enumerate(self._images):
-            parts = (now.value[:, k], now.variance[:, k] * noise, now.apart[:, k] * noise)
-            found[image.key] = _average(*parts, weights, shift, image.volumes)
+            shared = now.slope[:, k] ** 2 * now.mu_variance
+            apart = now.variance[:, k] - shared
+            found[image.key] = _average(now.value[:, k], apart * noise, shared * noise, weights, shift, image.volumes)
         return found
 
     def pattern(self, key: tuple[int, int]) -> Array | None:
@@ -323,7 +323,7 @@ class Deconvolver:
             return
         now = self._snapshot()
         for place in gone:
-            own = {name: getattr(now, name)[:, place : place + 1].copy() for name in ("value", "variance", "apart", "slope")}
+            own = {name: getattr(now, name)[:, place : place + 1].copy() for name in ("value", "variance", "slope")}
             self._past[self._images[place].key] = (replace(now, **own), self._images[place].volumes)
         rows = [self._terms.stop + self._width * place + k for place in gone for k in range(self._width)]
         if self._voxels is not None:
@@ -342,17 +342,13 @@ class Deconvolver:
             readout[k + 1, at : at + self._width] = self._basis.readout
         values, cov = self._mean @ readout.T, readout @ self._cov @ readout.T
         variance = np.diagonal(cov, axis1=1, axis2=2)[:, 1:].copy()
-        apart = variance.copy()
-        if number >= _FEWEST:
-            shared = (cov[:, 1:, 1:].sum(axis=2) - variance) / (number - 1)
-            apart -= np.clip(shared, 0.0, variance)
         mu_variance = cov[:, 0, 0].copy()
         slope = cov[:, 0, 1:] / mu_variance[:, np.newaxis]
-        return _Snapshot(values[:, 1:], variance, apart, slope, values[:, 0].copy(), mu_variance)
+        return _Snapshot(values[:, 1:], variance, slope, values[:, 0].copy(), mu_variance)
 
 
-def _average(value: Array, variance: Array, apart: Array, weights: Array, shift: Array, volumes: int) -> Amplitude:
+def _average(value: Array, apart: Array, shared: Array, weights: Array, shift: Array, volumes: int) -> Amplitude:
     """Mean and spread of a mixture; apart from others, its parts are moved by `shift` against each other."""
-    mean = float((weights * value).sum())
-    se = math.sqrt(max(float((weights * (variance + (value - mean) ** 2)).sum()), 0.0))
-    return Amplitude(mean, se, math.sqrt(max(float((weights * (apart + (value - mean - shift) ** 2)).sum()), 0.0)), volumes)
+    mean = float(weights @ value)
+    se = math.sqrt(max(float(weights @ (apart + shared + (value - mean) ** 2)), 0.0))
+    return Amplitude(mean, se, math.sqrt(max(float(weights @ (apart + (value - mean - shift) ** 2)), 0.0)), volumes)
