@@ -1,6 +1,6 @@
 """How well single-image responses are recovered: simulated volumes with known responses, and what nuisance terms cost and save.
 
-Run as a script, ``python bench/bench_decode.py [--json FILE] [--seeds N] [--images N]``, it prints, mean and standard error over the seeds,
+Run as a script, ``python bench/bench_decode.py [--json FILE] [--seeds N] [--images N] ...``, it prints, mean and standard error over seeds,
 the correlation of scores with the true responses
 
 - over cadence and contrast, for the volumes around the peak (as the prototype does it), for least squares and ridge regression on the whole
@@ -220,7 +220,7 @@ def nuisance_table(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     print("\ncadence 4 s, contrast 2: a peak after each way of taking out drift and motion; and deconvolution")
     print(f"{'trouble':>8}" + "".join(f"{way:>15}" for way in (*WAYS, *MODELS)))
-    for trouble in TROUBLES:
+    for trouble in options.troubles:
         columns: dict[str, list[float]] = {way: [] for way in (*WAYS, *MODELS)}
         for seed in range(options.seeds):
             run = simulate(seed, 4.0, 2.0, options.images, trouble)
@@ -241,6 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=40, help="in a run (default 40)")
     parser.add_argument("--cadences", type=float, nargs="+", default=CADENCES_S, help="seconds")
     parser.add_argument("--contrasts", type=float, nargs="+", default=CONTRASTS, help="noise standard deviations")
+    parser.add_argument("--troubles", nargs="*", choices=TROUBLES, default=TROUBLES, help="of the second table")
     options = parser.parse_args(arguments)
     print(f"{options.images} images of {IMAGE_S:g} s, TR {TR_S} s; {options.seeds} seeds from 0; correlation with the true responses")
     rows = {"recovery": recovery_table(options), "nuisance": nuisance_table(options)}

@@ -35,6 +35,7 @@ __all__ = ["Amplitude", "Deconvolver", "Grid"]
 Array = NDArray[np.float64]
 _START_VARIANCE = 1e6  # of the drift's start, in noise variances: as good as unknown
 _MEAN_VARIANCE = 30.0**2  # of the common amplitude
+_SPREAD = 2.0  # scale of the prior of the amplitudes' spread
 _TERM_SD = 3.0  # of the coefficients of fixed functions of time
 _NOISE, _DRIFT, _MEAN = 0, 1, 2  # places in the state: noise, drift, mu, then coefficients of motion and time, then images
 _PRIOR_VOLUMES = 2.0  # volumes' worth of evidence that the noise variance is 1
@@ -47,9 +48,9 @@ class Grid:
     Parameters
     ----------
     amplitude_sd : tuple of float
-        Spread of the images' amplitudes, in noise standard deviations, > 0, in equal ratios: each counts in proportion to itself, so that
-        the spread is uniform beforehand (A. Gelman 2006, doi:10.1214/06-BA117A). Not nearer to 0: short runs would often be taken to have
-        no spread at all, and errors be given far too small.
+        Spread of the images' amplitudes, in noise standard deviations, > 0, in equal ratios. Beforehand it is half-Cauchy with scale 2
+        (A. Gelman 2006, doi:10.1214/06-BA117A). Not nearer to 0: short runs would often be taken to have no spread at all, and errors be
+        given far too small.
     autocorrelation : tuple of float
         Correlation of the noise of successive volumes, 0 <= r < 1.
     drift_sd : tuple of float
@@ -146,7 +147,8 @@ class Deconvolver:
         self._basis = basis(shape)
         self._amplitude_sd, self._rho, self._drift_sd, motion_sd, lag_s = grid.points()
         self._lags_s, self._lag = np.unique(lag_s, return_inverse=True)
-        self._log_prior = np.log(self._amplitude_sd) - 0.5 * ((lag_s - grid.lag_mean_s) / grid.lag_prior_s) ** 2
+        cauchy = self._amplitude_sd / (1.0 + (self._amplitude_sd / _SPREAD) ** 2)  # times its spacing on the grid
+        self._log_prior = np.log(cauchy) - 0.5 * ((lag_s - grid.lag_mean_s) / grid.lag_prior_s) ** 2
         self._tr_s, self._width = float(tr_s), len(self._basis.readout)
         self._terms = slice(_MEAN + self._width, _MEAN + self._width + motion_terms + time_terms)
         points, size = len(lag_s), self._terms.stop

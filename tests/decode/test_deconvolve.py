@@ -87,7 +87,8 @@ def test_parameters_are_weighed_by_their_evidence() -> None:
     motion = 0.1 * rng.standard_normal((len(times), 1))
     grid = Grid(amplitude_sd=(0.5, 3.0), autocorrelation=(0.0, 0.5), drift_sd=(0.01, 0.1), motion_sd=(0.0, 2.0), lag_s=(0.0, 1.0))
     evidence = np.array([dense(onsets, times, series, motion, point)[3] for point in grid.points().T])
-    evidence += np.log(grid.points()[0]) - 0.5 * (grid.points()[4] / grid.lag_prior_s) ** 2
+    spread = grid.points()[0]
+    evidence += np.log(spread / (1 + spread**2 / 4)) - 0.5 * (grid.points()[4] / grid.lag_prior_s) ** 2
     expected = np.exp(evidence - evidence.max())
     np.testing.assert_allclose(run(onsets, times, series, motion, grid).weights(), expected / expected.sum(), rtol=1e-3, atol=1e-6)
 
