@@ -33,7 +33,7 @@ FIRST_S = 8.0
 REVISED = 64
 """So many of the latest images whose response has passed are still revised, as the volumes tell more of what all images share."""
 IMPROVED, MOVED = 0.9, 0.25
-"""A revision is published when the standard error has fallen to this part of the one published, or the score has moved by that part of it."""
+"""A revision is published when its standard error is at most this part of the one published, or the score has moved by this part of it."""
 _PRIOR_VOLUMES = 10.0  # volumes' worth of evidence that a voxel's variance is the median voxel's
 
 
