@@ -8,7 +8,9 @@ the correlation of scores with the true responses
   deconvolution as published first (8 s after an onset), 16 s after it, and last, and for the same model given the whole run; and the share
   of 95% intervals that hold the truth, first and last;
 - under slow drift, task-locked motion and spikes, for a running mean, plain least squares and priors, each before a peak is read, and for
-  deconvolution with and without motion terms, with cosines, and with the 24 terms.
+  deconvolution with and without motion terms, with cosines, and with the 24 terms;
+- for the simulated participant, with the decoder of a localizer run: 80 x 80 x 35 voxels, realigned and smoothed, an image every 4 s. The
+  unit of the responses, which intervals need, is taken from the scores.
 
 Under pytest-benchmark the cost of a volume is timed at 80 x 80 x 35 voxels, smoothing included, and with realignment.
 
@@ -23,6 +25,7 @@ import itertools
 import json
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,9 @@ from rtevo.decode.nuisance import DRIFT_SD, MOTION_SD
 from rtevo.decode.separate import Projection
 from rtevo.realign import Realigner, warm_up
 from rtevo.records import Grid
+from rtevo.simulate import Simulation, make_decoder
+from rtevo.simulate.participant import Participant
+from rtevo.simulate.scanner import Scanner
 
 Array = NDArray[np.float64]
 TR_S, IMAGE_S, TSNR, SIGNAL = 0.867, 3.0, 60.0, 1000.0
@@ -52,6 +58,19 @@ MODELS: dict[str, dict[str, Any]] = {
     "cosines": {"drift": "cosine"},
 }
 TROUBLES = ("none", "drift", "motion", "spikes", "artefacts")
+
+
+@dataclass(frozen=True)
+class Liking:
+    """A participant's preference, given beforehand image by image."""
+
+    values: Iterator[float]
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> float:
+        return float(next(self.values))
+
+    def settings(self) -> dict[str, Any]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -100,9 +119,30 @@ def simulate(seed: int, cadence_s: float, contrast: float, images: int, trouble:
     return Run(decoder, onsets, truth, volumes.astype(np.float32), motion, contrast)
 
 
+def scan(seed: int, images: int) -> Run:
+    """Scan the simulated participant, who moves and whose responses differ, and align the volumes."""
+    settings = Simulation(seed=seed, participant_seed=seed, tr_s=TR_S)
+    head, made = settings.head(), make_decoder(settings)
+    decoder = Decoder(made.grid, made.reference.astype(np.float32), made.mask, made.weights, "liking", {}, made.noise_sd)
+    onsets, truth = 6 + 4.0 * np.arange(images), np.random.default_rng(seed).standard_normal(images)
+    participant, scanner, shown = Participant(Liking(iter(truth)), np.random.default_rng(seed)), Scanner(head, settings), 0
+    volumes, motion = [], []
+    with Realigner(decoder.reference, decoder.grid.affine) as realigner:
+        for index in range(int((onsets[-1] + 24) / TR_S)):
+            while shown < images and onsets[shown] < (index + 1) * TR_S:
+                participant.look("image", float(onsets[shown]), np.zeros((1, 1, 3), np.uint8))
+                participant.look("fixation", float(onsets[shown]) + IMAGE_S)
+                shown += 1
+            volume = scanner.acquire(index, participant)
+            moved = realigner.estimate(volume)
+            volumes.append(realigner.reslice(volume, moved).copy())
+            motion.append(moved.params)
+    return Run(decoder, onsets, truth, np.array(volumes), np.array(motion), 1.0)
+
+
 def scores(run: Run, **options: Any) -> tuple[dict[int, Score], dict[int, Score], dict[int, Score]]:
     """Score a run; return the first word on each image, that 16 s after its onset, and the last, all before the run's end."""
-    scorer = Scorer(run.decoder, TR_S, fwhm_mm=0, **options)
+    scorer = Scorer(run.decoder, TR_S, **{"fwhm_mm": 0.0, **options})
     first: dict[int, Score] = {}
     passed: dict[int, Score] = {}
     last: dict[int, Score] = {}
@@ -233,18 +273,76 @@ def nuisance_table(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def participant_table(options: argparse.Namespace) -> list[dict[str, float]]:
+    """Scores of the simulated participant."""
+    rows: list[dict[str, float]] = []
+    for seed in range(options.participants):
+        run = scan(seed, options.images)
+        row = {
+            f"peak, {way}": agreement(scores(run, method="peak", fwhm_mm=4.0, drift_sd=drift_sd, motion_sd=motion_sd)[2], run.truth)
+            for way, (drift_sd, motion_sd) in WAYS.items()
+        }
+        first, _, last = scores(run, fwhm_mm=4.0, duration_s=IMAGE_S)
+        unit = 1 / np.polyfit([last[k].score for k in range(options.images)], run.truth, 1)[0]  # scores are posterior means
+        row |= {"first": agreement(first, run.truth), "last": agreement(last, run.truth)}
+        row |= {"95% first": coverage(first, unit * run.truth), "95% last": coverage(last, unit * run.truth)}
+        if not rows:
+            print("\nsimulated participant\n" + "".join(f"{name:>21}" for name in row))
+        print("".join(f"{value:>21.2f}" for value in row.values()), flush=True)
+        rows.append(row)
+    return rows
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw the first table, a panel for each cadence."""
+    from matplotlib.figure import Figure
+
+    lines = {
+        "peak": ("peak", "o-", "grey"),
+        "squares": ("least squares", "s:", "silver"),
+        "ridge 1": ("ridge, fixed", "s--", "tab:orange"),
+        "first": ("deconvolve, first (8 s)", "o:", "tab:blue"),
+        "last": ("deconvolve, latest", "o-", "tab:blue"),
+        "offline": ("same model, whole run", "--", "black"),
+    }
+    cadences = sorted({row["cadence_s"] for row in rows})
+    columns = min(3, len(cadences))
+    figure = Figure(figsize=(3.3 * columns, 3.1 * math.ceil(len(cadences) / columns)), layout="constrained")
+    axes = np.ravel(figure.subplots(math.ceil(len(cadences) / columns), columns, sharex=True, sharey=True, squeeze=False))
+    for axis, cadence_s in zip(axes, cadences, strict=False):
+        mine = [row for row in rows if row["cadence_s"] == cadence_s]
+        for name, (label, style, colour) in lines.items():
+            values = np.array([row[name] for row in mine])
+            errors = values.std(axis=1, ddof=1) / math.sqrt(values.shape[1]) if values.shape[1] > 1 else None
+            axis.errorbar(
+                [row["contrast"] for row in mine], values.mean(axis=1), errors, fmt=style, color=colour, label=label, ms=4, capsize=2
+            )
+        axis.set(title=f"an image every {cadence_s:g} s", xscale="log", ylim=(0, 1))
+        axis.set_xticks(CONTRASTS, [f"{contrast:g}" for contrast in CONTRASTS])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[len(cadences) - 1].legend(fontsize=7)
+    figure.supxlabel("contrast (noise sd)", fontsize=10)
+    figure.supylabel("correlation with the true responses", fontsize=10)
+    figure.savefig(path, dpi=100)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--json", type=Path, help="write all numbers here")
+    parser.add_argument("--figure", type=Path, help="draw the first table here")
     parser.add_argument("--seeds", type=int, default=10, help="runs for each number (default 10)")
     parser.add_argument("--images", type=int, default=40, help="in a run (default 40)")
     parser.add_argument("--cadences", type=float, nargs="+", default=CADENCES_S, help="seconds")
     parser.add_argument("--contrasts", type=float, nargs="+", default=CONTRASTS, help="noise standard deviations")
     parser.add_argument("--troubles", nargs="*", choices=TROUBLES, default=TROUBLES, help="of the second table")
+    parser.add_argument("--participants", type=int, default=6, help="of the third table (default 6)")
     options = parser.parse_args(arguments)
     print(f"{options.images} images of {IMAGE_S:g} s, TR {TR_S} s; {options.seeds} seeds from 0; correlation with the true responses")
-    rows = {"recovery": recovery_table(options), "nuisance": nuisance_table(options)}
+    rows = {"recovery": recovery_table(options), "nuisance": nuisance_table(options), "participants": participant_table(options)}
+    if options.figure:
+        draw(rows["recovery"], options.figure)
     if options.json:
         options.json.write_text(json.dumps(rows) + "\n")
     return 0

@@ -32,8 +32,8 @@ FIRST_S = 8.0
 """By default a score is published when its response has been seen until so long after the onset."""
 REVISED = 64
 """So many of the latest images whose response has passed are still revised, as the volumes tell more of what all images share."""
-IMPROVED = 0.9
-"""A revision is published when the standard error has fallen to this part of what was published, or the score has moved by half of it."""
+IMPROVED, MOVED = 0.9, 0.25
+"""A revision is published when its standard error is at most this part of the one published, or the score has moved by this part of it."""
 _PRIOR_VOLUMES = 10.0  # volumes' worth of evidence that a voxel's variance is the median voxel's
 
 
@@ -252,7 +252,7 @@ class Separate:
                 value, error = self._projection.compare(pattern, found)
         if math.isnan(value):
             return Score(key, image.onset_s, math.nan, math.nan, 0, -1, revision) if old is None else None
-        if old is not None and error > IMPROVED * old.score_se and abs(value - old.score) < 0.5 * old.score_se:
+        if old is not None and error > IMPROVED * old.score_se and abs(value - old.score) < MOVED * old.score_se:
             return None
         assert found is not None
         return Score(key, image.onset_s, value, error, found.volumes, self._last_used, revision)
