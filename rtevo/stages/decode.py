@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from typing import TYPE_CHECKING, Any
@@ -93,12 +94,11 @@ class _Decode:
         self.publish()
 
     def artefact(self, index: int) -> None:
-        """Say that a volume is left out, ever more rarely."""
+        """Note a volume that is left out; warn of the first, the second, the fourth, and so on."""
         self.artefacts += 1
-        if self.artefacts.bit_count() == 1:
-            words = "lies" if self.artefacts == 1 else f"is number {self.artefacts} of those that lie"
-            text = "decode: volume %d %s 5 standard deviations or more from what those before predict: it is left out as an artefact"
-            self.context.log.warning(text, index, words)
+        level = logging.WARNING if self.artefacts.bit_count() == 1 else logging.INFO
+        text = "decode: volume %d is left out as an artefact: it lies over 5 standard deviations from what those before predict (%d so far)"
+        self.context.log.log(level, text, index, self.artefacts)
 
     def compare(self, motion: Any) -> None:
         """Warn where the run is not like the decoder's."""
