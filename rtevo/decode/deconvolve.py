@@ -16,8 +16,8 @@ So shrinkage, whitening, the response's delay and nuisance terms follow the data
 the mean, where it is high overlap is resolved as by least squares, and drift and motion are taken out as far as there is evidence for
 them, together with the responses and not before, so that they cannot eat them.
 
-A volume that lies five standard deviations from what the ones before predict, under all parameters that they leave possible, is an artefact
-and left out as if it were missing; responses rise too slowly for that, and after two in a row the level is taken to have changed.
+A volume that the ones before make as improbable as a number five standard deviations off, whatever the parameters that are still possible,
+is an artefact and left out as if it were missing. Responses rise too slowly for that; after two in a row the level has changed.
 
 An image leaves the filters when its response has passed. From then on its amplitude changes only as the common mean and the weights of
 the parameters do. The cost of a volume depends on the number of images whose responses overlap, not on the length of the run.
@@ -30,6 +30,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import erfc
 
 from rtevo.decode.hrf import HRF_LENGTH_S, Shape, basis, response
 
@@ -230,7 +231,7 @@ class Deconvolver:
         else:
             squares = surprise**2 / variance
             sure = self.volumes - self._starts >= _SURE and self._left_out < _IN_A_ROW
-            if sure and self.weights() @ (squares / self._noise_variance()) > _INCREDIBLE**2:
+            if sure and self.weights() @ erfc(np.sqrt(0.5 * squares / self._noise_variance())) < erfc(_INCREDIBLE / math.sqrt(2)):
                 self._left_out += 1
                 return False
             self._log_det += np.log(variance)
