@@ -151,11 +151,11 @@ def draw(result: dict[str, Any], path: Path) -> None:
     memory.legend(fontsize=7, frameon=False, ncol=2)
     for (name, rows), color in zip(result["latencies_ms"].items(), ("#8a8a8a", "#0b6e75", "#c2571a", "#5b4b8a"), strict=True):
         middle = [row["minute"] + (rows[1]["minute"] / 2 if len(rows) > 1 else 0) for row in rows]
-        latency.plot(middle, [row["p50"] for row in rows], "o-", color=color, label=f"{name}: p50")
-        latency.plot(middle, [row["p99"] for row in rows], "o:", color=color, label="p99")
-    latency.set(xlabel="minute of the session", ylabel="ms", yscale="log", title="Latencies")
-    latency.set_ylim(top=30 * latency.get_ylim()[1])  # the legend's
-    latency.legend(fontsize=7, frameon=False, ncol=2, loc="upper left")
+        latency.plot(middle, [row["p50"] for row in rows], "o-", color=color, label=name)
+        latency.plot(middle, [row["p99"] for row in rows], "o:", color=color)
+    latency.set(xlabel="minute of the session", ylabel="ms", yscale="log", title="Latencies: p50, and p99 dotted")
+    latency.set_ylim(top=10 * latency.get_ylim()[1])  # the legend's
+    latency.legend(fontsize=7, frameon=False, loc="upper left")
     figure.savefig(path)
 
 
