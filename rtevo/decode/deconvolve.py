@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -274,8 +275,9 @@ class Deconvolver:
         now = self._snapshot()
         shift = now.mu - weights @ now.mu  # what points of the grid say of all images alike
         found: dict[tuple[int, int], Amplitude] = {}
-        passed = list(self._past.items())
-        for key, (then, volumes) in passed[max(len(passed) - past, 0) :] if past is not None else passed:
+        passed = self._past if past is None else [*islice(reversed(self._past), past)][::-1]
+        for key in passed:
+            then, volumes = self._past[key]
             value = then.value[:, 0] + then.slope[:, 0] * (now.mu - then.mu)
             apart = then.variance[:, 0] - then.slope[:, 0] ** 2 * then.mu_variance
             shared = then.slope[:, 0] ** 2 * now.mu_variance

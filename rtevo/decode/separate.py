@@ -138,12 +138,13 @@ class Separate:
         self._waiting: list[tuple[int, Array, NDArray[np.float32]]] = []
         self._filter = Deconvolver(tr_s, nuisance.motion, grid, time_terms=nuisance.drift, shape=shape)
         self._images: dict[tuple[int, int], _Published] = {}
+        self._open: dict[tuple[int, int], _Published] = {}  # those of which more may be said
         self._coming: dict[tuple[int, int], float] = {}
         self._last, self._last_used, self._began = -1, -1, 0
 
     def add_onset(self, key: tuple[int, int], onset_s: float) -> list[Score]:
         """Take an image; its scores come with the volumes."""
-        self._images[key] = _Published(onset_s)
+        self._images[key] = self._open[key] = _Published(onset_s)
         self._coming[key] = onset_s
         return []
 
@@ -229,8 +230,11 @@ class Separate:
         """Scores of images that are ready and not published, or better than what was published."""
         amplitudes = self._filter.amplitudes(None if everything else REVISED)
         scores = []
-        for key, image in self._images.items():
-            if not everything and (seen_s < image.onset_s + self._first_s or (image.score is not None and key not in amplitudes)):
+        for key, image in list((self._images if everything else self._open).items()):
+            if not everything and seen_s < image.onset_s + self._first_s:
+                continue
+            if not everything and image.score is not None and key not in amplitudes:
+                del self._open[key]
                 continue
             score = self._score(key, image, amplitudes.get(key))
             if score is not None:
