@@ -16,8 +16,8 @@ So shrinkage, whitening, the response's delay and nuisance terms follow the data
 the mean, where it is high overlap is resolved as by least squares, and drift and motion are taken out as far as there is evidence for
 them, together with the responses and not before, so that they cannot eat them.
 
-A volume that the ones before make as improbable as a number five standard deviations off, whatever the parameters that are still possible,
-is an artefact and left out as if it were missing. Responses rise too slowly for that; after two in a row the level has changed.
+A volume that the ones before make as improbable as a number six standard deviations off, whatever the parameters that are still possible,
+is an artefact and left out as if it were missing. Where the next is as far off to the same side, that one counts: the level has changed.
 
 An image leaves the filters when its response has passed. From then on its amplitude changes only as the common mean and the weights of
 the parameters do. The cost of a volume depends on the number of images whose responses overlap, not on the length of the run.
@@ -44,11 +44,7 @@ _SPREAD = 2.0  # scale of the prior of the amplitudes' spread
 _TERM_SD = 3.0  # of the coefficients of fixed functions of time
 _NOISE, _DRIFT, _MEAN = 0, 1, 2  # places in the state: noise, drift, mu, then coefficients of motion and time, then images
 _PRIOR_VOLUMES = 2.0  # volumes' worth of evidence that the noise variance is 1
-_INCREDIBLE, _SURE, _IN_A_ROW = (
-    5.0,
-    20,
-    2,
-)  # standard deviations from what is predicted, after so many volumes; more in a row are a new level
+_INCREDIBLE, _SURE = 6.0, 20  # standard deviations from what is predicted, after so many volumes; real responses to blocks reach 5
 
 
 @dataclass(frozen=True)
@@ -176,7 +172,7 @@ class Deconvolver:
         self.volumes = 0
         self._starts = 0  # runs so far: the first volume of each only sets its level
         self._fresh = True
-        self._left_out = 0  # in a row
+        self._left_out = 0.0  # sign of the last volume's surprise, where it was left out
         self._log_det = np.zeros(points)
         self._squares = np.zeros(points)
 
@@ -231,14 +227,15 @@ class Deconvolver:
             self._starts += 1
         else:
             squares = surprise**2 / variance
-            sure = self.volumes - self._starts >= _SURE and self._left_out < _IN_A_ROW
-            if sure and self.weights() @ erfc(np.sqrt(0.5 * squares / self._noise_variance())) < erfc(_INCREDIBLE / math.sqrt(2)):
-                self._left_out += 1
-                return False
+            if self.volumes - self._starts >= _SURE and self._incredible(squares):
+                side = float(np.sign(self.weights() @ surprise))
+                if side != self._left_out:
+                    self._left_out = side
+                    return False
             self._log_det += np.log(variance)
             self._squares += squares
         self._fresh = False
-        self._left_out = 0
+        self._left_out = 0.0
         self.volumes += 1
         for image in self._images:
             image.volumes += bool(np.median(response(t_s - image.onset_s - self._lags_s, image.duration_s)) >= 0.5)
@@ -307,6 +304,11 @@ class Deconvolver:
         log = self._log_prior - 0.5 * self._log_det - shape * np.log(_PRIOR_VOLUMES + self._squares)
         weights = np.exp(log - log.max())
         return np.asarray(weights / weights.sum(), np.float64)
+
+    def _incredible(self, squares: Array) -> bool:
+        """Whether a volume, so many noise variances (squared, at each point) from what is predicted, is as improbable as an artefact."""
+        tail = self.weights() @ erfc(np.sqrt(0.5 * squares / self._noise_variance()))
+        return bool(tail < erfc(_INCREDIBLE / math.sqrt(2)))
 
     def _noise_variance(self) -> Array:
         """Posterior mean of the noise variance at each point."""

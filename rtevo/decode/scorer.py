@@ -78,7 +78,7 @@ class Scorer:
     ----------
     left_out : list of int
         Indices of volumes in neither fit nor windows: missing, not aligned, with a number in the mask that is not finite, or (deconvolve,
-        pattern) five standard deviations from what the volumes before predict.
+        pattern) six standard deviations from what the volumes before predict.
 
     Raises
     ------

@@ -97,7 +97,7 @@ class _Decode:
         """Note a volume that is left out; warn of the first, the second, the fourth, and so on."""
         self.artefacts += 1
         level = logging.WARNING if self.artefacts.bit_count() == 1 else logging.INFO
-        text = "decode: volume %d is left out as an artefact: it lies over 5 standard deviations from what those before predict (%d so far)"
+        text = "decode: volume %d is left out as an artefact: it lies over 6 standard deviations from what those before predict (%d so far)"
         self.context.log.log(level, text, index, self.artefacts)
 
     def compare(self, motion: Any) -> None:

