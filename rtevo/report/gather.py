@@ -124,7 +124,7 @@ def gather(out: Path) -> Session:
     if not (out / LOG).exists():
         raise DataError(f"{out}: expected the folder of a session (with {LOG}), found none")
     summary_file = out / "summary.json"
-    if not summary_file.exists() or summary_file.stat().st_mtime_ns < (out / LOG).stat().st_mtime_ns:
+    if not summary_file.exists() or summary_file.stat().st_mtime_ns <= (out / LOG).stat().st_mtime_ns:
         finalise(out)
     summary = json.loads(summary_file.read_text(encoding="utf-8"))
     log = read_log(out / LOG)
