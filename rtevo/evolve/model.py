@@ -153,7 +153,9 @@ class Linear:
         which = rng.choice(len(SIGNAL_TO_NOISE), size=n, p=self.weights)
         ratio, shrunk = SIGNAL_TO_NOISE[which, np.newaxis], self._shrunk[which]
         sd = np.sqrt(self.noise_variance[which, np.newaxis] * ratio / shrunk)
-        leaning = sd**2 * (np.linalg.norm(sd, axis=1) / np.linalg.norm(sd**2, axis=1))[:, np.newaxis]
+        most = sd.max(axis=1, keepdims=True)
+        part = sd / most  # whose squares are no smaller than numbers can be, however small fitness is
+        leaning = most * part**2 * (np.linalg.norm(part, axis=1) / np.linalg.norm(part**2, axis=1))[:, np.newaxis]
         deviations = right_angles(leaning * rng.standard_normal((n, len(self._cross))))
         return self._slope(self._mean + spread * (ratio * self._cross / shrunk + deviations - self._mean))
 
@@ -208,8 +210,8 @@ def without_outliers(latents: Array, fitness: Array, precision: Array) -> tuple[
     for _ in range(_ROUNDS):
         model = Linear(latents, fitness, weights)
         far = np.abs(model.surprise(precision))
-        usual = 1.4826 * float(np.median(far))
-        lowered = precision * np.minimum(1.0, (_INCREDIBLE * usual / np.maximum(far, 1e-300)) ** 2) if usual > 0 else precision
+        limit = _INCREDIBLE * 1.4826 * float(np.median(far))
+        lowered = precision * (limit / np.maximum(far, limit)) ** 2 if limit > 0 else precision
         if np.array_equal(lowered, weights):
             return model, weights
         weights = lowered

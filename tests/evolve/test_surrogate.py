@@ -215,6 +215,17 @@ def test_draws_lean_to_what_is_known_least_and_differ() -> None:
     assert np.abs(cosines - np.eye(8)).max() < 0.1
 
 
+def test_the_unit_of_fitness_does_not_matter_however_small() -> None:
+    asked = []
+    for unit in (1.0, 1e-89):
+        evolver = Surrogate(6, None, np.random.default_rng(0))
+        for _ in range(3):
+            latents = evolver.ask(8).astype(float)
+            evolver.tell(np.arange(evolver.asked - 8, evolver.asked), unit * latents[:, 0])
+        asked.append(evolver.ask(8))
+    np.testing.assert_allclose(asked[1], asked[0], rtol=1e-3, atol=1e-3)
+
+
 def test_a_shorter_latent_is_found_where_it_is_better() -> None:
     evolver = Surrogate(30, None, np.random.default_rng(0))
     for _ in range(10):
