@@ -34,7 +34,8 @@ __all__ = ["DicomFile", "Part", "TruncatedError", "parse_dicom", "read_dicom"]
 
 PICTURE_CLASSES = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.7")  # MR (plain, enhanced, ...) and secondary capture
 MAX_PIXELS = 1 << 31
-COMPRESSED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5")
+RLE = "1.2.840.10008.1.2.5"
+COMPRESSED = ("1.2.840.10008.1.2.4.", RLE)
 SYNTAX_NAMES = {
     "1.2.840.10008.1.2.4.50": ("JPEG baseline", "pylibjpeg[libjpeg]"),
     "1.2.840.10008.1.2.4.51": ("JPEG extended", "pylibjpeg[libjpeg]"),
@@ -47,7 +48,7 @@ SYNTAX_NAMES = {
     "1.2.840.10008.1.2.4.201": ("high-throughput JPEG 2000 lossless", "pylibjpeg[openjpeg]"),
     "1.2.840.10008.1.2.4.202": ("high-throughput JPEG 2000 lossless, RPCL", "pylibjpeg[openjpeg]"),
     "1.2.840.10008.1.2.4.203": ("high-throughput JPEG 2000", "pylibjpeg[openjpeg]"),
-    "1.2.840.10008.1.2.5": ("RLE lossless", "pydicom"),
+    RLE: ("RLE lossless", "pydicom"),
 }
 
 
@@ -233,7 +234,7 @@ def _decode(elements: Elements, shape: tuple[int, int, int]) -> NDArray[Any]:
     syntax = elements.transfer_syntax
     if syntax in NATIVE:
         _, start, _ = elements.table[PIXEL_DATA]
-        return np.frombuffer(elements.buffer, _pixel_type(elements), math.prod(shape), start).reshape(shape)
+        return _stored_bits(elements, np.frombuffer(elements.buffer, _pixel_type(elements), math.prod(shape), start)).reshape(shape)
     if not syntax.startswith(COMPRESSED):
         raise DicomError(f"expected a transfer syntax of the DICOM standard, found {syntax}")
     import pydicom  # only here: compressed files are rare, and pydicom costs a quarter of a second to import
@@ -241,10 +242,22 @@ def _decode(elements: Elements, shape: tuple[int, int, int]) -> NDArray[Any]:
     what, package = SYNTAX_NAMES.get(syntax, ("of a kind without plugin", "nothing: export the series uncompressed"))
     try:
         with warnings.catch_warnings(action="ignore"):
-            decoded = np.asarray(pydicom.dcmread(io.BytesIO(elements.buffer), force=True).pixel_array)
+            dataset = pydicom.dcmread(io.BytesIO(elements.buffer), force=True)
+            decoded = np.asarray(pydicom.pixels.pixel_array(dataset, raw=syntax == RLE))
     except Exception as error:  # pydicom's plugins raise all kinds
         raise DicomError(f"compressed pixels (transfer syntax {syntax}, {what}) cannot be decoded; install {package}: {error}") from error
-    return decoded.reshape(shape)
+    return (_stored_bits(elements, decoded) if syntax == RLE else decoded).reshape(shape)
+
+
+def _stored_bits(elements: Elements, pixels: NDArray[Any]) -> NDArray[Any]:
+    """The pixels without the bits that hold none: above HighBit and below BitsStored (DICOM PS3.5, 8.1.1), where overlays may lie."""
+    allocated = 8 * pixels.dtype.itemsize
+    stored = elements.integer(0x00280101) or allocated
+    high = elements.integer(0x00280102)
+    end = stored if high is None or not stored <= high + 1 <= allocated else high + 1
+    if not 0 < stored < allocated:
+        return pixels
+    return (pixels << (allocated - end)) >> (allocated - stored)  # keeps the sign of signed ones
 
 
 def _describe(elements: Elements, shape: tuple[int, int, int], name: str) -> DicomFile:
