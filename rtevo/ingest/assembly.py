@@ -5,6 +5,7 @@ Nothing here reads files or clocks, so that every way of delivery (a watched fol
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -25,6 +26,8 @@ __all__ = ["Assembler", "Outcome", "Volume"]
 LARGEST_GAP = 500  # volumes; a number further off is a damaged header
 LARGEST_START = 500  # volumes that may be missing at the start of a run; numbers that begin further up have another origin
 SAME_PLACE_MM = 0.1  # slices nearer to each other than this are at the same place
+SETTLED_VOLUMES = 4  # after so many it is clear how far apart volumes are
+STEPS = 3  # volumes that must agree before instance numbers are held to count slices
 MOVED_MM = 0.1  # a volume whose slices lie further from the first volume's than this has moved
 MAX_MOVED_MM = 20.0  # prospective motion correction moves the slices by less
 
@@ -133,7 +136,7 @@ class _Layout:
         return stack(stored, slopes, intercepts)
 
     def slice_times_s(self, series: SeriesHeader) -> NDArray[np.float64] | None:
-        """When each slice was acquired, None where the headers do not say."""
+        """When each slice was acquired, from the first; None where the headers do not say."""
         if series.kind != "slices":
             times = self.parts[0].slice_times_s
             return times if times is None or self.parts[0].grid is not None else times[self.order]
@@ -141,7 +144,7 @@ class _Layout:
             return None
         moments = np.array([part.acquired_s for part in self.parts])
         times = (moments - moments.min())[self.order]
-        return times.round(6) if np.isfinite(times).all() and 0 < times.max() < (series.tr_s or 0.0) else None
+        return times.round(6) if np.isfinite(times).all() and times.max() > 0 else None
 
 
 class Assembler:
@@ -180,6 +183,20 @@ class Assembler:
         self._reference: NDArray[np.float64] | None = None  # slice positions of the first volume
         self._watch = Watch(series.tr_s, self.problems)
         self._moved = False  # named
+        self._beyond_s = 0.0  # latest slice time that no repetition holds
+        self._beyond_named = False
+        self._missed: list[tuple[int, int, bool]] = []  # gaps that are not yet named: index, slices that came, whether it is known of
+        self._refused_named = False
+        self._refused = 0  # files after the first of which nothing tells the volume
+        self._unlike: dict[str, list[int]] = {}  # volumes whose geometry is not the run's, by what is wrong
+        self._blocks: dict[int, int] | None = {}  # place of the files of each block of instance numbers, None once several share one
+        self._counts: set[tuple[int, int]] = set()  # instance and acquisition number of the first volumes
+        self._stepped = False  # instance numbers count slices: acquisition numbers count volumes
+
+    @property
+    def tr_s(self) -> float | None:
+        """Repetition time in seconds: the header's, or what the volumes' times of acquisition say against it."""
+        return self._watch.tr_s
 
     @property
     def held(self) -> int:
@@ -209,9 +226,11 @@ class Assembler:
         identity = (*file.identity, file.checksum, place, *part.numbers.items())
         if identity in self._known:
             return Outcome.DUPLICATE
-        piece = _Piece(part.numbers, place, name, closed_ns, file, part)
+        piece = _Piece(dict(part.numbers), place, name, closed_ns, file, part)
+        self._check_interleaved(piece, file.identity[2], now_s)
+        self._learn_step(piece.numbers)
         if not self._take(piece, now_s):
-            if self._slices is not None or "file" not in part.numbers:
+            if self._slices is not None or "file" not in piece.numbers:
                 self._refuse(piece)
                 return Outcome.REFUSED
             self._undecided.append(piece)
@@ -219,6 +238,42 @@ class Assembler:
         if self._slices is None and "file" in part.numbers and self._places.add(part.numbers["file"], place):
             self._count_slices(now_s)
         return Outcome.NEW
+
+    def _check_interleaved(self, piece: _Piece, instance: int | None, now_s: float) -> None:
+        """Let go of instance numbers that would count volumes fastest where the slices of one such block lie at several places."""
+        if "interleaved" not in piece.numbers or not self.series.volumes or instance is None:
+            return
+        if self._blocks is not None and self._share == 1:
+            block = (instance - 1) // self.series.volumes
+            if abs(self._blocks.setdefault(block, piece.place) - piece.place) > 1 and not self._passed:
+                self._blocks = None
+                self._without_interleaved(now_s)
+        if self._blocks is None:
+            del piece.numbers["interleaved"]
+
+    def _without_interleaved(self, now_s: float) -> None:
+        """Number what came so far anew without the instance numbers that count volumes fastest."""
+        pieces, self._pieces = [*self._pieces, *self._undecided], []
+        self._building, self._undecided, self._taken = {}, [], {}
+        for piece in pieces:
+            piece.numbers.pop("interleaved", None)
+            if not self._take(piece, now_s):
+                self._undecided.append(piece)
+
+    def _learn_step(self, numbers: dict[str, int]) -> None:
+        """See whether instance numbers count slices, in steps of one number, while acquisition numbers count volumes (3D sequences)."""
+        if self.series.kind == "slices" or self._stepped or self._share > 1 or len(self._counts) >= STEPS:
+            return
+        if "instance" not in numbers or "acquisition" not in numbers:
+            return
+        self._counts.add((numbers["instance"], numbers["acquisition"]))
+        counts = sorted(self._counts)
+        steps = {(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(counts)}
+        ratios = {n / m if m > 0 else 0.0 for n, m in steps}
+        if len(counts) == STEPS and len(ratios) == 1 and (ratio := ratios.pop()) > 1 and ratio == int(ratio):
+            self._stepped = True
+            if self._pieces:
+                self._retake()
 
     def share(self, streams: int) -> None:
         """Tell how many streams (echoes, components) of the series the instance numbers count through."""
@@ -268,9 +323,11 @@ class Assembler:
         number = numbers.get(name)
         if name == "file" and number is not None:
             number = self._places.volume(number) if self._places.slices else None
-        if name == "instance" and number is not None:
+        if name == "instance" and self._stepped:
+            number = numbers.get("acquisition")
+        elif name == "instance" and number is not None:
             number = (number - 1) // self._share + 1
-        return number
+        return number if number is None or number >= 0 or name == "moment" else None  # which may count from any volume of the run
 
     def index_of(self, part: Part) -> int | None:
         """Position in the run that a part's headers give it; None where they do not tell."""
@@ -307,8 +364,13 @@ class Assembler:
             else:
                 break
             self._next += 1
-        if final and self.grid is None:
-            self.problems.append(f"{self.series.label}: none of its volumes is whole")
+        self._name_gaps()
+        if final or len(self._passed) > SETTLED_VOLUMES:
+            self._name_held()
+        if final:
+            self._name_repeated()
+            if self.grid is None:
+                self.problems.append(f"{self.series.label}: none of its volumes is whole")
         return out
 
     def _emit(self, out: list[Volume], volume: Volume | _Gap) -> None:
@@ -318,7 +380,7 @@ class Assembler:
         else:
             self._owed.append(volume)
         if self.grid is not None:
-            tr_s, flags = self.series.tr_s, VolumeFlag.MISSING
+            tr_s, flags = self.tr_s, VolumeFlag.MISSING
             gaps = [Volume(gap.index, None, self.grid, tr_s, math.nan, 0, flags, gap.files) for gap in self._owed]
             self._owed = []
             at = len(out) - isinstance(volume, Volume)  # before the volume from which the grid is known
@@ -330,7 +392,7 @@ class Assembler:
 
     def _index(self, number: int | None) -> int | None:
         """Position in the run of the volume with this number, None where the number cannot be right."""
-        if number is None or number < 0:
+        if number is None:
             return None
         if (
             self._first is not None
@@ -378,7 +440,11 @@ class Assembler:
         return False
 
     def _refuse(self, piece: _Piece) -> None:
-        """Name a part of which nothing tells the volume."""
+        """Name the first part of which nothing tells the volume, and count the others."""
+        if self._refused_named:
+            self._refused += 1
+            return
+        self._refused_named = True
         again = piece.part is not None and self.series.tr_s and piece.part.acquired_s - self._watch.last_s > self.series.tr_s / 2
         hint = " (it was acquired later: was the run started again under the same series?)" if again else ""
         self.problems.append(f"{piece.name}: its headers do not tell it from a volume that came before ({piece.numbers}){hint}; left out")
@@ -412,11 +478,19 @@ class Assembler:
     def _learn_slices(self, now_s: float, final: bool) -> None:
         """Where no header says how many slices a volume has: as many as the fullest, once it stopped growing."""
         if final:
-            for piece in self._undecided:
-                self._refuse(piece)
-            self._undecided = []
+            undecided, self._undecided = self._undecided, []
+            alone = not self._pieces and len({piece.place for piece in undecided}) == len(undecided)
+            for piece in undecided:
+                if alone:  # every slice at a place of its own: one volume
+                    piece.numbers = {"alone": 1}
+                if not alone or not self._take(piece, now_s):
+                    self._refuse(piece)
         if self._slices is not None or self.series.kind != "slices" or not self._building:
             return
+        if final and len(self._building) == 1 and self._next == 0 and self._fields[0] == "acquisition" and not self._expected:
+            number = self._value("acquisition", self._pieces[0].numbers)  # one for all files: it may count anything
+            if number is not None:
+                self._rebase(number)
         fullest = max(self._building.values(), key=lambda b: len(b.pieces))
         if final or (len(self._building) > 1 and now_s - fullest.grew_s >= self._patience_s):
             self._slices = len(fullest.pieces)
@@ -435,12 +509,30 @@ class Assembler:
 
     def _declare_gap(self, index: int) -> _Gap:
         building = self._building.get(index)
-        if building:
-            problem = f"volume {index}: {len(building.pieces)} of {self._slices} slices came"
-        else:
-            problem = f"volume {index}: never came{' whole' if index in self._expected else ''}"
-        self.problems.append(problem)
+        self._missed.append((index, len(building.pieces) if building else 0, index in self._expected))
         return _Gap(index, tuple(piece.name for piece in building.pieces.values()) if building else ())
+
+    def _name_gaps(self) -> None:
+        """Name the volumes that were declared missing, those that follow each other in one line: a run that ended early is one."""
+        missed, self._missed = self._missed, []
+        for _, group in itertools.groupby(enumerate(missed), lambda item: (item[1][0] - item[0], item[1][1] > 0, item[1][2])):
+            gaps = [gap for _, gap in group]
+            (first, fewest, known), last = gaps[0], gaps[-1][0]
+            most = max(came for _, came, _ in gaps)
+            fewest = min(came for _, came, _ in gaps)
+            which = f"volume {first}" if first == last else f"volumes {first} to {last}"
+            came = f"{most}" if most == fewest else f"{fewest} to {most}"
+            self.problems.append(f"{which}: {came} of {self._slices} slices came" if most else f"{which}: never came{' whole' * known}")
+
+    def _name_repeated(self) -> None:
+        """Say how often what was named once came again."""
+        if self._refused:
+            self.problems.append(f"{self._refused} more files whose headers do not tell them from volumes that came before; left out")
+            self._refused = 0
+        for error, indices in self._unlike.items():
+            if len(indices) > 1:
+                self.problems.append(f"{len(indices) - 1} more volumes, {indices[1]} to {indices[-1]}: {error}; left out")
+        self._unlike.clear()
 
     def _layout(self, building: _Building) -> _Layout:
         """Where the slices of a whole volume lie."""
@@ -467,7 +559,9 @@ class Assembler:
             layout = self._layout(building)
             self._check_geometry(index, layout)
         except GeometryError as error:
-            self.problems.append(f"volume {index}: {error}; left out")
+            self._unlike.setdefault(str(error), []).append(index)
+            if len(self._unlike[str(error)]) == 1:
+                self.problems.append(f"volume {index}: {error}; left out")
             return _Gap(index, names)
         assert self.grid is not None
         acquired_s = self._watch.acquired_s(index, min(part.acquired_s for part in layout.parts))
@@ -478,7 +572,27 @@ class Assembler:
             piece.file = piece.part = None
         data = layout.data()
         self._watch.signal(index, data)
-        return Volume(index, data, self.grid, self.series.tr_s, acquired_s, closed_ns, flags, names, layout.slice_times_s(self.series))
+        slice_times_s = self._within(layout.slice_times_s(self.series))
+        return Volume(index, data, self.grid, self.tr_s, acquired_s, closed_ns, flags, names, slice_times_s)
+
+    def _within(self, slice_times_s: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+        """Slice times where a repetition holds them; else none, which is named once it is clear what the repetition time is."""
+        if slice_times_s is None or self.tr_s is None or slice_times_s.max() < self.tr_s:
+            if slice_times_s is not None:
+                self._beyond_s = 0.0
+            return slice_times_s
+        self._beyond_s = float(slice_times_s.max())
+        return None
+
+    def _name_held(self) -> None:
+        """Name what was held back until more was known."""
+        self._watch.settle()
+        if self._beyond_s and not self._beyond_named:
+            self._beyond_named = True
+            self.problems.append(
+                f"slices were acquired up to {self._beyond_s:g} s after the first of their volume by its header, beyond the repetition time "
+                f"of {self.tr_s:g} s: the slices' times are left out"
+            )
 
     def _check_geometry(self, index: int, layout: _Layout) -> None:
         """Hold a volume's grid against the first one's."""

@@ -222,8 +222,8 @@ class FolderSource:
 
     @property
     def tr_s(self) -> float | None:
-        """Repetition time of that series in seconds by its headers."""
-        return self.run.series.tr_s if self.run else None
+        """Repetition time of that series in seconds by its headers, or by its volumes' times where those contradict them."""
+        return self.run.assembler.tr_s if self.run else None
 
     def sidecar(self, volume: Volume) -> dict[str, Any]:
         """What the headers say of the run that a volume is of; see :meth:`rtevo.ingest.header.SeriesHeader.sidecar`."""

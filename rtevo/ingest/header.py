@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -18,6 +19,7 @@ __all__ = ["Likeness", "SeriesHeader", "moment", "series_header"]
 
 NOT_FUNCTIONAL_TYPES = frozenset(("LOCALIZER", "DIFFUSION", "ADC", "FA", "TRACEW", "TENSOR", "MPR", "PERFUSION", "ASL", "T1 MAP", "T2 MAP"))
 NOT_FUNCTIONAL_WORDS = ("sbref", "localizer", "localiser", "scout", "survey", "phoenixzipreport", "aahead", "fieldmap", "field_map")
+PERFUSION = re.compile(r"(?<![a-z])(?:[23]d)?(?:v[es]|[pqf]|pc|c)?asl(?![a-z])|perfusion|(?<![a-z])tgse")  # arterial spin labelling
 LONGEST_TR_S = 20.0
 SHORTEST_TR_S = 0.2
 
@@ -64,6 +66,8 @@ class SeriesHeader:
         Diffusion weighting in s/mm2.
     flip_deg, field_t : float
         Flip angle in degrees, field strength in tesla; 0 where the header has none.
+    spin_labelled : bool
+        Whether the header says that arterial spins were labelled.
     """
 
     uid: str
@@ -85,6 +89,7 @@ class SeriesHeader:
     b_value: float
     flip_deg: float = 0.0
     field_t: float = 0.0
+    spin_labelled: bool = False
 
     def sidecar(self, te_ms: float = 0.0, slice_times_s: NDArray[np.float64] | None = None) -> dict[str, Any]:
         """Say of a run what BIDS has names for and the header tells (Brain Imaging Data Structure 1.10, MRI).
@@ -137,6 +142,7 @@ class SeriesHeader:
             (bool(types & NOT_FUNCTIONAL_TYPES), f"image type {'/'.join(sorted(types & NOT_FUNCTIONAL_TYPES))}"),
             (bool(self.image_type) and self.image_type[0].upper() == "DERIVED", "derived pictures"),
             (self.b_value > 0, "diffusion-weighted"),
+            (self.spin_labelled or PERFUSION.search(f"{description} {self.sequence.lower()}") is not None, "arterial spin labelling"),
         )
         for holds, why in unlikely:
             if holds:
@@ -181,7 +187,7 @@ def _slices(elements: Elements, vendor: str, volumes: int | None) -> int | None:
         found = _positive(elements, elements.private(0x21, "GEMS_RELA_01", 0x4F), elements.private(0x43, "GEMS_PARM_01", 0x79))
     else:
         found = None
-    if found is None and volumes:
+    if found is None and volumes and vendor != "Siemens":
         images = _positive(elements, 0x00201002)  # images in acquisition: of one volume, or of all
         if images and images % volumes == 0 and images > volumes:
             return images // volumes
@@ -242,6 +248,7 @@ def series_header(elements: Elements, kind: str, shared: Elements | None = None)
         b_value=elements.number(0x00189087) or 0.0,
         flip_deg=next((angle for source in (timing, elements) if source and (angle := source.number(0x00181314))), 0.0),
         field_t=elements.number(0x00180087) or 0.0,
+        spin_labelled=0x00189251 in elements or bool(elements.text(0x00189250)) or bool(shared and 0x00189251 in shared),
     )
 
 

@@ -12,6 +12,7 @@ from rtevo.ingest.assembly import Assembler, Outcome
 from rtevo.ingest.dicom import DicomFile
 from rtevo.ingest.header import Likeness, SeriesHeader
 from rtevo.ingest.parts import Part
+from rtevo.ingest.split import SplitRuns
 
 __all__ = ["Selection", "Stream", "StreamKey", "matches"]
 
@@ -54,7 +55,7 @@ class Stream:
 
 def is_number(pattern: str) -> bool:
     """Whether a series is asked for by its number or UID, so that it is one and no other."""
-    return re.fullmatch(r"[\d.]+", pattern) is not None
+    return re.fullmatch(r"[\d.]+(#\d+)?", pattern) is not None
 
 
 def matches(series: SeriesHeader, pattern: str) -> bool:
@@ -101,9 +102,13 @@ class Selection:
         self._bases: dict[str, tuple[SeriesHeader, float]] = {}  # of each series: its header and its first volume's time
         self._counted: dict[str, dict[int, StreamKey] | None] = {}  # of each series: who has an instance number, None where several do
         self._family: dict[str, str] = {}  # series -> the one of which it holds a further volume
+        self._split = SplitRuns()
+        self._numbered: dict[str, int | None] = {}  # the first series number that came with each UID
+        self._advised = False
 
     def add(self, file: DicomFile, part: Part, closed_ns: int, now_s: float, name: str) -> str:
         """Take one part of a file; returns its :class:`Outcome`. Parts of other streams than the chosen one are only counted."""
+        file = self._told_apart(file)
         part = self._place(file, part)
         stream = self._stream(file, part, now_s)
         stream.files.add(name)
@@ -121,6 +126,7 @@ class Selection:
 
     def expect(self, file: DicomFile) -> None:
         """Note the volumes of a damaged file, whose header is there."""
+        file = self._told_apart(file)
         for part in file.parts:
             stream = self.streams.get(self._key(file, part))
             if stream is not None and self.chosen in (None, stream):
@@ -128,6 +134,7 @@ class Selection:
 
     def in_run(self, file: DicomFile) -> bool:
         """Whether a file belongs to the chosen stream."""
+        file = self._told_apart(file)
         return self.chosen is not None and any(self._key(file, part) == self.chosen.key for part in file.parts)
 
     def index_of(self, file: DicomFile) -> int | None:
@@ -179,6 +186,14 @@ class Selection:
         wanted = "looks functional" if self.pattern is None else f"is '{self.pattern}'"
         return f"no series in it {wanted}; found {found}"
 
+    def _told_apart(self, file: DicomFile) -> DicomFile:
+        """Give a series an identifier of its own where another number came with the same one before (some anonymisers do that)."""
+        series = file.series
+        first = self._numbered.setdefault(series.uid, series.number)
+        if series.number is None or first is None or series.number == first:
+            return file
+        return replace(file, series=replace(series, uid=f"{series.uid}#{series.number}"))
+
     def _key(self, file: DicomFile, part: Part) -> StreamKey:
         uid = self._family.get(file.series.uid, file.series.uid)
         return StreamKey(uid, part.component, round(part.te_ms, 2) or float(part.echo))
@@ -199,7 +214,12 @@ class Selection:
         Such a volume is numbered by its acquisition time where no number in its header tells it from the others.
         """
         series = file.series
-        if series.vendor != "Siemens" or series.kind == "slices" or not series.tr_s or not math.isfinite(part.acquired_s):
+        if series.kind == "slices":
+            uid, part = self._split.place(series, part, self._before)
+            if uid != series.uid:
+                self._family[series.uid] = uid
+            return part
+        if series.vendor != "Siemens" or not series.tr_s or not math.isfinite(part.acquired_s):
             return part
         if series.uid not in self._bases:
             self._bases[series.uid] = (series, part.acquired_s)
@@ -269,6 +289,15 @@ class Selection:
     def _name_rival(self, other: Stream) -> None:
         """Say that another stream could have been the run."""
         if self.chosen is None or self._rank(other) > 0 or other.key.uid == self.chosen.key.uid:
+            return
+        series = self.chosen.series
+        if series.vendor == "Siemens" and series.kind == other.series.kind == "slices" and max(s.assembler.volumes for s in (self.chosen, other)) < 2:
+            if not self._advised and (series.volumes or 2) > 1:
+                self._advised = True
+                self.problems.append(
+                    f"{other.label} and {self.chosen.label} hold one volume each, with a file for every slice, and nothing tells their order "
+                    "(an 'interoperability' export?): have the scanner export the run as mosaics or in the enhanced form"
+                )
             return
         names = (self.chosen.series.description, self.chosen.series.protocol)
         if (other.series.description, other.series.protocol) == names and _number(other.series) > _number(self.chosen.series):

@@ -28,7 +28,7 @@ class SeriesInfo:
     grid : Grid
         Shape and RAS+ affine of its volumes.
     tr_s : float or None
-        Repetition time in seconds; from the acquisition times where the header has none.
+        Repetition time in seconds; from the acquisition times where the header has none, or they contradict it.
     n_volumes : int
         Length of the run in volumes, those that are missing included.
     vendor, kind, description : str
@@ -178,7 +178,7 @@ def _info(stream: Stream, volumes: list[Volume]) -> SeriesInfo:
     missing = tuple(volume.index for volume in volumes if VolumeFlag.MISSING in volume.flags)
     return SeriesInfo(
         grid=volumes[0].grid,
-        tr_s=header.tr_s or _interval_s(volumes),
+        tr_s=stream.assembler.tr_s or _interval_s(volumes),
         n_volumes=volumes[-1].index + 1,
         vendor=header.vendor,
         kind=header.kind,
