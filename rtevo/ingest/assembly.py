@@ -191,6 +191,7 @@ class Assembler:
         self._unlike: dict[str, list[int]] = {}  # volumes whose geometry is not the run's, by what is wrong
         self._blocks: dict[int, int] | None = {}  # place of the files of each block of instance numbers, None once several share one
         self._counts: set[tuple[int, int]] = set()  # instance and acquisition number of the first volumes
+        self._joined = series.kind != "slices"  # slices are numbered by their moments only where several series make the run
         self._stepped = False  # instance numbers count slices: acquisition numbers count volumes
 
     @property
@@ -227,6 +228,12 @@ class Assembler:
         if identity in self._known:
             return Outcome.DUPLICATE
         piece = _Piece(dict(part.numbers), place, name, closed_ns, file, part)
+        if not self._joined and set(part.numbers) == {"moment"}:
+            self._joined = True
+            if self._pieces:
+                self._fields = ["moment", *(f for f in self._fields if f != "moment")]
+                self._retake()
+            self._undecided = [waiting for waiting in self._undecided if not self._take(waiting, now_s)]
         self._check_interleaved(piece, file.identity[2], now_s)
         self._learn_step(piece.numbers)
         if not self._take(piece, now_s):
@@ -323,6 +330,8 @@ class Assembler:
         number = numbers.get(name)
         if name == "file" and number is not None:
             number = self._places.volume(number) if self._places.slices else None
+        if name == "moment" and not self._joined:
+            return None
         if name == "instance" and self._stepped:
             number = numbers.get("acquisition")
         elif name == "instance" and number is not None:
@@ -368,6 +377,7 @@ class Assembler:
         if final or len(self._passed) > SETTLED_VOLUMES:
             self._name_held()
         if final:
+            self._watch.end()
             self._name_repeated()
             if self.grid is None:
                 self.problems.append(f"{self.series.label}: none of its volumes is whole")

@@ -93,10 +93,21 @@ class Watch:
         return acquired_s
 
     def settle(self) -> None:
-        """Name what was held back: nothing more will come."""
+        """Name a jump of the clock that was held back."""
         if self._held:
             self.problems.append(self._held)
             self._held = ""
+
+    def end(self) -> None:
+        """Name what nothing more will come to decide."""
+        few = 0 < len(self._steps) < MEASURED and not (self._coarse or self._whole_s or self._held)
+        if few and self.tr_s and all(abs(step - self.tr_s) > AGREE * self.tr_s for step in self._steps):
+            self._held = (
+                f"volumes were acquired {self._steps[0]:.6g} s apart by their headers, which is not the repetition time of {self.tr_s:g} s; "
+                "too few came to see what it is"
+            )
+        self.settle()
+        self._steps.clear()
 
     def _clock(self, index: int, acquired_s: float, volumes: int, interval_s: float, tr_s: float) -> None:
         """Name a header clock that jumps, and a repetition time that is not the header's."""

@@ -227,6 +227,10 @@ def sample(known: Known) -> Iterator[Finding]:
         found_s, to_do = f"{info.tr_s:g} s", f"set [acquisition] tr_s = {info.tr_s:g}, or choose the right protocol at the scanner"
         yield Finding("sample volume", "fail", f"{what}; its TR is {found_s}, the session's {expected:g} s", to_do)
         return
+    if info.problems:
+        to_do = "see docs/scanners.md; compare the repetition time with the protocol's at the scanner"
+        yield Finding("sample volume", "warn", f"{what}; {'; '.join(info.problems)}", to_do)
+        return
     yield Finding("sample volume", "pass", what)
 
 

@@ -309,6 +309,15 @@ def test_the_repetition_time_is_what_the_trigger_times_say(
     assert (volumes[-1].tr_s, source.tr_s) == (every_s, every_s)
 
 
+def test_too_few_volumes_to_see_the_repetition_time_are_told(made: Made, encode: Encode, tmp_path: Path) -> None:
+    found = survey(write(tmp_path / "in", ge(made, 1.0, lambda volume, index: 74 + 1350 * volume + 100 * index, 2), encode)).run
+    assert found is not None
+    assert found.tr_s == 1.0
+    assert found.problems == (
+        "volumes were acquired 1.35 s apart by their headers, which is not the repetition time of 1 s; too few came to see what it is",
+    )
+
+
 def test_a_pause_is_no_repetition_time(made: Made, encode: Encode, tmp_path: Path) -> None:
     folder = write(tmp_path / "in", ge(made, 2.0, lambda volume, index: 2000 * volume + (9000 if volume > 4 else 0), 8), encode)
     found = survey(folder).run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import threading
 from collections.abc import Callable
@@ -11,12 +12,14 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 
 from rtevo.config import build
 from rtevo.errors import ConfigError, DataError, DecoderError
 from rtevo.preflight import volumes
 from rtevo.preflight.findings import Known
+from rtevo.records import Grid
 from rtevo.simulate.dicom import MosaicWriter
 
 from .conftest import AFFINE, SHAPE, head, verdicts
@@ -190,6 +193,25 @@ def test_a_sample_that_does_not_fit(known: Make, decoder_folder: Callable[..., P
     state.sample = tmp_path / "nothing.nii"
     with pytest.raises(DataError, match="found nothing"):
         list(volumes.sample(state))
+
+
+def test_a_sample_whose_times_contradict_its_header(known: Make, decoder_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """The header's repetition time leaves a delay out, the times of acquisition do not."""
+    every_s, writer = 1.35, MosaicWriter(tmp_path / "x", Grid(SHAPE, AFFINE), 1.0, description="bold")
+    (tmp_path / "sample").mkdir()
+    for volume in range(5):
+        dataset = pydicom.dcmread(io.BytesIO(writer.encode(volume, head())))
+        moment_s = 3600 * 10 + every_s * volume
+        dataset.AcquisitionTime = f"{int(moment_s // 3600):02d}{int(moment_s % 3600 // 60):02d}{moment_s % 60:09.6f}"
+        dataset.save_as(tmp_path / "sample" / f"{volume}.dcm")
+    for tr_s, verdict in ((1.0, "fail"), (1.35, "warn")):
+        tables = watch(tmp_path / "in", decoder_folder())
+        tables["acquisition"]["tr_s"] = tr_s
+        state = learnt(known(tables, sample=tmp_path / "sample"))
+        (found,) = volumes.sample(state)
+        assert found.verdict == verdict
+        assert ("set [acquisition] tr_s = 1.35" in found.to_do) == (verdict == "fail")
+        assert "tr_s = 1," not in found.to_do
 
 
 def test_realignment(known: Make, decoder_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
