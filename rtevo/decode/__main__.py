@@ -125,7 +125,7 @@ def _fit(options: argparse.Namespace) -> str:
     if len(options.events) != len(options.runs):
         raise DataError(f"--events: expected one file a run, got {len(options.events)} for {len(options.runs)} runs")
     runs = [_open(path, options) for path in options.runs]
-    events = [read_events(path, run.count * run.tr_s) for path, run in zip(options.events, runs, strict=True)]
+    events = [_events(path, run) for path, run in zip(options.events, runs, strict=True)]
     targets = _targets(options.target, events)
     first = runs[0]
     for path, run in zip(options.runs, runs, strict=True):
@@ -172,6 +172,14 @@ def _open(path: Path, options: argparse.Namespace) -> Run:
     if not tr_s > 0:
         raise DataError(f"{path}: expected a repetition time, found none (give --tr)")
     return Run(run.grid, tr_s, run.count, run.volume)
+
+
+def _events(path: Path, run: Run) -> list[Event]:
+    """Read a run's events; what is left out is said."""
+    problems: list[str] = []
+    events = read_events(path, run.count * run.tr_s, problems)
+    sys.stderr.write("".join(f"rtevo.decode: {problem}\n" for problem in problems))
+    return events
 
 
 def _targets(text: str, events: list[list[Event]]) -> list[Target]:
@@ -307,7 +315,7 @@ def _score(options: argparse.Namespace) -> str:
     difference = decoder.grid.difference(run.grid)
     if difference:
         raise GeometryError(f"{options.run}: not on the decoder's grid: {difference}")
-    events = read_events(options.events, run.count * run.tr_s)
+    events = _events(options.events, run)
     scores = replay(decoder, run, events, options.method)
     rows = [["onset", "duration", "trial_type", "score", "score_se", "volumes_used"]]
     for event, score in zip(events, scores, strict=True):

@@ -600,8 +600,8 @@ class Assembler:
         if self._beyond_s and not self._beyond_named:
             self._beyond_named = True
             self.problems.append(
-                f"slices were acquired up to {self._beyond_s:g} s after the first of their volume by its header, beyond the repetition time "
-                f"of {self.tr_s:g} s: the slices' times are left out"
+                f"slices were acquired up to {self._beyond_s:g} s after the first of their volume by its header, beyond the repetition "
+                f"time of {self.tr_s:g} s: the slices' times are left out"
             )
 
     def _check_geometry(self, index: int, layout: _Layout) -> None:

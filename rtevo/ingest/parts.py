@@ -175,7 +175,7 @@ def mosaic_layout(elements: Elements, slices: int, shape: tuple[int, int]) -> La
 
 
 def _mosaic_numbers(instance: int | None, acquisition: int | None, slices: int) -> dict[str, int]:
-    """Instance and acquisition number; those of 3D sequences whose instance numbers count slices (1, 21, 41, ...) are brought to volumes."""
+    """Instance and acquisition number; instance numbers that count slices (1, 21, 41, ... in 3D sequences) are brought to volumes."""
     if instance and acquisition and acquisition > 1 and instance - 1 == (acquisition - 1) * slices:
         instance = acquisition
     return _numbers(instance=instance, acquisition=acquisition)

@@ -291,12 +291,13 @@ class Selection:
         if self.chosen is None or self._rank(other) > 0 or other.key.uid == self.chosen.key.uid:
             return
         series = self.chosen.series
-        if series.vendor == "Siemens" and series.kind == other.series.kind == "slices" and max(s.assembler.volumes for s in (self.chosen, other)) < 2:
+        fullest = max(self.chosen.assembler.volumes, other.assembler.volumes)
+        if series.vendor == "Siemens" and series.kind == other.series.kind == "slices" and fullest < 2:
             if not self._advised and (series.volumes or 2) > 1:
                 self._advised = True
                 self.problems.append(
-                    f"{other.label} and {self.chosen.label} hold one volume each, with a file for every slice, and nothing tells their order "
-                    "(an 'interoperability' export?): have the scanner export the run as mosaics or in the enhanced form"
+                    f"{other.label} and {self.chosen.label} hold one volume each, with a file for every slice, and nothing tells their "
+                    "order (an 'interoperability' export?): have the scanner export the run as mosaics or in the enhanced form"
                 )
             return
         names = (self.chosen.series.description, self.chosen.series.protocol)

@@ -103,8 +103,8 @@ class Watch:
         few = 0 < len(self._steps) < MEASURED and not (self._coarse or self._whole_s or self._held)
         if few and self.tr_s and all(abs(step - self.tr_s) > AGREE * self.tr_s for step in self._steps):
             self._held = (
-                f"volumes were acquired {self._steps[0]:.6g} s apart by their headers, which is not the repetition time of {self.tr_s:g} s; "
-                "too few came to see what it is"
+                f"volumes were acquired {self._steps[0]:.6g} s apart by their headers, which is not the repetition time of {self.tr_s:g} "
+                "s; too few came to see what it is"
             )
         self.settle()
         self._steps.clear()

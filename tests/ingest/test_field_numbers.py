@@ -292,7 +292,9 @@ def ge(made: Made, tr_s: float, trigger_ms: Callable[[int, int], float], volumes
 
 
 @pytest.mark.parametrize(
-    ("header_s", "every_s"), [(1.0, 1.35), (2.0, 4.0), (2.0, 1.0), (3.0, 2.88), (0.05, 2.0)], ids=["delay", "passes", "half", "close", "shot"]
+    ("header_s", "every_s"),
+    [(1.0, 1.35), (2.0, 4.0), (2.0, 1.0), (3.0, 2.88), (0.05, 2.0)],
+    ids=["delay", "passes", "half", "close", "shot"],
 )
 def test_the_repetition_time_is_what_the_trigger_times_say(
     header_s: float, every_s: float, made: Made, encode: Encode, tmp_path: Path
