@@ -110,12 +110,16 @@ class _Gap:
 
 @dataclass(frozen=True, eq=False)
 class _Layout:
-    """Slices of a whole volume: its parts, its grid, the order of the parts' slices, and positions in that order (LPS+ mm)."""
+    """Slices of a whole volume.
+
+    Its parts, its grid, the order of the parts' slices, positions in that order (LPS+ mm), and instance numbers of the parts' files.
+    """
 
     parts: list[Part]
     grid: Grid
     order: NDArray[np.intp]
     positions: NDArray[np.float64]
+    instances: list[int | None] = field(default_factory=list)
 
     def data(self) -> NDArray[np.float32] | None:
         """The volume, None where only headers were read."""
@@ -142,9 +146,25 @@ class _Layout:
             return times if times is None or self.parts[0].grid is not None else times[self.order]
         if series.vendor not in ("Siemens", "GE"):  # others write the volume's time, or the series', into all its slices
             return None
+        if series.vendor == "GE" and not any(math.isfinite(part.acquired_s) for part in self.parts):
+            return self._ge_times_s(series)
         moments = np.array([part.acquired_s for part in self.parts])
         times = (moments - moments.min())[self.order]
         return times.round(6) if np.isfinite(times).all() and times.max() > 0 else None
+
+
+    def _ge_times_s(self, series: SeriesHeader) -> NDArray[np.float64] | None:
+        """When each slice was acquired by the protocol's order: evenly over the repetition time, in the order of instance numbers."""
+        slices = len(self.instances)
+        if series.interleaved is None or series.tr_s is None or series.encoding.get("MultibandAccelerationFactor", 1) > 1 or slices < 2:
+            return None
+        if None in self.instances or len(set(self.instances)) != slices:
+            return None
+        ranks = np.argsort(np.argsort(np.array(self.instances)))
+        if series.interleaved:  # 1, 3, 5, ..., 2, 4, 6, ...
+            ranks = np.where(ranks % 2, (slices + 1) // 2 + ranks // 2, ranks // 2)
+        times: NDArray[np.float64] = (ranks * ((series.tr_s - series.delay_s) / slices))[self.order]
+        return times.round(6)
 
 
 class Assembler:
@@ -185,6 +205,8 @@ class Assembler:
         self._moved = False  # named
         self._beyond_s = 0.0  # latest slice time that no repetition holds
         self._beyond_named = False
+        self._polarity = ""  # direction of phase encoding of the first volume that says it
+        self._polarity_named = False
         self._missed: list[tuple[int, int, bool]] = []  # gaps that are not yet named: index, slices that came, whether it is known of
         self._refused_named = False
         self._refused = 0  # files after the first of which nothing tells the volume
@@ -557,7 +579,7 @@ class Assembler:
             raise GeometryError(f"expected slices of {files[0].picture} pixels, found {sorted({file.picture for file in files})}")
         positions = positions[order]
         grid = volume_grid(positions, files[0].orientation, files[0].spacing_mm, files[0].picture)
-        return _Layout(parts, grid, order, positions)
+        return _Layout(parts, grid, order, positions, [file.identity[2] for file in files])
 
     def _pass_on(self, index: int, flags: VolumeFlag) -> Volume | _Gap:
         """Turn a whole volume into a :class:`Volume` and let go of its pictures."""
@@ -577,6 +599,7 @@ class Assembler:
         acquired_s = self._watch.acquired_s(index, min(part.acquired_s for part in layout.parts))
         if math.isfinite(acquired_s) and index > 0:
             self.acquired_from = layout.parts[0].acquired_from
+        self._check_polarity(index, pieces)
         closed_ns = max(piece.closed_ns for piece in pieces)
         for piece in pieces:
             piece.file = piece.part = None
@@ -602,6 +625,17 @@ class Assembler:
             self.problems.append(
                 f"slices were acquired up to {self._beyond_s:g} s after the first of their volume by its header, beyond the repetition "
                 f"time of {self.tr_s:g} s: the slices' times are left out"
+            )
+
+    def _check_polarity(self, index: int, pieces: list[_Piece]) -> None:
+        """Name volumes whose phase was encoded in another direction: they are distorted in another, too."""
+        found = {str(piece.file.series.encoding.get("PhaseEncodingDirection", "")) for piece in pieces if piece.file} - {""}
+        self._polarity = self._polarity or min(found, default="")
+        if found - {self._polarity} and not self._polarity_named:
+            self._polarity_named = True
+            self.problems.append(
+                f"volume {index}: phase is encoded along {'/'.join(sorted(found))}, in the volumes before along {self._polarity}: two "
+                "polarities in one run, whose distortions are opposite; the volumes of one of them should be left out"
             )
 
     def _check_geometry(self, index: int, layout: _Layout) -> None:

@@ -264,7 +264,7 @@ def _describe(elements: Elements, shape: tuple[int, int, int], name: str) -> Dic
     """Everything but the pixels."""
     frames, rows, columns = shape
     if 0x52009230 in elements:
-        series = series_header(elements, "enhanced" if frames > 1 else "slices", elements.first(0x52009229))
+        series = series_header(elements, "enhanced" if frames > 1 else "slices", (rows, columns), elements.first(0x52009229))
         layout = enhanced_layout(elements, frames, series)
     else:
         if frames > 1:
@@ -272,11 +272,10 @@ def _describe(elements: Elements, shape: tuple[int, int, int], name: str) -> Dic
         if "VFRAME" in elements.words(0x00080008):
             raise DicomError("holds a volume in United Imaging's GRID format, which is not read: export one file per slice")
         slices = mosaic_slices(elements) or _count_slices(elements, shape, name)
-        series = series_header(elements, "mosaic" if slices else "slices")
+        tiles = math.ceil(math.sqrt(slices)) if slices else 1
+        series = series_header(elements, "mosaic" if slices else "slices", (rows // tiles, columns // tiles))
         layout = mosaic_layout(elements, slices, (rows, columns)) if slices else slice_layout(elements, series)
-        if slices:
-            tiles = math.ceil(math.sqrt(slices))
-            rows, columns = rows // tiles, columns // tiles
+        rows, columns = rows // tiles, columns // tiles
     uid = elements.text(0x00080018)
     if not uid or not series.uid:
         raise DicomError("expected identifiers of the instance (0008,0018) and of the series (0020,000E), found none")

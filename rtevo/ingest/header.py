@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from rtevo.ingest.csa import protocol_number
 from rtevo.ingest.elements import Elements
+from rtevo.ingest.encoding import acceleration_of_slices, encoding, ge_interleaved
 
 __all__ = ["Likeness", "SeriesHeader", "moment", "series_header"]
 
@@ -68,6 +70,12 @@ class SeriesHeader:
         Flip angle in degrees, field strength in tesla; 0 where the header has none.
     spin_labelled : bool
         Whether the header says that arterial spins were labelled.
+    delay_s : float
+        Pause after every volume in seconds, which `tr_s` includes; only where it is known apart from that.
+    interleaved : bool or None
+        Whether every other slice is acquired first; None where nothing but the slices' times say it.
+    encoding : mapping
+        See :func:`rtevo.ingest.encoding.encoding`.
     """
 
     uid: str
@@ -90,6 +98,9 @@ class SeriesHeader:
     flip_deg: float = 0.0
     field_t: float = 0.0
     spin_labelled: bool = False
+    delay_s: float = 0.0
+    interleaved: bool | None = None
+    encoding: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def sidecar(self, te_ms: float = 0.0, slice_times_s: NDArray[np.float64] | None = None) -> dict[str, Any]:
         """Say of a run what BIDS has names for and the header tells (Brain Imaging Data Structure 1.10, MRI).
@@ -111,10 +122,13 @@ class SeriesHeader:
             "EchoTime": round(te_ms / 1000, 6),
             "FlipAngle": self.flip_deg,
             "MagneticFieldStrength": self.field_t,
+            **self.encoding,
         }
         if slice_times_s is not None and np.isfinite(slice_times_s).all() and slice_times_s.max() > 0:
             found["SliceTiming"] = [round(float(t), 6) for t in slice_times_s]
             found["SliceEncodingDirection"] = "k"  # times are those of the volume's planes, in their order
+            if (several := acceleration_of_slices(slice_times_s)) > 1:
+                found.setdefault("MultibandAccelerationFactor", several)
         return {name: value for name, value in found.items() if value}
 
     @property
@@ -204,7 +218,7 @@ def _echo_planar(elements: Elements, vendor: str, image_type: tuple[str, ...], s
     return sequence.lower().lstrip("*").startswith(("ep", "gre_epi"))
 
 
-def series_header(elements: Elements, kind: str, shared: Elements | None = None) -> SeriesHeader:
+def series_header(elements: Elements, kind: str, picture: tuple[int, int], shared: Elements | None = None) -> SeriesHeader:
     """Describe the series that a file belongs to.
 
     Parameters
@@ -213,6 +227,8 @@ def series_header(elements: Elements, kind: str, shared: Elements | None = None)
         The file's data set.
     kind : str
         ``"mosaic"``, ``"slices"`` or ``"enhanced"``.
+    picture : tuple of int
+        Rows and columns of a slice.
     shared : Elements, optional
         Shared functional groups of a multi-frame file.
     """
@@ -226,8 +242,8 @@ def series_header(elements: Elements, kind: str, shared: Elements | None = None)
     timing, converted = (shared.first(tag) if shared else None for tag in (0x00189112, 0x00209170))  # of files converted to multi-frame
     tr_ms = next((tr for source in (timing, elements, converted) if source and (tr := source.number(0x00180080))), None)
     delay_s = elements.number(elements.private(0x43, "GEMS_PARM_01", 0x7C)) if vendor == "GE" else None
-    if tr_ms and delay_s and 0 < delay_s < LONGEST_TR_S:  # a pause after every volume, which GE does not count
-        tr_ms += 1000 * delay_s
+    delay_s = delay_s if tr_ms and delay_s and 0 < delay_s < LONGEST_TR_S else 0.0
+    tr_ms = tr_ms + 1000 * delay_s if tr_ms else tr_ms  # a pause after every volume, which GE does not count
     return SeriesHeader(
         uid=elements.text(0x0020000E),
         study_uid=elements.text(0x0020000D),
@@ -248,6 +264,9 @@ def series_header(elements: Elements, kind: str, shared: Elements | None = None)
         b_value=elements.number(0x00189087) or 0.0,
         flip_deg=next((angle for source in (timing, elements) if source and (angle := source.number(0x00181314))), 0.0),
         field_t=elements.number(0x00180087) or 0.0,
+        delay_s=delay_s,
+        interleaved=ge_interleaved(elements) if vendor == "GE" and 0x00181060 not in elements else None,
+        encoding=encoding(elements, vendor, picture),
         spin_labelled=0x00189251 in elements or bool(elements.text(0x00189250)) or bool(shared and 0x00189251 in shared),
     )
 
