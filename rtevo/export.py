@@ -2,7 +2,7 @@
 
 Raw volumes become one four-dimensional NIfTI file with its sidecar, trials become ``events.tsv`` with onsets on the scanner's clock (s from
 the first volume), pictures go to ``stimuli/``, and what the session computed becomes a derivative data set: motion and framewise
-displacement, scores, latents, the decoder, the session file. Several runs, sessions and participants may be exported into one folder,
+displacement, the realigned volumes, scores, latents, the decoder, the session file. Several runs, sessions and participants may be exported into one folder,
 one after the other; nothing that is there is overwritten. (Brain Imaging Data Structure 1.10; Gorgolewski et al. 2016,
 doi:10.1038/sdata.2016.44.)
 """
@@ -62,9 +62,12 @@ _MOTION = {
     **{name: {"Description": f"Translation along {name[-1]} (RAS+).", "Units": "mm"} for name in MOTION_COLUMNS[:3]},
     **{name: {"Description": f"Rotation about {name[-1]} (RAS+).", "Units": "rad"} for name in MOTION_COLUMNS[3:]},
     "framewise_displacement": {"Description": "Power et al. 2012, doi:10.1016/j.neuroimage.2011.10.018, 50 mm sphere.", "Units": "mm"},
-    "missing": {"Description": "1 where the volume never arrived; its voxels are NaN."},
-    "unaligned": {"Description": "1 where the volume could not be aligned and was left out."},
 }
+_SPIKES = {  # by flag: what the column of a volume is called that a model has to leave out, and why
+    VolumeFlag.MISSING: ("missing_outlier", "1 for volume {}, which never arrived, 0 for all others."),
+    VolumeFlag.UNALIGNED: ("unaligned_outlier", "1 for volume {}, which could not be aligned, 0 for all others."),
+}
+_SPACE = "space-scanner_desc-preproc"
 
 
 @dataclass(frozen=True)
@@ -235,6 +238,93 @@ def _events(run: _Run) -> None:
     _json(run.bids / f"{run.prefix}_events.json", {**{name: _EVENTS[name] for name in columns}, **presentation})
 
 
+def _confounds(run: _Run) -> tuple[dict[str, dict[str, str]], list[dict[str, Any]]]:
+    """Columns and rows of the confounds: motion, and a spike for each volume that a model has to leave out.
+
+    A model takes no gaps: where a volume has no motion it is interpolated, which its spike makes irrelevant; the first volume has no
+    displacement (n/a, as fMRIPrep writes it).
+    """
+    from rtevo.realign import framewise_displacement
+
+    volumes = np.array([int(row["volume"]) for row in run.motion])
+    params = np.array([[_number(row[name]) for name in MOTION_COLUMNS] for row in run.motion])
+    known = np.isfinite(params).all(axis=1)
+    if known.any():
+        params = np.column_stack([np.interp(volumes, volumes[known], column[known]) for column in params.T])
+    else:
+        params = np.zeros_like(params)
+    filled = framewise_displacement(params)
+    rows: list[dict[str, Any]] = []
+    for k, row in enumerate(run.motion):
+        moved = {name: row[name] if known[k] else f"{value:.6g}" for name, value in zip(MOTION_COLUMNS, params[k], strict=True)}
+        given = row["framewise_displacement"]
+        rows.append({**moved, "framewise_displacement": given if given != "n/a" or k == 0 else f"{filled[k]:.6g}"})
+    columns: dict[str, dict[str, str]] = dict(_MOTION)
+    for flag, (name, text) in _SPIKES.items():
+        for number, k in enumerate(k for k, row in enumerate(run.motion) if int(row["flags"]) & flag):
+            columns[f"{name}{number:02d}"] = {"Description": text.format(volumes[k])}
+            for other, spiked in enumerate(rows):
+                spiked[f"{name}{number:02d}"] = int(other == k)
+    return columns, rows
+
+
+def _number(text: str) -> float:
+    return float("nan") if text == "n/a" else float(text)
+
+
+def _preprocessed(run: _Run, root: Path) -> None:
+    """The realigned series and its sidecar, for analyses; what is left out of a model is the mean of the others, not a hole."""
+    from rtevo.realign.series import NiftiWriter
+    from rtevo.records import Grid
+
+    rows = {int(row["volume"]): row for row in run.motion}
+    count = max(rows) + 1
+    total, usable = np.zeros(run.start["shape"]), 0
+    for index in range(count):
+        volume = _aligned(run, rows.get(index), index)
+        if volume is not None:
+            total, usable = total + volume, usable + 1
+    mean = (total / max(usable, 1)).astype(np.float32)
+    path = root / f"{run.prefix}_{_SPACE}_bold.nii.gz"
+    replaced = []
+    with NiftiWriter(path, Grid(tuple(run.start["shape"]), np.array(run.start["affine"])), count, run.start["tr_s"]) as out:
+        for index in range(count):
+            volume = _aligned(run, rows.get(index), index)
+            if volume is None:
+                replaced.append(index)
+            out.write(mean if volume is None else volume)
+    sidecar: dict[str, Any] = {
+        "TaskName": TASK,
+        "RepetitionTime": run.start["tr_s"],
+        "StartTime": run.start["tr_s"] / 2,  # slices are not brought to one time: a volume stands for the middle of its acquisition
+        "SliceTimingCorrected": False,
+        "SkullStripped": False,
+        "Description": "Realigned during the session (rigid body, cubic B-splines), not smoothed.",
+        "SpatialReference": f"bids::{run.folder}/rtevo/{run.number}/decoder/ref_img.nii.gz",
+        "Sources": [f"bids:raw:{run.prefix}_bold.nii.gz"],
+    }
+    if replaced:
+        sidecar["ReplacedVolumes"] = replaced  # 0 = first; see the outlier columns of the confounds
+    _json(root / f"{run.prefix}_{_SPACE}_bold.json", sidecar)
+
+
+def _aligned(run: _Run, row: Mapping[str, str] | None, index: int) -> NDArray[np.float32] | None:
+    """One realigned volume: as it was saved, or sampled again by its motion; None where there is none."""
+    import nibabel
+
+    from rtevo.realign import resliced
+
+    if row is None or int(row["flags"]) & (VolumeFlag.MISSING | VolumeFlag.UNALIGNED):
+        return None
+    params = [_number(row[name]) for name in MOTION_COLUMNS]
+    saved, raw = volume_path(run.out, index, "aligned"), volume_path(run.out, index)
+    if saved.exists():
+        return np.nan_to_num(np.asanyarray(nibabel.load(saved).dataobj).astype(np.float32))
+    if not raw.exists() or not np.isfinite(params).all():
+        return None
+    return resliced(np.asanyarray(nibabel.load(raw).dataobj), run.start["affine"], params)
+
+
 def _derivatives(run: _Run) -> None:
     """What the session computed."""
     root = run.bids / "derivatives" / "rtevo"
@@ -242,25 +332,20 @@ def _derivatives(run: _Run) -> None:
         _json(
             root / "dataset_description.json",
             {
-                "Name": "rtevo: motion, scores, latents and decoders of real-time sessions",
+                "Name": "rtevo: realigned volumes, motion, scores, latents and decoders of real-time sessions",
                 "BIDSVersion": BIDS_VERSION,
                 "DatasetType": "derivative",
                 "GeneratedBy": [{"Name": "rtevo", "Version": run.start["rtevo"]}],
                 "SourceDatasets": [{"URL": "../.."}],
+                "DatasetLinks": {"raw": "../.."},
             },
         )
         (root / "README.md").write_text(_README, encoding="utf-8")
         (root / ".bidsignore").write_text("**/rtevo\n**/rtevo/**\n*_timeseries.*\n", encoding="utf-8")
-    motion = [
-        {
-            **row,
-            "missing": int(bool(int(row["flags"]) & VolumeFlag.MISSING)),
-            "unaligned": int(bool(int(row["flags"]) & VolumeFlag.UNALIGNED)),
-        }
-        for row in run.motion
-    ]
-    _tsv(root / f"{run.prefix}_desc-confounds_timeseries.tsv", list(_MOTION), motion)
-    _json(root / f"{run.prefix}_desc-confounds_timeseries.json", {**_MOTION, "SamplingFrequency": 1 / run.start["tr_s"]})
+    columns, rows = _confounds(run)
+    _tsv(root / f"{run.prefix}_desc-confounds_timeseries.tsv", list(columns), rows)
+    _json(root / f"{run.prefix}_desc-confounds_timeseries.json", {**columns, "SamplingFrequency": 1 / run.start["tr_s"]})
+    _preprocessed(run, root)
     extra = root / run.folder / "rtevo" / run.number
     extra.mkdir(parents=True, exist_ok=True)
     kept = ("trials.tsv", "latents.npz", "latent_space.npz", "session.toml", "provenance.json", "summary.json", "record.jsonl")
@@ -299,8 +384,15 @@ volumes arrived, and evolution in the model's latent space drove the next images
 
 `events.tsv` has a row for each image: onset on the scanner's clock, the image (`stimuli/`), and its score and fitness as they were known
 during the session; and one for each moment that the operator marked, with a note. Voxels of a volume that never arrived are NaN; the
-sidecar's `MissingVolumes` lists them. `derivatives/rtevo` holds what was computed during the session: motion, scores with standard errors,
-latents, the decoder, all settings and versions, and the complete event log.
+sidecar's `MissingVolumes` lists them. `derivatives/rtevo` holds what was computed during the session: realigned volumes
+(`*_space-scanner_desc-preproc_bold.nii.gz`, in which the mean stands for what is missing), motion and a spike for every volume that a model
+has to leave out (`*_desc-confounds_timeseries.tsv`), scores with standard errors, latents, the decoder, all settings and versions, and the
+complete event log.
+
+    from nilearn.glm.first_level import first_level_from_bids
+    models, images, events, confounds = first_level_from_bids(
+        "BIDS_DIR", "rtevo", space_label="scanner", derivatives_folder="derivatives/rtevo", slice_time_ref=0.5
+    )
 """
 
 
@@ -328,8 +420,8 @@ def export(out: Path, bids: Path) -> Path:
     bids.mkdir(parents=True, exist_ok=True)
     _data_set(run)
     _events(run)
-    _derivatives(run)
     _bold(run)
+    _derivatives(run)
     return bids / f"{run.prefix}_bold.nii.gz"
 
 

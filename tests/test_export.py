@@ -117,7 +117,7 @@ def test_events_count_from_the_first_volume_and_name_their_picture(recorded: Cal
     described = json.loads(path.with_name(path.name.replace("bold.nii.gz", "events.json")).read_text())
     assert set(row) <= set(described)
     motion = table(next((bids / "derivatives" / "rtevo").rglob("*_timeseries.tsv")))
-    assert [r["missing"] for r in motion] == ["0", "0", "0", "1", "0"]
+    assert [r["missing_outlier00"] for r in motion] == ["0", "0", "0", "1", "0"]
     assert motion[2]["trans_x"] == "0.2"
 
 

@@ -163,7 +163,7 @@ class _Layout:
         ranks = np.argsort(np.argsort(np.array(self.instances)))
         if series.interleaved:  # 1, 3, 5, ..., 2, 4, 6, ...
             ranks = np.where(ranks % 2, (slices + 1) // 2 + ranks // 2, ranks // 2)
-        times: NDArray[np.float64] = (ranks * ((series.tr_s - series.delay_s) / slices))[self.order]
+        times = np.asarray(ranks * ((series.tr_s - series.delay_s) / slices), np.float64)[self.order]
         return times.round(6)
 
 

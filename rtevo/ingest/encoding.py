@@ -158,7 +158,7 @@ def _ge_polarity(data: bytes) -> bool | None:
     flags, kind, order = (struct.unpack_from("<H", data, at)[0] for at in (base + 0x30, base + 0x3A, base + 0x394 - 0x8C * moved))
     if not kind & EPI:
         return None
-    return bool(flags & POLARITY) == (order == 2)  # 2: from the bottom up
+    return bool(bool(flags & POLARITY) == (order == 2))  # 2: from the bottom up
 
 
 def _philips(elements: Elements, lines: int, found: dict[str, Any]) -> None:

@@ -13,5 +13,6 @@ result bit for bit::
 from rtevo.kernels.mask import brain_mask
 from rtevo.realign.measures import dvars, framewise_displacement
 from rtevo.realign.realigner import Motion, Realigner, warm_up
+from rtevo.realign.reslice import resliced
 
-__all__ = ["Motion", "Realigner", "brain_mask", "dvars", "framewise_displacement", "warm_up"]
+__all__ = ["Motion", "Realigner", "brain_mask", "dvars", "framewise_displacement", "resliced", "warm_up"]

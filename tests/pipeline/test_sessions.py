@@ -227,7 +227,7 @@ def assert_valid_bids(out: Path, bids: Path, vendor: str) -> None:
         log.append("operator", {"action": "mark", "text": "has coughed", "stage": "", "t_ns": 5_000_000_000})
     assert export.main([str(out), str(bids)]) == 0
     assert "\tmark\tn/a\t" in next(bids.rglob("*_events.tsv")).read_text(encoding="utf-8")
-    sidecar = json.loads(next(bids.rglob("*_bold.json")).read_text(encoding="utf-8"))
+    sidecar = json.loads(next(bids.glob("sub-*/**/*_bold.json")).read_text(encoding="utf-8"))
     assert sidecar["Manufacturer"] == vendor
     assert ("SliceTiming" in sidecar) == (vendor == "Siemens")  # Philips writes no times of slices
     for folder in (bids, bids / "derivatives" / "rtevo"):
