@@ -2,9 +2,9 @@
 
 Raw volumes become one four-dimensional NIfTI file with its sidecar, trials become ``events.tsv`` with onsets on the scanner's clock (s from
 the first volume), pictures go to ``stimuli/``, and what the session computed becomes a derivative data set: motion and framewise
-displacement, the realigned volumes, scores, latents, the decoder, the session file. Several runs, sessions and participants may be exported into one folder,
-one after the other; nothing that is there is overwritten. (Brain Imaging Data Structure 1.10; Gorgolewski et al. 2016,
-doi:10.1038/sdata.2016.44.)
+displacement, the realigned volumes, scores, latents, the decoder, the session file. Several runs, sessions and participants may be
+exported into one folder, one after the other; nothing that is there is overwritten. (Brain Imaging Data Structure 1.10; Gorgolewski et
+al. 2016, doi:10.1038/sdata.2016.44.)
 """
 
 from __future__ import annotations
