@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import json
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -19,7 +20,18 @@ import tomllib
 from rtevo.errors import ConfigError
 from rtevo.wire import PresentationSettings, WireError, is_loopback
 
-__all__ = ["Config", "absolute", "build", "dump", "example", "load", "overrides_of", "presentation_settings", "presenter_is_outside"]
+__all__ = [
+    "Config",
+    "absolute",
+    "build",
+    "dump",
+    "example",
+    "load",
+    "overrides_of",
+    "presentation_settings",
+    "presenter_is_outside",
+    "suggested_label",
+]
 
 Check = Callable[[Any], bool]
 
@@ -42,7 +54,18 @@ def _one_of(*names: str) -> tuple[str, Check]:
 
 
 def _label(x: str) -> bool:
-    return x.isalnum()
+    return x.isascii() and x.isalnum()
+
+
+def suggested_label(text: str) -> str:
+    """Give the BIDS label (ASCII letters and digits) that is nearest to a text; may be empty."""
+    text = text.removeprefix("sub-").removeprefix("ses-")
+    for letter, written in (("ä", "ae"), ("ö", "oe"), ("ü", "ue"), ("ß", "ss"), ("ø", "oe"), ("å", "aa"), ("æ", "ae"), ("ł", "l")):
+        text = text.replace(letter, written).replace(letter.upper(), written.capitalize())
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if _label(c))
+
+
+_LABEL = "letters a to z and digits"
 
 
 def _title(x: str) -> bool:
@@ -65,8 +88,8 @@ def _peer(x: str) -> bool:
 class Session:
     """Who and how."""
 
-    participant: str = _key("sim", "BIDS participant label", "letters and digits", _label)
-    session: str = _key("01", "BIDS session label", "letters and digits", _label)
+    participant: str = _key("sim", "BIDS participant label", _LABEL, _label)
+    session: str = _key("01", "BIDS session label", _LABEL, _label)
     run: int = _key(1, "BIDS run number", *_at_least(1))
     condition: str = _key(
         "brain",
@@ -199,6 +222,7 @@ class Evolution:
     avoid_distance: float = _key(0.3, "smallest cosine distance to an avoided embedding", "> 0 and < 2", lambda x: 0 < x < 2)
     yoked_to: str = _key("", "condition yoked: trials.tsv of the session whose scores are used, or its folder")
     blinding_key: str = _key("", "condition blinded: file made by `python -m rtevo.evolve blind`")
+    blinding_secret: str = _key("", "condition blinded: the secret that the key was made with (--secret); empty = none")
     resume: str = _key("", "evolution.json of an earlier run, or its folder: evolution goes on from there")
 
 
@@ -415,7 +439,8 @@ def _value(where: str, spec: Field[Any], kind: Any, value: Any, mistakes: list[s
         mistakes.append(f"{where}: expected {expected}, got {value!r}")
         return spec.default
     if (isinstance(value, float) and value != value) or (check is not None and not check(value)):
-        mistakes.append(f"{where}: expected {rule or 'a number'}, got {value!r}")
+        near = suggested_label(value) if rule == _LABEL else ""
+        mistakes.append(f"{where}: expected {rule or 'a number'}, got {value!r}" + (f"; did you mean {near!r}?" if near else ""))
         return spec.default
     return value
 
@@ -504,6 +529,7 @@ def _together(config: Config, origin: str, base: Path) -> list[str]:
         ("evolution", "avoid", "file"),
         ("evolution", "yoked_to", "file or folder"),
         ("evolution", "blinding_key", "file"),
+        ("evolution", "blinding_secret", "file"),
         ("evolution", "resume", "file or folder"),
         ("bridge", "keys", "folder"),
     ):
@@ -569,6 +595,7 @@ _PATHS = (
     ("evolution", "avoid"),
     ("evolution", "yoked_to"),
     ("evolution", "blinding_key"),
+    ("evolution", "blinding_secret"),
     ("evolution", "resume"),
     ("bridge", "keys"),
     ("record", "out"),

@@ -152,7 +152,7 @@ def _blind(session: Session) -> Session:
     """Leave out whatever tells a session's condition, or how it goes."""
     trials = [{key: None if key in HIDDEN else value for key, value in row.items()} for row in session.trials]
     settings = {name: dict(part) for name, part in session.settings.items()}
-    settings["evolution"].update(yoked_to="", blinding_key="")
+    settings["evolution"].update(yoked_to="", blinding_key="", blinding_secret="")
     summary = {key: value for key, value in session.summary.items() if key not in ("generations", "probes")}
     quality = {**summary["quality"], "score_reliability": None} if "quality" in summary else {}
     return replace(session, trials=trials, settings=settings, summary={**summary, "condition": "blinded", "quality": quality}, blinded=True)
