@@ -319,10 +319,10 @@ def _aligned(run: _Run, row: Mapping[str, str] | None, index: int) -> NDArray[np
     params = [_number(row[name]) for name in MOTION_COLUMNS]
     saved, raw = volume_path(run.out, index, "aligned"), volume_path(run.out, index)
     if saved.exists():
-        return np.nan_to_num(np.asanyarray(nibabel.load(saved).dataobj).astype(np.float32))
+        return np.nan_to_num(np.array(nibabel.load(saved).dataobj, np.float32))
     if not raw.exists() or not np.isfinite(params).all():
         return None
-    return resliced(np.asanyarray(nibabel.load(raw).dataobj), run.start["affine"], params)
+    return resliced(np.asarray(nibabel.load(raw).dataobj), run.start["affine"], params)
 
 
 def _derivatives(run: _Run) -> None:

@@ -30,7 +30,7 @@ from rtevo.ingest.elements import GE_PRIVATE, NATIVE, PIXEL_DATA, Elements, Inco
 from rtevo.ingest.header import SeriesHeader, series_header
 from rtevo.ingest.parts import Part, enhanced_layout, filled_tiles, mosaic_layout, mosaic_slices, mosaic_tiles, slice_layout
 
-__all__ = ["DicomFile", "Part", "TruncatedError", "parse_dicom", "read_dicom"]
+__all__ = ["DicomFile", "Part", "TruncatedError", "parse_dicom", "read_dicom", "why_undecodable"]
 
 PICTURE_CLASSES = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.7")  # MR (plain, enhanced, ...) and secondary capture
 MAX_PIXELS = 1 << 31
@@ -140,6 +140,18 @@ def read_dicom(path: Path | str, *, pixels: bool = True) -> DicomFile:
     with open(path, "rb", buffering=0) as file:
         contents = file.readall()
     return parse_dicom(contents or b"", os.fspath(path), pixels=pixels)
+
+
+def why_undecodable(path: Path | str) -> str:
+    """Say why the pixels of a compressed file cannot be decoded here; empty where they can, or are not compressed."""
+    try:
+        with open(path, "rb") as file:
+            contents = file.read()
+        if _open(contents).transfer_syntax not in NATIVE:
+            parse_dicom(contents, os.fspath(path))
+    except (DicomError, Incomplete, OSError) as error:
+        return str(error) if "cannot be decoded" in str(error) else ""
+    return ""
 
 
 def parse_dicom(contents: bytes, name: str, *, pixels: bool = True) -> DicomFile:

@@ -15,7 +15,8 @@ import pydicom
 import pytest
 from pydicom.uid import JPEGLSNearLossless, RLELossless
 
-from rtevo.ingest import FolderSource, Volume, survey
+from rtevo.errors import DataError
+from rtevo.ingest import FolderSource, Volume, describe, survey
 from rtevo.ingest.__main__ import main
 from rtevo.ingest.dicom import parse_dicom
 from rtevo.records import Grid
@@ -100,6 +101,8 @@ def test_a_run_that_cannot_be_decoded_is_not_written(
     assert "compressed pixels" in told
     assert "install pylibjpeg[libjpeg]" in told
     assert not (tmp_path / "run.nii.gz").exists()
+    with pytest.raises(DataError, match=r"install pylibjpeg\[libjpeg\]"):  # a session with it ends before it begins
+        describe(folder)
 
 
 def test_volumes_that_cannot_be_decoded_are_named_with_an_exit_status(
