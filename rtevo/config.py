@@ -21,17 +21,8 @@ from rtevo.errors import ConfigError
 from rtevo.wire import PresentationSettings, WireError, is_loopback
 
 __all__ = [
-    "Config",
-    "absolute",
-    "build",
-    "dump",
-    "example",
-    "load",
-    "overrides_of",
-    "presentation_settings",
-    "presenter_is_outside",
-    "suggested_label",
-]
+    "Config", "absolute", "build", "dump", "example", "load", "overrides_of", "presentation_settings", "presenter_is_outside", "suggested_label",
+]  # fmt: skip
 
 Check = Callable[[Any], bool]
 
@@ -421,10 +412,6 @@ def _convert(value: Any, kind: Any) -> Any:
         if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
             return tuple(value)
         raise TypeError("a list of texts")
-    if kind == tuple[float, ...]:
-        if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value):
-            return tuple(float(v) for v in value)
-        raise TypeError("a list of numbers")
     if isinstance(value, kind) and not (kind is not bool and isinstance(value, bool)):
         return value
     raise TypeError({float: "a number", int: "a whole number", str: "a text", bool: "true or false"}[kind])

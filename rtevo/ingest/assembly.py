@@ -5,7 +5,6 @@ Nothing here reads files or clocks, so that every way of delivery (a watched fol
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -13,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.errors import GeometryError
+from rtevo.ingest.counting import Blocks, Steps
 from rtevo.ingest.dicom import DicomFile
 from rtevo.ingest.geometry import normal_of, slice_order, stack, volume_grid
 from rtevo.ingest.header import SeriesHeader
 from rtevo.ingest.parts import Part
 from rtevo.ingest.places import Places
+from rtevo.ingest.remarks import Remarks
 from rtevo.ingest.watch import Watch
 from rtevo.records import Grid, VolumeFlag
 
@@ -27,7 +28,6 @@ LARGEST_GAP = 500  # volumes; a number further off is a damaged header
 LARGEST_START = 500  # volumes that may be missing at the start of a run; numbers that begin further up have another origin
 SAME_PLACE_MM = 0.1  # slices nearer to each other than this are at the same place
 SETTLED_VOLUMES = 4  # after so many it is clear how far apart volumes are
-STEPS = 3  # volumes that must agree before instance numbers are held to count slices
 MOVED_MM = 0.1  # a volume whose slices lie further from the first volume's than this has moved
 MAX_MOVED_MM = 20.0  # prospective motion correction moves the slices by less
 
@@ -152,7 +152,6 @@ class _Layout:
         times = (moments - moments.min())[self.order]
         return times.round(6) if np.isfinite(times).all() and times.max() > 0 else None
 
-
     def _ge_times_s(self, series: SeriesHeader) -> NDArray[np.float64] | None:
         """When each slice was acquired by the protocol's order: evenly over the repetition time, in the order of instance numbers."""
         slices = len(self.instances)
@@ -203,18 +202,9 @@ class Assembler:
         self._reference: NDArray[np.float64] | None = None  # slice positions of the first volume
         self._watch = Watch(series.tr_s, self.problems)
         self._moved = False  # named
-        self._beyond_s = 0.0  # latest slice time that no repetition holds
-        self._beyond_named = False
-        self._polarity = ""  # direction of phase encoding of the first volume that says it
-        self._polarity_named = False
-        self._missed: list[tuple[int, int, bool]] = []  # gaps that are not yet named: index, slices that came, whether it is known of
-        self._refused_named = False
-        self._refused = 0  # files after the first of which nothing tells the volume
-        self._unlike: dict[str, list[int]] = {}  # volumes whose geometry is not the run's, by what is wrong
-        self._blocks: dict[int, int] | None = {}  # place of the files of each block of instance numbers, None once several share one
-        self._counts: set[tuple[int, int]] = set()  # instance and acquisition number of the first volumes
+        self._remarks = Remarks(self.problems)
+        self._blocks, self._steps = Blocks(series.volumes), Steps()
         self._joined = series.kind != "slices"  # slices are numbered by their moments only where several series make the run
-        self._stepped = False  # instance numbers count slices: acquisition numbers count volumes
 
     @property
     def tr_s(self) -> float | None:
@@ -257,7 +247,7 @@ class Assembler:
                 self._retake()
             self._undecided = [waiting for waiting in self._undecided if not self._take(waiting, now_s)]
         self._check_interleaved(piece, file.identity[2], now_s)
-        self._learn_step(piece.numbers)
+        self._check_steps(piece.numbers)
         if not self._take(piece, now_s):
             if self._slices is not None or "file" not in piece.numbers:
                 self._refuse(piece)
@@ -270,14 +260,11 @@ class Assembler:
 
     def _check_interleaved(self, piece: _Piece, instance: int | None, now_s: float) -> None:
         """Let go of instance numbers that would count volumes fastest where the slices of one such block lie at several places."""
-        if "interleaved" not in piece.numbers or not self.series.volumes or instance is None:
+        if "interleaved" not in piece.numbers or instance is None:
             return
-        if self._blocks is not None and self._share == 1:
-            block = (instance - 1) // self.series.volumes
-            if abs(self._blocks.setdefault(block, piece.place) - piece.place) > 1 and not self._passed:
-                self._blocks = None
-                self._without_interleaved(now_s)
-        if self._blocks is None:
+        if self._share == 1 and not self._passed and self._blocks.add(instance, piece.place):
+            self._without_interleaved(now_s)
+        if not self._blocks.possible:
             del piece.numbers["interleaved"]
 
     def _without_interleaved(self, now_s: float) -> None:
@@ -289,20 +276,11 @@ class Assembler:
             if not self._take(piece, now_s):
                 self._undecided.append(piece)
 
-    def _learn_step(self, numbers: dict[str, int]) -> None:
-        """See whether instance numbers count slices, in steps of one number, while acquisition numbers count volumes (3D sequences)."""
-        if self.series.kind == "slices" or self._stepped or self._share > 1 or len(self._counts) >= STEPS:
-            return
-        if "instance" not in numbers or "acquisition" not in numbers:
-            return
-        self._counts.add((numbers["instance"], numbers["acquisition"]))
-        counts = sorted(self._counts)
-        steps = {(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(counts)}
-        ratios = {n / m if m > 0 else 0.0 for n, m in steps}
-        if len(counts) == STEPS and len(ratios) == 1 and (ratio := ratios.pop()) > 1 and ratio == int(ratio):
-            self._stepped = True
-            if self._pieces:
-                self._retake()
+    def _check_steps(self, numbers: dict[str, int]) -> None:
+        """Number volumes by their acquisition where instance numbers turn out to count slices."""
+        whole = self.series.kind != "slices" and self._share == 1 and {"instance", "acquisition"} <= set(numbers)
+        if whole and self._steps.add(numbers["instance"], numbers["acquisition"]) and self._pieces:
+            self._retake()
 
     def share(self, streams: int) -> None:
         """Tell how many streams (echoes, components) of the series the instance numbers count through."""
@@ -354,7 +332,7 @@ class Assembler:
             number = self._places.volume(number) if self._places.slices else None
         if name == "moment" and not self._joined:
             return None
-        if name == "instance" and self._stepped:
+        if name == "instance" and self._steps.stepped:
             number = numbers.get("acquisition")
         elif name == "instance" and number is not None:
             number = (number - 1) // self._share + 1
@@ -395,12 +373,13 @@ class Assembler:
             else:
                 break
             self._next += 1
-        self._name_gaps()
+        self._remarks.name_gaps(self._slices)
         if final or len(self._passed) > SETTLED_VOLUMES:
-            self._name_held()
+            self._watch.settle()
+            self._remarks.settle(self.tr_s)
         if final:
             self._watch.end()
-            self._name_repeated()
+            self._remarks.end()
             if self.grid is None:
                 self.problems.append(f"{self.series.label}: none of its volumes is whole")
         return out
@@ -473,13 +452,9 @@ class Assembler:
 
     def _refuse(self, piece: _Piece) -> None:
         """Name the first part of which nothing tells the volume, and count the others."""
-        if self._refused_named:
-            self._refused += 1
-            return
-        self._refused_named = True
         again = piece.part is not None and self.series.tr_s and piece.part.acquired_s - self._watch.last_s > self.series.tr_s / 2
         hint = " (it was acquired later: was the run started again under the same series?)" if again else ""
-        self.problems.append(f"{piece.name}: its headers do not tell it from a volume that came before ({piece.numbers}){hint}; left out")
+        self._remarks.refused(f"{piece.name}: its headers do not tell it from a volume that came before ({piece.numbers}){hint}; left out")
 
     def _agrees(self, chosen: str) -> bool:
         """Whether a header field gives the volumes that were passed on the numbers that they had."""
@@ -541,30 +516,8 @@ class Assembler:
 
     def _declare_gap(self, index: int) -> _Gap:
         building = self._building.get(index)
-        self._missed.append((index, len(building.pieces) if building else 0, index in self._expected))
+        self._remarks.gap(index, len(building.pieces) if building else 0, index in self._expected)
         return _Gap(index, tuple(piece.name for piece in building.pieces.values()) if building else ())
-
-    def _name_gaps(self) -> None:
-        """Name the volumes that were declared missing, those that follow each other in one line: a run that ended early is one."""
-        missed, self._missed = self._missed, []
-        for _, group in itertools.groupby(enumerate(missed), lambda item: (item[1][0] - item[0], item[1][1] > 0, item[1][2])):
-            gaps = [gap for _, gap in group]
-            (first, fewest, known), last = gaps[0], gaps[-1][0]
-            most = max(came for _, came, _ in gaps)
-            fewest = min(came for _, came, _ in gaps)
-            which = f"volume {first}" if first == last else f"volumes {first} to {last}"
-            came = f"{most}" if most == fewest else f"{fewest} to {most}"
-            self.problems.append(f"{which}: {came} of {self._slices} slices came" if most else f"{which}: never came{' whole' * known}")
-
-    def _name_repeated(self) -> None:
-        """Say how often what was named once came again."""
-        if self._refused:
-            self.problems.append(f"{self._refused} more files whose headers do not tell them from volumes that came before; left out")
-            self._refused = 0
-        for error, indices in self._unlike.items():
-            if len(indices) > 1:
-                self.problems.append(f"{len(indices) - 1} more volumes, {indices[1]} to {indices[-1]}: {error}; left out")
-        self._unlike.clear()
 
     def _layout(self, building: _Building) -> _Layout:
         """Where the slices of a whole volume lie."""
@@ -591,52 +544,21 @@ class Assembler:
             layout = self._layout(building)
             self._check_geometry(index, layout)
         except GeometryError as error:
-            self._unlike.setdefault(str(error), []).append(index)
-            if len(self._unlike[str(error)]) == 1:
-                self.problems.append(f"volume {index}: {error}; left out")
+            self._remarks.left_out(index, str(error))
             return _Gap(index, names)
         assert self.grid is not None
         acquired_s = self._watch.acquired_s(index, min(part.acquired_s for part in layout.parts))
         if math.isfinite(acquired_s) and index > 0:
             self.acquired_from = layout.parts[0].acquired_from
-        self._check_polarity(index, pieces)
+        encodings = (piece.file.series.encoding for piece in pieces if piece.file)
+        self._remarks.polarity(index, {str(found["PhaseEncodingDirection"]) for found in encodings if "PhaseEncodingDirection" in found})
         closed_ns = max(piece.closed_ns for piece in pieces)
         for piece in pieces:
             piece.file = piece.part = None
         data = layout.data()
         self._watch.signal(index, data)
-        slice_times_s = self._within(layout.slice_times_s(self.series))
+        slice_times_s = self._remarks.within(layout.slice_times_s(self.series), self.tr_s)
         return Volume(index, data, self.grid, self.tr_s, acquired_s, closed_ns, flags, names, slice_times_s)
-
-    def _within(self, slice_times_s: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
-        """Slice times where a repetition holds them; else none, which is named once it is clear what the repetition time is."""
-        if slice_times_s is None or self.tr_s is None or slice_times_s.max() < self.tr_s:
-            if slice_times_s is not None:
-                self._beyond_s = 0.0
-            return slice_times_s
-        self._beyond_s = float(slice_times_s.max())
-        return None
-
-    def _name_held(self) -> None:
-        """Name what was held back until more was known."""
-        self._watch.settle()
-        if self._beyond_s and not self._beyond_named:
-            self._beyond_named = True
-            self.problems.append(
-                f"slices were acquired up to {self._beyond_s:g} s after the first of their volume by its header, beyond the repetition "
-                f"time of {self.tr_s:g} s: the slices' times are left out"
-            )
-
-    def _check_polarity(self, index: int, pieces: list[_Piece]) -> None:
-        """Name volumes whose phase was encoded in another direction: they are distorted in another, too."""
-        found = {str(piece.file.series.encoding.get("PhaseEncodingDirection", "")) for piece in pieces if piece.file} - {""}
-        self._polarity = self._polarity or min(found, default="")
-        if found - {self._polarity} and not self._polarity_named:
-            self._polarity_named = True
-            self.problems.append(
-                f"volume {index}: phase is encoded along {'/'.join(sorted(found))}, in the volumes before along {self._polarity}: two "
-                "polarities in one run, whose distortions are opposite; the volumes of one of them should be left out"
-            )
 
     def _check_geometry(self, index: int, layout: _Layout) -> None:
         """Hold a volume's grid against the first one's."""
