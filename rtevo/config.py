@@ -21,7 +21,8 @@ from rtevo.errors import ConfigError
 from rtevo.wire import PresentationSettings, WireError, is_loopback
 
 __all__ = [
-    "Config", "absolute", "build", "dump", "example", "load", "overrides_of", "presentation_settings", "presenter_is_outside", "suggested_label",
+    "Config", "absolute", "build", "dump", "example", "load", "overrides_of", "presentation_settings", "presenter_is_outside",
+    "suggested_label",
 ]  # fmt: skip
 
 Check = Callable[[Any], bool]
