@@ -260,12 +260,19 @@ def _confounds(run: _Run) -> tuple[dict[str, dict[str, str]], list[dict[str, Any
         given = row["framewise_displacement"]
         rows.append({**moved, "framewise_displacement": given if given != "n/a" or k == 0 else f"{filled[k]:.6g}"})
     columns: dict[str, dict[str, str]] = dict(_MOTION)
+    lost = {k for k, volume in enumerate(volumes) if not (volume_path(run.out, volume).exists() or _saved(run, volume).exists())}
     for flag, (name, text) in _SPIKES.items():
-        for number, k in enumerate(k for k, row in enumerate(run.motion) if int(row["flags"]) & flag):
+        spikes = {k for k, row in enumerate(run.motion) if int(row["flags"]) & flag} | (lost if flag == VolumeFlag.MISSING else set())
+        for number, k in enumerate(sorted(spikes)):
             columns[f"{name}{number:02d}"] = {"Description": text.format(volumes[k])}
             for other, spiked in enumerate(rows):
                 spiked[f"{name}{number:02d}"] = int(other == k)
     return columns, rows
+
+
+def _saved(run: _Run, index: int) -> Path:
+    """Where a realigned volume is, if the session kept them."""
+    return volume_path(run.out, index, "aligned")
 
 
 def _number(text: str) -> float:
@@ -317,7 +324,7 @@ def _aligned(run: _Run, row: Mapping[str, str] | None, index: int) -> NDArray[np
     if row is None or int(row["flags"]) & (VolumeFlag.MISSING | VolumeFlag.UNALIGNED):
         return None
     params = [_number(row[name]) for name in MOTION_COLUMNS]
-    saved, raw = volume_path(run.out, index, "aligned"), volume_path(run.out, index)
+    saved, raw = _saved(run, index), volume_path(run.out, index)
     if saved.exists():
         return np.nan_to_num(np.array(nibabel.load(saved).dataobj, np.float32))
     if not raw.exists() or not np.isfinite(params).all():
@@ -391,7 +398,7 @@ complete event log.
 
     from nilearn.glm.first_level import first_level_from_bids
     models, images, events, confounds = first_level_from_bids(
-        "BIDS_DIR", "rtevo", space_label="scanner", derivatives_folder="derivatives/rtevo", slice_time_ref=0.5
+        "BIDS_DIR", "rtevo", space_label="scanner", derivatives_folder="derivatives/rtevo"
     )
 """
 

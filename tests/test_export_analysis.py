@@ -86,10 +86,11 @@ def test_nilearn_fits_an_export_unedited(recorded: Callable[..., Path], tmp_path
     export(recorded(), bids)
     export(recorded("two", run=2, missing=()), bids)
     models, images, events, confounds = first_level_from_bids(
-        bids, "rtevo", space_label="scanner", derivatives_folder="derivatives/rtevo", slice_time_ref=0.5, smoothing_fwhm=4.0
+        bids, "rtevo", space_label="scanner", derivatives_folder="derivatives/rtevo", smoothing_fwhm=4.0
     )
     assert (len(models), [len(each) for each in (*images, *events, *confounds)]) == (1, [2, 2, 2])
     assert models[0].t_r == TR_S
+    assert models[0].slice_time_ref == 0.5  # the middle of a volume
     for run, table in enumerate(confounds[0]):
         assert np.isfinite(table.to_numpy(float)).all()
         spikes = [name for name in table if "outlier" in name]

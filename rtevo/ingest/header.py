@@ -21,7 +21,7 @@ __all__ = ["Likeness", "SeriesHeader", "moment", "series_header"]
 
 NOT_FUNCTIONAL_TYPES = frozenset(("LOCALIZER", "DIFFUSION", "ADC", "FA", "TRACEW", "TENSOR", "MPR", "PERFUSION", "ASL", "T1 MAP", "T2 MAP"))
 NOT_FUNCTIONAL_WORDS = ("sbref", "localizer", "localiser", "scout", "survey", "phoenixzipreport", "aahead", "fieldmap", "field_map")
-PERFUSION = re.compile(r"(?<![a-z])(?:[23]d)?(?:v[es]|[pqf]|pc|c)?asl(?![a-z])|perfusion|(?<![a-z])tgse")  # arterial spin labelling
+PERFUSION = re.compile(r"(?<![a-z])(?:[23]d)?(?:v[es]|pc|[ceqpf])?asl(?![a-z])|perfusion|(?<![a-z])tgse")  # arterial spin labelling
 LONGEST_TR_S = 20.0
 SHORTEST_TR_S = 0.2
 

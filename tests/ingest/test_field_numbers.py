@@ -425,7 +425,10 @@ def test_a_run_started_again_under_its_series_is_two_lines(made: Made, encode: E
 
 @pytest.mark.parametrize(
     ("name", "functional"),
-    [("pcasl_2d_m0", False), ("pASL", False), ("3D ASL", False), ("asl_2d_tra", False), ("Perfusion_Weighted", False), ("basl task", True)],
+    [
+        *[(name, False) for name in ("pcasl_2d_m0", "pASL", "3D ASL", "asl_2d_tra", "eASL", "Perfusion_Weighted")],
+        ("basl task", True),
+    ],
 )
 def test_arterial_spin_labelling_is_not_functional(name: str, functional: bool, made: Made, encode: Encode) -> None:
     dataset = made.slice(0, 0)
