@@ -211,7 +211,7 @@ def test_such_a_run_as_it_comes(made: Made, encode: Encode, clock: Any, tmp_path
 
 def test_volumes_that_nothing_puts_in_order_are_told_with_advice(made: Made, encode: Encode, tmp_path: Path) -> None:
     def change(dataset: Any, volume: int, index: int) -> None:
-        dataset.AcquisitionTime = "101500"
+        dataset.AcquisitionTime, dataset.StudyInstanceUID = "101500", "1.2.3"
 
     found = survey(write(tmp_path / "in", interoperable(made, change), encode))
     assert [(info.n_volumes, info.grid.shape[2]) for info in found.series] == [(1, SLICES)] * VOLUMES  # never dealt out
