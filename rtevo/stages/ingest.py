@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from typing import Any, Protocol
 
@@ -114,7 +115,8 @@ class _Teller:
                 )
         problems = source.problems
         for problem in problems[self._problems :]:
-            log.warning("ingest: %s", problem)
+            alarm = problem in getattr(source, "alarms", ())  # of a receiver: an allowed sender was refused
+            log.log(logging.ERROR if alarm else logging.WARNING, "ingest: %s", problem)
         self._problems = len(problems)
 
 
