@@ -127,14 +127,14 @@ def _decode(out: Path, log: list[dict[str, Any]], config: Config) -> _Decoded:
 
     if difference := decoder.grid.difference(Grid(tuple(log[0]["shape"]), np.array(log[0]["affine"]))):
         raise ConfigError(f"[decoder] folder {folder}: the decoder's geometry is not that of the session's volumes: {difference}")
-    recorded = {r["index"]: r for r in log if r["type"] == "aligned"}
+    recorded = {(r["index"], r["flags"] & VolumeFlag.LATE): r for r in log if r["type"] == "aligned"}  # a gap, and what came late
     found, volume = _Decoded(), -1
     again = Again(out, log, lambda first: Decoding(config, decoder, log[0]["tr_s"], first))
     for record, aligned, scores, reliability in track(again, "computing", again.volumes, transient=True):
         own = found.records.setdefault(record["seq"], [])
         if aligned is not None:
             volume += 1
-            times = recorded.get(aligned.index, {**record, "aligned_ns": record["ingested_ns"]})
+            times = recorded.get((aligned.index, aligned.flags & VolumeFlag.LATE), {**record, "aligned_ns": record["ingested_ns"]})
             own.append(
                 {
                     "type": "aligned",

@@ -13,7 +13,7 @@ from PIL import Image
 
 from rtevo import records
 from rtevo.errors import DataError
-from rtevo.record import LogWriter, Recorder, finalise, hold, image_path, read_log
+from rtevo.record import LOG, LogWriter, Recorder, finalise, hold, image_path, read_log
 from rtevo.records import EventKind, MessageKind, VolumeFlag
 
 START = {"tr_s": 2.0, "rtevo": "0", "condition": "brain", "seed": 1}
@@ -158,10 +158,21 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
+def test_a_volume_that_came_late_has_one_row(session: Path) -> None:
+    with Recorder(session, np.eye(4)).log as log:
+        fields = dict(next(r for r in read_log(session / LOG) if r["type"] == "aligned" and r["index"] == 2))
+        again = {k: v for k, v in fields.items() if k not in ("seq", "type", "clock_ns")}
+        log.append("aligned", {**again, "flags": int(VolumeFlag.LATE), "motion": [9, 0, 0, 0, 0, 0]})
+    assert finalise(session)["volumes"] == {"received": 4, "aligned": 4, "lost": 0, "unaligned": 0, "late": 1}
+    rows = table(session / "motion.tsv")
+    assert [row["volume"] for row in rows] == ["0", "1", "2", "3"]
+    assert (rows[2]["flags"], rows[2]["trans_x"]) == ("4", "9")
+
+
 def test_the_summary_counts_and_averages(session: Path) -> None:
     summary = finalise(session)
     assert summary == json.loads((session / "summary.json").read_text())
-    assert summary["volumes"] == {"received": 3, "aligned": 3, "lost": 1, "unaligned": 0}
+    assert summary["volumes"] == {"received": 3, "aligned": 3, "lost": 1, "unaligned": 0, "late": 0}
     assert summary["images"]["painted"] == 4
     assert summary["images"]["shown"] == 3
     assert summary["images"]["cadence_s"] == {"n": 1, "min": 4.0, "p50": 4.0, "max": 4.0}

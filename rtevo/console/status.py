@@ -112,7 +112,8 @@ class Status:
                     self._rings.pop(name).close()
 
     def _take(self, ring: str, slot: Any) -> None:
-        self._last[ring] = slot
+        if ring != "aligned" or not slot["flags"] & VolumeFlag.LATE:  # the line is about the newest volume
+            self._last[ring] = slot
         if ring == "fitness":
             self._fitness.setdefault(int(slot["generation"]), {})[int(slot["candidate"])] = float(slot["fitness"])
         elif ring == "events":

@@ -156,7 +156,11 @@ class View:
     def _aligned(self, record: Mapping[str, Any]) -> None:
         x, y, z, *angles = record["motion"]
         motion = (x, y, z, *(angle * RADIUS_MM for angle in angles))
-        self.volumes.append(Volume(record["index"], record["flags"], record["framewise_displacement_mm"], motion))
+        volume = Volume(record["index"], record["flags"], record["framewise_displacement_mm"], motion)
+        if volume.flags & VolumeFlag.LATE:  # takes the place of its gap
+            self.volumes = sorted([v for v in self.volumes if v.index != volume.index] + [volume], key=lambda v: v.index)
+        else:
+            self.volumes.append(volume)
         self.volume_s = record["clock_ns"] / 1e9
         if not record["flags"] & VolumeFlag.MISSING:
             self.latencies["align"].add((record["aligned_ns"] - record["closed_ns"]) / 1e6)

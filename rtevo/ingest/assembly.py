@@ -296,7 +296,9 @@ class Assembler:
         self._learn_slices(now_s, final)
         out: list[Volume] = []
         for index in sorted(i for i, b in self._building.items() if i < self._next and b.whole):
-            self._emit(out, self._pass_on(index, VolumeFlag.LATE))
+            late = self._pass_on(index, VolumeFlag.LATE)
+            if isinstance(late, Volume):  # else it stays the gap that it was
+                self._emit(out, late)
         last = self._last_known(final)
         while self._next <= last:
             building = self._building.get(self._next)

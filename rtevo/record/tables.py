@@ -61,6 +61,15 @@ def _distribution(milliseconds: list[float]) -> dict[str, Any]:
     return {"n": len(milliseconds), "p50": round(float(p50), 3), "p99": round(float(p99), 3), "max": round(max(milliseconds), 3)}
 
 
+def _volumes(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give what is known of each volume, in run order: of one that came after its gap had been declared, what came."""
+    found: dict[int, dict[str, Any]] = {}
+    for record in log:
+        if record["type"] == "aligned" and (record["index"] not in found or not record["flags"] & VolumeFlag.MISSING):
+            found[record["index"]] = record
+    return [found[index] for index in sorted(found)]
+
+
 class _Tables:
     """The records of a session, by what they are about."""
 
@@ -69,7 +78,7 @@ class _Tables:
         self.start: dict[str, Any] = next((r for r in log if r["type"] == "start"), {})
         self.parts = [[r for r in part if r["type"] in ("start", "end")] for part in divided]
         self.end: dict[str, Any] = next((r for r in reversed(divided[-1] if divided else []) if r["type"] == "end"), {})
-        self.aligned = sorted((r for r in log if r["type"] == "aligned"), key=lambda r: r["index"])
+        self.aligned = _volumes(log)
         self.trials: dict[tuple[int, int], dict[str, Any]] = {}
         self.truth: dict[str, float] = {}
         self.warnings: list[str] = []
@@ -274,7 +283,13 @@ def finalise(out: Path) -> dict[str, Any]:
         "schema": SCHEMA,
         **{k: v for k, v in tables.start.items() if k not in _OF_THE_LOG},
         **{k: v for k, v in tables.end.items() if k not in _OF_THE_LOG},
-        "volumes": {"received": len(flags) - lost, "aligned": len(flags) - lost - unaligned, "lost": lost, "unaligned": unaligned},
+        "volumes": {
+            "received": len(flags) - lost,
+            "aligned": len(flags) - lost - unaligned,
+            "lost": lost,
+            "unaligned": unaligned,
+            "late": sum(bool(f & VolumeFlag.LATE) for f in flags),
+        },
         "images": {
             "painted": sum("painted_ns" in row for row in rows),
             "shown": len(shown),

@@ -56,13 +56,13 @@ class _Decode:
         past = earlier(plan.out, plan.part)
         begun = max((k for k, r in enumerate(past) if r["type"] == "start" and r.get("decoder_state") == "rebaselined"), default=0)
         known = {(r["generation"], r["candidate"], r["revision"]) for r in past if r["type"] == "scores"}
-        aligned = {r["index"] for r in past if r["type"] == "aligned"}
+        aligned = {(r["index"], r["flags"] & VolumeFlag.LATE) for r in past if r["type"] == "aligned"}
         again = Again(plan.out, past[begun:], self._make, kept=True)
         volumes = again.volumes
         context.log.info("decode: taking up the decoder from %d recorded volumes", volumes)
         for done, (record, volume, scores, reliability) in enumerate(again):
             context.progress(f"{done} of {volumes} recorded volumes taken up")
-            if volume is not None and volume.index not in aligned:
+            if volume is not None and (volume.index, volume.flags & VolumeFlag.LATE) not in aligned:
                 self.publish_aligned(volume, record)
             self.publish_scores([s for s in scores if (*s.key, s.revision) not in known], reliability)
         again.decoding.interrupt()
@@ -80,7 +80,7 @@ class _Decode:
         """Align one volume, publish its motion, and the scores that it completes."""
         index, flags = int(slot["index"]), int(slot["flags"])
         aligned = self.decoding.align(index, None if flags & VolumeFlag.MISSING else slot["data"], flags)
-        if aligned.data is not None and not self.compared:
+        if aligned.data is not None and not self.compared and not flags & VolumeFlag.LATE:
             self.compare(aligned.motion)
         if aligned.data is None and not math.isnan(aligned.motion[0]) and not self.holes:
             self.holes = True

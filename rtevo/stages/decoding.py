@@ -97,6 +97,8 @@ class Decoding:
                 data = self._realigner.reslice(volume, estimate) if whole(volume, self._decoder.mask) else None
             else:
                 flags |= VolumeFlag.UNALIGNED
+        if flags & VolumeFlag.LATE:  # those after it came before: it is no step from them
+            return Aligned(index, int(flags), motion, np.nan, np.nan, np.nan, data)
         if data is not None:
             if self._previous is not None:
                 displacement = float(framewise_displacement(np.stack([self._previous, motion]))[1])

@@ -19,6 +19,9 @@ import pytest
 
 from rtevo.decode import write_decoder
 from rtevo.errors import LinkError
+from rtevo.record import LOG, read_log
+from rtevo.records import VolumeFlag
+from rtevo.run import main
 from rtevo.simulate import Delivery, FaultyWriter, ParticipantLink, RealTime, Simulation, make_decoder, run_scanner
 from rtevo.simulate.dicom import MosaicWriter
 from rtevo.simulate.send import StoreSender
@@ -71,6 +74,33 @@ def test_a_rehearsal_of_what_goes_wrong_loses_what_was_lost(session: Callable[..
     fates = {word for row in done.table("faults.tsv") for word in row["fate"].split("|")}
     assert {"lost", "cut", "copied", "grew"} <= fates
     assert lost(done) == done.summary["volumes"]["lost"] > 0
+
+
+@pytest.mark.slow
+def test_volumes_that_come_after_they_were_declared_missing(session: Callable[..., Any], tmp_path: Path) -> None:
+    """They are kept once, and what was recorded is computed again to the last bit, and taken up where the log ends."""
+    text = '[acquisition]\npatience_tr = 1.0\n[simulation]\nfaults = "reorder=3, stall=0.1, stall_files=3"\n'
+    done = session(write(tmp_path, text), "--speed", "max", "--generations", "1", "--population", "4")
+    assert done.returncode == 0, done.printed
+    volumes = done.summary["volumes"]
+    assert volumes["late"] > 0
+    assert volumes["lost"] == 0
+    indices = [int(row["volume"]) for row in done.table("motion.tsv")]
+    assert indices == list(range(volumes["received"]))
+    again = tmp_path / "again"
+    assert main(["--rerun", str(done.out), "--out", str(again)]) == 0
+    for name in ("trials.tsv", "motion.tsv", "latents.npz"):
+        assert (again / name).read_bytes() == (done.out / name).read_bytes(), name
+    lines = (done.out / LOG).read_bytes().splitlines(keepends=True)
+    late = [n for n, r in enumerate(read_log(done.out / LOG)) if r["type"] == "aligned" and r["flags"] & VolumeFlag.LATE]
+    (done.out / LOG).write_bytes(b"".join(lines[: late[0]]))  # its volume is recorded, its motion is not
+    assert main(["--resume", str(done.out)]) == 0
+    own = [r["index"] for r in read_log(done.out / LOG) if r["type"] == "aligned" and r["flags"] & VolumeFlag.LATE]
+    assert own.count(read_late(lines[late[0]])) == 1
+
+
+def read_late(line: bytes) -> int:
+    return int(json.loads(line.split(b" ", 1)[1])["index"])
 
 
 def test_mistakes_of_deliveries_are_told_before_anything_starts(session: Callable[..., Any], tmp_path: Path) -> None:
