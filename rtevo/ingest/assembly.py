@@ -5,6 +5,8 @@ Nothing here reads files or clocks, so that every way of delivery (a watched fol
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -26,6 +28,7 @@ LARGEST_GAP = 500  # volumes; a number further off is a damaged header
 LARGEST_START = 500  # volumes that may be missing at the start of a run; numbers that begin further up have another origin
 SAME_PLACE_MM = 0.1  # slices nearer to each other than this are at the same place
 MOVED_MM = 0.1  # a volume whose slices lie further from the first volume's than this has moved
+MOST_VOTES = 8  # volumes that are asked about the grid
 MAX_MOVED_MM = 20.0  # prospective motion correction moves the slices by less
 
 
@@ -155,9 +158,12 @@ class Assembler:
         How long a missing volume is waited for once a later one is whole.
     first : int or None
         Number that the headers give the run's first volume; None: the lowest that is found.
+    confirm : bool
+        Pass nothing on before two volumes agree about the grid, or `patience_s` has passed: a first one that was cut short then does
+        not fix it. Without it the first volume is passed on at once, and only later ones are if it was wrong.
     """
 
-    def __init__(self, series: SeriesHeader, *, patience_s: float, first: int | None = 1) -> None:
+    def __init__(self, series: SeriesHeader, *, patience_s: float, first: int | None = 1, confirm: bool = False) -> None:
         self.series = series
         self.problems: list[str] = []
         self.grid: Grid | None = None
@@ -178,6 +184,8 @@ class Assembler:
         self._undecided: list[_Piece] = []  # slices of which nothing tells the volume until it is known how many a volume has
         self._share = 1
         self._reference: NDArray[np.float64] | None = None  # slice positions of the first volume
+        self._confirm = confirm and series.kind != "mosaic" and series.slices is None  # their headers say how many slices there are
+        self._agreed = False  # two volumes lie on the run's grid
         self._watch = Watch(series.tr_s, self.problems)
         self._moved = False  # named
 
@@ -295,6 +303,8 @@ class Assembler:
         """
         self._learn_slices(now_s, final)
         out: list[Volume] = []
+        if not self._agreed and not self._agree(now_s, final):
+            return out
         for index in sorted(i for i, b in self._building.items() if i < self._next and b.whole):
             late = self._pass_on(index, VolumeFlag.LATE)
             if isinstance(late, Volume):  # else it stays the gap that it was
@@ -325,6 +335,75 @@ class Assembler:
             self._owed = []
             at = len(out) - isinstance(volume, Volume)  # before the volume from which the grid is known
             out[at:at] = gaps
+
+    def _agree(self, now_s: float, final: bool) -> bool:
+        """Find the grid that two volumes agree about; returns whether volumes can be passed on."""
+        whole = sorted(index for index, building in self._building.items() if building.whole)
+        found: list[tuple[int, Grid, NDArray[np.float64]]] = []
+        if self.grid is not None and self._reference is not None:
+            found.append((-1, self.grid, self._reference))  # it was passed on
+        for index in whole[: MOST_VOTES - len(found)]:
+            with contextlib.suppress(GeometryError):
+                layout = self._layout(self._building[index])
+                found.append((index, layout.grid, layout.positions))
+        pairs = itertools.combinations(found, 2)
+        agreed = next((one for one, other in pairs if not one[1].difference(other[1], MAX_MOVED_MM)), None)
+        if agreed is None:
+            alone = len(found) < 2 and (not self._confirm or not whole or now_s - self._building[whole[0]].grew_s >= self._patience_s)
+            return final or alone or len(whole) >= MOST_VOTES
+        self._agreed = True
+        if agreed[0] >= 0 and self.grid is not None:
+            difference = agreed[1].difference(self.grid, MAX_MOVED_MM)
+            self.problems.append(f"the first volume lies where none of those after it do, which are taken: {difference}")
+        if agreed[0] >= 0:
+            self.grid, self._reference = agreed[1:]
+        return True
+
+    def conflict(self, grid: Grid) -> str:
+        """Say how a grid differs from the run's, as far as that is known; empty where it does not."""
+        known = self.grid
+        if known is None:
+            first = min((index for index, building in self._building.items() if building.whole), default=None)
+            known = None if first is None else self._layout(self._building[first]).grid
+        return "" if known is None else known.difference(grid, MAX_MOVED_MM)
+
+    def begun(self) -> dict[int, int]:
+        """When the last file so far of each volume that is not passed on was closed, by the volume's index."""
+        return {
+            index: max(piece.closed_ns for piece in building.pieces.values()) for index, building in self._building.items()
+        }
+
+    def replace(self, file: DicomFile, part: Part, closed_ns: int, name: str) -> int | None:
+        """Take the part of a file that changed after it was taken, in place of what it held then.
+
+        Returns
+        -------
+        int or None
+            Index of the volume where that was passed on already; None where the part was replaced, or is not known.
+        """
+        piece = next((p for p in self._pieces if p.name == name and p.numbers == part.numbers), None)
+        if piece is None:
+            return None
+        if piece.part is None or piece.index in self._passed:
+            return piece.index
+        piece.file, piece.part, piece.closed_ns = file, part, closed_ns
+        return None
+
+    def begin_again(self, acquired_s: float) -> bool:
+        """Let go of everything, as the run was started again; returns whether that could be done: nothing has been passed on.
+
+        Parameters
+        ----------
+        acquired_s : float
+            When the part that begins it again was acquired.
+        """
+        last_s = max((piece.part.acquired_s for piece in self._pieces if piece.part is not None), default=math.nan)
+        if self._passed or self._next or not acquired_s > last_s + (self.series.tr_s or 0.0) / 2:
+            return False
+        self._fields, self._taken, self._pieces, self._building = [], {}, [], {}
+        self._known, self._expected, self._undecided, self._places = set(), set(), [], Places()
+        self._slices = self.series.slices
+        return True
 
     def _place(self, file: DicomFile, part: Part) -> int:
         """Where a slice lies along the normal, in steps."""

@@ -85,9 +85,12 @@ PRIVATE_BINARY = {  # by group and the low byte of the element
     (0x0019, 0x29): b"FD",  # Siemens: acquisition times of a mosaic's slices
     (0x0021, 0x4F): b"SS",  # GE: locations in acquisition
     (0x0043, 0x2F): b"SS",  # GE: magnitude, phase, real or imaginary part
+    (0x2001, 0x03): b"FL",  # Philips: diffusion weighting
     (0x2001, 0x13): b"SL",  # Philips: EPI factor
     (0x2001, 0x18): b"SL",  # Philips: number of slices
     (0x2005, 0x0E): b"FL",  # Philips: scale slope
+    (0x2005, 0x14): b"SL",  # Philips: number of diffusion weightings
+    (0x2005, 0x15): b"SL",  # Philips: number of diffusion directions
     (0x2005, 0xA0): b"FL",  # Philips: begin of the dynamic scan
 }
 

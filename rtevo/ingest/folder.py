@@ -82,6 +82,10 @@ class FolderSource:
         Steady clock in ns, by which `patience_s` and `stall_s` are measured.
     pixels : bool
         Whether to decode pixels; False gives volumes without data.
+    confirm : bool
+        See :class:`rtevo.ingest.assembly.Assembler`.
+    replaceable : callable, optional
+        Whether a doubtful series that was taken may still give way to a better one that begins, whose volumes then come from index 0.
 
     Attributes
     ----------
@@ -108,11 +112,13 @@ class FolderSource:
         first: int | None = 1,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         pixels: bool = True,
+        confirm: bool = False,
+        replaceable: Callable[[], bool] = lambda: False,
     ) -> None:
         self.folder = Path(folder)
         self.problems: list[str] = []
         self.duplicates = 0
-        self._selection = Selection(series, patience_s=patience_s, first=first)
+        self._selection = Selection(series, patience_s=patience_s, first=first, confirm=confirm, replaceable=replaceable)
         self._stall_s = stall_s
         self._clock_ns = clock_ns
         self._pixels = pixels
@@ -219,6 +225,11 @@ class FolderSource:
     def told(self) -> str:
         """Which series the volumes are taken from, and why; empty until it is known."""
         return self._selection.told()
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the series that the volumes are taken from may still give way to a better one."""
+        return self._selection.doubtful
 
     @property
     def tr_s(self) -> float | None:

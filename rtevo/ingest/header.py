@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -17,7 +18,21 @@ from rtevo.ingest.elements import Elements
 __all__ = ["Likeness", "SeriesHeader", "moment", "series_header"]
 
 NOT_FUNCTIONAL_TYPES = frozenset(("LOCALIZER", "DIFFUSION", "ADC", "FA", "TRACEW", "TENSOR", "MPR", "PERFUSION", "ASL", "T1 MAP", "T2 MAP"))
-NOT_FUNCTIONAL_WORDS = ("sbref", "localizer", "localiser", "scout", "survey", "phoenixzipreport", "aahead", "fieldmap", "field_map")
+NOT_FUNCTIONAL_WORDS = (
+    "sbref",
+    "localizer",
+    "localiser",
+    "scout",
+    "survey",
+    "phoenixzipreport",
+    "aahead",
+    "fieldmap",
+    "field_map",
+    "physiolog",
+    "physio_log",
+)
+PROCESSED_TYPES, PROCESSED_WORDS = frozenset(("MOCO", "SUBTRACTION", "PHYSIO")), ("moco",)
+DIFFUSION_SEQUENCE = re.compile(r"\bep_b\d")  # Siemens': *ep_b0, ep_b1000#12
 LONGEST_TR_S = 20.0
 SHORTEST_TR_S = 0.2
 
@@ -117,6 +132,27 @@ class SeriesHeader:
         """Number and description, for messages."""
         return f"series {'?' if self.number is None else self.number} '{self.description or self.protocol}'"
 
+    def made_beside(self, pattern: str = "") -> str:
+        """Say why a series is what scanners make beside or of a run, under its name; empty where it is not.
+
+        Parameters
+        ----------
+        pattern : str
+            What was asked for: a word in it is no reason.
+        """
+        description, types = f"{self.description} {self.protocol}".lower(), {word.upper() for word in self.image_type}
+        words = [w for w in (*NOT_FUNCTIONAL_WORDS, *PROCESSED_WORDS) if w in description]
+        named = any(w in pattern.lower() for w in words)
+        reasons = (
+            (self.modality != "MR", f"modality {self.modality or 'not given'}"),
+            (bool(words) and not named, f"'{'; '.join(words)}' in its name"),
+            (bool(types & NOT_FUNCTIONAL_TYPES), f"image type {'/'.join(sorted(types & NOT_FUNCTIONAL_TYPES))}"),
+            (bool(self.image_type) and self.image_type[0].upper() == "DERIVED", "derived pictures"),
+            (bool(types & PROCESSED_TYPES) and not named, "processed by the scanner"),
+            (self.b_value > 0 or DIFFUSION_SEQUENCE.search(self.sequence.lower()) is not None, "diffusion-weighted"),
+        )
+        return next((why for holds, why in reasons if holds), "")
+
     def likeness(self, component: str = "M", echo: int = 1) -> tuple[Likeness, str]:
         """How much a stream of this series looks like functional imaging, and why.
 
@@ -137,6 +173,7 @@ class SeriesHeader:
             (bool(types & NOT_FUNCTIONAL_TYPES), f"image type {'/'.join(sorted(types & NOT_FUNCTIONAL_TYPES))}"),
             (bool(self.image_type) and self.image_type[0].upper() == "DERIVED", "derived pictures"),
             (self.b_value > 0, "diffusion-weighted"),
+            (DIFFUSION_SEQUENCE.search(self.sequence.lower()) is not None, "a diffusion sequence"),
         )
         for holds, why in unlikely:
             if holds:
@@ -148,7 +185,7 @@ class SeriesHeader:
             (self.tr_s is not None and not SHORTEST_TR_S <= self.tr_s <= LONGEST_TR_S, "repetition time"),
             (echo > 1, f"echo {echo}"),
             (self.volumes == 1, "one volume announced"),
-            (bool(types & {"MOCO", "SUBTRACTION"}) or "moco" in description, "processed by the scanner"),
+            (bool(types & PROCESSED_TYPES) or any(w in description for w in PROCESSED_WORDS), "processed by the scanner"),
         )
         for holds, why in possible:
             if holds:
@@ -186,6 +223,25 @@ def _slices(elements: Elements, vendor: str, volumes: int | None) -> int | None:
         if images and images % volumes == 0 and images > volumes:
             return images // volumes
     return found
+
+
+def _b_value(elements: Elements, vendor: str, shared: Elements | None) -> float:
+    """Diffusion weighting in s/mm2, where older headers have it in private elements only; 1 where no more is said than that there is some.
+
+    Of a series whose first volume is not weighted, vendors say how many weightings or directions there are.
+    """
+    group = shared.first(0x00189117) if shared else None
+    for source in (elements, group):
+        if source and (value := source.number(0x00189087)):
+            return value
+    if vendor == "Siemens":
+        return elements.number(elements.private(0x19, "SIEMENS MR HEADER", 0x0C)) or 0.0
+    if vendor == "Philips":
+        several = (elements.integer(elements.private(0x2005, "Philips MR Imaging DD 002", tag)) or 0 for tag in (0x14, 0x15))
+        return elements.number(elements.private(0x2001, "Philips Imaging DD 001", 0x03)) or float(max(several) > 1)
+    if vendor == "GE":
+        return next(iter(elements.numbers(elements.private(0x43, "GEMS_PARM_01", 0x39))), 0.0) % 1e5  # 1e9 may be added to it
+    return 0.0
 
 
 def _echo_planar(elements: Elements, vendor: str, image_type: tuple[str, ...], sequence: str) -> bool:
@@ -239,7 +295,7 @@ def series_header(elements: Elements, kind: str, shared: Elements | None = None)
         tr_s=tr_ms / 1000 if tr_ms and math.isfinite(tr_ms) and tr_ms > 0 else None,
         volumes=volumes,
         slices=_slices(elements, vendor, volumes) if kind == "slices" else None,
-        b_value=elements.number(0x00189087) or 0.0,
+        b_value=_b_value(elements, vendor, shared),
         flip_deg=next((angle for source in (timing, elements) if source and (angle := source.number(0x00181314))), 0.0),
         field_t=elements.number(0x00180087) or 0.0,
     )

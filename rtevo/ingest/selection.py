@@ -5,7 +5,9 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from typing import NamedTuple
 
 from rtevo.ingest.assembly import Assembler, Outcome
@@ -13,7 +15,7 @@ from rtevo.ingest.dicom import DicomFile
 from rtevo.ingest.header import Likeness, SeriesHeader
 from rtevo.ingest.parts import Part
 
-__all__ = ["Selection", "Stream", "StreamKey", "matches"]
+__all__ = ["Rank", "Selection", "Stream", "StreamKey", "is_number", "matches", "rank"]
 
 
 class StreamKey(NamedTuple):
@@ -24,6 +26,7 @@ class StreamKey(NamedTuple):
     te_ms: float
 
 
+LAST_PATIENCES = 3  # patiences that the last choice waits for something better
 OFF_BEAT = 0.1  # of the repetition time: how far a volume in a series of its own may be from a multiple of it
 
 
@@ -76,6 +79,42 @@ def matches(series: SeriesHeader, pattern: str) -> bool:
     return any(fnmatch.fnmatchcase(text.lower(), wanted) for text in (series.description, series.protocol))
 
 
+class Rank(IntEnum):
+    """How fit a stream is to be the run; the lowest is taken."""
+
+    AT_ONCE = 0
+    WHERE_NOTHING_BETTER = 1  # comes, after a while
+    LAST = 2  # it bears the name that was asked for, but is what scanners make beside or of a run
+    NEVER = 3
+
+
+def rank(series: SeriesHeader, component: str, echo: int, pattern: str | None) -> Rank:
+    """Say how fit a stream is to be the run: the one rule, for sessions as for ``python -m rtevo.ingest``.
+
+    A number or UID names one series, whatever it is; a name is also borne by what the scanner makes of the run: single-band references,
+    series corrected for motion, maps, phase, logs of physiology. Those are taken last, unless their own word is part of the pattern.
+
+    Parameters
+    ----------
+    series : SeriesHeader
+    component, echo
+        As for :meth:`rtevo.ingest.header.SeriesHeader.likeness`.
+    pattern : str or None
+        See :func:`matches`.
+    """
+    likeness, _ = series.likeness(component, echo)
+    if pattern is None:
+        return Rank.NEVER if likeness == Likeness.UNLIKELY else Rank(int(likeness))
+    if not matches(series, pattern):
+        return Rank.NEVER
+    beside = component != "M" or echo > 1
+    if is_number(pattern):
+        return Rank.WHERE_NOTHING_BETTER if beside else Rank.AT_ONCE
+    if series.made_beside(pattern) or component != "M":
+        return Rank.LAST
+    return Rank.WHERE_NOTHING_BETTER if beside or series.volumes == 1 else Rank.AT_ONCE
+
+
 class Selection:
     """Sorts arriving files into streams and settles on the one that is the run.
 
@@ -87,15 +126,29 @@ class Selection:
         How long a gap is waited for, and how long a better stream than a doubtful one.
     first : int or None
         See :class:`Assembler`.
+    confirm : bool
+        See :class:`Assembler`.
+    replaceable : callable, optional
+        Whether a doubtful stream that was chosen may still give way to a better one that begins now.
     """
 
-    def __init__(self, pattern: str | None, *, patience_s: float, first: int | None) -> None:
+    def __init__(
+        self,
+        pattern: str | None,
+        *,
+        patience_s: float,
+        first: int | None,
+        confirm: bool = False,
+        replaceable: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.pattern = pattern
         self.chosen: Stream | None = None
         self.streams: dict[StreamKey, Stream] = {}
         self.problems: list[str] = []
         self._patience_s = patience_s
         self._first = first
+        self._confirm, self._replaceable = confirm, replaceable
+        self._strangers: set[str] = set()  # studies that are named
         self._before: set[str] = set()  # series that are not taken
         self._still: set[str] = set()  # those of them that still grow
         self._bases: dict[str, tuple[SeriesHeader, float]] = {}  # of each series: its header and its first volume's time
@@ -113,11 +166,40 @@ class Selection:
             self.problems.append(
                 f"{stream.label}: files still come, but it was there before the session, and is not taken unless it is named by number"
             )
-        if self.chosen not in (None, stream):
+        self._see_diffusion(stream, file.series, part)
+        if self.chosen not in (None, stream) and not self._may_follow(stream):
             return Outcome.NEW
-        if self._rank(stream) > 1:
+        if self._rank(stream) >= Rank.LAST and self.pattern is None:
             part = replace(part, pixels=None)
-        return stream.assembler.add(file, part, closed_ns, now_s, name)
+        outcome = stream.assembler.add(file, part, closed_ns, now_s, name)
+        if outcome == Outcome.REFUSED and stream.assembler.begin_again(part.acquired_s):
+            stream.assembler.problems[-1:] = [
+                f"{stream.label}: it was started again before any of its volumes was used; what came of it before is left out"
+            ]
+            outcome = stream.assembler.add(file, part, closed_ns, now_s, name)
+        return outcome
+
+    def replace(self, file: DicomFile, closed_ns: int, name: str) -> list[int]:
+        """Take a file that changed after it was taken; returns the volumes of the run that had been passed on with what it held before."""
+        passed = []
+        for part in file.parts:
+            stream = self.streams.get(self._key(file, part))
+            if stream is not None and self.chosen in (None, stream):
+                index = stream.assembler.replace(file, self._place(file, part), closed_ns, name)
+                passed += [index] if index is not None and stream is self.chosen else []
+        return passed
+
+    def _see_diffusion(self, stream: Stream, series: SeriesHeader, part: Part) -> None:
+        """A diffusion series shows in its later volumes: the first is not weighted."""
+        if series.b_value > 0 and stream.likeness != Likeness.UNLIKELY:
+            stream.likeness, stream.why = series.likeness(part.component, part.echo)
+            stream.series = replace(stream.series, b_value=series.b_value)
+            if stream is self.chosen:
+                self.problems.append(f"{stream.label} is the run, and is {stream.why} (name the series to choose another)")
+
+    def _may_follow(self, stream: Stream) -> bool:
+        """Whether a stream may still become the run in place of the one that was chosen."""
+        return self.chosen is not None and self._rank(stream) < self._rank(self.chosen) and self._replaceable()
 
     def expect(self, file: DicomFile) -> None:
         """Note the volumes of a damaged file, whose header is there."""
@@ -143,19 +225,28 @@ class Selection:
         return list(dict.fromkeys(stream.series.label for stream in self.streams.values()))
 
     def settle(self, now_s: float, *, final: bool = False) -> None:
-        """Choose the run's stream if that can be done now."""
-        if self.chosen is not None:
+        """Choose the run's stream if that can be done now; a doubtful one may give way to a better one that begins."""
+        if self.chosen is not None and (final or self._rank(self.chosen) == Rank.AT_ONCE or not self._replaceable()):
             return
-        ready = [stream for stream in self.streams.values() if self._ready(stream, now_s, final)]
-        if not ready:
+        found = [s for s in self.streams.values() if self._ready(s, now_s, final) and (self.chosen is None or self._may_follow(s))]
+        if not found:
             return
-        ready.sort(key=lambda s: (self._rank(s), -s.assembler.volumes, _number(s.series), s.key.te_ms))
-        self.chosen = ready[0]
-        for other in ready[1:]:
+        found.sort(key=lambda s: (self._rank(s), s.likeness, -s.assembler.volumes, _number(s.series), s.key.te_ms))
+        before, self.chosen = self.chosen, found[0]
+        doubtful = [before] if before else [s for s in self.streams.values() if self._waited(s)]
+        for other in doubtful:
+            why = f"it looks more functional ({self.chosen.why}; the other: {other.why})"
+            self.problems.append(f"{other.label} came first, but {self.chosen.label} is the run: {why}")
+        for other in found[1:]:
             self._name_rival(other)
         for stream in self.streams.values():
             if stream is not self.chosen:
                 stream.assembler = Assembler(stream.series, patience_s=math.inf)  # lets its pictures go
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the chosen stream may still give way to a better one."""
+        return self.chosen is not None and self._rank(self.chosen) > Rank.AT_ONCE and self._replaceable()
 
     def told(self) -> str:
         """Which stream was chosen, and why; empty where none is yet."""
@@ -242,33 +333,46 @@ class Selection:
         stream = self.streams.get(key)
         if stream is None:
             likeness, why = file.series.likeness(part.component, part.echo)
-            assembler = Assembler(file.series, patience_s=self._patience_s, first=self._first)
+            assembler = Assembler(file.series, patience_s=self._patience_s, first=self._first, confirm=self._confirm)
             stream = Stream(key, file.series, part.echo, part.te_ms, assembler, likeness, why, now_s)
             self.streams[key] = stream
             if self.chosen is not None:
                 self._name_rival(stream)
         return stream
 
-    def _rank(self, stream: Stream) -> int:
-        """0: taken at once; 1: taken where nothing better comes; 2: not taken."""
+    def _rank(self, stream: Stream) -> Rank:
         if stream.key.uid in self._before:
-            return 2
-        if self.pattern is None:
-            return int(stream.likeness)
-        if not matches(stream.series, self.pattern):
-            return 2
-        return int(stream.key.component != "M" or stream.echo > 1)
+            return Rank.NEVER
+        return rank(stream.series, stream.key.component, stream.echo, self.pattern)
+
+    def _waited(self, stream: Stream) -> bool:
+        """Whether a stream of another series came before the chosen one, and was waiting for something better to come."""
+        if self.chosen is None or stream.key.uid == self.chosen.key.uid:
+            return False
+        came = list(self.streams)
+        return self._rank(stream) in (Rank.WHERE_NOTHING_BETTER, Rank.LAST) and came.index(stream.key) < came.index(self.chosen.key)
 
     def _ready(self, stream: Stream, now_s: float, final: bool) -> bool:
+        """Whether a stream can be taken now, if there is no better one."""
         rank = self._rank(stream)
-        if rank == 1:
-            several = stream.assembler.volumes > 1 or self.pattern is not None
-            return several and (final or now_s - stream.first_s >= self._patience_s)
-        return rank == 0
+        if rank == Rank.NEVER or not stream.files:
+            return False
+        several = stream.assembler.volumes > 1 or (self.pattern is not None and rank == Rank.WHERE_NOTHING_BETTER)
+        waits_s = {Rank.AT_ONCE: -math.inf, Rank.WHERE_NOTHING_BETTER: self._patience_s, Rank.LAST: LAST_PATIENCES * self._patience_s}[rank]
+        if rank == Rank.AT_ONCE or (final and (several or rank == Rank.LAST)):
+            return True
+        return several and not final and now_s - stream.first_s >= waits_s
 
     def _name_rival(self, other: Stream) -> None:
         """Say that another stream could have been the run."""
-        if self.chosen is None or self._rank(other) > 0 or other.key.uid == self.chosen.key.uid:
+        if self.chosen is None or self._rank(other) != Rank.AT_ONCE or other.key.uid == self.chosen.key.uid or self._may_follow(other):
+            return
+        if other.series.study_uid != self.chosen.series.study_uid and other.series.kind != "nifti":
+            if other.series.study_uid not in self._strangers:
+                self._strangers.add(other.series.study_uid)
+                self.problems.append(
+                    f"{other.label} is of another study than the run, {self.chosen.label} (another visit, or another participant): not taken"
+                )
             return
         names = (self.chosen.series.description, self.chosen.series.protocol)
         if (other.series.description, other.series.protocol) == names and _number(other.series) > _number(self.chosen.series):
