@@ -367,6 +367,10 @@ class Assembler:
             known = None if first is None else self._layout(self._building[first]).grid
         return "" if known is None else known.difference(grid, MAX_MOVED_MM)
 
+    def numbers(self) -> list[dict[str, int]]:
+        """What the headers gave as the volumes' numbers, of every part."""
+        return [piece.numbers for piece in (*self._pieces, *self._undecided)]
+
     def begun(self) -> dict[int, int]:
         """When the last file so far of each volume that is not passed on was closed, by the volume's index."""
         return {

@@ -99,6 +99,8 @@ class DicomFile:
         Length in bytes that the header asks for.
     checksum : int
         CRC-32 of the stored pixels.
+    tail, stored : int
+        Bytes of zeros at the end of the stored pixels, without the empty tiles of a mosaic, and bytes of pixels; 0 where compressed.
     """
 
     name: str
@@ -111,6 +113,8 @@ class DicomFile:
     picture: tuple[int, int]
     size: int = 0
     checksum: int = 0
+    tail: int = 0
+    stored: int = 0
 
 
 def read_dicom(path: Path | str, *, pixels: bool = True) -> DicomFile:
@@ -190,7 +194,22 @@ def _parse(elements: Elements, size: int, name: str, pixels: bool) -> DicomFile:
     end = _check_pixels(elements, shape, size, header)
     start = elements.table[PIXEL_DATA][1]
     parts = _with_pixels(header, _decode(elements, shape)) if pixels else header.parts
-    return replace(header, parts=parts, size=end, checksum=zlib.crc32(memoryview(elements.buffer)[start:end]))
+    stored = memoryview(elements.buffer)[start:end]
+    tail = 0
+    if elements.transfer_syntax in NATIVE:
+        tail = max(0, len(stored) - len(bytes(stored).rstrip(b"\0")) - _empty(header, len(stored)))
+    return replace(header, parts=parts, size=end, checksum=zlib.crc32(stored), tail=tail, stored=len(stored))
+
+
+def _empty(header: DicomFile, stored: int) -> int:
+    """Bytes at the end of a mosaic that no slice has."""
+    if header.series.kind != "mosaic":
+        return 0
+    slices, (_, columns) = len(header.parts[0].frames), header.picture
+    tiles = math.ceil(math.sqrt(slices))
+    tile_row = stored // tiles
+    beside = -slices % tiles * columns * stored // (tiles * tiles * header.picture[0] * columns)
+    return (tiles - math.ceil(slices / tiles)) * tile_row + beside
 
 
 def _dimension(elements: Elements, tag: int, what: str) -> int:

@@ -171,7 +171,7 @@ class DicomReceiver:
         **options: Any,
     ) -> None:
         self.folder = Path(folder)
-        self.source = FolderSource(folder, **options)
+        self.source = FolderSource(folder, **{"settle_s": None, **options})  # files are renamed into place
         self._peers = [Peer(text) for text in peers]
         self._notes: list[str] = []
         self._lock = threading.Lock()

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from rtevo.ingest.assembly import Assembler, Outcome
 from rtevo.ingest.dicom import DicomFile
+from rtevo.ingest.gate import MOST_HELD, Gate
 from rtevo.ingest.header import Likeness, SeriesHeader
 from rtevo.ingest.parts import Part
 
@@ -130,6 +131,8 @@ class Selection:
         See :class:`Assembler`.
     replaceable : callable, optional
         Whether a doubtful stream that was chosen may still give way to a better one that begins now.
+    gate : Gate, optional
+        Nothing is chosen before it is open, and nothing that came too early.
     """
 
     def __init__(
@@ -140,6 +143,7 @@ class Selection:
         first: int | None,
         confirm: bool = False,
         replaceable: Callable[[], bool] = lambda: False,
+        gate: Gate | None = None,
     ) -> None:
         self.pattern = pattern
         self.chosen: Stream | None = None
@@ -147,9 +151,11 @@ class Selection:
         self.problems: list[str] = []
         self._patience_s = patience_s
         self._first = first
-        self._confirm, self._replaceable = confirm, replaceable
+        self._confirm, self._replaceable, self._gate = confirm, replaceable, gate
+        self._held: set[str] = set()  # series that are named as held before the trigger
         self._strangers: set[str] = set()  # studies that are named
         self._before: set[str] = set()  # series that are not taken
+        self._before_numbers: dict[StreamKey, list[dict[str, int]]] = {}
         self._still: set[str] = set()  # those of them that still grow
         self._bases: dict[str, tuple[SeriesHeader, float]] = {}  # of each series: its header and its first volume's time
         self._counted: dict[str, dict[int, StreamKey] | None] = {}  # of each series: who has an instance number, None where several do
@@ -161,6 +167,8 @@ class Selection:
         stream = self._stream(file, part, now_s)
         stream.files.add(name)
         self._share_numbers(file, stream)
+        if stream.key.uid in self._before and _given(part.numbers) in self._before_numbers.get(stream.key, []):
+            self._revive(stream)
         if stream.key.uid in self._before and stream.key.uid not in self._still:
             self._still.add(stream.key.uid)
             self.problems.append(
@@ -169,7 +177,7 @@ class Selection:
         self._see_diffusion(stream, file.series, part)
         if self.chosen not in (None, stream) and not self._may_follow(stream):
             return Outcome.NEW
-        if self._rank(stream) >= Rank.LAST and self.pattern is None:
+        if self.pattern is None and stream.likeness == Likeness.UNLIKELY:
             part = replace(part, pixels=None)
         outcome = stream.assembler.add(file, part, closed_ns, now_s, name)
         if outcome == Outcome.REFUSED and stream.assembler.begin_again(part.acquired_s):
@@ -220,12 +228,36 @@ class Selection:
     def pass_over(self) -> list[str]:
         """Take none of the series that came so far; returns their labels."""
         self._before = {stream.key.uid for stream in self.streams.values()}
+        self._before_numbers = {key: list(map(_given, stream.assembler.numbers())) for key, stream in self.streams.items()}
         for stream in self.streams.values():
             stream.assembler = Assembler(stream.series, patience_s=math.inf)  # lets its volumes go
         return list(dict.fromkeys(stream.series.label for stream in self.streams.values()))
 
+    def wants(self, file: DicomFile) -> bool:
+        """Whether a file's pixels may be those of the run."""
+        keys = [self._key(file, part) for part in file.parts]
+        if self.chosen is not None and not self._replaceable():
+            return self.chosen.key in keys or file.series.uid not in {key.uid for key in self.streams}
+        ranks = [rank(file.series, part.component, part.echo, self.pattern) for part in file.parts]
+        return any(each < Rank.LAST for each in ranks)
+
+    def was_before(self, file: DicomFile) -> bool:
+        """Whether a file is of a series that was there before, and is not taken."""
+        return any(self._key(file, part).uid in self._before for part in file.parts)
+
+    def _revive(self, stream: Stream) -> None:
+        """A volume comes a second time of a series that was there before: the run was started again under its name."""
+        self._before.discard(stream.key.uid)
+        self._bases.pop(stream.key.uid, None)
+        stream.files.clear()
+        stream.assembler = Assembler(stream.series, patience_s=self._patience_s, first=self._first, confirm=self._confirm)
+        told = "was there before the session, and is started again under the same identifier: what comes now counts"
+        self.problems.append(f"{stream.label}: {told}")
+
     def settle(self, now_s: float, *, final: bool = False) -> None:
         """Choose the run's stream if that can be done now; a doubtful one may give way to a better one that begins."""
+        if self._gate is not None and self._gate.trigger_ns is None and not final and not self._opens(now_s, self._gate):
+            return
         if self.chosen is not None and (final or self._rank(self.chosen) == Rank.AT_ONCE or not self._replaceable()):
             return
         found = [s for s in self.streams.values() if self._ready(s, now_s, final) and (self.chosen is None or self._may_follow(s))]
@@ -237,11 +269,46 @@ class Selection:
         for other in doubtful:
             why = f"it looks more functional ({self.chosen.why}; the other: {other.why})"
             self.problems.append(f"{other.label} came first, but {self.chosen.label} is the run: {why}")
+        self._name_early()
         for other in found[1:]:
             self._name_rival(other)
         for stream in self.streams.values():
             if stream is not self.chosen:
                 stream.assembler = Assembler(stream.series, patience_s=math.inf)  # lets its pictures go
+
+    def _opens(self, now_s: float, gate: Gate) -> bool:
+        """Whether the trigger has been; until then, name what comes."""
+        if gate.is_open():
+            for stream in self.streams.values():
+                stream.first_s = max(stream.first_s, now_s)  # something better is waited for from now on
+            return True
+        for stream in self.streams.values():
+            uid, volumes = stream.key.uid, stream.assembler.volumes
+            if uid not in self._held and self._rank(stream) < Rank.NEVER and volumes:
+                self._held.add(uid)
+                self.problems.append(f"{stream.label}: comes before the trigger; it is held until that is there, and judged then")
+            if uid not in self._before and volumes > MOST_HELD:
+                self._before.add(uid)
+                self._still.add(uid)
+                stream.assembler = Assembler(stream.series, patience_s=math.inf)  # lets its volumes go
+                self.problems.append(f"{stream.label}: {volumes} volumes came before the trigger: it is another run, and is not taken")
+        return False
+
+    def _early(self, stream: Stream) -> list[int]:
+        """Volumes of a stream that came too early to be of the run that the trigger began."""
+        return self._gate.early(stream.assembler.begun(), stream.series.tr_s) if self._gate else []
+
+    def _name_early(self) -> None:
+        """Say which series began before the trigger: those that are not taken, and the one that is nevertheless."""
+        for stream in self.streams.values():
+            if stream.key.uid in self._before or not (early := self._early(stream)):
+                continue
+            volumes = f"volume {early[0]}" if len(early) == 1 else f"{len(early)} volumes from {early[0]} on"
+            what = f"{stream.label}: {volumes} came before the trigger can have been theirs"
+            if stream is self.chosen:
+                self.problems.append(f"{what}, and it goes on: it is taken for the run; the trigger was probably missed: onsets are wrong")
+            else:
+                self.problems.append(f"{what}: it is another run's late end, and is not taken")
 
     @property
     def doubtful(self) -> bool:
@@ -343,6 +410,9 @@ class Selection:
     def _rank(self, stream: Stream) -> Rank:
         if stream.key.uid in self._before:
             return Rank.NEVER
+        early = stream is not self.chosen and self._gate is not None and bool(self._early(stream))
+        if early and self._gate is not None and not self._gate.goes_on(stream.assembler.begun(), stream.series.tr_s):
+            return Rank.NEVER
         return rank(stream.series, stream.key.component, stream.echo, self.pattern)
 
     def _waited(self, stream: Stream) -> bool:
@@ -371,7 +441,7 @@ class Selection:
             if other.series.study_uid not in self._strangers:
                 self._strangers.add(other.series.study_uid)
                 self.problems.append(
-                    f"{other.label} is of another study than the run, {self.chosen.label} (another visit, or another participant): not taken"
+                    f"{other.label} is of another study than the run, {self.chosen.label} (another participant?): not taken"
                 )
             return
         names = (self.chosen.series.description, self.chosen.series.protocol)
@@ -382,6 +452,11 @@ class Selection:
             )
             return
         self.problems.append(f"{other.label} could be the run too; the run is {self.chosen.label} (name the series to choose another)")
+
+
+def _given(numbers: dict[str, int]) -> dict[str, int]:
+    """Numbers that the header gives; a moment is counted from the first that came."""
+    return {name: number for name, number in numbers.items() if name != "moment"}
 
 
 def _number(series: SeriesHeader) -> float:

@@ -39,9 +39,8 @@ def test_what_is_made_beside_a_run_is_taken_last_also_under_its_name(beside: str
     send(tmp_path / "live", "bold", 7, 0, 1, 2)
     got += source.poll()
     assert [float(v.data.max()) for v in got if v.data is not None] == [100, 101, 102]
-    assert source.problems == [
-        f"series 6 '{beside}' came first, but series 7 'bold' is the run: it looks more functional (echo-planar series; the other: {why(beside)})"
-    ]
+    better = f"it looks more functional (echo-planar series; the other: {why(beside)})"
+    assert source.problems == [f"series 6 '{beside}' came first, but series 7 'bold' is the run: {better}"]
     assert describe(tmp_path / "live", "bold").number == 7
     assert describe(tmp_path / "live", "6").number == 6
     assert describe(tmp_path / "live", beside).number == 6
@@ -91,7 +90,9 @@ def test_a_doubtful_series_gives_way_to_a_better_one_while_nothing_was_shown(tmp
 
 
 @pytest.mark.parametrize("of", ["Siemens", "Siemens sequence", "Philips", "Philips directions", "GE", "later"])
-def test_diffusion_series_of_older_scanners_are_not_functional(of: str, tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
+def test_diffusion_series_of_older_scanners_are_not_functional(
+    of: str, tmp_path: Path, clock: FakeClock, made: Made, encode: Encode
+) -> None:
     vendor = of.split()[0]
     for volume in range(2):
         for index in range(5):
