@@ -42,6 +42,8 @@ _WORDS = (
     "bridge_port",  # that the bridge listens at; 0 before
     "bridge_event",  # the last event that the bridge has published or was about to: see rtevo.stages.bridge
     "triggered",  # the trigger has been
+    "trigger_ns",  # session time of the trigger
+    "shown",  # an image has been
     "pause",  # the operator wants fixation after the current trial
     "waiting",  # everything is ready; the operator has not yet let the session begin
     "over",  # 1: the session has been completed, 2: stopped, 3: has failed

@@ -139,6 +139,8 @@ class _Layout:
         """When each slice was acquired, None where the headers do not say."""
         if series.kind != "slices":
             times = self.parts[0].slice_times_s
+            if times is not None and self.parts[0].grid is None and len(times) != len(self.order):  # a damaged file among a series'
+                return None
             return times if times is None or self.parts[0].grid is not None else times[self.order]
         if series.vendor not in ("Siemens", "GE"):  # others write the volume's time, or the series', into all its slices
             return None
@@ -358,6 +360,16 @@ class Assembler:
         if agreed[0] >= 0:
             self.grid, self._reference = agreed[1:]
         return True
+
+    @property
+    def agreed(self) -> bool:
+        """Whether two volumes lie on the run's grid, so that it stands."""
+        return self._agreed
+
+    @property
+    def last(self) -> int:
+        """Highest index of a volume that was begun or passed on, -1 before any."""
+        return max((*self._building, *self._passed), default=-1)
 
     def conflict(self, grid: Grid) -> str:
         """Say how a grid differs from the run's, as far as that is known; empty where it does not."""

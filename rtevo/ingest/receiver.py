@@ -219,6 +219,11 @@ class DicomReceiver:
         """Repetition time of that series in seconds by its headers."""
         return self.source.tr_s
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether that series may still give way to a better one; as :attr:`FolderSource.doubtful`."""
+        return self.source.doubtful
+
     def sidecar(self, volume: Volume) -> dict[str, Any]:
         """What the headers say of the run; as :meth:`FolderSource.sidecar`."""
         return self.source.sidecar(volume)

@@ -177,7 +177,10 @@ def _resume(clock: Clock, events: Ring) -> Resume:
 
 def _publish_event(events: Ring, event: PresenterEvent, clock: Clock) -> None:
     if event.kind == EventKind.TRIGGER:
+        clock.set("trigger_ns", clock.session_ns(event.mono_ns))
         clock.set("triggered", 1)
+    elif event.kind == EventKind.ONSET:
+        clock.set("shown", 1)
     published = (events.published + 1) % (1 << _NUMBER)
     clock.set("bridge_event", abs(event.sequence) << (_NUMBER + 1) | (event.sequence <= 0) << _NUMBER | published)
     with events.reserve(timeout_s=30) as slot:

@@ -144,8 +144,8 @@ def _generation(plan: Plan) -> int:
 
 
 RINGS: dict[str, RingSpec] = {
-    "volumes": RingSpec(lambda p: records.volume_dtype(p.grid.shape), lambda p: 16, ("decode",)),
-    "aligned": RingSpec(_aligned, lambda p: 64, ()),
+    "volumes": RingSpec(lambda p: records.volume_dtype(p.grid.shape), lambda p: 16, ("decode", "record")),
+    "aligned": RingSpec(_aligned, lambda p: 64, ("record",)),
     "scores": RingSpec(lambda p: records.score_dtype(), _every_image, ("evolve",)),
     "fitness": RingSpec(lambda p: records.fitness_dtype(), _every_image, ()),
     "latents": RingSpec(lambda p: records.latent_dtype(p.config.evolution.latent_size, p.embedding_size), _small, ("generate",)),
@@ -173,7 +173,7 @@ def readers_of(ring: str, devices: int = 1) -> list[str]:
     """Names of a ring's readers, the critical ones first."""
     base = ring.partition("-")[0]
     critical = numbered("generate", devices) if base == "latents" else RINGS[base].critical
-    return [*critical, *(reader for reader, seen in OBSERVERS.items() if base in seen)]
+    return [*critical, *(reader for reader, seen in OBSERVERS.items() if base in seen and reader not in critical)]
 
 
 def ring_names(plan: Plan, names: Iterable[str] = RINGS) -> list[str]:
@@ -186,7 +186,10 @@ def create_rings(plan: Plan, stack: ExitStack) -> dict[str, Ring]:
     rings = {}
     for name in ring_names(plan):
         spec = RINGS[name.partition("-")[0]]
-        readers = [Reader(r, critical=r not in OBSERVERS, semaphore=f"/rtevo-{plan.name}-{r}") for r in readers_of(name, plan.devices)]
+        readers = [
+            Reader(r, critical=r not in OBSERVERS or r in spec.critical, semaphore=f"/rtevo-{plan.name}-{r}")
+            for r in readers_of(name, plan.devices)
+        ]
         ring = Ring.create(ring_name(plan.name, name), spec.slot(plan), spec.slots(plan), readers, writer=name == "messages")
         rings[name] = stack.enter_context(ring)
     return rings

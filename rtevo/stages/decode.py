@@ -112,7 +112,7 @@ class _Decode:
     def publish_aligned(self, aligned: Aligned, volume: Any, data: Any = None) -> None:
         """Publish what is known of a volume; `volume` says when it came, `data` stands in where it could not be aligned."""
         aligned_ns = time.monotonic_ns()
-        with self.aligned.reserve(timeout_s=30) as out:
+        with self.aligned.reserve(timeout_s=None) as out:  # a slow disk holds it up, and loses nothing
             for name in ("index", "acquired_s", "closed_ns", "ingested_ns"):
                 out[name] = volume[name]
             out["flags"], out["motion"], out["aligned_ns"] = aligned.flags, aligned.motion, aligned_ns

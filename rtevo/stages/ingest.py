@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from rtevo.errors import GeometryError
 from rtevo.ingest import Volume
-from rtevo.records import ACQUISITION_BYTES, Grid
+from rtevo.records import ACQUISITION_BYTES, Grid, VolumeFlag
 from rtevo.shm import Ring
 from rtevo.stages.context import Context
 
 LOOPBACK = "127.0.0.1"
+SETTLE_S = 0.02  # shortest time that a file must have stayed as it is: see rtevo.ingest.whole
+FIRST_VOLUMES = 8  # of a doubtful series, that are held back while a better one may begin
 TR_OFF = 0.01  # of the session's repetition time: how far the headers' may be from it
 
 
@@ -38,12 +41,13 @@ def ingest(context: Context) -> None:
     source, ready = _open(context)
     context.ready(**ready)
     teller, described = _Teller(context, source), False
+    doubtful = _Doubtful(context, source)
     while True:
         delivered, draining = clock.get("delivered"), bool(clock.get("drain") or clock.get("abort"))
         volumes = source.poll()
         if draining:
             volumes += source.finish()
-        for volume in volumes:
+        for volume in doubtful.pass_on(volumes, draining):
             acquisition = {} if described or volume.data is None else source.sidecar(volume)
             described |= volume.data is not None
             _publish_volume(out, volume, plan.grid, plan.first_volume, acquisition)
@@ -65,11 +69,13 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
     plan, settings = context.plan, context.config.acquisition
     watched = settings.source == "watch"
     address, port, peers = (settings.address, settings.port, settings.peers) if watched else (LOOPBACK, 0, ())
-    patience_s, clock_ns = settings.patience_tr * plan.tr_s, context.clock.now_ns
+    patience_s, clock_ns, opened = settings.patience_tr * plan.tr_s, context.clock.now_ns, _trigger(context)
     if settings.delivery == "push":
         from rtevo.ingest.push import PushSource
 
-        pushed = PushSource(f"tcp://{address}:{port}", patience_s=patience_s, peers=peers, clock_ns=clock_ns)
+        pushed = PushSource(
+            f"tcp://{address}:{port}", patience_s=patience_s, peers=peers, clock_ns=clock_ns, confirm=True, opened=opened
+        )
         context.log.info("ingest: scripts push volumes to %s", pushed.endpoint)
         return pushed, {"volumes_port": int(pushed.endpoint.rpartition(":")[2])}
     options: dict[str, Any] = {
@@ -77,6 +83,9 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
         "patience_s": patience_s,
         "stall_s": settings.stall_s,
         "clock_ns": clock_ns,
+        "confirm": True,
+        "opened": opened,
+        "replaceable": lambda: not context.clock.get("shown"),
     }
     source: DicomReceiver | FolderSource
     ready = {}
@@ -85,12 +94,39 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
         context.log.info("ingest: %s receives DICOM at %s, port %d", settings.ae_title, address, source.port)
         ready["volumes_port"] = source.port
     else:
-        source = FolderSource(plan.incoming, **options)
+        source = FolderSource(plan.incoming, settle_s=SETTLE_S if context.clock.speed == 1 else None, **options)
     if watched:
         context.log.info("ingest: looking at what %s holds already", plan.incoming)
         if before := source.pass_over_present():
             context.log.info("ingest: %s", before)
     return source, ready
+
+
+def _trigger(context: Context) -> Callable[[], int | None] | None:
+    """Return what says when the trigger was, on this computer's monotonic clock; None where time is not real."""
+    clock = context.clock
+    if clock.speed != 1:
+        return None
+    return lambda: clock.get("started_ns") + clock.get("trigger_ns") if clock.get("triggered") else None
+
+
+class _Doubtful:
+    """Holds back the first volumes of a series that may not be the run, as long as a better one may come: nothing has been shown yet."""
+
+    def __init__(self, context: Context, source: Any) -> None:
+        self._context, self._source = context, source
+        self._held: list[Volume] = []
+
+    def pass_on(self, volumes: list[Volume], draining: bool) -> list[Volume]:
+        """Return those that can be passed on."""
+        if volumes and self._held and volumes[0].index <= self._held[0].index and not volumes[0].flags & VolumeFlag.LATE:
+            self._context.log.warning("ingest: %d volumes of the series before are not used", len(self._held))
+            self._held = []
+        self._held += volumes
+        if not draining and getattr(self._source, "doubtful", False) and len(self._held) < FIRST_VOLUMES:
+            return []
+        passed, self._held = self._held, []
+        return passed
 
 
 class _Teller:
@@ -129,7 +165,7 @@ def _told(acquisition: dict[str, Any]) -> bytes:
 def _publish_volume(out: Ring, volume: Volume, grid: Grid, first: int, acquisition: dict[str, Any]) -> None:
     if volume.data is not None and (difference := grid.difference(volume.grid)):
         raise GeometryError(f"volume {volume.index} ({volume.files[0]}) does not lie on the decoder's grid: {difference}")
-    with out.reserve(timeout_s=30) as slot:
+    with out.reserve(timeout_s=None) as slot:  # a slow disk holds it up, and loses nothing
         slot["index"], slot["flags"], slot["acquired_s"] = first + volume.index, int(volume.flags), volume.acquired_s
         slot["closed_ns"] = volume.closed_ns
         slot["acquisition"] = _told(acquisition)
