@@ -100,8 +100,12 @@ class _Run:
         return f"{self.folder}/{self.number}"
 
     def missing(self) -> list[int]:
-        """Indices of the volumes that never arrived."""
-        return [int(row["volume"]) for row in self.motion if int(row["flags"]) & VolumeFlag.MISSING]
+        """Indices of the volumes that never arrived, or were not saved."""
+        return [
+            int(row["volume"])
+            for row in self.motion
+            if int(row["flags"]) & VolumeFlag.MISSING or not volume_path(self.out, int(row["volume"])).exists()
+        ]
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -120,13 +124,15 @@ def _open(out: Path, bids: Path) -> _Run:
     run = _Run(out, bids, settings, log, start, _rows(out / "trials.tsv"), _rows(out / "motion.tsv"))
     if not run.motion:
         raise DataError(f"{out}: expected at least one volume, the session recorded none")
-    lost = set(run.missing())
-    absent = [int(r["volume"]) for r in run.motion if int(r["volume"]) not in lost and not volume_path(out, int(r["volume"])).exists()]
-    if absent:
+    came = [int(r["volume"]) for r in run.motion if not int(r["flags"]) & VolumeFlag.MISSING]
+    absent = [index for index in came if not volume_path(out, index).exists()]
+    if len(absent) == len(came):
         raise DataError(
-            f"{out / 'volumes'}: {len(absent)} of {len(run.motion)} raw volumes are not there (first: {absent[0]}); sessions keep them "
-            f'with [record] save_volumes = "raw"'
+            f"{out / 'volumes'}: {len(absent)} of {len(run.motion)} raw volumes are not there (first: {came[0] if came else 'none came'}); "
+            f'sessions keep them with [record] save_volumes = "raw"'
         )
+    if absent:
+        print(f"rtevo: {out / 'volumes'}: {len(absent)} volumes that came are not there: MissingVolumes lists them", file=sys.stderr)
     existing = sorted(bids.glob(f"{run.prefix}_*"))
     if existing:
         raise DataError(f"{existing[0]}: exists already, nothing is overwritten; set another [session] run, or another BIDS_DIR")
@@ -251,10 +257,11 @@ def _derivatives(run: _Run) -> None:
         )
         (root / "README.md").write_text(_README, encoding="utf-8")
         (root / ".bidsignore").write_text("**/rtevo\n**/rtevo/**\n*_timeseries.*\n", encoding="utf-8")
+    lost = set(run.missing())
     motion = [
         {
             **row,
-            "missing": int(bool(int(row["flags"]) & VolumeFlag.MISSING)),
+            "missing": int(int(row["volume"]) in lost),
             "unaligned": int(bool(int(row["flags"]) & VolumeFlag.UNALIGNED)),
         }
         for row in run.motion

@@ -16,7 +16,7 @@ from rtevo import records
 from rtevo.config import Config, build, dump
 from rtevo.errors import DataError
 from rtevo.export import export, main
-from rtevo.record import LogWriter, Recorder, compact
+from rtevo.record import LogWriter, Recorder, compact, volume_path
 from rtevo.records import EventKind, MessageKind, VolumeFlag
 
 SHAPE = (4, 3, 2)
@@ -91,6 +91,19 @@ def test_volumes_are_where_they_were_with_gaps_as_nan(recorded: Callable[..., Pa
     np.testing.assert_array_equal(data, expected)
     sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
     assert (sidecar["RepetitionTime"], sidecar["TaskName"], sidecar["MissingVolumes"]) == (2.0, "rtevo", [3])
+
+
+def test_a_volume_that_was_not_saved_is_listed_as_missing(
+    recorded: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = recorded()
+    volume_path(out, 1).unlink()
+    path = export(out, tmp_path / "bids")
+    assert json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())["MissingVolumes"] == [1, 3]
+    assert np.isnan(np.asanyarray(nibabel.load(path).dataobj)[..., 1]).all()
+    (motion,) = (tmp_path / "bids" / "derivatives").rglob("*timeseries.tsv")
+    assert [row["missing"] for row in table(motion)] == ["0", "1", "0", "1", "0"]
+    assert "1 volumes that came are not there: MissingVolumes lists them" in capsys.readouterr().err
 
 
 def test_the_sidecar_has_what_the_headers_say(recorded: Callable[..., Path], tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ class Reconcile:
 
     def volume(self, slot: Any) -> None:
         """Take note of a volume."""
+        if slot["flags"] & VolumeFlag.LATE:  # it says nothing about the pulses any more
+            return
         clock, missing = self._context.clock, bool(slot["flags"] & VolumeFlag.MISSING)
         closed_s = math.nan
         if not (missing or clock.lock_step or self._trigger_ns is None):  # in lock-step files are written in no time

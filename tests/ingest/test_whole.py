@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -243,3 +244,40 @@ def test_nifti_files_whose_length_was_set_first(several: bool, tmp_path: Path, c
     got += source.poll()
     np.testing.assert_array_equal(got[-1].data, data[..., int(several)])
     assert source.problems == []
+
+
+@pytest.mark.parametrize("way", ["growing", "preallocated", "renamed", "out of order"])
+def test_no_torn_volume_gets_through_without_a_word(way: str, tmp_path: Path, clock: FakeClock) -> None:
+    """Pauses of 1 to 500 ms between any two writes, looked at every 10 ms; bench_torn.py does the same with writers of their own."""
+    rng = np.random.default_rng(1)
+    source = FolderSource(tmp_path, patience_s=60.0, clock_ns=clock, settle_s=0.02)
+    scanner = Scanner(tmp_path)
+    wall_ns, begin_ns, got = time.time_ns() - 10**9, clock(), []
+    for index in range(12):
+        whole, path = scanner.contents(index), scanner.writer.path(index)
+        target = path.with_suffix(".part") if way == "renamed" else path
+        ends = [0, *sorted(rng.integers(1, len(whole), 3)), len(whole)]
+        pieces = list(zip(ends[:-1], ends[1:], strict=True))
+        with target.open("wb", buffering=0) as file:
+            if way in ("preallocated", "out of order"):
+                file.truncate(len(whole))
+            if way == "out of order":
+                file.write(whole[:9000])
+                pieces.reverse()
+            for start, end in pieces:
+                for _ in range(1 + int(rng.integers(50))):
+                    got += source.poll()
+                    clock.advance(float(rng.uniform(0.001, 0.01)))
+                file.seek(start)
+                file.write(whole[start:end])
+                os.utime(target, ns=(wall_ns, wall_ns + clock() - begin_ns))
+        if way == "renamed":
+            target.rename(path)
+    for _ in range(150):
+        got += source.poll()
+        clock.advance(0.01)
+    assert [v.index for v in got] == list(range(12))
+    torn = [v.index for v in got if not np.array_equal(v.data, scanner.data(v.index))]
+    assert [index for index in torn if not any(f"volume {index} had been taken" in problem for problem in source.problems)] == []
+    if way in ("growing", "renamed"):
+        assert torn == []

@@ -202,3 +202,35 @@ def test_a_scanner_outside_sends_to_a_session(watch: Callable[[str], subprocess.
     assert "refused a sender that is not among the allowed peers: STRANGER@127.0.0.1" in log
     assert "the run is series 2 'bold' (Siemens mosaic, TR 1 s): it is 'bold'" in log
     assert len(list(kept.rglob("*.dcm"))) >= 3 + summary["volumes"]["received"]
+
+
+@pytest.mark.slow
+def test_late_files_of_the_run_before_do_not_become_the_run(watch: Callable[[str], subprocess.Popen[str]], tmp_path: Path) -> None:
+    """They come between the start and the trigger, and after it, under the name that is asked for."""
+    incoming = tmp_path / "incoming"
+    incoming.mkdir()
+    before = MosaicWriter(incoming, SETTINGS.grid, 1.0, description="bold", started=datetime.datetime(2026, 1, 2))
+    process = watch(f'folder = "{incoming}"\nseries = "bold"')
+    log = tmp_path / "out" / "session.log"
+    while not (log.exists() and "ingest: looking at what" in log.read_text()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    reading = threading.Thread(target=process.communicate)
+    reading.start()
+    with ParticipantLink(f"ipc://{tmp_path}/eyes") as link:
+        delivery = Delivery(incoming, "", seed=1)
+        writer = FaultyWriter(MosaicWriter(incoming, SETTINGS.grid, 1.0, description="bold", series_number=2), delivery)
+        time.sleep(0.2)
+        for index in (40, 41, 42):
+            before.write(index, np.zeros(SETTINGS.shape, np.int16))
+        with suppress(LinkError, RuntimeError):
+            run_scanner(SETTINGS, writer, link, RealTime(stop=lambda: process.poll() is not None), tmp_path, patience_s=200)
+    reading.join(120)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (process.returncode, summary["status"], summary["images"]["shown"]) == (0, "completed", 2)
+    assert 4 <= summary["volumes"]["received"] <= len(delivery.fates)
+    assert summary["volumes"]["lost"] == 0
+    told = log.read_text()
+    assert "series 1 'bold': comes before the trigger; it is held" in told
+    assert "series 1 'bold': 3 volumes from 40 on came before the trigger can have been theirs" in told
+    assert "the run is series 2 'bold'" in told
