@@ -11,6 +11,7 @@ so a thousand files of a kind take as long as the slowest fifty.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing as mp
 import os
@@ -62,7 +63,7 @@ def write(way: str, path: Path, contents: bytes, pause_s: float) -> int:
             file.write(contents[:8192])  # the header is there
             time.sleep(pause_s)
             file.seek(0)
-        for start, end in zip(ends[:-1], ends[1:], strict=True):
+        for start, end in itertools.pairwise(ends):
             if start:
                 time.sleep(pause_s)
             file.write(contents[start:end])

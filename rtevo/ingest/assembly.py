@@ -383,11 +383,9 @@ class Assembler:
         """What the headers gave as the volumes' numbers, of every part."""
         return [piece.numbers for piece in (*self._pieces, *self._undecided)]
 
-    def begun(self) -> dict[int, int]:
-        """When the last file so far of each volume that is not passed on was closed, by the volume's index."""
-        return {
-            index: max(piece.closed_ns for piece in building.pieces.values()) for index, building in self._building.items()
-        }
+    def begun(self) -> dict[int, float]:
+        """When the last part so far of each volume that is not passed on came, on the clock of :meth:`add`, by the volume's index."""
+        return {index: building.grew_s for index, building in self._building.items()}
 
     def replace(self, file: DicomFile, part: Part, closed_ns: int, name: str) -> int | None:
         """Take the part of a file that changed after it was taken, in place of what it held then.

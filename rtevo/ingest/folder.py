@@ -85,7 +85,7 @@ class FolderSource:
     settle_s : float or None
         See :class:`rtevo.ingest.whole.Whole`.
     opened : callable, optional
-        Returns the trigger's ``time.monotonic_ns()``, None before it: see :class:`rtevo.ingest.gate.Gate`. Without it nothing is held.
+        Returns the trigger's time on `clock_ns`, None before it: see :class:`rtevo.ingest.gate.Gate`. Without it nothing is held.
     replaceable : callable, optional
         Whether a doubtful series that was taken may still give way to a better one that begins, whose volumes then come from index 0.
 

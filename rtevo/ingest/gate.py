@@ -21,48 +21,49 @@ MOST_HELD = 64  # volumes of a series that may be held before the trigger; one t
 
 
 class Gate:
-    """Judges series by when their volumes came.
+    """Judges series by when their volumes came: when they were first seen whole, whatever a share's clock says.
 
     Parameters
     ----------
     opened : callable
-        Returns the trigger's ``time.monotonic_ns()``, None as long as there was none.
+        Returns the trigger's time in ns, on the clock by which volumes come; None as long as there was none.
 
     Attributes
     ----------
-    trigger_ns : int or None
-        The trigger, once it has been asked for.
+    trigger_s : float or None
+        The trigger, once it has been asked for, s.
     """
 
     def __init__(self, opened: Callable[[], int | None]) -> None:
         self._opened = opened
-        self.trigger_ns: int | None = None
+        self.trigger_s: float | None = None
 
     def is_open(self) -> bool:
         """Whether the trigger has been."""
-        self.trigger_ns = self._opened() if self.trigger_ns is None else self.trigger_ns
-        return self.trigger_ns is not None
+        if self.trigger_s is None and (trigger_ns := self._opened()) is not None:
+            self.trigger_s = trigger_ns / 1e9
+        return self.trigger_s is not None
 
-    def early(self, closed_ns: Mapping[int, int], tr_s: float | None) -> list[int]:
+    def early(self, came_s: Mapping[int, float], tr_s: float | None) -> list[int]:
         """Volumes that were whole before they can have been measured after the trigger.
 
         Parameters
         ----------
-        closed_ns : mapping of int to int
-            When each volume of a series was whole, by its index.
+        came_s : mapping of int to float
+            When each volume of a series was whole, by its index, s.
         tr_s : float or None
             Repetition time, s.
         """
-        if self.trigger_ns is None:
+        if self.trigger_s is None:
             return []
-        return sorted(k for k, ns in closed_ns.items() if ns < self.trigger_ns + (k + EARLY_TR) * 1e9 * (tr_s or 0.0))
+        return sorted(k for k, s in came_s.items() if s < self.trigger_s + (k + EARLY_TR) * (tr_s or 0.0))
 
-    def goes_on(self, closed_ns: Mapping[int, int], tr_s: float | None) -> bool:
+    def goes_on(self, came_s: Mapping[int, float], tr_s: float | None) -> bool:
         """Whether an early series goes on as the run of a trigger that was missed does."""
-        after = [ns for ns in closed_ns.values() if self.trigger_ns is not None and ns >= self.trigger_ns]
-        if self.trigger_ns is None or not after or not tr_s:
+        after = [s for s in came_s.values() if self.trigger_s is not None and s >= self.trigger_s]
+        if self.trigger_s is None or not after or not tr_s:
             return len(after) >= MISSED
-        passed_tr = (max(after) - self.trigger_ns) / 1e9 / tr_s
+        passed_tr = (max(after) - self.trigger_s) / tr_s
         if passed_tr < MISSED_TR or len(after) > passed_tr + AHEAD:
             return False
-        return len(after) >= (MISSED if min(closed_ns) <= NEAR_START else FURTHER)
+        return len(after) >= (MISSED if min(came_s) <= NEAR_START else FURTHER)

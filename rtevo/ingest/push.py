@@ -69,7 +69,7 @@ class PushSource:
     confirm : bool
         See :class:`rtevo.ingest.assembly.Assembler`.
     opened : callable, optional
-        Returns the trigger's ``time.monotonic_ns()``, None before it: see :class:`rtevo.ingest.gate.Gate`. Without it nothing is held.
+        Returns the trigger's time on `clock_ns`, None before it: see :class:`rtevo.ingest.gate.Gate`. Without it nothing is held.
     most_voxels : int, optional
         Of a volume; a larger one is refused.
 
@@ -274,11 +274,11 @@ class PushSource:
 
     def _check_time(self, run: _Run, index: int) -> None:
         """Refuse a volume that cannot have been measured yet, in a run that the trigger began."""
-        if run is not self._run or self._gate is None or self._gate.trigger_ns is None or run.missed_trigger:
+        if run is not self._run or self._gate is None or self._gate.trigger_s is None or run.missed_trigger:
             return
-        now_ns, tr_s = time.monotonic_ns(), run.assembler.series.tr_s
-        if self._gate.early({index: now_ns}, tr_s):
-            since_s = (now_ns - self._gate.trigger_ns) / 1e9
+        now_s, tr_s = self._clock_ns() / 1e9, run.assembler.series.tr_s
+        if self._gate.early({index: now_s}, tr_s):
+            since_s = now_s - self._gate.trigger_s
             raise DataError(f"index: volume {index} cannot have been measured yet, {since_s:.1f} s after the trigger (TR {tr_s:g} s)")
 
     def _add(self, run: _Run, file: DicomFile, index: int) -> None:

@@ -256,7 +256,7 @@ class Selection:
 
     def settle(self, now_s: float, *, final: bool = False) -> None:
         """Choose the run's stream if that can be done now; a doubtful one may give way to a better one that begins."""
-        if self._gate is not None and self._gate.trigger_ns is None and not final and not self._opens(now_s, self._gate):
+        if self._gate is not None and self._gate.trigger_s is None and not final and not self._opens(now_s, self._gate):
             return
         if self.chosen is not None and (final or self._rank(self.chosen) == Rank.AT_ONCE or not self._replaceable()):
             return

@@ -103,11 +103,9 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
 
 
 def _trigger(context: Context) -> Callable[[], int | None] | None:
-    """Return what says when the trigger was, on this computer's monotonic clock; None where time is not real."""
+    """Return what says when the trigger was, session time in ns; None in lock-step, where nothing comes unasked."""
     clock = context.clock
-    if clock.speed != 1:
-        return None
-    return lambda: clock.get("started_ns") + clock.get("trigger_ns") if clock.get("triggered") else None
+    return None if clock.lock_step else lambda: clock.get("trigger_ns") if clock.get("triggered") else None
 
 
 class _Doubtful:

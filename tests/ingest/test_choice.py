@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rtevo.ingest import FolderSource, describe
-from rtevo.records import Grid
+from rtevo.records import Grid, VolumeFlag
 from rtevo.simulate.dicom import MosaicWriter
 
 FakeClock = Any
@@ -115,3 +115,89 @@ def test_diffusion_series_of_older_scanners_are_not_functional(
     assert source.poll() + source.finish() == []
     assert "diffusion" in source.problems[-1]
 
+
+
+def enhanced(made: Made, encode: Encode, folder: Path, volume: int, slices: int | None = None, **changes: Any) -> None:
+    """A file of one volume, cut short where `slices` is given: whole by its own header."""
+    dataset = made.enhanced([volume], instance=volume + 1)
+    if slices is not None:
+        dataset.NumberOfFrames = slices
+        dataset.PerFrameFunctionalGroupsSequence = dataset.PerFrameFunctionalGroupsSequence[:slices]
+        dataset.PixelData = dataset.PixelData[: len(dataset.PixelData) * slices // 5]
+    for name, value in changes.items():
+        setattr(dataset, name, value)
+    (folder / f"{volume}.dcm").write_bytes(encode(dataset))
+
+
+@pytest.mark.parametrize("confirm", [False, True])
+def test_a_first_volume_that_is_cut_short_does_not_fix_the_grid(
+    confirm: bool, tmp_path: Path, clock: FakeClock, made: Made, encode: Encode
+) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock, confirm=confirm)
+    got = []
+    for volume in range(4):
+        enhanced(made, encode, tmp_path, volume, slices=3 if volume == 0 else None)
+        got += source.poll()
+    assert [v.index for v in got] == [0, 1, 2, 3]
+    for v in got[1:]:
+        np.testing.assert_array_equal(v.data, made.data(v.index))
+    if confirm:
+        assert got[0].flags == VolumeFlag.MISSING
+        assert all(v.grid.shape == (8, 6, 5) for v in got)
+    assert "shape" in " ".join(source.problems)
+    found = describe(tmp_path)
+    assert (found.grid.shape, found.missing, found.n_volumes) == ((8, 6, 5), (0,), 4)
+
+
+def test_one_wrong_volume_after_the_first_is_left_out(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    got = []
+    for volume in range(3):
+        enhanced(made, encode, tmp_path, volume, slices=3 if volume == 1 else None)
+        got += source.poll()
+    assert [(v.index, bool(v.flags & VolumeFlag.MISSING)) for v in got] == [(0, False), (1, True), (2, False)]
+
+
+def test_a_session_passes_a_lonely_first_volume_on_after_its_patience(
+    tmp_path: Path, clock: FakeClock, made: Made, encode: Encode
+) -> None:
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock, confirm=True)
+    enhanced(made, encode, tmp_path, 0)
+    assert source.poll() == []
+    clock.advance(PATIENCE_S)
+    assert [v.index for v in source.poll()] == [0]
+
+
+def test_a_run_that_is_started_again_before_it_was_used(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
+    """Under the same series number and identifier, while its first volume still waits for a second one."""
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock, confirm=True)
+    enhanced(made, encode, tmp_path, 0)
+    assert source.poll() == []
+    (tmp_path / "again").mkdir()
+    for volume in range(2):
+        dataset = made.enhanced([volume], instance=volume + 1)
+        dataset.SOPInstanceUID = f"{dataset.SOPInstanceUID[:50]}.{volume}"
+        dataset.PixelData = bytes(len(dataset.PixelData) - 2) + b"\7\0"
+        for groups in dataset.PerFrameFunctionalGroupsSequence:
+            groups.FrameContentSequence[0].FrameAcquisitionDateTime = f"2026010210170{2 * volume}.0"
+        (tmp_path / "again" / f"{volume}.dcm").write_bytes(encode(dataset, enforce_file_format=False))
+    got = source.poll()
+    assert [(v.index, float(v.data.max())) for v in got if v.data is not None] == [(0, 7.0), (1, 7.0)]
+    assert any("it was started again before any of its volumes was used" in problem for problem in source.problems)
+
+
+def test_the_leftover_of_another_participant_is_named_and_never_taken(
+    tmp_path: Path, clock: FakeClock, made: Made, encode: Encode
+) -> None:
+    source = FolderSource(tmp_path / "run", patience_s=PATIENCE_S, clock_ns=clock)
+    (tmp_path / "run").mkdir()
+    for volume in range(2):
+        enhanced(made, encode, tmp_path / "run", volume)
+    assert len(source.poll()) == 2
+    (tmp_path / "run" / "other").mkdir()
+    for volume in range(2):
+        changes = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.4", "SOPInstanceUID": f"1.2.3.4.{volume}", "SeriesNumber": 9}
+        enhanced(made, encode, tmp_path / "run" / "other", volume, **changes)
+    assert source.poll() == []
+    (problem,) = source.problems
+    assert problem == "series 9 'bold task' is of another study than the run, series 7 'bold task' (another participant?): not taken"

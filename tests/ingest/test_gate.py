@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,12 @@ PATIENCE_S, TR_S = 3.0, 1.0
 
 
 class Room:
-    """A scanner whose files come at chosen times before or after the trigger; now is well after all of them."""
+    """A scanner whose files come at chosen times before or after the trigger."""
 
     def __init__(self, folder: Path, clock: FakeClock, series: str | None) -> None:
         self.folder, self.clock = folder, clock
         self.trigger_ns: int | None = None
-        self.wall_ns, self.steady_ns = time.time_ns() - 9 * 10**9, time.monotonic_ns() - 9 * 10**9  # the trigger
+        self.at_ns = clock() + 20 * 10**9  # of the trigger
         self.source = FolderSource(folder, series=series, patience_s=PATIENCE_S, clock_ns=clock, opened=lambda: self.trigger_ns)
         self.got: list[Any] = []
         self.writers: dict[int, MosaicWriter] = {}
@@ -33,16 +31,15 @@ class Room:
     def send(self, number: int, index: int, at_s: float) -> None:
         if number not in self.writers:
             self.writers[number] = MosaicWriter(self.folder, GRID, TR_S, description="bold", series_number=number)
-        path = self.writers[number].write(index, np.full(GRID.shape, 100 * number + index, np.float32))
-        at_ns = self.wall_ns + round(at_s * 1e9)
-        os.utime(path, ns=(at_ns, at_ns))
+        self.clock.now_ns = self.at_ns + round(at_s * 1e9)
+        self.writers[number].write(index, np.full(GRID.shape, 100 * number + index, np.float32))
         self.poll()
 
     def poll(self) -> None:
         self.got += [(v.index, float(v.data.max()) if v.data is not None else None) for v in self.source.poll()]
 
     def trigger(self) -> None:
-        self.trigger_ns = self.steady_ns
+        self.trigger_ns = self.at_ns
         self.poll()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +19,6 @@ from rtevo.records import VolumeFlag
 
 FakeClock = Any
 SHAPE, PATIENCE_S = (4, 3, 2), 3.0
-SHORT_TR_S = 1e-4  # shorter than a message takes
 MOVED = np.array([[-3.0, 0, 0, 10], [0, 3, 0.1, -20], [0, 0, 3.5, 45], [0, 0, 0, 1]])
 AFFINE = np.array([[-3.0, 0, 0, 10], [0, 3, 0.1, -20], [0, 0, 3.5, 5], [0, 0, 0, 1]])
 
@@ -213,11 +211,12 @@ def test_what_comes_before_the_trigger_is_held_and_judged(clock: FakeClock) -> N
     with PushSource("tcp://127.0.0.1:0", patience_s=PATIENCE_S, clock_ns=clock, opened=opened) as source:
         yesterday, today = Script(source), Script(source)
         for index in range(3):
-            assert "the trigger has not been" in yesterday.push(index, tr_s=SHORT_TR_S, slice_times_s=[0, 0])["held"]
+            assert "the trigger has not been" in yesterday.push(index)["held"]
         assert source.poll() == []
-        trigger.append(time.monotonic_ns())
-        assert today.push(0, tr_s=SHORT_TR_S) == {"ok": True}
-        assert "comes from another connection" in yesterday.push(9, tr_s=SHORT_TR_S)["error"]
+        trigger.append(clock())
+        clock.advance(1.1)
+        assert today.push(0) == {"ok": True}
+        assert "comes from another connection" in yesterday.push(9)["error"]
         got = yesterday.got + today.got
         assert [v.index for v in got] == [0]
         np.testing.assert_array_equal(got[0].data, volume(0))
@@ -227,8 +226,7 @@ def test_what_comes_before_the_trigger_is_held_and_judged(clock: FakeClock) -> N
 
 
 def test_a_volume_that_cannot_have_been_measured_yet_is_refused(clock: FakeClock) -> None:
-    now_ns = time.monotonic_ns() - 10**10
-    with PushSource("tcp://127.0.0.1:0", patience_s=PATIENCE_S, clock_ns=clock, opened=lambda: now_ns) as source:
+    with PushSource("tcp://127.0.0.1:0", patience_s=PATIENCE_S, clock_ns=clock, opened=lambda: clock() - 10**10) as source:
         script = Script(source)
         assert script.push(0) == {"ok": True}
         assert "volume 33 cannot have been measured yet" in script.push(33)["error"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import time
@@ -257,7 +258,7 @@ def test_no_torn_volume_gets_through_without_a_word(way: str, tmp_path: Path, cl
         whole, path = scanner.contents(index), scanner.writer.path(index)
         target = path.with_suffix(".part") if way == "renamed" else path
         ends = [0, *sorted(rng.integers(1, len(whole), 3)), len(whole)]
-        pieces = list(zip(ends[:-1], ends[1:], strict=True))
+        pieces = list(itertools.pairwise(ends))
         with target.open("wb", buffering=0) as file:
             if way in ("preallocated", "out of order"):
                 file.truncate(len(whole))
