@@ -1,8 +1,8 @@
 """Known placements: a decoder's reference and another day's volume of the same head, whose rigid transform is known.
 
 Real heads: the reference is the mean of some volumes of a run, aligned to each other; today's is *another* volume of that run, its motion
-composed, sampled on a grid of other voxel size and orientation, cut, changed in contrast, and given Rician noise of its own. Simulated heads
-are drawn on a fine grid, and sampled twice.
+composed, sampled on a grid of other voxel size and orientation, cut, changed in contrast, and given Rician noise of its own. Simulated
+heads are drawn on a fine grid, and sampled twice.
 """
 
 from __future__ import annotations
@@ -387,8 +387,9 @@ def make_case(name: str | Source, seed: int, *, reference: Source | None = None,
     if zeros:
         today = np.nan_to_num(today)
     about = {
-        "head": head.name, "decoder": decoder.name, "seed": seed, "orientation": orientation, "voxel_mm": [round(float(s), 2) for s in size],
-        "shift_mm": round(shift_mm, 1), "turn_deg": round(turn_deg, 1), "coverage": round(cover, 3), "cut": "reference" if cut_reference else "today",
+        "head": head.name, "decoder": decoder.name, "seed": seed, "orientation": orientation,
+        "voxel_mm": [round(float(s), 2) for s in size], "shift_mm": round(shift_mm, 1), "turn_deg": round(turn_deg, 1),
+        "coverage": round(cover, 3), "cut": "reference" if cut_reference else "today",
         "contrast": contrast, **drawn, "zeros": zeros, "tsnr": round(tsnr, 1),
     }  # fmt: skip
     return Case(ref, ref_grid, today, at, matrix, brain, about)

@@ -2,8 +2,8 @@
 
 Two volumes of one head that differ in contrast, coil and gain agree, up to sign and strength, in what each voxel is relative to its
 surroundings: with the mean and the deviation of a Gaussian neighbourhood removed, their squared difference is the local
-cross-correlation of B. B. Avants et al. (2008), Med. Image Anal. 12:26-41, doi:10.1016/j.media.2007.06.004. Neighbourhoods count only what lies
-in both fields of view (normalised convolution: H. Knutsson, C.-F. Westin, 1993, doi:10.1109/CVPR.1993.341081).
+cross-correlation of B. B. Avants et al. (2008), Med. Image Anal. 12:26-41, doi:10.1016/j.media.2007.06.004. Neighbourhoods count
+only what lies in both fields of view (normalised convolution: H. Knutsson, C.-F. Westin, 1993, doi:10.1109/CVPR.1993.341081).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from rtevo.kernels._compile import helper, kernel
 
-__all__ = ["TERMS", "normalise", "normal_equations", "products", "sample_linear"]
+__all__ = ["TERMS", "normal_equations", "normalise", "products", "sample_linear"]
 
 TERMS = 34  # 6 of the right-hand side, 21 of the matrix, then w, w u u, w v v, w u v, voxels, and w e e cut
 LEAST_SHARE = 0.1  # of a neighbourhood: less says nothing of mean and deviation
@@ -112,7 +112,8 @@ def _add(sums, e, w, g0, g1, g2, g3, g4, g5):  # type: ignore[no-untyped-def]
 
 @kernel
 def normal_equations(u, v, weight, block, spacing, origin, limit, sums):  # type: ignore[no-untyped-def]
-    """Sum one Gauss-Newton step of v towards u, by blocks; gradients are the mean of both images' (S. Benhimane, E. Malis, 2004).
+    """Sum one Gauss-Newton step of v towards u, by blocks; gradients are the mean of both images'
+    (S. Benhimane, E. Malis, 2004, doi:10.1109/IROS.2004.1389474).
 
     Parameters
     ----------

@@ -55,6 +55,12 @@ class Fit:
         return self.correlation * max(self.overlap, 0.0) ** 0.5
 
 
+def _spread(u: Volume, v: Volume, weight: Volume) -> float:
+    """Robust standard deviation of what a placement leaves."""
+    left = np.abs((v - u)[weight > 0.5])
+    return max(float(np.median(left)) * SIGMA_PER_MEDIAN, LEAST_SPREAD) if len(left) else LEAST_SPREAD
+
+
 class Pair:
     """Two levels of equal spacing.
 
@@ -101,8 +107,10 @@ class Pair:
 
     def evaluate(self, matrix: Array, limit: float = np.inf, moved_mm: float = np.inf) -> Fit:
         """Sum the normal equations at a placement."""
-        u, v, weight = self.look(matrix)
-        normal_equations(u, v, weight, self._block, self.reference.spacing_mm, self._origin, limit, self._sums)
+        return self._summed(matrix, self.look(matrix), limit, moved_mm)
+
+    def _summed(self, matrix: Array, images: tuple[Volume, Volume, Volume], limit: float, moved_mm: float) -> Fit:
+        normal_equations(*images, self._block, self.reference.spacing_mm, self._origin, limit, self._sums)
         by_block = self._sums.reshape(-1, TERMS)
         total = by_block.sum(axis=0)
         hessian = np.zeros((6, 6))
@@ -126,20 +134,14 @@ class Pair:
                 break
         return fit
 
-    def spread(self, matrix: Array) -> float:
-        """Robust standard deviation of what a placement leaves."""
-        u, v, weight = self.look(matrix)
-        left = np.abs((v - u)[weight > 0.5])
-        return float(np.median(left)) * SIGMA_PER_MEDIAN if len(left) else 0.0
-
     def measure(self, matrix: Array, deviations: float) -> Fit:
         """Sum at a placement, outliers beyond so many robust standard deviations left aside."""
-        return self.evaluate(matrix, deviations * max(self.spread(matrix), LEAST_SPREAD))
+        images = self.look(matrix)
+        return self._summed(matrix, images, deviations * _spread(*images), np.inf)
 
     def settle(self, fit: Fit, deviations: float, steps: int = 4, tolerance_mm: float = 0.02) -> Fit:
         """Take the last steps, outliers left aside."""
-        limit = deviations * max(self.spread(fit.matrix), LEAST_SPREAD)
-        return self.descend(fit.matrix, steps, tolerance_mm, limit)
+        return self.descend(fit.matrix, steps, tolerance_mm, deviations * _spread(*self.look(fit.matrix)))
 
     def step(self, fit: Fit) -> Array | None:
         """Solve for one step, damped; None where there is none."""

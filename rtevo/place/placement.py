@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rtevo.kernels._compile import cache_lock
-from rtevo.place.judging import Evidence, expected_error_mm, verdict_of
-from rtevo.place.placing import Found, find, look
+from rtevo.place.judging import LEAST_CORRELATION, Evidence, expected_error_mm, verdict_of
+from rtevo.place.placing import SURE_CORRELATION, Found, compare, find, look
 from rtevo.place.volumes import Seen
 from rtevo.records import Grid
 
@@ -20,6 +20,8 @@ __all__ = ["Placement", "Verdict", "inside", "judge", "place", "warm_up"]
 
 Array = NDArray[np.float64]
 
+MOST_ERROR_MM = 100.0  # what is expected where nothing is known
+LEAST_SCORE = 0.35  # of an inverse that fits
 BACKWARDS = 1.15  # times the score of the matrix that its inverse reaches where it was given backwards
 
 
@@ -97,7 +99,13 @@ def inside(matrix: ArrayLike, grid: Grid, today_grid: Grid, margin_voxels: float
 
 
 def place(
-    reference: ArrayLike, grid: Grid, today: ArrayLike, today_grid: Grid, *, weight: ArrayLike | None = None, starts: Sequence[ArrayLike] = ()
+    reference: ArrayLike,
+    grid: Grid,
+    today: ArrayLike,
+    today_grid: Grid,
+    *,
+    weight: ArrayLike | None = None,
+    starts: Sequence[ArrayLike] = (),
 ) -> Placement:
     """Find where the decoder's head lies today.
 
@@ -153,9 +161,15 @@ def judge(
     if problem := _problem(ours, theirs):
         return _refused(problem, given)
     found = look(ours, theirs, given)
-    back = found.pair.measure(np.linalg.inv(given), np.inf)
-    backwards = back.score > max(BACKWARDS * found.fit.score, 0.3) and not np.allclose(given, np.eye(4), atol=1e-3)
-    return _placement(found, ours, theirs, size, backwards)
+    return _placement(found, ours, theirs, size, found.fit.correlation < SURE_CORRELATION and _backwards(given, ours, theirs))
+
+
+def _backwards(given: Array, ours: Seen, theirs: Seen) -> bool:
+    """Say whether the inverse of a placement fits much better than the placement."""
+    if np.allclose(given, np.eye(4), atol=1e-3):
+        return False
+    there, back = compare(ours, theirs, [given, np.linalg.inv(given)])
+    return back.score > max(BACKWARDS * there.score, LEAST_SCORE)
 
 
 def _rigid(matrix: ArrayLike) -> Array:
@@ -187,9 +201,6 @@ def _refused(problem: str, matrix: Array | None = None) -> Placement:
     return Placement(found, 0.0, 0.0, 0.0, MOST_ERROR_MM, Verdict.BAD, (problem,))
 
 
-MOST_ERROR_MM = 100.0  # what is expected where nothing is known
-
-
 def _share(weight: NDArray[np.float32], within: NDArray[np.bool_]) -> float:
     total = float(weight.sum(dtype=np.float64))
     return float(weight[within].sum(dtype=np.float64)) / total if total > 0 else 0.0
@@ -210,8 +221,10 @@ def _within(matrix: Array, ours: Seen, theirs: Seen) -> NDArray[np.bool_]:
 def _placement(found: Found, ours: Seen, theirs: Seen, weight: NDArray[np.float32], backwards: bool = False) -> Placement:
     within = _within(found.fit.matrix, ours, theirs)
     overlap, kept = _share(np.asarray(ours.head, np.float32), within), _share(weight, within)
-    error = min(expected_error_mm(found, ours, theirs), MOST_ERROR_MM)
-    evidence = Evidence(found.fit.correlation, overlap, kept, error, found.rival, backwards, found.fit.matrix, ours.grid, theirs.grid)
+    error = MOST_ERROR_MM
+    if found.fit.correlation >= LEAST_CORRELATION:  # below, what was found is no placement, and its scatter says nothing
+        error = min(expected_error_mm(found, ours, theirs), MOST_ERROR_MM)
+    evidence = Evidence(found.fit.correlation, overlap, kept, error, found.rival, backwards, found.posture, ours.grid, theirs.grid)
     word, reasons = verdict_of(evidence)
     return Placement(found.fit.matrix, found.fit.correlation, overlap, kept, error, Verdict(word), tuple(reasons))
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rtevo.kernels.smooth import FWHM_PER_SIGMA
 from rtevo.place.descent import Fit, Pair
 from rtevo.place.search import candidates, turns
 from rtevo.place.volumes import Seen
 
-__all__ = ["Found", "Scale", "find", "look"]
+__all__ = ["Found", "Scale", "compare", "find", "look"]
 
 Array = NDArray[np.float64]
 
@@ -38,6 +39,15 @@ FINE_MM, FINE_WINDOW_MM, FINE_REACH_MM = 2.5, 10.0, 9.0
 LEAST_FWHM_MM, MOST_FWHM_MM = 4.0, 9.0
 FIRST, SECOND, THIRD = 10, 3, 2  # candidates that go on to the middle, the near and the fine level
 APART_MM = 12.0  # placements that lie closer over the head are one
+SURE_CORRELATION = 0.7  # below, other postures are looked at
+POSTURE_DEG, POSTURE_SHARE, POSTURE_GAIN, POSTURE_CORRELATION = 30.0, 0.9, 1.2, 0.6
+POSTURES_TRIED = 3
+POSTURES = {
+    "upside down": np.diag([-1.0, 1.0, -1.0]),
+    "on its face": np.diag([-1.0, -1.0, 1.0]),
+    "upside down and on its face": np.diag([1.0, -1.0, -1.0]),
+    "with left and right exchanged": np.diag([-1.0, 1.0, 1.0]),
+}
 LIMIT = 5.0  # robust standard deviations from which on a residual counts for nothing
 
 
@@ -53,11 +63,14 @@ class Found:
         Score of the best placement that lies elsewhere, over that of the best; 0 where there is none.
     pair : Pair
         The fine level.
+    posture : str
+        Where the head fits much better as no head lies: in which way; else empty.
     """
 
     fit: Fit
     rival: float
     pair: Pair
+    posture: str = ""
 
 
 def _distance(a: Array, b: Array, points: Array) -> float:
@@ -86,15 +99,66 @@ def _pair(reference: Seen, today: Seen, scale: Scale, centre: Array) -> Pair:
 def fine_pair(reference: Seen, today: Seen, centre: Array) -> Pair:
     """Make the level at which a placement is measured: as fine as both volumes are."""
     variance = max(reference.variance_mm2().max(), today.variance_mm2().max())
-    fwhm = float(np.clip(np.sqrt(variance) * 2.355, LEAST_FWHM_MM, MOST_FWHM_MM))
+    fwhm = float(np.clip(np.sqrt(variance) * FWHM_PER_SIGMA, LEAST_FWHM_MM, MOST_FWHM_MM))
     return Pair(reference.level(FINE_MM, fwhm, FINE_REACH_MM), today.smoothed(fwhm), centre, max(FINE_WINDOW_MM, 2 * fwhm))
 
 
 def look(reference: Seen, today: Seen, matrix: Array) -> Found:
     """Measure a given placement."""
-    centre = reference.points.mean(axis=1)
-    pair = fine_pair(reference, today, centre)
+    pair = fine_pair(reference, today, reference.points.mean(axis=1))
     return Found(pair.measure(matrix, LIMIT), 0.0, pair)
+
+
+def compare(reference: Seen, today: Seen, matrices: Sequence[Array]) -> list[Fit]:
+    """Measure several placements where details of 8 mm count: quick, and forgiving to a few millimetres."""
+    pair = _pair(reference, today, NEAR, reference.points.mean(axis=1))
+    return [pair.evaluate(m) for m in matrices]
+
+
+class Search:
+    """Finds the placement of one volume in another.
+
+    Parameters
+    ----------
+    reference, today : Seen
+    """
+
+    def __init__(self, reference: Seen, today: Seen) -> None:
+        self.reference, self.today = reference, today
+        points = reference.points
+        self.points = points[:, :: max(points.shape[1] // 500, 1)]
+        self.centre, self.todays = points.mean(axis=1), today.points.mean(axis=1)
+        self.coarse = [s.level(COARSE.spacing_mm, COARSE.fwhm_mm) for s in (reference, today)]
+        self.middle, self.near = (_pair(reference, today, scale, self.centre) for scale in (MIDDLE, NEAR))
+
+    def among(self, coarse: Sequence[Array]) -> list[Fit]:
+        """Descend from placements: the best of each place, best first, at the near level."""
+        fits = _distinct([self.middle.descend(m, 10, 0.3) for m in coarse], self.points, SECOND)
+        return _distinct([self.near.descend(f.matrix, 10, 0.1) for f in fits], self.points, SECOND)
+
+    def candidates(self, rotations: Array) -> list[tuple[float, Array]]:
+        """Look at all shifts for some turns."""
+        return candidates(*self.coarse, self.centre, self.todays, COARSE.window_mm, rotations)
+
+    def settle(self, matrix: Array) -> tuple[Fit, Pair]:
+        """Descend to the fine level."""
+        pair = fine_pair(self.reference, self.today, self.centre)
+        fit = _pair(self.reference, self.today, CLOSE, self.centre).descend(matrix, 6, 0.1)
+        return pair.settle(pair.descend(fit.matrix, 2, 0.05), LIMIT), pair
+
+    def posture(self, best: Fit, fine: Fit) -> str:
+        """Say in which way the head fits much better as no head lies; empty where it does in none."""
+        few = turns(most_deg=POSTURE_DEG)
+        coarse = [(*item, words) for words, change in POSTURES.items() for item in self.candidates(few @ change)[:2]]
+        coarse.sort(key=lambda item: -item[0])
+        fits = self.among([matrix for _, matrix, _ in coarse[:POSTURES_TRIED]])
+        if not fits or fits[0].score < POSTURE_SHARE * best.score:
+            return ""
+        found, _ = self.settle(fits[0].matrix)
+        if found.correlation < max(POSTURE_GAIN * fine.correlation, POSTURE_CORRELATION):
+            return ""
+        turned = [float(np.trace(found.matrix[:3, :3] @ change.T)) for change in POSTURES.values()]
+        return list(POSTURES)[int(np.argmax(turned))]
 
 
 def find(reference: Seen, today: Seen, starts: Sequence[ArrayLike]) -> Found:
@@ -105,19 +169,10 @@ def find(reference: Seen, today: Seen, starts: Sequence[ArrayLike]) -> Found:
     starts : sequence of array_like, (4, 4)
         Placements to begin with besides the search's own.
     """
-    points = reference.points
-    points = points[:, :: max(points.shape[1] // 500, 1)]
-    centre, todays = reference.points.mean(axis=1), today.points.mean(axis=1)
-    levels = [s.level(COARSE.spacing_mm, COARSE.fwhm_mm) for s in (reference, today)]
-    coarse = candidates(levels[0], levels[1], centre, todays, COARSE.window_mm, turns())
-    begun = [np.asarray(s, np.float64) for s in starts] + [matrix for _, matrix in coarse[:FIRST]]
-    middle = _pair(reference, today, MIDDLE, centre)
-    fits = _distinct([middle.descend(m, 10, 0.3) for m in begun], points, SECOND)
-    near = _pair(reference, today, NEAR, centre)
-    fits = _distinct([near.descend(f.matrix, 10, 0.1) for f in fits], points, SECOND)
-    close = _pair(reference, today, CLOSE, centre)
-    fit = close.descend(fits[0].matrix, 6, 0.1)
-    pair = fine_pair(reference, today, centre)
-    fit = pair.settle(pair.descend(fit.matrix, 2, 0.05), LIMIT)
-    rival = fits[1].score / max(fits[0].score, 1e-6) if len(fits) > 1 else 0.0
-    return Found(fit, max(rival, 0.0), pair)
+    search = Search(reference, today)
+    begun = [np.asarray(s, np.float64) for s in starts]
+    fits = search.among([*begun, *(matrix for _, matrix in search.candidates(turns())[:FIRST])])
+    fit, pair = search.settle(fits[0].matrix)
+    rival = max(fits[1].score / max(fits[0].score, 1e-6), 0.0) if len(fits) > 1 else 0.0
+    posture = search.posture(fits[0], fit) if fit.correlation < SURE_CORRELATION else ""
+    return Found(fit, rival, pair, posture)

@@ -68,6 +68,8 @@ def candidates(
     shape = [fft.next_fast_len(n + side - 1, real=True) for n in u.shape]
     spectra = [fft.rfftn(x, shape) for x in (u, u * u * (a > 0), a)]
     energy_u, energy_v = float((u * u).sum()), float((v * v).sum())
+    if not energy_u * energy_v > 0:
+        return []
     out, weight = np.empty((side,) * 3, np.float32), np.empty((side,) * 3, np.float32)
     found: list[tuple[float, Array]] = []
     for rotation in rotations:
@@ -94,7 +96,7 @@ def _scores(spectra: Sequence[NDArray[np.complex64]], v: Volume, b: Volume, shap
     cross = fft.irfftn(spectra[0] * one, shape)
     of_u = np.maximum(fft.irfftn(spectra[1] * mask, shape), 0)
     of_v = np.maximum(fft.irfftn(spectra[2] * square, shape), 0)
-    share_u, share_v = of_u / energy_u, of_v / max(energy_v, 1e-9)
+    share_u, share_v = of_u / energy_u, of_v / energy_v
     share = np.maximum(share_u, share_v)
     score = cross / np.sqrt(np.maximum(of_u * of_v, 1e-6 * energy_u * energy_v)) * np.minimum(share, 1) ** SHARE_POWER
     score[(share < 2 * LEAST_OVERLAP) | (np.minimum(share_u, share_v) < LEAST_OVERLAP / 2)] = -1
