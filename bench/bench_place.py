@@ -9,7 +9,7 @@ was ended goes on where it was.
 * others: another person's head, which must never be called good: all pairs of real heads, real heads warped smoothly, simulated heads.
 * speed: one call at two sizes, after the first; placing is checked before it is timed.
 
-Peers that are not installed (``pip install -e ".[bench]"``) are named and left out.
+``--picture FILE`` draws one placement of a simulated head. Peers that are not installed (``pip install -e ".[bench]"``) are named and left out.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from place_peers import PEERS, Peer
 from placements import HEADS, REAL, Case, _box, _rician, make_case, mean_error, other_person, sampled, source
 
 from rtevo.kernels.rigid import matrix_from_params
-from rtevo.place import Placement, judge, place, warm_up
+from rtevo.place import Placement, draw_placement, judge, place, warm_up
 from rtevo.records import Grid
 
+PICTURE_SEED = 1006
 FIRST_SEED = 50_000  # those below are for tuning
 SHARES = (*REAL, *REAL, *HEADS[4:])  # of the cases: two thirds real
 SPEEDS = {"80 x 80 x 35": ((80, 80, 35), (3.0, 3.0, 3.3)), "104 x 104 x 72": ((104, 104, 72), (2.0, 2.0, 2.0))}
@@ -274,16 +275,38 @@ def print_speed(rows: list[Row]) -> None:
         print(f"| {r['size']} | {r['call']} | {r['n']} | {r['p50_s']:.2f} | {r['p99_s']:.2f} | {r['max_s']:.2f} | {r['cpu_s']:.2f} |")
 
 
+# --- picture
+
+
+def picture(path: Path) -> None:
+    """Draw a simulated head's placement as an operator sees it: another grid, part of the head, another contrast."""
+    case = make_case("simulated 1", PICTURE_SEED, coverage=0.85)
+    points = case.grid.affine[:3, :3] @ np.indices(case.grid.shape).reshape(3, -1) + case.grid.affine[:3, 3:]
+    weight = np.zeros(case.grid.shape)
+    for side in (-1, 1):
+        offset = points - np.array([[side * 24.0], [-76.0], [4.0]])
+        weight += np.exp(-((offset / np.array([[16.0], [12.0], [12.0]])) ** 2).sum(axis=0)).reshape(case.grid.shape)
+    weight *= case.brain
+    found = place(case.reference, case.grid, case.today, case.today_grid, weight=weight)
+    print(f"error {mean_error(found.matrix, case):.3f} mm; {found.as_dict()}")
+    volumes = (case.reference, case.grid, case.today, case.today_grid)
+    draw_placement(path, found, *volumes, weight=weight, title="sub-01, decoder of 3 May, run of 17 May")
+
+
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("parts", nargs="*", metavar="known|others|speed", help="default: all")
+    parser.add_argument("--picture", type=Path, help="only draw a placement of a simulated head as an operator sees it")
     parser.add_argument("--cases", type=int, default=504, help="known placements (default 504)")
     parser.add_argument("--peers-every", type=int, default=12, help="peers place every n-th case, 0: none (default 12)")
     parser.add_argument("--simulated", type=int, default=40, help="simulated other people (default 40)")
     parser.add_argument("--rounds", type=int, default=15, help="calls that are timed (default 15)")
     parser.add_argument("--json", type=Path, default=Path("bench_place.jsonl"), help="lines are appended; what is there is kept")
     options = parser.parse_args()
+    if options.picture:
+        picture(options.picture)
+        return
     parts = options.parts or ["known", "others", "speed"]
     if unknown := set(parts) - {"known", "others", "speed"}:
         parser.error(f"expected known, others or speed, got {', '.join(sorted(unknown))}")

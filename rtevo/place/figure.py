@@ -21,8 +21,8 @@ Array = NDArray[np.float64]
 SPACING_MM = 1.0  # of the picture
 MARGIN_MM = 18.0  # around today's head
 EDGE_FWHM_MM = 5.0  # smoothing before edges are looked for
-OUTLINE, INNER = 0.45, (0.85, 1.2)  # signal, relative to the surroundings, that edges follow
-SHADING_MM, LEAST_SURROUNDINGS = 40.0, 0.15
+OUTLINE, INNER = 0.55, (0.85, 1.2)  # signal, relative to the surroundings, that edges follow
+SHADING_MM, LEAST_SURROUNDINGS = 40.0, 0.4
 MAP_FWHM_MM = 4.0
 MAP_SHARE = 0.2  # of the greatest weight: what counts as the map
 ORANGE, BLUE, GREY = "#E69F00", "#56B4E9", "0.55"  # M. Okabe, K. Ito: told apart by the colour-blind
@@ -133,7 +133,7 @@ def _middle(matrix: Array, ours: Seen, theirs: Seen, mapped: Any, at: Grid) -> N
 def _surroundings(soft: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the mean signal of the head around each voxel: sampled coarsely, for it is smooth."""
     step = 4
-    head = (soft > OUTLINE / 2)[::step, ::step, ::step].astype(np.float32)
+    head = (soft > 0.8 * OUTLINE)[::step, ::step, ::step].astype(np.float32)
     size = (step * SPACING_MM,) * 3
     mean = smooth(soft[::step, ::step, ::step] * head, size, SHADING_MM) / np.maximum(smooth(head, size, SHADING_MM), 1e-3)
     wide = np.kron(mean, np.ones((step,) * 3, np.float32))[tuple(slice(n) for n in soft.shape)]
@@ -160,6 +160,7 @@ def _draw_words(figure: Any, placement: Placement, mapped: bool) -> None:
 
     figure.text(0.02, 0.205, "grey: today", color="0.85", fontsize=12)
     figure.text(0.115, 0.205, "orange: edges of the decoder's reference", color=ORANGE, fontsize=12)
+    figure.text(0.66, 0.205, "dotted: today's field of view", color=GREY, fontsize=12)
     if mapped:
         figure.text(0.40, 0.205, "blue: outline of the decoder's map", color=BLUE, fontsize=12)
     error = f"expected error {placement.expected_error_mm:.2f} mm" if placement.expected_error_mm < 50 else "error not known"
