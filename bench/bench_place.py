@@ -9,7 +9,8 @@ was ended goes on where it was.
 * others: another person's head, which must never be called good: all pairs of real heads, real heads warped smoothly, simulated heads.
 * speed: one call at two sizes, after the first; placing is checked before it is timed.
 
-``--picture FILE`` draws one placement of a simulated head. Peers that are not installed (``pip install -e ".[bench]"``) are named and left out.
+``--picture FILE`` draws one placement of a simulated head. Peers that are not installed (``pip install -e ".[bench]"``) are named and left
+out.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from rtevo.place import Placement, draw_placement, judge, place, warm_up
 from rtevo.records import Grid
 
 PICTURE_SEED = 1006
-FIRST_SEED = 50_000  # those below are for tuning
+FIRST_SEED, OTHERS_SEED, PERSONS = 50_000, 60_000, 700  # those below are for tuning
 SHARES = (*REAL, *REAL, *HEADS[4:])  # of the cases: two thirds real
 SPEEDS = {"80 x 80 x 35": ((80, 80, 35), (3.0, 3.0, 3.3)), "104 x 104 x 72": ((104, 104, 72), (2.0, 2.0, 2.0))}
 SUCCESS_MM, SILENT_MM = 1.0, 2.0
@@ -191,19 +192,19 @@ def _pairs(simulated: int) -> list[tuple[str, Callable[[], Case]]]:
             if ours != theirs:
                 found += [
                     (f"real pairs/{ours}/{theirs}/{k}",
-                     lambda o=ours, t=theirs, k=k: make_case(t, FIRST_SEED + k, reference=source(o), coverage=1.0))
+                     lambda o=ours, t=theirs, k=k: make_case(t, OTHERS_SEED + k, reference=source(o), coverage=1.0))
                     for k in range(4)
                 ]  # fmt: skip
         found += [
             (f"warped real/{ours}/{k}",
-             lambda o=ours, k=k: make_case(other_person(o, 500 + k), FIRST_SEED + k, reference=source(o), coverage=1.0))
+             lambda o=ours, k=k: make_case(other_person(o, PERSONS + k), OTHERS_SEED + k, reference=source(o), coverage=1.0))
             for k in range(6)
         ]  # fmt: skip
     for k in range(simulated):
         base = HEADS[4 + k % 4]
         found.append((
             f"simulated/{base}/{k}",
-            lambda b=base, k=k: make_case(other_person("simulated", 500 + k), FIRST_SEED + k, reference=source(b), coverage=1.0),
+            lambda b=base, k=k: make_case(other_person("simulated", PERSONS + k), OTHERS_SEED + k, reference=source(b), coverage=1.0),
         ))  # fmt: skip
     return found
 

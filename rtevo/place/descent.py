@@ -52,7 +52,7 @@ class Fit:
     @property
     def score(self) -> float:
         """Correlation, less where less overlaps."""
-        return self.correlation * max(self.overlap, 0.0) ** 0.5
+        return float(self.correlation * max(self.overlap, 0.0) ** 0.5)
 
 
 def _spread(u: Volume, v: Volume, weight: Volume) -> float:

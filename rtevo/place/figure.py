@@ -110,8 +110,8 @@ def _draw_planes(axes: Any, matrix: Array, ours: Seen, theirs: Seen, weight: Arr
     top = float(np.percentile(shown[known > 0.5], 99.5))
     for ax, (name, axis, low, high) in zip(axes, PLANES, strict=True):
         cut = int(centre[axis])
-        plane = [None if v is None else np.take(v, cut, axis) for v in (shown, known, relative, within, mapped)]
-        _draw_plane(ax, *plane, top, float(mapped.max()) if mapped is not None else 0.0)
+        plane: list[Any] = [None if v is None else np.take(v, cut, axis) for v in (shown, known, relative, within, mapped)]
+        _draw_plane(ax, plane, top, float(mapped.max()) if mapped is not None else 0.0)
         place_mm = at.affine[axis, 3] + SPACING_MM * cut
         ax.set_title(f"{name}  {'xyz'[axis]} = {place_mm:.0f} mm", color="0.85", fontsize=11)
         for words, x in ((low, 0.015), (high, 0.985)):
@@ -127,7 +127,7 @@ def _middle(matrix: Array, ours: Seen, theirs: Seen, mapped: Any, at: Grid) -> N
         strong = np.argwhere(mapped >= np.percentile(mapped[mapped > 0], 90))
         world = at.affine[:3, 3] + SPACING_MM * np.median(strong, axis=0)
     voxel = np.rint((world - at.affine[:3, 3]) / SPACING_MM).astype(np.int64)
-    return np.clip(voxel, 0, np.array(at.shape) - 1)
+    return np.asarray(np.clip(voxel, 0, np.array(at.shape) - 1), np.int64)
 
 
 def _surroundings(soft: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -140,8 +140,9 @@ def _surroundings(soft: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.maximum(smooth(wide, (SPACING_MM,) * 3, 2.5 * step * SPACING_MM), np.float32(LEAST_SURROUNDINGS))
 
 
-def _draw_plane(ax: Any, shown: Any, known: Any, relative: Any, within: Any, mapped: Any, top: float, most: float) -> None:
+def _draw_plane(ax: Any, plane: list[Any], top: float, most: float) -> None:
     """Draw one plane: today in grey, its field of view dotted, the reference's edges, the map's outline."""
+    shown, known, relative, within, mapped = plane
     ax.imshow(np.where(known > 0.5, shown, 0).T, origin="lower", cmap="gray", vmin=0, vmax=1.15 * top, interpolation="bilinear")
     if (known > 0.5).any() and not (known > 0.5).all():
         ax.contour(known.T, [0.5], colors=GREY, linewidths=0.9, linestyles="dotted")

@@ -19,6 +19,7 @@ Array = NDArray[np.float64]
 ERROR_SCALE, ERROR_FLOOR = 2.0, 0.01  # of the sandwich's figure; of the largest voxel edge
 GOOD_CORRELATION, LEAST_CORRELATION = 0.70, 0.30
 GOOD_ERROR_MM, MOST_ERROR_MM = 1.0, 5.0
+USUAL_ERROR_MM, MORE_PER_MM, MOST_NEEDED = 0.35, 0.4, 0.95  # from where on, and how fast, a higher correlation is needed
 GOOD_SHARE, LEAST_SHARE = 0.55, 0.40  # of the decoder's head, and of its weight, in today's field of view
 LESS_SHARE = 0.8  # of the weight: said, though nothing waits for it
 RIVAL = 0.93
@@ -71,7 +72,8 @@ def verdict_of(e: Evidence) -> tuple[str, list[str]]:
 
 def _against(e: Evidence) -> tuple[list[str], list[str]]:
     """Return what makes a placement bad, and what makes it doubtful."""
-    bad, doubtful = [], []
+    bad: list[str] = []
+    doubtful: list[str] = []
     if e.backwards:
         bad.append("The transform was given backwards: its inverse fits. Use the one from the decoder's world to today's.")
     if e.posture:
@@ -79,6 +81,8 @@ def _against(e: Evidence) -> tuple[list[str], list[str]]:
         bad.append(f"Today's head fits {e.posture}: {remedy}.")
     for value, good, least, what, remedy in _MEASURES:
         found = getattr(e, value)
+        if value == "correlation":  # another head's blocks disagree more, at the same correlation, than those of the same head
+            good = min(good + MORE_PER_MM * max(e.expected_error_mm - USUAL_ERROR_MM, 0.0), MOST_NEEDED)
         sentence = f"{what} is {found:.2f}, expected at least {good:.2f}: {remedy}."
         if found < good:
             (bad if found < least else doubtful).append(sentence)

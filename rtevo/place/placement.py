@@ -168,7 +168,7 @@ def _backwards(given: Array, ours: Seen, theirs: Seen) -> bool:
     """Say whether the inverse of a placement fits much better than the placement."""
     if np.allclose(given, np.eye(4), atol=1e-3):
         return False
-    there, back = compare(ours, theirs, [given, np.linalg.inv(given)])
+    there, back = compare(ours, theirs, [given, np.asarray(np.linalg.inv(given), np.float64)])
     return back.score > max(BACKWARDS * there.score, LEAST_SCORE)
 
 

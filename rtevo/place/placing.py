@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from rtevo.kernels.smooth import FWHM_PER_SIGMA
 from rtevo.place.descent import Fit, Pair
 from rtevo.place.search import candidates, turns
-from rtevo.place.volumes import Seen
+from rtevo.place.volumes import Seen, coarser
 
 __all__ = ["Found", "Scale", "compare", "find", "look"]
 
@@ -124,12 +124,17 @@ class Search:
     """
 
     def __init__(self, reference: Seen, today: Seen) -> None:
-        self.reference, self.today = reference, today
         points = reference.points
         self.points = points[:, :: max(points.shape[1] // 500, 1)]
         self.centre, self.todays = points.mean(axis=1), today.points.mean(axis=1)
-        self.coarse = [s.level(COARSE.spacing_mm, COARSE.fwhm_mm) for s in (reference, today)]
-        self.middle, self.near = (_pair(reference, today, scale, self.centre) for scale in (MIDDLE, NEAR))
+        bases = [s.level(CLOSE.spacing_mm, CLOSE.fwhm_mm) for s in (reference, today)]
+        self.coarse = [coarser(base, CLOSE.fwhm_mm, COARSE.spacing_mm, COARSE.fwhm_mm) for base in bases]
+        self.middle, self.near = (
+            Pair(*(coarser(b, CLOSE.fwhm_mm, scale.spacing_mm, scale.fwhm_mm) for b in bases), self.centre, scale.window_mm)
+            for scale in (MIDDLE, NEAR)
+        )
+        self.close = Pair(bases[0], bases[1], self.centre, CLOSE.window_mm)
+        self.fine = fine_pair(reference, today, self.centre)
 
     def among(self, coarse: Sequence[Array]) -> list[Fit]:
         """Descend from placements: the best of each place, best first, at the near level."""
@@ -138,13 +143,12 @@ class Search:
 
     def candidates(self, rotations: Array) -> list[tuple[float, Array]]:
         """Look at all shifts for some turns."""
-        return candidates(*self.coarse, self.centre, self.todays, COARSE.window_mm, rotations)
+        return candidates(self.coarse[0], self.coarse[1], self.centre, self.todays, COARSE.window_mm, rotations)
 
-    def settle(self, matrix: Array) -> tuple[Fit, Pair]:
+    def settle(self, matrix: Array) -> Fit:
         """Descend to the fine level."""
-        pair = fine_pair(self.reference, self.today, self.centre)
-        fit = _pair(self.reference, self.today, CLOSE, self.centre).descend(matrix, 6, 0.1)
-        return pair.settle(pair.descend(fit.matrix, 2, 0.05), LIMIT), pair
+        fit = self.close.descend(matrix, 6, 0.1)
+        return self.fine.settle(self.fine.descend(fit.matrix, 2, 0.05), LIMIT)
 
     def posture(self, best: Fit, fine: Fit) -> str:
         """Say in which way the head fits much better as no head lies; empty where it does in none."""
@@ -154,7 +158,7 @@ class Search:
         fits = self.among([matrix for _, matrix, _ in coarse[:POSTURES_TRIED]])
         if not fits or fits[0].score < POSTURE_SHARE * best.score:
             return ""
-        found, _ = self.settle(fits[0].matrix)
+        found = self.settle(fits[0].matrix)
         if found.correlation < max(POSTURE_GAIN * fine.correlation, POSTURE_CORRELATION):
             return ""
         turned = [float(np.trace(found.matrix[:3, :3] @ change.T)) for change in POSTURES.values()]
@@ -172,7 +176,7 @@ def find(reference: Seen, today: Seen, starts: Sequence[ArrayLike]) -> Found:
     search = Search(reference, today)
     begun = [np.asarray(s, np.float64) for s in starts]
     fits = search.among([*begun, *(matrix for _, matrix in search.candidates(turns())[:FIRST])])
-    fit, pair = search.settle(fits[0].matrix)
+    fit = search.settle(fits[0].matrix)
     rival = max(fits[1].score / max(fits[0].score, 1e-6), 0.0) if len(fits) > 1 else 0.0
     posture = search.posture(fits[0], fit) if fit.correlation < SURE_CORRELATION else ""
-    return Found(fit, rival, pair, posture)
+    return Found(fit, rival, search.fine, posture)
