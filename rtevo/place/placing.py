@@ -127,12 +127,13 @@ class Search:
         points = reference.points
         self.points = points[:, :: max(points.shape[1] // 500, 1)]
         self.centre, self.todays = points.mean(axis=1), today.points.mean(axis=1)
-        bases = [s.level(CLOSE.spacing_mm, CLOSE.fwhm_mm) for s in (reference, today)]
+        bases = [s.level(CLOSE.spacing_mm, CLOSE.fwhm_mm, rough=True) for s in (reference, today)]
         self.coarse = [coarser(base, CLOSE.fwhm_mm, COARSE.spacing_mm, COARSE.fwhm_mm) for base in bases]
-        self.middle, self.near = (
-            Pair(*(coarser(b, CLOSE.fwhm_mm, scale.spacing_mm, scale.fwhm_mm) for b in bases), self.centre, scale.window_mm)
-            for scale in (MIDDLE, NEAR)
-        )
+        pairs = []
+        for scale in (MIDDLE, NEAR):
+            ours, theirs = (coarser(base, CLOSE.fwhm_mm, scale.spacing_mm, scale.fwhm_mm) for base in bases)
+            pairs.append(Pair(ours, theirs, self.centre, scale.window_mm))
+        self.middle, self.near = pairs
         self.close = Pair(bases[0], bases[1], self.centre, CLOSE.window_mm)
         self.fine = fine_pair(reference, today, self.centre)
 

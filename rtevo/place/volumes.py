@@ -20,6 +20,7 @@ Volume = NDArray[np.float32]
 
 CUT_SIGNAL, CUT_SHARE = 0.25, 0.05  # a head was cut out where so bright voxels touch solid zeros along so much of its surface
 SOLID_VOXELS = 27  # zeros that can be solid
+STRIPPED_SHARE = 0.6  # of a head's surface that solid zeros touch where it was stripped of its skull
 LEAST_VOXELS = 64  # of a head
 BOX_VARIANCE = 1 / 12  # of a voxel's edges, in voxels
 LINEAR_VARIANCE = 1 / 6  # of linear interpolation, on average
@@ -62,6 +63,8 @@ class Seen:
     data : ndarray, float32 (X, Y, Z)
         Relative to the head's mean; 0 where nothing is known.
     known, head : ndarray, bool (X, Y, Z)
+    roughly_known : ndarray, bool (X, Y, Z)
+        Around a brain that was stripped of its skull, air too: its outline is no anatomy, but says where it lies.
     problem : str
         Why nothing can be placed; empty where it can.
     """
@@ -74,6 +77,7 @@ class Seen:
         data = data.astype(np.float32)
         self.known: NDArray[np.bool_] = np.isfinite(data)
         self.data: Volume = np.where(self.known, data, np.float32(0))
+        self.roughly_known = self.known
         self.head = np.zeros(grid.shape, np.bool_)
         self.problem = self._find_head()
 
@@ -109,6 +113,8 @@ class Seen:
             parts, _ = label(blank)
             hit = np.unique(parts[binary_dilation(touched, np.ones((3, 3, 3))) & blank])
             cut = np.isin(parts, hit[hit > 0])
+            if touched.sum() > STRIPPED_SHARE * surface:
+                self.roughly_known = self.known.copy()
             self.known &= ~cut
             self.head &= self.known
 
@@ -121,23 +127,24 @@ class Seen:
         """Variance that voxels and linear interpolation give each axis."""
         return np.asarray((BOX_VARIANCE + LINEAR_VARIANCE) * self.grid.voxel_size_mm**2)
 
-    def smoothed(self, fwhm_mm: float) -> Level:
+    def smoothed(self, fwhm_mm: float, rough: bool = False) -> Level:
         """Smooth to a resolution, whatever the voxels; on its own grid, all of it near."""
+        certain = self.roughly_known if rough else self.known
         extra = np.sqrt(np.maximum((fwhm_mm / FWHM_PER_SIGMA) ** 2 - self.variance_mm2(), 0.0)) / self.grid.voxel_size_mm
         size = 1.0 / np.maximum(extra * FWHM_PER_SIGMA, 1e-6)  # a kernel of 1 over these edges has the width that is missing, axis by axis
-        known = self.known.astype(np.float32)
+        known = certain.astype(np.float32)
         soft = smooth(self.data, size, 1.0)
-        if not self.known.all():
+        if not certain.all():
             share = smooth(known, size, 1.0)
-            np.divide(soft, share, out=soft, where=self.known)
+            np.divide(soft, share, out=soft, where=certain)
             soft *= known
         else:
             soft /= smooth(known, size, 1.0)
         return Level(self.grid, float(self.grid.voxel_size_mm.min()), soft, known, known)
 
-    def level(self, spacing_mm: float, fwhm_mm: float, reach_mm: float = REACH_MM) -> Level:
+    def level(self, spacing_mm: float, fwhm_mm: float, reach_mm: float = REACH_MM, rough: bool = False) -> Level:
         """Smooth to a resolution and sample on a grid of equal spacing around the head."""
-        fine = self.smoothed(fwhm_mm)
+        fine = self.smoothed(fwhm_mm, rough)
         grid = level_grid(self, spacing_mm, reach_mm)
         data, known, head, rest = (np.empty(grid.shape, np.float32) for _ in range(4))
         matrix = np.linalg.inv(self.grid.affine) @ grid.affine

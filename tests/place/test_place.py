@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from rtevo.kernels.mask import brain_mask
 from rtevo.kernels.rigid import matrix_from_params
 from rtevo.place import Placement, Verdict, draw_placement, inside, judge, place
 from rtevo.records import Grid
@@ -118,6 +119,14 @@ def test_other_contrast_shading_and_a_head_cut_out_by_software_do_not_matter() -
     assert found.overlap < 0.95
     with_nan = np.where(shaded == 0, np.nan, shaded)
     np.testing.assert_allclose(place(reference(), DECODERS, with_nan, grid).matrix, found.matrix, atol=1e-6)
+
+
+def test_a_reference_stripped_of_its_skull_is_placed_as_well() -> None:
+    today, grid, _ = known()
+    stripped = np.where(brain_mask(reference(), DECODERS.affine), reference(), 0)
+    found = place(stripped, DECODERS, today, grid)
+    assert error_mm(found.matrix, MOVED) < CLOSE_MM
+    assert found.verdict == Verdict.GOOD
 
 
 def test_the_same_input_gives_the_same_bits() -> None:
