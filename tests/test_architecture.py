@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "ingest": {"records", "errors"},
     "realign": {"kernels", "records", "errors"},
     "place": {"kernels", "realign", "records", "errors"},
-    "decode": {"kernels", "place", "records", "errors"},
+    "decode": {"kernels", "realign", "place", "records", "errors"},
     "pulses": set(),
     "evolve": {"records", "errors"},
     "latent": {"records", "errors"},
