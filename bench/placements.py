@@ -32,6 +32,7 @@ REAL = ("philips-slices", "siemens-xa30-enhanced", "siemens-mosaic", "ge-slices"
 HEADS = (*REAL, *(f"simulated {n}" for n in range(4)))
 REFERENCE_VOLUMES = 5
 MOST_VOLUMES = 24
+MOST_RESIDUAL, LEAST_CORRELATION = 0.02, 0.98  # of volumes that a run's first volume shows to be whole
 ORIENTATIONS = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}  # world axis along each voxel axis
 TSNR = (25.0, 80.0)  # of one volume at 3 mm: mean signal over the noise's standard deviation
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -102,16 +103,19 @@ def _archive(name: str) -> tuple[NDArray[np.float32], Array]:
 
 
 def _real(name: str) -> Source:
+    """Read a run; volumes that the head moved in while they were taken (half of those of ge-slices) are no truth, and are left out."""
     volumes, affine = _archive(name)
     grid = Grid(volumes.shape[1:], affine)
     with Realigner(volumes[0], affine) as realigner:
-        aligned = [realigner.align(v)[1].copy() for v in volumes[: 2 * REFERENCE_VOLUMES : 2]]
-    reference = np.maximum(np.mean(aligned, axis=0), 0).astype(np.float32)
-    rest = [n for n in range(len(volumes)) if n >= 2 * REFERENCE_VOLUMES or n % 2]
+        found = [realigner.align(v) for v in volumes]
+        found = [(m, a.copy()) for m, a in found]
+    still = [n for n, (m, _) in enumerate(found) if m.converged and m.residual < MOST_RESIDUAL and m.correlation > LEAST_CORRELATION]
+    taken = still[::2][:REFERENCE_VOLUMES]
+    reference = np.maximum(np.mean([found[n][1] for n in taken], axis=0), 0).astype(np.float32)
+    rest = [n for n in still if n not in taken]
     with Realigner(reference, affine) as realigner:
         motions = [realigner.estimate(volumes[n]) for n in rest]
-    kept = [(volumes[n], m.matrix) for n, m in zip(rest, motions, strict=True) if m.converged]
-    return Source(name, reference, grid, [v for v, _ in kept], [m for _, m in kept], grid)
+    return Source(name, reference, grid, [volumes[n] for n in rest], [m.matrix for m in motions], grid)
 
 
 def _fine_head(seed: int) -> tuple[NDArray[np.float32], Grid]:

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rtevo.kernels.rigid import params_from_matrix
 from rtevo.place.descent import Fit, Pair
 from rtevo.place.search import candidates, turns
 from rtevo.place.volumes import Seen
-from rtevo.records import Grid
 
 __all__ = ["Found", "Scale", "find", "look"]
 
@@ -35,8 +33,9 @@ class Scale:
 
 
 COARSE, MIDDLE, NEAR = Scale(12, 16, 44), Scale(8, 12, 34), Scale(5, 8, 26)
-FINE_MM, FINE_WINDOW_MM = 3.0, 20.0
-LEAST_FWHM_MM, MOST_FWHM_MM = 5.5, 9.0
+CLOSE = Scale(3.5, 6.0, 16.0)
+FINE_MM, FINE_WINDOW_MM, FINE_REACH_MM = 2.5, 10.0, 9.0
+LEAST_FWHM_MM, MOST_FWHM_MM = 4.0, 9.0
 FIRST, SECOND, THIRD = 10, 3, 2  # candidates that go on to the middle, the near and the fine level
 APART_MM = 12.0  # placements that lie closer over the head are one
 LIMIT = 5.0  # robust standard deviations from which on a residual counts for nothing
@@ -88,7 +87,7 @@ def fine_pair(reference: Seen, today: Seen, centre: Array) -> Pair:
     """Make the level at which a placement is measured: as fine as both volumes are."""
     variance = max(reference.variance_mm2().max(), today.variance_mm2().max())
     fwhm = float(np.clip(np.sqrt(variance) * 2.355, LEAST_FWHM_MM, MOST_FWHM_MM))
-    return _pair(reference, today, Scale(FINE_MM, fwhm, FINE_WINDOW_MM), centre)
+    return Pair(reference.level(FINE_MM, fwhm, FINE_REACH_MM), today.smoothed(fwhm), centre, max(FINE_WINDOW_MM, 2 * fwhm))
 
 
 def look(reference: Seen, today: Seen, matrix: Array) -> Found:
@@ -116,8 +115,9 @@ def find(reference: Seen, today: Seen, starts: Sequence[ArrayLike]) -> Found:
     fits = _distinct([middle.descend(m, 10, 0.3) for m in begun], points, SECOND)
     near = _pair(reference, today, NEAR, centre)
     fits = _distinct([near.descend(f.matrix, 10, 0.1) for f in fits], points, SECOND)
+    close = _pair(reference, today, CLOSE, centre)
+    fit = close.descend(fits[0].matrix, 6, 0.1)
     pair = fine_pair(reference, today, centre)
-    fit = pair.descend(fits[0].matrix, 8, 0.03)
-    fit = pair.settle(fit, LIMIT)
+    fit = pair.settle(pair.descend(fit.matrix, 2, 0.05), LIMIT)
     rival = fits[1].score / max(fits[0].score, 1e-6) if len(fits) > 1 else 0.0
     return Found(fit, max(rival, 0.0), pair)

@@ -22,6 +22,7 @@ CUT_SIGNAL, CUT_SHARE = 0.25, 0.05  # a head was cut out where so bright voxels 
 LEAST_VOXELS = 64  # of a head
 BOX_VARIANCE = 1 / 12  # of a voxel's edges, in voxels
 LINEAR_VARIANCE = 1 / 6  # of linear interpolation, on average
+NEAR_SHARE = 0.05  # of a kernel of `REACH_MM` that holds head: what counts as near
 REACH_MM = 14.0  # around the head that the levels keep: its outline and the air beyond
 
 
@@ -116,33 +117,40 @@ class Seen:
         """Variance that voxels and linear interpolation give each axis."""
         return np.asarray((BOX_VARIANCE + LINEAR_VARIANCE) * self.grid.voxel_size_mm**2)
 
-    def level(self, spacing_mm: float, fwhm_mm: float) -> Level:
-        """Smooth to a resolution, whatever the voxels, and sample."""
+    def smoothed(self, fwhm_mm: float) -> Level:
+        """Smooth to a resolution, whatever the voxels; on its own grid, all of it near."""
         extra = np.sqrt(np.maximum((fwhm_mm / FWHM_PER_SIGMA) ** 2 - self.variance_mm2(), 0.0)) / self.grid.voxel_size_mm
-        size = 1.0 / np.maximum(extra * FWHM_PER_SIGMA, 1e-6)
+        size = 1.0 / np.maximum(extra * FWHM_PER_SIGMA, 1e-6)  # a kernel of 1 over these edges has the width that is missing, axis by axis
         known = self.known.astype(np.float32)
-        share = smooth(known, size, 1.0)
-        soft = smooth(self.data * known, size, 1.0)
-        np.divide(soft, share, out=soft, where=share > 1e-6)
-        soft *= known
-        grid = level_grid(self, spacing_mm)
-        data, sure = np.empty(grid.shape, np.float32), np.empty(grid.shape, np.float32)
+        soft = smooth(self.data, size, 1.0)
+        if not self.known.all():
+            share = smooth(known, size, 1.0)
+            np.divide(soft, share, out=soft, where=self.known)
+            soft *= known
+        else:
+            soft /= smooth(known, size, 1.0)
+        return Level(self.grid, float(self.grid.voxel_size_mm.min()), soft, known, known)
+
+    def level(self, spacing_mm: float, fwhm_mm: float, reach_mm: float = REACH_MM) -> Level:
+        """Smooth to a resolution and sample on a grid of equal spacing around the head."""
+        fine = self.smoothed(fwhm_mm)
+        grid = level_grid(self, spacing_mm, reach_mm)
+        data, known, head, rest = (np.empty(grid.shape, np.float32) for _ in range(4))
         matrix = np.linalg.inv(self.grid.affine) @ grid.affine
-        sample_linear(soft, known, matrix, data, sure)
-        head, _ = np.empty(grid.shape, np.float32), np.empty(0)
-        sample_linear(self.head.astype(np.float32), np.ones_like(known), matrix, head, np.empty(grid.shape, np.float32))
-        near = smooth(head, (spacing_mm,) * 3, REACH_MM) > 0.05
-        return Level(grid, spacing_mm, data, np.where(sure > 0.5, sure, 0).astype(np.float32), near.astype(np.float32))
+        sample_linear(fine.data, fine.known, matrix, data, known)
+        sample_linear(self.head.astype(np.float32), np.ones_like(fine.known), matrix, head, rest)
+        near = smooth(head, (spacing_mm,) * 3, reach_mm) > NEAR_SHARE
+        return Level(grid, spacing_mm, data, np.where(known > 0.5, known, 0).astype(np.float32), near.astype(np.float32))
 
 
-def level_grid(seen: Seen, spacing_mm: float) -> Grid:
-    """Return the grid of equal spacing around a head and what lies within `REACH_MM`, inside the field of view."""
+def level_grid(seen: Seen, spacing_mm: float, reach_mm: float = REACH_MM) -> Grid:
+    """Return the grid of equal spacing around a head and what lies within `reach_mm`, inside the field of view."""
     points = seen.points
     corners = np.array([[i, j, k] for i in (-0.5, seen.grid.shape[0] - 0.5) for j in (-0.5, seen.grid.shape[1] - 0.5)
                         for k in (-0.5, seen.grid.shape[2] - 0.5)])  # fmt: skip
     world = corners @ seen.grid.affine[:3, :3].T + seen.grid.affine[:3, 3]
-    low = np.maximum(points.min(axis=1) - REACH_MM, world.min(axis=0)) - spacing_mm
-    high = np.minimum(points.max(axis=1) + REACH_MM, world.max(axis=0)) + spacing_mm
+    low = np.maximum(points.min(axis=1) - reach_mm, world.min(axis=0)) - spacing_mm
+    high = np.minimum(points.max(axis=1) + reach_mm, world.max(axis=0)) + spacing_mm
     shape = np.maximum(np.ceil((high - low) / spacing_mm).astype(int) + 1, 4)
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     affine[:3, 3] = (low + high) / 2 - spacing_mm * (shape - 1) / 2
