@@ -28,18 +28,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import affine_transform, distance_transform_edt
+from scipy.ndimage import distance_transform_edt
 
 from rtevo.decode.folder import Decoder
 from rtevo.decode.sampling import collect, sample
 from rtevo.errors import DecoderError, GeometryError
+from rtevo.kernels._compile import cache_lock
+from rtevo.kernels.average import average_linear
 from rtevo.kernels.smooth import smooth
 from rtevo.records import Grid
 
 if TYPE_CHECKING:
     from rtevo.place import Placement
 
-__all__ = ["Order", "carry", "reorder", "same_voxels"]
+__all__ = ["Order", "carry", "reorder", "same_voxels", "warm_up"]
 
 Array = NDArray[np.float64]
 MARGIN = 1
@@ -164,8 +166,10 @@ def carry(
     if reference.shape != today_grid.shape:
         raise GeometryError(f"today's reference: expected the shape of today's grid, {today_grid.shape}, found {reference.shape}")
     lattice = _Lattice(decoder, np.asarray(placement.matrix, np.float64), today_grid)
-    share = lattice.share(decoder.mask)
-    mask = share > 0.5
+    sd = np.zeros(decoder.grid.shape) if decoder.noise_sd is None else decoder.noise_sd.astype(np.float64)
+    counts = decoder.mask if decoder.noise_sd is None else sd > 0
+    inside, counting, spread, level = lattice.means(decoder.mask, counts, sd, np.where(decoder.mask, decoder.reference, 0))
+    mask = inside > 0.5
     if mask.sum() < 2:
         found = f"found {int(mask.sum())} voxels there"
         raise DecoderError(f"decoder '{decoder.name}': expected its mask inside today's field of view, {found}")
@@ -173,12 +177,12 @@ def carry(
     if decoder.noise_sd is None:
         weights = np.where(mask, lattice.density(decoder.weights, decoder.mask), 0.0)
     else:
-        sd, counts = decoder.noise_sd.astype(np.float64), decoder.noise_sd > 0
-        counted = mask & (lattice.share(counts) > 0.5 * share)
+        counted = mask & (counting > 0.5 * inside)
         if not counted.any():
             raise DecoderError(f"decoder '{decoder.name}', noise_sd: expected noise in today's field of view, found none")
-        carried = np.where(counted, lattice.level(sd, counts), 0.0)
-        noise, scale = _todays_noise(carried, _gain(decoder, lattice, reference, mask), volumes, today_grid, _fwhm(decoder, fwhm_mm))
+        carried = np.divide(spread, counting, out=np.zeros(mask.shape), where=counted)
+        gain = _gain(decoder, np.divide(level, inside, out=np.zeros(mask.shape), where=mask), reference)
+        noise, scale = _todays_noise(carried, gain, volumes, today_grid, _fwhm(decoder, fwhm_mm))
         density = lattice.density(np.divide(decoder.weights, sd, out=np.zeros(sd.shape), where=counts), counts)
         weights = np.where(counted, density * noise / scale, 0.0)
     settings = {**decoder.settings, "placed": _about(decoder, placement, mask)}
@@ -225,23 +229,15 @@ class _Lattice:
         matrix, shape = self._points(self._fine)
         return self._placed(collect(sample(filled, shift @ matrix, shape), self._fine))
 
-    def level(self, values: NDArray[Any], where: NDArray[np.bool_]) -> Array:
-        """Carry what is positive and known in some voxels: its mean over each of today's, as nearer voxels have it, float64 (X, Y, Z)."""
-        share = self._mean(where)
-        return np.divide(self._mean(np.where(where, values, 0.0)), share, out=np.zeros(share.shape), where=share > 0)
-
-    def share(self, mask: NDArray[np.bool_]) -> Array:
-        """Say how much of each of today's voxels lies in a mask, 0 in the margin of the field of view; float64 (X, Y, Z)."""
+    def means(self, *fields: NDArray[Any]) -> list[Array]:
+        """Average fields over each of today's voxels, linear in between; 0 in the margin of the field of view, float64 (X, Y, Z) each."""
+        x, y, z = (int(n) for n in self._size)
+        out = np.zeros((x, y, z, len(fields)), np.float32)
+        stacked = np.ascontiguousarray(np.stack([np.asarray(field, np.float32) for field in fields], axis=-1))
+        average_linear(stacked, self._points((1, 1, 1))[0], self._coarse, out)
         inner = np.zeros(self._today.shape)
         inner[tuple(slice(MARGIN, n - MARGIN) for n in self._today.shape)] = 1.0
-        return self._mean(mask) * inner
-
-    def _mean(self, values: NDArray[Any]) -> Array:
-        """Mean over each of today's voxels, linear in between the decoder's."""
-        matrix, shape = self._points(self._coarse)
-        points = affine_transform(np.asarray(values, np.float32), matrix[:3, :3], matrix[:3, 3], shape, order=1, mode="grid-constant")
-        (nx, ny, nz), (a, b, c) = self._size, self._coarse
-        return self._placed(np.asarray(points.reshape(nx, a, ny, b, nz, c).mean(axis=(1, 3, 5)), np.float64))
+        return [inner * self._placed(np.asarray(out[..., k], np.float64)) for k in range(len(fields))]
 
     def _placed(self, part: Array) -> Array:
         """Put a part of today's grid into its place."""
@@ -258,10 +254,9 @@ def _continued(values: NDArray[Any], where: NDArray[np.bool_], beyond: NDArray[n
     return np.asarray(np.pad(np.asarray(values, np.float32), room)[tuple(nearest)], np.float32)
 
 
-def _gain(decoder: Decoder, lattice: _Lattice, today: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
-    """Signal of today's reference over the decoder's, the median over the mask."""
-    before = lattice.level(decoder.reference, decoder.mask)
-    both = mask & (before > 0) & (today > 0)
+def _gain(decoder: Decoder, before: Array, today: NDArray[np.float32]) -> float:
+    """Signal of today's reference over the decoder's, the median over the voxels where it is known."""
+    both = (before > 0) & (today > 0)
     if not both.any():
         raise DecoderError(f"decoder '{decoder.name}': expected signal where its mask lies in today's reference, found none")
     return float(np.median(today[both] / before[both]))
@@ -282,6 +277,14 @@ def _todays_noise(carried: Array, gain: float, volumes: Sequence[ArrayLike], gri
     noise = np.zeros(carried.shape)
     noise[counted] = np.sqrt((freedom * own + _PRIOR_VOLUMES * scale * prior) / (freedom + _PRIOR_VOLUMES))
     return noise, math.sqrt(scale)
+
+
+def warm_up() -> None:
+    """Compile the kernels that carrying needs, or load them from the cache; see :mod:`rtevo.kernels._compile`."""
+    with cache_lock():
+        out = np.zeros((2, 2, 2, 4), np.float32)
+        average_linear(np.zeros((4, 4, 4, 4), np.float32), np.eye(4), (1, 1, 1), out)
+        sample(np.zeros((6, 6, 6), np.float32), np.eye(4), (6, 6, 6))
 
 
 def _fwhm(decoder: Decoder, fwhm_mm: float | None) -> float:

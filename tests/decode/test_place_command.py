@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from rtevo.decode import Decoder, write_decoder
-from rtevo.decode.__main__ import main
+from rtevo.decode.__main__ import _days, _open, _parser, main
 from rtevo.decode.convert import place_map
 from rtevo.decode.elsewhere import steady
 from rtevo.decode.events import Event, parse_target, predicted
@@ -22,6 +23,7 @@ from rtevo.kernels.rigid import matrix_from_params
 from rtevo.realign.series import Run
 from rtevo.records import Grid
 from rtevo.simulate import scan_grid
+from rtevo.simulate.dicom import MosaicWriter
 from rtevo.simulate.head import Head
 
 TR_S = 2.0
@@ -299,3 +301,43 @@ def test_maps_and_masks_in_another_order_of_axes_are_taken(person: Person, tmp_p
     source = save(tmp_path / "map.nii.gz", home.transpose(1, 0, 2), other)
     assert run("import", source, "--reference", reference, "--mask", mask, "--out", tmp_path / "out") == 0
     np.testing.assert_array_equal(Decoder.load(tmp_path / "out").weights, np.where(np.abs(home) > 1, home, 0))
+
+
+def test_today_may_be_a_dicom_folder_or_file(person: Person, study: Path, tmp_path: Path) -> None:
+    grid = scan_grid((48, 48, 30), (4.4, 4.4, 4.4))
+    writer = MosaicWriter(tmp_path / "dicom", grid, TR_S)
+    still = person.on(grid, np.eye(4), person.signal)
+    for index in range(3):
+        writer.write(index, np.maximum(still, 0))
+    command = ["place", study / "decoder", "--name", "a", "--on"]
+    for number, today in enumerate((tmp_path / "dicom", writer.path(1))):
+        assert run(*command, today, "--out", tmp_path / str(number)) == 0
+        assert Decoder.load(tmp_path / str(number)).grid.difference(grid) == ""
+
+
+def test_what_is_no_volume_of_today_is_refused(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "words.dcm").write_text("no picture")
+    (tmp_path / "empty").mkdir()
+    for today in (tmp_path / "words.dcm", tmp_path / "empty", tmp_path / "none"):
+        assert run("place", study / "decoder", "--on", today, "--out", tmp_path / "out") == 1
+        assert str(today.name) in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+    assert run("place", tmp_path / "none", "--on", study / "today.nii.gz", "--out", tmp_path / "out") == 1
+    assert "expected a decoder folder" in capsys.readouterr().err
+
+
+def test_days_are_studies_dates_or_grids_or_as_given(tmp_path: Path) -> None:
+    grid, other = Grid((16, 16, 9), np.diag([4.0, 4, 4, 1])), Grid((16, 16, 9), np.diag([3.0, 4, 4, 1]))
+    volume = np.full(grid.shape, 100.0)
+    for day in (3, 4):
+        writer = MosaicWriter(tmp_path / f"day{day}", grid, TR_S, started=datetime.datetime(2026, 3, day, 10, 0))
+        for index in range(3):
+            writer.write(index, volume)
+    save(tmp_path / "file.nii.gz", np.repeat(volume[..., None], 3, axis=3), other)
+    runs = [tmp_path / "day3", tmp_path / "day4", tmp_path / "file.nii.gz"]
+    events = ["--events", "x", "y", "z", "--target", "a - b", "--out", "o"]
+    options = _parser().parse_args([str(word) for word in ("fit", *runs, *events)])
+    opened = [_open(path, options) for path in runs]
+    assert _days(options, opened) == ["20260303", "20260304", "grid 2"]
+    options.day = ["one", "two", "two"]
+    assert _days(options, opened) == ["one", "two", "two"]
