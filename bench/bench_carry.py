@@ -13,7 +13,7 @@ the true responses:
 - ``adjoint``: weights / noise are pushed from the decoder's voxels by the adjoint of trilinear interpolation;
 - ``carry``: :func:`rtevo.decode.carry.carry`, validated first: it holds a constant.
 
-Then the cost: of a volume (alignment, reslicing, smoothing, scoring) either way, p50, p99 and largest, and of carrying once.
+Then the cost: of a volume (alignment, reslicing, smoothing, scoring) either way, p50, p99 and largest, and of carrying (processor time).
 """
 
 from __future__ import annotations
@@ -212,9 +212,9 @@ def elsewhere(session: Session, decoder: Decoder, case: Case) -> tuple[dict[str,
     placement = place(decoder.reference, HOME, today, grid, weight=np.abs(decoder.weights))
     carrying = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         carried = carry(decoder, placement, today, grid)
-        carrying.append(1e3 * (time.perf_counter() - start))
+        carrying.append(1e3 * (time.process_time() - start))
     _validate(decoder, carried, placement, today, grid)
     others: dict[str, Callable[..., Decoder]] = {"pull": pull, "adjoint": adjoint}
     ways = {"volumes": Way(decoder, session.onsets), "carry": Way(carried, session.onsets)}
@@ -283,7 +283,7 @@ def main() -> None:
             cells = "   ".join(f"{m} {same[m]:.4f} (truth {right[m]:.3f})" for m in METHODS)
             print(f"  {way:8s} {cells}" + (f"   ms a volume (p50 p99 max) {summary(about[way])}" if way in about else ""), flush=True)
             rows.append({"case": name, "way": way, "same": same, "truth": right})
-        print(f"  carrying once: {about['carry_once_ms']:.0f} ms", flush=True)
+        print(f"  carrying once: {about['carry_once_ms']:.0f} ms of processor time", flush=True)
     if options.json:
         options.json.write_text(json.dumps({"seed": options.seed, "rough": options.rough, "home": true, "rows": rows}, indent=2))
 

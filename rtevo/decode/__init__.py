@@ -17,10 +17,12 @@ volumes and image onsets as they come and gives each image's score.
     events      what was shown in a training run, and targets
     train       weight maps from training runs, and their performance on held-out blocks
     figures     one page about a decoder
-    carry       a decoder on another day's grid; sampling of volumes and maps on other grids
+    carry       a decoder on another day's grid; sampling: volumes and maps on other grids
+    elsewhere   runs of other grids: today's reference, placement, a decoder folder for today
     convert     decoders from elsewhere; unpickle reads a model without running it
 
-``python -m rtevo.decode fit`` builds a decoder, ``score`` scores a recorded run, ``import`` converts maps and models.
+``python -m rtevo.decode fit`` builds a decoder, ``score`` scores a recorded run, ``place`` carries a decoder to today's grid, ``import``
+converts maps and models.
 """
 
 from rtevo.decode.carry import carry, reorder, same_voxels

@@ -204,9 +204,9 @@ def test_a_run_of_any_grid_is_scored(study: Path, tmp_path: Path, capsys: pytest
 def test_runs_in_which_the_head_is_not_found_are_refused_by_name(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     still = 100 + 10 * rng.standard_normal((*TODAY.shape, 1))
-    save(tmp_path / "noise.nii.gz", np.repeat(still, 30, axis=3), TODAY)
-    save(tmp_path / "dark.nii.gz", np.zeros((*TODAY.shape, 30)), TODAY)
-    (tmp_path / "e.tsv").write_text("onset\tduration\ttrial_type\n4\t8\ta\n24\t8\tb\n")
+    save(tmp_path / "noise.nii.gz", np.repeat(still, 8, axis=3), TODAY)
+    save(tmp_path / "dark.nii.gz", np.zeros((*TODAY.shape, 8)), TODAY)
+    (tmp_path / "e.tsv").write_text("onset\tduration\ttrial_type\n1\t4\ta\n9\t4\tb\n")
     for name in ("noise.nii.gz", "dark.nii.gz"):
         assert run("score", study / "decoder", tmp_path / name, "--name", "a", "--events", tmp_path / "e.tsv") == 1
         assert f"{name}: expected a run in which the decoder's head can be found" in capsys.readouterr().err
