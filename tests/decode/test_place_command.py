@@ -15,10 +15,11 @@ from scipy.ndimage import gaussian_filter
 from rtevo.decode import Decoder, write_decoder
 from rtevo.decode.__main__ import _days, _open, _parser, main
 from rtevo.decode.convert import place_map
-from rtevo.decode.elsewhere import steady
+from rtevo.decode.elsewhere import for_run, steady
 from rtevo.decode.events import Event, parse_target, predicted
 from rtevo.decode.sampling import sample
 from rtevo.decode.train import Examples, measure_days
+from rtevo.errors import GeometryError
 from rtevo.kernels.rigid import matrix_from_params
 from rtevo.realign.series import Run
 from rtevo.records import Grid
@@ -163,10 +164,13 @@ def test_a_transform_that_was_given(study: Path, tmp_path: Path, capsys: pytest.
 
 def test_what_is_no_head_is_refused_and_shown(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
-    save(tmp_path / "noise.nii.gz", 100 + 10 * rng.standard_normal(TODAY.shape), TODAY)
+    noise = (100 + 10 * rng.standard_normal(TODAY.shape)).astype(np.float32)
+    save(tmp_path / "noise.nii.gz", noise, TODAY)
     assert run("place", study / "decoder", "--on", tmp_path / "noise.nii.gz", "--out", tmp_path / "out") == 1
     assert "no decoder was written" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["placement.json", "placement.png"]
+    with pytest.raises(GeometryError, match="expected a run in which the decoder's head can be found: placement bad"):
+        for_run(Decoder.load(study / "decoder", "a"), Run(TODAY, TR_S, 1, lambda _: noise))
 
 
 def test_the_decoders_own_grid_and_its_voxels_in_another_order(person: Person, study: Path, tmp_path: Path) -> None:
@@ -201,18 +205,15 @@ def test_a_run_of_any_grid_is_scored(study: Path, tmp_path: Path, capsys: pytest
     assert (tmp_path / "placed.tsv").read_bytes() == (tmp_path / "any.tsv").read_bytes()  # the folder is what score makes by itself
 
 
-def test_runs_in_which_the_head_is_not_found_are_refused_by_name(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rng = np.random.default_rng(0)
-    still = 100 + 10 * rng.standard_normal((*TODAY.shape, 1))
-    save(tmp_path / "noise.nii.gz", np.repeat(still, 8, axis=3), TODAY)
+def test_runs_without_a_head_are_refused_by_name(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path / "dark.nii.gz", np.zeros((*TODAY.shape, 8)), TODAY)
+    save(tmp_path / "home.nii.gz", np.repeat(Decoder.load(study / "decoder", "a").reference[..., None], 8, axis=3), HOME)
     (tmp_path / "e.tsv").write_text("onset\tduration\ttrial_type\n1\t4\ta\n9\t4\tb\n")
-    for name in ("noise.nii.gz", "dark.nii.gz"):
-        assert run("score", study / "decoder", tmp_path / name, "--name", "a", "--events", tmp_path / "e.tsv") == 1
-        assert f"{name}: expected a run in which the decoder's head can be found" in capsys.readouterr().err
-        both = ["--events", study / "home.tsv", tmp_path / "e.tsv", "--target", "a - b", "--out", tmp_path / "out"]
-        assert run("fit", study / "home.nii.gz", tmp_path / name, *both) == 1
-        assert f"{name}: expected a run of the same head" in capsys.readouterr().err
+    assert run("score", study / "decoder", tmp_path / "dark.nii.gz", "--name", "a", "--events", tmp_path / "e.tsv") == 1
+    assert "dark.nii.gz: expected a run in which the decoder's head can be found" in capsys.readouterr().err
+    both = ["--events", tmp_path / "e.tsv", tmp_path / "e.tsv", "--target", "a - b", "--out", tmp_path / "out"]
+    assert run("fit", tmp_path / "home.nii.gz", tmp_path / "dark.nii.gz", *both) == 1
+    assert "dark.nii.gz: expected a run of the same head" in capsys.readouterr().err
 
 
 @pytest.mark.slow
