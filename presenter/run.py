@@ -27,6 +27,7 @@ def present(
     participant: str | None = None,
     window: bool = False,
     connect_s: float = 3600.0,
+    restarts: bool = True,
 ) -> str:
     """Wait for a session, present it, and say why it ended. One that only checks this presenter is waited out.
 
@@ -44,6 +45,8 @@ def present(
         A window, whatever the session asks for.
     connect_s : float
         Give up where no session answers for so long, s.
+    restarts : bool
+        A session that begins again, with another run of the scanner, is waited for.
 
     Returns
     -------
@@ -67,9 +70,12 @@ def present(
                     raise
                 _log.warning("the check was broken off: %s", lost)
                 continue
-        if not checked or reason != wire.CHECK:
+        if checked and reason == wire.CHECK:
+            _log.info("the support computer has checked this presenter")
+        elif restarts and reason == wire.RESTART:
+            _log.info("the session begins again: waiting for the scanner's next run")
+        else:
             return reason
-        _log.info("the support computer has checked this presenter")
 
 
 def _show(link: Link, keys: wire.KeyFile | None, headless: bool, participant: str | None, window: bool) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from presenter.display import Display, Picture, Press, Scene
-from rtevo.wire import FOREVER_NS, MAX_TEXT_BYTES, End, Event, Image, Kind, NumberedT, Pause, PresentationSettings, Ready, Tick
+from rtevo.wire import FOREVER_NS, MAX_TEXT_BYTES, RESTART, End, Event, Image, Kind, NumberedT, Pause, PresentationSettings, Ready, Tick
 from rtevo.wire import Numbered as Message
 
 __all__ = ["Session"]
@@ -201,10 +201,12 @@ class Session:
         return closed
 
     def _goodbye(self, reason: str) -> None:
-        """End text, for a moment; the bridge learns of it at once."""
-        flip = self._display.show(Scene("text", self._settings.end_text), self._display.now_ns())
+        """End text, for a moment, or where the session begins again the waiting text; the bridge learns of it at once."""
+        again = reason == RESTART
+        text = self._settings.wait_text if again else self._settings.end_text
+        flip = self._display.show(Scene("text", text), self._display.now_ns())
         self._report_end(flip, reason)
-        if not self._settings.lock_step:
+        if not (self._settings.lock_step or again):
             with contextlib.suppress(BrokenOff, KeyboardInterrupt):
                 self._wait(flip + self._settings.real_ns(self._settings.end_s))
 

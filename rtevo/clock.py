@@ -43,6 +43,11 @@ _WORDS = (
     "bridge_event",  # the last event that the bridge has published or was about to: see rtevo.stages.bridge
     "triggered",  # the trigger has been
     "pause",  # the operator wants fixation after the current trial
+    "placed",  # number of times that the decoder has been placed on today's head: from the first on, images are shown
+    "placed_told",  # and how many of them the bridge has acted on
+    "placement_asked",  # 1 + number of the attempt to place it that waits for the operator; 0: none does
+    "placement_answer",  # the operator's: 4 times what was asked, + 1: accept, + 2: try the next volumes
+    "restart",  # the session ends in order to begin again with another run of the scanner
     "waiting",  # everything is ready; the operator has not yet let the session begin
     "over",  # 1: the session has been completed, 2: stopped, 3: has failed
 )

@@ -116,6 +116,12 @@ class Acquisition:
         "empty = the one that looks functional; what was there before the session is taken only by number or UID",
     )
     tr_s: float = _key(0.0, "repetition time, s; 0 = from the headers (watch: must be given)", *_at_least(0))
+    largest: tuple[int, ...] = _key(
+        (128, 128, 96),
+        "watch: voxels along X, Y, Z of the largest volume that the scanner may send (their product counts): room for it is kept",
+        "three whole numbers of 4 to 1024",
+        lambda x: len(x) == 3 and all(4 <= v <= 1024 for v in x),
+    )
     patience_tr: float = _key(3.0, "a volume that is still missing this many TRs after its successor is declared missing", *_above(0))
     stall_s: float = _key(30.0, "a file that is still incomplete after this many seconds is reported by name", *_above(0))
 
@@ -126,6 +132,22 @@ class Decoder:
 
     folder: str = _key("", "decoder folder; empty: simulate makes one, replay uses a demonstration map, watch needs one")
     name: str = _key("", "which NAME_img.nii.gz of the folder; empty = the only one")
+    placement: str = _key(
+        "auto",
+        "how the decoder lies on today's head: auto (found from the run's first volumes, while the participant sees fixation), or a file "
+        "with the rigid transform from the decoder's reference to today's (ITK, FSL, AFNI, FreeSurfer; --help of decode place)",
+    )
+    scout: str = _key(
+        "",
+        "a scan of this visit, at whose place the head is looked for first: a file or folder (DICOM, NIfTI), or a series number in "
+        "[acquisition] folder; the decoder is placed on it before the participant waits",
+    )
+    doubtful: str = _key(
+        "wait",
+        "a placement that is doubtful: wait (for the operator's yes, at the console or the terminal; where nobody can answer, it is "
+        "refused), refuse",
+        *_one_of("wait", "refuse"),
+    )
     fwhm_mm: float = _key(4.0, "Gaussian smoothing, full width at half maximum, mm; 0 = none", *_at_least(0))
     method: str = _key(
         "deconvolve",
@@ -344,6 +366,11 @@ class Simulation:
         "three numbers of 1.5 to 10",
         lambda x: len(x) == 3 and all(1.5 <= v <= 10 for v in x),
     )
+    today: str = _key(
+        "",
+        "where head and slices lie today, if not as in the decoder's run: shift=12 -8 5 (mm) and turn=4 -3 6 (degrees) of the head, "
+        "slab=0 10 -6 (mm) of the slices, voxel=2.5 2.5 3 (mm), slices=axial, coronal or sagittal, person=2 (somebody else's head)",
+    )
     participant: str = _key(
         "",
         "simulate and replay: address at which the simulated participant looks at a headless presenter that is started elsewhere; "
@@ -393,14 +420,14 @@ def _convert(value: Any, kind: Any) -> Any:
         if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value):
             return tuple(float(v) for v in value)
         raise TypeError("a list of numbers")
+    if kind == tuple[int, ...]:
+        if isinstance(value, (list, tuple)) and all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+            return tuple(value)
+        raise TypeError("a list of whole numbers")
     if kind == tuple[str, ...]:
         if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
             return tuple(value)
         raise TypeError("a list of texts")
-    if kind == tuple[float, ...]:
-        if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value):
-            return tuple(float(v) for v in value)
-        raise TypeError("a list of numbers")
     if isinstance(value, kind) and not (kind is not bool and isinstance(value, bool)):
         return value
     raise TypeError({float: "a number", int: "a whole number", str: "a text", bool: "true or false"}[kind])
@@ -494,24 +521,12 @@ def _together(config: Config, origin: str, base: Path) -> list[str]:
     if config.generator.px and not config.generator.unclip_model_path:
         found.append(f"{origin} [generator] px: expected 0 for the built-in model, got {config.generator.px}")
     found += _evolution(config, origin)
-    for section, key, kind in (
-        ("acquisition", "folder", "replay"),
-        ("decoder", "folder", "folder"),
-        ("generator", "unclip_model_path", "folder"),
-        ("generator", "tiny_vae", "folder"),
-        ("generator", "engines", "folder"),
-        ("evolution", "pca", "file"),
-        ("evolution", "avoid", "file"),
-        ("evolution", "yoked_to", "file or folder"),
-        ("evolution", "blinding_key", "file"),
-        ("evolution", "resume", "file or folder"),
-        ("bridge", "keys", "folder"),
-    ):
+    for (section, key), kind in _PATHS.items():
         value = getattr(getattr(config, section), key)
         path = base / value
-        if not value or (kind == "replay" and source != "replay"):  # a watched folder may appear later
+        later = (section, key) == ("acquisition", "folder") and source != "replay"  # a watched folder may appear later
+        if not kind or later or not _is_path(section, key, value):
             continue
-        kind = kind.replace("replay", "folder")
         if not ((path.is_file() and "file" in kind) or (path.is_dir() and "folder" in kind)):
             found.append(f"{origin} [{section}] {key}: expected an existing {kind}, got {value!r}")
     return found
@@ -559,20 +574,29 @@ def _peers(acquisition: Acquisition, origin: str) -> list[str]:
     return []
 
 
-_PATHS = (
-    ("acquisition", "folder"),
-    ("decoder", "folder"),
-    ("generator", "unclip_model_path"),
-    ("generator", "tiny_vae"),
-    ("generator", "engines"),
-    ("evolution", "pca"),
-    ("evolution", "avoid"),
-    ("evolution", "yoked_to"),
-    ("evolution", "blinding_key"),
-    ("evolution", "resume"),
-    ("bridge", "keys"),
-    ("record", "out"),
-)
+_PATHS = {  # keys that hold a path, and what has to be there
+    ("acquisition", "folder"): "folder",
+    ("decoder", "folder"): "folder",
+    ("decoder", "placement"): "file",
+    ("decoder", "scout"): "file or folder",
+    ("generator", "unclip_model_path"): "folder",
+    ("generator", "tiny_vae"): "folder",
+    ("generator", "engines"): "folder",
+    ("evolution", "pca"): "file",
+    ("evolution", "avoid"): "file",
+    ("evolution", "yoked_to"): "file or folder",
+    ("evolution", "blinding_key"): "file",
+    ("evolution", "resume"): "file or folder",
+    ("bridge", "keys"): "folder",
+    ("record", "out"): "",
+}
+
+
+def _is_path(section: str, key: str, value: str) -> bool:
+    """Whether the value of a key that may hold a path is one."""
+    if section == "decoder" and key == "placement":
+        return value != "auto"
+    return bool(value) and not (key == "scout" and value.isdecimal())
 
 
 def load(path: Path | None, overrides: Mapping[tuple[str, str], Any] | None = None) -> Config:
@@ -620,7 +644,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     for section, key in _PATHS:
         table = tables.get(section)
-        if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
+        if isinstance(table, dict) and isinstance(table.get(key), str) and _is_path(section, key, table[key]):
             table[key] = str(path.parent / Path(table[key]).expanduser())
     return tables
 
@@ -629,7 +653,7 @@ def absolute(config: Config) -> Config:
     """Give the same configuration with paths that hold wherever its file lies."""
     sections: dict[str, Any] = {section: {} for section, _ in _PATHS}
     for section, key in _PATHS:
-        if value := getattr(getattr(config, section), key):
+        if _is_path(section, key, value := getattr(getattr(config, section), key)):
             sections[section][key] = str(Path(value).resolve())
     return replace(config, **{section: replace(getattr(config, section), **values) for section, values in sections.items()})
 

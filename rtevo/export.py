@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from rtevo import __version__
 from rtevo.errors import DataError, RtevoError
-from rtevo.record import compact, finalise, image_path, parts, read_log, volume_path
+from rtevo.record import compact, finalise, grid_of, image_path, parts, read_log, volume_path
 from rtevo.records import MOTION_COLUMNS, EventKind, VolumeFlag
 
 __all__ = ["export", "main"]
@@ -115,6 +115,11 @@ def _open(out: Path, bids: Path) -> _Run:
     start = next((r for r in log if r["type"] == "start"), None)
     if start is None:
         raise DataError(f"{out / 'record.jsonl'}: expected the record of a session's start, found none")
+    grids = [grid for part in parts(log) if (grid := grid_of(part)) is not None]
+    for grid in grids[1:]:
+        if difference := grids[0].difference(grid):
+            raise DataError(f"{out}: expected one grid in all parts of the session, as a series in BIDS has, found others: {difference}")
+    start = {**start, **({"shape": list(grids[0].shape), "affine": grids[0].affine} if grids else {})}
     finalise(out)
     settings = tomllib.loads((out / "session.toml").read_text(encoding="utf-8"))
     run = _Run(out, bids, settings, log, start, _rows(out / "trials.tsv"), _rows(out / "motion.tsv"))

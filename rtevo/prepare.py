@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import platform
 import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -25,18 +27,18 @@ from typing import TYPE_CHECKING, Any
 
 from rtevo import __version__
 from rtevo.config import Config, absolute, dump
-from rtevo.errors import ConfigError, DataError, DecoderError
+from rtevo.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rtevo.decode import Decoder
     from rtevo.stages import Plan
 
 __all__ = [
+    "capacity",
     "check_again",
     "check_console",
     "check_decoder",
     "check_delivery",
-    "check_grid",
     "check_out",
     "check_participant",
     "check_space",
@@ -103,17 +105,18 @@ def prepare(config: Config) -> Plan:
     check_delivery(config)
     token = check_console(config)
     source = describe_source(config)
-    loaded = check_decoder(config, source)
+    loaded = check_decoder(config)
     tr_s = repetition_time(config, source)
     out = _new_folder(config.record.out)
     space.save(out / "latent_space.npz")
     folder, decoder = loaded or make_decoder(config, source, tr_s, out / "decoder")
     return make_plan(
-        config, out, folder, decoder, tr_s=tr_s, condition=condition, embedding_size=embedding_size, image_size=image_size, token=token
-    )
+        config, out, folder, decoder, source,
+        tr_s=tr_s, condition=condition, embedding_size=embedding_size, image_size=image_size, token=token,
+    )  # fmt: skip
 
 
-def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder, **rest: Any) -> Plan:
+def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder, source: Any, **rest: Any) -> Plan:
     """Plan a session, or its next part, in its folder `out`, with the decoder that was loaded from `folder`."""
     from rtevo.stages import Plan
 
@@ -124,11 +127,23 @@ def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder, **rest:
         out=out,
         runtime=runtime,
         incoming=incoming(config, out, runtime),
-        grid=decoder.grid,
+        capacity=capacity(config, source),
         decoder=folder,
         decoder_name=decoder.name,
+        attended=config.console.port > 0 or (sys.stdin is not None and sys.stdin.isatty()),
         **rest,
     )
+
+
+def capacity(config: Config, source: Any) -> int:
+    """Return the voxels of the largest volume that may come."""
+    if source is not None:
+        return math.prod(source.grid.shape)
+    if config.acquisition.source == "simulate":
+        from rtevo.stages.rehearsal import simulation
+
+        return math.prod(simulation(config, SIMULATED_TR_S).grid.shape)
+    return math.prod(config.acquisition.largest)
 
 
 def check_again(config: Config, latent_space: Path) -> tuple[str, int, tuple[int, int]]:
@@ -236,11 +251,15 @@ def check_space(config: Config, embedding_size: int) -> Any:
 
 
 def check_participant(config: Config) -> None:
-    """See that there is what the simulated participant is to prefer."""
+    """See that there is what the simulated participant is to prefer, and that it is clear where the head lies today."""
     from rtevo.stages.rehearsal import simulation
 
     if config.acquisition.source == "simulate":
-        simulation(config, SIMULATED_TR_S).preference()
+        try:
+            simulation(config, SIMULATED_TR_S).preference()
+        except ConfigError as error:
+            told = [f"[simulation] {mistake}" if mistake.startswith("today") else mistake for mistake in error.mistakes]
+            raise ConfigError(told) from None
 
 
 def describe_source(config: Config) -> Any:
@@ -252,28 +271,14 @@ def describe_source(config: Config) -> Any:
     return describe(Path(config.acquisition.folder), series=config.acquisition.series or None)
 
 
-def check_decoder(config: Config, source: Any) -> tuple[Path, Any] | None:
-    """Load the decoder that the session names, if any, and hold its geometry against what is known of the volumes."""
+def check_decoder(config: Config) -> tuple[Path, Any] | None:
+    """Load the decoder that the session names, if any."""
     from rtevo.decode import Decoder
 
     if not config.decoder.folder:
         return None
     folder = Path(config.decoder.folder).resolve()
-    decoder = Decoder.load(folder, config.decoder.name or None)
-    grid = source.grid if source is not None else None
-    if config.acquisition.source == "simulate":
-        from rtevo.stages.rehearsal import simulation
-
-        grid = simulation(config, SIMULATED_TR_S).grid
-    if grid is not None:
-        check_grid(decoder, grid, folder)
-    return folder, decoder
-
-
-def check_grid(decoder: Any, grid: Any, folder: Path) -> None:
-    """Raise DecoderError where volumes do not lie as the decoder's do."""
-    if difference := decoder.grid.difference(grid):
-        raise DecoderError(f"[decoder] folder {folder}: the decoder's geometry is not that of the incoming volumes: {difference}")
+    return folder, Decoder.load(folder, config.decoder.name or None)
 
 
 def repetition_time(config: Config, source: Any) -> float:
@@ -408,8 +413,6 @@ def open_record(plan: Plan) -> None:
                 "seed": config.session.seed,
                 "speed": config.session.speed,
                 "tr_s": plan.tr_s,
-                "shape": list(plan.grid.shape),
-                "affine": plan.grid.affine.tolist(),
                 "cadence_s": config.presentation.image_s + config.presentation.washout_s,
                 "settings": asdict(config),
                 "provenance": provenance,

@@ -132,16 +132,24 @@ def _overrides(options: argparse.Namespace) -> dict[tuple[str, str], Any]:
 def run(plan: Plan) -> dict[str, Any]:
     """Run a prepared session to its end and give its summary.
 
+    Where the operator wants another run of the scanner, because the decoder could not be placed, it follows as the session's next part.
+
     Raises
     ------
     StageError
         A process died; what had been recorded has been saved, and the summary written.
     """
     from rtevo.record import hold
+    from rtevo.resume import resume
 
-    with hold(plan.out):
-        open_record(plan)
-        return _run(plan)
+    while True:
+        with hold(plan.out):
+            open_record(plan)
+            summary = _run(plan)
+        if summary["status"] != "restarted":
+            return summary
+        print("rtevo: the session begins again: start the scanner's run anew when everything is ready", file=sys.stderr)
+        plan, _ = resume(plan.out, rebaseline=True)
 
 
 def _run(plan: Plan) -> dict[str, Any]:
@@ -155,7 +163,7 @@ def _run(plan: Plan) -> dict[str, Any]:
         try:
             display.invite()
             supervisor.start()
-            display.watch(supervisor.rings, supervisor.clock)
+            display.watch(supervisor.rings, supervisor.clock, supervisor.operate)
             status = supervisor.run(display.tick)
         except KeyboardInterrupt:
             status = "stopped"

@@ -28,7 +28,7 @@ from typing import Any
 
 from rtevo.clock import NEVER, RUNNING, Clock
 from rtevo.errors import StageError
-from rtevo.records import MessageKind
+from rtevo.records import Decision, MessageKind
 from rtevo.shm import Ring, clean
 from rtevo.stages import STOP_SIGNALS, Plan, Stage, child_main, create_rings, readers_of, stages_of
 
@@ -40,7 +40,17 @@ START_S = 900.0  # for becoming ready: the first start compiles kernels and load
 PART_S = 5.0  # for an observer to say goodbye
 AGAIN_S = 30.0  # for one that is just being started again to come so far: somebody waits for its page
 ORDER = ("scanner", "presenter")
-OPERATOR = {"start": ("waiting", 0), "pause": ("pause", 1), "resume": ("pause", 0), "stop": ("end", 1), "mark": None}  # shared words
+OPERATOR = {  # shared words
+    "start": ("waiting", 0),
+    "pause": ("pause", 1),
+    "resume": ("pause", 0),
+    "stop": ("end", 1),
+    "restart": ("restart", 1),
+    "accept": None,
+    "again": None,
+    "mark": None,
+}
+ANSWERS = {"accept": Decision.ACCEPTED, "again": Decision.AGAIN}  # to a placement that waits for the operator
 PRELOADED = [f"rtevo.{name}" for name in ("bridge", "decode", "ingest", "kernels", "realign", "record", "simulate", "stages.evolve")]
 """Imported once for all processes, which are forked from that one; none of these starts a thread, opens a socket or touches a GPU."""
 
@@ -174,7 +184,7 @@ class Supervisor:
         Returns
         -------
         str
-            "completed" or "stopped".
+            "completed", "stopped", or "restarted": the operator wants another run of the scanner.
 
         Raises
         ------
@@ -199,7 +209,7 @@ class Supervisor:
             self.pump(0.05)
             if any(c.ready is None for c in left):
                 deadline = min(time.monotonic(), latest) + PART_S
-        return "stopped" if stopped else "completed"
+        return "restarted" if self.clock.get("restart") else "stopped" if stopped else "completed"
 
     def pump(self, timeout_s: float) -> None:
         """Handle what stages have said, and notice those that died.
@@ -271,7 +281,7 @@ class Supervisor:
                     else:
                         self.on_log(message["level"], message["text"])
                 elif message["kind"] == "operator":
-                    self._operate(message["action"], message["text"], message["t_ns"])
+                    self.operate(message["action"], message["text"], message["t_ns"])
                 elif message["kind"] == "error" and child.stage.observer:
                     self._warn(f"{child.stage.name}: {message['text']}", child.stage.name)
                 elif message["kind"] == "error":
@@ -289,13 +299,19 @@ class Supervisor:
         self.on_log(level, text)
         self._say(MessageKind.WARNING, text, stage)
 
-    def _operate(self, action: str, text: str, t_ns: int) -> None:
-        """Do what the operator asks for at the console, and record it; what is so already is left so."""
+    def operate(self, action: str, text: str, t_ns: int | None = None) -> None:
+        """Do what the operator asks for at the console or the terminal, and record it; what is so already is left so."""
         word = OPERATOR[action]
-        if word is not None:
+        if action in ANSWERS:
+            if not (asked := self.clock.get("placement_asked")):
+                return
+            self.clock.set("placement_answer", 4 * asked + ANSWERS[action])
+        elif word is not None:
             if self.clock.get(word[0]) == word[1]:
                 return
             self.clock.set(*word)
+        if action == "restart":
+            self.clock.set("end", 1)
         self.on_log("INFO", f"operator: {action}" + (f": {text}" if text else ""))
         self._say(MessageKind.OPERATOR, text, action=action, t_ns=t_ns)
 
@@ -345,6 +361,8 @@ class Supervisor:
         words = [self.clock.get(w) for w in ("scanner_wake_ns", "presenter_wake_ns", "delivered", "settled")]
         if RUNNING in words[:2] or words[2] != words[3]:
             return None
+        if self.clock.get("placed") != self.clock.get("placed_told") and not self.children["bridge"].done:
+            return None  # the first image may be shown, and the presenter does not know it yet
         published = []
         for name, ring in self.rings.items():
             if any(ring.lag(reader) for reader in readers_of(name, self.plan.devices) if reader != "status"):

@@ -31,6 +31,12 @@ def slot(dtype: np.dtype[np.void], **fields: object) -> np.void:
     return record[()]
 
 
+def volume(data: Any = None, **fields: object) -> np.void:
+    made = slot(records.volume_dtype(30), **fields)
+    records.put_volume(made, data, records.Grid(SHAPE, AFFINE))
+    return made
+
+
 def config(**session: Any) -> Config:
     return build({"session": {"participant": "07", "session": "a", "run": 2, **session}})
 
@@ -46,14 +52,14 @@ def recorded(tmp_path: Path) -> Callable[..., Path]:
         out.mkdir()
         (out / "session.toml").write_text(dump(config(**session)), encoding="utf-8")
         with LogWriter(out / "record.jsonl") as log:
-            log.append("start", {"rtevo": "1.2", "tr_s": 2.0, "shape": list(SHAPE), "affine": AFFINE.tolist()})
-        recorder = Recorder(out, AFFINE, save_raw)
+            log.append("start", {"rtevo": "1.2", "tr_s": 2.0})
+        recorder = Recorder(out, save_raw)
         for index in range(5):
             lost = VolumeFlag.MISSING if index == 3 else VolumeFlag.OK
             data = np.zeros(SHAPE) if lost else (np.arange(24).reshape(SHAPE) + 100 * index) * scale
             fields = {"index": index, "flags": int(lost), "closed_ns": index, "ingested_ns": index}
             told = b"" if index else json.dumps(acquisition or {}).encode()
-            recorder.take("volumes", slot(records.volume_dtype(SHAPE), **fields, data=data, acquisition=told))
+            recorder.take("volumes", volume(data, **fields, acquisition=told))
             motion = [np.nan] * 6 if lost else [0.1 * index] * 6
             recorder.take("aligned", slot(records.aligned_dtype(), **fields, motion=motion, framewise_displacement_mm=np.nan))
         recorder.take("events", slot(records.event_dtype(), kind=EventKind.TRIGGER, t_ns=10 * SECOND_NS))
@@ -146,10 +152,10 @@ def test_marks_of_a_session_that_went_on_are_in_their_own_part(recorded: Callabl
         log.append("operator", {**mark, "t_ns": 2 * SECOND_NS, "text": "between"})
         log.append("events", {"kind": int(EventKind.TRIGGER), "t_ns": 4 * SECOND_NS})
         log.append("operator", {**mark, "t_ns": 5 * SECOND_NS, "text": "after"})
-    recorder = Recorder(out, AFFINE, True)
+    recorder = Recorder(out, True)
     for index in (5, 6):
         fields = {"index": index, "closed_ns": index, "ingested_ns": index}
-        recorder.take("volumes", slot(records.volume_dtype(SHAPE), **fields, acquisition=b""))
+        recorder.take("volumes", volume(**fields, acquisition=b""))
         recorder.take("aligned", slot(records.aligned_dtype(), **fields))
     recorder.log.close()
     found = events(export(out, tmp_path / "bids"))

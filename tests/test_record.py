@@ -34,7 +34,7 @@ def test_records_are_read_back_and_continue_their_numbers(tmp_path: Path) -> Non
 
 
 def test_messages_are_recorded_by_their_kind(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, np.eye(4))
+    recorder = Recorder(tmp_path)
     with recorder.log:
         for kind, action in ((MessageKind.WARNING, ""), (MessageKind.OPERATOR, "mark"), (MessageKind.ERROR, "")):
             recorder.take("messages", slot(records.message_dtype(), kind=kind, t_ns=5, stage=b"", action=action.encode(), text=b"text"))
@@ -95,23 +95,21 @@ def session(tmp_path: Path) -> Path:
     """A run of two generations of two images: the last one was never scored, one volume was lost."""
     with LogWriter(tmp_path / "record.jsonl") as log:
         log.append("start", START)
-    recorder = Recorder(tmp_path, np.diag([3.0, 3.0, 3.3, 1.0]))
+    recorder = Recorder(tmp_path)
     ms = 1_000_000
     for index in range(4):
         flags = VolumeFlag.MISSING if index == 2 else VolumeFlag.OK
-        recorder.take(
-            "aligned",
-            slot(
-                records.aligned_dtype((2, 2, 2)),
+        aligned = slot(
+                records.aligned_dtype(10),
                 index=index,
                 flags=int(flags),
                 motion=[index, 0, 0, 0, 0, 0.25],
                 framewise_displacement_mm=np.nan if index == 0 else 0.5,
                 closed_ns=index * 1000 * ms,
                 aligned_ns=index * 1000 * ms + 10 * ms,
-                data=np.full((2, 2, 2), index),
-            ),
         )
+        records.put_volume(aligned, np.full((2, 2, 2), index), records.Grid((2, 2, 2), np.diag([3.0, 3.0, 3.3, 1.0])))
+        recorder.take("aligned", aligned)
     recorder.take("events", slot(records.event_dtype(), kind=EventKind.TRIGGER, generation=-1, candidate=-1, t_ns=500 * ms))
     for k, (generation, candidate) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
         key = {"generation": generation, "candidate": candidate}

@@ -78,7 +78,7 @@ def recorded(tmp_path: Path) -> Record:
         start = {"rtevo": "1.2", "tr_s": 2.0, "shape": list(SHAPE), "affine": np.diag([3.0, 3, 3.5, 1]).tolist(), "source": "simulate"}
         with LogWriter(out / "record.jsonl") as log:
             log.append("start", {**start, "condition": condition, "seed": 7, "speed": 1.0})
-        recorder = Recorder(out, np.eye(4))
+        recorder = Recorder(out)
         recorder.take("events", slot(records.event_dtype(), kind=EventKind.NOTE, text=b"presenter ready: psychopy, 60.000 Hz"))
         recorder.take("events", slot(records.event_dtype(), kind=EventKind.TRIGGER, t_ns=10 * SECOND_NS))
         for index in range(10):

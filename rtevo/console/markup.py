@@ -8,13 +8,15 @@ from html import escape
 from rtevo.console.desk import Desk
 from rtevo.console.view import FULL, LATENCIES, Trial, View
 
-__all__ = ["STATES", "alarms", "figures", "generation", "health", "messages", "now", "span", "state"]
+__all__ = ["STATES", "alarms", "figures", "generation", "health", "messages", "now", "placement", "span", "state"]
 
 STATES = {  # words, colour
     "starting": ("Getting ready", "dim"),
     "ready": ("Ready: press Start", "calm"),
     "presenter": ("Waiting for the stimulus PC", "amber"),
     "trigger": ("Waiting for the trigger", "blue"),
+    "placing": ("Placing the decoder", "blue"),
+    "asked": ("Placement: your decision", "amber"),
     "running": ("Running", "calm"),
     "pausing": ("Pausing after this image", "amber"),
     "paused": ("Paused", "amber"),
@@ -30,6 +32,7 @@ SCENES = {
     "rating": "Rating scale",
     "late": "Fixation: the next image is awaited",
     "paused": "Fixation: paused",
+    "placing": "Fixation: the decoder is placed",
     "over": "The end",
 }
 
@@ -84,7 +87,7 @@ def now(desk: Desk) -> str:
         picture = f'<img src="picture/{generation}/{candidate}" alt="">'
         scene = f"Generation {generation + 1}, image {candidate + 1}"
     else:
-        picture = f'<div class="empty">{"+" if view.scene in ("fixation", "late", "paused") else ""}</div>'
+        picture = f'<div class="empty">{"+" if view.scene in ("fixation", "late", "paused", "placing") else ""}</div>'
     return f'<h2>On the participant\'s screen</h2>{picture}<p class="scene">{scene}</p><p class="dim">{_next(desk)}</p>'
 
 
@@ -99,6 +102,22 @@ def _next(desk: Desk) -> str:
     if view.scene == "fixation" and view.last is not None:
         return f"next image in {max(0.0, p.washout_s - elapsed):.0f} s"
     return f"for {elapsed:.0f} s"
+
+
+def placement(view: View) -> str:
+    """Give the attempt that waits for the operator: the overlay and its figures; empty where none does."""
+    asked = view.asked
+    if asked is None:
+        return ""
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in asked["reasons"].split("\n") if reason)
+    figures = (
+        f"expected error {asked['expected_error_mm']:.2f} mm, correlation {asked['correlation']:.2f}, {asked['overlap']:.0%} of the "
+        f"decoder's head and {asked['weight_kept']:.0%} of its weight in today's field of view"
+    )
+    return (
+        f'<h2>The decoder on today\'s head: {escape(asked["verdict"])}</h2><p>{figures}.</p><ul>{reasons}</ul>'
+        f'<img class="overlay" src="placement/{view.part}/{asked["attempt"]}" alt="edges of the decoder\'s reference on today\'s volume">'
+    )
 
 
 def messages(view: View) -> str:
@@ -183,12 +202,21 @@ def _equipment(desk: Desk) -> list[tuple[str, str, str]]:
     moved = view.volumes[-1].displacement_mm if view.volumes else math.nan
     return [
         ("Scanner", *scanner),
+        ("Decoder", *_decoder(view)),
         ("Stimulus PC", *presenter),
         ("Its clock", clock, ""),
         ("Displacement", "–" if math.isnan(moved) else f"{moved:.2f} mm", ""),
         ("Volumes missing", str(view.missing), "amber" if view.missing else ""),
         ("Images late", str(view.held), "amber" if view.held else ""),
     ]
+
+
+def _decoder(view: View) -> tuple[str, str]:
+    """Say how the decoder lies on today's head."""
+    if view.placement is None:
+        return "not placed yet", "dim"
+    colour = {"good": "calm", "doubtful": "amber"}.get(view.placement["verdict"], "red")
+    return f"{view.placement['verdict']}, ± {view.placement['expected_error_mm']:.2f} mm", colour
 
 
 def _latency_row(view: View, name: str) -> str:

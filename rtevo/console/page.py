@@ -53,6 +53,7 @@ class Page:
             self.alarms = self._html("alarms")
             with ui.element("div").classes("panel now"):
                 self.now, self.messages = self._html(""), self._html("log")
+            self.placement = self._html("panel generations")
             self.generations = ui.element("div").classes("panel generations")
             self.health = self._html("panel health")
             self._make_charts()
@@ -80,6 +81,9 @@ class Page:
             self.pause = self._button("Pause", "Space", self.do_pause)
             self.resume = self._button("Go on", "Space", self.do_pause, "go")
             self.mark = self._button("Mark", "M", self.ask_mark)
+            self.accept = self._button("Accept", "Y", self.do_accept, "go")
+            self.again = self._button("Next volumes", "N", lambda: self.do_decide("again"))
+            self.restart = self._button("New run", "R", lambda: self.do_decide("restart"))
             self.stop = self._button("Stop", "X", self.ask_stop, "halt")
 
     def _make_charts(self) -> None:
@@ -129,6 +133,16 @@ class Page:
         elif self.desk.state in ("pausing", "paused"):
             self.desk.act("resume")
 
+    def do_accept(self) -> None:
+        """Accept a doubtful placement."""
+        if self.desk.acceptable:
+            self.desk.act("accept")
+
+    def do_decide(self, action: str) -> None:
+        """Have the next volumes tried, or the scanner's run begun anew, where the decoder could not be placed."""
+        if self.desk.state == "asked":
+            self.desk.act(action)
+
     def ask_stop(self) -> None:
         """Ask whether the session shall really end."""
         if not self.desk.over:
@@ -161,7 +175,8 @@ class Page:
             elif event.key == "Escape":
                 self.stop_dialog.close()
             return
-        keys = {"s": self.do_start, " ": self.do_pause, "m": self.ask_mark, "x": self.ask_stop}
+        keys: dict[str, Callable[[], object]] = {"s": self.do_start, " ": self.do_pause, "m": self.ask_mark, "x": self.ask_stop}
+        keys |= {"y": self.do_accept, "n": lambda: self.do_decide("again"), "r": lambda: self.do_decide("restart")}
         if act := keys.get(str(event.key.name).lower()):
             act()
 
@@ -187,6 +202,7 @@ class Page:
         self._set(self.figures, markup.figures(desk))
         self._set(self.alarms, markup.alarms(desk))
         self._set(self.now, markup.now(desk))
+        self._set(self.placement, markup.placement(desk.view) if desk.state == "asked" else "")
         self._set(self.health, markup.health(desk))
         self._draw_buttons()
         if self._changed != desk.changed:
@@ -200,7 +216,12 @@ class Page:
         self.start.set_visibility(state in ("starting", "ready"))
         self.start.set_enabled(state == "ready")
         self.resume.set_visibility(state in ("pausing", "paused"))
-        self.pause.set_visibility(not self.resume.visible and not self.start.visible)
+        asked = state == "asked"
+        self.accept.set_visibility(self.desk.acceptable)
+        for button in (self.again, self.restart, self.placement):
+            button.set_visibility(asked)
+        self.generations.set_visibility(not asked)
+        self.pause.set_visibility(not (self.resume.visible or self.start.visible or asked))
         self.pause.set_enabled(state in ("presenter", "trigger", "running"))
         self.mark.set_enabled(not self.desk.over)
         self.stop.set_enabled(not self.desk.over and state != "stopping")

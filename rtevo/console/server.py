@@ -64,6 +64,11 @@ def _application(desk: Desk, looking: dict[str, Page]) -> Guard:
             return Response(status_code=404)
         return Response(found, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
+    @application.get("/placement/{part}/{attempt}")
+    def placement(part: int, attempt: int) -> Response:
+        found = desk.overlay(part, attempt)
+        return Response(status_code=404) if found is None else Response(found, media_type="image/png")
+
     @application.get("/alive", status_code=204)
     def alive() -> None:
         """Answer a page that looks for its server."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import select
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rtevo.record import earlier
-from rtevo.records import EventKind, VolumeFlag
+from rtevo.records import Decision, EventKind, VolumeFlag
 from rtevo.shm import Ring, RingClosed, RingOverrun
 from rtevo.stages.context import OBSERVERS
 from rtevo.stages.evolution import course_settings
@@ -27,6 +30,8 @@ __all__ = ["Status", "closing_words"]
 
 QUIET_S = 10.0  # without a terminal, a line this often
 FD_LIMIT_MM = 0.5
+QUESTION = "Type y (accept a doubtful placement), n (try the next volumes), r (the scanner's run begins anew) or x (stop), and Enter."
+ANSWERS = {"y": "accept", "n": "again", "r": "restart", "x": "stop"}
 
 
 class Status:
@@ -52,6 +57,8 @@ class Status:
         self._images = course_settings(plan.config).images
         self._blinded = plan.config.session.condition == "blinded"
         self._due: float | None = None
+        self._operate: Callable[[str, str], None] | None = None
+        self._asked = 0  # the question about a placement that has been put
         self._printed = 0.0
         for record in earlier(plan.out, plan.part):
             if record["type"] in OBSERVERS["status"]:
@@ -92,11 +99,11 @@ class Status:
             self._printed = time.monotonic()
             self.console.print(f"starting: {text}")
 
-    def watch(self, rings: dict[str, Ring], clock: Clock) -> None:
-        """Begin to follow a session's rings."""
+    def watch(self, rings: dict[str, Ring], clock: Clock, operate: Callable[[str, str], None] | None = None) -> None:
+        """Begin to follow a session's rings; `operate` does what is answered at the terminal."""
         from rtevo.stages import ring_name
 
-        self._clock, self._all = clock, rings
+        self._clock, self._all, self._operate = clock, rings, operate
         self._rings = {name: Ring.attach(ring_name(self.plan.name, name), reader="status") for name in OBSERVERS["status"]}
 
     def _follow(self) -> None:
@@ -126,11 +133,33 @@ class Status:
     def tick(self) -> None:
         """Refresh the line."""
         self._follow()
+        self._ask()
         if self.console.is_terminal:
             self._live.update(self._render(), refresh=True)
         elif time.monotonic() > self._printed + QUIET_S:
             self._printed = time.monotonic()
             self.console.print(" | ".join(f"{label} {value}" for label, value, _ in self._cells()))
+
+    def _ask(self) -> None:
+        """Put the question that waits for the operator, and do what is answered; only where somebody sits at the terminal."""
+        if self._clock is None or self._operate is None or sys.stdin is None or not sys.stdin.isatty():
+            return
+        asked = self._clock.get("placement_asked")
+        if asked and asked != self._asked:
+            from rtevo.report.overlay import draw_attempt
+
+            picture = draw_attempt(self.plan.out, self.plan.decoder, self.plan.decoder_name, self.plan.part, asked - 1)
+            if picture is None:
+                return  # it is not in the record yet
+            self._asked = asked
+            self.console.print(Text(f"Look at {picture}. {QUESTION}", style="bold yellow"))
+        elif asked and select.select([sys.stdin], [], [], 0)[0]:
+            word = sys.stdin.readline().strip().lower()[:1]
+            if word in ANSWERS:
+                self._asked = 0
+                self._operate(ANSWERS[word], "at the terminal")
+            else:
+                self.console.print(Text(QUESTION, style="bold yellow"))
 
     def _render(self) -> Table:
         table = Table.grid(padding=(0, 2))
@@ -154,6 +183,10 @@ class Status:
                 ("FD", "-" if math.isnan(displacement) else f"{displacement:.2f} mm", "yellow" if displacement > FD_LIMIT_MM else "")
             )
             cells.append(("aligned in", "missing" if missing else f"{latency_ms:.0f} ms", "red" if missing else ""))
+        placement = self._last.get("placements")
+        if placement is None or placement["decision"] != Decision.ACCEPTED:
+            waits = self._clock is not None and self._clock.get("triggered")
+            cells += [("decoder", "being placed" if placement is None else "placement: your decision", "yellow")] if waits else []
         cells.append(("generation", f"{self._generation + 1}/{config.evolution.generations}", "bold"))
         cells.append(("images", f"{self._shown}/{self._images}", ""))
         score = self._last.get("scores")

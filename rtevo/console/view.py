@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from rtevo.config import Config
-from rtevo.records import EventKind, VolumeFlag
+from rtevo.records import Decision, EventKind, Grid, VolumeFlag
 
 __all__ = ["FD_LIMIT_MM", "FULL", "LATENCIES", "Latency", "Trial", "View", "Volume"]
 
@@ -26,7 +28,16 @@ LATENCIES = {  # what is slow when it is; its short name; in what time it has to
     "paint": ("Painting", "picture painted", "image"),
     "report": ("The stimulus PC's report", "onset reported", "TR"),
 }
-_SHOWN = {"pause": "pause after this image", "resume": "go on", "start": "start", "stop": "stop", "mark": "mark"}
+_SHOWN = {
+    "pause": "pause after this image",
+    "resume": "go on",
+    "start": "start",
+    "stop": "stop",
+    "mark": "mark",
+    "accept": "the placement is accepted",
+    "again": "the next volumes are tried",
+    "restart": "the scanner's run begins anew",
+}
 
 
 @dataclass
@@ -86,12 +97,15 @@ class View:
     ----------
     config : Config
     tr_s : float
+
+    Attributes
+    ----------
     voxel_mm : float
-        Shortest edge of a voxel: the head should stay within it.
+        Shortest edge of a voxel: the head should stay within it. NaN before the first volume.
     """
 
-    def __init__(self, config: Config, tr_s: float, voxel_mm: float) -> None:
-        self.config, self.tr_s, self.voxel_mm = config, tr_s, voxel_mm
+    def __init__(self, config: Config, tr_s: float) -> None:
+        self.config, self.tr_s, self.voxel_mm = config, tr_s, math.nan
         self.blinded = config.session.condition == "blinded"
         self.measured = {"ratings": EventKind.RATING, "physiology": EventKind.PHYSIOLOGY}.get(config.session.condition)
         speed = config.session.speed or math.inf
@@ -100,6 +114,7 @@ class View:
         self.latencies = {name: Latency(limits_ms[limit]) for name, (_, _, limit) in LATENCIES.items()}
         self.trials: dict[tuple[int, int], Trial] = {}
         self.volumes: list[Volume] = []
+        self.part = 0
         self.messages: deque[tuple[float, str, str]] = deque(maxlen=200)  # session time s, kind, text
         self.begin()
 
@@ -110,6 +125,7 @@ class View:
         self.showing: tuple[int, int] | None = None  # on the screen now
         self.last: tuple[int, int] | None = None  # shown last
         self.volume_s = math.nan  # when the last volume came
+        self.placement: Mapping[str, Any] | None = None  # the latest attempt to place the decoder on today's head
         self.clock_error_ms = math.nan
         self.presenter, self.silent = "", False
         self.held = 0
@@ -125,6 +141,24 @@ class View:
 
     def _start(self, record: Mapping[str, Any]) -> None:
         self.begin()
+        self.part = record.get("part", 0)
+
+    def _grid(self, record: Mapping[str, Any]) -> None:
+        self.voxel_mm = float(Grid(tuple(record["shape"]), np.array(record["affine"])).voxel_size_mm.min())
+
+    def _placements(self, record: Mapping[str, Any]) -> None:
+        self.placement = record
+
+    @property
+    def asked(self) -> Mapping[str, Any] | None:
+        """The placement that waits for the operator."""
+        waits = self.placement is not None and self.placement["decision"] == Decision.PENDING and self.placement["verdict"] != "good"
+        return self.placement if waits else None
+
+    @property
+    def placed(self) -> bool:
+        """Whether the decoder lies on today's head."""
+        return self.placement is not None and self.placement["decision"] == Decision.ACCEPTED
 
     def _trial(self, record: Mapping[str, Any]) -> Trial:
         key = (record["generation"], record["candidate"])
@@ -189,7 +223,8 @@ class View:
             self._scene("rating" if self.measured == EventKind.RATING else "fixation", t_s)
         elif kind in (EventKind.FIXATION, EventKind.PAUSE, EventKind.GO_ON, EventKind.END):
             self.held += kind == EventKind.FIXATION
-            scenes = {EventKind.FIXATION: "late", EventKind.PAUSE: "paused", EventKind.GO_ON: "fixation", EventKind.END: "over"}
+            paused = "paused" if self.placed else "placing"
+            scenes = {EventKind.FIXATION: "late", EventKind.PAUSE: paused, EventKind.GO_ON: "fixation", EventKind.END: "over"}
             self._scene(scenes[kind], t_s)
         elif kind == self.measured:
             self._scene("fixation", t_s)
@@ -246,7 +281,13 @@ class View:
             Session time.
         depths : mapping of ring to (waiting, slots)
         """
-        return [*self._link_alarms(now_s), *self._scanner_alarms(now_s), *self._speed_alarms(depths)]
+        return [*self._placement_alarms(), *self._link_alarms(now_s), *self._scanner_alarms(now_s), *self._speed_alarms(depths)]
+
+    def _placement_alarms(self) -> list[str]:
+        asked = self.asked
+        if asked is None or self.scene == "over":
+            return []
+        return [f"How the decoder lies on today's head is {asked['verdict']}.", *filter(None, asked["reasons"].split("\n"))]
 
     def _link_alarms(self, now_s: float) -> list[str]:
         found: list[str] = []
@@ -273,7 +314,7 @@ class View:
             found.append(f"The head has just moved by {moved:.1f} mm.")
         far = max((abs(x) for v in recent[-1:] for x in v.motion_mm if not math.isnan(x)), default=0.0)
         if far > self.voxel_mm:
-            found.append(f"The head lies {far:.1f} mm from where the decoder has it (a voxel is {self.voxel_mm:.1f} mm).")
+            found.append(f"The head lies {far:.1f} mm from the reference (a voxel is {self.voxel_mm:.1f} mm).")
         if any(v.flags & VolumeFlag.MISSING for v in recent):
             found.append("A volume has not arrived whole.")
         if any(v.flags & VolumeFlag.UNALIGNED for v in recent):

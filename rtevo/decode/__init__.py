@@ -22,8 +22,9 @@ volumes and image onsets as they come and gives each image's score.
 ``python -m rtevo.decode fit`` builds a decoder, ``score`` scores a recorded run, ``import`` converts maps and models.
 """
 
+from rtevo.decode.carry import carry, same_voxels
 from rtevo.decode.deconvolve import Deconvolver, Grid
-from rtevo.decode.folder import Decoder, write_decoder
+from rtevo.decode.folder import Decoder, read_map, write_decoder
 from rtevo.decode.peak import pearson, response_window
 from rtevo.decode.quality import Quality, differences, whole
 from rtevo.decode.running import RunningFit
@@ -40,9 +41,12 @@ __all__ = [
     "RunningFit",
     "Score",
     "Scorer",
+    "carry",
     "differences",
     "pearson",
+    "read_map",
     "response_window",
+    "same_voxels",
     "whole",
     "write_decoder",
 ]

@@ -124,14 +124,13 @@ def shared_memory(known: Known) -> Iterator[Finding]:
     from rtevo.shm.wakeup import FOLDER
     from rtevo.stages import Plan, create_rings
 
-    assert known.grid is not None
     assert known.tr_s is not None
     assert known.embedding_size is not None
     assert known.image_size is not None
     nowhere = Path(os.devnull)
     plan = Plan(
         name=secrets.token_hex(3), config=known.config, condition="", out=nowhere, runtime=nowhere, incoming=nowhere,
-        grid=known.grid, tr_s=known.tr_s, decoder=nowhere, decoder_name=None,
+        capacity=prepare.capacity(known.config, known.source), tr_s=known.tr_s, decoder=nowhere, decoder_name=None,
         embedding_size=known.embedding_size, image_size=known.image_size,
     )  # fmt: skip
     try:

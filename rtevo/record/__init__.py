@@ -6,8 +6,8 @@ A session that was resumed has several *parts* in one log, each a run of the sca
 each part had followed upon the one before without a gap.
 """
 
-from rtevo.record.log import LOG, LogFollower, LogWriter, earlier, hold, parts, read_log
-from rtevo.record.recorder import Recorder, compact, image_path, volume_path
+from rtevo.record.log import LOG, LogFollower, LogWriter, earlier, grid_of, hold, parts, read_log
+from rtevo.record.recorder import Recorder, compact, image_path, placement_folder, reference_path, volume_path
 from rtevo.record.tables import finalise, floats, hidden_truth
 
 __all__ = [
@@ -19,10 +19,13 @@ __all__ = [
     "earlier",
     "finalise",
     "floats",
+    "grid_of",
     "hidden_truth",
     "hold",
     "image_path",
     "parts",
+    "placement_folder",
     "read_log",
+    "reference_path",
     "volume_path",
 ]

@@ -1,7 +1,8 @@
 """The log itself: an append-only file of checksummed lines.
 
 Each line of ``record.jsonl`` is the CRC-32 of what follows (8 hex digits), a space, and a JSON object with ``seq``, ``type`` (the ring's
-name; of what comes in the ring ``messages``: ``warning``, ``error`` or ``operator``; or ``start``, ``truth``, ``end``), ``clock_ns``
+name; of what comes in the ring ``messages``: ``warning``, ``error`` or ``operator``; or ``start``, ``grid``, ``truth``, ``end``),
+``clock_ns``
 (session time when it was recorded) and the fields of the ring's slot; float32 arrays are base64 of their little-endian bytes, so that
 nothing is rounded.
 """
@@ -18,9 +19,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rtevo.errors import DataError
+import numpy as np
 
-__all__ = ["LOG", "LogFollower", "LogWriter", "earlier", "hold", "parts", "read_log"]
+from rtevo.errors import DataError
+from rtevo.records import Grid
+
+__all__ = ["LOG", "LogFollower", "LogWriter", "earlier", "grid_of", "hold", "parts", "read_log"]
 
 LOG = "record.jsonl"
 
@@ -166,6 +170,12 @@ def parts(log: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
             found.append([])
         found[-1].append(record)
     return found
+
+
+def grid_of(part: list[dict[str, Any]]) -> Grid | None:
+    """Return the grid that the volumes of a part lie on; None where none had come (in logs of 0.1: the decoder's)."""
+    found = next((r for r in part if r["type"] == "grid" or "affine" in r), None)
+    return None if found is None else Grid(tuple(found["shape"]), np.array(found["affine"]))
 
 
 def earlier(out: Path, part: int) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.record.log import LOG, parts, read_log
-from rtevo.records import MOTION_COLUMNS, EventKind, VolumeFlag
+from rtevo.records import MOTION_COLUMNS, Decision, EventKind, VolumeFlag
 
 __all__ = ["finalise", "floats", "hidden_truth"]
 
@@ -34,6 +34,9 @@ _OF_THE_LOG = (  # not of the summary
     "settings",
     "provenance",
 )
+
+
+_OF_PLACEMENTS = ("attempt", "own_grid", "matrix", "correlation", "overlap", "weight_kept", "expected_error_mm", "verdict")
 
 
 def floats(text: str) -> NDArray[np.float32]:
@@ -73,6 +76,7 @@ class _Tables:
         self.trials: dict[tuple[int, int], dict[str, Any]] = {}
         self.truth: dict[str, float] = {}
         self.warnings: list[str] = []
+        self.placements: list[dict[str, Any]] = []  # that were accepted
         self.held = 0
         self._told: list[str] = []  # warnings of a part that may have ended without a word
         self.part, self.offset_s = -1, 0.0
@@ -87,6 +91,11 @@ class _Tables:
             self.part, self.trigger_ns = self.part + 1, None
             self.warnings, self._told = self.warnings + self._told, []
             self.offset_s = record.get("first_volume", 0) * record["tr_s"]
+        elif kind == "grid":
+            for name in ("shape", "affine"):
+                self.start.setdefault(name, record[name])
+        elif kind == "placements" and record["decision"] == Decision.ACCEPTED:
+            self.placements.append({"part": self.part, **{name: record[name] for name in _OF_PLACEMENTS}})
         elif kind == "events":
             self._event(record)
         elif kind == "truth":
@@ -283,6 +292,7 @@ def finalise(out: Path) -> dict[str, Any]:
         },
         "generations": _generations(rows),
         "probes": _probes(rows),
+        "placements": tables.placements,
         "quality": _quality(tables),
         "latencies_ms": _latencies(tables),
         "rings": tables.end.get("rings", {}),

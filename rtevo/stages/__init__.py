@@ -85,7 +85,7 @@ class Stage:
 
 STAGES: tuple[Stage, ...] = (
     Stage("ingest", ingest, (), ("volumes",)),
-    Stage("decode", decode, ("volumes", "events"), ("aligned", "scores")),
+    Stage("decode", decode, ("volumes", "events"), ("aligned", "placements", "scores")),
     Stage("evolve", evolve, ("scores", "images", "events"), ("latents", "fitness")),
     Stage("generate", generate, ("latents",), ("images",), deadline_s=120),  # one for each device
     # it keeps an image unread as long as the stimulus PC cannot take it, and has a limit of its own ([bridge] lost_s)

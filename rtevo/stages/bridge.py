@@ -18,6 +18,7 @@ from rtevo.config import Config, presentation_settings, presenter_is_outside
 from rtevo.records import EventKind
 from rtevo.shm import Ring, RingClosed, RingTimeout
 from rtevo.stages.context import Context, Turns
+from rtevo.wire import RESTART
 
 if TYPE_CHECKING:
     from rtevo.bridge import Bridge, Physiology, PresenterEvent, Resume
@@ -135,19 +136,28 @@ def bridge(context: Context) -> None:
                 if lock_step:
                     lock_step.busy()
                 stopped = bool(clock.get("end"))
-                link.end("failed" if clock.get("abort") else "stopped" if stopped else "finished", at_once=stopped)
+                link.end(_reason(clock, stopped), at_once=stopped)
             if clock.get("abort"):
                 break
         _tell_clock(context, link)
     events.close_writing()
 
 
+def _reason(clock: Clock, stopped: bool) -> str:
+    """Say to the presenter why the session ends."""
+    if clock.get("restart"):
+        return RESTART
+    return "failed" if clock.get("abort") else "stopped" if stopped else "finished"
+
+
 def _pause(clock: Clock, link: Bridge, lock_step: _LockStep | None) -> None:
-    """Let the presenter hold fixation as long as the operator wants it."""
-    paused = bool(clock.get("pause"))
+    """Let the presenter hold fixation until the decoder lies on today's head, and as long as the operator wants it."""
+    placed = clock.get("placed")
+    paused = bool(clock.get("pause")) or not placed
     if lock_step and paused != link.paused:
         lock_step.busy()
     link.pause(paused)
+    clock.set("placed_told", placed)
 
 
 def _physiology(sensor: Physiology | None, link: Bridge) -> list[PresenterEvent]:

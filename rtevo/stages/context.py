@@ -20,7 +20,6 @@ import numpy as np
 from rtevo import records
 from rtevo.clock import Clock
 from rtevo.config import Config
-from rtevo.records import Grid
 from rtevo.shm import Reader, Ring, RingClosed, RingTimeout, WriterLost, wait_any
 
 __all__ = [
@@ -64,8 +63,8 @@ class Plan:
         Folder for what only lives as long as the session (shared words, simulated scanner's files, sockets).
     incoming : Path
         Folder that volumes arrive in.
-    grid : Grid
-        Of every volume: the decoder's.
+    capacity : int
+        Voxels of the largest volume that may come.
     tr_s : float
     decoder : Path
         Decoder folder.
@@ -81,6 +80,8 @@ class Plan:
         A resumed part scores its images from its own volumes alone.
     token : str
         What a browser has to know to see the console; empty: nothing.
+    attended : bool
+        Somebody can answer questions: at the console, or at the terminal.
     """
 
     name: str
@@ -89,7 +90,7 @@ class Plan:
     out: Path
     runtime: Path
     incoming: Path
-    grid: Grid
+    capacity: int
     tr_s: float
     decoder: Path
     decoder_name: str | None
@@ -99,6 +100,7 @@ class Plan:
     first_volume: int = 0
     rebaseline: bool = False
     token: str = field(default="", repr=False)
+    attended: bool = False
 
     @property
     def latent_space(self) -> Path:
@@ -126,7 +128,7 @@ class RingSpec:
 
 
 def _aligned(plan: Plan) -> np.dtype[np.void]:
-    return records.aligned_dtype(plan.grid.shape if plan.config.record.save_volumes in ("aligned", "both") else None)
+    return records.aligned_dtype(plan.capacity if plan.config.record.save_volumes in ("aligned", "both") else None)
 
 
 def _small(plan: Plan) -> int:
@@ -144,8 +146,9 @@ def _generation(plan: Plan) -> int:
 
 
 RINGS: dict[str, RingSpec] = {
-    "volumes": RingSpec(lambda p: records.volume_dtype(p.grid.shape), lambda p: 16, ("decode",)),
+    "volumes": RingSpec(lambda p: records.volume_dtype(p.capacity), lambda p: 16, ("decode",)),
     "aligned": RingSpec(_aligned, lambda p: 64, ()),
+    "placements": RingSpec(lambda p: records.placement_dtype(), lambda p: 64, ()),
     "scores": RingSpec(lambda p: records.score_dtype(), _every_image, ("evolve",)),
     "fitness": RingSpec(lambda p: records.fitness_dtype(), _every_image, ()),
     "latents": RingSpec(lambda p: records.latent_dtype(p.config.evolution.latent_size, p.embedding_size), _small, ("generate",)),
@@ -154,8 +157,8 @@ RINGS: dict[str, RingSpec] = {
     "messages": RingSpec(lambda p: records.message_dtype(), lambda p: 256, ()),  # the supervisor's
 }
 OBSERVERS = {
-    "record": ("volumes", "aligned", "scores", "fitness", "latents", "images", "events", "messages"),
-    "status": ("aligned", "scores", "fitness", "events"),
+    "record": ("volumes", "aligned", "placements", "scores", "fitness", "latents", "images", "events", "messages"),
+    "status": ("aligned", "placements", "scores", "fitness", "events"),
 }
 
 

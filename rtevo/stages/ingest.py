@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import Any, Protocol
 
+import numpy as np
+
 from rtevo.errors import GeometryError
 from rtevo.ingest import Volume
-from rtevo.records import ACQUISITION_BYTES, Grid
+from rtevo.records import ACQUISITION_BYTES, Grid, VolumeFlag, put_volume
 from rtevo.shm import Ring
 from rtevo.stages.context import Context
 
 LOOPBACK = "127.0.0.1"
+NO_GRID = Grid((1, 1, 1), np.eye(4))  # of a volume that is missing before any has come
 TR_OFF = 0.01  # of the session's repetition time: how far the headers' may be from it
 
 
@@ -33,20 +37,18 @@ class Source(Protocol):
 
 def ingest(context: Context) -> None:
     """What the scanner sends -> ``volumes``."""
-    plan, clock = context.plan, context.clock
+    _plan, clock = context.plan, context.clock
     out = context.writer("volumes")
     source, ready = _open(context)
     context.ready(**ready)
-    teller, described = _Teller(context, source), False
+    teller, publisher = _Teller(context, source), _Publisher(context, out)
     while True:
         delivered, draining = clock.get("delivered"), bool(clock.get("drain") or clock.get("abort"))
         volumes = source.poll()
         if draining:
             volumes += source.finish()
         for volume in volumes:
-            acquisition = {} if described or volume.data is None else source.sidecar(volume)
-            described |= volume.data is not None
-            _publish_volume(out, volume, plan.grid, plan.first_volume, acquisition)
+            publisher.publish(volume, source)
         teller.tell()
         if draining or not volumes:
             clock.set("settled", delivered)
@@ -126,12 +128,42 @@ def _told(acquisition: dict[str, Any]) -> bytes:
     return text[:ACQUISITION_BYTES]
 
 
-def _publish_volume(out: Ring, volume: Volume, grid: Grid, first: int, acquisition: dict[str, Any]) -> None:
-    if volume.data is not None and (difference := grid.difference(volume.grid)):
-        raise GeometryError(f"volume {volume.index} ({volume.files[0]}) does not lie on the decoder's grid: {difference}")
-    with out.reserve(timeout_s=30) as slot:
-        slot["index"], slot["flags"], slot["acquired_s"] = first + volume.index, int(volume.flags), volume.acquired_s
-        slot["closed_ns"] = volume.closed_ns
-        slot["acquisition"] = _told(acquisition)
-        slot["data"][...] = 0 if volume.data is None else volume.data
-        slot["ingested_ns"] = time.monotonic_ns()
+class _Publisher:
+    """Puts volumes into the ring. The first one decides on which grid the run lies."""
+
+    def __init__(self, context: Context, out: Ring) -> None:
+        self._log, self._out = context.log, out
+        self._capacity, self._first = context.plan.capacity, context.plan.first_volume
+        self._grid: Grid | None = None
+
+    def publish(self, volume: Volume, source: Source) -> None:
+        """Publish a volume; one that lies on another grid than the run's first is named, and is as good as missing.
+
+        Raises
+        ------
+        GeometryError
+            The run's volumes are larger than the ring's places.
+        """
+        data, acquisition, flags = volume.data, {}, int(volume.flags)
+        if data is not None and self._grid is None:
+            self._grid = self._checked(volume)
+            acquisition = source.sidecar(volume)
+        elif data is not None and self._grid is not None and (difference := self._grid.difference(volume.grid)):
+            self._log.warning("ingest: volume %d (%s) does not lie where the run's first one does and counts as missing: %s",
+                              volume.index, volume.files[0], difference)  # fmt: skip
+            data, flags = None, flags | VolumeFlag.MISSING
+        with self._out.reserve(timeout_s=30) as slot:
+            slot["index"], slot["flags"], slot["acquired_s"] = self._first + volume.index, flags, volume.acquired_s
+            slot["closed_ns"] = volume.closed_ns
+            slot["acquisition"] = _told(acquisition)
+            put_volume(slot, data, self._grid or NO_GRID)
+            slot["ingested_ns"] = time.monotonic_ns()
+
+    def _checked(self, volume: Volume) -> Grid:
+        voxels = math.prod(volume.grid.shape)
+        if voxels > self._capacity:
+            raise GeometryError(
+                f"the run's volumes ({volume.files[0]}) have {' x '.join(map(str, volume.grid.shape))} voxels, expected at most "
+                f"{self._capacity:,} in all: set [acquisition] largest to them"
+            )
+        return volume.grid

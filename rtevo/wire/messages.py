@@ -15,6 +15,7 @@ from rtevo.wire.settings import PresentationSettings
 
 MAGIC = "rtevo"
 CHECK = "check"  # name of a session, and reason to end it, that only looks whether the presenter is there: it goes on waiting
+RESTART = "restart"  # reason to end a session that begins again with another run of the scanner: the presenter waits for it
 MAX_HEADER_BYTES = 64 * 1024
 MAX_PIXEL_BYTES = 64 * 1024 * 1024
 MAX_SIDE = 8192  # pixels

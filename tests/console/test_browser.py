@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -171,7 +172,7 @@ def elsewhere(watched: Watched) -> Iterator[tuple[str, str, Any]]:
         out=watched.out,
         runtime=next(Path(tempfile.gettempdir()).glob(f"rtevo-run-{watched.process.pid}-*")),
         incoming=watched.out,
-        grid=decoder.grid,
+        capacity=math.prod(decoder.grid.shape),
         tr_s=config.acquisition.tr_s,
         decoder=watched.out / "decoder",
         decoder_name=decoder.name,

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rtevo.config import build
@@ -60,8 +61,8 @@ def session() -> list[dict[str, Any]]:
 def view(records: list[dict[str, Any]], condition: str = "brain", **evolution: Any) -> View:
     blinded = {"blinding_key": __file__} if condition == "blinded" else {}
     config = build({"session": {"condition": condition}, "evolution": {**blinded, **evolution}})
-    made = View(config, tr_s=1.0, voxel_mm=3.0)
-    for record in records:
+    made = View(config, tr_s=1.0)
+    for record in [{"type": "grid", "shape": [80, 80, 35], "affine": np.diag([3.0, 3.0, 3.3, 1.0]).tolist()}, *records]:
         made.take(record)
     return made
 
@@ -125,7 +126,7 @@ def test_ratings_take_the_place_of_scores() -> None:
         ([], 30, "No volume for 11 s"),
         ([volume(20, 0.7)], 20, "The head has just moved by 0.7 mm."),
         ([volume(20, 1.4)], 20, "1.4 mm: the volume is left out"),
-        ([volume(20, 0.1, x_mm=-3.4)], 20, "The head lies 3.4 mm from where the decoder has it (a voxel is 3.0 mm)"),
+        ([volume(20, 0.1, x_mm=-3.4)], 20, "The head lies 3.4 mm from the reference (a voxel is 3.0 mm)"),
         ([volume(20, math.nan, VolumeFlag.MISSING)], 20, "A volume has not arrived whole."),
         ([volume(20, math.nan, VolumeFlag.UNALIGNED)], 20, "A volume could not be aligned."),
         ([volume(20, took_ms=1200)], 20, "Aligning a volume took 1200 ms: it has 1000."),

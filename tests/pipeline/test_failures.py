@@ -11,10 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from rtevo.decode import write_decoder
 from rtevo.record import read_log
 from rtevo.records import EventKind
 
@@ -123,16 +121,6 @@ def test_a_folder_with_nothing_but_a_truncated_file(
     (tmp_path / "cut").mkdir()
     shutil.copy(scanner_data("siemens-mosaic") / "truncated.dcm", tmp_path / "cut")
     assert "truncated.dcm" in refused("--replay", str(tmp_path / "cut"))
-
-
-def test_a_decoder_of_another_geometry(refused: Callable[..., str], tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    shape = (40, 40, 20)
-    write_decoder(tmp_path / "decoder", "fear", rng.random(shape), np.ones(shape, bool), rng.random(shape), np.eye(4), {})
-    printed = refused("--decoder", str(tmp_path / "decoder"))
-    assert "geometry" in printed
-    assert "(40, 40, 20)" in printed
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_model_folder(refused: Callable[..., str], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from bench.bench_long import WARM, measure, run_session
 from rtevo import export
-from rtevo.record import LOG, LogWriter, image_path, read_log
+from rtevo.record import LOG, LogWriter, grid_of, image_path, read_log
 from rtevo.record.__main__ import main as record_command
 from rtevo.records import EventKind
 from rtevo.report.__main__ import main as report
@@ -161,7 +161,7 @@ def test_memory_stays_the_same_however_many_volumes_come(long: tuple[Path, Memor
     growth_mb = {name: own["growth_mb"] for name, own in measured["memory_mb"].items()}
     assert set(growth_mb) == {"supervisor", "ingest", "decode", "evolve", "generate", "bridge", "record", "scanner", "presenter"}
     assert measured["volumes"] > 240
-    volume_mb = 4 * math.prod(read_log(out / LOG)[0]["shape"]) / 2**20
+    volume_mb = 4 * math.prod(grid_of(read_log(out / LOG)).shape) / 2**20
     limit_mb = (measured["volumes"] - WARM) * volume_mb / 4
     assert {name: mb for name, mb in growth_mb.items() if mb > limit_mb} == {}
 
