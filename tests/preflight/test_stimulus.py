@@ -91,10 +91,10 @@ def test_a_presenter_that_waits_is_checked_and_waits_on(known: Make, port: int, 
     assert ended == ["finished"]
 
 
-def test_a_check_that_is_broken_off_leaves_the_presenter_waiting(port: int, start: Callable[..., list[Any]]) -> None:
+def test_a_check_that_is_broken_off_and_a_session_that_begins_again_leave_the_presenter_waiting(port: int, start: Callable[..., list[Any]]) -> None:
     endpoint, settings = f"tcp://127.0.0.1:{port}", presentation_settings(build({}))
     ended = start(endpoint)
-    for session, reason in ((wire.CHECK, ""), ("session", "finished")):
+    for session, reason in ((wire.CHECK, ""), ("session", wire.RESTART), ("again", "finished")):
         with Bridge(endpoint, settings, session=session) as link:
             while not link.ready:
                 link.poll(0.05)

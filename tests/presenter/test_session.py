@@ -344,3 +344,22 @@ def test_markers_tell_what_happened_and_when() -> None:
     Session(PresentationSettings(), link, display, mark=lambda text, t_ns: marks.append((text, t_ns))).run()
     assert [text for text, _ in marks] == ["trigger", "onset 0 0", "offset 0 0", "end done"]
     assert [t for _, t in marks] == [e.t_ns for e in link.events()]
+
+
+def test_the_first_image_waits_until_the_decoder_lies_on_todays_head() -> None:
+    arrivals: list[tuple[float, wire.Numbered]] = [(0.0, wire.Pause(True)), (0.0, image(0)), (8.0, wire.Pause(False)), (11.5, wire.End("done"))]
+    _, link, _ = run(PresentationSettings(), arrivals)
+    (trigger,), (onset,) = link.events(Kind.TRIGGER), link.events(Kind.ONSET)
+    assert trigger.t_ns == 1 * SECOND
+    assert onset.t_ns == pytest.approx(8 * SECOND, abs=SECOND / 10)
+    assert [event.kind for event in link.events(Kind.PAUSE, Kind.GO_ON, Kind.FIXATION)] == [Kind.PAUSE, Kind.GO_ON]
+
+
+def test_a_session_that_begins_again_leaves_the_participant_with_the_waiting_text() -> None:
+    settings = PresentationSettings()
+    reason, link, display = run(settings, [(0.0, wire.Pause(True)), (0.0, image(0)), (5.0, wire.End(wire.RESTART, at_once=True))])
+    assert reason == wire.RESTART
+    assert [event.text for event in link.events(Kind.END)] == [wire.RESTART]
+    assert link.events(Kind.ONSET) == []
+    assert display.flips[-1][1] == Scene("text", settings.wait_text)
+    assert display.now_ns() < 6 * SECOND  # nothing is waited for: the next run may come at any moment
