@@ -108,12 +108,16 @@ def prepare(config: Config) -> Plan:
     loaded = check_decoder(config)
     tr_s = repetition_time(config, source)
     out = _new_folder(config.record.out)
-    space.save(out / "latent_space.npz")
-    folder, decoder = loaded or make_decoder(config, source, tr_s, out / "decoder")
-    return make_plan(
-        config, out, folder, decoder, source,
-        tr_s=tr_s, condition=condition, embedding_size=embedding_size, image_size=image_size, token=token,
-    )  # fmt: skip
+    try:
+        space.save(out / "latent_space.npz")
+        folder, decoder = loaded or make_decoder(config, source, tr_s, out / "decoder")
+        return make_plan(
+            config, out, folder, decoder, source,
+            tr_s=tr_s, condition=condition, embedding_size=embedding_size, image_size=image_size, token=token,
+        )  # fmt: skip
+    except BaseException:  # nothing has been recorded
+        shutil.rmtree(out, ignore_errors=True)
+        raise
 
 
 def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder, source: Any, **rest: Any) -> Plan:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from rtevo import __version__
 from rtevo.config import example, load
 from rtevo.errors import ConfigError, RtevoError, StageError
 from rtevo.prepare import open_record, prepare
+from rtevo.stops import Stops
 
 if TYPE_CHECKING:
     from rtevo.stages import Plan
@@ -129,15 +131,23 @@ def _overrides(options: argparse.Namespace) -> dict[tuple[str, str], Any]:
 # --- the session -----------------------------------------------------------------------------------------------------------------------
 
 
-def run(plan: Plan) -> dict[str, Any]:
+def run(plan: Plan, stops: Stops) -> dict[str, Any]:
     """Run a prepared session to its end and give its summary.
 
     Where the operator wants another run of the scanner, because the decoder could not be placed, it follows as the session's next part.
+
+    Parameters
+    ----------
+    plan : Plan
+    stops : Stops
+        The signals that end it; entered.
 
     Raises
     ------
     StageError
         A process died; what had been recorded has been saved, and the summary written.
+    KeyboardInterrupt
+        The session was stopped before its record began.
     """
     from rtevo.record import hold
     from rtevo.resume import resume
@@ -145,23 +155,34 @@ def run(plan: Plan) -> dict[str, Any]:
     while True:
         with hold(plan.out):
             open_record(plan)
-            summary = _run(plan)
+            with stops.heard_by(lambda: None):  # from here on there is a record, and a signal cannot keep it from being completed
+                summary = _run(plan, stops)
         if summary["status"] != "restarted":
             return summary
         print("rtevo: the session begins again: start the scanner's run anew when everything is ready", file=sys.stderr)
-        plan, _ = resume(plan.out, rebaseline=True)
+        try:
+            plan, _ = resume(plan.out, rebaseline=True)
+        except KeyboardInterrupt:
+            return summary
 
 
-def _run(plan: Plan) -> dict[str, Any]:
+def _run(plan: Plan, stops: Stops) -> dict[str, Any]:
     from rtevo.console import Status
     from rtevo.record import LOG, LogWriter, finalise, hidden_truth
     from rtevo.supervisor import Supervisor
 
     failure: StageError | None = None
     status, rings, generator = "failed", {}, ""
-    with Status(plan) as display, Supervisor(plan, display.log, display.progress) as supervisor:
+    asked = stops.count
+    with (
+        Status(plan) as display,
+        Supervisor(plan, display.log, display.progress) as supervisor,
+        stops.heard_by(supervisor.stop),
+    ):
         try:
             display.invite()
+            if stops.count > asked:  # while the rings were made
+                raise KeyboardInterrupt
             supervisor.start()
             display.watch(supervisor.rings, supervisor.clock, supervisor.operate)
             status = supervisor.run(display.tick)
@@ -182,6 +203,16 @@ def _run(plan: Plan) -> dict[str, Any]:
     if failure:
         raise failure
     return summary
+
+
+def _forget(plan: Plan | None) -> str:
+    """Remove what a session that never began has left, and say what is there of it; of one that was to go on nothing is removed."""
+    if plan is not None:
+        shutil.rmtree(plan.runtime, ignore_errors=True)
+        if plan.part or (plan.out / "summary.json").exists():
+            return f"rtevo: stopped before the session went on; what was recorded until then is in {plan.out}"
+        shutil.rmtree(plan.out, ignore_errors=True)
+    return "rtevo: stopped before the session began: nothing was recorded"
 
 
 def _explain(error: RtevoError, out: Path | None) -> str:
@@ -247,8 +278,13 @@ def _words(result: dict[str, Any]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status: 0 completed or stopped by the user, 1 failed, 2 not started."""
+    """Run the command line; gives the exit status: 0 completed or stopped by the user, 1 failed, 2 not started, 130 interrupted before."""
     options = parser().parse_args(arguments)
+    with Stops() as stops:
+        return _main(options, stops)
+
+
+def _main(options: argparse.Namespace, stops: Stops) -> int:
     if options.example:
         print(example(), end="")
         return 0
@@ -270,11 +306,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.rerun is not None:
             return _rerun(options)
         plan = _plan(options)
-        summary = run(plan)
+        summary = run(plan, stops)
     except RtevoError as error:
         print(_explain(error, plan.out if plan else None), file=sys.stderr)
         return 1 if plan else 2
     except KeyboardInterrupt:
+        print(_forget(plan), file=sys.stderr)
         return 130
     from rtevo.console import closing_words
 

@@ -23,14 +23,14 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from types import FrameType
 from typing import Any
 
 from rtevo.clock import NEVER, RUNNING, Clock
 from rtevo.errors import StageError
 from rtevo.records import Decision, MessageKind
 from rtevo.shm import Ring, clean
-from rtevo.stages import STOP_SIGNALS, Plan, Stage, child_main, create_rings, readers_of, stages_of
+from rtevo.stages import Plan, Stage, child_main, create_rings, readers_of, stages_of
+from rtevo.stops import start
 
 __all__ = ["Supervisor"]
 
@@ -99,16 +99,14 @@ class Supervisor:
         self._stack.callback(shutil.rmtree, self.plan.runtime, ignore_errors=True)
         self.rings: dict[str, Ring] = create_rings(self.plan, self._stack)
         self.on_log("DEBUG", f"session {self.plan.name}")
-        self._handlers = {number: signal.signal(number, self._stop) for number in STOP_SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
         self._kill_all()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
         self._stack.close()
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
+    def stop(self) -> None:
+        """End the session in good order; asked for a second time, at once."""
         self._interrupts += 1
         if self._interrupts == 1:
             self.on_log("WARNING", "stopping: the image is taken away and everything is saved (again: at once)")
@@ -121,7 +119,7 @@ class Supervisor:
         context.set_forkserver_preload(PRELOADED)
         mine, its = context.Pipe()
         process = context.Process(target=child_main, args=(stage.name, self.plan, its), name=f"rtevo-{stage.name}", daemon=True)
-        process.start()
+        start(process)
         its.close()
         self.on_log("DEBUG", f"stage {stage.name} is process {process.pid}")
         self.children[stage.name] = _Child(stage, process, mine)

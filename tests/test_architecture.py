@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "realign": {"kernels", "records", "errors"},
     "decode": {"kernels", "records", "errors"},
     "pulses": set(),
+    "stops": set(),
     "evolve": {"records", "errors"},
     "latent": {"records", "errors"},
     "generate": {"records", "errors"},

@@ -132,11 +132,11 @@ def test_a_question_about_the_placement_is_answered_once_asked_and_a_new_run_end
 def test_control_c_is_an_operators_action_and_a_second_one_ends_at_once(operated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     supervisor, words, said = operated
     monkeypatch.setattr(supervisor, "_failures", lambda timeout_s: [])
-    supervisor._stop(2, None)
+    supervisor.stop()
     supervisor.pump(0)
     supervisor.pump(0)
     assert (words["end"], said) == (1, [("OPERATOR", "stop", "at the terminal")])
-    supervisor._stop(2, None)
+    supervisor.stop()
     with pytest.raises(KeyboardInterrupt):
         supervisor.pump(0)
 

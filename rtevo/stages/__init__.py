@@ -9,7 +9,6 @@ order of its flow: evolve closes ``latents``, then generate ``images``, then bri
 from __future__ import annotations
 
 import math
-import signal
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,12 +26,12 @@ from rtevo.stages.generate import generate
 from rtevo.stages.ingest import ingest
 from rtevo.stages.record import record
 from rtevo.stages.rehearsal import presenter, scanner
+from rtevo.stops import ignore
 
 __all__ = [
     "OBSERVERS",
     "RINGS",
     "STAGES",
-    "STOP_SIGNALS",
     "Context",
     "Plan",
     "Stage",
@@ -111,13 +110,9 @@ def stages_of(plan: Plan) -> list[Stage]:
     return found
 
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # end a session properly
-
-
 def child_main(stage: str, plan: Plan, pipe: Connection) -> None:
     """Run one stage in this process; report ready, log messages and a traceback through `pipe`."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; it is the supervisor's
+    ignore()  # Ctrl-C reaches every process of the terminal; it is the supervisor's
     context = Context(stage, plan, pipe)
     try:
         next(s for s in stages_of(plan) if s.name == stage).target(context)

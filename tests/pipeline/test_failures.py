@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from rtevo.record import read_log
 from rtevo.records import EventKind
 
-from .conftest import Running
+from .conftest import Running, command, quickly
 
 STAGES = ("ingest", "decode", "evolve", "generate", "record", "scanner", "presenter")
 QUICK = ("--generations", "2", "--population", "3")
@@ -83,6 +85,36 @@ def test_control_c_ends_cleanly(running: Start) -> None:
     assert process.returncode == 0, printed
     assert '"status": "stopped"' in (out / "summary.json").read_text()
     assert not own_rings(out)
+
+
+OUTSIDE = '[bridge]\nbind = "tcp://127.0.0.1:*"\n[simulation]\nparticipant = "tcp://127.0.0.1:*"\n'  # nobody will come
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["starting: waiting", "queues"])  # before all are ready; for the presenter
+def test_a_signal_to_the_group_ends_a_session_as_control_c_does(tmp_path: Path, phase: str) -> None:
+    (tmp_path / "outside.toml").write_text(OUTSIDE)
+    out = tmp_path / "out"
+    words = command(out, *quickly(("outside.toml", *QUICK), tmp_path))
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True) as process:
+        assert process.stderr is not None
+        assert any(phase in line for line in process.stderr)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, printed = process.communicate(timeout=60)
+    assert process.returncode == 0, printed
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["status"], summary["reason"]) == ("stopped", "")
+    assert (out / "trials.tsv").exists()
+    assert not own_rings(out)
+
+
+@pytest.mark.slow
+def test_a_signal_before_the_session_begins_leaves_nothing(tmp_path: Path) -> None:
+    main = "import os, signal, sys; from rtevo import prepare, run; prepare.check_space = lambda *_: os.kill(os.getpid(), signal.SIGTERM); "
+    words = [sys.executable, "-c", main + "sys.exit(run.main(['--out', 'out']))"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "rtevo: stopped before the session began: nothing was recorded\n")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
