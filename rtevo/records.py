@@ -79,6 +79,7 @@ class MessageKind(IntEnum):
     WARNING = 1  # of a stage, or of the supervisor's own
     ERROR = 2  # what ends the session
     OPERATOR = 3  # action: what the person at the console has done; text: the note that came with it
+    ALARM = 4  # somebody must act: shown until it has been seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,7 +311,7 @@ def message_dtype() -> np.dtype[np.void]:
             ("kind", "<i4"),  # MessageKind
             ("t_ns", "<i8"),  # session time; 0 before its start
             ("stage", "S16"),  # who says it; empty: the supervisor
-            ("action", "S16"),  # of the operator: start, pause, resume, stop, mark, accept, again, restart
+            ("action", "S16"),  # of the operator: start, pause, resume, stop, mark, seen, accept, again, restart
             ("text", "S480"),
         ],
         align=True,

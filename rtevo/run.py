@@ -316,6 +316,9 @@ def _main(options: argparse.Namespace, stops: Stops) -> int:
     from rtevo.console import closing_words
 
     closing_words(summary, plan.out)
+    if summary["status"] == "unscored":
+        print("rtevo: images were shown that could not be scored, because no usable volumes came in: see the warnings", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -2,8 +2,8 @@
 
 All of them mean the same, from the command's first moment to its last table: end in good order. They reach every process of a session
 at once where they are sent to the group, so that its processes are started with them held back (:func:`start`) and then ignore them
-(:func:`ignore`): they are the command's own. `timeout` sends its signal twice, to the command and to the group, and systemd may send two kinds:
-what follows within half a second is the same wish, and a later one is a second, more urgent one.
+(:func:`ignore`): they are the command's own. `timeout` sends its signal twice, to the command and to the group, and systemd may send two
+kinds: what follows within half a second is the same wish, and a later one is a second, more urgent one.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _held_back() -> Iterator[None]:
 
 
 def start(process: BaseProcess) -> None:
-    """Start a process with the signals held back, and with them the server that it is forked from: with that the signs of life of all go."""
+    """Start a process with the signals held back, and so the server that it is forked from: without that all would be taken for dead."""
     with _held_back():
         resource_tracker.ensure_running()  # lets the signals through when it begins, so it comes before
     with _held_back():

@@ -30,6 +30,7 @@ from rtevo.errors import StageError
 from rtevo.records import Decision, MessageKind
 from rtevo.shm import Ring, clean
 from rtevo.stages import Plan, Stage, child_main, create_rings, readers_of, stages_of
+from rtevo.stages.silence import ALONE_S, MEASURED, Silence
 from rtevo.stops import start
 
 __all__ = ["Supervisor"]
@@ -40,12 +41,14 @@ START_S = 900.0  # for becoming ready: the first start compiles kernels and load
 PART_S = 5.0  # for an observer to say goodbye
 AGAIN_S = 30.0  # for one that is just being started again to come so far: somebody waits for its page
 ORDER = ("scanner", "presenter")
+ENDS = ("", "completed", "stopped", "unscored")  # by the shared word "over"
 OPERATOR = {  # shared words
     "start": ("waiting", 0),
     "pause": ("pause", 1),
     "resume": ("pause", 0),
     "stop": ("end", 1),
     "restart": ("restart", 1),
+    "seen": None,
     "accept": None,
     "again": None,
     "mark": None,
@@ -97,6 +100,7 @@ class Supervisor:
         clean()  # what a killed session left in shared memory
         self.clock = self._stack.enter_context(Clock.create(self.plan.runtime / "clock", self.plan.config.session.speed))
         self._stack.callback(shutil.rmtree, self.plan.runtime, ignore_errors=True)
+        self.silence = Silence(self.plan, self.clock)
         self.rings: dict[str, Ring] = create_rings(self.plan, self._stack)
         self.on_log("DEBUG", f"session {self.plan.name}")
         return self
@@ -182,7 +186,8 @@ class Supervisor:
         Returns
         -------
         str
-            "completed", "stopped", or "restarted": the operator wants another run of the scanner.
+            "completed", "stopped", "unscored" (all was shown, but could not be scored), or "restarted": the operator wants another run of
+            the scanner.
 
         Raises
         ------
@@ -198,16 +203,18 @@ class Supervisor:
             if time.monotonic() > next_tick:
                 next_tick = time.monotonic() + 0.25
                 self._watch()
+                if not self.clock.lock_step:
+                    self._hear()
                 if on_tick:
                     on_tick()
-        stopped = self.clock.get("end")
-        self.clock.set("over", 2 if stopped else 1)
+        status = "stopped" if self.clock.get("end") else "unscored" if self._unscored() else "completed"
+        self.clock.set("over", ENDS.index(status))
         latest, deadline = time.monotonic() + AGAIN_S, time.monotonic() + PART_S
         while (left := [c for c in self.children.values() if not c.done]) and time.monotonic() < deadline:
             self.pump(0.05)
             if any(c.ready is None for c in left):
                 deadline = min(time.monotonic(), latest) + PART_S
-        return "restarted" if self.clock.get("restart") else "stopped" if stopped else "completed"
+        return "restarted" if self.clock.get("restart") else status
 
     def pump(self, timeout_s: float) -> None:
         """Handle what stages have said, and notice those that died.
@@ -278,6 +285,8 @@ class Supervisor:
                         self._warn(message["text"], child.stage.name, message["level"])
                     else:
                         self.on_log(message["level"], message["text"])
+                elif message["kind"] == "elsewhere":
+                    self.silence.elsewhere(message["text"])
                 elif message["kind"] == "operator":
                     self.operate(message["action"], message["text"], message["t_ns"])
                 elif message["kind"] == "error" and child.stage.observer:
@@ -297,6 +306,13 @@ class Supervisor:
         self.on_log(level, text)
         self._say(MessageKind.WARNING, text, stage)
 
+    def _alarm(self, text: str) -> None:
+        """Tell the operator, and the record, that somebody must act; it is shown until it has been seen."""
+        self.warnings.append(text)
+        self.clock.set("alarm", self.clock.get("alarm") + 1)
+        self.on_log("ERROR", text)
+        self._say(MessageKind.ALARM, text)
+
     def operate(self, action: str, text: str, t_ns: int | None = None) -> None:
         """Do what the operator asks for at the console or the terminal, and record it; what is so already is left so."""
         word = OPERATOR[action]
@@ -304,10 +320,17 @@ class Supervisor:
             if not (asked := self.clock.get("placement_asked")):
                 return
             self.clock.set("placement_answer", 4 * asked + ANSWERS[action])
+        elif action == "seen":
+            if self.clock.get("seen") == self.clock.get("alarm"):
+                return
+            self.clock.set("seen", self.clock.get("alarm"))
         elif word is not None:
-            if self.clock.get(word[0]) == word[1]:
+            held = action == "resume" and self.clock.get("held")
+            if self.clock.get(word[0]) == word[1] and not held:
                 return
             self.clock.set(*word)
+            if held:
+                self.clock.set("held", 0)
         if action == "restart":
             self.clock.set("end", 1)
         self.on_log("INFO", f"operator: {action}" + (f": {text}" if text else ""))
@@ -352,6 +375,35 @@ class Supervisor:
                 elif now - since > child.stage.deadline_s and not child.done:
                     raise StageError(child.stage.name, f"has not read from '{name}' for {now - since:.0f} s while {lag} are waiting")
 
+    def _hear(self) -> None:
+        """Raise an alarm where the scanner is not heard, and have fixation held where images cannot be scored any more.
+
+        Raises
+        ------
+        StageError
+            Nobody is there to whom an alarm could be of use, and it has been waited long enough.
+        """
+        silence, clock = self.silence, self.clock
+        if clock.ending or clock.get("drain") or self.children["bridge"].done:
+            return
+        now_s = clock.now_s()
+        news = silence.look(now_s)
+        if news is not None and news.alarm:
+            self._alarm(news.text)
+            clock.set("held", int(news.hold))
+        elif news is not None:
+            self._warn(news.text)
+            if not self.plan.attended:
+                clock.set("held", 0)
+        if clock.get("held") and not self.plan.attended and now_s - silence.since_s > ALONE_S:
+            raise StageError("ingest", f"{self.warnings[-1]} Nobody is at the console or the terminal to decide")
+
+    def _unscored(self) -> bool:
+        """Whether images were shown that could not be scored, because the scanner was not heard."""
+        if self.plan.config.acquisition.source == "replay" or self.plan.condition in MEASURED:
+            return False  # a recording may be shorter than the session; ratings need no volumes
+        return self.silence.unheard or bool(self.clock.get("shown") and not self.clock.get("scored"))
+
     # --- lock-step --------------------------------------------------------------------------------------------------------------
 
     def _state(self) -> tuple[int, ...] | None:
@@ -361,6 +413,8 @@ class Supervisor:
             return None
         if self.clock.get("placed") != self.clock.get("placed_told") and not self.children["bridge"].done:
             return None  # the first image may be shown, and the presenter does not know it yet
+        if self.clock.get("held") != self.clock.get("held_told") and not self.children["bridge"].done:
+            return None  # the same of those that cannot be scored
         published = []
         for name, ring in self.rings.items():
             if any(ring.lag(reader) for reader in readers_of(name, self.plan.devices) if reader != "status"):
@@ -373,6 +427,9 @@ class Supervisor:
             return  # it holds fixation
         state = self._state()
         if state is not None and state == self._state():
+            self._hear()
+            if self.clock.get("held") != self.clock.get("held_told"):
+                return
             who = min(ORDER, key=lambda w: self.clock.get(f"{w}_wake_ns"))  # the scanner first where both are due
             if self.clock.get(f"{who}_wake_ns") != NEVER:
                 self.clock.grant(who)

@@ -100,7 +100,7 @@ def operated() -> Any:
     """A supervisor with plain shared words, and what it has said."""
     said: list[tuple[str, str, str]] = []
     supervisor = Supervisor(SimpleNamespace(devices=1))  # type: ignore[arg-type]
-    words = dict.fromkeys(("waiting", "pause", "end", "abort", "restart", "placement_asked", "placement_answer"), 0)
+    words = dict.fromkeys(("waiting", "pause", "held", "end", "abort", "restart", "placement_asked", "placement_answer"), 0)
     supervisor.clock = SimpleNamespace(get=words.__getitem__, set=words.__setitem__, lock_step=False)  # type: ignore[assignment]
     supervisor._say = lambda kind, text, stage="", action="", t_ns=0: said.append((kind.name, action, text))  # type: ignore[method-assign]
     return supervisor, words, said

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Desk"]
 
 THUMBNAIL_PX = 256
-OVER = ("", "completed", "stopped")
+OVER = ("", "completed", "stopped", "unscored")
 
 
 class Desk:
@@ -71,6 +71,8 @@ class Desk:
             return "stopping"
         if get("pause"):
             return "paused" if view.scene == "paused" else "pausing"
+        if get("held"):
+            return "held"
         if view.trigger_ns is None:
             return "trigger" if view.presenter else "presenter"
         if not view.placed:
@@ -94,7 +96,7 @@ class Desk:
 
         Parameters
         ----------
-        action : {"start", "pause", "resume", "stop", "mark", "accept", "again", "restart"}
+        action : {"start", "pause", "resume", "stop", "mark", "seen", "accept", "again", "restart"}
         text : str
             A note.
         t_ns : int, optional

@@ -20,9 +20,11 @@ STATES = {  # words, colour
     "running": ("Running", "calm"),
     "pausing": ("Pausing after this image", "amber"),
     "paused": ("Paused", "amber"),
+    "held": ("Images are held: your decision", "red"),
     "stopping": ("Ending", "amber"),
     "completed": ("Completed", "calm"),
     "stopped": ("Stopped", "amber"),
+    "unscored": ("Ended without scores", "red"),
     "failed": ("Failed", "red"),
 }
 SCENES = {
@@ -35,6 +37,9 @@ SCENES = {
     "placing": "Fixation: the decoder is placed",
     "over": "The end",
 }
+
+
+UNSCORED = "The session is over, but its last images, or all of them, could not be scored: see the warnings."
 
 
 def _time(seconds: float) -> str:
@@ -71,10 +76,10 @@ def alarms(desk: Desk) -> str:
     """Give what is not in order, in plain words."""
     found = [] if desk.over else desk.view.alarms(desk.clock.now_s(), desk.depths)
     if desk.over:
-        what = {"completed": "The session is over.", "stopped": "The session was stopped; everything is saved."}
+        what = {"completed": "The session is over.", "stopped": "The session was stopped; everything is saved.", "unscored": UNSCORED}
         errors = [text for _, kind, text in desk.view.messages if kind == "error"]
         words = what.get(desk.state) or " ".join(["The session has failed; what was recorded is saved.", *errors[-1:]])
-        colour = "red" if desk.state == "failed" else "calm"
+        colour = "red" if desk.state in ("failed", "unscored") else "calm"
         return f'<p class="{colour}">{escape(words[:400])} Results: {escape(str(desk.plan.out))}</p>'
     return "".join(f"<p>{escape(text)}</p>" for text in found) or '<p class="calm">Nothing to report.</p>'
 
@@ -122,7 +127,7 @@ def placement(view: View) -> str:
 
 def messages(view: View) -> str:
     """Give warnings and what the operator has done, the last first."""
-    colours = {"warning": "amber", "error": "red", "operator": "blue"}
+    colours = {"warning": "amber", "alarm": "red", "error": "red", "operator": "blue"}
     rows = [
         f'<p><time>{_time(t_s)}</time><span class="{colours[kind]}">{escape(text[:300])}</span></p>'
         for t_s, kind, text in reversed(view.messages)

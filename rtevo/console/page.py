@@ -84,6 +84,7 @@ class Page:
             self.accept = self._button("Accept", "Y", self.do_accept, "go")
             self.again = self._button("Next volumes", "N", lambda: self.do_decide("again"))
             self.restart = self._button("New run", "R", lambda: self.do_decide("restart"))
+            self.seen = self._button("Seen", "K", self.do_see, "halt")
             self.stop = self._button("Stop", "X", self.ask_stop, "halt")
 
     def _make_charts(self) -> None:
@@ -130,8 +131,13 @@ class Page:
         """Pause, or go on."""
         if self.desk.state in ("presenter", "trigger", "running"):
             self.desk.act("pause")
-        elif self.desk.state in ("pausing", "paused"):
+        elif self.desk.state in ("pausing", "paused", "held"):
             self.desk.act("resume")
+
+    def do_see(self) -> None:
+        """Acknowledge the alarms."""
+        if self.desk.view.unseen:
+            self.desk.act("seen")
 
     def do_accept(self) -> None:
         """Accept a doubtful placement."""
@@ -139,8 +145,8 @@ class Page:
             self.desk.act("accept")
 
     def do_decide(self, action: str) -> None:
-        """Have the next volumes tried, or the scanner's run begun anew, where the decoder could not be placed."""
-        if self.desk.state == "asked":
+        """Have the next volumes tried, or the scanner's run begun anew, where the decoder could not be placed or a run was lost."""
+        if self.desk.state == "asked" or (self.desk.state == "held" and action == "restart"):
             self.desk.act(action)
 
     def ask_stop(self) -> None:
@@ -176,6 +182,7 @@ class Page:
                 self.stop_dialog.close()
             return
         keys: dict[str, Callable[[], object]] = {"s": self.do_start, " ": self.do_pause, "m": self.ask_mark, "x": self.ask_stop}
+        keys["k"] = self.do_see
         keys |= {"y": self.do_accept, "n": lambda: self.do_decide("again"), "r": lambda: self.do_decide("restart")}
         if act := keys.get(str(event.key.name).lower()):
             act()
@@ -215,10 +222,12 @@ class Page:
         state = self.desk.state
         self.start.set_visibility(state in ("starting", "ready"))
         self.start.set_enabled(state == "ready")
-        self.resume.set_visibility(state in ("pausing", "paused"))
+        self.resume.set_visibility(state in ("pausing", "paused", "held"))
         asked = state == "asked"
         self.accept.set_visibility(self.desk.acceptable)
-        for button in (self.again, self.restart, self.placement):
+        self.seen.set_visibility(bool(self.desk.view.unseen) and not self.desk.over)
+        self.restart.set_visibility(asked or state == "held")
+        for button in (self.again, self.placement):
             button.set_visibility(asked)
         self.generations.set_visibility(not asked)
         self.pause.set_visibility(not (self.resume.visible or self.start.visible or asked))

@@ -32,6 +32,9 @@ QUIET_S = 10.0  # without a terminal, a line this often
 FD_LIMIT_MM = 0.5
 QUESTION = "Type y (accept a doubtful placement), n (try the next volumes), r (the scanner's run begins anew) or x (stop), and Enter."
 ANSWERS = {"y": "accept", "n": "again", "r": "restart", "x": "stop"}
+HELD = "Type g (go on showing images), r (the scanner's run begins anew) or x (stop), and Enter."
+AT_HELD = {"g": "resume", "r": "restart", "x": "stop"}
+SEEN = "Type k and Enter when you have seen it."
 
 
 class Status:
@@ -59,6 +62,7 @@ class Status:
         self._due: float | None = None
         self._operate: Callable[[str, str], None] | None = None
         self._asked = 0  # the question about a placement that has been put
+        self._alarm = (0, 0)  # what was asked about alarms
         self._printed = 0.0
         for record in earlier(plan.out, plan.part):
             if record["type"] in OBSERVERS["status"]:
@@ -144,7 +148,8 @@ class Status:
         """Put the question that waits for the operator, and do what is answered; only where somebody sits at the terminal."""
         if self._clock is None or self._operate is None or sys.stdin is None or not sys.stdin.isatty():
             return
-        asked = self._clock.get("placement_asked")
+        get = self._clock.get
+        asked = get("placement_asked")
         if asked and asked != self._asked:
             from rtevo.report.overlay import draw_attempt
 
@@ -153,13 +158,24 @@ class Status:
                 return  # it is not in the record yet
             self._asked = asked
             self.console.print(Text(f"Look at {picture}. {QUESTION}", style="bold yellow"))
-        elif asked and select.select([sys.stdin], [], [], 0)[0]:
-            word = sys.stdin.readline().strip().lower()[:1]
-            if word in ANSWERS:
-                self._asked = 0
-                self._operate(ANSWERS[word], "at the terminal")
-            else:
-                self.console.print(Text(QUESTION, style="bold yellow"))
+            return
+        held, alarm = get("held"), get("alarm") if get("alarm") > get("seen") else 0
+        if not asked and (alarm or held) and self._alarm != (alarm, held):
+            self.console.print(Text(HELD if held else SEEN, style="bold yellow"))
+        self._alarm = (alarm, held)
+        if (asked or alarm or held) and select.select([sys.stdin], [], [], 0)[0]:
+            self._answer(sys.stdin.readline().strip().lower()[:1], asked, held)
+
+    def _answer(self, word: str, asked: int, held: int) -> None:
+        """Do what was answered; any answer says that the alarms have been seen."""
+        assert self._operate is not None
+        self._operate("seen", "at the terminal")
+        known = {**(AT_HELD if held else {}), **(ANSWERS if asked else {})}
+        if word in known:
+            self._asked = 0
+            self._operate(known[word], "at the terminal")
+        elif asked or held:
+            self.console.print(Text(QUESTION if asked else HELD, style="bold yellow"))
 
     def _render(self) -> Table:
         table = Table.grid(padding=(0, 2))

@@ -34,6 +34,7 @@ _SHOWN = {
     "start": "start",
     "stop": "stop",
     "mark": "mark",
+    "seen": "the alarm has been seen",
     "accept": "the placement is accepted",
     "again": "the next volumes are tried",
     "restart": "the scanner's run begins anew",
@@ -129,6 +130,7 @@ class View:
         self.clock_error_ms = math.nan
         self.presenter, self.silent = "", False
         self.held = 0
+        self.unseen: list[str] = []  # alarms that nobody has seen yet
         self._scored_ns: dict[tuple[int, int], int] = {}
 
     # --- records --------------------------------------------------------------------------------------------------------------------
@@ -200,7 +202,13 @@ class View:
 
     _error = _warning
 
+    def _alarm(self, record: Mapping[str, Any]) -> None:
+        self._warning(record)
+        self.unseen.append(record["text"])
+
     def _operator(self, record: Mapping[str, Any]) -> None:
+        if record["action"] == "seen":
+            self.unseen.clear()
         text = _SHOWN[record["action"]] + (f": {record['text']}" if record["text"] else "")
         self.messages.append((record["t_ns"] / 1e9, "operator", text))
 
@@ -281,7 +289,8 @@ class View:
             Session time.
         depths : mapping of ring to (waiting, slots)
         """
-        return [*self._placement_alarms(), *self._link_alarms(now_s), *self._scanner_alarms(now_s), *self._speed_alarms(depths)]
+        now = [*self._placement_alarms(), *self._link_alarms(now_s), *self._scanner_alarms(now_s), *self._speed_alarms(depths)]
+        return [*self.unseen, *now]
 
     def _placement_alarms(self) -> list[str]:
         asked = self.asked

@@ -1,10 +1,9 @@
 """The log itself: an append-only file of checksummed lines.
 
 Each line of ``record.jsonl`` is the CRC-32 of what follows (8 hex digits), a space, and a JSON object with ``seq``, ``type`` (the ring's
-name; of what comes in the ring ``messages``: ``warning``, ``error`` or ``operator``; or ``start``, ``grid``, ``truth``, ``end``),
-``clock_ns``
-(session time when it was recorded) and the fields of the ring's slot; float32 arrays are base64 of their little-endian bytes, so that
-nothing is rounded.
+name; of what comes in the ring ``messages``: ``warning``, ``alarm``, ``error`` or ``operator``; or ``start``, ``grid``, ``truth``,
+``end``), ``clock_ns`` (session time when it was recorded) and the fields of the ring's slot; float32 arrays are base64 of their
+little-endian bytes, so that nothing is rounded.
 """
 
 from __future__ import annotations

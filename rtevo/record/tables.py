@@ -102,7 +102,7 @@ class _Tables:
             self.truth.update(record["preferences"])
         elif kind == "end":
             self.warnings, self._told = self.warnings + record.get("warnings", []), []
-        elif kind == "warning":
+        elif kind in ("warning", "alarm"):
             self._told.append(record["text"])
         elif kind in _OF_TRIALS:
             self._trial(record).update(_OF_TRIALS[kind](record), **{f"{kind}_part": self.part})

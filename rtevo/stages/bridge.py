@@ -151,13 +151,14 @@ def _reason(clock: Clock, stopped: bool) -> str:
 
 
 def _pause(clock: Clock, link: Bridge, lock_step: _LockStep | None) -> None:
-    """Let the presenter hold fixation until the decoder lies on today's head, and as long as the operator wants it."""
-    placed = clock.get("placed")
-    paused = bool(clock.get("pause")) or not placed
+    """Let the presenter hold fixation until the decoder lies on today's head, while images cannot be scored, and as the operator wants."""
+    placed, held = clock.get("placed"), clock.get("held")
+    paused = bool(clock.get("pause") or held) or not placed
     if lock_step and paused != link.paused:
         lock_step.busy()
     link.pause(paused)
     clock.set("placed_told", placed)
+    clock.set("held_told", held)
 
 
 def _physiology(sensor: Physiology | None, link: Bridge) -> list[PresenterEvent]:
@@ -187,7 +188,10 @@ def _resume(clock: Clock, events: Ring) -> Resume:
 
 def _publish_event(events: Ring, event: PresenterEvent, clock: Clock) -> None:
     if event.kind == EventKind.TRIGGER:
+        clock.set("trigger_ns", clock.session_ns(event.mono_ns))
         clock.set("triggered", 1)
+    elif event.kind == EventKind.ONSET:
+        clock.set("shown", 1)
     published = (events.published + 1) % (1 << _NUMBER)
     clock.set("bridge_event", abs(event.sequence) << (_NUMBER + 1) | (event.sequence <= 0) << _NUMBER | published)
     with events.reserve(timeout_s=30) as slot:

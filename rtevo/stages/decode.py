@@ -54,6 +54,7 @@ class _Decode:
         self.before_s = plan.first_volume * plan.tr_s  # time that earlier parts of the session took
         self.trigger_ns: int | None = None
         self.closed_ns: dict[int, int] = {}
+        self.scored: set[tuple[int, int]] = set()
         keep = plan.part > 0 and not plan.rebaseline
         self.decoding = self._take_up() if keep else self._make(plan.first_volume, self._decide)
 
@@ -107,6 +108,8 @@ class _Decode:
         volume, grid = volume_of(slot)
         aligned = self.decoding.align(index, None if flags & VolumeFlag.MISSING else volume, flags, grid)
         self.last = index
+        if not flags & VolumeFlag.MISSING:
+            self.context.clock.set("unusable", self.context.clock.get("unusable") + 1 if aligned.data is None else 0)
         self.publish_placements()
         if aligned.data is not None and not self.compared and self.decoding.placed:
             self.compare(aligned.motion)
@@ -235,6 +238,9 @@ class _Decode:
                 out["reliability"] = reliability
                 out["closed_ns"] = self.closed_ns.get(score.last_volume_index, 0)
                 out["scored_ns"] = time.monotonic_ns()
+            if math.isfinite(score.score):
+                self.scored.add(score.key)
+        self.context.clock.set("scored", len(self.scored))
 
 
 def acceptable(placement: Placement, config: Config) -> bool:

@@ -294,7 +294,7 @@ def accept_good(attempt: Attempt) -> Decision:
 
 def ended_well(part: list[dict[str, Any]]) -> bool:
     """Whether a part of a session was ended in good order, so that its last images were scored with what there was of them."""
-    return part[-1]["type"] == "end" and part[-1]["status"] in ("completed", "stopped")
+    return part[-1]["type"] == "end" and part[-1]["status"] in ("completed", "stopped", "unscored")
 
 
 class Again:

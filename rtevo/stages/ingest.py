@@ -11,6 +11,7 @@ import numpy as np
 
 from rtevo.errors import GeometryError
 from rtevo.ingest import Volume
+from rtevo.ingest.header import Likeness
 from rtevo.records import ACQUISITION_BYTES, Grid, VolumeFlag, put_volume
 from rtevo.shm import Ring
 from rtevo.stages.context import Context
@@ -41,7 +42,7 @@ def ingest(context: Context) -> None:
     out = context.writer("volumes")
     source, ready = _open(context)
     context.ready(**ready)
-    teller, publisher = _Teller(context, source), _Publisher(context, out)
+    teller, publisher, others = _Teller(context, source), _Publisher(context, out), _Others(context, source)
     while True:
         delivered, draining = clock.get("delivered"), bool(clock.get("drain") or clock.get("abort"))
         volumes = source.poll()
@@ -50,6 +51,7 @@ def ingest(context: Context) -> None:
         for volume in volumes:
             publisher.publish(volume, source)
         teller.tell()
+        others.look()
         if draining or not volumes:
             clock.set("settled", delivered)
         if draining:
@@ -95,6 +97,27 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
     return source, ready
 
 
+class _Others:
+    """Notes what comes in that is not the run: volumes before the trigger, and a series that began after the run's last volume."""
+
+    def __init__(self, context: Context, source: Any) -> None:
+        self._context, self._source = context, getattr(source, "source", source)  # of a receiver: the folder that it writes to
+        self._named: set[tuple[str, int]] = set()
+
+    def look(self) -> None:
+        """Pass on what is new."""
+        clock, source = self._context.clock, self._source
+        if getattr(source, "before_trigger", 0) and not (clock.get("early_ns") or clock.get("triggered")):
+            clock.set("early_ns", clock.now_ns())
+        run = getattr(source, "run", None)
+        for stream in () if run is None else source.streams:
+            began = stream.key.uid, round(stream.first_s * 1e9)
+            other = stream.series.uid != run.series.uid and stream.likeness != Likeness.UNLIKELY
+            if other and began[1] > clock.get("volume_ns") > 0 and began not in self._named:
+                self._named.add(began)
+                self._context.tell("elsewhere", text=stream.label)
+
+
 class _Teller:
     """Says which series the volumes are taken from, and what is wrong with it; each once."""
 
@@ -134,6 +157,7 @@ class _Publisher:
     def __init__(self, context: Context, out: Ring) -> None:
         self._log, self._out = context.log, out
         self._capacity, self._first = context.plan.capacity, context.plan.first_volume
+        self._clock, self._tr_s = context.clock, context.plan.tr_s
         self._grid: Grid | None = None
 
     def publish(self, volume: Volume, source: Source) -> None:
@@ -158,6 +182,20 @@ class _Publisher:
             slot["acquisition"] = _told(acquisition)
             put_volume(slot, data, self._grid or NO_GRID)
             slot["ingested_ns"] = time.monotonic_ns()
+        if data is not None:
+            self._heard(volume.index)
+
+    def _heard(self, index: int) -> None:
+        """Note in the shared words that a volume of the run has come in, and after what time."""
+        clock = self._clock
+        now_ns = clock.now_ns()
+        if not clock.get("triggered"):
+            clock.set("early_ns", clock.get("early_ns") or now_ns)
+        else:
+            delay_ns = now_ns - clock.get("trigger_ns") - round((index + 1) * self._tr_s * 1e9)
+            clock.set("delay_ns", max(clock.get("delay_ns"), delay_ns))
+        clock.set("volume_ns", now_ns)
+        clock.set("volume_count", clock.get("volume_count") + 1)
 
     def _checked(self, volume: Volume) -> Grid:
         voxels = math.prod(volume.grid.shape)

@@ -194,3 +194,14 @@ def test_a_log_is_followed_line_by_line_however_it_grows(tmp_path: Path) -> None
             file.write(bytes([byte]))
             found += [record["k"] for record in follower.new()]
     assert found == [0, 1, 2]
+
+
+def test_an_alarm_is_shown_until_it_has_been_seen() -> None:
+    view = View(build({}), 1.0)
+    for record in session():
+        view.take(record)
+    view.take({"type": "alarm", "t_ns": 20 * S, "text": "no volume has come in"})
+    assert view.alarms(20.0, {})[0] == "no volume has come in"
+    view.take({"type": "operator", "t_ns": 21 * S, "action": "seen", "text": ""})
+    assert "no volume has come in" not in view.alarms(21.0, {})
+    assert [kind for _, kind, _ in view.messages] == ["alarm", "operator"]

@@ -19,6 +19,8 @@ import pytest
 
 from rtevo.decode import write_decoder
 from rtevo.errors import LinkError
+from rtevo.record import read_log
+from rtevo.records import EventKind
 from rtevo.simulate import Delivery, FaultyWriter, ParticipantLink, RealTime, Simulation, make_decoder, run_scanner
 from rtevo.simulate.dicom import MosaicWriter
 from rtevo.simulate.send import StoreSender
@@ -71,6 +73,29 @@ def test_a_rehearsal_of_what_goes_wrong_loses_what_was_lost(session: Callable[..
     fates = {word for row in done.table("faults.tsv") for word in row["fate"].split("|")}
     assert {"lost", "cut", "copied", "grew"} <= fates
     assert lost(done) == done.summary["volumes"]["lost"] > 0
+
+
+@pytest.mark.slow
+def test_a_scanner_that_falls_silent_is_an_alarm_and_images_are_not_shown_for_nothing(
+    session: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Nobody attends it, so that it ends by itself, as failed; every image that was shown began before the alarm."""
+    file = write(tmp_path, '[simulation]\nfaults = "silence_after=14"\n')
+    done = session(file, "--speed", "max", "--generations", "2", "--population", "4")
+    assert done.returncode == 1, done.printed
+    assert "stage 'ingest' failed: no volume has come in for" in done.printed
+    assert done.summary["status"] == "failed"
+    assert done.summary["volumes"]["received"] == 14
+    log = read_log(done.out / "record.jsonl")
+    trigger_ns = next(r["t_ns"] for r in log if r["type"] == "events" and r["kind"] == EventKind.TRIGGER)
+    [alarm] = [r for r in log if r["type"] == "alarm"]
+    assert 5.0 < (alarm["t_ns"] - trigger_ns) / 1e9 - 14 * 0.867 <= 5.0 + 2 * 0.867
+    onsets = [r["t_ns"] for r in log if r["type"] == "events" and r["kind"] == EventKind.ONSET]
+    assert 2 <= len(onsets) < 8
+    assert max(onsets) < alarm["t_ns"] + 5e9
+    pauses = [r for r in log if r["type"] == "events" and r["kind"] == EventKind.PAUSE]
+    assert pauses[-1]["t_ns"] > max(onsets)
+    assert (done.out / "trials.tsv").exists()
 
 
 def test_mistakes_of_deliveries_are_told_before_anything_starts(session: Callable[..., Any], tmp_path: Path) -> None:
