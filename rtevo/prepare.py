@@ -389,8 +389,9 @@ def _provenance(plan: Plan) -> dict[str, Any]:
 
 def open_record(plan: Plan) -> None:
     """Write what is known before the first volume: the resolved session file, versions and hashes, the log's first record."""
-    from rtevo.record import LOG, LogWriter
+    from rtevo.record import LOG, LogWriter, reserve
 
+    reserve(plan.out)
     config = absolute(
         replace(
             plan.config, acquisition=replace(plan.config.acquisition, tr_s=plan.tr_s), record=replace(plan.config.record, out=str(plan.out))

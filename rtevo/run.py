@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from rtevo import __version__
 from rtevo.config import example, load
-from rtevo.errors import ConfigError, RtevoError, StageError
+from rtevo.errors import ConfigError, DataError, RtevoError, StageError, full_disk
 from rtevo.prepare import open_record, prepare
 from rtevo.stops import Stops
 
 if TYPE_CHECKING:
     from rtevo.stages import Plan
+    from rtevo.supervisor import Supervisor
 
 __all__ = ["main", "run"]
 
@@ -168,12 +169,10 @@ def run(plan: Plan, stops: Stops) -> dict[str, Any]:
 
 def _run(plan: Plan, stops: Stops) -> dict[str, Any]:
     from rtevo.console import Status
-    from rtevo.record import LOG, LogWriter, finalise, hidden_truth
     from rtevo.supervisor import Supervisor
 
     failure: StageError | None = None
-    status, rings, generator = "failed", {}, ""
-    asked = stops.count
+    status, asked = "failed", stops.count
     with (
         Status(plan) as display,
         Supervisor(plan, display.log, display.progress) as supervisor,
@@ -192,17 +191,36 @@ def _run(plan: Plan, stops: Stops) -> dict[str, Any]:
         except StageError as error:
             failure = error
             supervisor.abandon(str(error))
-        rings, generator = supervisor.ring_statistics(), supervisor.told.get("generator", "")
-        warnings, clock_ns = supervisor.warnings, supervisor.clock.now_ns()
-    with LogWriter(plan.out / LOG) as log:
-        if truth := hidden_truth(plan.out):
-            log.append("truth", {"preferences": truth}, clock_ns)
-        end = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "status": status, "reason": str(failure or ""), "condition": plan.condition}
-        log.append("end", {**end, "generator": generator, "rings": rings, "warnings": warnings}, clock_ns)
-    summary = finalise(plan.out)
+        supervisor.dismiss()
+        summary = _complete(plan, supervisor, status, str(failure or ""))  # before the rings go, which others could hold up
     if failure:
         raise failure
     return summary
+
+
+def _complete(plan: Plan, supervisor: Supervisor, status: str, reason: str) -> dict[str, Any]:
+    """Write the log's last records, and make the tables; where the disk is full, in the room that was kept for them.
+
+    Raises
+    ------
+    DataError
+        They cannot be written.
+    """
+    from rtevo.record import LOG, LogWriter, finalise, hidden_truth, release
+
+    release(plan.out)
+    clock_ns, painter = supervisor.clock.now_ns(), supervisor.told.get("generator", "")
+    try:
+        with LogWriter(plan.out / LOG) as log:
+            if truth := hidden_truth(plan.out):
+                log.append("truth", {"preferences": truth}, clock_ns)
+            end = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "status": status, "reason": reason, "condition": plan.condition}
+            statistics, warnings = supervisor.ring_statistics(), supervisor.warnings
+            log.append("end", {**end, "generator": painter, "rings": statistics, "warnings": warnings}, clock_ns)
+        return finalise(plan.out)
+    except OSError as error:
+        what = full_disk(error, plan.out) or f"{error.strerror or error}"
+        raise DataError(f"{plan.out}: the tables could not be written: {what}, then `python -m rtevo.record {plan.out}`") from None
 
 
 def _forget(plan: Plan | None) -> str:
@@ -309,6 +327,11 @@ def _main(options: argparse.Namespace, stops: Stops) -> int:
         summary = run(plan, stops)
     except RtevoError as error:
         print(_explain(error, plan.out if plan else None), file=sys.stderr)
+        return 1 if plan else 2
+    except OSError as error:
+        if not (full := full_disk(error, *([plan.out] if plan else []))):
+            raise
+        print(f"rtevo: {full}", file=sys.stderr)
         return 1 if plan else 2
     except KeyboardInterrupt:
         print(_forget(plan), file=sys.stderr)

@@ -106,7 +106,7 @@ class Supervisor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._kill_all()
+        self.dismiss()
         self._stack.close()
 
     def stop(self) -> None:
@@ -446,9 +446,10 @@ class Supervisor:
             for child in self.children.values():
                 self._listen(child)
             time.sleep(0.02)
-        self._kill_all()
+        self.dismiss()
 
-    def _kill_all(self) -> None:
+    def dismiss(self) -> None:
+        """See that no process is left."""
         for child in self.children.values():
             if child.process.is_alive():
                 child.process.kill()

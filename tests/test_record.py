@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,9 @@ import pytest
 from PIL import Image
 
 from rtevo import records
-from rtevo.errors import DataError
-from rtevo.record import LogWriter, Recorder, finalise, hold, image_path, read_log
+from rtevo.errors import DataError, full_disk
+from rtevo.record import LogWriter, Recorder, finalise, hold, image_path, read_log, release, reserve, skip_damaged
+from rtevo.record.__main__ import main as record_command
 from rtevo.records import EventKind, MessageKind, VolumeFlag
 
 START = {"tr_s": 2.0, "rtevo": "0", "condition": "brain", "seed": 1}
@@ -208,3 +211,91 @@ def test_a_run_that_was_cut_still_has_its_tables(session: Path) -> None:
 def test_no_session_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected the log of a session"):
         finalise(tmp_path)
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """A log whose third record is damaged and whose fifth is gone."""
+    with LogWriter(tmp_path / "record.jsonl") as log:
+        log.append("start", START)
+        log.append("operator", {"action": "mark", "text": "", "t_ns": 0})
+        log.append("warning", {"text": "lost", "index": 41})
+        log.append("warning", {"text": "first"})
+        log.append("warning", {"text": "gone"})
+        log.append("warning", {"text": "second"})
+    lines = log_lines(tmp_path)
+    lines[2] = lines[2].replace(b"lost", b"lose")
+    del lines[4]
+    (tmp_path / "record.jsonl").write_bytes(b"".join(lines))
+    return tmp_path
+
+
+def log_lines(out: Path) -> list[bytes]:
+    return (out / "record.jsonl").read_bytes().splitlines(keepends=True)
+
+
+LOST = [
+    "line 3 of the log is damaged: a record of type warning (index 41) is lost",
+    "line 5 of the log is preceded by a gap: record 4 is lost",
+]
+
+
+def test_a_damaged_line_is_named_with_what_can_be_done(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = log_lines(damaged)
+    assert record_command([str(damaged)]) == 1
+    assert "record.jsonl line 3: damaged (its checksum does not fit); `python -m rtevo.record" in capsys.readouterr().err
+    assert log_lines(damaged) == before
+
+
+def test_damaged_and_missing_lines_are_skipped_and_what_is_lost_is_in_the_record(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = log_lines(damaged)
+    assert record_command([str(damaged), "--skip-damaged"]) == 0
+    assert capsys.readouterr().err.splitlines() == [f"rtevo: {text}" for text in LOST]
+    log = read_log(damaged / "record.jsonl")
+    assert [(r["seq"], r["type"]) for r in log] == [(0, "start"), (1, "operator"), (2, "lost"), (3, "warning"), (4, "lost"), (5, "warning")]
+    assert (damaged / "record.jsonl.damaged").read_bytes().splitlines(keepends=True) == before
+    assert json.loads((damaged / "summary.json").read_text())["warnings"] == [*LOST, "first", "second"]
+    with LogWriter(damaged / "record.jsonl") as writer:  # it can go on
+        assert writer.seq == 6
+    assert record_command([str(damaged), "--skip-damaged"]) == 0  # nothing is damaged any more
+    assert not (damaged / "record.jsonl.damaged-1").exists()
+
+
+def test_a_line_in_the_wrong_place_is_left_out(tmp_path: Path) -> None:
+    with LogWriter(tmp_path / "record.jsonl") as log:
+        for _ in range(3):
+            log.append("warning", {"text": "x"})
+    lines = log_lines(tmp_path)
+    (tmp_path / "record.jsonl").write_bytes(b"".join([*lines[:2], lines[0], lines[2]]))
+    assert skip_damaged(tmp_path / "record.jsonl") == ["line 3 of the log stands there a second time, or in the wrong place: it is left out"]
+    assert log_lines(tmp_path) == lines
+
+
+def test_room_is_kept_for_the_end_and_let_go(tmp_path: Path) -> None:
+    reserve(tmp_path)
+    [file] = tmp_path.iterdir()
+    assert 0 < file.stat().st_size <= 8 << 20
+    assert file.stat().st_blocks * 512 >= file.stat().st_size  # it is there, not a hole
+    release(tmp_path)
+    release(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_sentence(tmp_path: Path, number: int) -> None:
+    error = OSError(number, os.strerror(number), "/data/volume.nii.gz")
+    assert full_disk(error, tmp_path) == "the disk is full (/data/volume.nii.gz): make room there"
+    assert full_disk(OSError(errno.EACCES, "no"), tmp_path) == full_disk(ValueError(), tmp_path) == ""
+
+
+def test_a_log_that_cannot_be_written_any_more_is_closed(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    log = LogWriter(tmp_path / "log")
+    log._file.close()
+    log._file = open("/dev/full", "ab")  # noqa: SIM115
+    log.append("x", {})
+    with pytest.raises(OSError, match="No space left") as caught:
+        log.close()
+    assert full_disk(caught.value)
+    assert log._file.closed

@@ -7,6 +7,7 @@ import select
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -78,11 +79,13 @@ class Status:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._live.stop()
-        self._log.close()
+        with suppress(OSError):
+            self._log.close()
 
     def log(self, level: str, text: str) -> None:
         """Show a message (but not a DEBUG one), and keep it in ``session.log``."""
-        self._log.write(f"{time.strftime('%H:%M:%S')} {level} {text}\n")
+        with suppress(OSError):  # the disk is full: whoever keeps the record says so
+            self._log.write(f"{time.strftime('%H:%M:%S')} {level} {text}\n")
         if level == "DEBUG":
             return
         self.console.print(Text(text, style={"WARNING": "yellow", "ERROR": "bold red"}.get(level, "dim")))

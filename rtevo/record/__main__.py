@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rtevo.errors import RtevoError
-from rtevo.record import LOG, finalise, parts, read_log
+from rtevo.record import LOG, finalise, parts, read_log, skip_damaged
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,8 +18,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Make trials.tsv, motion.tsv, latents.npz and summary.json of a session again, from its log (record.jsonl) alone.",
     )
     p.add_argument("out", type=Path, metavar="OUT", help="the session's folder")
+    p.add_argument(
+        "--skip-damaged",
+        action="store_true",
+        help="go on without lines of the log that are damaged or missing, and say what is lost; the log as it was is kept beside it",
+    )
     options = p.parse_args(arguments)
     try:
+        if options.skip_damaged:
+            for text in skip_damaged(options.out / LOG):
+                print(f"rtevo: {text}", file=sys.stderr)
         log = read_log(options.out / LOG)
         summary = finalise(options.out)
     except (RtevoError, OSError) as error:

@@ -102,6 +102,8 @@ class _Tables:
             self.truth.update(record["preferences"])
         elif kind == "end":
             self.warnings, self._told = self.warnings + record.get("warnings", []), []
+        elif kind == "lost":
+            self.warnings.append(record["text"])
         elif kind in ("warning", "alarm"):
             self._told.append(record["text"])
         elif kind in _OF_TRIALS:

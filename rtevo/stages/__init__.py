@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
 from rtevo.config import presenter_is_outside
-from rtevo.errors import RtevoError
+from rtevo.errors import RtevoError, full_disk
 from rtevo.shm import RingPeerLost
 from rtevo.stages.bridge import bridge
 from rtevo.stages.console import console
@@ -118,7 +118,8 @@ def child_main(stage: str, plan: Plan, pipe: Connection) -> None:
         next(s for s in stages_of(plan) if s.name == stage).target(context)
         context.tell("done")
     except BaseException as error:
-        text = str(error) if isinstance(error, RtevoError) else traceback.format_exc()
+        full = full_disk(error, plan.out, plan.runtime)
+        text = full or (str(error) if isinstance(error, RtevoError) else traceback.format_exc())
         context.tell("error", text=text, follows=isinstance(error, RingPeerLost))
         raise SystemExit(1) from None
     finally:

@@ -109,7 +109,7 @@ class _Others:
         clock, source = self._context.clock, self._source
         if getattr(source, "before_trigger", 0) and not (clock.get("early_ns") or clock.get("triggered")):
             clock.set("early_ns", clock.now_ns())
-        run = getattr(source, "run", None)
+        run: Any = getattr(source, "run", None)
         for stream in () if run is None else source.streams:
             began = stream.key.uid, round(stream.first_s * 1e9)
             other = stream.series.uid != run.series.uid and stream.likeness != Likeness.UNLIKELY

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ import pytest
 from rtevo.record import read_log
 from rtevo.records import EventKind
 
-from .conftest import Running, command, quickly
+from .conftest import Finished, Running, command, quickly
 
 STAGES = ("ingest", "decode", "evolve", "generate", "record", "scanner", "presenter")
 QUICK = ("--generations", "2", "--population", "3")
@@ -126,6 +126,32 @@ def test_a_killed_supervisor_leaves_no_process_and_its_rings_go_with_the_next_st
     done = session("--speed", "max", "--generations", "1", "--population", "2", name="next")
     assert done.returncode == 0, done.printed
     assert not own_rings(out)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 3 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "rtevo-test", str(disk)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("a small disk needs root (mount)")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_sentence_and_the_tables_of_what_there_is(session: Callable[..., Finished], small_disk: Path) -> None:
+    done = session("--speed", "max", "--generations", "20", "--population", "3", name="disk/out")
+    assert done.returncode == 1
+    assert "Traceback" not in done.printed
+    [sentence] = [line for line in done.printed.splitlines() if line.startswith("rtevo: stage")]
+    assert f"failed: the disk is full ({small_disk}/out): make room there" in sentence
+    assert done.summary["status"] == "failed"
+    received = done.summary["volumes"]["received"]
+    assert received == len(list((done.out / "volumes").glob("volume-*.nii.gz"))) > 10
+    assert len(done.table("motion.tsv")) in (received, received + 1)
+    assert sum(trial["onset"] != "n/a" for trial in done.table("trials.tsv")) == done.summary["images"]["shown"]
 
 
 @pytest.fixture

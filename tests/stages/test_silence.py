@@ -52,9 +52,12 @@ def watched() -> Any:
     supervisor = Supervisor(plan)  # type: ignore[arg-type]
     words: dict[str, int] = {}
     clock = SimpleNamespace(
-        get=lambda word: words.get(word, 0), set=words.__setitem__, now_s=lambda: words.get("now", 0) / S, now_ns=lambda: words.get("now", 0),
+        get=lambda word: words.get(word, 0),
+        set=words.__setitem__,
+        now_s=lambda: words.get("now", 0) / S,
+        now_ns=lambda: words.get("now", 0),
         ending=False,
-    )  # fmt: skip
+    )
     supervisor.clock = clock  # type: ignore[assignment]
     supervisor.silence = Silence(plan, clock)  # type: ignore[arg-type]
     supervisor.children["bridge"] = SimpleNamespace(done=False)  # type: ignore[assignment]
@@ -108,7 +111,7 @@ def test_where_nobody_attends_images_go_on_with_the_volumes_and_without_them_the
     assert words["held"] == 0
     hear(watched, 70.0)
     assert words["held"] == 1
-    with pytest.raises(StageError, match="'ingest' failed: no volume has come in .* Nobody is at the console or the terminal to decide"):
+    with pytest.raises(StageError, match="'ingest' failed: no volume has come in .* Nobody is at the console or the terminal"):
         hear(watched, 70.0 + ALONE_S + 1)
 
 
