@@ -80,6 +80,7 @@ class Link:
         if keys is None and not wire.is_loopback(endpoint):
             raise LinkLost(f"--connect {endpoint}: another computer can only be reached with --key FILE (python -m rtevo.bridge keys)")
         self._endpoint, self._display, self._clock_ns = endpoint, display, clock_ns
+        self._encrypted = keys is not None
         self._lost_ns, self._connect_ns = round(lost_s * 1e9), round(connect_s * 1e9)
         self._lock = threading.Condition()
         self._outbox, self._inbox = wire.Outbox(), wire.Inbox()
@@ -249,7 +250,14 @@ class Link:
                 self._refusal = ""
                 self._say_hello()
             else:
-                self._refusal = REFUSALS[zmq.Event(event)]
+                plain = "it hangs up: it is encrypted there, and --key FILE is needed here"
+                self._refuse(REFUSALS[zmq.Event(event)] if self._encrypted else plain)
+
+    def _refuse(self, why: str) -> None:
+        """Remember why there is no connection; what is new is mentioned at once."""
+        if why != self._refusal:
+            self._mentioned_ns = self._clock_ns() - round(WAITING_S * 1e9) - 1
+        self._refusal = why
 
     def _say_hello(self) -> None:
         software = f"Python {platform.python_version()} on {platform.system()}"

@@ -47,7 +47,8 @@ def scanner(context: Context) -> None:
     """Stand in for the scanner room: look at the presenter's screen, press the trigger, deliver a volume's files every TR."""
     config = context.config
     outside = presenter_is_outside(config)
-    keys = Path(config.bridge.keys) / "support.json" if outside and config.bridge.keys else None
+    keys = Path(config.bridge.keys) if outside and config.bridge.keys else None
+    keys = keys / "support.json" if keys is not None and keys.is_dir() else keys
     with ParticipantLink(config.simulation.participant or context.plan.participant_endpoint, keys=keys) as link:
         (_replay if context.config.acquisition.source == "replay" else _simulate)(context, link)
     context.clock.set("scanner_wake_ns", NEVER)
