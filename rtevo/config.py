@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from rtevo.wire import PresentationSettings, WireError, is_loopback
 __all__ = ["Config", "absolute", "build", "dump", "example", "load", "overrides_of", "presentation_settings", "presenter_is_outside"]
 
 Check = Callable[[Any], bool]
+MOST_IMAGES = 100_000  # of a session; nobody looks at more
+LONGEST_LABEL = 64  # characters: labels become names of files
 
 
 def _key(default: Any, text: str, rule: str = "", check: Check | None = None) -> Any:
@@ -441,7 +444,8 @@ def _value(where: str, spec: Field[Any], kind: Any, value: Any, mistakes: list[s
     except TypeError as expected:
         mistakes.append(f"{where}: expected {expected}, got {value!r}")
         return spec.default
-    if (isinstance(value, float) and value != value) or (check is not None and not check(value)):
+    numbers = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers) or (check is not None and not check(value)):
         mistakes.append(f"{where}: expected {rule or 'a number'}, got {value!r}")
         return spec.default
     return value
@@ -520,16 +524,27 @@ def _together(config: Config, origin: str, base: Path) -> list[str]:
         found += [f"{origin} [presentation]{mistake.removeprefix('presentation')}" for mistake in error.mistakes]
     if config.generator.px and not config.generator.unclip_model_path:
         found.append(f"{origin} [generator] px: expected 0 for the built-in model, got {config.generator.px}")
+    for key in ("participant", "session"):
+        if len(label := getattr(config.session, key)) > LONGEST_LABEL:
+            found.append(f"{origin} [session] {key}: expected at most {LONGEST_LABEL} characters, got {len(label)}")
     found += _evolution(config, origin)
     for (section, key), kind in _PATHS.items():
         value = getattr(getattr(config, section), key)
         path = base / value
-        later = (section, key) == ("acquisition", "folder") and source != "replay"  # a watched folder may appear later
+        later = (section, key) == ("acquisition", "folder") and (source == "simulate" or acquisition.delivery != "folder")
         if not kind or later or not _is_path(section, key, value):
             continue
-        if not ((path.is_file() and "file" in kind) or (path.is_dir() and "folder" in kind)):
+        if not _there(path, kind):
             found.append(f"{origin} [{section}] {key}: expected an existing {kind}, got {value!r}")
     return found
+
+
+def _there(path: Path, kind: str) -> bool:
+    """Whether there is a file or folder of that name."""
+    try:
+        return (path.is_file() and "file" in kind) or (path.is_dir() and "folder" in kind)
+    except OSError:  # the name is too long
+        return False
 
 
 def _evolution(config: Config, origin: str) -> list[str]:
@@ -540,6 +555,8 @@ def _evolution(config: Config, origin: str) -> list[str]:
             found.append(f"{origin} [evolution] {key}: expected a file for condition {wanted!r}, got none")
     if evolution.stop_gain and evolution.strategy != "surrogate":
         found.append(f"{origin} [evolution] stop_gain: expected 0 for strategy {evolution.strategy!r}, got {evolution.stop_gain:g}")
+    if (images := evolution.generations * evolution.population) > MOST_IMAGES:
+        found.append(f"{origin} [evolution] generations, population: expected at most {MOST_IMAGES:,} images, got {images:,}")
     if evolution.strategy in ("cma", "sepcma") and min(evolution.population, evolution.latent_size) < 2:
         found.append(f"{origin} [evolution] strategy: {evolution.strategy!r} expects population and latent_size >= 2")
     return found

@@ -9,7 +9,6 @@ doi:10.1038/sdata.2016.44.)
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gzip
 import json
@@ -25,7 +24,8 @@ import tomllib
 from numpy.typing import NDArray
 
 from rtevo import __version__
-from rtevo.errors import DataError, RtevoError
+from rtevo.command import Parser, command
+from rtevo.errors import DataError
 from rtevo.record import compact, finalise, grid_of, image_path, parts, read_log, volume_path
 from rtevo.records import MOTION_COLUMNS, EventKind, VolumeFlag
 
@@ -340,16 +340,11 @@ def export(out: Path, bids: Path) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
-    p = argparse.ArgumentParser(prog="python -m rtevo.export", description="Write a run as BIDS: raw data, events, stimuli, derivatives.")
+    p = Parser(prog="python -m rtevo.export", description="Write a run as BIDS: raw data, events, stimuli, derivatives.")
     p.add_argument("out", type=Path, metavar="OUT", help="the session's folder")
     p.add_argument("bids", type=Path, metavar="BIDS_DIR", help="new or empty folder, or a BIDS data set that the run is added to")
     options = p.parse_args(arguments)
-    try:
-        print(export(options.out, options.bids))
-    except (RtevoError, OSError) as error:
-        print(f"rtevo: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command(lambda: print(export(options.out, options.bids)))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,11 @@ SIMULATED_TR_S = 0.867
 def check_out(wanted: str) -> Path:
     """See that the session's folder does not exist yet; give the nearest folder above it that does."""
     out = Path(wanted or "sessions")
-    if wanted and (out.exists() or out.is_symlink()):
+    try:
+        there = out.exists() or out.is_symlink()
+    except OSError as error:
+        raise ConfigError(f"[record] out: {wanted!r} cannot be made: {error.strerror}") from None
+    if wanted and there:
         raise ConfigError(f"[record] out: expected a folder that does not exist yet, got {wanted!r}: nothing is ever overwritten")
     return next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
 
@@ -68,11 +72,15 @@ def check_out(wanted: str) -> Path:
 def _new_folder(wanted: str) -> Path:
     """Make the session's folder; an existing one is never written to."""
     if wanted:
-        check_out(wanted)
+        nearest = check_out(wanted)
         out = Path(wanted)
         try:
             out.mkdir(parents=True)
         except OSError as error:
+            for made in out.absolute().parents:  # those that were made on the way
+                with suppress(OSError):
+                    if nearest in made.parents:
+                        made.rmdir()
             raise ConfigError(f"[record] out: {wanted!r} cannot be made: {error.strerror}") from None
         return out.resolve()
     day = time.strftime("%Y-%m-%d")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtevo import __version__
 from rtevo.config import example, load
+from rtevo.command import FAILED, MISTAKE, Parser, command, finite, say
 from rtevo.errors import ConfigError, DataError, RtevoError, StageError, full_disk
 from rtevo.prepare import open_record, prepare
 from rtevo.stops import Stops
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "run"]
 
+WAIT_S = 30.0  # that the presenter is waited for, when a session is checked
+
 
 def parser() -> argparse.ArgumentParser:
     """Make the command line's parser."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="python -m rtevo.run",
         description="Run a closed-loop session: volumes are realigned and scored, latents evolve, images are painted and shown. "
         "With no argument, a simulated participant lies in a simulated scanner.",
@@ -80,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
         "--sample", type=Path, metavar="PATH", help="with --check: a volume of the protocol to come (DICOM or NIfTI; file or folder)"
     )
     p.add_argument(
-        "--wait", type=float, default=30.0, metavar="S", help="with --check: how long the presenter is waited for, s (default: 30)"
+        "--wait", type=_wait, metavar="S", help="with --check: how long the presenter is waited for, s (default: 30)"
     )
     p.add_argument("--json", action="store_true", help="with --check: print JSON")
     p.add_argument(
@@ -94,6 +97,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--example", action="store_true", help="print a commented session file and leave")
     p.add_argument("--version", action="version", version=f"rtevo {__version__}")
     return p
+
+
+def _wait(text: str) -> float:
+    if (wait_s := finite(text)) < 0:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text!r}")
+    return wait_s
 
 
 def _speed(text: str) -> float:
@@ -304,23 +313,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace, stops: Stops) -> int:
     if options.example:
-        print(example(), end="")
-        return 0
+        return command(lambda: print(example(), end=""))
     if options.prefers == "list":
         from rtevo.simulate import concepts
 
-        print("\n".join(concepts()))
-        return 0
+        return command(lambda: print("\n".join(concepts())))
     logging.basicConfig(level=logging.WARNING)
     if options.check:
         from rtevo.preflight import main as check
 
-        try:
-            return check(options.session, _overrides(options), options.sample, options.wait, options.json)
-        except KeyboardInterrupt:
-            return 130
+        wait_s = WAIT_S if options.wait is None else options.wait
+        return command(lambda: check(options.session, _overrides(options), options.sample, wait_s, options.json))
     plan: Plan | None = None
     try:
+        if given := [name for name in ("sample", "wait", "json") if getattr(options, name) not in (None, False)]:
+            raise ConfigError([f"--{name}: expected together with --check" for name in given])
         if options.rerun is not None:
             return _rerun(options)
         plan = _plan(options)
@@ -329,10 +336,11 @@ def _main(options: argparse.Namespace, stops: Stops) -> int:
         print(_explain(error, plan.out if plan else None), file=sys.stderr)
         return 1 if plan else 2
     except OSError as error:
-        if not (full := full_disk(error, *([plan.out] if plan else []))):
+        full = full_disk(error, *([plan.out] if plan else []))
+        if not full and (plan or not error.filename):
             raise
-        print(f"rtevo: {full}", file=sys.stderr)
-        return 1 if plan else 2
+        say(full or f"{error.filename}: {error.strerror}")
+        return FAILED if plan else MISTAKE
     except KeyboardInterrupt:
         print(_forget(plan), file=sys.stderr)
         return 130

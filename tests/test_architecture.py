@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "decode": {"kernels", "records", "errors"},
     "pulses": set(),
     "stops": set(),
+    "command": {"errors"},
     "evolve": {"records", "errors"},
     "latent": {"records", "errors"},
     "generate": {"records", "errors"},

@@ -6,6 +6,7 @@ import csv
 import errno
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from rtevo import records
 from rtevo.errors import DataError, full_disk
-from rtevo.record import LogWriter, Recorder, finalise, hold, image_path, read_log, release, reserve, skip_damaged
+from rtevo.record import LogWriter, Recorder, finalise, held, hold, image_path, read_log, release, reserve, skip_damaged
 from rtevo.record.__main__ import main as record_command
 from rtevo.records import EventKind, MessageKind, VolumeFlag
 
@@ -299,3 +300,19 @@ def test_a_log_that_cannot_be_written_any_more_is_closed(tmp_path: Path) -> None
         log.close()
     assert full_disk(caught.value)
     assert log._file.closed
+
+
+def test_times_held_are_those_of_the_report(tmp_path: Path) -> None:
+    """The wait after the last image is none, nor is a hold for the placement; a session that was taken up counts on."""
+    event = {"generation": 0, "candidate": 0, "error_ns": 0, "value": math.nan, "response_time_s": math.nan}
+    with LogWriter(tmp_path / "record.jsonl") as log:
+        for part in range(2):
+            log.append("start", {**START, "first_volume": 10 * part})
+            kinds = (
+                EventKind.FIXATION, EventKind.TRIGGER, EventKind.PAUSE, EventKind.GO_ON, EventKind.ONSET, EventKind.OFFSET, EventKind.FIXATION,
+                EventKind.ONSET, EventKind.OFFSET, EventKind.FIXATION,
+            )  # fmt: skip
+            for k, kind in enumerate(kinds):
+                log.append("events", {**event, "kind": int(kind), "t_ns": k * 10**9})
+    assert finalise(tmp_path)["images"]["times_held"] == 2
+    assert held(read_log(tmp_path / "record.jsonl")) == [5.0, 25.0]

@@ -104,6 +104,10 @@ class Desk:
         """
         self.context.tell("operator", action=action, text=text, t_ns=self.clock.now_ns() if t_ns is None else t_ns)
 
+    def ago_ns(self, ms: float) -> int:
+        """Give the session time of so many (real) milliseconds ago; 0 before its start."""
+        return max(0, self.clock.now_ns() - round(ms * 1e6 * self.clock.speed))
+
     def overlay(self, part: int, attempt: int) -> bytes | None:
         """Give the picture of an attempt to place the decoder, as a PNG file; None where there is none."""
         from rtevo.report.overlay import draw_attempt

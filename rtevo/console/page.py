@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nicegui import events, ui
+from nicegui import ui
 
 from rtevo.console import charts, markup
 from rtevo.console.desk import Desk
@@ -16,18 +17,7 @@ __all__ = ["Page"]
 
 REFRESH_S = 0.5
 STYLE = Path(__file__).with_name("style.css")
-# a page that lost its server looks for it every second, and is loaded again once that answers: there is no way back from an error page
-COME_BACK = """
-    socket.io.reconnectionDelay(500);
-    socket.io.reconnectionDelayMax(1000);
-    socket.off("connect_error");
-    socket.on("connect_error", async (error) => {
-        if (error.message !== "Implicit handshake failed") return;  // no server there: it is tried again
-        while (!(await fetch("alive", {cache: "no-store"}).catch(() => ({}))).ok)
-            await new Promise((then) => setTimeout(then, 500));
-        location.reload();
-    });
-"""
+PRESS = Path(__file__).with_name("press.js")
 NOTES = ("moved", "talked", "coughed", "pressed the bell", "eyes closed", "scanner stopped")
 
 
@@ -43,7 +33,6 @@ class Page:
         self.desk = desk
         self._drawn: dict[str | int, Any] = {}
         self.ended = False  # and the browser shows it
-        self._marked_ns = 0
         self._changed = -1
         ui.add_css(STYLE.read_text(encoding="utf-8"))
         with ui.element("div").classes("page"):
@@ -58,9 +47,10 @@ class Page:
             self.health = self._html("panel health")
             self._make_charts()
         self._make_dialogs()
-        ui.keyboard(on_key=self._key, repeating=False)
+        self.client = ui.context.client
+        script = PRESS.read_text(encoding="utf-8").replace("CLIENT", json.dumps(self.client.id))
+        ui.add_body_html(f"<script>{script}</script>")
         ui.timer(REFRESH_S, self.tick)
-        ui.run_javascript(COME_BACK)
         self.draw()
 
     # --- parts ----------------------------------------------------------------------------------------------------------------------
@@ -68,24 +58,27 @@ class Page:
     def _html(self, classes: str) -> ui.html:
         return ui.html("", sanitize=False).classes(classes)  # rtevo.console.markup escapes
 
-    def _button(self, words: str, key: str, act: Callable[[], object], classes: str = "") -> ui.button:
-        button = ui.button(on_click=lambda: act(), color=None).props("unelevated no-caps").classes(classes)
+    def _button(self, words: str, key: str, action: str, classes: str = "", text: str = "") -> ui.button:
+        """Make a button; press.js sends what it and its key stand for to :meth:`press`."""
+        button = ui.button(color=None).props("unelevated no-caps").classes(classes)
+        button.props["data-key"] = {"Space": " ", "Esc": "Escape"}.get(key, key)
+        button.props["data-action"], button.props["data-text"] = action, text
         button.on("mousedown", js_handler="(e) => e.preventDefault()")  # it does not take the keyboard
         with button:
-            ui.html(f"{words}<kbd>{key}</kbd>", sanitize=False)
+            ui.html(f"{words}<kbd>{key}</kbd>" if key else words, sanitize=False)
         return button
 
     def _make_buttons(self) -> None:
         with ui.element("div").classes("buttons"):
-            self.start = self._button("Start", "S", self.do_start, "go")
-            self.pause = self._button("Pause", "Space", self.do_pause)
-            self.resume = self._button("Go on", "Space", self.do_pause, "go")
-            self.mark = self._button("Mark", "M", self.ask_mark)
-            self.accept = self._button("Accept", "Y", self.do_accept, "go")
-            self.again = self._button("Next volumes", "N", lambda: self.do_decide("again"))
-            self.restart = self._button("New run", "R", lambda: self.do_decide("restart"))
-            self.seen = self._button("Seen", "K", self.do_see, "halt")
-            self.stop = self._button("Stop", "X", self.ask_stop, "halt")
+            self.start = self._button("Start", "S", "start", "go")
+            self.pause = self._button("Pause", "Space", "pause")
+            self.resume = self._button("Go on", "Space", "resume", "go")
+            self.mark = self._button("Mark", "M", "ask-mark")
+            self.accept = self._button("Accept", "Y", "accept", "go")
+            self.again = self._button("Next volumes", "N", "again")
+            self.restart = self._button("New run", "R", "restart")
+            self.seen = self._button("Seen", "K", "seen", "halt")
+            self.stop = self._button("Stop", "X", "ask-stop", "halt")
 
     def _make_charts(self) -> None:
         view = self.desk.view
@@ -108,84 +101,79 @@ class Page:
         with ui.dialog().props("transition-duration=0") as self.stop_dialog, ui.card():
             self._html("").content = "<p>End the session now? The image is taken away; everything is saved.</p>"
             with ui.element("div").classes("buttons"):
-                self._button("Stop", "Enter", self.do_stop, "halt")
-                self._button("Keep going", "Esc", self.stop_dialog.close)
+                self._button("Stop", "Enter", "stop", "halt")
+                self._button("Keep going", "Esc", "keep")
         with ui.dialog().props("transition-duration=0") as self.mark_dialog, ui.card():
             self._html("").content = "<p>What has happened?</p>"
             self.note = ui.input(placeholder="a note, then Enter").props("dark outlined").classes("w-full")
-            self.note.on("keydown.enter", lambda: self.do_mark(self.note.value))
-            self.note.on("keydown.escape", self.mark_dialog.close)
             self.mark_dialog.on("show", js_handler=f"() => runMethod({self.note.id}, 'focus', [])")
             with ui.element("div").classes("buttons"):
                 for text in NOTES:
-                    ui.button(text, on_click=lambda text=text: self.do_mark(text), color=None).props("unelevated no-caps")
+                    self._button(text, "", "note", text=text)
+                self._button("Nothing", "Esc", "keep")
 
     # --- what the operator does -----------------------------------------------------------------------------------------------------
 
-    def do_start(self) -> None:
-        """Let the session begin."""
-        if self.desk.state == "ready":
-            self.desk.act("start")
+    def press(self, action: str, text: str, t_ns: int) -> None:
+        """Do what was pressed, where that can be done now; what is so already is left so.
 
-    def do_pause(self) -> None:
-        """Pause, or go on."""
-        if self.desk.state in ("presenter", "trigger", "running"):
-            self.desk.act("pause")
-        elif self.desk.state in ("pausing", "paused", "held"):
-            self.desk.act("resume")
+        Parameters
+        ----------
+        action : str
+            What :meth:`rtevo.console.desk.Desk.act` knows, or of the page itself: "ask-stop", "ask-mark", "keep" (nothing is done), "note".
+        text : str
+            A note.
+        t_ns : int
+            Session time at which it was pressed; of a note, at which it was asked for.
+        """
+        with self.client:
+            if action == "ask-stop":
+                self.ask_stop()
+            elif action == "ask-mark":
+                self.ask_mark()
+            elif action == "note":
+                self.do_mark(text, t_ns)
+            else:
+                self.stop_dialog.close()
+                self.mark_dialog.close()
+                if action in self.possible:
+                    self.desk.act(action)
 
-    def do_see(self) -> None:
-        """Acknowledge the alarms."""
-        if self.desk.view.unseen:
-            self.desk.act("seen")
-
-    def do_accept(self) -> None:
-        """Accept a doubtful placement."""
-        if self.desk.acceptable:
-            self.desk.act("accept")
-
-    def do_decide(self, action: str) -> None:
-        """Have the next volumes tried, or the scanner's run begun anew, where the decoder could not be placed or a run was lost."""
-        if self.desk.state == "asked" or (self.desk.state == "held" and action == "restart"):
-            self.desk.act(action)
+    @property
+    def possible(self) -> set[str]:
+        """What the supervisor may be asked for now."""
+        desk, state = self.desk, self.desk.state
+        return {
+            name
+            for name, so in {
+                "start": state == "ready",
+                "pause": state in ("presenter", "trigger", "running"),
+                "resume": state in ("pausing", "paused", "held"),
+                "seen": bool(desk.view.unseen),
+                "accept": desk.acceptable,
+                "again": state == "asked",
+                "restart": state in ("asked", "held"),
+                "stop": not desk.over,
+            }.items()
+            if so
+        }
 
     def ask_stop(self) -> None:
         """Ask whether the session shall really end."""
         if not self.desk.over:
             self.stop_dialog.open()
 
-    def do_stop(self) -> None:
-        """End the session."""
-        self.stop_dialog.close()
-        self.desk.act("stop")
-
     def ask_mark(self) -> None:
         """Ask for a note; what counts is the moment of the question."""
         if not self.desk.over:
-            self._marked_ns, self.note.value = self.desk.clock.now_ns(), ""
+            self.note.value = ""
             self.mark_dialog.open()
 
-    def do_mark(self, text: str) -> None:
+    def do_mark(self, text: str, t_ns: int) -> None:
         """Record a note."""
-        if self.mark_dialog.value:
-            self.mark_dialog.close()
-            self.desk.act("mark", text.strip(), self._marked_ns)
-
-    def _key(self, event: events.KeyEventArguments) -> None:
-        modifiers = event.modifiers
-        if not event.action.keydown or modifiers.ctrl or modifiers.alt or modifiers.meta or self.mark_dialog.value:
-            return
-        if self.stop_dialog.value:
-            if event.key == "Enter":
-                self.do_stop()
-            elif event.key == "Escape":
-                self.stop_dialog.close()
-            return
-        keys: dict[str, Callable[[], object]] = {"s": self.do_start, " ": self.do_pause, "m": self.ask_mark, "x": self.ask_stop}
-        keys["k"] = self.do_see
-        keys |= {"y": self.do_accept, "n": lambda: self.do_decide("again"), "r": lambda: self.do_decide("restart")}
-        if act := keys.get(str(event.key.name).lower()):
-            act()
+        self.mark_dialog.close()
+        if not self.desk.over:
+            self.desk.act("mark", text.strip(), t_ns)
 
     # --- drawing --------------------------------------------------------------------------------------------------------------------
 

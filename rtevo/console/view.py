@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rtevo.config import Config
+from rtevo.record import Holding, Painting
 from rtevo.records import Decision, EventKind, Grid, VolumeFlag
 
 __all__ = ["FD_LIMIT_MM", "FULL", "LATENCIES", "Latency", "Trial", "View", "Volume"]
@@ -113,6 +114,7 @@ class View:
         cadence_s = config.generator.deadline_s or config.presentation.image_s + config.presentation.washout_s
         limits_ms = {"TR": 1e3 * tr_s / speed or math.inf, "image": 1e3 * cadence_s / speed or math.inf}
         self.latencies = {name: Latency(limits_ms[limit]) for name, (_, _, limit) in LATENCIES.items()}
+        self._painting, self._holding = Painting(1e3 * cadence_s / speed), Holding()
         self.trials: dict[tuple[int, int], Trial] = {}
         self.volumes: list[Volume] = []
         self.part = 0
@@ -121,6 +123,8 @@ class View:
 
     def begin(self) -> None:
         """A part of the session begins: its clock starts at 0."""
+        self._painting.begin()
+        self._holding.begin()
         self.trigger_ns: int | None = None
         self.scene, self.since_s = "nothing", 0.0
         self.showing: tuple[int, int] | None = None  # on the screen now
@@ -168,11 +172,13 @@ class View:
 
     def _latents(self, record: Mapping[str, Any]) -> None:
         self._trial(record).probe = record["probe"] >= 0
+        self._painting.asked(record)
 
     def _images(self, record: Mapping[str, Any]) -> None:
         self._trial(record).painted = True
-        if self.trigger_ns is not None:  # the first ones have waited for it
-            self.latencies["paint"].add((record["painted_ns"] - record["evolved_ns"]) / 1e6)
+        ns = self._painting.painted(record)
+        if ns is not None and self.trigger_ns is not None:  # the first ones have waited for it
+            self.latencies["paint"].add(ns / 1e6)
 
     def _scores(self, record: Mapping[str, Any]) -> None:
         if record["closed_ns"]:
@@ -214,6 +220,7 @@ class View:
 
     def _events(self, record: Mapping[str, Any]) -> None:
         kind, t_s = record["kind"], record["t_ns"] / 1e9
+        self.held += self._holding.take(record)
         if kind not in (EventKind.NOTE, EventKind.PHYSIOLOGY) and self.config.session.speed:
             self.clock_error_ms = record["error_ns"] / 1e6
             self.latencies["report"].add(max(0.0, 1e3 * (record["clock_ns"] / 1e9 - t_s) / self.config.session.speed))
@@ -230,7 +237,6 @@ class View:
             self.showing = None
             self._scene("rating" if self.measured == EventKind.RATING else "fixation", t_s)
         elif kind in (EventKind.FIXATION, EventKind.PAUSE, EventKind.GO_ON, EventKind.END):
-            self.held += kind == EventKind.FIXATION
             paused = "paused" if self.placed else "placing"
             scenes = {EventKind.FIXATION: "late", EventKind.PAUSE: paused, EventKind.GO_ON: "fixation", EventKind.END: "over"}
             self._scene(scenes[kind], t_s)

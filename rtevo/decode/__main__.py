@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rtevo.command import Parser, command, finite
 from rtevo.decode.convert import convert_maps, convert_model
 from rtevo.decode.events import Event, Target, parse_target, read_events
 from rtevo.decode.figures import draw_page
@@ -73,20 +74,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 1 where the data cannot be used.
+        0; 2 where the data cannot be used.
     """
     options = _parser().parse_args(arguments)
-    try:
+
+    def work() -> None:
         warm_up()
         sys.stdout.write({"fit": _fit, "score": _score, "import": _import}[options.command](options))
-    except (RtevoError, OSError) as error:
-        sys.stderr.write(f"rtevo.decode: {error}\n")
-        return 1
-    return 0
+
+    return command(work)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m rtevo.decode", description="Build decoders and score recorded runs.")
+    parser = Parser(prog="python -m rtevo.decode", description="Build decoders and score recorded runs.")
     commands = parser.add_subparsers(dest="command", required=True)
     fit = commands.add_parser("fit", help="build a decoder from training runs")
     fit.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folder of DICOM files, or 4-D NIfTI file")
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--method", choices=(*METHODS, "best"), default="ridge", help="'best': by nested cross-validation (default: ridge)")
     fit.add_argument("--mask", metavar="NII", type=Path, help="brain mask (default: found from the reference)")
     fit.add_argument("--roi", metavar="NII", type=Path, help="use only voxels inside this too")
-    fit.add_argument("--fwhm", type=float, default=4.0, metavar="MM", help="smoothing (default: 4)")
+    fit.add_argument("--fwhm", type=finite, default=4.0, metavar="MM", help="smoothing (default: 4)")
     fit.add_argument("--permutations", type=int, default=200, help="for the p-value (default: 200)")
     fit.add_argument("--seed", type=int, default=0, help="of the permutations (default: 0)")
     score = commands.add_parser("score", help="score the events of a recorded run")
@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--class", dest="category", metavar="CLASS", help="which, where a model tells more than two apart")
     for command in (fit, score):
         command.add_argument("--series", metavar="PATTERN", help="which series of a DICOM folder")
-        command.add_argument("--tr", type=float, metavar="S", help="repetition time, where the file does not say")
+        command.add_argument("--tr", type=finite, metavar="S", help="repetition time, where the file does not say")
     return parser
 
 
@@ -303,7 +303,7 @@ def _score(options: argparse.Namespace) -> str:
     run = _open(options.run, options)
     trained_s = decoder.settings.get("tr_s")
     if isinstance(trained_s, float) and abs(run.tr_s / trained_s - 1) > 0.01:
-        sys.stderr.write(f"rtevo.decode: the decoder was made at a repetition time of {trained_s:g} s, this run has {run.tr_s:g} s\n")
+        sys.stderr.write(f"rtevo: the decoder was made at a repetition time of {trained_s:g} s, this run has {run.tr_s:g} s\n")
     difference = decoder.grid.difference(run.grid)
     if difference:
         raise GeometryError(f"{options.run}: not on the decoder's grid: {difference}")

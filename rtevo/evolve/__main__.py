@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from rtevo.errors import ConfigError, RtevoError
+from rtevo.command import Parser, command, finite
+from rtevo.errors import ConfigError
 from rtevo.evolve import SCHEDULES, STRATEGIES
 from rtevo.evolve import plan as planning
 from rtevo.evolve.jobs import add_options, client, run_cases, shown_progress
@@ -23,7 +24,7 @@ __all__ = ["main"]
 
 def parser() -> argparse.ArgumentParser:
     """Make the command line's parser."""
-    p = argparse.ArgumentParser(prog="python -m rtevo.evolve", description="Plan a study's evolution.")
+    p = Parser(prog="python -m rtevo.evolve", description="Plan a study's evolution.")
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_plan(commands)
     b = commands.add_parser(
@@ -47,17 +48,17 @@ def _add_plan(commands: Any) -> None:
         description="Simulate sessions with each strategy, schedule, population and mutation, and say which reach most. Gains are "
         "those of the last generation's images, in standard deviations of random images.",
     )
-    c.add_argument("--minutes", type=float, required=True, metavar="M", help="scan time")
+    c.add_argument("--minutes", type=finite, required=True, metavar="M", help="scan time")
     c.add_argument(
         "--cnr",
-        type=float,
+        type=finite,
         required=True,
         metavar="X",
         help="contrast-to-noise ratio of one score: SD of true responses over the score's error",
     )
     c.add_argument("--size", type=int, default=100, metavar="D", help="latent dimensions (default 100)")
-    c.add_argument("--cadence", type=float, default=4.0, metavar="S", help="seconds from onset to onset (default 4)")
-    c.add_argument("--lag", type=float, default=12.0, metavar="S", help="seconds from an onset to its score (default 12)")
+    c.add_argument("--cadence", type=finite, default=4.0, metavar="S", help="seconds from onset to onset (default 4)")
+    c.add_argument("--lag", type=finite, default=12.0, metavar="S", help="seconds from an onset to its score (default 12)")
     c.add_argument("--strategies", nargs="+", default=["surrogate", "truncation"], choices=list(STRATEGIES))
     c.add_argument("--schedules", nargs="+", default=list(SCHEDULES), choices=SCHEDULES)
     c.add_argument(
@@ -127,12 +128,7 @@ def blind(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
     options = parser().parse_args(arguments)
-    try:
-        {"plan": plan, "blind": blind}[options.command](options)
-    except RtevoError as error:
-        print(f"rtevo: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command(lambda: {"plan": plan, "blind": blind}[options.command](options))
 
 
 if __name__ == "__main__":

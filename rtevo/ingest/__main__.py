@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rtevo.errors import ConfigError, DataError
+from rtevo.command import FAILED, Parser, command, say
+from rtevo.errors import DataError
 from rtevo.ingest.folder import FolderSource
 from rtevo.ingest.survey import SeriesInfo, Survey, survey
 from rtevo.records import VolumeFlag
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0; 1 where the folder holds no series that a run could use.
     """
-    parser = argparse.ArgumentParser(prog="python -m rtevo.ingest", description="Say what is in a folder of scanner files.")
+    parser = Parser(prog="python -m rtevo.ingest", description="Say what is in a folder of scanner files.")
     parser.add_argument("folder", metavar="DIR", type=Path, nargs="?", help="folder of DICOM or NIfTI files; folders in it are looked into")
     parser.add_argument("--series", metavar="PATTERN", help="number, UID, or (part of) description or protocol name of the run's series")
     parser.add_argument("--out", metavar="RUN.nii.gz", type=Path, help="convert the run to this NIfTI file")
@@ -63,25 +64,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.listen is None:
             parser.error("expected DIR, or --listen PORT")
         options.folder = Path("received")
-    try:
-        if options.out is not None:
-            _check_out(options.out)
-        if options.listen is not None:
-            out = sys.stderr if options.json else sys.stdout
-            listen(options.folder, options.listen, options.ae_title, options.peer, options.series, options.volumes, out)
-        found = survey(options.folder, options.series)
-        if options.json:
-            json.dump(as_json(found, options.folder), sys.stdout, indent=2)
-            sys.stdout.write("\n")
-        else:
-            _show(found)
-        if found.run is None:
-            raise DataError(found.reason)
-        if options.out is not None:
+    return command(lambda: _work(options))
+
+
+def _work(options: argparse.Namespace) -> int:
+    """Do what is asked for; gives the exit status."""
+    if options.out is not None:
+        _check_out(options.out)
+    if options.listen is not None:
+        out = sys.stderr if options.json else sys.stdout
+        listen(options.folder, options.listen, options.ae_title, options.peer, options.series, options.volumes, out)
+    found = survey(options.folder, options.series)
+    if options.json:
+        json.dump(as_json(found, options.folder), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        _show(found)
+    if found.run is None:
+        say(found.reason)
+        return FAILED
+    if options.out is not None:
+        try:
             convert(options.folder, options.out, found.run)
-    except (ConfigError, DataError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+        except DataError as error:  # the run is there, but cannot be converted
+            say(error)
+            return FAILED
     return 0
 
 

@@ -10,17 +10,21 @@ from rtevo.record.log import LOG, LogFollower, LogWriter, earlier, grid_of, hold
 from rtevo.record.recorder import Recorder, compact, image_path, placement_folder, reference_path, volume_path
 from rtevo.record.reserve import release, reserve
 from rtevo.record.tables import finalise, floats, hidden_truth
+from rtevo.record.waits import Holding, Painting, held
 
 __all__ = [
     "LOG",
+    "Holding",
     "LogFollower",
     "LogWriter",
+    "Painting",
     "Recorder",
     "compact",
     "earlier",
     "finalise",
     "floats",
     "grid_of",
+    "held",
     "hidden_truth",
     "hold",
     "image_path",

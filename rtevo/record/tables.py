@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.record.log import LOG, parts, read_log
+from rtevo.record.waits import held
 from rtevo.records import MOTION_COLUMNS, Decision, EventKind, VolumeFlag
 
 __all__ = ["finalise", "floats", "hidden_truth"]
@@ -77,7 +78,6 @@ class _Tables:
         self.truth: dict[str, float] = {}
         self.warnings: list[str] = []
         self.placements: list[dict[str, Any]] = []  # that were accepted
-        self.held = 0
         self._told: list[str] = []  # warnings of a part that may have ended without a word
         self.part, self.offset_s = -1, 0.0
         self.trigger_ns: int | None = None
@@ -128,8 +128,6 @@ class _Tables:
             self._trial(event).update(rating=event["value"], response_time=event["response_time_s"])
         elif kind == EventKind.PHYSIOLOGY:
             self._trial(event)["physiology"] = event["value"]
-        elif kind == EventKind.FIXATION:
-            self.held += 1
 
     def add_truth(self) -> None:
         """Lay a simulated participant's hidden preference for each picture beside the images that were shown."""
@@ -289,7 +287,7 @@ def finalise(out: Path) -> dict[str, Any]:
         "images": {
             "painted": sum("painted_ns" in row for row in rows),
             "shown": len(shown),
-            "times_held": tables.held,
+            "times_held": len(held(log)),
             "cadence_s": _cadence(rows),
         },
         "generations": _generations(rows),

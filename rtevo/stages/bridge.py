@@ -119,7 +119,7 @@ def bridge(context: Context) -> None:
         met = outside or bool(port)  # the session's own presenter is on its way, and has to be told when there is nothing to show
         while not (outgoing.ended and ended):
             for event in [*link.poll(timeout_s=0.001 if lock_step else 0.005), *_physiology(sensor, link)]:
-                _tell(context, event)
+                _tell(context, event, last=outgoing.ended and not link.in_flight)
                 _publish_event(events, event, clock)
                 ended |= event.kind == EventKind.END
                 if sensor and event.kind == EventKind.ONSET:
@@ -201,12 +201,12 @@ def _publish_event(events: Ring, event: PresenterEvent, clock: Clock) -> None:
         slot["text"] = event.text.encode()[:96]
 
 
-def _tell(context: Context, event: PresenterEvent) -> None:
-    """Let the operator know what is not in order."""
+def _tell(context: Context, event: PresenterEvent, *, last: bool) -> None:
+    """Let the operator know what is not in order; after the last image nothing is waited for."""
     if event.kind == EventKind.NOTE:
         usual = event.text.startswith("presenter ready")
         (context.log.info if usual else context.log.warning)("bridge: %s", event.text)
-    elif event.kind == EventKind.FIXATION:
+    elif event.kind == EventKind.FIXATION and not last:
         context.log.info("presenter holds fixation: the next image is not there yet")
     elif event.kind == EventKind.OFFSET and event.value > 0:
         context.log.info("presenter dropped %d frames up to the end of image %d/%d", event.value, event.generation, event.candidate)

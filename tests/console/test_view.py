@@ -32,10 +32,10 @@ def volume(index: int, displacement_mm: float = 0.1, flags: int = 0, took_ms: in
     return {"type": "aligned", "index": index, "flags": flags, "framewise_displacement_mm": displacement_mm, "motion": motion, **times}
 
 
-def image(generation: int, candidate: int) -> list[dict[str, Any]]:
+def image(generation: int, candidate: int, asked_ms: int = 100) -> list[dict[str, Any]]:
     where = {"generation": generation, "candidate": candidate}
     return [
-        {"type": "latents", "probe": -1, **where},
+        {"type": "latents", "probe": -1, "scored_ns": asked_ms * MS, "evolved_ns": asked_ms * MS, **where},
         {"type": "images", "painted_ns": 300 * MS, "evolved_ns": 100 * MS, **where},
     ]
 
@@ -205,3 +205,20 @@ def test_an_alarm_is_shown_until_it_has_been_seen() -> None:
     view.take({"type": "operator", "t_ns": 21 * S, "action": "seen", "text": ""})
     assert "no volume has come in" not in view.alarms(21.0, {})
     assert [kind for _, kind, _ in view.messages] == ["alarm", "operator"]
+
+
+def test_the_time_that_the_model_takes_to_load_is_no_picture_that_came_late() -> None:
+    """Pictures that no score had a part in are asked for before the model is loaded, however late they are painted."""
+    view = View(build({}), 1.0)
+    for record in [event(EventKind.TRIGGER, 1), *image(0, 0, asked_ms=0), *image(1, 0)]:
+        view.take({**record, "painted_ns": 90 * S} if record["type"] == "images" and record["generation"] == 0 else record)
+    assert list(view.latencies["paint"].values) == [200]
+    assert view.latencies["paint"].late == 0
+
+
+def test_fixation_is_held_for_images_that_come_and_for_nothing_else() -> None:
+    view = View(build({}), 1.0)
+    kinds = [EventKind.PAUSE, EventKind.TRIGGER, EventKind.GO_ON, EventKind.ONSET, EventKind.FIXATION, EventKind.ONSET, EventKind.FIXATION]
+    for k, kind in enumerate([*kinds, EventKind.END]):
+        view.take(event(kind, k, *(0, 0) if kind == EventKind.ONSET else ()))
+    assert view.held == 1
