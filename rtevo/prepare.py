@@ -324,7 +324,10 @@ def first_volume(folder: Path, uid: str) -> Any:
 
     recording = FolderSource(folder, series=uid, patience_s=0, stall_s=0)
     volumes = recording.poll() + recording.finish()
-    return next(v.data for v in volumes if v.data is not None)
+    data = next((v.data for v in volumes if v.data is not None), None)
+    if data is None:
+        raise DataError(f"{folder}: holds no whole volume of the series: expected all of a volume's files")
+    return data
 
 
 def _demonstration(config: Config, source: Any, folder: Path) -> Any:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtevo import __version__
-from rtevo.config import example, load
 from rtevo.command import FAILED, MISTAKE, Parser, command, finite, say
+from rtevo.config import example, load
 from rtevo.errors import ConfigError, DataError, RtevoError, StageError, full_disk
 from rtevo.prepare import open_record, prepare
 from rtevo.stops import Stops

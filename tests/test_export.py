@@ -179,8 +179,8 @@ def test_what_cannot_be_exported_is_said_before_anything_is_written(
     recorded: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bids = tmp_path / "bids"
-    assert main([str(tmp_path / "nothing"), str(bids)]) == 1
-    assert main([str(recorded(save_raw=False)), str(bids)]) == 1
+    assert main([str(tmp_path / "nothing"), str(bids)]) == 2
+    assert main([str(recorded(save_raw=False)), str(bids)]) == 2
     assert "4 of 5 raw volumes are not there (first: 0)" in capsys.readouterr().err
     assert not bids.exists()
     bids.mkdir()

@@ -243,7 +243,7 @@ LOST = [
 
 def test_a_damaged_line_is_named_with_what_can_be_done(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = log_lines(damaged)
-    assert record_command([str(damaged)]) == 1
+    assert record_command([str(damaged)]) == 2
     assert "record.jsonl line 3: damaged (its checksum does not fit); `python -m rtevo.record" in capsys.readouterr().err
     assert log_lines(damaged) == before
 

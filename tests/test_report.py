@@ -128,7 +128,7 @@ class Page(HTMLParser):
 
 
 def test_a_folder_without_a_session_is_a_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 2
     assert "expected the folder of a session" in capsys.readouterr().err
 
 
@@ -287,7 +287,7 @@ def test_pages_are_written_as_asked(recorded: Record, tmp_path: Path, capsys: py
     printed = capsys.readouterr().out.split()
     assert [Path(line).name for line in printed] == ["a.pdf", "a.png", "a-2.png", "a-3.png", "a.html"]
     assert all(Path(line).stat().st_size > 1000 for line in printed)
-    assert main([str(out), "--to", str(tmp_path / "a.doc")]) == 1
+    assert main([str(out), "--to", str(tmp_path / "a.doc")]) == 2
     assert "doc" in capsys.readouterr().err
 
 

@@ -33,7 +33,7 @@ from rtevo.decode.score import Score
 from rtevo.decode.scorer import METHODS as SCORING
 from rtevo.decode.scorer import Scorer
 from rtevo.decode.train import METHODS, Examples, Performance, fit_weights, measure
-from rtevo.errors import DataError, DecoderError, GeometryError, RtevoError
+from rtevo.errors import DataError, DecoderError, GeometryError
 from rtevo.kernels.mask import brain_mask
 from rtevo.kernels.smooth import smooth
 from rtevo.realign import Realigner, warm_up
@@ -114,9 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--out", required=True, metavar="DIR", type=Path, help="the decoder's folder")
     convert.add_argument("--name", help="of the map (default: the file's)")
     convert.add_argument("--class", dest="category", metavar="CLASS", help="which, where a model tells more than two apart")
-    for command in (fit, score):
-        command.add_argument("--series", metavar="PATTERN", help="which series of a DICOM folder")
-        command.add_argument("--tr", type=finite, metavar="S", help="repetition time, where the file does not say")
+    for each in (fit, score):
+        each.add_argument("--series", metavar="PATTERN", help="which series of a DICOM folder")
+        each.add_argument("--tr", type=finite, metavar="S", help="repetition time, where the file does not say")
     return parser
 
 

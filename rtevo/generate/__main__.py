@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from rtevo.command import Parser, command, finite
+from rtevo.command import FAILED, Parser, command, finite, say
+from rtevo.errors import ModelError
 from rtevo.generate import BACKENDS, SCHEDULERS, TINY_UNCLIP, GeneratorSettings
 from rtevo.generate.check import check
 
@@ -15,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
 
-    def work() -> None:
+    def work() -> int:
         settings = GeneratorSettings(
             steps=options.steps,
             guidance_scale=options.guidance,
@@ -25,12 +26,17 @@ def main(arguments: list[str] | None = None) -> int:
             px=options.px,
             threads=options.threads,
         )
-        report = check(settings, options.model or TINY_UNCLIP, print)
+        try:
+            report = check(settings, options.model or TINY_UNCLIP, print)
+        except ModelError as error:  # it was looked at, and is not good
+            say(error)
+            return FAILED
         if options.save:
             from PIL import Image
 
             Image.fromarray(report.trial.pixels).save(options.save)
         print("good")
+        return 0
 
     return command(work)
 

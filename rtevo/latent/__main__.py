@@ -43,11 +43,11 @@ def parser() -> argparse.ArgumentParser:
         description="Read a PCA without running the pickle: in a process that may only name numbers, arrays and linear estimators.",
     )
     i.add_argument("source", type=Path, metavar="FILE.pkl")
-    for command in (f, i):
-        command.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="the space; must not exist yet")
-        command.add_argument("--model", type=Path, metavar="DIR", help="folder of the unCLIP pipeline (default: the built-in model)")
-        command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-        command.add_argument("--no-figure", action="store_true", help="do not paint pictures along the components (FILE.png)")
+    for each in (f, i):
+        each.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="the space; must not exist yet")
+        each.add_argument("--model", type=Path, metavar="DIR", help="folder of the unCLIP pipeline (default: the built-in model)")
+        each.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+        each.add_argument("--no-figure", action="store_true", help="do not paint pictures along the components (FILE.png)")
     return p
 
 

@@ -179,8 +179,8 @@ class LatentSpace:
             raise DataError(f"{path}: expected a latent space (.npz with mean, components), found no such file")
         try:
             found, names = _arrays(path)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as problem:
-            raise DataError(f"{path}: expected an .npz file of plain arrays, found something else: {problem}") from None
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            raise DataError(f"{path}: expected an .npz file of plain arrays, found something else") from None
         missing = {"mean", "components"} - set(found)
         if missing:
             raise DataError(f"{path}: expected arrays mean and components, found {names}")

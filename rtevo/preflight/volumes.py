@@ -300,6 +300,8 @@ def _only(folder: Path, series: str) -> tuple[Any, Any]:
     info = found.run or (found.series[0] if len(found.series) == 1 else None)
     if info is None:
         raise DataError(f"--sample: {found.reason}")
+    if min(info.grid.shape) < 2:
+        raise DataError("--sample: found one slice, expected a whole volume: give the folder that holds all of its files")
     return info, prepare.first_volume(folder, info.uid)
 
 

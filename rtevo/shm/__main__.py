@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rtevo.command import Parser, command
 from rtevo.shm.segment import Entry, clean, list_segments
 from rtevo.shm.statistics import ReaderStatistics, collect
 

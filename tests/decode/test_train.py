@@ -322,7 +322,7 @@ def test_bad_input_is_one_clear_message(study: Path, change: dict[str, str], mes
     words = ["fit", str(study / run)]
     for name, value in options.items():
         words += [name, value if name in ("--target", "--tr") else str(study / value)]
-    assert main(words) == 1
+    assert main(words) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -338,7 +338,7 @@ def test_a_run_full_of_holes_is_refused(study: Path, capsys: pytest.CaptureFixtu
     holes.header.set_zooms(image.header.get_zooms())
     holes.to_filename(study / "holes.nii.gz")
     command = ["fit", study / "holes.nii.gz", "--events", study / "run0.tsv", "--target", "a - b", "--mask", study / "head.nii.gz"]
-    assert main([str(word) for word in (*command, "--out", study / "holes")]) == 1
+    assert main([str(word) for word in (*command, "--out", study / "holes")]) == 2
     expected = "expected at least 10 volumes that can be used, found 3 of 65; 62 have numbers in the mask that are not finite"
     assert expected in capsys.readouterr().err
     assert not (study / "holes").exists()
@@ -346,7 +346,7 @@ def test_a_run_full_of_holes_is_refused(study: Path, capsys: pytest.CaptureFixtu
 
 def test_a_decoder_of_another_grid_is_refused(study: Path, fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nib.Nifti1Image(np.ones((5, 5, 5, 12), np.int16), np.diag([3.0, 3, 3, 1])).to_filename(tmp_path / "other.nii.gz")
-    assert main(["score", str(fitted), str(tmp_path / "other.nii.gz"), "--tr", "2", "--events", str(study / "run0.tsv")]) == 1
+    assert main(["score", str(fitted), str(tmp_path / "other.nii.gz"), "--tr", "2", "--events", str(study / "run0.tsv")]) == 2
     assert "not on the decoder's grid: expected shape (22, 24, 16), found (5, 5, 5)" in capsys.readouterr().err
 
 
