@@ -10,6 +10,7 @@ import difflib
 import ipaddress
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -24,7 +25,6 @@ __all__ = ["Config", "absolute", "build", "dump", "example", "load", "overrides_
 
 Check = Callable[[Any], bool]
 MOST_IMAGES = 100_000  # of a session; nobody looks at more
-LONGEST_LABEL = 64  # characters: labels become names of files
 
 
 def _key(default: Any, text: str, rule: str = "", check: Check | None = None) -> Any:
@@ -45,7 +45,7 @@ def _one_of(*names: str) -> tuple[str, Check]:
 
 
 def _label(x: str) -> bool:
-    return x.isalnum()
+    return x.isalnum() and len(x) <= 64  # it becomes the name of a file
 
 
 def _title(x: str) -> bool:
@@ -68,8 +68,8 @@ def _peer(x: str) -> bool:
 class Session:
     """Who and how."""
 
-    participant: str = _key("sim", "BIDS participant label", "letters and digits", _label)
-    session: str = _key("01", "BIDS session label", "letters and digits", _label)
+    participant: str = _key("sim", "BIDS participant label", "letters and digits, 64 at most", _label)
+    session: str = _key("01", "BIDS session label", "letters and digits, 64 at most", _label)
     run: int = _key(1, "BIDS run number", *_at_least(1))
     condition: str = _key(
         "brain",
@@ -524,9 +524,6 @@ def _together(config: Config, origin: str, base: Path) -> list[str]:
         found += [f"{origin} [presentation]{mistake.removeprefix('presentation')}" for mistake in error.mistakes]
     if config.generator.px and not config.generator.unclip_model_path:
         found.append(f"{origin} [generator] px: expected 0 for the built-in model, got {config.generator.px}")
-    for key in ("participant", "session"):
-        if len(label := getattr(config.session, key)) > LONGEST_LABEL:
-            found.append(f"{origin} [session] {key}: expected at most {LONGEST_LABEL} characters, got {len(label)}")
     found += _evolution(config, origin)
     for (section, key), kind in _PATHS.items():
         value = getattr(getattr(config, section), key)
@@ -534,17 +531,9 @@ def _together(config: Config, origin: str, base: Path) -> list[str]:
         later = (section, key) == ("acquisition", "folder") and (source == "simulate" or acquisition.delivery != "folder")
         if not kind or later or not _is_path(section, key, value):
             continue
-        if not _there(path, kind):
+        if not ((os.path.isfile(path) and "file" in kind) or (os.path.isdir(path) and "folder" in kind)):  # also of names that are too long
             found.append(f"{origin} [{section}] {key}: expected an existing {kind}, got {value!r}")
     return found
-
-
-def _there(path: Path, kind: str) -> bool:
-    """Whether there is a file or folder of that name."""
-    try:
-        return (path.is_file() and "file" in kind) or (path.is_dir() and "folder" in kind)
-    except OSError:  # the name is too long
-        return False
 
 
 def _evolution(config: Config, origin: str) -> list[str]:

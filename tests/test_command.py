@@ -42,7 +42,7 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {  # what it is: module, argum
     "long folder": ("rtevo.run", ["--out", f"a/b/{LONG}"], f"[record] out: 'a/b/{LONG}' cannot be made: File name too long"),
     "long decoder": ("rtevo.run", ["--decoder", LONG], "options [decoder] folder: expected an existing folder, got"),
     "long file": ("rtevo.run", [LONG], f"{LONG}: cannot be read: File name too long"),
-    "long label": ("rtevo.run", ["label.toml"], "label.toml [session] participant: expected at most 64 characters, got 300"),
+    "long label": ("rtevo.run", ["label.toml"], "label.toml [session] participant: expected letters and digits, 64 at most, got"),
     "picture as a space": ("rtevo.run", ["pca.toml"], "expected an .npz file of plain arrays, found something else"),
     "missing watched folder": ("rtevo.run", ["watch.toml"], "watch.toml [acquisition] folder: expected an existing folder, got"),
     "long session": ("rtevo.run", ["--resume", LONG], "File name too long"),
