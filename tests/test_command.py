@@ -46,7 +46,7 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {  # what it is: module, argum
     "picture as a space": ("rtevo.run", ["pca.toml"], "expected an .npz file of plain arrays, found something else"),
     "missing watched folder": ("rtevo.run", ["watch.toml"], "watch.toml [acquisition] folder: expected an existing folder, got"),
     "long session": ("rtevo.run", ["--resume", LONG], "File name too long"),
-    "client elsewhere": ("rtevo.bridge.__main__", ["keys", "keys", "--client", "../x"], "--client '../x': expected a name of letters, digits"),
+    "client elsewhere": ("rtevo.bridge.__main__", ["keys", "keys", "--client", "../x"], "--client '../x': expected a name of letters"),
     "no log": ("rtevo.record.__main__", ["here"], "expected the log of a session, found no such file"),
     "unreadable log": ("rtevo.record.__main__", ["odd"], "record.jsonl: Is a directory"),
     "no session": ("rtevo.report.__main__", ["here"], "here: expected the folder of a session"),

@@ -268,7 +268,8 @@ def test_a_line_in_the_wrong_place_is_left_out(tmp_path: Path) -> None:
             log.append("warning", {"text": "x"})
     lines = log_lines(tmp_path)
     (tmp_path / "record.jsonl").write_bytes(b"".join([*lines[:2], lines[0], lines[2]]))
-    assert skip_damaged(tmp_path / "record.jsonl") == ["line 3 of the log stands there a second time, or in the wrong place: it is left out"]
+    [said] = skip_damaged(tmp_path / "record.jsonl")
+    assert said == "line 3 of the log stands there a second time, or in the wrong place: it is left out"
     assert log_lines(tmp_path) == lines
 
 
@@ -309,8 +310,8 @@ def test_times_held_are_those_of_the_report(tmp_path: Path) -> None:
         for part in range(2):
             log.append("start", {**START, "first_volume": 10 * part})
             kinds = (
-                EventKind.FIXATION, EventKind.TRIGGER, EventKind.PAUSE, EventKind.GO_ON, EventKind.ONSET, EventKind.OFFSET, EventKind.FIXATION,
-                EventKind.ONSET, EventKind.OFFSET, EventKind.FIXATION,
+                EventKind.FIXATION, EventKind.TRIGGER, EventKind.PAUSE, EventKind.GO_ON, EventKind.ONSET, EventKind.OFFSET,
+                EventKind.FIXATION, EventKind.ONSET, EventKind.OFFSET, EventKind.FIXATION,
             )  # fmt: skip
             for k, kind in enumerate(kinds):
                 log.append("events", {**event, "kind": int(kind), "t_ns": k * 10**9})

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from rtevo.command import FAILED, Parser, command, finite, say
+from rtevo.command import FAILED, MISTAKE, Parser, command, finite, say
 from rtevo.errors import ModelError
 from rtevo.generate import BACKENDS, SCHEDULERS, TINY_UNCLIP, GeneratorSettings
 from rtevo.generate.check import check
@@ -26,11 +26,12 @@ def main(arguments: list[str] | None = None) -> int:
             px=options.px,
             threads=options.threads,
         )
+        model = options.model or TINY_UNCLIP
         try:
-            report = check(settings, options.model or TINY_UNCLIP, print)
-        except ModelError as error:  # it was looked at, and is not good
+            report = check(settings, model, print)
+        except ModelError as error:
             say(error)
-            return FAILED
+            return FAILED if model.is_dir() else MISTAKE  # it was looked at, and is not good
         if options.save:
             from PIL import Image
 

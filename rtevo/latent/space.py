@@ -179,8 +179,9 @@ class LatentSpace:
             raise DataError(f"{path}: expected a latent space (.npz with mean, components), found no such file")
         try:
             found, names = _arrays(path)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-            raise DataError(f"{path}: expected an .npz file of plain arrays, found something else") from None
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as problem:
+            why = "" if "pickle" in str(problem) else f": {problem}"  # it is nobody's advice to load that all the same
+            raise DataError(f"{path}: expected an .npz file of plain arrays, found something else{why}") from None
         missing = {"mean", "components"} - set(found)
         if missing:
             raise DataError(f"{path}: expected arrays mean and components, found {names}")
