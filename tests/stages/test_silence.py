@@ -111,7 +111,7 @@ def test_where_nobody_attends_images_go_on_with_the_volumes_and_without_them_the
     assert words["held"] == 0
     hear(watched, 70.0)
     assert words["held"] == 1
-    with pytest.raises(StageError, match="'ingest' failed: no volume has come in .* Nobody is at the console"):
+    with pytest.raises(StageError, match=r"'ingest' failed: no volume has come in .* Nobody is at the console"):
         hear(watched, 70.0 + ALONE_S + 1)
 
 
