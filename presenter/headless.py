@@ -91,7 +91,8 @@ class Headless:
 
     def __init__(self, link: Link | None, participant: str | None = None, speed: float = 1.0, keys: wire.KeyFile | None = None) -> None:
         self.frame_ns = round(1e9 / REFRESH_HZ / speed) if speed else 0
-        self.prepare_ns = self.dropped = 0
+        self.prepare_ns = self.dropped = self.flip_error_ns = 0
+        self.warnings: tuple[str, ...] = ()
         self._link = link
         self._participant = _Participant(participant, keys)
         self._presses: deque[Press] = deque()
@@ -135,9 +136,14 @@ class Headless:
         time.sleep(max(0, flip_ns - self.now_ns()) / 1e9)
         late = (self.now_ns() - flip_ns) // self.frame_ns
         self.dropped += late
+        self.flip_error_ns = late * self.frame_ns
         flip_ns += late * self.frame_ns
         self._tell(scene, flip_ns)
         return flip_ns
+
+    def told(self) -> list[str]:
+        """Nothing: there is no window."""
+        return []
 
     def close(self) -> None:
         """Answer what can be answered, and close the participant's socket."""
@@ -147,6 +153,8 @@ class Headless:
     def _tell(self, scene: Scene, flip_ns: int) -> None:
         """Let the participant see a flip."""
         picture = scene.picture
+        if scene.kind == "answer":  # nothing to answer any more
+            return
         if picture is None:
             self._participant.tell(wire.Shown(scene.kind, flip_ns))
         else:

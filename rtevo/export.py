@@ -33,7 +33,10 @@ __all__ = ["export", "main"]
 
 TASK = "rtevo"
 BIDS_VERSION = "1.10.0"
-_OPTIONAL_COLUMNS = ("note", "onset_error", "dropped_frames", "rating", "response_time", "score", "score_se", "volumes_used", "fitness")
+_OPTIONAL_COLUMNS = (
+    "note", "onset_error", "duration_error", "guessed", "dropped_frames", "rating", "response_time", "score", "score_se", "volumes_used",
+    "fitness",
+)  # fmt: skip
 
 _EVENTS = {
     "onset": {"Description": "Flip at which the image appeared, from the start of the first volume.", "Units": "s"},
@@ -49,7 +52,11 @@ _EVENTS = {
     },
     "generation": {"Description": "Generation that the image belongs to, 0 = first."},
     "candidate": {"Description": "Number of the image in its generation."},
-    "onset_error": {"Description": "Bound of the onset's error that the stimulus computer's clock adds.", "Units": "s"},
+    "onset_error": {"Description": "Bound of the onset's error: of the stimulus computer's clock, and of a stalled screen.", "Units": "s"},
+    "duration_error": {"Description": "Bound of the duration's error.", "Units": "s"},
+    "guessed": {
+        "Description": "1: onset, end or response of this image is a guess within its bounds (a stalled screen, a presenter that ended in it)."
+    },
     "dropped_frames": {"Description": "Frames of the screen that were missed between the end of the image before and that of this one."},
     "rating": {"Description": "The participant's rating, 0 = lowest; n/a where there was none."},
     "response_time": {"Description": "From the rating screen to the key press.", "Units": "s"},

@@ -293,11 +293,12 @@ def event_dtype() -> np.dtype[np.void]:
             ("generation", "<i4"),  # -1 where no image is meant
             ("candidate", "<i4"),
             ("t_ns", "<i8"),  # session time
-            ("error_ns", "<i8"),  # bound of the clock mapping
+            ("error_ns", "<i8"),  # bound of t_ns: of the clock mapping and of what the presenter does not know
             ("received_ns", "<i8"),
             ("value", "<f8"),
             ("response_time_s", "<f8"),
-            ("text", "S96"),
+            ("guess", "?"),  # t_ns is a guess; the truth lies within error_ns of it
+            ("text", "S240"),
         ],
         align=True,
     )
@@ -310,7 +311,7 @@ def message_dtype() -> np.dtype[np.void]:
             ("kind", "<i4"),  # MessageKind
             ("t_ns", "<i8"),  # session time; 0 before its start
             ("stage", "S16"),  # who says it; empty: the supervisor
-            ("action", "S16"),  # of the operator: start, pause, resume, stop, mark, accept, again, restart
+            ("action", "S16"),  # of the operator: start, pause, resume, stop, mark, accept, again, restart, admit
             ("text", "S480"),
         ],
         align=True,

@@ -48,6 +48,7 @@ OPERATOR = {  # shared words
     "restart": ("restart", 1),
     "accept": None,
     "again": None,
+    "admit": None,
     "mark": None,
 }
 ANSWERS = {"accept": Decision.ACCEPTED, "again": Decision.AGAIN}  # to a placement that waits for the operator
@@ -306,6 +307,10 @@ class Supervisor:
             if not (asked := self.clock.get("placement_asked")):
                 return
             self.clock.set("placement_answer", 4 * asked + ANSWERS[action])
+        elif action == "admit":
+            if not (number := self.clock.get("presenter_waits")):
+                return
+            self.clock.set("presenter_admitted", number)
         elif word is not None:
             if self.clock.get(word[0]) == word[1]:
                 return

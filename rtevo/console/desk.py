@@ -85,6 +85,11 @@ class Desk:
         return may and self.state == "asked" and asked is not None and asked["verdict"] == "doubtful"
 
     @property
+    def admittable(self) -> bool:
+        """Whether another presenter waits to be let in."""
+        return bool(self.clock.get("presenter_waits")) and not self.over
+
+    @property
     def over(self) -> bool:
         """Whether the session has ended."""
         return self.state in (*OVER[1:], "failed")
@@ -94,7 +99,7 @@ class Desk:
 
         Parameters
         ----------
-        action : {"start", "pause", "resume", "stop", "mark", "accept", "again", "restart"}
+        action : {"start", "pause", "resume", "stop", "mark", "accept", "again", "restart", "admit"}
         text : str
             A note.
         t_ns : int, optional

@@ -84,6 +84,7 @@ class Page:
             self.accept = self._button("Accept", "Y", self.do_accept, "go")
             self.again = self._button("Next volumes", "N", lambda: self.do_decide("again"))
             self.restart = self._button("New run", "R", lambda: self.do_decide("restart"))
+            self.admit = self._button("Let it in", "L", self.do_admit)
             self.stop = self._button("Stop", "X", self.ask_stop, "halt")
 
     def _make_charts(self) -> None:
@@ -143,6 +144,11 @@ class Page:
         if self.desk.state == "asked":
             self.desk.act(action)
 
+    def do_admit(self) -> None:
+        """Let the presenter in that waits, in place of the session's own."""
+        if self.desk.admittable:
+            self.desk.act("admit")
+
     def ask_stop(self) -> None:
         """Ask whether the session shall really end."""
         if not self.desk.over:
@@ -176,7 +182,7 @@ class Page:
                 self.stop_dialog.close()
             return
         keys: dict[str, Callable[[], object]] = {"s": self.do_start, " ": self.do_pause, "m": self.ask_mark, "x": self.ask_stop}
-        keys |= {"y": self.do_accept, "n": lambda: self.do_decide("again"), "r": lambda: self.do_decide("restart")}
+        keys |= {"l": self.do_admit, "y": self.do_accept, "n": lambda: self.do_decide("again"), "r": lambda: self.do_decide("restart")}
         if act := keys.get(str(event.key.name).lower()):
             act()
 
@@ -218,6 +224,7 @@ class Page:
         self.resume.set_visibility(state in ("pausing", "paused"))
         asked = state == "asked"
         self.accept.set_visibility(self.desk.acceptable)
+        self.admit.set_visibility(self.desk.admittable)
         for button in (self.again, self.restart, self.placement):
             button.set_visibility(asked)
         self.generations.set_visibility(not asked)

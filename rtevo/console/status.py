@@ -32,6 +32,7 @@ QUIET_S = 10.0  # without a terminal, a line this often
 FD_LIMIT_MM = 0.5
 QUESTION = "Type y (accept a doubtful placement), n (try the next volumes), r (the scanner's run begins anew) or x (stop), and Enter."
 ANSWERS = {"y": "accept", "n": "again", "r": "restart", "x": "stop"}
+ADMIT = "Another presenter waits. Type l and Enter to let it in, in place of the session's own; it stays outside otherwise."
 
 
 class Status:
@@ -59,6 +60,7 @@ class Status:
         self._due: float | None = None
         self._operate: Callable[[str, str], None] | None = None
         self._asked = 0  # the question about a placement that has been put
+        self._waits = 0  # number of the presenter that waits, of which has been told
         self._printed = 0.0
         for record in earlier(plan.out, plan.part):
             if record["type"] in OBSERVERS["status"]:
@@ -145,6 +147,10 @@ class Status:
         if self._clock is None or self._operate is None or sys.stdin is None or not sys.stdin.isatty():
             return
         asked = self._clock.get("placement_asked")
+        waits = self._clock.get("presenter_waits")
+        if waits and waits != self._waits:
+            self.console.print(Text(ADMIT, style="bold yellow"))
+        self._waits = waits
         if asked and asked != self._asked:
             from rtevo.report.overlay import draw_attempt
 
@@ -153,9 +159,13 @@ class Status:
                 return  # it is not in the record yet
             self._asked = asked
             self.console.print(Text(f"Look at {picture}. {QUESTION}", style="bold yellow"))
-        elif asked and select.select([sys.stdin], [], [], 0)[0]:
+        elif (asked or waits) and select.select([sys.stdin], [], [], 0)[0]:
             word = sys.stdin.readline().strip().lower()[:1]
-            if word in ANSWERS:
+            if word == "l" and waits:
+                self._operate("admit", "at the terminal")
+            elif not asked:
+                self.console.print(Text(ADMIT, style="bold yellow"))
+            elif word in ANSWERS:
                 self._asked = 0
                 self._operate(ANSWERS[word], "at the terminal")
             else:

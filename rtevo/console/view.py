@@ -37,6 +37,7 @@ _SHOWN = {
     "accept": "the placement is accepted",
     "again": "the next volumes are tried",
     "restart": "the scanner's run begins anew",
+    "admit": "the waiting presenter is let in",
 }
 
 
@@ -128,6 +129,7 @@ class View:
         self.placement: Mapping[str, Any] | None = None  # the latest attempt to place the decoder on today's head
         self.clock_error_ms = math.nan
         self.presenter, self.silent = "", False
+        self.other = ""  # presenter that waits to be let in
         self.held = 0
         self._scored_ns: dict[tuple[int, int], int] = {}
 
@@ -240,7 +242,12 @@ class View:
             self.presenter = text.partition(": ")[2]
             if self.scene == "nothing":
                 self.scene = "waiting"
-        self.silent = (self.silent or text.startswith("presenter silent")) and "answers again" not in text and "anew" not in text
+        if text.startswith("another presenter waits: "):
+            self.other = text.partition(": ")[2].partition(";")[0]
+        elif text.startswith("the other presenter waits no longer") or "has taken over" in text:
+            self.other = ""
+        goes_on = any(words in text for words in ("answers again", "anew", "has taken over"))
+        self.silent = (self.silent or text.startswith("presenter silent")) and not goes_on
 
     # --- what follows from them -----------------------------------------------------------------------------------------------------
 
@@ -295,6 +302,10 @@ class View:
             return found
         if self.silent:
             found.append("The stimulus PC does not answer: look at its screen and cable. The participant sees fixation.")
+        if self.other:
+            found.append(
+                f"Another presenter waits: {self.other}. It stays outside unless you let it in (the participant must see that screen)."
+            )
         if self.scene == "late" and now_s - self.since_s > 2 * self.tr_s and self.config.evolution.schedule == "steady":
             found.append(f"The next picture is late: fixation has been held for {now_s - self.since_s:.0f} s.")
         if self.clock_error_ms > CLOCK_LIMIT_MS:

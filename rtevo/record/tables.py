@@ -117,13 +117,19 @@ class _Tables:
             self.trigger_ns = t_ns
         elif kind == EventKind.ONSET and self.trigger_ns is not None:
             onset_s = (t_ns - self.trigger_ns) / 1e9 + self.offset_s
-            self._trial(event).update(onset_ns=t_ns, onset=onset_s, onset_error=event["error_ns"] / 1e9, part=self.part)
+            error_s, guess = event["error_ns"] / 1e9, int(event.get("guess", False))
+            self._trial(event).update(onset_ns=t_ns, onset=onset_s, onset_error=error_s, guessed=guess, part=self.part)
         elif kind == EventKind.OFFSET and self.trigger_ns is not None:
             trial = self._trial(event)
-            trial["duration"] = (t_ns - trial["onset_ns"]) / 1e9 if "onset_ns" in trial else None
+            if "onset_ns" in trial:
+                trial["duration"] = (t_ns - trial["onset_ns"]) / 1e9
+                trial["duration_error"] = trial["onset_error"] + event["error_ns"] / 1e9
+                trial["guessed"] |= int(event.get("guess", False))
             trial["dropped_frames"] = None if math.isnan(event["value"]) else int(event["value"])
         elif kind == EventKind.RATING:
-            self._trial(event).update(rating=event["value"], response_time=event["response_time_s"])
+            trial = self._trial(event)
+            trial.update(rating=event["value"], response_time=event["response_time_s"])
+            trial["guessed"] = trial.get("guessed", 0) | int(event.get("guess", False))
         elif kind == EventKind.PHYSIOLOGY:
             self._trial(event)["physiology"] = event["value"]
         elif kind == EventKind.FIXATION:
@@ -343,8 +349,8 @@ def _write_trials(out: Path, rows: list[dict[str, Any]], with_parts: bool) -> No
     latents = latents if evolved else np.zeros((0, 0), np.float32)
     for row, latent in zip(evolved, latents, strict=True):
         row.update({f"x{i}": float(x) for i, x in enumerate(latent)})
-    columns = ["onset", "duration", "onset_error", "dropped_frames", "generation", "candidate", "probe", "rating", "response_time"]
-    columns += ["score", "score_se", "volumes_used", "fitness"]
+    columns = ["onset", "duration", "onset_error", "duration_error", "guessed", "dropped_frames", "generation", "candidate", "probe"]
+    columns += ["rating", "response_time", "score", "score_se", "volumes_used", "fitness"]
     columns += [name for name in ("physiology", "true_response") if any(name in row for row in rows)] + ["part"] * with_parts
     _table(out / "trials.tsv", [*columns, *(f"x{i}" for i in range(latents.shape[1]))], rows)
     size = len(floats(evolved[0]["embedding"])) if evolved else 0

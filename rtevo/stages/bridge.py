@@ -18,7 +18,7 @@ from rtevo.config import Config, presentation_settings, presenter_is_outside
 from rtevo.records import EventKind
 from rtevo.shm import Ring, RingClosed, RingTimeout
 from rtevo.stages.context import Context, Turns
-from rtevo.wire import RESTART
+from rtevo.wire import MAX_TEXT_BYTES, RESTART
 
 if TYPE_CHECKING:
     from rtevo.bridge import Bridge, Physiology, PresenterEvent, Resume
@@ -127,6 +127,7 @@ def bridge(context: Context) -> None:
             if lock_step and not ended:  # after the end time stands still until the supervisor has seen this stage leave
                 lock_step.step()
             _pause(clock, link, lock_step)
+            _at_the_door(clock, link)
             outgoing.serve(lock_step, wanted=not (ending or ended))
             if ended and not ending:
                 clock.set("end", 1)  # Escape: nobody looks any more
@@ -141,6 +142,18 @@ def bridge(context: Context) -> None:
                 break
         _tell_clock(context, link)
     events.close_writing()
+
+
+def _at_the_door(clock: Clock, link: Bridge) -> None:
+    """Let the operator know of another presenter that waits, and let it in where the operator agrees."""
+    waiting = link.waiting
+    number = waiting[0] if waiting else 0
+    clock.set("presenter_waits", number)
+    clock.set("presenter_place", link.place)
+    if admitted := clock.get("presenter_admitted"):
+        clock.set("presenter_admitted", 0)
+        if admitted == number:
+            link.admit(number)
 
 
 def _reason(clock: Clock, stopped: bool) -> str:
@@ -182,7 +195,7 @@ def _resume(clock: Clock, events: Ring) -> Resume:
     word = clock.get("bridge_event")
     number, own, published = word >> (_NUMBER + 1), word >> _NUMBER & 1, word & (1 << _NUMBER) - 1
     done = own or events.published % (1 << _NUMBER) == published
-    return Resume(number if done else number - 1, bool(clock.get("triggered")))
+    return Resume(number if done else number - 1, bool(clock.get("triggered")), clock.get("presenter_place"))
 
 
 def _publish_event(events: Ring, event: PresenterEvent, clock: Clock) -> None:
@@ -194,7 +207,7 @@ def _publish_event(events: Ring, event: PresenterEvent, clock: Clock) -> None:
         slot["kind"], slot["generation"], slot["candidate"] = event.kind, event.generation, event.candidate
         slot["t_ns"], slot["error_ns"] = clock.session_ns(event.mono_ns), event.error_ns
         slot["received_ns"], slot["value"], slot["response_time_s"] = time.monotonic_ns(), event.value, event.response_time_s
-        slot["text"] = event.text.encode()[:96]
+        slot["guess"], slot["text"] = event.guess, event.text.encode()[:MAX_TEXT_BYTES]
 
 
 def _tell(context: Context, event: PresenterEvent) -> None:

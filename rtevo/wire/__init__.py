@@ -22,6 +22,9 @@ Numbered messages are kept by their sender (`Outbox`) until they are acknowledge
 (`Inbox`) takes each once and in order. A bridge that has been started anew learns from the presenter's Hello what that has and what it
 still has to tell; `received` in its Welcome says what the earlier bridge had dealt with.
 
+A bridge has one presenter. Another one's Hello is Refused, not for good, until the first is lost, has ended (its computer says so: `alone`)
+or the operator lets the other in; the first is then Refused as `replaced`. A presenter that cannot present says why in a last Hello.
+
 Simulated participant (ROUTER or PAIR, binds) and headless presenter (DEALER, connects)::
 
     presenter                                  participant
@@ -39,6 +42,11 @@ from rtevo.wire.checks import (
     PROTOCOL,
     VersionError,
     WireError,
+)
+from rtevo.wire.keynames import (
+    KEY_NAMES,
+    key_mistake,
+    plain_key,
 )
 from rtevo.wire.keys import (
     KeyFile,
@@ -90,6 +98,7 @@ from rtevo.wire.stream import (
 __all__ = [
     "CHECK",
     "FOREVER_NS",
+    "KEY_NAMES",
     "MAGIC",
     "MAX_HEADER_BYTES",
     "MAX_PIXEL_BYTES",
@@ -129,4 +138,6 @@ __all__ = [
     "decode",
     "encode",
     "is_loopback",
+    "key_mistake",
+    "plain_key",
 ]

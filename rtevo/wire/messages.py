@@ -19,7 +19,7 @@ RESTART = "restart"  # reason to end a session that begins again with another ru
 MAX_HEADER_BYTES = 64 * 1024
 MAX_PIXEL_BYTES = 64 * 1024 * 1024
 MAX_SIDE = 8192  # pixels
-MAX_TEXT_BYTES = 96  # of an event
+MAX_TEXT_BYTES = 240  # of an event
 FOREVER_NS = 2**63 - 1  # "until something happens"
 
 
@@ -44,7 +44,8 @@ class Hello:
     """Presenter: I am here. `display`: "headless" or "psychopy"; `session`: the one it belongs to, empty before its first Welcome.
 
     `received`: highest number taken from the bridge; `acknowledged`: highest number of its own that has been acknowledged; `image`:
-    generation and candidate of the last image that has come.
+    generation and candidate of the last image that has come; `place`: its computer, the name before any "/"; `alone`: no other presenter
+    of this bridge runs there, so that one that did has ended; `trouble`: why it cannot present: it leaves.
     """
 
     software: str
@@ -53,6 +54,9 @@ class Hello:
     received: int = 0
     acknowledged: int = 0
     image: tuple[int, ...] = ()
+    place: str = ""
+    alone: bool = False
+    trouble: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,11 @@ class Welcome:
 
 @dataclass(frozen=True)
 class Refused:
-    """Bridge: not you. `final`: there is no use in trying again."""
+    """Bridge: not you. `final`: there is no use in trying again; `replaced`: another presenter shows the session now."""
 
     reason: str
     final: bool = True
+    replaced: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,10 +147,11 @@ class End:
 
 @dataclass(frozen=True)
 class Ready:
-    """Presenter: the display stands and shows the waiting text. `refresh_hz`: measured; 0 in lock-step."""
+    """Presenter: the display stands and shows the waiting text. `refresh_hz`: measured, 0 in lock-step; `warnings`: to be seen to."""
 
     display: str
     refresh_hz: float
+    warnings: tuple[str, ...] = ()
     sequence: int = 0
 
 
@@ -154,7 +160,8 @@ class Event:
     """Presenter: something happened at `t_ns` of its clock (session time in lock-step).
 
     `kind`: see `Kind`; `generation`, `candidate`: -1 where no image is meant; `value`: the rating (number of its key), NaN where there
-    is none; `response_time_s`: session seconds from the flip that opened the rating window, NaN where there is none.
+    is none; `response_time_s`: session seconds from the flip that opened the rating window, NaN where there is none; `error_ns`: bound of
+    what the presenter itself does not know of `t_ns`; `guess`: that is too much for `t_ns` to be taken at its word.
     """
 
     kind: int
@@ -164,6 +171,8 @@ class Event:
     value: float = math.nan
     response_time_s: float = math.nan
     text: str = ""
+    error_ns: int = 0
+    guess: bool = False
     sequence: int = 0
 
 

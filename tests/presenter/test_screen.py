@@ -114,8 +114,8 @@ def probe(interpreter: str, desktop: Desktop, folder: Path, settings: Presentati
 
 @pytest.mark.slow
 def test_pixels_orientation_and_mirroring_are_exact(interpreter: str, desktop: Desktop, tmp_path: Path) -> None:
-    plain = probe(interpreter, desktop, tmp_path / "plain", PresentationSettings(image_height=0))
-    mirrored = probe(interpreter, desktop, tmp_path / "mirrored", PresentationSettings(image_height=0, mirrored=True))
+    plain = probe(interpreter, desktop, tmp_path / "plain", PresentationSettings(image_height=0, rating_window_s=5))
+    mirrored = probe(interpreter, desktop, tmp_path / "mirrored", PresentationSettings(image_height=0, rating_window_s=5, mirrored=True))
     first, second = random_pixels(1, 301, 403), random_pixels(2, 200, 100)
     for scenes, turn in ((plain, 1), (mirrored, -1)):
         for name, pixels in (("first", first), ("first-while-preparing", first), ("second", second)):
@@ -129,7 +129,7 @@ def test_pixels_orientation_and_mirroring_are_exact(interpreter: str, desktop: D
             shown = shown.copy()
             shown[row : row + pixels.shape[0], column : column + pixels.shape[1]] = shown[0, 0]
             assert (shown == shown[0, 0]).all()  # nothing else is on the screen
-    for name in ("text", "fixation", "rating"):
+    for name in ("text", "fixation", "rating", "answer"):
         assert (plain[name] != plain[name][0, 0]).any()
         np.testing.assert_array_equal(mirrored[name], plain[name][:, ::-1])
     assert not np.array_equal(plain["text"], mirrored["text"])
@@ -177,12 +177,12 @@ def test_shapes_sizes_and_labels_are_as_the_session_says(interpreter: str, deskt
 class Show:
     """A session on the desktop: the bridge here, the presenter in a process of its own."""
 
-    def __init__(self, interpreter: str, desktop: Desktop, settings: PresentationSettings) -> None:
+    def __init__(self, interpreter: str, desktop: Desktop, settings: PresentationSettings, *options: str) -> None:
         self.desktop, self.settings = desktop, settings
         self.bridge = Bridge("tcp://127.0.0.1:0", settings)
         self.events: list[PresenterEvent] = []
         self.process = subprocess.Popen(
-            [interpreter, "-m", "presenter", "--connect", self.bridge.endpoint],
+            [interpreter, "-m", "presenter", "--connect", self.bridge.endpoint, *(options or ["--once"])],
             env=desktop.environment(),
             cwd=REPOSITORY,
             stderr=subprocess.PIPE,
@@ -294,7 +294,7 @@ def test_trials_ratings_and_durations(present: Callable[[PresentationSettings], 
 @pytest.mark.slow
 def test_self_test_measures_screen_textures_and_trigger(interpreter: str, desktop: Desktop, tmp_path: Path) -> None:
     report_file = tmp_path / "report.json"
-    call = f"import pathlib, presenter.selftest as s; s.self_test(None, frames=60, report_file=pathlib.Path({str(report_file)!r}))"
+    call = f"import pathlib, presenter.selftest as s; s.self_test(None, frames=60, keys_s=0, report_file=pathlib.Path({str(report_file)!r}))"
     process = subprocess.Popen(
         [interpreter, "-u", "-c", call], env=desktop.environment(), stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
     )

@@ -51,7 +51,9 @@ class FakeDisplay:
     name = "fake"
 
     def __init__(self, frame_ns: int, keys: list[tuple[float, str]], stalls: dict[int, int] | None = None, upload_frames: int = 0) -> None:
-        self.frame_ns, self.dropped = frame_ns, 0
+        self.frame_ns, self.dropped, self.flip_error_ns = frame_ns, 0, 0
+        self.warnings: tuple[str, ...] = ()
+        self.texts: list[str] = []
         self._upload_frames, self.prepare_ns = upload_frames, upload_frames * frame_ns
         self._frame = 0
         self._stalls = stalls or {}
@@ -90,10 +92,15 @@ class FakeDisplay:
     def close(self) -> None:
         pass
 
+    def told(self) -> list[str]:
+        texts, self.texts = self.texts, []
+        return texts
+
     def _flip(self) -> None:
         lost = self._stalls.pop(self._frame, 0)
         self._frame += 1 + lost
         self.dropped += lost
+        self.flip_error_ns = lost * self.frame_ns
 
 
 def image(candidate: int) -> wire.Image:
@@ -213,7 +220,7 @@ def test_ratings() -> None:
     assert math.isnan(rated[2].value)
     assert math.isnan(rated[2].response_time_s)
     assert (rated[2].t_ns - opened[2]) / SECOND == pytest.approx(5.0, abs=0.017)
-    assert [s.kind for _, s in display.flips][2:6] == ["image", "rating", "fixation", "image"]
+    assert [s.kind for _, s in display.flips][2:7] == ["image", "rating", "answer", "fixation", "image"]
 
 
 def test_every_image_has_one_rating_even_on_escape() -> None:
@@ -292,6 +299,12 @@ def test_pulses_of_a_port_count_and_the_key_does_not() -> None:
     class Pulses:
         def take(self) -> list[int]:
             return [times.popleft()] if times and times[0] <= display.now_ns() else []
+
+        def presses(self) -> list[Press]:
+            return []
+
+        def told(self) -> list[str]:
+            return []
 
     Session(PresentationSettings(), link, display, pulses=Pulses()).run()
     assert [(e.kind, e.t_ns / SECOND) for e in link.events(Kind.TRIGGER, Kind.PULSE)] == [(Kind.TRIGGER, 2.0), (Kind.PULSE, 4.0)]
