@@ -359,7 +359,7 @@ class Bridge:
                 for identity, frames in self._door.messages():
                     self._read(identity, frames, self._mono_ns())
             self._look_for_silence()
-            for name in self._waiting.prune(self._mono_ns()):
+            for name in self._waiting.prune(time.monotonic_ns()):
                 self._note(f"the other presenter waits no longer: {name}")
             self._door.look()
             if self._found or self._stirred or time.monotonic_ns() >= deadline_ns:
@@ -442,7 +442,7 @@ class Bridge:
                 self._door.tell(f"presenter refused: {name_of(hello)}: {refusal.reason}")
         elif identity != self._peer and self._has_to_wait(hello):
             self._send(wire.Refused(TAKEN + (f" ({self._name})" if self._name else ""), final=False), identity)
-            if self._waiting.hear(identity, hello, self._mono_ns()):
+            if self._waiting.hear(identity, hello, time.monotonic_ns()):
                 self._note(f"another presenter waits: {name_of(hello)}; the session stays with {self._name or 'its own'}")
         else:
             self._welcome(identity, hello)

@@ -246,7 +246,7 @@ class View:
             self.other = text.partition(": ")[2].partition(";")[0]
         elif text.startswith("the other presenter waits no longer") or "has taken over" in text:
             self.other = ""
-        goes_on = any(words in text for words in ("answers again", "anew", "has taken over"))
+        goes_on = any(words in text for words in ("answers again", "started anew", "has taken over"))
         self.silent = (self.silent or text.startswith("presenter silent")) and not goes_on
 
     # --- what follows from them -----------------------------------------------------------------------------------------------------
