@@ -6,8 +6,10 @@ Right-to-left scripts and those whose letters join or reorder need Pillow's Raqm
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +32,7 @@ REGULAR = ("Regular", "Book", "Roman", "Normal", "Text")
 SPACING = 0.35  # between lines, of the font's size
 PADDING = 0.35  # around a text, of the font's size: room for the mark of the chosen answer
 LARGEST = 0.95  # of the screen that a text may fill
+SMALLEST = 4  # size of a font that is tried, pixels
 _SHAPED = ("ARABIC", "HEBREW", "SYRIAC", "THAANA", "DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI", "ORIYA", "TAMIL", "TELUGU", "KANNADA",
            "MALAYALAM", "SINHALA", "THAI", "LAO", "TIBETAN", "MYANMAR", "KHMER")  # fmt: skip
 _ABSENT = "\U0010ffff"  # no font has it: it is drawn as what is drawn for characters that are missing
@@ -266,9 +269,10 @@ class Lettering:
         drawn = self.picture(text, size, room[0] - 2 * max(2, round(PADDING * size)), marked=marked)
         if drawn.shape[1] <= room[0] + 1 and drawn.shape[0] <= room[1]:
             return drawn
-        fits = next((s for s in range(size - 1, 3, -1) if self._fits(text, s, room)), None)
+        fits = bisect_left(range(SMALLEST, size), True, key=lambda smaller: not self._fits(text, smaller, room)) + SMALLEST - 1
         what = f"[presentation] {where}: the text does not fit on the screen: {text[:40]!r}{'...' if len(text) > 40 else ''}"
-        advice = f"make text_height at most {fits / size:.2f} times what it is, or shorten it" if fits else "shorten it"
+        smaller = f"make text_height at most {math.floor(100 * fits / size) / 100:.2f} times what it is, or "
+        advice = (smaller if fits >= SMALLEST else "") + "shorten it"
         raise DisplayError(f"{what}; {advice}")
 
     def _fits(self, text: str, size: int, room: tuple[float, float]) -> bool:

@@ -274,8 +274,8 @@ class Presentation:
     baseline_s: float = _key(6.0, "fixation between the trigger and the first image, s", *_at_least(0))
     trigger: str = _key(
         "keyboard",
-        "where the scanner's pulses come in at the stimulus PC: keyboard, serial:PORT@BAUD (every byte is a pulse), serial:PORT@BAUD=5 (that "
-        "byte is; others are keys: a box may send answers on the same line), parallel:ADDRESS@PIN",
+        "where the scanner's pulses come in at the stimulus PC: keyboard, serial:PORT@BAUD (every byte is a pulse), serial:PORT@BAUD=5 "
+        "(that byte is; others are keys: a box may send answers on the same line), parallel:ADDRESS@PIN",
     )
     trigger_key: str = _key("5", "key that a pulse presses on the keyboard", "one key name", bool)
     pulses_per_volume: int = _key(1, "every so manieth pulse is a volume's, where the scanner sends one for each slice", *_at_least(1))
@@ -307,7 +307,9 @@ class Presentation:
     rating_text: str = _key("How much did you like it?", "shown while a rating is waited for (condition ratings)")
     end_text: str = _key("Thank you. Please keep still until we speak to you.", "shown at the end")
     end_s: float = _key(
-        2.0, "the end text stays so long where the presenter leaves then (--once), s; else until the next run, or Escape there", *_at_least(0)
+        2.0,
+        "the end text stays so long where the presenter leaves then (--once), s; else until the next run, or Escape there",
+        *_at_least(0),
     )
     font: str = _key("", "font of all texts: a family or a file; empty = the first one there that has every character")
     text_height: float = _key(0.04, "size of the font as a share of the screen's height", *_above(0))

@@ -55,7 +55,7 @@ _EVENTS = {
     "onset_error": {"Description": "Bound of the onset's error: of the stimulus computer's clock, and of a stalled screen.", "Units": "s"},
     "duration_error": {"Description": "Bound of the duration's error.", "Units": "s"},
     "guessed": {
-        "Description": "1: onset, end or response of this image is a guess within its bounds (a stalled screen, a presenter that ended in it)."
+        "Description": "1: onset, end or response of the image is a guess within its bounds (a stalled screen, a presenter that ended)."
     },
     "dropped_frames": {"Description": "Frames of the screen that were missed between the end of the image before and that of this one."},
     "rating": {"Description": "The participant's rating, 0 = lowest; n/a where there was none."},

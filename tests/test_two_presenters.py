@@ -69,7 +69,9 @@ def make() -> Iterator[Callable[..., Control]]:
         yield lambda **options: Control(stack, **options)
 
 
-def test_a_waiting_presenter_does_not_take_a_session_whose_link_is_cut(make: Callable[..., Control], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_waiting_presenter_does_not_take_a_session_whose_link_is_cut(
+    make: Callable[..., Control], caplog: pytest.LogCaptureFixture
+) -> None:
     """The first one's link is out for longer than the bridge is patient; a forgotten computer has been waiting all the while."""
     control = make()
     with FaultyNetwork(control.bridge.endpoint) as wires, caplog.at_level(logging.WARNING, "presenter"):

@@ -294,9 +294,9 @@ def test_trials_ratings_and_durations(present: Callable[[PresentationSettings], 
 @pytest.mark.slow
 def test_self_test_measures_screen_textures_and_trigger(interpreter: str, desktop: Desktop, tmp_path: Path) -> None:
     report_file = tmp_path / "report.json"
-    call = f"import pathlib, presenter.selftest as s; s.self_test(None, frames=60, keys_s=0, report_file=pathlib.Path({str(report_file)!r}))"
+    call = "import sys, pathlib, presenter.selftest as s; s.self_test(None, frames=60, keys_s=0, report_file=pathlib.Path(sys.argv[1]))"
     process = subprocess.Popen(
-        [interpreter, "-u", "-c", call], env=desktop.environment(), stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+        [interpreter, "-u", "-c", call, str(report_file)], env=desktop.environment(), stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
     )
     assert process.stdout is not None
     with process.stdout:
