@@ -94,7 +94,8 @@ class Link:
         self._outbox, self._inbox = wire.Outbox(), wire.Inbox()
         self._image: tuple[int, ...] = ()
         self._refusal = ""
-        self._place = place or Place(endpoint)
+        self._place = place or Place()
+        self._rival = 0  # presenter of this computer that has, or had, the session
         self._trouble = ""
         self._refused, self._refused_ns = "", 0  # by the bridge, for now
         self._taken: deque[tuple[wire.Numbered, memoryview | None]] = deque()
@@ -302,7 +303,7 @@ class Link:
         session = self._welcome.session if self._welcome else ""
         hello = wire.Hello(
             software, self._display, session, self._inbox.received, self._outbox.acknowledged, self._image,
-            self._place.name, self._place.alone, self._trouble,
+            self._place.name, self._place.process, self._rival if self._place.has_ended(self._rival) else 0, self._trouble,
         )  # fmt: skip
         if not self._over and self._put(wire.encode(hello)):
             self._hello_ns = self._clock_ns()
@@ -343,7 +344,7 @@ class Link:
             elif message.reason != self._refused:  # said at once, and again with every look at the wait
                 self._mentioned_ns = self._clock_ns()
                 _log.warning("the support computer refuses for now: %s", message.reason)
-            self._refused, self._refused_ns = message.reason, arrived_ns
+            self._refused, self._refused_ns, self._rival = message.reason, arrived_ns, message.process
         elif isinstance(message, (wire.Image, wire.Tick, wire.Pause, wire.End)):
             if self._inbox.take(message):
                 if isinstance(message, wire.Image):

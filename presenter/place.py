@@ -1,17 +1,20 @@
-"""Which computer this is, and whether another presenter of the same session runs on it."""
+"""Which computer and process this is, and whether another process still runs here."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
+import itertools
 import os
 import platform
-import tempfile
+import threading
 import uuid
-from pathlib import Path
-from typing import IO
 
 __all__ = ["Place"]
+
+_COUNT = 1000  # of presenters in one process (tests and rehearsals have several)
+_STILL_ACTIVE, _QUERY = 259, 0x1000  # Windows
+_lock = threading.Lock()
+_numbers = itertools.count()
+_open: set[int] = set()
 
 
 def _computer() -> str:
@@ -22,58 +25,59 @@ def _computer() -> str:
 
 
 class Place:
-    """This computer, and a locked file that one presenter for each endpoint can hold: whoever holds it knows that the one before has ended.
+    """This computer, and one presenter on it.
 
     Parameters
     ----------
-    endpoint : str
-        Where the bridge listens.
     name : str, optional
         Another name for this computer (tests).
+
+    Attributes
+    ----------
+    name : str
+        Of the computer; what people call it comes before the "/".
+    process : int
+        Of this presenter, different from all others on the computer.
     """
 
-    def __init__(self, endpoint: str, name: str | None = None) -> None:
+    def __init__(self, name: str | None = None) -> None:
         self.name = _computer() if name is None else name
-        user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
-        key = hashlib.sha256(f"{self.name} {endpoint} {user}".encode()).hexdigest()[:16]
-        self._path = Path(tempfile.gettempdir()) / f"rtevo-presenter-{key}.lock"
-        self._file: IO[bytes] | None = None
+        with _lock:
+            self.process = os.getpid() * _COUNT + next(_numbers) % _COUNT
+            _open.add(self.process)
 
-    @property
-    def alone(self) -> bool:
-        """Whether no other presenter for the endpoint runs here; asks again until that is so."""
-        if self._file is None:
-            with contextlib.suppress(OSError):
-                self._file = self._lock()
-        return self._file is not None
-
-    def _lock(self) -> IO[bytes] | None:
-        file = self._path.open("ab")
-        try:
-            _lock_file(file)
-            if os.fstat(file.fileno()).st_ino == self._path.stat().st_ino:
-                return file
-        except OSError:  # somebody else has it, or has just removed it
-            pass
-        file.close()
-        return None
+    @staticmethod
+    def has_ended(process: int) -> bool:
+        """Whether a presenter of this computer has certainly ended."""
+        pid = process // _COUNT
+        if pid == os.getpid():
+            with _lock:
+                return process not in _open
+        return pid > 0 and not _runs(pid)
 
     def close(self) -> None:
-        """Let another one be alone."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # an open file cannot be removed everywhere
-                self._path.unlink()
-            self._file.close()
-            self._file = None
+        """This presenter has ended."""
+        with _lock:
+            _open.discard(self.process)
 
 
-def _lock_file(file: IO[bytes]) -> None:
-    """Lock a file until it is closed or this process ends; OSError where another has."""
+def _runs(pid: int) -> bool:
+    """Whether a process runs; True where that cannot be known."""
     if os.name == "nt":
-        import msvcrt
+        import ctypes
 
-        getattr(msvcrt, "locking")(file.fileno(), getattr(msvcrt, "LK_NBLCK"), 1)  # noqa: B009  (not there where types are checked)
-    else:
-        import fcntl
-
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kernel = getattr(ctypes, "windll").kernel32  # noqa: B009  (not there where types are checked)
+        handle = kernel.OpenProcess(_QUERY, False, pid)
+        if not handle:
+            return bool(kernel.GetLastError() == 5)  # it is there, but somebody else's
+        code = ctypes.c_ulong()
+        known = kernel.GetExitCodeProcess(handle, ctypes.byref(code))
+        kernel.CloseHandle(handle)
+        return not known or code.value == _STILL_ACTIVE
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is there, but somebody else's
+        return True
+    return True

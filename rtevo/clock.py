@@ -42,6 +42,7 @@ _WORDS = (
     "bridge_port",  # that the bridge listens at; 0 before
     "bridge_event",  # the last event that the bridge has published or was about to: see rtevo.stages.bridge
     "presenter_place",  # the computer of the bridge's presenter: see rtevo.bridge.waiting
+    "presenter_process",  # and its number there
     "presenter_waits",  # number of another presenter that would like to come in; 0: none does
     "presenter_admitted",  # the operator's: number of the one that is to be let in
     "triggered",  # the trigger has been

@@ -139,7 +139,8 @@ def session(tmp_path: Path) -> Path:
             continue
         onset = (4 + 4 * k) * 1000 * ms + 500 * ms
         recorder.take("events", slot(records.event_dtype(), kind=EventKind.ONSET, **key, t_ns=onset, error_ns=ms))
-        recorder.take("events", slot(records.event_dtype(), kind=EventKind.OFFSET, **key, t_ns=onset + 3000 * ms))
+        guess = {"error_ns": 700 * ms, "guess": True} if k == 1 else {}
+        recorder.take("events", slot(records.event_dtype(), kind=EventKind.OFFSET, **key, t_ns=onset + 3000 * ms, **guess))
         score = {"score": 0.1 * k, "score_se": np.nan, "volumes_used": 3, "closed_ns": 100 * ms, "scored_ns": 104 * ms}
         recorder.take("scores", slot(records.score_dtype(), **key, **score))
         recorder.take("fitness", slot(records.fitness_dtype(), **key, fitness=0.1 * k))
@@ -176,6 +177,8 @@ def test_trials_have_one_row_per_image_in_order_of_presentation(session: Path) -
     rows = table(session / "trials.tsv")
     assert [row["onset"] for row in rows] == ["4.0", "8.0", "12.0", "n/a"]
     assert [row["duration"] for row in rows] == ["3.0", "3.0", "3.0", "n/a"]
+    assert [row["duration_error"] for row in rows] == ["0.001", "0.701", "0.001", "n/a"]
+    assert [row["guessed"] for row in rows] == ["0", "1", "0", "n/a"]
     assert rows[1]["score"] == "0.1"
     assert rows[1]["score_se"] == "n/a"
     assert rows[3]["fitness"] == "n/a"

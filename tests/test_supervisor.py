@@ -163,3 +163,14 @@ def test_a_dead_observer_is_started_again_then_done_without_and_told(operated: A
 def test_every_stage_reads_what_it_is_declared_to_read() -> None:
     for stage in STAGES:
         assert all(stage.name in readers_of(ring) for ring in stage.reads)
+
+
+def test_a_presenter_is_let_in_only_where_one_waits(operated: Any) -> None:
+    supervisor, words, said = operated
+    words |= {"presenter_waits": 0, "presenter_admitted": 0}
+    supervisor.operate("admit", "", 5)
+    assert (words["presenter_admitted"], said) == (0, [])
+    words["presenter_waits"] = 3
+    supervisor.operate("admit", "at the terminal", 6)
+    assert words["presenter_admitted"] == 3
+    assert said == [("OPERATOR", "admit", "at the terminal")]

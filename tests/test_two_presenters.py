@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -60,7 +62,7 @@ class Control:
 
     def link(self, name: str, **options: Any) -> Link:
         endpoint = options.pop("endpoint", self.bridge.endpoint)
-        return self._stack.enter_context(Link(endpoint, place=Place(self.bridge.endpoint, name), **options))
+        return self._stack.enter_context(Link(endpoint, place=Place(name), **options))
 
 
 @pytest.fixture
@@ -139,7 +141,7 @@ def test_one_that_was_replaced_while_its_link_was_cut_is_not_let_back(make: Call
 
 def test_a_presenter_started_anew_on_its_own_computer_needs_nobodys_leave(make: Callable[..., Control]) -> None:
     control = make()
-    with Link(control.bridge.endpoint, place=Place(control.bridge.endpoint, "scanner")):
+    with Link(control.bridge.endpoint, place=Place("scanner")):
         control.until(lambda: control.bridge.connected)
     second = control.link("scanner")
     control.later(2 * SILENT_S)
@@ -162,7 +164,7 @@ def test_a_second_window_on_the_same_computer_waits_as_long_as_the_first_runs(ma
 
 def test_a_presenter_that_is_lost_for_good_gives_way_to_one_that_waits(make: Callable[..., Control]) -> None:
     control = make(lost_s=30.0)
-    with Link(control.bridge.endpoint, place=Place(control.bridge.endpoint, "scanner")):
+    with Link(control.bridge.endpoint, place=Place("scanner")):
         control.until(lambda: control.bridge.connected)
     second = control.link("spare")
     control.until(lambda: control.bridge.waiting is not None)
@@ -175,7 +177,7 @@ def test_a_presenter_that_is_lost_for_good_gives_way_to_one_that_waits(make: Cal
 
 def test_one_that_is_lost_for_good_ends_the_session_where_nobody_waits(make: Callable[..., Control]) -> None:
     control = make(lost_s=30.0)
-    with Link(control.bridge.endpoint, place=Place(control.bridge.endpoint, "scanner")):
+    with Link(control.bridge.endpoint, place=Place("scanner")):
         control.until(lambda: control.bridge.connected)
     with pytest.raises(LinkError, match="presenter lost"):
         control.later(40)
@@ -187,14 +189,30 @@ def test_a_bridge_started_anew_keeps_the_session_for_its_presenter(make: Callabl
     control.until(lambda: control.bridge.connected)
     second = control.link("office")
     control.until(lambda: control.bridge.waiting is not None)
-    endpoint, place = control.bridge.endpoint, control.bridge.place
+    endpoint, place, process = control.bridge.endpoint, control.bridge.place, control.bridge.process
     control.bridge._peer = None  # as if killed: without a word
     control.bridge.close()
-    anew = make(session="s", endpoint=endpoint, resume=Resume(0, True, place))
+    anew = make(session="s", endpoint=endpoint, resume=Resume(0, True, place, process))
     anew.until(lambda: anew.bridge.waiting is not None and anew.bridge.connected)
     assert second.welcomed() is None
     number = first.send(wire.Event(int(EventKind.FIXATION), 1))
     anew.until(lambda: first.acknowledged(number))
+
+
+def test_a_bridge_started_anew_takes_a_presenter_started_anew_on_the_same_computer(make: Callable[..., Control]) -> None:
+    control = make(session="s")
+    with Link(control.bridge.endpoint, place=Place("scanner")) as first:
+        control.until(lambda: first.welcomed() is not None)
+    endpoint, resume = control.bridge.endpoint, Resume(0, True, control.bridge.place, control.bridge.process)
+    control.bridge._peer = None  # as if killed: without a word
+    control.bridge.close()
+    anew = make(session="s", endpoint=endpoint, resume=resume)
+    office = anew.link("office")
+    anew.until(lambda: anew.bridge.waiting is not None)
+    second = anew.link("scanner")
+    anew.until(lambda: second.welcomed() is not None)
+    assert office.welcomed() is None
+    assert anew.told("bridge and presenter have both been started anew") == 1
 
 
 def test_a_presenter_that_cannot_present_says_why_and_leaves_its_place(make: Callable[..., Control]) -> None:
@@ -221,13 +239,18 @@ def test_a_presenter_that_cannot_even_begin_says_why(make: Callable[..., Control
         control.until(lambda: link.take() == [1])
 
 
-def test_the_lock_of_a_computer_is_one_presenters_at_a_time() -> None:
-    first, second, other = Place("tcp://a:1", "here"), Place("tcp://a:1", "here"), Place("tcp://a:2", "here")
-    assert first.alone
-    assert not second.alone
-    assert other.alone
+def test_a_computer_knows_which_of_its_presenters_have_ended() -> None:
+    first, second = Place("here"), Place("here")
+    assert first.process != second.process
+    assert not Place.has_ended(first.process)
     first.close()
-    assert second.alone
-    assert Place("tcp://a:1").name.partition("/")[0]
+    assert Place.has_ended(first.process)
+    assert not Place.has_ended(0)  # there was none
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        assert not Place.has_ended(other.pid * 1000)
+        assert other.stdin is not None
+        other.stdin.close()
+        other.wait()
+        assert Place.has_ended(other.pid * 1000)
+    assert Place().name.partition("/")[0]
     second.close()
-    other.close()

@@ -85,13 +85,14 @@ class Resume:
         Highest `PresenterEvent.sequence` that the other had dealt with.
     started : bool
         The trigger has been.
-    place : int
-        `Bridge.place` of the other: the computer of its presenter; 0 where it had none.
+    place, process : int
+        Those of the other `Bridge`: the computer of its presenter, and its number there; 0 where it had none.
     """
 
     received: int
     started: bool
     place: int = 0
+    process: int = 0
 
 
 class Bridge:
@@ -135,7 +136,7 @@ class Bridge:
         self._mono_ns, self._lost_ns = mono_ns, round(lost_s * 1e9)
         self._peer: bytes | None = None
         self._name = ""  # of the presenter, for people
-        self._place = 0 if resume is None else resume.place  # the presenter's computer
+        self._place, self._process = (0, 0) if resume is None else (resume.place, resume.process)  # its computer, and number there
         self._waiting = Waiting()
         self._trouble = ""
         self._outbox, self._inbox = wire.Outbox(), wire.Inbox()
@@ -303,6 +304,11 @@ class Bridge:
         return self._place
 
     @property
+    def process(self) -> int:
+        """The presenter's number on its computer."""
+        return self._process
+
+    @property
     def paused(self) -> bool:
         """Whether the presenter has been asked to hold fixation."""
         return self._pause
@@ -441,7 +447,8 @@ class Bridge:
             if refusal.final:
                 self._door.tell(f"presenter refused: {name_of(hello)}: {refusal.reason}")
         elif identity != self._peer and self._has_to_wait(hello):
-            self._send(wire.Refused(TAKEN + (f" ({self._name})" if self._name else ""), final=False), identity)
+            process = self._process if word_of(hello.place) == self._place else 0
+            self._send(wire.Refused(TAKEN + (f" ({self._name})" if self._name else ""), final=False, process=process), identity)
             if self._waiting.hear(identity, hello, time.monotonic_ns()):
                 self._note(f"another presenter waits: {name_of(hello)}; the session stays with {self._name or 'its own'}")
         else:
@@ -477,7 +484,7 @@ class Bridge:
 
     def _has_to_wait(self, hello: wire.Hello) -> bool:
         """Whether the session has another presenter, which may come back: it is not known to have ended."""
-        follows = hello.alone and word_of(hello.place) == self._place  # it alone runs on that computer: the other has ended
+        follows = word_of(hello.place) == self._place and hello.ended == self._process  # its computer says that the other has ended
         if self._peer is not None:
             return not (self._silent and follows)
         return bool(self._place) and not follows and hello.session != self.session
@@ -496,7 +503,7 @@ class Bridge:
         self._send(wire.Refused("it has been told why this presenter leaves"), identity)
         self._waiting.leave(identity)
         if identity == self._peer:
-            self._peer, self._place, self._name, self._ready = None, 0, "", False
+            self._peer, self._place, self._process, self._name, self._ready = None, 0, 0, "", False
             if self._started:  # somebody has to come in its place
                 self._silent, self._unanswered_ns = True, self._unanswered_ns or self._mono_ns()
             else:
@@ -507,7 +514,7 @@ class Bridge:
         resumed, outlived, again = self._resume, hello.session == self.session, self._peer is not None
         follows = word_of(hello.place) == self._place
         self._peer, self._clock, self._idle, self._ready = identity, ClockOffset(), None, outlived
-        self._name, self._place, self._trouble = name_of(hello), word_of(hello.place), ""
+        self._name, self._place, self._process, self._trouble = name_of(hello), word_of(hello.place), hello.process, ""
         self._acked = max(hello.acknowledged, resumed.received) if resumed is not None and outlived else hello.acknowledged
         self._inbox, self._outbox, self._resume = wire.Inbox(self._acked), wire.Outbox(hello.received), None
         if again:

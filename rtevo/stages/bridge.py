@@ -150,6 +150,7 @@ def _at_the_door(clock: Clock, link: Bridge) -> None:
     number = waiting[0] if waiting else 0
     clock.set("presenter_waits", number)
     clock.set("presenter_place", link.place)
+    clock.set("presenter_process", link.process)
     if admitted := clock.get("presenter_admitted"):
         clock.set("presenter_admitted", 0)
         if admitted == number:
@@ -195,7 +196,8 @@ def _resume(clock: Clock, events: Ring) -> Resume:
     word = clock.get("bridge_event")
     number, own, published = word >> (_NUMBER + 1), word >> _NUMBER & 1, word & (1 << _NUMBER) - 1
     done = own or events.published % (1 << _NUMBER) == published
-    return Resume(number if done else number - 1, bool(clock.get("triggered")), clock.get("presenter_place"))
+    presenter = clock.get("presenter_place"), clock.get("presenter_process")
+    return Resume(number if done else number - 1, bool(clock.get("triggered")), *presenter)
 
 
 def _publish_event(events: Ring, event: PresenterEvent, clock: Clock) -> None:

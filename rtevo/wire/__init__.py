@@ -22,7 +22,7 @@ Numbered messages are kept by their sender (`Outbox`) until they are acknowledge
 (`Inbox`) takes each once and in order. A bridge that has been started anew learns from the presenter's Hello what that has and what it
 still has to tell; `received` in its Welcome says what the earlier bridge had dealt with.
 
-A bridge has one presenter. Another one's Hello is Refused, not for good, until the first is lost, has ended (its computer says so: `alone`)
+A bridge has one presenter. Another one's Hello is Refused, not for good, until the first is lost, has ended (its computer says so: `ended`)
 or the operator lets the other in; the first is then Refused as `replaced`. A presenter that cannot present says why in a last Hello.
 
 Simulated participant (ROUTER or PAIR, binds) and headless presenter (DEALER, connects)::

@@ -44,8 +44,9 @@ class Hello:
     """Presenter: I am here. `display`: "headless" or "psychopy"; `session`: the one it belongs to, empty before its first Welcome.
 
     `received`: highest number taken from the bridge; `acknowledged`: highest number of its own that has been acknowledged; `image`:
-    generation and candidate of the last image that has come; `place`: its computer, the name before any "/"; `alone`: no other presenter
-    of this bridge runs there, so that one that did has ended; `trouble`: why it cannot present: it leaves.
+    generation and candidate of the last image that has come; `place`: its computer, the name before any "/"; `process`: the presenter's
+    number on that; `ended`: number of one that has ended there, of those that `Refused` asked for; `trouble`: why it cannot present: it
+    leaves.
     """
 
     software: str
@@ -55,7 +56,8 @@ class Hello:
     acknowledged: int = 0
     image: tuple[int, ...] = ()
     place: str = ""
-    alone: bool = False
+    process: int = 0
+    ended: int = 0
     trouble: str = ""
 
 
@@ -72,11 +74,15 @@ class Welcome:
 
 @dataclass(frozen=True)
 class Refused:
-    """Bridge: not you. `final`: there is no use in trying again; `replaced`: another presenter shows the session now."""
+    """Bridge: not you. `final`: there is no use in trying again; `replaced`: another presenter shows the session now.
+
+    `process`: number of the session's presenter, which is (or was) one of the same computer; 0: it is not.
+    """
 
     reason: str
     final: bool = True
     replaced: bool = False
+    process: int = 0
 
 
 @dataclass(frozen=True)

@@ -194,3 +194,16 @@ def test_a_log_is_followed_line_by_line_however_it_grows(tmp_path: Path) -> None
             file.write(bytes([byte]))
             found += [record["k"] for record in follower.new()]
     assert found == [0, 1, 2]
+
+
+def test_a_presenter_that_waits_is_named_until_it_leaves_or_is_let_in() -> None:
+    for after in ("the other presenter waits no longer: office (psychopy)", "the operator lets another in: office has taken over"):
+        view = View(build({}), 2.0)
+        view.take({"type": "start"})
+        view.take(event(EventKind.NOTE, 1, text="another presenter waits: office (psychopy); the session stays with scanner (psychopy)"))
+        [alarm] = view.alarms(2.0, {})
+        assert alarm.startswith("Another presenter waits: office (psychopy).")
+        view.take(event(EventKind.NOTE, 3, text=after))
+        assert view.alarms(4.0, {}) == []
+    view.take({"type": "operator", "action": "admit", "text": "", "t_ns": 4 * S})
+    assert view.messages[-1][2] == "the waiting presenter is let in"
