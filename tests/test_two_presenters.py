@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,11 @@ from presenter.place import Place
 from rtevo import wire
 from rtevo.bridge import Bridge, PresenterEvent, Resume
 from rtevo.bridge.link import SILENT_S
+from rtevo.clock import Clock
 from rtevo.errors import LinkError
 from rtevo.records import EventKind
 from rtevo.simulate import FaultyNetwork
+from rtevo.stages.bridge import _at_the_door as at_the_door
 from rtevo.wire import PresentationSettings
 
 SECOND = 1_000_000_000
@@ -254,3 +257,22 @@ def test_a_computer_knows_which_of_its_presenters_have_ended() -> None:
         assert Place.has_ended(other.pid * 1000)
     assert Place().name.partition("/")[0]
     second.close()
+
+
+def test_the_operators_leave_reaches_the_bridge_through_shared_words(make: Callable[..., Control], tmp_path: Path) -> None:
+    control = make()
+    with Clock.create(tmp_path / "words", 1.0) as clock:
+
+        def until(condition: Callable[[], bool]) -> None:
+            control.until(lambda: at_the_door(clock, control.bridge) or condition())
+
+        control.link("scanner")
+        until(lambda: control.bridge.connected)
+        second = control.link("spare")
+        until(lambda: clock.get("presenter_waits") == 1)
+        clock.set("presenter_admitted", 7)  # one that has gone meanwhile
+        until(lambda: clock.get("presenter_admitted") == 0)
+        assert second.welcomed() is None
+        clock.set("presenter_admitted", clock.get("presenter_waits"))
+        until(lambda: second.welcomed() is not None and clock.get("presenter_waits") == 0)
+        assert (clock.get("presenter_place"), clock.get("presenter_process")) == (control.bridge.place, second._place.process)
