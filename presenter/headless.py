@@ -136,7 +136,6 @@ class Headless:
         time.sleep(max(0, flip_ns - self.now_ns()) / 1e9)
         late = (self.now_ns() - flip_ns) // self.frame_ns
         self.dropped += late
-        self.flip_error_ns = late * self.frame_ns
         flip_ns += late * self.frame_ns
         self._tell(scene, flip_ns)
         return flip_ns

@@ -277,7 +277,7 @@ class Lettering:
 
     def _fits(self, text: str, size: int, room: tuple[float, float]) -> bool:
         drawn = self.picture(text, size, room[0] - 2 * max(2, round(PADDING * size)))
-        return drawn.shape[1] <= room[0] + 1 and drawn.shape[0] <= room[1]
+        return bool(drawn.shape[1] <= room[0] + 1 and drawn.shape[0] <= room[1])
 
 
 def _parts(paragraph: str) -> Iterable[tuple[str, str]]:

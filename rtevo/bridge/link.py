@@ -8,13 +8,13 @@ import math
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rtevo import wire
 from rtevo.bridge.door import Door
+from rtevo.bridge.events import PresenterEvent, Resume
 from rtevo.bridge.offset import ClockOffset
 from rtevo.bridge.pixels import rgb8
 from rtevo.bridge.waiting import Waiting, name_of, word_of
@@ -36,63 +36,6 @@ REPLACED = "another presenter has taken this one's place"
 SELF_TEST = "selftest"  # name of the session, and of the display, of a test of the link
 
 _log = logging.getLogger("rtevo")
-
-
-@dataclass(frozen=True)
-class PresenterEvent:
-    """What happened at the stimulus PC.
-
-    Parameters
-    ----------
-    kind : int
-        A `rtevo.records.EventKind`.
-    generation, candidate : int
-        The image that is meant; -1 where none is.
-    mono_ns : int
-        When, on this computer's monotonic clock (session time in lock-step).
-    error_ns : int
-        Bound of the error of `mono_ns`: what the mapping of clocks adds, and what the presenter itself does not know.
-    value : float
-        The rating; of an OFFSET the frames dropped since the one before; NaN where there is none.
-    response_time_s : float
-        From the opening of the rating window, session seconds; NaN where there is none.
-    text : str
-    guess : bool
-        `mono_ns` is a guess: the truth lies within `error_ns` of it.
-    sequence : int
-        The presenter's number for it; where the bridge itself says it, minus the number before.
-    """
-
-    kind: int
-    generation: int
-    candidate: int
-    mono_ns: int
-    error_ns: int
-    value: float = math.nan
-    response_time_s: float = math.nan
-    text: str = ""
-    guess: bool = False
-    sequence: int = field(default=0, compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class Resume:
-    """What a bridge must know to go on for one that has died.
-
-    Parameters
-    ----------
-    received : int
-        Highest `PresenterEvent.sequence` that the other had dealt with.
-    started : bool
-        The trigger has been.
-    place, process : int
-        Those of the other `Bridge`: the computer of its presenter, and its number there; 0 where it had none.
-    """
-
-    received: int
-    started: bool
-    place: int = 0
-    process: int = 0
 
 
 class Bridge:

@@ -128,6 +128,7 @@ class View:
         self.volume_s = math.nan  # when the last volume came
         self.placement: Mapping[str, Any] | None = None  # the latest attempt to place the decoder on today's head
         self.clock_error_ms = math.nan
+        self._errors_ms: deque[float] = deque(maxlen=2)  # of the last events
         self.presenter, self.silent = "", False
         self.other = ""  # presenter that waits to be let in
         self.held = 0
@@ -209,7 +210,8 @@ class View:
     def _events(self, record: Mapping[str, Any]) -> None:
         kind, t_s = record["kind"], record["t_ns"] / 1e9
         if kind not in (EventKind.NOTE, EventKind.PHYSIOLOGY) and self.config.session.speed:
-            self.clock_error_ms = record["error_ns"] / 1e6
+            self._errors_ms.append(record["error_ns"] / 1e6)
+            self.clock_error_ms = min(self._errors_ms)  # others may also hold what a stalled screen leaves unknown
             self.latencies["report"].add(max(0.0, 1e3 * (record["clock_ns"] / 1e9 - t_s) / self.config.session.speed))
         if kind == EventKind.NOTE:
             self._note(record["text"])

@@ -135,7 +135,8 @@ def test_ratings_take_the_place_of_scores() -> None:
           event(EventKind.NOTE, 19, text="presenter answers again after 4.0 s")], 20, ""),
         ([event(EventKind.FIXATION, 17)], 20, "The next picture is late: fixation has been held for 3 s."),
         ([event(EventKind.PAUSE, 17)], 20, ""),
-        ([{**event(EventKind.OFFSET, 20, 1, 1), "error_ns": 20 * MS}], 20, "known only to 20 ms"),
+        ([{**event(EventKind.OFFSET, 20, 1, 1), "error_ns": 500 * MS}], 20, ""),  # a stalled screen
+        ([{**event(kind, 20, 1, 1), "error_ns": 20 * MS} for kind in (EventKind.OFFSET, EventKind.PULSE)], 20, "known only to 20 ms"),
         ([event(EventKind.END, 19)], 90, ""),
     ],
 )  # fmt: skip
