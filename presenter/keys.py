@@ -64,11 +64,16 @@ class Focus:
     def __init__(self, handle: Any, owns: bool) -> None:
         self._handle, self._owns = handle, owns
         self._ask = self._asker()
+        self._texts: list[str] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """A session begins: what was before it is nobody's business, what is not in order now is told again."""
         self._looked_ns = self._asked_ns = self._tries = 0
         self.here = True
-        self._texts: list[str] = []
-        if owns:
-            handle.activate()
+        self._texts.clear()
+        if self._owns:
+            self._handle.activate()
 
     def _asker(self) -> Callable[[], bool]:
         """Choose how this system is asked."""

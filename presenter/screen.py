@@ -103,6 +103,7 @@ class Screen:
         for where, key in wanted:
             self._keys.check(where, key)
         self._settings = settings
+        self._focus.begin()
         self._stimuli = Stimuli(self._window, settings)
         self._scene = Scene("blank")
 
