@@ -108,11 +108,13 @@ def load_screen() -> type[Screen]:
     """
     try:
         from presenter.screen import Screen
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise DisplayError(
             f"PsychoPy is not installed in this Python ({error}): start the presenter with PsychoPy's own Python, or pip install "
             "psychopy-lib"
         ) from error
+    except ImportError as error:  # of a library: OpenGL, say
+        raise DisplayError(f"PsychoPy cannot be loaded here: {_first_line(error)}") from error
     except Exception as error:  # pyglet without a display raises what it likes
         what = f"PsychoPy finds no screen here ({_first_line(error)}): is a desktop running, and this program on it?"
         raise DisplayError(what) from error

@@ -46,6 +46,8 @@ _WORDS = (
     "presenter_waits",  # number of another presenter that would like to come in; 0: none does
     "presenter_admitted",  # the operator's: number of the one that is to be let in
     "triggered",  # the trigger has been
+    "start_shift",  # repetition times by which the trigger was too late, as the volumes say, while that can be corrected; 0: none
+    "start_accepted",  # the operator's: correct the start by so many
     "pause",  # the operator wants fixation after the current trial
     "placed",  # number of times that the decoder has been placed on today's head: from the first on, images are shown
     "placed_told",  # and how many of them the bridge has acted on

@@ -215,7 +215,7 @@ def _marks(run: _Run) -> list[dict[str, Any]]:
     """One row per mark of the operator's, on the scanner's clock, which counts the parts of a session through."""
     rows = []
     for part in parts(run.log):
-        trigger_ns = next((r["t_ns"] for r in part if r["type"] == "events" and r["kind"] == EventKind.TRIGGER), None)
+        trigger_ns = next((r["t_ns"] for r in reversed(part) if r["type"] == "events" and r["kind"] == EventKind.TRIGGER), None)
         first = part[0].get("first_volume", 0)
         last = max((r["index"] for r in part if r["type"] == "volumes"), default=first)
         for record in part:

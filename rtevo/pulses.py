@@ -98,6 +98,13 @@ class Reconciler:
             f"measured: the trigger was not the first volume's, and all onsets are {shift} x {self.tr_s:g} s too early"
         ]
 
+    def correct(self, shift: int) -> None:
+        """Take time zero to be `shift` repetition times earlier: so many pulses were missed before the trigger."""
+        self._number += shift
+        self.shift -= shift
+        if self._last_s is not None:
+            self._last_s += shift * self.tr_s
+
     def finish(self) -> list[str]:
         """Compare the numbers at the end of the scan."""
         if not self._every or self._newest < 0:

@@ -52,7 +52,7 @@ class VolumeFlag(IntFlag):
 class EventKind(IntEnum):
     """What the presenter reports."""
 
-    TRIGGER = 1  # the scanner's pulse that starts the run: time zero of the session's onsets
+    TRIGGER = 1  # the scanner's pulse that starts the run: time zero of the session's onsets; a second one, before any image, corrects it
     ONSET = 2  # an image's first flip
     OFFSET = 3  # the flip that removed it; value: frames dropped since the offset before
     RATING = 4  # value: the rating, NaN where the window closed without one; response_time_s from the window's opening
@@ -311,7 +311,7 @@ def message_dtype() -> np.dtype[np.void]:
             ("kind", "<i4"),  # MessageKind
             ("t_ns", "<i8"),  # session time; 0 before its start
             ("stage", "S16"),  # who says it; empty: the supervisor
-            ("action", "S16"),  # of the operator: start, pause, resume, stop, mark, accept, again, restart, admit
+            ("action", "S16"),  # of the operator: start, pause, resume, stop, mark, accept, again, restart, admit, correct
             ("text", "S480"),
         ],
         align=True,

@@ -49,8 +49,10 @@ OPERATOR = {  # shared words
     "accept": None,
     "again": None,
     "admit": None,
+    "correct": None,
     "mark": None,
 }
+ASKED = {"admit": ("presenter_waits", "presenter_admitted"), "correct": ("start_shift", "start_accepted")}  # words: asking, answering
 ANSWERS = {"accept": Decision.ACCEPTED, "again": Decision.AGAIN}  # to a placement that waits for the operator
 PRELOADED = [f"rtevo.{name}" for name in ("bridge", "decode", "ingest", "kernels", "realign", "record", "simulate", "stages.evolve")]
 """Imported once for all processes, which are forked from that one; none of these starts a thread, opens a socket or touches a GPU."""
@@ -307,10 +309,11 @@ class Supervisor:
             if not (asked := self.clock.get("placement_asked")):
                 return
             self.clock.set("placement_answer", 4 * asked + ANSWERS[action])
-        elif action == "admit":
-            if not (number := self.clock.get("presenter_waits")):
+        elif action in ASKED:
+            asking, answering = ASKED[action]
+            if not (number := self.clock.get(asking)):
                 return
-            self.clock.set("presenter_admitted", number)
+            self.clock.set(answering, number)
         elif word is not None:
             if self.clock.get(word[0]) == word[1]:
                 return

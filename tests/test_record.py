@@ -185,6 +185,18 @@ def test_trials_have_one_row_per_image_in_order_of_presentation(session: Path) -
     assert [float(rows[2][f"x{i}"]) for i in range(3)] == [2.0, 0.5, np.float32(0.1)]
 
 
+def test_onsets_count_from_a_start_that_was_corrected(tmp_path: Path) -> None:
+    with LogWriter(tmp_path / "record.jsonl") as log:
+        log.append("start", START)
+    recorder = Recorder(tmp_path)
+    events = ((EventKind.TRIGGER, 3, -1), (EventKind.TRIGGER, 1, -1), (EventKind.ONSET, 9, 0), (EventKind.OFFSET, 12, 0))
+    for kind, t_s, candidate in events:
+        recorder.take("events", slot(records.event_dtype(), kind=kind, generation=min(candidate, 0), candidate=candidate, t_ns=t_s * 10**9))
+    recorder.log.close()
+    finalise(tmp_path)
+    assert [row["onset"] for row in table(tmp_path / "trials.tsv")] == ["8.0"]
+
+
 def test_latents_and_embeddings_are_kept_exactly(session: Path) -> None:
     finalise(session)
     with np.load(session / "latents.npz") as saved:

@@ -165,12 +165,16 @@ def test_every_stage_reads_what_it_is_declared_to_read() -> None:
         assert all(stage.name in readers_of(ring) for ring in stage.reads)
 
 
-def test_a_presenter_is_let_in_only_where_one_waits(operated: Any) -> None:
+@pytest.mark.parametrize(
+    ("action", "asking", "answering"),
+    [("admit", "presenter_waits", "presenter_admitted"), ("correct", "start_shift", "start_accepted")],
+)
+def test_what_nobody_has_asked_is_not_answered(operated: Any, action: str, asking: str, answering: str) -> None:
     supervisor, words, said = operated
-    words |= {"presenter_waits": 0, "presenter_admitted": 0}
-    supervisor.operate("admit", "", 5)
-    assert (words["presenter_admitted"], said) == (0, [])
-    words["presenter_waits"] = 3
-    supervisor.operate("admit", "at the terminal", 6)
-    assert words["presenter_admitted"] == 3
-    assert said == [("OPERATOR", "admit", "at the terminal")]
+    words |= {asking: 0, answering: 0}
+    supervisor.operate(action, "", 5)
+    assert (words[answering], said) == (0, [])
+    words[asking] = 3
+    supervisor.operate(action, "at the terminal", 6)
+    assert words[answering] == 3
+    assert said == [("OPERATOR", action, "at the terminal")]

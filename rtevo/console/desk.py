@@ -90,6 +90,11 @@ class Desk:
         return bool(self.clock.get("presenter_waits")) and not self.over
 
     @property
+    def correctable(self) -> int:
+        """Repetition times by which the trigger was too late, while that can be corrected; 0 otherwise."""
+        return 0 if self.over else self.clock.get("start_shift")
+
+    @property
     def over(self) -> bool:
         """Whether the session has ended."""
         return self.state in (*OVER[1:], "failed")
@@ -99,7 +104,7 @@ class Desk:
 
         Parameters
         ----------
-        action : {"start", "pause", "resume", "stop", "mark", "accept", "again", "restart", "admit"}
+        action : {"start", "pause", "resume", "stop", "mark", "accept", "again", "restart", "admit", "correct"}
         text : str
             A note.
         t_ns : int, optional

@@ -85,6 +85,7 @@ class Page:
             self.again = self._button("Next volumes", "N", lambda: self.do_decide("again"))
             self.restart = self._button("New run", "R", lambda: self.do_decide("restart"))
             self.admit = self._button("Let it in", "L", self.do_admit)
+            self.correct = self._button("Correct start", "C", self.do_correct)
             self.stop = self._button("Stop", "X", self.ask_stop, "halt")
 
     def _make_charts(self) -> None:
@@ -149,6 +150,11 @@ class Page:
         if self.desk.admittable:
             self.desk.act("admit")
 
+    def do_correct(self) -> None:
+        """Take the start that the volumes say, where the trigger was not the first volume's."""
+        if self.desk.correctable:
+            self.desk.act("correct")
+
     def ask_stop(self) -> None:
         """Ask whether the session shall really end."""
         if not self.desk.over:
@@ -182,7 +188,8 @@ class Page:
                 self.stop_dialog.close()
             return
         keys: dict[str, Callable[[], object]] = {"s": self.do_start, " ": self.do_pause, "m": self.ask_mark, "x": self.ask_stop}
-        keys |= {"l": self.do_admit, "y": self.do_accept, "n": lambda: self.do_decide("again"), "r": lambda: self.do_decide("restart")}
+        keys |= {"l": self.do_admit, "c": self.do_correct}
+        keys |= {"y": self.do_accept, "n": lambda: self.do_decide("again"), "r": lambda: self.do_decide("restart")}
         if act := keys.get(str(event.key.name).lower()):
             act()
 
@@ -225,6 +232,7 @@ class Page:
         asked = state == "asked"
         self.accept.set_visibility(self.desk.acceptable)
         self.admit.set_visibility(self.desk.admittable)
+        self.correct.set_visibility(bool(self.desk.correctable))
         for button in (self.again, self.restart, self.placement):
             button.set_visibility(asked)
         self.generations.set_visibility(not asked)

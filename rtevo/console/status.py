@@ -32,7 +32,14 @@ QUIET_S = 10.0  # without a terminal, a line this often
 FD_LIMIT_MM = 0.5
 QUESTION = "Type y (accept a doubtful placement), n (try the next volumes), r (the scanner's run begins anew) or x (stop), and Enter."
 ANSWERS = {"y": "accept", "n": "again", "r": "restart", "x": "stop"}
-ADMIT = "Another presenter waits. Type l and Enter to let it in, in place of the session's own; it stays outside otherwise."
+MORE = {  # shared word: action, key, question
+    "presenter_waits": (
+        "admit", "l", "Another presenter waits. Type l and Enter to let it in, in place of the session's own; it stays outside otherwise."
+    ),
+    "start_shift": (
+        "correct", "c", "The trigger was not the first volume's. Type c and Enter before the first image to take the start of the volumes."
+    ),
+}  # fmt: skip
 
 
 class Status:
@@ -60,7 +67,7 @@ class Status:
         self._due: float | None = None
         self._operate: Callable[[str, str], None] | None = None
         self._asked = 0  # the question about a placement that has been put
-        self._waits = 0  # number of the presenter that waits, of which has been told
+        self._more = dict.fromkeys(MORE, 0)  # what has been asked
         self._printed = 0.0
         for record in earlier(plan.out, plan.part):
             if record["type"] in OBSERVERS["status"]:
@@ -147,10 +154,11 @@ class Status:
         if self._clock is None or self._operate is None or sys.stdin is None or not sys.stdin.isatty():
             return
         asked = self._clock.get("placement_asked")
-        waits = self._clock.get("presenter_waits")
-        if waits and waits != self._waits:
-            self.console.print(Text(ADMIT, style="bold yellow"))
-        self._waits = waits
+        more = {word: self._clock.get(word) for word in MORE}
+        for word, (_, _, question) in MORE.items():
+            if more[word] and more[word] != self._more[word]:
+                self.console.print(Text(question, style="bold yellow"))
+        self._more = more
         if asked and asked != self._asked:
             from rtevo.report.overlay import draw_attempt
 
@@ -159,17 +167,15 @@ class Status:
                 return  # it is not in the record yet
             self._asked = asked
             self.console.print(Text(f"Look at {picture}. {QUESTION}", style="bold yellow"))
-        elif (asked or waits) and select.select([sys.stdin], [], [], 0)[0]:
+        elif (asked or any(more.values())) and select.select([sys.stdin], [], [], 0)[0]:
             word = sys.stdin.readline().strip().lower()[:1]
-            if word == "l" and waits:
-                self._operate("admit", "at the terminal")
-            elif not asked:
-                self.console.print(Text(ADMIT, style="bold yellow"))
-            elif word in ANSWERS:
-                self._asked = 0
-                self._operate(ANSWERS[word], "at the terminal")
+            acts = {key: action for name, (action, key, _) in MORE.items() if more[name]} | (ANSWERS if asked else {})
+            if word in acts:
+                self._asked = 0 if word in ANSWERS else self._asked
+                self._operate(acts[word], "at the terminal")
             else:
-                self.console.print(Text(QUESTION, style="bold yellow"))
+                questions = [*([QUESTION] if asked else []), *(question for name, (_, _, question) in MORE.items() if more[name])]
+                self.console.print(Text(" ".join(questions), style="bold yellow"))
 
     def _render(self) -> Table:
         table = Table.grid(padding=(0, 2))

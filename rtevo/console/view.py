@@ -38,6 +38,7 @@ _SHOWN = {
     "again": "the next volumes are tried",
     "restart": "the scanner's run begins anew",
     "admit": "the waiting presenter is let in",
+    "correct": "the start is corrected, as the volumes say",
 }
 
 

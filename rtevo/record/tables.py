@@ -113,7 +113,7 @@ class _Tables:
 
     def _event(self, event: dict[str, Any]) -> None:
         kind, t_ns = event["kind"], event["t_ns"]
-        if kind == EventKind.TRIGGER and self.trigger_ns is None:
+        if kind == EventKind.TRIGGER:  # a second one corrects it, before any image
             self.trigger_ns = t_ns
         elif kind == EventKind.ONSET and self.trigger_ns is not None:
             onset_s = (t_ns - self.trigger_ns) / 1e9 + self.offset_s

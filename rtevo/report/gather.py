@@ -198,7 +198,7 @@ def _held(log: Iterable[Row]) -> list[float]:
         if record["type"] == "start":
             trigger_ns, offset_s = None, record.get("first_volume", 0) * record["tr_s"]
         elif record["type"] == "events":
-            if record["kind"] == EventKind.TRIGGER and trigger_ns is None:
+            if record["kind"] == EventKind.TRIGGER:
                 trigger_ns = record["t_ns"]
             elif record["kind"] == EventKind.FIXATION and trigger_ns is not None:
                 waiting.append((record["t_ns"] - trigger_ns) / 1e9 + offset_s)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +88,35 @@ class _Images:
         return self._washout_s + self._jitter_s * float(rng.random())
 
 
+class _Start:
+    """Time zero of the onsets: the trigger, or as many repetition times before it as the operator accepts while no image has been shown."""
+
+    def __init__(self, context: Context) -> None:
+        self._clock, self._tr_s, self._log = context.clock, context.plan.tr_s, context.log
+        self._trigger: PresenterEvent | None = None
+        self._shown = False
+
+    def follow(self, event: PresenterEvent) -> None:
+        """Take note of the trigger, and of the first image."""
+        if event.kind == EventKind.TRIGGER:
+            self._trigger = event
+        self._shown |= event.kind == EventKind.ONSET
+
+    def corrected(self, number: int) -> PresenterEvent | None:
+        """Give the trigger that is to be taken instead, where the operator has accepted one; `number`: see `PresenterEvent.sequence`."""
+        shift = self._clock.get("start_accepted")
+        if not shift:
+            return None
+        self._clock.set("start_accepted", 0)
+        if self._trigger is None or self._shown:
+            self._log.warning("bridge: the start cannot be corrected any more: images have been shown, or the bridge was started again")
+            return None
+        earlier_ns = round(shift * self._tr_s * 1e9 / (self._clock.speed or 1.0))
+        text = f"corrected by {shift} repetition times, as the volumes say"
+        self._trigger = replace(self._trigger, mono_ns=self._trigger.mono_ns - earlier_ns, text=text, sequence=number)
+        return self._trigger
+
+
 def bridge(context: Context) -> None:
     """``images`` -> the presenter; what it reports -> ``events``."""
     from rtevo.bridge import Bridge, Physiology
@@ -116,11 +146,13 @@ def bridge(context: Context) -> None:
         outgoing = _Images(images, link, config)
         ending = ended = False
         _pause(clock, link, None)  # this bridge may follow one that was killed in a pause
+        start = _Start(context)
         met = outside or bool(port)  # the session's own presenter is on its way, and has to be told when there is nothing to show
         while not (outgoing.ended and ended):
             for event in [*link.poll(timeout_s=0.001 if lock_step else 0.005), *_physiology(sensor, link)]:
                 _tell(context, event)
                 _publish_event(events, event, clock)
+                start.follow(event)
                 ended |= event.kind == EventKind.END
                 if sensor and event.kind == EventKind.ONSET:
                     sensor.onset(event.generation, event.candidate, event.mono_ns)
@@ -128,6 +160,8 @@ def bridge(context: Context) -> None:
                 lock_step.step()
             _pause(clock, link, lock_step)
             _at_the_door(clock, link)
+            if corrected := start.corrected(-link.received):
+                _publish_event(events, corrected, clock)
             outgoing.serve(lock_step, wanted=not (ending or ended))
             if ended and not ending:
                 clock.set("end", 1)  # Escape: nobody looks any more

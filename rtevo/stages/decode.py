@@ -95,7 +95,7 @@ class _Decode:
 
     def event(self, slot: Any) -> None:
         """Take note of the trigger and of onsets."""
-        if slot["kind"] == EventKind.TRIGGER and self.trigger_ns is None:
+        if slot["kind"] == EventKind.TRIGGER:  # a second one corrects it, before any image
             self.trigger_ns = int(slot["t_ns"])
         elif slot["kind"] == EventKind.ONSET and self.trigger_ns is not None:
             key = (int(slot["generation"]), int(slot["candidate"]))

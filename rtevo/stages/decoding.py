@@ -353,7 +353,7 @@ class Again:
             self._decided = {r["attempt"]: r for r in part if r["type"] == "placements" and r["decision"] != Decision.PENDING}
             trigger_ns, offset_s = None, start.get("first_volume", 0) * start["tr_s"]
             for record in part:
-                if record["type"] == "events" and record["kind"] == EventKind.TRIGGER and trigger_ns is None:
+                if record["type"] == "events" and record["kind"] == EventKind.TRIGGER:
                     trigger_ns = record["t_ns"]
                 elif record["type"] == "events" and record["kind"] == EventKind.ONSET and trigger_ns is not None:
                     onset_s = (record["t_ns"] - trigger_ns) / 1e9 + offset_s

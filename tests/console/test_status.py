@@ -44,7 +44,7 @@ def test_a_session_that_is_taken_up_counts_on(interrupted: Any) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals here")
-def test_the_terminal_asks_whether_a_waiting_presenter_is_let_in(interrupted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_terminal_asks_about_a_waiting_presenter_and_a_wrong_start(interrupted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     words: dict[str, int] = {}
     done: list[tuple[str, str]] = []
     ours, theirs = os.openpty()
@@ -60,6 +60,10 @@ def test_the_terminal_asks_whether_a_waiting_presenter_is_let_in(interrupted: An
             status._ask()
         words["presenter_waits"] = 0
         status._ask()
+        words["start_shift"] = 1
+        for typed in ("", "c\n"):
+            os.write(ours, typed.encode())
+            status._ask()
     os.close(ours)
-    assert done == [("admit", "at the terminal")]
+    assert done == [("admit", "at the terminal"), ("correct", "at the terminal")]
     assert printed.getvalue().count("Another presenter waits.") == 2
