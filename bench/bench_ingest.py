@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shutil
@@ -32,7 +33,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from rtevo.ingest import FolderSource, Volume
-from rtevo.records import Grid, volume_dtype
+from rtevo.records import Grid, put_volume, volume_dtype, volume_of
 from rtevo.shm import Ring
 from rtevo.simulate.dicom import MosaicWriter
 
@@ -135,7 +136,7 @@ class Watched:
     def __init__(self, folder: Path, shape: tuple[int, int, int]) -> None:
         self.folder = folder
         self.source = FolderSource(folder, patience_s=60)
-        self.ring = Ring.create(f"/rtevo-i{os.getpid()}", volume_dtype(shape), 4, ["a"], writer=True, reader="a")
+        self.ring = Ring.create(f"/rtevo-i{os.getpid()}", volume_dtype(math.prod(shape)), 4, ["a"], writer=True, reader="a")
 
     def deliver(self, files: list[Path], copies: Path) -> tuple[Volume, float, float]:
         """Put a volume's files into the folder; the volume, and wall-clock and CPU time until it was in the ring, ms."""
@@ -148,10 +149,10 @@ class Watched:
         (volume,) = self.source.poll()
         with self.ring.reserve(timeout_s=1) as slot:
             slot["index"] = volume.index
-            slot["data"][...] = volume.data
+            put_volume(slot, volume.data, volume.grid)
         end, end_cpu = time.perf_counter(), time.process_time()
         with self.ring.read(timeout_s=1) as slot:
-            assert (slot["data"] == volume.data).all()
+            assert (volume_of(slot)[0] == volume.data).all()
         return volume, (end - begin) * 1e3, (end_cpu - begin_cpu) * 1e3
 
 

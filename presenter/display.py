@@ -45,9 +45,11 @@ class Scene:
     Parameters
     ----------
     kind : str
-        "text", "fixation", "rating" or "image".
+        "text", "fixation", "rating", "answer" (the rating's scale with the chosen label marked) or "image".
     text : str
-        Of text and rating.
+        Of text, rating and answer.
+    chosen : int
+        Of an answer: place of the label, from left to right.
     picture : Picture, optional
         Of an image.
     """
@@ -55,14 +57,28 @@ class Scene:
     kind: str
     text: str = ""
     picture: Picture | None = None
+    chosen: int = -1
 
 
 @dataclass(frozen=True)
 class Press:
-    """A key went down at `t_ns`."""
+    """A key went down.
+
+    Parameters
+    ----------
+    key : str
+    t_ns : int
+        When.
+    error_ns : int
+        It may have been so much earlier or later.
+    elsewhere : bool
+        It was typed into another window.
+    """
 
     key: str
     t_ns: int
+    error_ns: int = 0
+    elsewhere: bool = False
 
 
 class Display(Protocol):
@@ -78,12 +94,18 @@ class Display(Protocol):
         Longest time that `prepare` is likely to take.
     dropped : int
         Frames missed so far.
+    flip_error_ns : int
+        The last flip may have been so much earlier than `show` says: the frames before it stalled.
+    warnings : tuple of str
+        What should be seen to before a participant looks at it.
     """
 
     name: str
     frame_ns: int
     prepare_ns: int
     dropped: int
+    flip_error_ns: int
+    warnings: tuple[str, ...]
 
     def now_ns(self) -> int:
         """Time now."""
@@ -107,6 +129,10 @@ class Display(Protocol):
 
     def show(self, scene: Scene, at_ns: int) -> int:
         """Change the scene at the frame nearest to `at_ns`, or the next one where that is past; gives the time of the flip."""
+        ...
+
+    def told(self) -> list[str]:
+        """Give what has gone wrong, or right again, since the last call."""
         ...
 
     def close(self) -> None:

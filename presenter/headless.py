@@ -6,11 +6,13 @@ said, a flip happens at once, and the bridge is told whenever there is nothing t
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import deque
 
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from presenter.display import DisplayError, Picture, Press, Scene
 from presenter.link import Link
@@ -18,8 +20,11 @@ from rtevo import wire
 
 __all__ = ["Headless", "LockStep", "open_headless"]
 
+_log = logging.getLogger("presenter")
+
 REFRESH_HZ = 60.0
 PATIENCE_S = 60.0  # longest wait for a simulated participant to take in a flip, and for the bridge to take events
+REFUSED = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH)
 LOOK_MS = 500  # how often a blocked wait looks at the link's health
 
 
@@ -38,12 +43,17 @@ class _Participant:
     def __init__(self, endpoint: str | None, keys: wire.KeyFile | None) -> None:
         self._context = zmq.Context()
         self.socket: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._refused = f"the simulated participant at {endpoint} refuses: " + (
+            "it is not encrypted, or the key file is of another support computer" if keys else "it is encrypted, which needs --key FILE"
+        )
         if endpoint is not None:
             self.socket = self._context.socket(zmq.DEALER)
             self.socket.setsockopt(zmq.ROUTING_ID, b"S" + os.urandom(8))
             self.socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_HEADER_BYTES)
             self.socket.linger = 500
-            if keys is not None and not wire.is_loopback(endpoint):
+            self._monitor = self.socket.get_monitor_socket(sum(REFUSED))
+            if keys is not None:
                 self.socket.curve_serverkey = keys.server.encode()
                 self.socket.curve_publickey, self.socket.curve_secretkey = keys.public.encode(), keys.secret.encode()
             try:
@@ -60,6 +70,11 @@ class _Participant:
     def hear(self) -> list[wire.Message]:
         """Give what has come."""
         heard: list[wire.Message] = []
+        while self._monitor is not None and self._monitor.poll(0):
+            parse_monitor_message(self._monitor.recv_multipart())
+            if self._refused:
+                _log.warning("%s", self._refused)
+            self._refused = ""
         while self.socket is not None and self.socket.poll(0):
             message, _ = wire.decode(self.socket.recv_multipart())
             heard.append(message)
@@ -68,6 +83,9 @@ class _Participant:
     def close(self) -> None:
         """Close the socket."""
         if self.socket is not None:
+            self.socket.disable_monitor()
+            if self._monitor is not None:
+                self._monitor.close(linger=0)
             self.socket.close()
         self._context.term()
 
@@ -91,7 +109,8 @@ class Headless:
 
     def __init__(self, link: Link | None, participant: str | None = None, speed: float = 1.0, keys: wire.KeyFile | None = None) -> None:
         self.frame_ns = round(1e9 / REFRESH_HZ / speed) if speed else 0
-        self.prepare_ns = self.dropped = 0
+        self.prepare_ns = self.dropped = self.flip_error_ns = 0
+        self.warnings: tuple[str, ...] = ()
         self._link = link
         self._participant = _Participant(participant, keys)
         self._presses: deque[Press] = deque()
@@ -139,6 +158,10 @@ class Headless:
         self._tell(scene, flip_ns)
         return flip_ns
 
+    def told(self) -> list[str]:
+        """Nothing: there is no window."""
+        return []
+
     def close(self) -> None:
         """Answer what can be answered, and close the participant's socket."""
         Headless._answer(self)
@@ -147,6 +170,8 @@ class Headless:
     def _tell(self, scene: Scene, flip_ns: int) -> None:
         """Let the participant see a flip."""
         picture = scene.picture
+        if scene.kind == "answer":  # nothing to answer any more
+            return
         if picture is None:
             self._participant.tell(wire.Shown(scene.kind, flip_ns))
         else:

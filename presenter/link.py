@@ -21,14 +21,16 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from presenter.place import Place
 from rtevo import wire
 
-__all__ = ["Link", "LinkLost"]
+__all__ = ["Link", "LinkLost", "Replaced"]
 
 HELLO_S = 0.5  # how often an unanswered hello is repeated
 SILENT_S = 2.0  # after so long without a word the link is taken to be down
 WAITING_S = 10.0  # how often a wait for the session is mentioned
 BEAT_S = 0.1
+LEAVE_S = 3.0  # longest wait for the support computer to hear why this presenter leaves
 
 REFUSALS = {  # by the other side's security, before any message
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "this presenter's key is not listed there: `python -m rtevo.bridge keys` makes a key that is",
@@ -41,6 +43,10 @@ _log = logging.getLogger("presenter")
 
 class LinkLost(Exception):  # noqa: N818  (what happened, not a mistake)
     """There is no session to present any more; the message says why."""
+
+
+class Replaced(LinkLost):
+    """Another presenter shows the session now."""
 
 
 class Link:
@@ -60,6 +66,8 @@ class Link:
         Give up when no session has answered for so long after the start, s.
     clock_ns : callable
         This computer's monotonic clock; events must be stamped with the same.
+    place : Place, optional
+        Which computer this is; found out if None. The link closes it.
 
     Raises
     ------
@@ -76,20 +84,26 @@ class Link:
         lost_s: float = 300.0,
         connect_s: float = 3600.0,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
+        place: Place | None = None,
     ) -> None:
         if keys is None and not wire.is_loopback(endpoint):
             raise LinkLost(f"--connect {endpoint}: another computer can only be reached with --key FILE (python -m rtevo.bridge keys)")
         self._endpoint, self._display, self._clock_ns = endpoint, display, clock_ns
+        self._encrypted = keys is not None
         self._lost_ns, self._connect_ns = round(lost_s * 1e9), round(connect_s * 1e9)
         self._lock = threading.Condition()
         self._outbox, self._inbox = wire.Outbox(), wire.Inbox()
         self._image: tuple[int, ...] = ()
         self._refusal = ""
+        self._place = place or Place()
+        self._rival = 0  # presenter of this computer that has, or had, the session
+        self._trouble = ""
+        self._refused, self._refused_ns = "", 0  # by the bridge, for now
         self._taken: deque[tuple[wire.Numbered, memoryview | None]] = deque()
         self._signalled = self._stop = False
         self._silent = False  # the bridge has been taken to be down
         self._over = False  # the bridge has taken our goodbye: silence is no trouble any more
-        self._failure: str | None = None
+        self._failure: LinkLost | None = None
         self._welcome: wire.Welcome | None = None
         self._heard_ns = self._began_ns = self._mentioned_ns = clock_ns()
         self._hello_ns = 0
@@ -123,6 +137,7 @@ class Link:
         except zmq.ZMQError as error:
             self._close_sockets()
             self.wake.close()
+            self._place.close()
             self._context.term()
             raise LinkLost(f"--connect {self._endpoint}: {error.strerror} (expected tcp://HOST:PORT)") from error
 
@@ -144,9 +159,41 @@ class Link:
         with self._lock:
             while self._welcome is None and self._failure is None:
                 self._lock.wait(0.5)  # an interrupt from the keyboard is only seen between waits
-            if self._welcome is None:
-                raise LinkLost(self._failure)
+        welcome = self.welcomed()
+        assert welcome is not None
+        return welcome
+
+    def welcomed(self) -> wire.Welcome | None:
+        """Give the session where it has answered, None where it has not yet.
+
+        Raises
+        ------
+        LinkLost
+            As for `welcome`.
+        """
+        with self._lock:
+            if self._welcome is None and self._failure is not None:
+                raise self._failure
             return self._welcome
+
+    def leave(self, trouble: str, timeout_s: float = LEAVE_S) -> bool:
+        """Let the support computer know why nothing can be presented here; whether it does.
+
+        Parameters
+        ----------
+        trouble : str
+            One sentence.
+        timeout_s : float
+            Longest wait for its answer, s.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._lock:
+            self._trouble, self._hello_ns = trouble.encode()[: wire.MAX_TEXT_BYTES].decode(errors="ignore"), 0
+        self._poke()
+        with self._lock:
+            while self._failure is None and (left_s := deadline - time.monotonic()) > 0:
+                self._lock.wait(min(left_s, 0.5))
+            return self._failure is not None
 
     def send(self, message: wire.NumberedT) -> int:
         """Send a numbered message, however long it takes; gives its number."""
@@ -169,8 +216,8 @@ class Link:
             self._signalled = False
             taken = list(self._taken)
             self._taken.clear()
-            if self._failure is not None and not taken:
-                raise LinkLost(self._failure)
+            if self._failure is not None and (not taken or isinstance(self._failure, Replaced)):
+                raise self._failure
         if taken:
             self.seen = taken[-1][0].sequence
         return taken
@@ -202,6 +249,7 @@ class Link:
         self._stop = True
         self._poke()
         self._thread.join()
+        self._place.close()
         self.wake.close()
         self._context.term()
 
@@ -237,7 +285,7 @@ class Link:
             self._send_due()
         except Exception as error:  # the session must learn of it, whatever it is
             _log.exception("link")
-            self._fail(f"the link failed: {error!r}")
+            self._fail(LinkLost(f"the link failed: {error!r}"))
         finally:
             self._close_sockets()
 
@@ -249,12 +297,22 @@ class Link:
                 self._refusal = ""
                 self._say_hello()
             else:
-                self._refusal = REFUSALS[zmq.Event(event)]
+                plain = "it hangs up: it is encrypted there, and --key FILE is needed here"
+                self._refuse(REFUSALS[zmq.Event(event)] if self._encrypted else plain)
+
+    def _refuse(self, why: str) -> None:
+        """Remember why there is no connection; what is new is mentioned at once."""
+        if why != self._refusal:
+            self._mentioned_ns = self._clock_ns() - round(WAITING_S * 1e9) - 1
+        self._refusal = why
 
     def _say_hello(self) -> None:
         software = f"Python {platform.python_version()} on {platform.system()}"
         session = self._welcome.session if self._welcome else ""
-        hello = wire.Hello(software, self._display, session, self._inbox.received, self._outbox.acknowledged, self._image)
+        hello = wire.Hello(
+            software, self._display, session, self._inbox.received, self._outbox.acknowledged, self._image,
+            self._place.name, self._place.process, self._rival if self._place.has_ended(self._rival) else 0, self._trouble,
+        )  # fmt: skip
         if not self._over and self._put(wire.encode(hello)):
             self._hello_ns = self._clock_ns()
 
@@ -268,7 +326,7 @@ class Link:
             try:
                 message, pixels = wire.decode(frames)
             except wire.VersionError as error:
-                self._fail(str(error))
+                self._fail(LinkLost(str(error)))
                 return
             except wire.WireError as error:
                 _log.warning("unreadable message from %s: %s", self._endpoint, error)
@@ -289,10 +347,12 @@ class Link:
             self._start(message)
         elif isinstance(message, wire.Refused):
             if message.final:
-                self._fail(f"the support computer refused: {message.reason}")
-            elif self._clock_ns() - self._mentioned_ns > WAITING_S * 1e9:
+                lost = Replaced if message.replaced else LinkLost
+                self._fail(lost(f"the support computer refused: {message.reason}"))
+            elif message.reason != self._refused:  # said at once, and again with every look at the wait
                 self._mentioned_ns = self._clock_ns()
                 _log.warning("the support computer refuses for now: %s", message.reason)
+            self._refused, self._refused_ns, self._rival = message.reason, arrived_ns, message.process
         elif isinstance(message, (wire.Image, wire.Tick, wire.Pause, wire.End)):
             if self._inbox.take(message):
                 if isinstance(message, wire.Image):
@@ -303,7 +363,7 @@ class Link:
     def _start(self, welcome: wire.Welcome) -> None:
         """The bridge knows us (again)."""
         if self._welcome is not None and welcome.session != self._welcome.session:
-            self._fail("another session has been started on the support computer")
+            self._fail(LinkLost("another session has been started on the support computer"))
             return
         with self._lock:
             self._welcome = self._welcome or welcome
@@ -320,7 +380,7 @@ class Link:
         silent_ns = now - self._heard_ns
         if self._failure is not None or self._over:
             return
-        if self._welcome is None or silent_ns > SILENT_S * 1e9:
+        if self._welcome is None or self._trouble or silent_ns > SILENT_S * 1e9:
             self._silent = self._welcome is not None
             if now - self._hello_ns > HELLO_S * 1e9:
                 self._say_hello()
@@ -332,10 +392,15 @@ class Link:
 
     def _mention(self, now: int, silent_ns: int) -> None:
         """Tell whoever sits at this computer that nobody answers; give up after too long."""
+        refused = self._refused if self._refused and now - self._refused_ns < SILENT_S * 1e9 else ""
         if self._welcome is not None and silent_ns > self._lost_ns:
-            self._fail(f"the support computer has been silent for {silent_ns / 1e9:.0f} s: is the session still running there?")
+            self._fail(LinkLost(f"the support computer has been silent for {silent_ns / 1e9:.0f} s: is the session still running there?"))
         elif self._welcome is None and now - self._began_ns > self._connect_ns:
-            self._fail(f"no session answered at {self._endpoint} within {self._connect_ns / 1e9:g} s: {self._refusal or 'nobody there'}")
+            why = refused or self._refusal or "nobody there"
+            self._fail(LinkLost(f"no session answered at {self._endpoint} within {self._connect_ns / 1e9:g} s: {why}"))
+        elif refused and now - self._mentioned_ns > WAITING_S * 1e9:
+            self._mentioned_ns = now
+            _log.warning("the support computer refuses for now: %s", refused)
         elif now - self._mentioned_ns > WAITING_S * 1e9:
             self._mentioned_ns = now
             why = (self._refusal if self._welcome is None else "") or "does the session run there, and does the network let it through?"
@@ -370,7 +435,7 @@ class Link:
             self._taken.append((message, pixels))
             self._wake()
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: LinkLost) -> None:
         with self._lock:
             self._failure = self._failure or reason
             self._lock.notify_all()

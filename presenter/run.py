@@ -1,20 +1,28 @@
-"""One session from the connection to the end."""
+"""Sessions from the connection to the end, one after the other."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import ExitStack, closing
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
 
-from presenter.display import Display
+from presenter.display import Display, DisplayError, Scene
 from presenter.headless import open_headless
-from presenter.link import Link, LinkLost
+from presenter.link import Link, LinkLost, Replaced
 from presenter.markers import open_markers
-from presenter.session import Session
+from presenter.priority import undisturbed
+from presenter.session import ESCAPE, Session
 from presenter.triggers import open_port
 from rtevo import wire
 
-__all__ = ["present"]
+if TYPE_CHECKING:
+    from presenter.screen import Screen
+
+__all__ = ["load_screen", "present"]
+
+REPLACED_TEXT = "This screen no longer shows the session:\nanother presenter has taken its place.\n\n(Escape closes this window.)"
 
 _log = logging.getLogger("presenter")
 
@@ -27,6 +35,8 @@ def present(
     participant: str | None = None,
     window: bool = False,
     connect_s: float = 3600.0,
+    restarts: bool = True,
+    stay: bool = False,
 ) -> str:
     """Wait for a session, present it, and say why it ended. One that only checks this presenter is waited out.
 
@@ -44,11 +54,15 @@ def present(
         A window, whatever the session asks for.
     connect_s : float
         Give up where no session answers for so long, s.
+    restarts : bool
+        A session that begins again, with another run of the scanner, is waited for.
+    stay : bool
+        Wait for the next session, with the end text on the screen, until Escape is pressed.
 
     Returns
     -------
     str
-        The bridge's reason, or "escape".
+        The (last) bridge's reason, or "escape".
 
     Raises
     ------
@@ -56,37 +70,151 @@ def present(
         With a message for whoever sits at this computer.
     """
     keys = wire.KeyFile.read(key, "presenter") if key is not None else None
-    while True:
-        with Link(connect, keys, "headless" if headless else "psychopy", connect_s=connect_s) as link:
-            _log.info("waiting for a session at %s", connect)
-            checked = link.welcome().session == wire.CHECK
+    ended = ESCAPE
+    with _Room(keys, headless, participant, window, stay) as room:
+        while True:
+            with Link(connect, keys, "headless" if headless else "psychopy", connect_s=connect_s) as link:
+                _log.info("waiting for a session at %s%s", connect, " (Escape in the window leaves)" if room.screen is not None else "")
+                welcome = room.wait(link)
+                if welcome is None:
+                    return ended
+                checked = welcome.session == wire.CHECK
+                try:
+                    reason = room.show(link, welcome)
+                except LinkLost as lost:
+                    if isinstance(lost, Replaced) or not (checked or stay):
+                        raise
+                    _log.warning("%s: %s", "the check was broken off" if checked else "the session is gone", lost)
+                    room.rest()
+                    continue
+            if checked and reason == wire.CHECK:
+                _log.info("the support computer has checked this presenter")
+            elif restarts and reason == wire.RESTART:
+                _log.info("the session begins again: waiting for the scanner's next run")
+            elif stay and reason != ESCAPE:
+                _log.info("ended (%s): waiting for the next run", reason)
+                ended = reason
+            else:
+                return reason
+
+
+def load_screen() -> type[Screen]:
+    """Give the display with PsychoPy.
+
+    Raises
+    ------
+    DisplayError
+        It cannot be had here, and why.
+    """
+    try:
+        from presenter.screen import Screen
+    except ModuleNotFoundError as error:
+        raise DisplayError(
+            f"PsychoPy is not installed in this Python ({error}): start the presenter with PsychoPy's own Python, or pip install "
+            "psychopy-lib"
+        ) from error
+    except ImportError as error:  # of a library: OpenGL, say
+        raise DisplayError(f"PsychoPy cannot be loaded here: {_first_line(error)}") from error
+    except Exception as error:  # pyglet without a display raises what it likes
+        what = f"PsychoPy finds no screen here ({_first_line(error)}): is a desktop running, and this program on it?"
+        raise DisplayError(what) from error
+    return Screen
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+class _Room:
+    """What is shown on, for one session after the other: the window stays open from one to the next."""
+
+    def __init__(self, keys: wire.KeyFile | None, headless: bool, participant: str | None, window: bool, stay: bool) -> None:
+        self._keys, self._headless, self._participant, self._window, self._stay = keys, headless, participant, window, stay
+        self.screen: Screen | None = None
+        self._trouble = ""
+        if not headless:
             try:
-                reason = _show(link, keys, headless, participant, window)
-            except LinkLost as lost:
-                if not checked:
-                    raise
-                _log.warning("the check was broken off: %s", lost)
-                continue
-        if not checked or reason != wire.CHECK:
-            return reason
-        _log.info("the support computer has checked this presenter")
+                load_screen()
+            except DisplayError as error:
+                self._trouble = str(error)
 
+    def __enter__(self) -> _Room:
+        return self
 
-def _show(link: Link, keys: wire.KeyFile | None, headless: bool, participant: str | None, window: bool) -> str:
-    """Present the session at the other end of a link."""
-    with ExitStack() as stack:
-        welcome = link.welcome()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.screen is not None:
+            self.screen.close()
+
+    def wait(self, link: Link) -> wire.Welcome | None:
+        """Wait for a session, the last text on the screen meanwhile; None where Escape was pressed.
+
+        Raises
+        ------
+        DisplayError
+            Nothing can be shown here; the support computer has been told, if it listens.
+        """
+        if self._trouble:
+            link.leave(self._trouble)
+            raise DisplayError(self._trouble)
+        if self.screen is None:
+            return link.welcome()
+        while (welcome := link.welcomed()) is None:
+            if self._escaped():
+                return None
+        return welcome
+
+    def _escaped(self) -> bool:
+        """Show the scene for another frame; whether Escape was pressed."""
+        assert self.screen is not None
+        return any(press.key == ESCAPE and not press.elsewhere for press in self.screen.wait(wire.FOREVER_NS))
+
+    def show(self, link: Link, welcome: wire.Welcome) -> str:
+        """Present the session at the other end of a link."""
         settings = welcome.settings
-        mark = open_markers(welcome.session) if settings.lsl else None
-        port = open_port(settings.trigger)
-        if port is not None:
-            stack.enter_context(port)
-        display: Display
-        if headless:
-            display = open_headless(link, settings, participant, welcome.now_ns, keys)
-        else:
-            from presenter.screen import Screen
+        with ExitStack() as stack:
+            try:
+                mark = open_markers(welcome.session) if settings.lsl else None
+                port = open_port(settings.trigger)
+                if port is not None:
+                    stack.enter_context(port)
+                display = self._display(link, welcome, stack)
+            except DisplayError as error:
+                link.leave(str(error))
+                raise
+            if self.screen is not None:
+                how = stack.enter_context(undisturbed())
+                _log.info("this program comes before others (%s)", how or "not allowed to this user: close other programs")
+            lingers = not (self._stay and self.screen is not None)
+            session = Session(settings, link, display, welcome.started, port, mark, lingers)
+            try:
+                return session.run()
+            except Replaced:
+                self._say_replaced()
+                raise
 
-            display = Screen(settings, window=window)
-        stack.enter_context(closing(display))
-        return Session(settings, link, display, welcome.started, port, mark).run()
+    def _display(self, link: Link, welcome: wire.Welcome, stack: ExitStack) -> Display:
+        settings = welcome.settings
+        if self._headless:
+            display = open_headless(link, settings, self._participant, welcome.now_ns, self._keys)
+            stack.enter_context(closing(display))
+            return display
+        if self.screen is not None and not self.screen.renew(settings):
+            self.screen.close()
+            self.screen = None
+        if self.screen is None:
+            self.screen = load_screen()(settings, window=self._window)
+        return self.screen
+
+    def rest(self) -> None:
+        """Show fixation: the session is gone."""
+        if self.screen is not None:
+            self.screen.show(Scene("fixation"), self.screen.now_ns())
+
+    def _say_replaced(self) -> None:
+        """Say on the screen that it is no longer looked at, until somebody presses Escape."""
+        if self.screen is None:
+            return
+        _log.warning("another presenter has taken this one's place: it shows the session now (Escape in the window leaves)")
+        self.screen.say(REPLACED_TEXT)
+        while not self._escaped():
+            pass

@@ -1,4 +1,4 @@
-"""The real display: a PsychoPy window and keyboard. The only module that needs PsychoPy.
+"""The real display: a PsychoPy window and keyboard.
 
 PsychoPy's times (seconds of ``psychopy.logging.defaultClock``, which stamps flips and, with Psychtoolbox, key presses) are turned into
 nanoseconds of ``time.perf_counter``, the clock that the link answers the bridge with.
@@ -6,29 +6,38 @@ nanoseconds of ``time.perf_counter``, the clock that the link answers the bridge
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
-import statistics
+import sys
 import time
+from itertools import pairwise
 from typing import Any
 
-import numpy as np
+if sys.platform == "win32":  # before PsychoPy decides: pixels are the screen's own, whatever it is scaled to
+    import ctypes
+
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.windll.shcore.SetProcessDpiAwareness(2)
+
+import psychopy
 import psychopy.logging
-from PIL import Image
-from psychopy import event, monitors, visual
-from psychopy.hardware import keyboard
+from psychopy import monitors, visual
 
 from presenter.display import DisplayError, Picture, Press, Scene
+from presenter.frames import measure_frame
+from presenter.keys import Focus, Keys, to_ns
+from presenter.stimuli import Stimuli
 from rtevo.wire import PresentationSettings
 
 __all__ = ["Screen"]
 
 WINDOW_SIZE = (1024, 768)  # where the session or --window asks for a window
 MEASURED_FRAMES, WARM_UP_FRAMES = 120, 30
-FASTEST_HZ = 500.0  # flips that come faster wait for no screen
 PACE_HZ = 60.0  # where the flips do not wait for the screen
-TEXT_HEIGHT = 0.04  # of the screen's height
 LONGEST_UPLOAD_NS = 100_000_000  # one that took longer was an accident, not to be reckoned with
 TRIAL_UPLOADS, TRIAL_SIDE = 5, 768  # pictures uploaded beforehand, to know how long it takes; pixels
+OF_THE_WINDOW = ("full_screen", "screen", "background", "monitor", "screen_width_cm", "viewing_distance_cm")  # settings
 
 psychopy.logging.console.setLevel(psychopy.logging.ERROR)
 _log = logging.getLogger("presenter")
@@ -36,43 +45,6 @@ _log = logging.getLogger("presenter")
 
 def _now_ns() -> int:
     return time.perf_counter_ns()
-
-
-class _Keyboard:
-    """Presses with their times: Psychtoolbox's own stamps where it is there, else the time of the next look."""
-
-    def __init__(self) -> None:
-        self._exact = bool(keyboard.havePTB)
-        self._keyboard = keyboard.Keyboard(backend="ptb") if self._exact else None
-        self._known: dict[int, Any] = {}  # presses that have been reported and will come again with their release
-
-    def presses(self) -> list[Press]:
-        """Give what has been pressed since the last call, oldest first."""
-        found = []
-        if self._keyboard is None:
-            stamped: list[tuple[str, float]] = event.getKeys(timeStamped=psychopy.logging.defaultClock) or []
-            found = [Press(_plain(name), _to_ns(t_s)) for name, t_s in stamped]
-        else:
-            down = self._keyboard.getKeys(waitRelease=False)
-            for press in [*down, *self._keyboard.getKeys(waitRelease=True)]:
-                if self._known.pop(id(press), None) is None:
-                    found.append(Press(_plain(press.name), _to_ns(press.tDown)))
-                if press.duration is None:
-                    self._known[id(press)] = press
-        return sorted(found, key=lambda press: press.t_ns)
-
-
-def _plain(name: str) -> str:
-    """Name of a key, the number pad's digits being digits."""
-    return name[4:] if name.startswith("num_") and len(name) == 5 else name
-
-
-def _to_ns(psychopy_s: float) -> int:
-    """Turn a time of PsychoPy's default clock into ns of the performance counter."""
-    before = _now_ns()
-    reading_s = float(psychopy.logging.defaultClock.getTime())
-    after = _now_ns()
-    return (before + after) // 2 - round((reading_s - psychopy_s) * 1e9)
 
 
 class Screen:
@@ -85,31 +57,63 @@ class Screen:
     settings : PresentationSettings
     window : bool
         A window, whatever the settings say.
+
+    Raises
+    ------
+    DisplayError
+        The settings cannot be followed here.
     """
 
     def __init__(self, settings: PresentationSettings, *, window: bool = False) -> None:
-        if settings.lock_step:
-            raise DisplayError("the session runs in lock-step (speed max), which no screen can follow: use --headless")
-        self._settings = settings
-        self._window = self._open(settings, settings.full_screen and not window)
-        self._keyboard = _Keyboard()
-        self._stimuli = _Stimuli(self._window, settings)
-        self._scene = Scene("blank")
-        self._paced = False
-        self.dropped = 0
+        _check(settings)
+        self._settings, self._windowed = settings, window or not settings.full_screen
+        self._window = self._open(settings, not self._windowed)
+        try:
+            self._begin(settings)
+        except BaseException:
+            self._window.close()
+            raise
+
+    def _begin(self, settings: PresentationSettings) -> None:
+        self._focus = Focus(self._window.winHandle, owns=not self._windowed)
+        self._keys = Keys(self._window.winHandle, self._focus)
+        self._paced, self.dropped, self.flip_error_ns = False, 0, 0
         self.frame_ns = round(1e9 / PACE_HZ)
         self._flip_ns = _now_ns()
-        self.frame_ns, self._paced = self._measure()
+        self._take_on(settings)
+        frame_ns = measure_frame(self._gaps)
+        self._paced = frame_ns is None
+        self.frame_ns = frame_ns or round(1e9 / PACE_HZ)
         self.prepare_ns = 0
         self.uploads_ns = [self._try_upload() for _ in range(TRIAL_UPLOADS)]
         self.dropped = 0
         width, height = self._window.size
-        self.name = f"psychopy {visual.Window.__module__ and psychopy.__version__} {width} x {height}"
+        self.name = f"psychopy {psychopy.__version__} {width} x {height}"
         if self._paced:
             self.name += f", flips do not wait for the screen: paced at {PACE_HZ:g} Hz"
-            _log.warning(
-                "flips do not wait for the screen (no vertical synchronisation): onsets are exact to one frame of the screen at best"
-            )
+        self.warnings = tuple(self._find_warnings())
+        for warning in self.warnings:
+            _log.warning("%s", warning)
+
+    def _take_on(self, settings: PresentationSettings) -> None:
+        """Check a session's keys here, and make what it shows."""
+        wanted = [("trigger_key", settings.trigger_key)] if settings.trigger == "keyboard" else []
+        if settings.rating_window_s and not settings.answers_over_port:
+            wanted += [("rating_keys", key) for key in settings.rating_keys]
+        for where, key in wanted:
+            self._keys.check(where, key)
+        self._settings = settings
+        self._focus.begin()
+        self._stimuli = Stimuli(self._window, settings)
+        self._scene = Scene("blank")
+
+    def _find_warnings(self) -> list[str]:
+        found = []
+        if self._paced:
+            found.append("flips do not wait for the screen (no vertical synchronisation): onsets are exact to one frame at best")
+        if not self._keys.exact:
+            found.append("keys come without Psychtoolbox: their times are known to a frame only (pip install psychtoolbox)")
+        return found
 
     @staticmethod
     def _open(settings: PresentationSettings, full_screen: bool) -> Any:
@@ -137,21 +141,52 @@ class Screen:
             made.close()
             raise DisplayError(f"[presentation] screen: expected 0 to {screens - 1} on this computer, got {settings.screen}")
         made.mouseVisible = False
+        if mistake := _scaling_mistake(made, settings, full_screen):
+            made.close()
+            raise DisplayError(mistake)
         return made
 
-    def _measure(self) -> tuple[int, bool]:
-        """Measure the time between flips; where they do not wait for the screen, say so."""
+    def _gaps(self) -> list[int]:
+        """Give the times between some flips, ns."""
         flips = []
         for _ in range(WARM_UP_FRAMES + MEASURED_FRAMES):
             self._flip()
             flips.append(self._flip_ns)
-        gaps = [b - a for a, b in zip(flips[WARM_UP_FRAMES:-1], flips[WARM_UP_FRAMES + 1 :], strict=True)]
-        typical = statistics.median(gaps)
-        tenths = statistics.quantiles(gaps, n=10)
-        regular = tenths[-1] - tenths[0] < 0.3 * typical
-        if regular and typical > 1e9 / FASTEST_HZ:
-            return round(statistics.fmean(g for g in gaps if g < 1.5 * typical)), False
-        return round(1e9 / PACE_HZ), True
+        return [b - a for a, b in pairwise(flips[WARM_UP_FRAMES:])]
+
+    # --- from session to session -----------------------------------------------------------------------------------------------------
+
+    def renew(self, settings: PresentationSettings) -> bool:
+        """Take another session's settings on, in the same window; False where that needs another window.
+
+        Raises
+        ------
+        DisplayError
+            They cannot be followed here.
+        """
+        _check(settings)
+        if any(getattr(settings, name) != getattr(self._settings, name) for name in OF_THE_WINDOW):
+            return False
+        if _scaling_mistake(self._window, settings, not self._windowed):
+            return False
+        self._take_on(settings)
+        self.dropped = 0
+        return True
+
+    def say(self, text: str) -> None:
+        """Show a text that is not the session's."""
+        self._stimuli.add_text(text)
+        self.show(Scene("text", text), self.now_ns())
+
+    @property
+    def keys(self) -> Keys:
+        """The keyboard."""
+        return self._keys
+
+    @property
+    def in_front(self) -> bool:
+        """Whether the window has the keys."""
+        return self._focus.look(now=True)
 
     # --- the display's interface -----------------------------------------------------------------------------------------------------
 
@@ -163,9 +198,11 @@ class Screen:
         """Nothing: the clock is real."""
 
     def prepare(self, picture: Picture) -> None:
-        """Upload a picture to the texture that is not shown."""
+        """Upload a picture to the texture that is not shown, and tidy Python up: there is time for both."""
         began = _now_ns()
         self._stimuli.upload(picture)
+        if not gc.isenabled():
+            gc.collect()
         self.prepare_ns = min(max(self.prepare_ns, _now_ns() - began), LONGEST_UPLOAD_NS)
 
     def _try_upload(self) -> int:
@@ -185,7 +222,7 @@ class Screen:
         """Show the scene for one more frame; gives the keys pressed meanwhile."""
         if not self.due(until_ns):
             self._flip()
-        return self._keyboard.presses()
+        return self._keys.presses()
 
     def show(self, scene: Scene, at_ns: int) -> int:
         """Change the scene at the frame nearest to `at_ns`, or the next one; gives the time of the flip."""
@@ -194,6 +231,10 @@ class Screen:
         self._scene = scene
         self._flip()
         return self._flip_ns
+
+    def told(self) -> list[str]:
+        """Give what has become of the window's place in front since the last call."""
+        return self._focus.told()
 
     def close(self) -> None:
         """Close the window."""
@@ -205,8 +246,36 @@ class Screen:
             late = max(0, (_now_ns() - self._flip_ns) // self.frame_ns)
             time.sleep(max(0, self._flip_ns + (late + 1) * self.frame_ns - _now_ns()) / 1e9)
         before = self._flip_ns
-        self._flip_ns = _to_ns(self._window.flip())
-        self.dropped += max(0, round((self._flip_ns - before) / self.frame_ns) - 1)
+        self._flip_ns = to_ns(self._window.flip())
+        missed = max(0, round((self._flip_ns - before) / self.frame_ns) - 1)
+        self.dropped += missed
+        # the flip that came late may have been seen at any of the frames that were missed, if the computer stood still behind it
+        self.flip_error_ns = self._flip_ns - before - self.frame_ns if missed else 0
+
+
+def _check(settings: PresentationSettings) -> None:
+    if settings.lock_step:
+        raise DisplayError("the session runs in lock-step (speed max), which no screen can follow: use --headless")
+
+
+def _scaling_mistake(window: Any, settings: PresentationSettings, full_screen: bool) -> str:
+    """Say where the system scales what is drawn, and pixels or degrees are promised; empty where it does not."""
+    if not full_screen or not (settings.image_deg or not settings.image_height):
+        return ""
+    mode = None
+    with contextlib.suppress(Exception):  # not every system says
+        mode = window.winHandle.screen.get_mode()
+    width, height = (int(x) for x in window.size)
+    if mode is None or (mode.width, mode.height) == (width, height):
+        return ""
+    factor = window.getContentScaleFactor()
+    if (round(mode.width * factor), round(mode.height * factor)) == (width, height):
+        return ""  # points, and pixels of the window are the screen's own
+    what = "image_deg" if settings.image_deg else "image_height"
+    return (
+        f"[presentation] {what}: expected a screen without scaling, got {mode.width} x {mode.height} pixels that show {width} x {height}: "
+        "set its scaling to 100 % in the system's display settings"
+    )
 
 
 def _monitor(settings: PresentationSettings) -> Any:
@@ -222,93 +291,3 @@ def _monitor(settings: PresentationSettings) -> Any:
     if settings.image_deg and not (monitor.getWidth() and monitor.getDistance()):
         raise DisplayError(f"[presentation] monitor {settings.monitor!r}: its size and distance are not known, which image_deg needs")
     return monitor
-
-
-def _fixation(window: Any, settings: PresentationSettings, ink: str) -> list[Any]:
-    """Make the parts of the fixation shape, in the order that they are drawn."""
-    size, paper = settings.fixation_height, settings.background
-
-    def cross(colour: Any, colour_space: str) -> Any:
-        return visual.ShapeStim(window, vertices="cross", size=size, fillColor=colour, colorSpace=colour_space, lineWidth=0, autoLog=False)
-
-    def disc(share: float) -> Any:
-        return visual.Circle(window, radius=size * share / 2, edges=128, fillColor=ink, lineWidth=0, autoLog=False)
-
-    if settings.fixation == "bullseye":
-        return [disc(1), cross(paper, "rgb1"), disc(1 / 3)]
-    return {"cross": [cross(ink, "named")], "dot": [disc(1)], "none": []}[settings.fixation]
-
-
-class _Stimuli:
-    """Everything that can be on the screen, made beforehand."""
-
-    def __init__(self, window: Any, settings: PresentationSettings) -> None:
-        self._window, self._settings = window, settings
-        ink = "black" if sum(settings.background) / 3 > 0.6 else "white"
-        self._fixation = _fixation(window, settings, ink)
-        # each stimulus is mirrored by itself: the window's viewScale mirrors images but no text
-        mirrored = settings.mirrored
-        side = -1 if mirrored else 1
-        common = {"height": TEXT_HEIGHT, "color": ink, "wrapWidth": 1.2, "flipHoriz": mirrored, "autoLog": False}
-        self._texts = {
-            text: visual.TextStim(window, text=text, **common) for text in (settings.wait_text, settings.end_text, settings.rating_text)
-        }
-        self._texts[settings.rating_text].pos = (0, 2.5 * TEXT_HEIGHT)
-        count = len(settings.rating_keys)
-        labels = list(settings.rating_labels or (str(k + 1) for k in range(count)))
-        step = TEXT_HEIGHT * max(3.0, 1.5 + 0.6 * max(map(len, labels)))
-        places = [side * (k - (count - 1) / 2) * step for k in range(count)]
-        order = reversed(labels) if settings.ratings_reversed else labels
-        self._scale = [visual.TextStim(window, text=text, pos=(x, 0), **common) for text, x in zip(order, places, strict=True)]
-        exact = settings.image_height == 0
-        # two textures: one is shown while the other is filled
-        self._pictures = [visual.ImageStim(window, interpolate=not exact, flipHoriz=mirrored, autoLog=False) for _ in range(2)]
-        self._held: list[Picture | None] = [None, None]
-        self._shown = 0
-        for _ in range(2):  # the first upload compiles shaders
-            self.upload(Picture(-1, -1, 2, 2, memoryview(bytes(12))))
-            self._shown = 1 - self._shown
-
-    def upload(self, picture: Picture) -> None:
-        """Fill the texture that is not shown, and draw it once where nobody sees it, so that the graphics card has it."""
-        other = 1 - self._shown
-        stimulus = self._pictures[other]
-        # through PIL: PsychoPy clamps negative values of RGB arrays and takes their row 0 as the bottom
-        stimulus.image = Image.fromarray(np.frombuffer(picture.pixels, np.uint8).reshape(picture.height, picture.width, 3))
-        stimulus.units, stimulus.size, stimulus.pos = self._place(picture)
-        self._held[other] = picture
-        stimulus.draw()
-        self._window.clearBuffer()
-
-    def _place(self, picture: Picture) -> tuple[str, tuple[float, float], tuple[float, float]]:
-        """Give units, size and position of a picture."""
-        height, degrees = self._settings.image_height, self._settings.image_deg
-        if degrees:
-            side = self._pixels(degrees)
-            return "pix", (side * picture.width / picture.height, side), (0, 0)
-        if height:
-            return "height", (height * picture.width / picture.height, height), (0, 0)
-        # a screen pixel for each of its own: where the one number is odd and the other even, half a pixel makes them meet
-        odd = (np.asarray(self._window.size) - (picture.width, picture.height)) % 2
-        return "pix", (picture.width, picture.height), tuple(odd / 2)
-
-    def _pixels(self, degrees: float) -> float:
-        """Give the length on a flat screen that is seen under an angle, its middle straight ahead."""
-        monitor, screen = self._window.monitor, self._window.winHandle.screen
-        return float(2 * monitor.getDistance() * np.tan(np.radians(degrees) / 2) * screen.width / monitor.getWidth())
-
-    def draw(self, scene: Scene) -> None:
-        """Draw a scene into the back buffer."""
-        if scene.picture is not None:
-            if self._held[self._shown] is not scene.picture:
-                self._shown = 1 - self._shown
-            if self._held[self._shown] is not scene.picture:
-                raise DisplayError("a picture was to be shown that had not been made ready")
-            self._pictures[self._shown].draw()
-        elif scene.kind == "fixation":
-            for part in self._fixation:
-                part.draw()
-        elif scene.kind in ("text", "rating"):
-            self._texts[scene.text].draw()
-            for label in self._scale if scene.kind == "rating" else ():
-                label.draw()

@@ -19,6 +19,7 @@ from typing import Any
 from presenter.display import Display, Picture, Press, Scene
 from presenter.headless import open_headless
 from presenter.link import Link
+from presenter.run import load_screen
 from presenter.session import ESCAPE
 from presenter.triggers import open_port
 from rtevo import wire
@@ -31,6 +32,8 @@ FRAMES = 600
 UPLOADS, SIDE = 40, 768  # pictures, pixels
 EVENTS = 200
 PULSES, PULSES_S = 10, 20.0  # enough of them; longest wait
+KEYS_S = 30.0  # longest wait for a key
+SURE_MS = 1.0  # scanners' pulses last so long or longer
 PATIENCE_S = 10.0
 IRREGULAR = 0.01  # share of frames that may be missed
 
@@ -73,6 +76,37 @@ def _uploads(display: Display, uploads: int) -> Report:
     return {"pixels": f"{SIDE} x {SIDE}", **_distribution(taken)}
 
 
+def _keys(display: Any, settings: PresentationSettings, say: Callable[[str], None], wait_s: float) -> Report:
+    """Let somebody press keys, and say what comes in: name, keyboard, and whether the window has the keys."""
+    wanted = [*([settings.trigger_key] if settings.trigger == "keyboard" else []), *settings.rating_keys]
+    backend = display.keys.backend
+    say(f"keys ({backend}): press {', '.join(wanted)} and whatever else there is; Escape goes on (or {wait_s:g} s without a key)")
+    display.say("Keys are being tried.\n\nEscape goes on.")
+    seen: list[str] = []
+    elsewhere, until = 0, display.now_ns() + round(wait_s * 1e9)
+    while not display.due(until):
+        presses = display.wait(until)
+        for text in display.told():
+            say(f"keys: {text}")
+        for press in presses:
+            until = display.now_ns() + round(wait_s * 1e9)
+            part = " (trigger)" if press.key == settings.trigger_key else " (rating)" if press.key in settings.rating_keys else ""
+            where = "typed into another window: it does not count" if press.elsewhere else "window in front"
+            say(f"key {press.key!r}{part}: {backend}, time known to {press.error_ns / 1e6:.1f} ms, {where}")
+            elsewhere += press.elsewhere
+            seen.append(press.key)
+        if any(press.key == ESCAPE and not press.elsewhere for press in presses):
+            break
+    tried = any(key != ESCAPE for key in seen)
+    return {
+        "backend": backend,
+        "exact": display.keys.exact,
+        "pressed": list(dict.fromkeys(seen)),
+        "missing": [key for key in dict.fromkeys(wanted) if key not in seen] if tried else [],
+        "elsewhere": elsewhere,
+    }
+
+
 def _pulses(display: Display, settings: PresentationSettings, say: Callable[[str], None], wait_s: float) -> Report:
     """Take the times of some pulses."""
     say(f"trigger ({settings.trigger}): let the scanner or a colleague send some pulses, Escape goes on ({wait_s:g} s at most)")
@@ -87,9 +121,15 @@ def _pulses(display: Display, settings: PresentationSettings, say: Callable[[str
         while len(times) < PULSES and not display.due(until) and not any(press.key == ESCAPE for press in presses):
             presses = display.wait(until)
             times += [press.t_ns for press in presses if press.key == settings.trigger_key] if port is None else port.take()
+            for text in [] if port is None else port.told():
+                say(f"trigger: {text}")
+        shortest_ns = 0 if port is None else port.shortest_ns
     times = times[:PULSES]  # two may have come at once
     gaps = [b - a for a, b in pairwise(times)]
-    report = {"source": settings.trigger, "pulses": len(times)}
+    report: Report = {"source": settings.trigger, "pulses": len(times)}
+    if port is not None and shortest_ns:
+        report["shortest_ms"] = round(shortest_ns / 1e6, 3)
+        say(f"trigger: pulses that last longer than {shortest_ns / 1e6:.2f} ms are certain to be seen here")
     if len(gaps) > 1:
         report.update(interval_s=round(statistics.fmean(gaps) / 1e9, 4), interval_sd_ms=round(statistics.pstdev(gaps) / 1e6, 3))
     return report
@@ -119,6 +159,18 @@ def _verdicts(report: Report) -> list[str]:
         found.append(f"an upload takes up to {uploads['p99_ms']:.0f} ms: is this software rendering? Install the graphics driver")
     if report.get("trigger", {}).get("pulses") == 0:
         found.append(f"no pulse came from {report['trigger']['source']}")
+    if report.get("trigger", {}).get("shortest_ms", 0) > SURE_MS:
+        found.append(
+            f"pulses shorter than {report['trigger']['shortest_ms']:.1f} ms may be missed at the parallel port: close other programs, have "
+            "the pulses made longer, or use a serial port"
+        )
+    keys = report.get("keys", {})
+    if keys and not keys["exact"]:
+        found.append("keys come without Psychtoolbox, their times are known to a frame only: pip install psychtoolbox")
+    if keys.get("missing"):
+        found.append(f"keys of the session that did not come in: {', '.join(keys['missing'])} (another name? see the list above)")
+    if keys.get("elsewhere"):
+        found.append("keys were typed into another window: in a session they would not count; keep the presenter's window in front")
     if "failed" in report.get("round_trip", {}):
         found.append(f"link: {report['round_trip']['failed']}")
     return found
@@ -133,6 +185,7 @@ def self_test(
     report_file: Path | None = None,
     frames: int = FRAMES,
     pulses_s: float = PULSES_S,
+    keys_s: float = KEYS_S,
     connect_s: float = 30.0,
     say: Callable[[str], None] = print,
 ) -> Report:
@@ -150,6 +203,8 @@ def self_test(
         Frames measured.
     pulses_s : float
         Longest wait for pulses, s; 0: none.
+    keys_s : float
+        Longest wait for a key, s; 0: none.
     connect_s : float
         Longest wait for the support computer, s.
     say : callable
@@ -175,6 +230,8 @@ def self_test(
         if not headless:
             say(f"textures: {UPLOADS} pictures of {SIDE} x {SIDE}")
             report["upload"] = _uploads(display, UPLOADS)
+        if keys_s > 0 and not headless:
+            report["keys"] = _keys(display, settings, say, keys_s)
         if pulses_s > 0:
             report["trigger"] = _pulses(display, settings, say, pulses_s)
         if link is not None:
@@ -192,9 +249,7 @@ def self_test(
 def _open(settings: PresentationSettings, link: Link | None, headless: bool, window: bool) -> Display:
     if headless:
         return open_headless(link, settings, None, 0)
-    from presenter.screen import Screen
-
-    return Screen(settings, window=window)
+    return load_screen()(settings, window=window)
 
 
 def _tell(report: Report, say: Callable[[str], None]) -> None:

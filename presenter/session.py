@@ -1,8 +1,8 @@
 """The session script: the same for every display.
 
 Times follow one schedule. An image's onset is due a fixed time after the due time of the onset before it, so that delays of single
-frames do not add up; only where an onset had to wait (its image came late, or the screen stalled for more than a frame) does the schedule
-start anew from it. An image stays for its duration from its own onset. All flips are those nearest to their due time.
+frames do not add up; only where an onset or an offset had to wait (the image came late, or the screen stalled for more than a frame) does
+the schedule start anew from it. An image stays for its duration from its own onset. All flips are those nearest to their due time.
 """
 
 from __future__ import annotations
@@ -15,13 +15,29 @@ from collections.abc import Callable
 from typing import Protocol
 
 from presenter.display import Display, Picture, Press, Scene
-from rtevo.wire import FOREVER_NS, MAX_TEXT_BYTES, End, Event, Image, Kind, NumberedT, Pause, PresentationSettings, Ready, Tick
+from rtevo.wire import (
+    FOREVER_NS,
+    MAX_TEXT_BYTES,
+    RESTART,
+    End,
+    Event,
+    Image,
+    Kind,
+    NumberedT,
+    Pause,
+    PresentationSettings,
+    Ready,
+    Tick,
+)
 from rtevo.wire import Numbered as Message
 
 __all__ = ["Session"]
 
 ESCAPE = "escape"
 GOODBYE_S = 5.0  # longest wait for the bridge to take the last events
+MARK_S = 0.3  # longest time that the chosen answer is marked, at the beginning of the fixation that follows it
+GUESS_NS = 50_000_000  # a time that is known less well is told as a guess
+REPEAT_NS = 10_000_000_000  # the same thing is told at most this often
 FIXATION = Scene("fixation")
 
 _log = logging.getLogger("presenter")
@@ -50,6 +66,14 @@ class Pulses(Protocol):
         """Give the times of the pulses since the last call, ns of the display's clock."""
         ...
 
+    def presses(self) -> list[Press]:
+        """Give the keys that came in on the same line since the last call."""
+        ...
+
+    def told(self) -> list[str]:
+        """Give what has gone wrong, or right again, since the last call."""
+        ...
+
 
 class BrokenOff(Exception):  # noqa: N818  (what happened, not a mistake)
     """The trial ends now: Escape, or the operator; the text says which."""
@@ -69,6 +93,8 @@ class Session:
         Where the scanner's pulses come in; the display's keyboard if None.
     mark : callable, optional
         Called with (text, ns of the display's clock) for each event that another recording may want to know of.
+    lingers : bool
+        The end text is waited with; otherwise whoever called shows it on.
     """
 
     def __init__(
@@ -79,9 +105,13 @@ class Session:
         started: bool = False,
         pulses: Pulses | None = None,
         mark: Callable[[str, int], None] | None = None,
+        lingers: bool = True,
     ) -> None:
         self._settings, self._link, self._display, self._started = settings, link, display, started
-        self._pulses, self._mark = pulses, mark
+        self._pulses, self._mark, self._lingers = pulses, mark, lingers
+        self._counted = 0  # pulses of the scanner
+        self._phase_known = not started or settings.pulses_per_volume == 1  # which of them are volumes' is known
+        self._told_ns: dict[str, int] = {}
         self._dummies = settings.dummy_triggers  # still to come
         self._waiting_since: int | None = None  # the trigger is waited for
         self._rating_open = self._over = self._paused = False
@@ -120,11 +150,11 @@ class Session:
         settings, display = self._settings, self._display
         hertz = 1e9 / display.frame_ns if display.frame_ns else 0.0
         if self._started:
-            self._link.send(Ready(display.name, hertz))
+            self._link.send(Ready(display.name, hertz, display.warnings))
             self._due_ns = display.show(FIXATION, display.now_ns())
             return
         self._waiting_since = display.show(Scene("text", settings.wait_text), display.now_ns())  # what was typed before is no trigger
-        self._link.send(Ready(display.name, hertz))
+        self._link.send(Ready(display.name, hertz, display.warnings))
         self._wait(FOREVER_NS, (), lambda: self._started or self._has_to_end())
         if not self._started:
             return
@@ -160,7 +190,7 @@ class Session:
         self._prepared = None
         onset = display.show(Scene("image", picture=picture), self._due_ns)
         self._shown, self._rating_open = picture, settings.rating_window_s > 0
-        self._report(Kind.ONSET, onset, picture)
+        self._report(Kind.ONSET, onset, picture, error_ns=display.flip_error_ns)
         schedule = self._due_ns if abs(onset - self._due_ns) <= display.frame_ns else onset
         until = onset + settings.real_ns(settings.image_s)
         self._wait(until)
@@ -170,13 +200,14 @@ class Session:
         if self._rating_open:
             self._due_ns = self._rating(picture, offset) + washout_ns
         else:
-            self._due_ns = schedule + settings.real_ns(settings.image_s) + washout_ns
+            late = offset - until > display.frame_ns  # the rest of the trial moves with it
+            self._due_ns = (offset if late else schedule + settings.real_ns(settings.image_s)) + washout_ns
 
     def _offset(self, picture: Picture, flip: int) -> None:
         """Report that an image is gone, with the frames dropped since the one before."""
         missed = self._display.dropped - self._dropped
         self._dropped += missed
-        self._report(Kind.OFFSET, flip, picture, float(missed))
+        self._report(Kind.OFFSET, flip, picture, float(missed), error_ns=self._display.flip_error_ns)
         self._shown = None
 
     def _rating(self, picture: Picture, opened: int) -> int:
@@ -194,17 +225,30 @@ class Session:
             took_s = (press.t_ns - opened) / 1e9 * (settings.speed or 1.0)
             place = settings.rating_keys.index(press.key)
             rating = len(settings.rating_keys) - 1 - place if settings.ratings_reversed else place
-            self._report(Kind.RATING, press.t_ns, picture, float(rating), took_s)
-            return display.show(FIXATION, display.now_ns())
+            self._report(Kind.RATING, press.t_ns, picture, float(rating), took_s, error_ns=press.error_ns)
+            return self._mark_answer(picture, place)
         closed = display.show(FIXATION, until)
-        self._report(Kind.RATING, closed, picture)
+        self._report(Kind.RATING, closed, picture, error_ns=display.flip_error_ns)
+        return closed
+
+    def _mark_answer(self, picture: Picture, place: int) -> int:
+        """Mark the chosen label for a moment of the washout; gives the flip that closed the window."""
+        settings, display = self._settings, self._display
+        if settings.lock_step:
+            return display.show(FIXATION, display.now_ns())
+        closed = display.show(Scene("answer", settings.rating_text, chosen=place), display.now_ns())
+        until = closed + settings.real_ns(min(MARK_S, picture.washout_s / 2))
+        self._wait(until)
+        display.show(FIXATION, until)
         return closed
 
     def _goodbye(self, reason: str) -> None:
-        """End text, for a moment; the bridge learns of it at once."""
-        flip = self._display.show(Scene("text", self._settings.end_text), self._display.now_ns())
+        """End text, for a moment, or where the session begins again the waiting text; the bridge learns of it at once."""
+        again = reason == RESTART
+        text = self._settings.wait_text if again else self._settings.end_text
+        flip = self._display.show(Scene("text", text), self._display.now_ns())
         self._report_end(flip, reason)
-        if not self._settings.lock_step:
+        if self._lingers and not (self._settings.lock_step or again):
             with contextlib.suppress(BrokenOff, KeyboardInterrupt):
                 self._wait(flip + self._settings.real_ns(self._settings.end_s))
 
@@ -241,7 +285,7 @@ class Session:
             if (enough is not None and enough()) or self._display.due(until_ns):
                 return None
             self._prepare_next(until_ns)
-            presses = self._display.wait(until_ns)
+            presses = self._typed(self._display.wait(until_ns))
             self._take_messages()
             self._take_pulses(presses)
             if any(press.key == ESCAPE for press in presses):
@@ -250,20 +294,48 @@ class Session:
                 if press.key in keys and press.t_ns >= since_ns:
                     return press
 
+    def _typed(self, presses: list[Press]) -> list[Press]:
+        """Leave out keys that were typed into other windows, add those that came over the port; report what is not in order."""
+        port = self._pulses
+        for text in [*self._display.told(), *(port.told() if port is not None else ())]:
+            self._tell(text)
+        meant = {ESCAPE, *(self._settings.rating_keys if self._rating_open else ())}
+        meant |= {self._settings.trigger_key} if port is None else set()
+        for key in {press.key for press in presses if press.elsewhere} & meant:
+            self._tell(f"key {key!r} was typed into another window: it does not count (click the presenter's window)")
+        own = [press for press in presses if not press.elsewhere]
+        return sorted([*own, *port.presses()], key=lambda press: press.t_ns) if port is not None else own
+
+    def _tell(self, text: str) -> None:
+        """Let both computers know, but not of the same thing again and again."""
+        now = self._display.now_ns()
+        if now - self._told_ns.get(text, -REPEAT_NS) >= REPEAT_NS and not self._over:
+            self._told_ns[text] = now
+            _log.warning("%s", text)
+            self._report(Kind.NOTE, now, text=f"stimulus PC: {text}")
+
     def _take_pulses(self, presses: list[Press]) -> None:
         """Report the scanner's pulses: the first one after the dummies is the trigger."""
         key = self._settings.trigger_key
-        times = [press.t_ns for press in presses if press.key == key] if self._pulses is None else self._pulses.take()
-        for t_ns in times if not self._over else ():
-            if self._started:
-                self._report(Kind.PULSE, t_ns)
-            elif self._waiting_since is None or t_ns < self._waiting_since:
+        if self._pulses is None:
+            pulses = [(press.t_ns, press.error_ns) for press in presses if press.key == key]
+        else:
+            pulses = [(t_ns, 0) for t_ns in self._pulses.take()]
+        for t_ns, error_ns in pulses if not self._over else ():
+            if not self._started and (self._waiting_since is None or t_ns < self._waiting_since):
                 continue
+            self._counted += 1
+            if not self._phase_known or (self._counted - 1) % self._settings.pulses_per_volume:
+                continue
+            if self._started:
+                self._report(Kind.PULSE, t_ns, error_ns=error_ns)
             elif self._dummies:
                 self._dummies -= 1
             else:
                 self._started, self._due_ns = True, t_ns
-                self._report(Kind.TRIGGER, t_ns)
+                self._report(Kind.TRIGGER, t_ns, error_ns=error_ns)
+                if error_ns > GUESS_NS:
+                    self._tell(f"the trigger's time is known to {error_ns / 1e9:.2f} s only: the computer had stalled")
 
     def _has_to_end(self) -> bool:
         return self._ending is not None
@@ -300,9 +372,11 @@ class Session:
         value: float = math.nan,
         response_time_s: float = math.nan,
         text: str = "",
+        error_ns: int = 0,
     ) -> None:
         generation, candidate = (picture.generation, picture.candidate) if picture else (-1, -1)
         text = text.encode()[:MAX_TEXT_BYTES].decode(errors="ignore")
-        self._link.send(Event(int(kind), t_ns, generation, candidate, value, response_time_s, text))
-        if self._mark is not None:
+        guess = error_ns > GUESS_NS
+        self._link.send(Event(int(kind), t_ns, generation, candidate, value, response_time_s, text, error_ns, guess))
+        if self._mark is not None and kind != Kind.NOTE:
             self._mark(" ".join([kind.name.lower(), *([f"{generation} {candidate}"] if picture else []), *([text] if text else [])]), t_ns)

@@ -41,10 +41,34 @@ _WORDS = (
     "presenter_grants",
     "bridge_port",  # that the bridge listens at; 0 before
     "bridge_event",  # the last event that the bridge has published or was about to: see rtevo.stages.bridge
+    "presenter_place",  # the computer of the bridge's presenter: see rtevo.bridge.waiting
+    "presenter_process",  # and its number there
+    "presenter_waits",  # number of another presenter that would like to come in; 0: none does
+    "presenter_admitted",  # the operator's: number of the one that is to be let in
     "triggered",  # the trigger has been
+    "trigger_ns",  # session time of the trigger; 0 before
+    "shown",  # an image has been
+    "volume_ns",  # session time at which the run's last volume came in; 0 before
+    "volume_count",  # how many have come in, in this part of the session
+    "delay_ns",  # the longest time so far from the end of a volume's acquisition until it came in, session time
+    "early_ns",  # session time at which a volume came in before there was a trigger; 0: none
+    "unusable",  # volumes without a break, up to the last one, that could not be aligned
+    "scored",  # images that have a score
+    "held",  # images cannot be scored: fixation after the current trial, until the operator wants to go on
+    "held_told",  # the bridge has acted on that
+    "alarm",  # number of alarms so far
+    "seen",  # how many of them somebody has seen
+    "start_shift",  # repetition times by which the trigger was too late, as the volumes say, while that can be corrected; 0: none
+    "start_accepted",  # the operator's: correct the start by so many
     "pause",  # the operator wants fixation after the current trial
+    "placed",  # number of times that the decoder has been placed on today's head: from the first on, images are shown
+    "placed_told",  # and how many of them the bridge has acted on
+    "placement_asked",  # 1 + number of the attempt to place it that waits for the operator; 0: none does
+    "placement_answer",  # the operator's: 4 times what was asked, + 1: accept, + 2: try the next volumes
+    "images_told",  # the bridge has acted on the end of the images
+    "restart",  # the session ends in order to begin again with another run of the scanner
     "waiting",  # everything is ready; the operator has not yet let the session begin
-    "over",  # 1: the session has been completed, 2: stopped, 3: has failed
+    "over",  # 1: the session has been completed, 2: stopped, 3: completed, but its images could not be scored
 )
 
 

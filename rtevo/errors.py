@@ -16,6 +16,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+
 __all__ = [
     "ConfigError",
     "DataError",
@@ -27,7 +31,10 @@ __all__ = [
     "RingError",
     "RtevoError",
     "StageError",
+    "full_disk",
 ]
+
+_LITTLE = 1 << 16  # bytes: a disk that has less is full
 
 
 class RtevoError(Exception):
@@ -91,3 +98,22 @@ class StageError(RtevoError):
         self.stage = stage
         self.reason = reason
         super().__init__(f"stage '{stage}' failed: {reason}")
+
+
+def full_disk(error: BaseException, *places: str | os.PathLike[str]) -> str:
+    """Return a sentence where an error means that a disk is full, else an empty text.
+
+    Parameters
+    ----------
+    error : BaseException
+        What was raised; libraries do not always leave the error's number in it.
+    places : path
+        Folders that may have been written to.
+    """
+    if not isinstance(error, OSError):
+        return ""
+    full = [str(place) for place in places if os.path.isdir(place) and shutil.disk_usage(place).free < _LITTLE]
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT) and not full:
+        return ""
+    where = ", ".join(full) or error.filename or ", ".join(map(str, places))
+    return f"the disk is full ({where}): make room there"

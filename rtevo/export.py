@@ -2,14 +2,13 @@
 
 Raw volumes become one four-dimensional NIfTI file with its sidecar, trials become ``events.tsv`` with onsets on the scanner's clock (s from
 the first volume), pictures go to ``stimuli/``, and what the session computed becomes a derivative data set: motion and framewise
-displacement, scores, latents, the decoder, the session file. Several runs, sessions and participants may be exported into one folder,
-one after the other; nothing that is there is overwritten. (Brain Imaging Data Structure 1.10; Gorgolewski et al. 2016,
-doi:10.1038/sdata.2016.44.)
+displacement, the realigned volumes, scores, latents, the decoder, the session file. Several runs, sessions and participants may be
+exported into one folder, one after the other; nothing that is there is overwritten. (Brain Imaging Data Structure 1.10; Gorgolewski et
+al. 2016, doi:10.1038/sdata.2016.44.)
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gzip
 import json
@@ -25,15 +24,19 @@ import tomllib
 from numpy.typing import NDArray
 
 from rtevo import __version__
-from rtevo.errors import DataError, RtevoError
-from rtevo.record import compact, finalise, image_path, parts, read_log, volume_path
+from rtevo.command import Parser, command
+from rtevo.errors import DataError
+from rtevo.record import compact, finalise, grid_of, image_path, parts, read_log, volume_path
 from rtevo.records import MOTION_COLUMNS, EventKind, VolumeFlag
 
 __all__ = ["export", "main"]
 
 TASK = "rtevo"
 BIDS_VERSION = "1.10.0"
-_OPTIONAL_COLUMNS = ("note", "onset_error", "dropped_frames", "rating", "response_time", "score", "score_se", "volumes_used", "fitness")
+_OPTIONAL_COLUMNS = (
+    "note", "onset_error", "duration_error", "guessed", "dropped_frames", "rating", "response_time", "score", "score_se", "volumes_used",
+    "fitness",
+)  # fmt: skip
 
 _EVENTS = {
     "onset": {"Description": "Flip at which the image appeared, from the start of the first volume.", "Units": "s"},
@@ -49,7 +52,11 @@ _EVENTS = {
     },
     "generation": {"Description": "Generation that the image belongs to, 0 = first."},
     "candidate": {"Description": "Number of the image in its generation."},
-    "onset_error": {"Description": "Bound of the onset's error that the stimulus computer's clock adds.", "Units": "s"},
+    "onset_error": {"Description": "Bound of the onset's error: of the stimulus computer's clock, and of a stalled screen.", "Units": "s"},
+    "duration_error": {"Description": "Bound of the duration's error.", "Units": "s"},
+    "guessed": {
+        "Description": "1: onset, end or response of the image is a guess within its bounds (a stalled screen, a presenter that ended)."
+    },
     "dropped_frames": {"Description": "Frames of the screen that were missed between the end of the image before and that of this one."},
     "rating": {"Description": "The participant's rating, 0 = lowest; n/a where there was none."},
     "response_time": {"Description": "From the rating screen to the key press.", "Units": "s"},
@@ -62,9 +69,12 @@ _MOTION = {
     **{name: {"Description": f"Translation along {name[-1]} (RAS+).", "Units": "mm"} for name in MOTION_COLUMNS[:3]},
     **{name: {"Description": f"Rotation about {name[-1]} (RAS+).", "Units": "rad"} for name in MOTION_COLUMNS[3:]},
     "framewise_displacement": {"Description": "Power et al. 2012, doi:10.1016/j.neuroimage.2011.10.018, 50 mm sphere.", "Units": "mm"},
-    "missing": {"Description": "1 where the volume never arrived; its voxels are NaN."},
-    "unaligned": {"Description": "1 where the volume could not be aligned and was left out."},
 }
+_SPIKES = {  # by flag: what the column of a volume is called that a model has to leave out, and why
+    VolumeFlag.MISSING: ("missing_outlier", "1 for volume {}, which never arrived or was not saved, 0 for all others."),
+    VolumeFlag.UNALIGNED: ("unaligned_outlier", "1 for volume {}, which could not be aligned, 0 for all others."),
+}
+_SPACE = "space-scanner_desc-preproc"
 
 
 @dataclass(frozen=True)
@@ -100,8 +110,12 @@ class _Run:
         return f"{self.folder}/{self.number}"
 
     def missing(self) -> list[int]:
-        """Indices of the volumes that never arrived."""
-        return [int(row["volume"]) for row in self.motion if int(row["flags"]) & VolumeFlag.MISSING]
+        """Indices of the volumes that never arrived, or were not saved."""
+        return [
+            int(row["volume"])
+            for row in self.motion
+            if int(row["flags"]) & VolumeFlag.MISSING or not volume_path(self.out, int(row["volume"])).exists()
+        ]
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -115,18 +129,25 @@ def _open(out: Path, bids: Path) -> _Run:
     start = next((r for r in log if r["type"] == "start"), None)
     if start is None:
         raise DataError(f"{out / 'record.jsonl'}: expected the record of a session's start, found none")
+    grids = [grid for part in parts(log) if (grid := grid_of(part)) is not None]
+    for grid in grids[1:]:
+        if difference := grids[0].difference(grid):
+            raise DataError(f"{out}: expected one grid in all parts of the session, as a series in BIDS has, found others: {difference}")
+    start = {**start, **({"shape": list(grids[0].shape), "affine": grids[0].affine} if grids else {})}
     finalise(out)
     settings = tomllib.loads((out / "session.toml").read_text(encoding="utf-8"))
     run = _Run(out, bids, settings, log, start, _rows(out / "trials.tsv"), _rows(out / "motion.tsv"))
     if not run.motion:
         raise DataError(f"{out}: expected at least one volume, the session recorded none")
-    lost = set(run.missing())
-    absent = [int(r["volume"]) for r in run.motion if int(r["volume"]) not in lost and not volume_path(out, int(r["volume"])).exists()]
-    if absent:
+    came = [int(r["volume"]) for r in run.motion if not int(r["flags"]) & VolumeFlag.MISSING]
+    absent = [index for index in came if not volume_path(out, index).exists()]
+    if len(absent) == len(came):
         raise DataError(
-            f"{out / 'volumes'}: {len(absent)} of {len(run.motion)} raw volumes are not there (first: {absent[0]}); sessions keep them "
-            f'with [record] save_volumes = "raw"'
+            f"{out / 'volumes'}: {len(absent)} of {len(run.motion)} raw volumes are not there (first: {came[0] if came else 'none came'}); "
+            f'sessions keep them with [record] save_volumes = "raw"'
         )
+    if absent:
+        print(f"rtevo: {out / 'volumes'}: {len(absent)} volumes that came are not there: MissingVolumes lists them", file=sys.stderr)
     existing = sorted(bids.glob(f"{run.prefix}_*"))
     if existing:
         raise DataError(f"{existing[0]}: exists already, nothing is overwritten; set another [session] run, or another BIDS_DIR")
@@ -203,7 +224,7 @@ def _marks(run: _Run) -> list[dict[str, Any]]:
     """One row per mark of the operator's, on the scanner's clock, which counts the parts of a session through."""
     rows = []
     for part in parts(run.log):
-        trigger_ns = next((r["t_ns"] for r in part if r["type"] == "events" and r["kind"] == EventKind.TRIGGER), None)
+        trigger_ns = next((r["t_ns"] for r in reversed(part) if r["type"] == "events" and r["kind"] == EventKind.TRIGGER), None)
         first = part[0].get("first_volume", 0)
         last = max((r["index"] for r in part if r["type"] == "volumes"), default=first)
         for record in part:
@@ -235,6 +256,102 @@ def _events(run: _Run) -> None:
     _json(run.bids / f"{run.prefix}_events.json", {**{name: _EVENTS[name] for name in columns}, **presentation})
 
 
+def _confounds(run: _Run) -> tuple[dict[str, dict[str, str]], list[dict[str, Any]]]:
+    """Columns and rows of the confounds: motion, and a spike for each volume that a model has to leave out.
+
+    A model takes no gaps: where a volume has no motion it is interpolated, which its spike makes irrelevant; the first volume has no
+    displacement (n/a, as fMRIPrep writes it).
+    """
+    from rtevo.realign import framewise_displacement
+
+    volumes = np.array([int(row["volume"]) for row in run.motion])
+    params = np.array([[_number(row[name]) for name in MOTION_COLUMNS] for row in run.motion])
+    known = np.isfinite(params).all(axis=1)
+    if known.any():
+        params = np.column_stack([np.interp(volumes, volumes[known], column[known]) for column in params.T])
+    else:
+        params = np.zeros_like(params)
+    filled = framewise_displacement(params)
+    rows: list[dict[str, Any]] = []
+    for k, row in enumerate(run.motion):
+        moved = {name: row[name] if known[k] else f"{value:.6g}" for name, value in zip(MOTION_COLUMNS, params[k], strict=True)}
+        given = row["framewise_displacement"]
+        rows.append({**moved, "framewise_displacement": given if given != "n/a" or k == 0 else f"{filled[k]:.6g}"})
+    columns: dict[str, dict[str, str]] = dict(_MOTION)
+    lost = set(run.missing())
+    for flag, (name, text) in _SPIKES.items():
+        own = lost if flag == VolumeFlag.MISSING else set()
+        spiked_rows = [k for k, row in enumerate(run.motion) if int(row["flags"]) & flag or volumes[k] in own]
+        for number, k in enumerate(spiked_rows):
+            columns[f"{name}{number:02d}"] = {"Description": text.format(volumes[k])}
+            for other, spiked in enumerate(rows):
+                spiked[f"{name}{number:02d}"] = int(other == k)
+    return columns, rows
+
+
+def _number(text: str) -> float:
+    return float("nan") if text == "n/a" else float(text)
+
+
+def _preprocessed(run: _Run, root: Path) -> None:
+    """The realigned series and its sidecar, for analyses; what is left out of a model is the mean of the others, not a hole."""
+    from rtevo.realign.series import NiftiWriter
+    from rtevo.records import Grid
+
+    rows = {int(row["volume"]): row for row in run.motion}
+    count = max(rows) + 1
+    total, usable = np.zeros(run.start["shape"]), 0
+    for index in range(count):
+        volume = _aligned(run, rows.get(index), index)
+        if volume is not None:
+            total, usable = total + volume, usable + 1
+    mean = (total / max(usable, 1)).astype(np.float32)
+    path = root / f"{run.prefix}_{_SPACE}_bold.nii.gz"
+    replaced = []
+    with NiftiWriter(path, Grid(tuple(run.start["shape"]), np.array(run.start["affine"])), count, run.start["tr_s"]) as out:
+        for index in range(count):
+            volume = _aligned(run, rows.get(index), index)
+            if volume is None:
+                replaced.append(index)
+            out.write(mean if volume is None else volume)
+    sidecar: dict[str, Any] = {
+        "TaskName": TASK,
+        "RepetitionTime": run.start["tr_s"],
+        "StartTime": run.start["tr_s"] / 2,  # slices are not brought to one time: a volume stands for the middle of its acquisition
+        "SliceTimingCorrected": False,
+        "SkullStripped": False,
+        "Description": "Realigned during the session (rigid body, cubic B-splines), not smoothed.",
+        "SpatialReference": f"bids::{run.folder}/rtevo/{run.number}/{_todays_decoder(run)}/ref_img.nii.gz",
+        "Sources": [f"bids:raw:{run.prefix}_bold.nii.gz"],
+    }
+    if replaced:
+        sidecar["ReplacedVolumes"] = replaced  # 0 = first; see the outlier columns of the confounds
+    _json(root / f"{run.prefix}_{_SPACE}_bold.json", sidecar)
+
+
+def _todays_decoder(run: _Run) -> str:
+    """Where the decoder is whose reference volumes were aligned to: as it was made, or on today's grid."""
+    placed = "placement/part-00/decoder"
+    return placed if (run.out / placed).is_dir() else "decoder"
+
+
+def _aligned(run: _Run, row: Mapping[str, str] | None, index: int) -> NDArray[np.float32] | None:
+    """One realigned volume: as it was saved, or sampled again by its motion; None where there is none."""
+    import nibabel
+
+    from rtevo.realign import resliced
+
+    if row is None or int(row["flags"]) & (VolumeFlag.MISSING | VolumeFlag.UNALIGNED):
+        return None
+    params = [_number(row[name]) for name in MOTION_COLUMNS]
+    saved, raw = volume_path(run.out, index, "aligned"), volume_path(run.out, index)
+    if saved.exists():
+        return np.nan_to_num(np.asarray(nibabel.load(saved).dataobj, np.float32))
+    if not raw.exists() or not np.isfinite(params).all():
+        return None
+    return resliced(np.asarray(nibabel.load(raw).dataobj), run.start["affine"], params)
+
+
 def _derivatives(run: _Run) -> None:
     """What the session computed."""
     root = run.bids / "derivatives" / "rtevo"
@@ -242,25 +359,20 @@ def _derivatives(run: _Run) -> None:
         _json(
             root / "dataset_description.json",
             {
-                "Name": "rtevo: motion, scores, latents and decoders of real-time sessions",
+                "Name": "rtevo: realigned volumes, motion, scores, latents and decoders of real-time sessions",
                 "BIDSVersion": BIDS_VERSION,
                 "DatasetType": "derivative",
                 "GeneratedBy": [{"Name": "rtevo", "Version": run.start["rtevo"]}],
                 "SourceDatasets": [{"URL": "../.."}],
+                "DatasetLinks": {"raw": "../.."},
             },
         )
         (root / "README.md").write_text(_README, encoding="utf-8")
         (root / ".bidsignore").write_text("**/rtevo\n**/rtevo/**\n*_timeseries.*\n", encoding="utf-8")
-    motion = [
-        {
-            **row,
-            "missing": int(bool(int(row["flags"]) & VolumeFlag.MISSING)),
-            "unaligned": int(bool(int(row["flags"]) & VolumeFlag.UNALIGNED)),
-        }
-        for row in run.motion
-    ]
-    _tsv(root / f"{run.prefix}_desc-confounds_timeseries.tsv", list(_MOTION), motion)
-    _json(root / f"{run.prefix}_desc-confounds_timeseries.json", {**_MOTION, "SamplingFrequency": 1 / run.start["tr_s"]})
+    columns, rows = _confounds(run)
+    _tsv(root / f"{run.prefix}_desc-confounds_timeseries.tsv", list(columns), rows)
+    _json(root / f"{run.prefix}_desc-confounds_timeseries.json", {**columns, "SamplingFrequency": 1 / run.start["tr_s"]})
+    _preprocessed(run, root)
     extra = root / run.folder / "rtevo" / run.number
     extra.mkdir(parents=True, exist_ok=True)
     kept = ("trials.tsv", "latents.npz", "latent_space.npz", "session.toml", "provenance.json", "summary.json", "record.jsonl")
@@ -270,6 +382,8 @@ def _derivatives(run: _Run) -> None:
     decoder = Path(run.settings["decoder"]["folder"] or run.out / "decoder")
     if decoder.is_dir():
         shutil.copytree(decoder, extra / "decoder")
+    if (run.out / "placement").is_dir():
+        shutil.copytree(run.out / "placement", extra / "placement")
 
 
 def _data_set(run: _Run) -> None:
@@ -299,8 +413,15 @@ volumes arrived, and evolution in the model's latent space drove the next images
 
 `events.tsv` has a row for each image: onset on the scanner's clock, the image (`stimuli/`), and its score and fitness as they were known
 during the session; and one for each moment that the operator marked, with a note. Voxels of a volume that never arrived are NaN; the
-sidecar's `MissingVolumes` lists them. `derivatives/rtevo` holds what was computed during the session: motion, scores with standard errors,
-latents, the decoder, all settings and versions, and the complete event log.
+sidecar's `MissingVolumes` lists them. `derivatives/rtevo` holds what was computed during the session: realigned volumes
+(`*_space-scanner_desc-preproc_bold.nii.gz`, in which the mean stands for what is missing), motion and a spike for every volume that a model
+has to leave out (`*_desc-confounds_timeseries.tsv`), scores with standard errors, latents, the decoder, all settings and versions, and the
+complete event log.
+
+    from nilearn.glm.first_level import first_level_from_bids
+    models, images, events, confounds = first_level_from_bids(
+        "BIDS_DIR", "rtevo", space_label="scanner", derivatives_folder="derivatives/rtevo", slice_time_ref=0.5
+    )
 """
 
 
@@ -328,23 +449,18 @@ def export(out: Path, bids: Path) -> Path:
     bids.mkdir(parents=True, exist_ok=True)
     _data_set(run)
     _events(run)
-    _derivatives(run)
     _bold(run)
+    _derivatives(run)
     return bids / f"{run.prefix}_bold.nii.gz"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
-    p = argparse.ArgumentParser(prog="python -m rtevo.export", description="Write a run as BIDS: raw data, events, stimuli, derivatives.")
+    p = Parser(prog="python -m rtevo.export", description="Write a run as BIDS: raw data, events, stimuli, derivatives.")
     p.add_argument("out", type=Path, metavar="OUT", help="the session's folder")
     p.add_argument("bids", type=Path, metavar="BIDS_DIR", help="new or empty folder, or a BIDS data set that the run is added to")
     options = p.parse_args(arguments)
-    try:
-        print(export(options.out, options.bids))
-    except (RtevoError, OSError) as error:
-        print(f"rtevo: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command(lambda: print(export(options.out, options.bids)))
 
 
 if __name__ == "__main__":

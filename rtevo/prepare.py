@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import platform
 import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -25,18 +27,18 @@ from typing import TYPE_CHECKING, Any
 
 from rtevo import __version__
 from rtevo.config import Config, absolute, dump
-from rtevo.errors import ConfigError, DataError, DecoderError
+from rtevo.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rtevo.decode import Decoder
     from rtevo.stages import Plan
 
 __all__ = [
+    "capacity",
     "check_again",
     "check_console",
     "check_decoder",
     "check_delivery",
-    "check_grid",
     "check_out",
     "check_participant",
     "check_space",
@@ -58,7 +60,11 @@ SIMULATED_TR_S = 0.867
 def check_out(wanted: str) -> Path:
     """See that the session's folder does not exist yet; give the nearest folder above it that does."""
     out = Path(wanted or "sessions")
-    if wanted and (out.exists() or out.is_symlink()):
+    try:
+        there = out.exists() or out.is_symlink()
+    except OSError as error:
+        raise ConfigError(f"[record] out: {wanted!r} cannot be made: {error.strerror}") from None
+    if wanted and there:
         raise ConfigError(f"[record] out: expected a folder that does not exist yet, got {wanted!r}: nothing is ever overwritten")
     return next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
 
@@ -66,11 +72,15 @@ def check_out(wanted: str) -> Path:
 def _new_folder(wanted: str) -> Path:
     """Make the session's folder; an existing one is never written to."""
     if wanted:
-        check_out(wanted)
+        nearest = check_out(wanted)
         out = Path(wanted)
         try:
             out.mkdir(parents=True)
         except OSError as error:
+            for made in out.absolute().parents:  # those that were made on the way
+                with suppress(OSError):
+                    if nearest in made.parents:
+                        made.rmdir()
             raise ConfigError(f"[record] out: {wanted!r} cannot be made: {error.strerror}") from None
         return out.resolve()
     day = time.strftime("%Y-%m-%d")
@@ -103,17 +113,22 @@ def prepare(config: Config) -> Plan:
     check_delivery(config)
     token = check_console(config)
     source = describe_source(config)
-    loaded = check_decoder(config, source)
+    loaded = check_decoder(config)
     tr_s = repetition_time(config, source)
     out = _new_folder(config.record.out)
-    space.save(out / "latent_space.npz")
-    folder, decoder = loaded or make_decoder(config, source, tr_s, out / "decoder")
-    return make_plan(
-        config, out, folder, decoder, tr_s=tr_s, condition=condition, embedding_size=embedding_size, image_size=image_size, token=token
-    )
+    try:
+        space.save(out / "latent_space.npz")
+        folder, decoder = loaded or make_decoder(config, source, tr_s, out / "decoder")
+        return make_plan(
+            config, out, folder, decoder, source,
+            tr_s=tr_s, condition=condition, embedding_size=embedding_size, image_size=image_size, token=token,
+        )  # fmt: skip
+    except BaseException:  # nothing has been recorded
+        shutil.rmtree(out, ignore_errors=True)
+        raise
 
 
-def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder, **rest: Any) -> Plan:
+def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder, source: Any, **rest: Any) -> Plan:
     """Plan a session, or its next part, in its folder `out`, with the decoder that was loaded from `folder`."""
     from rtevo.stages import Plan
 
@@ -124,11 +139,23 @@ def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder, **rest:
         out=out,
         runtime=runtime,
         incoming=incoming(config, out, runtime),
-        grid=decoder.grid,
+        capacity=capacity(config, source),
         decoder=folder,
         decoder_name=decoder.name,
+        attended=config.console.port > 0 or (sys.stdin is not None and sys.stdin.isatty()),
         **rest,
     )
+
+
+def capacity(config: Config, source: Any) -> int:
+    """Return the voxels of the largest volume that may come."""
+    if source is not None:
+        return math.prod(source.grid.shape)
+    if config.acquisition.source == "simulate":
+        from rtevo.stages.rehearsal import simulation
+
+        return math.prod(simulation(config, SIMULATED_TR_S).grid.shape)
+    return math.prod(config.acquisition.largest)
 
 
 def check_again(config: Config, latent_space: Path) -> tuple[str, int, tuple[int, int]]:
@@ -236,11 +263,15 @@ def check_space(config: Config, embedding_size: int) -> Any:
 
 
 def check_participant(config: Config) -> None:
-    """See that there is what the simulated participant is to prefer."""
+    """See that there is what the simulated participant is to prefer, and that it is clear where the head lies today."""
     from rtevo.stages.rehearsal import simulation
 
     if config.acquisition.source == "simulate":
-        simulation(config, SIMULATED_TR_S).preference()
+        try:
+            simulation(config, SIMULATED_TR_S).preference()
+        except ConfigError as error:
+            told = [f"[simulation] {mistake}" if mistake.startswith("today") else mistake for mistake in error.mistakes]
+            raise ConfigError(told) from None
 
 
 def describe_source(config: Config) -> Any:
@@ -252,28 +283,14 @@ def describe_source(config: Config) -> Any:
     return describe(Path(config.acquisition.folder), series=config.acquisition.series or None)
 
 
-def check_decoder(config: Config, source: Any) -> tuple[Path, Any] | None:
-    """Load the decoder that the session names, if any, and hold its geometry against what is known of the volumes."""
+def check_decoder(config: Config) -> tuple[Path, Any] | None:
+    """Load the decoder that the session names, if any."""
     from rtevo.decode import Decoder
 
     if not config.decoder.folder:
         return None
     folder = Path(config.decoder.folder).resolve()
-    decoder = Decoder.load(folder, config.decoder.name or None)
-    grid = source.grid if source is not None else None
-    if config.acquisition.source == "simulate":
-        from rtevo.stages.rehearsal import simulation
-
-        grid = simulation(config, SIMULATED_TR_S).grid
-    if grid is not None:
-        check_grid(decoder, grid, folder)
-    return folder, decoder
-
-
-def check_grid(decoder: Any, grid: Any, folder: Path) -> None:
-    """Raise DecoderError where volumes do not lie as the decoder's do."""
-    if difference := decoder.grid.difference(grid):
-        raise DecoderError(f"[decoder] folder {folder}: the decoder's geometry is not that of the incoming volumes: {difference}")
+    return folder, Decoder.load(folder, config.decoder.name or None)
 
 
 def repetition_time(config: Config, source: Any) -> float:
@@ -295,7 +312,7 @@ def make_decoder(config: Config, source: Any, tr_s: float, folder: Path) -> tupl
         from rtevo.stages.rehearsal import simulation
 
         made = simulate.make_decoder(simulation(config, tr_s))
-        settings = {**made.settings, "tr_s": tr_s}
+        settings = {**made.settings, "tr_s": tr_s, "participant": config.session.participant}
         arrays = (made.reference, made.mask, made.weights, made.grid.affine)
         return folder, write_decoder(folder, "liking", *arrays, settings, made.noise_sd)
     return folder, _demonstration(config, source, folder)
@@ -307,7 +324,10 @@ def first_volume(folder: Path, uid: str) -> Any:
 
     recording = FolderSource(folder, series=uid, patience_s=0, stall_s=0)
     volumes = recording.poll() + recording.finish()
-    return next(v.data for v in volumes if v.data is not None)
+    data = next((v.data for v in volumes if v.data is not None), None)
+    if data is None:
+        raise DataError(f"{folder}: holds no whole volume of the series: expected all of a volume's files")
+    return data
 
 
 def _demonstration(config: Config, source: Any, folder: Path) -> Any:
@@ -380,8 +400,9 @@ def _provenance(plan: Plan) -> dict[str, Any]:
 
 def open_record(plan: Plan) -> None:
     """Write what is known before the first volume: the resolved session file, versions and hashes, the log's first record."""
-    from rtevo.record import LOG, LogWriter
+    from rtevo.record import LOG, LogWriter, reserve
 
+    reserve(plan.out)
     config = absolute(
         replace(
             plan.config, acquisition=replace(plan.config.acquisition, tr_s=plan.tr_s), record=replace(plan.config.record, out=str(plan.out))
@@ -408,8 +429,6 @@ def open_record(plan: Plan) -> None:
                 "seed": config.session.seed,
                 "speed": config.session.speed,
                 "tr_s": plan.tr_s,
-                "shape": list(plan.grid.shape),
-                "affine": plan.grid.affine.tolist(),
                 "cadence_s": config.presentation.image_s + config.presentation.washout_s,
                 "settings": asdict(config),
                 "provenance": provenance,

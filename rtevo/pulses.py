@@ -9,8 +9,9 @@ came too early (dummy volumes).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-__all__ = ["Reconciler"]
+__all__ = ["Heard", "Reconciler"]
 
 TOLERANCE = 0.2  # of a repetition time, by which an interval between pulses may differ from a multiple of it
 TR_ERROR = 0.002  # relative; of the headers' repetition time
@@ -98,6 +99,13 @@ class Reconciler:
             f"measured: the trigger was not the first volume's, and all onsets are {shift} x {self.tr_s:g} s too early"
         ]
 
+    def correct(self, shift: int) -> None:
+        """Take time zero to be `shift` repetition times earlier: so many pulses were missed before the trigger."""
+        self._number += shift
+        self.shift -= shift
+        if self._last_s is not None:
+            self._last_s += shift * self.tr_s
+
     def finish(self) -> list[str]:
         """Compare the numbers at the end of the scan."""
         if not self._every or self._newest < 0:
@@ -112,3 +120,50 @@ class Reconciler:
                 f"([presentation] dummy_triggers)"
             ]
         return [f"{-more} volumes more than triggers: the first or the last {-more} triggers were missed"]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """When the scanner was heard, in s of the session; NaN: not yet.
+
+    Parameters
+    ----------
+    trigger_s : float
+        The trigger.
+    volume_s : float
+        The last volume of the run that came in; those that were declared missing do not count.
+    early_s : float
+        The first volume that came in while there was no trigger.
+    delay_s : float
+        The longest time so far from the end of a volume's acquisition until it came in.
+    unusable : int
+        Volumes without a break, up to the last one, that could not be aligned.
+    """
+
+    trigger_s: float = math.nan
+    volume_s: float = math.nan
+    early_s: float = math.nan
+    delay_s: float = 0.0
+    unusable: int = 0
+
+    def silence(self, now_s: float, tr_s: float, least_s: float) -> str:
+        """Name what is not heard that should be: "volumes", "trigger", "usable" volumes; empty where all is as it should be.
+
+        An alarm is due after the longer of two repetition times and `least_s`, beyond the delay that this scanner has shown.
+
+        Parameters
+        ----------
+        now_s : float
+            Session time.
+        tr_s : float
+            Repetition time, s.
+        least_s : float
+            The shortest time, s.
+        """
+        limit_s = max(2 * tr_s, least_s)
+        if math.isnan(self.trigger_s):
+            return "trigger" if now_s - self.early_s > limit_s else ""
+        last_s = self.trigger_s if math.isnan(self.volume_s) else max(self.trigger_s, self.volume_s)
+        if now_s - last_s > limit_s + self.delay_s:
+            return "volumes"
+        return "usable" if self.unusable * tr_s > limit_s else ""

@@ -7,14 +7,17 @@ has them; affines map voxel indices to RAS+ millimetres.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
     "MOTION_COLUMNS",
+    "Decision",
     "EventKind",
     "Grid",
     "MessageKind",
@@ -25,8 +28,11 @@ __all__ = [
     "image_dtype",
     "latent_dtype",
     "message_dtype",
+    "placement_dtype",
+    "put_volume",
     "score_dtype",
     "volume_dtype",
+    "volume_of",
 ]
 
 ACQUISITION_BYTES = 4096
@@ -46,7 +52,7 @@ class VolumeFlag(IntFlag):
 class EventKind(IntEnum):
     """What the presenter reports."""
 
-    TRIGGER = 1  # the scanner's pulse that starts the run: time zero of the session's onsets
+    TRIGGER = 1  # the scanner's pulse that starts the run: time zero of the session's onsets; a second one, before any image, corrects it
     ONSET = 2  # an image's first flip
     OFFSET = 3  # the flip that removed it; value: frames dropped since the offset before
     RATING = 4  # value: the rating, NaN where the window closed without one; response_time_s from the window's opening
@@ -59,12 +65,21 @@ class EventKind(IntEnum):
     GO_ON = 11  # and no longer
 
 
+class Decision(IntEnum):
+    """What became of an attempt to place the decoder."""
+
+    PENDING = 0  # the operator is asked
+    ACCEPTED = 1  # good, or the operator has accepted it
+    AGAIN = 2  # the next volumes are tried
+
+
 class MessageKind(IntEnum):
     """What the supervisor has to tell."""
 
     WARNING = 1  # of a stage, or of the supervisor's own
     ERROR = 2  # what ends the session
     OPERATOR = 3  # action: what the person at the console has done; text: the note that came with it
+    ALARM = 4  # somebody must act: shown until it has been seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +132,38 @@ class Grid:
         )
 
 
-def volume_dtype(shape: tuple[int, int, int]) -> np.dtype[np.void]:
-    """Slot of the ``volumes`` ring: one brain volume as the scanner gave it (rescaled, RAS+ affine)."""
-    return np.dtype(
+def _with_volume(fields: list[tuple[Any, ...]], capacity: int) -> np.dtype[np.void]:
+    """Add a volume of any shape of up to `capacity` voxels, with its grid; see :func:`put_volume`."""
+    return np.dtype([*fields, ("shape", "<i4", (3,)), ("affine", "<f8", (4, 4)), ("data", "<f4", (capacity,))], align=True)
+
+
+def put_volume(slot: Any, data: NDArray[Any] | None, grid: Grid) -> None:
+    """Write a volume and its grid into a slot of ``volumes`` or ``aligned``.
+
+    Parameters
+    ----------
+    slot : numpy.void
+    data : ndarray (X, Y, Z), or None
+        None: zeros.
+    grid : Grid
+        Of at most as many voxels as the slot holds.
+    """
+    slot["shape"], slot["affine"] = grid.shape, grid.affine
+    slot["data"][: math.prod(grid.shape)].reshape(grid.shape)[...] = 0 if data is None else data
+
+
+def volume_of(slot: Any) -> tuple[NDArray[np.float32], Grid]:
+    """Return the volume in a slot, float32 (X, Y, Z), without a copy, and the grid that it lies on."""
+    grid = Grid(tuple(slot["shape"]), slot["affine"])
+    return slot["data"][: math.prod(grid.shape)].reshape(grid.shape), grid
+
+
+def volume_dtype(capacity: int) -> np.dtype[np.void]:
+    """Slot of the ``volumes`` ring: one brain volume of up to `capacity` voxels as the scanner gave it (rescaled), on its own grid.
+
+    All volumes of a run lie on one grid; a volume that is missing has that of the others (one voxel, where none has come yet).
+    """
+    return _with_volume(
         [
             ("index", "<i4"),  # position in the run, from the headers, 0 = first
             ("flags", "<u4"),  # VolumeFlag
@@ -127,29 +171,50 @@ def volume_dtype(shape: tuple[int, int, int]) -> np.dtype[np.void]:
             ("closed_ns", "<i8"),  # the last file of the volume was closed by its writer
             ("ingested_ns", "<i8"),  # published
             ("acquisition", f"S{ACQUISITION_BYTES}"),  # of the run's first volume: what the headers say, JSON with BIDS's names
-            ("data", "<f4", shape),
         ],
-        align=True,
+        capacity,
     )
 
 
-def aligned_dtype(shape: tuple[int, int, int] | None = None) -> np.dtype[np.void]:
-    """Slot of the ``aligned`` ring: motion of one volume, and the aligned volume itself where `shape` is given."""
-    fields: list[tuple[str, str] | tuple[str, str, tuple[int, ...]]] = [
+def aligned_dtype(capacity: int | None = None) -> np.dtype[np.void]:
+    """Slot of the ``aligned`` ring: motion of one volume, and where `capacity` (voxels) is given the aligned volume with its grid."""
+    fields: list[tuple[Any, ...]] = [
         ("index", "<i4"),
         ("flags", "<u4"),
         ("acquired_s", "<f8"),
-        ("motion", "<f8", (6,)),  # MOTION_COLUMNS
+        ("motion", "<f8", (6,)),  # MOTION_COLUMNS: against today's reference; on the decoder's own grid, against the decoder's
         ("framewise_displacement_mm", "<f8"),  # NaN for the first volume
-        ("dvars_percent", "<f8"),  # inside the decoder's mask; NaN for the first volume
+        ("dvars_percent", "<f8"),  # inside the decoder's mask; NaN for the first volume, and before the decoder is placed
         ("tsnr", "<f8"),  # median inside the decoder's mask, all volumes so far; NaN for the first ones
         ("closed_ns", "<i8"),
         ("ingested_ns", "<i8"),
         ("aligned_ns", "<i8"),
     ]
-    if shape is not None:
-        fields.append(("data", "<f4", shape))
-    return np.dtype(fields, align=True)
+    return np.dtype(fields, align=True) if capacity is None else _with_volume(fields, capacity)
+
+
+def placement_dtype() -> np.dtype[np.void]:
+    """Slot of the ``placements`` ring: how the decoder was found to lie on today's head, and what was decided about it.
+
+    An attempt is published when it has been made and again when it has been decided. What it decides holds from the next volume on.
+    """
+    return np.dtype(
+        [
+            ("attempt", "<i4"),  # 0 = the part's first
+            ("volume", "<i4"),  # the last volume that had come
+            ("own_grid", "<i4"),  # 1: volumes lie on the decoder's own grid, and are aligned to its reference
+            ("decision", "<i4"),  # Decision
+            ("matrix", "<f8", (4, 4)),  # decoder's world to today's, RAS+ mm
+            ("correlation", "<f8"),
+            ("overlap", "<f8"),  # share of the decoder's reference inside today's field of view
+            ("weight_kept", "<f8"),  # share of the decoder's weight inside today's field of view
+            ("expected_error_mm", "<f8"),
+            ("verdict", "S12"),  # good, doubtful, bad
+            ("reasons", "S1000"),  # sentences, a line each
+            ("placed_ns", "<i8"),
+        ],
+        align=True,
+    )
 
 
 def score_dtype() -> np.dtype[np.void]:
@@ -229,11 +294,12 @@ def event_dtype() -> np.dtype[np.void]:
             ("generation", "<i4"),  # -1 where no image is meant
             ("candidate", "<i4"),
             ("t_ns", "<i8"),  # session time
-            ("error_ns", "<i8"),  # bound of the clock mapping
+            ("error_ns", "<i8"),  # bound of t_ns: of the clock mapping and of what the presenter does not know
             ("received_ns", "<i8"),
             ("value", "<f8"),
             ("response_time_s", "<f8"),
-            ("text", "S96"),
+            ("guess", "?"),  # t_ns is a guess; the truth lies within error_ns of it
+            ("text", "S240"),
         ],
         align=True,
     )
@@ -246,7 +312,7 @@ def message_dtype() -> np.dtype[np.void]:
             ("kind", "<i4"),  # MessageKind
             ("t_ns", "<i8"),  # session time; 0 before its start
             ("stage", "S16"),  # who says it; empty: the supervisor
-            ("action", "S16"),  # of the operator: start, pause, resume, stop, mark
+            ("action", "S16"),  # of the operator: start, pause, resume, stop, mark, seen, accept, again, restart, admit, correct
             ("text", "S480"),
         ],
         align=True,

@@ -119,22 +119,20 @@ def _decode(out: Path, log: list[dict[str, Any]], config: Config) -> _Decoded:
     from rtevo.decode import Decoder
     from rtevo.realign import warm_up
     from rtevo.stages.decoding import Again, Decoding
+    from rtevo.stages.placing import Hints
 
     warm_up()
     folder = Path(config.decoder.folder) if config.decoder.folder else out / "decoder"
     decoder = Decoder.load(folder, config.decoder.name or None)
-    from rtevo.records import Grid
-
-    if difference := decoder.grid.difference(Grid(tuple(log[0]["shape"]), np.array(log[0]["affine"]))):
-        raise ConfigError(f"[decoder] folder {folder}: the decoder's geometry is not that of the session's volumes: {difference}")
-    recorded = {r["index"]: r for r in log if r["type"] == "aligned"}
+    hints = Hints.of(config, decoder)
+    recorded = {(r["index"], r["flags"] & VolumeFlag.LATE): r for r in log if r["type"] == "aligned"}  # a gap, and what came late
     found, volume = _Decoded(), -1
-    again = Again(out, log, lambda first: Decoding(config, decoder, log[0]["tr_s"], first))
+    again = Again(out, log, lambda first, decide: Decoding(config, decoder, log[0]["tr_s"], first, decide, hints))
     for record, aligned, scores, reliability in track(again, "computing", again.volumes, transient=True):
         own = found.records.setdefault(record["seq"], [])
         if aligned is not None:
             volume += 1
-            times = recorded.get(aligned.index, {**record, "aligned_ns": record["ingested_ns"]})
+            times = recorded.get((aligned.index, aligned.flags & VolumeFlag.LATE), {**record, "aligned_ns": record["ingested_ns"]})
             own.append(
                 {
                     "type": "aligned",

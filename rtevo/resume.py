@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rtevo.config import Config, load
 from rtevo.errors import ConfigError, DataError
 from rtevo.ingest import is_number
-from rtevo.prepare import check_again, check_console, hashes, make_plan
+from rtevo.prepare import check_again, check_console, describe_source, hashes, make_plan
 
 if TYPE_CHECKING:
     from rtevo.stages import Plan
@@ -75,6 +75,7 @@ def resume(out: Path, rebaseline: bool = False) -> tuple[Plan, str]:
         out,
         decoder_folder,
         decoder,
+        describe_source(config),
         tr_s=log[0]["tr_s"],
         condition=condition,
         embedding_size=embedding_size,

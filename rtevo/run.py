@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -14,19 +15,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtevo import __version__
+from rtevo.command import FAILED, MISTAKE, Parser, command, finite, say
 from rtevo.config import example, load
-from rtevo.errors import ConfigError, RtevoError, StageError
+from rtevo.errors import ConfigError, DataError, RtevoError, StageError, full_disk
 from rtevo.prepare import open_record, prepare
+from rtevo.stops import Stops
 
 if TYPE_CHECKING:
     from rtevo.stages import Plan
+    from rtevo.supervisor import Supervisor
 
 __all__ = ["main", "run"]
+
+WAIT_S = 30.0  # that the presenter is waited for, when a session is checked
 
 
 def parser() -> argparse.ArgumentParser:
     """Make the command line's parser."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="python -m rtevo.run",
         description="Run a closed-loop session: volumes are realigned and scored, latents evolve, images are painted and shown. "
         "With no argument, a simulated participant lies in a simulated scanner.",
@@ -77,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
         "--sample", type=Path, metavar="PATH", help="with --check: a volume of the protocol to come (DICOM or NIfTI; file or folder)"
     )
     p.add_argument(
-        "--wait", type=float, default=30.0, metavar="S", help="with --check: how long the presenter is waited for, s (default: 30)"
+        "--wait", type=_wait, metavar="S", help="with --check: how long the presenter is waited for, s (default: 30)"
     )
     p.add_argument("--json", action="store_true", help="with --check: print JSON")
     p.add_argument(
@@ -91,6 +97,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--example", action="store_true", help="print a commented session file and leave")
     p.add_argument("--version", action="version", version=f"rtevo {__version__}")
     return p
+
+
+def _wait(text: str) -> float:
+    if (wait_s := finite(text)) < 0:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text!r}")
+    return wait_s
 
 
 def _speed(text: str) -> float:
@@ -129,33 +141,58 @@ def _overrides(options: argparse.Namespace) -> dict[tuple[str, str], Any]:
 # --- the session -----------------------------------------------------------------------------------------------------------------------
 
 
-def run(plan: Plan) -> dict[str, Any]:
+def run(plan: Plan, stops: Stops) -> dict[str, Any]:
     """Run a prepared session to its end and give its summary.
+
+    Where the operator wants another run of the scanner, because the decoder could not be placed, it follows as the session's next part.
+
+    Parameters
+    ----------
+    plan : Plan
+    stops : Stops
+        The signals that end it; entered.
 
     Raises
     ------
     StageError
         A process died; what had been recorded has been saved, and the summary written.
+    KeyboardInterrupt
+        The session was stopped before its record began.
     """
     from rtevo.record import hold
+    from rtevo.resume import resume
 
-    with hold(plan.out):
-        open_record(plan)
-        return _run(plan)
+    while True:
+        with hold(plan.out):
+            open_record(plan)
+            with stops.heard_by(lambda: None):  # from here on there is a record, and a signal cannot keep it from being completed
+                summary = _run(plan, stops)
+        if summary["status"] != "restarted":
+            return summary
+        print("rtevo: the session begins again: start the scanner's run anew when everything is ready", file=sys.stderr)
+        try:
+            plan, _ = resume(plan.out, rebaseline=True)
+        except KeyboardInterrupt:
+            return summary
 
 
-def _run(plan: Plan) -> dict[str, Any]:
+def _run(plan: Plan, stops: Stops) -> dict[str, Any]:
     from rtevo.console import Status
-    from rtevo.record import LOG, LogWriter, finalise, hidden_truth
     from rtevo.supervisor import Supervisor
 
     failure: StageError | None = None
-    status, rings, generator = "failed", {}, ""
-    with Status(plan) as display, Supervisor(plan, display.log, display.progress) as supervisor:
+    status, asked = "failed", stops.count
+    with (
+        Status(plan) as display,
+        Supervisor(plan, display.log, display.progress) as supervisor,
+        stops.heard_by(supervisor.stop),
+    ):
         try:
             display.invite()
+            if stops.count > asked:  # while the rings were made
+                raise KeyboardInterrupt
             supervisor.start()
-            display.watch(supervisor.rings, supervisor.clock)
+            display.watch(supervisor.rings, supervisor.clock, supervisor.operate)
             status = supervisor.run(display.tick)
         except KeyboardInterrupt:
             status = "stopped"
@@ -163,17 +200,46 @@ def _run(plan: Plan) -> dict[str, Any]:
         except StageError as error:
             failure = error
             supervisor.abandon(str(error))
-        rings, generator = supervisor.ring_statistics(), supervisor.told.get("generator", "")
-        warnings, clock_ns = supervisor.warnings, supervisor.clock.now_ns()
-    with LogWriter(plan.out / LOG) as log:
-        if truth := hidden_truth(plan.out):
-            log.append("truth", {"preferences": truth}, clock_ns)
-        end = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "status": status, "reason": str(failure or ""), "condition": plan.condition}
-        log.append("end", {**end, "generator": generator, "rings": rings, "warnings": warnings}, clock_ns)
-    summary = finalise(plan.out)
+        supervisor.dismiss()
+        summary = _complete(plan, supervisor, status, str(failure or ""))  # before the rings go, which others could hold up
     if failure:
         raise failure
     return summary
+
+
+def _complete(plan: Plan, supervisor: Supervisor, status: str, reason: str) -> dict[str, Any]:
+    """Write the log's last records, and make the tables; where the disk is full, in the room that was kept for them.
+
+    Raises
+    ------
+    DataError
+        They cannot be written.
+    """
+    from rtevo.record import LOG, LogWriter, finalise, hidden_truth, release
+
+    release(plan.out)
+    clock_ns, painter = supervisor.clock.now_ns(), supervisor.told.get("generator", "")
+    try:
+        with LogWriter(plan.out / LOG) as log:
+            if truth := hidden_truth(plan.out):
+                log.append("truth", {"preferences": truth}, clock_ns)
+            end = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "status": status, "reason": reason, "condition": plan.condition}
+            statistics, warnings = supervisor.ring_statistics(), supervisor.warnings
+            log.append("end", {**end, "generator": painter, "rings": statistics, "warnings": warnings}, clock_ns)
+        return finalise(plan.out)
+    except OSError as error:
+        what = full_disk(error, plan.out) or f"{error.strerror or error}"
+        raise DataError(f"{plan.out}: the tables could not be written: {what}, then `python -m rtevo.record {plan.out}`") from None
+
+
+def _forget(plan: Plan | None) -> str:
+    """Remove what a session that never began has left, and say what is there of it; of one that was to go on nothing is removed."""
+    if plan is not None:
+        shutil.rmtree(plan.runtime, ignore_errors=True)
+        if plan.part or (plan.out / "summary.json").exists():
+            return f"rtevo: stopped before the session went on; what was recorded until then is in {plan.out}"
+        shutil.rmtree(plan.out, ignore_errors=True)
+    return "rtevo: stopped before the session began: nothing was recorded"
 
 
 def _explain(error: RtevoError, out: Path | None) -> str:
@@ -239,38 +305,51 @@ def _words(result: dict[str, Any]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status: 0 completed or stopped by the user, 1 failed, 2 not started."""
+    """Run the command line; gives the exit status: 0 completed or stopped by the user, 1 failed, 2 not started, 130 interrupted before."""
     options = parser().parse_args(arguments)
+    with Stops() as stops:
+        return _main(options, stops)
+
+
+def _main(options: argparse.Namespace, stops: Stops) -> int:
     if options.example:
-        print(example(), end="")
-        return 0
+        return command(lambda: print(example(), end=""))
     if options.prefers == "list":
         from rtevo.simulate import concepts
 
-        print("\n".join(concepts()))
-        return 0
+        return command(lambda: print("\n".join(concepts())))
     logging.basicConfig(level=logging.WARNING)
     if options.check:
         from rtevo.preflight import main as check
 
-        try:
-            return check(options.session, _overrides(options), options.sample, options.wait, options.json)
-        except KeyboardInterrupt:
-            return 130
+        wait_s = WAIT_S if options.wait is None else options.wait
+        return command(lambda: check(options.session, _overrides(options), options.sample, wait_s, options.json))
     plan: Plan | None = None
     try:
+        if given := [name for name in ("sample", "wait", "json") if getattr(options, name) not in (None, False)]:
+            raise ConfigError([f"--{name}: expected together with --check" for name in given])
         if options.rerun is not None:
             return _rerun(options)
         plan = _plan(options)
-        summary = run(plan)
+        summary = run(plan, stops)
     except RtevoError as error:
         print(_explain(error, plan.out if plan else None), file=sys.stderr)
         return 1 if plan else 2
+    except OSError as error:
+        full = full_disk(error, *([plan.out] if plan else []))
+        if not full and (plan or not error.filename):
+            raise
+        say(full or f"{error.filename}: {error.strerror}")
+        return FAILED if plan else MISTAKE
     except KeyboardInterrupt:
+        print(_forget(plan), file=sys.stderr)
         return 130
     from rtevo.console import closing_words
 
     closing_words(summary, plan.out)
+    if summary["status"] == "unscored":
+        print("rtevo: images were shown that could not be scored, because no usable volumes came in: see the warnings", file=sys.stderr)
+        return 1
     return 0
 
 

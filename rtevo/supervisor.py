@@ -23,14 +23,16 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from types import FrameType
 from typing import Any
 
 from rtevo.clock import NEVER, RUNNING, Clock
 from rtevo.errors import StageError
-from rtevo.records import MessageKind
+from rtevo.records import Decision, MessageKind
 from rtevo.shm import Ring, clean
-from rtevo.stages import STOP_SIGNALS, Plan, Stage, child_main, create_rings, readers_of, stages_of
+from rtevo.stages import Plan, Stage, child_main, create_rings, readers_of, stages_of
+from rtevo.stages.context import ring_names
+from rtevo.stages.silence import ALONE_S, MEASURED, Silence
+from rtevo.stops import start
 
 __all__ = ["Supervisor"]
 
@@ -40,7 +42,22 @@ START_S = 900.0  # for becoming ready: the first start compiles kernels and load
 PART_S = 5.0  # for an observer to say goodbye
 AGAIN_S = 30.0  # for one that is just being started again to come so far: somebody waits for its page
 ORDER = ("scanner", "presenter")
-OPERATOR = {"start": ("waiting", 0), "pause": ("pause", 1), "resume": ("pause", 0), "stop": ("end", 1), "mark": None}  # shared words
+ENDS = ("", "completed", "stopped", "unscored")  # by the shared word "over"
+OPERATOR = {  # shared words
+    "start": ("waiting", 0),
+    "pause": ("pause", 1),
+    "resume": ("pause", 0),
+    "stop": ("end", 1),
+    "restart": ("restart", 1),
+    "seen": None,
+    "accept": None,
+    "again": None,
+    "admit": None,
+    "correct": None,
+    "mark": None,
+}
+ASKED = {"admit": ("presenter_waits", "presenter_admitted"), "correct": ("start_shift", "start_accepted")}  # words: asking, answering
+ANSWERS = {"accept": Decision.ACCEPTED, "again": Decision.AGAIN}  # to a placement that waits for the operator
 PRELOADED = [f"rtevo.{name}" for name in ("bridge", "decode", "ingest", "kernels", "realign", "record", "simulate", "stages.evolve")]
 """Imported once for all processes, which are forked from that one; none of these starts a thread, opens a socket or touches a GPU."""
 
@@ -87,18 +104,17 @@ class Supervisor:
         clean()  # what a killed session left in shared memory
         self.clock = self._stack.enter_context(Clock.create(self.plan.runtime / "clock", self.plan.config.session.speed))
         self._stack.callback(shutil.rmtree, self.plan.runtime, ignore_errors=True)
+        self.silence = Silence(self.plan, self.clock)
         self.rings: dict[str, Ring] = create_rings(self.plan, self._stack)
         self.on_log("DEBUG", f"session {self.plan.name}")
-        self._handlers = {number: signal.signal(number, self._stop) for number in STOP_SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._kill_all()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self.dismiss()
         self._stack.close()
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
+    def stop(self) -> None:
+        """End the session in good order; asked for a second time, at once."""
         self._interrupts += 1
         if self._interrupts == 1:
             self.on_log("WARNING", "stopping: the image is taken away and everything is saved (again: at once)")
@@ -111,7 +127,7 @@ class Supervisor:
         context.set_forkserver_preload(PRELOADED)
         mine, its = context.Pipe()
         process = context.Process(target=child_main, args=(stage.name, self.plan, its), name=f"rtevo-{stage.name}", daemon=True)
-        process.start()
+        start(process)
         its.close()
         self.on_log("DEBUG", f"stage {stage.name} is process {process.pid}")
         self.children[stage.name] = _Child(stage, process, mine)
@@ -174,7 +190,8 @@ class Supervisor:
         Returns
         -------
         str
-            "completed" or "stopped".
+            "completed", "stopped", "unscored" (all was shown, but could not be scored), or "restarted": the operator wants another run of
+            the scanner.
 
         Raises
         ------
@@ -190,16 +207,18 @@ class Supervisor:
             if time.monotonic() > next_tick:
                 next_tick = time.monotonic() + 0.25
                 self._watch()
+                if not self.clock.lock_step:
+                    self._hear()
                 if on_tick:
                     on_tick()
-        stopped = self.clock.get("end")
-        self.clock.set("over", 2 if stopped else 1)
+        status = "stopped" if self.clock.get("end") else "unscored" if self._unscored() else "completed"
+        self.clock.set("over", ENDS.index(status))
         latest, deadline = time.monotonic() + AGAIN_S, time.monotonic() + PART_S
         while (left := [c for c in self.children.values() if not c.done]) and time.monotonic() < deadline:
             self.pump(0.05)
             if any(c.ready is None for c in left):
                 deadline = min(time.monotonic(), latest) + PART_S
-        return "stopped" if stopped else "completed"
+        return "restarted" if self.clock.get("restart") else status
 
     def pump(self, timeout_s: float) -> None:
         """Handle what stages have said, and notice those that died.
@@ -270,8 +289,10 @@ class Supervisor:
                         self._warn(message["text"], child.stage.name, message["level"])
                     else:
                         self.on_log(message["level"], message["text"])
+                elif message["kind"] == "elsewhere":
+                    self.silence.elsewhere(message["text"])
                 elif message["kind"] == "operator":
-                    self._operate(message["action"], message["text"], message["t_ns"])
+                    self.operate(message["action"], message["text"], message["t_ns"])
                 elif message["kind"] == "error" and child.stage.observer:
                     self._warn(f"{child.stage.name}: {message['text']}", child.stage.name)
                 elif message["kind"] == "error":
@@ -289,13 +310,38 @@ class Supervisor:
         self.on_log(level, text)
         self._say(MessageKind.WARNING, text, stage)
 
-    def _operate(self, action: str, text: str, t_ns: int) -> None:
-        """Do what the operator asks for at the console, and record it; what is so already is left so."""
+    def _alarm(self, text: str) -> None:
+        """Tell the operator, and the record, that somebody must act; it is shown until it has been seen."""
+        self.warnings.append(text)
+        self.clock.set("alarm", self.clock.get("alarm") + 1)
+        self.on_log("ERROR", text)
+        self._say(MessageKind.ALARM, text)
+
+    def operate(self, action: str, text: str, t_ns: int | None = None) -> None:
+        """Do what the operator asks for at the console or the terminal, and record it; what is so already is left so."""
         word = OPERATOR[action]
-        if word is not None:
-            if self.clock.get(word[0]) == word[1]:
+        if action in ANSWERS:
+            if not (asked := self.clock.get("placement_asked")):
+                return
+            self.clock.set("placement_answer", 4 * asked + ANSWERS[action])
+        elif action == "seen":
+            if self.clock.get("seen") == self.clock.get("alarm"):
+                return
+            self.clock.set("seen", self.clock.get("alarm"))
+        elif action in ASKED:
+            asking, answering = ASKED[action]
+            if not (number := self.clock.get(asking)):
+                return
+            self.clock.set(answering, number)
+        elif word is not None:
+            held = action == "resume" and self.clock.get("held")
+            if self.clock.get(word[0]) == word[1] and not held:
                 return
             self.clock.set(*word)
+            if held:
+                self.clock.set("held", 0)
+        if action == "restart":
+            self.clock.set("end", 1)
         self.on_log("INFO", f"operator: {action}" + (f": {text}" if text else ""))
         self._say(MessageKind.OPERATOR, text, action=action, t_ns=t_ns)
 
@@ -338,12 +384,47 @@ class Supervisor:
                 elif now - since > child.stage.deadline_s and not child.done:
                     raise StageError(child.stage.name, f"has not read from '{name}' for {now - since:.0f} s while {lag} are waiting")
 
+    def _hear(self) -> None:
+        """Raise an alarm where the scanner is not heard, and have fixation held where images cannot be scored any more.
+
+        Raises
+        ------
+        StageError
+            Nobody is there to whom an alarm could be of use, and it has been waited long enough.
+        """
+        silence, clock = self.silence, self.clock
+        if clock.ending or clock.get("drain") or self.children["bridge"].done:
+            return
+        now_s = clock.now_s()
+        news = silence.look(now_s)
+        if news is not None and news.alarm:
+            self._alarm(news.text)
+            clock.set("held", int(news.hold))
+        elif news is not None:
+            self._warn(news.text)
+            if not self.plan.attended:
+                clock.set("held", 0)
+        if clock.get("held") and not self.plan.attended and now_s - silence.since_s > ALONE_S:
+            raise StageError("ingest", f"{self.warnings[-1]} Nobody is at the console or the terminal to decide")
+
+    def _unscored(self) -> bool:
+        """Whether images were shown that could not be scored, because the scanner was not heard."""
+        if self.plan.config.acquisition.source == "replay" or self.plan.condition in MEASURED:
+            return False  # a recording may be shorter than the session; ratings need no volumes
+        return self.silence.unheard or bool(self.clock.get("shown") and not self.clock.get("scored"))
+
     # --- lock-step --------------------------------------------------------------------------------------------------------------
 
     def _state(self) -> tuple[int, ...] | None:
         """Give all counters where everything seems at rest, else None."""
         words = [self.clock.get(w) for w in ("scanner_wake_ns", "presenter_wake_ns", "delivered", "settled")]
         if RUNNING in words[:2] or words[2] != words[3]:
+            return None
+        if self.clock.get("placed") != self.clock.get("placed_told") and not self.children["bridge"].done:
+            return None  # the first image may be shown, and the presenter does not know it yet
+        if self.clock.get("held") != self.clock.get("held_told") and not self.children["bridge"].done:
+            return None  # the same of those that cannot be scored
+        if self._winding_down():
             return None
         published = []
         for name, ring in self.rings.items():
@@ -352,11 +433,21 @@ class Supervisor:
             published.append(ring.published)
         return (*words, *published)
 
+    def _winding_down(self) -> bool:
+        """Whether a ring has been closed, and the end of it has not come through yet: a closing is no message that waits to be read."""
+        if self.children["bridge"].done:
+            return False
+        images = [self.rings[name].closed for name in ring_names(self.plan, ("images",))]
+        return (self.rings["latents"].closed and not all(images)) or (all(images) and not self.clock.get("images_told"))
+
     def _conduct(self) -> None:
         if self.clock.get("pause") and self.clock.get("presenter_wake_ns") == NEVER and not self.children["bridge"].done:
             return  # it holds fixation
         state = self._state()
         if state is not None and state == self._state():
+            self._hear()
+            if self.clock.get("held") != self.clock.get("held_told"):
+                return
             who = min(ORDER, key=lambda w: self.clock.get(f"{w}_wake_ns"))  # the scanner first where both are due
             if self.clock.get(f"{who}_wake_ns") != NEVER:
                 self.clock.grant(who)
@@ -373,9 +464,10 @@ class Supervisor:
             for child in self.children.values():
                 self._listen(child)
             time.sleep(0.02)
-        self._kill_all()
+        self.dismiss()
 
-    def _kill_all(self) -> None:
+    def dismiss(self) -> None:
+        """See that no process is left."""
         for child in self.children.values():
             if child.process.is_alive():
                 child.process.kill()

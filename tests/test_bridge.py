@@ -487,7 +487,7 @@ def test_keys_admit_listed_presenters_only(tmp_path: Path) -> None:
 def test_keys_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_keys(tmp_path, ["presenter"])
     before = (tmp_path / "presenter.json").read_text()
-    assert keys_main(["keys", str(tmp_path)]) == 1
+    assert keys_main(["keys", str(tmp_path)]) == 2
     assert "there is a presenter 'presenter' already" in capsys.readouterr().err
     assert keys_main(["keys", str(tmp_path), "--client", "second"]) == 0
     assert (tmp_path / "presenter.json").read_text() == before

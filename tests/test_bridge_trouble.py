@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import zmq
 
+from presenter.headless import _Participant
 from presenter.link import Link, LinkLost
 from presenter.selftest import self_test
 from rtevo import wire
@@ -19,7 +20,7 @@ from rtevo.bridge import Bridge, ClockOffset, PresenterEvent, Resume, make_keys
 from rtevo.bridge.door import RATE_PER_S, REPEAT_S
 from rtevo.bridge.link import SELF_TEST, SILENT_S, SLOW_S
 from rtevo.records import EventKind
-from rtevo.simulate import FaultyNetwork
+from rtevo.simulate import FaultyNetwork, ParticipantLink
 from rtevo.wire import PresentationSettings
 
 SECOND = 1_000_000_000
@@ -126,9 +127,47 @@ def test_wrong_keys_are_told_on_both_sides(tmp_path: Path, caplog: pytest.LogCap
             bridge._door._told.clear()
             with Link(bridge.endpoint, other, connect_s=0.5) as link:
                 until(lambda link=link, n=before: link._failure is not None and ears.told("connection was refused") > n, ears)  # type: ignore[misc]
-                with pytest.raises(LinkLost, match=r"another support computer|hangs up|nobody there"):
+                with pytest.raises(LinkLost, match=r"another support computer|hangs up|--key FILE is needed"):
                     link.welcome()
         assert not bridge.connected
+
+
+def test_a_key_that_is_not_needed_is_told_on_both_sides(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_keys(tmp_path, ["presenter"])
+    with Bridge(LOOPBACK, PresentationSettings()) as bridge:
+        ears = Ears(bridge)
+        with Link(bridge.endpoint, wire.KeyFile.read(tmp_path / "presenter.json", "presenter")):
+            until(lambda: ears.told("it is encrypted, and this session has no [bridge] keys") > 0, ears)
+            until(lambda: "no encrypted bridge listens there" in caplog.text, ears)  # at once, not with the next regular mention
+
+
+@pytest.mark.parametrize("bind", ["tcp://127.0.0.1:0", "ipc"])
+def test_a_simulated_participants_link_is_encrypted_where_there_are_keys(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, bind: str
+) -> None:
+    """Also on one computer: with keys on one side only both say so."""
+    make_keys(tmp_path, ["presenter"])
+    support, key = tmp_path / "support.json", wire.KeyFile.read(tmp_path / "presenter.json", "presenter")
+    bind = f"ipc://{tmp_path}/eyes" if bind == "ipc" else bind
+    for ours, theirs in ((support, key), (None, None), (support, None), (None, key)):
+        caplog.clear()
+        with ParticipantLink(bind, ours) as link, contextlib.closing(_Participant(link.endpoint, theirs)) as screen:
+            screen.tell(wire.Shown("fixation", 0))
+            same = (ours is None) == (theirs is None)
+
+            def look(link: ParticipantLink = link, screen: _Participant = screen) -> None:
+                link.poll(0.01)
+                link.receive()
+                screen.hear()
+
+            if same:
+                until(lambda link=link: link.connected, look)  # type: ignore[misc]
+            else:
+                until(lambda: {r.name for r in caplog.records} == {"rtevo", "presenter"}, look)
+                assert "a presenter was refused at" in caplog.text
+                assert "--key FILE" in caplog.text if theirs is None else "it is not encrypted" in caplog.text
+            assert link.connected == same
+            assert bool(caplog.records) != same
 
 
 def test_the_same_trouble_is_not_told_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:

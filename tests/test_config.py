@@ -134,3 +134,15 @@ def test_who_may_send_from_the_network_has_to_be_said() -> None:
     assert build({"acquisition": fine, "decoder": {"folder": "."}}).acquisition.peers[0] == "CONSOLE@192.168.2.1"
     with pytest.raises(ConfigError, match=r"delivery: expected folder or dicom for source 'replay', got 'push'"):
         build({"acquisition": {"source": "replay", "folder": ".", "delivery": "push"}})
+
+
+@pytest.mark.parametrize(
+    ("label", "suggestion"),
+    [("Jürgen", "Juergen"), ("Ångström", "Aangstroem"), ("sub-01", "01"), ("a b", "ab"), ("Zoë", "Zoe"), ("٣", ""), ("太郎", ""), ("", "")],
+)
+def test_labels_are_ascii_letters_and_digits(label: str, suggestion: str) -> None:
+    for key in ("participant", "session"):
+        with pytest.raises(ConfigError) as found:
+            build({"session": {key: label}})
+        assert f"[session] {key}: expected letters a to z and digits, got {label!r}" in str(found.value)
+        assert (f"did you mean {suggestion!r}?" in str(found.value)) == bool(suggestion)

@@ -16,7 +16,7 @@ from rtevo import records
 from rtevo.config import Config, build, dump
 from rtevo.errors import DataError
 from rtevo.export import export, main
-from rtevo.record import LogWriter, Recorder, compact
+from rtevo.record import LogWriter, Recorder, compact, volume_path
 from rtevo.records import EventKind, MessageKind, VolumeFlag
 
 SHAPE = (4, 3, 2)
@@ -29,6 +29,12 @@ def slot(dtype: np.dtype[np.void], **fields: object) -> np.void:
     for name, value in fields.items():
         record[name] = value
     return record[()]
+
+
+def volume(data: Any = None, **fields: object) -> np.void:
+    made = slot(records.volume_dtype(30), **fields)
+    records.put_volume(made, data, records.Grid(SHAPE, AFFINE))
+    return made
 
 
 def config(**session: Any) -> Config:
@@ -46,14 +52,14 @@ def recorded(tmp_path: Path) -> Callable[..., Path]:
         out.mkdir()
         (out / "session.toml").write_text(dump(config(**session)), encoding="utf-8")
         with LogWriter(out / "record.jsonl") as log:
-            log.append("start", {"rtevo": "1.2", "tr_s": 2.0, "shape": list(SHAPE), "affine": AFFINE.tolist()})
-        recorder = Recorder(out, AFFINE, save_raw)
+            log.append("start", {"rtevo": "1.2", "tr_s": 2.0})
+        recorder = Recorder(out, save_raw)
         for index in range(5):
             lost = VolumeFlag.MISSING if index == 3 else VolumeFlag.OK
             data = np.zeros(SHAPE) if lost else (np.arange(24).reshape(SHAPE) + 100 * index) * scale
             fields = {"index": index, "flags": int(lost), "closed_ns": index, "ingested_ns": index}
             told = b"" if index else json.dumps(acquisition or {}).encode()
-            recorder.take("volumes", slot(records.volume_dtype(SHAPE), **fields, data=data, acquisition=told))
+            recorder.take("volumes", volume(data, **fields, acquisition=told))
             motion = [np.nan] * 6 if lost else [0.1 * index] * 6
             recorder.take("aligned", slot(records.aligned_dtype(), **fields, motion=motion, framewise_displacement_mm=np.nan))
         recorder.take("events", slot(records.event_dtype(), kind=EventKind.TRIGGER, t_ns=10 * SECOND_NS))
@@ -93,6 +99,20 @@ def test_volumes_are_where_they_were_with_gaps_as_nan(recorded: Callable[..., Pa
     assert (sidecar["RepetitionTime"], sidecar["TaskName"], sidecar["MissingVolumes"]) == (2.0, "rtevo", [3])
 
 
+def test_a_volume_that_was_not_saved_is_listed_as_missing(
+    recorded: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = recorded()
+    volume_path(out, 1).unlink()
+    path = export(out, tmp_path / "bids")
+    assert json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())["MissingVolumes"] == [1, 3]
+    assert np.isnan(np.asanyarray(nibabel.load(path).dataobj)[..., 1]).all()
+    (motion,) = (tmp_path / "bids" / "derivatives").rglob("*timeseries.tsv")
+    lost = [[name for name, spike in row.items() if name.startswith("missing") and spike == "1"] for row in table(motion)]
+    assert [len(names) for names in lost] == [0, 1, 0, 1, 0]
+    assert "1 volumes that came are not there: MissingVolumes lists them" in capsys.readouterr().err
+
+
 def test_the_sidecar_has_what_the_headers_say(recorded: Callable[..., Path], tmp_path: Path) -> None:
     told = {"Manufacturer": "Siemens", "EchoTime": 0.03, "SliceTiming": [0.0, 1.0], "SliceEncodingDirection": "k"}
     path = export(recorded(acquisition=told), tmp_path / "bids")
@@ -117,7 +137,7 @@ def test_events_count_from_the_first_volume_and_name_their_picture(recorded: Cal
     described = json.loads(path.with_name(path.name.replace("bold.nii.gz", "events.json")).read_text())
     assert set(row) <= set(described)
     motion = table(next((bids / "derivatives" / "rtevo").rglob("*_timeseries.tsv")))
-    assert [r["missing"] for r in motion] == ["0", "0", "0", "1", "0"]
+    assert [r["missing_outlier00"] for r in motion] == ["0", "0", "0", "1", "0"]
     assert motion[2]["trans_x"] == "0.2"
 
 
@@ -146,10 +166,10 @@ def test_marks_of_a_session_that_went_on_are_in_their_own_part(recorded: Callabl
         log.append("operator", {**mark, "t_ns": 2 * SECOND_NS, "text": "between"})
         log.append("events", {"kind": int(EventKind.TRIGGER), "t_ns": 4 * SECOND_NS})
         log.append("operator", {**mark, "t_ns": 5 * SECOND_NS, "text": "after"})
-    recorder = Recorder(out, AFFINE, True)
+    recorder = Recorder(out, True)
     for index in (5, 6):
         fields = {"index": index, "closed_ns": index, "ingested_ns": index}
-        recorder.take("volumes", slot(records.volume_dtype(SHAPE), **fields, acquisition=b""))
+        recorder.take("volumes", volume(**fields, acquisition=b""))
         recorder.take("aligned", slot(records.aligned_dtype(), **fields))
     recorder.log.close()
     found = events(export(out, tmp_path / "bids"))
@@ -173,8 +193,8 @@ def test_what_cannot_be_exported_is_said_before_anything_is_written(
     recorded: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bids = tmp_path / "bids"
-    assert main([str(tmp_path / "nothing"), str(bids)]) == 1
-    assert main([str(recorded(save_raw=False)), str(bids)]) == 1
+    assert main([str(tmp_path / "nothing"), str(bids)]) == 2
+    assert main([str(recorded(save_raw=False)), str(bids)]) == 2
     assert "4 of 5 raw volumes are not there (first: 0)" in capsys.readouterr().err
     assert not bids.exists()
     bids.mkdir()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rtevo.bridge import PresenterEvent
+from rtevo.clock import Clock
 from rtevo.pulses import Reconciler
 from rtevo.records import EventKind, VolumeFlag
+from rtevo.stages.bridge import _Start
 from rtevo.stages.reconcile import Reconcile
 
 TR_S = 0.867
@@ -94,7 +98,10 @@ def test_a_repetition_time_that_is_a_little_off_is_no_trouble() -> None:
 def test_the_operator_is_told(caplog: pytest.LogCaptureFixture) -> None:
     """The stage that reads both rings: the trigger was the second volume's, one volume is missing and one trigger was missed."""
     second, speed = 1_000_000_000, 2.0
-    clock = SimpleNamespace(lock_step=False, session_ns=lambda mono_ns: round(mono_ns * speed))
+    words = {"start_shift": 0}
+    clock = SimpleNamespace(
+        lock_step=False, session_ns=lambda mono_ns: round(mono_ns * speed), get=words.__getitem__, set=words.__setitem__
+    )
     config = SimpleNamespace(session=SimpleNamespace(speed=speed))
     plan = SimpleNamespace(tr_s=1.0, first_volume=0)
     context = SimpleNamespace(clock=clock, plan=plan, config=config, log=logging.getLogger("rtevo.test"))
@@ -110,3 +117,44 @@ def test_the_operator_is_told(caplog: pytest.LogCaptureFixture) -> None:
     assert len(lines) == 3
     for line, text in zip(lines, ("1 triggers were missed before that of volume 4", "volume 0 was whole", "volume 5 has not"), strict=True):
         assert text in line
+
+
+def test_a_start_that_the_volumes_contradict_can_be_corrected_until_the_first_image(tmp_path: Path) -> None:
+    """The trigger was the third volume's. The operator accepts what the volumes say: pulses and volumes agree from then on."""
+    second, told = 1_000_000_000, list[str]()
+    with Clock.create(tmp_path / "words", 1.0) as clock:
+        clock.set("started_ns", 1)  # session time is the monotonic clock's, all but
+        log = SimpleNamespace(warning=lambda text, *more: told.append(text % more))
+        context = SimpleNamespace(
+            clock=clock, plan=SimpleNamespace(tr_s=1.0, first_volume=0), config=SimpleNamespace(session=SimpleNamespace(speed=1.0)), log=log
+        )
+        looks, start = Reconcile(context), _Start(context)  # type: ignore[arg-type]
+        trigger = PresenterEvent(EventKind.TRIGGER, -1, -1, 12 * second, 5)
+
+        def event(kind: EventKind, t_ns: int) -> None:
+            looks.event({"kind": kind, "t_ns": clock.session_ns(t_ns)})
+
+        def volumes(numbers: range) -> None:
+            for k in numbers:
+                if k > 2:
+                    event(EventKind.PULSE, (10 + k) * second)
+                looks.volume({"index": k, "flags": VolumeFlag.OK, "closed_ns": round((11 + k + 0.05) * second)})
+
+        start.follow(trigger)
+        event(EventKind.TRIGGER, trigger.mono_ns)
+        volumes(range(2))
+        assert clock.get("start_shift") == 2
+        assert start.corrected(0) is None  # nobody has accepted it yet
+        clock.set("start_accepted", clock.get("start_shift"))
+        corrected = start.corrected(-4)
+        assert corrected is not None
+        assert (corrected.mono_ns, corrected.sequence, corrected.kind) == (10 * second, -4, EventKind.TRIGGER)
+        event(EventKind.TRIGGER, corrected.mono_ns)
+        before = len(told)
+        volumes(range(2, 9))
+        looks.finish()
+        assert (clock.get("start_shift"), told[before:]) == (0, [])
+        start.follow(PresenterEvent(EventKind.ONSET, 0, 0, 20 * second, 5))
+        clock.set("start_accepted", 1)
+        assert start.corrected(0) is None
+        assert "cannot be corrected any more" in told[-1]

@@ -78,7 +78,7 @@ def recorded(tmp_path: Path) -> Record:
         start = {"rtevo": "1.2", "tr_s": 2.0, "shape": list(SHAPE), "affine": np.diag([3.0, 3, 3.5, 1]).tolist(), "source": "simulate"}
         with LogWriter(out / "record.jsonl") as log:
             log.append("start", {**start, "condition": condition, "seed": 7, "speed": 1.0})
-        recorder = Recorder(out, np.eye(4))
+        recorder = Recorder(out)
         recorder.take("events", slot(records.event_dtype(), kind=EventKind.NOTE, text=b"presenter ready: psychopy, 60.000 Hz"))
         recorder.take("events", slot(records.event_dtype(), kind=EventKind.TRIGGER, t_ns=10 * SECOND_NS))
         for index in range(10):
@@ -128,7 +128,7 @@ class Page(HTMLParser):
 
 
 def test_a_folder_without_a_session_is_a_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 2
     assert "expected the folder of a session" in capsys.readouterr().err
 
 
@@ -287,7 +287,7 @@ def test_pages_are_written_as_asked(recorded: Record, tmp_path: Path, capsys: py
     printed = capsys.readouterr().out.split()
     assert [Path(line).name for line in printed] == ["a.pdf", "a.png", "a-2.png", "a-3.png", "a.html"]
     assert all(Path(line).stat().st_size > 1000 for line in printed)
-    assert main([str(out), "--to", str(tmp_path / "a.doc")]) == 1
+    assert main([str(out), "--to", str(tmp_path / "a.doc")]) == 2
     assert "doc" in capsys.readouterr().err
 
 

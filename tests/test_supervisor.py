@@ -9,6 +9,7 @@ import pytest
 
 from rtevo import supervisor as module
 from rtevo.errors import StageError
+from rtevo.records import Decision
 from rtevo.stages import STAGES, Stage, readers_of
 from rtevo.supervisor import Supervisor
 
@@ -99,7 +100,7 @@ def operated() -> Any:
     """A supervisor with plain shared words, and what it has said."""
     said: list[tuple[str, str, str]] = []
     supervisor = Supervisor(SimpleNamespace(devices=1))  # type: ignore[arg-type]
-    words = dict.fromkeys(("waiting", "pause", "end", "abort"), 0)
+    words = dict.fromkeys(("waiting", "pause", "held", "end", "abort", "restart", "placement_asked", "placement_answer"), 0)
     supervisor.clock = SimpleNamespace(get=words.__getitem__, set=words.__setitem__, lock_step=False)  # type: ignore[assignment]
     supervisor._say = lambda kind, text, stage="", action="", t_ns=0: said.append((kind.name, action, text))  # type: ignore[method-assign]
     return supervisor, words, said
@@ -109,19 +110,33 @@ def test_what_the_operator_does_has_its_effect_and_is_recorded_once(operated: An
     supervisor, words, said = operated
     words["waiting"] = 1
     for action, text in (("start", ""), ("start", ""), ("pause", ""), ("mark", "coughs"), ("resume", ""), ("resume", ""), ("stop", "")):
-        supervisor._operate(action, text, 5)
-    assert words == {"waiting": 0, "pause": 0, "end": 1, "abort": 0}
+        supervisor.operate(action, text, 5)
+    assert {name for name, value in words.items() if value} == {"end"}
     assert said == [("OPERATOR", action, "coughs" if action == "mark" else "") for action in ("start", "pause", "mark", "resume", "stop")]
+
+
+def test_a_question_about_the_placement_is_answered_once_asked_and_a_new_run_ends_this_part(operated: Any) -> None:
+    supervisor, words, said = operated
+    supervisor.operate("accept", "", 5)
+    assert (words["placement_answer"], said) == (0, [])  # nobody has asked
+    words["placement_asked"] = 2
+    supervisor.operate("again", "", 6)
+    assert words["placement_answer"] == 4 * 2 + Decision.AGAIN
+    supervisor.operate("accept", "", 7)
+    assert words["placement_answer"] == 4 * 2 + Decision.ACCEPTED
+    supervisor.operate("restart", "", 8)
+    assert (words["restart"], words["end"]) == (1, 1)
+    assert [action for _, action, _ in said] == ["again", "accept", "restart"]
 
 
 def test_control_c_is_an_operators_action_and_a_second_one_ends_at_once(operated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     supervisor, words, said = operated
     monkeypatch.setattr(supervisor, "_failures", lambda timeout_s: [])
-    supervisor._stop(2, None)
+    supervisor.stop()
     supervisor.pump(0)
     supervisor.pump(0)
     assert (words["end"], said) == (1, [("OPERATOR", "stop", "at the terminal")])
-    supervisor._stop(2, None)
+    supervisor.stop()
     with pytest.raises(KeyboardInterrupt):
         supervisor.pump(0)
 
@@ -148,3 +163,18 @@ def test_a_dead_observer_is_started_again_then_done_without_and_told(operated: A
 def test_every_stage_reads_what_it_is_declared_to_read() -> None:
     for stage in STAGES:
         assert all(stage.name in readers_of(ring) for ring in stage.reads)
+
+
+@pytest.mark.parametrize(
+    ("action", "asking", "answering"),
+    [("admit", "presenter_waits", "presenter_admitted"), ("correct", "start_shift", "start_accepted")],
+)
+def test_what_nobody_has_asked_is_not_answered(operated: Any, action: str, asking: str, answering: str) -> None:
+    supervisor, words, said = operated
+    words |= {asking: 0, answering: 0}
+    supervisor.operate(action, "", 5)
+    assert (words[answering], said) == (0, [])
+    words[asking] = 3
+    supervisor.operate(action, "at the terminal", 6)
+    assert words[answering] == 3
+    assert said == [("OPERATOR", action, "at the terminal")]

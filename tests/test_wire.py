@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -257,3 +258,35 @@ def test_wire_needs_no_more_than_msgpack() -> None:
     script = "import sys, rtevo.wire; print([m for m in ('numpy', 'torch', 'zmq', 'numba') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
     assert done.stdout.strip() == "[]"
+
+
+# --- names of keys ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("num_5", "5"), ("T", "t"), ("%", "5"), ("=", "equal"), ("KP_5", "5"), ("Return", "return"), ("5 ", "5"), ("enter", "return")],
+)
+def test_names_that_no_key_delivers_are_refused_with_the_one_that_is_meant(name: str, meant: str) -> None:
+    for settings in ({"trigger_key": name}, {"rating_keys": ("a", name)}):
+        with pytest.raises(WireError, match=re.escape(f"got {name!r}, which no key types; did you mean {meant!r}?")):
+            PresentationSettings(**settings)  # type: ignore[arg-type]
+    PresentationSettings(trigger_key=meant, rating_keys=("x", "z"))
+
+
+def test_a_port_delivers_every_character_and_no_trigger_key() -> None:
+    PresentationSettings(trigger="serial:COM3@9600=5", rating_keys=("A", "%"), trigger_key="T")
+    with pytest.raises(WireError, match="rating_keys"):
+        PresentationSettings(trigger="serial:COM3@9600", rating_keys=("A", "%"))
+
+
+def test_the_same_key_has_one_name() -> None:
+    names = {"num_5": "5", "5": "5", "enter": "return", "grave": "quoteleft", "num_add": "num_add", "f5": "f5"}
+    assert {name: wire.plain_key(name) for name in names} == names
+    assert all(wire.plain_key(name) == name for name in wire.KEY_NAMES)
+
+
+@pytest.mark.parametrize("trigger", ["serial:COM3@9600=", "serial:COM3@9600=55", "serial:COM3=0x", "serial:=5", "parallel:0x378@10=5"])
+def test_triggers_that_are_none(trigger: str) -> None:
+    with pytest.raises(WireError, match="trigger: expected"):
+        PresentationSettings(trigger=trigger)

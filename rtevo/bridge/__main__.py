@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from pathlib import Path
 
 from rtevo.bridge.keys import make_keys, say_keys
 from rtevo.bridge.link import SELF_TEST, Bridge
-from rtevo.errors import ConfigError, LinkError
+from rtevo.command import Parser, command
 from rtevo.records import EventKind
 
 
 def parser() -> argparse.ArgumentParser:
     """Say what can be asked."""
-    parser = argparse.ArgumentParser(prog="python -m rtevo.bridge", description="The link to the stimulus PC.")
+    parser = Parser(prog="python -m rtevo.bridge", description="The link to the stimulus PC.")
     commands = parser.add_subparsers(dest="command", required=True)
     keys = commands.add_parser("keys", help="make the keys of this computer and of a presenter")
     keys.add_argument("folder", type=Path, metavar="DIR", help="folder for the keys, readable by you alone")
@@ -51,16 +50,14 @@ def answer_self_test(session: Path | None) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line."""
     options = parser().parse_args(argv)
-    try:
+
+    def work() -> int:
         if options.command == "test":
             return answer_self_test(options.session)
         say_keys(options.folder, make_keys(options.folder, options.client or ["presenter"]))
-    except (LinkError, ConfigError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        return 0
+
+    return command(work)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class Door:
                 f"bridge bind: {bind} can be reached from other computers, which needs keys (make them with `python -m rtevo.bridge "
                 "keys DIR` and name the folder in the session file); without keys only tcp://127.0.0.1:PORT is allowed"
             )
-        self._limited, self._tell = limited, tell
+        self._limited, self._tell, self._encrypted = limited, tell, keys is not None
         self._told: dict[str, float] = {}
         self._counts: dict[bytes, tuple[int, int]] = {}  # sender -> second, messages in it
         self._context = zmq.Context()
@@ -177,7 +177,10 @@ class Door:
         """Tell of those who were not let in."""
         while self._monitor.poll(0):
             event = parse_monitor_message(self._monitor.recv_multipart())
-            self.tell(f"a connection was refused: {_HANDSHAKES.get(event['event'], 'handshake failed')}")
+            why = _HANDSHAKES.get(event["event"], "handshake failed")
+            if not self._encrypted:
+                why = "it is encrypted, and this session has no [bridge] keys; or it is no presenter at all"
+            self.tell(f"a connection was refused: {why}")
         while self._admitted.refused:
             self.tell(f"refused a presenter whose key is not listed: {self._admitted.refused.popleft()}")
 

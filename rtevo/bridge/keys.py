@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import zmq
@@ -33,8 +34,10 @@ def make_keys(folder: Path, clients: list[str]) -> list[Path]:
     Raises
     ------
     LinkError
-        Where a presenter of that name is admitted already, or the folder holds something else.
+        Where a name cannot be that of a file, a presenter of that name is admitted already, or the folder holds something else.
     """
+    if wrong := [name for name in clients if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name)]:
+        raise LinkError(f"--client {wrong[0]!r}: expected a name of letters, digits, - and _, 64 at most: it becomes the name of a file")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / SUPPORT_FILE
     try:

@@ -8,80 +8,34 @@ import math
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rtevo import wire
 from rtevo.bridge.door import Door
+from rtevo.bridge.events import PresenterEvent, Resume
 from rtevo.bridge.offset import ClockOffset
+from rtevo.bridge.pixels import rgb8
+from rtevo.bridge.waiting import Waiting, name_of, word_of
 from rtevo.errors import LinkError
 from rtevo.records import EventKind
 from rtevo.wire import PresentationSettings, WireError
 
 __all__ = ["Bridge", "PresenterEvent", "Resume"]
 
-SILENT_S = 2.0  # without an answer for so long the presenter is called silent, and a new one may take its place
+SILENT_S = 2.0  # without an answer for so long the presenter is called silent; one started anew on its computer may take its place
 PING_S = 0.5
 PART_S = 1.0  # longest wait at the end for the presenter to have the last words
 BURST = 8  # clock samples taken quickly when a presenter connects
 BURST_S = 0.02
 SLOW_S = 3.0  # an image that is longer under way is told of
 FROZEN_S = 10.0  # so much longer than a trial takes, without any event, and the operator is told
+TAKEN = "another presenter is connected"
+REPLACED = "another presenter has taken this one's place"
 SELF_TEST = "selftest"  # name of the session, and of the display, of a test of the link
 
 _log = logging.getLogger("rtevo")
-
-
-@dataclass(frozen=True)
-class PresenterEvent:
-    """What happened at the stimulus PC.
-
-    Parameters
-    ----------
-    kind : int
-        A `rtevo.records.EventKind`.
-    generation, candidate : int
-        The image that is meant; -1 where none is.
-    mono_ns : int
-        When, on this computer's monotonic clock (session time in lock-step).
-    error_ns : int
-        Bound of the error of `mono_ns` that the mapping of clocks adds.
-    value : float
-        The rating; of an OFFSET the frames dropped since the one before; NaN where there is none.
-    response_time_s : float
-        From the opening of the rating window, session seconds; NaN where there is none.
-    text : str
-    sequence : int
-        The presenter's number for it; where the bridge itself says it, minus the number before.
-    """
-
-    kind: int
-    generation: int
-    candidate: int
-    mono_ns: int
-    error_ns: int
-    value: float = math.nan
-    response_time_s: float = math.nan
-    text: str = ""
-    sequence: int = field(default=0, compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class Resume:
-    """What a bridge must know to go on for one that has died.
-
-    Parameters
-    ----------
-    received : int
-        Highest `PresenterEvent.sequence` that the other had dealt with.
-    started : bool
-        The trigger has been.
-    """
-
-    received: int
-    started: bool
 
 
 class Bridge:
@@ -124,6 +78,10 @@ class Bridge:
         self.settings, self.session = settings, session or secrets.token_hex(8)
         self._mono_ns, self._lost_ns = mono_ns, round(lost_s * 1e9)
         self._peer: bytes | None = None
+        self._name = ""  # of the presenter, for people
+        self._place, self._process = (0, 0) if resume is None else (resume.place, resume.process)  # its computer, and number there
+        self._waiting = Waiting()
+        self._trouble = ""
         self._outbox, self._inbox = wire.Outbox(), wire.Inbox()
         self._acked = 0  # highest number acknowledged to the presenter
         self._unshown: list[tuple[wire.Image, Any]] = []
@@ -137,9 +95,11 @@ class Bridge:
         self._onset: PresenterEvent | None = None  # of an image whose offset or rating is still to come
         self._awaited: set[EventKind] = set()  # which of the two
         self._started = self._ended = self._ready = self._silent = False
-        self._display = ("", 0.0)
+        self._display: tuple[str, float] = ("", 0.0)
+        self._warnings: tuple[str, ...] = ()
         self._unanswered_ns: int | None = None  # when the first ping without any sign of life since was sent
         self._next_ping_ns = self._burst = 0
+        self._alive_ns = 0  # the presenter was certainly there at this time
         self._heard_ns = self._moved_ns = mono_ns()  # last sign of life; last event, or image that was not the first under way
         self._resume = resume
         if resume is not None:  # somebody is out there
@@ -184,10 +144,16 @@ class Bridge:
         ----------
         generation, candidate : int
         pixels : ndarray, uint8 (height, width, 3)
-            C-contiguous, row 0 at the top, RGB; copied.
+            Row 0 at the top, RGB; copied. Other kinds of arrays are converted where that is exact, see `rtevo.bridge.pixels.rgb8`.
         washout_s : float
             Fixation after it, s; NaN: as the settings say.
+
+        Raises
+        ------
+        DataError
+            The pixels cannot be shown as they are.
         """
+        pixels = rgb8(pixels)
         height, width, _ = pixels.shape
         image = wire.Image(int(generation), int(candidate), int(height), int(width), float(washout_s))
         copied = bytes(memoryview(pixels).cast("B"))
@@ -228,6 +194,21 @@ class Bridge:
             self._outbox.add(wire.Tick(self._now_ns))
             self._send_due()
 
+    def admit(self, number: int) -> bool:
+        """Let a presenter in that waits, in place of the session's own; whether it still waits.
+
+        Parameters
+        ----------
+        number : int
+            Its number, see `waiting`.
+        """
+        found = self._waiting.of(number)
+        if found is None or self._ended:
+            return False
+        self._note(f"the operator lets another presenter in: {name_of(found[1])} has taken over")
+        self._replace(*found)
+        return True
+
     # --- what the caller may ask -------------------------------------------------------------------------------------------------
 
     @property
@@ -244,6 +225,31 @@ class Bridge:
     def display(self) -> tuple[str, float]:
         """What the presenter shows with, and its refresh rate in Hz; an empty name until it is ready."""
         return self._display
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the presenter says should be seen to at its computer."""
+        return self._warnings
+
+    @property
+    def trouble(self) -> str:
+        """Why the presenter that came last could not present; empty where none had to leave."""
+        return self._trouble
+
+    @property
+    def waiting(self) -> tuple[int, str] | None:
+        """Number and name of another presenter that waits to be let in."""
+        return self._waiting.first
+
+    @property
+    def place(self) -> int:
+        """The presenter's computer, as a number; 0 where there has been none."""
+        return self._place
+
+    @property
+    def process(self) -> int:
+        """The presenter's number on its computer."""
+        return self._process
 
     @property
     def paused(self) -> bool:
@@ -302,6 +308,8 @@ class Bridge:
                 for identity, frames in self._door.messages():
                     self._read(identity, frames, self._mono_ns())
             self._look_for_silence()
+            for name in self._waiting.prune(time.monotonic_ns()):
+                self._note(f"the other presenter waits no longer: {name}")
             self._door.look()
             if self._found or self._stirred or time.monotonic_ns() >= deadline_ns:
                 found, self._found = self._found, []
@@ -371,13 +379,27 @@ class Bridge:
     # --- messages ----------------------------------------------------------------------------------------------------------------
 
     def _greet(self, identity: bytes, hello: wire.Hello) -> None:
-        """A presenter says hello: a new one, or ours after its connection broke."""
+        """A presenter says hello: a new one, ours after its connection broke, one that has to wait, or one that cannot present."""
+        if hello.trouble:
+            self._let_go(identity, hello)
+            return
         refusal = self._refusal(identity, hello)
         if refusal is not None:
             self._send(refusal, identity)
+            self._waiting.leave(identity)
             if refusal.final:
-                self._door.tell(f"presenter refused: {refusal.reason}")
-            return
+                self._door.tell(f"presenter refused: {name_of(hello)}: {refusal.reason}")
+        elif identity != self._peer and self._has_to_wait(hello):
+            process = self._process if word_of(hello.place) == self._place else 0
+            self._send(wire.Refused(TAKEN + (f" ({self._name})" if self._name else ""), final=False, process=process), identity)
+            if self._waiting.hear(identity, hello, time.monotonic_ns()):
+                self._note(f"another presenter waits: {name_of(hello)}; the session stays with {self._name or 'its own'}")
+        else:
+            self._welcome(identity, hello)
+
+    def _welcome(self, identity: bytes, hello: wire.Hello) -> None:
+        """Take a presenter in, or again."""
+        self._waiting.leave(identity)
         if identity != self._peer:
             self._adopt(identity, hello)
         self._heard()
@@ -398,19 +420,49 @@ class Bridge:
         if hello.session not in ("", self.session):
             return wire.Refused("this presenter belongs to another session: start it anew")
         if self._ended:
-            return wire.Refused("the session is over")
-        if self._peer is not None and identity != self._peer and not self._silent:
-            return wire.Refused("another presenter is connected", final=False)
+            return wire.Refused("the session is over", final=hello.session == self.session)
+        if self._peer not in (None, identity) and hello.session == self.session:
+            return wire.Refused(REPLACED, replaced=True)
         return None
+
+    def _has_to_wait(self, hello: wire.Hello) -> bool:
+        """Whether the session has another presenter, which may come back: it is not known to have ended."""
+        follows = word_of(hello.place) == self._place and hello.ended == self._process  # its computer says that the other has ended
+        if self._peer is not None:
+            return not (self._silent and follows)
+        return bool(self._place) and not follows and hello.session != self.session
+
+    def _replace(self, identity: bytes, hello: wire.Hello) -> None:
+        """Go on with another presenter, and let the one before know."""
+        before = self._peer
+        if before is not None:
+            self._door.send(wire.encode(wire.Refused(REPLACED, replaced=True)), before)
+        self._welcome(identity, hello)
+
+    def _let_go(self, identity: bytes, hello: wire.Hello) -> None:
+        """A presenter says why it cannot present, and leaves."""
+        self._trouble = hello.trouble
+        self._door.tell(f"the presenter on {name_of(hello)} cannot present: {hello.trouble}")
+        self._send(wire.Refused("it has been told why this presenter leaves"), identity)
+        self._waiting.leave(identity)
+        if identity == self._peer:
+            self._peer, self._place, self._process, self._name, self._ready = None, 0, 0, "", False
+            if self._started:  # somebody has to come in its place
+                self._silent, self._unanswered_ns = True, self._unanswered_ns or self._mono_ns()
+            else:
+                self._silent, self._unanswered_ns = False, None
 
     def _adopt(self, identity: bytes, hello: wire.Hello) -> None:
         """Take a presenter that this bridge does not know: the first, one started anew, or one that outlived an earlier bridge."""
         resumed, outlived, again = self._resume, hello.session == self.session, self._peer is not None
+        follows = word_of(hello.place) == self._place
         self._peer, self._clock, self._idle, self._ready = identity, ClockOffset(), None, outlived
+        self._name, self._place, self._process, self._trouble = name_of(hello), word_of(hello.place), hello.process, ""
         self._acked = max(hello.acknowledged, resumed.received) if resumed is not None and outlived else hello.acknowledged
         self._inbox, self._outbox, self._resume = wire.Inbox(self._acked), wire.Outbox(hello.received), None
         if again:
-            self._note("a presenter has been started anew: the session goes on with it")
+            if follows:
+                self._note("a presenter has been started anew: the session goes on with it")
             self._close_trial()
         elif resumed is not None:
             self._note("the presenter has found the new bridge" if outlived else "bridge and presenter have both been started anew")
@@ -426,15 +478,15 @@ class Bridge:
         _log.info("bridge: presenter %s (%s) has come", hello.software, hello.display)
 
     def _close_trial(self) -> None:
-        """The presenter has died in a trial: say what it could not say any more."""
+        """The presenter has died in a trial: say what it could not say any more; when is a guess between its last sign of life and now."""
         now, onset = self._mono_ns(), self._onset
         if onset is None:
             return
-        last = max(onset.mono_ns, min(self._heard_ns, now))
-        where, text = (onset.generation, onset.candidate), "the presenter was started anew"
+        last = max(onset.mono_ns - onset.error_ns, min(self._alive_ns, now))
+        where, text, number = (onset.generation, onset.candidate), "the presenter was started anew", -self._inbox.received
         for kind in sorted(self._awaited):
-            error_ns = (now - last) // 2 + onset.error_ns
-            self._found.append(PresenterEvent(kind, *where, (last + now) // 2, error_ns, text=text, sequence=-self._inbox.received))
+            middle, error_ns = (last + now) // 2, (now - last) // 2 + 1
+            self._found.append(PresenterEvent(kind, *where, middle, error_ns, text=text, guess=True, sequence=number))
         self._onset, self._awaited = None, set()
 
     def _take(self, message: wire.Message, received_ns: int) -> None:
@@ -442,6 +494,7 @@ class Bridge:
         if isinstance(message, wire.Pong):
             jumps = self._clock.jumps
             self._clock.add(message.ping_ns, message.arrived_ns, message.sent_ns, received_ns)
+            self._alive_ns = max(self._alive_ns, message.ping_ns)
             if self._clock.jumps > jumps:
                 self._door.tell("the stimulus PC's clock has been set or is being corrected: its offset is estimated anew")
             self._confirm(message.received)
@@ -457,7 +510,9 @@ class Bridge:
             if isinstance(message, wire.Idle):
                 self._idle = message
             elif isinstance(message, wire.Ready):
-                self._ready, self._display = True, (message.display, message.refresh_hz)
+                self._ready, self._display, self._warnings = True, (message.display, message.refresh_hz), message.warnings
+                for warning in message.warnings:
+                    self._note(f"stimulus PC: {warning}")
                 self._note(f"presenter ready: {message.display}" + (f", {message.refresh_hz:.3f} Hz" if message.refresh_hz else ""))
             else:
                 self._take_event(message, received_ns)
@@ -478,7 +533,8 @@ class Bridge:
         else:
             mono_ns, error_ns = received_ns, received_ns  # nothing is known yet of the presenter's clock
         where, number = (event.generation, event.candidate), event.sequence
-        found = PresenterEvent(event.kind, *where, mono_ns, error_ns, event.value, event.response_time_s, event.text, number)
+        error_ns += max(0, event.error_ns)
+        found = PresenterEvent(event.kind, *where, mono_ns, error_ns, event.value, event.response_time_s, event.text, event.guess, number)
         if event.kind == EventKind.TRIGGER:
             self._started = True
         elif event.kind == EventKind.ONSET:
@@ -514,11 +570,15 @@ class Bridge:
         if self._unanswered_ns is None or self._ended:
             return
         silent_ns = self._mono_ns() - self._unanswered_ns
-        if silent_ns > self._lost_ns:
+        other = self._waiting.first
+        if silent_ns > self._lost_ns and other is not None and (found := self._waiting.of(other[0])) is not None:
+            self._note(f"the presenter is lost, silent for {silent_ns / 1e9:.0f} s: {other[1]} has taken over")
+            self._replace(*found)
+        elif silent_ns > self._lost_ns:
             raise LinkError(
                 f"presenter lost: it has not answered at {self.endpoint} for {silent_ns / 1e9:.0f} s (limit: {self._lost_ns / 1e9:g} s); "
                 "check the network and whether the presenter still runs on the stimulus PC"
             )
-        if silent_ns > SILENT_S * 1e9 and not self._silent:
+        elif silent_ns > SILENT_S * 1e9 and not self._silent:
             self._silent = True
             self._note(f"presenter silent for {silent_ns / 1e9:.1f} s: waiting for it")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Desk"]
 
 THUMBNAIL_PX = 256
-OVER = ("", "completed", "stopped")
+OVER = ("", "completed", "stopped", "unscored")
 
 
 class Desk:
@@ -34,7 +34,7 @@ class Desk:
         from rtevo.stages.context import readers_of, ring_names
 
         self.context, self.plan, self.clock = context, context.plan, context.clock
-        self.view = View(self.plan.config, self.plan.tr_s, float(self.plan.grid.voxel_size_mm.min()))
+        self.view = View(self.plan.config, self.plan.tr_s)
         self.images = course_settings(self.plan.config).images
         self.depths: dict[str, tuple[int, int]] = {}  # of each ring: waiting, places
         self.changed = 0  # grows with every record
@@ -57,7 +57,7 @@ class Desk:
 
     @property
     def state(self) -> str:
-        """What the session is doing: "starting", "ready", "presenter" or "trigger" (waited for), "running", "pausing", ..."""
+        """What the session is doing: "starting", "ready", "presenter" or "trigger" (waited for), "placing", ..."""
         get, view = self.clock.get, self.view
         if over := get("over"):
             return OVER[over]
@@ -71,9 +71,30 @@ class Desk:
             return "stopping"
         if get("pause"):
             return "paused" if view.scene == "paused" else "pausing"
+        if get("held"):
+            return "held"
         if view.trigger_ns is None:
             return "trigger" if view.presenter else "presenter"
+        if not view.placed:
+            return "asked" if get("placement_asked") and view.asked is not None else "placing"
         return "running"
+
+    @property
+    def acceptable(self) -> bool:
+        """Whether a placement waits that the operator may accept."""
+        asked = self.view.asked
+        may = self.plan.config.decoder.doubtful == "wait"
+        return may and self.state == "asked" and asked is not None and asked["verdict"] == "doubtful"
+
+    @property
+    def admittable(self) -> bool:
+        """Whether another presenter waits to be let in."""
+        return bool(self.clock.get("presenter_waits")) and not self.over
+
+    @property
+    def correctable(self) -> int:
+        """Repetition times by which the trigger was too late, while that can be corrected; 0 otherwise."""
+        return 0 if self.over else self.clock.get("start_shift")
 
     @property
     def over(self) -> bool:
@@ -85,13 +106,24 @@ class Desk:
 
         Parameters
         ----------
-        action : {"start", "pause", "resume", "stop", "mark"}
+        action : {"start", "pause", "resume", "stop", "mark", "seen", "accept", "again", "restart", "admit", "correct"}
         text : str
             A note.
         t_ns : int, optional
             Session time that is meant; now if None.
         """
         self.context.tell("operator", action=action, text=text, t_ns=self.clock.now_ns() if t_ns is None else t_ns)
+
+    def ago_ns(self, ms: float) -> int:
+        """Give the session time of so many (real) milliseconds ago; 0 before its start."""
+        return max(0, self.clock.now_ns() - round(ms * 1e6 * self.clock.speed))
+
+    def overlay(self, part: int, attempt: int) -> bytes | None:
+        """Give the picture of an attempt to place the decoder, as a PNG file; None where there is none."""
+        from rtevo.report.overlay import draw_attempt
+
+        path = draw_attempt(self.plan.out, self.plan.decoder, self.plan.decoder_name, part, attempt)
+        return None if path is None else path.read_bytes()
 
     def picture(self, generation: int, candidate: int, *, small: bool) -> bytes | None:
         """Give a picture that has been painted, as a PNG file; None where there is none."""

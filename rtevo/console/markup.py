@@ -8,19 +8,23 @@ from html import escape
 from rtevo.console.desk import Desk
 from rtevo.console.view import FULL, LATENCIES, Trial, View
 
-__all__ = ["STATES", "alarms", "figures", "generation", "health", "messages", "now", "span", "state"]
+__all__ = ["STATES", "alarms", "figures", "generation", "health", "messages", "now", "placement", "span", "state"]
 
 STATES = {  # words, colour
     "starting": ("Getting ready", "dim"),
     "ready": ("Ready: press Start", "calm"),
     "presenter": ("Waiting for the stimulus PC", "amber"),
     "trigger": ("Waiting for the trigger", "blue"),
+    "placing": ("Placing the decoder", "blue"),
+    "asked": ("Placement: your decision", "amber"),
     "running": ("Running", "calm"),
     "pausing": ("Pausing after this image", "amber"),
     "paused": ("Paused", "amber"),
+    "held": ("Images are held: your decision", "red"),
     "stopping": ("Ending", "amber"),
     "completed": ("Completed", "calm"),
     "stopped": ("Stopped", "amber"),
+    "unscored": ("Ended without scores", "red"),
     "failed": ("Failed", "red"),
 }
 SCENES = {
@@ -30,8 +34,12 @@ SCENES = {
     "rating": "Rating scale",
     "late": "Fixation: the next image is awaited",
     "paused": "Fixation: paused",
+    "placing": "Fixation: the decoder is placed",
     "over": "The end",
 }
+
+
+UNSCORED = "The session is over, but its last images, or all of them, could not be scored: see the warnings."
 
 
 def _time(seconds: float) -> str:
@@ -68,10 +76,10 @@ def alarms(desk: Desk) -> str:
     """Give what is not in order, in plain words."""
     found = [] if desk.over else desk.view.alarms(desk.clock.now_s(), desk.depths)
     if desk.over:
-        what = {"completed": "The session is over.", "stopped": "The session was stopped; everything is saved."}
+        what = {"completed": "The session is over.", "stopped": "The session was stopped; everything is saved.", "unscored": UNSCORED}
         errors = [text for _, kind, text in desk.view.messages if kind == "error"]
         words = what.get(desk.state) or " ".join(["The session has failed; what was recorded is saved.", *errors[-1:]])
-        colour = "red" if desk.state == "failed" else "calm"
+        colour = "red" if desk.state in ("failed", "unscored") else "calm"
         return f'<p class="{colour}">{escape(words[:400])} Results: {escape(str(desk.plan.out))}</p>'
     return "".join(f"<p>{escape(text)}</p>" for text in found) or '<p class="calm">Nothing to report.</p>'
 
@@ -84,7 +92,7 @@ def now(desk: Desk) -> str:
         picture = f'<img src="picture/{generation}/{candidate}" alt="">'
         scene = f"Generation {generation + 1}, image {candidate + 1}"
     else:
-        picture = f'<div class="empty">{"+" if view.scene in ("fixation", "late", "paused") else ""}</div>'
+        picture = f'<div class="empty">{"+" if view.scene in ("fixation", "late", "paused", "placing") else ""}</div>'
     return f'<h2>On the participant\'s screen</h2>{picture}<p class="scene">{scene}</p><p class="dim">{_next(desk)}</p>'
 
 
@@ -101,9 +109,24 @@ def _next(desk: Desk) -> str:
     return f"for {elapsed:.0f} s"
 
 
+def placement(view: View) -> str:
+    """Give the attempt that waits for the operator: the overlay and its figures; empty where none does."""
+    asked = view.asked
+    if asked is None:
+        return ""
+    figures = (
+        f"expected error {asked['expected_error_mm']:.2f} mm, correlation {asked['correlation']:.2f}, {asked['overlap']:.0%} of the "
+        f"decoder's head and {asked['weight_kept']:.0%} of its weight in today's field of view"
+    )
+    return (
+        f'<h2>The decoder on today\'s head: {escape(asked["verdict"])}</h2><p>{figures}.</p>'
+        f'<img class="overlay" src="placement/{view.part}/{asked["attempt"]}" alt="edges of the decoder\'s reference on today\'s volume">'
+    )
+
+
 def messages(view: View) -> str:
     """Give warnings and what the operator has done, the last first."""
-    colours = {"warning": "amber", "error": "red", "operator": "blue"}
+    colours = {"warning": "amber", "alarm": "red", "error": "red", "operator": "blue"}
     rows = [
         f'<p><time>{_time(t_s)}</time><span class="{colours[kind]}">{escape(text[:300])}</span></p>'
         for t_s, kind, text in reversed(view.messages)
@@ -183,12 +206,21 @@ def _equipment(desk: Desk) -> list[tuple[str, str, str]]:
     moved = view.volumes[-1].displacement_mm if view.volumes else math.nan
     return [
         ("Scanner", *scanner),
+        ("Decoder", *_decoder(view)),
         ("Stimulus PC", *presenter),
         ("Its clock", clock, ""),
         ("Displacement", "–" if math.isnan(moved) else f"{moved:.2f} mm", ""),
         ("Volumes missing", str(view.missing), "amber" if view.missing else ""),
         ("Images late", str(view.held), "amber" if view.held else ""),
     ]
+
+
+def _decoder(view: View) -> tuple[str, str]:
+    """Say how the decoder lies on today's head."""
+    if view.placement is None:
+        return "not placed yet", "dim"
+    colour = {"good": "calm", "doubtful": "amber"}.get(view.placement["verdict"], "red")
+    return f"{view.placement['verdict']}, ± {view.placement['expected_error_mm']:.2f} mm", colour
 
 
 def _latency_row(view: View, name: str) -> str:

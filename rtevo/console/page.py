@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nicegui import events, ui
+from nicegui import ui
 
 from rtevo.console import charts, markup
 from rtevo.console.desk import Desk
@@ -16,18 +17,7 @@ __all__ = ["Page"]
 
 REFRESH_S = 0.5
 STYLE = Path(__file__).with_name("style.css")
-# a page that lost its server looks for it every second, and is loaded again once that answers: there is no way back from an error page
-COME_BACK = """
-    socket.io.reconnectionDelay(500);
-    socket.io.reconnectionDelayMax(1000);
-    socket.off("connect_error");
-    socket.on("connect_error", async (error) => {
-        if (error.message !== "Implicit handshake failed") return;  // no server there: it is tried again
-        while (!(await fetch("alive", {cache: "no-store"}).catch(() => ({}))).ok)
-            await new Promise((then) => setTimeout(then, 500));
-        location.reload();
-    });
-"""
+PRESS = Path(__file__).with_name("press.js")
 NOTES = ("moved", "talked", "coughed", "pressed the bell", "eyes closed", "scanner stopped")
 
 
@@ -43,7 +33,6 @@ class Page:
         self.desk = desk
         self._drawn: dict[str | int, Any] = {}
         self.ended = False  # and the browser shows it
-        self._marked_ns = 0
         self._changed = -1
         ui.add_css(STYLE.read_text(encoding="utf-8"))
         with ui.element("div").classes("page"):
@@ -53,13 +42,15 @@ class Page:
             self.alarms = self._html("alarms")
             with ui.element("div").classes("panel now"):
                 self.now, self.messages = self._html(""), self._html("log")
+            self.placement = self._html("panel generations")
             self.generations = ui.element("div").classes("panel generations")
             self.health = self._html("panel health")
             self._make_charts()
         self._make_dialogs()
-        ui.keyboard(on_key=self._key, repeating=False)
+        self.client = ui.context.client
+        script = PRESS.read_text(encoding="utf-8").replace("CLIENT", json.dumps(self.client.id))
+        ui.add_body_html(f"<script>{script}</script>")
         ui.timer(REFRESH_S, self.tick)
-        ui.run_javascript(COME_BACK)
         self.draw()
 
     # --- parts ----------------------------------------------------------------------------------------------------------------------
@@ -67,20 +58,29 @@ class Page:
     def _html(self, classes: str) -> ui.html:
         return ui.html("", sanitize=False).classes(classes)  # rtevo.console.markup escapes
 
-    def _button(self, words: str, key: str, act: Callable[[], object], classes: str = "") -> ui.button:
-        button = ui.button(on_click=lambda: act(), color=None).props("unelevated no-caps").classes(classes)
+    def _button(self, words: str, key: str, action: str, classes: str = "", text: str = "") -> ui.button:
+        """Make a button; press.js sends what it and its key stand for to :meth:`press`."""
+        button = ui.button(color=None).props("unelevated no-caps").classes(classes)
+        button.props["data-key"] = {"Space": " ", "Esc": "Escape"}.get(key, key)
+        button.props["data-action"], button.props["data-text"] = action, text
         button.on("mousedown", js_handler="(e) => e.preventDefault()")  # it does not take the keyboard
         with button:
-            ui.html(f"{words}<kbd>{key}</kbd>", sanitize=False)
+            ui.html(f"{words}<kbd>{key}</kbd>" if key else words, sanitize=False)
         return button
 
     def _make_buttons(self) -> None:
         with ui.element("div").classes("buttons"):
-            self.start = self._button("Start", "S", self.do_start, "go")
-            self.pause = self._button("Pause", "Space", self.do_pause)
-            self.resume = self._button("Go on", "Space", self.do_pause, "go")
-            self.mark = self._button("Mark", "M", self.ask_mark)
-            self.stop = self._button("Stop", "X", self.ask_stop, "halt")
+            self.start = self._button("Start", "S", "start", "go")
+            self.pause = self._button("Pause", "Space", "pause")
+            self.resume = self._button("Go on", "Space", "resume", "go")
+            self.mark = self._button("Mark", "M", "ask-mark")
+            self.accept = self._button("Accept", "Y", "accept", "go")
+            self.again = self._button("Next volumes", "N", "again")
+            self.restart = self._button("New run", "R", "restart")
+            self.admit = self._button("Let it in", "L", "admit")
+            self.correct = self._button("Correct start", "C", "correct")
+            self.seen = self._button("Seen", "K", "seen", "halt")
+            self.stop = self._button("Stop", "X", "ask-stop", "halt")
 
     def _make_charts(self) -> None:
         view = self.desk.view
@@ -103,67 +103,81 @@ class Page:
         with ui.dialog().props("transition-duration=0") as self.stop_dialog, ui.card():
             self._html("").content = "<p>End the session now? The image is taken away; everything is saved.</p>"
             with ui.element("div").classes("buttons"):
-                self._button("Stop", "Enter", self.do_stop, "halt")
-                self._button("Keep going", "Esc", self.stop_dialog.close)
+                self._button("Stop", "Enter", "stop", "halt")
+                self._button("Keep going", "Esc", "keep")
         with ui.dialog().props("transition-duration=0") as self.mark_dialog, ui.card():
             self._html("").content = "<p>What has happened?</p>"
             self.note = ui.input(placeholder="a note, then Enter").props("dark outlined").classes("w-full")
-            self.note.on("keydown.enter", lambda: self.do_mark(self.note.value))
-            self.note.on("keydown.escape", self.mark_dialog.close)
             self.mark_dialog.on("show", js_handler=f"() => runMethod({self.note.id}, 'focus', [])")
             with ui.element("div").classes("buttons"):
                 for text in NOTES:
-                    ui.button(text, on_click=lambda text=text: self.do_mark(text), color=None).props("unelevated no-caps")
+                    self._button(text, "", "note", text=text)
+                self._button("Nothing", "Esc", "keep")
 
     # --- what the operator does -----------------------------------------------------------------------------------------------------
 
-    def do_start(self) -> None:
-        """Let the session begin."""
-        if self.desk.state == "ready":
-            self.desk.act("start")
+    def press(self, action: str, text: str, t_ns: int) -> None:
+        """Do what was pressed, where that can be done now; what is so already is left so.
 
-    def do_pause(self) -> None:
-        """Pause, or go on."""
-        if self.desk.state in ("presenter", "trigger", "running"):
-            self.desk.act("pause")
-        elif self.desk.state in ("pausing", "paused"):
-            self.desk.act("resume")
+        Parameters
+        ----------
+        action : str
+            What :meth:`rtevo.console.desk.Desk.act` knows, or of the page itself: "ask-stop", "ask-mark", "keep" (nothing is done), "note".
+        text : str
+            A note.
+        t_ns : int
+            Session time at which it was pressed; of a note, at which it was asked for.
+        """
+        with self.client:
+            if action == "ask-stop":
+                self.ask_stop()
+            elif action == "ask-mark":
+                self.ask_mark()
+            elif action == "note":
+                self.do_mark(text, t_ns)
+            else:
+                self.stop_dialog.close()
+                self.mark_dialog.close()
+                if action in self.possible:
+                    self.desk.act(action)
+
+    @property
+    def possible(self) -> set[str]:
+        """What the supervisor may be asked for now."""
+        desk, state = self.desk, self.desk.state
+        return {
+            name
+            for name, so in {
+                "start": state == "ready",
+                "pause": state in ("presenter", "trigger", "running"),
+                "resume": state in ("pausing", "paused", "held"),
+                "seen": bool(desk.view.unseen),
+                "accept": desk.acceptable,
+                "again": state == "asked",
+                "restart": state in ("asked", "held"),
+                "admit": bool(desk.admittable),
+                "correct": bool(desk.correctable),
+                "stop": not desk.over,
+            }.items()
+            if so
+        }
 
     def ask_stop(self) -> None:
         """Ask whether the session shall really end."""
         if not self.desk.over:
             self.stop_dialog.open()
 
-    def do_stop(self) -> None:
-        """End the session."""
-        self.stop_dialog.close()
-        self.desk.act("stop")
-
     def ask_mark(self) -> None:
         """Ask for a note; what counts is the moment of the question."""
         if not self.desk.over:
-            self._marked_ns, self.note.value = self.desk.clock.now_ns(), ""
+            self.note.value = ""
             self.mark_dialog.open()
 
-    def do_mark(self, text: str) -> None:
+    def do_mark(self, text: str, t_ns: int) -> None:
         """Record a note."""
-        if self.mark_dialog.value:
-            self.mark_dialog.close()
-            self.desk.act("mark", text.strip(), self._marked_ns)
-
-    def _key(self, event: events.KeyEventArguments) -> None:
-        modifiers = event.modifiers
-        if not event.action.keydown or modifiers.ctrl or modifiers.alt or modifiers.meta or self.mark_dialog.value:
-            return
-        if self.stop_dialog.value:
-            if event.key == "Enter":
-                self.do_stop()
-            elif event.key == "Escape":
-                self.stop_dialog.close()
-            return
-        keys = {"s": self.do_start, " ": self.do_pause, "m": self.ask_mark, "x": self.ask_stop}
-        if act := keys.get(str(event.key.name).lower()):
-            act()
+        self.mark_dialog.close()
+        if not self.desk.over:
+            self.desk.act("mark", text.strip(), t_ns)
 
     # --- drawing --------------------------------------------------------------------------------------------------------------------
 
@@ -187,6 +201,7 @@ class Page:
         self._set(self.figures, markup.figures(desk))
         self._set(self.alarms, markup.alarms(desk))
         self._set(self.now, markup.now(desk))
+        self._set(self.placement, markup.placement(desk.view) if desk.state == "asked" else "")
         self._set(self.health, markup.health(desk))
         self._draw_buttons()
         if self._changed != desk.changed:
@@ -199,8 +214,17 @@ class Page:
         state = self.desk.state
         self.start.set_visibility(state in ("starting", "ready"))
         self.start.set_enabled(state == "ready")
-        self.resume.set_visibility(state in ("pausing", "paused"))
-        self.pause.set_visibility(not self.resume.visible and not self.start.visible)
+        self.resume.set_visibility(state in ("pausing", "paused", "held"))
+        asked = state == "asked"
+        self.accept.set_visibility(self.desk.acceptable)
+        self.admit.set_visibility(self.desk.admittable)
+        self.correct.set_visibility(bool(self.desk.correctable))
+        self.seen.set_visibility(bool(self.desk.view.unseen) and not self.desk.over)
+        self.restart.set_visibility(asked or state == "held")
+        for button in (self.again, self.placement):
+            button.set_visibility(asked)
+        self.generations.set_visibility(not asked)
+        self.pause.set_visibility(not (self.resume.visible or self.start.visible or asked))
         self.pause.set_enabled(state in ("presenter", "trigger", "running"))
         self.mark.set_enabled(not self.desk.over)
         self.stop.set_enabled(not self.desk.over and state != "stopping")

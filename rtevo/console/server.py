@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from fastapi import FastAPI, Response
 from nicegui import Client, ui
+from pydantic import BaseModel, Field
 
 from rtevo.console.desk import Desk
 from rtevo.console.guard import Guard
@@ -24,7 +26,17 @@ __all__ = ["serve"]
 LOOK_S = 0.25  # how often the log is looked at
 FAREWELL_S = 1.5  # for what was drawn last to reach them
 PART_S = 3.0  # for browsers to draw the end
-PATIENCE_S = 10.0  # a browser that is away for so long has to load its page again
+PATIENCE_S = 120.0  # a browser that is away for so long has to load its page again
+
+
+class Press(BaseModel):
+    """Something that was pressed on a page: it comes again and again until it is acknowledged."""
+
+    id: str = Field(max_length=64)
+    client: str = Field(max_length=64)
+    action: str = Field(max_length=16)
+    text: str = Field(max_length=4000)
+    age_ms: float = Field(ge=0, le=1e9)  # how long ago that was
 
 
 class _Server(uvicorn.Server):
@@ -55,6 +67,7 @@ class _Quiet(logging.Handler):
 
 def _application(desk: Desk, looking: dict[str, Page]) -> Guard:
     """Make the application; `looking` has the pages that are open."""
+    taken: deque[str] = deque(maxlen=1000)
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @application.get("/picture/{generation}/{candidate}")
@@ -64,9 +77,26 @@ def _application(desk: Desk, looking: dict[str, Page]) -> Guard:
             return Response(status_code=404)
         return Response(found, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
-    @application.get("/alive", status_code=204)
-    def alive() -> None:
-        """Answer a page that looks for its server."""
+    @application.get("/placement/{part}/{attempt}")
+    def placement(part: int, attempt: int) -> Response:
+        found = desk.overlay(part, attempt)
+        return Response(status_code=404) if found is None else Response(found, media_type="image/png")
+
+    @application.get("/alive/{client}", status_code=204)
+    def alive(client: str) -> Response:
+        """Answer a page that looks for its server; 404 where this is another one, that does not know it."""
+        return Response(status_code=204 if client in looking else 404)
+
+    @application.post("/press", status_code=204)
+    def press(pressed: Press) -> Response:
+        """Take what was pressed on a page, once; 404 where the page has to be loaded again first."""
+        page = looking.get(pressed.client)
+        if page is None:
+            return Response(status_code=404)
+        if pressed.id not in taken:
+            taken.append(pressed.id)
+            page.press(pressed.action, pressed.text, desk.ago_ns(pressed.age_ms))
+        return Response(status_code=204)
 
     @ui.page("/")
     def page(client: Client) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import select
+import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rtevo.record import earlier
-from rtevo.records import EventKind, VolumeFlag
+from rtevo.records import Decision, EventKind, VolumeFlag
 from rtevo.shm import Ring, RingClosed, RingOverrun
 from rtevo.stages.context import OBSERVERS
 from rtevo.stages.evolution import course_settings
@@ -27,6 +31,19 @@ __all__ = ["Status", "closing_words"]
 
 QUIET_S = 10.0  # without a terminal, a line this often
 FD_LIMIT_MM = 0.5
+QUESTION = "Type y (accept a doubtful placement), n (try the next volumes), r (the scanner's run begins anew) or x (stop), and Enter."
+ANSWERS = {"y": "accept", "n": "again", "r": "restart", "x": "stop"}
+HELD = "Type g (go on showing images), r (the scanner's run begins anew) or x (stop), and Enter."
+AT_HELD = {"g": "resume", "r": "restart", "x": "stop"}
+SEEN = "Type k and Enter when you have seen it."
+MORE = {  # shared word: action, key, question
+    "presenter_waits": (
+        "admit", "l", "Another presenter waits. Type l and Enter to let it in, in place of the session's own; it stays outside otherwise."
+    ),
+    "start_shift": (
+        "correct", "c", "The trigger was not the first volume's. Type c and Enter before the first image to take the start of the volumes."
+    ),
+}  # fmt: skip
 
 
 class Status:
@@ -52,6 +69,10 @@ class Status:
         self._images = course_settings(plan.config).images
         self._blinded = plan.config.session.condition == "blinded"
         self._due: float | None = None
+        self._operate: Callable[[str, str], None] | None = None
+        self._asked = 0  # the question about a placement that has been put
+        self._alarm = (0, 0)  # what was asked about alarms
+        self._more = dict.fromkeys(MORE, 0)  # what has been asked
         self._printed = 0.0
         for record in earlier(plan.out, plan.part):
             if record["type"] in OBSERVERS["status"]:
@@ -67,11 +88,13 @@ class Status:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._live.stop()
-        self._log.close()
+        with suppress(OSError):
+            self._log.close()
 
     def log(self, level: str, text: str) -> None:
         """Show a message (but not a DEBUG one), and keep it in ``session.log``."""
-        self._log.write(f"{time.strftime('%H:%M:%S')} {level} {text}\n")
+        with suppress(OSError):  # the disk is full: whoever keeps the record says so
+            self._log.write(f"{time.strftime('%H:%M:%S')} {level} {text}\n")
         if level == "DEBUG":
             return
         self.console.print(Text(text, style={"WARNING": "yellow", "ERROR": "bold red"}.get(level, "dim")))
@@ -92,11 +115,11 @@ class Status:
             self._printed = time.monotonic()
             self.console.print(f"starting: {text}")
 
-    def watch(self, rings: dict[str, Ring], clock: Clock) -> None:
-        """Begin to follow a session's rings."""
+    def watch(self, rings: dict[str, Ring], clock: Clock, operate: Callable[[str, str], None] | None = None) -> None:
+        """Begin to follow a session's rings; `operate` does what is answered at the terminal."""
         from rtevo.stages import ring_name
 
-        self._clock, self._all = clock, rings
+        self._clock, self._all, self._operate = clock, rings, operate
         self._rings = {name: Ring.attach(ring_name(self.plan.name, name), reader="status") for name in OBSERVERS["status"]}
 
     def _follow(self) -> None:
@@ -112,7 +135,8 @@ class Status:
                     self._rings.pop(name).close()
 
     def _take(self, ring: str, slot: Any) -> None:
-        self._last[ring] = slot
+        if ring != "aligned" or not slot["flags"] & VolumeFlag.LATE:  # the line is about the newest volume
+            self._last[ring] = slot
         if ring == "fitness":
             self._fitness.setdefault(int(slot["generation"]), {})[int(slot["candidate"])] = float(slot["fitness"])
         elif ring == "events":
@@ -126,11 +150,52 @@ class Status:
     def tick(self) -> None:
         """Refresh the line."""
         self._follow()
+        self._ask()
         if self.console.is_terminal:
             self._live.update(self._render(), refresh=True)
         elif time.monotonic() > self._printed + QUIET_S:
             self._printed = time.monotonic()
             self.console.print(" | ".join(f"{label} {value}" for label, value, _ in self._cells()))
+
+    def _ask(self) -> None:
+        """Put the question that waits for the operator, and do what is answered; only where somebody sits at the terminal."""
+        if self._clock is None or self._operate is None or sys.stdin is None or not sys.stdin.isatty():
+            return
+        get = self._clock.get
+        asked = get("placement_asked")
+        more = {word: get(word) for word in MORE}
+        for word, (_, _, question) in MORE.items():
+            if more[word] and more[word] != self._more[word]:
+                self.console.print(Text(question, style="bold yellow"))
+        self._more = more
+        if asked and asked != self._asked:
+            from rtevo.report.overlay import draw_attempt
+
+            picture = draw_attempt(self.plan.out, self.plan.decoder, self.plan.decoder_name, self.plan.part, asked - 1)
+            if picture is None:
+                return  # it is not in the record yet
+            self._asked = asked
+            self.console.print(Text(f"Look at {picture}. {QUESTION}", style="bold yellow"))
+            return
+        held, alarm = get("held"), get("alarm") if get("alarm") > get("seen") else 0
+        if not asked and (alarm or held) and self._alarm != (alarm, held):
+            self.console.print(Text(HELD if held else SEEN, style="bold yellow"))
+        self._alarm = (alarm, held)
+        if (asked or alarm or held or any(more.values())) and select.select([sys.stdin], [], [], 0)[0]:
+            if alarm:  # any answer says that it has been seen
+                self._operate("seen", "at the terminal")
+            self._answer(sys.stdin.readline().strip().lower()[:1], asked, held)
+
+    def _answer(self, word: str, asked: int, held: int) -> None:
+        """Do what was answered."""
+        assert self._operate is not None
+        waiting = [more for name, more in MORE.items() if self._more[name]]
+        known = {**{key: action for action, key, _ in waiting}, **(AT_HELD if held else {}), **(ANSWERS if asked else {})}
+        if word in known:
+            self._asked = 0 if word in ANSWERS else self._asked
+            self._operate(known[word], "at the terminal")
+        elif questions := [*([QUESTION] if asked else []), *([HELD] if held else []), *(question for *_, question in waiting)]:
+            self.console.print(Text(" ".join(questions), style="bold yellow"))
 
     def _render(self) -> Table:
         table = Table.grid(padding=(0, 2))
@@ -154,6 +219,10 @@ class Status:
                 ("FD", "-" if math.isnan(displacement) else f"{displacement:.2f} mm", "yellow" if displacement > FD_LIMIT_MM else "")
             )
             cells.append(("aligned in", "missing" if missing else f"{latency_ms:.0f} ms", "red" if missing else ""))
+        placement = self._last.get("placements")
+        if placement is None or placement["decision"] != Decision.ACCEPTED:
+            waits = self._clock is not None and self._clock.get("triggered")
+            cells += [("decoder", "being placed" if placement is None else "placement: your decision", "yellow")] if waits else []
         cells.append(("generation", f"{self._generation + 1}/{config.evolution.generations}", "bold"))
         cells.append(("images", f"{self._shown}/{self._images}", ""))
         score = self._last.get("scores")

@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from rtevo.config import Config
-from rtevo.records import EventKind, VolumeFlag
+from rtevo.record import Holding, Painting
+from rtevo.records import Decision, EventKind, Grid, VolumeFlag
 
 __all__ = ["FD_LIMIT_MM", "FULL", "LATENCIES", "Latency", "Trial", "View", "Volume"]
 
@@ -26,7 +29,19 @@ LATENCIES = {  # what is slow when it is; its short name; in what time it has to
     "paint": ("Painting", "picture painted", "image"),
     "report": ("The stimulus PC's report", "onset reported", "TR"),
 }
-_SHOWN = {"pause": "pause after this image", "resume": "go on", "start": "start", "stop": "stop", "mark": "mark"}
+_SHOWN = {
+    "pause": "pause after this image",
+    "resume": "go on",
+    "start": "start",
+    "stop": "stop",
+    "mark": "mark",
+    "seen": "the alarm has been seen",
+    "accept": "the placement is accepted",
+    "again": "the next volumes are tried",
+    "restart": "the scanner's run begins anew",
+    "admit": "the waiting presenter is let in",
+    "correct": "the start is corrected, as the volumes say",
+}
 
 
 @dataclass
@@ -86,33 +101,44 @@ class View:
     ----------
     config : Config
     tr_s : float
+
+    Attributes
+    ----------
     voxel_mm : float
-        Shortest edge of a voxel: the head should stay within it.
+        Shortest edge of a voxel: the head should stay within it. NaN before the first volume.
     """
 
-    def __init__(self, config: Config, tr_s: float, voxel_mm: float) -> None:
-        self.config, self.tr_s, self.voxel_mm = config, tr_s, voxel_mm
+    def __init__(self, config: Config, tr_s: float) -> None:
+        self.config, self.tr_s, self.voxel_mm = config, tr_s, math.nan
         self.blinded = config.session.condition == "blinded"
         self.measured = {"ratings": EventKind.RATING, "physiology": EventKind.PHYSIOLOGY}.get(config.session.condition)
         speed = config.session.speed or math.inf
         cadence_s = config.generator.deadline_s or config.presentation.image_s + config.presentation.washout_s
         limits_ms = {"TR": 1e3 * tr_s / speed or math.inf, "image": 1e3 * cadence_s / speed or math.inf}
         self.latencies = {name: Latency(limits_ms[limit]) for name, (_, _, limit) in LATENCIES.items()}
+        self._painting, self._holding = Painting(1e3 * cadence_s / speed), Holding()
         self.trials: dict[tuple[int, int], Trial] = {}
         self.volumes: list[Volume] = []
+        self.part = 0
         self.messages: deque[tuple[float, str, str]] = deque(maxlen=200)  # session time s, kind, text
         self.begin()
 
     def begin(self) -> None:
         """A part of the session begins: its clock starts at 0."""
+        self._painting.begin()
+        self._holding.begin()
         self.trigger_ns: int | None = None
         self.scene, self.since_s = "nothing", 0.0
         self.showing: tuple[int, int] | None = None  # on the screen now
         self.last: tuple[int, int] | None = None  # shown last
         self.volume_s = math.nan  # when the last volume came
+        self.placement: Mapping[str, Any] | None = None  # the latest attempt to place the decoder on today's head
         self.clock_error_ms = math.nan
+        self._errors_ms: deque[float] = deque(maxlen=2)  # of the last events
         self.presenter, self.silent = "", False
+        self.other = ""  # presenter that waits to be let in
         self.held = 0
+        self.unseen: list[str] = []  # alarms that nobody has seen yet
         self._scored_ns: dict[tuple[int, int], int] = {}
 
     # --- records --------------------------------------------------------------------------------------------------------------------
@@ -125,6 +151,24 @@ class View:
 
     def _start(self, record: Mapping[str, Any]) -> None:
         self.begin()
+        self.part = record.get("part", 0)
+
+    def _grid(self, record: Mapping[str, Any]) -> None:
+        self.voxel_mm = float(Grid(tuple(record["shape"]), np.array(record["affine"])).voxel_size_mm.min())
+
+    def _placements(self, record: Mapping[str, Any]) -> None:
+        self.placement = record
+
+    @property
+    def asked(self) -> Mapping[str, Any] | None:
+        """The placement that waits for the operator."""
+        waits = self.placement is not None and self.placement["decision"] == Decision.PENDING and self.placement["verdict"] != "good"
+        return self.placement if waits else None
+
+    @property
+    def placed(self) -> bool:
+        """Whether the decoder lies on today's head."""
+        return self.placement is not None and self.placement["decision"] == Decision.ACCEPTED
 
     def _trial(self, record: Mapping[str, Any]) -> Trial:
         key = (record["generation"], record["candidate"])
@@ -132,11 +176,13 @@ class View:
 
     def _latents(self, record: Mapping[str, Any]) -> None:
         self._trial(record).probe = record["probe"] >= 0
+        self._painting.asked(record)
 
     def _images(self, record: Mapping[str, Any]) -> None:
         self._trial(record).painted = True
-        if self.trigger_ns is not None:  # the first ones have waited for it
-            self.latencies["paint"].add((record["painted_ns"] - record["evolved_ns"]) / 1e6)
+        ns = self._painting.painted(record)
+        if ns is not None and self.trigger_ns is not None:  # the first ones have waited for it
+            self.latencies["paint"].add(ns / 1e6)
 
     def _scores(self, record: Mapping[str, Any]) -> None:
         if record["closed_ns"]:
@@ -156,9 +202,13 @@ class View:
     def _aligned(self, record: Mapping[str, Any]) -> None:
         x, y, z, *angles = record["motion"]
         motion = (x, y, z, *(angle * RADIUS_MM for angle in angles))
-        self.volumes.append(Volume(record["index"], record["flags"], record["framewise_displacement_mm"], motion))
+        volume = Volume(record["index"], record["flags"], record["framewise_displacement_mm"], motion)
+        if volume.flags & VolumeFlag.LATE:  # takes the place of its gap
+            self.volumes = sorted([v for v in self.volumes if v.index != volume.index] + [volume], key=lambda v: v.index)
+        else:
+            self.volumes.append(volume)
         self.volume_s = record["clock_ns"] / 1e9
-        if not record["flags"] & VolumeFlag.MISSING:
+        if self.placed and not record["flags"] & VolumeFlag.MISSING:  # before, it may take longer: nobody waits for a score
             self.latencies["align"].add((record["aligned_ns"] - record["closed_ns"]) / 1e6)
 
     def _warning(self, record: Mapping[str, Any]) -> None:
@@ -166,14 +216,22 @@ class View:
 
     _error = _warning
 
+    def _alarm(self, record: Mapping[str, Any]) -> None:
+        self._warning(record)
+        self.unseen.append(record["text"])
+
     def _operator(self, record: Mapping[str, Any]) -> None:
+        if record["action"] == "seen":
+            self.unseen.clear()
         text = _SHOWN[record["action"]] + (f": {record['text']}" if record["text"] else "")
         self.messages.append((record["t_ns"] / 1e9, "operator", text))
 
     def _events(self, record: Mapping[str, Any]) -> None:
         kind, t_s = record["kind"], record["t_ns"] / 1e9
+        self.held += self._holding.take(record)
         if kind not in (EventKind.NOTE, EventKind.PHYSIOLOGY) and self.config.session.speed:
-            self.clock_error_ms = record["error_ns"] / 1e6
+            self._errors_ms.append(record["error_ns"] / 1e6)
+            self.clock_error_ms = min(self._errors_ms)  # others may also hold what a stalled screen leaves unknown
             self.latencies["report"].add(max(0.0, 1e3 * (record["clock_ns"] / 1e9 - t_s) / self.config.session.speed))
         if kind == EventKind.NOTE:
             self._note(record["text"])
@@ -188,8 +246,8 @@ class View:
             self.showing = None
             self._scene("rating" if self.measured == EventKind.RATING else "fixation", t_s)
         elif kind in (EventKind.FIXATION, EventKind.PAUSE, EventKind.GO_ON, EventKind.END):
-            self.held += kind == EventKind.FIXATION
-            scenes = {EventKind.FIXATION: "late", EventKind.PAUSE: "paused", EventKind.GO_ON: "fixation", EventKind.END: "over"}
+            paused = "paused" if self.placed else "placing"
+            scenes = {EventKind.FIXATION: "late", EventKind.PAUSE: paused, EventKind.GO_ON: "fixation", EventKind.END: "over"}
             self._scene(scenes[kind], t_s)
         elif kind == self.measured:
             self._scene("fixation", t_s)
@@ -205,7 +263,12 @@ class View:
             self.presenter = text.partition(": ")[2]
             if self.scene == "nothing":
                 self.scene = "waiting"
-        self.silent = (self.silent or text.startswith("presenter silent")) and "answers again" not in text and "anew" not in text
+        if text.startswith("another presenter waits: "):
+            self.other = text.partition(": ")[2].partition(";")[0]
+        elif text.startswith("the other presenter waits no longer") or "has taken over" in text:
+            self.other = ""
+        goes_on = any(words in text for words in ("answers again", "started anew", "has taken over"))
+        self.silent = (self.silent or text.startswith("presenter silent")) and not goes_on
 
     # --- what follows from them -----------------------------------------------------------------------------------------------------
 
@@ -246,7 +309,14 @@ class View:
             Session time.
         depths : mapping of ring to (waiting, slots)
         """
-        return [*self._link_alarms(now_s), *self._scanner_alarms(now_s), *self._speed_alarms(depths)]
+        now = [*self._placement_alarms(), *self._link_alarms(now_s), *self._scanner_alarms(now_s), *self._speed_alarms(depths)]
+        return [*self.unseen, *now]
+
+    def _placement_alarms(self) -> list[str]:
+        asked = self.asked
+        if asked is None or self.scene == "over":
+            return []
+        return [f"How the decoder lies on today's head is {asked['verdict']}.", *filter(None, asked["reasons"].split("\n"))]
 
     def _link_alarms(self, now_s: float) -> list[str]:
         found: list[str] = []
@@ -254,6 +324,10 @@ class View:
             return found
         if self.silent:
             found.append("The stimulus PC does not answer: look at its screen and cable. The participant sees fixation.")
+        if self.other:
+            found.append(
+                f"Another presenter waits: {self.other}. It stays outside unless you let it in (the participant must see that screen)."
+            )
         if self.scene == "late" and now_s - self.since_s > 2 * self.tr_s and self.config.evolution.schedule == "steady":
             found.append(f"The next picture is late: fixation has been held for {now_s - self.since_s:.0f} s.")
         if self.clock_error_ms > CLOCK_LIMIT_MS:
@@ -273,7 +347,7 @@ class View:
             found.append(f"The head has just moved by {moved:.1f} mm.")
         far = max((abs(x) for v in recent[-1:] for x in v.motion_mm if not math.isnan(x)), default=0.0)
         if far > self.voxel_mm:
-            found.append(f"The head lies {far:.1f} mm from where the decoder has it (a voxel is {self.voxel_mm:.1f} mm).")
+            found.append(f"The head lies {far:.1f} mm from the reference (a voxel is {self.voxel_mm:.1f} mm).")
         if any(v.flags & VolumeFlag.MISSING for v in recent):
             found.append("A volume has not arrived whole.")
         if any(v.flags & VolumeFlag.UNALIGNED for v in recent):

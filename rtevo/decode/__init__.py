@@ -17,13 +17,17 @@ volumes and image onsets as they come and gives each image's score.
     events      what was shown in a training run, and targets
     train       weight maps from training runs, and their performance on held-out blocks
     figures     one page about a decoder
+    carry       a decoder on another day's grid; sampling: volumes and maps on other grids
+    elsewhere   runs of other grids: today's reference, placement, a decoder folder for today
     convert     decoders from elsewhere; unpickle reads a model without running it
 
-``python -m rtevo.decode fit`` builds a decoder, ``score`` scores a recorded run, ``import`` converts maps and models.
+``python -m rtevo.decode fit`` builds a decoder, ``score`` scores a recorded run, ``place`` carries a decoder to today's grid, ``import``
+converts maps and models.
 """
 
+from rtevo.decode.carry import carry, reorder, same_voxels
 from rtevo.decode.deconvolve import Deconvolver, Grid
-from rtevo.decode.folder import Decoder, write_decoder
+from rtevo.decode.folder import Decoder, read_map, write_decoder
 from rtevo.decode.peak import pearson, response_window
 from rtevo.decode.quality import Quality, differences, whole
 from rtevo.decode.running import RunningFit
@@ -40,9 +44,13 @@ __all__ = [
     "RunningFit",
     "Score",
     "Scorer",
+    "carry",
     "differences",
     "pearson",
+    "read_map",
+    "reorder",
     "response_window",
+    "same_voxels",
     "whole",
     "write_decoder",
 ]

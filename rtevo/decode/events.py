@@ -22,7 +22,9 @@ __all__ = ["Event", "Target", "blocks", "parse_target", "predicted", "read_event
 
 BLOCK_GAP_S = 5.0
 """Events of one kind that follow each other by less than this are one block: their responses cannot be told apart."""
-_MISSING = ("", "n/a", "nan", "NaN")
+MOST_TOLD = 5
+"""Rows that are left out are named up to this many, for each reason."""
+_MISSING = ("", "n/a", "nan")  # in any case
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Event:
     onset_s, duration_s : float
         From the run's first volume, seconds.
     trial_type : str
-        Its kind; empty where the file has none.
+        Its kind; empty where the file has none, or ``n/a``.
     values : dict of str to str
         All columns as they are.
     """
@@ -64,8 +66,10 @@ class Target:
     categorical: bool
 
 
-def read_events(path: Path, run_s: float = math.inf) -> list[Event]:
+def read_events(path: Path, run_s: float = math.inf, problems: list[str] | None = None) -> list[Event]:
     """Read an ``events.tsv`` file.
+
+    Rows without an onset (BIDS allows them), and those at or after the run's end, are left out.
 
     Parameters
     ----------
@@ -73,6 +77,8 @@ def read_events(path: Path, run_s: float = math.inf) -> list[Event]:
         The file.
     run_s : float
         Length of the run, seconds.
+    problems : list of str, optional
+        Takes what was left out, and why.
 
     Returns
     -------
@@ -82,7 +88,7 @@ def read_events(path: Path, run_s: float = math.inf) -> list[Event]:
     Raises
     ------
     DataError
-        The file is not there or not such a table, a number is missing or impossible, or an event lies after the end of the run.
+        The file is not there or not such a table, a number is impossible, or no event is left.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -92,19 +98,38 @@ def read_events(path: Path, run_s: float = math.inf) -> list[Event]:
     if not rows or not {"onset", "duration"} <= set(rows[0]):
         found = ", ".join(str(name) for name in rows[0]) if rows else "no rows"
         raise DataError(f"{path}: expected tab-separated columns onset and duration, found {found}")
-    events = []
+    events, without, after = [], [], []
     for line, row in enumerate(rows, start=2):
         values = {str(name): (value or "").strip() for name, value in row.items() if name is not None and not isinstance(value, list)}
+        if not any(values.values()):
+            continue  # nothing but tabs
+        if _missing(values["onset"]):
+            without.append(line)
+            continue
         onset_s, duration_s = (_seconds(path, line, name, values[name]) for name in ("onset", "duration"))
         if onset_s >= run_s:
-            raise DataError(f"{path}, line {line}: expected an onset before the run's end at {run_s:g} s, found {onset_s:g} s")
-        events.append(Event(onset_s, duration_s, values.get("trial_type", ""), values))
+            after.append(line)
+            continue
+        kind = values.get("trial_type", "")
+        events.append(Event(onset_s, duration_s, "" if _missing(kind) else kind, values))
+    left_out = [(without, "has no onset"), (after, f"has its onset after the run's end at {run_s:g} s")]
+    told = [f"{path}, line {line}: {why}; left out" for lines, why in left_out for line in lines[:MOST_TOLD]]
+    told += [f"{path}: {len(lines) - MOST_TOLD} more lines, each {why}; left out" for lines, why in left_out if len(lines) > MOST_TOLD]
+    if not events:
+        raise DataError("\n  ".join([f"{path}: expected at least one event within the run, found none", *told]))
+    if problems is not None:
+        problems += told
     return sorted(events, key=lambda event: event.onset_s)
+
+
+def _missing(text: str) -> bool:
+    """Whether a cell says that there is no value."""
+    return text.lower() in _MISSING
 
 
 def _seconds(path: Path, line: int, name: str, text: str) -> float:
     """Read a number of seconds; a missing or zero duration counts as a tenth of a second."""
-    if name == "duration" and text in _MISSING:
+    if name == "duration" and _missing(text):
         return 0.1
     try:
         value = float(text)
@@ -175,7 +200,7 @@ def _numeric(text: str, events: Sequence[Event]) -> Target:
     for event in events:
         value = event.values.get(text, "")
         try:
-            numbers.append(math.nan if value in _MISSING else float(value))
+            numbers.append(math.nan if _missing(value) else float(value))
         except ValueError:
             raise DataError(f"target '{text}': expected a numeric column, found '{value}' at {event.onset_s:g} s") from None
     values = np.array(numbers)

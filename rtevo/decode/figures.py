@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from rtevo.decode.folder import Decoder
 from rtevo.decode.train import Performance
+from rtevo.records import Grid
 
-__all__ = ["draw_page"]
+__all__ = ["draw_map", "draw_page"]
 
 _SLICES = 12
 
@@ -54,6 +55,38 @@ def draw_page(
     axes[2].set(xlabel="volume", ylabel="mm", title="framewise displacement")
     value = "not measurable" if np.isnan(found.value) else f"{found.value:.2f} (p = {found.p_value:.3f}, {found.blocks} blocks)"
     figure.suptitle(f"decoder '{decoder.name}'    held-out performance: {value}")
+    figure.savefig(path, dpi=100)
+
+
+def draw_map(path: Path, reference: NDArray[np.float32], grid: Grid, values: NDArray[np.float64], title: str) -> None:
+    """Draw a map's outline (a fifth of its largest weight; red: for, blue: against) on a reference, in three planes through its middle.
+
+    Parameters
+    ----------
+    path : Path
+        ``.png`` or ``.pdf``.
+    reference, values : ndarray (X, Y, Z)
+    grid : Grid
+        Of both.
+    title : str
+    """
+    from matplotlib.figure import Figure
+
+    size, high = np.abs(values), float(np.percentile(reference, 99.5))
+    middle = [n // 2 for n in grid.shape]
+    if size.sum() > 0:
+        along = [np.moveaxis(size, k, 0).sum(axis=(1, 2)) for k in range(3)]
+        middle = [round(float(share @ np.arange(len(share)) / share.sum())) for share in along]
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    for k, axis in enumerate(figure.subplots(1, 3)):
+        across, up = (float(grid.voxel_size_mm[n]) for n in range(3) if n != k)
+        axis.imshow(np.take(reference, middle[k], k).T, cmap="gray", origin="lower", vmin=0, vmax=max(high, 1e-30), aspect=up / across)
+        plane, level = np.take(values, middle[k], k).T, 0.2 * float(size.max())
+        for sign, color in ((1.0, "tab:red"), (-1.0, "tab:blue")):
+            if level > 0 and (sign * plane > level).any():
+                axis.contour(sign * plane, levels=[level], colors=color, linewidths=1.0)
+        axis.set_axis_off()
+    figure.suptitle(title)
     figure.savefig(path, dpi=100)
 
 

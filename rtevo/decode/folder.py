@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from rtevo.errors import DecoderError
 from rtevo.records import Grid
 
-__all__ = ["Decoder", "read_map", "write_decoder"]
+__all__ = ["MASK", "NOISE", "REFERENCE", "SETTINGS", "SUFFIX", "Decoder", "maps_in", "read_map", "write_decoder"]
 
 REFERENCE, MASK, SETTINGS, SUFFIX = "ref_img.nii.gz", "mask_img.nii.gz", "decoder.json", "_img.nii.gz"
 NOISE = "noise_sd.nii.gz"
@@ -213,7 +213,7 @@ def _choose_map(folder: Path, name: str | None) -> str:
     for required in (REFERENCE, MASK):
         if not (folder / required).is_file():
             raise DecoderError(f"{folder}: expected {REFERENCE}, {MASK} and NAME{SUFFIX}, found no {required}")
-    maps = sorted(path.name.removesuffix(SUFFIX) for path in folder.glob("*" + SUFFIX) if path.name not in (REFERENCE, MASK))
+    maps = maps_in(folder)
     there = f"found {', '.join(maps)}" if maps else "found none"
     if name is not None:
         if name not in maps:
@@ -222,6 +222,11 @@ def _choose_map(folder: Path, name: str | None) -> str:
     if len(maps) != 1:
         raise DecoderError(f"{folder}: expected one weight map NAME{SUFFIX}, or the name of one of several, {there}")
     return maps[0]
+
+
+def maps_in(folder: Path) -> list[str]:
+    """List the names of a folder's weight maps."""
+    return sorted(path.name.removesuffix(SUFFIX) for path in folder.glob("*" + SUFFIX) if path.name not in (REFERENCE, MASK))
 
 
 def read_map(path: Path) -> tuple[NDArray[np.float32], Grid]:

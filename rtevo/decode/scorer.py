@@ -139,7 +139,8 @@ class Scorer:
                 grid=grid,
                 left_out=self.left_out,
             )
-        self._seen: set[int] = set()
+        self._seen: set[int] = set()  # those that came with data
+        self._uses_late = method == "peak"
         self._keys: set[tuple[int, int]] = set()
         self._done: list[Score] = []
 
@@ -149,8 +150,9 @@ class Scorer:
         Parameters
         ----------
         index : int
-            Position in the run, 0 = first. Usually the next one. For ``peak`` a volume that comes late still joins the fit and the windows
-            that are open; for ``deconvolve`` it is not used. Indices that were skipped when a window ends are missing.
+            Position in the run, 0 = first. Usually the next one. One that was added as missing may come later after all: for ``peak`` it
+            still joins the fit and the windows that are open; for ``deconvolve`` and ``pattern`` it is not used. Indices that were skipped
+            when a window ends are missing.
         volume : ndarray (X, Y, Z), or None
             Aligned volume on the decoder's grid; None: missing.
         motion : array-like of float, (6,)
@@ -161,7 +163,7 @@ class Scorer:
         GeometryError
             The volume has another shape than the decoder.
         ValueError
-            The index was added before, or `motion` has another shape.
+            The index was added with a volume before, or `motion` has another shape.
         """
         index = int(index)
         if np.shape(motion) != (6,):
@@ -170,9 +172,12 @@ class Scorer:
         if index < 0 or index in self._seen:
             raise ValueError(f"volume {index}: expected an index >= 0 that was not added before")
         values = None if volume is None or not np.isfinite(motion_mm).all() else self._values(index, volume)
-        self._seen.add(index)
-        if values is None:
+        if volume is not None:
+            self._seen.add(index)
+        if values is None and index not in self.left_out:
             self.left_out.append(index)
+        elif values is not None and index in self.left_out and self._uses_late:
+            self.left_out.remove(index)
         self._done += self._method.add_volume(index, motion_mm, values)
 
     def add_onset(self, key: tuple[int, int], onset_s: float) -> None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from rtevo.decode.events import Event, Target, blocks, predicted
 from rtevo.errors import DataError
 
-__all__ = ["METHODS", "Examples", "Method", "Performance", "fit_weights", "measure"]
+__all__ = ["METHODS", "Examples", "Method", "Performance", "fit_weights", "measure", "measure_days"]
 
 Array = NDArray[np.float64]
 Method = Literal["ridge", "logistic", "lda", "pca-logistic"]
@@ -185,6 +185,60 @@ def measure(examples: Examples, methods: Sequence[Method], permutations: int, rn
     return observed.choose(methods, *everything), Performance(value, p_value, count, len(found), permutations, note, decisions)
 
 
+def measure_days(
+    examples: Examples, days: Sequence[str], methods: Sequence[Method], permutations: int, rng: np.random.Generator
+) -> Performance:
+    """Tell the blocks of each day apart by a fit to the other days' runs, with a permutation test.
+
+    Parameters
+    ----------
+    examples : Examples
+    days : sequence of str
+        Of each run.
+    methods : sequence of str
+        One or several of ``METHODS``; of several the one that is best on the other days' blocks is taken for each day.
+    permutations : int
+        Number of permutations, 0 for none: of whole blocks, within days.
+    rng : numpy.random.Generator
+        Source of the permutations.
+
+    Returns
+    -------
+    Performance
+        Its `folds` are days.
+    """
+    categorical = examples.targets[0].categorical
+    found = [(run, group) for run, target in enumerate(examples.targets) for group in blocks(examples.events[run], target.coefficients)]
+    values = np.array([examples.targets[run].coefficients[group[0]] for run, group in found])
+    names = sorted(set(days))
+    of_block = np.array([names.index(days[run]) for run, _ in found], np.int64)
+    of_volume = np.array([names.index(day) for day in days], np.int64)[examples.run]
+    products, extent = _products(examples.patterns), [_extent(examples, run, group) for run, group in found]
+
+    def decided(block_values: Array) -> Array:
+        signs = [target.coefficients.copy() for target in examples.targets]
+        for (run, group), value in zip(found, block_values, strict=True):
+            signs[run][group] = value
+        return _Study(products, examples.sides(signs), block_values, extent, categorical).decide_days(methods, of_volume, of_block)
+
+    decisions = decided(values)
+    value = _agreement(decisions, values, categorical)
+    undecided = int(np.isnan(decisions).sum())
+    note = f"{undecided} of {len(found)} blocks could not be decided by the other days" if undecided else ""
+    if math.isnan(value):
+        return Performance(math.nan, math.nan, 0, len(found), 0, note or "held-out days need blocks of either side")
+    shuffled = []
+    for _ in range(permutations):
+        each = values.copy()
+        for day in range(len(names)):
+            each[of_block == day] = rng.permutation(values[of_block == day])
+        shuffled.append(each)
+    chance = [_agreement(decided(each), each, categorical) for each in shuffled]
+    p_value = (1 + sum(not each < value for each in chance)) / (1 + permutations) if permutations else math.nan
+    pairs = tuple((float(a), float(b)) for a, b in zip(values, decisions, strict=True))
+    return Performance(value, p_value, len(names), len(found), permutations, note, pairs)
+
+
 @dataclass(frozen=True, eq=False)
 class _Study:
     """Blocks to be decided: products of the volumes, predicted responses, the blocks' values and what volumes they reach."""
@@ -205,17 +259,29 @@ class _Study:
             train = volumes & ~np.any([self.extent[k][1] for k in tested], axis=0)
             if not train.any():
                 continue
-            method = self.choose(methods, train, rest)
-            try:
-                part = self.products[np.ix_(train, train)]
-                dual = _fitter(method, self.categorical)(part, self.sides[0][train], self.sides[1][train])
-            except DataError:
-                continue
-            decisions = dual @ (self.products[train] - self.products[train].mean(axis=0))
-            for k in tested:
-                if self.extent[k][0].any():
-                    decided[k] = decisions[self.extent[k][0]].mean() - decisions[train].mean()
+            self._decide_by(self.choose(methods, train, rest), train, tested, decided)
         return decided
+
+    def decide_days(self, methods: Sequence[Method], of_volume: NDArray[np.int64], of_block: NDArray[np.int64]) -> Array:
+        """Decide the blocks of each day by a fit to all others."""
+        decided = np.full(len(self.values), np.nan)
+        for day in np.unique(of_block):
+            train, tested = of_volume != day, np.flatnonzero(of_block == day)
+            if train.any():
+                self._decide_by(self.choose(methods, train, np.flatnonzero(of_block != day)), train, tested, decided)
+        return decided
+
+    def _decide_by(self, method: Method, train: NDArray[np.bool_], tested: NDArray[np.int64], decided: Array) -> None:
+        """Fit to some volumes, and write the decisions on some blocks down; nothing where it cannot be fitted."""
+        try:
+            part = self.products[np.ix_(train, train)]
+            dual = _fitter(method, self.categorical)(part, self.sides[0][train], self.sides[1][train])
+        except DataError:
+            return
+        decisions = dual @ (self.products[train] - self.products[train].mean(axis=0))
+        for k in tested:
+            if self.extent[k][0].any():
+                decided[k] = decisions[self.extent[k][0]].mean() - decisions[train].mean()
 
     def choose(self, methods: Sequence[Method], volumes: NDArray[np.bool_], chosen: NDArray[np.int64]) -> Method:
         """Choose the method that decides the blocks best, the first of equals."""

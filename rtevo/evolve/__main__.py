@@ -11,31 +11,36 @@ from typing import Any
 
 import numpy as np
 
-from rtevo.errors import ConfigError, RtevoError
+from rtevo.command import Parser, command, finite
+from rtevo.config import suggested_label
+from rtevo.errors import ConfigError
 from rtevo.evolve import SCHEDULES, STRATEGIES
 from rtevo.evolve import plan as planning
+from rtevo.evolve.blinding import CONDITIONS, make_secret, scramble
 from rtevo.evolve.jobs import add_options, client, run_cases, shown_progress
 from rtevo.evolve.rehearse import OBJECTIVES
-from rtevo.stages.evolution import CONDITIONS, scramble
 
 __all__ = ["main"]
 
 
 def parser() -> argparse.ArgumentParser:
     """Make the command line's parser."""
-    p = argparse.ArgumentParser(prog="python -m rtevo.evolve", description="Plan a study's evolution.")
+    p = Parser(prog="python -m rtevo.evolve", description="Plan a study's evolution.")
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_plan(commands)
     b = commands.add_parser(
         "blind",
         help="draw which participant gets which condition, into a key that the operator's sessions read",
-        description="Draw conditions in blocks: every block of participants has each condition once, in random order. The key's "
-        "codes cannot be read by accident; they are no secret from someone who wants to know.",
+        description="Draw conditions in blocks: every block of sessions has each condition once, in random order. The key's codes cannot "
+        "be read by accident, and an ended session tells nothing of the others but the last of its block; someone who wants to know can "
+        "try the conditions. With --secret nobody can who has not that file. Keep the secret from those who are to be blind: the "
+        "sessions' account must be able to read it.",
     )
     b.add_argument("--participants", nargs="+", required=True, metavar="LABEL")
     b.add_argument("--sessions", nargs="+", default=["01"], metavar="LABEL", help="sessions of each participant (default 01)")
     b.add_argument("--conditions", nargs="+", default=["brain", "sham"], choices=CONDITIONS, help="default: brain sham")
-    b.add_argument("--seed", type=int, required=True, metavar="N", help="keep it secret: it says everything")
+    b.add_argument("--seed", type=int, metavar="N", help="draw the same order again; keep it secret, it says everything (default: none)")
+    b.add_argument("--secret", type=Path, metavar="FILE", help="encrypt the conditions with the secret in FILE; made if it is not there")
     b.add_argument("--out", type=Path, required=True, metavar="FILE", help="the key to write, must not exist yet")
     return p
 
@@ -47,17 +52,17 @@ def _add_plan(commands: Any) -> None:
         description="Simulate sessions with each strategy, schedule, population and mutation, and say which reach most. Gains are "
         "those of the last generation's images, in standard deviations of random images.",
     )
-    c.add_argument("--minutes", type=float, required=True, metavar="M", help="scan time")
+    c.add_argument("--minutes", type=finite, required=True, metavar="M", help="scan time")
     c.add_argument(
         "--cnr",
-        type=float,
+        type=finite,
         required=True,
         metavar="X",
         help="contrast-to-noise ratio of one score: SD of true responses over the score's error",
     )
     c.add_argument("--size", type=int, default=100, metavar="D", help="latent dimensions (default 100)")
-    c.add_argument("--cadence", type=float, default=4.0, metavar="S", help="seconds from onset to onset (default 4)")
-    c.add_argument("--lag", type=float, default=12.0, metavar="S", help="seconds from an onset to its score (default 12)")
+    c.add_argument("--cadence", type=finite, default=4.0, metavar="S", help="seconds from onset to onset (default 4)")
+    c.add_argument("--lag", type=finite, default=12.0, metavar="S", help="seconds from an onset to its score (default 12)")
     c.add_argument("--strategies", nargs="+", default=["surrogate", "truncation"], choices=list(STRATEGIES))
     c.add_argument("--schedules", nargs="+", default=list(SCHEDULES), choices=SCHEDULES)
     c.add_argument(
@@ -109,30 +114,39 @@ def plan(options: argparse.Namespace) -> None:
 
 def blind(options: argparse.Namespace) -> None:
     """Write a blinding key."""
-    rng = np.random.default_rng(options.seed)
+    for name in ("participants", "sessions", "conditions"):
+        given = getattr(options, name)
+        twice = sorted({one for one in given if given.count(one) > 1})
+        if twice:
+            raise ConfigError(f"--{name}: expected each once, got {', '.join(twice)} more than once")
+    for name in ("participants", "sessions"):
+        for label in getattr(options, name):
+            if not (label.isascii() and label.isalnum()):
+                hint = f"; did you mean {near!r}?" if (near := suggested_label(label)) else ""
+                raise ConfigError(f"--{name}: expected letters a to z and digits, got {label!r}{hint}")
+    if options.out.exists():
+        raise ConfigError(f"--out {options.out}: expected a new file in an existing folder, found one that exists")
+    secret = make_secret(options.secret) if options.secret else b""
+    rng = np.random.default_rng(options.seed)  # without a seed: from the system's entropy
     lines, block = ["participant\tsession\tcode"], list[str]()
     for participant in options.participants:
         for session in options.sessions:
             if not block:
                 block = [options.conditions[k] for k in rng.permutation(len(options.conditions))]
-            lines.append(f"{participant}\t{session}\t{scramble(block.pop(), participant, session)}")
+            lines.append(f"{participant}\t{session}\t{scramble(block.pop(), participant, session, secret)}")
     try:
         with options.out.open("x", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
     except OSError as problem:
         raise ConfigError(f"--out {options.out}: expected a new file in an existing folder: {problem.strerror}") from None
-    print(f'{options.out}: {len(lines) - 1} sessions; set condition = "blinded" and [evolution] blinding_key in their session files')
+    also = ", blinding_secret" if options.secret else ""
+    print(f'{options.out}: {len(lines) - 1} sessions; set condition = "blinded" and [evolution] blinding_key{also} in their session files')
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
     options = parser().parse_args(arguments)
-    try:
-        {"plan": plan, "blind": blind}[options.command](options)
-    except RtevoError as error:
-        print(f"rtevo: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command(lambda: {"plan": plan, "blind": blind}[options.command](options))
 
 
 if __name__ == "__main__":

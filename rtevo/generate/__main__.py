@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from rtevo.errors import RtevoError
+from rtevo.command import FAILED, MISTAKE, Parser, command, finite, say
+from rtevo.errors import ModelError
 from rtevo.generate import BACKENDS, SCHEDULERS, TINY_UNCLIP, GeneratorSettings
 from rtevo.generate.check import check
 
@@ -14,7 +15,8 @@ from rtevo.generate.check import check
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def work() -> int:
         settings = GeneratorSettings(
             steps=options.steps,
             guidance_scale=options.guidance,
@@ -24,24 +26,28 @@ def main(arguments: list[str] | None = None) -> int:
             px=options.px,
             threads=options.threads,
         )
-        report = check(settings, options.model or TINY_UNCLIP, print)
+        model = options.model or TINY_UNCLIP
+        try:
+            report = check(settings, model, print)
+        except ModelError as error:
+            say(error)
+            return FAILED if model.is_dir() else MISTAKE  # it was looked at, and is not good
         if options.save:
             from PIL import Image
 
             Image.fromarray(report.trial.pixels).save(options.save)
-    except (RtevoError, OSError) as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 1
-    print("good")
-    return 0
+        print("good")
+        return 0
+
+    return command(work)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m rtevo.generate", description="Work with image models.")
+    parser = Parser(prog="python -m rtevo.generate", description="Work with image models.")
     command = parser.add_subparsers(required=True).add_parser("check", help="verify a model folder: files, hashes, weights, one image")
     command.add_argument("model", nargs="?", type=Path, metavar="MODEL_DIR", help="diffusers folder (default: the built-in model)")
     command.add_argument("--steps", type=int, default=10)
-    command.add_argument("--guidance", type=float, default=3.0)
+    command.add_argument("--guidance", type=finite, default=3.0)
     command.add_argument("--scheduler", choices=SCHEDULERS, default="model")
     command.add_argument("--backend", choices=BACKENDS, default="eager", help="what paints the image (default: eager, the reference)")
     command.add_argument("--px", type=int, default=0, help="longer side of the image (default: the model's own)")

@@ -162,12 +162,38 @@ def _check_class(path: Path) -> str:
     if not path.is_dir():
         raise ModelError(f"{path}: expected the folder of a diffusers pipeline, found {'a file' if path.exists() else 'nothing there'}")
     if not (path / "model_index.json").is_file():
+        _refuse_cache(path)
         inside = sorted(entry.name for entry in path.iterdir())[:8]
         raise ModelError(f"{path}: expected model_index.json of a diffusers pipeline, found {', '.join(inside) or 'an empty folder'}")
     found = _read(path / "model_index.json").get("_class_name")
     if found not in _CONFIGS:
         raise ModelError(f"{path / 'model_index.json'} _class_name: expected {' or '.join(_CONFIGS)}, found {found}")
     return str(found)
+
+
+def _refuse_cache(path: Path) -> None:
+    """Say which snapshot to name where a folder is a part of Hugging Face's cache, or holds it, and not a model.
+
+    The cache is laid out as ``[hub/]models--OWNER--NAME/{blobs, refs, snapshots/COMMIT}``, and files in ``refs`` say which commit a branch
+    is (https://huggingface.co/docs/huggingface_hub/guides/manage-cache).
+    """
+    caches = [path] if (path / "snapshots").is_dir() else [path.parent] if path.name == "snapshots" else []
+    caches = caches or sorted([*path.glob("models--*"), *path.glob("hub/models--*")])
+    found = [s for cache in caches for s in sorted((cache / "snapshots").glob("*")) if s.is_dir()]
+    usable = [s for s in found if (s / "model_index.json").is_file() and _read(s / "model_index.json").get("_class_name") in _CONFIGS]
+    if not caches:
+        return
+    what = f"{path}: expected the folder of a diffusers pipeline, found Hugging Face's cache"
+    if not usable:
+        inside = "; ".join(str(s) for s in found[:8]) or "no snapshot"
+        raise ModelError(f"{what}, in which no snapshot is one of {' or '.join(_CONFIGS)}: {inside}")
+    named = []
+    for snapshot in usable:
+        refs = snapshot.parent.parent / "refs"
+        files = [file for file in sorted(refs.rglob("*")) if file.is_file()]
+        branches = [file.relative_to(refs).as_posix() for file in files if file.read_text().strip() == snapshot.name]
+        named.append(f"{snapshot}" + (f" ({', '.join(branches)})" if branches else ""))
+    raise ModelError(f"{what}; name the snapshot: {' or '.join(named[:8])}")
 
 
 def _check_tokenizer(folder: Path) -> None:

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rtevo.errors import ConfigError, DataError
+from rtevo.command import FAILED, Parser, command, say
+from rtevo.errors import DataError
 from rtevo.ingest.folder import FolderSource
 from rtevo.ingest.survey import SeriesInfo, Survey, survey
 from rtevo.records import VolumeFlag
@@ -44,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 1 where the folder holds no series that a run could use.
+        0; 1 where the folder holds no series that a run could use, or the run's volumes cannot be read.
     """
-    parser = argparse.ArgumentParser(prog="python -m rtevo.ingest", description="Say what is in a folder of scanner files.")
+    parser = Parser(prog="python -m rtevo.ingest", description="Say what is in a folder of scanner files.")
     parser.add_argument("folder", metavar="DIR", type=Path, nargs="?", help="folder of DICOM or NIfTI files; folders in it are looked into")
     parser.add_argument("--series", metavar="PATTERN", help="number, UID, or (part of) description or protocol name of the run's series")
     parser.add_argument("--out", metavar="RUN.nii.gz", type=Path, help="convert the run to this NIfTI file")
@@ -63,25 +65,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.listen is None:
             parser.error("expected DIR, or --listen PORT")
         options.folder = Path("received")
-    try:
-        if options.out is not None:
-            _check_out(options.out)
-        if options.listen is not None:
-            out = sys.stderr if options.json else sys.stdout
-            listen(options.folder, options.listen, options.ae_title, options.peer, options.series, options.volumes, out)
-        found = survey(options.folder, options.series)
-        if options.json:
-            json.dump(as_json(found, options.folder), sys.stdout, indent=2)
-            sys.stdout.write("\n")
-        else:
-            _show(found)
-        if found.run is None:
-            raise DataError(found.reason)
-        if options.out is not None:
+    return command(lambda: _work(options))
+
+
+def _work(options: argparse.Namespace) -> int:
+    """Do what is asked for; gives the exit status."""
+    if options.out is not None:
+        _check_out(options.out)
+    if options.listen is not None:
+        out = sys.stderr if options.json else sys.stdout
+        listen(options.folder, options.listen, options.ae_title, options.peer, options.series, options.volumes, out)
+    found = survey(options.folder, options.series)
+    if options.json:
+        json.dump(as_json(found, options.folder), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        _show(found)
+    if found.run is None:
+        say(found.reason)
+        return FAILED
+    if options.out is not None:
+        try:
             convert(options.folder, options.out, found.run)
-    except (ConfigError, DataError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+        except DataError as error:  # the run is there, but cannot be converted
+            say(error)
+            return FAILED
     return 0
 
 
@@ -217,7 +225,8 @@ def _check_out(out: Path) -> None:
 def convert(folder: Path, out: Path, run: SeriesInfo) -> None:
     """Write a run as a four-dimensional NIfTI file of float32.
 
-    Volumes that are missing within the run are NaN; those missing before the first that is there are left out.
+    Volumes that are missing within the run are NaN; those missing before the first that is there are left out. A run of which no
+    volume can be read is not written; one of which some cannot, though their files are whole, is written and reported.
 
     Parameters
     ----------
@@ -231,23 +240,18 @@ def convert(folder: Path, out: Path, run: SeriesInfo) -> None:
     Raises
     ------
     DataError
-        If `out` cannot be written.
+        If `out` cannot be written, there would be nothing in it, or whole volumes could not be read.
     """
     import nibabel
 
     first = next(index for index in range(run.n_volumes) if index not in run.missing)
     data = np.full((*run.grid.shape, run.n_volumes - first), np.nan, np.float32, order="F")
     source = FolderSource(folder, series=run.uid, patience_s=math.inf, stall_s=math.inf)
-    more = True
-    while more:
-        pending = source.pending
-        volumes = source.poll()
-        more = bool(volumes) or source.pending != pending
-        if not more:
-            volumes = source.finish()
-        for volume in volumes:
-            if VolumeFlag.MISSING not in volume.flags and volume.data is not None:
-                data[..., volume.index - first] = volume.data
+    came = _fill(data, source, first, run)
+    why = list(dict.fromkeys(problem for problem in source.problems if problem not in run.problems))[:MANY]
+    if not came:
+        reason = "\n  ".join(["none of the run's volumes can be read; no file is written", *why])
+        raise DataError(f"--out {out}: {reason}")
     image = nibabel.Nifti1Image(data, run.grid.affine)
     image.header.set_xyzt_units("mm", "sec")
     image.header.set_zooms((*image.header.get_zooms()[:3], run.tr_s or 0.0))
@@ -257,6 +261,27 @@ def convert(folder: Path, out: Path, run: SeriesInfo) -> None:
         nibabel.save(image, out)
     except OSError as error:
         raise DataError(f"--out {out}: cannot be written ({error.strerror})") from error
+    lost = sorted(set(range(first, run.n_volumes)) - set(run.missing) - came)
+    if lost:
+        which = ", ".join(map(str, lost[:MANY])) + (" ..." if len(lost) > MANY else "")
+        raise DataError("\n  ".join([f"--out {out}: written, but {len(lost)} of its volumes cannot be read and are NaN: {which}", *why]))
+
+
+def _fill(data: NDArray[np.float32], source: FolderSource, first: int, run: SeriesInfo) -> set[int]:
+    """Put the run's volumes where they belong; returns the indices of those that came."""
+    came: set[int] = set()
+    more = True
+    while more:
+        pending = source.pending
+        volumes = source.poll()
+        more = bool(volumes) or source.pending != pending
+        if not more:
+            volumes = source.finish()
+        for volume in volumes:
+            if VolumeFlag.MISSING not in volume.flags and volume.data is not None and first <= volume.index < run.n_volumes:
+                data[..., volume.index - first] = volume.data
+                came.add(volume.index)
+    return came
 
 
 if __name__ == "__main__":

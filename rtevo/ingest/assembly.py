@@ -5,6 +5,8 @@ Nothing here reads files or clocks, so that every way of delivery (a watched fol
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -13,8 +15,9 @@ from numpy.typing import NDArray
 
 from rtevo.errors import GeometryError
 from rtevo.ingest.dicom import DicomFile
-from rtevo.ingest.geometry import normal_of, slice_order, stack, volume_grid
+from rtevo.ingest.geometry import normal_of, slice_order, volume_grid
 from rtevo.ingest.header import SeriesHeader
+from rtevo.ingest.layout import Layout
 from rtevo.ingest.parts import Part
 from rtevo.ingest.places import Places
 from rtevo.ingest.watch import Watch
@@ -25,7 +28,10 @@ __all__ = ["Assembler", "Outcome", "Volume"]
 LARGEST_GAP = 500  # volumes; a number further off is a damaged header
 LARGEST_START = 500  # volumes that may be missing at the start of a run; numbers that begin further up have another origin
 SAME_PLACE_MM = 0.1  # slices nearer to each other than this are at the same place
+SETTLED_VOLUMES = 4  # after so many it is clear how far apart volumes are
+STEPS = 3  # volumes that must agree before instance numbers are held to count slices
 MOVED_MM = 0.1  # a volume whose slices lie further from the first volume's than this has moved
+MOST_VOTES = 8  # volumes that are asked about the grid
 MAX_MOVED_MM = 20.0  # prospective motion correction moves the slices by less
 
 
@@ -105,45 +111,6 @@ class _Gap:
     files: tuple[str, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class _Layout:
-    """Slices of a whole volume: its parts, its grid, the order of the parts' slices, and positions in that order (LPS+ mm)."""
-
-    parts: list[Part]
-    grid: Grid
-    order: NDArray[np.intp]
-    positions: NDArray[np.float64]
-
-    def data(self) -> NDArray[np.float32] | None:
-        """The volume, None where only headers were read."""
-        pictures = [part.pixels for part in self.parts if part.pixels is not None]
-        if not pictures:
-            return None
-        if self.parts[0].grid is not None:
-            slope = np.float32(self.parts[0].slopes[0])
-            data: NDArray[np.float32] = np.multiply(pictures[0], slope, dtype=np.float32, order="C", casting="unsafe")
-            if self.parts[0].intercepts[0]:
-                data += np.float32(self.parts[0].intercepts[0])
-            return data
-        stored = pictures[0] if len(pictures) == 1 else np.concatenate(pictures)
-        slopes = np.concatenate([part.slopes for part in self.parts])
-        intercepts = np.concatenate([part.intercepts for part in self.parts])
-        if (np.diff(self.order) != 1).any():
-            stored, slopes, intercepts = stored[self.order], slopes[self.order], intercepts[self.order]
-        return stack(stored, slopes, intercepts)
-
-    def slice_times_s(self, series: SeriesHeader) -> NDArray[np.float64] | None:
-        """When each slice was acquired, None where the headers do not say."""
-        if series.kind != "slices":
-            times = self.parts[0].slice_times_s
-            return times if times is None or self.parts[0].grid is not None else times[self.order]
-        if series.vendor not in ("Siemens", "GE"):  # others write the volume's time, or the series', into all its slices
-            return None
-        moments = np.array([part.acquired_s for part in self.parts])
-        times = (moments - moments.min())[self.order]
-        return times.round(6) if np.isfinite(times).all() and 0 < times.max() < (series.tr_s or 0.0) else None
-
-
 class Assembler:
     """Volumes of one stream (one component and echo of a series).
 
@@ -155,9 +122,12 @@ class Assembler:
         How long a missing volume is waited for once a later one is whole.
     first : int or None
         Number that the headers give the run's first volume; None: the lowest that is found.
+    confirm : bool
+        Pass nothing on before two volumes agree about the grid, or `patience_s` has passed: a first one that was cut short then does
+        not fix it. Without it the first volume is passed on at once, and only later ones are if it was wrong.
     """
 
-    def __init__(self, series: SeriesHeader, *, patience_s: float, first: int | None = 1) -> None:
+    def __init__(self, series: SeriesHeader, *, patience_s: float, first: int | None = 1, confirm: bool = False) -> None:
         self.series = series
         self.problems: list[str] = []
         self.grid: Grid | None = None
@@ -178,8 +148,27 @@ class Assembler:
         self._undecided: list[_Piece] = []  # slices of which nothing tells the volume until it is known how many a volume has
         self._share = 1
         self._reference: NDArray[np.float64] | None = None  # slice positions of the first volume
+        self._confirm = confirm and series.kind != "mosaic" and series.slices is None  # their headers say how many slices there are
+        self._agreed = False  # two volumes lie on the run's grid
         self._watch = Watch(series.tr_s, self.problems)
         self._moved = False  # named
+        self._beyond_s = 0.0  # latest slice time that no repetition holds
+        self._beyond_named = False
+        self._polarity = ""  # direction of phase encoding of the first volume that says it
+        self._polarity_named = False
+        self._missed: list[tuple[int, int, bool]] = []  # gaps that are not yet named: index, slices that came, whether it is known of
+        self._refused_named = False
+        self._refused = 0  # files after the first of which nothing tells the volume
+        self._unlike: dict[str, list[int]] = {}  # volumes whose geometry is not the run's, by what is wrong
+        self._blocks: dict[int, int] | None = {}  # place of the files of each block of instance numbers, None once several share one
+        self._counts: set[tuple[int, int]] = set()  # instance and acquisition number of the first volumes
+        self._joined = series.kind != "slices"  # slices are numbered by their moments only where several series make the run
+        self._stepped = False  # instance numbers count slices: acquisition numbers count volumes
+
+    @property
+    def tr_s(self) -> float | None:
+        """Repetition time in seconds: the header's, or what the volumes' times of acquisition say against it."""
+        return self._watch.tr_s
 
     @property
     def held(self) -> int:
@@ -209,9 +198,17 @@ class Assembler:
         identity = (*file.identity, file.checksum, place, *part.numbers.items())
         if identity in self._known:
             return Outcome.DUPLICATE
-        piece = _Piece(part.numbers, place, name, closed_ns, file, part)
+        piece = _Piece(dict(part.numbers), place, name, closed_ns, file, part)
+        if not self._joined and set(part.numbers) == {"moment"}:
+            self._joined = True
+            if self._pieces:
+                self._fields = ["moment", *(f for f in self._fields if f != "moment")]
+                self._retake()
+            self._undecided = [waiting for waiting in self._undecided if not self._take(waiting, now_s)]
+        self._check_interleaved(piece, file.identity[2], now_s)
+        self._learn_step(piece.numbers)
         if not self._take(piece, now_s):
-            if self._slices is not None or "file" not in part.numbers:
+            if self._slices is not None or "file" not in piece.numbers:
                 self._refuse(piece)
                 return Outcome.REFUSED
             self._undecided.append(piece)
@@ -219,6 +216,42 @@ class Assembler:
         if self._slices is None and "file" in part.numbers and self._places.add(part.numbers["file"], place):
             self._count_slices(now_s)
         return Outcome.NEW
+
+    def _check_interleaved(self, piece: _Piece, instance: int | None, now_s: float) -> None:
+        """Let go of instance numbers that would count volumes fastest where the slices of one such block lie at several places."""
+        if "interleaved" not in piece.numbers or not self.series.volumes or instance is None:
+            return
+        if self._blocks is not None and self._share == 1:
+            block = (instance - 1) // self.series.volumes
+            if abs(self._blocks.setdefault(block, piece.place) - piece.place) > 1 and not self._passed:
+                self._blocks = None
+                self._without_interleaved(now_s)
+        if self._blocks is None:
+            del piece.numbers["interleaved"]
+
+    def _without_interleaved(self, now_s: float) -> None:
+        """Number what came so far anew without the instance numbers that count volumes fastest."""
+        pieces, self._pieces = [*self._pieces, *self._undecided], []
+        self._building, self._undecided, self._taken = {}, [], {}
+        for piece in pieces:
+            piece.numbers.pop("interleaved", None)
+            if not self._take(piece, now_s):
+                self._undecided.append(piece)
+
+    def _learn_step(self, numbers: dict[str, int]) -> None:
+        """See whether instance numbers count slices, in steps of one number, while acquisition numbers count volumes (3D sequences)."""
+        if self.series.kind == "slices" or self._stepped or self._share > 1 or len(self._counts) >= STEPS:
+            return
+        if "instance" not in numbers or "acquisition" not in numbers:
+            return
+        self._counts.add((numbers["instance"], numbers["acquisition"]))
+        counts = sorted(self._counts)
+        steps = {(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(counts)}
+        ratios = {n / m if m > 0 else 0.0 for n, m in steps}
+        if len(counts) == STEPS and len(ratios) == 1 and (ratio := ratios.pop()) > 1 and ratio == int(ratio):
+            self._stepped = True
+            if self._pieces:
+                self._retake()
 
     def share(self, streams: int) -> None:
         """Tell how many streams (echoes, components) of the series the instance numbers count through."""
@@ -268,9 +301,13 @@ class Assembler:
         number = numbers.get(name)
         if name == "file" and number is not None:
             number = self._places.volume(number) if self._places.slices else None
-        if name == "instance" and number is not None:
+        if name == "moment" and not self._joined:
+            return None
+        if name == "instance" and self._stepped:
+            number = numbers.get("acquisition")
+        elif name == "instance" and number is not None:
             number = (number - 1) // self._share + 1
-        return number
+        return number if number is None or number >= 0 or name == "moment" else None  # which may count from any volume of the run
 
     def index_of(self, part: Part) -> int | None:
         """Position in the run that a part's headers give it; None where they do not tell."""
@@ -295,8 +332,12 @@ class Assembler:
         """
         self._learn_slices(now_s, final)
         out: list[Volume] = []
+        if not self._agreed and not self._agree(now_s, final):
+            return out
         for index in sorted(i for i, b in self._building.items() if i < self._next and b.whole):
-            self._emit(out, self._pass_on(index, VolumeFlag.LATE))
+            late = self._pass_on(index, VolumeFlag.LATE)
+            if isinstance(late, Volume):  # else it stays the gap that it was
+                self._emit(out, late)
         last = self._last_known(final)
         while self._next <= last:
             building = self._building.get(self._next)
@@ -307,8 +348,14 @@ class Assembler:
             else:
                 break
             self._next += 1
-        if final and self.grid is None:
-            self.problems.append(f"{self.series.label}: none of its volumes is whole")
+        self._name_gaps()
+        if final or len(self._passed) > SETTLED_VOLUMES:
+            self._name_held()
+        if final:
+            self._watch.end()
+            self._name_repeated()
+            if self.grid is None:
+                self.problems.append(f"{self.series.label}: none of its volumes is whole")
         return out
 
     def _emit(self, out: list[Volume], volume: Volume | _Gap) -> None:
@@ -318,11 +365,92 @@ class Assembler:
         else:
             self._owed.append(volume)
         if self.grid is not None:
-            tr_s, flags = self.series.tr_s, VolumeFlag.MISSING
+            tr_s, flags = self.tr_s, VolumeFlag.MISSING
             gaps = [Volume(gap.index, None, self.grid, tr_s, math.nan, 0, flags, gap.files) for gap in self._owed]
             self._owed = []
             at = len(out) - isinstance(volume, Volume)  # before the volume from which the grid is known
             out[at:at] = gaps
+
+    def _agree(self, now_s: float, final: bool) -> bool:
+        """Find the grid that two volumes agree about; returns whether volumes can be passed on."""
+        whole = sorted(index for index, building in self._building.items() if building.whole)
+        found: list[tuple[int, Grid, NDArray[np.float64]]] = []
+        if self.grid is not None and self._reference is not None:
+            found.append((-1, self.grid, self._reference))  # it was passed on
+        for index in whole[: MOST_VOTES - len(found)]:
+            with contextlib.suppress(GeometryError):
+                layout = self._layout(self._building[index])
+                found.append((index, layout.grid, layout.positions))
+        pairs = itertools.combinations(found, 2)
+        agreed = next((one for one, other in pairs if not one[1].difference(other[1], MAX_MOVED_MM)), None)
+        if agreed is None:
+            alone = len(found) < 2 and (not self._confirm or not whole or now_s - self._building[whole[0]].grew_s >= self._patience_s)
+            return final or alone or len(whole) >= MOST_VOTES
+        self._agreed = True
+        if agreed[0] >= 0 and self.grid is not None:
+            difference = agreed[1].difference(self.grid, MAX_MOVED_MM)
+            self.problems.append(f"the first volume lies where none of those after it do, which are taken: {difference}")
+        if agreed[0] >= 0:
+            self.grid, self._reference = agreed[1:]
+        return True
+
+    @property
+    def agreed(self) -> bool:
+        """Whether two volumes lie on the run's grid, so that it stands."""
+        return self._agreed
+
+    @property
+    def last(self) -> int:
+        """Highest index of a volume that was begun or passed on, -1 before any."""
+        return max((*self._building, *self._passed), default=-1)
+
+    def conflict(self, grid: Grid) -> str:
+        """Say how a grid differs from the run's, as far as that is known; empty where it does not."""
+        known = self.grid
+        if known is None:
+            first = min((index for index, building in self._building.items() if building.whole), default=None)
+            known = None if first is None else self._layout(self._building[first]).grid
+        return "" if known is None else known.difference(grid, MAX_MOVED_MM)
+
+    def numbers(self) -> list[dict[str, int]]:
+        """What the headers gave as the volumes' numbers, of every part."""
+        return [piece.numbers for piece in (*self._pieces, *self._undecided)]
+
+    def begun(self) -> dict[int, float]:
+        """When the last part so far of each volume that is not passed on came, on the clock of :meth:`add`, by the volume's index."""
+        return {index: building.grew_s for index, building in self._building.items()}
+
+    def replace(self, file: DicomFile, part: Part, closed_ns: int, name: str) -> int | None:
+        """Take the part of a file that changed after it was taken, in place of what it held then.
+
+        Returns
+        -------
+        int or None
+            Index of the volume where that was passed on already; None where the part was replaced, or is not known.
+        """
+        piece = next((p for p in self._pieces if p.name == name and p.numbers == part.numbers), None)
+        if piece is None:
+            return None
+        if piece.part is None or piece.index in self._passed:
+            return piece.index
+        piece.file, piece.part, piece.closed_ns = file, part, closed_ns
+        return None
+
+    def begin_again(self, acquired_s: float) -> bool:
+        """Let go of everything, as the run was started again; returns whether that could be done: nothing has been passed on.
+
+        Parameters
+        ----------
+        acquired_s : float
+            When the part that begins it again was acquired.
+        """
+        last_s = max((piece.part.acquired_s for piece in self._pieces if piece.part is not None), default=math.nan)
+        if self._passed or self._next or not acquired_s > last_s + (self.series.tr_s or 0.0) / 2:
+            return False
+        self._fields, self._taken, self._pieces, self._building = [], {}, [], {}
+        self._known, self._expected, self._undecided, self._places = set(), set(), [], Places()
+        self._slices = self.series.slices
+        return True
 
     def _place(self, file: DicomFile, part: Part) -> int:
         """Where a slice lies along the normal, in steps."""
@@ -330,7 +458,7 @@ class Assembler:
 
     def _index(self, number: int | None) -> int | None:
         """Position in the run of the volume with this number, None where the number cannot be right."""
-        if number is None or number < 0:
+        if number is None:
             return None
         if (
             self._first is not None
@@ -378,7 +506,11 @@ class Assembler:
         return False
 
     def _refuse(self, piece: _Piece) -> None:
-        """Name a part of which nothing tells the volume."""
+        """Name the first part of which nothing tells the volume, and count the others."""
+        if self._refused_named:
+            self._refused += 1
+            return
+        self._refused_named = True
         again = piece.part is not None and self.series.tr_s and piece.part.acquired_s - self._watch.last_s > self.series.tr_s / 2
         hint = " (it was acquired later: was the run started again under the same series?)" if again else ""
         self.problems.append(f"{piece.name}: its headers do not tell it from a volume that came before ({piece.numbers}){hint}; left out")
@@ -412,11 +544,19 @@ class Assembler:
     def _learn_slices(self, now_s: float, final: bool) -> None:
         """Where no header says how many slices a volume has: as many as the fullest, once it stopped growing."""
         if final:
-            for piece in self._undecided:
-                self._refuse(piece)
-            self._undecided = []
+            undecided, self._undecided = self._undecided, []
+            alone = not self._pieces and len({piece.place for piece in undecided}) == len(undecided)
+            for piece in undecided:
+                if alone:  # every slice at a place of its own: one volume
+                    piece.numbers = {"alone": 1}
+                if not alone or not self._take(piece, now_s):
+                    self._refuse(piece)
         if self._slices is not None or self.series.kind != "slices" or not self._building:
             return
+        if final and len(self._building) == 1 and self._next == 0 and self._fields[0] == "acquisition" and not self._expected:
+            number = self._value("acquisition", self._pieces[0].numbers)  # one for all files: it may count anything
+            if number is not None:
+                self._rebase(number)
         fullest = max(self._building.values(), key=lambda b: len(b.pieces))
         if final or (len(self._building) > 1 and now_s - fullest.grew_s >= self._patience_s):
             self._slices = len(fullest.pieces)
@@ -435,27 +575,45 @@ class Assembler:
 
     def _declare_gap(self, index: int) -> _Gap:
         building = self._building.get(index)
-        if building:
-            problem = f"volume {index}: {len(building.pieces)} of {self._slices} slices came"
-        else:
-            problem = f"volume {index}: never came{' whole' if index in self._expected else ''}"
-        self.problems.append(problem)
+        self._missed.append((index, len(building.pieces) if building else 0, index in self._expected))
         return _Gap(index, tuple(piece.name for piece in building.pieces.values()) if building else ())
 
-    def _layout(self, building: _Building) -> _Layout:
+    def _name_gaps(self) -> None:
+        """Name the volumes that were declared missing, those that follow each other in one line: a run that ended early is one."""
+        missed, self._missed = self._missed, []
+        for _, group in itertools.groupby(enumerate(missed), lambda item: (item[1][0] - item[0], item[1][1] > 0, item[1][2])):
+            gaps = [gap for _, gap in group]
+            (first, fewest, known), last = gaps[0], gaps[-1][0]
+            most = max(came for _, came, _ in gaps)
+            fewest = min(came for _, came, _ in gaps)
+            which = f"volume {first}" if first == last else f"volumes {first} to {last}"
+            came = f"{most}" if most == fewest else f"{fewest} to {most}"
+            self.problems.append(f"{which}: {came} of {self._slices} slices came" if most else f"{which}: never came{' whole' * known}")
+
+    def _name_repeated(self) -> None:
+        """Say how often what was named once came again."""
+        if self._refused:
+            self.problems.append(f"{self._refused} more files whose headers do not tell them from volumes that came before; left out")
+            self._refused = 0
+        for error, indices in self._unlike.items():
+            if len(indices) > 1:
+                self.problems.append(f"{len(indices) - 1} more volumes, {indices[1]} to {indices[-1]}: {error}; left out")
+        self._unlike.clear()
+
+    def _layout(self, building: _Building) -> Layout:
         """Where the slices of a whole volume lie."""
         pieces = [building.pieces[place] for place in sorted(building.pieces)]
         files = [piece.file for piece in pieces if piece.file]
         parts = [piece.part for piece in pieces if piece.part]
         positions = np.concatenate([part.positions for part in parts])
         if parts[0].grid is not None:
-            return _Layout(parts, parts[0].grid, np.arange(1), positions)
+            return Layout(parts, parts[0].grid, np.arange(1), positions)
         order = np.arange(len(positions)) if parts[0].ordered else slice_order(positions, files[0].orientation)
         if any(file.picture != files[0].picture for file in files):
             raise GeometryError(f"expected slices of {files[0].picture} pixels, found {sorted({file.picture for file in files})}")
         positions = positions[order]
         grid = volume_grid(positions, files[0].orientation, files[0].spacing_mm, files[0].picture)
-        return _Layout(parts, grid, order, positions)
+        return Layout(parts, grid, order, positions, [file.identity[2] for file in files])
 
     def _pass_on(self, index: int, flags: VolumeFlag) -> Volume | _Gap:
         """Turn a whole volume into a :class:`Volume` and let go of its pictures."""
@@ -467,20 +625,54 @@ class Assembler:
             layout = self._layout(building)
             self._check_geometry(index, layout)
         except GeometryError as error:
-            self.problems.append(f"volume {index}: {error}; left out")
+            self._unlike.setdefault(str(error), []).append(index)
+            if len(self._unlike[str(error)]) == 1:
+                self.problems.append(f"volume {index}: {error}; left out")
             return _Gap(index, names)
         assert self.grid is not None
         acquired_s = self._watch.acquired_s(index, min(part.acquired_s for part in layout.parts))
         if math.isfinite(acquired_s) and index > 0:
             self.acquired_from = layout.parts[0].acquired_from
+        self._check_polarity(index, pieces)
         closed_ns = max(piece.closed_ns for piece in pieces)
         for piece in pieces:
             piece.file = piece.part = None
         data = layout.data()
         self._watch.signal(index, data)
-        return Volume(index, data, self.grid, self.series.tr_s, acquired_s, closed_ns, flags, names, layout.slice_times_s(self.series))
+        slice_times_s = self._within(layout.slice_times_s(self.series))
+        return Volume(index, data, self.grid, self.tr_s, acquired_s, closed_ns, flags, names, slice_times_s)
 
-    def _check_geometry(self, index: int, layout: _Layout) -> None:
+    def _within(self, slice_times_s: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+        """Slice times where a repetition holds them; else none, which is named once it is clear what the repetition time is."""
+        if slice_times_s is None or self.tr_s is None or slice_times_s.max() < self.tr_s:
+            if slice_times_s is not None:
+                self._beyond_s = 0.0
+            return slice_times_s
+        self._beyond_s = float(slice_times_s.max())
+        return None
+
+    def _name_held(self) -> None:
+        """Name what was held back until more was known."""
+        self._watch.settle()
+        if self._beyond_s and not self._beyond_named:
+            self._beyond_named = True
+            self.problems.append(
+                f"slices were acquired up to {self._beyond_s:g} s after the first of their volume by its header, beyond the repetition "
+                f"time of {self.tr_s:g} s: the slices' times are left out"
+            )
+
+    def _check_polarity(self, index: int, pieces: list[_Piece]) -> None:
+        """Name volumes whose phase was encoded in another direction: they are distorted in another, too."""
+        found = {str(piece.file.series.encoding.get("PhaseEncodingDirection", "")) for piece in pieces if piece.file} - {""}
+        self._polarity = self._polarity or min(found, default="")
+        if found - {self._polarity} and not self._polarity_named:
+            self._polarity_named = True
+            self.problems.append(
+                f"volume {index}: phase is encoded along {'/'.join(sorted(found))}, in the volumes before along {self._polarity}: two "
+                "polarities in one run, whose distortions are opposite; the volumes of one of them should be left out"
+            )
+
+    def _check_geometry(self, index: int, layout: Layout) -> None:
         """Hold a volume's grid against the first one's."""
         grid, positions = layout.grid, layout.positions
         if self.grid is None or self._reference is None:

@@ -30,11 +30,12 @@ from rtevo.ingest.elements import GE_PRIVATE, NATIVE, PIXEL_DATA, Elements, Inco
 from rtevo.ingest.header import SeriesHeader, series_header
 from rtevo.ingest.parts import Part, enhanced_layout, filled_tiles, mosaic_layout, mosaic_slices, mosaic_tiles, slice_layout
 
-__all__ = ["DicomFile", "Part", "TruncatedError", "parse_dicom", "read_dicom"]
+__all__ = ["DicomFile", "Part", "TruncatedError", "parse_dicom", "read_dicom", "why_undecodable"]
 
 PICTURE_CLASSES = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.7")  # MR (plain, enhanced, ...) and secondary capture
 MAX_PIXELS = 1 << 31
-COMPRESSED = ("1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.5")
+RLE = "1.2.840.10008.1.2.5"
+COMPRESSED = ("1.2.840.10008.1.2.4.", RLE)
 SYNTAX_NAMES = {
     "1.2.840.10008.1.2.4.50": ("JPEG baseline", "pylibjpeg[libjpeg]"),
     "1.2.840.10008.1.2.4.51": ("JPEG extended", "pylibjpeg[libjpeg]"),
@@ -47,7 +48,7 @@ SYNTAX_NAMES = {
     "1.2.840.10008.1.2.4.201": ("high-throughput JPEG 2000 lossless", "pylibjpeg[openjpeg]"),
     "1.2.840.10008.1.2.4.202": ("high-throughput JPEG 2000 lossless, RPCL", "pylibjpeg[openjpeg]"),
     "1.2.840.10008.1.2.4.203": ("high-throughput JPEG 2000", "pylibjpeg[openjpeg]"),
-    "1.2.840.10008.1.2.5": ("RLE lossless", "pydicom"),
+    RLE: ("RLE lossless", "pydicom"),
 }
 
 
@@ -99,6 +100,8 @@ class DicomFile:
         Length in bytes that the header asks for.
     checksum : int
         CRC-32 of the stored pixels.
+    tail, stored : int
+        Bytes of zeros at the end of the stored pixels, without the empty tiles of a mosaic, and bytes of pixels; 0 where compressed.
     """
 
     name: str
@@ -111,6 +114,8 @@ class DicomFile:
     picture: tuple[int, int]
     size: int = 0
     checksum: int = 0
+    tail: int = 0
+    stored: int = 0
 
 
 def read_dicom(path: Path | str, *, pixels: bool = True) -> DicomFile:
@@ -139,6 +144,18 @@ def read_dicom(path: Path | str, *, pixels: bool = True) -> DicomFile:
     with open(path, "rb", buffering=0) as file:
         contents = file.readall()
     return parse_dicom(contents or b"", os.fspath(path), pixels=pixels)
+
+
+def why_undecodable(path: Path | str) -> str:
+    """Say why the pixels of a compressed file cannot be decoded here; empty where they can, or are not compressed."""
+    try:
+        with open(path, "rb") as file:
+            contents = file.read()
+        if _open(contents).transfer_syntax not in NATIVE:
+            parse_dicom(contents, os.fspath(path))
+    except (DicomError, Incomplete, OSError) as error:
+        return str(error) if "cannot be decoded" in str(error) else ""
+    return ""
 
 
 def parse_dicom(contents: bytes, name: str, *, pixels: bool = True) -> DicomFile:
@@ -190,7 +207,22 @@ def _parse(elements: Elements, size: int, name: str, pixels: bool) -> DicomFile:
     end = _check_pixels(elements, shape, size, header)
     start = elements.table[PIXEL_DATA][1]
     parts = _with_pixels(header, _decode(elements, shape)) if pixels else header.parts
-    return replace(header, parts=parts, size=end, checksum=zlib.crc32(memoryview(elements.buffer)[start:end]))
+    stored = memoryview(elements.buffer)[start:end]
+    tail = 0
+    if elements.transfer_syntax in NATIVE:
+        tail = max(0, len(stored) - len(bytes(stored).rstrip(b"\0")) - _empty(header, len(stored)))
+    return replace(header, parts=parts, size=end, checksum=zlib.crc32(stored), tail=tail, stored=len(stored))
+
+
+def _empty(header: DicomFile, stored: int) -> int:
+    """Bytes at the end of a mosaic that no slice has."""
+    if header.series.kind != "mosaic":
+        return 0
+    slices, (_, columns) = len(header.parts[0].frames), header.picture
+    tiles = math.ceil(math.sqrt(slices))
+    tile_row = stored // tiles
+    beside = -slices % tiles * columns * stored // (tiles * tiles * header.picture[0] * columns)
+    return (tiles - math.ceil(slices / tiles)) * tile_row + beside
 
 
 def _dimension(elements: Elements, tag: int, what: str) -> int:
@@ -233,7 +265,7 @@ def _decode(elements: Elements, shape: tuple[int, int, int]) -> NDArray[Any]:
     syntax = elements.transfer_syntax
     if syntax in NATIVE:
         _, start, _ = elements.table[PIXEL_DATA]
-        return np.frombuffer(elements.buffer, _pixel_type(elements), math.prod(shape), start).reshape(shape)
+        return _stored_bits(elements, np.frombuffer(elements.buffer, _pixel_type(elements), math.prod(shape), start)).reshape(shape)
     if not syntax.startswith(COMPRESSED):
         raise DicomError(f"expected a transfer syntax of the DICOM standard, found {syntax}")
     import pydicom  # only here: compressed files are rare, and pydicom costs a quarter of a second to import
@@ -241,17 +273,29 @@ def _decode(elements: Elements, shape: tuple[int, int, int]) -> NDArray[Any]:
     what, package = SYNTAX_NAMES.get(syntax, ("of a kind without plugin", "nothing: export the series uncompressed"))
     try:
         with warnings.catch_warnings(action="ignore"):
-            decoded = np.asarray(pydicom.dcmread(io.BytesIO(elements.buffer), force=True).pixel_array)
+            dataset = pydicom.dcmread(io.BytesIO(elements.buffer), force=True)
+            decoded = np.asarray(pydicom.pixels.pixel_array(dataset, raw=syntax == RLE))
     except Exception as error:  # pydicom's plugins raise all kinds
         raise DicomError(f"compressed pixels (transfer syntax {syntax}, {what}) cannot be decoded; install {package}: {error}") from error
-    return decoded.reshape(shape)
+    return (_stored_bits(elements, decoded) if syntax == RLE else decoded).reshape(shape)
+
+
+def _stored_bits(elements: Elements, pixels: NDArray[Any]) -> NDArray[Any]:
+    """The pixels without the bits that hold none: above HighBit and below BitsStored (DICOM PS3.5, 8.1.1), where overlays may lie."""
+    allocated = 8 * pixels.dtype.itemsize
+    stored = elements.integer(0x00280101) or allocated
+    high = elements.integer(0x00280102)
+    end = stored if high is None or not stored <= high + 1 <= allocated else high + 1
+    if not 0 < stored < allocated:
+        return pixels
+    return (pixels << (allocated - end)) >> (allocated - stored)  # keeps the sign of signed ones
 
 
 def _describe(elements: Elements, shape: tuple[int, int, int], name: str) -> DicomFile:
     """Everything but the pixels."""
     frames, rows, columns = shape
     if 0x52009230 in elements:
-        series = series_header(elements, "enhanced" if frames > 1 else "slices", elements.first(0x52009229))
+        series = series_header(elements, "enhanced" if frames > 1 else "slices", (rows, columns), elements.first(0x52009229))
         layout = enhanced_layout(elements, frames, series)
     else:
         if frames > 1:
@@ -259,11 +303,10 @@ def _describe(elements: Elements, shape: tuple[int, int, int], name: str) -> Dic
         if "VFRAME" in elements.words(0x00080008):
             raise DicomError("holds a volume in United Imaging's GRID format, which is not read: export one file per slice")
         slices = mosaic_slices(elements) or _count_slices(elements, shape, name)
-        series = series_header(elements, "mosaic" if slices else "slices")
+        tiles = math.ceil(math.sqrt(slices)) if slices else 1
+        series = series_header(elements, "mosaic" if slices else "slices", (rows // tiles, columns // tiles))
         layout = mosaic_layout(elements, slices, (rows, columns)) if slices else slice_layout(elements, series)
-        if slices:
-            tiles = math.ceil(math.sqrt(slices))
-            rows, columns = rows // tiles, columns // tiles
+        rows, columns = rows // tiles, columns // tiles
     uid = elements.text(0x00080018)
     if not uid or not series.uid:
         raise DicomError("expected identifiers of the instance (0008,0018) and of the series (0020,000E), found none")

@@ -60,6 +60,8 @@ NUMBER_CODES = {b"US": "H", b"SS": "h", b"UL": "I", b"SL": "i", b"FL": "f", b"FD
 # Value representations of the numbers that are read, for implicit files and for private tags that a server stored as "UN".
 BINARY_TAGS = {
     0x00189018: b"CS",
+    0x00189034: b"CS",
+    0x00189069: b"FD",
     0x00189082: b"FD",
     0x00189087: b"FD",
     0x00189112: b"SQ",
@@ -83,11 +85,18 @@ BINARY_TAGS = {
 PRIVATE_BINARY = {  # by group and the low byte of the element
     (0x0019, 0x0A): b"US",  # Siemens: images in mosaic
     (0x0019, 0x29): b"FD",  # Siemens: acquisition times of a mosaic's slices
+    (0x0019, 0x28): b"FD",  # Siemens: bandwidth per pixel in the direction of phase encoding
+    (0x0021, 0x53): b"FD",  # the same, XA
     (0x0021, 0x4F): b"SS",  # GE: locations in acquisition
+    (0x0043, 0x2C): b"SS",  # GE: effective echo spacing
     (0x0043, 0x2F): b"SS",  # GE: magnitude, phase, real or imaginary part
+    (0x2001, 0x03): b"FL",  # Philips: diffusion weighting
     (0x2001, 0x13): b"SL",  # Philips: EPI factor
     (0x2001, 0x18): b"SL",  # Philips: number of slices
+    (0x2001, 0x22): b"FL",  # Philips: shift between water and fat
     (0x2005, 0x0E): b"FL",  # Philips: scale slope
+    (0x2005, 0x14): b"SL",  # Philips: number of diffusion weightings
+    (0x2005, 0x15): b"SL",  # Philips: number of diffusion directions
     (0x2005, 0xA0): b"FL",  # Philips: begin of the dynamic scan
 }
 

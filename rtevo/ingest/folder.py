@@ -1,7 +1,6 @@
 """A watched folder: files as they arrive, whole or still being written, to the volumes of a run.
 
-Looking at the folder again and again is the truth here; file events would only be hints, and do not come from network shares.
-A folder is listed again when its modification time changed, and now and then also when it did not, as shares report it late.
+Which files there are, :mod:`rtevo.ingest.listing` finds; when one is whole, :mod:`rtevo.ingest.whole` says.
 """
 
 from __future__ import annotations
@@ -9,41 +8,28 @@ from __future__ import annotations
 import math
 import os
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rtevo.errors import DicomError
 from rtevo.ingest.assembly import Outcome, Volume
 from rtevo.ingest.dicom import DicomFile, TruncatedError, read_dicom
+from rtevo.ingest.gate import Gate
+from rtevo.ingest.listing import Listing, Signature
 from rtevo.ingest.nifti import is_nifti, read_nifti
 from rtevo.ingest.selection import Selection, Stream, is_number
+from rtevo.ingest.whole import SUSPECT_S, Whole, zeros_at_end
 
 __all__ = ["FolderSource"]
 
-MAX_DEPTH = 8  # of folders within the watched one
 BATCH_BYTES = 64 << 20  # read in one poll; the rest waits for the next, so that a large folder does not fill the memory
-IDLE_SHARE = 0.005  # of the time may be spent in listing folders that look unchanged, and as much in files that were given up
-RACY_NS = 12_000_000  # file systems stamp with the kernel's tick (up to 10 ms): a listing may miss what came within one
+IDLE_SHARE = 0.005  # of the time may be spent in files that were given up
 RECENT_NS = 10_000_000_000  # a modification time up to this long ago is taken for the moment at which the file was closed
-LOST_LOOK_S = 0.25  # between looks for a folder in the watched one that went away
 SLOW_LOOK_S = 1.0  # between looks at files that were given up, in case they grow after all
-TEMPORARY = (".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload")  # renamed by their writer once they are whole
-
-
-@dataclass(eq=False)
-class _Folder:
-    """A listed folder."""
-
-    depth: int
-    names: set[str] = field(default_factory=set)
-    modified_ns: int = -1
-    racy: bool = True
-    next_s: float = 0.0
-    retry_s: float = -math.inf
-    place: tuple[int, int] = (-1, -1)  # device and inode
 
 
 @dataclass(eq=False)
@@ -57,12 +43,24 @@ class _Waiting:
     grew_s: float
     dicom: bool = True  # as far as one can tell
     file: DicomFile | None = None
+    whole_s: float = math.nan  # it has been as long as its header says, and as it is, since then
+    due_s: float = math.inf  # it is whole if it stays as it is until then
+
+
+class _Taken(NamedTuple):
+    """A file that was taken."""
+
+    uid: str
+    checksum: int
+    at_s: float
 
 
 class FolderSource:
     """Volumes of one run from a folder into which a scanner exports its DICOM files, or a script writes NIfTI files.
 
-    A file counts when it is whole: when it is as long as its header says, not after a wait. Copies of a file that came before (by
+    A file counts when it is whole: as long as its header says, unchanged for `settle_s`, and for longer where it ends in more zeros than
+    those before it. One that changes after it was taken is taken again, or named where its volume was passed on already. A name that
+    stands for another file later (by size, modification time and SOP instance UID) is a new file. Copies of a file that came before (by
     SOP instance UID, or by times, numbers and pixels) are dropped and counted. Volumes are numbered by their headers. Names that begin
     with a dot or end like a temporary file's (``.tmp``, ``.part``, ...) are not looked at until they are renamed.
 
@@ -82,6 +80,14 @@ class FolderSource:
         Steady clock in ns, by which `patience_s` and `stall_s` are measured.
     pixels : bool
         Whether to decode pixels; False gives volumes without data.
+    confirm : bool
+        See :class:`rtevo.ingest.assembly.Assembler`.
+    settle_s : float or None
+        See :class:`rtevo.ingest.whole.Whole`.
+    opened : callable, optional
+        Returns the trigger's time on `clock_ns`, None before it: see :class:`rtevo.ingest.gate.Gate`. Without it nothing is held.
+    replaceable : callable, optional
+        Whether a doubtful series that was taken may still give way to a better one that begins, whose volumes then come from index 0.
 
     Attributes
     ----------
@@ -108,15 +114,21 @@ class FolderSource:
         first: int | None = 1,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         pixels: bool = True,
+        confirm: bool = False,
+        settle_s: float | None = 0.0,
+        opened: Callable[[], int | None] | None = None,
+        replaceable: Callable[[], bool] = lambda: False,
     ) -> None:
         self.folder = Path(folder)
         self.problems: list[str] = []
         self.duplicates = 0
-        self._selection = Selection(series, patience_s=patience_s, first=first)
+        gate = Gate(opened) if opened else None
+        self._selection = Selection(series, patience_s=patience_s, first=first, confirm=confirm, replaceable=replaceable, gate=gate)
         self._stall_s = stall_s
         self._clock_ns = clock_ns
         self._pixels = pixels
-        self._folders: dict[str, _Folder] = {str(self.folder): _Folder(0)}
+        self._listing, self._whole = Listing(self.folder, self.problems), Whole(settle_s)
+        self._taken: dict[str, _Taken] = {}
         self._queue: deque[str] = deque()
         self._waiting: dict[str, _Waiting] = {}  # not whole
         self._given_up: dict[str, _Waiting] = {}  # named as of no use, and looked at from time to time
@@ -126,7 +138,6 @@ class FolderSource:
         self._settled: set[str] = set()
         self._uids: dict[str, list[str]] = {}  # the files that hold an instance, copies included
         self._copies: list[tuple[str, DicomFile]] = []
-        self._reachable: bool | None = None
 
     @property
     def seen(self) -> int:
@@ -162,7 +173,7 @@ class FolderSource:
             Volume without data, flagged MISSING; one that comes after its gap is flagged LATE.
         """
         now_s = self._clock_ns() / 1e9
-        self._list_folders(now_s)
+        self._queue.extend(path for path in (*self._listing.new(now_s), *self._listing.changed()) if path not in self._waiting)
         budget = BATCH_BYTES
         while self._queue and budget > 0:
             budget -= self._look(self._queue.popleft(), now_s)
@@ -183,13 +194,13 @@ class FolderSource:
         """
         now_s = self._clock_ns() / 1e9
         volumes = []
-        self._relist()
-        self._list_folders(now_s)
+        self._listing.again()
+        self._queue.extend(self._listing.new(now_s))
         self._look_for_more(now_s)
         while self._queue:
             budget = BATCH_BYTES
             while self._queue and budget > 0:
-                budget -= self._look(self._queue.popleft(), now_s)
+                budget -= self._look(self._queue.popleft(), now_s, final=True)
                 volumes += self._advance(now_s)
         self._last_look(now_s)
         volumes += self._advance(now_s, final=True)
@@ -201,10 +212,10 @@ class FolderSource:
     def read_all(self, *, final: bool = True) -> None:
         """Take every file that is there, without settling on a series or giving out volumes; if `final`, nothing more will come."""
         now_s = self._clock_ns() / 1e9
-        self._relist()
-        self._list_folders(now_s)
+        self._listing.again()
+        self._queue.extend(self._listing.new(now_s))
         while self._queue:
-            self._look(self._queue.popleft(), now_s)
+            self._look(self._queue.popleft(), now_s, final=True)
         if final:
             self._last_look(now_s)
 
@@ -221,9 +232,19 @@ class FolderSource:
         return self._selection.told()
 
     @property
+    def before_trigger(self) -> int:
+        """Volumes that are held until there is a trigger."""
+        return self._selection.before_trigger
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the series that the volumes are taken from may still give way to a better one."""
+        return self._selection.doubtful
+
+    @property
     def tr_s(self) -> float | None:
-        """Repetition time of that series in seconds by its headers."""
-        return self.run.series.tr_s if self.run else None
+        """Repetition time of that series in seconds by its headers, or by its volumes' times where those contradict them."""
+        return self.run.assembler.tr_s if self.run else None
 
     def sidecar(self, volume: Volume) -> dict[str, Any]:
         """What the headers say of the run that a volume is of; see :meth:`rtevo.ingest.header.SeriesHeader.sidecar`."""
@@ -261,10 +282,6 @@ class FolderSource:
             if file is None or self._selection.in_run(file)
         ]
 
-    def _relist(self) -> None:
-        for folder in self._folders.values():
-            folder.modified_ns = -1
-
     def _last_look(self, now_s: float) -> None:
         """Look once more at every file that is not whole, and name those that still are not."""
         for path, waiting in [*self._waiting.items(), *self._given_up.items()]:
@@ -280,80 +297,17 @@ class FolderSource:
             problems.clear()
         return volumes
 
-    def _list_folders(self, now_s: float) -> None:
-        """Put the files that are new into the queue."""
-        found: list[str] = []
-        todo = list(self._folders)
-        for path in todo:  # grows by the folders that are found in these
-            folder = self._folders[path]
-            if now_s < folder.retry_s:
-                continue
-            try:
-                todo += self._list(path, folder, now_s, found)
-            except OSError as error:
-                self._lost(path, folder, error, now_s)
-                continue
-            if folder.depth == 0 and self._reachable is not True:
-                if self._reachable is False:
-                    self.problems.append(f"{path}: can be reached again")
-                self._reachable = True
-        self._queue.extend(sorted(found))
-
-    def _lost(self, path: str, folder: _Folder, error: OSError, now_s: float) -> None:
-        """A folder that cannot be listed: one that is not there yet, was removed, or lies on a share that went away."""
-        folder.modified_ns = -1
-        if folder.depth > 0:
-            folder.retry_s = now_s + LOST_LOOK_S
-        elif self._reachable:
-            self._reachable = False
-            self.problems.append(f"{path}: cannot be reached ({error.strerror}); waiting for it")
-
-    def _list(self, path: str, folder: _Folder, now_s: float, found: list[str]) -> list[str]:
-        """Add a folder's files that were not there at the last look to `found`; returns the folders in it that were not."""
-        status = os.stat(path)
-        folder.place = (status.st_dev, status.st_ino)
-        modified_ns = status.st_mtime_ns
-        if modified_ns == folder.modified_ns and not folder.racy and now_s < folder.next_s:
-            return []
-        folder.racy = abs(time.time_ns() - modified_ns) < RACY_NS
-        folder.modified_ns = modified_ns
-        begin = time.perf_counter()
-        known = folder.names
-        with os.scandir(path) as entries:
-            new = [entry for entry in entries if entry.name not in known]
-        folder.next_s = now_s + (time.perf_counter() - begin) / IDLE_SHARE
-        inner = []
-        for entry in new:
-            if entry.name.startswith(".") or entry.name.lower().endswith(TEMPORARY):
-                known.add(entry.name)
-            elif entry.is_dir():
-                if folder.depth < MAX_DEPTH and not self._goes_round(entry):
-                    self._folders[entry.path] = _Folder(folder.depth + 1)
-                    inner.append(entry.path)
-                known.add(entry.name)
-            else:
-                known.add(entry.name)
-                found.append(entry.path)
-        return inner
-
-    def _goes_round(self, entry: os.DirEntry[str]) -> bool:
-        """Whether a link leads to a folder that is looked into already."""
-        if not entry.is_symlink():
-            return False
-        status = entry.stat()
-        return any(folder.place == (status.st_dev, status.st_ino) for folder in self._folders.values())
-
-    def _look(self, path: str, now_s: float) -> int:
-        """Read a file and take it if it is whole; returns its size in bytes."""
+    def _look(self, path: str, now_s: float, *, final: bool = False) -> int:
+        """Read a file and take it if it is whole; if `final`, it will not change any more. Returns its size in bytes."""
         size, modified_ns = -1, -1
         try:
             status = os.stat(path)
             size, modified_ns = status.st_size, status.st_mtime_ns
             if is_nifti(path):
-                self._take_nifti(path, size, now_s)
+                self._take_nifti(path, (size, modified_ns), now_s, final)
                 return max(size, 0)
             file = read_dicom(path, pixels=self._pixels)
-            closed_ns = self._closed_ns(os.stat(path).st_mtime_ns)
+            after = os.stat(path)
         except FileNotFoundError:
             self._forget(path)
         except TruncatedError as error:
@@ -367,25 +321,53 @@ class FolderSource:
             since_s = before.grew_s if before and before.size < 0 else now_s
             self._wait(path, _Waiting(f"{path}: cannot be read ({error.strerror})", 0, -1, -1, since_s))  # tried again at every look
         else:
-            self._settle_file(path)
-            self._take(path, file, closed_ns, now_s)
+            as_read = (size, modified_ns)
+            unchanged = (after.st_size, after.st_mtime_ns) == as_read
+            if final or not self._selection.wants(file) or self._stays(path, file, as_read, now_s, unchanged):
+                self._settle_file(path, as_read)
+                self._whole.finished(file)
+                self._take(path, file, self._closed_ns(modified_ns), now_s)
         return max(size, 0)
 
-    def _settle_file(self, path: str) -> None:
+    def _stays(self, path: str, file: DicomFile, as_read: Signature, now_s: float, unchanged: bool = True) -> bool:
+        """Whether a file that is as long as its header says has stayed as it is for long enough; else it is waited for."""
+        before = self._waiting.get(path) or self._given_up.get(path)
+        same = before is not None and before.file is not None and (before.size, before.modified_ns) == as_read
+        same = same and before is not None and before.file is not None and before.file.checksum == file.checksum
+        since_s = before.whole_s if same and before is not None and not math.isnan(before.whole_s) else now_s
+        due_s = since_s + self._whole.wait_s(file, as_read[1])
+        if unchanged and now_s >= due_s:
+            return True
+        why = f"ends in {file.tail} bytes of zeros" if self._whole.suspect(file) else "was still changing"
+        header = replace(file, parts=tuple(replace(part, pixels=None) for part in file.parts))
+        self._wait(path, _Waiting(f"{path}: {why}", as_read[0], *as_read, now_s, True, header, since_s, due_s))
+        return False
+
+    def _settle_file(self, path: str, as_read: Signature) -> None:
         if self._given_up.pop(path, None):
             self.problems.append(f"{self._short(path)}: is whole now")
         self._waiting.pop(path, None)
         self._settled.add(path)
+        self._listing.know(path, as_read)
 
-    def _take_nifti(self, path: str, size: int, now_s: float) -> None:
-        """Take the volumes that a NIfTI file has more than at the last look."""
+    def _take_nifti(self, path: str, as_read: Signature, now_s: float, final: bool) -> None:
+        """Take the volumes that a NIfTI file has more than at the last look; all of one that was written anew."""
+        size, known = as_read[0], self._listing.known.get(path)
+        if known is not None and known != as_read and size <= known[0]:
+            self._volumes.pop(path, None)
         before = self._volumes.get(path, 0)
         found = read_nifti(path, pixels=self._pixels, skip=before, most_bytes=BATCH_BYTES)
-        closed_ns = self._closed_ns(os.stat(path).st_mtime_ns)
-        self._volumes[path] = found.there
-        if found.file.parts:
-            self._take(path, found.file, closed_ns, now_s)
+        whole = next((k for k, f in enumerate(self._one_by_one(found.file)) if not (final or self._stays(path, f, as_read, now_s))), None)
+        parts = found.file.parts[:whole]
+        for file in self._one_by_one(replace(found.file, parts=parts)):
+            self._whole.finished(file)
+        self._volumes[path] = found.there if whole is None else before + len(parts)
+        if parts:
+            checksum = zlib.crc32(b"".join(part.pixels.tobytes("F") for part in parts if part.pixels is not None))
+            self._take(path, replace(found.file, parts=parts, checksum=checksum), self._closed_ns(as_read[1]), now_s)
         compressed = path.lower().endswith(".gz")
+        if whole is not None:
+            return
         if found.there < found.announced and (compressed or found.needed <= size):  # too much for one look
             self._waiting.pop(path, None)
             self._queue.append(path)
@@ -393,9 +375,18 @@ class FolderSource:
             reason = f"{path}: ends at byte {size}, after {found.there} of {found.announced} volumes"
             raise TruncatedError(reason, found.needed, True)
         else:
-            self._settle_file(path)
+            self._settle_file(path, as_read)
             if not compressed:
                 self._open[path] = size
+
+    def _one_by_one(self, file: DicomFile) -> list[DicomFile]:
+        """A file for each volume of a NIfTI file, with what its pixels end in."""
+        found = []
+        for part in file.parts:
+            stored = 0 if part.pixels is None else part.pixels.nbytes
+            tail = 0 if part.pixels is None else zeros_at_end(part.pixels)
+            found.append(replace(file, parts=(part,), tail=tail, stored=stored, checksum=tail))
+        return found
 
     def _look_for_more(self, now_s: float) -> None:
         """See whether volumes were added to NIfTI files that were whole."""
@@ -408,17 +399,22 @@ class FolderSource:
                 self._look(path, now_s)
 
     def _forget(self, path: str) -> None:
-        """A file went away before it was taken: under another name it is another file."""
+        """A file went away before it was taken."""
         self._waiting.pop(path, None)
         self._given_up.pop(path, None)
-        folder, name = os.path.split(path)
-        if folder in self._folders:
-            self._folders[folder].names.discard(name)
+        self._listing.forget(path)
 
     def _take(self, path: str, file: DicomFile, closed_ns: int, now_s: float) -> None:
         """Hand a whole file's parts on, unless it is a copy of one that came before."""
+        before, self._taken[path] = self._taken.get(path), _Taken(file.uid, file.checksum, now_s)
+        if before is not None and before.uid == file.uid:
+            if before.checksum != file.checksum:
+                self._take_again(path, file, closed_ns, now_s)
+            return
+        if before is not None:  # the name stands for another file now
+            self._uids[before.uid] = [other for other in self._uids[before.uid] if other != path]
         paths = self._uids.setdefault(file.uid, [])
-        gone = next((before for before in paths if before == path or not os.path.exists(before)), None)
+        gone = next((before for before in paths if not os.path.exists(before)), None)
         copied = False
         if gone is not None:  # not a copy: renamed
             paths[paths.index(gone)] = path
@@ -434,8 +430,23 @@ class FolderSource:
             self.duplicates += 1
             self._copies.append((path, replace(file, parts=tuple(replace(part, pixels=None) for part in file.parts))))
 
+    def _take_again(self, path: str, file: DicomFile, closed_ns: int, now_s: float) -> None:
+        """Take what a file holds that changed after it was taken, or say which volumes were passed on without it."""
+        name = self._short(path)
+        if self._selection.was_before(file):
+            for part in file.parts:
+                self._selection.add(file, part, closed_ns, now_s, name)
+            return
+        passed = self._selection.replace(file, closed_ns, name)
+        if passed:
+            which = f"volume {passed[0]}" if len(passed) == 1 else f"volumes {passed[0]} to {passed[-1]}"
+            self.problems.append(
+                f"{name}: changed after {which} had been taken from it: it was not whole then, and what rests on it is doubtful "
+                f"(files are looked at for {self._whole.settle_s or 0.0:.2g} s from now on; let the export rename them into place)"
+            )
+
     def _look_again(self, path: str, now_s: float, *, final: bool = False) -> None:
-        """Look at a file that was not whole, if it changed since."""
+        """Look at a file that was not whole, if it changed since, or has stayed as it is for long enough."""
         waiting = self._waiting.get(path) or self._given_up[path]
         try:
             status = os.stat(path)
@@ -444,10 +455,15 @@ class FolderSource:
         else:
             if (status.st_size, status.st_mtime_ns) != (waiting.size, waiting.modified_ns):
                 if waiting.size >= 0:
+                    if not math.isnan(waiting.whole_s):
+                        self._whole.changed(now_s - waiting.whole_s)
                     waiting.size, waiting.modified_ns, waiting.grew_s = status.st_size, status.st_mtime_ns, now_s
+                    waiting.due_s = math.inf
                 if status.st_size >= waiting.needed:
-                    self._look(path, now_s)
-        if path in self._waiting and (final or now_s - self._waiting[path].grew_s >= self._stall_s):
+                    self._look(path, now_s, final=final)
+            elif now_s >= waiting.due_s or (final and waiting.due_s < math.inf):
+                self._look(path, now_s, final=final)
+        if path in self._waiting and (final or now_s - self._waiting[path].grew_s >= max(self._stall_s, SUSPECT_S)):
             waiting = self._waiting.pop(path)
             self._give_up(path, waiting, f"{waiting.reason}; it never completed")
 

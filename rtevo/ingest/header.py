@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import math
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -13,11 +15,27 @@ from numpy.typing import NDArray
 
 from rtevo.ingest.csa import protocol_number
 from rtevo.ingest.elements import Elements
+from rtevo.ingest.encoding import acceleration_of_slices, encoding, ge_interleaved
 
 __all__ = ["Likeness", "SeriesHeader", "moment", "series_header"]
 
 NOT_FUNCTIONAL_TYPES = frozenset(("LOCALIZER", "DIFFUSION", "ADC", "FA", "TRACEW", "TENSOR", "MPR", "PERFUSION", "ASL", "T1 MAP", "T2 MAP"))
-NOT_FUNCTIONAL_WORDS = ("sbref", "localizer", "localiser", "scout", "survey", "phoenixzipreport", "aahead", "fieldmap", "field_map")
+NOT_FUNCTIONAL_WORDS = (
+    "sbref",
+    "localizer",
+    "localiser",
+    "scout",
+    "survey",
+    "phoenixzipreport",
+    "aahead",
+    "fieldmap",
+    "field_map",
+    "physiolog",
+    "physio_log",
+)
+PERFUSION = re.compile(r"(?<![a-z])(?:[23]d)?(?:v[es]|[pqf]|pc|c)?asl(?![a-z])|perfusion|(?<![a-z])tgse")  # arterial spin labelling
+PROCESSED_TYPES, PROCESSED_WORDS = frozenset(("MOCO", "SUBTRACTION", "PHYSIO")), ("moco",)
+DIFFUSION_SEQUENCE = re.compile(r"\bep_b\d")  # Siemens': *ep_b0, ep_b1000#12
 LONGEST_TR_S = 20.0
 SHORTEST_TR_S = 0.2
 
@@ -64,6 +82,14 @@ class SeriesHeader:
         Diffusion weighting in s/mm2.
     flip_deg, field_t : float
         Flip angle in degrees, field strength in tesla; 0 where the header has none.
+    spin_labelled : bool
+        Whether the header says that arterial spins were labelled.
+    delay_s : float
+        Pause after every volume in seconds, which `tr_s` includes; only where it is known apart from that.
+    interleaved : bool or None
+        Whether every other slice is acquired first; None where nothing but the slices' times say it.
+    encoding : mapping
+        See :func:`rtevo.ingest.encoding.encoding`.
     """
 
     uid: str
@@ -85,6 +111,10 @@ class SeriesHeader:
     b_value: float
     flip_deg: float = 0.0
     field_t: float = 0.0
+    spin_labelled: bool = False
+    delay_s: float = 0.0
+    interleaved: bool | None = None
+    encoding: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def sidecar(self, te_ms: float = 0.0, slice_times_s: NDArray[np.float64] | None = None) -> dict[str, Any]:
         """Say of a run what BIDS has names for and the header tells (Brain Imaging Data Structure 1.10, MRI).
@@ -106,16 +136,40 @@ class SeriesHeader:
             "EchoTime": round(te_ms / 1000, 6),
             "FlipAngle": self.flip_deg,
             "MagneticFieldStrength": self.field_t,
+            **self.encoding,
         }
         if slice_times_s is not None and np.isfinite(slice_times_s).all() and slice_times_s.max() > 0:
             found["SliceTiming"] = [round(float(t), 6) for t in slice_times_s]
             found["SliceEncodingDirection"] = "k"  # times are those of the volume's planes, in their order
+            if (several := acceleration_of_slices(slice_times_s)) > 1:
+                found.setdefault("MultibandAccelerationFactor", several)
         return {name: value for name, value in found.items() if value}
 
     @property
     def label(self) -> str:
         """Number and description, for messages."""
         return f"series {'?' if self.number is None else self.number} '{self.description or self.protocol}'"
+
+    def made_beside(self, pattern: str = "") -> str:
+        """Say why a series is what scanners make beside or of a run, under its name; empty where it is not.
+
+        Parameters
+        ----------
+        pattern : str
+            What was asked for: a word in it is no reason.
+        """
+        description, types = f"{self.description} {self.protocol}".lower(), {word.upper() for word in self.image_type}
+        words = [w for w in (*NOT_FUNCTIONAL_WORDS, *PROCESSED_WORDS) if w in description]
+        named = any(w in pattern.lower() for w in words)
+        reasons = (
+            (self.modality != "MR", f"modality {self.modality or 'not given'}"),
+            (bool(words) and not named, f"'{'; '.join(words)}' in its name"),
+            (bool(types & NOT_FUNCTIONAL_TYPES), f"image type {'/'.join(sorted(types & NOT_FUNCTIONAL_TYPES))}"),
+            (bool(self.image_type) and self.image_type[0].upper() == "DERIVED", "derived pictures"),
+            (bool(types & PROCESSED_TYPES) and not named, "processed by the scanner"),
+            (self.b_value > 0 or DIFFUSION_SEQUENCE.search(self.sequence.lower()) is not None, "diffusion-weighted"),
+        )
+        return next((why for holds, why in reasons if holds), "")
 
     def likeness(self, component: str = "M", echo: int = 1) -> tuple[Likeness, str]:
         """How much a stream of this series looks like functional imaging, and why.
@@ -137,6 +191,8 @@ class SeriesHeader:
             (bool(types & NOT_FUNCTIONAL_TYPES), f"image type {'/'.join(sorted(types & NOT_FUNCTIONAL_TYPES))}"),
             (bool(self.image_type) and self.image_type[0].upper() == "DERIVED", "derived pictures"),
             (self.b_value > 0, "diffusion-weighted"),
+            (self.spin_labelled or PERFUSION.search(f"{description} {self.sequence.lower()}") is not None, "arterial spin labelling"),
+            (DIFFUSION_SEQUENCE.search(self.sequence.lower()) is not None, "a diffusion sequence"),
         )
         for holds, why in unlikely:
             if holds:
@@ -148,7 +204,7 @@ class SeriesHeader:
             (self.tr_s is not None and not SHORTEST_TR_S <= self.tr_s <= LONGEST_TR_S, "repetition time"),
             (echo > 1, f"echo {echo}"),
             (self.volumes == 1, "one volume announced"),
-            (bool(types & {"MOCO", "SUBTRACTION"}) or "moco" in description, "processed by the scanner"),
+            (bool(types & PROCESSED_TYPES) or any(w in description for w in PROCESSED_WORDS), "processed by the scanner"),
         )
         for holds, why in possible:
             if holds:
@@ -181,11 +237,30 @@ def _slices(elements: Elements, vendor: str, volumes: int | None) -> int | None:
         found = _positive(elements, elements.private(0x21, "GEMS_RELA_01", 0x4F), elements.private(0x43, "GEMS_PARM_01", 0x79))
     else:
         found = None
-    if found is None and volumes:
+    if found is None and volumes and vendor != "Siemens":
         images = _positive(elements, 0x00201002)  # images in acquisition: of one volume, or of all
         if images and images % volumes == 0 and images > volumes:
             return images // volumes
     return found
+
+
+def _b_value(elements: Elements, vendor: str, shared: Elements | None) -> float:
+    """Diffusion weighting in s/mm2, where older headers have it in private elements only; 1 where no more is said than that there is some.
+
+    Of a series whose first volume is not weighted, vendors say how many weightings or directions there are.
+    """
+    group = shared.first(0x00189117) if shared else None
+    for source in (elements, group):
+        if source and (value := source.number(0x00189087)):
+            return value
+    if vendor == "Siemens":
+        return elements.number(elements.private(0x19, "SIEMENS MR HEADER", 0x0C)) or 0.0
+    if vendor == "Philips":
+        several = (elements.integer(elements.private(0x2005, "Philips MR Imaging DD 002", tag)) or 0 for tag in (0x14, 0x15))
+        return elements.number(elements.private(0x2001, "Philips Imaging DD 001", 0x03)) or float(max(several) > 1)
+    if vendor == "GE":
+        return next(iter(elements.numbers(elements.private(0x43, "GEMS_PARM_01", 0x39))), 0.0) % 1e5  # 1e9 may be added to it
+    return 0.0
 
 
 def _echo_planar(elements: Elements, vendor: str, image_type: tuple[str, ...], sequence: str) -> bool:
@@ -198,7 +273,7 @@ def _echo_planar(elements: Elements, vendor: str, image_type: tuple[str, ...], s
     return sequence.lower().lstrip("*").startswith(("ep", "gre_epi"))
 
 
-def series_header(elements: Elements, kind: str, shared: Elements | None = None) -> SeriesHeader:
+def series_header(elements: Elements, kind: str, picture: tuple[int, int], shared: Elements | None = None) -> SeriesHeader:
     """Describe the series that a file belongs to.
 
     Parameters
@@ -207,6 +282,8 @@ def series_header(elements: Elements, kind: str, shared: Elements | None = None)
         The file's data set.
     kind : str
         ``"mosaic"``, ``"slices"`` or ``"enhanced"``.
+    picture : tuple of int
+        Rows and columns of a slice.
     shared : Elements, optional
         Shared functional groups of a multi-frame file.
     """
@@ -220,8 +297,8 @@ def series_header(elements: Elements, kind: str, shared: Elements | None = None)
     timing, converted = (shared.first(tag) if shared else None for tag in (0x00189112, 0x00209170))  # of files converted to multi-frame
     tr_ms = next((tr for source in (timing, elements, converted) if source and (tr := source.number(0x00180080))), None)
     delay_s = elements.number(elements.private(0x43, "GEMS_PARM_01", 0x7C)) if vendor == "GE" else None
-    if tr_ms and delay_s and 0 < delay_s < LONGEST_TR_S:  # a pause after every volume, which GE does not count
-        tr_ms += 1000 * delay_s
+    delay_s = delay_s if tr_ms and delay_s and 0 < delay_s < LONGEST_TR_S else 0.0
+    tr_ms = tr_ms + 1000 * delay_s if tr_ms else tr_ms  # a pause after every volume, which GE does not count
     return SeriesHeader(
         uid=elements.text(0x0020000E),
         study_uid=elements.text(0x0020000D),
@@ -239,9 +316,13 @@ def series_header(elements: Elements, kind: str, shared: Elements | None = None)
         tr_s=tr_ms / 1000 if tr_ms and math.isfinite(tr_ms) and tr_ms > 0 else None,
         volumes=volumes,
         slices=_slices(elements, vendor, volumes) if kind == "slices" else None,
-        b_value=elements.number(0x00189087) or 0.0,
+        b_value=_b_value(elements, vendor, shared),
         flip_deg=next((angle for source in (timing, elements) if source and (angle := source.number(0x00181314))), 0.0),
         field_t=elements.number(0x00180087) or 0.0,
+        delay_s=delay_s,
+        interleaved=ge_interleaved(elements) if vendor == "GE" and 0x00181060 not in elements else None,
+        encoding=encoding(elements, vendor, picture),
+        spin_labelled=0x00189251 in elements or bool(elements.text(0x00189250)) or bool(shared and 0x00189251 in shared),
     )
 
 

@@ -158,7 +158,7 @@ def mosaic_layout(elements: Elements, slices: int, shape: tuple[int, int]) -> La
     turned = (csa_numbers(csa, "ProtocolSliceNumber") or (0.0,))[0] > 0  # numbered from the other end: dcm2niix turns these round
     frames = np.arange(slices)[::-1] if turned else np.arange(slices)
     part = Part(
-        numbers=_numbers(instance=elements.integer(0x00200013), acquisition=elements.integer(0x00200012)),
+        numbers=_mosaic_numbers(elements.integer(0x00200013), elements.integer(0x00200012), slices),
         component=_component(elements),
         echo=elements.integer(0x00180086) or 1,
         te_ms=elements.number(0x00180081) or 0.0,
@@ -172,6 +172,13 @@ def mosaic_layout(elements: Elements, slices: int, shape: tuple[int, int]) -> La
         acquired_from=ACQUISITION_TIME if 0x00080032 in elements else ACQUISITION_DATETIME,
     )
     return Layout(orientation, (between_columns, between_rows, spacing), (part,))
+
+
+def _mosaic_numbers(instance: int | None, acquisition: int | None, slices: int) -> dict[str, int]:
+    """Instance and acquisition number; instance numbers that count slices (1, 21, 41, ... in 3D sequences) are brought to volumes."""
+    if instance and acquisition and acquisition > 1 and instance - 1 == (acquisition - 1) * slices:
+        instance = acquisition
+    return _numbers(instance=instance, acquisition=acquisition)
 
 
 def _mosaic_times(elements: Elements, csa: bytes, slices: int, frames: NDArray[np.intp]) -> NDArray[np.float64] | None:

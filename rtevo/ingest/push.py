@@ -5,11 +5,15 @@ A script connects a ZeroMQ REQ or DEALER socket and sends one message of two fra
 1. JSON, UTF-8: ``{"index": 0, "shape": [80, 80, 35], "dtype": "<i2", "affine": [[...], [...], [...], [0, 0, 0, 1]], "tr_s": 2.0}``.
    ``index`` counts from 0; ``dtype`` is NumPy's (integers and real numbers); ``affine`` maps voxel indices to RAS+ millimetres.
    Optional: ``order`` (``"C"``, the default, or ``"F"``: which index runs slowest or fastest in memory), ``acquired_s`` (acquisition
-   time, seconds from any moment), ``slice_times_s`` (one for each slice), ``series`` (name of the run).
+   time, seconds from any moment), ``slice_times_s`` (one for each slice, from 0 to the repetition time), ``series`` (name of the run),
+   ``token`` (any text, the same in all messages of a run: those with another one are refused, whoever sends them).
 2. The voxels, as many bytes as shape and dtype say.
 
-The answer is JSON: ``{"ok": true}``, or ``{"ok": false, "error": "..."}``. ``{"end": true}`` without a second frame says that no more
-will come. A volume may be sent again after an error or a lost connection: copies are dropped and counted. In Python::
+The answer is JSON, and is given after everything was checked: ``{"ok": true}``, or ``{"ok": false, "error": "..."}``. With ``held`` in it
+the volume came before the trigger, and is judged once that is there; with ``warning`` it is of no use as it is. A run begins at index 0.
+The grid is the first volume's; where two later ones agree about another one, it is theirs, and the first is left out. A volume that was
+refused may be sent again, put right; so may one after a lost connection: copies are dropped and counted. ``{"end": true}`` without a second
+frame says that no more will come. In Python::
 
     socket = zmq.Context().socket(zmq.REQ)
     socket.connect("tcp://support-computer:5570")
@@ -25,7 +29,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +38,8 @@ from numpy.typing import NDArray
 
 from rtevo.errors import DataError
 from rtevo.ingest.assembly import Assembler, Outcome, Volume
+from rtevo.ingest.dicom import DicomFile
+from rtevo.ingest.gate import Gate
 from rtevo.ingest.header import SeriesHeader
 from rtevo.ingest.nifti import volume_file
 from rtevo.records import Grid
@@ -43,7 +49,8 @@ __all__ = ["PushSource"]
 MAX_BYTES = 1 << 30  # of a message
 MAX_INDEX = 1_000_000
 BATCH = 16  # messages taken in one poll
-NAMES = {"index", "shape", "dtype", "affine", "tr_s", "order", "acquired_s", "slice_times_s", "series"}
+CLOSE = 5  # volumes that one from another connection may be ahead of the run's last
+NAMES = {"index", "shape", "dtype", "affine", "tr_s", "order", "acquired_s", "slice_times_s", "series", "token"}
 
 
 class PushSource:
@@ -59,6 +66,12 @@ class PushSource:
         Who may send, as ``"@ADDRESS"``; empty: everyone.
     clock_ns : callable
         Steady clock in ns, by which `patience_s` is measured.
+    confirm : bool
+        See :class:`rtevo.ingest.assembly.Assembler`.
+    opened : callable, optional
+        Returns the trigger's time on `clock_ns`, None before it: see :class:`rtevo.ingest.gate.Gate`. Without it nothing is held.
+    most_voxels : int, optional
+        Of a volume; a larger one is refused.
 
     Attributes
     ----------
@@ -77,14 +90,27 @@ class PushSource:
         If it cannot listen there.
     """
 
-    def __init__(self, bind: str, *, patience_s: float, peers: Sequence[str] = (), clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(
+        self,
+        bind: str,
+        *,
+        patience_s: float,
+        peers: Sequence[str] = (),
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        confirm: bool = False,
+        opened: Callable[[], int | None] | None = None,
+        most_voxels: int | None = None,
+    ) -> None:
         self.problems: list[str] = []
         self.duplicates = self.seen = 0
         self.ended = False
         self._patience_s = patience_s
         self._peers = {peer.removeprefix("@") for peer in peers}
         self._clock_ns = clock_ns
-        self._assembler: Assembler | None = None
+        self._confirm, self._most_voxels = confirm, most_voxels
+        self._gate = Gate(opened) if opened else None
+        self._runs: list[_Run] = []  # those that came; one is taken
+        self._run: _Run | None = None
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         self._socket.set(zmq.LINGER, 1000)
         self._socket.set(zmq.MAXMSGSIZE, MAX_BYTES)
@@ -104,22 +130,29 @@ class PushSource:
     @property
     def pending(self) -> int:
         """Volumes that are held back until an earlier one came."""
-        return self._assembler.held if self._assembler else 0
+        return self._run.assembler.held if self._run else sum(run.assembler.held for run in self._runs)
 
     @property
     def told(self) -> str:
         """Which run the volumes are taken from; empty until it is known."""
-        series = self._assembler.series if self._assembler else None
+        series = self._run.assembler.series if self._run else None
         return f"{series.description!r}, which a script pushes{f' (TR {series.tr_s:g} s)' if series.tr_s else ''}" if series else ""
 
     @property
     def tr_s(self) -> float | None:
         """Repetition time in seconds by the script; None until it is known."""
-        return self._assembler.series.tr_s if self._assembler else None
+        return self._run.assembler.series.tr_s if self._run else None
 
     def sidecar(self, volume: Volume) -> dict[str, Any]:
         """What the script says of the run; as :meth:`rtevo.ingest.FolderSource.sidecar`."""
-        return self._assembler.series.sidecar(0.0, volume.slice_times_s) if self._assembler else {}
+        return self._run.assembler.series.sidecar(0.0, volume.slice_times_s) if self._run else {}
+
+    @property
+    def before_trigger(self) -> int:
+        """Volumes that are held until there is a trigger."""
+        if self._gate is None or self._gate.is_open():
+            return 0
+        return max((run.assembler.volumes for run in self._runs), default=0)
 
     def poll(self) -> list[Volume]:
         """Take the messages that came, without waiting.
@@ -145,12 +178,34 @@ class PushSource:
         self._socket.close()
 
     def _advance(self, *, final: bool) -> list[Volume]:
-        if self._assembler is None:
+        if self._run is None:
+            self._choose(final)
+        if self._run is None:
             return []
-        volumes = self._assembler.advance(self._clock_ns() / 1e9, final=final)
-        self.problems += self._assembler.problems
-        self._assembler.problems.clear()
+        assembler = self._run.assembler
+        volumes = assembler.advance(self._clock_ns() / 1e9, final=final)
+        self.problems += assembler.problems
+        assembler.problems.clear()
         return volumes
+
+    def _choose(self, final: bool) -> None:
+        """Take the first run that the trigger began; one that came before it only where it goes on, or nothing else is to come."""
+        gate = self._gate
+        if not self._runs or (gate is not None and not gate.is_open() and not final):
+            return
+        early = {id(run): [] if gate is None else gate.early(run.assembler.begun(), run.assembler.series.tr_s) for run in self._runs}
+        clean = [run for run in self._runs if not early[id(run)]]
+        going = [r for r in self._runs if gate is not None and gate.goes_on(r.assembler.begun(), r.assembler.series.tr_s)]
+        self._run = next(iter(clean or going or (self._runs if final else [])), None)
+        if self._run is None:
+            return
+        for run in self._runs:
+            run.missed_trigger = bool(early[id(run)])
+            if early[id(run)]:
+                what = f"{len(early[id(run)])} volumes that {run.label} pushed came before the trigger can have been theirs"
+                taken = "they go on, and are taken for the run; the trigger was probably missed: onsets are wrong"
+                self.problems.append(f"{what}: {taken if run is self._run else 'they are of another run, and are not taken'}")
+        self._runs = [self._run]
 
     def _take(self) -> bool:
         """Take one message and answer it; False where there is none."""
@@ -161,11 +216,10 @@ class PushSource:
         address = str(messages[-1].get("Peer-Address"))
         sender, *rest = (message.bytes for message in messages)
         envelope = [sender, b""] if rest[:1] == [b""] else [sender]
-        answer: dict[str, Any] = {"ok": True}
         try:
             if self._peers and address not in self._peers:
                 raise DataError(f"{address} is not among the allowed peers")
-            self._read(rest[len(envelope) - 1 :])
+            answer = {"ok": True, **self._read(rest[len(envelope) - 1 :], sender, address)}
         except DataError as error:
             answer = {"ok": False, "error": str(error)}
             self.problems.append(f"a pushed volume was refused: {error}")
@@ -173,25 +227,20 @@ class PushSource:
         self._socket.send_multipart([*envelope, json.dumps(answer).encode()])
         return True
 
-    def _read(self, frames: list[bytes]) -> None:
+    def _read(self, frames: list[bytes], sender: bytes, address: str) -> dict[str, str]:
+        """Take a message; returns what the answer says besides that it was taken."""
         header = _header(frames)
         if header.get("end") is True:
+            if self._run is not None and not self._run.accepts(sender, header.get("token")):
+                raise DataError("end: expected it from the sender of the run, found another one")
             self.ended = True
-            return
+            return {}
         if len(frames) != 2:
             raise DataError(f"expected two frames, JSON and voxels, found {len(frames)}")
         data, grid = _data(header, frames[1])
-        series = _series(header)
-        if self._assembler is None:
-            self._assembler = Assembler(series, patience_s=self._patience_s, first=0)
-        elif series != self._assembler.series:
-            known = self._assembler.series
-            raise DataError(
-                f"expected the run's series and repetition time, {known.description!r} and {known.tr_s} s, found {series.description!r} "
-                f"and {series.tr_s} s"
-            )
-        index = header["index"]
-        times = header.get("slice_times_s")
+        if self._most_voxels is not None and data.size > self._most_voxels:
+            raise DataError(f"shape: expected at most {self._most_voxels} voxels, found {grid.shape}: set [acquisition] largest")
+        series, index, times = _series(header), header["index"], header.get("slice_times_s")
         file = volume_file(
             f"pushed volume {index}",
             series,
@@ -202,16 +251,124 @@ class PushSource:
             acquired_from="the script" if "acquired_s" in header else "",
             slice_times_s=None if times is None else np.array(times, np.float64),
         )
-        self._add(replace(file, checksum=zlib.crc32(frames[1])))
+        file = replace(file, checksum=zlib.crc32(frames[1]))
+        run = self._run_of(series, index, sender, header.get("token", ""), address)
+        self._check_time(run, index)
+        run.check_grid(file, grid, self._clock_ns() / 1e9, self.problems)
+        self._add(run, file, index)
+        run.senders[sender] = self._clock_ns() / 1e9
+        self._runs = [*self._runs, *([] if run in self._runs else [run])]
+        said = {}
+        if data.dtype.kind == "f" and not np.isfinite(data).any():
+            said["warning"] = f"volume {index}: none of its voxels is a finite number"
+            self.problems.append(f"pushed {said['warning']}")
+        if self._run is None and self._gate is not None and not self._gate.is_open():
+            said["held"] = "the trigger has not been: it is judged once that is there"
+        return said
 
-    def _add(self, file: Any) -> None:
-        assert self._assembler is not None
-        outcome = self._assembler.add(file, file.parts[0], time.monotonic_ns(), self._clock_ns() / 1e9, file.name)
+    def _run_of(self, series: SeriesHeader, index: int, sender: bytes, token: str, address: str) -> _Run:
+        """The run that a message is of: the one that was taken, or one that has begun; else a new one, which begins at index 0."""
+        known = [self._run] if self._run is not None else self._runs
+        for run in known:
+            if run.continues(series, index, sender, token):
+                return run
+        if self._run is not None:
+            self._run.explain(series, index, token)
+        if index != 0:
+            raise DataError(f"index: expected 0, with which a run begins, found {index}: the rest of an earlier run?")
+        assembler = Assembler(series, patience_s=self._patience_s, first=0, confirm=self._confirm)
+        return _Run(token, sender, f"{series.description!r} from {address}", assembler)
+
+    def _check_time(self, run: _Run, index: int) -> None:
+        """Refuse a volume that cannot have been measured yet, in a run that the trigger began."""
+        if run is not self._run or self._gate is None or self._gate.trigger_s is None or run.missed_trigger:
+            return
+        now_s, tr_s = self._clock_ns() / 1e9, run.assembler.series.tr_s
+        if self._gate.early({index: now_s}, tr_s):
+            since_s = now_s - self._gate.trigger_s
+            raise DataError(f"index: volume {index} cannot have been measured yet, {since_s:.1f} s after the trigger (TR {tr_s:g} s)")
+
+    def _add(self, run: _Run, file: DicomFile, index: int) -> None:
+        part = file.parts[0]
+        outcome = run.assembler.add(file, part, time.monotonic_ns(), self._clock_ns() / 1e9, file.name)
         if outcome == Outcome.DUPLICATE:
             self.duplicates += 1
         elif outcome == Outcome.REFUSED:
-            problems, self._assembler.problems = self._assembler.problems, []
-            raise DataError(problems[-1] if problems else f"{file.name}: left out")
+            told = run.assembler.problems.pop() if run.assembler.problems else f"{file.name}: left out"
+            if run.assembler.replace(file, part, time.monotonic_ns(), file.name) is not None or index not in run.assembler.begun():
+                raise DataError(told)
+
+
+@dataclass(eq=False)
+class _Run:
+    """A run that a script pushes."""
+
+    token: str
+    first: bytes  # the connection that began it
+    label: str
+    assembler: Assembler
+    senders: dict[bytes, float] = field(default_factory=dict)  # connections that go on with it, and when each was last heard, s
+    refused: set[bytes] = field(default_factory=set)  # of which it turned out that they speak beside the first
+    aside: DicomFile | None = None  # a volume that was refused because it lies elsewhere than the first
+    missed_trigger: bool = False  # it was taken although it began before the trigger
+
+    def accepts(self, sender: bytes, token: Any) -> bool:
+        """Whether a sender is this run's."""
+        return token == self.token if self.token else sender in self.senders
+
+    def continues(self, series: SeriesHeader, index: int, sender: bytes, token: str) -> bool:
+        """Whether a message goes on with this run: by its token, its connection, or another connection and the next index."""
+        if series != self.assembler.series or token != self.token:
+            return False
+        if token or (sender in self.senders and sender not in self.refused):
+            if not token and sender == self.first:  # others that went on while it was silent speak beside it
+                self.refused |= {other for other in self.senders if other != sender}
+            return True
+        last = self.assembler.last
+        return (sender not in self.refused and 0 < index <= last + CLOSE) or (index == 0 and last <= 0)
+
+    def explain(self, series: SeriesHeader, index: int, token: str) -> None:
+        """Say why a message is not of this run.
+
+        Raises
+        ------
+        DataError
+            Always.
+        """
+        known = self.assembler.series
+        if series != known:
+            raise DataError(
+                f"expected the run's series and repetition time, {known.description!r} and {known.tr_s} s, found {series.description!r} "
+                f"and {series.tr_s} s"
+            )
+        if token != self.token:
+            raise DataError(f"token: expected that of the run, {self.label}, found another one: another sender's, or an earlier run's")
+        raise DataError(
+            f"index: volume {index} comes from another connection than the run, {self.label}, whose last volume was {self.assembler.last}: "
+            "the rest of an earlier run? (a token in each message says that several connections send one run)"
+        )
+
+    def check_grid(self, file: DicomFile, grid: Grid, now_s: float, problems: list[str]) -> None:
+        """Hold a volume's grid against the run's, before it is answered.
+
+        Raises
+        ------
+        DataError
+            It lies elsewhere, and not where another one did that was refused against the run's first alone.
+        """
+        assembler, aside = self.assembler, self.aside
+        difference = assembler.conflict(grid)
+        if not difference:
+            return
+        if assembler.agreed:
+            raise DataError(f"its geometry is not the run's: {difference}")
+        other = aside.parts[0].grid if aside is not None else None
+        if aside is None or other is None or aside.name == file.name or other.difference(grid):
+            self.aside = file
+            raise DataError(f"its geometry is not the first volume's: {difference} (if the first was wrong, the next like this decides)")
+        self.aside = None
+        assembler.add(aside, aside.parts[0], time.monotonic_ns(), now_s, aside.name)
+        problems.append(f"{aside.name}, which was refused, is taken after all: it lies where the one after it does, unlike the first")
 
 
 def _header(frames: list[bytes]) -> dict[str, Any]:
@@ -234,6 +391,10 @@ def _data(header: dict[str, Any], voxels: bytes) -> tuple[NDArray[Any], Grid]:
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= MAX_INDEX:
         raise DataError(f"index: expected a whole number from 0, got {index!r}")
     try:
+        if not all(isinstance(n, int) and not isinstance(n, bool) for n in header["shape"]):
+            raise DataError(f"shape: expected three whole numbers, got {header['shape']!r}")
+        if any(isinstance(value, bool) for row in header["affine"] for value in row):
+            raise DataError(f"affine: expected numbers, got {header['affine']!r}")
         grid = Grid(tuple(header["shape"]), np.array(header["affine"], np.float64))
         dtype = np.dtype(header["dtype"])
     except (TypeError, ValueError) as error:
@@ -260,12 +421,15 @@ def _check_times(header: dict[str, Any], grid: Grid) -> None:
         raise DataError(f"acquired_s: expected seconds, got {acquired_s!r}")
     if times is not None and not (isinstance(times, list) and len(times) == grid.shape[2] and all(map(is_number, times))):
         raise DataError(f"slice_times_s: expected {grid.shape[2]} numbers, got {times!r}")
+    if times is not None and not (min(times) >= 0 and max(times) <= (math.inf if tr_s is None else tr_s)):
+        raise DataError(f"slice_times_s: expected 0 to tr_s ({tr_s} s), got {min(times)} to {max(times)}")
 
 
 def _series(header: dict[str, Any]) -> SeriesHeader:
     tr_s, name = header.get("tr_s"), header.get("series", "")
-    if not isinstance(name, str):
-        raise DataError(f"series: expected text, got {name!r}")
+    for what in ("series", "token"):
+        if not isinstance(header.get(what, ""), str):
+            raise DataError(f"{what}: expected text, got {header[what]!r}")
     return SeriesHeader(
         uid=name,
         study_uid="",

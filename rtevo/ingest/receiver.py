@@ -21,6 +21,7 @@ from typing import Any
 from rtevo.errors import ConfigError, DataError
 from rtevo.ingest.assembly import Volume
 from rtevo.ingest.folder import FolderSource
+from rtevo.ingest.lobby import Lobby
 
 __all__ = ["DicomReceiver", "Peer", "check_listening", "echo", "reachable"]
 
@@ -39,6 +40,17 @@ STORED = (  # SOP classes that are taken: DICOM PS3.4, annex B.5
     "1.2.840.10008.5.1.4.1.1.66",  # raw data,
     "1.3.12.2.1107.5.9.1",  # and Siemens' non-images
 )
+PASSED_OVER = (  # taken, acknowledged and not kept: refused, they would stop the whole transfer with some senders
+    *(f"1.2.840.10008.5.1.4.1.1.11.{kind}" for kind in range(1, 13)),  # presentation states (Philips sends them first)
+    *(f"1.2.840.10008.5.1.4.1.1.88.{kind}" for kind in (11, 22, 33, 34, 35, 40, 50, 59, 65, 67)),  # reports and key objects
+    "1.2.840.10008.5.1.4.1.1.104.1",  # PDF
+    *(f"1.3.46.670589.11.0.0.12.{kind}" for kind in (1, 2, 4)),  # Philips' private spectra, series data and examination cards
+    *(f"1.2.840.10008.5.1.4.1.1.9.{kind}" for kind in ("1.1", "1.2", "2.1", "4.1", "6.1")),  # curves of electrodes and breathing
+)
+PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")  # transfer syntaxes of such
+PLACES = 200  # associations at a time
+POLL_S = 0.05  # how often the listener looks whether it is to end
+REQUEST_S = 10.0  # longest wait for what belongs to an association's beginning
 VERIFICATION = "1.2.840.10008.1.1"  # C-ECHO: consoles test a node by it
 
 
@@ -114,13 +126,17 @@ class Peer:
     """
 
     def __init__(self, text: str) -> None:
-        self.title, _, self.address = text.strip().partition("@")
+        self.text = text.strip()
+        self.title, _, self.address = self.text.partition("@")
         try:
             known = not self.address or bool(ipaddress.ip_address(self.address))
         except ValueError:
             known = False
         if not known or not (self.title or self.address) or len(self.title) > 16 or "\\" in self.title:
             raise ConfigError(f"peer: expected TITLE (at most 16 characters), TITLE@ADDRESS or @ADDRESS (an IP address), got {text!r}")
+
+    def __str__(self) -> str:
+        return self.text
 
     def allows(self, title: str, address: str) -> bool:
         """Whether this is the sender."""
@@ -151,6 +167,10 @@ class DicomReceiver:
         Where it listens.
     source : FolderSource
         Takes the files up.
+    alarms : set of str
+        Those of :attr:`problems` for which somebody must act: an allowed sender was refused.
+    passed_over : int
+        Objects without pictures that were taken and not kept.
 
     Raises
     ------
@@ -171,11 +191,14 @@ class DicomReceiver:
         **options: Any,
     ) -> None:
         self.folder = Path(folder)
-        self.source = FolderSource(folder, **options)
+        self.source = FolderSource(folder, **{"settle_s": None, **options})  # files are renamed into place
         self._peers = [Peer(text) for text in peers]
         self._notes: list[str] = []
         self._lock = threading.Lock()
         self._released: set[int] = set()
+        self._ae_title = ae_title
+        self.alarms: set[str] = set()
+        self.passed_over = 0
         self.folder.mkdir(parents=True, exist_ok=True)
         self._server = self._listen(address, port, ae_title)
         self.port: int = self._server.server_address[1]
@@ -219,6 +242,11 @@ class DicomReceiver:
         """Repetition time of that series in seconds by its headers."""
         return self.source.tr_s
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether that series may still give way to a better one; as :attr:`FolderSource.doubtful`."""
+        return self.source.doubtful
+
     def sidecar(self, volume: Volume) -> dict[str, Any]:
         """What the headers say of the run; as :meth:`FolderSource.sidecar`."""
         return self.source.sidecar(volume)
@@ -245,11 +273,17 @@ class DicomReceiver:
                     association.join(max(0.0, deadline - time.monotonic()))
             self._server.ae.shutdown()
             self._server = None
+            self._lobby.close()
 
     def _listen(self, address: str, port: int, ae_title: str) -> Any:
         check_listening(address, port)
         from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
+        from pynetdicom.service_class import StorageServiceClass
+        from pynetdicom.sop_class import register_uid
+        from pynetdicom.transport import ThreadedAssociationServer
 
+        for uid in (uid for uid in (*STORED, *PASSED_OVER) if uid.startswith("1.3.")):  # pynetdicom serves none that it does not know
+            register_uid(uid, f"Private{uid.replace('.', '_')}", StorageServiceClass)
         try:
             entity = AE(ae_title=ae_title)
         except ValueError as error:
@@ -258,7 +292,11 @@ class DicomReceiver:
         entity.maximum_pdu_size = LARGEST_PDU
         for uid in STORED:
             entity.add_supported_context(uid, ALL_TRANSFER_SYNTAXES)
+        for uid in PASSED_OVER:
+            entity.add_supported_context(uid, list(PLAIN))
         entity.add_supported_context(VERIFICATION)
+        entity.maximum_associations = PLACES
+        entity.acse_timeout = REQUEST_S
         handlers = [
             (evt.EVT_REQUESTED, self._requested),
             (evt.EVT_REJECTED, self._rejected),
@@ -267,13 +305,45 @@ class DicomReceiver:
             (evt.EVT_CONN_CLOSE, self._was_closed),
             (evt.EVT_ABORTED, self._was_aborted),
         ]
+        receiver = self
+
+        class Server(ThreadedAssociationServer):  # type: ignore[misc]
+            """Lets connections wait in the lobby."""
+
+            request_queue_size = 128
+
+            def process_request(self, request: socket.socket, client_address: Any) -> None:
+                if receiver._stranger(client_address[0]):
+                    request.close()
+                else:
+                    receiver._lobby.enter(request, client_address)
+
+            def admit(self, request: socket.socket, client_address: Any) -> None:
+                super().process_request(request, client_address)
+
         try:
-            return entity.start_server((address, port), block=False, evt_handlers=handlers)
+            server = entity.make_server((address, port), ae_title=ae_title, evt_handlers=handlers, server_class=Server)
         except OSError as error:
             raise DataError(f"port {port}: cannot listen there ({error.strerror})") from error
+        self._lobby = Lobby(server.admit)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": POLL_S}, name="DicomListener", daemon=True).start()
+        entity._servers.append(server)  # so that it ends with its entity
+        return server
 
-    def _note(self, text: str) -> None:
+    def _stranger(self, address: str) -> bool:
+        """Whether nobody is allowed to send from an address, which is named."""
+        if not self._peers or any(peer.address in ("", address) for peer in self._peers):
+            return False
+        self._note(f"closed a connection from {address}, from where no allowed peer sends ({self._allowed()})")
+        return True
+
+    def _allowed(self) -> str:
+        return "[acquisition] peers: " + ", ".join(map(str, self._peers))
+
+    def _note(self, text: str, *, alarm: bool = False) -> None:
         with self._lock:
+            if alarm:
+                self.alarms.add(text)
             if text not in self._notes and text not in self.source.problems:
                 self._notes.append(text)
 
@@ -282,14 +352,25 @@ class DicomReceiver:
         requestor = event.assoc.requestor
         title, address = requestor.primitive.calling_ae_title.strip(), requestor.address
         if self._peers and not any(peer.allows(title, address) for peer in self._peers):
-            self._note(f"refused a sender that is not among the allowed peers: {title}@{address}")
+            known = any(peer.title == title for peer in self._peers)
+            if known:
+                text = f"refused {title}@{address}: it is an allowed peer, but at another address; mend {self._allowed()}"
+            else:
+                text = f"refused a sender that is not among the allowed peers: {title}@{address} ({self._allowed()})"
+            self._note(text, alarm=known)
             event.assoc.acse.send_reject(REJECTED, SERVICE_USER, UNKNOWN_CALLER)
             event.assoc.kill()
 
     def _rejected(self, event: Any) -> None:
+        """Name a sender that may send, and was turned away all the same."""
         requestor = event.assoc.requestor
         called = requestor.primitive.called_ae_title.strip()
-        self._note(f"refused {requestor.primitive.calling_ae_title.strip()}@{requestor.address}, which called {called!r}")
+        sender = f"{requestor.primitive.calling_ae_title.strip()}@{requestor.address}"
+        if called != self._ae_title:
+            what = f"which called {called!r}; this node is {self._ae_title!r}: set that name at the sender, or [acquisition] ae_title here"
+        else:
+            what = f"because all {PLACES} places are taken by associations that were not closed; it has to send again"
+        self._note(f"refused {sender}, {what}", alarm=True)
 
     def _was_released(self, event: Any) -> None:
         self._released.add(id(event.assoc))
@@ -312,6 +393,9 @@ class DicomReceiver:
     def _store(self, event: Any) -> int:
         """Write one picture as a file; the answer tells the sender whether that worked."""
         request = event.request
+        if str(request.AffectedSOPClassUID) in PASSED_OVER:
+            self.passed_over += 1
+            return SUCCESS
         series = "series"
         with contextlib.suppress(Exception):
             found = re.search(rb"\x20\x00\x0e\x00(?:UI..|....)([0-9.]{1,64})", event.request.DataSet.getbuffer()[: 1 << 16], re.S)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from typing import NamedTuple
 
 from rtevo.ingest.assembly import Assembler, Outcome
 from rtevo.ingest.dicom import DicomFile
+from rtevo.ingest.gate import MOST_HELD, Gate
 from rtevo.ingest.header import Likeness, SeriesHeader
 from rtevo.ingest.parts import Part
+from rtevo.ingest.split import SplitRuns
 
-__all__ = ["Selection", "Stream", "StreamKey", "matches"]
+__all__ = ["Rank", "Selection", "Stream", "StreamKey", "is_number", "matches", "rank"]
 
 
 class StreamKey(NamedTuple):
@@ -24,6 +28,7 @@ class StreamKey(NamedTuple):
     te_ms: float
 
 
+LAST_PATIENCES = 3  # patiences that the last choice waits for something better
 OFF_BEAT = 0.1  # of the repetition time: how far a volume in a series of its own may be from a multiple of it
 
 
@@ -54,7 +59,7 @@ class Stream:
 
 def is_number(pattern: str) -> bool:
     """Whether a series is asked for by its number or UID, so that it is one and no other."""
-    return re.fullmatch(r"[\d.]+", pattern) is not None
+    return re.fullmatch(r"[\d.]+(#\d+)?", pattern) is not None
 
 
 def matches(series: SeriesHeader, pattern: str) -> bool:
@@ -76,6 +81,42 @@ def matches(series: SeriesHeader, pattern: str) -> bool:
     return any(fnmatch.fnmatchcase(text.lower(), wanted) for text in (series.description, series.protocol))
 
 
+class Rank(IntEnum):
+    """How fit a stream is to be the run; the lowest is taken."""
+
+    AT_ONCE = 0
+    WHERE_NOTHING_BETTER = 1  # comes, after a while
+    LAST = 2  # it bears the name that was asked for, but is what scanners make beside or of a run
+    NEVER = 3
+
+
+def rank(series: SeriesHeader, component: str, echo: int, pattern: str | None) -> Rank:
+    """Say how fit a stream is to be the run: the one rule, for sessions as for ``python -m rtevo.ingest``.
+
+    A number or UID names one series, whatever it is; a name is also borne by what the scanner makes of the run: single-band references,
+    series corrected for motion, maps, phase, logs of physiology. Those are taken last, unless their own word is part of the pattern.
+
+    Parameters
+    ----------
+    series : SeriesHeader
+    component, echo
+        As for :meth:`rtevo.ingest.header.SeriesHeader.likeness`.
+    pattern : str or None
+        See :func:`matches`.
+    """
+    likeness, _ = series.likeness(component, echo)
+    if pattern is None:
+        return Rank.NEVER if likeness == Likeness.UNLIKELY else Rank(int(likeness))
+    if not matches(series, pattern):
+        return Rank.NEVER
+    beside = component != "M" or echo > 1
+    if is_number(pattern):
+        return Rank.WHERE_NOTHING_BETTER if beside else Rank.AT_ONCE
+    if series.made_beside(pattern) or component != "M":
+        return Rank.LAST
+    return Rank.WHERE_NOTHING_BETTER if beside or series.volumes == 1 else Rank.AT_ONCE
+
+
 class Selection:
     """Sorts arriving files into streams and settles on the one that is the run.
 
@@ -87,40 +128,95 @@ class Selection:
         How long a gap is waited for, and how long a better stream than a doubtful one.
     first : int or None
         See :class:`Assembler`.
+    confirm : bool
+        See :class:`Assembler`.
+    replaceable : callable, optional
+        Whether a doubtful stream that was chosen may still give way to a better one that begins now.
+    gate : Gate, optional
+        Nothing is chosen before it is open, and nothing that came too early.
     """
 
-    def __init__(self, pattern: str | None, *, patience_s: float, first: int | None) -> None:
+    def __init__(
+        self,
+        pattern: str | None,
+        *,
+        patience_s: float,
+        first: int | None,
+        confirm: bool = False,
+        replaceable: Callable[[], bool] = lambda: False,
+        gate: Gate | None = None,
+    ) -> None:
         self.pattern = pattern
         self.chosen: Stream | None = None
         self.streams: dict[StreamKey, Stream] = {}
         self.problems: list[str] = []
         self._patience_s = patience_s
         self._first = first
+        self._confirm, self._replaceable, self._gate = confirm, replaceable, gate
+        self._held: set[str] = set()  # series that are named as held before the trigger
+        self._strangers: set[str] = set()  # studies that are named
         self._before: set[str] = set()  # series that are not taken
+        self._before_numbers: dict[StreamKey, list[dict[str, int]]] = {}
         self._still: set[str] = set()  # those of them that still grow
         self._bases: dict[str, tuple[SeriesHeader, float]] = {}  # of each series: its header and its first volume's time
         self._counted: dict[str, dict[int, StreamKey] | None] = {}  # of each series: who has an instance number, None where several do
         self._family: dict[str, str] = {}  # series -> the one of which it holds a further volume
+        self._split = SplitRuns()
+        self._numbered: dict[str, int | None] = {}  # the first series number that came with each UID
+        self._advised = False
 
     def add(self, file: DicomFile, part: Part, closed_ns: int, now_s: float, name: str) -> str:
         """Take one part of a file; returns its :class:`Outcome`. Parts of other streams than the chosen one are only counted."""
+        file = self._told_apart(file)
         part = self._place(file, part)
         stream = self._stream(file, part, now_s)
         stream.files.add(name)
         self._share_numbers(file, stream)
+        if stream.key.uid in self._before and _given(part.numbers) in self._before_numbers.get(stream.key, []):
+            self._revive(stream)
         if stream.key.uid in self._before and stream.key.uid not in self._still:
             self._still.add(stream.key.uid)
             self.problems.append(
                 f"{stream.label}: files still come, but it was there before the session, and is not taken unless it is named by number"
             )
-        if self.chosen not in (None, stream):
+        self._see_diffusion(stream, file.series, part)
+        if self.chosen not in (None, stream) and not self._may_follow(stream):
             return Outcome.NEW
-        if self._rank(stream) > 1:
+        if self.pattern is None and stream.likeness == Likeness.UNLIKELY:
             part = replace(part, pixels=None)
-        return stream.assembler.add(file, part, closed_ns, now_s, name)
+        outcome = stream.assembler.add(file, part, closed_ns, now_s, name)
+        if outcome == Outcome.REFUSED and stream.assembler.begin_again(part.acquired_s):
+            stream.assembler.problems[-1:] = [
+                f"{stream.label}: it was started again before any of its volumes was used; what came of it before is left out"
+            ]
+            outcome = stream.assembler.add(file, part, closed_ns, now_s, name)
+        return outcome
+
+    def replace(self, file: DicomFile, closed_ns: int, name: str) -> list[int]:
+        """Take a file that changed after it was taken; returns the volumes of the run that had been passed on with what it held before."""
+        passed = []
+        for part in file.parts:
+            stream = self.streams.get(self._key(file, part))
+            if stream is not None and self.chosen in (None, stream):
+                index = stream.assembler.replace(file, self._place(file, part), closed_ns, name)
+                passed += [index] if index is not None and stream is self.chosen else []
+        return passed
+
+    def _see_diffusion(self, stream: Stream, series: SeriesHeader, part: Part) -> None:
+        """A diffusion series shows in its later volumes: the first is not weighted."""
+        if series.b_value > 0 and stream.likeness != Likeness.UNLIKELY:
+            stream.likeness, stream.why = series.likeness(part.component, part.echo)
+            stream.series = replace(stream.series, b_value=series.b_value)
+            if stream is self.chosen:
+                self.problems.append(f"{stream.label} is the run, and is {stream.why} (name the series to choose another)")
+
+    def _may_follow(self, stream: Stream) -> bool:
+        """Whether a stream may still become the run in place of the one that was chosen."""
+        return self.chosen is not None and self._rank(stream) < self._rank(self.chosen) and self._replaceable()
 
     def expect(self, file: DicomFile) -> None:
         """Note the volumes of a damaged file, whose header is there."""
+        file = self._told_apart(file)
         for part in file.parts:
             stream = self.streams.get(self._key(file, part))
             if stream is not None and self.chosen in (None, stream):
@@ -128,6 +224,7 @@ class Selection:
 
     def in_run(self, file: DicomFile) -> bool:
         """Whether a file belongs to the chosen stream."""
+        file = self._told_apart(file)
         return self.chosen is not None and any(self._key(file, part) == self.chosen.key for part in file.parts)
 
     def index_of(self, file: DicomFile) -> int | None:
@@ -138,24 +235,100 @@ class Selection:
     def pass_over(self) -> list[str]:
         """Take none of the series that came so far; returns their labels."""
         self._before = {stream.key.uid for stream in self.streams.values()}
+        self._before_numbers = {key: list(map(_given, stream.assembler.numbers())) for key, stream in self.streams.items()}
         for stream in self.streams.values():
             stream.assembler = Assembler(stream.series, patience_s=math.inf)  # lets its volumes go
         return list(dict.fromkeys(stream.series.label for stream in self.streams.values()))
 
+    def wants(self, file: DicomFile) -> bool:
+        """Whether a file's pixels may be those of the run."""
+        keys = [self._key(file, part) for part in file.parts]
+        if self.chosen is not None and not self._replaceable():
+            return self.chosen.key in keys or file.series.uid not in {key.uid for key in self.streams}
+        ranks = [rank(file.series, part.component, part.echo, self.pattern) for part in file.parts]
+        return any(each < Rank.LAST for each in ranks)
+
+    def was_before(self, file: DicomFile) -> bool:
+        """Whether a file is of a series that was there before, and is not taken."""
+        return any(self._key(file, part).uid in self._before for part in file.parts)
+
+    def _revive(self, stream: Stream) -> None:
+        """A volume comes a second time of a series that was there before: the run was started again under its name."""
+        self._before.discard(stream.key.uid)
+        self._bases.pop(stream.key.uid, None)
+        stream.files.clear()
+        stream.assembler = Assembler(stream.series, patience_s=self._patience_s, first=self._first, confirm=self._confirm)
+        told = "was there before the session, and is started again under the same identifier: what comes now counts"
+        self.problems.append(f"{stream.label}: {told}")
+
     def settle(self, now_s: float, *, final: bool = False) -> None:
-        """Choose the run's stream if that can be done now."""
-        if self.chosen is not None:
+        """Choose the run's stream if that can be done now; a doubtful one may give way to a better one that begins."""
+        if self._gate is not None and self._gate.trigger_s is None and not final and not self._opens(now_s, self._gate):
             return
-        ready = [stream for stream in self.streams.values() if self._ready(stream, now_s, final)]
-        if not ready:
+        if self.chosen is not None and (final or self._rank(self.chosen) == Rank.AT_ONCE or not self._replaceable()):
             return
-        ready.sort(key=lambda s: (self._rank(s), -s.assembler.volumes, _number(s.series), s.key.te_ms))
-        self.chosen = ready[0]
-        for other in ready[1:]:
+        found = [s for s in self.streams.values() if self._ready(s, now_s, final) and (self.chosen is None or self._may_follow(s))]
+        if not found:
+            return
+        found.sort(key=lambda s: (self._rank(s), s.likeness, -s.assembler.volumes, _number(s.series), s.key.te_ms))
+        before, self.chosen = self.chosen, found[0]
+        doubtful = [before] if before else [s for s in self.streams.values() if self._waited(s)]
+        for other in doubtful:
+            why = f"it looks more functional ({self.chosen.why}; the other: {other.why})"
+            self.problems.append(f"{other.label} came first, but {self.chosen.label} is the run: {why}")
+        self._name_early()
+        for other in found[1:]:
             self._name_rival(other)
         for stream in self.streams.values():
             if stream is not self.chosen:
                 stream.assembler = Assembler(stream.series, patience_s=math.inf)  # lets its pictures go
+
+    def _opens(self, now_s: float, gate: Gate) -> bool:
+        """Whether the trigger has been; until then, name what comes."""
+        if gate.is_open():
+            for stream in self.streams.values():
+                stream.first_s = max(stream.first_s, now_s)  # something better is waited for from now on
+            return True
+        for stream in self.streams.values():
+            uid, volumes = stream.key.uid, stream.assembler.volumes
+            if uid not in self._held and self._rank(stream) < Rank.NEVER and volumes:
+                self._held.add(uid)
+                self.problems.append(f"{stream.label}: comes before the trigger; it is held until that is there, and judged then")
+            if uid not in self._before and volumes > MOST_HELD:
+                self._before.add(uid)
+                self._still.add(uid)
+                stream.assembler = Assembler(stream.series, patience_s=math.inf)  # lets its volumes go
+                self.problems.append(f"{stream.label}: {volumes} volumes came before the trigger: it is another run, and is not taken")
+        return False
+
+    @property
+    def before_trigger(self) -> int:
+        """Volumes of a series that may be the run and that are held until there is a trigger."""
+        if self._gate is None or self._gate.is_open():
+            return 0
+        held = [stream.assembler.volumes for stream in self.streams.values() if self._rank(stream) < Rank.NEVER]
+        return max(held, default=0)
+
+    def _early(self, stream: Stream) -> list[int]:
+        """Volumes of a stream that came too early to be of the run that the trigger began."""
+        return self._gate.early(stream.assembler.begun(), stream.series.tr_s) if self._gate else []
+
+    def _name_early(self) -> None:
+        """Say which series began before the trigger: those that are not taken, and the one that is nevertheless."""
+        for stream in self.streams.values():
+            if stream.key.uid in self._before or not (early := self._early(stream)):
+                continue
+            volumes = f"volume {early[0]}" if len(early) == 1 else f"{len(early)} volumes from {early[0]} on"
+            what = f"{stream.label}: {volumes} came before the trigger can have been theirs"
+            if stream is self.chosen:
+                self.problems.append(f"{what}, and it goes on: it is taken for the run; the trigger was probably missed: onsets are wrong")
+            else:
+                self.problems.append(f"{what}: it is another run's late end, and is not taken")
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the chosen stream may still give way to a better one."""
+        return self.chosen is not None and self._rank(self.chosen) > Rank.AT_ONCE and self._replaceable()
 
     def told(self) -> str:
         """Which stream was chosen, and why; empty where none is yet."""
@@ -179,6 +352,14 @@ class Selection:
         wanted = "looks functional" if self.pattern is None else f"is '{self.pattern}'"
         return f"no series in it {wanted}; found {found}"
 
+    def _told_apart(self, file: DicomFile) -> DicomFile:
+        """Give a series an identifier of its own where another number came with the same one before (some anonymisers do that)."""
+        series = file.series
+        first = self._numbered.setdefault(series.uid, series.number)
+        if series.number is None or first is None or series.number == first:
+            return file
+        return replace(file, series=replace(series, uid=f"{series.uid}#{series.number}"))
+
     def _key(self, file: DicomFile, part: Part) -> StreamKey:
         uid = self._family.get(file.series.uid, file.series.uid)
         return StreamKey(uid, part.component, round(part.te_ms, 2) or float(part.echo))
@@ -199,7 +380,12 @@ class Selection:
         Such a volume is numbered by its acquisition time where no number in its header tells it from the others.
         """
         series = file.series
-        if series.vendor != "Siemens" or series.kind == "slices" or not series.tr_s or not math.isfinite(part.acquired_s):
+        if series.kind == "slices":
+            uid, part = self._split.place(series, part, self._before)
+            if uid != series.uid:
+                self._family[series.uid] = uid
+            return part
+        if series.vendor != "Siemens" or not series.tr_s or not math.isfinite(part.acquired_s):
             return part
         if series.uid not in self._bases:
             self._bases[series.uid] = (series, part.acquired_s)
@@ -242,33 +428,59 @@ class Selection:
         stream = self.streams.get(key)
         if stream is None:
             likeness, why = file.series.likeness(part.component, part.echo)
-            assembler = Assembler(file.series, patience_s=self._patience_s, first=self._first)
+            assembler = Assembler(file.series, patience_s=self._patience_s, first=self._first, confirm=self._confirm)
             stream = Stream(key, file.series, part.echo, part.te_ms, assembler, likeness, why, now_s)
             self.streams[key] = stream
             if self.chosen is not None:
                 self._name_rival(stream)
         return stream
 
-    def _rank(self, stream: Stream) -> int:
-        """0: taken at once; 1: taken where nothing better comes; 2: not taken."""
+    def _rank(self, stream: Stream) -> Rank:
         if stream.key.uid in self._before:
-            return 2
-        if self.pattern is None:
-            return int(stream.likeness)
-        if not matches(stream.series, self.pattern):
-            return 2
-        return int(stream.key.component != "M" or stream.echo > 1)
+            return Rank.NEVER
+        early = stream is not self.chosen and self._gate is not None and bool(self._early(stream))
+        if early and self._gate is not None and not self._gate.goes_on(stream.assembler.begun(), stream.series.tr_s):
+            return Rank.NEVER
+        return rank(stream.series, stream.key.component, stream.echo, self.pattern)
+
+    def _waited(self, stream: Stream) -> bool:
+        """Whether a stream of another series came before the chosen one, and was waiting for something better to come."""
+        if self.chosen is None or stream.key.uid == self.chosen.key.uid:
+            return False
+        came = list(self.streams)
+        return self._rank(stream) in (Rank.WHERE_NOTHING_BETTER, Rank.LAST) and came.index(stream.key) < came.index(self.chosen.key)
 
     def _ready(self, stream: Stream, now_s: float, final: bool) -> bool:
+        """Whether a stream can be taken now, if there is no better one."""
         rank = self._rank(stream)
-        if rank == 1:
-            several = stream.assembler.volumes > 1 or self.pattern is not None
-            return several and (final or now_s - stream.first_s >= self._patience_s)
-        return rank == 0
+        if rank == Rank.NEVER or not stream.files:
+            return False
+        several = stream.assembler.volumes > 1 or (self.pattern is not None and rank == Rank.WHERE_NOTHING_BETTER)
+        waits_s = {Rank.AT_ONCE: -math.inf, Rank.WHERE_NOTHING_BETTER: self._patience_s, Rank.LAST: LAST_PATIENCES * self._patience_s}[rank]
+        if rank == Rank.AT_ONCE or (final and (several or rank == Rank.LAST)):
+            return True
+        return several and not final and now_s - stream.first_s >= waits_s
 
     def _name_rival(self, other: Stream) -> None:
         """Say that another stream could have been the run."""
-        if self.chosen is None or self._rank(other) > 0 or other.key.uid == self.chosen.key.uid:
+        if self.chosen is None or self._rank(other) != Rank.AT_ONCE or other.key.uid == self.chosen.key.uid or self._may_follow(other):
+            return
+        series = self.chosen.series
+        fullest = max(self.chosen.assembler.volumes, other.assembler.volumes)
+        if series.vendor == "Siemens" and series.kind == other.series.kind == "slices" and fullest < 2:
+            if not self._advised and (series.volumes or 2) > 1:
+                self._advised = True
+                self.problems.append(
+                    f"{other.label} and {self.chosen.label} hold one volume each, with a file for every slice, and nothing tells their "
+                    "order (an 'interoperability' export?): have the scanner export the run as mosaics or in the enhanced form"
+                )
+            return
+        if other.series.study_uid != self.chosen.series.study_uid and other.series.kind != "nifti":
+            if other.series.study_uid not in self._strangers:
+                self._strangers.add(other.series.study_uid)
+                self.problems.append(
+                    f"{other.label} is of another study than the run, {self.chosen.label} (another participant?): not taken"
+                )
             return
         names = (self.chosen.series.description, self.chosen.series.protocol)
         if (other.series.description, other.series.protocol) == names and _number(other.series) > _number(self.chosen.series):
@@ -278,6 +490,11 @@ class Selection:
             )
             return
         self.problems.append(f"{other.label} could be the run too; the run is {self.chosen.label} (name the series to choose another)")
+
+
+def _given(numbers: dict[str, int]) -> dict[str, int]:
+    """Numbers that the header gives; a moment is counted from the first that came."""
+    return {name: number for name, number in numbers.items() if name != "moment"}
 
 
 def _number(series: SeriesHeader) -> float:

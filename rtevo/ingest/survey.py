@@ -12,6 +12,7 @@ import numpy as np
 
 from rtevo.errors import DataError
 from rtevo.ingest.assembly import Volume
+from rtevo.ingest.dicom import why_undecodable
 from rtevo.ingest.folder import FolderSource
 from rtevo.ingest.selection import Stream
 from rtevo.records import Grid, VolumeFlag
@@ -28,7 +29,7 @@ class SeriesInfo:
     grid : Grid
         Shape and RAS+ affine of its volumes.
     tr_s : float or None
-        Repetition time in seconds; from the acquisition times where the header has none.
+        Repetition time in seconds; from the acquisition times where the header has none, or they contradict it.
     n_volumes : int
         Length of the run in volumes, those that are missing included.
     vendor, kind, description : str
@@ -126,7 +127,7 @@ def describe(folder: Path | str, series: str | None = None) -> SeriesInfo:
     Raises
     ------
     DataError
-        If there is no such folder, no DICOM file in it, no series to use, or no whole volume.
+        If there is no such folder, no DICOM file in it, no series to use, no whole volume, or no decoder for its pixels.
     """
     found = survey(folder, series)
     if found.run is None:
@@ -164,13 +165,22 @@ def survey(folder: Path | str, series: str | None = None) -> Survey:
         reason = f"{folder}: {source.explain()}"
     elif run.key not in infos:
         reason = f"{folder}: {run.label}: none of its volumes is whole"
+    elif why := _undecodable(folder, run):
+        reason = f"{folder}: {run.label}: {why}"
     else:
         extra = source.extra_files()
     if reason and problems:
         reason += "".join(f"\n  {problem}" for problem in problems[:10]) + ("\n  ..." if len(problems) > 10 else "")
-    info = infos.get(run.key) if run else None
+    info = infos.get(run.key) if run and not reason else None
     run_volumes = volumes[run.key] if run and info else []
     return Survey(info, run_volumes, list(infos.values()), problems, source.duplicates, extra, reason)
+
+
+def _undecodable(folder: Path | str, run: Stream) -> str:
+    """Why neither the first nor the last of a run's files can be decoded, where that is so: only headers were read."""
+    names = sorted(run.files) if run.series.kind in ("mosaic", "slices", "enhanced") else []
+    found = [why_undecodable(os.path.join(folder, name)) for name in dict.fromkeys([*names[:1], *names[-1:]])]
+    return found[0] if found and all(found) else ""
 
 
 def _info(stream: Stream, volumes: list[Volume]) -> SeriesInfo:
@@ -178,7 +188,7 @@ def _info(stream: Stream, volumes: list[Volume]) -> SeriesInfo:
     missing = tuple(volume.index for volume in volumes if VolumeFlag.MISSING in volume.flags)
     return SeriesInfo(
         grid=volumes[0].grid,
-        tr_s=header.tr_s or _interval_s(volumes),
+        tr_s=stream.assembler.tr_s or _interval_s(volumes),
         n_volumes=volumes[-1].index + 1,
         vendor=header.vendor,
         kind=header.kind,

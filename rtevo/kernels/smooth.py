@@ -125,7 +125,11 @@ def smooth(
 
 
 def _smooth_into(source: NDArray[np.float32], size: NDArray[np.float64], fwhm_mm: float, out: NDArray[np.float32]) -> None:
+    if not source.flags.writeable:  # of a read-only array the kernel would be compiled anew
+        source = source.copy()
     taps = [gaussian_taps(fwhm_mm / FWHM_PER_SIGMA / s) for s in size]
+    if len(taps[1]) < 2:  # the scratch's lines along Z reach into the row before and after
+        taps[1] = np.array([taps[1][0], 0.0], np.float32)
     _, ny, nz = source.shape
     height, width = ny + 2 * (len(taps[1]) - 1), nz + 2 * (len(taps[2]) - 1)
     wide, tall = np.zeros((2, height, width), np.float32), np.empty(ny * width, np.float32)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtevo.errors import DataError, RtevoError
+from rtevo.command import Parser, command
+from rtevo.errors import DataError
 from rtevo.latent import LatentSpace, draw, fit
 
 __all__ = ["main"]
@@ -25,7 +26,7 @@ READ_S = 120.0  # longest time to read a pickle
 
 def parser() -> argparse.ArgumentParser:
     """Make the command line's parser."""
-    p = argparse.ArgumentParser(prog="python -m rtevo.latent", description="Make latent spaces: what evolution searches in.")
+    p = Parser(prog="python -m rtevo.latent", description="Make latent spaces: what evolution searches in.")
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     f = commands.add_parser(
         "fit",
@@ -42,11 +43,11 @@ def parser() -> argparse.ArgumentParser:
         description="Read a PCA without running the pickle: in a process that may only name numbers, arrays and linear estimators.",
     )
     i.add_argument("source", type=Path, metavar="FILE.pkl")
-    for command in (f, i):
-        command.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="the space; must not exist yet")
-        command.add_argument("--model", type=Path, metavar="DIR", help="folder of the unCLIP pipeline (default: the built-in model)")
-        command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-        command.add_argument("--no-figure", action="store_true", help="do not paint pictures along the components (FILE.png)")
+    for each in (f, i):
+        each.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="the space; must not exist yet")
+        each.add_argument("--model", type=Path, metavar="DIR", help="folder of the unCLIP pipeline (default: the built-in model)")
+        each.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+        each.add_argument("--no-figure", action="store_true", help="do not paint pictures along the components (FILE.png)")
     return p
 
 
@@ -137,7 +138,8 @@ def save(options: argparse.Namespace, space: LatentSpace, explained: NDArray[np.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
     options = parser().parse_args(arguments)
-    try:
+
+    def work() -> None:
         if options.out.exists() or options.out.suffix != ".npz":
             raise DataError(f"--out {options.out}: expected a new .npz file")
         if options.command == "import":
@@ -145,10 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             space, explained = fit(embeddings_of(options), options.components, whitened=not options.plain)
         save(options, space, explained)
-    except RtevoError as error:
-        print(f"rtevo: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return command(work)
 
 
 if __name__ == "__main__":

@@ -180,7 +180,8 @@ class LatentSpace:
         try:
             found, names = _arrays(path)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as problem:
-            raise DataError(f"{path}: expected an .npz file of plain arrays, found something else: {problem}") from None
+            why = "" if "pickle" in str(problem) else f": {problem}"  # it is nobody's advice to load that all the same
+            raise DataError(f"{path}: expected an .npz file of plain arrays, found something else{why}") from None
         missing = {"mean", "components"} - set(found)
         if missing:
             raise DataError(f"{path}: expected arrays mean and components, found {names}")

@@ -30,9 +30,10 @@ CHECKS = (
     Check(
         "sample volume",
         volumes.sample,
-        ("decoder", "tr_s"),
-        "plan the slices as in the training run (same protocol, copied slice group), or fit the decoder on this geometry",
+        ("tr_s",),
+        "give a volume of the run's protocol: --sample FILE or DIR",
     ),
+    Check("placement", volumes.placement, ("decoder",), "see docs/placement.md"),
     Check("realignment", volumes.realignment, ("decoder", "tr_s"), "see docs/realign.md"),
     Check("model", painting.model, to_do="see docs/generator.md: how to get a model, and what is in its folder"),
     Check("evolution", painting.course, ("embedding_size",)),

@@ -124,14 +124,13 @@ def shared_memory(known: Known) -> Iterator[Finding]:
     from rtevo.shm.wakeup import FOLDER
     from rtevo.stages import Plan, create_rings
 
-    assert known.grid is not None
     assert known.tr_s is not None
     assert known.embedding_size is not None
     assert known.image_size is not None
     nowhere = Path(os.devnull)
     plan = Plan(
         name=secrets.token_hex(3), config=known.config, condition="", out=nowhere, runtime=nowhere, incoming=nowhere,
-        grid=known.grid, tr_s=known.tr_s, decoder=nowhere, decoder_name=None,
+        capacity=prepare.capacity(known.config, known.source), tr_s=known.tr_s, decoder=nowhere, decoder_name=None,
         embedding_size=known.embedding_size, image_size=known.image_size,
     )  # fmt: skip
     try:
@@ -141,10 +140,13 @@ def shared_memory(known: Known) -> Iterator[Finding]:
             left = shutil.disk_usage(FOLDER).free
     except RingError as error:
         yield Finding(
-            "shared memory", "fail", str(error), f"enlarge {FOLDER}, or end the other session: python -m rtevo.shm lists the rings"
+            "shared memory",
+            "fail",
+            str(error),
+            f"enlarge {FOLDER}, set a smaller [acquisition] largest, or end the other session: python -m rtevo.shm lists the rings",
         )
         return
     what = f"{FOLDER}: {len(rings)} rings, {megabytes(size)}; {megabytes(left)} beside them"
     figures: dict[str, float | None] = {"rings_bytes": size, "left_bytes": left}
-    to_do = f"enlarge it: mount -o remount,size=SIZE {FOLDER} (container: --shm-size)"
+    to_do = f"enlarge it: mount -o remount,size=SIZE {FOLDER} (container: --shm-size), or set a smaller [acquisition] largest"
     yield Finding("shared memory", "warn" if left < size / 4 else "pass", what, to_do if left < size / 4 else "", figures)

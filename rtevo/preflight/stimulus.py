@@ -21,7 +21,6 @@ __all__ = ["conductance", "presenter"]
 OWN_S = 60.0  # longest wait for the presenter that a rehearsal brings itself
 LEAVE_S = 10.0
 LEAST_HZ = 50.0
-PACED = "paced"  # what a display says whose flips do not wait for the screen
 KNOWN_MS = 4.0  # clock: half a frame of 120 Hz
 SAMPLES_S = 3.0
 
@@ -46,7 +45,10 @@ def presenter(known: Known) -> Iterator[Finding]:
             known.tell(f"waiting up to {wait_s:g} s for the presenter at {link.endpoint} (python -m presenter --connect ...)")
         else:
             stack.enter_context(_own(link.endpoint))
-        _poll(link, wait_s, notes, lambda: link.ready)
+        _poll(link, wait_s, notes, lambda: link.ready or bool(link.trouble))
+        if link.trouble:
+            yield Finding("presenter", "fail", f"it cannot present: {link.trouble}", "see to that on the stimulus PC, start it there again")
+            return
         if not link.ready:
             yield _nobody(link, wait_s, notes)
             return
@@ -55,6 +57,10 @@ def presenter(known: Known) -> Iterator[Finding]:
         link.end(wire.CHECK)
         _poll(link, LEAVE_S, notes, lambda: any(note == f"end {wire.CHECK}" for note in notes))
     yield _screen(link, outside)
+    for warning in link.warnings:
+        yield Finding("presenter's computer", "warn", warning, "see to that on the stimulus PC; python -m presenter --selftest says more")
+    if others := [note for note in notes if note.startswith("another presenter waits")]:
+        yield Finding("presenters", "warn", others[0], "close all presenters but the one whose screen the participant sees")
     yield clock(offset_ns, bound_ns)
 
 
@@ -95,9 +101,6 @@ def _screen(link: Bridge, outside: bool) -> Finding:
     figures: dict[str, float | None] = {"refresh_hz": hertz}
     if outside and display == "headless":
         return Finding("presenter", "warn", f"{what}: nobody sees its pictures", "start it without --headless for a participant", figures)
-    if PACED in display:
-        to_do = "turn vertical synchronisation on there (graphics driver), use the full screen: onsets are known to a frame only"
-        return Finding("presenter", "warn", what, to_do, figures)
     if hertz < LEAST_HZ:
         to_do = "see the screen's settings; python -m presenter --selftest says more"
         return Finding("presenter", "warn", f"{what}: a slow screen", to_do, figures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import threading
@@ -12,10 +13,11 @@ from typing import Any
 
 from rtevo import prepare
 from rtevo.config import Config
+from rtevo.decode import Decoder
 from rtevo.errors import DataError
-from rtevo.preflight.findings import Finding, Known
+from rtevo.preflight.findings import Finding, Known, Verdict
 
-__all__ = ["decoder", "delivery", "realignment", "sample", "source"]
+__all__ = ["decoder", "delivery", "placement", "realignment", "sample", "source"]
 
 SHARE_S = 5.0  # a share that does not answer for so long is dead
 LISTING_S = 0.5  # listing a watched folder should not take longer
@@ -182,7 +184,7 @@ def _file_system(folder: Path) -> str:
 def decoder(known: Known) -> Iterator[Finding]:
     """The decoder that the session would use."""
     config = known.config
-    loaded = prepare.check_decoder(config, known.source)
+    loaded = prepare.check_decoder(config)
     if loaded is None:
         assert known.tr_s is not None
         known.tell("making the session's decoder")
@@ -206,28 +208,65 @@ def decoder(known: Known) -> Iterator[Finding]:
 
 
 def sample(known: Known) -> Iterator[Finding]:
-    """The decoder's geometry against a volume of the protocol to come."""
+    """A volume of the protocol to come: its repetition time, and how the decoder lies on it."""
     found = _find_sample(known)
-    assert known.decoder is not None
-    assert known.folder is not None
     if found is None:
         if known.config.acquisition.source == "simulate":
-            known.volume = known.decoder.reference
-            yield Finding("sample volume", "pass", "the simulated head lies on the decoder's grid")
+            yield Finding("sample volume", "pass", "the simulated head; the decoder is placed on it in the run's first volumes")
         else:
-            to_do = "scan a volume with the run's protocol and give it: --sample FILE or DIR"
             why = f": {known.reason}" if known.reason else ""
-            yield Finding("sample volume", "warn", f"none to hold the decoder's geometry against{why}", to_do)
+            what = f"none{why}; the decoder will be placed on the run's first volumes, while the participant sees fixation"
+            yield Finding("sample volume", "pass", f"{what}. To see beforehand how it lies, give a volume of today: --sample FILE or DIR")
         return
     info, known.volume, where = found
-    prepare.check_grid(known.decoder, info.grid, known.folder)
-    what = f"{where}: lies on the decoder's grid"
+    known.grid = info.grid
+    what = f"{where}: {_shape(info.grid)} voxels of {' x '.join(f'{v:.3g}' for v in info.grid.voxel_size_mm)} mm"
     expected = known.tr_s
-    if expected and info.tr_s and abs(info.tr_s - expected) > 0.01 * expected:
+    if math.prod(info.grid.shape) > (most := prepare.capacity(known.config, known.source)):
+        yield Finding("sample volume", "fail", f"{what}, expected at most {most:,} in all", "set [acquisition] largest to its voxels")
+    elif expected and info.tr_s and abs(info.tr_s - expected) > 0.01 * expected:
         found_s, to_do = f"{info.tr_s:g} s", f"set [acquisition] tr_s = {info.tr_s:g}, or choose the right protocol at the scanner"
         yield Finding("sample volume", "fail", f"{what}; its TR is {found_s}, the session's {expected:g} s", to_do)
+    elif info.problems:
+        to_do = "see docs/scanners.md; compare the repetition time with the protocol's at the scanner"
+        yield Finding("sample volume", "warn", f"{what}; {'; '.join(info.problems)}", to_do)
+    else:
+        yield Finding("sample volume", "pass", what)
+
+
+def placement(known: Known) -> Iterator[Finding]:
+    """How the decoder lies on the sample, or on the scan of this visit that the session file names; with a picture."""
+    from rtevo.decode import reorder
+    from rtevo.place import draw_placement, place
+    from rtevo.stages.placing import Hints
+
+    assert known.decoder is not None
+    made, weight = known.decoder, abs(known.decoder.weights)
+    known.tell("placing the decoder")
+    hints = Hints.of(known.config, made)
+    if hints.placement is not None:
+        yield _placed("scan of this visit", hints.placement, "")
+    if known.volume is None:
         return
-    yield Finding("sample volume", "pass", what)
+    assert known.grid is not None
+    starts = [matrix for _, matrix in hints.decoders]
+    found = place(made.reference, made.grid, known.volume, known.grid, weight=weight, starts=starts)
+    picture = Path("placement.png").resolve()
+    draw_placement(picture, found, made.reference, made.grid, known.volume, known.grid, weight=weight, title="sample")
+    own = " (the sample lies on the decoder's own grid)" if reorder(made, known.grid) is not None else ""
+    yield _placed(f"sample{own}", found, f"; see {picture}")
+
+
+def _placed(what: str, found: Any, see: str) -> Finding:
+    """Judge how the decoder lies."""
+    figures = {name: float(getattr(found, name)) for name in ("correlation", "overlap", "weight_kept", "expected_error_mm")}
+    said = (
+        f"{what}: {found.verdict}, expected error {found.expected_error_mm:.2f} mm, correlation {found.correlation:.2f}, "
+        f"{found.weight_kept:.0%} of the decoder's weight in view{see}"
+    )
+    judged: dict[str, Verdict] = {"good": "pass", "doubtful": "warn", "bad": "fail"}
+    status = judged[str(found.verdict)]
+    return Finding("placement", status, said, "; ".join(found.reasons) if status != "pass" else "", figures)
 
 
 def _find_sample(known: Known) -> tuple[Any, Any, str] | None:
@@ -266,12 +305,14 @@ def _only(folder: Path, series: str) -> tuple[Any, Any]:
     info = found.run or (found.series[0] if len(found.series) == 1 else None)
     if info is None:
         raise DataError(f"--sample: {found.reason}")
+    if min(info.grid.shape) < 2:
+        raise DataError("--sample: found one slice, expected a whole volume: give the folder that holds all of its files")
     return info, prepare.first_volume(folder, info.uid)
 
 
 def realignment(known: Known) -> Iterator[Finding]:
     """Kernels from the cache, and how long a volume takes: the sample, or where there is none the decoder's own reference."""
-    from rtevo.decode import Quality, differences
+    from rtevo.decode import Quality, differences, reorder
     from rtevo.kernels._compile import cache_folder
     from rtevo.realign import Realigner, warm_up
 
@@ -289,15 +330,23 @@ def realignment(known: Known) -> Iterator[Finding]:
         yield Finding("kernels", "warn", f"the cache {cache_folder()} cannot be written; ready in {took_s:.1f} s", to_do, figures)
     else:
         yield Finding("kernels", "pass", kept, "", figures)
-    volume = known.decoder.reference if known.volume is None else known.volume
-    quality, times_ms = Quality(known.decoder), []
-    with Realigner(known.decoder.reference, known.decoder.grid.affine, threads=known.config.decoder.threads) as realigner:
+    made, times_ms = known.decoder, []
+    own: Decoder | None = made
+    volume, reference, affine = made.reference, made.reference, made.grid.affine
+    if known.volume is not None and known.grid is not None:
+        volume, own = known.volume, reorder(made, known.grid)  # on another grid it is aligned to itself, as today's reference is
+        reference, affine = (volume, known.grid.affine) if own is None else (own.reference, own.grid.affine)
+    with Realigner(reference, affine, threads=known.config.decoder.threads) as realigner:
         for _ in range(REPEATS):
             began = time.monotonic()
             motion, aligned = realigner.align(volume)
             times_ms.append(1e3 * (time.monotonic() - began))
-    quality.add(aligned)
-    unlike = differences(known.decoder, known.tr_s, known.config.decoder.fwhm_mm, quality.gain(), motion.params) if motion.converged else []
+    gain = 1.0
+    if own is not None:
+        quality = Quality(own)
+        quality.add(aligned)
+        gain = quality.gain()
+    unlike = differences(made, known.tr_s, known.config.decoder.fwhm_mm, gain, motion.params) if motion.converged else []
     yield _speed(known, motion, sorted(times_ms), unlike)
 
 

@@ -11,7 +11,9 @@ result bit for bit::
 """
 
 from rtevo.kernels.mask import brain_mask
+from rtevo.realign.first import FirstVolumes
 from rtevo.realign.measures import dvars, framewise_displacement
 from rtevo.realign.realigner import Motion, Realigner, warm_up
+from rtevo.realign.reslice import resliced
 
-__all__ = ["Motion", "Realigner", "brain_mask", "dvars", "framewise_displacement", "warm_up"]
+__all__ = ["FirstVolumes", "Motion", "Realigner", "brain_mask", "dvars", "framewise_displacement", "resliced", "warm_up"]

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rtevo.errors import DataError, RtevoError
+from rtevo.command import Parser, command
+from rtevo.errors import DataError
 from rtevo.realign.figure import draw_motion
 from rtevo.realign.measures import framewise_displacement
 from rtevo.realign.realigner import Motion, Realigner, warm_up
@@ -34,7 +35,7 @@ __all__ = ["main"]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m rtevo.realign", description="Align a recorded run to one reference.")
+    parser = Parser(prog="python -m rtevo.realign", description="Align a recorded run to one reference.")
     parser.add_argument("run", metavar="RUN.nii.gz|DICOM_DIR", type=Path, help="4-D NIfTI file, or a folder of DICOM files")
     parser.add_argument("--reference", default="first", metavar="FILE|first|mean", help="what to align to (default: first)")
     parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="aligned.nii.gz, motion.tsv and motion.png go there")
@@ -54,24 +55,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 1 where the run or the reference cannot be used.
+        0; 2 where the run or the reference cannot be used.
     """
     options = _parser().parse_args(arguments)
+    return command(lambda: _work(options))
+
+
+def _work(options: argparse.Namespace) -> None:
+    """Align a run, and write what came out."""
+    if options.threads < 1:
+        raise DataError(f"--threads: expected at least 1, got {options.threads}")
+    run = _open_dicom(options.run, options.series) if options.run.is_dir() else open_nifti(options.run)
+    options.out.mkdir(parents=True, exist_ok=True)
+    warm_up()
     try:
-        if options.threads < 1:
-            raise DataError(f"--threads: expected at least 1, got {options.threads}")
-        run = _open_dicom(options.run, options.series) if options.run.is_dir() else open_nifti(options.run)
-        options.out.mkdir(parents=True, exist_ok=True)
-        warm_up()
         motions = _align(run, _reference(run, options), options)
-    except (RtevoError, OSError, ValueError) as error:
-        sys.stderr.write(f"rtevo.realign: {error}\n")
-        return 1
+    except ValueError as error:
+        raise DataError(str(error)) from error
     params = params_of(motions)
     write_motion(options.out / "motion.tsv", motions, run.tr_s)
     draw_motion(options.out / "motion.png", params, run.tr_s, options.run.name)
     sys.stdout.write(_summary(motions, options.out))
-    return 0
 
 
 def _reference(run: Run, options: argparse.Namespace) -> Volume:

@@ -7,30 +7,38 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rtevo.errors import RtevoError
-from rtevo.record import LOG, finalise, parts, read_log
+from rtevo.command import Parser, command, say
+from rtevo.record import LOG, finalise, parts, read_log, skip_damaged
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="python -m rtevo.record",
         description="Make trials.tsv, motion.tsv, latents.npz and summary.json of a session again, from its log (record.jsonl) alone.",
     )
     p.add_argument("out", type=Path, metavar="OUT", help="the session's folder")
+    p.add_argument(
+        "--skip-damaged",
+        action="store_true",
+        help="go on without lines of the log that are damaged or missing, and say what is lost; the log as it was is kept beside it",
+    )
     options = p.parse_args(arguments)
-    try:
-        log = read_log(options.out / LOG)
-        summary = finalise(options.out)
-    except (RtevoError, OSError) as error:
-        print(f"rtevo: {error}", file=sys.stderr)
-        return 1
+    return command(lambda: _work(options))
+
+
+def _work(options: argparse.Namespace) -> None:
+    """Make the tables, and say what there is."""
+    if options.skip_damaged:
+        for text in skip_damaged(options.out / LOG):
+            say(text)
+    log = read_log(options.out / LOG)
+    summary = finalise(options.out)
     images, volumes = summary["images"], summary["volumes"]
     print(
         f"{options.out}: {len(log)} records in {len(parts(log))} part(s), {volumes['received']} volumes, {images['shown']} images shown, "
         f"status {summary.get('status', 'unfinished')}"
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The log itself: an append-only file of checksummed lines.
 
 Each line of ``record.jsonl`` is the CRC-32 of what follows (8 hex digits), a space, and a JSON object with ``seq``, ``type`` (the ring's
-name; of what comes in the ring ``messages``: ``warning``, ``error`` or ``operator``; or ``start``, ``truth``, ``end``), ``clock_ns``
-(session time when it was recorded) and the fields of the ring's slot; float32 arrays are base64 of their little-endian bytes, so that
-nothing is rounded.
+name; of what comes in the ring ``messages``: ``warning``, ``alarm``, ``error`` or ``operator``; or ``start``, ``grid``, ``truth``,
+``end``), ``clock_ns`` (session time when it was recorded) and the fields of the ring's slot; float32 arrays are base64 of their
+little-endian bytes, so that nothing is rounded.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rtevo.errors import DataError
+import numpy as np
 
-__all__ = ["LOG", "LogFollower", "LogWriter", "earlier", "hold", "parts", "read_log"]
+from rtevo.errors import DataError
+from rtevo.records import Grid
+
+__all__ = ["LOG", "LogFollower", "LogWriter", "earlier", "grid_of", "hold", "parts", "read_log", "skip_damaged"]
 
 LOG = "record.jsonl"
 
@@ -81,8 +85,11 @@ class LogWriter:
 
     def close(self) -> None:
         """Bring everything to the disk and close the file."""
-        self.sync()
-        self._file.close()
+        try:
+            self.sync()
+        finally:
+            with suppress(OSError):  # what could not be written is not tried again
+                self._file.close()
 
     def __enter__(self) -> LogWriter:
         return self
@@ -113,12 +120,80 @@ def _whole(data: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
         if record is None and number == len(lines) - 1:
             break
         if record is None:
-            raise DataError(f"{path} line {number + 1}: damaged (its checksum does not fit)")
+            raise DataError(f"{path} line {number + 1}: damaged (its checksum does not fit); {_advice(path)}")
         if record.get("seq") != number:
-            raise DataError(f"{path} line {number + 1}: expected record {number}, found record {record.get('seq')}: lines are missing")
+            missing = f"expected record {number}, found record {record.get('seq')}: lines are missing"
+            raise DataError(f"{path} line {number + 1}: {missing}; {_advice(path)}")
         records.append(record)
         good += len(line)
     return records, good
+
+
+def _advice(path: Path) -> str:
+    return f"`python -m rtevo.record {path.parent} --skip-damaged` goes on without them and says what is lost"
+
+
+_WHAT = re.compile(rb'"type": "(\w+)"')
+_WHICH = re.compile(rb'"(index|generation|candidate)": (-?\d+)')
+
+
+def skip_damaged(path: Path) -> list[str]:
+    """Put a record of type ``lost`` in the place of every line of a log that is damaged or missing; the log as it was is kept.
+
+    Parameters
+    ----------
+    path : Path
+        ``record.jsonl``; as it was it is kept as ``record.jsonl.damaged`` (``.damaged-1``, ... where there is one).
+
+    Returns
+    -------
+    list of str
+        What is lost, a sentence a line; empty where nothing is, and then nothing is changed.
+
+    Raises
+    ------
+    DataError
+        There is no log, or another process writes to it.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: expected the log of a session, found no such file")
+    with path.open("rb") as file:
+        _lock(file.fileno(), path)
+        lines = file.read().splitlines(keepends=True)
+        kept, lost = _without_damage(lines)
+        if lost:
+            copies = (path.with_name(f"{path.name}.damaged{end}") for end in ("", *(f"-{k}" for k in range(1, 10**6))))
+            path.with_suffix(".part").write_bytes(b"".join(kept))
+            os.link(path, next(copy for copy in copies if not copy.exists()))
+            path.with_suffix(".part").replace(path)
+    return lost
+
+
+def _without_damage(lines: list[bytes]) -> tuple[list[bytes], list[str]]:
+    """Give the lines of a log with records of what is lost in the place of those that are damaged or missing, and sentences about these."""
+    kept: list[bytes] = []
+    lost: list[str] = []
+
+    def lose(line: int, what: str) -> None:
+        lost.append(f"line {line} of the log {what}")
+        text = json.dumps({"seq": len(kept), "type": "lost", "clock_ns": 0, "line": line, "text": lost[-1]}).encode()
+        kept.append(b"%08x %s\n" % (zlib.crc32(text), text))
+
+    for number, line in enumerate(lines):
+        record = _parse(line)
+        if record is None:
+            if number < len(lines) - 1:  # a last one may have been cut short: nobody has missed it
+                what = b"".join(_WHAT.findall(line)[:1]).decode() or "unknown"
+                which = ", ".join(f"{name.decode()} {value.decode()}" for name, value in _WHICH.findall(line)[:3])
+                lose(number + 1, f"is damaged: a record of type {what}" + f" ({which})" * bool(which) + " is lost")
+            continue
+        while record.get("seq", -1) > len(kept):
+            lose(number + 1, f"is preceded by a gap: record {len(kept)} is lost")
+        if record.get("seq", -1) == len(kept):
+            kept.append(line)
+        else:
+            lost.append(f"line {number + 1} of the log stands there a second time, or in the wrong place: it is left out")
+    return kept, lost
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -166,6 +241,12 @@ def parts(log: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
             found.append([])
         found[-1].append(record)
     return found
+
+
+def grid_of(part: list[dict[str, Any]]) -> Grid | None:
+    """Return the grid that the volumes of a part lie on; None where none had come (in logs of 0.1: the decoder's)."""
+    found = next((r for r in part if r["type"] == "grid" or "affine" in r), None)
+    return None if found is None else Grid(tuple(found["shape"]), np.array(found["affine"]))
 
 
 def earlier(out: Path, part: int) -> list[dict[str, Any]]:

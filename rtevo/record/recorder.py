@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.record.log import LOG, LogWriter, read_log
-from rtevo.records import MessageKind, VolumeFlag
+from rtevo.records import Grid, MessageKind, VolumeFlag, volume_of
 
-__all__ = ["Recorder", "compact", "image_path", "volume_path"]
+__all__ = ["Recorder", "compact", "image_path", "placement_folder", "reference_path", "volume_path"]
 
 
 def image_path(out: Path, generation: int, candidate: int) -> Path:
@@ -26,6 +26,16 @@ def image_path(out: Path, generation: int, candidate: int) -> Path:
 def volume_path(out: Path, index: int, kind: str = "volumes") -> Path:
     """Where a volume is saved; `kind` is ``volumes`` (as it came) or ``aligned``."""
     return out / kind / f"volume-{index:05d}.nii.gz"
+
+
+def placement_folder(out: Path, part: int) -> Path:
+    """Where a part's attempts to place the decoder on today's head are saved."""
+    return out / "placement" / f"part-{part:02d}"
+
+
+def reference_path(out: Path, part: int, attempt: int) -> Path:
+    """Where today's reference of an attempt is saved."""
+    return placement_folder(out, part) / f"reference-{attempt}.nii.gz"
 
 
 def compact(data: NDArray[np.float32]) -> NDArray[Any]:
@@ -54,14 +64,14 @@ class Recorder:
     ----------
     out : Path
         The session's folder.
-    affine : ndarray (4, 4)
-        Of the volumes.
     save_raw : bool
         Whether to keep volumes as they came; aligned ones are kept where they come with data.
+    part : int
+        Of the session, whose grid is recorded with its first volume.
     """
 
-    def __init__(self, out: Path, affine: NDArray[np.float64], save_raw: bool = False) -> None:
-        self.out, self.affine, self.save_raw = out, affine, save_raw
+    def __init__(self, out: Path, save_raw: bool = False, part: int = 0) -> None:
+        self.out, self.save_raw, self._part, self._grid_known = out, save_raw, part, False
         self._painted = {_key(r) for r in (read_log(out / LOG) if (out / LOG).exists() else []) if r["type"] in ("latents", "images")}
         self.log = LogWriter(out / LOG)
 
@@ -78,15 +88,18 @@ class Recorder:
         clock_ns : int
             Session time now, ns.
         """
-        fields = {name: _plain(slot[name]) for name in slot.dtype.names if name not in ("pixels", "data")}
+        fields = {name: _plain(slot[name]) for name in slot.dtype.names if name not in ("pixels", "data", "shape", "affine")}
         if ring == "images":
             pixels = np.array(slot["pixels"])
             fields["sha256"] = hashlib.sha256(pixels.tobytes()).hexdigest()
             self._save_image(image_path(self.out, fields["generation"], fields["candidate"]), pixels)
-        elif ring == "volumes" and self.save_raw and not fields["flags"] & VolumeFlag.MISSING:
-            self._save_volume(volume_path(self.out, fields["index"]), np.array(slot["data"]))
+        elif ring == "volumes" and not fields["flags"] & VolumeFlag.MISSING:
+            volume, grid = volume_of(slot)
+            self._record_grid(grid, clock_ns)
+            if self.save_raw:
+                self._save_volume(volume_path(self.out, fields["index"]), volume, grid)
         elif ring == "aligned" and "data" in slot.dtype.names:
-            self._save_volume(volume_path(self.out, fields["index"], "aligned"), np.array(slot["data"]))
+            self._save_volume(volume_path(self.out, fields["index"], "aligned"), *volume_of(slot))
         if not fields.get("acquisition", True):
             del fields["acquisition"]
         elif ring == "volumes":
@@ -104,12 +117,18 @@ class Recorder:
         Image.fromarray(pixels).save(part, format="png", compress_level=1)
         _into_place(part, path)
 
-    def _save_volume(self, path: Path, data: NDArray[np.float32]) -> None:
+    def _record_grid(self, grid: Grid, clock_ns: int) -> None:
+        """Record the grid that a part's volumes lie on, once."""
+        if not self._grid_known:
+            self._grid_known = True
+            self.log.append("grid", {"part": self._part, "shape": list(grid.shape), "affine": grid.affine.tolist()}, clock_ns)
+
+    def _save_volume(self, path: Path, data: NDArray[np.float32], grid: Grid) -> None:
         import nibabel
 
         path.parent.mkdir(exist_ok=True)
         part = path.with_name(f".{path.name}")
-        nibabel.save(nibabel.Nifti1Image(compact(data), self.affine), part)
+        nibabel.save(nibabel.Nifti1Image(compact(data), grid.affine), part)
         _into_place(part, path)
 
 

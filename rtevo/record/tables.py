@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.record.log import LOG, parts, read_log
-from rtevo.records import MOTION_COLUMNS, EventKind, VolumeFlag
+from rtevo.record.waits import held
+from rtevo.records import MOTION_COLUMNS, Decision, EventKind, VolumeFlag
 
 __all__ = ["finalise", "floats", "hidden_truth"]
 
@@ -34,6 +35,9 @@ _OF_THE_LOG = (  # not of the summary
     "settings",
     "provenance",
 )
+
+
+_OF_PLACEMENTS = ("attempt", "own_grid", "matrix", "correlation", "overlap", "weight_kept", "expected_error_mm", "verdict")
 
 
 def floats(text: str) -> NDArray[np.float32]:
@@ -61,6 +65,15 @@ def _distribution(milliseconds: list[float]) -> dict[str, Any]:
     return {"n": len(milliseconds), "p50": round(float(p50), 3), "p99": round(float(p99), 3), "max": round(max(milliseconds), 3)}
 
 
+def _volumes(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give what is known of each volume, in run order: of one that came after its gap had been declared, what came."""
+    found: dict[int, dict[str, Any]] = {}
+    for record in log:
+        if record["type"] == "aligned" and (record["index"] not in found or not record["flags"] & VolumeFlag.MISSING):
+            found[record["index"]] = record
+    return [found[index] for index in sorted(found)]
+
+
 class _Tables:
     """The records of a session, by what they are about."""
 
@@ -69,11 +82,11 @@ class _Tables:
         self.start: dict[str, Any] = next((r for r in log if r["type"] == "start"), {})
         self.parts = [[r for r in part if r["type"] in ("start", "end")] for part in divided]
         self.end: dict[str, Any] = next((r for r in reversed(divided[-1] if divided else []) if r["type"] == "end"), {})
-        self.aligned = sorted((r for r in log if r["type"] == "aligned"), key=lambda r: r["index"])
+        self.aligned = _volumes(log)
         self.trials: dict[tuple[int, int], dict[str, Any]] = {}
         self.truth: dict[str, float] = {}
         self.warnings: list[str] = []
-        self.held = 0
+        self.placements: list[dict[str, Any]] = []  # that were accepted
         self._told: list[str] = []  # warnings of a part that may have ended without a word
         self.part, self.offset_s = -1, 0.0
         self.trigger_ns: int | None = None
@@ -87,13 +100,20 @@ class _Tables:
             self.part, self.trigger_ns = self.part + 1, None
             self.warnings, self._told = self.warnings + self._told, []
             self.offset_s = record.get("first_volume", 0) * record["tr_s"]
+        elif kind == "grid":
+            for name in ("shape", "affine"):
+                self.start.setdefault(name, record[name])
+        elif kind == "placements" and record["decision"] == Decision.ACCEPTED:
+            self.placements.append({"part": self.part, **{name: record[name] for name in _OF_PLACEMENTS}})
         elif kind == "events":
             self._event(record)
         elif kind == "truth":
             self.truth.update(record["preferences"])
         elif kind == "end":
             self.warnings, self._told = self.warnings + record.get("warnings", []), []
-        elif kind == "warning":
+        elif kind == "lost":
+            self.warnings.append(record["text"])
+        elif kind in ("warning", "alarm"):
             self._told.append(record["text"])
         elif kind in _OF_TRIALS:
             self._trial(record).update(_OF_TRIALS[kind](record), **{f"{kind}_part": self.part})
@@ -104,21 +124,25 @@ class _Tables:
 
     def _event(self, event: dict[str, Any]) -> None:
         kind, t_ns = event["kind"], event["t_ns"]
-        if kind == EventKind.TRIGGER and self.trigger_ns is None:
+        if kind == EventKind.TRIGGER:  # a second one corrects it, before any image
             self.trigger_ns = t_ns
         elif kind == EventKind.ONSET and self.trigger_ns is not None:
             onset_s = (t_ns - self.trigger_ns) / 1e9 + self.offset_s
-            self._trial(event).update(onset_ns=t_ns, onset=onset_s, onset_error=event["error_ns"] / 1e9, part=self.part)
+            error_s, guess = event["error_ns"] / 1e9, int(event.get("guess", False))
+            self._trial(event).update(onset_ns=t_ns, onset=onset_s, onset_error=error_s, guessed=guess, part=self.part)
         elif kind == EventKind.OFFSET and self.trigger_ns is not None:
             trial = self._trial(event)
-            trial["duration"] = (t_ns - trial["onset_ns"]) / 1e9 if "onset_ns" in trial else None
+            if "onset_ns" in trial:
+                trial["duration"] = (t_ns - trial["onset_ns"]) / 1e9
+                trial["duration_error"] = trial["onset_error"] + event["error_ns"] / 1e9
+                trial["guessed"] |= int(event.get("guess", False))
             trial["dropped_frames"] = None if math.isnan(event["value"]) else int(event["value"])
         elif kind == EventKind.RATING:
-            self._trial(event).update(rating=event["value"], response_time=event["response_time_s"])
+            trial = self._trial(event)
+            trial.update(rating=event["value"], response_time=event["response_time_s"])
+            trial["guessed"] = trial.get("guessed", 0) | int(event.get("guess", False))
         elif kind == EventKind.PHYSIOLOGY:
             self._trial(event)["physiology"] = event["value"]
-        elif kind == EventKind.FIXATION:
-            self.held += 1
 
     def add_truth(self) -> None:
         """Lay a simulated participant's hidden preference for each picture beside the images that were shown."""
@@ -274,15 +298,22 @@ def finalise(out: Path) -> dict[str, Any]:
         "schema": SCHEMA,
         **{k: v for k, v in tables.start.items() if k not in _OF_THE_LOG},
         **{k: v for k, v in tables.end.items() if k not in _OF_THE_LOG},
-        "volumes": {"received": len(flags) - lost, "aligned": len(flags) - lost - unaligned, "lost": lost, "unaligned": unaligned},
+        "volumes": {
+            "received": len(flags) - lost,
+            "aligned": len(flags) - lost - unaligned,
+            "lost": lost,
+            "unaligned": unaligned,
+            "late": sum(bool(f & VolumeFlag.LATE) for f in flags),
+        },
         "images": {
             "painted": sum("painted_ns" in row for row in rows),
             "shown": len(shown),
-            "times_held": tables.held,
+            "times_held": len(held(log)),
             "cadence_s": _cadence(rows),
         },
         "generations": _generations(rows),
         "probes": _probes(rows),
+        "placements": tables.placements,
         "quality": _quality(tables),
         "latencies_ms": _latencies(tables),
         "rings": tables.end.get("rings", {}),
@@ -333,8 +364,8 @@ def _write_trials(out: Path, rows: list[dict[str, Any]], with_parts: bool) -> No
     latents = latents if evolved else np.zeros((0, 0), np.float32)
     for row, latent in zip(evolved, latents, strict=True):
         row.update({f"x{i}": float(x) for i, x in enumerate(latent)})
-    columns = ["onset", "duration", "onset_error", "dropped_frames", "generation", "candidate", "probe", "rating", "response_time"]
-    columns += ["score", "score_se", "volumes_used", "fitness"]
+    columns = ["onset", "duration", "onset_error", "duration_error", "guessed", "dropped_frames", "generation", "candidate", "probe"]
+    columns += ["rating", "response_time", "score", "score_se", "volumes_used", "fitness"]
     columns += [name for name in ("physiology", "true_response") if any(name in row for row in rows)] + ["part"] * with_parts
     _table(out / "trials.tsv", [*columns, *(f"x{i}" for i in range(latents.shape[1]))], rows)
     size = len(floats(evolved[0]["embedding"])) if evolved else 0

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rtevo.errors import RtevoError
+from rtevo.command import Parser, command
+from rtevo.errors import DataError
 from rtevo.report import gather, page, pages, save
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="python -m rtevo.report",
         description="Write one page about a run: pictures by generation with their scores, fitness against controls, single responses, "
         "motion and quality, latencies against deadlines, gaps, cost of the rings, methods with references, provenance. A blinded "
@@ -32,18 +32,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "default: OUT/report.html and OUT/report.pdf",
     )
     options = p.parse_args(arguments)
-    try:
+
+    def work() -> None:
         session, controls = gather(options.out), [gather(out) for out in options.control]
         for target in options.to or [options.out / "report.html", options.out / "report.pdf"]:
             if target.suffix == ".html":
                 target.write_text(page(session, controls), encoding="utf-8")
                 print(target)
             else:
-                print("\n".join(map(str, save(target, pages(session, controls)))))
-    except (RtevoError, OSError, ValueError) as error:
-        print(f"rtevo: {error}", file=sys.stderr)
-        return 1
-    return 0
+                try:
+                    print("\n".join(map(str, save(target, pages(session, controls)))))
+                except ValueError as error:  # no such kind of file
+                    raise DataError(f"--to {target}: {error}") from None
+
+    return command(work)
 
 
 if __name__ == "__main__":

@@ -220,7 +220,7 @@ def motion(ax: Axes, session: Session) -> None:
     ax.set(ylim=(low, high + 0.28 * (high - low)), xlim=_span(session))
     ax.legend(ncol=6, loc="upper left", handlelength=1.8, columnspacing=1)
     ax.set_ylabel("mm / deg")
-    ax.set_title("Head motion against the decoder's reference")
+    ax.set_title("Head motion against the run's reference")
 
 
 def quality(axes: Sequence[Axes], session: Session) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from rtevo.config import Config
 from rtevo.errors import DataError
-from rtevo.record import finalise, read_log
+from rtevo.record import Painting, finalise, held, read_log
 from rtevo.records import EventKind, VolumeFlag
 
 __all__ = ["Latency", "Session", "gather", "means"]
@@ -139,7 +138,7 @@ def gather(out: Path) -> Session:
         trials=_table(out / "trials.tsv"),
         motion=_table(out / "motion.tsv"),
         latencies=_latencies(log, settings, summary),
-        held_s=_held(log),
+        held_s=held(log),
         painter=summary.get("generator") or _said(out / "session.log", "generate: ", " steps, "),
         presenter=_presenter(log),
     )
@@ -152,7 +151,7 @@ def _blind(session: Session) -> Session:
     """Leave out whatever tells a session's condition, or how it goes."""
     trials = [{key: None if key in HIDDEN else value for key, value in row.items()} for row in session.trials]
     settings = {name: dict(part) for name, part in session.settings.items()}
-    settings["evolution"].update(yoked_to="", blinding_key="")
+    settings["evolution"].update(yoked_to="", blinding_key="", blinding_secret="")
     summary = {key: value for key, value in session.summary.items() if key not in ("generations", "probes")}
     quality = {**summary["quality"], "score_reliability": None} if "quality" in summary else {}
     return replace(session, trials=trials, settings=settings, summary={**summary, "condition": "blinded", "quality": quality}, blinded=True)
@@ -190,23 +189,6 @@ def _presenter(log: Iterable[Row]) -> str:
     return next((text.partition(": ")[2] for text in notes if text.startswith("presenter ready")), "")
 
 
-def _held(log: Iterable[Row]) -> list[float]:
-    """When fixation was held for an image that came then; a session that was resumed counts on."""
-    held: list[float] = []
-    trigger_ns, offset_s, waiting = None, 0.0, []
-    for record in log:
-        if record["type"] == "start":
-            trigger_ns, offset_s = None, record.get("first_volume", 0) * record["tr_s"]
-        elif record["type"] == "events":
-            if record["kind"] == EventKind.TRIGGER and trigger_ns is None:
-                trigger_ns = record["t_ns"]
-            elif record["kind"] == EventKind.FIXATION and trigger_ns is not None:
-                waiting.append((record["t_ns"] - trigger_ns) / 1e9 + offset_s)
-            elif record["kind"] == EventKind.ONSET:
-                held, waiting = held + waiting, []
-    return held
-
-
 # --- latencies -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -233,21 +215,15 @@ def _latencies(log: list[Row], settings: Mapping[str, Row], summary: Row) -> lis
 
 
 def _painting(log: list[Row], cadence_ms: float) -> list[float]:
-    """From asking to the picture, ns; of several asked for together each has one cadence more (:class:`rtevo.stages.generate.Deadline`)."""
-    together: Counter[tuple[int, int]] = Counter()
-    asked_ns: dict[tuple[int, int], float] = {}
-    found = []
+    """From asking to the picture, ns."""
+    painting, found = Painting(cadence_ms), []
     for record in log:
-        if record["type"] == "start":  # another part of the session: what was asked for before is asked for anew
-            together.clear()
-            asked_ns.clear()
-        if record["type"] == "latents" and record["scored_ns"] > 0:  # those of the first generation wait for nothing
-            same = (record["generation"], record["scored_ns"])
-            allowed_ns = together[same] * cadence_ms * 1e6 if math.isfinite(cadence_ms) else 0.0
-            asked_ns[record["generation"], record["candidate"]] = record["evolved_ns"] + allowed_ns
-            together[same] += 1
-        elif record["type"] == "images" and (record["generation"], record["candidate"]) in asked_ns:
-            found.append(max(0.0, record["painted_ns"] - asked_ns[record["generation"], record["candidate"]]))
+        if record["type"] == "start":
+            painting.begin()
+        elif record["type"] == "latents":
+            painting.asked(record)
+        elif record["type"] == "images" and (ns := painting.painted(record)) is not None:
+            found.append(ns)
     return found
 
 

@@ -16,6 +16,8 @@ REFERENCES = {
     "doi:10.1023/B:VISI.0000011205.11775.fd",
     "unser1993": "Unser M, Aldroubi A, Eden M (1993). B-spline signal processing: part I, theory. IEEE Trans Signal Process 41:821–833. "
     "doi:10.1109/78.193220",
+    "avants2008": "Avants BB, Epstein CL, Grossman M, Gee JC (2008). Symmetric diffeomorphic image registration with cross-correlation. "
+    "Med Image Anal 12:26–41. doi:10.1016/j.media.2007.06.004",
     "beaton1974": "Beaton AE, Tukey JW (1974). The fitting of power series, meaning polynomials, illustrated on band-spectroscopic data. "
     "Technometrics 16:147–185. doi:10.1080/00401706.1974.10489171",
     "power2012": "Power JD, Barnes KA, Snyder AZ, Schlaggar BL, Petersen SE (2012). Spurious but systematic correlations in functional "
@@ -111,7 +113,7 @@ def _realignment(session: Session, cite: _Cited) -> str:
     decoder, quality = session.settings["decoder"], session.summary.get("quality", {})
     displacement = quality.get("framewise_displacement_mm", {})
     text = (
-        "Each volume was aligned to the decoder's reference as it came, by a rigid-body transformation (6 parameters, inverse-compositional "
+        f"{_placement(session, cite)} as it came, by a rigid-body transformation (6 parameters, inverse-compositional "
         f"Gauss-Newton {cite('baker2004')} with robust weights {cite('beaton1974')}) and resliced with B-splines {cite('unser1993')}. "
         f"Head motion from volume to volume was summarised as framewise displacement (50 mm sphere {cite('power2012')})"
     )
@@ -128,6 +130,20 @@ def _realignment(session: Session, cite: _Cited) -> str:
     )
     tsnr = f" Temporal signal-to-noise ratio inside the decoder's mask was {quality['tsnr']:.0f} (median)." if quality.get("tsnr") else ""
     return f"{text}. Aligned volumes were {smoothing}.{tsnr}"
+
+
+def _placement(session: Session, cite: _Cited) -> str:
+    """Say what volumes were aligned to, and how the decoder came to lie on it."""
+    found = [p for p in session.summary.get("placements", []) if not p["own_grid"]]
+    if not found:
+        return "Each volume was aligned to the decoder's reference"
+    errors = " and ".join(f"{p['expected_error_mm']:.2f} mm" for p in found)
+    kept = min(p["weight_kept"] for p in found)
+    return (
+        "The decoder had been made on another grid. It was placed on the mean of the run's first steady volumes by a rigid-body "
+        f"transformation found from the images (local normalised cross-correlation {cite('avants2008')}; expected error {errors}), and its "
+        f"map was carried to the run's grid ({kept:.0%} of its weight lay in the field of view). Each volume was aligned to that mean"
+    )
 
 
 def _decoding(session: Session, cite: _Cited) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def page(session: Session, controls: Sequence[Session] = ()) -> str:
         generations=_generations(session),
         plot=_plot,
         plots=_plots(session, controls),
+        overlays=_overlays(session),
         fitness_caption=_fitness_caption(session, controls),
         quality_caption=_quality_caption(session),
         latency_note=_latency_note(session),
@@ -187,6 +189,23 @@ def _plots(session: Session, controls: Sequence[Session]) -> dict[str, str]:
         "latencies": _svg(2.9, [1], all_of(lambda ax: figures.latencies(ax, session.latencies)), right=0.78),
         "timeline": _svg(1.6, [1], all_of(lambda ax: figures.timeline(ax, session)), left=0.17),
     }
+
+
+def _overlays(session: Session) -> list[str]:
+    """Pictures of how the decoder was placed where it came from another grid, as data URIs."""
+    from rtevo.errors import DecoderError
+    from rtevo.report.overlay import draw_attempt
+
+    settings, found = session.settings["decoder"], []
+    for placement in session.summary.get("placements", []):
+        if placement["own_grid"]:
+            continue
+        with suppress(DecoderError):  # the decoder's folder is no longer there
+            folder = Path(settings["folder"] or session.out / "decoder")
+            picture = draw_attempt(session.out, folder, settings["name"] or None, placement["part"], placement["attempt"])
+            if picture is not None:
+                found.append(f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}")
+    return found
 
 
 def _svg(height: float, ratios: list[float], draw: Callable[[Sequence[Any]], None], left: float = 0.065, right: float = 0.94) -> str:

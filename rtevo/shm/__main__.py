@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rtevo.command import Parser, command
 from rtevo.shm.segment import Entry, clean, list_segments
 from rtevo.shm.statistics import ReaderStatistics, collect
 
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         Exit status: 0.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m rtevo.shm",
         description="Shared-memory rings of this machine. live: its owner runs; orphaned: the owner is dead and members still run (they "
         "notice within a second); stale: all are dead; foreign: made in another PID namespace (container).",
@@ -73,14 +73,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("action", nargs="?", choices=("list", "clean"), default="list", help="clean removes stale rings and nothing else")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-    if options.action == "clean":
-        removed = clean()
-        lines = json.dumps(removed) if options.json else "\n".join([f"removed {name}" for name in removed] or ["nothing to remove"])
-    else:
-        reports = [_report(entry) for entry in list_segments()]
-        lines = json.dumps(reports, indent=2) if options.json else "\n".join([_text(each) for each in reports] or ["no rings"])
-    print(lines)
-    return 0
+
+    def work() -> None:
+        if options.action == "clean":
+            removed = clean()
+            lines = json.dumps(removed) if options.json else "\n".join([f"removed {name}" for name in removed] or ["nothing to remove"])
+        else:
+            reports = [_report(entry) for entry in list_segments()]
+            lines = json.dumps(reports, indent=2) if options.json else "\n".join([_text(each) for each in reports] or ["no rings"])
+        print(lines)
+
+    return command(work)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 A segment is built under a name of its own, ``/rtevo.PID.START.NAMESPACE.N``, which says whose it is, and gets the ring's name by one
 atomic link when its static part is complete; so a segment with a ring's name always says who owns it, and a process killed while
 building leaves something that can be recognised as well. Semaphores are made after the segment that names them and unlinked before
-it: a semaphore that no segment names belongs to nobody. Names are taken and given up under one lock (``flock`` on the folder), so
-that two processes cannot both find a ring stale and one of them then remove what the other has made in its place.
+it: a semaphore that no segment names belongs to nobody. Names are taken and given up under one lock of the user's (``flock`` on
+``.rtevo-lock-UID``), so that two processes cannot both find a ring stale and one of them then remove what the other has made in its
+place. Other users' rings cannot be removed anyway. Whoever removes a ring of his own, which is not stale, does not wait for it long.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +37,8 @@ __all__ = ["MAX_NAME", "PREFIX", "Segment", "check_name", "clean", "list_segment
 PREFIX = "/rtevo-"
 MAX_NAME = 27  # macOS allows 30 characters; semaphores add up to three
 
-LOCK_S = 10  # longest wait for the lock under which names are taken
+LOCK_S = 10.0  # longest wait for the lock under which names are taken
+GIVE_UP_S = 0.5  # and under which a ring of one's own is removed
 
 _NAME = re.compile(r"/rtevo-[A-Za-z0-9_-]+")
 _BUILDING = re.compile(r"rtevo\.(\d+)\.(\d+)\.(\d+)\.\d+")
@@ -177,7 +179,9 @@ class Segment:
 
     def remove(self) -> None:
         """Unlink the semaphores that no other live ring uses, then the segment; whoever has them mapped keeps them."""
-        with _registry():
+        with ExitStack() as stack:
+            with suppress(RingError):  # its owner lives, so that nobody else takes the name: it goes without the lock, too
+                stack.enter_context(_registry(GIVE_UP_S))
             self._unlink()
 
     def _unlink(self) -> None:
@@ -258,22 +262,36 @@ def _available_memory() -> int:
 
 
 @contextmanager
-def _registry() -> Iterator[None]:
-    """Hold the lock under which names are taken and given up: one on the folder itself, freed by the kernel if its holder dies."""
-    descriptor = os.open(FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _registry(wait_s: float | None = None) -> Iterator[None]:
+    """Hold the lock under which names are taken and given up: one of the user's own, freed by the kernel if its holder dies."""
+    path = FOLDER / f".rtevo-lock-{os.getuid()}"
+    descriptor = _open_lock(path)
     try:
-        deadline = time.monotonic() + LOCK_S
+        wait_s = LOCK_S if wait_s is None else wait_s
+        deadline = time.monotonic() + wait_s
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise RingError(f"{FOLDER}: another process has kept it locked for {LOCK_S} s; see 'lslocks'") from None
+                    raise RingError(f"{path}: another process has kept it locked for {wait_s:g} s; see 'lslocks'") from None
                 time.sleep(0.005)
         yield
     finally:
         os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    """Open the lock's file; it stays, so that all lock the same one."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise RingPermission(f"{path}: cannot be opened ({error.strerror}); it is this user's lock: remove it") from None
+    if os.fstat(descriptor).st_uid != os.getuid():
+        os.close(descriptor)
+        raise RingPermission(f"{path}: belongs to another user; it is to be this user's lock: remove it")
+    return descriptor
 
 
 def _claim(temporary: str, name: str) -> None:

@@ -57,9 +57,10 @@ def see(pixels: NDArray[np.uint8]) -> Embedding:
     if pixels.shape[:2] != (SIDE, SIDE):
         pixels = np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX))
     x = pixels.astype(np.float32) / np.float32(127.5) - 1
+    windows: Any = np.lib.stride_tricks.sliding_window_view  # some versions' types do not know several axes
     for i in range(_LAYERS):
         padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
-        patches = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (0, 1))[::2, ::2]  # (h, w, c, 3, 3)
+        patches = windows(padded, (3, 3), (0, 1))[::2, ::2]  # (h, w, c, 3, 3)
         x = np.maximum(np.tensordot(patches, eye[f"weight_{i}"], axes=((2, 3, 4), (1, 2, 3))) + eye[f"bias_{i}"], 0)
     found = eye[f"weight_{_LAYERS}"] @ x.transpose(2, 0, 1).ravel() + eye[f"bias_{_LAYERS}"]
     return np.asarray(found / np.linalg.norm(found), np.float32)

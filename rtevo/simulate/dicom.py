@@ -101,6 +101,11 @@ def _interleaved(slices: int, tr_s: float) -> list[float]:
     return times
 
 
+def _hashed(text: str) -> str:
+    """A unique identifier under 2.25, derived from a text."""
+    return f"2.25.{int.from_bytes(hashlib.sha256(text.encode()).digest()[:15], 'big')}"
+
+
 class MosaicWriter:
     """One functional series, written volume by volume as Siemens mosaic files.
 
@@ -207,8 +212,7 @@ class MosaicWriter:
 
     def _uid(self, *what: object) -> str:
         """A unique identifier under 2.25, derived from what it names."""
-        text = "\n".join(str(w) for w in (self._started.isoformat(), self._description, *what))
-        return f"2.25.{int.from_bytes(hashlib.sha256(text.encode()).digest()[:15], 'big')}"
+        return _hashed("\n".join(str(w) for w in (self._started.isoformat(), self._description, *what)))
 
     def _set_geometry(self) -> None:
         """Work out what the headers say about where the voxels lie (DICOM: LPS+ millimetres)."""
@@ -287,7 +291,7 @@ class MosaicWriter:
             (0x18, 0x1312, b"CS", "COL"),
             (0x18, 0x1314, b"DS", "60"),
             (0x18, 0x5100, b"CS", "HFS"),
-            (0x20, 0x0D, b"UI", self._uid("study")),
+            (0x20, 0x0D, b"UI", _hashed(f"study\n{self._started.date().isoformat()}")),  # one a day
             (0x20, 0x0E, b"UI", self._uid("series", self._series_number)),
             (0x20, 0x10, b"SH", "1"),
             (0x20, 0x11, b"IS", str(self._series_number)),

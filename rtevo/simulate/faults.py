@@ -67,6 +67,8 @@ class Faults:
         A file may come up to so many files after its turn; 0 keeps the order.
     burst : int
         Files come so many at a time; 1 sends each as it is there.
+    silence_after : int
+        The export dies after so many files, while the scanner goes on; 0: never.
     """
 
     drop: float = 0.0
@@ -79,6 +81,7 @@ class Faults:
     stall_files: int = 8
     reorder: int = 0
     burst: int = 1
+    silence_after: int = 0
 
     def __post_init__(self) -> None:
         mistakes: list[str] = []
@@ -201,6 +204,9 @@ class Delivery:
             The file.
         """
         faults = self.faults
+        if faults.silence_after and len(self.fates) >= faults.silence_after:
+            self.fates[name] = Fate.LOST
+            return
         if self._others and self._draw(faults.stranger):
             self._later(0, self._stranger(self._came))
             self._came += 1

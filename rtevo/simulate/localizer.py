@@ -76,6 +76,7 @@ def make_decoder(settings: Simulation, duration_s: float = 300.0, fwhm_mm: float
     -------
     SimulatedDecoder
     """
+    settings = settings.localizer()
     head = head or settings.head()
     tr_s, n = settings.tr_s, max(round(duration_s / settings.tr_s), MIN_VOLUMES)
     liked = settings.rng(LOCALIZER).standard_normal(int((n * tr_s - 8) / 4)).tolist()

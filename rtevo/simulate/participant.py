@@ -8,6 +8,7 @@ preference drives two things: the amplitude of a haemodynamic response, and the 
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 from scipy import special
+from zmq.utils.monitor import parse_monitor_message
 
 from rtevo.errors import LinkError
 from rtevo.wire import Key, KeyFile, Message, Seen, Shown, WireError, decode, encode, is_loopback
@@ -33,6 +35,9 @@ __all__ = [
     "haemodynamic_integral",
     "haemodynamic_response",
 ]
+
+_REFUSED = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+_log = logging.getLogger("rtevo")
 
 Pixels = NDArray[np.uint8]
 Times = NDArray[np.float64]
@@ -334,7 +339,7 @@ class ParticipantLink:
     bind : str
         ``ipc://PATH`` or ``tcp://ADDRESS:PORT``; port 0 takes any free one.
     keys : Path, optional
-        Key file of the support computer, for encryption; needed for anything but loopback.
+        Key file of the support computer: with it the link is encrypted. Needed for anything but loopback.
 
     Attributes
     ----------
@@ -356,9 +361,11 @@ class ParticipantLink:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(sum(_REFUSED))
+        self._refused = "it is not encrypted, or its key is of another support computer" if keys else "it is encrypted ([bridge] keys?)"
         self._peer: bytes | None = None
         try:
-            if keys is not None and self.elsewhere:
+            if keys is not None:
                 own = KeyFile.read(keys, "support")
                 self._socket.curve_server = True
                 self._socket.curve_publickey, self._socket.curve_secretkey = own.public.encode(), own.secret.encode()
@@ -370,6 +377,8 @@ class ParticipantLink:
 
     def close(self) -> None:
         """Close the socket."""
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
         self._socket.close()
         self._context.term()
 
@@ -390,6 +399,7 @@ class ParticipantLink:
 
     def receive(self) -> tuple[Message, Pixels | None] | None:
         """Take one message, with its picture as uint8 (H, W, 3) where it has one; None where none waits."""
+        self._look_at_refusals()
         try:
             peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
@@ -399,6 +409,14 @@ class ParticipantLink:
         if raw is None or not isinstance(message, Shown):
             return message, None
         return message, np.frombuffer(raw, np.uint8).reshape(message.height, message.width, 3)
+
+    def _look_at_refusals(self) -> None:
+        """Say once that a presenter could not come in."""
+        while self._monitor.poll(0):
+            parse_monitor_message(self._monitor.recv_multipart())
+            if self._refused:
+                _log.warning("participant link: a presenter was refused at %s: %s", self.endpoint, self._refused)
+            self._refused = ""
 
     def seen(self, t_ns: int) -> None:
         """Say that the flip at `t_ns` has been taken in."""

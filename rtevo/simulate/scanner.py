@@ -7,7 +7,7 @@ Every volume is the head at rest, moved as it lies at that moment, plus the resp
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from rtevo.records import Grid
 from rtevo.simulate.concept import ConceptPreference
 from rtevo.simulate.head import Head, HeadMotion, motion_matrix, scan_grid
 from rtevo.simulate.participant import ColourPreference, Participant, Preference
+from rtevo.simulate.today import MASTER, Today, sampled
 
 __all__ = ["Noise", "Scanner", "Simulation", "slice_times_s"]
 
@@ -75,6 +76,9 @@ class Simulation:
         Pressed when the first volume starts.
     part : int
         Of the run, where it was interrupted and taken up again: noise, motion and answers of each are others.
+    today : Today, optional
+        Another day than the localizer's: head and slices lie elsewhere. With it the head is sampled from a fine one (see
+        :mod:`rtevo.simulate.today`), so it is another than without.
 
     Raises
     ------
@@ -98,6 +102,7 @@ class Simulation:
     keys: tuple[str, ...] = ("1", "2", "3", "4", "6")
     trigger_key: str = "5"
     part: int = 0
+    today: Today | None = None
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -115,11 +120,19 @@ class Simulation:
     @property
     def grid(self) -> Grid:
         """Where volumes are sampled."""
-        return scan_grid(self.shape, self.voxel_size_mm)
+        return scan_grid(self.shape, self.voxel_size_mm) if self.today is None else self.today.grid(self.voxel_size_mm)
 
     def head(self) -> Head:
         """Draw the participant's head (about 0.2 s at 80 x 80 x 35)."""
-        return Head.build(self.grid, self.rng(HEAD))
+        if self.today is None:
+            return Head.build(self.grid, self.rng(HEAD))
+        person = self.participant_seed if self.today.person is None else self.today.person
+        whole = Head.build(MASTER, replace(self, participant_seed=person).rng(HEAD))
+        return sampled(whole, self.grid, self.today.pose)
+
+    def localizer(self) -> Simulation:
+        """The day of the localizer: the same participant, where head and slices lay then."""
+        return self if self.today is None else replace(self, today=Today())
 
     def preference(self) -> Preference:
         """Give the participant's preference: for a concept, or drawn.

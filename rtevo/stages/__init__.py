@@ -9,14 +9,13 @@ order of its flow: evolve closes ``latents``, then generate ``images``, then bri
 from __future__ import annotations
 
 import math
-import signal
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
 from rtevo.config import presenter_is_outside
-from rtevo.errors import RtevoError
+from rtevo.errors import RtevoError, full_disk
 from rtevo.shm import RingPeerLost
 from rtevo.stages.bridge import bridge
 from rtevo.stages.console import console
@@ -27,12 +26,12 @@ from rtevo.stages.generate import generate
 from rtevo.stages.ingest import ingest
 from rtevo.stages.record import record
 from rtevo.stages.rehearsal import presenter, scanner
+from rtevo.stops import ignore
 
 __all__ = [
     "OBSERVERS",
     "RINGS",
     "STAGES",
-    "STOP_SIGNALS",
     "Context",
     "Plan",
     "Stage",
@@ -85,7 +84,7 @@ class Stage:
 
 STAGES: tuple[Stage, ...] = (
     Stage("ingest", ingest, (), ("volumes",)),
-    Stage("decode", decode, ("volumes", "events"), ("aligned", "scores")),
+    Stage("decode", decode, ("volumes", "events"), ("aligned", "placements", "scores")),
     Stage("evolve", evolve, ("scores", "images", "events"), ("latents", "fitness")),
     Stage("generate", generate, ("latents",), ("images",), deadline_s=120),  # one for each device
     # it keeps an image unread as long as the stimulus PC cannot take it, and has a limit of its own ([bridge] lost_s)
@@ -111,19 +110,16 @@ def stages_of(plan: Plan) -> list[Stage]:
     return found
 
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # end a session properly
-
-
 def child_main(stage: str, plan: Plan, pipe: Connection) -> None:
     """Run one stage in this process; report ready, log messages and a traceback through `pipe`."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; it is the supervisor's
+    ignore()  # Ctrl-C reaches every process of the terminal; it is the supervisor's
     context = Context(stage, plan, pipe)
     try:
         next(s for s in stages_of(plan) if s.name == stage).target(context)
         context.tell("done")
     except BaseException as error:
-        text = str(error) if isinstance(error, RtevoError) else traceback.format_exc()
+        full = full_disk(error, plan.out, plan.runtime)
+        text = full or (str(error) if isinstance(error, RtevoError) else traceback.format_exc())
         context.tell("error", text=text, follows=isinstance(error, RingPeerLost))
         raise SystemExit(1) from None
     finally:

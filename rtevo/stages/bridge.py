@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from rtevo.config import Config, presentation_settings, presenter_is_outside
 from rtevo.records import EventKind
 from rtevo.shm import Ring, RingClosed, RingTimeout
 from rtevo.stages.context import Context, Turns
+from rtevo.wire import MAX_TEXT_BYTES, RESTART
 
 if TYPE_CHECKING:
     from rtevo.bridge import Bridge, Physiology, PresenterEvent, Resume
@@ -86,6 +88,35 @@ class _Images:
         return self._washout_s + self._jitter_s * float(rng.random())
 
 
+class _Start:
+    """Time zero of the onsets: the trigger, or as many repetition times before it as the operator accepts while no image has been shown."""
+
+    def __init__(self, context: Context) -> None:
+        self._clock, self._tr_s, self._log = context.clock, context.plan.tr_s, context.log
+        self._trigger: PresenterEvent | None = None
+        self._shown = False
+
+    def follow(self, event: PresenterEvent) -> None:
+        """Take note of the trigger, and of the first image."""
+        if event.kind == EventKind.TRIGGER:
+            self._trigger = event
+        self._shown |= event.kind == EventKind.ONSET
+
+    def corrected(self, number: int) -> PresenterEvent | None:
+        """Give the trigger that is to be taken instead, where the operator has accepted one; `number`: see `PresenterEvent.sequence`."""
+        shift = self._clock.get("start_accepted")
+        if not shift:
+            return None
+        self._clock.set("start_accepted", 0)
+        if self._trigger is None or self._shown:
+            self._log.warning("bridge: the start cannot be corrected any more: images have been shown, or the bridge was started again")
+            return None
+        earlier_ns = round(shift * self._tr_s * 1e9 / (self._clock.speed or 1.0))
+        text = f"corrected by {shift} repetition times, as the volumes say"
+        self._trigger = replace(self._trigger, mono_ns=self._trigger.mono_ns - earlier_ns, text=text, sequence=number)
+        return self._trigger
+
+
 def bridge(context: Context) -> None:
     """``images`` -> the presenter; what it reports -> ``events``."""
     from rtevo.bridge import Bridge, Physiology
@@ -115,17 +146,22 @@ def bridge(context: Context) -> None:
         outgoing = _Images(images, link, config)
         ending = ended = False
         _pause(clock, link, None)  # this bridge may follow one that was killed in a pause
+        start = _Start(context)
         met = outside or bool(port)  # the session's own presenter is on its way, and has to be told when there is nothing to show
         while not (outgoing.ended and ended):
             for event in [*link.poll(timeout_s=0.001 if lock_step else 0.005), *_physiology(sensor, link)]:
-                _tell(context, event)
+                _tell(context, event, last=outgoing.ended and not link.in_flight)
                 _publish_event(events, event, clock)
+                start.follow(event)
                 ended |= event.kind == EventKind.END
                 if sensor and event.kind == EventKind.ONSET:
                     sensor.onset(event.generation, event.candidate, event.mono_ns)
             if lock_step and not ended:  # after the end time stands still until the supervisor has seen this stage leave
                 lock_step.step()
             _pause(clock, link, lock_step)
+            _at_the_door(clock, link)
+            if corrected := start.corrected(-link.received):
+                _publish_event(events, corrected, clock)
             outgoing.serve(lock_step, wanted=not (ending or ended))
             if ended and not ending:
                 clock.set("end", 1)  # Escape: nobody looks any more
@@ -135,19 +171,43 @@ def bridge(context: Context) -> None:
                 if lock_step:
                     lock_step.busy()
                 stopped = bool(clock.get("end"))
-                link.end("failed" if clock.get("abort") else "stopped" if stopped else "finished", at_once=stopped)
+                link.end(_reason(clock, stopped), at_once=stopped)
+            clock.set("images_told", int(outgoing.ended and (ending or not met)))
             if clock.get("abort"):
                 break
         _tell_clock(context, link)
     events.close_writing()
 
 
+def _at_the_door(clock: Clock, link: Bridge) -> None:
+    """Let the operator know of another presenter that waits, and let it in where the operator agrees."""
+    waiting = link.waiting
+    number = waiting[0] if waiting else 0
+    clock.set("presenter_waits", number)
+    clock.set("presenter_place", link.place)
+    clock.set("presenter_process", link.process)
+    if admitted := clock.get("presenter_admitted"):
+        clock.set("presenter_admitted", 0)
+        if admitted == number:
+            link.admit(number)
+
+
+def _reason(clock: Clock, stopped: bool) -> str:
+    """Say to the presenter why the session ends."""
+    if clock.get("restart"):
+        return RESTART
+    return "failed" if clock.get("abort") else "stopped" if stopped else "finished"
+
+
 def _pause(clock: Clock, link: Bridge, lock_step: _LockStep | None) -> None:
-    """Let the presenter hold fixation as long as the operator wants it."""
-    paused = bool(clock.get("pause"))
+    """Let the presenter hold fixation until the decoder lies on today's head, while images cannot be scored, and as the operator wants."""
+    placed, held = clock.get("placed"), clock.get("held")
+    paused = bool(clock.get("pause") or held) or not placed
     if lock_step and paused != link.paused:
         lock_step.busy()
     link.pause(paused)
+    clock.set("placed_told", placed)
+    clock.set("held_told", held)
 
 
 def _physiology(sensor: Physiology | None, link: Bridge) -> list[PresenterEvent]:
@@ -172,27 +232,31 @@ def _resume(clock: Clock, events: Ring) -> Resume:
     word = clock.get("bridge_event")
     number, own, published = word >> (_NUMBER + 1), word >> _NUMBER & 1, word & (1 << _NUMBER) - 1
     done = own or events.published % (1 << _NUMBER) == published
-    return Resume(number if done else number - 1, bool(clock.get("triggered")))
+    presenter = clock.get("presenter_place"), clock.get("presenter_process")
+    return Resume(number if done else number - 1, bool(clock.get("triggered")), *presenter)
 
 
 def _publish_event(events: Ring, event: PresenterEvent, clock: Clock) -> None:
     if event.kind == EventKind.TRIGGER:
+        clock.set("trigger_ns", clock.session_ns(event.mono_ns))
         clock.set("triggered", 1)
+    elif event.kind == EventKind.ONSET:
+        clock.set("shown", 1)
     published = (events.published + 1) % (1 << _NUMBER)
     clock.set("bridge_event", abs(event.sequence) << (_NUMBER + 1) | (event.sequence <= 0) << _NUMBER | published)
     with events.reserve(timeout_s=30) as slot:
         slot["kind"], slot["generation"], slot["candidate"] = event.kind, event.generation, event.candidate
         slot["t_ns"], slot["error_ns"] = clock.session_ns(event.mono_ns), event.error_ns
         slot["received_ns"], slot["value"], slot["response_time_s"] = time.monotonic_ns(), event.value, event.response_time_s
-        slot["text"] = event.text.encode()[:96]
+        slot["guess"], slot["text"] = event.guess, event.text.encode()[:MAX_TEXT_BYTES]
 
 
-def _tell(context: Context, event: PresenterEvent) -> None:
-    """Let the operator know what is not in order."""
+def _tell(context: Context, event: PresenterEvent, *, last: bool) -> None:
+    """Let the operator know what is not in order; after the last image nothing is waited for."""
     if event.kind == EventKind.NOTE:
         usual = event.text.startswith("presenter ready")
         (context.log.info if usual else context.log.warning)("bridge: %s", event.text)
-    elif event.kind == EventKind.FIXATION:
+    elif event.kind == EventKind.FIXATION and not last:
         context.log.info("presenter holds fixation: the next image is not there yet")
     elif event.kind == EventKind.OFFSET and event.value > 0:
         context.log.info("presenter dropped %d frames up to the end of image %d/%d", event.value, event.generation, event.candidate)

@@ -20,7 +20,6 @@ import numpy as np
 from rtevo import records
 from rtevo.clock import Clock
 from rtevo.config import Config
-from rtevo.records import Grid
 from rtevo.shm import Reader, Ring, RingClosed, RingTimeout, WriterLost, wait_any
 
 __all__ = [
@@ -64,8 +63,8 @@ class Plan:
         Folder for what only lives as long as the session (shared words, simulated scanner's files, sockets).
     incoming : Path
         Folder that volumes arrive in.
-    grid : Grid
-        Of every volume: the decoder's.
+    capacity : int
+        Voxels of the largest volume that may come.
     tr_s : float
     decoder : Path
         Decoder folder.
@@ -81,6 +80,8 @@ class Plan:
         A resumed part scores its images from its own volumes alone.
     token : str
         What a browser has to know to see the console; empty: nothing.
+    attended : bool
+        Somebody can answer questions: at the console, or at the terminal.
     """
 
     name: str
@@ -89,7 +90,7 @@ class Plan:
     out: Path
     runtime: Path
     incoming: Path
-    grid: Grid
+    capacity: int
     tr_s: float
     decoder: Path
     decoder_name: str | None
@@ -99,6 +100,7 @@ class Plan:
     first_volume: int = 0
     rebaseline: bool = False
     token: str = field(default="", repr=False)
+    attended: bool = False
 
     @property
     def latent_space(self) -> Path:
@@ -126,7 +128,11 @@ class RingSpec:
 
 
 def _aligned(plan: Plan) -> np.dtype[np.void]:
-    return records.aligned_dtype(plan.grid.shape if plan.config.record.save_volumes in ("aligned", "both") else None)
+    return records.aligned_dtype(plan.capacity if _saves_aligned(plan) else None)
+
+
+def _saves_aligned(plan: Plan) -> bool:
+    return plan.config.record.save_volumes in ("aligned", "both")
 
 
 def _small(plan: Plan) -> int:
@@ -144,8 +150,9 @@ def _generation(plan: Plan) -> int:
 
 
 RINGS: dict[str, RingSpec] = {
-    "volumes": RingSpec(lambda p: records.volume_dtype(p.grid.shape), lambda p: 16, ("decode",)),
-    "aligned": RingSpec(_aligned, lambda p: 64, ()),
+    "volumes": RingSpec(lambda p: records.volume_dtype(p.capacity), lambda p: 16, ("decode", "record")),
+    "aligned": RingSpec(_aligned, lambda p: 16 if _saves_aligned(p) else 64, ("record",)),
+    "placements": RingSpec(lambda p: records.placement_dtype(), lambda p: 64, ()),
     "scores": RingSpec(lambda p: records.score_dtype(), _every_image, ("evolve",)),
     "fitness": RingSpec(lambda p: records.fitness_dtype(), _every_image, ()),
     "latents": RingSpec(lambda p: records.latent_dtype(p.config.evolution.latent_size, p.embedding_size), _small, ("generate",)),
@@ -154,8 +161,8 @@ RINGS: dict[str, RingSpec] = {
     "messages": RingSpec(lambda p: records.message_dtype(), lambda p: 256, ()),  # the supervisor's
 }
 OBSERVERS = {
-    "record": ("volumes", "aligned", "scores", "fitness", "latents", "images", "events", "messages"),
-    "status": ("aligned", "scores", "fitness", "events"),
+    "record": ("volumes", "aligned", "placements", "scores", "fitness", "latents", "images", "events", "messages"),
+    "status": ("aligned", "placements", "scores", "fitness", "events"),
 }
 
 
@@ -173,7 +180,7 @@ def readers_of(ring: str, devices: int = 1) -> list[str]:
     """Names of a ring's readers, the critical ones first."""
     base = ring.partition("-")[0]
     critical = numbered("generate", devices) if base == "latents" else RINGS[base].critical
-    return [*critical, *(reader for reader, seen in OBSERVERS.items() if base in seen)]
+    return [*critical, *(reader for reader, seen in OBSERVERS.items() if base in seen and reader not in critical)]
 
 
 def ring_names(plan: Plan, names: Iterable[str] = RINGS) -> list[str]:
@@ -186,7 +193,10 @@ def create_rings(plan: Plan, stack: ExitStack) -> dict[str, Ring]:
     rings = {}
     for name in ring_names(plan):
         spec = RINGS[name.partition("-")[0]]
-        readers = [Reader(r, critical=r not in OBSERVERS, semaphore=f"/rtevo-{plan.name}-{r}") for r in readers_of(name, plan.devices)]
+        readers = [
+            Reader(r, critical=r not in OBSERVERS or r in spec.critical, semaphore=f"/rtevo-{plan.name}-{r}")
+            for r in readers_of(name, plan.devices)
+        ]
         ring = Ring.create(ring_name(plan.name, name), spec.slot(plan), spec.slots(plan), readers, writer=name == "messages")
         rings[name] = stack.enter_context(ring)
     return rings

@@ -5,46 +5,72 @@ from __future__ import annotations
 import logging
 import math
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtevo.records import EventKind, VolumeFlag
+import numpy as np
+
+from rtevo.config import Config
+from rtevo.errors import DecoderError
+from rtevo.place import Verdict
+from rtevo.record import placement_folder, reference_path
+from rtevo.records import Decision, EventKind, Grid, VolumeFlag, put_volume, volume_of
 from rtevo.stages.context import WAIT_S, Context, serve
 from rtevo.stages.reconcile import Reconcile
 
 if TYPE_CHECKING:
     from rtevo.decode import Score
-    from rtevo.stages.decoding import Aligned, Decoding
+    from rtevo.place import Placement
+    from rtevo.stages.decoding import Aligned, Decide, Decoding
+    from rtevo.stages.placing import Attempt
+
+ATTEMPTS = 3  # to place the decoder, where nobody can be asked
+DECIDED = {
+    Decision.PENDING: "",
+    Decision.ACCEPTED: " (accepted by the operator)",
+    Decision.AGAIN: " (the next volumes are tried)",
+}
 
 
 class _Decode:
     """The decode stage between volumes."""
 
     def __init__(self, context: Context) -> None:
+        from rtevo import place, realign
         from rtevo.decode import Decoder
-        from rtevo.realign import warm_up
+        from rtevo.decode.carry import warm_up
+        from rtevo.stages.placing import Hints
 
         plan = context.plan
-        warm_up()
+        for each in (realign.warm_up, place.warm_up, warm_up):
+            each()
         self.context, self.decoder, self.compared, self.holes = context, Decoder.load(plan.decoder, plan.decoder_name), False, False
-        self.artefacts = 0
+        self.artefacts, self.last, self.answered = 0, plan.first_volume - 1, 0
+        self.hints = Hints.of(context.config, self.decoder)
+        if self.hints.placement is not None:
+            context.log.info("decode: on the scan of this visit, %s", words(self.hints.placement, self.decoder.grid))
         self._warm()
-        self.aligned, self.scores = context.writer("aligned"), context.writer("scores")
+        self.aligned, self.scores, self.placements = context.writer("aligned"), context.writer("scores"), context.writer("placements")
         self.save = context.config.record.save_volumes in ("aligned", "both")
         self.before_s = plan.first_volume * plan.tr_s  # time that earlier parts of the session took
         self.trigger_ns: int | None = None
         self.closed_ns: dict[int, int] = {}
+        self.scored: set[tuple[int, int]] = set()
         keep = plan.part > 0 and not plan.rebaseline
-        self.decoding = self._take_up() if keep else self._make(plan.first_volume)
+        self.decoding = self._take_up() if keep else self._make(plan.first_volume, self._decide)
 
-    def _make(self, first: int) -> Decoding:
+    def _make(self, first: int, decide: Decide) -> Decoding:
         from rtevo.stages.decoding import Decoding
 
-        return Decoding(self.context.config, self.decoder, self.context.plan.tr_s, first)
+        return Decoding(self.context.config, self.decoder, self.context.plan.tr_s, first, decide, self.hints)
 
     def _warm(self) -> None:
         """Do everything once, with a realigner of its own: the session's starts from where the head lay last."""
-        decoding = self._make(0)
-        decoding.learn(decoding.align(0, self.decoder.reference, 0))
+        from rtevo.stages.decoding import Decoding
+        from rtevo.stages.placing import Hints
+
+        decoding = Decoding(self.context.config, self.decoder, self.context.plan.tr_s, 0, lambda _: Decision.ACCEPTED, Hints())
+        decoding.learn(decoding.align(0, self.decoder.reference, 0, self.decoder.grid))
         decoding.close()
 
     def _take_up(self) -> Decoding:
@@ -56,21 +82,22 @@ class _Decode:
         past = earlier(plan.out, plan.part)
         begun = max((k for k, r in enumerate(past) if r["type"] == "start" and r.get("decoder_state") == "rebaselined"), default=0)
         known = {(r["generation"], r["candidate"], r["revision"]) for r in past if r["type"] == "scores"}
-        aligned = {r["index"] for r in past if r["type"] == "aligned"}
+        aligned = {(r["index"], r["flags"] & VolumeFlag.LATE) for r in past if r["type"] == "aligned"}
         again = Again(plan.out, past[begun:], self._make, kept=True)
         volumes = again.volumes
         context.log.info("decode: taking up the decoder from %d recorded volumes", volumes)
         for done, (record, volume, scores, reliability) in enumerate(again):
             context.progress(f"{done} of {volumes} recorded volumes taken up")
-            if volume is not None and volume.index not in aligned:
+            if volume is not None and (volume.index, volume.flags & VolumeFlag.LATE) not in aligned:
                 self.publish_aligned(volume, record)
             self.publish_scores([s for s in scores if (*s.key, s.revision) not in known], reliability)
         again.decoding.interrupt()
+        again.decoding.decide_by(self._decide)
         return again.decoding
 
     def event(self, slot: Any) -> None:
         """Take note of the trigger and of onsets."""
-        if slot["kind"] == EventKind.TRIGGER and self.trigger_ns is None:
+        if slot["kind"] == EventKind.TRIGGER:  # a second one corrects it, before any image
             self.trigger_ns = int(slot["t_ns"])
         elif slot["kind"] == EventKind.ONSET and self.trigger_ns is not None:
             key = (int(slot["generation"]), int(slot["candidate"]))
@@ -79,19 +106,96 @@ class _Decode:
     def volume(self, slot: Any) -> None:
         """Align one volume, publish its motion, and the scores that it completes."""
         index, flags = int(slot["index"]), int(slot["flags"])
-        aligned = self.decoding.align(index, None if flags & VolumeFlag.MISSING else slot["data"], flags)
-        if aligned.data is not None and not self.compared:
+        volume, grid = volume_of(slot)
+        aligned = self.decoding.align(index, None if flags & VolumeFlag.MISSING else volume, flags, grid)
+        self.last = index
+        if not flags & VolumeFlag.MISSING:
+            self.context.clock.set("unusable", self.context.clock.get("unusable") + 1 if aligned.data is None else 0)
+        self.publish_placements()
+        if aligned.data is not None and not self.compared and self.decoding.placed and not flags & VolumeFlag.LATE:
             self.compare(aligned.motion)
         if aligned.data is None and not math.isnan(aligned.motion[0]) and not self.holes:
             self.holes = True
             self.context.log.warning("decode: volumes with numbers in the decoder's mask that are not finite are left out")
         self.closed_ns[index] = int(slot["closed_ns"])
-        self.publish_aligned(aligned, slot, slot["data"])
+        self.publish_aligned(aligned, slot, volume)
         before = self.decoding.left_out
         self.decoding.learn(aligned)
         if aligned.data is not None and self.decoding.left_out > before:
             self.artefact(index)
         self.publish()
+
+    # --- placement ------------------------------------------------------------------------------------------------------------------
+
+    def _decide(self, attempt: Attempt) -> Decision:
+        """Accept what is good; ask the operator about the others; where there is nobody, try the next volumes."""
+        if attempt.placement.verdict == Verdict.GOOD:
+            return Decision.ACCEPTED
+        if self.context.plan.attended or attempt.number + 1 >= ATTEMPTS:
+            return Decision.PENDING
+        return Decision.AGAIN
+
+    def answer(self) -> None:
+        """Do what the operator has decided."""
+        waiting, answer = self.decoding.undecided, self.context.clock.get("placement_answer")
+        if waiting is None or answer == self.answered or answer // 4 != waiting.number + 1:
+            return
+        self.answered = answer
+        decision = Decision(answer % 4)
+        if decision == Decision.ACCEPTED and not acceptable(waiting.placement, self.context.config):
+            return
+        self.decoding.decide(decision, self.last)
+        self.publish_placements()
+        self.publish()
+
+    def publish_placements(self) -> None:
+        """Publish attempts to place the decoder; with an accepted one images are shown.
+
+        Raises
+        ------
+        DecoderError
+            The decoder cannot be placed, and nobody is there who could do anything about it.
+        """
+        clock, out = self.context.clock, self.context.plan.out
+        news, self.decoding.news = self.decoding.news, []
+        for attempt in news:
+            if attempt.decision == Decision.PENDING:
+                self.save_reference(attempt)
+            log = self.context.log.info if attempt.placement.verdict == Verdict.GOOD else self.context.log.warning
+            if attempt.decision == Decision.PENDING or attempt.placement.verdict != Verdict.GOOD:
+                log("decode: %s%s", words(attempt.placement, self.decoder.grid), DECIDED[attempt.decision])
+            with self.placements.reserve(timeout_s=30) as slot:
+                _fill(slot, attempt)
+            if attempt.decision == Decision.ACCEPTED:
+                if self.decoding.renewed:
+                    self.context.log.warning("decode: this part lies on another grid than the one before: its scores begin anew")
+                clock.set("placed", clock.get("placed") + 1)
+                self._save_decoder(out, attempt)
+        waiting = self.decoding.undecided
+        clock.set("placement_asked", 0 if waiting is None else waiting.number + 1)
+        if waiting is not None and not self.context.plan.attended:
+            raise DecoderError(
+                f"the decoder could not be placed on today's head in {ATTEMPTS} attempts, and nobody is at the console or the terminal to "
+                f"decide: {words(waiting.placement, self.decoder.grid)}. It is drawn in {placement_folder(out, self.context.plan.part)}"
+            )
+
+    def save_reference(self, attempt: Attempt) -> None:
+        """Save today's reference: what the overlay is drawn on."""
+        import nibabel
+
+        path = reference_path(self.context.plan.out, self.context.plan.part, attempt.number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert self.decoding.grid is not None
+        nibabel.save(nibabel.Nifti1Image(attempt.reference, self.decoding.grid.affine), path)
+
+    def _save_decoder(self, out: Path, attempt: Attempt) -> None:
+        """Save the decoder as it lies on today's grid."""
+        from rtevo.decode import write_decoder
+
+        d = self.decoding.decoder
+        if d is not None and not attempt.own_grid:
+            folder = placement_folder(out, self.context.plan.part) / "decoder"
+            write_decoder(folder, d.name, d.reference, d.mask, d.weights, d.grid.affine, d.settings, d.noise_sd)
 
     def artefact(self, index: int) -> None:
         """Note a volume that is left out; warn of the first, the second, the fourth, and so on."""
@@ -106,20 +210,23 @@ class _Decode:
 
         self.compared = True
         plan, fwhm_mm = self.context.plan, self.context.config.decoder.fwhm_mm
+        assert self.decoding.quality is not None
         for difference in differences(self.decoder, plan.tr_s, fwhm_mm, self.decoding.quality.gain(), motion):
             self.context.log.warning("decode: %s", difference)
 
     def publish_aligned(self, aligned: Aligned, volume: Any, data: Any = None) -> None:
         """Publish what is known of a volume; `volume` says when it came, `data` stands in where it could not be aligned."""
+        from rtevo.stages.ingest import NO_GRID
+
         aligned_ns = time.monotonic_ns()
-        with self.aligned.reserve(timeout_s=30) as out:
+        with self.aligned.reserve(timeout_s=None) as out:  # a slow disk holds it up, and loses nothing
             for name in ("index", "acquired_s", "closed_ns", "ingested_ns"):
                 out[name] = volume[name]
             out["flags"], out["motion"], out["aligned_ns"] = aligned.flags, aligned.motion, aligned_ns
             out["framewise_displacement_mm"] = aligned.displacement_mm
             out["dvars_percent"], out["tsnr"] = aligned.dvars_percent, aligned.tsnr
             if self.save:
-                out["data"][...] = 0 if data is None and aligned.data is None else data if aligned.data is None else aligned.data
+                put_volume(out, data if aligned.data is None else aligned.data, self.decoding.grid or NO_GRID)
 
     def publish(self, final: bool = False) -> None:
         """Publish the scores that are ready."""
@@ -135,6 +242,36 @@ class _Decode:
                 out["reliability"] = reliability
                 out["closed_ns"] = self.closed_ns.get(score.last_volume_index, 0)
                 out["scored_ns"] = time.monotonic_ns()
+            if math.isfinite(score.score):
+                self.scored.add(score.key)
+        self.context.clock.set("scored", len(self.scored))
+
+
+def acceptable(placement: Placement, config: Config) -> bool:
+    """Whether the operator may accept a placement."""
+    return placement.verdict == Verdict.GOOD or (placement.verdict == Verdict.DOUBTFUL and config.decoder.doubtful == "wait")
+
+
+def words(placement: Placement, grid: Grid) -> str:
+    """Say how the decoder lies on today's head."""
+    centre = grid.affine @ [*((np.array(grid.shape) - 1) / 2), 1.0]
+    shift_mm = float(np.linalg.norm((placement.matrix @ centre - centre)[:3]))
+    turn_deg = math.degrees(math.acos(min(1.0, max(-1.0, (float(np.trace(placement.matrix[:3, :3])) - 1) / 2))))
+    figures = (
+        f"the decoder's placement is {placement.verdict}: {shift_mm:.1f} mm and {turn_deg:.1f} degrees away, expected error "
+        f"{placement.expected_error_mm:.2f} mm, correlation {placement.correlation:.2f}, {placement.weight_kept:.0%} of its weight in view"
+    )
+    return "; ".join([figures, *placement.reasons])
+
+
+def _fill(slot: Any, attempt: Attempt) -> None:
+    """Write an attempt into a slot of ``placements``."""
+    found = attempt.placement
+    slot["attempt"], slot["volume"], slot["own_grid"], slot["decision"] = attempt.number, attempt.volume, attempt.own_grid, attempt.decision
+    for name in ("matrix", "correlation", "overlap", "weight_kept", "expected_error_mm"):
+        slot[name] = getattr(found, name)
+    slot["verdict"], slot["placed_ns"] = str(found.verdict).encode(), time.monotonic_ns()
+    slot["reasons"] = "\n".join(found.reasons).encode()[:1000].decode(errors="ignore").encode()
 
 
 def decode(context: Context) -> None:
@@ -152,7 +289,9 @@ def decode(context: Context) -> None:
     inputs = {"events": context.reader("events"), "volumes": context.reader("volumes")}
     context.ready()
     while inputs and not context.clock.get("abort"):
-        if "volumes" in serve(inputs, {"events": event, "volumes": volume}, WAIT_S):
+        ended = serve(inputs, {"events": event, "volumes": volume}, WAIT_S)
+        work.answer()
+        if "volumes" in ended:
             pulses.finish()
             work.publish(final=True)
             work.scores.close_writing()

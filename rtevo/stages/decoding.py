@@ -12,17 +12,25 @@ from numpy.typing import NDArray
 
 from rtevo.config import Config
 from rtevo.decode import Decoder, Quality, Score, Scorer, whole
-from rtevo.errors import DataError
-from rtevo.realign import Realigner, framewise_displacement
-from rtevo.record import parts, volume_path
-from rtevo.records import EventKind, VolumeFlag
+from rtevo.errors import DataError, DecoderError
+from rtevo.place import Verdict
+from rtevo.realign import framewise_displacement
+from rtevo.realign.first import FEWEST
+from rtevo.record import grid_of, parts, volume_path
+from rtevo.records import Decision, EventKind, Grid, VolumeFlag
+from rtevo.stages.placing import Attempt, Hints, Placing
 
 if TYPE_CHECKING:
     from rtevo.decode import Method
     from rtevo.decode.hrf import Shape
     from rtevo.decode.nuisance import Drift
 
-__all__ = ["Again", "Aligned", "Decoding", "ended_well"]
+__all__ = ["Again", "Aligned", "Decide", "Decoding", "accept_good", "ended_well"]
+
+WAITING_S = 60.0  # of volumes that are kept for the scores while the operator is asked
+
+
+Decide = Callable[[Attempt], Decision]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +60,9 @@ class Aligned:
 class Decoding:
     """State of decoding between volumes.
 
+    A part begins with its first volume, whatever grid that lies on: see :mod:`rtevo.stages.placing`. Until the decoder is placed,
+    volumes are aligned and wait to be scored.
+
     Parameters
     ----------
     config : Config
@@ -60,18 +71,183 @@ class Decoding:
         Repetition time, s.
     first : int
         Number of the first volume that it is given.
+    decide : callable, optional
+        Called with every attempt to place the decoder, returns what becomes of it at once. Default: the good ones are accepted, and
+        the others wait for :meth:`decide`.
+    hints : Hints, optional
+        What is known beforehand of where the head lies; from the session's settings if None.
+
+    Attributes
+    ----------
+    quality : Quality or None
+        None until the decoder is placed.
+    news : list of Attempt
+        Attempts that were made or decided since somebody emptied this.
+    renewed : bool
+        A part lies on another grid than the one before: what was learnt of responses and noise began anew with it.
     """
 
-    def __init__(self, config: Config, decoder: Decoder, tr_s: float, first: int = 0) -> None:
-        settings = config.decoder
-        self._decoder, self._first, self._tr_s, self._spike_mm = decoder, first, tr_s, settings.spike_mm
-        self._realigner = Realigner(decoder.reference, decoder.grid.affine, threads=settings.threads)
-        self._scorer = Scorer(
+    def __init__(
+        self,
+        config: Config,
+        decoder: Decoder,
+        tr_s: float,
+        first: int = 0,
+        decide: Decide | None = None,
+        hints: Hints | None = None,
+    ) -> None:
+        self._config, self._decoder, self._first, self._tr_s = config, decoder, first, tr_s
+        self._decide = decide or accept_good
+        self._hints = hints or Hints.of(config, decoder)
+        self._placing: Placing | None = None
+        self._placed: tuple[Decoder, NDArray[np.float64]] | None = None  # the decoder on today's grid, and its place
+        self._scorer: Scorer | None = None
+        self.quality: Quality | None = None
+        self._waiting: list[Aligned | tuple[tuple[int, int], float]] = []  # volumes and onsets, until the decoder is placed
+        self._previous: NDArray[np.float64] | None = None
+        self._begins = first  # number of the part's first volume
+        self.renewed = False
+        self.news: list[Attempt] = []
+
+    @property
+    def placed(self) -> bool:
+        """Whether the decoder lies on the head of the part that runs."""
+        return self._placing is not None and bool(self._placing.attempts) and self._placing.attempts[-1].decision == Decision.ACCEPTED
+
+    @property
+    def undecided(self) -> Attempt | None:
+        """The attempt that waits for a decision."""
+        attempts = [] if self._placing is None else self._placing.attempts
+        return attempts[-1] if attempts and attempts[-1].decision == Decision.PENDING else None
+
+    @property
+    def grid(self) -> Grid | None:
+        """The grid that aligned volumes lie on; None before the part's first volume."""
+        if self._placing is None or self._placing.realigner is None:
+            return None
+        return self._placing.realigner.grid
+
+    def onset(self, key: tuple[int, int], onset_s: float) -> None:
+        """Take an image that was shown, s from the session's first volume."""
+        if self._scorer is None or not self.placed:
+            self._waiting.append((key, onset_s))
+        else:
+            self._scorer.add_onset(key, onset_s - self._first * self._tr_s)
+
+    def align(self, index: int, volume: NDArray[Any] | None, flags: int, grid: Grid | None = None) -> Aligned:
+        """Align a volume, and place the decoder where it is not yet.
+
+        Parameters
+        ----------
+        index : int
+        volume : ndarray, float32 (X, Y, Z), or None
+            None where it is missing.
+        flags : int
+        grid : Grid, optional
+            That the volume lies on; needed with the part's first one.
+        """
+        motion, data, displacement = np.full(6, np.nan), None, np.nan
+        if volume is not None:
+            placing = self._begun(grid, index)
+            estimate = placing.estimate(volume)
+            if estimate.converged:
+                assert placing.realigner is not None
+                motion = np.asarray(estimate.params, np.float64)
+                counts = placing.mask if self.decoder is None else self.decoder.mask
+                data = placing.realigner.reslice(volume, estimate) if whole(volume, counts) else None
+            else:
+                flags |= VolumeFlag.UNALIGNED
+            if flags & VolumeFlag.LATE:  # those after it came before: it is no step from them
+                return Aligned(index, int(flags), motion, np.nan, np.nan, np.nan, data)
+            self._place(placing.take(index, volume, estimate, data))
+        if data is not None:
+            if self._previous is not None:
+                displacement = float(framewise_displacement(np.stack([self._previous, motion]))[1])
+            self._previous = motion
+        if displacement > self._config.decoder.spike_mm:
+            flags |= VolumeFlag.SPIKE
+        dvars, tsnr = self.quality.add(data) if self.quality is not None and self.placed else (np.nan, np.nan)
+        return Aligned(index, int(flags), motion, displacement, dvars, tsnr, data)
+
+    def learn(self, aligned: Aligned) -> None:
+        """Take an aligned volume into the scores."""
+        if self._scorer is None or not self.placed:
+            self._waiting.append(aligned)
+            self._forget()
+        else:
+            self._scorer.add_volume(aligned.index - self._first, aligned.data, aligned.motion)
+
+    def _forget(self) -> None:
+        """Keep no more volumes that wait than the decoder can make use of."""
+        kept = [(k, each) for k, each in enumerate(self._waiting) if isinstance(each, Aligned) and each.data is not None]
+        if len(kept) > max(WAITING_S / self._tr_s, FEWEST):
+            number, oldest = kept[0]
+            self._waiting[number] = replace(oldest, data=None)
+
+    # --- placement ------------------------------------------------------------------------------------------------------------------
+
+    def _begun(self, grid: Grid | None, index: int) -> Placing:
+        """The part's placing: begun with its first volume."""
+        if self._placing is None:
+            if grid is None:
+                raise ValueError("the first volume of a part: expected its grid")
+            self._begins = index
+            at_hand = [*([] if self._placed is None else [self._placed]), *self._hints.decoders]
+            given = self._hints.given(self._decoder, grid)
+            if given is None:
+                at_hand.append((self._decoder, np.eye(4)))
+            starts = [matrix for _, matrix in at_hand]
+            self._placing = Placing(self._config, self._decoder, grid, self._tr_s, at_hand, starts, given)
+        return self._placing
+
+    def _place(self, attempt: Attempt | None) -> None:
+        """Take an attempt, and decide it where that needs nobody."""
+        if attempt is None:
+            return
+        self.news.append(attempt)
+        if (decision := self._decide(attempt)) != Decision.PENDING:
+            self.decide(decision, attempt.volume)
+
+    def decide(self, decision: Decision, index: int) -> None:
+        """Decide the attempt that waits; `index` is the last volume that has come.
+
+        Raises
+        ------
+        DecoderError
+            The decoder cannot be carried to today's grid.
+        """
+        assert self._placing is not None
+        attempt = self._placing.decide(decision, index)
+        self.news.append(attempt)
+        if decision != Decision.ACCEPTED:
+            return
+        decoder = self._placing.decoder()
+        before = None if self._placed is None else self._placed[0]
+        self._placed = decoder, attempt.placement.matrix
+        if before is None or decoder is not before or self._scorer is None or self.quality is None:
+            if self._scorer is not None:
+                self._first, self.renewed = self._begins, True
+            self._scorer, self.quality = self._make_scorer(decoder), Quality(decoder)
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if isinstance(each, Aligned):
+                self.quality.add(each.data)
+                self.learn(each)
+            else:
+                self.onset(*each)
+
+    def decide_by(self, decide: Decide) -> None:
+        """Decide attempts from now on otherwise."""
+        self._decide = decide
+
+    def _make_scorer(self, decoder: Decoder) -> Scorer:
+        settings = self._config.decoder
+        return Scorer(
             decoder,
-            tr_s,
+            self._tr_s,
             method=cast("Method", settings.method),
             fwhm_mm=settings.fwhm_mm,
-            duration_s=config.presentation.image_s,
+            duration_s=self._config.presentation.image_s,
             first_s=settings.first_score_s,
             motion_terms=settings.motion_terms,
             drift=cast("Drift", settings.drift),
@@ -80,43 +256,23 @@ class Decoding:
             delay_s=settings.delay_s,
             half_window_tr=settings.half_window_tr,
         )
-        self.quality = Quality(decoder)
-        self._previous: NDArray[np.float64] | None = None
 
-    def onset(self, key: tuple[int, int], onset_s: float) -> None:
-        """Take an image that was shown, s from the session's first volume."""
-        self._scorer.add_onset(key, onset_s - self._first * self._tr_s)
+    @property
+    def decoder(self) -> Decoder | None:
+        """The decoder on today's grid; None until it is placed."""
+        return self._placed[0] if self._placed is not None and self.placed else None
 
-    def align(self, index: int, volume: NDArray[Any] | None, flags: int) -> Aligned:
-        """Align a volume; None where it is missing."""
-        motion, data, displacement = np.full(6, np.nan), None, np.nan
-        if volume is not None:
-            estimate = self._realigner.estimate(volume)
-            if estimate.converged:
-                motion = np.asarray(estimate.params, np.float64)
-                data = self._realigner.reslice(volume, estimate) if whole(volume, self._decoder.mask) else None
-            else:
-                flags |= VolumeFlag.UNALIGNED
-        if data is not None:
-            if self._previous is not None:
-                displacement = float(framewise_displacement(np.stack([self._previous, motion]))[1])
-            self._previous = motion
-        if displacement > self._spike_mm:
-            flags |= VolumeFlag.SPIKE
-        dvars, tsnr = self.quality.add(data)
-        return Aligned(index, int(flags), motion, displacement, dvars, tsnr, data)
-
-    def learn(self, aligned: Aligned) -> None:
-        """Take an aligned volume into the scores."""
-        self._scorer.add_volume(aligned.index - self._first, aligned.data, aligned.motion)
+    # --- scores ---------------------------------------------------------------------------------------------------------------------
 
     @property
     def left_out(self) -> int:
         """Number of volumes that scores leave out: see :class:`rtevo.decode.Scorer`."""
-        return len(self._scorer.left_out)
+        return 0 if self._scorer is None else len(self._scorer.left_out)
 
     def scores(self, final: bool = False) -> tuple[list[Score], float]:
         """Give the scores that are ready, and how reliable all are; `final`: no volume follows."""
+        if self._scorer is None:
+            return [], np.nan
         scores = self._scorer.ready(final=final)
         reliability = self._scorer.reliability() if scores else np.nan
         moved = [
@@ -125,23 +281,37 @@ class Decoding:
         return moved if self._first else scores, reliability
 
     def interrupt(self) -> None:
-        """The scanner's run is over and another one follows: what was learnt of the noise and the responses stays, the level is new."""
-        self._scorer.interrupt()
-        self.quality.interrupt()
-        self._previous = None
+        """The scanner's run is over and another one follows: what was learnt of the noise and the responses stays, the level is new.
+
+        The next part is placed anew. On the same grid what was learnt goes on; on another one the decoder begins anew.
+        """
+        self.close()
+        self._placing, self._previous = None, None
+        self._waiting.clear()
+        if self._scorer is not None and self.quality is not None:
+            self._scorer.interrupt()
+            self.quality.interrupt()
 
     def close(self) -> None:
         """End the realigner's threads."""
-        self._realigner.close()
+        if self._placing is not None:
+            self._placing.close()
+
+
+def accept_good(attempt: Attempt) -> Decision:
+    """Accept a placement that is good; the others wait for a decision."""
+    return Decision.ACCEPTED if attempt.placement.verdict == Verdict.GOOD else Decision.PENDING
 
 
 def ended_well(part: list[dict[str, Any]]) -> bool:
     """Whether a part of a session was ended in good order, so that its last images were scored with what there was of them."""
-    return part[-1]["type"] == "end" and part[-1]["status"] in ("completed", "stopped")
+    return part[-1]["type"] == "end" and part[-1]["status"] in ("completed", "stopped", "unscored")
 
 
 class Again:
     """Decode recorded parts of a session again, from the volumes that were kept.
+
+    Placements are made anew, and decided as they were; where nothing was decided (sessions of 0.1) the first is accepted.
 
     Parameters
     ----------
@@ -150,7 +320,7 @@ class Again:
     log : list of dict
         Records of the parts; the first one is where the decoder was new.
     make : callable
-        Called with the number of a part's first volume, gives a fresh `Decoding`.
+        Called with the number of a part's first volume and with how placements are decided, gives a fresh `Decoding`.
     kept : bool
         Another part follows in which the decoder's state is kept: the last images of this one get their last word.
 
@@ -160,9 +330,10 @@ class Again:
         As it stands.
     """
 
-    def __init__(self, out: Path, log: list[dict[str, Any]], make: Callable[[int], Decoding], kept: bool = False) -> None:
+    def __init__(self, out: Path, log: list[dict[str, Any]], make: Callable[[int, Decide], Decoding], kept: bool = False) -> None:
         self._out, self._parts, self._make, self._kept = out, parts(log), make, kept
-        self.decoding = make(self._parts[0][0].get("first_volume", 0))
+        self._decided: dict[int, dict[str, Any]] = {}  # by number of attempt, of the part
+        self.decoding = make(self._parts[0][0].get("first_volume", 0), self._decide)
 
     @property
     def volumes(self) -> int:
@@ -186,23 +357,42 @@ class Again:
             start = part[0]
             if number and start["decoder_state"] == "rebaselined":
                 self.decoding.close()
-                self.decoding = self._make(start["first_volume"])
+                self.decoding = self._make(start["first_volume"], self._decide)
             elif number:
                 self.decoding.interrupt()
+            grid = grid_of(part)
+            self._decided = {r["attempt"]: r for r in part if r["type"] == "placements" and r["decision"] != Decision.PENDING}
             trigger_ns, offset_s = None, start.get("first_volume", 0) * start["tr_s"]
             for record in part:
-                if record["type"] == "events" and record["kind"] == EventKind.TRIGGER and trigger_ns is None:
+                if record["type"] == "events" and record["kind"] == EventKind.TRIGGER:
                     trigger_ns = record["t_ns"]
                 elif record["type"] == "events" and record["kind"] == EventKind.ONSET and trigger_ns is not None:
                     onset_s = (record["t_ns"] - trigger_ns) / 1e9 + offset_s
                     self.decoding.onset((record["generation"], record["candidate"]), onset_s)
                 elif record["type"] == "volumes":
-                    aligned = self.decoding.align(record["index"], self._load(record), record["flags"])
+                    aligned = self.decoding.align(record["index"], self._load(record), record["flags"], grid)
                     self.decoding.learn(aligned)
+                    self._decide_later(record["index"])
                     yield record, aligned, *self.decoding.scores()
             follows = self._parts[number + 1][0]["decoder_state"] == "kept" if number + 1 < len(self._parts) else self._kept
             if ended_well(part) or follows:
                 yield part[-1], None, *self.decoding.scores(final=True)
+
+    def _decide(self, attempt: Attempt) -> Decision:
+        """Decide an attempt as it was decided, at once where it was; what nobody decided is accepted."""
+        decided = self._decided.get(attempt.number)
+        if decided is None or (decided["decision"] == Decision.ACCEPTED and decided["volume"] <= attempt.volume):
+            if attempt.placement.verdict == Verdict.BAD and decided is not None:
+                raise DecoderError("; ".join(["the decoder does not lie on the recorded volumes", *attempt.placement.reasons]))
+            return Decision.ACCEPTED
+        return Decision(decided["decision"]) if decided["volume"] <= attempt.volume else Decision.PENDING
+
+    def _decide_later(self, index: int) -> None:
+        """Decide what was decided after this volume."""
+        waiting = self.decoding.undecided
+        decided = None if waiting is None else self._decided.get(waiting.number)
+        if decided is not None and decided["volume"] <= index:
+            self.decoding.decide(Decision(decided["decision"]), index)
 
     def _load(self, record: dict[str, Any]) -> NDArray[np.float32] | None:
         """Read a volume as it came; None where it never did."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import hashlib
 import json
@@ -16,11 +15,11 @@ from numpy.typing import NDArray
 from rtevo import evolve
 from rtevo.config import Config
 from rtevo.errors import ConfigError
+from rtevo.evolve.blinding import CONDITIONS, condition_of, load_secret, read_key, scramble
 from rtevo.latent import Avoid, LatentSpace
 
 __all__ = ["CONDITIONS", "check", "course_settings", "make_course", "resolve_condition", "scramble", "state_of"]
 
-CONDITIONS = ("brain", "sham", "yoked", "random")  # that an operator can be blind to
 _PROBE_SEED = 20_000_523  # probes are the same in every session
 _SHAM, _PROBES, _AVOID = 1, 2, 3  # streams of random numbers beside evolution's own
 
@@ -138,11 +137,6 @@ def state_of(course: evolve.Course, space: LatentSpace) -> dict[str, Any]:
     return {"schema": 1, "latent_space": _fingerprint(space), "evolver": course.evolver.to_state()}
 
 
-def scramble(condition: str, participant: str, session: str) -> str:
-    """Write a condition so that nobody reads it by accident; it is no secret."""
-    return base64.b32encode(f"{condition}:{participant}:{session}".encode()[::-1]).decode().rstrip("=")
-
-
 def resolve_condition(config: Config) -> str:
     """Give what drives evolution; a blinded session looks it up by participant and session in its key.
 
@@ -154,17 +148,16 @@ def resolve_condition(config: Config) -> str:
     if config.session.condition != "blinded":
         return config.session.condition
     name, who = config.evolution.blinding_key, (config.session.participant, config.session.session)
-    try:
-        with Path(name).open(newline="", encoding="utf-8") as file:
-            codes = {(row["participant"], row["session"]): row["code"] for row in csv.DictReader(file, delimiter="\t")}
-    except (OSError, KeyError, ValueError, csv.Error) as problem:
-        raise ConfigError(f"[evolution] blinding_key: {name}: expected a key of `python -m rtevo.evolve blind`: {problem}") from None
+    codes = read_key(Path(name))
     if who not in codes:
         raise ConfigError(f"[evolution] blinding_key: {name}: expected a line for participant {who[0]!r}, session {who[1]!r}, found none")
-    for condition in CONDITIONS:
-        if codes[who] == scramble(condition, *who):
-            return condition
-    raise ConfigError(f"[evolution] blinding_key: {name}: the code of participant {who[0]!r}, session {who[1]!r} is damaged")
+    secret = load_secret(Path(config.evolution.blinding_secret)) if config.evolution.blinding_secret else b""
+    try:
+        return condition_of(codes[who], *who, secret)
+    except ValueError as problem:
+        raise ConfigError(
+            f"[evolution] blinding_key: {name}: the code of participant {who[0]!r}, session {who[1]!r} {problem}"
+        ) from None
 
 
 def check(config: Config, space: LatentSpace) -> str:

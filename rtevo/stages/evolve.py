@@ -124,7 +124,7 @@ class _Evolve:
     def event(self, slot: Any) -> None:
         """Follow what is shown; take a rating."""
         kind, t_ns = slot["kind"], int(slot["t_ns"])
-        if kind == EventKind.TRIGGER and self.trigger_ns is None:
+        if kind == EventKind.TRIGGER:
             self.trigger_ns = t_ns
         self.elapsed_s = self.before_s + (0.0 if self.trigger_ns is None else (t_ns - self.trigger_ns) / 1e9)
         if kind == EventKind.ONSET:

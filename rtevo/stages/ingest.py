@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
+
+import numpy as np
 
 from rtevo.errors import GeometryError
 from rtevo.ingest import Volume
-from rtevo.records import ACQUISITION_BYTES, Grid
+from rtevo.ingest.header import Likeness
+from rtevo.records import ACQUISITION_BYTES, Grid, VolumeFlag, put_volume
 from rtevo.shm import Ring
 from rtevo.stages.context import Context
 
 LOOPBACK = "127.0.0.1"
+NO_GRID = Grid((1, 1, 1), np.eye(4))  # of a volume that is missing before any has come
+SETTLE_S = 0.02  # shortest time that a file must have stayed as it is: see rtevo.ingest.whole
+FIRST_VOLUMES = 8  # of a doubtful series, that are held back while a better one may begin
 TR_OFF = 0.01  # of the session's repetition time: how far the headers' may be from it
 
 
@@ -33,21 +41,22 @@ class Source(Protocol):
 
 def ingest(context: Context) -> None:
     """What the scanner sends -> ``volumes``."""
-    plan, clock = context.plan, context.clock
+    _plan, clock = context.plan, context.clock
     out = context.writer("volumes")
     source, ready = _open(context)
     context.ready(**ready)
-    teller, described = _Teller(context, source), False
+    teller, publisher = _Teller(context, source), _Publisher(context, out)
+    doubtful = _Doubtful(context, source)
+    others = _Others(context, source)
     while True:
         delivered, draining = clock.get("delivered"), bool(clock.get("drain") or clock.get("abort"))
         volumes = source.poll()
         if draining:
             volumes += source.finish()
-        for volume in volumes:
-            acquisition = {} if described or volume.data is None else source.sidecar(volume)
-            described |= volume.data is not None
-            _publish_volume(out, volume, plan.grid, plan.first_volume, acquisition)
+        for volume in doubtful.pass_on(volumes, draining):
+            publisher.publish(volume, source)
         teller.tell()
+        others.look()
         if draining or not volumes:
             clock.set("settled", delivered)
         if draining:
@@ -65,11 +74,19 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
     plan, settings = context.plan, context.config.acquisition
     watched = settings.source == "watch"
     address, port, peers = (settings.address, settings.port, settings.peers) if watched else (LOOPBACK, 0, ())
-    patience_s, clock_ns = settings.patience_tr * plan.tr_s, context.clock.now_ns
+    patience_s, clock_ns, opened = settings.patience_tr * plan.tr_s, context.clock.now_ns, _trigger(context)
     if settings.delivery == "push":
         from rtevo.ingest.push import PushSource
 
-        pushed = PushSource(f"tcp://{address}:{port}", patience_s=patience_s, peers=peers, clock_ns=clock_ns)
+        pushed = PushSource(
+            f"tcp://{address}:{port}",
+            patience_s=patience_s,
+            peers=peers,
+            clock_ns=clock_ns,
+            confirm=True,
+            opened=opened,
+            most_voxels=plan.capacity,
+        )
         context.log.info("ingest: scripts push volumes to %s", pushed.endpoint)
         return pushed, {"volumes_port": int(pushed.endpoint.rpartition(":")[2])}
     options: dict[str, Any] = {
@@ -77,6 +94,9 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
         "patience_s": patience_s,
         "stall_s": settings.stall_s,
         "clock_ns": clock_ns,
+        "confirm": True,
+        "opened": opened,
+        "replaceable": lambda: not context.clock.get("shown"),
     }
     source: DicomReceiver | FolderSource
     ready = {}
@@ -85,12 +105,58 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
         context.log.info("ingest: %s receives DICOM at %s, port %d", settings.ae_title, address, source.port)
         ready["volumes_port"] = source.port
     else:
-        source = FolderSource(plan.incoming, **options)
+        source = FolderSource(plan.incoming, settle_s=SETTLE_S if context.clock.speed == 1 else None, **options)
     if watched:
         context.log.info("ingest: looking at what %s holds already", plan.incoming)
         if before := source.pass_over_present():
             context.log.info("ingest: %s", before)
     return source, ready
+
+
+def _trigger(context: Context) -> Callable[[], int | None] | None:
+    """Return what says when the trigger was, session time in ns; None in lock-step, where nothing comes unasked."""
+    clock = context.clock
+    return None if clock.lock_step else lambda: clock.get("trigger_ns") if clock.get("triggered") else None
+
+
+class _Doubtful:
+    """Holds back the first volumes of a series that may not be the run, as long as a better one may come: nothing has been shown yet."""
+
+    def __init__(self, context: Context, source: Any) -> None:
+        self._context, self._source = context, source
+        self._held: list[Volume] = []
+
+    def pass_on(self, volumes: list[Volume], draining: bool) -> list[Volume]:
+        """Return those that can be passed on."""
+        if volumes and self._held and volumes[0].index <= self._held[0].index and not volumes[0].flags & VolumeFlag.LATE:
+            self._context.log.warning("ingest: %d volumes of the series before are not used", len(self._held))
+            self._held = []
+        self._held += volumes
+        if not draining and getattr(self._source, "doubtful", False) and len(self._held) < FIRST_VOLUMES:
+            return []
+        passed, self._held = self._held, []
+        return passed
+
+
+class _Others:
+    """Notes what comes in that is not the run: volumes before the trigger, and a series that began after the run's last volume."""
+
+    def __init__(self, context: Context, source: Any) -> None:
+        self._context, self._source = context, getattr(source, "source", source)  # of a receiver: the folder that it writes to
+        self._named: set[tuple[str, int]] = set()
+
+    def look(self) -> None:
+        """Pass on what is new."""
+        clock, source = self._context.clock, self._source
+        if getattr(source, "before_trigger", 0) and not (clock.get("early_ns") or clock.get("triggered")):
+            clock.set("early_ns", clock.now_ns())
+        run: Any = getattr(source, "run", None)
+        for stream in () if run is None else source.streams:
+            began = stream.key.uid, round(stream.first_s * 1e9)
+            other = stream.series.uid != run.series.uid and stream.likeness != Likeness.UNLIKELY
+            if other and began[1] > clock.get("volume_ns") > 0 and began not in self._named:
+                self._named.add(began)
+                self._context.tell("elsewhere", text=stream.label)
 
 
 class _Teller:
@@ -126,12 +192,57 @@ def _told(acquisition: dict[str, Any]) -> bytes:
     return text[:ACQUISITION_BYTES]
 
 
-def _publish_volume(out: Ring, volume: Volume, grid: Grid, first: int, acquisition: dict[str, Any]) -> None:
-    if volume.data is not None and (difference := grid.difference(volume.grid)):
-        raise GeometryError(f"volume {volume.index} ({volume.files[0]}) does not lie on the decoder's grid: {difference}")
-    with out.reserve(timeout_s=30) as slot:
-        slot["index"], slot["flags"], slot["acquired_s"] = first + volume.index, int(volume.flags), volume.acquired_s
-        slot["closed_ns"] = volume.closed_ns
-        slot["acquisition"] = _told(acquisition)
-        slot["data"][...] = 0 if volume.data is None else volume.data
-        slot["ingested_ns"] = time.monotonic_ns()
+class _Publisher:
+    """Puts volumes into the ring. The first one decides on which grid the run lies."""
+
+    def __init__(self, context: Context, out: Ring) -> None:
+        self._log, self._out = context.log, out
+        self._capacity, self._first = context.plan.capacity, context.plan.first_volume
+        self._clock, self._tr_s = context.clock, context.plan.tr_s
+        self._grid: Grid | None = None
+
+    def publish(self, volume: Volume, source: Source) -> None:
+        """Publish a volume; one that lies on another grid than the run's first is named, and is as good as missing.
+
+        Raises
+        ------
+        GeometryError
+            The run's volumes are larger than the ring's places.
+        """
+        data, acquisition, flags = volume.data, {}, int(volume.flags)
+        if data is not None and self._grid is None:
+            self._grid = self._checked(volume)
+            acquisition = source.sidecar(volume)
+        elif data is not None and self._grid is not None and (difference := self._grid.difference(volume.grid)):
+            self._log.warning("ingest: volume %d (%s) does not lie where the run's first one does and counts as missing: %s",
+                              volume.index, volume.files[0], difference)  # fmt: skip
+            data, flags = None, flags | VolumeFlag.MISSING
+        with self._out.reserve(timeout_s=None) as slot:  # a slow disk holds it up, and loses nothing
+            slot["index"], slot["flags"], slot["acquired_s"] = self._first + volume.index, flags, volume.acquired_s
+            slot["closed_ns"] = volume.closed_ns
+            slot["acquisition"] = _told(acquisition)
+            put_volume(slot, data, self._grid or NO_GRID)
+            slot["ingested_ns"] = time.monotonic_ns()
+        if data is not None:
+            self._heard(volume.index)
+
+    def _heard(self, index: int) -> None:
+        """Note in the shared words that a volume of the run has come in, and after what time."""
+        clock = self._clock
+        now_ns = clock.now_ns()
+        if not clock.get("triggered"):
+            clock.set("early_ns", clock.get("early_ns") or now_ns)
+        else:
+            delay_ns = now_ns - clock.get("trigger_ns") - round((index + 1) * self._tr_s * 1e9)
+            clock.set("delay_ns", max(clock.get("delay_ns"), delay_ns))
+        clock.set("volume_ns", now_ns)
+        clock.set("volume_count", clock.get("volume_count") + 1)
+
+    def _checked(self, volume: Volume) -> Grid:
+        voxels = math.prod(volume.grid.shape)
+        if voxels > self._capacity:
+            raise GeometryError(
+                f"the run's volumes ({volume.files[0]}) have {' x '.join(map(str, volume.grid.shape))} voxels, expected at most "
+                f"{self._capacity:,} in all: set [acquisition] largest to them"
+            )
+        return volume.grid

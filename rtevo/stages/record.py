@@ -17,7 +17,7 @@ def record(context: Context) -> None:
     from rtevo.record import Recorder
 
     save_raw = context.config.record.save_volumes in ("raw", "both")
-    recorder = Recorder(context.plan.out, context.plan.grid.affine, save_raw)
+    recorder = Recorder(context.plan.out, save_raw, context.plan.part)
     inputs = {name: context.reader(name) for name in ring_names(context.plan, OBSERVERS["record"])}
     context.ready()
     with recorder.log:

@@ -12,6 +12,7 @@ from typing import Any
 from rtevo.clock import NEVER
 from rtevo.config import Config, presenter_is_outside
 from rtevo.simulate import Delivery, FaultyWriter, ParticipantLink, Room, Simulation, run_scanner
+from rtevo.simulate.today import Today
 from rtevo.stages.context import Context
 
 __all__ = ["presenter", "scanner", "simulation"]
@@ -38,6 +39,7 @@ def simulation(config: Config, tr_s: float, part: int = 0) -> Simulation:
         keys=config.presentation.rating_keys,
         trigger_key=config.presentation.trigger_key,
         part=part,
+        today=Today.parse(settings.today) if settings.today else None,
     )
 
 
@@ -45,7 +47,8 @@ def scanner(context: Context) -> None:
     """Stand in for the scanner room: look at the presenter's screen, press the trigger, deliver a volume's files every TR."""
     config = context.config
     outside = presenter_is_outside(config)
-    keys = Path(config.bridge.keys) / "support.json" if outside and config.bridge.keys else None
+    keys = Path(config.bridge.keys) if outside and config.bridge.keys else None
+    keys = keys / "support.json" if keys is not None and keys.is_dir() else keys
     with ParticipantLink(config.simulation.participant or context.plan.participant_endpoint, keys=keys) as link:
         (_replay if context.config.acquisition.source == "replay" else _simulate)(context, link)
     context.clock.set("scanner_wake_ns", NEVER)
@@ -61,9 +64,9 @@ def _simulate(context: Context, link: ParticipantLink) -> None:
     started = datetime.datetime(2000, 1, 1, 12) if clock.lock_step else None  # the same files, byte for byte, every time
     name = "rtevo_simulated_bold"
     encoder = (
-        PushEncoder(plan.grid, plan.tr_s, name)
+        PushEncoder(head.grid, plan.tr_s, name)
         if context.config.acquisition.delivery == "push"
-        else MosaicWriter(plan.incoming, plan.grid, plan.tr_s, description=name, started=started)
+        else MosaicWriter(plan.incoming, head.grid, plan.tr_s, description=name, started=started)
     )
     context.ready()
     if not (told := context.wait_for_go()):
@@ -139,4 +142,4 @@ def presenter(context: Context) -> None:
 
     context.ready()
     if endpoint := context.wait_for_go().get("endpoint"):
-        present(endpoint, headless=True, participant=context.plan.participant_endpoint)
+        present(endpoint, headless=True, participant=context.plan.participant_endpoint, restarts=False)

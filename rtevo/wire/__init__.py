@@ -22,6 +22,9 @@ Numbered messages are kept by their sender (`Outbox`) until they are acknowledge
 (`Inbox`) takes each once and in order. A bridge that has been started anew learns from the presenter's Hello what that has and what it
 still has to tell; `received` in its Welcome says what the earlier bridge had dealt with.
 
+A bridge has one presenter. Another one's Hello is Refused, not for good, until the first is lost, has ended (its computer says so: `ended`)
+or the operator lets the other in; the first is then Refused as `replaced`. A presenter that cannot present says why in a last Hello.
+
 Simulated participant (ROUTER or PAIR, binds) and headless presenter (DEALER, connects)::
 
     presenter                                  participant
@@ -40,6 +43,11 @@ from rtevo.wire.checks import (
     VersionError,
     WireError,
 )
+from rtevo.wire.keynames import (
+    KEY_NAMES,
+    key_mistake,
+    plain_key,
+)
 from rtevo.wire.keys import (
     KeyFile,
     is_loopback,
@@ -53,6 +61,7 @@ from rtevo.wire.messages import (
     MAX_SIDE,
     MAX_TEXT_BYTES,
     MESSAGES,
+    RESTART,
     Ack,
     End,
     Event,
@@ -89,6 +98,7 @@ from rtevo.wire.stream import (
 __all__ = [
     "CHECK",
     "FOREVER_NS",
+    "KEY_NAMES",
     "MAGIC",
     "MAX_HEADER_BYTES",
     "MAX_PIXEL_BYTES",
@@ -96,6 +106,7 @@ __all__ = [
     "MAX_TEXT_BYTES",
     "MESSAGES",
     "PROTOCOL",
+    "RESTART",
     "TRIGGER",
     "Ack",
     "End",
@@ -127,4 +138,6 @@ __all__ = [
     "decode",
     "encode",
     "is_loopback",
+    "key_mistake",
+    "plain_key",
 ]

@@ -15,10 +15,11 @@ from rtevo.wire.settings import PresentationSettings
 
 MAGIC = "rtevo"
 CHECK = "check"  # name of a session, and reason to end it, that only looks whether the presenter is there: it goes on waiting
+RESTART = "restart"  # reason to end a session that begins again with another run of the scanner: the presenter waits for it
 MAX_HEADER_BYTES = 64 * 1024
 MAX_PIXEL_BYTES = 64 * 1024 * 1024
 MAX_SIDE = 8192  # pixels
-MAX_TEXT_BYTES = 96  # of an event
+MAX_TEXT_BYTES = 240  # of an event
 FOREVER_NS = 2**63 - 1  # "until something happens"
 
 
@@ -43,7 +44,9 @@ class Hello:
     """Presenter: I am here. `display`: "headless" or "psychopy"; `session`: the one it belongs to, empty before its first Welcome.
 
     `received`: highest number taken from the bridge; `acknowledged`: highest number of its own that has been acknowledged; `image`:
-    generation and candidate of the last image that has come.
+    generation and candidate of the last image that has come; `place`: its computer, the name before any "/"; `process`: the presenter's
+    number on that; `ended`: number of one that has ended there, of those that `Refused` asked for; `trouble`: why it cannot present: it
+    leaves.
     """
 
     software: str
@@ -52,6 +55,10 @@ class Hello:
     received: int = 0
     acknowledged: int = 0
     image: tuple[int, ...] = ()
+    place: str = ""
+    process: int = 0
+    ended: int = 0
+    trouble: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,10 +74,15 @@ class Welcome:
 
 @dataclass(frozen=True)
 class Refused:
-    """Bridge: not you. `final`: there is no use in trying again."""
+    """Bridge: not you. `final`: there is no use in trying again; `replaced`: another presenter shows the session now.
+
+    `process`: number of the session's presenter, which is (or was) one of the same computer; 0: it is not.
+    """
 
     reason: str
     final: bool = True
+    replaced: bool = False
+    process: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,10 +153,11 @@ class End:
 
 @dataclass(frozen=True)
 class Ready:
-    """Presenter: the display stands and shows the waiting text. `refresh_hz`: measured; 0 in lock-step."""
+    """Presenter: the display stands and shows the waiting text. `refresh_hz`: measured, 0 in lock-step; `warnings`: to be seen to."""
 
     display: str
     refresh_hz: float
+    warnings: tuple[str, ...] = ()
     sequence: int = 0
 
 
@@ -153,7 +166,8 @@ class Event:
     """Presenter: something happened at `t_ns` of its clock (session time in lock-step).
 
     `kind`: see `Kind`; `generation`, `candidate`: -1 where no image is meant; `value`: the rating (number of its key), NaN where there
-    is none; `response_time_s`: session seconds from the flip that opened the rating window, NaN where there is none.
+    is none; `response_time_s`: session seconds from the flip that opened the rating window, NaN where there is none; `error_ns`: bound of
+    what the presenter itself does not know of `t_ns`; `guess`: that is too much for `t_ns` to be taken at its word.
     """
 
     kind: int
@@ -163,6 +177,8 @@ class Event:
     value: float = math.nan
     response_time_s: float = math.nan
     text: str = ""
+    error_ns: int = 0
+    guess: bool = False
     sequence: int = 0
 
 

@@ -8,12 +8,20 @@ import re
 from dataclasses import dataclass
 
 from rtevo.wire.checks import WireError, type_mistakes
+from rtevo.wire.keynames import key_mistake
 
-__all__ = ["FIXATIONS", "TRIGGER", "TRIGGER_RULE", "PresentationSettings"]
+__all__ = ["DIRECTIONS", "FIXATIONS", "TRIGGER", "TRIGGER_RULE", "PresentationSettings"]
 
 FIXATIONS = ("cross", "dot", "bullseye", "none")
-TRIGGER = re.compile(r"(keyboard)|(serial):([^@]+)(?:@(\d+))?|(parallel):(0[xX][0-9a-fA-F]+|/[^@]+)(?:@(\d+))?")
-TRIGGER_RULE = "keyboard, serial:PORT@BAUD (serial:COM3@115200) or parallel:ADDRESS@PIN (parallel:0x378@10)"
+DIRECTIONS = ("auto", "left-to-right", "right-to-left")
+_BYTE = r"(?:0[xX][0-9a-fA-F]{1,2}|[!-~])"
+TRIGGER = re.compile(
+    rf"(keyboard)|(serial):([^@=]+)(?:@(\d+))?(?:=({_BYTE}(?:,{_BYTE})*))?|(parallel):(0[xX][0-9a-fA-F]+|/[^@]+)(?:@(\d+))?"
+)
+TRIGGER_RULE = (
+    "keyboard, serial:PORT@BAUD (serial:COM3@115200; serial:COM3@115200=5 where only that byte is a pulse) or parallel:ADDRESS@PIN "
+    "(parallel:0x378@10)"
+)
 
 
 @dataclass(frozen=True)
@@ -33,16 +41,18 @@ class PresentationSettings:
     ratings_reversed : bool
         The leftmost key is the highest rating.
     trigger : str
-        Where the scanner's pulses come in: "keyboard", "serial:PORT@BAUD" (every byte is a pulse) or "parallel:ADDRESS@PIN" (rising
-        edges).
+        Where the scanner's pulses come in: "keyboard", "serial:PORT@BAUD" (every byte is a pulse), "serial:PORT@BAUD=5,0x74" (these bytes
+        are; every other one is a key, so that a box may send answers on the same line) or "parallel:ADDRESS@PIN" (rising edges).
     trigger_key : str
         Key that a pulse types on the keyboard.
+    pulses_per_volume : int
+        Only every so manieth pulse is a volume's: the scanner sends one for each slice, say.
     dummy_triggers : int
-        Pulses before the first volume that is kept.
+        Volumes' pulses before the first volume that is kept.
     baseline_s : float
         Shortest fixation between the trigger and the first image, s.
     end_s : float
-        How long the end text stays, s.
+        How long the end text stays where the presenter leaves after the run, s; where it waits for the next, until that or Escape.
     mirrored : bool
         Left and right exchanged, for a screen that is seen through a mirror.
     background : tuple of float, (3,)
@@ -66,6 +76,12 @@ class PresentationSettings:
         Number of the screen, 0 = the first.
     wait_text, rating_text, end_text : str
         What the participant reads.
+    font : str
+        Family (as "Noto Sans") or file of the font; empty = the first installed one that has every character.
+    text_height : float
+        Fraction of the screen's height (the font's em).
+    text_direction : str
+        "auto" (as the characters say), "left-to-right" or "right-to-left".
     lsl : bool
         Also send events as markers of the Lab Streaming Layer.
     speed : float
@@ -85,6 +101,7 @@ class PresentationSettings:
     ratings_reversed: bool = False
     trigger: str = "keyboard"
     trigger_key: str = "5"
+    pulses_per_volume: int = 1
     dummy_triggers: int = 0
     baseline_s: float = 0.0
     end_s: float = 2.0
@@ -102,6 +119,9 @@ class PresentationSettings:
     wait_text: str = "The session is about to begin.\n\nPlease look at the middle of the screen and keep still."
     rating_text: str = "How much did you like it?"
     end_text: str = "The session is over. Thank you!"
+    font: str = ""
+    text_height: float = 0.04
+    text_direction: str = "auto"
     lsl: bool = False
     speed: float = 1.0
 
@@ -116,6 +136,12 @@ class PresentationSettings:
             if field.type == "float":
                 object.__setattr__(self, field.name, float(getattr(self, field.name)))
         object.__setattr__(self, "background", tuple(float(level) for level in self.background))
+
+    @property
+    def answers_over_port(self) -> bool:
+        """Whether bytes that are no pulses are keys."""
+        match = TRIGGER.fullmatch(self.trigger)
+        return match is not None and match[5] is not None
 
     @property
     def lock_step(self) -> bool:
@@ -143,6 +169,7 @@ def _setting_mistakes(settings: PresentationSettings) -> list[str]:
     check("trigger_key", bool(settings.trigger_key) and settings.trigger_key not in keys, "a key that is not a rating key")
     check("trigger_key", settings.trigger_key != "escape", "a key other than escape")
     check("trigger", TRIGGER.fullmatch(settings.trigger) is not None, TRIGGER_RULE)
+    check("pulses_per_volume", 1 <= settings.pulses_per_volume <= 10000, "1 to 10000")
     check("dummy_triggers", 0 <= settings.dummy_triggers <= 1000, "0 to 1000")
     check("rating_labels", len(settings.rating_labels) in (0, len(keys)), "none, or one for each of rating_keys")
     check("rating_keys", "escape" not in keys, "keys other than escape")
@@ -157,7 +184,17 @@ def _setting_mistakes(settings: PresentationSettings) -> list[str]:
     check("fixation_height", 0 < settings.fixation_height <= 1, "> 0 and <= 1")
     check("screen", 0 <= settings.screen <= 15, "0 to 15")
     check("speed", math.isfinite(settings.speed) and settings.speed >= 0, ">= 0")
+    check("text_height", 0.01 <= settings.text_height <= 0.5, "0.01 to 0.5 of the screen's height")
+    check("text_direction", settings.text_direction in DIRECTIONS, "one of " + ", ".join(DIRECTIONS))
+    check("font", len(settings.font.encode()) <= 400, "at most 400 bytes")
     for name in ("wait_text", "rating_text", "end_text"):
         check(name, len(getattr(settings, name).encode()) <= 4000, "at most 4000 bytes")
     check("rating_labels", sum(len(label.encode()) for label in settings.rating_labels) <= 4000, "at most 4000 bytes")
-    return found
+    return found + _key_mistakes(settings)
+
+
+def _key_mistakes(settings: PresentationSettings) -> list[str]:
+    """Keys that no keyboard delivers by that name; a port delivers every character."""
+    found = [("trigger_key", settings.trigger_key)] if settings.trigger == "keyboard" and settings.trigger_key else []
+    found += [("rating_keys", key) for key in settings.rating_keys if key and not (settings.answers_over_port and len(key) == 1)]
+    return [f"presentation {where}: {mistake}" for where, key in found if (mistake := key_mistake(key))]

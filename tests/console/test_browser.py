@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -171,7 +172,7 @@ def elsewhere(watched: Watched) -> Iterator[tuple[str, str, Any]]:
         out=watched.out,
         runtime=next(Path(tempfile.gettempdir()).glob(f"rtevo-run-{watched.process.pid}-*")),
         incoming=watched.out,
-        grid=decoder.grid,
+        capacity=math.prod(decoder.grid.shape),
         tr_s=config.acquisition.tr_s,
         decoder=watched.out / "decoder",
         decoder_name=decoder.name,
@@ -226,6 +227,29 @@ def test_from_elsewhere_it_is_seen_with_the_token_only_and_blinded_without_a_sco
     assert [(each["action"], each["text"]) for each in told if each["kind"] == "operator"] == [("mark", "from elsewhere")]
 
 
+def console_pid(watched: Watched) -> int:
+    return int(re.findall(r"stage console is process (\d+)", (watched.out / "session.log").read_text())[-1])
+
+
+def test_a_press_is_sent_until_it_is_heard_and_the_page_waits_for_a_slow_server(watched: Watched) -> None:
+    watched.page.evaluate("window.same = true")
+    before = len(watched.records("operator"))
+    os.kill(console_pid(watched), signal.SIGSTOP)
+    try:
+        watched.press(" ")
+        watched.page.locator("body.unheard").wait_for(timeout=LONG_MS)  # and the page says so
+        watched.page.locator(".q-btn.pressed", has_text="Pause").wait_for(timeout=LONG_MS)
+        watched.page.evaluate("window.socket.io.engine.close()")  # the connection is lost besides
+    finally:
+        os.kill(console_pid(watched), signal.SIGCONT)
+    watched.state("Paused")
+    watched.page.wait_for_function("!document.body.classList.contains('unheard')", timeout=LONG_MS)
+    watched.press(" ")
+    watched.state("Running")
+    assert [record["action"] for record in watched.records("operator")[before:]] == ["pause", "resume"]  # each once, though sent again
+    assert watched.page.evaluate("window.same")  # it was not loaded anew
+
+
 def test_a_pause_comes_between_trials_and_ends(watched: Watched) -> None:
     watched.press(" ")
     watched.state("Paused")
@@ -236,7 +260,7 @@ def test_a_pause_comes_between_trials_and_ends(watched: Watched) -> None:
     watched.state("Running")
     watched.until(lambda: watched.figure("image") > image)
     kinds = [EventKind(event["kind"]) for event in watched.records("events") if event["kind"] != EventKind.NOTE]
-    pause = kinds.index(EventKind.PAUSE)
+    pause = len(kinds) - 1 - kinds[::-1].index(EventKind.PAUSE)
     assert kinds[pause + 1] == EventKind.GO_ON
     trials = [kind for kind in kinds[:pause] if kind in (EventKind.ONSET, EventKind.OFFSET)]
     assert trials[-1] == EventKind.OFFSET
@@ -244,8 +268,7 @@ def test_a_pause_comes_between_trials_and_ends(watched: Watched) -> None:
 
 
 def test_the_session_goes_on_when_the_console_is_killed_and_the_page_comes_back_by_itself(watched: Watched) -> None:
-    log = (watched.out / "session.log").read_text()
-    os.kill(int(re.findall(r"stage console is process (\d+)", log)[-1]), signal.SIGKILL)
+    os.kill(console_pid(watched), signal.SIGKILL)
     watched.until(lambda: watched.records("warning"))
     events = len(watched.records("events"))
     watched.until(lambda: len(watched.records("events")) > events + 2)

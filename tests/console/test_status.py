@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,3 +41,29 @@ def test_a_session_that_is_taken_up_counts_on(interrupted: Any) -> None:
     assert shown["fitness"] == "+1.00 +3.00"
     assert shown["volume"] == "99 (TR 1 s)"
     assert "next image due in" not in shown  # nothing is on the screen yet
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals here")
+def test_the_terminal_asks_about_a_waiting_presenter_and_a_wrong_start(interrupted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    words: dict[str, int] = {}
+    done: list[tuple[str, str]] = []
+    ours, theirs = os.openpty()
+    printed = io.StringIO()
+    with open(theirs, encoding="utf-8") as terminal, Status(interrupted, Console(file=printed, width=200)) as status:
+        monkeypatch.setattr("sys.stdin", terminal)
+        status._clock = SimpleNamespace(get=lambda word: words.get(word, 0))  # type: ignore[assignment]
+        status._operate = lambda action, text: done.append((action, text))
+        status._ask()
+        words["presenter_waits"] = 1
+        for typed in ("", "?\n", "l\n"):
+            os.write(ours, typed.encode())
+            status._ask()
+        words["presenter_waits"] = 0
+        status._ask()
+        words["start_shift"] = 1
+        for typed in ("", "c\n"):
+            os.write(ours, typed.encode())
+            status._ask()
+    os.close(ours)
+    assert done == [("admit", "at the terminal"), ("correct", "at the terminal")]
+    assert printed.getvalue().count("Another presenter waits.") == 2

@@ -7,15 +7,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rtevo.config import build
 from rtevo.console import charts, markup
 from rtevo.console.view import View, mean_and_error
 from rtevo.record import LogFollower, LogWriter
-from rtevo.records import EventKind, VolumeFlag
+from rtevo.records import Decision, EventKind, VolumeFlag
 
 S = 1_000_000_000
+PLACED = {"type": "placements", "decision": int(Decision.ACCEPTED), "verdict": "good", "expected_error_mm": 0.1}
 MS = 1_000_000
 
 
@@ -31,10 +33,10 @@ def volume(index: int, displacement_mm: float = 0.1, flags: int = 0, took_ms: in
     return {"type": "aligned", "index": index, "flags": flags, "framewise_displacement_mm": displacement_mm, "motion": motion, **times}
 
 
-def image(generation: int, candidate: int) -> list[dict[str, Any]]:
+def image(generation: int, candidate: int, asked_ms: int = 100) -> list[dict[str, Any]]:
     where = {"generation": generation, "candidate": candidate}
     return [
-        {"type": "latents", "probe": -1, **where},
+        {"type": "latents", "probe": -1, "scored_ns": asked_ms * MS, "evolved_ns": asked_ms * MS, **where},
         {"type": "images", "painted_ns": 300 * MS, "evolved_ns": 100 * MS, **where},
     ]
 
@@ -49,7 +51,7 @@ def score(generation: int, candidate: int, value: float, error: float = 0.5) -> 
 
 def session() -> list[dict[str, Any]]:
     """Two generations of two images; the last one is on the screen."""
-    records: list[dict[str, Any]] = [{"type": "start"}, event(EventKind.NOTE, 0, text="presenter ready: psychopy, 60.000 Hz")]
+    records: list[dict[str, Any]] = [{"type": "start"}, PLACED, event(EventKind.NOTE, 0, text="presenter ready: psychopy, 60.000 Hz")]
     records += [*image(0, 0), *image(0, 1), event(EventKind.TRIGGER, 1), *[volume(k) for k in range(20)]]
     for k, (generation, candidate) in enumerate([(0, 0), (0, 1), (1, 0)]):
         records += [event(EventKind.ONSET, 5 + 4 * k, generation, candidate), event(EventKind.OFFSET, 8 + 4 * k, generation, candidate)]
@@ -60,8 +62,8 @@ def session() -> list[dict[str, Any]]:
 def view(records: list[dict[str, Any]], condition: str = "brain", **evolution: Any) -> View:
     blinded = {"blinding_key": __file__} if condition == "blinded" else {}
     config = build({"session": {"condition": condition}, "evolution": {**blinded, **evolution}})
-    made = View(config, tr_s=1.0, voxel_mm=3.0)
-    for record in records:
+    made = View(config, tr_s=1.0)
+    for record in [{"type": "grid", "shape": [80, 80, 35], "affine": np.diag([3.0, 3.0, 3.3, 1.0]).tolist()}, *records]:
         made.take(record)
     return made
 
@@ -125,7 +127,7 @@ def test_ratings_take_the_place_of_scores() -> None:
         ([], 30, "No volume for 11 s"),
         ([volume(20, 0.7)], 20, "The head has just moved by 0.7 mm."),
         ([volume(20, 1.4)], 20, "1.4 mm: the volume is left out"),
-        ([volume(20, 0.1, x_mm=-3.4)], 20, "The head lies 3.4 mm from where the decoder has it (a voxel is 3.0 mm)"),
+        ([volume(20, 0.1, x_mm=-3.4)], 20, "The head lies 3.4 mm from the reference (a voxel is 3.0 mm)"),
         ([volume(20, math.nan, VolumeFlag.MISSING)], 20, "A volume has not arrived whole."),
         ([volume(20, math.nan, VolumeFlag.UNALIGNED)], 20, "A volume could not be aligned."),
         ([volume(20, took_ms=1200)], 20, "Aligning a volume took 1200 ms: it has 1000."),
@@ -134,7 +136,8 @@ def test_ratings_take_the_place_of_scores() -> None:
           event(EventKind.NOTE, 19, text="presenter answers again after 4.0 s")], 20, ""),
         ([event(EventKind.FIXATION, 17)], 20, "The next picture is late: fixation has been held for 3 s."),
         ([event(EventKind.PAUSE, 17)], 20, ""),
-        ([{**event(EventKind.OFFSET, 20, 1, 1), "error_ns": 20 * MS}], 20, "known only to 20 ms"),
+        ([{**event(EventKind.OFFSET, 20, 1, 1), "error_ns": 500 * MS}], 20, ""),  # a stalled screen
+        ([{**event(kind, 20, 1, 1), "error_ns": 20 * MS} for kind in (EventKind.OFFSET, EventKind.PULSE)], 20, "known only to 20 ms"),
         ([event(EventKind.END, 19)], 90, ""),
     ],
 )  # fmt: skip
@@ -193,3 +196,44 @@ def test_a_log_is_followed_line_by_line_however_it_grows(tmp_path: Path) -> None
             file.write(bytes([byte]))
             found += [record["k"] for record in follower.new()]
     assert found == [0, 1, 2]
+
+
+def test_an_alarm_is_shown_until_it_has_been_seen() -> None:
+    view = View(build({}), 1.0)
+    for record in session():
+        view.take(record)
+    view.take({"type": "alarm", "t_ns": 20 * S, "text": "no volume has come in"})
+    assert view.alarms(20.0, {})[0] == "no volume has come in"
+    view.take({"type": "operator", "t_ns": 21 * S, "action": "seen", "text": ""})
+    assert "no volume has come in" not in view.alarms(21.0, {})
+    assert [kind for _, kind, _ in view.messages] == ["alarm", "operator"]
+
+
+def test_the_time_that_the_model_takes_to_load_is_no_picture_that_came_late() -> None:
+    """Pictures that no score had a part in are asked for before the model is loaded, however late they are painted."""
+    view = View(build({}), 1.0)
+    for record in [event(EventKind.TRIGGER, 1), *image(0, 0, asked_ms=0), *image(1, 0)]:
+        view.take({**record, "painted_ns": 90 * S} if record["type"] == "images" and record["generation"] == 0 else record)
+    assert list(view.latencies["paint"].values) == [200]
+    assert view.latencies["paint"].late == 0
+
+
+def test_fixation_is_held_for_images_that_come_and_for_nothing_else() -> None:
+    view = View(build({}), 1.0)
+    kinds = [EventKind.PAUSE, EventKind.TRIGGER, EventKind.GO_ON, EventKind.ONSET, EventKind.FIXATION, EventKind.ONSET, EventKind.FIXATION]
+    for k, kind in enumerate([*kinds, EventKind.END]):
+        view.take(event(kind, k, *(0, 0) if kind == EventKind.ONSET else ()))
+    assert view.held == 1
+
+
+def test_a_presenter_that_waits_is_named_until_it_leaves_or_is_let_in() -> None:
+    for after in ("the other presenter waits no longer: office (psychopy)", "the operator lets another in: office has taken over"):
+        view = View(build({}), 2.0)
+        view.take({"type": "start"})
+        view.take(event(EventKind.NOTE, 1, text="another presenter waits: office (psychopy); the session stays with scanner (psychopy)"))
+        [alarm] = view.alarms(2.0, {})
+        assert alarm.startswith("Another presenter waits: office (psychopy).")
+        view.take(event(EventKind.NOTE, 3, text=after))
+        assert view.alarms(4.0, {}) == []
+    view.take({"type": "operator", "action": "admit", "text": "", "t_ns": 4 * S})
+    assert view.messages[-1][2] == "the waiting presenter is let in"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -242,6 +243,33 @@ def test_a_late_volume_joins_the_fit() -> None:
         scorer.add_volume(i, data[i], motion[i])
     expected = offline(decoder, data, motion, list(range(18)), response_window(10.0, 1.0))
     same(scorer.ready()[0], expected, SINGLE)
+
+
+@pytest.mark.parametrize("method", ["peak", "deconvolve", "pattern"])
+def test_a_volume_that_comes_after_it_was_missing_is_taken_once(method: Any) -> None:
+    decoder = make_decoder()
+    data, motion = make_run(25)
+
+    def scores(late: bool) -> tuple[Scorer, list[Score]]:
+        scorer = Scorer(decoder, 1.0, method=method, fwhm_mm=0)
+        scorer.add_onset((0, 0), 10.0)
+        for i in range(25):
+            scorer.add_volume(i, None if i in (4, 6) else data[i], motion[i])
+            if i == 8 and late:
+                scorer.add_volume(6, None, np.full(6, np.nan))  # missing still
+                scorer.add_volume(4, data[4], motion[4])
+        return scorer, scorer.ready(final=True)
+
+    (scorer, found), (_, without) = scores(True), scores(False)
+    assert 6 in scorer.left_out
+    assert scorer.left_out.count(6) == 1
+    assert (4 in scorer.left_out) == (method != "peak")
+    if method == "peak":
+        same(found[0], offline(decoder, data, motion, [i for i in range(18) if i != 6], response_window(10.0, 1.0)), SINGLE)
+    else:
+        assert repr(found) == repr(without)  # it is not used
+    with pytest.raises(ValueError, match="that was not added before"):
+        scorer.add_volume(4, data[4], motion[4])
 
 
 def test_an_onset_far_too_late_has_no_score() -> None:

@@ -37,7 +37,7 @@ def test_a_good_model(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     [(["none"], "none: expected the folder of a diffusers pipeline, found nothing"), (["--steps", "0"], "[generator] steps: expected")],
 )
 def test_what_is_wrong_is_said(arguments: list[str], match: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", *arguments]) == 1
+    assert main(["check", *arguments]) == 2
     out, err = capsys.readouterr()
     assert match in err
     assert "good" not in out

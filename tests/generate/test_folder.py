@@ -53,6 +53,43 @@ def test_missing_folder(tmp_path: Path) -> None:
         probe(tmp_path / "file")
 
 
+@pytest.mark.parametrize("given", ["models--acme--unclip", "models--acme--unclip/snapshots", ".", "..", "../.."])
+def test_the_cache_of_hugging_face_is_told_apart_from_its_snapshots(given: str, model_folder: ModelFolderMaker, tmp_path: Path) -> None:
+    hub = tmp_path / "home" / "huggingface" / "hub"
+    cache = hub / "models--acme--unclip"
+    commit, older, made = "1f3a" * 10, "00aa" * 10, model_folder()
+    for name in (commit, older):
+        shutil.copytree(made, cache / "snapshots" / name)
+    (cache / "blobs").mkdir()
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    (hub / "models--acme--words" / "snapshots" / "77").mkdir(parents=True)
+    folder = hub / given
+    if given == "../..":
+        with pytest.raises(ModelError, match=r"expected model_index\.json"):  # too far up
+            probe(folder)
+        return
+    with pytest.raises(ModelError, match="Hugging Face's cache; name the snapshot") as found:
+        probe(folder)
+    assert f"snapshots/{commit} (main)" in str(found.value)
+    assert f"snapshots/{older}" in str(found.value)
+    assert "words" not in str(found.value)
+    assert probe(cache / "snapshots" / commit) == probe(cache / "snapshots" / older)
+
+
+def test_a_cache_without_a_model_that_can_be_used(tmp_path: Path) -> None:
+    cache = tmp_path / "models--acme--words"
+    with pytest.raises(ModelError, match="found nothing there"):
+        probe(cache)
+    (cache / "snapshots").mkdir(parents=True)
+    with pytest.raises(ModelError, match=r"no snapshot is one of .*: no snapshot"):
+        probe(cache)
+    (cache / "snapshots" / "77").mkdir()
+    (cache / "snapshots" / "77" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(ModelError, match=r"no snapshot is one of .*snapshots/77"):
+        probe(cache)
+
+
 def test_another_kind_of_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="found an empty folder"):
         probe(tmp_path)

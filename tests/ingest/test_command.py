@@ -81,11 +81,11 @@ def test_conversion_of_a_recorded_series(
 
 
 def test_mistakes_end_in_one_message(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path / "nowhere")]) == 1
+    assert main([str(tmp_path / "nowhere")]) == 2
     assert "expected a folder of DICOM files, found nothing" in capsys.readouterr().err
     assert main([str(recording), "--series", "rest"]) == 1
     assert "no series in it is 'rest'" in capsys.readouterr().err
-    assert main([str(recording), "--out", str(tmp_path / "run.mgz")]) == 1
+    assert main([str(recording), "--out", str(tmp_path / "run.mgz")]) == 2
     assert "expected a name that ends in .nii or .nii.gz" in capsys.readouterr().err
-    assert main([str(recording), "--out", str(tmp_path / "no" / "run.nii")]) == 1
+    assert main([str(recording), "--out", str(tmp_path / "no" / "run.nii")]) == 2
     assert "expected an existing folder to write into" in capsys.readouterr().err

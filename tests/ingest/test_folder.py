@@ -688,7 +688,7 @@ def test_two_volumes_in_a_repetition_are_named(tmp_path: Path, clock: FakeClock,
             (tmp_path / f"{volume}-{index}").write_bytes(encode(dataset))
     assert [v.acquired_s for v in source.poll()] == [0, 2, 4, 6]
     assert source.problems == [
-        "volumes were acquired every 2 s by their headers, half the repetition time of 4 s: two volumes a repetition"
+        "volumes were acquired every 2 s by their headers, half the repetition time of 4 s: two volumes a repetition; 2 s is taken"
     ]
 
 

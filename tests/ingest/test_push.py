@@ -19,6 +19,7 @@ from rtevo.records import VolumeFlag
 
 FakeClock = Any
 SHAPE, PATIENCE_S = (4, 3, 2), 3.0
+MOVED = np.array([[-3.0, 0, 0, 10], [0, 3, 0.1, -20], [0, 0, 3.5, 45], [0, 0, 0, 1]])
 AFFINE = np.array([[-3.0, 0, 0, 10], [0, 3, 0.1, -20], [0, 0, 3.5, 5], [0, 0, 0, 1]])
 
 
@@ -106,6 +107,12 @@ def test_a_dealer_need_not_wait_for_answers(source: PushSource) -> None:
         ({"dtype": "brain"}, "brain"),
         ({"affine": [[0] * 4] * 4}, "invertible"),
         ({"tr_s": 0}, "tr_s: expected > 0 seconds, got 0"),
+        ({"shape": [4, 3, 2.0]}, "shape: expected three whole numbers"),
+        ({"shape": [4, 6, True]}, "shape: expected three whole numbers"),
+        ({"affine": [[True, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]}, "affine: expected numbers"),
+        ({"slice_times_s": [0, 2.5]}, "slice_times_s: expected 0 to tr_s (2.0 s), got 0 to 2.5"),
+        ({"slice_times_s": [-0.5, 1]}, "slice_times_s: expected 0 to tr_s"),
+        ({"token": 7}, "token: expected text, got 7"),
         ({"slice_times_s": [0]}, "slice_times_s: expected 2 numbers"),
         ({"order": "Z"}, "order: expected C or F"),
         ({"colour": 1}, "colour"),
@@ -128,8 +135,102 @@ def test_another_series_or_geometry_is_refused(script: Script, source: PushSourc
     script.push(0)
     assert "repetition time" in script.push(1, tr_s=1.0)["error"]
     assert "series" in script.push(1, series="other")["error"]
-    script.push(1, affine=(AFFINE + np.eye(4) * [[0], [0], [30], [0]]).tolist())
-    assert "its geometry is not the run's" in source.problems[-1]
+    assert "its geometry is not the first volume's" in script.push(1, affine=MOVED.tolist())["error"]
+    assert script.push(1) == {"ok": True}  # put right
+    assert "its geometry is not the run's" in script.push(2, affine=MOVED.tolist())["error"]
+    assert script.push(2) == {"ok": True}
+    assert [v.index for v in script.got] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("confirm", [False, True])
+def test_a_wrong_first_volume_gives_way_to_two_that_agree(confirm: bool, clock: FakeClock) -> None:
+    with PushSource("tcp://127.0.0.1:0", patience_s=PATIENCE_S, clock_ns=clock, confirm=confirm) as source:
+        script = Script(source)
+        assert script.push(0, affine=MOVED.tolist()) == {"ok": True}
+        for _ in range(2):  # the same one twice says no more than once
+            assert "if the first was wrong" in script.push(1)["error"]
+        assert [script.push(index) for index in (2, 3)] == [{"ok": True}] * 2
+        got = script.got + source.poll()
+        script.socket.close()
+    right = [v for v in got if v.data is not None and np.array_equal(v.grid.affine, AFFINE)]
+    assert [v.index for v in right] == [1, 2, 3]
+    assert [v.index for v in got] == [0, 1, 2, 3]
+    assert "pushed volume 1, which was refused, is taken after all" in source.problems[2]
+
+
+def test_a_volume_that_is_held_may_be_sent_again_put_right(clock: FakeClock) -> None:
+    with PushSource("tcp://127.0.0.1:0", patience_s=PATIENCE_S, clock_ns=clock, confirm=True) as source:
+        script = Script(source)
+        header = {"index": 0, "shape": SHAPE, "dtype": "<i2", "affine": AFFINE.tolist(), "tr_s": 2.0}
+        assert script.ask(json.dumps(header).encode(), volume(9).tobytes()) == {"ok": True}
+        assert script.push(0) == {"ok": True}
+        assert script.got == []  # the first is passed on once a second agrees
+        script.push(1)
+        np.testing.assert_array_equal((script.got + source.poll())[0].data, volume(0))
+        script.socket.close()
+
+
+def test_a_first_volume_without_a_number_is_told(script: Script, source: PushSource) -> None:
+    header = {"index": 0, "shape": SHAPE, "dtype": "<f4", "affine": AFFINE.tolist(), "tr_s": 2.0}
+    answer = script.ask(json.dumps(header).encode(), np.full(SHAPE, np.nan, "<f4").tobytes())
+    assert answer == {"ok": True, "warning": "volume 0: none of its voxels is a finite number"}
+    assert source.problems == ["pushed volume 0: none of its voxels is a finite number"]
+
+
+def test_a_run_begins_at_index_0_and_is_of_one_sender(script: Script, source: PushSource) -> None:
+    """A sender of yesterday is still alive, and goes on where it is."""
+    yesterday = Script(source)
+    assert "expected 0, with which a run begins, found 33" in yesterday.push(33)["error"]
+    assert [script.push(index)["ok"] for index in range(3)] == [True] * 3
+    assert "comes from another connection than the run" in yesterday.push(34)["error"]
+    assert "expected it from the sender" in yesterday.ask(json.dumps({"end": True}).encode())["error"]
+    again = Script(source)  # the script was restarted
+    assert again.push(3) == {"ok": True}
+    assert [v.index for v in script.got + again.got + yesterday.got] == [0, 1, 2, 3]
+    for each in (yesterday, again):
+        each.socket.close()
+
+
+def test_a_token_says_which_messages_are_of_the_run(source: PushSource) -> None:
+    today, yesterday, another = (Script(source) for _ in range(3))
+    assert today.push(0, token="a") == {"ok": True}
+    for token in ({"token": "b"}, {}):
+        assert "token: expected that of the run" in yesterday.push(1, **token)["error"]
+    assert another.push(1, token="a") == {"ok": True}
+    assert today.push(2, token="a") == {"ok": True}
+    for each in (today, yesterday, another):
+        each.socket.close()
+
+
+def test_what_comes_before_the_trigger_is_held_and_judged(clock: FakeClock) -> None:
+    trigger: list[int] = []
+
+    def opened() -> int | None:
+        return trigger[0] if trigger else None
+
+    with PushSource("tcp://127.0.0.1:0", patience_s=PATIENCE_S, clock_ns=clock, opened=opened) as source:
+        yesterday, today = Script(source), Script(source)
+        for index in range(3):
+            assert "the trigger has not been" in yesterday.push(index)["held"]
+        assert source.poll() == []
+        trigger.append(clock())
+        clock.advance(1.1)
+        assert today.push(0) == {"ok": True}
+        assert "comes from another connection" in yesterday.push(9)["error"]
+        got = yesterday.got + today.got
+        assert [v.index for v in got] == [0]
+        np.testing.assert_array_equal(got[0].data, volume(0))
+        assert "3 volumes that '' from 127.0.0.1 pushed came before the trigger can have been theirs" in source.problems[0]
+        for each in (yesterday, today):
+            each.socket.close()
+
+
+def test_a_volume_that_cannot_have_been_measured_yet_is_refused(clock: FakeClock) -> None:
+    with PushSource("tcp://127.0.0.1:0", patience_s=PATIENCE_S, clock_ns=clock, opened=lambda: clock() - 10**10) as source:
+        script = Script(source)
+        assert script.push(0) == {"ok": True}
+        assert "volume 33 cannot have been measured yet" in script.push(33)["error"]
+        script.socket.close()
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import shutil
 import socket
@@ -19,6 +20,7 @@ import pydicom
 import pytest
 
 from rtevo.errors import ConfigError, DataError
+from rtevo.ingest import lobby
 from rtevo.ingest.__main__ import main
 from rtevo.ingest.receiver import DicomReceiver, Peer
 from rtevo.records import Grid
@@ -112,13 +114,142 @@ def test_an_association_that_is_aborted(receiver: DicomReceiver) -> None:
     assert [volume.index for volume in receiver.poll()] == [0, 1]
 
 
+def bare(receiver: DicomReceiver) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", receiver.port), timeout=30)
+
+
+def test_connections_that_say_nothing_hold_no_place(receiver: DicomReceiver) -> None:
+    silent = [bare(receiver) for _ in range(40)]
+    for index in range(3):
+        bare(receiver).close()  # a port check
+        sender = connect(receiver)
+        assert sender.is_established
+        assert sender.send_c_store(picture(index)).Status == 0
+        sender.release()
+    assert [volume.index for volume in receiver.poll()] == [0, 1, 2]
+    assert receiver.problems == []
+    for connection in silent:
+        connection.close()
+
+
+def test_a_silent_connection_is_closed_after_a_while(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(lobby, "WAIT_S", 0.02)
+    with DicomReceiver(tmp_path, 0, address="127.0.0.1", patience_s=3.0) as receiver, bare(receiver) as silent:
+        assert silent.recv(1) == b""
+
+
+def test_more_silent_connections_than_wait_push_out_the_oldest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(lobby, "MOST_WAITING", 3)
+    with DicomReceiver(tmp_path, 0, address="127.0.0.1", patience_s=3.0) as receiver:
+        silent = [bare(receiver) for _ in range(4)]
+        assert silent[0].recv(1) == b""
+        for connection in silent:
+            connection.close()
+
+
+@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"\x05\0\0\0\0\x04\0\0\0\0", b"\x01\0\x7f\xff\xff\xff"])
+def test_what_is_no_request_is_closed_at_once(said: bytes, receiver: DicomReceiver) -> None:
+    with bare(receiver) as stranger:
+        stranger.sendall(said)
+        stranger.settimeout(lobby.WAIT_S / 2)
+        with contextlib.suppress(ConnectionResetError):
+            assert stranger.recv(1) == b""
+    sender = connect(receiver)
+    assert sender.is_established
+    sender.release()
+
+
+def test_a_request_in_pieces_is_let_in_when_it_is_whole(receiver: DicomReceiver) -> None:
+    wire = CutSocket(receiver.port, 1 << 20, piece=7)
+    wire.serve()
+    entity = pynetdicom.AE(ae_title="SCANNER")
+    entity.add_requested_context(MR, "1.2.840.10008.1.2.1")
+    sender = entity.associate("127.0.0.1", wire.port, ae_title="RTEVO")
+    assert sender.is_established
+    assert sender.send_c_store(picture(0)).Status == 0
+    sender.release()
+    assert [volume.index for volume in receiver.poll()] == [0]
+
+
+def test_an_address_from_which_nobody_may_send_is_closed_at_once(tmp_path: Path) -> None:
+    with DicomReceiver(tmp_path, 0, address="127.0.0.1", peers=["SCANNER@10.0.0.5", "@10.0.0.6"], patience_s=3.0) as receiver:
+        for _ in range(3):
+            with bare(receiver) as stranger:
+                stranger.settimeout(lobby.WAIT_S / 2)
+                assert stranger.recv(1) == b""
+        told = "closed a connection from 127.0.0.1, from where no allowed peer sends ([acquisition] peers: SCANNER@10.0.0.5, @10.0.0.6)"
+        assert receiver.problems == [told]
+        assert receiver.alarms == set()
+
+
+def test_an_association_for_every_picture(receiver: DicomReceiver) -> None:
+    for index in range(23):
+        sender = connect(receiver)
+        assert sender.is_established, index
+        assert sender.send_c_store(picture(index)).Status == 0
+        sender.release()
+    assert [volume.index for volume in receiver.poll()] == list(range(23))
+
+
+def test_many_associations_at_a_time(receiver: DicomReceiver) -> None:
+    senders = [connect(receiver) for _ in range(14)]  # a router that closes none before all are sent
+    assert all(sender.is_established for sender in senders)
+    for index, sender in enumerate(senders):
+        assert sender.send_c_store(picture(index)).Status == 0
+    assert [volume.index for volume in receiver.poll()] == list(range(14))
+    for sender in senders:
+        sender.release()
+    assert receiver.problems == []
+
+
+def test_an_allowed_peer_that_finds_no_place_is_an_alarm(receiver: DicomReceiver) -> None:
+    receiver._server.ae.maximum_associations = 1
+    first = connect(receiver)
+    assert first.is_established
+    assert connect(receiver).is_rejected
+    until(lambda: bool(receiver.problems))
+    (told,) = receiver.problems
+    assert "refused SCANNER@127.0.0.1, because all 200 places are taken" in told
+    assert receiver.alarms == {told}
+    first.release()
+
+
+@pytest.mark.parametrize(
+    ("title", "called", "words"),
+    [("SCANNER", "PACS", "which called 'PACS'; this node is 'RTEVO': set that name"), ("FAR", "RTEVO", "an allowed peer, but at another")],
+)
+def test_an_allowed_peer_that_is_refused_is_an_alarm_that_says_what_to_do(title: str, called: str, words: str, tmp_path: Path) -> None:
+    with DicomReceiver(tmp_path, 0, address="127.0.0.1", peers=["SCANNER", "FAR@10.1.1.1"], patience_s=3.0) as receiver:
+        assert connect(receiver, title, called).is_rejected
+        until(lambda: bool(receiver.problems))
+        (told,) = receiver.problems
+        assert words in told
+        assert receiver.alarms == {told}
+
+
+@pytest.mark.parametrize("kind", ["1.2.840.10008.5.1.4.1.1.11.1", "1.2.840.10008.5.1.4.1.1.88.59", "1.3.46.670589.11.0.0.12.2"])
+def test_objects_without_pictures_are_taken_and_passed_over(kind: str, receiver: DicomReceiver) -> None:
+    entity = pynetdicom.AE(ae_title="SCANNER")
+    for uid in (kind, MR):
+        entity.add_requested_context(uid, "1.2.840.10008.1.2.1")
+    sender = entity.associate("127.0.0.1", receiver.port, ae_title="RTEVO")
+    state = picture(7)
+    del state.PixelData
+    state.SOPClassUID = state.file_meta.MediaStorageSOPClassUID = kind
+    assert sender.send_c_store(state).Status == 0  # sent first
+    assert sender.send_c_store(picture(0)).Status == 0
+    sender.release()
+    assert [volume.index for volume in receiver.poll()] == [0]
+    assert (receiver.passed_over, len(list(receiver.folder.rglob("*.dcm"))), receiver.problems) == (1, 1, [])
+
+
 class CutSocket:
     """Passes a connection on to the receiver until so many bytes went through, and cuts it there."""
 
-    def __init__(self, port: int, after: int) -> None:
+    def __init__(self, port: int, after: int, piece: int = 4096) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
-        self._target, self._after = port, after
+        self._target, self._after, self._piece = port, after, piece
 
     def serve(self) -> None:
         threading.Thread(target=self._serve, daemon=True).start()
@@ -128,7 +259,7 @@ class CutSocket:
         far = socket.create_connection(("127.0.0.1", self._target))
         threading.Thread(target=self._back, args=(far, near), daemon=True).start()
         left = self._after
-        while left > 0 and (data := near.recv(min(4096, left))):
+        while left > 0 and (data := near.recv(min(self._piece, left))):
             far.sendall(data)
             left -= len(data)
         for connection in (far, near):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from rtevo.kernels.smooth import smooth
+from rtevo.kernels.smooth import FWHM_PER_SIGMA, smooth
 
 FLOAT32_SLACK = 2e-6
 
@@ -46,3 +46,10 @@ def test_refuses(wrong):
     given = dict(volume=np.zeros((3, 3, 3)), voxel_size_mm=(3, 3, 3), fwhm_mm=4.0) | wrong
     with pytest.raises(ValueError, match="smooth"):
         smooth(**given)
+
+
+def test_a_kernel_without_extent_along_y_stays_inside_its_scratch() -> None:
+    volume = np.random.default_rng(0).normal(size=(6, 5, 7)).astype(np.float32)
+    found = smooth(volume, (1e6, 1e6, 1.0), 3.0)  # it used to write past the end of its scratch
+    expected = ndimage.gaussian_filter1d(volume.astype(np.float64), 3.0 / FWHM_PER_SIGMA, axis=2, mode="constant")
+    np.testing.assert_allclose(found, expected, atol=1e-5)

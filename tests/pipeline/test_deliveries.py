@@ -19,6 +19,9 @@ import pytest
 
 from rtevo.decode import write_decoder
 from rtevo.errors import LinkError
+from rtevo.record import LOG, read_log
+from rtevo.records import EventKind, VolumeFlag
+from rtevo.run import main
 from rtevo.simulate import Delivery, FaultyWriter, ParticipantLink, RealTime, Simulation, make_decoder, run_scanner
 from rtevo.simulate.dicom import MosaicWriter
 from rtevo.simulate.send import StoreSender
@@ -71,6 +74,56 @@ def test_a_rehearsal_of_what_goes_wrong_loses_what_was_lost(session: Callable[..
     fates = {word for row in done.table("faults.tsv") for word in row["fate"].split("|")}
     assert {"lost", "cut", "copied", "grew"} <= fates
     assert lost(done) == done.summary["volumes"]["lost"] > 0
+
+
+@pytest.mark.slow
+def test_volumes_that_come_after_they_were_declared_missing(session: Callable[..., Any], tmp_path: Path) -> None:
+    """They are kept once, and what was recorded is computed again to the last bit, and taken up where the log ends."""
+    text = '[acquisition]\npatience_tr = 1.0\n[simulation]\nfaults = "reorder=3, stall=0.1, stall_files=3"\n'
+    done = session(write(tmp_path, text), "--speed", "max", "--generations", "1", "--population", "4")
+    assert done.returncode == 0, done.printed
+    volumes = done.summary["volumes"]
+    assert volumes["late"] > 0
+    assert volumes["lost"] == 0
+    indices = [int(row["volume"]) for row in done.table("motion.tsv")]
+    assert indices == list(range(volumes["received"]))
+    again = tmp_path / "again"
+    assert main(["--rerun", str(done.out), "--out", str(again)]) == 0
+    for name in ("trials.tsv", "motion.tsv", "latents.npz"):
+        assert (again / name).read_bytes() == (done.out / name).read_bytes(), name
+    lines = (done.out / LOG).read_bytes().splitlines(keepends=True)
+    late = [n for n, r in enumerate(read_log(done.out / LOG)) if r["type"] == "aligned" and r["flags"] & VolumeFlag.LATE]
+    (done.out / LOG).write_bytes(b"".join(lines[: late[0]]))  # its volume is recorded, its motion is not
+    assert main(["--resume", str(done.out)]) == 0
+    own = [r["index"] for r in read_log(done.out / LOG) if r["type"] == "aligned" and r["flags"] & VolumeFlag.LATE]
+    assert own.count(read_late(lines[late[0]])) == 1
+
+
+def read_late(line: bytes) -> int:
+    return int(json.loads(line.split(b" ", 1)[1])["index"])
+
+
+@pytest.mark.slow
+def test_a_scanner_that_falls_silent_is_an_alarm_and_images_are_not_shown_for_nothing(
+    session: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Nobody attends it, so that it ends by itself, as failed; every image that was shown began before the alarm."""
+    file = write(tmp_path, '[simulation]\nfaults = "silence_after=14"\n')
+    done = session(file, "--speed", "max", "--generations", "2", "--population", "4")
+    assert done.returncode == 1, done.printed
+    assert "stage 'ingest' failed: no volume has come in for" in done.printed
+    assert done.summary["status"] == "failed"
+    assert done.summary["volumes"]["received"] == 14
+    log = read_log(done.out / "record.jsonl")
+    trigger_ns = next(r["t_ns"] for r in log if r["type"] == "events" and r["kind"] == EventKind.TRIGGER)
+    [alarm] = [r for r in log if r["type"] == "alarm"]
+    assert 5.0 < (alarm["t_ns"] - trigger_ns) / 1e9 - 14 * 0.867 <= 5.0 + 2 * 0.867
+    onsets = [r["t_ns"] for r in log if r["type"] == "events" and r["kind"] == EventKind.ONSET]
+    assert 2 <= len(onsets) < 8
+    assert max(onsets) < alarm["t_ns"] + 5e9
+    pauses = [r for r in log if r["type"] == "events" and r["kind"] == EventKind.PAUSE]
+    assert pauses[-1]["t_ns"] > max(onsets)
+    assert (done.out / "trials.tsv").exists()
 
 
 def test_mistakes_of_deliveries_are_told_before_anything_starts(session: Callable[..., Any], tmp_path: Path) -> None:
@@ -172,3 +225,35 @@ def test_a_scanner_outside_sends_to_a_session(watch: Callable[[str], subprocess.
     assert "refused a sender that is not among the allowed peers: STRANGER@127.0.0.1" in log
     assert "the run is series 2 'bold' (Siemens mosaic, TR 1 s): it is 'bold'" in log
     assert len(list(kept.rglob("*.dcm"))) >= 3 + summary["volumes"]["received"]
+
+
+@pytest.mark.slow
+def test_late_files_of_the_run_before_do_not_become_the_run(watch: Callable[[str], subprocess.Popen[str]], tmp_path: Path) -> None:
+    """They come between the start and the trigger, and after it, under the name that is asked for."""
+    incoming = tmp_path / "incoming"
+    incoming.mkdir()
+    before = MosaicWriter(incoming, SETTINGS.grid, 1.0, description="bold", started=datetime.datetime(2026, 1, 2))
+    process = watch(f'folder = "{incoming}"\nseries = "bold"')
+    log = tmp_path / "out" / "session.log"
+    while not (log.exists() and "ingest: looking at what" in log.read_text()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    reading = threading.Thread(target=process.communicate)
+    reading.start()
+    with ParticipantLink(f"ipc://{tmp_path}/eyes") as link:
+        delivery = Delivery(incoming, "", seed=1)
+        writer = FaultyWriter(MosaicWriter(incoming, SETTINGS.grid, 1.0, description="bold", series_number=2), delivery)
+        time.sleep(0.2)
+        for index in (40, 41, 42):
+            before.write(index, np.zeros(SETTINGS.shape, np.int16))
+        with suppress(LinkError, RuntimeError):
+            run_scanner(SETTINGS, writer, link, RealTime(stop=lambda: process.poll() is not None), tmp_path, patience_s=200)
+    reading.join(120)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (process.returncode, summary["status"], summary["images"]["shown"]) == (0, "completed", 2)
+    assert 4 <= summary["volumes"]["received"] <= len(delivery.fates)
+    assert summary["volumes"]["lost"] == 0
+    told = log.read_text()
+    assert "series 1 'bold': comes before the trigger; it is held" in told
+    assert "series 1 'bold': 3 volumes from 40 on came before the trigger can have been theirs" in told
+    assert "the run is series 2 'bold'" in told

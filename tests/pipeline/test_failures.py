@@ -7,18 +7,18 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from rtevo.decode import write_decoder
 from rtevo.record import read_log
 from rtevo.records import EventKind
 
-from .conftest import Running
+from .conftest import Finished, Running, command, quickly
 
 STAGES = ("ingest", "decode", "evolve", "generate", "record", "scanner", "presenter")
 QUICK = ("--generations", "2", "--population", "3")
@@ -87,6 +87,36 @@ def test_control_c_ends_cleanly(running: Start) -> None:
     assert not own_rings(out)
 
 
+OUTSIDE = '[bridge]\nbind = "tcp://127.0.0.1:*"\n[simulation]\nparticipant = "tcp://127.0.0.1:*"\n'  # nobody will come
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["starting: waiting", "queues"])  # before all are ready; for the presenter
+def test_a_signal_to_the_group_ends_a_session_as_control_c_does(tmp_path: Path, phase: str) -> None:
+    (tmp_path / "outside.toml").write_text(OUTSIDE)
+    out = tmp_path / "out"
+    words = command(out, *quickly(("outside.toml", *QUICK), tmp_path))
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True) as process:
+        assert process.stderr is not None
+        assert any(phase in line for line in process.stderr)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, printed = process.communicate(timeout=60)
+    assert process.returncode == 0, printed
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["status"], summary["reason"]) == ("stopped", "")
+    assert (out / "trials.tsv").exists()
+    assert not own_rings(out)
+
+
+@pytest.mark.slow
+def test_a_signal_before_the_session_begins_leaves_nothing(tmp_path: Path) -> None:
+    main = "import os, signal, sys; from rtevo import prepare, run; prepare.check_space = lambda *_: os.kill(os.getpid(), signal.SIGTERM); "
+    words = [sys.executable, "-c", main + "sys.exit(run.main(['--out', 'out']))"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "rtevo: stopped before the session began: nothing was recorded\n")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_a_killed_supervisor_leaves_no_process_and_its_rings_go_with_the_next_start(running: Start, session: Callable[..., object]) -> None:
     process, out = running(*QUICK, warm=False)
@@ -96,6 +126,32 @@ def test_a_killed_supervisor_leaves_no_process_and_its_rings_go_with_the_next_st
     done = session("--speed", "max", "--generations", "1", "--population", "2", name="next")
     assert done.returncode == 0, done.printed
     assert not own_rings(out)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 3 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "rtevo-test", str(disk)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("a small disk needs root (mount)")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_sentence_and_the_tables_of_what_there_is(session: Callable[..., Finished], small_disk: Path) -> None:
+    done = session("--speed", "max", "--generations", "20", "--population", "3", name="disk/out")
+    assert done.returncode == 1
+    assert "Traceback" not in done.printed
+    [sentence] = [line for line in done.printed.splitlines() if line.startswith("rtevo: stage")]
+    assert f"failed: the disk is full ({small_disk}/out): make room there" in sentence
+    assert done.summary["status"] == "failed"
+    received = done.summary["volumes"]["received"]
+    assert received == len(list((done.out / "volumes").glob("volume-*.nii.gz"))) > 10
+    assert len(done.table("motion.tsv")) in (received, received + 1)
+    assert sum(trial["onset"] != "n/a" for trial in done.table("trials.tsv")) == done.summary["images"]["shown"]
 
 
 @pytest.fixture
@@ -123,16 +179,6 @@ def test_a_folder_with_nothing_but_a_truncated_file(
     (tmp_path / "cut").mkdir()
     shutil.copy(scanner_data("siemens-mosaic") / "truncated.dcm", tmp_path / "cut")
     assert "truncated.dcm" in refused("--replay", str(tmp_path / "cut"))
-
-
-def test_a_decoder_of_another_geometry(refused: Callable[..., str], tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    shape = (40, 40, 20)
-    write_decoder(tmp_path / "decoder", "fear", rng.random(shape), np.ones(shape, bool), rng.random(shape), np.eye(4), {})
-    printed = refused("--decoder", str(tmp_path / "decoder"))
-    assert "geometry" in printed
-    assert "(40, 40, 20)" in printed
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_model_folder(refused: Callable[..., str], tmp_path: Path) -> None:

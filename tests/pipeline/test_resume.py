@@ -105,7 +105,7 @@ def test_what_cannot_be_resumed_is_refused_with_the_reason(
     assert "the session file OUT/session.toml and the decoder changed since the session began" in refused("--resume", out)
     shutil.copytree(completed / "decoder", out / "decoder", dirs_exist_ok=True)
     (out / "session.toml").write_text(whole)
-    volume_path(out, 3).unlink()
+    volume_path(out, 1).unlink()
     assert "volumes are not there (first:" in refused("--resume", out)
     (out / LOG).write_bytes(b"")
     assert "nothing was recorded before the session was interrupted" in refused("--resume", out)

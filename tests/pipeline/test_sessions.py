@@ -17,7 +17,7 @@ from PIL import Image
 
 from bench.bench_long import WARM, measure, run_session
 from rtevo import export
-from rtevo.record import LOG, LogWriter, image_path, read_log
+from rtevo.record import LOG, LogWriter, grid_of, image_path, read_log
 from rtevo.record.__main__ import main as record_command
 from rtevo.records import EventKind
 from rtevo.report.__main__ import main as report
@@ -161,7 +161,7 @@ def test_memory_stays_the_same_however_many_volumes_come(long: tuple[Path, Memor
     growth_mb = {name: own["growth_mb"] for name, own in measured["memory_mb"].items()}
     assert set(growth_mb) == {"supervisor", "ingest", "decode", "evolve", "generate", "bridge", "record", "scanner", "presenter"}
     assert measured["volumes"] > 240
-    volume_mb = 4 * math.prod(read_log(out / LOG)[0]["shape"]) / 2**20
+    volume_mb = 4 * math.prod(grid_of(read_log(out / LOG)).shape) / 2**20
     limit_mb = (measured["volumes"] - WARM) * volume_mb / 4
     assert {name: mb for name, mb in growth_mb.items() if mb > limit_mb} == {}
 
@@ -186,7 +186,7 @@ def test_recorded_series_are_replayed_to_their_end(
 ) -> None:
     done = session("--replay", f"{scanner_data(series)}/dicom", "--speed", speed, "--generations", "2", "--population", "3")
     assert done.returncode == 0, done.printed
-    assert done.summary["volumes"] == {"received": volumes, "aligned": volumes, "lost": 0, "unaligned": 0}
+    assert done.summary["volumes"] == {"received": volumes, "aligned": volumes, "lost": 0, "unaligned": 0, "late": 0}
     assert [row["volume"] for row in done.table("motion.tsv")] == [str(k) for k in range(volumes)]
     assert done.summary["images"]["shown"] >= 2
     if series == "philips-slices":
@@ -227,7 +227,7 @@ def assert_valid_bids(out: Path, bids: Path, vendor: str) -> None:
         log.append("operator", {"action": "mark", "text": "has coughed", "stage": "", "t_ns": 5_000_000_000})
     assert export.main([str(out), str(bids)]) == 0
     assert "\tmark\tn/a\t" in next(bids.rglob("*_events.tsv")).read_text(encoding="utf-8")
-    sidecar = json.loads(next(bids.rglob("*_bold.json")).read_text(encoding="utf-8"))
+    sidecar = json.loads(next(bids.glob("sub-*/**/*_bold.json")).read_text(encoding="utf-8"))
     assert sidecar["Manufacturer"] == vendor
     assert ("SliceTiming" in sidecar) == (vendor == "Siemens")  # Philips writes no times of slices
     for folder in (bids, bids / "derivatives" / "rtevo"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from presenter.link import Link
 from presenter.run import present
 from rtevo import wire
 from rtevo.bridge import Bridge, make_keys
@@ -91,10 +92,10 @@ def test_a_presenter_that_waits_is_checked_and_waits_on(known: Make, port: int, 
     assert ended == ["finished"]
 
 
-def test_a_check_that_is_broken_off_leaves_the_presenter_waiting(port: int, start: Callable[..., list[Any]]) -> None:
+def test_a_check_that_is_broken_off_and_a_session_that_begins_again_leave_it_waiting(port: int, start: Callable[..., list[Any]]) -> None:
     endpoint, settings = f"tcp://127.0.0.1:{port}", presentation_settings(build({}))
     ended = start(endpoint)
-    for session, reason in ((wire.CHECK, ""), ("session", "finished")):
+    for session, reason in ((wire.CHECK, ""), ("session", wire.RESTART), ("again", "finished")):
         with Bridge(endpoint, settings, session=session) as link:
             while not link.ready:
                 link.poll(0.05)
@@ -131,13 +132,38 @@ def test_the_address_is_taken(known: Make, port: int) -> None:
 
 
 def test_screens(known: Make) -> None:
-    class Link:
+    class Shown:
         display = ("psychopy", 60.0)
 
-    assert stimulus._screen(Link(), True).verdict == "pass"  # type: ignore[arg-type]
-    for display in (("psychopy", 30.0), ("psychopy, flips do not wait for the screen: paced at 60 Hz", 60.0)):
-        Link.display = display
-        assert verdicts([stimulus._screen(Link(), True)]) == {"presenter": "warn"}  # type: ignore[arg-type]
+    assert stimulus._screen(Shown(), True).verdict == "pass"  # type: ignore[arg-type]
+    Shown.display = ("psychopy", 30.0)
+    assert verdicts([stimulus._screen(Shown(), True)]) == {"presenter": "warn"}  # type: ignore[arg-type]
+
+
+def test_what_a_presenter_warns_of_or_leaves_for_is_in_the_table(known: Make, port: int) -> None:
+    endpoint = f"tcp://127.0.0.1:{port}"
+
+    def stand_in(trouble: str) -> None:
+        with Link(endpoint) as link:
+            link.welcome()
+            if trouble:
+                link.leave(trouble)
+                return
+            link.send(wire.Ready("psychopy", 60.0, ("keys come without Psychtoolbox",)))
+            while not any(isinstance(message, wire.End) for message, _ in link.take()):
+                link.wake.poll(50)
+            link.send(wire.Event(int(EventKind.END), 1, text=wire.CHECK))
+            link.flush(LIMIT_S)
+
+    for trouble in ("", "PsychoPy is not installed"):
+        thread = threading.Thread(target=stand_in, args=(trouble,))
+        thread.start()
+        found = list(stimulus.presenter(known(outside(port), wait_s=LIMIT_S)))
+        thread.join(LIMIT_S)
+        if trouble:
+            assert (verdicts(found), trouble in found[0].found) == ({"presenter": "fail"}, True)
+        else:
+            assert verdicts(found[:2]) == {"presenter": "pass", "presenter's computer": "warn"}
 
 
 @pytest.mark.parametrize(("bound_ns", "verdict"), [(300_000, "pass"), (9_000_000, "warn"), (-1, "fail")])

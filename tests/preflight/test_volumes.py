@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import threading
 from collections.abc import Callable
@@ -11,13 +12,18 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 
 from rtevo.config import build
+from rtevo.decode import write_decoder
 from rtevo.errors import ConfigError, DataError, DecoderError
 from rtevo.preflight import volumes
 from rtevo.preflight.findings import Known
+from rtevo.records import Grid
+from rtevo.simulate import Simulation, make_decoder
 from rtevo.simulate.dicom import MosaicWriter
+from rtevo.simulate.today import Today
 
 from .conftest import AFFINE, SHAPE, head, verdicts
 
@@ -40,6 +46,7 @@ def free_port() -> int:
 
 
 def watch(folder: Path, decoder: Path, **acquisition: Any) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
     return {
         "acquisition": {"source": "watch", "folder": str(folder), "tr_s": TR_S, **acquisition},
         "decoder": {"folder": str(decoder)},
@@ -173,7 +180,7 @@ def test_a_volume_in_the_watched_folder_is_the_sample(known: Make, decoder_folde
     (tmp_path / "in").mkdir()
     state = learnt(known(watch(tmp_path / "in", decoder_folder())))
     (found,) = volumes.sample(state)
-    assert (found.verdict, "--sample" in found.to_do) == ("warn", True)
+    assert (found.verdict, "placed on the run's first volumes" in found.found, "--sample" in found.found) == ("pass", True, True)
     nifti(tmp_path / "in" / "run.nii")
     assert verdicts(list(volumes.sample(state))) == {"sample volume": "pass"}
 
@@ -182,14 +189,57 @@ def test_a_sample_that_does_not_fit(known: Make, decoder_folder: Callable[..., P
     state = learnt(known(watch(tmp_path / "in", decoder_folder()), sample=nifti(tmp_path / "slow.nii", tr_s=2.5)))
     (found,) = volumes.sample(state)
     assert (found.verdict, "tr_s = 2.5" in found.to_do) == ("fail", True)
-    shifted = AFFINE.copy()
-    shifted[0, 3] = 9
-    state.sample = nifti(tmp_path / "shifted.nii", shifted)
-    with pytest.raises(DecoderError, match=r"up to 9\.00 mm apart"):
-        list(volumes.sample(state))
+    state.config = replace(state.config, acquisition=replace(state.config.acquisition, largest=(4, 4, 4)))
+    (found,) = volumes.sample(state)
+    assert (found.verdict, "largest" in found.to_do) == ("fail", True)
     state.sample = tmp_path / "nothing.nii"
     with pytest.raises(DataError, match="found nothing"):
         list(volumes.sample(state))
+
+
+def test_the_decoder_is_placed_on_a_sample_that_lies_elsewhere(
+    known: Make, decoder_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    today = Simulation(shape=(40, 40, 18), voxel_size_mm=(6.0, 6.0, 6.4), today=Today.parse("shift=8 -5 4, turn=4 -3 6, slab=0 3 0"))
+    made = make_decoder(today, duration_s=40)
+    folder = tmp_path / "made"
+    write_decoder(folder, "liking", made.reference, made.mask, made.weights, made.grid.affine, {}, made.noise_sd)
+    image = nibabel.Nifti1Image(today.head().signal[..., None], today.grid.affine)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header.set_zooms((*image.header.get_zooms()[:3], TR_S))
+    nibabel.save(image, tmp_path / "today.nii")
+    state = learnt(known(watch(tmp_path / "in", folder), sample=tmp_path / "today.nii"))
+    assert list(volumes.placement(state)) == []  # nothing to place it on
+    assert verdicts(list(volumes.sample(state))) == {"sample volume": "pass"}
+    (found,) = volumes.placement(state)
+    assert found.figures["weight_kept"] > 0.8
+    assert found.verdict in ("pass", "warn")
+    assert str(tmp_path / "placement.png") in found.found
+    assert (tmp_path / "placement.png").stat().st_size > 1000
+    assert verdicts(list(volumes.realignment(state)))["realignment"] == "pass"
+    state.volume = np.random.default_rng(0).standard_normal(state.volume.shape).astype(np.float32)
+    (found,) = volumes.placement(state)
+    assert (found.verdict, bool(found.to_do)) == ("fail", True)
+
+
+def test_a_sample_whose_times_contradict_its_header(known: Make, decoder_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """The header's repetition time leaves a delay out, the times of acquisition do not."""
+    every_s, writer = 1.35, MosaicWriter(tmp_path / "x", Grid(SHAPE, AFFINE), 1.0, description="bold")
+    (tmp_path / "sample").mkdir()
+    for volume in range(5):
+        dataset = pydicom.dcmread(io.BytesIO(writer.encode(volume, head())))
+        moment_s = 3600 * 10 + every_s * volume
+        dataset.AcquisitionTime = f"{int(moment_s // 3600):02d}{int(moment_s % 3600 // 60):02d}{moment_s % 60:09.6f}"
+        dataset.save_as(tmp_path / "sample" / f"{volume}.dcm")
+    for tr_s, verdict in ((1.0, "fail"), (1.35, "warn")):
+        tables = watch(tmp_path / "in", decoder_folder())
+        tables["acquisition"]["tr_s"] = tr_s
+        state = learnt(known(tables, sample=tmp_path / "sample"))
+        (found,) = volumes.sample(state)
+        assert found.verdict == verdict
+        assert ("set [acquisition] tr_s = 1.35" in found.to_do) == (verdict == "fail")
+        assert "tr_s = 1," not in found.to_do
 
 
 def test_realignment(known: Make, decoder_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

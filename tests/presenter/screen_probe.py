@@ -40,7 +40,9 @@ def main(folder: Path, settings: PresentationSettings) -> None:
     screen.prepare(second)
     read("first-while-preparing")
     show("second", Scene("image", picture=second))
-    show("rating", Scene("rating", settings.rating_text))
+    if settings.rating_window_s:
+        show("rating", Scene("rating", settings.rating_text))
+        show("answer", Scene("answer", settings.rating_text, chosen=0))
     screen.close()
 
 

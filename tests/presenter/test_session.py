@@ -51,7 +51,9 @@ class FakeDisplay:
     name = "fake"
 
     def __init__(self, frame_ns: int, keys: list[tuple[float, str]], stalls: dict[int, int] | None = None, upload_frames: int = 0) -> None:
-        self.frame_ns, self.dropped = frame_ns, 0
+        self.frame_ns, self.dropped, self.flip_error_ns = frame_ns, 0, 0
+        self.warnings: tuple[str, ...] = ()
+        self.texts: list[str] = []
         self._upload_frames, self.prepare_ns = upload_frames, upload_frames * frame_ns
         self._frame = 0
         self._stalls = stalls or {}
@@ -90,10 +92,15 @@ class FakeDisplay:
     def close(self) -> None:
         pass
 
+    def told(self) -> list[str]:
+        texts, self.texts = self.texts, []
+        return texts
+
     def _flip(self) -> None:
         lost = self._stalls.pop(self._frame, 0)
         self._frame += 1 + lost
         self.dropped += lost
+        self.flip_error_ns = lost * self.frame_ns
 
 
 def image(candidate: int) -> wire.Image:
@@ -213,7 +220,7 @@ def test_ratings() -> None:
     assert math.isnan(rated[2].value)
     assert math.isnan(rated[2].response_time_s)
     assert (rated[2].t_ns - opened[2]) / SECOND == pytest.approx(5.0, abs=0.017)
-    assert [s.kind for _, s in display.flips][2:6] == ["image", "rating", "fixation", "image"]
+    assert [s.kind for _, s in display.flips][2:7] == ["image", "rating", "answer", "fixation", "image"]
 
 
 def test_every_image_has_one_rating_even_on_escape() -> None:
@@ -293,6 +300,12 @@ def test_pulses_of_a_port_count_and_the_key_does_not() -> None:
         def take(self) -> list[int]:
             return [times.popleft()] if times and times[0] <= display.now_ns() else []
 
+        def presses(self) -> list[Press]:
+            return []
+
+        def told(self) -> list[str]:
+            return []
+
     Session(PresentationSettings(), link, display, pulses=Pulses()).run()
     assert [(e.kind, e.t_ns / SECOND) for e in link.events(Kind.TRIGGER, Kind.PULSE)] == [(Kind.TRIGGER, 2.0), (Kind.PULSE, 4.0)]
 
@@ -344,3 +357,144 @@ def test_markers_tell_what_happened_and_when() -> None:
     Session(PresentationSettings(), link, display, mark=lambda text, t_ns: marks.append((text, t_ns))).run()
     assert [text for text, _ in marks] == ["trigger", "onset 0 0", "offset 0 0", "end done"]
     assert [t for _, t in marks] == [e.t_ns for e in link.events()]
+
+
+def test_the_first_image_waits_until_the_decoder_lies_on_todays_head() -> None:
+    arrivals: list[tuple[float, wire.Numbered]] = [(0.0, wire.Pause(True)), (0.0, image(0)), (8.0, wire.Pause(False))]
+    arrivals.append((11.5, wire.End("done")))
+    _, link, _ = run(PresentationSettings(), arrivals)
+    (trigger,), (onset,) = link.events(Kind.TRIGGER), link.events(Kind.ONSET)
+    assert trigger.t_ns == 1 * SECOND
+    assert onset.t_ns == pytest.approx(8 * SECOND, abs=SECOND / 10)
+    assert [event.kind for event in link.events(Kind.PAUSE, Kind.GO_ON, Kind.FIXATION)] == [Kind.PAUSE, Kind.GO_ON]
+
+
+def test_a_session_that_begins_again_leaves_the_participant_with_the_waiting_text() -> None:
+    settings = PresentationSettings()
+    reason, link, display = run(settings, [(0.0, wire.Pause(True)), (0.0, image(0)), (5.0, wire.End(wire.RESTART, at_once=True))])
+    assert reason == wire.RESTART
+    assert [event.text for event in link.events(Kind.END)] == [wire.RESTART]
+    assert link.events(Kind.ONSET) == []
+    assert display.flips[-1][1] == Scene("text", settings.wait_text)
+    assert display.now_ns() < 6 * SECOND  # nothing is waited for: the next run may come at any moment
+
+
+# --- times that are late, or not known --------------------------------------------------------------------------------------------------
+
+
+def test_a_late_offset_moves_the_rest_of_the_trial() -> None:
+    frame = 16_666_667
+    calm = run(PresentationSettings(), many(4, 100.0), [(1.0, "5"), (16.5, "escape")], frame)[1]
+    offset = calm.events(Kind.OFFSET)[0].t_ns
+    stalled = run(PresentationSettings(), many(4, 100.0), [(1.0, "5"), (16.5, "escape")], frame, {offset // frame - 1: 58})[1]
+    offsets, onsets = ([e.t_ns for e in stalled.events(kind)] for kind in (Kind.OFFSET, Kind.ONSET))
+    assert offsets[0] == offset + 58 * frame
+    assert abs(onsets[1] - offsets[0] - SECOND) <= frame  # the washout is as long as ever
+    assert abs(onsets[2] - onsets[1] - 4 * SECOND) <= frame
+
+
+def test_times_of_a_stalled_screen_carry_their_bound_and_a_flag() -> None:
+    frame = 16_666_667
+    calm = run(PresentationSettings(), many(3, 100.0), [(1.0, "5"), (12.0, "escape")], frame)[1]
+    onset, offset = calm.events(Kind.ONSET)[1].t_ns, calm.events(Kind.OFFSET)[1].t_ns
+    stalls = {onset // frame - 1: 1, offset // frame: 30}
+    events = run(PresentationSettings(), many(3, 100.0), [(1.0, "5"), (12.0, "escape")], frame, stalls)[1]
+    late_onset, late_offset = events.events(Kind.ONSET)[1], events.events(Kind.OFFSET)[1]
+    assert (late_onset.t_ns, late_onset.error_ns, late_onset.guess) == (onset + frame, frame, False)  # a dropped frame is no guess
+    assert (late_offset.error_ns, late_offset.guess) == (30 * frame, True)
+    assert late_offset.t_ns - late_offset.error_ns <= late_onset.t_ns + 3 * SECOND + frame  # when it should have gone
+    assert all(e.error_ns == 0 and not e.guess for e in calm.events())
+
+
+def test_a_key_that_waited_in_a_stalled_computer_is_a_guess() -> None:
+    display = FakeDisplay(16_666_667, [])
+    link = FakeLink(display.now_ns, deque([(0, image(0)), (9 * SECOND, wire.End("done"))]))
+    presses = deque([Press("5", SECOND, 400_000_000)])
+
+    def wait(until_ns: int) -> list[Press]:
+        display._flip()
+        return [presses.popleft()] if presses and display.now_ns() > SECOND else []
+
+    display.wait = wait  # type: ignore[method-assign]
+    Session(PresentationSettings(), link, display).run()
+    [trigger] = link.events(Kind.TRIGGER)
+    assert (trigger.error_ns, trigger.guess) == (400_000_000, True)
+    assert ["known to 0.40 s only" in e.text for e in link.events(Kind.NOTE)] == [True]
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_keys_typed_into_another_window_count_for_nothing_and_are_told() -> None:
+    display = FakeDisplay(16_666_667, [])
+    link = FakeLink(display.now_ns, deque([(0, image(0)), (9 * SECOND, wire.End("done"))]))
+    elsewhere = [Press("5", SECOND, elsewhere=True), Press("escape", 2 * SECOND, elsewhere=True), Press("x", 2 * SECOND, elsewhere=True)]
+    presses = deque([*elsewhere, Press("5", 3 * SECOND)])
+
+    def wait(until_ns: int) -> list[Press]:
+        display._flip()
+        return [presses.popleft()] if presses and presses[0].t_ns <= display.now_ns() else []
+
+    display.wait = wait  # type: ignore[method-assign]
+    reason = Session(PresentationSettings(), link, display).run()
+    assert reason == "done"
+    assert [e.t_ns for e in link.events(Kind.TRIGGER)] == [3 * SECOND]
+    notes = [e.text for e in link.events(Kind.NOTE)]
+    assert [key in note for key, note in zip(("'5'", "'escape'"), notes, strict=True)] == [True, True]  # x means nothing
+
+
+def test_what_the_display_tells_reaches_both_computers_once(caplog: pytest.LogCaptureFixture) -> None:
+    display = FakeDisplay(16_666_667, [(1.0, "5")])
+    link = FakeLink(display.now_ns, deque([(9 * SECOND, wire.End("done"))]))
+    display.texts = ["the presenter's window is not in front"] * 3
+    Session(PresentationSettings(), link, display).run()
+    assert [e.text for e in link.events(Kind.NOTE)] == ["stimulus PC: the presenter's window is not in front"]
+    assert caplog.text.count("not in front") == 1
+
+
+def test_every_so_manieth_pulse_is_a_volumes() -> None:
+    keys = [(1 + k / 10, "5") for k in range(60)] + [(8.0, "escape")]
+    _, link, _ = run(PresentationSettings(pulses_per_volume=20, dummy_triggers=1), many(1, 99.0), keys)
+    assert [e.t_ns / SECOND for e in link.events(Kind.TRIGGER)] == pytest.approx([3.0])
+    assert [e.t_ns / SECOND for e in link.events(Kind.PULSE)] == pytest.approx([5.0])
+    _, link, _ = run(PresentationSettings(pulses_per_volume=20), many(1, 99.0), keys, started=True)
+    assert link.events(Kind.PULSE) == []  # nobody knows which of them are volumes'
+
+
+def test_answers_over_the_port() -> None:
+    display = FakeDisplay(16_666_667, [(5.5, "2")])
+    link = FakeLink(display.now_ns, deque([(0, image(0)), (9 * SECOND, wire.End("done"))]))
+    pulses, answers = deque([SECOND]), deque([Press("b", round(5.2 * SECOND))])
+
+    class Box:
+        def take(self) -> list[int]:
+            return [pulses.popleft()] if pulses and pulses[0] <= display.now_ns() else []
+
+        def presses(self) -> list[Press]:
+            return [answers.popleft()] if answers and answers[0].t_ns <= display.now_ns() else []
+
+        def told(self) -> list[str]:
+            return []
+
+    settings = PresentationSettings(trigger="serial:COM3@9600=5", rating_keys=("a", "b"), rating_window_s=3)
+    Session(settings, link, display, pulses=Box()).run()
+    [rating] = link.events(Kind.RATING)
+    assert (rating.value, rating.t_ns) == (1.0, round(5.2 * SECOND))
+
+
+def test_the_chosen_answer_is_marked_within_the_washout() -> None:
+    settings = PresentationSettings(rating_window_s=5, ratings_reversed=True)
+    _, link, display = run(settings, many(2, 9.0), [(1.0, "5"), (5.0, "2")])
+    marked, fixation, onset = [flip for flip in display.flips if flip[0] >= 5 * SECOND][:3]
+    assert (marked[1].kind, marked[1].chosen, marked[1].text) == ("answer", 1, settings.rating_text)
+    assert (fixation[0] - marked[0]) / SECOND == pytest.approx(0.3, abs=0.017)
+    assert (onset[0] - marked[0]) / SECOND == pytest.approx(1.0, abs=0.034)  # as without the mark
+    assert link.events(Kind.RATING)[0].value == 3.0
+
+
+def test_the_end_text_is_left_to_whoever_goes_on() -> None:
+    display = FakeDisplay(16_666_667, [(1.0, "5")])
+    link = FakeLink(display.now_ns, deque([(2 * SECOND, wire.End("done"))]))
+    Session(PresentationSettings(end_s=60), link, display, lingers=False).run()
+    assert display.now_ns() < 3 * SECOND
+    assert display.flips[-1][1].text == PresentationSettings().end_text

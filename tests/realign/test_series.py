@@ -90,15 +90,15 @@ def test_says_what_is_wrong(run_file, tmp_path, capsys):
     other = nib.Nifti1Image(np.ones((4, 5, 6), np.float32), np.eye(4))
     nib.save(other, tmp_path / "other.nii")
     out = ["--out", str(tmp_path / "out")]
-    assert main([str(tmp_path / "text.nii"), *out]) == 1
+    assert main([str(tmp_path / "text.nii"), *out]) == 2
     assert "expected a NIfTI file" in capsys.readouterr().err
-    assert main([str(tmp_path / "nothing.nii"), *out]) == 1
+    assert main([str(tmp_path / "nothing.nii"), *out]) == 2
     assert "nothing.nii" in capsys.readouterr().err
-    assert main([str(run_file), *out, "--reference", str(tmp_path / "other.nii")]) == 1
+    assert main([str(run_file), *out, "--reference", str(tmp_path / "other.nii")]) == 2
     assert "expected shape (22, 24, 18), found (4, 5, 6)" in capsys.readouterr().err
-    assert main([str(tmp_path / "empty"), *out]) == 1
+    assert main([str(tmp_path / "empty"), *out]) == 2
     assert "empty" in capsys.readouterr().err
-    assert main([str(run_file), *out, "--threads", "0"]) == 1
+    assert main([str(run_file), *out, "--threads", "0"]) == 2
     assert "--threads: expected at least 1" in capsys.readouterr().err
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -217,15 +219,44 @@ def test_platforms_without_timed_waits_are_refused(monkeypatch: pytest.MonkeyPat
             call()
 
 
-def test_a_locked_registry_is_reported(ring_name: Name, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fcntl
+@pytest.fixture
+def locked() -> Iterator[Callable[[Path], None]]:
+    """Return a function that locks a file or folder, as another process would."""
+    with ExitStack() as stack:
 
+        def lock(path: Path) -> None:
+            descriptor = os.open(path, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+        yield lock
+
+
+def test_a_locked_registry_is_reported(ring_name: Name, monkeypatch: pytest.MonkeyPatch, locked: Callable[[Path], None]) -> None:
     monkeypatch.setattr("rtevo.shm.segment.LOCK_S", 0)
-    descriptor = os.open(SHM, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    clean()  # the lock's file is there
+    locked(SHM / f".rtevo-lock-{os.getuid()}")
     with pytest.raises(RingError, match="another process has kept it locked"):
         Ring.create(ring_name(), SLOT, 4)
-    os.close(descriptor)
+
+
+def test_anybodys_lock_on_the_folder_is_nothing_to_a_ring(
+    ring_name: Name, monkeypatch: pytest.MonkeyPatch, locked: Callable[[Path], None]
+) -> None:
+    monkeypatch.setattr("rtevo.shm.segment.LOCK_S", 0)
+    locked(SHM)
+    with Ring.create(ring_name(), SLOT, 4, ["a"]) as ring:
+        assert (SHM / ring.name[1:]).exists()
+    assert not (SHM / ring.name[1:]).exists()
+
+
+def test_a_ring_goes_though_the_registry_is_locked(
+    ring_name: Name, monkeypatch: pytest.MonkeyPatch, locked: Callable[[Path], None]
+) -> None:
+    monkeypatch.setattr("rtevo.shm.segment.GIVE_UP_S", 0)
+    with Ring.create(ring_name(), SLOT, 4, ["a"]) as ring:
+        locked(SHM / f".rtevo-lock-{os.getuid()}")
+    assert not (SHM / ring.name[1:]).exists()
 
 
 def test_a_ring_whose_owner_stopped_in_the_middle_of_making_it(ring_name: Name, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from rtevo.config import Config, build
 from rtevo.errors import ConfigError, DataError
 from rtevo.evolve.__main__ import main
+from rtevo.evolve.blinding import condition_of, load_secret, scramble
 from rtevo.latent import LatentSpace
 from rtevo.stages.evolution import check, make_course, resolve_condition, state_of
 
@@ -37,9 +39,81 @@ def test_a_blinding_key_gives_every_condition_equally_often_and_shows_none(tmp_p
     assert all({*pair} == {"brain", "sham"} for pair in zip(found[::2], found[1::2], strict=True))
     assert main(arguments) == 2
     assert "expected a new file" in capsys.readouterr().err
+    codes = [line.split("\t")[2] for line in key.read_text().splitlines()[1:]]
+    assert len({len(code) for code in codes}) == 1  # neither their length
+    assert len(set(codes)) == len({code[-8:] for code in codes}) == len({code[:8] for code in codes}) == 20  # nor what two have in common
     key.write_text(key.read_text().replace("\t01\t", "\t01\tA"))
     with pytest.raises(ConfigError, match="is damaged"):
         resolve_condition(build({"session": {"condition": "blinded", "participant": "01"}, "evolution": {"blinding_key": str(key)}}))
+
+
+def blinded(key: Path, participant: str, secret: Path | None = None) -> str:
+    evolution = {"blinding_key": str(key), "blinding_secret": str(secret or "")}
+    return resolve_condition(build({"session": {"condition": "blinded", "participant": participant}, "evolution": evolution}))
+
+
+def test_a_key_with_a_secret_says_nothing_without_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("cryptography")
+    key, secret, other = tmp_path / "key.tsv", tmp_path / "secret", tmp_path / "other"
+    people = [f"{k:02d}" for k in range(1, 13)]
+    arguments = ["blind", "--participants", *people, "--conditions", "brain", "yoked", "random", "--out"]
+    assert main([*arguments, str(key), "--secret", str(secret)]) == 0
+    assert "blinding_secret" in capsys.readouterr().out
+    assert secret.stat().st_mode & 0o077 == 0
+    assert Counter(blinded(key, who, secret) for who in people) == {"brain": 4, "yoked": 4, "random": 4}
+    rows = [line.split("\t") for line in key.read_text().splitlines()[1:]]
+    assert len({len(code) for _, _, code in rows}) == 1
+    for who, session, code in rows:  # trying all conditions, as without a secret, finds none
+        with pytest.raises(ValueError, match="written with a secret"):
+            condition_of(code, who, session)
+        with pytest.raises(ValueError, match="damaged, or was written with another secret"):
+            condition_of(code, "99", session, load_secret(secret))  # a row that was copied
+    with pytest.raises(ConfigError, match="written with a secret: name its file as"):
+        blinded(key, "01")
+    assert main([*arguments, str(tmp_path / "second.tsv"), "--secret", str(other)]) == 0
+    with pytest.raises(ConfigError, match="written with another secret"):
+        blinded(key, "01", other)
+    before = secret.read_text()
+    assert main([*arguments, str(tmp_path / "third.tsv"), "--secret", str(secret)]) == 0  # used again
+    assert secret.read_text() == before
+    secret.write_text("no secret")
+    assert main([*arguments, str(tmp_path / "fourth.tsv"), "--secret", str(secret)]) == 2
+    assert not (tmp_path / "fourth.tsv").exists()
+
+
+def test_an_ended_session_tells_nothing_of_the_others(tmp_path: Path) -> None:
+    """What two codes have in common does not depend on whether their conditions are the same."""
+    codes = {who: [scramble(condition, who, "01") for condition in ("brain", "sham", "random")] for who in ("01", "02")}
+    assert len({len(code) for each in codes.values() for code in each}) == 1
+    assert len({scramble("brain", "01", "01") for _ in range(50)}) == 50
+    assert [condition_of(code, "01", "01") for code in codes["01"]] == ["brain", "sham", "random"]
+
+
+def test_a_key_of_an_earlier_version_still_counts() -> None:
+    code = base64.b32encode(b"sham:07:01"[::-1]).decode().rstrip("=")
+    assert condition_of(code, "07", "01") == "sham"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--participants", "01", "02", "01"], "--participants: expected each once, got 01 more than once"),
+        (["--participants", "01", "--sessions", "a", "a"], "--sessions: expected each once, got a more than once"),
+        (["--participants", "01", "--conditions", "sham", "sham"], "--conditions: expected each once"),
+        (["--participants", "Jürgen"], "--participants: expected letters a to z and digits, got 'Jürgen'; did you mean 'Juergen'?"),
+    ],
+)
+def test_what_cannot_be_a_key_is_refused(arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["blind", *arguments, "--out", str(tmp_path / "key.tsv")]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "key.tsv").exists()
+
+
+def test_a_key_that_lists_a_session_twice_is_refused(tmp_path: Path) -> None:
+    rows = [f"01\t01\t{scramble(condition, '01', '01')}\n" for condition in ("brain", "sham")]
+    (tmp_path / "key.tsv").write_text("participant\tsession\tcode\n" + "".join(rows))
+    with pytest.raises(ConfigError, match="1 listed more than once, the first of them participant '01', session '01'"):
+        blinded(tmp_path / "key.tsv", "01")
 
 
 def test_a_yoked_session_reads_the_donors_candidates_without_its_probes(tmp_path: Path) -> None:

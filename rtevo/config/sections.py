@@ -1,27 +1,34 @@
-"""One TOML session file -> frozen dataclasses, all mistakes reported together.
-
-Every key has a default, so that an empty file is a valid (simulated) session. :func:`example` writes the commented example file from
-the same table that :func:`load` checks against, so that the two cannot drift apart.
-"""
+"""The keys of a session file: each with its default, its comment, and the rule that its value must follow."""
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import Field, asdict, dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any, get_type_hints
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
-import tomllib
-
-from rtevo.errors import ConfigError
-from rtevo.wire import PresentationSettings, WireError, is_loopback
-
-__all__ = ["Config", "absolute", "build", "dump", "example", "load", "overrides_of", "presentation_settings", "presenter_is_outside"]
+__all__ = [
+    "LABEL_RULE",
+    "LONGEST_LABEL",
+    "MOST_IMAGES",
+    "Acquisition",
+    "Bridge",
+    "Config",
+    "Console",
+    "Decoder",
+    "Evolution",
+    "Generator",
+    "Presentation",
+    "Record",
+    "Session",
+    "Simulation",
+    "suggested_label",
+]
 
 Check = Callable[[Any], bool]
+MOST_IMAGES = 100_000  # of a session; nobody looks at more
+LONGEST_LABEL = 64  # characters: labels become names of files
 
 
 def _key(default: Any, text: str, rule: str = "", check: Check | None = None) -> Any:
@@ -42,7 +49,18 @@ def _one_of(*names: str) -> tuple[str, Check]:
 
 
 def _label(x: str) -> bool:
-    return x.isalnum()
+    return x.isascii() and x.isalnum()
+
+
+def suggested_label(text: str) -> str:
+    """Give the BIDS label (ASCII letters and digits) that is nearest to a text; may be empty."""
+    text = text.removeprefix("sub-").removeprefix("ses-")
+    for letter, written in (("ä", "ae"), ("ö", "oe"), ("ü", "ue"), ("ß", "ss"), ("ø", "oe"), ("å", "aa"), ("æ", "ae"), ("ł", "l")):
+        text = text.replace(letter, written).replace(letter.upper(), written.capitalize())
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if _label(c))
+
+
+LABEL_RULE = "letters a to z and digits"
 
 
 def _title(x: str) -> bool:
@@ -65,8 +83,8 @@ def _peer(x: str) -> bool:
 class Session:
     """Who and how."""
 
-    participant: str = _key("sim", "BIDS participant label", "letters and digits", _label)
-    session: str = _key("01", "BIDS session label", "letters and digits", _label)
+    participant: str = _key("sim", "BIDS participant label", LABEL_RULE, _label)
+    session: str = _key("01", "BIDS session label", LABEL_RULE, _label)
     run: int = _key(1, "BIDS run number", *_at_least(1))
     condition: str = _key(
         "brain",
@@ -116,6 +134,12 @@ class Acquisition:
         "empty = the one that looks functional; what was there before the session is taken only by number or UID",
     )
     tr_s: float = _key(0.0, "repetition time, s; 0 = from the headers (watch: must be given)", *_at_least(0))
+    largest: tuple[int, ...] = _key(
+        (128, 128, 96),
+        "watch: voxels along X, Y, Z of the largest volume that the scanner may send (their product counts): room for it is kept",
+        "three whole numbers of 4 to 1024",
+        lambda x: len(x) == 3 and all(4 <= v <= 1024 for v in x),
+    )
     patience_tr: float = _key(3.0, "a volume that is still missing this many TRs after its successor is declared missing", *_above(0))
     stall_s: float = _key(30.0, "a file that is still incomplete after this many seconds is reported by name", *_above(0))
 
@@ -126,6 +150,22 @@ class Decoder:
 
     folder: str = _key("", "decoder folder; empty: simulate makes one, replay uses a demonstration map, watch needs one")
     name: str = _key("", "which NAME_img.nii.gz of the folder; empty = the only one")
+    placement: str = _key(
+        "auto",
+        "how the decoder lies on today's head: auto (found from the run's first volumes, while the participant sees fixation), or a file "
+        "with the rigid transform from the decoder's reference to today's (ITK, FSL, AFNI, FreeSurfer; --help of decode place)",
+    )
+    scout: str = _key(
+        "",
+        "a scan of this visit, at whose place the head is looked for first: a file or folder (DICOM, NIfTI), or a series number in "
+        "[acquisition] folder; the decoder is placed on it before the participant waits",
+    )
+    doubtful: str = _key(
+        "wait",
+        "a placement that is doubtful: wait (for the operator's yes, at the console or the terminal; where nobody can answer, it is "
+        "refused), refuse",
+        *_one_of("wait", "refuse"),
+    )
     fwhm_mm: float = _key(4.0, "Gaussian smoothing, full width at half maximum, mm; 0 = none", *_at_least(0))
     method: str = _key(
         "deconvolve",
@@ -199,6 +239,7 @@ class Evolution:
     avoid_distance: float = _key(0.3, "smallest cosine distance to an avoided embedding", "> 0 and < 2", lambda x: 0 < x < 2)
     yoked_to: str = _key("", "condition yoked: trials.tsv of the session whose scores are used, or its folder")
     blinding_key: str = _key("", "condition blinded: file made by `python -m rtevo.evolve blind`")
+    blinding_secret: str = _key("", "condition blinded: the secret that the key was made with (--secret); empty = none")
     resume: str = _key("", "evolution.json of an earlier run, or its folder: evolution goes on from there")
 
 
@@ -252,10 +293,12 @@ class Presentation:
     baseline_s: float = _key(6.0, "fixation between the trigger and the first image, s", *_at_least(0))
     trigger: str = _key(
         "keyboard",
-        "where the scanner's pulses come in at the stimulus PC: keyboard, serial:PORT@BAUD (every byte is a pulse), parallel:ADDRESS@PIN",
+        "where the scanner's pulses come in at the stimulus PC: keyboard, serial:PORT@BAUD (every byte is a pulse), serial:PORT@BAUD=5 "
+        "(that byte is; others are keys: a box may send answers on the same line), parallel:ADDRESS@PIN",
     )
     trigger_key: str = _key("5", "key that a pulse presses on the keyboard", "one key name", bool)
-    dummy_triggers: int = _key(0, "pulses before the first volume that is exported", *_at_least(0))
+    pulses_per_volume: int = _key(1, "every so manieth pulse is a volume's, where the scanner sends one for each slice", *_at_least(1))
+    dummy_triggers: int = _key(0, "pulses of volumes before the first one that is exported", *_at_least(0))
     rating_keys: tuple[str, ...] = _key(
         ("1", "2", "3", "4", "6"),
         "keys for ratings 0, 1, 2, ..., as they lie from left to right",
@@ -282,6 +325,16 @@ class Presentation:
     wait_text: str = _key("The session is about to begin.\n\nPlease look at the middle of the screen.", "shown until the trigger")
     rating_text: str = _key("How much did you like it?", "shown while a rating is waited for (condition ratings)")
     end_text: str = _key("Thank you. Please keep still until we speak to you.", "shown at the end")
+    end_s: float = _key(
+        2.0,
+        "the end text stays so long where the presenter leaves then (--once), s; else until the next run, or Escape there",
+        *_at_least(0),
+    )
+    font: str = _key("", "font of all texts: a family or a file; empty = the first one there that has every character")
+    text_height: float = _key(0.04, "size of the font as a share of the screen's height", *_above(0))
+    text_direction: str = _key(
+        "auto", "auto (as the characters say), left-to-right or right-to-left", *_one_of("auto", "left-to-right", "right-to-left")
+    )
     lsl: bool = _key(False, "also send events as markers of the Lab Streaming Layer (pylsl on the stimulus PC)")
 
 
@@ -344,6 +397,11 @@ class Simulation:
         "three numbers of 1.5 to 10",
         lambda x: len(x) == 3 and all(1.5 <= v <= 10 for v in x),
     )
+    today: str = _key(
+        "",
+        "where head and slices lie today, if not as in the decoder's run: shift=12 -8 5 (mm) and turn=4 -3 6 (degrees) of the head, "
+        "slab=0 10 -6 (mm) of the slices, voxel=2.5 2.5 3 (mm), slices=axial, coronal or sagittal, person=2 (somebody else's head)",
+    )
     participant: str = _key(
         "",
         "simulate and replay: address at which the simulated participant looks at a headless presenter that is started elsewhere; "
@@ -370,295 +428,3 @@ class Config:
     record: Record = field(default_factory=Record)
     console: Console = field(default_factory=Console)
     simulation: Simulation = field(default_factory=Simulation)
-
-
-def presenter_is_outside(config: Config) -> bool:
-    """Whether the presenter is started by somebody else: on the stimulus PC, or in a rehearsal across two computers."""
-    return config.acquisition.source == "watch" or bool(config.simulation.participant)
-
-
-_SECTIONS: dict[str, type] = {name: kind for name, kind in get_type_hints(Config).items() if name in {f.name for f in fields(Config)}}
-
-
-def _hint(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
-
-
-def _convert(value: Any, kind: Any) -> Any:
-    """Give `value` as the type of its key, or raise TypeError with what was expected."""
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind == tuple[float, ...]:
-        if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value):
-            return tuple(float(v) for v in value)
-        raise TypeError("a list of numbers")
-    if kind == tuple[str, ...]:
-        if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
-            return tuple(value)
-        raise TypeError("a list of texts")
-    if kind == tuple[float, ...]:
-        if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value):
-            return tuple(float(v) for v in value)
-        raise TypeError("a list of numbers")
-    if isinstance(value, kind) and not (kind is not bool and isinstance(value, bool)):
-        return value
-    raise TypeError({float: "a number", int: "a whole number", str: "a text", bool: "true or false"}[kind])
-
-
-def _value(where: str, spec: Field[Any], kind: Any, value: Any, mistakes: list[str]) -> Any:
-    """Check one value; on a mistake, note it and give the default."""
-    rule, check = spec.metadata["rule"], spec.metadata["check"]
-    try:
-        value = _convert(value, kind)
-    except TypeError as expected:
-        mistakes.append(f"{where}: expected {expected}, got {value!r}")
-        return spec.default
-    if (isinstance(value, float) and value != value) or (check is not None and not check(value)):
-        mistakes.append(f"{where}: expected {rule or 'a number'}, got {value!r}")
-        return spec.default
-    return value
-
-
-def build(tables: Mapping[str, Any], origin: str = "options", base: Path | None = None) -> Config:
-    """Make a configuration from nested tables.
-
-    Parameters
-    ----------
-    tables : mapping of section name to mapping of key to value
-    origin : str
-        Name of the file, for messages.
-    base : Path, optional
-        Folder that relative paths are taken from; the current one if None.
-
-    Raises
-    ------
-    ConfigError
-        With every mistake found: unknown sections and keys, types, rules, missing folders.
-    """
-    mistakes: list[str] = []
-    sections: dict[str, Any] = {}
-    for name in tables:
-        if name not in _SECTIONS:
-            mistakes.append(f"{origin} [{name}]: unknown section{_hint(name, list(_SECTIONS))}")
-    for name, kind in _SECTIONS.items():
-        table = tables.get(name, {})
-        if not isinstance(table, Mapping):
-            mistakes.append(f"{origin} [{name}]: expected a section, got {table!r}")
-            table = {}
-        types, specs = get_type_hints(kind), {f.name: f for f in fields(kind)}
-        values = {}
-        for key, value in table.items():
-            where = f"{origin} [{name}] {key}"
-            if key not in specs:
-                mistakes.append(f"{where}: unknown key{_hint(key, list(specs))}")
-            else:
-                values[key] = _value(where, specs[key], types[key], value, mistakes)
-        sections[name] = kind(**values)
-    config = Config(**sections)
-    mistakes += _together(config, origin, base or Path())
-    if mistakes:
-        raise ConfigError(mistakes)
-    return config
-
-
-def _together(config: Config, origin: str, base: Path) -> list[str]:
-    """Find the mistakes that only show when several keys are seen together, and paths that do not exist."""
-    found: list[str] = []
-    source, acquisition = config.acquisition.source, config.acquisition
-    if not acquisition.folder and (source == "replay" or (source == "watch" and acquisition.delivery == "folder")):
-        found.append(f"{origin} [acquisition] folder: expected a folder for source {source!r}, got none")
-    if source == "replay" and acquisition.delivery == "push":
-        found.append(f"{origin} [acquisition] delivery: expected folder or dicom for source 'replay', got 'push'")
-    if source == "watch":
-        if acquisition.tr_s == 0:
-            found.append(f"{origin} [acquisition] tr_s: expected > 0 seconds for source 'watch', got 0")
-        if not config.decoder.folder:
-            found.append(f"{origin} [decoder] folder: expected a decoder folder for source 'watch', got none")
-        if config.session.speed != 1:
-            found.append(f"{origin} [session] speed: expected 1 for source 'watch', got {config.session.speed:g}")
-        found += _peers(acquisition, origin)
-        if config.simulation.faults:
-            found.append(f"{origin} [simulation] faults: expected none for source 'watch', got {config.simulation.faults!r}")
-    if config.generator.unclip_model_path and not config.evolution.pca:
-        found.append(f"{origin} [evolution] pca: expected the latent space of [generator] unclip_model_path, got none")
-    if config.session.condition == "physiology" and (not config.bridge.osc or config.session.speed != 1):
-        found.append(f"{origin} [bridge] osc: expected an address for condition 'physiology', and speed 1, got {config.bridge.osc!r}")
-    participant = config.simulation.participant
-    if participant and not is_loopback(participant) and not config.bridge.keys:
-        found.append(f"{origin} [bridge] keys: expected a folder of keys for [simulation] participant {participant!r}, got none")
-    try:
-        presentation_settings(config)
-    except WireError as error:
-        found += [f"{origin} [presentation]{mistake.removeprefix('presentation')}" for mistake in error.mistakes]
-    if config.generator.px and not config.generator.unclip_model_path:
-        found.append(f"{origin} [generator] px: expected 0 for the built-in model, got {config.generator.px}")
-    found += _evolution(config, origin)
-    for section, key, kind in (
-        ("acquisition", "folder", "replay"),
-        ("decoder", "folder", "folder"),
-        ("generator", "unclip_model_path", "folder"),
-        ("generator", "tiny_vae", "folder"),
-        ("generator", "engines", "folder"),
-        ("evolution", "pca", "file"),
-        ("evolution", "avoid", "file"),
-        ("evolution", "yoked_to", "file or folder"),
-        ("evolution", "blinding_key", "file"),
-        ("evolution", "resume", "file or folder"),
-        ("bridge", "keys", "folder"),
-    ):
-        value = getattr(getattr(config, section), key)
-        path = base / value
-        if not value or (kind == "replay" and source != "replay"):  # a watched folder may appear later
-            continue
-        kind = kind.replace("replay", "folder")
-        if not ((path.is_file() and "file" in kind) or (path.is_dir() and "folder" in kind)):
-            found.append(f"{origin} [{section}] {key}: expected an existing {kind}, got {value!r}")
-    return found
-
-
-def _evolution(config: Config, origin: str) -> list[str]:
-    """Find what does not go together in [evolution]."""
-    found, evolution, condition = [], config.evolution, config.session.condition
-    for wanted, key in (("yoked", "yoked_to"), ("blinded", "blinding_key")):
-        if condition == wanted and not getattr(evolution, key):
-            found.append(f"{origin} [evolution] {key}: expected a file for condition {wanted!r}, got none")
-    if evolution.stop_gain and evolution.strategy != "surrogate":
-        found.append(f"{origin} [evolution] stop_gain: expected 0 for strategy {evolution.strategy!r}, got {evolution.stop_gain:g}")
-    if evolution.strategy in ("cma", "sepcma") and min(evolution.population, evolution.latent_size) < 2:
-        found.append(f"{origin} [evolution] strategy: {evolution.strategy!r} expects population and latent_size >= 2")
-    return found
-
-
-def presentation_settings(config: Config) -> PresentationSettings:
-    """Give what the presenter is told of a session.
-
-    Raises
-    ------
-    WireError
-        With every mistake found.
-    """
-    told = asdict(config.presentation)
-    del told["washout_jitter_s"]
-    session, order = config.session, told.pop("rating_order")
-    second = (session.run + sum(session.participant.encode())) % 2 == 1
-    told["ratings_reversed"] = order == "descending" or (order == "counterbalanced" and second)
-    if session.condition != "ratings":
-        told["rating_window_s"] = 0.0
-    return PresentationSettings(**told, speed=session.speed)
-
-
-def _peers(acquisition: Acquisition, origin: str) -> list[str]:
-    """Who may send from the network has to be said."""
-    if acquisition.delivery == "folder":
-        return []
-    if not acquisition.peers and not ipaddress.ip_address(acquisition.address).is_loopback:
-        return [f"{origin} [acquisition] peers: expected at least one where address is {acquisition.address!r}, got none"]
-    if acquisition.delivery == "push" and (named := [peer for peer in acquisition.peers if not peer.startswith("@")]):
-        return [f"{origin} [acquisition] peers: expected @ADDRESS for delivery 'push', got {named[0]!r}"]
-    return []
-
-
-_PATHS = (
-    ("acquisition", "folder"),
-    ("decoder", "folder"),
-    ("generator", "unclip_model_path"),
-    ("generator", "tiny_vae"),
-    ("generator", "engines"),
-    ("evolution", "pca"),
-    ("evolution", "avoid"),
-    ("evolution", "yoked_to"),
-    ("evolution", "blinding_key"),
-    ("evolution", "resume"),
-    ("bridge", "keys"),
-    ("record", "out"),
-)
-
-
-def load(path: Path | None, overrides: Mapping[tuple[str, str], Any] | None = None) -> Config:
-    """Read a session file and lay the command line's options over it.
-
-    Parameters
-    ----------
-    path : Path or None
-        TOML file; None for an all-default session. Relative paths in it are taken from its folder.
-    overrides : mapping of (section, key) to value, optional
-        Relative paths in it are taken from the current folder.
-
-    Raises
-    ------
-    ConfigError
-        With every mistake found.
-    """
-    tables = {} if path is None else _read(path)
-    for (section, key), value in (overrides or {}).items():
-        table = tables.setdefault(section, {})
-        if isinstance(table, dict):
-            table[key] = value
-    return build(tables, origin=path.name if path else "options")
-
-
-def overrides_of(path: Path) -> dict[tuple[str, str], Any]:
-    """Give the keys that a session file sets, as overrides of another one.
-
-    Raises
-    ------
-    ConfigError
-        With every mistake found in it.
-    """
-    tables = _read(path)
-    build(tables, origin=path.name)
-    return {(section, key): value for section, own in tables.items() for key, value in own.items()}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    for section, key in _PATHS:
-        table = tables.get(section)
-        if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
-            table[key] = str(path.parent / Path(table[key]).expanduser())
-    return tables
-
-
-def absolute(config: Config) -> Config:
-    """Give the same configuration with paths that hold wherever its file lies."""
-    sections: dict[str, Any] = {section: {} for section, _ in _PATHS}
-    for section, key in _PATHS:
-        if value := getattr(getattr(config, section), key):
-            sections[section][key] = str(Path(value).resolve())
-    return replace(config, **{section: replace(getattr(config, section), **values) for section, values in sections.items()})
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (tuple, list)):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    return repr(value)
-
-
-def dump(config: Config, comments: bool = False) -> str:
-    """Write a configuration as TOML that :func:`load` reads back to an equal one."""
-    lines: list[str] = []
-    for section in fields(config):
-        part = getattr(config, section.name)
-        lines += ["", f"[{section.name}]" + (f"  # {(type(part).__doc__ or '').rstrip('.')}" if comments else "")]
-        for spec in fields(part):
-            if comments:
-                rule = spec.metadata["rule"]
-                lines.append(f"# {spec.metadata['text']}" + (f" ({rule})" if rule else ""))
-            lines.append(f"{spec.name} = {_toml(getattr(part, spec.name))}")
-    return "\n".join(lines[1:]) + "\n"
-
-
-def example() -> str:
-    """Give the commented example session file."""
-    head = "# An rtevo session. Every key is optional and shown with its default; unknown keys are errors.\n"
-    return head + "# Paths are relative to this file.\n\n" + dump(Config(), comments=True)

@@ -1,0 +1,72 @@
+"""What all command lines share: one way of saying what is wrong, and the same exit statuses.
+
+0: done. 1: done, and the answer is no; or a session that had begun has failed. 2: not done, because of a mistake in the command or in what
+it was given; nothing is left behind. 130: interrupted. Whatever is wrong is a sentence on stderr that begins with ``rtevo:``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from rtevo.errors import ConfigError, RtevoError, full_disk
+
+__all__ = ["FAILED", "INTERRUPTED", "MISTAKE", "Parser", "command", "finite", "say"]
+
+FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line's parser that says what is wrong as everything else does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say it and leave."""
+        say(f"{message} (see {self.prog} --help)")
+        sys.exit(MISTAKE)
+
+
+def finite(text: str) -> float:
+    """Read a number from the command line."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
+    return number
+
+
+def say(text: object) -> None:
+    """Print what is wrong."""
+    for line in str(text).splitlines() if isinstance(text, ConfigError) else [str(text)]:
+        print(f"rtevo: {line}", file=sys.stderr)
+
+
+def command(work: Callable[[], int | None]) -> int:
+    """Do a command's work; gives its exit status, whatever happens.
+
+    Parameters
+    ----------
+    work : callable
+        Returns the exit status, None for 0.
+    """
+    try:
+        status = work() or 0
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except RtevoError as error:
+        say(error)
+        return MISTAKE
+    except OSError as error:
+        say(full_disk(error) or (f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error))
+        return MISTAKE
+    except KeyboardInterrupt:
+        say("interrupted")
+        return INTERRUPTED
+    return status

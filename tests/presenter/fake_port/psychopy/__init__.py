@@ -1,0 +1,1 @@
+"""Stands in for PsychoPy where only its parallel port is wanted."""
