@@ -240,11 +240,8 @@ def test_a_locked_registry_is_reported(ring_name: Name, monkeypatch: pytest.Monk
         Ring.create(ring_name(), SLOT, 4)
 
 
-def test_anybodys_lock_on_the_folder_is_nothing_to_a_ring(
-    ring_name: Name, monkeypatch: pytest.MonkeyPatch, locked: Callable[[Path], None]
-) -> None:
-    monkeypatch.setattr("rtevo.shm.segment.LOCK_S", 0)
-    locked(SHM)
+def test_anybodys_lock_on_the_folder_is_nothing_to_a_ring(ring_name: Name, locked: Callable[[Path], None]) -> None:
+    locked(SHM)  # as long as the test lasts
     with Ring.create(ring_name(), SLOT, 4, ["a"]) as ring:
         assert (SHM / ring.name[1:]).exists()
     assert not (SHM / ring.name[1:]).exists()
