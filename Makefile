@@ -4,13 +4,14 @@ BIN := .venv/bin
 SESSION ?=
 WORKERS ?= 3
 
-.PHONY: run test bench lint psychopy clean
+.PHONY: run test bench lint format psychopy clean
 
 run: .venv/installed
 	$(BIN)/python -m rtevo.run $(SESSION)
 
 test: .venv/installed-test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup; tests=$$?; wait $$types && exit $$tests
 
 bench: .venv/installed-test
@@ -19,7 +20,12 @@ bench: .venv/installed-test
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+format: .venv/installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 # an interpreter with PsychoPy for the tests in a real window (they also need Xvfb and xdotool)
 psychopy: .venv/psychopy/installed

@@ -82,9 +82,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--sample", type=Path, metavar="PATH", help="with --check: a volume of the protocol to come (DICOM or NIfTI; file or folder)"
     )
-    p.add_argument(
-        "--wait", type=_wait, metavar="S", help="with --check: how long the presenter is waited for, s (default: 30)"
-    )
+    p.add_argument("--wait", type=_wait, metavar="S", help="with --check: how long the presenter is waited for, s (default: 30)")
     p.add_argument("--json", action="store_true", help="with --check: print JSON")
     p.add_argument(
         "--console",

@@ -103,7 +103,7 @@ def test_every_command_says_its_mistakes_in_the_same_way() -> None:
         text = path.read_text(encoding="utf-8")
         assert "argparse.ArgumentParser(" not in text, path
         assert re.search(r"\bcommand\(", text), path
-        assert "stderr.write(f\"{error}" not in text, path
+        assert 'stderr.write(f"{error}' not in text, path
 
 
 @pytest.mark.parametrize(

@@ -104,13 +104,13 @@ def session(tmp_path: Path) -> Path:
     for index in range(4):
         flags = VolumeFlag.MISSING if index == 2 else VolumeFlag.OK
         aligned = slot(
-                records.aligned_dtype(10),
-                index=index,
-                flags=int(flags),
-                motion=[index, 0, 0, 0, 0, 0.25],
-                framewise_displacement_mm=np.nan if index == 0 else 0.5,
-                closed_ns=index * 1000 * ms,
-                aligned_ns=index * 1000 * ms + 10 * ms,
+            records.aligned_dtype(10),
+            index=index,
+            flags=int(flags),
+            motion=[index, 0, 0, 0, 0, 0.25],
+            framewise_displacement_mm=np.nan if index == 0 else 0.5,
+            closed_ns=index * 1000 * ms,
+            aligned_ns=index * 1000 * ms + 10 * ms,
         )
         records.put_volume(aligned, np.full((2, 2, 2), index), records.Grid((2, 2, 2), np.diag([3.0, 3.0, 3.3, 1.0])))
         recorder.take("aligned", aligned)

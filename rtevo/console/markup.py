@@ -119,7 +119,7 @@ def placement(view: View) -> str:
         f"decoder's head and {asked['weight_kept']:.0%} of its weight in today's field of view"
     )
     return (
-        f'<h2>The decoder on today\'s head: {escape(asked["verdict"])}</h2><p>{figures}.</p>'
+        f"<h2>The decoder on today's head: {escape(asked['verdict'])}</h2><p>{figures}.</p>"
         f'<img class="overlay" src="placement/{view.part}/{asked["attempt"]}" alt="edges of the decoder\'s reference on today\'s volume">'
     )
 

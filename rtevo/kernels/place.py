@@ -139,10 +139,14 @@ def normal_equations(u, v, weight, block, spacing, origin, limit, sums):  # type
             y = np.float32(origin[1] + spacing * j)
             for k in range(1, nz - 1):
                 w = weight[i, j, k]
-                if w <= zero or min(
-                    min(weight[i + 1, j, k], weight[i - 1, j, k]),
-                    min(min(weight[i, j + 1, k], weight[i, j - 1, k]), min(weight[i, j, k + 1], weight[i, j, k - 1])),
-                ) <= zero:
+                if (
+                    w <= zero
+                    or min(
+                        min(weight[i + 1, j, k], weight[i - 1, j, k]),
+                        min(min(weight[i, j + 1, k], weight[i, j - 1, k]), min(weight[i, j, k + 1], weight[i, j, k - 1])),
+                    )
+                    <= zero
+                ):
                     continue
                 z = np.float32(origin[2] + spacing * k)
                 p, q = u[i, j, k], v[i, j, k]

@@ -91,9 +91,7 @@ def _distinct(fits: Sequence[Fit], points: Array, most: int) -> list[Fit]:
 
 
 def _pair(reference: Seen, today: Seen, scale: Scale, centre: Array) -> Pair:
-    return Pair(
-        reference.level(scale.spacing_mm, scale.fwhm_mm), today.level(scale.spacing_mm, scale.fwhm_mm), centre, scale.window_mm
-    )
+    return Pair(reference.level(scale.spacing_mm, scale.fwhm_mm), today.level(scale.spacing_mm, scale.fwhm_mm), centre, scale.window_mm)
 
 
 def fine_pair(reference: Seen, today: Seen, centre: Array) -> Pair:

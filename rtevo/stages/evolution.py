@@ -155,9 +155,7 @@ def resolve_condition(config: Config) -> str:
     try:
         return condition_of(codes[who], *who, secret)
     except ValueError as problem:
-        raise ConfigError(
-            f"[evolution] blinding_key: {name}: the code of participant {who[0]!r}, session {who[1]!r} {problem}"
-        ) from None
+        raise ConfigError(f"[evolution] blinding_key: {name}: the code of participant {who[0]!r}, session {who[1]!r} {problem}") from None
 
 
 def check(config: Config, space: LatentSpace) -> str:

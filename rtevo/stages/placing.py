@@ -266,6 +266,4 @@ class Placing:
         if self._own is not None:
             return self._own[0]
         fwhm_mm = self._config.decoder.fwhm_mm
-        return carry(
-            self._decoder, attempt.placement, attempt.reference, self.grid, volumes=attempt.steady, fwhm_mm=fwhm_mm, moved=True
-        )
+        return carry(self._decoder, attempt.placement, attempt.reference, self.grid, volumes=attempt.steady, fwhm_mm=fwhm_mm, moved=True)

@@ -116,7 +116,6 @@ def test_diffusion_series_of_older_scanners_are_not_functional(
     assert "diffusion" in source.problems[-1]
 
 
-
 def enhanced(made: Made, encode: Encode, folder: Path, volume: int, slices: int | None = None, **changes: Any) -> None:
     """A file of one volume, cut short where `slices` is given: whole by its own header."""
     dataset = made.enhanced([volume], instance=volume + 1)
@@ -158,9 +157,7 @@ def test_one_wrong_volume_after_the_first_is_left_out(tmp_path: Path, clock: Fak
     assert [(v.index, bool(v.flags & VolumeFlag.MISSING)) for v in got] == [(0, False), (1, True), (2, False)]
 
 
-def test_a_session_passes_a_lonely_first_volume_on_after_its_patience(
-    tmp_path: Path, clock: FakeClock, made: Made, encode: Encode
-) -> None:
+def test_a_session_passes_a_lonely_first_volume_on_after_its_patience(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
     source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock, confirm=True)
     enhanced(made, encode, tmp_path, 0)
     assert source.poll() == []
@@ -186,9 +183,7 @@ def test_a_run_that_is_started_again_before_it_was_used(tmp_path: Path, clock: F
     assert any("it was started again before any of its volumes was used" in problem for problem in source.problems)
 
 
-def test_the_leftover_of_another_participant_is_named_and_never_taken(
-    tmp_path: Path, clock: FakeClock, made: Made, encode: Encode
-) -> None:
+def test_the_leftover_of_another_participant_is_named_and_never_taken(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
     source = FolderSource(tmp_path / "run", patience_s=PATIENCE_S, clock_ns=clock)
     (tmp_path / "run").mkdir()
     for volume in range(2):

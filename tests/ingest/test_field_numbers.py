@@ -85,7 +85,9 @@ def undecodable(made: Made, volumes: list[int]) -> list[Any]:
             datasets.append(made.slice(volume, index))
             if volume in volumes:
                 datasets[-1].file_meta.TransferSyntaxUID = JPEGLSNearLossless
-                datasets[-1].PixelData = (
+                datasets[
+                    -1
+                ].PixelData = (
                     b"\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\x00\xe0\x04\0\0\0odds\xfe\xff\xdd\xe0\0\0\0\0"  # offset table, fragment, end
                 )
                 datasets[-1]["PixelData"].is_undefined_length = True

@@ -104,9 +104,7 @@ def read_late(line: bytes) -> int:
 
 
 @pytest.mark.slow
-def test_a_scanner_that_falls_silent_is_an_alarm_and_images_are_not_shown_for_nothing(
-    session: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_scanner_that_falls_silent_is_an_alarm_and_images_are_not_shown_for_nothing(session: Callable[..., Any], tmp_path: Path) -> None:
     """Nobody attends it, so that it ends by itself, as failed; every image that was shown began before the alarm."""
     file = write(tmp_path, '[simulation]\nfaults = "silence_after=14"\n')
     done = session(file, "--speed", "max", "--generations", "2", "--population", "4")

@@ -10,7 +10,7 @@ from rtevo.realign.first import PATIENCE, FirstVolumes
 
 def ball(level: float = 100.0) -> np.ndarray:
     x = np.indices((16, 16, 16)) - 7.5
-    return np.asarray(level * np.exp(-((x**2).sum(axis=0) / 30) ** 2), np.float32)
+    return np.asarray(level * np.exp(-(((x**2).sum(axis=0) / 30) ** 2)), np.float32)
 
 
 def first(levels: list[float], moved_mm: dict[int, float] | None = None) -> FirstVolumes:
