@@ -137,7 +137,7 @@ def _pulses(display: Display, settings: PresentationSettings, say: Callable[[str
 
 def _round_trips(link: Link, events: int) -> Report:
     """Report triggers, as a session does, until each is acknowledged."""
-    taken = []
+    taken: list[int] = []
     for _ in range(events):
         began = time.perf_counter_ns()
         link.send(Event(int(Kind.PULSE), began))
