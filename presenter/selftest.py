@@ -23,11 +23,10 @@ from presenter.run import load_screen
 from presenter.session import ESCAPE
 from presenter.triggers import open_port
 from rtevo import wire
-from rtevo.wire import Event, Kind, PresentationSettings
+from rtevo.wire import SELF_TEST, Event, Kind, PresentationSettings
 
-__all__ = ["SELF_TEST", "self_test"]
+__all__ = ["self_test"]
 
-SELF_TEST = "selftest"  # what the bridge is told
 FRAMES = 600
 UPLOADS, SIDE = 40, 768  # pictures, pixels
 EVENTS = 200

@@ -23,7 +23,7 @@ from presenter.run import present
 from rtevo import wire
 from rtevo.bridge import Bridge, ClockOffset, PresenterEvent, make_keys
 from rtevo.bridge.__main__ import main as keys_main
-from rtevo.bridge.link import SILENT_S
+from rtevo.bridge.bridge import SILENT_S
 from rtevo.errors import LinkError
 from rtevo.records import EventKind
 from rtevo.simulate import FaultyNetwork

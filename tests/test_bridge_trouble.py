@@ -17,11 +17,11 @@ from presenter.link import Link, LinkLost
 from presenter.selftest import self_test
 from rtevo import wire
 from rtevo.bridge import Bridge, ClockOffset, PresenterEvent, Resume, make_keys
+from rtevo.bridge.bridge import SILENT_S, SLOW_S
 from rtevo.bridge.door import RATE_PER_S, REPEAT_S
-from rtevo.bridge.link import SELF_TEST, SILENT_S, SLOW_S
 from rtevo.records import EventKind
 from rtevo.simulate import FaultyNetwork, ParticipantLink
-from rtevo.wire import PresentationSettings
+from rtevo.wire import SELF_TEST, PresentationSettings
 
 SECOND = 1_000_000_000
 LIMIT_S = 60.0  # a test that takes longer hangs
