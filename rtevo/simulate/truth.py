@@ -19,6 +19,7 @@ from rtevo.simulate.participant import Participant, Viewing
 
 __all__ = ["HiddenTruth", "TrueResponse", "read_truth"]
 
+TRUTH, MOTION = "hidden_truth.tsv", "hidden_motion.tsv"
 _COLUMNS = ("number", "onset", "duration", "preference", "amplitude_percent", "rating", "response_time", "pixels_sha256")
 _MISSING = "n/a"
 
@@ -43,11 +44,11 @@ class HiddenTruth:
 
     def __init__(self, folder: Path, settings: dict[str, Any], part: int = 0, first_volume: int = 0) -> None:
         self._folder, self._settings, self._first = folder, settings, first_volume
-        self._before = _whole_lines(folder / "hidden_truth.tsv", part)
-        moved = _whole_lines(folder / "hidden_motion.tsv", part)
+        self._before = _whole_lines(folder / TRUTH, part)
+        moved = _whole_lines(folder / MOTION, part)
         self._volumes = len(moved)
-        self._pictures = (folder / "hidden_truth.tsv").open("w", encoding="utf-8", buffering=1)
-        self._motion = (folder / "hidden_motion.tsv").open("w", encoding="utf-8", buffering=1)
+        self._pictures = (folder / TRUTH).open("w", encoding="utf-8", buffering=1)
+        self._motion = (folder / MOTION).open("w", encoding="utf-8", buffering=1)
         self._pictures.write("\t".join(_COLUMNS) + "\n" + "".join(self._before))
         self._motion.write("\t".join(("volume", *MOTION_COLUMNS)) + "\n" + "".join(moved))
         self._summary(complete=False, pictures=len(self._before))
@@ -70,9 +71,9 @@ class HiddenTruth:
         text = "\t".join(_COLUMNS) + "\n" + "".join(self._before)
         for viewing in participant.viewings:
             text += _row(viewing, participant.answers.get(viewing.number), participant.behaviour.keys, len(self._before))
-        written = self._folder / ".hidden_truth.tsv.part"
+        written = self._folder / f".{TRUTH}.part"
         written.write_text(text, encoding="utf-8")
-        written.replace(self._folder / "hidden_truth.tsv")
+        written.replace(self._folder / TRUTH)
         self._summary(complete=True, pictures=len(self._before) + len(participant.viewings))
 
     def _summary(self, complete: bool, pictures: int) -> None:
@@ -131,7 +132,7 @@ def read_truth(folder: Path) -> TrueResponse:
     FileNotFoundError
         If the folder has none.
     """
-    lines = (folder / "hidden_truth.tsv").read_text(encoding="utf-8").split("\n")[1:-1]  # what follows the last newline is not whole
+    lines = (folder / TRUTH).read_text(encoding="utf-8").split("\n")[1:-1]  # what follows the last newline is not whole
     rows = [dict(zip(_COLUMNS, line.split("\t"), strict=True)) for line in lines]
 
     def column(name: str) -> NDArray[np.float64]:
