@@ -71,7 +71,7 @@ def scanner(tmp_path: Path) -> Scanner:
 
 @pytest.fixture
 def source(scanner: Scanner, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> FolderSource:
-    monkeypatch.setattr("rtevo.ingest.listing.TURN_SHARE", math.inf)  # known files are looked at every time, however long the last look took
+    monkeypatch.setattr("rtevo.ingest.listing.TURN_SHARE", math.inf)  # known files are looked at in every poll
     return FolderSource(scanner.writer.folder, patience_s=PATIENCE_S, clock_ns=clock)
 
 
