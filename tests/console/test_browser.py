@@ -28,7 +28,8 @@ from rtevo.console.guard import new_token
 from rtevo.decode import Decoder
 from rtevo.record import read_log
 from rtevo.records import EventKind
-from rtevo.stages import Plan, child_main
+from rtevo.session.plan import Plan
+from rtevo.stages.table import child_main
 
 pytest.importorskip("nicegui", reason="the console is optional: pip install 'rtevo[console]'")
 api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install '.[test]'")

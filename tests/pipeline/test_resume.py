@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from rtevo.config import build
+from rtevo.past.resume import _of_next_run
 from rtevo.record import LOG, LogWriter, hold, parts, read_log, volume_path
-from rtevo.resume import _of_next_run
 from rtevo.run import main
 from tests.support.killed import KINDS, check, play, session_file
 

@@ -28,10 +28,10 @@ from PIL import Image
 
 from rtevo.config import load
 from rtevo.latent import LatentSpace
+from rtevo.past.evolution import go_through, measured
 from rtevo.record import LOG, finalise, image_path, parts, read_log, volume_path
 from rtevo.records import EventKind, VolumeFlag
-from rtevo.stages.evolution import make_course
-from rtevo.stages.history import go_through, measured
+from rtevo.session.course import make_course
 
 TABLES = ("trials.tsv", "motion.tsv", "latents.npz", "summary.json")
 EARLY = 0.35  # share of the kills that come at a random time after the start; the others at a random record

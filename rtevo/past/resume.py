@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from rtevo.config import Config, load
 from rtevo.errors import ConfigError, DataError
 from rtevo.ingest import is_number
-from rtevo.prepare import check_again, check_console, describe_source, hashes, make_plan
+from rtevo.session.checks import check_again, check_console, describe_source
+from rtevo.session.prepare import make_plan
+from rtevo.session.provenance import hashes
 
 if TYPE_CHECKING:
-    from rtevo.stages import Plan
+    from rtevo.session.plan import Plan
 
 __all__ = ["describe", "resume"]
 
