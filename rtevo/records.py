@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "FD_LIMIT_MM",
+    "HEAD_RADIUS_MM",
     "MOTION_COLUMNS",
     "Decision",
     "EventKind",
@@ -36,6 +38,8 @@ __all__ = [
 ]
 
 ACQUISITION_BYTES = 4096
+HEAD_RADIUS_MM = 50.0  # of the sphere on which rotations become millimetres: Power et al. 2012, doi:10.1016/j.neuroimage.2011.10.018
+FD_LIMIT_MM = 0.5  # framewise displacement that is worth a look, the usual limit for task data (ibid.)
 MOTION_COLUMNS = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")  # mm, mm, mm, rad, rad, rad; RAS+
 
 

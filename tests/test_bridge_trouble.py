@@ -5,38 +5,31 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import zmq
 
 from presenter.headless import _Participant
 from presenter.link import Link, LinkLost
 from presenter.selftest import self_test
 from rtevo import wire
 from rtevo.bridge import Bridge, ClockOffset, PresenterEvent, Resume, make_keys
+from rtevo.bridge.bridge import SILENT_S, SLOW_S
 from rtevo.bridge.door import RATE_PER_S, REPEAT_S
-from rtevo.bridge.link import SELF_TEST, SILENT_S, SLOW_S
 from rtevo.records import EventKind
 from rtevo.simulate import FaultyNetwork, ParticipantLink
-from rtevo.wire import PresentationSettings
+from rtevo.wire import SELF_TEST, PresentationSettings
+from tests.support.link import LIMIT_S, stranger, until
 
 SECOND = 1_000_000_000
-LIMIT_S = 60.0  # a test that takes longer hangs
+
 LOOPBACK = "tcp://127.0.0.1:0"
 
 
 def pixels(value: int) -> np.ndarray:
     return np.full((8, 6, 3), value, np.uint8)
-
-
-def until(condition: Callable[[], bool], work: Callable[[], object]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "never happened"
-        work()
 
 
 class Ears:
@@ -53,22 +46,6 @@ class Ears:
 
     def of(self, kind: EventKind) -> list[PresenterEvent]:
         return [event for event in self.events if event.kind == kind]
-
-
-@contextlib.contextmanager
-def stranger(endpoint: str, server_key: bytes = b"") -> Iterator[zmq.Socket[bytes]]:
-    context = zmq.Context()
-    dealer = context.socket(zmq.DEALER)
-    dealer.sndhwm = 0
-    if server_key:
-        dealer.curve_serverkey = server_key
-        dealer.curve_publickey, dealer.curve_secretkey = zmq.curve_keypair()
-    dealer.connect(endpoint)
-    try:
-        yield dealer
-    finally:
-        dealer.close(linger=0)
-        context.term()
 
 
 # --- strangers -------------------------------------------------------------------------------------------------------------------------

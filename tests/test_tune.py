@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.random_model import write_model
 from bench.tune import Trial, choose, main
 from rtevo.config import load
+from tests.support.random_model import write_model
 
 
 def trial(steps: int, p99_ms: float, similarity: float = 0.9, px: int = 768) -> Trial:

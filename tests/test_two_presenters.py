@@ -18,7 +18,7 @@ from presenter.link import Link, LinkLost, Replaced
 from presenter.place import Place
 from rtevo import wire
 from rtevo.bridge import Bridge, PresenterEvent, Resume
-from rtevo.bridge.link import SILENT_S
+from rtevo.bridge.bridge import SILENT_S
 from rtevo.errors import LinkError
 from rtevo.records import EventKind
 from rtevo.session.clock import Clock

@@ -10,8 +10,9 @@ Beyond loopback the link is encrypted and both ends are authenticated (CURVE). `
 
 from __future__ import annotations
 
+from rtevo.bridge.bridge import Bridge
+from rtevo.bridge.events import PresenterEvent, Resume
 from rtevo.bridge.keys import make_keys
-from rtevo.bridge.link import Bridge, PresenterEvent, Resume
 from rtevo.bridge.offset import ClockOffset
 from rtevo.bridge.physiology import Physiology
 

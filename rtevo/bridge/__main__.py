@@ -6,10 +6,11 @@ import argparse
 import statistics
 from pathlib import Path
 
+from rtevo.bridge.bridge import Bridge
 from rtevo.bridge.keys import make_keys, say_keys
-from rtevo.bridge.link import SELF_TEST, Bridge
 from rtevo.command import Parser, command
 from rtevo.records import EventKind
+from rtevo.wire import SELF_TEST
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rtevo.record import earlier
-from rtevo.records import Decision, EventKind, VolumeFlag
+from rtevo.records import FD_LIMIT_MM, Decision, EventKind, VolumeFlag
 from rtevo.session.course import course_settings
 from rtevo.session.rings import OBSERVERS
 from rtevo.shm import Ring, RingClosed, RingOverrun
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["Status", "closing_words"]
 
 QUIET_S = 10.0  # without a terminal, a line this often
-FD_LIMIT_MM = 0.5
 QUESTION = "Type y (accept a doubtful placement), n (try the next volumes), r (the scanner's run begins anew) or x (stop), and Enter."
 ANSWERS = {"y": "accept", "n": "again", "r": "restart", "x": "stop"}
 HELD = "Type g (go on showing images), r (the scanner's run begins anew) or x (stop), and Enter."

@@ -12,12 +12,10 @@ import numpy as np
 
 from rtevo.config import Config
 from rtevo.record import Holding, Painting
-from rtevo.records import Decision, EventKind, Grid, VolumeFlag
+from rtevo.records import FD_LIMIT_MM, HEAD_RADIUS_MM, Decision, EventKind, Grid, VolumeFlag
 
-__all__ = ["FD_LIMIT_MM", "FULL", "LATENCIES", "Latency", "Trial", "View", "Volume"]
+__all__ = ["FULL", "LATENCIES", "Latency", "Trial", "View", "Volume"]
 
-FD_LIMIT_MM = 0.5  # framewise displacement that is worth a look (Power et al. 2012, doi:10.1016/j.neuroimage.2011.10.018)
-RADIUS_MM = 50.0  # of the sphere on which rotations become millimetres (ibid.)
 CLOCK_LIMIT_MS = 8.0  # half a frame at 60 Hz
 SILENCE_TR = 4.0  # without a volume for so long, and the operator is told
 FULL = 0.75  # share of a ring that is waiting to be read, above which the operator is told
@@ -201,7 +199,7 @@ class View:
 
     def _aligned(self, record: Mapping[str, Any]) -> None:
         x, y, z, *angles = record["motion"]
-        motion = (x, y, z, *(angle * RADIUS_MM for angle in angles))
+        motion = (x, y, z, *(angle * HEAD_RADIUS_MM for angle in angles))
         volume = Volume(record["index"], record["flags"], record["framewise_displacement_mm"], motion)
         if volume.flags & VolumeFlag.LATE:  # takes the place of its gap
             self.volumes = sorted([v for v in self.volumes if v.index != volume.index] + [volume], key=lambda v: v.index)

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rtevo.errors import DicomError
-from rtevo.ingest.assembly import Outcome, Volume
 from rtevo.ingest.dicom import DicomFile, TruncatedError, read_dicom
 from rtevo.ingest.gate import Gate
 from rtevo.ingest.listing import Listing, Signature
 from rtevo.ingest.nifti import is_nifti, read_nifti
-from rtevo.ingest.selection import Selection, Stream, is_number
+from rtevo.ingest.ranking import is_number
+from rtevo.ingest.selection import Selection, Stream
+from rtevo.ingest.volume import Outcome, Volume
 from rtevo.ingest.whole import SUSPECT_S, Whole, zeros_at_end
 
 __all__ = ["FolderSource"]

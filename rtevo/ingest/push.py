@@ -37,11 +37,12 @@ import zmq
 from numpy.typing import NDArray
 
 from rtevo.errors import DataError
-from rtevo.ingest.assembly import Assembler, Outcome, Volume
+from rtevo.ingest.assembly import Assembler
 from rtevo.ingest.dicom import DicomFile
 from rtevo.ingest.gate import Gate
 from rtevo.ingest.header import SeriesHeader
 from rtevo.ingest.nifti import volume_file
+from rtevo.ingest.volume import Outcome, Volume
 from rtevo.records import Grid
 
 __all__ = ["PushSource"]

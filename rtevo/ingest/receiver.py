@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from rtevo.errors import ConfigError, DataError
-from rtevo.ingest.assembly import Volume
 from rtevo.ingest.folder import FolderSource
 from rtevo.ingest.lobby import Lobby
+from rtevo.ingest.volume import Volume
 
 __all__ = ["DicomReceiver", "Peer", "check_listening", "echo", "reachable"]
 

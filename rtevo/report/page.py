@@ -13,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from rtevo.record import image_path
+from rtevo.records import FD_LIMIT_MM
 from rtevo.report import figures, tables
 from rtevo.report.gather import Row, Session, means
 from rtevo.report.methods import methods
@@ -75,7 +76,7 @@ def _images_note(session: Session) -> str:
 
 def _quality_caption(session: Session) -> str:
     resumed = " Dotted: the session was interrupted and went on." if len(session.summary.get("parts", [])) > 1 else ""
-    return f"Dashed: {figures.FD_LIMIT_MM:g} mm, the usual limit; spikes: over {session.settings['decoder']['spike_mm']:g} mm.{resumed}"
+    return f"Dashed: {FD_LIMIT_MM:g} mm, the usual limit; spikes: over {session.settings['decoder']['spike_mm']:g} mm.{resumed}"
 
 
 def _latency_note(session: Session) -> str:

@@ -47,7 +47,6 @@ class Pulses:
         self._last_s: float | None = None  # of the last pulse that counts
         self._number = 0  # of the volume that it began
         self._every = False  # there is a pulse for every volume
-        self._extra = 0
         self._newest = -1  # volume that came in last
         self._lag = 0  # of volumes behind pulses, usually
         self._behind = False
@@ -61,7 +60,6 @@ class Pulses:
         steps = round(interval)
         regular = steps >= 1 and abs(interval - steps) <= TOLERANCE + steps * TR_ERROR
         if not regular or (not self._every and steps > FIRST_GAP):
-            self._extra += 1
             return [
                 f"a trigger came {t_s - self._last_s:.3f} s after the one before it, which is no multiple of the repetition time of "
                 f"{self.tr_s:g} s: it does not count"

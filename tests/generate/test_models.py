@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.random_model import KINDS, write_model
 from rtevo.errors import ConfigError, ModelError
 from rtevo.generate import GeneratorSettings, load, probe
 from rtevo.generate.check import check
+from tests.support.random_model import KINDS, write_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:diffusers")
 

@@ -8,8 +8,7 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from rtevo.ingest.__main__ import main
 from rtevo.ingest.receiver import DicomReceiver, Peer
 from rtevo.records import Grid
 from rtevo.simulate.dicom import MosaicWriter
+from tests.support.link import until
 
 pynetdicom = pytest.importorskip("pynetdicom", reason="pynetdicom is not installed")
 GRID = Grid((8, 6, 5), np.diag([-3.0, 3.0, 3.5, 1.0]))
@@ -43,14 +43,6 @@ def connect(receiver: DicomReceiver, title: str = "SCANNER", called: str = "RTEV
     entity.add_requested_context("1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.1.2.1")
     entity.add_requested_context("1.2.840.10008.1.1")
     return entity.associate("127.0.0.1", receiver.port, ae_title=called)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for the receiver's threads."""
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "the receiver did not react within 30 s"
-        time.sleep(0.005)
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.soak_resume import session_file
 from rtevo.record import LOG, read_log
 from rtevo.run import main
+from tests.support.killed import session_file
 
 from .conftest import Warm
 

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.bench_long import WARM, measure, run_session
 from rtevo import export
 from rtevo.record import LOG, LogWriter, grid_of, image_path, read_log
 from rtevo.record.__main__ import main as record_command
 from rtevo.records import EventKind
 from rtevo.report.__main__ import main as report
 from rtevo.session.course import scramble
+from tests.support.long_session import WARM, measure, run_session
 
 from .conftest import Warm
 

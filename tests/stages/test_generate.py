@@ -154,8 +154,8 @@ def test_a_backend_that_fails_gives_way_only_where_the_session_allows_it(
 ) -> None:
     import torch
 
-    from bench.random_model import write_model
     from rtevo.generate import GeneratorSettings, load
+    from tests.support.random_model import write_model
 
     write_model(tmp_path / "model", "large", narrow=16, px=64, half=False)
     embeddings, seeds = np.random.default_rng(0).standard_normal((3, 64)), [0, 1, 2]

@@ -1,14 +1,12 @@
-"""Sessions that are killed again and again: ``python -m bench.soak_resume --kills 100``.
+"""Sessions that are killed at random moments and resumed until they are completed, and what is checked then.
 
 Simulated sessions run in lock-step; at random moments, also while they start and while they are being resumed, SIGKILL goes to the whole
-process group. Each is resumed until it is completed, and then everything that it has recorded is checked: nothing that was in the log
-before a kill is missing after it, nothing is there twice, every image was shown once, and the tables follow from the log. With
-``--keep FILE`` outcomes are written as they come, and a later call goes on from them.
+process group. Of what is recorded in the end, nothing that was in the log before a kill is missing, nothing is there twice, every image
+was shown once, and the tables follow from the log.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -21,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -269,45 +267,3 @@ def _check_evolution(out: Path, log: list[dict[str, Any]]) -> list[str]:
     rebuilt = json.loads(json.dumps(course.evolver.to_state()))
     names = [name for name in state if rebuilt[name] != state[name] and not (config.evolution.use_post_encodings and name == "latents")]
     return problems + [f"evolution's {name} at the end is not what follows from the log" for name in names]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status: 1 where anything was wrong."""
-    p = argparse.ArgumentParser(
-        prog="python -m bench.soak_resume", description="Kill simulated sessions at random moments and resume them."
-    )
-    p.add_argument("--kills", type=int, default=100, metavar="N", help="so many in all (default: 100)")
-    p.add_argument("--seed", type=int, default=1, metavar="N")
-    p.add_argument("--minutes", type=float, default=1e9, metavar="M", help="begin no session after so long")
-    p.add_argument("--keep", type=Path, metavar="FILE", help="outcomes, a line each; a call with the same file goes on from them")
-    options = p.parse_args(arguments)
-    outcomes: list[Outcome] = []
-    if options.keep and options.keep.exists():
-        outcomes = [Outcome(**json.loads(line)) for line in options.keep.read_text().splitlines()]
-    began = time.monotonic()
-    while (done := sum(len(o.kills) for o in outcomes)) < options.kills and time.monotonic() < began + 60 * options.minutes:
-        number = len(outcomes)
-        rng = np.random.default_rng([options.seed, number])
-        kills = min(options.kills - done, int(rng.integers(3, 9)))
-        place = Path(tempfile.mkdtemp(prefix="rtevo-soak-"))
-        outcome = play(number, KINDS[number % len(KINDS)], kills, rng, place)
-        outcomes.append(outcome)
-        if options.keep:
-            with options.keep.open("a") as file:
-                file.write(json.dumps(asdict(outcome)) + "\n")
-        found = "; ".join(outcome.problems) or "all there, once"
-        print(f"session {number} {outcome.kind or ''}: kills {', '.join(outcome.kills) or '-'}; {found}", flush=True)
-        if outcome.problems:
-            print(f"  kept: {place}", flush=True)
-        else:
-            shutil.rmtree(place)
-    where = Counter(kill for o in outcomes for kill in o.kills)
-    bad = sum(bool(o.problems) for o in outcomes)
-    print(f"{sum(where.values())} kills in {len(outcomes)} sessions ({', '.join(f'{n} {what}' for what, n in where.items())})")
-    lost, torn = (sum(getattr(o, name) for o in outcomes) for name in ("records_lost", "torn"))
-    print(f"records lost {lost}, cut short {torn}, sessions with anything wrong {bad}")
-    return int(bad > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The link itself: one door, one presenter."""
+"""The bridge itself: one door, one presenter."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from types import TracebackType
 from typing import Any
 
 from rtevo import wire
+from rtevo.bridge.admission import REPLACED, TAKEN, refusal
 from rtevo.bridge.door import Door
 from rtevo.bridge.events import PresenterEvent, Resume
 from rtevo.bridge.offset import ClockOffset
 from rtevo.bridge.pixels import rgb8
+from rtevo.bridge.trials import Trial
 from rtevo.bridge.waiting import Waiting, name_of, word_of
 from rtevo.errors import LinkError
 from rtevo.records import EventKind
 from rtevo.wire import PresentationSettings, WireError
 
-__all__ = ["Bridge", "PresenterEvent", "Resume"]
+__all__ = ["Bridge"]
 
 SILENT_S = 2.0  # without an answer for so long the presenter is called silent; one started anew on its computer may take its place
 PING_S = 0.5
@@ -31,9 +33,6 @@ BURST = 8  # clock samples taken quickly when a presenter connects
 BURST_S = 0.02
 SLOW_S = 3.0  # an image that is longer under way is told of
 FROZEN_S = 10.0  # so much longer than a trial takes, without any event, and the operator is told
-TAKEN = "another presenter is connected"
-REPLACED = "another presenter has taken this one's place"
-SELF_TEST = "selftest"  # name of the session, and of the display, of a test of the link
 
 _log = logging.getLogger("rtevo")
 
@@ -92,8 +91,7 @@ class Bridge:
         self._now_ns = 0
         self._pause = self._pause_told = False
         self._end: wire.End | None = None
-        self._onset: PresenterEvent | None = None  # of an image whose offset or rating is still to come
-        self._awaited: set[EventKind] = set()  # which of the two
+        self._trial = Trial(bool(settings.rating_window_s))
         self._started = self._ended = self._ready = self._silent = False
         self._display: tuple[str, float] = ("", 0.0)
         self._warnings: tuple[str, ...] = ()
@@ -383,12 +381,12 @@ class Bridge:
         if hello.trouble:
             self._let_go(identity, hello)
             return
-        refusal = self._refusal(identity, hello)
-        if refusal is not None:
-            self._send(refusal, identity)
+        refused = refusal(hello, self.session, self._ended, self._peer not in (None, identity))
+        if refused is not None:
+            self._send(refused, identity)
             self._waiting.leave(identity)
-            if refusal.final:
-                self._door.tell(f"presenter refused: {name_of(hello)}: {refusal.reason}")
+            if refused.final:
+                self._door.tell(f"presenter refused: {name_of(hello)}: {refused.reason}")
         elif identity != self._peer and self._has_to_wait(hello):
             process = self._process if word_of(hello.place) == self._place else 0
             self._send(wire.Refused(TAKEN + (f" ({self._name})" if self._name else ""), final=False, process=process), identity)
@@ -408,22 +406,6 @@ class Bridge:
         self._outbox.acknowledge(hello.received)
         self._outbox.rewind()
         self._send_due()
-
-    def _refusal(self, identity: bytes, hello: wire.Hello) -> wire.Refused | None:
-        """Say why this presenter cannot be taken; None where it can."""
-        if (hello.display == SELF_TEST) != (self.session == SELF_TEST):
-            return wire.Refused(
-                "a session is waiting here, not a test of the link (python -m rtevo.bridge test)"
-                if hello.display == SELF_TEST
-                else "only a test of the link runs here (python -m presenter --selftest): start the session"
-            )
-        if hello.session not in ("", self.session):
-            return wire.Refused("this presenter belongs to another session: start it anew")
-        if self._ended:
-            return wire.Refused("the session is over", final=hello.session == self.session)
-        if self._peer not in (None, identity) and hello.session == self.session:
-            return wire.Refused(REPLACED, replaced=True)
-        return None
 
     def _has_to_wait(self, hello: wire.Hello) -> bool:
         """Whether the session has another presenter, which may come back: it is not known to have ended."""
@@ -463,7 +445,7 @@ class Bridge:
         if again:
             if follows:
                 self._note("a presenter has been started anew: the session goes on with it")
-            self._close_trial()
+            self._found += self._trial.close(self._alive_ns, self._mono_ns(), -self._inbox.received)
         elif resumed is not None:
             self._note("the presenter has found the new bridge" if outlived else "bridge and presenter have both been started anew")
         if outlived or self._pause:
@@ -476,18 +458,6 @@ class Bridge:
         if self._end is not None:
             self._outbox.add(self._end)
         _log.info("bridge: presenter %s (%s) has come", hello.software, hello.display)
-
-    def _close_trial(self) -> None:
-        """The presenter has died in a trial: say what it could not say any more; when is a guess between its last sign of life and now."""
-        now, onset = self._mono_ns(), self._onset
-        if onset is None:
-            return
-        last = max(onset.mono_ns - onset.error_ns, min(self._alive_ns, now))
-        where, text, number = (onset.generation, onset.candidate), "the presenter was started anew", -self._inbox.received
-        for kind in sorted(self._awaited):
-            middle, error_ns = (last + now) // 2, (now - last) // 2 + 1
-            self._found.append(PresenterEvent(kind, *where, middle, error_ns, text=text, guess=True, sequence=number))
-        self._onset, self._awaited = None, set()
 
     def _take(self, message: wire.Message, received_ns: int) -> None:
         """Deal with one message of the presenter."""
@@ -538,15 +508,12 @@ class Bridge:
         if event.kind == EventKind.TRIGGER:
             self._started = True
         elif event.kind == EventKind.ONSET:
-            self._onset = found
-            self._awaited = {EventKind.OFFSET} | ({EventKind.RATING} if self.settings.rating_window_s else set())
             shown = next((k for k, (image, _) in enumerate(self._unshown) if (image.generation, image.candidate) == where), None)
             if shown is not None:
                 del self._unshown[shown]
-        elif event.kind in (EventKind.OFFSET, EventKind.RATING):
-            self._awaited.discard(EventKind(event.kind))
         elif event.kind == EventKind.END:
             self._ended = True
+        self._trial.take(found)
         self._found.append(found)
 
     # --- trouble -----------------------------------------------------------------------------------------------------------------
