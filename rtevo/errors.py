@@ -21,6 +21,7 @@ import os
 import shutil
 
 __all__ = [
+    "BusyError",
     "ConfigError",
     "DataError",
     "DecoderError",
@@ -28,6 +29,7 @@ __all__ = [
     "GeometryError",
     "LinkError",
     "ModelError",
+    "NotDicomError",
     "RingError",
     "RtevoError",
     "StageError",
@@ -59,8 +61,16 @@ class DataError(RtevoError):
     """What a scanner or a user delivered cannot be used."""
 
 
+class BusyError(DataError):
+    """Another process holds a session's folder or writes to its log."""
+
+
 class DicomError(DataError):
     """One DICOM file is unreadable, truncated or of an unsupported kind."""
+
+
+class NotDicomError(DicomError):
+    """A file is none of DICOM's."""
 
 
 class GeometryError(DataError):
