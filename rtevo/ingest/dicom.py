@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtevo.errors import DicomError
+from rtevo.errors import DicomError, NotDicomError
 from rtevo.ingest.elements import GE_PRIVATE, NATIVE, PIXEL_DATA, Elements, Incomplete, fragments, open_elements, rewritten
 from rtevo.ingest.header import SeriesHeader, series_header
 from rtevo.ingest.parts import Part, enhanced_layout, filled_tiles, mosaic_layout, mosaic_slices, mosaic_tiles, slice_layout
@@ -165,6 +165,8 @@ def parse_dicom(contents: bytes, name: str, *, pixels: bool = True) -> DicomFile
     except Incomplete as error:
         message = f"{name}: ends at byte {len(contents)} within its header" if contents else f"{name}: empty"
         raise TruncatedError(message, error.needed, error.exact) from None
+    except NotDicomError as error:
+        raise NotDicomError(f"{name}: {error}") from None
     except DicomError as error:
         raise DicomError(f"{name}: {error}") from None
     try:
