@@ -92,10 +92,10 @@ def resume(out: Path, rebaseline: bool = False) -> tuple[Plan, str]:
 
 def describe(session: RecordedSession, dropped: int) -> str:
     """Say what a log holds of an interrupted session."""
-    from rtevo.record import EventRecord, VolumeRecord
+    from rtevo.record import VolumeRecord
     from rtevo.records import EventKind
 
-    shown = sum(e.kind == EventKind.ONSET for e in session.records(EventRecord))
+    shown = len(session.events(EventKind.ONSET))
     words = f"{len(session.log)} records: {len(session.records(VolumeRecord))} volumes, {shown} images shown"
     return f"{words}; the last record had been cut short and is dropped ({dropped} bytes)" if dropped else words
 

@@ -19,7 +19,7 @@ from rtevo import wire
 from rtevo.bridge import Bridge, ClockOffset, PresenterEvent, Resume, make_keys
 from rtevo.bridge.door import RATE_PER_S, REPEAT_S
 from rtevo.bridge.link import SELF_TEST, SILENT_S, SLOW_S
-from rtevo.records import EventKind
+from rtevo.records import NOTES, EventKind
 from rtevo.simulate import FaultyNetwork, ParticipantLink
 from rtevo.wire import PresentationSettings
 
@@ -49,7 +49,7 @@ class Ears:
         self.events += self.bridge.poll(0.002)
 
     def told(self, text: str) -> int:
-        return sum(text in event.text for event in self.events if event.kind == EventKind.NOTE)
+        return sum(text in event.text for event in self.events if event.kind in NOTES)
 
     def of(self, kind: EventKind) -> list[PresenterEvent]:
         return [event for event in self.events if event.kind == kind]

@@ -29,6 +29,10 @@ class Part(list[Record]):
         """Return those of one kind."""
         return of_kind(self, kind)
 
+    def events(self, *kinds: EventKind) -> list[EventRecord]:
+        """Return the events of these kinds."""
+        return [event for event in self.records(EventRecord) if event.kind in kinds]
+
     @property
     def start(self) -> Start:
         """How it began; all defaults where the log does not begin with that."""
@@ -54,8 +58,8 @@ class Part(list[Record]):
     def clock(self) -> RunClock:
         """Session time to seconds, by its trigger: of several the last, which corrects the others."""
         clock = RunClock(self.start.tr_s, self.start.first_volume)
-        triggers = [r.t_ns for r in self.records(EventRecord) if r.kind == EventKind.TRIGGER]
-        return clock.triggered(triggers[-1]) if triggers else clock
+        triggers = self.events(EventKind.TRIGGER)
+        return clock.triggered(triggers[-1].t_ns) if triggers else clock
 
     @property
     def unsaved(self) -> list[int]:

@@ -88,7 +88,7 @@ class RecordedSession:
         self.parts: list[Part] = parts(self.log)
 
     def __repr__(self) -> str:
-        volumes, shown = len(aligned_volumes(self.parts)), sum(e.kind == EventKind.ONSET for e in self.records(EventRecord))
+        volumes, shown = len(aligned_volumes(self.parts)), len(self.events(EventKind.ONSET))
         several = f" in {len(self.parts)} parts" if len(self.parts) > 1 else ""
         state = f"LOG DAMAGED: {self.damage}" if self.damage else f"{len(self.log)} records{several}, rtevo {self.start.rtevo or '?'}"
         return (
@@ -102,6 +102,10 @@ class RecordedSession:
     def records(self, kind: type[RecordT]) -> list[RecordT]:
         """Return the records of one kind, of all parts, in their order."""
         return of_kind(self.log, kind)
+
+    def events(self, *kinds: EventKind) -> list[EventRecord]:
+        """Return the events of these kinds, of all parts, in their order."""
+        return [event for part in self.parts for event in part.events(*kinds)]
 
     @property
     def start(self) -> Start:

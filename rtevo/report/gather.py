@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rtevo.config import Config
 from rtevo.errors import DataError
-from rtevo.record import LOG, AlignedRecord, EventRecord, ImageRecord, LatentRecord, Painting, RecordedSession, ScoreRecord, held
+from rtevo.record import LOG, AlignedRecord, ImageRecord, LatentRecord, Painting, RecordedSession, ScoreRecord, held
 from rtevo.records import EventKind, VolumeFlag
 
 if TYPE_CHECKING:
@@ -177,8 +177,7 @@ def _said(path: Path, begin: str, part: str) -> str:
 
 
 def _presenter(recorded: RecordedSession) -> str:
-    ready = (e.text.partition(": ")[2] for e in recorded.records(EventRecord) if e.kind == EventKind.READY)
-    return next(ready, "")
+    return next((event.text.partition(": ")[2] for event in recorded.events(EventKind.READY)), "")
 
 
 # --- latencies -------------------------------------------------------------------------------------------------------------------------

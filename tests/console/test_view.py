@@ -71,7 +71,7 @@ def view(records: list[Record], condition: str = "brain", **evolution: Any) -> V
 
 
 def desk(seen: View, now_s: float = 18.0, state: str = "running") -> Any:
-    clock = SimpleNamespace(now_s=lambda: now_s)
+    clock = SimpleNamespace(now_s=lambda: now_s, now_ns=lambda: round(now_s * S))
     over = state in ("completed", "stopped", "failed")
     plan = SimpleNamespace(config=seen.config, out=Path("/sessions/x"))
     return SimpleNamespace(view=seen, clock=clock, plan=plan, images=4, depths={"volumes": (1, 16)}, state=state, over=over)
