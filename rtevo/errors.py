@@ -5,7 +5,10 @@
     RtevoError                 anything rtevo raises on purpose; the message says what to do
     |-- ConfigError            a session file or an option is wrong; holds every mistake found
     |-- DataError              what a scanner or a user delivered cannot be used
+    |   |-- BusyError          a session's folder or log is in use: it still runs
     |   |-- DicomError         one DICOM file: unreadable, truncated, unsupported
+    |   |   |-- NotDicomError  a file of another kind
+    |   |   `-- PixelsError    compressed pixels that cannot be decoded here
     |   |-- GeometryError      shape or affine differ from what was expected
     |   `-- DecoderError       a decoder folder is incomplete or inconsistent
     |-- ModelError             an image model folder is missing, incomplete or gives bad pictures
@@ -30,6 +33,7 @@ __all__ = [
     "LinkError",
     "ModelError",
     "NotDicomError",
+    "PixelsError",
     "RingError",
     "RtevoError",
     "StageError",
@@ -71,6 +75,10 @@ class DicomError(DataError):
 
 class NotDicomError(DicomError):
     """A file is none of DICOM's."""
+
+
+class PixelsError(DicomError):
+    """Compressed pixels cannot be decoded here: a plugin is missing."""
 
 
 class GeometryError(DataError):

@@ -4,7 +4,10 @@ A log holds one JSON object a line (:mod:`rtevo.record.log`): ``seq``, ``type``,
 is, by their names. The schema grows by addition and its version stays: a kind that this version does not know is an :class:`Other`, a
 field that it does not know is kept in ``more``, and both are written again as they were. A field that a record lacks, because an older
 version wrote it, has its default. The version stands in ``start``; logs of rtevo 0.1 have none (0). What 0.1 wrote otherwise is put
-right in :func:`typed`, so that nobody else has to know. Times named ``*_ns`` are explained in :mod:`rtevo.records`.
+right in :func:`typed`, so that nobody else has to know.
+
+Records of the rings have the fields of the ring's slot, whose meaning, units and clocks stand in :mod:`rtevo.records`. In the log flags and
+kinds are their numbers, and float32 arrays are base64 of their little-endian bytes, so that nothing is rounded.
 """
 
 from __future__ import annotations
@@ -159,19 +162,7 @@ class GridRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class VolumeRecord(Record):
-    """A volume came, or was declared missing: see `rtevo.records.volume_dtype`.
-
-    Parameters
-    ----------
-    index, flags : int
-        `flags`: a `VolumeFlag`.
-    acquired_s : float
-    closed_ns, ingested_ns : int
-    acquisition : dict, optional
-        Of the run's first volume: what the headers say, by BIDS's names.
-    saved : bool, optional
-        False: it came, was to be saved, and could not be.
-    """
+    """A volume came, or was declared missing: see `rtevo.records.volume_dtype`."""
 
     TYPE: ClassVar[str] = "volumes"
     index: int = -1
@@ -179,22 +170,13 @@ class VolumeRecord(Record):
     acquired_s: float = math.nan
     closed_ns: int = 0
     ingested_ns: int = 0
-    acquisition: Mapping[str, Any] | None = None
-    saved: bool | None = None
+    acquisition: Mapping[str, Any] | None = None  # of the run's first volume
+    saved: bool | None = None  # False: it came, was to be kept as it came, and could not be saved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AlignedRecord(Record):
-    """A volume was aligned: see `rtevo.records.aligned_dtype`.
-
-    Parameters
-    ----------
-    index, flags : int
-    acquired_s : float
-    motion : list of float, (6,)
-    framewise_displacement_mm, dvars_percent, tsnr : float
-    closed_ns, ingested_ns, aligned_ns : int
-    """
+    """A volume was aligned: see `rtevo.records.aligned_dtype`."""
 
     TYPE: ClassVar[str] = "aligned"
     index: int = -1
@@ -211,17 +193,7 @@ class AlignedRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PlacementRecord(Record):
-    """An attempt to place the decoder was made, or decided: see `rtevo.records.placement_dtype`.
-
-    Parameters
-    ----------
-    attempt, volume, own_grid, decision : int
-        `decision`: a `Decision`.
-    matrix : list of list of float, (4, 4)
-    correlation, overlap, weight_kept, expected_error_mm : float
-    verdict, reasons : str
-    placed_ns : int
-    """
+    """An attempt to place the decoder was made, or decided: see `rtevo.records.placement_dtype`."""
 
     TYPE: ClassVar[str] = "placements"
     attempt: int = 0
@@ -240,14 +212,7 @@ class PlacementRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScoreRecord(Record):
-    """An image was scored, or scored again: see `rtevo.records.score_dtype`.
-
-    Parameters
-    ----------
-    generation, candidate, revision, volumes_used : int
-    score, score_se, reliability, onset_s : float
-    closed_ns, scored_ns : int
-    """
+    """An image was scored, or scored again: see `rtevo.records.score_dtype`."""
 
     TYPE: ClassVar[str] = "scores"
     generation: int = -1
@@ -264,14 +229,7 @@ class ScoreRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FitnessRecord(Record):
-    """Evolution was told something of an image: see `rtevo.records.fitness_dtype`.
-
-    Parameters
-    ----------
-    generation, candidate : int
-    fitness, fitness_se : float
-    scores_taken, given_up, decided_ns : int
-    """
+    """Evolution was told something of an image: see `rtevo.records.fitness_dtype`."""
 
     TYPE: ClassVar[str] = "fitness"
     generation: int = -1
@@ -285,15 +243,7 @@ class FitnessRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LatentRecord(Record):
-    """Evolution asked for an image: see `rtevo.records.latent_dtype`.
-
-    Parameters
-    ----------
-    generation, candidate, probe, scores_taken, seed : int
-    scored_ns, evolved_ns : int
-    latent, embedding : ndarray, float32 (n,)
-        In the log as base64 of their little-endian bytes, so that nothing is rounded.
-    """
+    """Evolution asked for an image: see `rtevo.records.latent_dtype`."""
 
     TYPE: ClassVar[str] = "latents"
     generation: int = -1
@@ -309,17 +259,7 @@ class LatentRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ImageRecord(Record):
-    """An image was painted: see `rtevo.records.image_dtype`. Its pixels are in a file, see `rtevo.record.image_path`.
-
-    Parameters
-    ----------
-    generation, candidate : int
-    scored_ns, evolved_ns, painted_ns : int
-    embedding : ndarray, float32 (n,)
-        That it re-encodes to; in the log as base64.
-    sha256 : str
-        Of its pixels.
-    """
+    """An image was painted: see `rtevo.records.image_dtype`."""
 
     TYPE: ClassVar[str] = "images"
     generation: int = -1
@@ -328,26 +268,12 @@ class ImageRecord(Record):
     evolved_ns: int = 0
     painted_ns: int = 0
     embedding: NDArray[np.float32] = field(default_factory=lambda: floats(""))
-    sha256: str = ""
+    sha256: str = ""  # of its pixels, which are in a file: `rtevo.record.image_path`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EventRecord(Record):
-    """Something happened at the stimulus PC: see `rtevo.records.event_dtype`.
-
-    Parameters
-    ----------
-    kind : int
-        An `EventKind`.
-    generation, candidate : int
-        -1 where no image is meant.
-    t_ns : int
-        Session time.
-    error_ns, received_ns : int
-    value, response_time_s : float
-    guess : bool
-    text : str
-    """
+    """Something happened at the stimulus PC: see `rtevo.records.event_dtype`."""
 
     TYPE: ClassVar[str] = "events"
     kind: int = 0
