@@ -47,6 +47,9 @@ class Images(Mapping[Key, "Image"]):
         with Image.open(image_path(self._out, *key)) as picture:
             return picture.convert("RGB")
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys
+
     def __iter__(self) -> Iterator[Key]:
         return iter(self._keys)
 
