@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from rtevo.latent import LatentSpace
+from rtevo.past.evolution import go_through, measured
 from rtevo.record import (
     LOG,
     AlignedRecord,
@@ -42,8 +43,7 @@ from rtevo.record import (
     volume_path,
 )
 from rtevo.records import EventKind
-from rtevo.stages.evolution import make_course
-from rtevo.stages.history import go_through, measured
+from rtevo.session.course import make_course
 
 TABLES = ("trials.tsv", "motion.tsv", "latents.npz", "summary.json")
 EARLY = 0.35  # share of the kills that come at a random time after the start; the others at a random record

@@ -1,7 +1,7 @@
 """Every shape, dtype, unit and frame that crosses a process boundary.
 
 A slot of a ring buffer is one record of the structured dtypes below. Times named ``*_ns`` are ``time.monotonic_ns()`` of the
-support computer, except ``t_ns`` in an event, which is session time (see :mod:`rtevo.clock`). Volume axes are (X, Y, Z) as nibabel
+support computer, except ``t_ns`` in an event, which is session time (see :mod:`rtevo.session.clock`). Volume axes are (X, Y, Z) as nibabel
 has them; affines map voxel indices to RAS+ millimetres.
 """
 

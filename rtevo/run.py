@@ -1,6 +1,6 @@
 """Command line of a session: ``python -m rtevo.run``.
 
-Everything that can be wrong is checked before the first process starts (:mod:`rtevo.prepare`).
+Everything that can be wrong is checked before the first process starts (:mod:`rtevo.session.checks`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from rtevo import __version__
 from rtevo.command import FAILED, MISTAKE, Parser, command, finite, say
 from rtevo.config import example, load
 from rtevo.errors import ConfigError, DataError, RtevoError, StageError, full_disk
-from rtevo.prepare import open_record, prepare
+from rtevo.session.prepare import prepare
+from rtevo.session.provenance import open_record
 from rtevo.stops import Stops
 
 if TYPE_CHECKING:
-    from rtevo.stages import Plan
+    from rtevo.session.plan import Plan
     from rtevo.supervisor import Supervisor
 
 __all__ = ["main", "run"]
@@ -157,8 +158,8 @@ def run(plan: Plan, stops: Stops) -> dict[str, Any]:
     KeyboardInterrupt
         The session was stopped before its record began.
     """
+    from rtevo.past.resume import resume
     from rtevo.record import hold
-    from rtevo.resume import resume
 
     while True:
         with hold(plan.out):
@@ -262,7 +263,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         return prepare(load(options.session, overrides))
     if options.session is not None or overrides:
         raise ConfigError(f"--resume {options.resume}: takes everything from the session's own folder, expected no other option or file")
-    from rtevo.resume import resume
+    from rtevo.past.resume import resume
 
     print(f"rtevo: reading {options.resume}", file=sys.stderr)
     plan, words = resume(options.resume, options.rebaseline)
@@ -273,7 +274,7 @@ def _plan(options: argparse.Namespace) -> Plan:
 def _rerun(options: argparse.Namespace) -> int:
     """Compute a session again and say what came out."""
     from rtevo.config import overrides_of
-    from rtevo.rerun import rerun
+    from rtevo.past.rerun import rerun
 
     out: Path = options.rerun.resolve()
     recorded = load(out / "session.toml")

@@ -4,10 +4,7 @@ The supervisor creates every ring and alone unlinks them, starts every stage, le
 waits on pipes and process sentinels. The first failure ends the session: everyone is asked to save and leave, whoever does not is killed,
 the rings go, and the failure is raised with the stage's name and traceback.
 
-At speed 0 it is also the conductor of the lock-step (:mod:`rtevo.clock`): time moves on only when every ring has been read to its end,
-every delivered file has been looked at, and scanner and presenter both wait. As these are many counters, they are read twice; only if
-nothing moved in between was everything at rest (Mattern 1987, "Algorithms for distributed termination detection",
-doi:10.1007/BF01782776).
+At speed 0 it has a conductor of the lock-step (:mod:`rtevo.session.conductor`).
 """
 
 from __future__ import annotations
@@ -25,13 +22,15 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from rtevo.clock import NEVER, RUNNING, Clock
 from rtevo.errors import StageError
 from rtevo.records import Decision, MessageKind
+from rtevo.session.clock import NEVER, Clock
+from rtevo.session.conductor import Conductor
+from rtevo.session.plan import MEASURED, Plan
+from rtevo.session.rings import create_rings
+from rtevo.session.silence import ALONE_S, Silence
 from rtevo.shm import Ring, clean
-from rtevo.stages import Plan, Stage, child_main, create_rings, readers_of, stages_of
-from rtevo.stages.context import ring_names
-from rtevo.stages.silence import ALONE_S, MEASURED, Silence
+from rtevo.stages.table import Stage, child_main, stages_of
 from rtevo.stops import start
 
 __all__ = ["Supervisor"]
@@ -41,7 +40,6 @@ GRACE_S = 2.0  # for saving and leaving, after a failure
 START_S = 900.0  # for becoming ready: the first start compiles kernels and loads and compiles models
 PART_S = 5.0  # for an observer to say goodbye
 AGAIN_S = 30.0  # for one that is just being started again to come so far: somebody waits for its page
-ORDER = ("scanner", "presenter")
 ENDS = ("", "completed", "stopped", "unscored")  # by the shared word "over"
 OPERATOR = {  # shared words
     "start": ("waiting", 0),
@@ -106,6 +104,7 @@ class Supervisor:
         self._stack.callback(shutil.rmtree, self.plan.runtime, ignore_errors=True)
         self.silence = Silence(self.plan, self.clock)
         self.rings: dict[str, Ring] = create_rings(self.plan, self._stack)
+        self._conductor = Conductor(self.clock, self.rings, self.plan.devices, lambda: self.children["bridge"].done, self._hear)
         self.on_log("DEBUG", f"session {self.plan.name}")
         return self
 
@@ -203,7 +202,7 @@ class Supervisor:
             self.pump(0.0005 if self.clock.lock_step else 0.05)
             self._wind_down()
             if self.clock.lock_step:
-                self._conduct()
+                self._conductor.conduct()
             if time.monotonic() > next_tick:
                 next_tick = time.monotonic() + 0.25
                 self._watch()
@@ -412,45 +411,6 @@ class Supervisor:
         if self.plan.config.acquisition.source == "replay" or self.plan.condition in MEASURED:
             return False  # a recording may be shorter than the session; ratings need no volumes
         return self.silence.unheard or bool(self.clock.get("shown") and not self.clock.get("scored"))
-
-    # --- lock-step --------------------------------------------------------------------------------------------------------------
-
-    def _state(self) -> tuple[int, ...] | None:
-        """Give all counters where everything seems at rest, else None."""
-        words = [self.clock.get(w) for w in ("scanner_wake_ns", "presenter_wake_ns", "delivered", "settled")]
-        if RUNNING in words[:2] or words[2] != words[3]:
-            return None
-        if self.clock.get("placed") != self.clock.get("placed_told") and not self.children["bridge"].done:
-            return None  # the first image may be shown, and the presenter does not know it yet
-        if self.clock.get("held") != self.clock.get("held_told") and not self.children["bridge"].done:
-            return None  # the same of those that cannot be scored
-        if self._winding_down():
-            return None
-        published = []
-        for name, ring in self.rings.items():
-            if any(ring.lag(reader) for reader in readers_of(name, self.plan.devices) if reader != "status"):
-                return None
-            published.append(ring.published)
-        return (*words, *published)
-
-    def _winding_down(self) -> bool:
-        """Whether a ring has been closed, and the end of it has not come through yet: a closing is no message that waits to be read."""
-        if self.children["bridge"].done:
-            return False
-        images = [self.rings[name].closed for name in ring_names(self.plan, ("images",))]
-        return (self.rings["latents"].closed and not all(images)) or (all(images) and not self.clock.get("images_told"))
-
-    def _conduct(self) -> None:
-        if self.clock.get("pause") and self.clock.get("presenter_wake_ns") == NEVER and not self.children["bridge"].done:
-            return  # it holds fixation
-        state = self._state()
-        if state is not None and state == self._state():
-            self._hear()
-            if self.clock.get("held") != self.clock.get("held_told"):
-                return
-            who = min(ORDER, key=lambda w: self.clock.get(f"{w}_wake_ns"))  # the scanner first where both are due
-            if self.clock.get(f"{who}_wake_ns") != NEVER:
-                self.clock.grant(who)
 
     # --- ending -----------------------------------------------------------------------------------------------------------------
 

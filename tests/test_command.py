@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rtevo import prepare
 from rtevo.command import Parser, command
 from rtevo.config import build
 from rtevo.errors import ConfigError, DataError
+from rtevo.session import checks
 
 LONG = "x" * 300
 WATCH = '[acquisition]\nsource = "watch"\ntr_s = 2.0\nfolder = "nowhere"\n[decoder]\nfolder = "here"\n'
@@ -94,11 +94,11 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(mistake: str, place: Path,
 def test_one_slice_is_no_sample(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rtevo.ingest.FolderSource.poll", lambda self: [])
     with pytest.raises(DataError, match="holds no whole volume of the series: expected all of a volume's files"):
-        prepare.first_volume(place / "here", "1.2.3")
+        checks.first_volume(place / "here", "1.2.3")
 
 
 def test_every_command_says_its_mistakes_in_the_same_way() -> None:
-    folder = Path(prepare.__file__).parent
+    folder = Path(checks.__file__).parents[1]
     for path in [*folder.glob("*/__main__.py"), folder / "run.py", folder / "export.py"]:
         text = path.read_text(encoding="utf-8")
         assert "argparse.ArgumentParser(" not in text, path

@@ -182,7 +182,7 @@ def test_a_volume_that_was_not_saved_counts_as_missing_when_a_session_is_compute
 
 
 def test_a_volume_that_was_not_saved_does_not_keep_a_session_from_going_on(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rtevo import resume
+    from rtevo.past import resume
 
     out = copy("interrupted")
     without(out, 3, "not saved")

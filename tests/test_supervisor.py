@@ -10,7 +10,8 @@ import pytest
 from rtevo import supervisor as module
 from rtevo.errors import StageError
 from rtevo.records import Decision
-from rtevo.stages import STAGES, Stage, readers_of
+from rtevo.session.rings import readers_of
+from rtevo.stages.table import STAGES, Stage
 from rtevo.supervisor import Supervisor
 
 DECODE = next(stage for stage in STAGES if stage.name == "decode")

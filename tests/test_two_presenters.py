@@ -19,9 +19,9 @@ from presenter.place import Place
 from rtevo import wire
 from rtevo.bridge import Bridge, PresenterEvent, Resume
 from rtevo.bridge.link import SILENT_S
-from rtevo.clock import Clock
 from rtevo.errors import LinkError
 from rtevo.records import NOTES, EventKind
+from rtevo.session.clock import Clock
 from rtevo.simulate import FaultyNetwork
 from rtevo.stages.bridge import _at_the_door as at_the_door
 from rtevo.wire import PresentationSettings

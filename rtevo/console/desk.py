@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from rtevo.console.view import View
 from rtevo.record import LOG, LogFollower, image_path
+from rtevo.session.course import course_settings
 from rtevo.shm import Ring
-from rtevo.stages.evolution import course_settings
 
 if TYPE_CHECKING:
-    from rtevo.stages import Context
+    from rtevo.session.context import Context
 
 __all__ = ["Desk"]
 
@@ -30,8 +30,7 @@ class Desk:
     """
 
     def __init__(self, context: Context) -> None:
-        from rtevo.stages import ring_name
-        from rtevo.stages.context import readers_of, ring_names
+        from rtevo.session.rings import readers_of, ring_name, ring_names
 
         self.context, self.plan, self.clock = context, context.plan, context.clock
         self.view = View(self.plan.config, self.plan.tr_s)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
-import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["LOOPBACK", "Guard", "is_loopback", "new_token"]
+from rtevo.wire import is_loopback
+
+__all__ = ["LOOPBACK", "Guard"]
 
 LOOPBACK = "127.0.0.1"
 COOKIE = "rtevo_console"
@@ -20,21 +20,6 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-
-def new_token() -> str:
-    """Draw what another computer has to know: 32 random bytes as text."""
-    return secrets.token_urlsafe(32)
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an address, or a host's name, is this computer's alone."""
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 class Guard:

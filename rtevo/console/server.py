@@ -19,7 +19,7 @@ from rtevo.console.guard import Guard
 from rtevo.console.page import Page
 
 if TYPE_CHECKING:
-    from rtevo.stages import Context
+    from rtevo.session.context import Context
 
 __all__ = ["serve"]
 

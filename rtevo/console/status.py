@@ -19,13 +19,13 @@ from rich.text import Text
 
 from rtevo.record import earlier
 from rtevo.records import Decision, EventKind, VolumeFlag
+from rtevo.session.course import course_settings
+from rtevo.session.rings import OBSERVERS
 from rtevo.shm import Ring, RingClosed, RingOverrun
-from rtevo.stages.context import OBSERVERS
-from rtevo.stages.evolution import course_settings
 
 if TYPE_CHECKING:
-    from rtevo.clock import Clock
-    from rtevo.stages import Plan
+    from rtevo.session.clock import Clock
+    from rtevo.session.plan import Plan
 
 __all__ = ["Status", "closing_words"]
 
@@ -117,7 +117,7 @@ class Status:
 
     def watch(self, rings: dict[str, Ring], clock: Clock, operate: Callable[[str, str], None] | None = None) -> None:
         """Begin to follow a session's rings; `operate` does what is answered at the terminal."""
-        from rtevo.stages import ring_name
+        from rtevo.session.rings import ring_name
 
         self._clock, self._all, self._operate = clock, rings, operate
         self._rings = {name: Ring.attach(ring_name(self.plan.name, name), reader="status") for name in OBSERVERS["status"]}

@@ -16,9 +16,9 @@ from rtevo.config import suggested_label
 from rtevo.errors import ConfigError
 from rtevo.evolve import SCHEDULES, STRATEGIES
 from rtevo.evolve import plan as planning
-from rtevo.evolve.blinding import CONDITIONS, make_secret, scramble
 from rtevo.evolve.jobs import add_options, client, run_cases, shown_progress
 from rtevo.evolve.rehearse import OBJECTIVES
+from rtevo.session.blinding import CONDITIONS, make_secret, scramble
 
 __all__ = ["main"]
 

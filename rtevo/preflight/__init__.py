@@ -1,8 +1,8 @@
 """Everything that can be seen to before the participant lies down: ``python -m rtevo.run --check SESSION.toml``.
 
-Each check is one line of :data:`CHECKS`. It asks the very functions that the start of a session asks (:mod:`rtevo.prepare`), and then
-does for real what a session will do: paints, realigns, writes, makes the rings, listens, and waits for the presenter. A check that
-cannot be made is told as well. What needs doing is said in words.
+Each check is one line of :data:`CHECKS`. It asks the very functions that the start of a session asks (:mod:`rtevo.session.checks`),
+and then does for real what a session will do: paints, realigns, writes, makes the rings, listens, and waits for the presenter. A check
+that cannot be made is told as well. What needs doing is said in words.
 """
 
 from __future__ import annotations

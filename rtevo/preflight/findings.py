@@ -87,7 +87,7 @@ class Known:
     @property
     def session_s(self) -> float:
         """Longest duration of the session, s, as far as it is known beforehand."""
-        from rtevo.stages.evolution import course_settings
+        from rtevo.session.course import course_settings
 
         config, shown = self.config, self.config.presentation
         rating_s = shown.rating_window_s if config.session.condition == "ratings" else 0.0

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from rtevo import prepare
 from rtevo.errors import ConfigError, RingError
 from rtevo.preflight.findings import Finding, Known, megabytes
+from rtevo.session import checks
+from rtevo.session.prepare import clean_runtime
 
 __all__ = ["console", "disk", "leftovers", "shared_memory"]
 
@@ -26,7 +27,7 @@ def leftovers(known: Known) -> Iterator[Finding]:
     from rtevo.shm import clean, process
     from rtevo.shm.segment import list_segments
 
-    removed = [*clean(), *prepare.clean_runtime()]
+    removed = [*clean(), *clean_runtime()]
     entries = list_segments()
     running = sorted({process.pid_of(e.segment.layout.owner) for e in entries if e.segment is not None and e.owner_alive and not e.foreign})
     orphaned = sorted({pid for e in entries if not e.owner_alive for pid in e.attached})
@@ -47,7 +48,7 @@ def leftovers(known: Known) -> Iterator[Finding]:
 
 def console(known: Known) -> Iterator[Finding]:
     """Whether the operator's page can be served, where the session has one."""
-    token = prepare.check_console(known.config)
+    token = checks.check_console(known.config)
     if known.config.console.port:
         reached = "other computers reach it by a token that the session prints" if token else "from this computer only"
         yield Finding("console", "pass", f"can be served at {known.config.console.address}:{known.config.console.port}, {reached}")
@@ -57,7 +58,7 @@ def disk(known: Known) -> Iterator[Finding]:
     """Room for all that the session may save, and whether a volume is on the disk before the next one comes."""
     assert known.grid is not None
     assert known.image_size is not None
-    place = prepare.check_out(known.config.record.out)
+    place = checks.check_out(known.config.record.out)
     volume, total = needed(known)
     free = shutil.disk_usage(place).free
     what = f"{place}: {megabytes(free)} free, the session takes up to {megabytes(total)}"
@@ -76,7 +77,7 @@ def disk(known: Known) -> Iterator[Finding]:
 
 def needed(known: Known) -> tuple[int, int]:
     """Most bytes of one volume, and of a whole session, on the disk; nothing is compressed well."""
-    from rtevo.stages.evolution import course_settings
+    from rtevo.session.course import course_settings
 
     assert known.grid is not None
     assert known.image_size is not None
@@ -121,8 +122,9 @@ def _write(known: Known, place: Path, size: int) -> Finding:
 
 def shared_memory(known: Known) -> Iterator[Finding]:
     """Make the session's rings, once."""
+    from rtevo.session.plan import Plan
+    from rtevo.session.rings import create_rings
     from rtevo.shm.wakeup import FOLDER
-    from rtevo.stages import Plan, create_rings
 
     assert known.tr_s is not None
     assert known.embedding_size is not None
@@ -130,7 +132,7 @@ def shared_memory(known: Known) -> Iterator[Finding]:
     nowhere = Path(os.devnull)
     plan = Plan(
         name=secrets.token_hex(3), config=known.config, condition="", out=nowhere, runtime=nowhere, incoming=nowhere,
-        capacity=prepare.capacity(known.config, known.source), tr_s=known.tr_s, decoder=nowhere, decoder_name=None,
+        capacity=checks.capacity(known.config, known.source), tr_s=known.tr_s, decoder=nowhere, decoder_name=None,
         embedding_size=known.embedding_size, image_size=known.image_size,
     )  # fmt: skip
     try:

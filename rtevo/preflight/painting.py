@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rtevo import prepare
 from rtevo.preflight.findings import Finding, Known, megabytes
+from rtevo.session import checks
 
 __all__ = ["course", "model", "painting"]
 
@@ -44,12 +44,12 @@ def model(known: Known) -> Iterator[Finding]:
 
 def course(known: Known) -> Iterator[Finding]:
     """Latent space, condition and strategy; a blinded session's condition is not told."""
-    from rtevo.stages import evolution
+    from rtevo.session import course
 
     assert known.embedding_size is not None
-    known.space = prepare.check_space(known.config, known.embedding_size)
-    evolution.check(known.config, known.space)
-    e, images = known.config.evolution, evolution.course_settings(known.config).images
+    known.space = checks.check_space(known.config, known.embedding_size)
+    course.check(known.config, known.space)
+    e, images = known.config.evolution, course.course_settings(known.config).images
     what = (
         f"condition {known.config.session.condition}, {e.strategy}, {e.schedule}; {images} images, at most {known.session_s / 60:.1f} min"
     )

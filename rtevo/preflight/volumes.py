@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rtevo import prepare
 from rtevo.config import Config
 from rtevo.decode import Decoder
 from rtevo.errors import DataError
 from rtevo.preflight.findings import Finding, Known, Verdict
+from rtevo.session import checks
+from rtevo.session.prepare import make_decoder
 
 __all__ = ["decoder", "delivery", "placement", "realignment", "sample", "source"]
 
@@ -29,9 +30,9 @@ CALLING = "RTEVO-CHECK"  # AE title
 def source(known: Known) -> Iterator[Finding]:
     """Where volumes come from, and every how many seconds."""
     config = known.config
-    prepare.check_participant(config)
-    known.source = prepare.describe_source(config)
-    known.tr_s = prepare.repetition_time(config, known.source)
+    checks.check_participant(config)
+    known.source = checks.describe_source(config)
+    known.tr_s = checks.repetition_time(config, known.source)
     if known.source is None:
         what = "the scanner" if config.acquisition.source == "watch" else f"simulated: prefers {config.simulation.prefers or 'colours'}"
         yield Finding("volumes", "pass", f"{what}; TR {known.tr_s:g} s")
@@ -56,7 +57,7 @@ def _shape(grid: Any) -> str:
 
 def delivery(known: Known) -> Iterator[Finding]:
     """Whether volumes can come in the way that the session file says: once through it, where that can be done."""
-    prepare.check_delivery(known.config)
+    checks.check_delivery(known.config)
     settings = known.config.acquisition
     if settings.source != "watch":
         yield Finding("delivery", "pass", f"the session delivers by itself ({settings.delivery})")
@@ -184,12 +185,12 @@ def _file_system(folder: Path) -> str:
 def decoder(known: Known) -> Iterator[Finding]:
     """The decoder that the session would use."""
     config = known.config
-    loaded = prepare.check_decoder(config)
+    loaded = checks.check_decoder(config)
     if loaded is None:
         assert known.tr_s is not None
         known.tell("making the session's decoder")
         with tempfile.TemporaryDirectory(prefix="rtevo-check-") as place:
-            known.folder, known.decoder = prepare.make_decoder(config, known.source, known.tr_s, Path(place) / "decoder")
+            known.folder, known.decoder = make_decoder(config, known.source, known.tr_s, Path(place) / "decoder")
     else:
         known.folder, known.decoder = loaded
     made = known.decoder
@@ -222,7 +223,7 @@ def sample(known: Known) -> Iterator[Finding]:
     known.grid = info.grid
     what = f"{where}: {_shape(info.grid)} voxels of {' x '.join(f'{v:.3g}' for v in info.grid.voxel_size_mm)} mm"
     expected = known.tr_s
-    if math.prod(info.grid.shape) > (most := prepare.capacity(known.config, known.source)):
+    if math.prod(info.grid.shape) > (most := checks.capacity(known.config, known.source)):
         yield Finding("sample volume", "fail", f"{what}, expected at most {most:,} in all", "set [acquisition] largest to its voxels")
     elif expected and info.tr_s and abs(info.tr_s - expected) > 0.01 * expected:
         found_s, to_do = f"{info.tr_s:g} s", f"set [acquisition] tr_s = {info.tr_s:g}, or choose the right protocol at the scanner"
@@ -238,7 +239,7 @@ def placement(known: Known) -> Iterator[Finding]:
     """How the decoder lies on the sample, or on the scan of this visit that the session file names; with a picture."""
     from rtevo.decode import reorder
     from rtevo.place import draw_placement, place
-    from rtevo.stages.placing import Hints
+    from rtevo.session.placing import Hints
 
     assert known.decoder is not None
     made, weight = known.decoder, abs(known.decoder.weights)
@@ -286,14 +287,14 @@ def _find_sample(known: Known) -> tuple[Any, Any, str] | None:
             return *_only(folder, settings.series), str(known.sample)
     if known.source is not None:
         where = f"first volume of {settings.folder}"
-        return known.source, prepare.first_volume(Path(settings.folder), known.source.uid), where
+        return known.source, checks.first_volume(Path(settings.folder), known.source.uid), where
     folder = Path(settings.folder)
     if settings.source == "watch" and settings.folder and folder.is_dir():
         known.tell(f"looking for a volume in {folder}")
         found = survey(folder, settings.series or None)
         known.reason = found.reason
         if (info := found.run) is not None:
-            return info, prepare.first_volume(folder, info.uid), f"series {info.number} {info.description!r} in {folder}"
+            return info, checks.first_volume(folder, info.uid), f"series {info.number} {info.description!r} in {folder}"
     return None
 
 
@@ -307,7 +308,7 @@ def _only(folder: Path, series: str) -> tuple[Any, Any]:
         raise DataError(f"--sample: {found.reason}")
     if min(info.grid.shape) < 2:
         raise DataError("--sample: found one slice, expected a whole volume: give the folder that holds all of its files")
-    return info, prepare.first_volume(folder, info.uid)
+    return info, checks.first_volume(folder, info.uid)
 
 
 def realignment(known: Known) -> Iterator[Finding]:

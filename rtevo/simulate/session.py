@@ -34,7 +34,7 @@ class VolumeWriter(Protocol):
 
 
 class SessionTime(Protocol):
-    """Session time, as the scanner needs it: :class:`rtevo.clock.Clock` or :class:`RealTime`."""
+    """Session time, as the scanner needs it: :class:`rtevo.session.clock.Clock` or :class:`RealTime`."""
 
     @property
     def lock_step(self) -> bool:

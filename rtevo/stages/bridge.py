@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rtevo.clock import RUNNING, Clock
 from rtevo.config import Config, presentation_settings, presenter_is_outside
 from rtevo.records import NOTES, EventKind
+from rtevo.session.clock import RUNNING, Clock
+from rtevo.session.context import Context, Turns
 from rtevo.shm import Ring, RingClosed, RingTimeout
-from rtevo.stages.context import Context, Turns
 from rtevo.wire import MAX_TEXT_BYTES, RESTART
 
 if TYPE_CHECKING:

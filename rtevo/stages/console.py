@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from rtevo.stages.context import Context
+from rtevo.session.context import Context
 
 NICENESS = 10  # whoever computes for the participant comes first
 

@@ -15,14 +15,14 @@ from rtevo.errors import DecoderError
 from rtevo.place import Verdict
 from rtevo.record import placement_folder, reference_path
 from rtevo.records import Decision, EventKind, Grid, RunClock, VolumeFlag, put_volume, volume_of
-from rtevo.stages.context import WAIT_S, Context, serve
-from rtevo.stages.reconcile import Reconcile
+from rtevo.session.context import WAIT_S, Context, serve
+from rtevo.session.pulses import PulseWatch
 
 if TYPE_CHECKING:
     from rtevo.decode import Score
     from rtevo.place import Placement
-    from rtevo.stages.decoding import Aligned, Decide, Decoding
-    from rtevo.stages.placing import Attempt
+    from rtevo.session.decoding import Aligned, Decide, Decoding
+    from rtevo.session.placing import Attempt
 
 ATTEMPTS = 3  # to place the decoder, where nobody can be asked
 DECIDED = {
@@ -39,7 +39,7 @@ class _Decode:
         from rtevo import place, realign
         from rtevo.decode import Decoder
         from rtevo.decode.carry import warm_up
-        from rtevo.stages.placing import Hints
+        from rtevo.session.placing import Hints
 
         plan = context.plan
         for each in (realign.warm_up, place.warm_up, warm_up):
@@ -59,14 +59,14 @@ class _Decode:
         self.decoding = self._take_up() if keep else self._make(plan.first_volume, self._decide)
 
     def _make(self, first: int, decide: Decide) -> Decoding:
-        from rtevo.stages.decoding import Decoding
+        from rtevo.session.decoding import Decoding
 
         return Decoding(self.context.config, self.decoder, self.context.plan.tr_s, first, decide, self.hints)
 
     def _warm(self) -> None:
         """Do everything once, with a realigner of its own: the session's starts from where the head lay last."""
-        from rtevo.stages.decoding import Decoding
-        from rtevo.stages.placing import Hints
+        from rtevo.session.decoding import Decoding
+        from rtevo.session.placing import Hints
 
         decoding = Decoding(self.context.config, self.decoder, self.context.plan.tr_s, 0, lambda _: Decision.ACCEPTED, Hints())
         decoding.learn(decoding.align(0, self.decoder.reference, 0, self.decoder.grid))
@@ -74,8 +74,8 @@ class _Decode:
 
     def _take_up(self) -> Decoding:
         """Decode again what was recorded, so that the decoder stands where it stood; publish what the log does not hold of it."""
+        from rtevo.past.decoding import Again
         from rtevo.record import AlignedRecord, ScoreRecord, Start, earlier, of_kind
-        from rtevo.stages.decoding import Again
 
         context, plan = self.context, self.context.plan
         past = earlier(plan.out, plan.part)
@@ -274,7 +274,7 @@ def _fill(slot: Any, attempt: Attempt) -> None:
 
 def decode(context: Context) -> None:
     """``volumes`` and ``events`` -> ``aligned`` and ``scores``."""
-    work, pulses = _Decode(context), Reconcile(context)
+    work, pulses = _Decode(context), PulseWatch(context)
 
     def event(slot: Any) -> None:
         pulses.event(slot)

@@ -13,12 +13,13 @@ import numpy as np
 
 from rtevo.evolve import Course, Request, Told
 from rtevo.latent import LatentSpace
+from rtevo.past.evolution import go_through, measured
 from rtevo.record import ImageRecord, earlier, of_kind
 from rtevo.records import EventKind, RunClock
+from rtevo.session.context import WAIT_S, Context, Turns, serve
+from rtevo.session.course import make_course, state_of
+from rtevo.session.plan import MEASURED
 from rtevo.shm import Ring
-from rtevo.stages.context import WAIT_S, Context, Turns, serve
-from rtevo.stages.evolution import make_course, state_of
-from rtevo.stages.history import MEASURED, go_through, measured
 
 
 class _Evolve:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from rtevo.config import Generator
+from rtevo.session.context import WAIT_S, Context
+from rtevo.session.rings import numbered
 from rtevo.shm import Ring, RingClosed, RingTimeout
-from rtevo.stages.context import WAIT_S, Context, numbered
 
 __all__ = ["Deadline", "generate", "settings_of"]
 

@@ -14,8 +14,8 @@ from rtevo.errors import GeometryError
 from rtevo.ingest import Volume
 from rtevo.ingest.header import Likeness
 from rtevo.records import ACQUISITION_BYTES, Grid, RunClock, VolumeFlag, put_volume
+from rtevo.session.context import Context
 from rtevo.shm import Ring
-from rtevo.stages.context import Context
 
 LOOPBACK = "127.0.0.1"
 NO_GRID = Grid((1, 1, 1), np.eye(4))  # of a volume that is missing before any has come

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from rtevo.session.context import LOST_S, WAIT_S, Context
+from rtevo.session.rings import OBSERVERS, ring_names
 from rtevo.shm import Ring, RingClosed, RingOverrun, RingTimeout, WriterLost, wait_any
-from rtevo.stages.context import LOST_S, OBSERVERS, WAIT_S, Context, ring_names
 
 if TYPE_CHECKING:
     from rtevo.record import Recorder

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,9 +60,14 @@ class KeyFile:
         return keys
 
 
-def is_loopback(endpoint: str) -> bool:
-    """Whether a ZeroMQ endpoint cannot be reached from another computer."""
-    if endpoint.startswith(("ipc://", "inproc://")):
+def is_loopback(where: str) -> bool:
+    """Whether a ZeroMQ endpoint, an address, or a host's name is this computer's alone."""
+    if where.startswith(("ipc://", "inproc://")):
         return True
-    host = endpoint.removeprefix("tcp://").rsplit(":", 1)[0].strip("[]")
-    return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit() and host.count(".") == 3)
+    place = where.removeprefix("tcp://")
+    for host in (place, place.rsplit(":", 1)[0]):
+        if host == "localhost":
+            return True
+        with suppress(ValueError):
+            return ipaddress.ip_address(host.strip("[]")).is_loopback
+    return False

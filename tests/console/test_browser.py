@@ -29,7 +29,8 @@ from rtevo.decode import Decoder
 from rtevo.record import EventRecord, Notice, RecordedSession, ScoreRecord
 from rtevo.record.parts import RecordT
 from rtevo.records import NOTES, EventKind
-from rtevo.stages import Plan, child_main
+from rtevo.session.plan import Plan
+from rtevo.stages.table import child_main
 
 pytest.importorskip("nicegui", reason="the console is optional: pip install 'rtevo[console]'")
 api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install '.[test]'")

@@ -110,7 +110,8 @@ def test_a_signal_to_the_group_ends_a_session_as_control_c_does(tmp_path: Path, 
 
 @pytest.mark.slow
 def test_a_signal_before_the_session_begins_leaves_nothing(tmp_path: Path) -> None:
-    main = "import os, signal, sys; from rtevo import prepare, run; prepare.check_space = lambda *_: os.kill(os.getpid(), signal.SIGTERM); "
+    main = "import os, signal, sys; from rtevo import run; from rtevo.session import prepare; "
+    main += "prepare.check_space = lambda *_: os.kill(os.getpid(), signal.SIGTERM); "
     words = [sys.executable, "-c", main + "sys.exit(run.main(['--out', 'out']))"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (130, "rtevo: stopped before the session began: nothing was recorded\n")

@@ -16,8 +16,8 @@ import pytest
 
 from bench.soak_resume import KINDS, check, play, session_file
 from rtevo.config import build
+from rtevo.past.resume import _of_next_run
 from rtevo.record import LOG, LogWriter, RecordedSession, hold, volume_path
-from rtevo.resume import _of_next_run
 from rtevo.run import main
 
 from .conftest import Running, Warm

@@ -21,7 +21,7 @@ from rtevo.record import LOG, AlignedRecord, LogWriter, RecordedSession, ScoreRe
 from rtevo.record.__main__ import main as record_command
 from rtevo.records import EventKind
 from rtevo.report.__main__ import main as report
-from rtevo.stages.evolution import scramble
+from rtevo.session.course import scramble
 
 from .conftest import Warm
 

@@ -141,11 +141,11 @@ def test_shared_memory(known: Make, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_shared_memory_that_is_nearly_full(known: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: Usage(10**9, 0, 10**9))
-    monkeypatch.setattr("rtevo.stages.create_rings", lambda plan, stack: {})
+    monkeypatch.setattr("rtevo.session.rings.create_rings", lambda plan, stack: {})
     assert verdicts(list(machine.shared_memory(known()))) == {"shared memory": "pass"}
 
     class Big:
         slots, slot_dtype = 1, np.dtype(("V", 1 << 30))
 
-    monkeypatch.setattr("rtevo.stages.create_rings", lambda plan, stack: {"volumes": Big(), "images": Big(), "a": Big(), "b": Big()})
+    monkeypatch.setattr("rtevo.session.rings.create_rings", lambda plan, stack: {"volumes": Big(), "images": Big(), "a": Big(), "b": Big()})
     assert verdicts(list(machine.shared_memory(known()))) == {"shared memory": "warn"}

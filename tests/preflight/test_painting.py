@@ -51,7 +51,7 @@ def test_evolution(known: Make) -> None:
 
 
 def test_a_blinded_condition_is_not_told(known: Make, tmp_path: Path) -> None:
-    from rtevo.stages.evolution import scramble
+    from rtevo.session.course import scramble
 
     key = tmp_path / "key.tsv"
     key.write_text(f"participant\tsession\tcode\nsim\t01\t{scramble('sham', 'sim', '01')}\n")

@@ -21,6 +21,7 @@ from rtevo.errors import ConfigError, DataError, DecoderError
 from rtevo.preflight import volumes
 from rtevo.preflight.findings import Known
 from rtevo.records import Grid
+from rtevo.session import checks
 from rtevo.simulate import Simulation, make_decoder
 from rtevo.simulate.dicom import MosaicWriter
 from rtevo.simulate.today import Today
@@ -79,8 +80,8 @@ def test_a_recording(known: Make, tmp_path: Path) -> None:
 
 def test_a_recording_with_a_gap_is_told(known: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nifti(tmp_path / "run.nii")
-    described = volumes.prepare.describe_source(build({"acquisition": {"source": "replay", "folder": str(tmp_path)}}))
-    monkeypatch.setattr(volumes.prepare, "describe_source", lambda _: replace(described, missing=(1,)))
+    described = checks.describe_source(build({"acquisition": {"source": "replay", "folder": str(tmp_path)}}))
+    monkeypatch.setattr(checks, "describe_source", lambda _: replace(described, missing=(1,)))
     (found,) = volumes.source(known({"acquisition": {"source": "replay", "folder": str(tmp_path)}}))
     assert (found.verdict, "1 volumes are missing" in found.found) == ("warn", True)
 

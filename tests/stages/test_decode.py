@@ -12,8 +12,8 @@ import pytest
 from rtevo.config import build
 from rtevo.place import Placement, Verdict
 from rtevo.records import Decision
+from rtevo.session.placing import Attempt
 from rtevo.stages.decode import _Decode, acceptable
-from rtevo.stages.placing import Attempt
 
 
 def test_every_artefact_is_noted_and_ever_fewer_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from rtevo.config import build
 from rtevo.errors import ConfigError, ModelError
+from rtevo.session.context import Turns, serve
+from rtevo.session.rings import readers_of
 from rtevo.shm import RingClosed, RingTimeout
-from rtevo.stages import STAGES, readers_of, stages_of
-from rtevo.stages.context import Turns, serve
 from rtevo.stages.generate import Deadline, _Work, settings_of
+from rtevo.stages.table import STAGES, stages_of
 
 
 class FakeRing:
@@ -82,7 +83,7 @@ def test_images_are_dealt_in_turn(lock_step: bool) -> None:
 
 
 def test_serve_reads_rings_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rtevo.stages import context as module
+    from rtevo.session import context as module
 
     rings = [FakeRing(["a", "c"]), FakeRing(["b"], closed=False)]
     for i, ring in enumerate(rings):

@@ -12,8 +12,8 @@ import pytest
 
 from rtevo.config import build
 from rtevo.records import Grid
+from rtevo.session.rings import create_rings, ring_name
 from rtevo.shm import Ring, RingTimeout
-from rtevo.stages import create_rings, ring_name
 
 
 def plan_of(save: str) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rtevo.clock import RUNNING, Clock
+from rtevo.session.clock import RUNNING, Clock
 
 
 @pytest.fixture

@@ -12,20 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtevo.bridge import PresenterEvent
-from rtevo.clock import Clock
-from rtevo.pulses import Reconciler
 from rtevo.records import EventKind, VolumeFlag
+from rtevo.session.clock import Clock
+from rtevo.session.pulses import Pulses, PulseWatch
 from rtevo.stages.bridge import _Start
-from rtevo.stages.reconcile import Reconcile
 
 TR_S = 0.867
 
 
 def scan(
     pulses: list[float], volumes: int, *, latency_s: float = 0.3, trigger: int = 0, missing: tuple[int, ...] = (), tr_s: float = TR_S
-) -> tuple[Reconciler, list[str]]:
+) -> tuple[Pulses, list[str]]:
     """Run a scan whose volume k takes from k to k + 1 TR; the presenter takes pulse number `trigger` for the first."""
-    found, told = Reconciler(tr_s), []
+    found, told = Pulses(tr_s), []
     zero = pulses[trigger]
     happens = [(t, -1, False) for t in pulses[trigger:]]
     happens += [((k + 1) * TR_S + latency_s, k, k in missing) for k in range(volumes)]
@@ -105,7 +104,7 @@ def test_the_operator_is_told(caplog: pytest.LogCaptureFixture) -> None:
     config = SimpleNamespace(session=SimpleNamespace(speed=speed))
     plan = SimpleNamespace(tr_s=1.0, first_volume=0)
     context = SimpleNamespace(clock=clock, plan=plan, config=config, log=logging.getLogger("rtevo.test"))
-    looks = Reconcile(context)  # type: ignore[arg-type]
+    looks = PulseWatch(context)  # type: ignore[arg-type]
     for k in range(1, 8):
         if k != 4:
             looks.event({"kind": EventKind.TRIGGER if k == 1 else EventKind.PULSE, "t_ns": 10 * second + k * second})
@@ -128,7 +127,7 @@ def test_a_start_that_the_volumes_contradict_can_be_corrected_until_the_first_im
         context = SimpleNamespace(
             clock=clock, plan=SimpleNamespace(tr_s=1.0, first_volume=0), config=SimpleNamespace(session=SimpleNamespace(speed=1.0)), log=log
         )
-        looks, start = Reconcile(context), _Start(context)  # type: ignore[arg-type]
+        looks, start = PulseWatch(context), _Start(context)  # type: ignore[arg-type]
         trigger = PresenterEvent(EventKind.TRIGGER, -1, -1, 12 * second, 5)
 
         def event(kind: EventKind, t_ns: int) -> None:

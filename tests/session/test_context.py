@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rtevo.config import build
-from rtevo.stages import RINGS
+from rtevo.session.rings import RINGS
 
 
 @pytest.mark.parametrize("ring", ["scores", "fitness"])

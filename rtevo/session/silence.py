@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rtevo.clock import Clock
-from rtevo.pulses import Heard
-from rtevo.stages.context import Plan
+from rtevo.session.clock import Clock
+from rtevo.session.plan import MEASURED, Plan
+from rtevo.session.pulses import Heard
 
-__all__ = ["ALONE_S", "LEAST_S", "MEASURED", "News", "Silence"]
+__all__ = ["ALONE_S", "LEAST_S", "News", "Silence"]
 
 LEAST_S = 5.0  # of silence, real time: a shorter one is no alarm at any repetition time
 ALONE_S = 60.0  # of session time, after an alarm: so long a session that nobody attends waits for volumes
-MEASURED = ("ratings", "physiology")  # conditions whose images need no volumes
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Silence:
     Attributes
     ----------
     kind : str
-        What is not heard now; see :meth:`rtevo.pulses.Heard.silence`. "series": another series comes in instead.
+        What is not heard now; see :meth:`rtevo.session.pulses.Heard.silence`. "series": another series comes in instead.
     since_s : float
         Session time of the alarm.
     """

@@ -9,38 +9,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rtevo.clock import NEVER
 from rtevo.config import Config, presenter_is_outside
-from rtevo.simulate import Delivery, FaultyWriter, ParticipantLink, Room, Simulation, run_scanner
-from rtevo.simulate.today import Today
-from rtevo.stages.context import Context
+from rtevo.session.clock import NEVER
+from rtevo.session.context import Context
+from rtevo.session.simulation import simulation
+from rtevo.simulate import Delivery, FaultyWriter, ParticipantLink, Room, run_scanner
 
-__all__ = ["presenter", "scanner", "simulation"]
+__all__ = ["scanner"]
 
 FAULTS = 6  # the stream of random numbers of what goes wrong
-FIELD_OF_VIEW_MM = (240.0, 240.0, 115.5)
 CALLING = "SIMULATOR"  # AE title
-
-
-def simulation(config: Config, tr_s: float, part: int = 0) -> Simulation:
-    """Give the simulated participant of a session."""
-    settings = config.simulation
-    across = [math.ceil(extent / size - 1e-6) for extent, size in zip(FIELD_OF_VIEW_MM, settings.voxel_mm, strict=True)]
-    return Simulation(
-        seed=config.session.seed,
-        participant_seed=settings.participant_seed,
-        tr_s=tr_s,
-        shape=(across[0], across[1], across[2]),
-        voxel_size_mm=(settings.voxel_mm[0], settings.voxel_mm[1], settings.voxel_mm[2]),
-        amplitude_percent=settings.amplitude_percent,
-        tsnr=settings.tsnr,
-        motion_mm=settings.motion_mm,
-        prefers=settings.prefers,
-        keys=config.presentation.rating_keys,
-        trigger_key=config.presentation.trigger_key,
-        part=part,
-        today=Today.parse(settings.today) if settings.today else None,
-    )
 
 
 def scanner(context: Context) -> None:
@@ -134,12 +112,3 @@ def _replay(context: Context, link: ParticipantLink) -> None:
             clock.set("delivered", volumes)
             clock.set("drain", 1)
             room.wait_until(math.inf)  # the presenter still has somebody to show its last pictures to
-
-
-def presenter(context: Context) -> None:
-    """Stand in for the stimulus PC: the presenter with its headless display."""
-    from presenter.run import present
-
-    context.ready()
-    if endpoint := context.wait_for_go().get("endpoint"):
-        present(endpoint, headless=True, participant=context.plan.participant_endpoint, restarts=False)

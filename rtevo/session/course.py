@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from rtevo import evolve
 from rtevo.config import Config
 from rtevo.errors import ConfigError, DataError
-from rtevo.evolve.blinding import CONDITIONS, condition_of, load_secret, read_key, scramble
 from rtevo.latent import Avoid, LatentSpace
 from rtevo.record import RecordedSession, evolution_of
+from rtevo.session.blinding import CONDITIONS, condition_of, load_secret, read_key, scramble
 
 __all__ = ["CONDITIONS", "check", "course_settings", "make_course", "resolve_condition", "scramble", "state_of"]
 

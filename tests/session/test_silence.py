@@ -11,8 +11,8 @@ import pytest
 from rtevo import supervisor as module
 from rtevo.config import build
 from rtevo.errors import StageError
-from rtevo.pulses import Heard
-from rtevo.stages.silence import ALONE_S, Silence
+from rtevo.session.pulses import Heard
+from rtevo.session.silence import ALONE_S, Silence
 from rtevo.supervisor import ENDS, Supervisor
 
 S = 10**9

@@ -13,10 +13,10 @@ import pytest
 from rtevo.config import Config, build
 from rtevo.errors import ConfigError, DataError
 from rtevo.evolve.__main__ import main
-from rtevo.evolve.blinding import condition_of, load_secret, scramble
 from rtevo.latent import LatentSpace
 from rtevo.record import LOG, LogWriter
-from rtevo.stages.evolution import check, make_course, resolve_condition, state_of
+from rtevo.session.blinding import condition_of, load_secret, scramble
+from rtevo.session.course import check, make_course, resolve_condition, state_of
 
 SPACE = LatentSpace.random(6, 12, seed=1)
 

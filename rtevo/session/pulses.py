@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Heard", "Reconciler"]
+from rtevo.records import EventKind, RunClock, VolumeFlag
+from rtevo.session.context import Context
+
+__all__ = ["Heard", "PulseWatch", "Pulses"]
 
 TOLERANCE = 0.2  # of a repetition time, by which an interval between pulses may differ from a multiple of it
 TR_ERROR = 0.002  # relative; of the headers' repetition time
@@ -19,7 +23,7 @@ FIRST_GAP = 3  # repetition times until the second pulse, where there is one for
 BEHIND = 5  # repetition times that volumes may stay behind what they usually do
 
 
-class Reconciler:
+class Pulses:
     """Compares pulses and volumes; every method gives what is to be told, each thing once.
 
     Parameters
@@ -167,3 +171,50 @@ class Heard:
         if now_s - last_s > limit_s + self.delay_s:
             return "volumes"
         return "usable" if self.unusable * tr_s > limit_s else ""
+
+
+class PulseWatch:
+    """Holds pulses against volumes while a stage reads ``events`` and ``volumes``, and reports where they do not fit."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._found = Pulses(context.plan.tr_s, early_s=0.1 * max(1.0, context.config.session.speed))
+        self._run = RunClock(context.plan.tr_s)  # of this run alone
+        self._shown = False
+
+    def event(self, slot: Any) -> None:
+        """Take note of a pulse, of a start that was corrected, and of the first image, after which it no longer can be."""
+        if slot["kind"] == EventKind.ONSET:
+            self._shown = True
+            self._ask(0)
+        if slot["kind"] == EventKind.TRIGGER and self._run.trigger_ns is not None:
+            self._found.correct(-round(self._run.seconds(slot["t_ns"]) / self._run.tr_s))
+            self._run = self._run.triggered(slot["t_ns"])
+            return
+        if slot["kind"] == EventKind.TRIGGER:
+            self._run = self._run.triggered(slot["t_ns"])
+        if slot["kind"] in (EventKind.TRIGGER, EventKind.PULSE) and self._run.trigger_ns is not None:
+            self._tell(self._found.pulse(self._run.seconds(slot["t_ns"])))
+
+    def volume(self, slot: Any) -> None:
+        """Take note of a volume."""
+        if slot["flags"] & VolumeFlag.LATE:  # it says nothing about the pulses any more
+            return
+        clock, missing = self._context.clock, bool(slot["flags"] & VolumeFlag.MISSING)
+        known = not (missing or clock.lock_step)  # in lock-step files are written in no time
+        closed_s = self._run.seconds(clock.session_ns(int(slot["closed_ns"]))) if known else math.nan
+        self._tell(self._found.volume(int(slot["index"]) - self._context.plan.first_volume, closed_s, missing))
+        self._ask(0 if self._shown else max(0, self._found.shift))
+
+    def _ask(self, shift: int) -> None:
+        """Let the operator know by how many repetition times the start can be corrected."""
+        if self._context.clock.get("start_shift") != shift:
+            self._context.clock.set("start_shift", shift)
+
+    def finish(self) -> None:
+        """The last volume has come."""
+        self._tell(self._found.finish())
+
+    def _tell(self, lines: list[str]) -> None:
+        for line in lines:
+            self._context.log.warning("%s", line)

@@ -15,10 +15,10 @@ import numpy as np
 from rtevo.evolve import Course, Request, Told
 from rtevo.record import EventRecord, FitnessRecord, LatentRecord, Record, ScoreRecord, of_kind, parts
 from rtevo.records import EventKind
+from rtevo.session.plan import MEASURED
 
-__all__ = ["MEASURED", "Past", "go_through", "measured"]
+__all__ = ["Past", "go_through", "measured"]
 
-MEASURED = {"ratings": EventKind.RATING, "physiology": EventKind.PHYSIOLOGY}  # conditions whose fitness comes with an event
 Key = tuple[int, int]
 Decided = LatentRecord | FitnessRecord
 

@@ -16,11 +16,13 @@ from rtevo import __version__
 from rtevo.config import Config
 from rtevo.errors import BusyError, ConfigError, DataError
 from rtevo.ingest import is_number
-from rtevo.prepare import check_again, check_console, describe_source, hashes, make_plan
+from rtevo.session.checks import check_again, check_console, describe_source
+from rtevo.session.prepare import make_plan
+from rtevo.session.provenance import hashes
 
 if TYPE_CHECKING:
     from rtevo.record import RecordedSession
-    from rtevo.stages import Plan
+    from rtevo.session.plan import Plan
 
 __all__ = ["describe", "gone", "resume"]
 

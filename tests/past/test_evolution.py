@@ -12,10 +12,10 @@ import pytest
 from rtevo.config import Config
 from rtevo.evolve import Course, Told
 from rtevo.latent import LatentSpace
+from rtevo.past.evolution import go_through, measured
 from rtevo.record import FitnessRecord, LatentRecord, Record, of_kind, record_of
 from rtevo.records import EventKind
-from rtevo.stages.evolution import make_course
-from rtevo.stages.history import go_through, measured
+from rtevo.session.course import make_course
 
 SPACE = LatentSpace(np.zeros(6, np.float32), np.eye(6, dtype=np.float32)[:3], np.ones(3, np.float32))
 Key = tuple[int, int]

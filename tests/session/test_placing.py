@@ -14,12 +14,12 @@ from rtevo.decode import Decoder
 from rtevo.errors import DecoderError
 from rtevo.place import Verdict
 from rtevo.records import Decision, Grid
+from rtevo.session.decoding import Decoding
+from rtevo.session.placing import Hints
 from rtevo.simulate import Simulation, make_decoder
 from rtevo.simulate.head import HeadMotion
 from rtevo.simulate.scanner import Scanner
 from rtevo.simulate.today import Today
-from rtevo.stages.decoding import Decoding
-from rtevo.stages.placing import Hints
 
 VOXEL_MM = (5.0, 5.0, 5.5)
 TR_S = 2.0

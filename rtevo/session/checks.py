@@ -1,0 +1,191 @@
+"""What is checked, decided and written down before the first process of a session starts.
+
+Everything that can be wrong is found here: the recorded series, the decoder and its geometry, the image model, the latent space, the
+output folder. :mod:`rtevo.preflight` asks the same functions, and measures besides.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import secrets
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rtevo.config import Config
+from rtevo.errors import ConfigError, DataError
+from rtevo.wire import is_loopback
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = [
+    "capacity",
+    "check_again",
+    "check_console",
+    "check_decoder",
+    "check_delivery",
+    "check_out",
+    "check_participant",
+    "check_space",
+    "describe_source",
+    "first_volume",
+    "repetition_time",
+]
+
+SIMULATED_TR_S = 0.867
+
+
+def check_out(wanted: str) -> Path:
+    """See that the session's folder does not exist yet; give the nearest folder above it that does."""
+    out = Path(wanted or "sessions")
+    try:
+        there = out.exists() or out.is_symlink()
+    except OSError as error:
+        raise ConfigError(f"[record] out: {wanted!r} cannot be made: {error.strerror}") from None
+    if wanted and there:
+        raise ConfigError(f"[record] out: expected a folder that does not exist yet, got {wanted!r}: nothing is ever overwritten")
+    return next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
+
+
+def capacity(config: Config, source: Any) -> int:
+    """Return the voxels of the largest volume that may come."""
+    if source is not None:
+        return math.prod(source.grid.shape)
+    if config.acquisition.source == "simulate":
+        from rtevo.session.simulation import simulation
+
+        return math.prod(simulation(config, SIMULATED_TR_S).grid.shape)
+    return math.prod(config.acquisition.largest)
+
+
+def check_again(config: Config, latent_space: Path) -> tuple[str, int, tuple[int, int]]:
+    """Check what a session that is taken up again depends on; gives condition, size of embeddings, and height and width of images.
+
+    Raises
+    ------
+    RtevoError
+        With what is wrong.
+    """
+    from rtevo import generate
+    from rtevo.latent import LatentSpace
+    from rtevo.session import course
+
+    model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else None
+    embedding_size, image_size = generate.probe(model, config.generator.px)
+    condition = course.check(config, LatentSpace.load(latent_space))
+    check_delivery(config)
+    return condition, embedding_size, image_size
+
+
+def check_console(config: Config) -> str:
+    """See whether the operator's page can be served; give the token that browsers need, empty for none."""
+    settings = config.console
+    if not settings.port:
+        return ""
+    if importlib.util.find_spec("nicegui") is None:
+        raise ConfigError("[console] port: the console needs the package nicegui (pip install 'rtevo[console]')")
+    try:
+        with socket.create_server((settings.address, settings.port), family=socket.AF_INET6 if ":" in settings.address else socket.AF_INET):
+            pass
+    except OSError as error:
+        raise ConfigError(f"[console] port: {settings.address}:{settings.port} cannot be listened at: {error.strerror}") from None
+    return "" if is_loopback(settings.address) else secrets.token_urlsafe(32)
+
+
+def check_delivery(config: Config) -> None:
+    """See whether volumes can come over the network, and whether the faults of a rehearsal are some."""
+    from rtevo.ingest.receiver import check_listening
+    from rtevo.simulate.faults import Faults
+
+    settings, dicom = config.acquisition, config.acquisition.delivery == "dicom"
+    try:
+        faults = Faults.parse(config.simulation.faults)
+        if settings.delivery != "folder":
+            faults.check_sent()
+    except ConfigError as error:
+        raise ConfigError([f"[simulation] {mistake}" for mistake in error.mistakes]) from None
+    if settings.delivery != "folder":
+        try:
+            check_listening(settings.address, settings.port if settings.source == "watch" else 0, dicom=dicom)
+        except DataError as error:
+            raise ConfigError(f"[acquisition] delivery = {settings.delivery!r}: {error}") from None
+
+
+def check_space(config: Config, embedding_size: int) -> Any:
+    """Load the session's latent space, and see that it fits the model."""
+    from rtevo.generate import TINY_LATENT_SPACE
+    from rtevo.latent import LatentSpace
+
+    settings = config.evolution
+    file = Path(settings.pca) if settings.pca else TINY_LATENT_SPACE
+    space = LatentSpace.load(file)
+    if space.embedding_size != embedding_size:
+        raise ConfigError(
+            f"[evolution] pca: expected a space of {embedding_size}-d embeddings (the model), got {space.embedding_size}-d: {file}"
+        )
+    if space.latent_size < settings.latent_size:
+        raise ConfigError(
+            f"[evolution] latent_size: expected at most the {space.latent_size} components of {file}, got {settings.latent_size}"
+        )
+    try:
+        return space.first(settings.latent_size).scaled(settings.latent_scaling)
+    except DataError as problem:
+        raise ConfigError(f"[evolution] latent_scaling = {settings.latent_scaling!r}: {settings.pca}: {problem}") from None
+
+
+def check_participant(config: Config) -> None:
+    """See that there is what the simulated participant is to prefer, and that it is clear where the head lies today."""
+    from rtevo.session.simulation import simulation
+
+    if config.acquisition.source == "simulate":
+        try:
+            simulated = simulation(config, SIMULATED_TR_S)
+        except ConfigError as error:
+            raise ConfigError([f"[simulation] {mistake}" for mistake in error.mistakes]) from None
+        simulated.preference()
+
+
+def describe_source(config: Config) -> Any:
+    """Look at a recorded series; None for the other sources."""
+    from rtevo.ingest import describe
+
+    if config.acquisition.source != "replay":
+        return None
+    return describe(Path(config.acquisition.folder), series=config.acquisition.series or None)
+
+
+def check_decoder(config: Config) -> tuple[Path, Any] | None:
+    """Load the decoder that the session names, if any."""
+    from rtevo.decode import Decoder
+
+    if not config.decoder.folder:
+        return None
+    folder = Path(config.decoder.folder).resolve()
+    return folder, Decoder.load(folder, config.decoder.name or None)
+
+
+def repetition_time(config: Config, source: Any) -> float:
+    """Give the session's repetition time, s."""
+    given = config.acquisition.tr_s
+    if source is None:
+        return given or SIMULATED_TR_S
+    if not given and not source.tr_s:
+        raise DataError(f"{config.acquisition.folder}: the headers hold no repetition time; set [acquisition] tr_s")
+    return float(given or source.tr_s)
+
+
+def first_volume(folder: Path, uid: str) -> Any:
+    """Read the first whole volume of a series."""
+    from rtevo.ingest import FolderSource
+
+    recording = FolderSource(folder, series=uid, patience_s=0, stall_s=0)
+    volumes = recording.poll() + recording.finish()
+    data = next((v.data for v in volumes if v.data is not None), None)
+    if data is None:
+        raise DataError(f"{folder}: holds no whole volume of the series: expected all of a volume's files")
+    return data
+
+
+# --- provenance ----------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,165 @@
+"""What every stage sees of its session: the plan, the clock, its rings, and a pipe to the supervisor."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+import numpy as np
+
+from rtevo.session.clock import Clock
+from rtevo.session.plan import Plan
+from rtevo.session.rings import numbered, ring_name
+from rtevo.shm import Ring, RingClosed, RingTimeout, WriterLost, wait_any
+
+__all__ = ["LOST_S", "WAIT_S", "Context", "Turns", "serve"]
+
+InputT = TypeVar("InputT", bound="Ring | Turns")
+
+WAIT_S = 0.1  # how often a waiting stage looks at the shared words
+LOST_S = 0.02  # pause where a ring's writer is dead
+PROGRESS_S = 0.5  # how often a stage says how far it is
+
+
+class _PipeHandler(logging.Handler):
+    def __init__(self, tell: Callable[..., None]) -> None:
+        super().__init__()
+        self.tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.tell("log", level=record.levelname, text=record.getMessage())
+
+
+class Context:
+    """What a stage sees of the session: the plan, the clock, its rings, and a pipe to the supervisor.
+
+    Parameters
+    ----------
+    stage : str
+    plan : Plan
+    pipe : Connection
+        Control messages (JSON): progress, ready, log, done, error out; go in. Its end tells that the supervisor is gone.
+    """
+
+    def __init__(self, stage: str, plan: Plan, pipe: Connection) -> None:
+        self.stage, self.plan, self._pipe = stage, plan, pipe
+        self.config = plan.config
+        self._lock, self._go = threading.Lock(), threading.Event()
+        self._told: dict[str, Any] = {}
+        self._progress_s = -math.inf
+        self._stack = ExitStack()
+        self.clock = self._stack.enter_context(Clock(plan.runtime / "clock"))
+        self.log = logging.getLogger("rtevo")
+        self.log.setLevel(logging.INFO)
+        self.log.addHandler(_PipeHandler(self.tell))
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                self._told = json.loads(self._pipe.recv_bytes())
+                self._go.set()
+        except (EOFError, OSError):
+            os._exit(3)  # the supervisor is gone; the next start cleans up
+
+    def tell(self, kind: str, **payload: Any) -> None:
+        """Send the supervisor a control message."""
+        with self._lock:
+            self._pipe.send_bytes(json.dumps({"kind": kind, "stage": self.stage, **payload}).encode())
+
+    def ready(self, **payload: Any) -> None:
+        """Say that this stage is warm; the payload reaches every stage that waits for go."""
+        self.tell("ready", payload=payload)
+
+    def progress(self, text: str) -> None:
+        """Say how far becoming ready has come: what takes long is not taken for a stage that hangs."""
+        if time.monotonic() > self._progress_s + PROGRESS_S:
+            self._progress_s = time.monotonic()
+            self.tell("progress", text=text)
+
+    def wait_for_go(self) -> dict[str, Any]:
+        """Wait until every stage is ready; give what all of them told. Empty where the session ends before."""
+        while not self._go.wait(WAIT_S):
+            if self.clock.ending:
+                break
+        return self._told
+
+    def writer(self, ring: str) -> Ring:
+        """Attach as the ring's writer."""
+        return self._stack.enter_context(Ring.attach(ring_name(self.plan.name, ring), writer=True))
+
+    def reader(self, ring: str) -> Ring:
+        """Attach as the ring's reader of this stage's name."""
+        return self._stack.enter_context(Ring.attach(ring_name(self.plan.name, ring), reader=self.stage))
+
+    def images(self) -> Turns:
+        """Attach as the reader of every device's images, in the order in which they were asked for."""
+        return Turns([self.reader(name) for name in numbered("images", self.plan.devices)], self.stage)
+
+    def close(self) -> None:
+        """Detach from everything."""
+        self._stack.close()
+
+
+class Turns:
+    """Rings that were dealt to in turn, read as if they were one: the first message is in the first ring, the next in the second, ...
+
+    It has ended when the ring whose turn it is has ended. A reader that was started again goes on where it had stopped.
+
+    Parameters
+    ----------
+    rings : sequence of Ring
+        Attached as `reader`.
+    reader : str
+    """
+
+    def __init__(self, rings: Sequence[Ring], reader: str) -> None:
+        self._rings = rings
+        self._taken = sum(ring.published - ring.lag(reader) for ring in rings)
+
+    @property
+    def now(self) -> Ring:
+        """The ring whose turn it is."""
+        return self._rings[self._taken % len(self._rings)]
+
+    @contextmanager
+    def read(self, timeout_s: float | None = None) -> Iterator[np.void]:
+        """Read the next message; see :meth:`rtevo.shm.Ring.read`."""
+        with self.now.read(timeout_s) as slot:
+            yield slot
+        self._taken += 1
+
+
+def serve(inputs: dict[str, InputT], handlers: Mapping[str, Callable[[Any], None]], timeout_s: float) -> list[str]:
+    """Wait until an input has something, hand each waiting slot to its handler, in the order of `inputs`, and then release it.
+
+    Returns
+    -------
+    list of str
+        The inputs that have ended; they are taken out of `inputs`.
+    """
+    now = {name: ring.now if isinstance(ring, Turns) else ring for name, ring in inputs.items()}
+    names = {ring.name: name for name, ring in now.items()}
+    ended = []
+    for ring in wait_any(list(now.values()), timeout_s):
+        name = names[ring.name]
+        try:
+            while True:
+                with inputs[name].read(timeout_s=0) as slot:
+                    handlers[name](slot)
+        except RingTimeout:
+            continue
+        except WriterLost:
+            time.sleep(LOST_S)  # the supervisor starts it again, or ends the session
+        except RingClosed:
+            del inputs[name]
+            ended.append(name)
+    return ended

@@ -1,0 +1,170 @@
+"""Everything that is decided and made before the first process of a session starts: its folder, its decoder, its plan."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rtevo.config import Config
+from rtevo.errors import ConfigError
+from rtevo.session.checks import (
+    capacity,
+    check_console,
+    check_decoder,
+    check_delivery,
+    check_out,
+    check_participant,
+    check_space,
+    describe_source,
+    first_volume,
+    repetition_time,
+)
+from rtevo.session.plan import Plan
+
+if TYPE_CHECKING:
+    from rtevo.decode import Decoder
+
+__all__ = ["clean_runtime", "incoming", "make_decoder", "make_plan", "prepare", "runtime_folder"]
+
+
+def _new_folder(wanted: str) -> Path:
+    """Make the session's folder; an existing one is never written to."""
+    if wanted:
+        nearest = check_out(wanted)
+        out = Path(wanted)
+        try:
+            out.mkdir(parents=True)
+        except OSError as error:
+            for made in out.absolute().parents:  # those that were made on the way
+                with suppress(OSError):
+                    if nearest in made.parents:
+                        made.rmdir()
+            raise ConfigError(f"[record] out: {wanted!r} cannot be made: {error.strerror}") from None
+        return out.resolve()
+    day = time.strftime("%Y-%m-%d")
+    number = 1
+    while True:
+        out = Path("sessions") / f"{day}-{number}"
+        try:
+            out.mkdir(parents=True)
+            return out.resolve()
+        except FileExistsError:
+            number += 1
+
+
+def prepare(config: Config) -> Plan:
+    """Check everything and decide everything that the stages need to know.
+
+    Raises
+    ------
+    RtevoError
+        Whatever is wrong, before anything has started.
+    """
+    from rtevo import generate
+    from rtevo.session import course
+
+    model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else None
+    embedding_size, image_size = generate.probe(model, config.generator.px)
+    space = check_space(config, embedding_size)
+    check_participant(config)
+    condition = course.check(config, space)
+    check_delivery(config)
+    token = check_console(config)
+    source = describe_source(config)
+    loaded = check_decoder(config)
+    tr_s = repetition_time(config, source)
+    out = _new_folder(config.record.out)
+    try:
+        space.save(out / "latent_space.npz")
+        folder, decoder = loaded or make_decoder(config, source, tr_s, out / "decoder")
+        return make_plan(
+            config, out, folder, decoder, source,
+            tr_s=tr_s, condition=condition, embedding_size=embedding_size, image_size=image_size, token=token,
+        )  # fmt: skip
+    except BaseException:  # nothing has been recorded
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder, source: Any, **rest: Any) -> Plan:
+    """Plan a session, or its next part, in its folder `out`, with the decoder that was loaded from `folder`."""
+    from rtevo.session.plan import Plan
+
+    runtime = runtime_folder()
+    return Plan(
+        name=secrets.token_hex(3),
+        config=config,
+        out=out,
+        runtime=runtime,
+        incoming=incoming(config, out, runtime),
+        capacity=capacity(config, source),
+        decoder=folder,
+        decoder_name=decoder.name,
+        attended=config.console.port > 0 or (sys.stdin is not None and sys.stdin.isatty()),
+        **rest,
+    )
+
+
+def incoming(config: Config, out: Path, runtime: Path) -> Path:
+    """Folder that volumes' files arrive in, or are kept in when they were received."""
+    if config.acquisition.source != "watch":
+        return runtime / "incoming"
+    return Path(config.acquisition.folder).resolve() if config.acquisition.folder else out / "received"
+
+
+def clean_runtime() -> list[str]:
+    """Remove the folders that killed sessions have left, and give their names."""
+    removed = []
+    for left in Path(tempfile.gettempdir()).glob("rtevo-run-*-*"):
+        with suppress(OSError, ValueError):
+            os.kill(int(left.name.split("-")[2]), 0)
+            continue
+        shutil.rmtree(left, ignore_errors=True)
+        removed.append(str(left))
+    return removed
+
+
+def runtime_folder() -> Path:
+    """Make the folder of what lives only as long as the session; remove what killed sessions have left."""
+    clean_runtime()
+    runtime = Path(tempfile.mkdtemp(prefix=f"rtevo-run-{os.getpid()}-"))
+    (runtime / "incoming").mkdir()
+    return runtime
+
+
+def make_decoder(config: Config, source: Any, tr_s: float, folder: Path) -> tuple[Path, Any]:
+    """Make the decoder of a session that names none: from the simulated participant's localizer, or a map to try a replay with."""
+    from rtevo.decode import write_decoder
+
+    if config.acquisition.source == "simulate":
+        from rtevo import simulate
+        from rtevo.session.simulation import simulation
+
+        made = simulate.make_decoder(simulation(config, tr_s))
+        settings = {**made.settings, "tr_s": tr_s, "participant": config.session.participant}
+        arrays = (made.reference, made.mask, made.weights, made.grid.affine)
+        return folder, write_decoder(folder, "liking", *arrays, settings, made.noise_sd)
+    return folder, _demonstration(config, source, folder)
+
+
+def _demonstration(config: Config, source: Any, folder: Path) -> Any:
+    """Write a decoder with a smooth random map on the recording's first volume: its scores mean nothing, but everything runs."""
+    import numpy as np
+    from scipy.ndimage import gaussian_filter
+
+    from rtevo.decode import write_decoder
+    from rtevo.realign import brain_mask
+
+    reference = first_volume(Path(config.acquisition.folder), source.uid)
+    mask = brain_mask(reference, source.grid.affine)
+    rng = np.random.default_rng(config.session.seed)
+    weights = gaussian_filter(rng.standard_normal(reference.shape), 6 / source.grid.voxel_size_mm)
+    settings = {"kind": "demonstration: a random map; its scores mean nothing", "seed": config.session.seed}
+    return write_decoder(folder, "demonstration", reference, mask, weights / weights.std(), source.grid.affine, settings)

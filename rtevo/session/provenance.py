@@ -1,0 +1,109 @@
+"""What a session was made with: versions, machine, hashes; the first record of its log."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import asdict, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rtevo import __version__
+from rtevo.config import Config, absolute, dump
+from rtevo.session.plan import Plan
+
+__all__ = ["hashes", "open_record"]
+
+
+def _hash(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's files with their names."""
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(str(file.relative_to(path)).encode() if path.is_dir() else b"")
+            with file.open("rb") as handle:
+                while chunk := handle.read(1 << 20):
+                    digest.update(chunk)
+    return digest.hexdigest()
+
+
+def hashes(out: Path, config: Config, decoder: Path) -> dict[str, str]:
+    """Give the SHA-256 of what a session depends on, by what it is called in messages."""
+    from rtevo.generate import TINY_UNCLIP
+
+    model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else TINY_UNCLIP
+    return {
+        "session": _hash(out / "session.toml"),
+        "decoder": _hash(decoder),
+        "latent_space": _hash(out / "latent_space.npz"),
+        "model": _hash(model),
+    }
+
+
+def _machine() -> dict[str, Any]:
+    """Say on what the session ran."""
+    words = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    processor = next((line.partition(":")[2].strip() for line in words if line.startswith("model name")), platform.processor())
+    gpus: list[str] = []
+    with suppress(OSError, subprocess.SubprocessError):
+        asked = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+        gpus = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"cpus": os.cpu_count(), "processor": processor, "memory_bytes": memory, "gpus": gpus}
+
+
+def _provenance(plan: Plan) -> dict[str, Any]:
+    packages = ("numpy", "numba", "torch", "diffusers", "transformers", "pydicom", "nibabel", "pyzmq", "posix_ipc")
+    return {
+        "rtevo": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **_machine(),
+        "packages": {name: metadata.version(name) for name in packages},
+        "sha256": hashes(plan.out, plan.config, plan.decoder),
+    }
+
+
+def open_record(plan: Plan) -> None:
+    """Write what is known before the first volume: the resolved session file, versions and hashes, the log's first record."""
+    from rtevo.record import LOG, SCHEMA, LogWriter, reserve
+
+    reserve(plan.out)
+    config = absolute(
+        replace(
+            plan.config, acquisition=replace(plan.config.acquisition, tr_s=plan.tr_s), record=replace(plan.config.record, out=str(plan.out))
+        )
+    )
+    if not plan.part:
+        (plan.out / "session.toml").write_text(dump(config), encoding="utf-8")
+    provenance = _provenance(plan)
+    name = f"provenance-{plan.part}.json" if plan.part else "provenance.json"
+    (plan.out / name).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    with LogWriter(plan.out / LOG) as log:
+        log.append(
+            "start",
+            {
+                "schema": SCHEMA,
+                "part": plan.part,
+                "first_volume": plan.first_volume,
+                "decoder_state": ("rebaselined" if plan.rebaseline else "kept") if plan.part else "new",
+                "sha256": provenance["sha256"],
+                "rtevo": __version__,
+                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "participant": config.session.participant,
+                "condition": config.session.condition,
+                "source": config.acquisition.source,
+                "seed": config.session.seed,
+                "speed": config.session.speed,
+                "tr_s": plan.tr_s,
+                "cadence_s": config.presentation.image_s + config.presentation.washout_s,
+                "settings": asdict(config),
+                "provenance": provenance,
+            },
+        )

@@ -1,0 +1,103 @@
+"""The table of a session's rings: what a slot holds, how many, who writes and who must not miss anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from rtevo import records
+from rtevo.session.plan import Plan
+from rtevo.shm import Reader, Ring
+
+__all__ = ["OBSERVERS", "RINGS", "RingSpec", "create_rings", "numbered", "readers_of", "ring_name", "ring_names"]
+
+MOST_PLACES = 16384
+
+
+@dataclass(frozen=True)
+class RingSpec:
+    """One ring: what a slot holds, how many, who writes and who must not miss anything."""
+
+    slot: Callable[[Plan], np.dtype[np.void]]
+    slots: Callable[[Plan], int]
+    critical: tuple[str, ...]
+
+
+def _aligned(plan: Plan) -> np.dtype[np.void]:
+    return records.aligned_dtype(plan.capacity if _saves_aligned(plan) else None)
+
+
+def _saves_aligned(plan: Plan) -> bool:
+    return plan.config.record.save_volumes in ("aligned", "both")
+
+
+def _small(plan: Plan) -> int:
+    return max(256, 4 * plan.config.evolution.population)
+
+
+def _every_image(plan: Plan) -> int:
+    """Places for what is said of every image at once, at a session's end or when it is taken up: observers must not miss any of it."""
+    settings = plan.config.evolution
+    return max(_small(plan), min(4 * settings.generations * settings.population, MOST_PLACES))
+
+
+def _generation(plan: Plan) -> int:
+    return max(8, plan.config.evolution.population)
+
+
+RINGS: dict[str, RingSpec] = {
+    "volumes": RingSpec(lambda p: records.volume_dtype(p.capacity), lambda p: 16, ("decode", "record")),
+    "aligned": RingSpec(_aligned, lambda p: 16 if _saves_aligned(p) else 64, ("record",)),
+    "placements": RingSpec(lambda p: records.placement_dtype(), lambda p: 64, ()),
+    "scores": RingSpec(lambda p: records.score_dtype(), _every_image, ("evolve",)),
+    "fitness": RingSpec(lambda p: records.fitness_dtype(), _every_image, ()),
+    "latents": RingSpec(lambda p: records.latent_dtype(p.config.evolution.latent_size, p.embedding_size), _small, ("generate",)),
+    "images": RingSpec(lambda p: records.image_dtype(*p.image_size, p.embedding_size), _generation, ("bridge", "evolve")),
+    "events": RingSpec(lambda p: records.event_dtype(), lambda p: 1024, ("decode", "evolve")),
+    "messages": RingSpec(lambda p: records.message_dtype(), lambda p: 256, ()),  # the supervisor's
+}
+
+
+OBSERVERS = {
+    "record": ("volumes", "aligned", "placements", "scores", "fitness", "latents", "images", "events", "messages"),
+    "status": ("aligned", "placements", "scores", "fitness", "events"),
+}
+
+
+def ring_name(session: str, ring: str) -> str:
+    """Name of a session's ring in shared memory."""
+    return f"/rtevo-{session}-{ring}"
+
+
+def numbered(name: str, devices: int) -> tuple[str, ...]:
+    """Names of a stage or ring of which there is one for each device: ``images``, ``images-1``, ..."""
+    return (name, *(f"{name}-{k}" for k in range(1, devices)))
+
+
+def readers_of(ring: str, devices: int = 1) -> list[str]:
+    """Names of a ring's readers, the critical ones first."""
+    base = ring.partition("-")[0]
+    critical = numbered("generate", devices) if base == "latents" else RINGS[base].critical
+    return [*critical, *(reader for reader, seen in OBSERVERS.items() if base in seen and reader not in critical)]
+
+
+def ring_names(plan: Plan, names: Iterable[str] = RINGS) -> list[str]:
+    """Give the names of a session's rings: of those that each device has, all."""
+    return [each for name in names for each in (numbered(name, plan.devices) if name == "images" else (name,))]
+
+
+def create_rings(plan: Plan, stack: ExitStack) -> dict[str, Ring]:
+    """Create every ring of a session; `stack` unlinks them."""
+    rings = {}
+    for name in ring_names(plan):
+        spec = RINGS[name.partition("-")[0]]
+        readers = [
+            Reader(r, critical=r not in OBSERVERS or r in spec.critical, semaphore=f"/rtevo-{plan.name}-{r}")
+            for r in readers_of(name, plan.devices)
+        ]
+        ring = Ring.create(ring_name(plan.name, name), spec.slot(plan), spec.slots(plan), readers, writer=name == "messages")
+        rings[name] = stack.enter_context(ring)
+    return rings

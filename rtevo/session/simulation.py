@@ -1,0 +1,34 @@
+"""From a session file to the simulated participant of its rehearsal."""
+
+from __future__ import annotations
+
+import math
+
+from rtevo.config import Config
+from rtevo.simulate import Simulation
+from rtevo.simulate.today import Today
+
+__all__ = ["simulation"]
+
+FIELD_OF_VIEW_MM = (240.0, 240.0, 115.5)
+
+
+def simulation(config: Config, tr_s: float, part: int = 0) -> Simulation:
+    """Give the simulated participant of a session."""
+    settings = config.simulation
+    across = [math.ceil(extent / size - 1e-6) for extent, size in zip(FIELD_OF_VIEW_MM, settings.voxel_mm, strict=True)]
+    return Simulation(
+        seed=config.session.seed,
+        participant_seed=settings.participant_seed,
+        tr_s=tr_s,
+        shape=(across[0], across[1], across[2]),
+        voxel_size_mm=(settings.voxel_mm[0], settings.voxel_mm[1], settings.voxel_mm[2]),
+        amplitude_percent=settings.amplitude_percent,
+        tsnr=settings.tsnr,
+        motion_mm=settings.motion_mm,
+        prefers=settings.prefers,
+        keys=config.presentation.rating_keys,
+        trigger_key=config.presentation.trigger_key,
+        part=part,
+        today=Today.parse(settings.today) if settings.today else None,
+    )

@@ -1,0 +1,117 @@
+"""The table of processes: which there are, what each reads and writes, when it counts as stalled.
+
+A stage is a loop over rings: it waits until one of the rings that it reads has something, works on it in place, publishes what follows,
+and only then lets go of what it read. It leaves when everything it reads has been closed and drained, so a session winds down in the
+order of its flow: evolve closes ``latents``, then generate ``images``, then bridge ``events``; the scanner stops; ingest closes
+``volumes``, then decode ``scores``.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+
+from rtevo.config import presenter_is_outside
+from rtevo.errors import RtevoError, full_disk
+from rtevo.session.context import Context
+from rtevo.session.plan import Plan
+from rtevo.session.rings import numbered, ring_names
+from rtevo.shm import RingPeerLost
+from rtevo.stages.bridge import bridge
+from rtevo.stages.console import console
+from rtevo.stages.decode import decode
+from rtevo.stages.evolve import evolve
+from rtevo.stages.generate import generate
+from rtevo.stages.ingest import ingest
+from rtevo.stages.presenter import presenter
+from rtevo.stages.record import record
+from rtevo.stages.scanner import scanner
+from rtevo.stops import ignore
+
+__all__ = ["STAGES", "Stage", "child_main", "stages_of"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One process.
+
+    Parameters
+    ----------
+    name : str
+    target : callable
+        Called with a :class:`Context` in a new process.
+    reads, writes : tuple of str
+        Rings (record reads every one, as an observer).
+    deadline_s : float
+        A stage that has something to read and has not taken it for so long has stalled, s.
+    rehearsal : bool
+        Only in simulate and replay: a real session has it outside.
+    restarts : int
+        So often it is started again when it is killed: its rings keep what it had not done.
+    observer : bool
+        The session goes on without it.
+    """
+
+    name: str
+    target: Callable[[Context], None]
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    deadline_s: float = 30.0
+    rehearsal: bool = False
+    restarts: int = 0
+    observer: bool = False
+
+    def wanted(self, plan: Plan) -> bool:
+        """Whether a session has this process."""
+        if self.name == "presenter":
+            return not presenter_is_outside(plan.config)
+        if self.name == "console":
+            return plan.config.console.port > 0
+        return not self.rehearsal or plan.config.acquisition.source != "watch"
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage("ingest", ingest, (), ("volumes",)),
+    Stage("decode", decode, ("volumes", "events"), ("aligned", "placements", "scores")),
+    Stage("evolve", evolve, ("scores", "images", "events"), ("latents", "fitness")),
+    Stage("generate", generate, ("latents",), ("images",), deadline_s=120),  # one for each device
+    # it keeps an image unread as long as the stimulus PC cannot take it, and has a limit of its own ([bridge] lost_s)
+    Stage("bridge", bridge, ("images",), ("events",), deadline_s=math.inf, restarts=3),
+    Stage("record", record),
+    Stage("console", console, restarts=3, observer=True),  # it reads the log
+    Stage("scanner", scanner, rehearsal=True),
+    Stage("presenter", presenter, rehearsal=True),
+)
+
+
+def stages_of(plan: Plan) -> list[Stage]:
+    """Give the processes of a session: those that it wants of the table, and one that paints for each device."""
+    found: list[Stage] = []
+    for stage in STAGES:
+        if not stage.wanted(plan):
+            continue
+        if stage.name == "generate":
+            pairs = zip(numbered("generate", plan.devices), numbered("images", plan.devices), strict=True)
+            found += [replace(stage, name=name, writes=(ring,)) for name, ring in pairs]
+        else:
+            found.append(replace(stage, reads=tuple(ring_names(plan, stage.reads))))
+    return found
+
+
+def child_main(stage: str, plan: Plan, pipe: Connection) -> None:
+    """Run one stage in this process; report ready, log messages and a traceback through `pipe`."""
+    ignore()  # Ctrl-C reaches every process of the terminal; it is the supervisor's
+    context = Context(stage, plan, pipe)
+    try:
+        next(s for s in stages_of(plan) if s.name == stage).target(context)
+        context.tell("done")
+    except BaseException as error:
+        full = full_disk(error, plan.out, plan.runtime)
+        text = full or (str(error) if isinstance(error, RtevoError) else traceback.format_exc())
+        context.tell("error", text=text, follows=isinstance(error, RingPeerLost))
+        raise SystemExit(1) from None
+    finally:
+        context.close()
