@@ -237,7 +237,7 @@ class Evolution:
     probes: int = _key(2, "different probes, shown in turn; the same in every session of a latent space", *_at_least(1))
     avoid: str = _key("", "embeddings to stay away from (.npy, n x embedding size); empty = none")
     avoid_distance: float = _key(0.3, "smallest cosine distance to an avoided embedding", "> 0 and < 2", lambda x: 0 < x < 2)
-    yoked_to: str = _key("", "condition yoked: trials.tsv of the session whose scores are used, or its folder")
+    yoked_to: str = _key("", "condition yoked: folder of the session whose scores are used, or the trials.tsv in it")
     blinding_key: str = _key("", "condition blinded: file made by `python -m rtevo.evolve blind`")
     blinding_secret: str = _key("", "condition blinded: the secret that the key was made with (--secret); empty = none")
     resume: str = _key("", "evolution.json of an earlier run, or its folder: evolution goes on from there")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import shutil
@@ -14,11 +13,17 @@ from numpy.typing import NDArray
 
 from rtevo import __version__
 from rtevo.past.evolution import Past
-from rtevo.record import LatentRecord, RecordedSession, image_path
+from rtevo.record import LatentRecord, RecordedSession, frame, image_path, write_table
 
 __all__ = ["compare"]
 
 Key = tuple[int, int]
+_COLUMNS = {
+    **dict.fromkeys(("generation", "candidate"), "int64"),
+    **dict.fromkeys(("score_recorded", "score", "score_se_recorded", "score_se", "fitness_recorded", "fitness"), "float64"),
+    **dict.fromkeys(("selected_recorded", "selected"), "int64"),
+    "asked_cosine": "float64",
+}
 
 INK, ACCENT, SECOND = "#1b1f24", "#0b6e75", "#c2571a"
 
@@ -93,15 +98,18 @@ def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 def _write_table(
     path: Path, keys: list[Key], before: dict[Key, Any], now: dict[Key, Any], chosen: tuple[set[Key], set[Key]], alike: dict[Key, float]
 ) -> None:
-    columns = ["generation", "candidate", "score_recorded", "score", "score_se_recorded", "score_se", "fitness_recorded", "fitness"]
-    columns += ["selected_recorded", "selected", "asked_cosine"]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(columns)
-        for key in keys:
-            pairs = [which[key][name] for name in ("score", "score_se", "fitness") for which in (before, now)]
-            cells = [*key, *pairs, int(key in chosen[0]), int(key in chosen[1]), round(alike.get(key, math.nan), 6)]
-            writer.writerow(["n/a" if isinstance(cell, float) and math.isnan(cell) else cell for cell in cells])
+    both = (("_recorded", before, chosen[0]), ("", now, chosen[1]))
+    rows = [
+        {
+            "generation": key[0],
+            "candidate": key[1],
+            **{f"{name}{end}": rows[key][name] for name in ("score", "score_se", "fitness") for end, rows, _ in both},
+            **{f"selected{end}": int(key in own) for end, _, own in both},
+            "asked_cosine": round(alike.get(key, math.nan), 6),
+        }
+        for key in keys
+    ]
+    write_table(frame(rows, _COLUMNS), path)
 
 
 def _draw(

@@ -33,7 +33,7 @@ from rtevo.record.parts import Part, earlier, of_kind, parts
 from rtevo.record.recorder import Recorder, compact, image_path, placement_folder, reference_path, volume_path
 from rtevo.record.reserve import release, reserve
 from rtevo.record.session import Images, RecordedSession, evolution_of, finalise, load
-from rtevo.record.tables import MOTION, TRIALS, hidden_truth
+from rtevo.record.tables import MOTION, TRIALS, frame, hidden_truth, write_table
 from rtevo.record.waits import Holding, Painting, held
 
 __all__ = [
@@ -70,6 +70,7 @@ __all__ = [
     "evolution_of",
     "finalise",
     "floats",
+    "frame",
     "held",
     "hidden_truth",
     "hold",
@@ -85,4 +86,5 @@ __all__ = [
     "reserve",
     "skip_damaged",
     "volume_path",
+    "write_table",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 
 from rtevo.decode import Decoder, read_map
 from rtevo.place import Placement, Verdict, draw_placement
-from rtevo.record import LOG, PlacementRecord, parts, read_log, reference_path
+from rtevo.record import PlacementRecord, RecordedSession, reference_path
 
 __all__ = ["draw_attempt"]
 
@@ -37,7 +37,7 @@ def draw_attempt(out: Path, decoder: Path, name: str | None, part: int, attempt:
         return picture
     if not reference.exists():
         return None
-    records = [r for r in parts(read_log(out / LOG))[part].records(PlacementRecord) if r.attempt == attempt]
+    records = [r for r in RecordedSession(out).parts[part].records(PlacementRecord) if r.attempt == attempt]
     if not records:
         return None
     today, today_grid = read_map(reference)
