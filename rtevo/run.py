@@ -294,9 +294,12 @@ def _free(out: Path) -> Path:
 
 
 def _words(result: dict[str, Any]) -> list[str]:
-    selected, rank = result["selected"], result["rank_correlation"]
+    selected, rank, versions = result["selected"], result["rank_correlation"], result["rtevo"]
+    others = [version for version in versions["recorded"] if version != versions["now"]]
+    made = [f"recorded by rtevo {' and '.join(others)}, computed by {versions['now']}: a comparison, not the same to the last bit"]
     scores = "identical" if result["scores_identical"] else f"rank correlation {'-' if rank is None else rank} with the recorded ones"
     return [
+        *(made if others else []),
         f"scores: {scores} ({result['scored']} of {result['images']} images)",
         f"latents asked for: {'identical' if result['latents_identical'] else 'others'}",
         f"better halves of the generations: {selected['both']} images in both, {selected['recorded']} as recorded, {selected['now']} now",

@@ -18,7 +18,7 @@ from rtevo import wire
 from rtevo.bridge import Bridge, ClockOffset, PresenterEvent, Resume, make_keys
 from rtevo.bridge.bridge import SILENT_S, SLOW_S
 from rtevo.bridge.door import RATE_PER_S, REPEAT_S
-from rtevo.records import EventKind
+from rtevo.records import NOTES, EventKind
 from rtevo.simulate import FaultyNetwork, ParticipantLink
 from rtevo.wire import SELF_TEST, PresentationSettings
 from tests.support.link import LIMIT_S, stranger, until
@@ -42,7 +42,7 @@ class Ears:
         self.events += self.bridge.poll(0.002)
 
     def told(self, text: str) -> int:
-        return sum(text in event.text for event in self.events if event.kind == EventKind.NOTE)
+        return sum(text in event.text for event in self.events if event.kind in NOTES)
 
     def of(self, kind: EventKind) -> list[PresenterEvent]:
         return [event for event in self.events if event.kind == kind]

@@ -20,7 +20,7 @@ from rtevo import wire
 from rtevo.bridge import Bridge, PresenterEvent, Resume
 from rtevo.bridge.bridge import SILENT_S
 from rtevo.errors import LinkError
-from rtevo.records import EventKind
+from rtevo.records import NOTES, EventKind
 from rtevo.session.clock import Clock
 from rtevo.simulate import FaultyNetwork
 from rtevo.stages.bridge import _at_the_door as at_the_door
@@ -61,7 +61,7 @@ class Control:
                 self.work()
 
     def told(self, text: str) -> int:
-        return sum(text in event.text for event in self.events if event.kind == EventKind.NOTE)
+        return sum(text in event.text for event in self.events if event.kind in NOTES)
 
     def link(self, name: str, **options: Any) -> Link:
         endpoint = options.pop("endpoint", self.bridge.endpoint)

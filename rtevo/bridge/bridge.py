@@ -203,7 +203,7 @@ class Bridge:
         found = self._waiting.of(number)
         if found is None or self._ended:
             return False
-        self._note(f"the operator lets another presenter in: {name_of(found[1])} has taken over")
+        self._note(f"the operator lets another presenter in: {name_of(found[1])} has taken over", EventKind.REPLACED)
         self._replace(*found)
         return True
 
@@ -307,7 +307,7 @@ class Bridge:
                     self._read(identity, frames, self._mono_ns())
             self._look_for_silence()
             for name in self._waiting.prune(time.monotonic_ns()):
-                self._note(f"the other presenter waits no longer: {name}")
+                self._note(f"the other presenter waits no longer: {name}", EventKind.LEFT)
             self._door.look()
             if self._found or self._stirred or time.monotonic_ns() >= deadline_ns:
                 found, self._found = self._found, []
@@ -391,7 +391,8 @@ class Bridge:
             process = self._process if word_of(hello.place) == self._place else 0
             self._send(wire.Refused(TAKEN + (f" ({self._name})" if self._name else ""), final=False, process=process), identity)
             if self._waiting.hear(identity, hello, time.monotonic_ns()):
-                self._note(f"another presenter waits: {name_of(hello)}; the session stays with {self._name or 'its own'}")
+                text = f"another presenter waits: {name_of(hello)}; the session stays with {self._name or 'its own'}"
+                self._note(text, EventKind.WAITS)
         else:
             self._welcome(identity, hello)
 
@@ -444,10 +445,13 @@ class Bridge:
         self._inbox, self._outbox, self._resume = wire.Inbox(self._acked), wire.Outbox(hello.received), None
         if again:
             if follows:
-                self._note("a presenter has been started anew: the session goes on with it")
+                self._note("a presenter has been started anew: the session goes on with it", EventKind.BACK)
             self._found += self._trial.close(self._alive_ns, self._mono_ns(), -self._inbox.received)
         elif resumed is not None:
-            self._note("the presenter has found the new bridge" if outlived else "bridge and presenter have both been started anew")
+            if outlived:
+                self._note("the presenter has found the new bridge")
+            else:
+                self._note("bridge and presenter have both been started anew", EventKind.BACK)
         if outlived or self._pause:
             self._outbox.add(wire.Pause(self._pause))
         self._pause_told = self._pause
@@ -483,7 +487,8 @@ class Bridge:
                 self._ready, self._display, self._warnings = True, (message.display, message.refresh_hz), message.warnings
                 for warning in message.warnings:
                     self._note(f"stimulus PC: {warning}")
-                self._note(f"presenter ready: {message.display}" + (f", {message.refresh_hz:.3f} Hz" if message.refresh_hz else ""))
+                pace = f", {message.refresh_hz:.3f} Hz" if message.refresh_hz else ""
+                self._note(f"presenter ready: {message.display}{pace}", EventKind.READY)
             else:
                 self._take_event(message, received_ns)
 
@@ -528,7 +533,7 @@ class Bridge:
         """The presenter has given a sign of life."""
         self._heard_ns = self._mono_ns()
         if self._silent and self._unanswered_ns is not None:
-            self._note(f"presenter answers again after {(self._heard_ns - self._unanswered_ns) / 1e9:.1f} s")
+            self._note(f"presenter answers again after {(self._heard_ns - self._unanswered_ns) / 1e9:.1f} s", EventKind.BACK)
             self._outbox.rewind()
         self._silent, self._unanswered_ns = False, None
 
@@ -539,7 +544,7 @@ class Bridge:
         silent_ns = self._mono_ns() - self._unanswered_ns
         other = self._waiting.first
         if silent_ns > self._lost_ns and other is not None and (found := self._waiting.of(other[0])) is not None:
-            self._note(f"the presenter is lost, silent for {silent_ns / 1e9:.0f} s: {other[1]} has taken over")
+            self._note(f"the presenter is lost, silent for {silent_ns / 1e9:.0f} s: {other[1]} has taken over", EventKind.REPLACED)
             self._replace(*found)
         elif silent_ns > self._lost_ns:
             raise LinkError(
@@ -548,4 +553,4 @@ class Bridge:
             )
         elif silent_ns > SILENT_S * 1e9 and not self._silent:
             self._silent = True
-            self._note(f"presenter silent for {silent_ns / 1e9:.1f} s: waiting for it")
+            self._note(f"presenter silent for {silent_ns / 1e9:.1f} s: waiting for it", EventKind.SILENT)

@@ -180,7 +180,7 @@ class Evolution:
     probes: int = key(2, "different probes, shown in turn; the same in every session of a latent space", *at_least(1))
     avoid: str = key("", "embeddings to stay away from (.npy, n x embedding size); empty = none", path="file")
     avoid_distance: float = key(0.3, "smallest cosine distance to an avoided embedding", "> 0 and < 2", lambda x: 0 < x < 2)
-    yoked_to: str = key("", "condition yoked: trials.tsv of the session whose scores are used, or its folder", path="file or folder")
+    yoked_to: str = key("", "condition yoked: folder of the session whose scores are used, or the trials.tsv in it", path="file or folder")
     blinding_key: str = key("", "condition blinded: file made by `python -m rtevo.evolve blind`", path="file")
     blinding_secret: str = key("", "condition blinded: the secret that the key was made with (--secret); empty = none", path="file")
     continue_from: str = key(

@@ -72,7 +72,7 @@ class Desk:
             return "paused" if view.scene == "paused" else "pausing"
         if get("held"):
             return "held"
-        if view.trigger_ns is None:
+        if view.run.trigger_ns is None:
             return "trigger" if view.presenter else "presenter"
         if not view.placed:
             return "asked" if get("placement_asked") and view.asked is not None else "placing"
@@ -83,7 +83,7 @@ class Desk:
         """Whether a placement waits that the operator may accept."""
         asked = self.view.asked
         may = self.plan.config.decoder.doubtful == "wait"
-        return may and self.state == "asked" and asked is not None and asked["verdict"] == "doubtful"
+        return may and self.state == "asked" and asked is not None and asked.verdict == "doubtful"
 
     @property
     def admittable(self) -> bool:

@@ -41,7 +41,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] not in ("http", "websocket"):
+        if scope.get("type") not in ("http", "websocket"):
             await self.application(scope, receive, send)
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
@@ -51,7 +51,7 @@ class Guard:
             await _answer(scope, send, 403, refusal)
         elif not self.token or self._same(_cookie(headers)):
             await self.application(scope, receive, _with_policy(send))
-        elif self._same(query.get("token", [""])[0]) and scope["type"] == "http":
+        elif self._same(query.get("token", [""])[0]) and scope.get("type") == "http":
             cookie = f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/"
             await _answer(scope, send, 303, "", [("location", scope["path"]), ("set-cookie", cookie)])
         else:
@@ -84,7 +84,7 @@ def _with_policy(send: Send) -> Send:
     """Have every answer say that nothing may come from elsewhere, and that the address is nobody else's business."""
 
     async def sent(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
+        if message.get("type") == "http.response.start":
             extra = [(b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer")]
             message["headers"] = [*message.get("headers", []), *extra]
         await send(message)
@@ -94,7 +94,7 @@ def _with_policy(send: Send) -> Send:
 
 async def _answer(scope: Scope, send: Send, status: int, text: str, headers: list[tuple[str, str]] | None = None) -> None:
     """Answer without the application."""
-    if scope["type"] == "websocket":
+    if scope.get("type") == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return
     told = [("content-type", "text/plain; charset=utf-8"), ("referrer-policy", "no-referrer"), *(headers or [])]

@@ -74,8 +74,8 @@ class Status:
         self._more = dict.fromkeys(MORE, 0)  # what has been asked
         self._printed = 0.0
         for record in earlier(plan.out, plan.part):
-            if record["type"] in OBSERVERS["status"]:
-                self._take(record["type"], record)
+            if record.type in OBSERVERS["status"]:
+                self._take(record.type, record.fields())
         self._due = None
         self._log = (plan.out / "session.log").open("a", encoding="utf-8", buffering=1)
         self._live = Live(console=self.console, refresh_per_second=4, transient=True, auto_refresh=False)

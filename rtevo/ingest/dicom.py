@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtevo.errors import DicomError
+from rtevo.errors import DicomError, PixelsError
 from rtevo.ingest.elements import GE_PRIVATE, NATIVE, PIXEL_DATA, Elements, Incomplete, fragments, open_elements, rewritten
 from rtevo.ingest.header import SeriesHeader, series_header
 from rtevo.ingest.parts import Part, enhanced_layout, filled_tiles, mosaic_layout, mosaic_slices, mosaic_tiles, slice_layout
@@ -153,8 +153,10 @@ def why_undecodable(path: Path | str) -> str:
             contents = file.read()
         if _open(contents).transfer_syntax not in NATIVE:
             parse_dicom(contents, os.fspath(path))
-    except (DicomError, Incomplete, OSError) as error:
-        return str(error) if "cannot be decoded" in str(error) else ""
+    except PixelsError as error:
+        return str(error)
+    except (DicomError, Incomplete, OSError):
+        pass
     return ""
 
 
@@ -166,13 +168,13 @@ def parse_dicom(contents: bytes, name: str, *, pixels: bool = True) -> DicomFile
         message = f"{name}: ends at byte {len(contents)} within its header" if contents else f"{name}: empty"
         raise TruncatedError(message, error.needed, error.exact) from None
     except DicomError as error:
-        raise DicomError(f"{name}: {error}") from None
+        raise type(error)(f"{name}: {error}") from None
     try:
         return _parse(elements, len(contents), name, pixels)
     except TruncatedError:
         raise
     except DicomError as error:
-        raise DicomError(f"{name}: {error}") from None
+        raise type(error)(f"{name}: {error}") from None
     except (Incomplete, ValueError, IndexError, KeyError, TypeError, OverflowError, ArithmeticError, struct.error) as error:
         raise DicomError(f"{name}: malformed header ({type(error).__name__}: {error})") from error
 
@@ -276,7 +278,7 @@ def _decode(elements: Elements, shape: tuple[int, int, int]) -> NDArray[Any]:
             dataset = pydicom.dcmread(io.BytesIO(elements.buffer), force=True)
             decoded = np.asarray(pydicom.pixels.pixel_array(dataset, raw=syntax == RLE))
     except Exception as error:  # pydicom's plugins raise all kinds
-        raise DicomError(f"compressed pixels (transfer syntax {syntax}, {what}) cannot be decoded; install {package}: {error}") from error
+        raise PixelsError(f"compressed pixels (transfer syntax {syntax}, {what}) cannot be decoded; install {package}: {error}") from error
     return (_stored_bits(elements, decoded) if syntax == RLE else decoded).reshape(shape)
 
 

@@ -30,7 +30,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from rtevo.errors import DicomError
+from rtevo.errors import DicomError, NotDicomError
 
 __all__ = ["PIXEL_DATA", "Elements", "Incomplete", "open_elements", "rewritten"]
 
@@ -353,7 +353,7 @@ def _start(buffer: bytes) -> int:
         return 0
     if len(buffer) < 132 or not any(buffer[:132]):
         raise Incomplete(132 + 8 if len(buffer) < 132 else len(buffer) + 1)
-    raise DicomError("not a DICOM file: no 'DICM' at byte 128")
+    raise NotDicomError("not a DICOM file: no 'DICM' at byte 128")
 
 
 def open_elements(buffer: bytes) -> Elements:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rtevo.errors import DicomError
+from rtevo.errors import DicomError, NotDicomError
 from rtevo.ingest.dicom import DicomFile, TruncatedError, read_dicom
 from rtevo.ingest.gate import Gate
 from rtevo.ingest.listing import Listing, Signature
@@ -317,7 +317,7 @@ class FolderSource:
             self._wait(path, _Waiting(str(error), needed, size, modified_ns, now_s, size > 0, error.file))
         except DicomError as error:
             self._waiting.pop(path, None)
-            self._give_up(path, _Waiting("", 0, size, modified_ns, now_s, "not a DICOM file" not in str(error)), str(error))
+            self._give_up(path, _Waiting("", 0, size, modified_ns, now_s, not isinstance(error, NotDicomError)), str(error))
         except OSError as error:  # locked by its writer, or the share is away
             before = self._waiting.get(path)
             since_s = before.grew_s if before and before.size < 0 else now_s

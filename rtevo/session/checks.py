@@ -141,10 +141,10 @@ def check_participant(config: Config) -> None:
 
     if config.acquisition.source == "simulate":
         try:
-            simulation(config, SIMULATED_TR_S).preference()
+            simulated = simulation(config, SIMULATED_TR_S)
         except ConfigError as error:
-            told = [f"[simulation] {mistake}" if mistake.startswith("today") else mistake for mistake in error.mistakes]
-            raise ConfigError(told) from None
+            raise ConfigError([f"[simulation] {mistake}" for mistake in error.mistakes]) from None
+        simulated.preference()
 
 
 def describe_source(config: Config) -> Any:

@@ -72,7 +72,7 @@ def _provenance(plan: Plan) -> dict[str, Any]:
 
 def open_record(plan: Plan) -> None:
     """Write what is known before the first volume: the resolved session file, versions and hashes, the log's first record."""
-    from rtevo.record import LOG, LogWriter, reserve
+    from rtevo.record import LOG, SCHEMA, LogWriter, reserve
 
     reserve(plan.out)
     config = absolute(
@@ -92,6 +92,7 @@ def open_record(plan: Plan) -> None:
         log.append(
             "start",
             {
+                "schema": SCHEMA,
                 "part": plan.part,
                 "first_volume": plan.first_volume,
                 "decoder_state": ("rebaselined" if plan.rebaseline else "kept") if plan.part else "new",

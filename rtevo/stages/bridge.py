@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rtevo.config import Config, presentation_settings, presenter_is_outside
-from rtevo.records import EventKind
+from rtevo.records import NOTES, EventKind
 from rtevo.session.clock import RUNNING, Clock
 from rtevo.session.context import Context, Turns
 from rtevo.shm import Ring, RingClosed, RingTimeout
@@ -253,9 +253,8 @@ def _publish_event(events: Ring, event: PresenterEvent, clock: Clock) -> None:
 
 def _tell(context: Context, event: PresenterEvent, *, last: bool) -> None:
     """Let the operator know what is not in order; after the last image nothing is waited for."""
-    if event.kind == EventKind.NOTE:
-        usual = event.text.startswith("presenter ready")
-        (context.log.info if usual else context.log.warning)("bridge: %s", event.text)
+    if event.kind in NOTES:
+        (context.log.info if event.kind == EventKind.READY else context.log.warning)("bridge: %s", event.text)
     elif event.kind == EventKind.FIXATION and not last:
         context.log.info("presenter holds fixation: the next image is not there yet")
     elif event.kind == EventKind.OFFSET and event.value > 0:

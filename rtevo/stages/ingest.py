@@ -14,7 +14,7 @@ import numpy as np
 from rtevo.errors import GeometryError
 from rtevo.ingest import Volume
 from rtevo.ingest.header import Likeness
-from rtevo.records import ACQUISITION_BYTES, Grid, VolumeFlag, put_volume
+from rtevo.records import ACQUISITION_BYTES, Grid, RunClock, VolumeFlag, put_volume
 from rtevo.session.context import Context
 from rtevo.shm import Ring
 
@@ -235,8 +235,9 @@ class _Publisher:
         if not clock.get("triggered"):
             clock.set("early_ns", clock.get("early_ns") or now_ns)
         else:
-            delay_ns = now_ns - clock.get("trigger_ns") - round((index + 1) * self._tr_s * 1e9)
-            clock.set("delay_ns", max(clock.get("delay_ns"), delay_ns))
+            run = RunClock(self._tr_s, trigger_ns=clock.get("trigger_ns"))
+            delay_s = run.seconds(now_ns) - (index + 1) * self._tr_s
+            clock.set("delay_ns", max(clock.get("delay_ns"), round(1e9 * delay_s)))
         clock.set("volume_ns", now_ns)
         clock.set("volume_count", clock.get("volume_count") + 1)
 

@@ -43,6 +43,8 @@ def _take_all(recorder: Recorder, inputs: dict[str, Ring], context: Context, tim
     for name in reversed(found):
         for slot in found[name]:
             recorder.take(name.partition("-")[0], slot, clock_ns)
+    while recorder.problems:
+        context.log.warning("record: %s", recorder.problems.pop(0))
     return sum(map(len, found.values()))
 
 

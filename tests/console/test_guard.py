@@ -22,7 +22,7 @@ def ask(token: str, kind: str = "http", host: str = HOME, query: str = "", **hea
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         reached.append(scope["path"])
-        if scope["type"] == "http":
+        if scope.get("type") == "http":
             await send({"type": "http.response.start", "status": 200, "headers": []})
 
     sent: list[Any] = []
@@ -38,7 +38,7 @@ def ask(token: str, kind: str = "http", host: str = HOME, query: str = "", **hea
     asyncio.run(Guard(application, token)(scope, receive, send))
     found: dict[str, Any] = {"reached": bool(reached)}
     for message in sent:
-        if message["type"] == "http.response.start":
+        if message.get("type") == "http.response.start":
             found |= {"status": message["status"], "headers": {a.decode(): b.decode() for a, b in message["headers"]}}
     return found
 

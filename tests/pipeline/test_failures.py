@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rtevo.record import read_log
+from rtevo.record import RecordedSession
 from rtevo.records import EventKind
 
 from .conftest import Finished, Running, command, quickly
@@ -63,17 +63,17 @@ def test_a_killed_bridge_is_started_again_and_the_session_goes_on(running: Start
         shown = 0
         while kill == 1 and shown < 2:  # some images later
             time.sleep(0.02)
-            shown = len([e for e in read_log(out / "record.jsonl") if e["type"] == "events" and e["kind"] == EventKind.ONSET])
+            shown = len(RecordedSession(out).events(EventKind.ONSET))
     _, printed = process.communicate(timeout=100)
     assert process.returncode == 0, printed
     summary = json.loads((out / "summary.json").read_text())
     assert summary["status"] == "completed"
     assert sum("was killed by signal 9 (SIGKILL) and was started again" in warning for warning in summary["warnings"]) == 2
-    events = [e for e in read_log(out / "record.jsonl") if e["type"] == "events"]
+    recorded = RecordedSession(out)
     images = [(generation, candidate) for generation in range(2) for candidate in range(3)]
     for kind in (EventKind.ONSET, EventKind.OFFSET):
-        assert [(e["generation"], e["candidate"]) for e in events if e["kind"] == kind] == images
-    assert [e["kind"] for e in events].count(EventKind.TRIGGER) == [e["kind"] for e in events].count(EventKind.END) == 1
+        assert [(e.generation, e.candidate) for e in recorded.events(kind)] == images
+    assert len(recorded.events(EventKind.TRIGGER)) == len(recorded.events(EventKind.END)) == 1
     assert not own_rings(out)
 
 

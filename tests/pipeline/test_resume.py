@@ -16,7 +16,7 @@ import pytest
 
 from rtevo.config import build
 from rtevo.past.resume import _of_next_run
-from rtevo.record import LOG, LogWriter, hold, parts, read_log, volume_path
+from rtevo.record import LOG, LogWriter, RecordedSession, hold, volume_path
 from rtevo.run import main
 from tests.support.killed import KINDS, check, play, session_file
 
@@ -72,9 +72,9 @@ def test_a_power_cut_within_a_record_loses_that_record(cut: Callable[..., Path])
     assert "the last record had been cut short and is dropped (18 bytes)" in printed
     assert (out / LOG).read_bytes().startswith(before)
     assert check(out) == []
-    log = read_log(out / LOG)
-    assert [part[0]["decoder_state"] for part in parts(log)] == ["new", "kept"]
-    assert log[-1]["status"] == "completed"
+    recorded = RecordedSession(out)
+    assert [part.start.decoder_state for part in recorded.parts] == ["new", "kept"]
+    assert recorded.status == "completed"
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rtevo.bridge import Bridge, PresenterEvent
-from rtevo.records import EventKind
+from rtevo.records import NOTES, EventKind
 from rtevo.simulate import FaultyNetwork
 from rtevo.wire import PresentationSettings
 
@@ -229,7 +229,7 @@ class Show:
 
     def told(self, text: str) -> None:
         """Wait until the support computer has been told of something."""
-        self.until(lambda: any(text in event.text for event in self.events if event.kind == EventKind.NOTE))
+        self.until(lambda: any(text in event.text for event in self.events if event.kind in NOTES))
 
     def after(self, seconds: float) -> None:
         """Serve the link for a while."""
@@ -286,7 +286,7 @@ def test_what_the_participant_sees(present: Callable[..., Show], desktop: Deskto
     np.testing.assert_array_equal(in_the_middle(seen, 120, 200), first)
     assert int((seen != background).any(axis=2).sum()) <= 120 * 200
     assert show.press_until("Escape", EventKind.END).text == "escape"
-    assert [e.kind for e in show.events if e.kind != EventKind.NOTE][-2:] == [EventKind.OFFSET, EventKind.END]
+    assert [e.kind for e in show.events if e.kind not in NOTES][-2:] == [EventKind.OFFSET, EventKind.END]
     show.finish()
 
 

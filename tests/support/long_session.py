@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from rtevo.record import LOG, read_log
+from rtevo.record import AlignedRecord, ImageRecord, RecordedSession, ScoreRecord
 
 __all__ = ["LATENCIES", "WARM", "Memory", "measure", "run_session"]
 
 LATENCIES = {
-    "file closed -> in the ring": ("aligned", "closed_ns", "ingested_ns"),
-    "file closed -> aligned": ("aligned", "closed_ns", "aligned_ns"),
-    "last needed volume -> first score": ("scores", "closed_ns", "scored_ns"),
-    "asked -> painted": ("images", "evolved_ns", "painted_ns"),
+    "file closed -> in the ring": (AlignedRecord, "closed_ns", "ingested_ns"),
+    "file closed -> aligned": (AlignedRecord, "closed_ns", "aligned_ns"),
+    "last needed volume -> first score": (ScoreRecord, "closed_ns", "scored_ns"),
+    "asked -> painted": (ImageRecord, "evolved_ns", "painted_ns"),
 }
 EVERY_S = 0.5
 WARM = 100  # volumes before which memory may grow: caches fill, code is loaded
@@ -86,15 +86,14 @@ def measure(out: Path, samples: dict[str, list[tuple[int, float]]], minutes: flo
         ``volumes``; ``latencies_ms``: for each kind a list of {minute, n, p50, p99, max}; ``memory_mb``: for each process the ``minute``
         and ``mb`` of samples after the first volume, and ``growth_mb``: median of the last tenth less that of the first after `WARM`.
     """
-    log = read_log(out / LOG)
-    tr_s = log[0]["tr_s"]
-    aligned = [r for r in log if r["type"] == "aligned"]
-    at_ns, minute = np.array([r["aligned_ns"] for r in aligned]), np.array([r["index"] for r in aligned]) * tr_s / 60
+    recorded = RecordedSession(out)
+    aligned = recorded.records(AlignedRecord)
+    at_ns, minute = np.array([r.aligned_ns for r in aligned]), np.array([r.index for r in aligned]) * recorded.start.tr_s / 60
     result: dict[str, Any] = {"volumes": len(aligned), "minutes": round(float(minute[-1]), 2), "latencies_ms": {}, "memory_mb": {}}
     for name, (kind, first, last) in LATENCIES.items():
-        records = [r for r in log if r["type"] == kind and r[first] and not r.get("revision")]
-        took_ms = np.array([(r[last] - r[first]) / 1e6 for r in records])
-        part = (np.array([r["clock_ns"] for r in records]) / 6e10 // minutes).astype(int)
+        records = [r for r in recorded.records(kind) if getattr(r, first) and not getattr(r, "revision", 0)]
+        took_ms = np.array([(getattr(r, last) - getattr(r, first)) / 1e6 for r in records])
+        part = (np.array([r.clock_ns for r in records]) / 6e10 // minutes).astype(int)
         result["latencies_ms"][name] = [
             {
                 "minute": float(k * minutes),
