@@ -17,11 +17,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rtevo.record import earlier
-from rtevo.records import FD_LIMIT_MM, Decision, EventKind, VolumeFlag
+from rtevo.console.view import View
+from rtevo.record import LOG, LogFollower
+from rtevo.records import FD_LIMIT_MM, VolumeFlag
 from rtevo.session.course import course_settings
-from rtevo.session.rings import OBSERVERS
-from rtevo.shm import Ring, RingClosed, RingOverrun
+from rtevo.shm import Ring
 
 if TYPE_CHECKING:
     from rtevo.session.clock import Clock
@@ -48,8 +48,8 @@ MORE = {  # shared word: action, key, question
 class Status:
     """The running status line; a context manager.
 
-    It observes rings and can hold up none of them, and counts on from where a session was interrupted. Without a terminal it prints a
-    plain line every 10 s.
+    It draws what the operator's page draws: a :class:`View` that follows the session's log, so that it has no part in any ring and counts
+    on from where a session was interrupted. Without a terminal it prints a plain line every 10 s.
 
     Parameters
     ----------
@@ -60,23 +60,17 @@ class Status:
     def __init__(self, plan: Plan, console: Console | None = None) -> None:
         self.plan = plan
         self.console = console or Console(stderr=True, highlight=False)
-        self._rings: dict[str, Ring] = {}
+        self.view = View(plan.config, plan.tr_s)
+        self._follower = LogFollower(plan.out / LOG)
         self._clock: Clock | None = None
-        self._last: dict[str, Any] = {}
-        self._fitness: dict[int, dict[int, float]] = {}  # by generation and candidate
-        self._generation, self._shown = 0, 0
+        self._rings: dict[str, Ring] = {}
         self._images = course_settings(plan.config).images
-        self._blinded = plan.config.session.condition == "blinded"
-        self._due: float | None = None
         self._operate: Callable[[str, str], None] | None = None
         self._asked = 0  # the question about a placement that has been put
         self._alarm = (0, 0)  # what was asked about alarms
         self._more = dict.fromkeys(MORE, 0)  # what has been asked
         self._printed = 0.0
-        for record in earlier(plan.out, plan.part):
-            if record.type in OBSERVERS["status"]:
-                self._take(record.type, record.fields())
-        self._due = None
+        self._follow()
         self._log = (plan.out / "session.log").open("a", encoding="utf-8", buffering=1)
         self._live = Live(console=self.console, refresh_per_second=4, transient=True, auto_refresh=False)
 
@@ -115,36 +109,12 @@ class Status:
             self.console.print(f"starting: {text}")
 
     def watch(self, rings: dict[str, Ring], clock: Clock, operate: Callable[[str, str], None] | None = None) -> None:
-        """Begin to follow a session's rings; `operate` does what is answered at the terminal."""
-        from rtevo.session.rings import ring_name
-
-        self._clock, self._all, self._operate = clock, rings, operate
-        self._rings = {name: Ring.attach(ring_name(self.plan.name, name), reader="status") for name in OBSERVERS["status"]}
+        """Begin to show the session's time and the depths of its rings; `operate` does what is answered at the terminal."""
+        self._clock, self._rings, self._operate = clock, rings, operate
 
     def _follow(self) -> None:
-        for name in list(self._rings):
-            ring = self._rings[name]
-            while name in self._rings and ring.poll():
-                try:
-                    with ring.read(timeout_s=0) as slot:
-                        self._take(name, slot.copy())
-                except RingOverrun:
-                    continue
-                except RingClosed:
-                    self._rings.pop(name).close()
-
-    def _take(self, ring: str, slot: Any) -> None:
-        if ring != "aligned" or not slot["flags"] & VolumeFlag.LATE:  # the line is about the newest volume
-            self._last[ring] = slot
-        if ring == "fitness":
-            self._fitness.setdefault(int(slot["generation"]), {})[int(slot["candidate"])] = float(slot["fitness"])
-        elif ring == "events":
-            settings = self.plan.config.presentation
-            if slot["kind"] == EventKind.ONSET:
-                self._generation, self._shown = int(slot["generation"]), self._shown + 1
-                self._due = slot["t_ns"] / 1e9 + settings.image_s + settings.washout_s
-            elif slot["kind"] in (EventKind.FIXATION, EventKind.END):
-                self._due = None
+        for record in self._follower.new():
+            self.view.take(record)
 
     def tick(self) -> None:
         """Refresh the line."""
@@ -206,36 +176,32 @@ class Status:
 
     def _cells(self) -> list[tuple[str, str, str]]:
         """Label, value and style of each part of the line."""
-        config = self.plan.config
-        cells = [("t", f"{self._clock.now_s():.0f} s" if self._clock else "-", "bold")]
-        aligned = self._last.get("aligned")
-        if aligned is not None:
-            displacement = float(aligned["framewise_displacement_mm"])
-            latency_ms = (aligned["aligned_ns"] - aligned["closed_ns"]) / 1e6
-            missing = aligned["flags"] & VolumeFlag.MISSING
-            cells.append(("volume", f"{aligned['index']} (TR {self.plan.tr_s:g} s)", "bold red" if missing else ""))
-            cells.append(
-                ("FD", "-" if math.isnan(displacement) else f"{displacement:.2f} mm", "yellow" if displacement > FD_LIMIT_MM else "")
-            )
-            cells.append(("aligned in", "missing" if missing else f"{latency_ms:.0f} ms", "red" if missing else ""))
-        placement = self._last.get("placements")
-        if placement is None or placement["decision"] != Decision.ACCEPTED:
-            waits = self._clock is not None and self._clock.get("triggered")
-            cells += [("decoder", "being placed" if placement is None else "placement: your decision", "yellow")] if waits else []
-        cells.append(("generation", f"{self._generation + 1}/{config.evolution.generations}", "bold"))
-        cells.append(("images", f"{self._shown}/{self._images}", ""))
-        score = self._last.get("scores")
-        if score is not None:
-            value = float(score["score"])
-            cells.append(("score", "hidden" if self._blinded else "-" if math.isnan(value) else f"{value:+.3f}", "green"))
-        if self._fitness and not self._blinded:
-            known = [[v for v in own.values() if not math.isnan(v)] for _, own in sorted(self._fitness.items())]
-            cells.append(("fitness", " ".join(f"{sum(v) / len(v):+.2f}" for v in known[-6:] if v) or "-", "green"))
-        if self._due is not None and self._clock:
-            left = self._due - self._clock.now_s()
-            cells.append(("next image due in", f"{left:.1f} s" if left > 0 else "waiting", "" if left > 0 else "yellow"))
+        view, config = self.view, self.plan.config
+        now_s = self._clock.now_s() if self._clock else math.nan
+        cells = [("t", f"{now_s:.0f} s" if self._clock else "-", "bold")]
+        if view.volumes:
+            volume, took = view.volumes[-1], view.latencies["align"].values
+            missing, displacement = volume.flags & VolumeFlag.MISSING, volume.displacement_mm
+            moved = "yellow" if displacement > FD_LIMIT_MM else ""
+            cells.append(("volume", f"{volume.index} (TR {self.plan.tr_s:g} s)", "bold red" if missing else ""))
+            cells.append(("FD", "-" if math.isnan(displacement) else f"{displacement:.2f} mm", moved))
+            cells.append(("aligned in", "missing" if missing else f"{took[-1]:.0f} ms" if took else "-", "red" if missing else ""))
+        if not view.placed and self._clock is not None and self._clock.get("triggered"):
+            cells.append(("decoder", "being placed" if view.asked is None else "placement: your decision", "yellow"))
+        generation = max((trial.generation for trial in view.trials.values() if trial.shown), default=0)
+        cells.append(("generation", f"{generation + 1}/{config.evolution.generations}", "bold"))
+        cells.append(("images", f"{view.shown}/{self._images}", ""))
+        if view.blinded:
+            cells.append(("score", "hidden", "green"))
+        elif not math.isnan(view.score):
+            cells.append(("score", f"{view.score:+.3f}", "green"))
+        if means := view.means():
+            cells.append(("fitness", " ".join(f"{mean:+.2f}" for _, mean, _ in means[-6:]), "green"))
+        if self._clock and not math.isnan(view.due_s):
+            late = view.due_s <= now_s
+            cells.append(("next image due in", "waiting" if late else f"{view.due_s - now_s:.1f} s", "yellow" if late else ""))
         if self._clock:
-            depths = {name: max(r.statistics().lag.values(), default=0) for name, r in self._all.items()}
+            depths = {name: max(ring.statistics().lag.values(), default=0) for name, ring in self._rings.items()}
             cells.append(("queues", " ".join(f"{name[:3]} {depth}" for name, depth in depths.items() if depth) or "empty", ""))
         return cells
 

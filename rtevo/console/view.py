@@ -27,6 +27,7 @@ from rtevo.record import (
     Start,
 )
 from rtevo.records import FD_LIMIT_MM, HEAD_RADIUS_MM, NOTES, Decision, EventKind, RunClock, VolumeFlag
+from rtevo.session.plan import MEASURED
 
 __all__ = ["FULL", "LATENCIES", "Latency", "Trial", "View", "Volume"]
 
@@ -124,13 +125,14 @@ class View:
     def __init__(self, config: Config, tr_s: float) -> None:
         self.config, self.tr_s, self.voxel_mm = config, tr_s, math.nan
         self.blinded = config.session.condition == "blinded"
-        self.measured = {"ratings": EventKind.RATING, "physiology": EventKind.PHYSIOLOGY}.get(config.session.condition)
+        self.measured = MEASURED.get(config.session.condition)
         speed = config.session.speed or math.inf
         cadence_s = config.generator.deadline_s or config.presentation.image_s + config.presentation.washout_s
         limits_ms = {"TR": 1e3 * tr_s / speed or math.inf, "image": 1e3 * cadence_s / speed or math.inf}
         self.latencies = {name: Latency(limits_ms[limit]) for name, (_, _, limit) in LATENCIES.items()}
         self._painting, self._holding = Painting(1e3 * cadence_s / speed), Holding()
         self.trials: dict[tuple[int, int], Trial] = {}
+        self.score = math.nan  # the last one; NaN where it is not known or must not be
         self.volumes: list[Volume] = []
         self.part = 0
         self.messages: deque[tuple[float, str, str]] = deque(maxlen=200)  # session time s, kind, text
@@ -145,6 +147,7 @@ class View:
         self.showing: tuple[int, int] | None = None  # on the screen now
         self.last: tuple[int, int] | None = None  # shown last
         self.volume_s = math.nan  # when the last volume came
+        self.onset_s = math.nan  # when the last image appeared
         self.placement: PlacementRecord | None = None  # the latest attempt to place the decoder on today's head
         self.clock_error_ms = math.nan
         self._errors_ms: deque[float] = deque(maxlen=2)  # of the last events
@@ -204,6 +207,7 @@ class View:
         if not self.blinded and self.measured is None:
             trial = self._trial(record)
             trial.value, trial.error = record.score, record.score_se
+            self.score = record.score
 
     def _fitness(self, record: FitnessRecord) -> None:
         scored_ns = self._scored_ns.pop((record.generation, record.candidate), None)
@@ -227,7 +231,7 @@ class View:
     def _notice(self, record: Notice) -> None:
         text = record.text
         if record.level == "operator":
-            text = _SHOWN[record.action] + (f": {text}" if text else "")
+            text = _SHOWN.get(record.action, record.action) + (f": {text}" if text else "")
         if record.action == "seen":
             self.unseen.clear()
         elif record.level == "alarm":
@@ -249,6 +253,7 @@ class View:
             self.run = self.run.triggered(record.t_ns)
         elif kind == EventKind.ONSET:
             self.showing = self.last = (record.generation, record.candidate)
+            self.onset_s = t_s
             self._trial(record).shown = True
             self._scene("image", t_s)
         elif kind == EventKind.OFFSET:
@@ -303,6 +308,14 @@ class View:
             if trial.painted:
                 found.setdefault(trial.generation, []).append(trial)
         return sorted(((g, sorted(own, key=lambda t: t.candidate)) for g, own in found.items()), reverse=True, key=lambda row: row[0])
+
+    @property
+    def due_s(self) -> float:
+        """Session time at which the next image is due; NaN where none is."""
+        if self.scene not in ("image", "fixation", "rating") or self.onset_s != self.onset_s:
+            return math.nan
+        settings = self.config.presentation
+        return self.onset_s + settings.image_s + settings.washout_s
 
     @property
     def shown(self) -> int:

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from rtevo.session.context import LOST_S, WAIT_S, Context
-from rtevo.session.rings import OBSERVERS, ring_names
+from rtevo.session.rings import ring_names
 from rtevo.shm import Ring, RingClosed, RingOverrun, RingTimeout, WriterLost, wait_any
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def record(context: Context) -> None:
 
     save_raw = context.config.record.save_volumes in ("raw", "both")
     recorder = Recorder(context.plan.out, save_raw, context.plan.part)
-    inputs = {name: context.reader(name) for name in ring_names(context.plan, OBSERVERS["record"])}
+    inputs = {name: context.reader(name) for name in ring_names(context.plan)}
     context.ready()
     with recorder.log:
         while inputs:

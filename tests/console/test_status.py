@@ -24,6 +24,7 @@ def interrupted(tmp_path: Path) -> Any:
         log.append("start", {"tr_s": 1.0})
         for number in range(4):
             key = {"generation": number // 3, "candidate": number % 3}
+            log.append("images", {**key, "evolved_ns": 0, "painted_ns": 1})
             log.append("events", {"kind": int(EventKind.ONSET), "t_ns": 0, **key})
             log.append("fitness", {**key, "fitness": float(number)})
         motion = {"index": 99, "flags": 0, "framewise_displacement_mm": 0.25, "closed_ns": 0, "aligned_ns": 20_000_000}
