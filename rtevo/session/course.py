@@ -81,13 +81,13 @@ def _evolver(config: Config, condition: str, space: LatentSpace) -> evolve.Evolv
     rng = np.random.default_rng(config.session.seed)
     limits = (e.norm_limits[0], e.norm_limits[1]) if e.norm_limits else None
     strategy = "random" if condition == "random" else e.strategy
-    if not e.resume:
+    if not e.continue_from:
         return evolve.create(strategy, space.latent_size, e.population, rng, budget=None, mutation_sd=e.mutation_sd, norm_limits=limits)
-    path = Path(e.resume) / "evolution.json" if Path(e.resume).is_dir() else Path(e.resume)
-    where = f"[evolution] resume: {path}"
+    path = Path(e.continue_from) / "evolution.json" if Path(e.continue_from).is_dir() else Path(e.continue_from)
+    where = f"[evolution] continue_from: {path}"
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        evolver = evolve.resume(state["evolver"])
+        evolver = evolve.from_state(state["evolver"])
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise ConfigError(f"{where}: expected the evolution.json of an earlier run, found something else: {problem}") from None
     if evolver.strategy != strategy:
