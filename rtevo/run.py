@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtevo import __version__
 from rtevo.command import FAILED, MISTAKE, Parser, command, finite, say
-from rtevo.config import example, load
+from rtevo.config import choices, example, load
 from rtevo.errors import ConfigError, DataError, RtevoError, StageError, full_disk
 from rtevo.session.prepare import prepare
 from rtevo.session.provenance import open_record
@@ -45,11 +45,12 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--decoder", metavar="DIR", help="decoder folder")
     p.add_argument("--out", metavar="DIR", help="output folder, must not exist yet (default: sessions/DATE-N)")
-    conditions = ("brain", "ratings", "physiology", "sham", "yoked", "random", "blinded")
-    p.add_argument("--condition", choices=conditions, help="what drives evolution")
-    p.add_argument("--strategy", choices=("surrogate", "truncation", "cma", "sepcma", "random"), help="how scores become the next latents")
+    p.add_argument("--condition", choices=choices("session", "condition"), help="what drives evolution")
+    p.add_argument("--strategy", choices=choices("evolution", "strategy"), help="how scores become the next latents")
     p.add_argument(
-        "--schedule", choices=("steady", "generational"), help="ask for every image by itself, or for generations that wait for all scores"
+        "--schedule",
+        choices=choices("evolution", "schedule"),
+        help="ask for every image by itself, or for generations that wait for all scores",
     )
     p.add_argument("--yoked-to", metavar="DIR", help="condition yoked: the session whose scores are used")
     p.add_argument("--evolution-from", metavar="DIR", help="let evolution go on from where an earlier session's ended")
@@ -129,7 +130,7 @@ def _overrides(options: argparse.Namespace) -> dict[tuple[str, str], Any]:
         ("evolution", "strategy"): options.strategy,
         ("evolution", "schedule"): options.schedule,
         ("evolution", "yoked_to"): options.yoked_to,
-        ("evolution", "resume"): options.evolution_from,
+        ("evolution", "continue_from"): options.evolution_from,
         ("evolution", "generations"): options.generations,
         ("evolution", "population"): options.population,
         ("console", "port"): options.console,
@@ -260,7 +261,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     if options.resume is None:
         if options.rebaseline:
             raise ConfigError("--rebaseline: expected together with --resume")
-        return prepare(load(options.session, overrides))
+        return prepare(load(options.session, overrides), options.session)
     if options.session is not None or overrides:
         raise ConfigError(f"--resume {options.resume}: takes everything from the session's own folder, expected no other option or file")
     from rtevo.past.resume import resume

@@ -285,7 +285,7 @@ class Supervisor:
                     child.doing = message["text"]
                 elif message["kind"] == "log":
                     if message["level"] in ("WARNING", "ERROR"):
-                        self._warn(message["text"], child.stage.name, message["level"])
+                        self._warn(message["text"], child.stage.name, alarm=message["level"] == "ERROR")
                     else:
                         self.on_log(message["level"], message["text"])
                 elif message["kind"] == "elsewhere":
@@ -303,18 +303,13 @@ class Supervisor:
             pass  # the sentinel tells
         return found
 
-    def _warn(self, text: str, stage: str = "", level: str = "WARNING") -> None:
-        """Tell the operator, and the record, what is not in order."""
+    def _warn(self, text: str, stage: str = "", alarm: bool = False) -> None:
+        """Tell the operator, and the record, what is not in order; an alarm says that somebody must act, and is shown until it was seen."""
         self.warnings.append(text)
-        self.on_log(level, text)
-        self._say(MessageKind.WARNING, text, stage)
-
-    def _alarm(self, text: str) -> None:
-        """Tell the operator, and the record, that somebody must act; it is shown until it has been seen."""
-        self.warnings.append(text)
-        self.clock.set("alarm", self.clock.get("alarm") + 1)
-        self.on_log("ERROR", text)
-        self._say(MessageKind.ALARM, text)
+        if alarm:
+            self.clock.set("alarm", self.clock.get("alarm") + 1)
+        self.on_log("ERROR" if alarm else "WARNING", text)
+        self._say(MessageKind.ALARM if alarm else MessageKind.WARNING, text, stage)
 
     def operate(self, action: str, text: str, t_ns: int | None = None) -> None:
         """Do what the operator asks for at the console or the terminal, and record it; what is so already is left so."""
@@ -397,7 +392,7 @@ class Supervisor:
         now_s = clock.now_s()
         news = silence.look(now_s)
         if news is not None and news.alarm:
-            self._alarm(news.text)
+            self._warn(news.text, alarm=True)
             clock.set("held", int(news.hold))
         elif news is not None:
             self._warn(news.text)

@@ -33,6 +33,39 @@ def test_dump_reads_back_equal(tmp_path: Path) -> None:
     assert load(write(tmp_path, dump(config))) == config
 
 
+USER = """# our study
+[evolution]
+population = 3  # so few for the pilot
+resume = "" # by its old name
+
+# the scanner of building 7
+[acquisition]
+peers = ["@10.0.0.5"]
+"""
+
+
+def test_comments_of_the_users_file_survive_where_it_is_written_anew(tmp_path: Path) -> None:
+    config = load(write(tmp_path, USER), {("evolution", "population"): 4, ("session", "seed"): 7})
+    text = dump(config, USER)
+    assert load(write(tmp_path, text)) == config
+    for line in ("# our study", "population = 4  # so few for the pilot", "# the scanner of building 7", 'peers = ["@10.0.0.5"]'):
+        assert line in text
+    assert "resume" not in text
+
+
+@pytest.mark.parametrize(
+    "like", ["session.seed = 3\n", "session = {seed = 3}\n", "not toml", "session = 5\n", "[session]\nseed = 3\n[session.more]\nx = 1\n"]
+)
+def test_a_file_that_is_written_in_an_unusual_way_loses_at_most_its_comments(like: str, tmp_path: Path) -> None:
+    config = build({"session": {"seed": 7}})
+    assert load(write(tmp_path, dump(config, like))) == config
+
+
+def test_a_key_that_was_renamed_is_read_by_its_old_name(tmp_path: Path) -> None:
+    (tmp_path / "evolution.json").touch()
+    assert load(write(tmp_path, '[evolution]\nresume = "evolution.json"\n')).evolution.continue_from == str(tmp_path / "evolution.json")
+
+
 def test_whole_numbers_are_accepted_for_numbers_but_not_the_reverse() -> None:
     assert build({"presentation": {"image_s": 2}}).presentation.image_s == 2.0
     with pytest.raises(ConfigError, match=r"\[session\] seed: expected a whole number, got 1.5"):
@@ -113,8 +146,8 @@ def test_what_does_not_go_together_in_evolution_is_named(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"norm_limits: expected a list of numbers, got \['a', 2\]"):
         build({"evolution": {"norm_limits": ["a", 2]}})
     assert build({"evolution": {"norm_limits": [0.5, 1]}}).evolution.norm_limits == (0.5, 1.0)
-    with pytest.raises(ConfigError, match="resume: expected an existing file or folder, got '/nowhere'"):
-        build({"evolution": {"resume": "/nowhere"}})
+    with pytest.raises(ConfigError, match="continue_from: expected an existing file or folder, got '/nowhere'"):
+        build({"evolution": {"continue_from": "/nowhere"}})
 
 
 def test_who_may_send_from_the_network_has_to_be_said() -> None:

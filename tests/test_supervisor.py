@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -159,6 +160,17 @@ def test_a_dead_observer_is_started_again_then_done_without_and_told(operated: A
     assert supervisor.children["console"].done
     died = "console was killed by signal 9 (SIGKILL)"
     assert [text for _, _, text in said] == [f"{died} and was started again", f"{died}: the session goes on without it"]
+
+
+@pytest.mark.parametrize(("level", "kind", "alarms"), [("WARNING", "WARNING", 0), ("ERROR", "ALARM", 1), ("INFO", None, 0)])
+def test_what_a_stage_reports_as_an_error_is_an_alarm(operated: Any, level: str, kind: str | None, alarms: int) -> None:
+    supervisor, words, said = operated
+    words["alarm"] = 0
+    messages = [json.dumps({"kind": "log", "level": level, "text": "a sender was refused"}).encode()]
+    pipe = SimpleNamespace(poll=lambda: bool(messages), recv_bytes=messages.pop)
+    supervisor._listen(module._Child(DECODE, None, pipe))  # type: ignore[arg-type]
+    assert words["alarm"] == alarms
+    assert said == ([(kind, "", "a sender was refused")] if kind else [])
 
 
 def test_every_stage_reads_what_it_is_declared_to_read() -> None:

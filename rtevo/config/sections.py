@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
-import unicodedata
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+
+from rtevo.config.keys import LABEL_RULE, above, at_least, is_address, is_label, is_peer, is_title, key, one_of
 
 __all__ = [
-    "LABEL_RULE",
-    "LONGEST_LABEL",
-    "MOST_IMAGES",
     "Acquisition",
     "Bridge",
     "Config",
@@ -23,346 +18,296 @@ __all__ = [
     "Record",
     "Session",
     "Simulation",
-    "suggested_label",
 ]
-
-Check = Callable[[Any], bool]
-MOST_IMAGES = 100_000  # of a session; nobody looks at more
-LONGEST_LABEL = 64  # characters: labels become names of files
-
-
-def _key(default: Any, text: str, rule: str = "", check: Check | None = None) -> Any:
-    """Describe one key: its default, its comment, and the rule that its value must follow."""
-    return field(default=default, metadata={"text": text, "rule": rule, "check": check})
-
-
-def _above(limit: float) -> tuple[str, Check]:
-    return f"> {limit:g}", lambda x: x > limit
-
-
-def _at_least(limit: float) -> tuple[str, Check]:
-    return f">= {limit:g}", lambda x: x >= limit
-
-
-def _one_of(*names: str) -> tuple[str, Check]:
-    return "one of " + ", ".join(names), lambda x: x in names
-
-
-def _label(x: str) -> bool:
-    return x.isascii() and x.isalnum()
-
-
-def suggested_label(text: str) -> str:
-    """Give the BIDS label (ASCII letters and digits) that is nearest to a text; may be empty."""
-    text = text.removeprefix("sub-").removeprefix("ses-")
-    for letter, written in (("ä", "ae"), ("ö", "oe"), ("ü", "ue"), ("ß", "ss"), ("ø", "oe"), ("å", "aa"), ("æ", "ae"), ("ł", "l")):
-        text = text.replace(letter, written).replace(letter.upper(), written.capitalize())
-    return "".join(c for c in unicodedata.normalize("NFKD", text) if _label(c))
-
-
-LABEL_RULE = "letters a to z and digits"
-
-
-def _title(x: str) -> bool:
-    return 0 < len(x.strip()) <= 16 and x.isascii() and x.isprintable() and "\\" not in x
-
-
-def _address(x: str) -> bool:
-    try:
-        return bool(ipaddress.ip_address(x))
-    except ValueError:
-        return False
-
-
-def _peer(x: str) -> bool:
-    title, at, address = x.partition("@")
-    return (_title(title) if title else bool(at)) and (_address(address) if at else True)
 
 
 @dataclass(frozen=True)
 class Session:
     """Who and how."""
 
-    participant: str = _key("sim", "BIDS participant label", LABEL_RULE, _label)
-    session: str = _key("01", "BIDS session label", LABEL_RULE, _label)
-    run: int = _key(1, "BIDS run number", *_at_least(1))
-    condition: str = _key(
+    participant: str = key("sim", "BIDS participant label", LABEL_RULE, is_label)
+    session: str = key("01", "BIDS session label", LABEL_RULE, is_label)
+    run: int = key(1, "BIDS run number", *at_least(1))
+    condition: str = key(
         "brain",
         "what drives evolution: brain (decoded scores), ratings (button presses), physiology (skin conductance), sham (scores shuffled "
         "among the candidates), yoked (another session's scores), random (nothing), blinded (which of these says the blinding key)",
-        *_one_of("brain", "ratings", "physiology", "sham", "yoked", "random", "blinded"),
+        **one_of("brain", "ratings", "physiology", "sham", "yoked", "random", "blinded"),
     )
-    seed: int = _key(1, "seed of everything random; the same seed and input give the same session", *_at_least(0))
-    speed: float = _key(
-        1.0, "time runs this many times faster (simulate and replay only); 0 = as fast as the computer allows", *_at_least(0)
-    )
+    seed: int = key(1, "seed of everything random; the same seed and input give the same session", *at_least(0))
+    speed: float = key(1.0, "time runs this many times faster (simulate and replay only); 0 = as fast as the computer allows", *at_least(0))
 
 
 @dataclass(frozen=True)
 class Acquisition:
     """Where volumes come from."""
 
-    source: str = _key(
+    source: str = key(
         "simulate",
         "simulate (a simulated participant in a simulated scanner), replay (a recorded series), watch (a real scanner)",
-        *_one_of("simulate", "replay", "watch"),
+        **one_of("simulate", "replay", "watch"),
     )
-    delivery: str = _key(
+    delivery: str = key(
         "folder",
         "how volumes come: folder (files in a watched folder), dicom (sent to this computer, C-STORE), push (sent by a script, ZeroMQ)",
-        *_one_of("folder", "dicom", "push"),
+        **one_of("folder", "dicom", "push"),
     )
-    folder: str = _key(
+    folder: str = key(
         "",
         "replay: the recorded series; watch: where the scanner exports to, or (dicom) where what was received is kept, "
         "empty = received/ in the run's folder",
+        path="folder",
     )
-    address: str = _key(
-        "127.0.0.1", "watch, dicom and push: this computer's address to listen at, 0.0.0.0 = all", "an IP address", _address
+    address: str = key(
+        "127.0.0.1", "watch, dicom and push: this computer's address to listen at, 0.0.0.0 = all", "an IP address", is_address
     )
-    port: int = _key(11112, "watch, dicom and push: TCP port to listen at", "1 to 65535", lambda x: 1 <= x <= 65535)
-    ae_title: str = _key("RTEVO", "dicom: this computer's name, which senders must call", "1 to 16 characters", _title)
-    peers: tuple[str, ...] = _key(
+    port: int = key(11112, "watch, dicom and push: TCP port to listen at", "1 to 65535", lambda x: 1 <= x <= 65535)
+    ae_title: str = key("RTEVO", "dicom: this computer's name, which senders must call", "1 to 16 characters", is_title)
+    peers: tuple[str, ...] = key(
         (),
         "watch, dicom and push: who may send; needed where address is not loopback; push knows addresses only",
         "a list of TITLE, TITLE@ADDRESS or @ADDRESS",
-        lambda x: all(map(_peer, x)),
+        lambda x: all(map(is_peer, x)),
     )
-    series: str = _key(
+    series: str = key(
         "",
         "series to take: its number or UID, or (part of) its description or protocol name, * and ? allowed; "
         "empty = the one that looks functional; what was there before the session is taken only by number or UID",
     )
-    tr_s: float = _key(0.0, "repetition time, s; 0 = from the headers (watch: must be given)", *_at_least(0))
-    largest: tuple[int, ...] = _key(
+    tr_s: float = key(0.0, "repetition time, s; 0 = from the headers (watch: must be given)", *at_least(0))
+    largest: tuple[int, ...] = key(
         (128, 128, 96),
         "watch: voxels along X, Y, Z of the largest volume that the scanner may send (their product counts): room for it is kept",
         "three whole numbers of 4 to 1024",
         lambda x: len(x) == 3 and all(4 <= v <= 1024 for v in x),
     )
-    patience_tr: float = _key(3.0, "a volume that is still missing this many TRs after its successor is declared missing", *_above(0))
-    stall_s: float = _key(30.0, "a file that is still incomplete after this many seconds is reported by name", *_above(0))
+    patience_tr: float = key(3.0, "a volume that is still missing this many TRs after its successor is declared missing", *above(0))
+    stall_s: float = key(30.0, "a file that is still incomplete after this many seconds is reported by name", *above(0))
 
 
 @dataclass(frozen=True)
 class Decoder:
     """How a response becomes a score."""
 
-    folder: str = _key("", "decoder folder; empty: simulate makes one, replay uses a demonstration map, watch needs one")
-    name: str = _key("", "which NAME_img.nii.gz of the folder; empty = the only one")
-    placement: str = _key(
+    folder: str = key("", "decoder folder; empty: simulate makes one, replay uses a demonstration map, watch needs one", path="folder")
+    name: str = key("", "which NAME_img.nii.gz of the folder; empty = the only one")
+    placement: str = key(
         "auto",
         "how the decoder lies on today's head: auto (found from the run's first volumes, while the participant sees fixation), or a file "
         "with the rigid transform from the decoder's reference to today's (ITK, FSL, AFNI, FreeSurfer; --help of decode place)",
+        path="file",
     )
-    scout: str = _key(
+    scout: str = key(
         "",
         "a scan of this visit, at whose place the head is looked for first: a file or folder (DICOM, NIfTI), or a series number in "
         "[acquisition] folder; the decoder is placed on it before the participant waits",
+        path="file, folder or series number",
     )
-    doubtful: str = _key(
+    doubtful: str = key(
         "wait",
         "a placement that is doubtful: wait (for the operator's yes, at the console or the terminal; where nobody can answer, it is "
         "refused), refuse",
-        *_one_of("wait", "refuse"),
+        **one_of("wait", "refuse"),
     )
-    fwhm_mm: float = _key(4.0, "Gaussian smoothing, full width at half maximum, mm; 0 = none", *_at_least(0))
-    method: str = _key(
+    fwhm_mm: float = key(4.0, "Gaussian smoothing, full width at half maximum, mm; 0 = none", *at_least(0))
+    method: str = key(
         "deconvolve",
         "deconvolve (overlapping responses taken apart, with standard errors), pattern (so are the voxels; correlation with the map), "
         "peak (correlation of the volumes around the peak with the map)",
-        *_one_of("deconvolve", "pattern", "peak"),
+        **one_of("deconvolve", "pattern", "peak"),
     )
-    motion_terms: int = _key(
+    motion_terms: int = key(
         6, "motion regressors (not peak): 6 parameters, or 24 with the last volume's and squares", "6 or 24", lambda x: x in (6, 24)
     )
-    drift: str = _key("walk", "drift (not peak): a random walk, or terms fixed beforehand", *_one_of("walk", "cosine", "polynomial"))
-    hrf: str = _key("canonical", "shape of the response (not peak)", *_one_of("canonical", "derivatives", "fir"))
-    spike_mm: float = _key(1.0, "a volume displaced by more since the last (framewise, mm) is a spike: left out (not peak)", *_above(0))
-    first_score_s: float = _key(8.0, "deconvolve: an image is scored when its response has been seen so long, s", *_above(0))
-    delay_s: float = _key(6.0, "peak: centre of the scoring window after an image's onset, s", *_at_least(0))
-    half_window_tr: int = _key(1, "peak: half width of the scoring window, TRs", *_at_least(0))
-    threads: int = _key(1, "threads of the realignment kernels; one is fastest where other processes are busy", *_at_least(1))
+    drift: str = key("walk", "drift (not peak): a random walk, or terms fixed beforehand", **one_of("walk", "cosine", "polynomial"))
+    hrf: str = key("canonical", "shape of the response (not peak)", **one_of("canonical", "derivatives", "fir"))
+    spike_mm: float = key(1.0, "a volume displaced by more since the last (framewise, mm) is a spike: left out (not peak)", *above(0))
+    first_score_s: float = key(8.0, "deconvolve: an image is scored when its response has been seen so long, s", *above(0))
+    delay_s: float = key(6.0, "peak: centre of the scoring window after an image's onset, s", *at_least(0))
+    half_window_tr: int = key(1, "peak: half width of the scoring window, TRs", *at_least(0))
+    threads: int = key(1, "threads of the realignment kernels; one is fastest where other processes are busy", *at_least(1))
 
 
 @dataclass(frozen=True)
 class Evolution:
     """How scores become the next latents."""
 
-    strategy: str = _key(
+    strategy: str = key(
         "surrogate",
         "surrogate (a model of all scores so far), truncation (mean of the better half, and mutation), cma, sepcma, random",
-        *_one_of("surrogate", "truncation", "cma", "sepcma", "random"),
+        **one_of("surrogate", "truncation", "cma", "sepcma", "random"),
     )
-    schedule: str = _key(
+    schedule: str = key(
         "steady",
         "steady (every image is asked for from the scores there are), generational (a generation waits for all scores of the last one)",
-        *_one_of("steady", "generational"),
+        **one_of("steady", "generational"),
     )
-    generations: int = _key(7, "generations in the run (steady: blocks, for counting); it may end earlier, see stop_*", *_at_least(1))
-    population: int = _key(5, "images in a generation", *_at_least(1))
-    prefetch: int = _key(
+    generations: int = key(7, "generations in the run (steady: blocks, for counting); it may end earlier, see stop_*", *at_least(1))
+    population: int = key(5, "images in a generation", *at_least(1))
+    prefetch: int = key(
         2,
         "steady: images asked for beyond the one that is shown; one more after each time that an image came late",
         "1 to 8",
         lambda x: 1 <= x <= 8,
     )
-    stop_minutes: float = _key(0.0, "no more images are asked for so long after the first volume, min; 0 = no limit", *_at_least(0))
-    stop_gain: float = _key(
+    stop_minutes: float = key(0.0, "no more images are asked for so long after the first volume, min; 0 = no limit", *at_least(0))
+    stop_gain: float = key(
         0.0,
         "no more images once a generation is expected to gain less, standard deviations of random images (surrogate); 0 = no limit",
-        *_at_least(0),
+        *at_least(0),
     )
-    mutation_sd: float = _key(0.5, "truncation: standard deviation of new latents around the weighted mean of the parents", *_at_least(0))
-    norm_limits: tuple[float, ...] = _key(
+    mutation_sd: float = key(0.5, "truncation: standard deviation of new latents around the weighted mean of the parents", *at_least(0))
+    norm_limits: tuple[float, ...] = key(
         (),
         "least and greatest length of a latent, 1 = that of random ones; empty = the strategy's own (surrogate: 0.5 to 1 + 1/sqrt(size))",
         "two numbers, 0 < least <= greatest",
         lambda x: not x or (len(x) == 2 and 0 < x[0] <= x[1]),
     )
-    latent_size: int = _key(12, "number of latent dimensions", *_at_least(1))
-    pca: str = _key("", "latent space (.npz with mean and components); empty = the built-in model's")
-    latent_scaling: str = _key(
+    latent_size: int = key(12, "number of latent dimensions", *at_least(1))
+    pca: str = key("", "latent space (.npz with mean and components); empty = the built-in model's", path="file")
+    latent_scaling: str = key(
         "file",
         "units of latents: file (the latent space's own), whitened (standard deviations: random latents look like its pictures), plain",
-        *_one_of("file", "whitened", "plain"),
+        **one_of("file", "whitened", "plain"),
     )
-    use_post_encodings: bool = _key(False, "parents are the embeddings that the pictures re-encode to, not the ones asked for")
-    score_deadline_s: float = _key(
-        20.0, "scores that are missing this long after the last image asked for has ended are no longer waited for, s", *_above(0)
+    use_post_encodings: bool = key(False, "parents are the embeddings that the pictures re-encode to, not the ones asked for")
+    score_deadline_s: float = key(
+        20.0, "scores that are missing this long after the last image asked for has ended are no longer waited for, s", *above(0)
     )
-    probe_every: int = _key(
+    probe_every: int = key(
         0, "every so manieth image is a probe, to track drift and reliability; 0 = none", "0 or >= 2", lambda x: x == 0 or x >= 2
     )
-    probes: int = _key(2, "different probes, shown in turn; the same in every session of a latent space", *_at_least(1))
-    avoid: str = _key("", "embeddings to stay away from (.npy, n x embedding size); empty = none")
-    avoid_distance: float = _key(0.3, "smallest cosine distance to an avoided embedding", "> 0 and < 2", lambda x: 0 < x < 2)
-    yoked_to: str = _key("", "condition yoked: folder of the session whose scores are used, or the trials.tsv in it")
-    blinding_key: str = _key("", "condition blinded: file made by `python -m rtevo.evolve blind`")
-    blinding_secret: str = _key("", "condition blinded: the secret that the key was made with (--secret); empty = none")
-    resume: str = _key("", "evolution.json of an earlier run, or its folder: evolution goes on from there")
+    probes: int = key(2, "different probes, shown in turn; the same in every session of a latent space", *at_least(1))
+    avoid: str = key("", "embeddings to stay away from (.npy, n x embedding size); empty = none", path="file")
+    avoid_distance: float = key(0.3, "smallest cosine distance to an avoided embedding", "> 0 and < 2", lambda x: 0 < x < 2)
+    yoked_to: str = key("", "condition yoked: folder of the session whose scores are used, or the trials.tsv in it", path="file or folder")
+    blinding_key: str = key("", "condition blinded: file made by `python -m rtevo.evolve blind`", path="file")
+    blinding_secret: str = key("", "condition blinded: the secret that the key was made with (--secret); empty = none", path="file")
+    continue_from: str = key(
+        "", "evolution.json of an earlier run, or its folder: evolution goes on from there", path="file or folder", once="resume"
+    )
 
 
 @dataclass(frozen=True)
 class Generator:
     """How embeddings become images."""
 
-    unclip_model_path: str = _key("", "diffusers folder of a Stable unCLIP pipeline; empty = the built-in one: emoji, 64 px")
-    steps: int = _key(10, "denoising steps per image", *_at_least(1))
-    guidance_scale: float = _key(3.0, "classifier-free guidance; 1 = off, half the work", *_at_least(1))
-    noise_level: int = _key(0, "noise added to the embedding, in steps of the pipeline's noise schedule", *_at_least(0))
-    backend: str = _key(
+    unclip_model_path: str = key("", "diffusers folder of a Stable unCLIP pipeline; empty = the built-in one: emoji, 64 px", path="folder")
+    steps: int = key(10, "denoising steps per image", *at_least(1))
+    guidance_scale: float = key(3.0, "classifier-free guidance; 1 = off, half the work", *at_least(1))
+    noise_level: int = key(0, "noise added to the embedding, in steps of the pipeline's noise schedule", *at_least(0))
+    backend: str = key(
         "auto",
         "auto (the fastest that is there and paints what eager paints; the log says which and why), eager (diffusers as it comes), "
         "compiled (torch.compile, CUDA graphs), tensorrt (engines built by build/engine.py)",
-        *_one_of("auto", "eager", "compiled", "tensorrt"),
+        **one_of("auto", "eager", "compiled", "tensorrt"),
     )
-    scheduler: str = _key(
+    scheduler: str = key(
         "model",
         "model (the one that the model names), ddim, pndm, dpm++2m, unipc",
-        *_one_of("model", "ddim", "pndm", "dpm++2m", "unipc"),
+        **one_of("model", "ddim", "pndm", "dpm++2m", "unipc"),
     )
-    devices: tuple[str, ...] = _key(
+    devices: tuple[str, ...] = key(
         ("auto",),
         "one process paints on each; images are dealt to them in turn, and are the same however many there are",
         "at least one of auto (CUDA where there is a device, else CPU), cpu, cuda, cuda:N",
         lambda x: len(x) > 0 and all(d in ("auto", "cpu", "cuda") or (d[:5] == "cuda:" and d[5:].isdecimal()) for d in x),
     )
-    batch: int = _key(1, "images denoised together, after the first that is waited for, which is always alone", *_at_least(1))
-    px: int = _key(0, "longer side of an image, pixels; 0 = the model's own", *_at_least(0))
-    tiny_vae: str = _key("", "folder of an AutoencoderTiny that decodes instead of the model's own; empty = none")
-    engines: str = _key("", "folder of TensorRT engines; empty = engines/ in the model's folder")
-    deadline_s: float = _key(
-        0.0, "an image is late, and logged, this long after it was asked for, s; 0 = image_s + washout_s; fixation is held", *_at_least(0)
+    batch: int = key(1, "images denoised together, after the first that is waited for, which is always alone", *at_least(1))
+    px: int = key(0, "longer side of an image, pixels; 0 = the model's own", *at_least(0))
+    tiny_vae: str = key("", "folder of an AutoencoderTiny that decodes instead of the model's own; empty = none", path="folder")
+    engines: str = key("", "folder of TensorRT engines; empty = engines/ in the model's folder", path="folder")
+    deadline_s: float = key(
+        0.0, "an image is late, and logged, this long after it was asked for, s; 0 = image_s + washout_s; fixation is held", *at_least(0)
     )
-    fallback: bool = _key(
+    fallback: bool = key(
         False, "where the backend fails in a session (out of memory, black picture): go on with eager in single precision, and log it"
     )
-    threads: int = _key(1, "CPU threads of torch; one is fastest where other processes are busy", *_at_least(1))
-    same_noise: bool = _key(True, "every image starts from the same noise, so that a picture depends on its embedding alone")
+    threads: int = key(1, "CPU threads of torch; one is fastest where other processes are busy", *at_least(1))
+    same_noise: bool = key(True, "every image starts from the same noise, so that a picture depends on its embedding alone")
 
 
 @dataclass(frozen=True)
 class Presentation:
     """What the participant sees and presses."""
 
-    image_s: float = _key(3.0, "an image stays this long, s", *_above(0))
-    washout_s: float = _key(1.0, "fixation after each image, s", *_at_least(0))
-    washout_jitter_s: float = _key(0.0, "up to this much more fixation after an image, drawn uniformly, s", *_at_least(0))
-    rating_window_s: float = _key(5.0, "longest time to rate an image (condition ratings), s", *_above(0))
-    baseline_s: float = _key(6.0, "fixation between the trigger and the first image, s", *_at_least(0))
-    trigger: str = _key(
+    image_s: float = key(3.0, "an image stays this long, s", *above(0))
+    washout_s: float = key(1.0, "fixation after each image, s", *at_least(0))
+    washout_jitter_s: float = key(0.0, "up to this much more fixation after an image, drawn uniformly, s", *at_least(0))
+    rating_window_s: float = key(5.0, "longest time to rate an image (condition ratings), s", *above(0))
+    baseline_s: float = key(6.0, "fixation between the trigger and the first image, s", *at_least(0))
+    trigger: str = key(
         "keyboard",
         "where the scanner's pulses come in at the stimulus PC: keyboard, serial:PORT@BAUD (every byte is a pulse), serial:PORT@BAUD=5 "
         "(that byte is; others are keys: a box may send answers on the same line), parallel:ADDRESS@PIN",
     )
-    trigger_key: str = _key("5", "key that a pulse presses on the keyboard", "one key name", bool)
-    pulses_per_volume: int = _key(1, "every so manieth pulse is a volume's, where the scanner sends one for each slice", *_at_least(1))
-    dummy_triggers: int = _key(0, "pulses of volumes before the first one that is exported", *_at_least(0))
-    rating_keys: tuple[str, ...] = _key(
+    trigger_key: str = key("5", "key that a pulse presses on the keyboard", "one key name", bool)
+    pulses_per_volume: int = key(1, "every so manieth pulse is a volume's, where the scanner sends one for each slice", *at_least(1))
+    dummy_triggers: int = key(0, "pulses of volumes before the first one that is exported", *at_least(0))
+    rating_keys: tuple[str, ...] = key(
         ("1", "2", "3", "4", "6"),
         "keys for ratings 0, 1, 2, ..., as they lie from left to right",
         "2 to 20 different keys",
         lambda x: len(set(x)) == len(x) in range(2, 21),
     )
-    rating_labels: tuple[str, ...] = _key((), "what the scale says for each rating; empty = 1, 2, 3, ...")
-    rating_order: str = _key(
+    rating_labels: tuple[str, ...] = key((), "what the scale says for each rating; empty = 1, 2, 3, ...")
+    rating_order: str = key(
         "ascending",
         "ascending (leftmost key = lowest rating), descending, or counterbalanced (descending for every second run and participant)",
-        *_one_of("ascending", "descending", "counterbalanced"),
+        **one_of("ascending", "descending", "counterbalanced"),
     )
-    mirrored: bool = _key(False, "flip everything left to right, for a projection screen seen through a mirror")
-    background: tuple[float, ...] = _key((0.5, 0.5, 0.5), "red, green and blue behind everything, 0 to 1")
-    fixation: str = _key("cross", "shape of the fixation: cross, dot, bullseye or none")
-    fixation_height: float = _key(0.05, "its size as a share of the screen's height")
-    image_height: float = _key(0.8, "image height as a share of the screen's; 0 = one screen pixel for each of the image's")
-    image_deg: float = _key(0.0, "image height in degrees of visual angle, in place of image_height; 0 = use that", *_at_least(0))
-    monitor: str = _key("", "name in the stimulus PC's PsychoPy monitor centre (gamma, width, distance); empty = none")
-    screen_width_cm: float = _key(0.0, "width of what the participant looks at, cm; 0 = as the monitor centre says", *_at_least(0))
-    viewing_distance_cm: float = _key(0.0, "eye to screen, by way of the mirror, cm; 0 = as the monitor centre says", *_at_least(0))
-    full_screen: bool = _key(True, "full screen, or a window")
-    screen: int = _key(0, "which screen", *_at_least(0))
-    wait_text: str = _key("The session is about to begin.\n\nPlease look at the middle of the screen.", "shown until the trigger")
-    rating_text: str = _key("How much did you like it?", "shown while a rating is waited for (condition ratings)")
-    end_text: str = _key("Thank you. Please keep still until we speak to you.", "shown at the end")
-    end_s: float = _key(
+    mirrored: bool = key(False, "flip everything left to right, for a projection screen seen through a mirror")
+    background: tuple[float, ...] = key((0.5, 0.5, 0.5), "red, green and blue behind everything, 0 to 1")
+    fixation: str = key("cross", "shape of the fixation: cross, dot, bullseye or none")
+    fixation_height: float = key(0.05, "its size as a share of the screen's height")
+    image_height: float = key(0.8, "image height as a share of the screen's; 0 = one screen pixel for each of the image's")
+    image_deg: float = key(0.0, "image height in degrees of visual angle, in place of image_height; 0 = use that", *at_least(0))
+    monitor: str = key("", "name in the stimulus PC's PsychoPy monitor centre (gamma, width, distance); empty = none")
+    screen_width_cm: float = key(0.0, "width of what the participant looks at, cm; 0 = as the monitor centre says", *at_least(0))
+    viewing_distance_cm: float = key(0.0, "eye to screen, by way of the mirror, cm; 0 = as the monitor centre says", *at_least(0))
+    full_screen: bool = key(True, "full screen, or a window")
+    screen: int = key(0, "which screen", *at_least(0))
+    wait_text: str = key("The session is about to begin.\n\nPlease look at the middle of the screen.", "shown until the trigger")
+    rating_text: str = key("How much did you like it?", "shown while a rating is waited for (condition ratings)")
+    end_text: str = key("Thank you. Please keep still until we speak to you.", "shown at the end")
+    end_s: float = key(
         2.0,
         "the end text stays so long where the presenter leaves then (--once), s; else until the next run, or Escape there",
-        *_at_least(0),
+        *at_least(0),
     )
-    font: str = _key("", "font of all texts: a family or a file; empty = the first one there that has every character")
-    text_height: float = _key(0.04, "size of the font as a share of the screen's height", *_above(0))
-    text_direction: str = _key(
-        "auto", "auto (as the characters say), left-to-right or right-to-left", *_one_of("auto", "left-to-right", "right-to-left")
+    font: str = key("", "font of all texts: a family or a file; empty = the first one there that has every character")
+    text_height: float = key(0.04, "size of the font as a share of the screen's height", *above(0))
+    text_direction: str = key(
+        "auto", "auto (as the characters say), left-to-right or right-to-left", **one_of("auto", "left-to-right", "right-to-left")
     )
-    lsl: bool = _key(False, "also send events as markers of the Lab Streaming Layer (pylsl on the stimulus PC)")
+    lsl: bool = key(False, "also send events as markers of the Lab Streaming Layer (pylsl on the stimulus PC)")
 
 
 @dataclass(frozen=True)
 class Bridge:
     """The link to the stimulus PC (simulate and replay bring their own presenter, unless [simulation] participant is given)."""
 
-    bind: str = _key(
+    bind: str = key(
         "tcp://127.0.0.1:5555",
         "address to listen on; other than loopback needs keys",
         "tcp://ADDRESS:PORT",
         lambda x: x.startswith("tcp://"),
     )
-    keys: str = _key("", "folder made by `python -m rtevo.bridge keys`")
-    osc: str = _key("", "condition physiology: address (ADDRESS:PORT, UDP) at which skin conductance comes in as OSC messages")
-    osc_path: str = _key("/eda", "OSC address of those messages; their first argument is the conductance in microsiemens")
-    lost_s: float = _key(120.0, "the session ends when the presenter has not been heard of for this long, s", *_above(0))
+    keys: str = key("", "folder made by `python -m rtevo.bridge keys`", path="folder")
+    osc: str = key("", "condition physiology: address (ADDRESS:PORT, UDP) at which skin conductance comes in as OSC messages")
+    osc_path: str = key("/eda", "OSC address of those messages; their first argument is the conductance in microsiemens")
+    lost_s: float = key(120.0, "the session ends when the presenter has not been heard of for this long, s", *above(0))
 
 
 @dataclass(frozen=True)
 class Record:
     """What a run leaves behind."""
 
-    out: str = _key("", "output folder, must not exist yet; empty = sessions/DATE-N")
-    save_volumes: str = _key(
+    out: str = key("", "output folder, must not exist yet; empty = sessions/DATE-N", path="new")
+    save_volumes: str = key(
         "raw",
         "volumes to keep: raw (volumes/volume-00000.nii.gz, as they came; what export and rerun need), aligned (aligned/...), both, none",
-        *_one_of("raw", "aligned", "both", "none"),
+        **one_of("raw", "aligned", "both", "none"),
     )
 
 
@@ -370,12 +315,12 @@ class Record:
 class Console:
     """The operator's page in a browser (pip install 'rtevo[console]')."""
 
-    port: int = _key(0, "TCP port to serve it at; 0 = none; --console is 8080", "0 to 65535", lambda x: 0 <= x <= 65535)
-    address: str = _key(
+    port: int = key(0, "TCP port to serve it at; 0 = none; --console is 8080", "0 to 65535", lambda x: 0 <= x <= 65535)
+    address: str = key(
         "127.0.0.1",
         "this computer's address to serve it at; other than loopback: browsers elsewhere need the token that is printed at the start",
         "an IP address",
-        _address,
+        is_address,
     )
 
 
@@ -383,33 +328,33 @@ class Console:
 class Simulation:
     """The simulated participant."""
 
-    participant_seed: int = _key(1, "who lies in the scanner: head, hidden voxels, preference", *_at_least(0))
-    prefers: str = _key(
+    participant_seed: int = key(1, "who lies in the scanner: head, hidden voxels, preference", *at_least(0))
+    prefers: str = key(
         "animal",
         "what is liked: name or keyword of an emoji (spider, fruit; --prefers list); empty = colours and their layout, by participant_seed",
     )
-    amplitude_percent: float = _key(3.0, "response to a preferred image, percent of the signal", *_at_least(0))
-    tsnr: float = _key(60.0, "temporal signal-to-noise ratio", *_above(0))
-    motion_mm: float = _key(0.3, "extent of head motion, mm (and degrees)", *_at_least(0))
-    voxel_mm: tuple[float, ...] = _key(
+    amplitude_percent: float = key(3.0, "response to a preferred image, percent of the signal", *at_least(0))
+    tsnr: float = key(60.0, "temporal signal-to-noise ratio", *above(0))
+    motion_mm: float = key(0.3, "extent of head motion, mm (and degrees)", *at_least(0))
+    voxel_mm: tuple[float, ...] = key(
         (3.0, 3.0, 3.3),
         "voxels of the simulated run, in a field of view of 240 x 240 x 115.5 mm; larger ones take less computing",
         "three numbers of 1.5 to 10",
         lambda x: len(x) == 3 and all(1.5 <= v <= 10 for v in x),
     )
-    today: str = _key(
+    today: str = key(
         "",
         "where head and slices lie today, if not as in the decoder's run: shift=12 -8 5 (mm) and turn=4 -3 6 (degrees) of the head, "
         "slab=0 10 -6 (mm) of the slices, voxel=2.5 2.5 3 (mm), slices=axial, coronal or sagittal, person=2 (somebody else's head)",
     )
-    participant: str = _key(
+    participant: str = key(
         "",
         "simulate and replay: address at which the simulated participant looks at a headless presenter that is started elsewhere; "
         "empty = the session brings its own presenter",
         "tcp://ADDRESS:PORT",
         lambda x: not x or x.startswith("tcp://"),
     )
-    faults: str = _key(
+    faults: str = key(
         "", "deliveries go wrong (simulate and replay), e.g. drop=0.02, duplicate=0.05, grow=0.3, reorder=5: see docs/scanners.md"
     )
 

@@ -88,7 +88,7 @@ def read_events(path: Path, run_s: float = math.inf, problems: list[str] | None 
     Raises
     ------
     DataError
-        The file is not there or not such a table, a number is impossible, or no event is left.
+        The file is not there or not such a table, a number is impossible, no event is left, or most have their onset after the run's end.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -117,6 +117,11 @@ def read_events(path: Path, run_s: float = math.inf, problems: list[str] | None 
     told += [f"{path}: {len(lines) - MOST_TOLD} more lines, each {why}; left out" for lines, why in left_out if len(lines) > MOST_TOLD]
     if not events:
         raise DataError("\n  ".join([f"{path}: expected at least one event within the run, found none", *told]))
+    if len(after) > len(events):
+        raise DataError(
+            f"{path}: expected the events of a run of {run_s:g} s, found {len(after)} of {len(after) + len(events)} onsets after its end: "
+            "see whether the file is this run's and the repetition time is right"
+        )
     if problems is not None:
         problems += told
     return sorted(events, key=lambda event: event.onset_s)

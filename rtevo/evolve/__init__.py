@@ -49,7 +49,7 @@ __all__ = [
     "TruncationEvolver",
     "Yoked",
     "create",
-    "resume",
+    "from_state",
     "rng_from_state",
     "rng_to_state",
     "truncation_weights",
@@ -103,7 +103,7 @@ def create(
     raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
 
 
-def resume(state: dict[str, object]) -> Evolver:
+def from_state(state: dict[str, object]) -> Evolver:
     """Continue any strategy from what its ``to_state`` gave.
 
     Raises

@@ -121,6 +121,7 @@ class FolderSource:
     ) -> None:
         self.folder = Path(folder)
         self.problems: list[str] = []
+        self.alarms: set[str] = set()
         self.duplicates = 0
         gate = Gate(opened) if opened else None
         self._selection = Selection(series, patience_s=patience_s, first=first, confirm=confirm, replaceable=replaceable, gate=gate)

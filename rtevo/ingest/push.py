@@ -102,6 +102,7 @@ class PushSource:
         most_voxels: int | None = None,
     ) -> None:
         self.problems: list[str] = []
+        self.alarms: set[str] = set()
         self.duplicates = self.seen = 0
         self.ended = False
         self._patience_s = patience_s

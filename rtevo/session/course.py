@@ -80,12 +80,12 @@ def _evolver(config: Config, condition: str, space: LatentSpace) -> evolve.Evolv
     rng = np.random.default_rng(config.session.seed)
     limits = (e.norm_limits[0], e.norm_limits[1]) if e.norm_limits else None
     strategy = "random" if condition == "random" else e.strategy
-    if not e.resume:
+    if not e.continue_from:
         return evolve.create(strategy, space.latent_size, e.population, rng, budget=None, mutation_sd=e.mutation_sd, norm_limits=limits)
-    where = f"[evolution] resume: {e.resume}"
+    where = f"[evolution] continue_from: {e.continue_from}"
     try:
-        state = evolution_of(Path(e.resume))
-        evolver = evolve.resume(state["evolver"])
+        state = evolution_of(Path(e.continue_from))
+        evolver = evolve.from_state(state["evolver"])
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise ConfigError(f"{where}: expected the evolution.json of an earlier run, found something else: {problem}") from None
     if evolver.strategy != strategy:

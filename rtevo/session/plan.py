@@ -50,6 +50,8 @@ class Plan:
         What a browser has to know to see the console; empty: nothing.
     attended : bool
         Somebody can answer questions: at the console, or at the terminal.
+    session_file : Path or None
+        The file that the settings were read from: its comments are kept in the run's own.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Plan:
     rebaseline: bool = False
     token: str = field(default="", repr=False)
     attended: bool = False
+    session_file: Path | None = None
 
     @property
     def latent_space(self) -> Path:

@@ -59,8 +59,14 @@ def _new_folder(wanted: str) -> Path:
             number += 1
 
 
-def prepare(config: Config) -> Plan:
+def prepare(config: Config, session_file: Path | None = None) -> Plan:
     """Check everything and decide everything that the stages need to know.
+
+    Parameters
+    ----------
+    config : Config
+    session_file : Path, optional
+        That it was read from.
 
     Raises
     ------
@@ -87,6 +93,7 @@ def prepare(config: Config) -> Plan:
         return make_plan(
             config, out, folder, decoder, source,
             tr_s=tr_s, condition=condition, embedding_size=embedding_size, image_size=image_size, token=token,
+            session_file=session_file,
         )  # fmt: skip
     except BaseException:  # nothing has been recorded
         shutil.rmtree(out, ignore_errors=True)

@@ -81,7 +81,10 @@ def open_record(plan: Plan) -> None:
         )
     )
     if not plan.part:
-        (plan.out / "session.toml").write_text(dump(config), encoding="utf-8")
+        like = ""
+        with suppress(OSError, ValueError):
+            like = plan.session_file.read_text(encoding="utf-8") if plan.session_file else ""
+        (plan.out / "session.toml").write_text(dump(config, like), encoding="utf-8")
     provenance = _provenance(plan)
     name = f"provenance-{plan.part}.json" if plan.part else "provenance.json"
     (plan.out / name).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ class Source(Protocol):
     """Where volumes come from: :class:`rtevo.ingest.FolderSource` and its like."""
 
     problems: list[str]
+    alarms: set[str]
 
     @property
     def told(self) -> str: ...
@@ -180,7 +182,7 @@ class _Teller:
                 )
         problems = source.problems
         for problem in problems[self._problems :]:
-            log.warning("ingest: %s", problem)
+            log.log(logging.ERROR if problem in source.alarms else logging.WARNING, "ingest: %s", problem)
         self._problems = len(problems)
 
 

@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -24,7 +25,6 @@ from urllib.parse import urlsplit
 import pytest
 
 from rtevo.config import load
-from rtevo.console.guard import new_token
 from rtevo.decode import Decoder
 from rtevo.record import EventRecord, Notice, RecordedSession, ScoreRecord
 from rtevo.record.parts import RecordT
@@ -185,7 +185,7 @@ def elsewhere(watched: Watched) -> Iterator[tuple[str, str, Any]]:
         decoder_name=decoder.name,
         embedding_size=64,
         image_size=(64, 64),
-        token=new_token(),
+        token=secrets.token_urlsafe(32),
     )
     mine, its = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=child_main, args=("console", plan, its), daemon=True)

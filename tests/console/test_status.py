@@ -43,27 +43,51 @@ def test_a_session_that_is_taken_up_counts_on(interrupted: Any) -> None:
     assert "next image due in" not in shown  # nothing is on the screen yet
 
 
-@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals here")
-def test_the_terminal_asks_about_a_waiting_presenter_and_a_wrong_start(interrupted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def asked(interrupted: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A terminal: its shared words, a function that lets it ask after something was typed, what was done, what was printed."""
+    if not hasattr(os, "openpty"):
+        pytest.skip("no pseudo-terminals here")
     words: dict[str, int] = {}
-    done: list[tuple[str, str]] = []
+    done: list[str] = []
     ours, theirs = os.openpty()
     printed = io.StringIO()
     with open(theirs, encoding="utf-8") as terminal, Status(interrupted, Console(file=printed, width=200)) as status:
         monkeypatch.setattr("sys.stdin", terminal)
         status._clock = SimpleNamespace(get=lambda word: words.get(word, 0))  # type: ignore[assignment]
-        status._operate = lambda action, text: done.append((action, text))
-        status._ask()
-        words["presenter_waits"] = 1
-        for typed in ("", "?\n", "l\n"):
-            os.write(ours, typed.encode())
-            status._ask()
-        words["presenter_waits"] = 0
-        status._ask()
-        words["start_shift"] = 1
-        for typed in ("", "c\n"):
-            os.write(ours, typed.encode())
-            status._ask()
+        status._operate = lambda action, text: done.append(action)
+
+        def ask(*typed: str) -> None:
+            for line in typed or ("",):
+                os.write(ours, line.encode())
+                status._ask()
+
+        yield words, ask, done, printed
     os.close(ours)
-    assert done == [("admit", "at the terminal"), ("correct", "at the terminal")]
+
+
+def test_the_terminal_asks_about_a_waiting_presenter_and_a_wrong_start(asked: Any) -> None:
+    words, ask, done, printed = asked
+    ask()
+    words["presenter_waits"] = 1
+    ask("", "?\n", "l\n")
+    words["presenter_waits"] = 0
+    ask()
+    words["start_shift"] = 1
+    ask("", "c\n")
+    assert done == ["admit", "correct"]
     assert printed.getvalue().count("Another presenter waits.") == 2
+
+
+def test_the_terminal_asks_once_about_an_alarm_and_any_answer_says_that_it_was_seen(asked: Any) -> None:
+    words, ask, done, printed = asked
+    words["alarm"] = 1
+    ask("", "", "k\n")
+    assert done == ["seen"]
+    words["seen"] = 1
+    ask()
+    assert printed.getvalue().count("Type k and Enter when you have seen it.") == 1
+    words |= {"alarm": 2, "held": 1}
+    ask("", "g\n")
+    assert done == ["seen", "seen", "resume"]
+    assert printed.getvalue().count("Type g (go on showing images)") == 1

@@ -40,6 +40,7 @@ def test_a_table_is_read_in_order(events: list[Event]) -> None:
         ("onset\tduration\n1\t1\n2\t-1\n", "line 3: expected duration to be a number of seconds, found '-1'"),
         ("onset\tduration\n61\t1\n", "expected at least one event within the run, found none.*line 2: has its onset after the run's end"),
         ("onset\tduration\nn/a\t1\n", "line 2: has no onset"),
+        ("onset\tduration\n1\t1\n61\t1\n70\t1\n", "the events of a run of 60 s, found 2 of 3 onsets after its end: see whether"),
     ],
 )
 def test_what_is_no_table_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -60,7 +61,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path, text: str, message: str) ->
         ("1\t1\tface\n\t\t\t\t\n", [(1, "face")], []),
         (" \t \t\n1\t1\tface\n", [(1, "face")], []),
         ("-3\t1\tface\n", [(-3, "face")], []),
-        ("1\t1\tface\n" + "90\t1\tface\n" * 9, [(1, "face")], ["line"] * 5 + ["4 more lines"]),
+        ("1\t1\tface\n" * 9 + "90\t1\tface\n" * 9, [(1, "face")] * 9, ["line"] * 5 + ["4 more lines"]),
     ],
 )
 def test_rows_that_say_nothing_are_left_out(tmp_path: Path, rows: str, kept: list[tuple[float, str]], told: list[str]) -> None:

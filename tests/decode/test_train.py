@@ -322,6 +322,7 @@ def test_the_best_method_is_chosen_by_nested_cross_validation(study: Path) -> No
         ({"--mask": "run0.tsv"}, "expected a NIfTI file"),
         ({"--events": "none.tsv"}, "No such file"),
         ({"run": "none.nii.gz"}, "none.nii.gz"),
+        ({"--tr": "0.2"}, "onsets after its end: see whether the file is this run's and the repetition time is right"),
     ],
 )
 def test_bad_input_is_one_clear_message(study: Path, change: dict[str, str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rtevo.evolve import STRATEGIES, Evolver, Truncation, TruncationEvolver, create, resume
+from rtevo.evolve import STRATEGIES, Evolver, Truncation, TruncationEvolver, create, from_state
 
 POPULATION = 4
 names = st.sampled_from(sorted(STRATEGIES))
@@ -22,7 +22,7 @@ def make(name: str, latent_size: int = 5, seed: int = 0, budget: int | None = 24
 
 
 def through_json(evolver: Evolver) -> Evolver:
-    return resume(json.loads(json.dumps(evolver.to_state(), allow_nan=False)))
+    return from_state(json.loads(json.dumps(evolver.to_state(), allow_nan=False)))
 
 
 @quick
@@ -156,11 +156,11 @@ def test_what_is_told_is_checked(name: str) -> None:
 def test_wrong_states_and_names_are_refused() -> None:
     state = make("surrogate").to_state()
     with pytest.raises(ValueError, match="expected a strategy out of surrogate, truncation"):
-        resume({**state, "strategy": "magic"})
+        from_state({**state, "strategy": "magic"})
     with pytest.raises(ValueError, match="expected an entry 'memory'"):
-        resume({key: value for key, value in state.items() if key != "memory"})
+        from_state({key: value for key, value in state.items() if key != "memory"})
     with pytest.raises(ValueError, match="as many latents as scores"):
-        resume({**state, "fitness": [1.0]})
+        from_state({**state, "fitness": [1.0]})
     with pytest.raises(ValueError, match="expected strategy 'truncation', got 'surrogate'"):
         STRATEGIES["truncation"].from_state(state)
     with pytest.raises(ValueError, match=r"strategy: expected one of surrogate, .*, got 'magic'"):

@@ -109,6 +109,17 @@ def test_a_signal_to_the_group_ends_a_session_as_control_c_does(tmp_path: Path, 
 
 
 @pytest.mark.slow
+def test_the_tables_are_there_before_the_rings_go(tmp_path: Path) -> None:
+    main = "import sys; from rtevo import run; from rtevo.supervisor import Supervisor; left = Supervisor.__exit__; "
+    main += "Supervisor.__exit__ = lambda self, *e: (print(*sorted(p.name for p in self.plan.out.iterdir())), left(self, *e))[1]; "
+    words = ["--out", "out", "--speed", "max", "--generations", "1", "--population", "2", *quickly((), tmp_path)]
+    words = [sys.executable, "-c", main + f"sys.exit(run.main({words}))"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {"latents.npz", "motion.tsv", "summary.json", "trials.tsv"} <= set(done.stdout.splitlines()[0].split())
+
+
+@pytest.mark.slow
 def test_a_signal_before_the_session_begins_leaves_nothing(tmp_path: Path) -> None:
     main = "import os, signal, sys; from rtevo import run; from rtevo.session import prepare; "
     main += "prepare.check_space = lambda *_: os.kill(os.getpid(), signal.SIGTERM); "

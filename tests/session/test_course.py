@@ -150,17 +150,17 @@ def test_a_run_goes_on_from_anothers_state_only_in_the_same_space_and_strategy(t
         first.score(request.generation, request.candidate, float(request.latent[0]))
     (tmp_path / "evolution.json").write_text(json.dumps(state_of(first, SPACE)))
     expected = first.due()
-    again = make_course(config(resume=str(tmp_path), generations=1), "brain", SPACE)  # as many in all as the first had in mind
+    again = make_course(config(continue_from=str(tmp_path), generations=1), "brain", SPACE)  # as many in all as the first had in mind
     for mine, its in zip(again.due(), expected, strict=True):
         assert its.generation == 1
         np.testing.assert_array_equal(mine.latent, its.latent)
     with pytest.raises(ConfigError, match="another latent space"):
-        make_course(config(resume=str(tmp_path)), "brain", LatentSpace.random(6, 12, seed=2))
+        make_course(config(continue_from=str(tmp_path)), "brain", LatentSpace.random(6, 12, seed=2))
     with pytest.raises(ConfigError, match="expected strategy 'truncation'"):
-        make_course(config(resume=str(tmp_path), strategy="truncation"), "brain", SPACE)
+        make_course(config(continue_from=str(tmp_path), strategy="truncation"), "brain", SPACE)
     (tmp_path / "evolution.json").write_text("{}")
     with pytest.raises(ConfigError, match="of an earlier run, found something else"):
-        make_course(config(resume=str(tmp_path)), "brain", SPACE)
+        make_course(config(continue_from=str(tmp_path)), "brain", SPACE)
 
 
 def test_no_image_is_asked_for_near_what_is_avoided(tmp_path: Path) -> None:

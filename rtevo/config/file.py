@@ -1,0 +1,226 @@
+"""A session file read, checked, and written; see :mod:`rtevo.config`."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import Field, asdict, fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import tomlkit
+import tomllib
+
+from rtevo.config.keys import LABEL_RULE, suggested_label
+from rtevo.config.rules import is_path, paths, together
+from rtevo.config.sections import Config
+from rtevo.errors import ConfigError
+
+__all__ = ["absolute", "build", "choices", "dump", "example", "load", "overrides_of", "renamed"]
+
+SECTIONS: dict[str, type] = {name: kind for name, kind in get_type_hints(Config).items() if name in {f.name for f in fields(Config)}}
+
+
+def _hint(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    """Give `value` as the type of its key, or raise TypeError with what was expected."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind == tuple[float, ...]:
+        if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value):
+            return tuple(float(v) for v in value)
+        raise TypeError("a list of numbers")
+    if kind == tuple[int, ...]:
+        if isinstance(value, (list, tuple)) and all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+            return tuple(value)
+        raise TypeError("a list of whole numbers")
+    if kind == tuple[str, ...]:
+        if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        raise TypeError("a list of texts")
+    if isinstance(value, kind) and not (kind is not bool and isinstance(value, bool)):
+        return value
+    raise TypeError({float: "a number", int: "a whole number", str: "a text", bool: "true or false"}[kind])
+
+
+def _value(where: str, spec: Field[Any], kind: Any, value: Any, mistakes: list[str]) -> Any:
+    """Check one value; on a mistake, note it and give the default."""
+    rule, check = spec.metadata["rule"], spec.metadata["check"]
+    try:
+        value = _convert(value, kind)
+    except TypeError as expected:
+        mistakes.append(f"{where}: expected {expected}, got {value!r}")
+        return spec.default
+    numbers = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers) or (check is not None and not check(value)):
+        near = suggested_label(value) if rule == LABEL_RULE else ""
+        mistakes.append(f"{where}: expected {rule or 'a number'}, got {value!r}" + (f"; did you mean {near!r}?" if near else ""))
+        return spec.default
+    return value
+
+
+def renamed(section: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section with today's names for keys that had others in earlier versions; one that is not known stays as it is."""
+    known = fields(SECTIONS[section]) if section in SECTIONS else ()
+    now = {spec.metadata["once"]: spec.name for spec in known if spec.metadata["once"]}
+    return {key if now.get(key) in table else now.get(key, key): value for key, value in table.items()}
+
+
+def build(tables: Mapping[str, Any], origin: str = "options", base: Path | None = None) -> Config:
+    """Make a configuration from nested tables.
+
+    Parameters
+    ----------
+    tables : mapping of section name to mapping of key to value
+    origin : str
+        Name of the file, for messages.
+    base : Path, optional
+        Folder that relative paths are taken from; the current one if None.
+
+    Raises
+    ------
+    ConfigError
+        With every mistake found: unknown sections and keys, types, rules, missing folders.
+    """
+    mistakes: list[str] = []
+    sections: dict[str, Any] = {}
+    for name in tables:
+        if name not in SECTIONS:
+            mistakes.append(f"{origin} [{name}]: unknown section{_hint(name, list(SECTIONS))}")
+    for name, kind in SECTIONS.items():
+        table = tables.get(name, {})
+        if not isinstance(table, Mapping):
+            mistakes.append(f"{origin} [{name}]: expected a section, got {table!r}")
+            table = {}
+        types, specs = get_type_hints(kind), {f.name: f for f in fields(kind)}
+        values = {}
+        for key, value in renamed(name, table).items():
+            where = f"{origin} [{name}] {key}"
+            if key not in specs:
+                mistakes.append(f"{where}: unknown key{_hint(key, list(specs))}")
+            else:
+                values[key] = _value(where, specs[key], types[key], value, mistakes)
+        sections[name] = kind(**values)
+    config = Config(**sections)
+    mistakes += together(config, origin, base or Path())
+    if mistakes:
+        raise ConfigError(mistakes)
+    return config
+
+
+def load(path: Path | None, overrides: Mapping[tuple[str, str], Any] | None = None) -> Config:
+    """Read a session file and lay the command line's options over it.
+
+    Parameters
+    ----------
+    path : Path or None
+        TOML file; None for an all-default session. Relative paths in it are taken from its folder.
+    overrides : mapping of (section, key) to value, optional
+        Relative paths in it are taken from the current folder.
+
+    Raises
+    ------
+    ConfigError
+        With every mistake found.
+    """
+    tables = {} if path is None else _read(path)
+    for (section, key), value in (overrides or {}).items():
+        table = tables.setdefault(section, {})
+        if isinstance(table, dict):
+            table[key] = value
+    return build(tables, origin=path.name if path else "options")
+
+
+def overrides_of(path: Path) -> dict[tuple[str, str], Any]:
+    """Give the keys that a session file sets, as overrides of another one.
+
+    Raises
+    ------
+    ConfigError
+        With every mistake found in it.
+    """
+    tables = _read(path)
+    build(tables, origin=path.name)
+    return {(section, key): value for section, own in tables.items() for key, value in own.items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    for name, table in tables.items():
+        if name not in SECTIONS or not isinstance(table, dict):
+            continue
+        table = tables[name] = renamed(name, table)
+        for spec in fields(SECTIONS[name]):
+            if is_path(spec, table.get(spec.name)):
+                table[spec.name] = str(path.parent / Path(table[spec.name]).expanduser())
+    return tables
+
+
+def absolute(config: Config) -> Config:
+    """Return the same configuration with paths that hold wherever its file lies."""
+    changed: dict[str, dict[str, str]] = {}
+    for section, spec, value in paths(config):
+        changed.setdefault(section, {})[spec.name] = str(Path(value).resolve())
+    return replace(config, **{section: replace(getattr(config, section), **values) for section, values in changed.items()})
+
+
+def dump(config: Config, like: str = "") -> str:
+    """Write a configuration as TOML that :func:`load` reads back to an equal one.
+
+    Parameters
+    ----------
+    config : Config
+    like : str
+        A session file: its comments and its order are kept.
+    """
+    wanted = {name: {key: list(v) if isinstance(v, tuple) else v for key, v in table.items()} for name, table in asdict(config).items()}
+    try:
+        document = tomlkit.parse(like)
+        for name, values in wanted.items():
+            if name not in document:
+                document.add(tomlkit.nl())
+                document.add(name, tomlkit.table())
+            table: Any = document[name]
+            for spec in fields(SECTIONS[name]):
+                table.pop(spec.metadata["once"], None)
+            missing = {key: value for key, value in values.items() if key not in table}
+            if table and missing:
+                table.add(tomlkit.comment("not in the file: defaults, and options"))
+            for key, value in values.items():
+                if key in missing or table[key] != value:
+                    table[key] = value
+        text = tomlkit.dumps(document).lstrip("\n")
+        if tomllib.loads(text) == wanted:
+            return text
+    except (ValueError, TypeError, KeyError, AttributeError):  # a file that is written in an unusual way loses its comments, not its values
+        pass
+    return dump(config)
+
+
+def example() -> str:
+    """Return the commented example session file."""
+    lines = ["# An rtevo session. Every key is optional and shown with its default; unknown keys are errors."]
+    lines += ["# Paths are relative to this file."]
+    for name, kind in SECTIONS.items():
+        lines += ["", f"[{name}]  # {(kind.__doc__ or '').rstrip('.')}"]
+        for spec in fields(kind):
+            notes = [spec.metadata["rule"], spec.metadata["once"] and f"called {spec.metadata['once']} before 0.2"]
+            value = list(spec.default) if isinstance(spec.default, tuple) else spec.default
+            lines.append(f"# {spec.metadata['text']}" + "".join(f" ({note})" for note in notes if note))
+            lines.append(f"{spec.name} = {tomlkit.item(value).as_string()}")
+    return "\n".join(lines) + "\n"
+
+
+def choices(section: str, key: str) -> tuple[str, ...]:
+    """Return all values that a key can have."""
+    return next(spec.metadata["choices"] for spec in fields(SECTIONS[section]) if spec.name == key)

@@ -1,0 +1,135 @@
+"""What must go together in a session file, beyond the rule of each key."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import Field, asdict, fields
+from pathlib import Path
+from typing import Any
+
+from rtevo.config.keys import LONGEST_LABEL, MOST_IMAGES
+from rtevo.config.sections import Acquisition, Config
+from rtevo.wire import PresentationSettings, WireError, is_loopback
+
+__all__ = ["is_path", "paths", "presentation_settings", "presenter_is_outside", "together"]
+
+
+def presenter_is_outside(config: Config) -> bool:
+    """Whether the presenter is started by somebody else: on the stimulus PC, or in a rehearsal across two computers."""
+    return config.acquisition.source == "watch" or bool(config.simulation.participant)
+
+
+def is_path(spec: Field[Any], value: Any) -> bool:
+    """Whether the value of a key is a path."""
+    kind = spec.metadata["path"]
+    return bool(kind) and isinstance(value, str) and value not in ("", spec.default) and not ("number" in kind and value.isdecimal())
+
+
+def paths(config: Config) -> Iterator[tuple[str, Field[Any], str]]:
+    """Go through the paths in a configuration.
+
+    Yields
+    ------
+    section : str
+    spec : Field
+        Of the key.
+    value : str
+    """
+    for section in fields(config):
+        table = getattr(config, section.name)
+        yield from ((section.name, spec, value) for spec in fields(table) if is_path(spec, value := getattr(table, spec.name)))
+
+
+def together(config: Config, origin: str, base: Path) -> list[str]:
+    """Find the mistakes that only show when several keys are seen together, and paths that do not exist."""
+    found: list[str] = []
+    source, acquisition = config.acquisition.source, config.acquisition
+    if not acquisition.folder and (source == "replay" or (source == "watch" and acquisition.delivery == "folder")):
+        found.append(f"{origin} [acquisition] folder: expected a folder for source {source!r}, got none")
+    if source == "replay" and acquisition.delivery == "push":
+        found.append(f"{origin} [acquisition] delivery: expected folder or dicom for source 'replay', got 'push'")
+    if source == "watch":
+        if acquisition.tr_s == 0:
+            found.append(f"{origin} [acquisition] tr_s: expected > 0 seconds for source 'watch', got 0")
+        if not config.decoder.folder:
+            found.append(f"{origin} [decoder] folder: expected a decoder folder for source 'watch', got none")
+        if config.session.speed != 1:
+            found.append(f"{origin} [session] speed: expected 1 for source 'watch', got {config.session.speed:g}")
+        found += _peers(acquisition, origin)
+        if config.simulation.faults:
+            found.append(f"{origin} [simulation] faults: expected none for source 'watch', got {config.simulation.faults!r}")
+    if config.generator.unclip_model_path and not config.evolution.pca:
+        found.append(f"{origin} [evolution] pca: expected the latent space of [generator] unclip_model_path, got none")
+    if config.session.condition == "physiology" and (not config.bridge.osc or config.session.speed != 1):
+        found.append(f"{origin} [bridge] osc: expected an address for condition 'physiology', and speed 1, got {config.bridge.osc!r}")
+    participant = config.simulation.participant
+    if participant and not is_loopback(participant) and not config.bridge.keys:
+        found.append(f"{origin} [bridge] keys: expected a folder of keys for [simulation] participant {participant!r}, got none")
+    try:
+        presentation_settings(config)
+    except WireError as error:
+        found += [f"{origin} [presentation]{mistake.removeprefix('presentation')}" for mistake in error.mistakes]
+    if config.generator.px and not config.generator.unclip_model_path:
+        found.append(f"{origin} [generator] px: expected 0 for the built-in model, got {config.generator.px}")
+    for key in ("participant", "session"):
+        if len(label := getattr(config.session, key)) > LONGEST_LABEL:
+            found.append(f"{origin} [session] {key}: expected at most {LONGEST_LABEL} characters, got {len(label)}")
+    found += _evolution(config, origin)
+    for section, spec, value in paths(config):
+        later = (section, spec.name) == ("acquisition", "folder") and (source == "simulate" or acquisition.delivery != "folder")
+        if not later and not _there(base / value, kind := spec.metadata["path"]):
+            found.append(f"{origin} [{section}] {spec.name}: expected an existing {kind}, got {value!r}")
+    return found
+
+
+def _there(path: Path, kind: str) -> bool:
+    """Whether there is what has to be."""
+    try:
+        return "new" in kind or (path.is_file() and "file" in kind) or (path.is_dir() and "folder" in kind)
+    except OSError:  # the name is too long
+        return False
+
+
+def _evolution(config: Config, origin: str) -> list[str]:
+    """Find what does not go together in [evolution]."""
+    found, evolution, condition = [], config.evolution, config.session.condition
+    for wanted, key in (("yoked", "yoked_to"), ("blinded", "blinding_key")):
+        if condition == wanted and not getattr(evolution, key):
+            found.append(f"{origin} [evolution] {key}: expected a file for condition {wanted!r}, got none")
+    if evolution.stop_gain and evolution.strategy != "surrogate":
+        found.append(f"{origin} [evolution] stop_gain: expected 0 for strategy {evolution.strategy!r}, got {evolution.stop_gain:g}")
+    if (images := evolution.generations * evolution.population) > MOST_IMAGES:
+        found.append(f"{origin} [evolution] generations, population: expected at most {MOST_IMAGES:,} images, got {images:,}")
+    if evolution.strategy in ("cma", "sepcma") and min(evolution.population, evolution.latent_size) < 2:
+        found.append(f"{origin} [evolution] strategy: {evolution.strategy!r} expects population and latent_size >= 2")
+    return found
+
+
+def presentation_settings(config: Config) -> PresentationSettings:
+    """Give what the presenter is told of a session.
+
+    Raises
+    ------
+    WireError
+        With every mistake found.
+    """
+    told = asdict(config.presentation)
+    del told["washout_jitter_s"]
+    session, order = config.session, told.pop("rating_order")
+    second = (session.run + sum(session.participant.encode())) % 2 == 1
+    told["ratings_reversed"] = order == "descending" or (order == "counterbalanced" and second)
+    if session.condition != "ratings":
+        told["rating_window_s"] = 0.0
+    return PresentationSettings(**told, speed=session.speed)
+
+
+def _peers(acquisition: Acquisition, origin: str) -> list[str]:
+    """Who may send from the network has to be said."""
+    if acquisition.delivery == "folder":
+        return []
+    if not acquisition.peers and not ipaddress.ip_address(acquisition.address).is_loopback:
+        return [f"{origin} [acquisition] peers: expected at least one where address is {acquisition.address!r}, got none"]
+    if acquisition.delivery == "push" and (named := [peer for peer in acquisition.peers if not peer.startswith("@")]):
+        return [f"{origin} [acquisition] peers: expected @ADDRESS for delivery 'push', got {named[0]!r}"]
+    return []
