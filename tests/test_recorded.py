@@ -111,6 +111,7 @@ def test_it_has_a_report_and_an_export(copy: Copy, name: str) -> None:
     session = gather(out)
     assert session.presenter == "headless"
     assert len(session.trials) == 6 + 3 * (name == "completed")
+    assert set(session.settings["evolution"]) == {field.name for field in fields(Config().evolution)}  # by today's names
     assert "Acquisition." in page(session)
     bold = export(out, out.parent / "bids")
     assert "MissingVolumes" not in json.loads(bold.with_name(bold.name.replace(".nii.gz", ".json")).read_text())

@@ -17,7 +17,7 @@ from rtevo.config.rules import is_path, paths, together
 from rtevo.config.sections import Config
 from rtevo.errors import ConfigError
 
-__all__ = ["absolute", "build", "choices", "dump", "example", "load", "overrides_of"]
+__all__ = ["absolute", "build", "choices", "dump", "example", "load", "overrides_of", "renamed"]
 
 SECTIONS: dict[str, type] = {name: kind for name, kind in get_type_hints(Config).items() if name in {f.name for f in fields(Config)}}
 
@@ -64,9 +64,10 @@ def _value(where: str, spec: Field[Any], kind: Any, value: Any, mistakes: list[s
     return value
 
 
-def _renamed(section: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a section with today's names for keys that had others in earlier versions."""
-    now = {spec.metadata["once"]: spec.name for spec in fields(SECTIONS[section]) if spec.metadata["once"]}
+def renamed(section: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section with today's names for keys that had others in earlier versions; one that is not known stays as it is."""
+    known = fields(SECTIONS[section]) if section in SECTIONS else ()
+    now = {spec.metadata["once"]: spec.name for spec in known if spec.metadata["once"]}
     return {key if now.get(key) in table else now.get(key, key): value for key, value in table.items()}
 
 
@@ -98,7 +99,7 @@ def build(tables: Mapping[str, Any], origin: str = "options", base: Path | None 
             table = {}
         types, specs = get_type_hints(kind), {f.name: f for f in fields(kind)}
         values = {}
-        for key, value in _renamed(name, table).items():
+        for key, value in renamed(name, table).items():
             where = f"{origin} [{name}] {key}"
             if key not in specs:
                 mistakes.append(f"{where}: unknown key{_hint(key, list(specs))}")
@@ -158,7 +159,7 @@ def _read(path: Path) -> dict[str, Any]:
     for name, table in tables.items():
         if name not in SECTIONS or not isinstance(table, dict):
             continue
-        table = tables[name] = _renamed(name, table)
+        table = tables[name] = renamed(name, table)
         for spec in fields(SECTIONS[name]):
             if is_path(spec, table.get(spec.name)):
                 table[spec.name] = str(path.parent / Path(table[spec.name]).expanduser())

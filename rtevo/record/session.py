@@ -219,10 +219,13 @@ class RecordedSession:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The resolved session file as tables, as it was recorded; empty where that is not known."""
-        if self.start.settings is not None:
-            return self.start.settings
-        return tomllib.loads(self.session_file.read_text(encoding="utf-8")) if self.session_file.exists() else {}
+        """The resolved session file as tables, as it was recorded, by today's names; empty where that is not known."""
+        from rtevo.config import renamed
+
+        found = self.start.settings
+        if found is None:
+            found = tomllib.loads(self.session_file.read_text(encoding="utf-8")) if self.session_file.exists() else {}
+        return {name: renamed(name, table) for name, table in found.items()}
 
     @property
     def config(self) -> Config:

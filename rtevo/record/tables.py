@@ -238,20 +238,11 @@ def summarise(divided: Sequence[Part], rows: Sequence[Row]) -> Row:
     if grid := next((part.grid for part in divided if part.grid is not None), None):
         start |= {"shape": list(grid.shape), "affine": grid.affine.tolist()}
     aligned = aligned_volumes(divided)
-    lost, unaligned, late = (
-        sum(bool(r.flags & flag) for r in aligned) for flag in (VolumeFlag.MISSING, VolumeFlag.UNALIGNED, VolumeFlag.LATE)
-    )
     summary = {
         "schema": SCHEMA,
         **{k: v for k, v in start.items() if k not in _OF_THE_LOG},
         **{k: v for k, v in end.fields().items() if k not in _OF_THE_LOG},
-        "volumes": {
-            "received": len(aligned) - lost,
-            "aligned": len(aligned) - lost - unaligned,
-            "lost": lost,
-            "unaligned": unaligned,
-            "late": late,
-        },
+        "volumes": _volumes(aligned),
         "images": {
             "painted": sum("painted_ns" in row for row in rows),
             "shown": sum("onset" in row for row in rows),
@@ -260,12 +251,7 @@ def summarise(divided: Sequence[Part], rows: Sequence[Row]) -> Row:
         },
         "generations": _generations(rows),
         "probes": _probes(rows),
-        "placements": [
-            {"part": number, **{name: getattr(record, name) for name in _OF_PLACEMENTS}}
-            for number, part in enumerate(divided)
-            for record in part.records(PlacementRecord)
-            if record.decision == Decision.ACCEPTED
-        ],
+        "placements": [placement for number, part in enumerate(divided) for placement in _placements(number, part)],
         "quality": _quality(aligned, rows),
         "latencies_ms": _latencies(aligned, rows),
         "rings": end.rings or {},
@@ -276,13 +262,28 @@ def summarise(divided: Sequence[Part], rows: Sequence[Row]) -> Row:
     return summary
 
 
+def _volumes(aligned: Sequence[AlignedRecord]) -> Row:
+    """How many volumes came, and what became of them."""
+    lost, unaligned, late = (
+        sum(bool(r.flags & flag) for r in aligned) for flag in (VolumeFlag.MISSING, VolumeFlag.UNALIGNED, VolumeFlag.LATE)
+    )
+    came = len(aligned) - lost
+    return {"received": came, "aligned": came - unaligned, "lost": lost, "unaligned": unaligned, "late": late}
+
+
+def _placements(number: int, part: Part) -> list[Row]:
+    """How the decoder was found to lie, each time that it was accepted."""
+    accepted = (record for record in part.records(PlacementRecord) if record.decision == Decision.ACCEPTED)
+    return [{"part": number, **{name: getattr(record, name) for name in _OF_PLACEMENTS}} for record in accepted]
+
+
 def _part(part: Part) -> Row:
     """Say when a part of a session began and how it ended; ``interrupted``: without a word."""
-    start, end = part.start, (part.end if part[-1] is part.end else None)
+    start, end = part.start, part.end or End()
     return {
         "started": start.started,
-        "ended": end.ended if end else None,
-        "status": (end.status if end else None) or "interrupted",
+        "ended": end.ended,
+        "status": end.status or "interrupted",
         "first_volume": start.first_volume,
         "decoder_state": start.decoder_state,
     }
