@@ -44,7 +44,7 @@ ENDS = ("", "completed", "stopped", "unscored")  # by the shared word "over"
 OPERATOR = {  # shared words
     "start": ("waiting", 0),
     "pause": ("pause", 1),
-    "resume": ("pause", 0),
+    "go_on": ("pause", 0),
     "stop": ("end", 1),
     "restart": ("restart", 1),
     "seen": None,
@@ -328,7 +328,7 @@ class Supervisor:
                 return
             self.clock.set(answering, number)
         elif word is not None:
-            held = action == "resume" and self.clock.get("held")
+            held = action == "go_on" and self.clock.get("held")
             if self.clock.get(word[0]) == word[1] and not held:
                 return
             self.clock.set(*word)

@@ -15,7 +15,7 @@ from presenter.headless import _Participant
 from presenter.link import Link, LinkLost
 from presenter.selftest import self_test
 from rtevo import wire
-from rtevo.bridge import Bridge, ClockOffset, PresenterEvent, Resume, make_keys
+from rtevo.bridge import Bridge, ClockOffset, Predecessor, PresenterEvent, make_keys
 from rtevo.bridge.bridge import SILENT_S, SLOW_S
 from rtevo.bridge.door import RATE_PER_S, REPEAT_S
 from rtevo.records import NOTES, EventKind
@@ -195,8 +195,8 @@ def test_an_event_of_a_killed_bridge_is_there_once(dealt_with: bool) -> None:
         assert not link.acknowledged(number + 1)
         [trigger], [onset] = ears.of(EventKind.TRIGGER), ears.of(EventKind.ONSET)
         endpoint = killed(first)
-        resume = Resume(onset.sequence if dealt_with else trigger.sequence, started=True)
-        with Bridge(endpoint, PresentationSettings(), session="s", resume=resume) as second:
+        predecessor = Predecessor(onset.sequence if dealt_with else trigger.sequence, started=True)
+        with Bridge(endpoint, PresentationSettings(), session="s", predecessor=predecessor) as second:
             heard = Ears(second)
             until(lambda: link.acknowledged(link.last), heard)
             assert not heard.of(EventKind.TRIGGER)
@@ -220,7 +220,7 @@ def test_an_image_that_was_under_way_when_the_bridge_was_killed_comes_once(came:
             first.send_image(0, 1, pixels(2))
             until(lambda: taken == [0, 1], take)
         endpoint = killed(first)
-        with Bridge(endpoint, PresentationSettings(), session="s", resume=Resume(0, started=True)) as second:
+        with Bridge(endpoint, PresentationSettings(), session="s", predecessor=Predecessor(0, started=True)) as second:
             second.send_image(0, 1, pixels(2))  # its ring has it still
             until(lambda: second.connected and second.in_flight == 0, lambda: second.poll(0.002))
             second.send_image(0, 2, pixels(3))
@@ -230,7 +230,9 @@ def test_an_image_that_was_under_way_when_the_bridge_was_killed_comes_once(came:
 
 def test_a_new_bridge_gives_up_when_the_presenter_does_not_return() -> None:
     now = [0]
-    with Bridge(LOOPBACK, PresentationSettings(), session="s", resume=Resume(0, True), lost_s=30, mono_ns=lambda: now[0]) as bridge:
+    with Bridge(
+        LOOPBACK, PresentationSettings(), session="s", predecessor=Predecessor(0, True), lost_s=30, mono_ns=lambda: now[0]
+    ) as bridge:
         bridge.end("stopped")
         assert bridge.poll(0) == []  # it may come back: no END yet
         now[0] = 31 * SECOND

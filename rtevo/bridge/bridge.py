@@ -15,7 +15,7 @@ from typing import Any
 from rtevo import wire
 from rtevo.bridge.admission import REPLACED, TAKEN, refusal
 from rtevo.bridge.door import Door
-from rtevo.bridge.events import PresenterEvent, Resume
+from rtevo.bridge.events import Predecessor, PresenterEvent
 from rtevo.bridge.offset import ClockOffset
 from rtevo.bridge.pixels import rgb8
 from rtevo.bridge.trials import Trial
@@ -52,7 +52,7 @@ class Bridge:
         The presenter is lost, and `poll` raises, when it has not answered for so long, s.
     session : str, optional
         Name that a presenter must return with after a cut.
-    resume : Resume, optional
+    predecessor : Predecessor, optional
         This bridge goes on for a dead one of the same session.
     mono_ns : callable
         This computer's monotonic clock (real, also in lock-step; tests bring their own).
@@ -71,14 +71,16 @@ class Bridge:
         keys: Path | None = None,
         lost_s: float = 60.0,
         session: str | None = None,
-        resume: Resume | None = None,
+        predecessor: Predecessor | None = None,
         mono_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.settings, self.session = settings, session or secrets.token_hex(8)
         self._mono_ns, self._lost_ns = mono_ns, round(lost_s * 1e9)
         self._peer: bytes | None = None
         self._name = ""  # of the presenter, for people
-        self._place, self._process = (0, 0) if resume is None else (resume.place, resume.process)  # its computer, and number there
+        self._place, self._process = (
+            (0, 0) if predecessor is None else (predecessor.place, predecessor.process)
+        )  # its computer, and number there
         self._waiting = Waiting()
         self._trouble = ""
         self._outbox, self._inbox = wire.Outbox(), wire.Inbox()
@@ -99,9 +101,9 @@ class Bridge:
         self._next_ping_ns = self._burst = 0
         self._alive_ns = 0  # the presenter was certainly there at this time
         self._heard_ns = self._moved_ns = mono_ns()  # last sign of life; last event, or image that was not the first under way
-        self._resume = resume
-        if resume is not None:  # somebody is out there
-            self._started, self._silent, self._unanswered_ns = resume.started, True, self._heard_ns
+        self._predecessor = predecessor
+        if predecessor is not None:  # somebody is out there
+            self._started, self._silent, self._unanswered_ns = predecessor.started, True, self._heard_ns
         self._door = Door(bind, keys, not settings.lock_step, self._note)
         self.endpoint = self._door.endpoint
 
@@ -169,7 +171,7 @@ class Bridge:
         if self._ended or (self._end is not None and self._end.at_once >= at_once):
             return
         self._end = wire.End(reason[: wire.MAX_TEXT_BYTES], at_once)
-        if self._peer is None and self._resume is None:
+        if self._peer is None and self._predecessor is None:
             self._ended = True
             self._note("no presenter came", EventKind.END)
         else:
@@ -437,12 +439,12 @@ class Bridge:
 
     def _adopt(self, identity: bytes, hello: wire.Hello) -> None:
         """Take a presenter that this bridge does not know: the first, one started anew, or one that outlived an earlier bridge."""
-        resumed, outlived, again = self._resume, hello.session == self.session, self._peer is not None
+        resumed, outlived, again = self._predecessor, hello.session == self.session, self._peer is not None
         follows = word_of(hello.place) == self._place
         self._peer, self._clock, self._idle, self._ready = identity, ClockOffset(), None, outlived
         self._name, self._place, self._process, self._trouble = name_of(hello), word_of(hello.place), hello.process, ""
         self._acked = max(hello.acknowledged, resumed.received) if resumed is not None and outlived else hello.acknowledged
-        self._inbox, self._outbox, self._resume = wire.Inbox(self._acked), wire.Outbox(hello.received), None
+        self._inbox, self._outbox, self._predecessor = wire.Inbox(self._acked), wire.Outbox(hello.received), None
         if again:
             if follows:
                 self._note("a presenter has been started anew: the session goes on with it", EventKind.BACK)

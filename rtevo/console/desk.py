@@ -105,7 +105,7 @@ class Desk:
 
         Parameters
         ----------
-        action : {"start", "pause", "resume", "stop", "mark", "seen", "accept", "again", "restart", "admit", "correct"}
+        action : {"start", "pause", "go_on", "stop", "mark", "seen", "accept", "again", "restart", "admit", "correct"}
         text : str
             A note.
         t_ns : int, optional

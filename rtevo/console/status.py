@@ -33,7 +33,7 @@ QUIET_S = 10.0  # without a terminal, a line this often
 QUESTION = "Type y (accept a doubtful placement), n (try the next volumes), r (the scanner's run begins anew) or x (stop), and Enter."
 ANSWERS = {"y": "accept", "n": "again", "r": "restart", "x": "stop"}
 HELD = "Type g (go on showing images), r (the scanner's run begins anew) or x (stop), and Enter."
-AT_HELD = {"g": "resume", "r": "restart", "x": "stop"}
+AT_HELD = {"g": "go_on", "r": "restart", "x": "stop"}
 SEEN = "Type k and Enter when you have seen it."
 MORE = {  # shared word: action, key, question
     "presenter_waits": (

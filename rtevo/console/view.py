@@ -45,7 +45,8 @@ LATENCIES = {  # what is slow when it is; its short name; in what time it has to
 OfImage = LatentRecord | ImageRecord | ScoreRecord | FitnessRecord | EventRecord
 _SHOWN = {
     "pause": "pause after this image",
-    "resume": "go on",
+    "go_on": "go on",
+    "resume": "go on",  # in logs of 0.1
     "start": "start",
     "stop": "stop",
     "mark": "mark",

@@ -61,6 +61,8 @@ class GeneratorSettings:
         Whether a backend that fails in a session gives way to the reference in single precision.
     repeatable : bool
         Whether the compiler must choose kernels without timing them: every process then has the same ones and paints the same bits.
+    fingerprint : str
+        Of the model's files (:func:`rtevo.generate.hashes.fingerprint`), where they have been read already; empty: made when needed.
 
     Raises
     ------
@@ -83,6 +85,7 @@ class GeneratorSettings:
     engines: Path | None = None
     fallback: bool = False
     repeatable: bool = False
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         mistakes = [

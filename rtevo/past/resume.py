@@ -18,7 +18,7 @@ from rtevo.errors import BusyError, ConfigError, DataError
 from rtevo.ingest import is_number
 from rtevo.session.checks import check_again, check_console, describe_source
 from rtevo.session.prepare import make_plan
-from rtevo.session.provenance import hashes
+from rtevo.session.provenance import hashes, model_hash
 
 if TYPE_CHECKING:
     from rtevo.record import RecordedSession
@@ -67,7 +67,8 @@ def resume(out: Path, rebaseline: bool = False) -> tuple[Plan, str]:
     session = RecordedSession(out)
     _check_unfinished(session)
     config = session.config
-    _check_unchanged(session, config)
+    model_sha256 = model_hash(config)
+    _check_unchanged(session, model_sha256)
     indices = [*(r.index for r in session.records(VolumeRecord)), *(r.index for r in session.records(AlignedRecord))]
     if not rebaseline:
         _check_volumes(session, config)
@@ -87,6 +88,7 @@ def resume(out: Path, rebaseline: bool = False) -> tuple[Plan, str]:
         first_volume=max(indices, default=-1) + 1,
         rebaseline=rebaseline,
         token=check_console(config),
+        model_sha256=model_sha256,
     )
     unsaved = "" if rebaseline or not session.unsaved else f"; {gone(session.unsaved)}"
     return plan, describe(session, dropped) + unsaved + found
@@ -149,9 +151,9 @@ def _check_unfinished(session: RecordedSession) -> None:
         )
 
 
-def _check_unchanged(session: RecordedSession, config: Config) -> None:
+def _check_unchanged(session: RecordedSession, model_sha256: str) -> None:
     out, before = session.out, session.start.sha256 or {}
-    now = hashes(out, config, session.decoder_folder)
+    now = hashes(out, session.decoder_folder, model_sha256)
     changed = [_NAMES[name] for name in now if now[name] != before.get(name)]
     if changed:
         raise ConfigError(

@@ -27,6 +27,7 @@ from rtevo.session.checks import (
     repetition_time,
 )
 from rtevo.session.plan import Plan
+from rtevo.session.provenance import model_hash
 
 if TYPE_CHECKING:
     from rtevo.decode import Decoder
@@ -86,6 +87,7 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
     source = describe_source(config)
     loaded = check_decoder(config)
     tr_s = repetition_time(config, source)
+    model_sha256 = model_hash(config)
     out = _new_folder(config.record.out)
     try:
         space.save(out / "latent_space.npz")
@@ -93,7 +95,7 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
         return make_plan(
             config, out, folder, decoder, source,
             tr_s=tr_s, condition=condition, embedding_size=embedding_size, image_size=image_size, token=token,
-            session_file=session_file,
+            session_file=session_file, model_sha256=model_sha256,
         )  # fmt: skip
     except BaseException:  # nothing has been recorded
         shutil.rmtree(out, ignore_errors=True)
@@ -102,8 +104,6 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
 
 def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder, source: Any, **rest: Any) -> Plan:
     """Plan a session, or its next part, in its folder `out`, with the decoder that was loaded from `folder`."""
-    from rtevo.session.plan import Plan
-
     runtime = runtime_folder()
     return Plan(
         name=secrets.token_hex(3),

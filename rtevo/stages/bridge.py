@@ -22,7 +22,7 @@ from rtevo.shm import Ring, RingClosed, RingTimeout
 from rtevo.wire import MAX_TEXT_BYTES, RESTART
 
 if TYPE_CHECKING:
-    from rtevo.bridge import Bridge, Physiology, PresenterEvent, Resume
+    from rtevo.bridge import Bridge, Physiology, Predecessor, PresenterEvent
 
 _NUMBER = 32  # bits of the shared word that hold the number of an event in its ring; one says whose it is, the presenter's number follows
 
@@ -117,7 +117,7 @@ class _Start:
         return self._trigger
 
 
-def bridge(context: Context) -> None:
+def run(context: Context) -> None:
     """``images`` -> the presenter; what it reports -> ``events``."""
     from rtevo.bridge import Bridge, Physiology
 
@@ -132,7 +132,7 @@ def bridge(context: Context) -> None:
             keys=Path(config.bridge.keys) if outside and config.bridge.keys else None,
             lost_s=config.bridge.lost_s,
             session=f"{context.plan.name}-{context.plan.out.name}",
-            resume=_resume(clock, events) if port else None,
+            predecessor=_predecessor(clock, events) if port else None,
         ) as link,
         ExitStack() as stack,
     ):
@@ -222,18 +222,18 @@ def _physiology(sensor: Physiology | None, link: Bridge) -> list[PresenterEvent]
     ]
 
 
-def _resume(clock: Clock, events: Ring) -> Resume:
+def _predecessor(clock: Clock, events: Ring) -> Predecessor:
     """Find out where the bridge was that this one follows.
 
     The word is written just before its event is published: whether that happened, the ring knows.
     """
-    from rtevo.bridge import Resume
+    from rtevo.bridge import Predecessor
 
     word = clock.get("bridge_event")
     number, own, published = word >> (_NUMBER + 1), word >> _NUMBER & 1, word & (1 << _NUMBER) - 1
     done = own or events.published % (1 << _NUMBER) == published
     presenter = clock.get("presenter_place"), clock.get("presenter_process")
-    return Resume(number if done else number - 1, bool(clock.get("triggered")), *presenter)
+    return Predecessor(number if done else number - 1, bool(clock.get("triggered")), *presenter)
 
 
 def _publish_event(events: Ring, event: PresenterEvent, clock: Clock) -> None:

@@ -272,7 +272,7 @@ def _fill(slot: Any, attempt: Attempt) -> None:
     slot["reasons"] = "\n".join(found.reasons).encode()[:1000].decode(errors="ignore").encode()
 
 
-def decode(context: Context) -> None:
+def run(context: Context) -> None:
     """``volumes`` and ``events`` -> ``aligned`` and ``scores``."""
     work, pulses = _Decode(context), PulseWatch(context)
 

@@ -156,7 +156,7 @@ class _Evolve:
         self.go_on()
 
 
-def evolve(context: Context) -> None:
+def run(context: Context) -> None:
     """``scores``, ``events`` and ``images`` -> ``latents`` and ``fitness``."""
     inputs: dict[str, Ring | Turns] = {"images": context.images()}
     inputs |= {name: context.reader(name) for name in ("events", "scores")}

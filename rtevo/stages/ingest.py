@@ -41,7 +41,7 @@ class Source(Protocol):
     def sidecar(self, volume: Volume) -> dict[str, Any]: ...
 
 
-def ingest(context: Context) -> None:
+def run(context: Context) -> None:
     """What the scanner sends -> ``volumes``."""
     _plan, clock = context.plan, context.clock
     out = context.writer("volumes")

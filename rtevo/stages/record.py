@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rtevo.record import Recorder
 
 
-def record(context: Context) -> None:
+def run(context: Context) -> None:
     """Every ring -> the session's log and files."""
     from rtevo.record import Recorder
 

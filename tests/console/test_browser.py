@@ -253,7 +253,7 @@ def test_a_press_is_sent_until_it_is_heard_and_the_page_waits_for_a_slow_server(
     watched.page.wait_for_function("!document.body.classList.contains('unheard')", timeout=LONG_MS)
     watched.press(" ")
     watched.state("Running")
-    assert watched.actions[before:] == ["pause", "resume"]  # each once, though sent again
+    assert watched.actions[before:] == ["pause", "go_on"]  # each once, though sent again
     assert watched.page.evaluate("window.same")  # it was not loaded anew
 
 
@@ -271,7 +271,7 @@ def test_a_pause_comes_between_trials_and_ends(watched: Watched) -> None:
     assert kinds[pause + 1] == EventKind.GO_ON
     trials = [kind for kind in kinds[:pause] if kind in (EventKind.ONSET, EventKind.OFFSET)]
     assert trials[-1] == EventKind.OFFSET
-    assert watched.actions[-2:] == ["pause", "resume"]
+    assert watched.actions[-2:] == ["pause", "go_on"]
 
 
 def test_the_session_goes_on_when_the_console_is_killed_and_the_page_comes_back_by_itself(watched: Watched) -> None:

@@ -90,5 +90,5 @@ def test_the_terminal_asks_once_about_an_alarm_and_any_answer_says_that_it_was_s
     assert printed.getvalue().count("Type k and Enter when you have seen it.") == 1
     words |= {"alarm": 2, "held": 1}
     ask("", "g\n")
-    assert done == ["seen", "seen", "resume"]
+    assert done == ["seen", "seen", "go_on"]
     assert printed.getvalue().count("Type g (go on showing images)") == 1

@@ -96,10 +96,10 @@ def test_the_operator_decides_when_volumes_come_again(watched: Any) -> None:
     said.clear()
     supervisor.operate("seen", "", 1)
     supervisor.operate("seen", "", 1)
-    supervisor.operate("resume", "", 2)
-    supervisor.operate("resume", "", 2)
+    supervisor.operate("go_on", "", 2)
+    supervisor.operate("go_on", "", 2)
     assert (words["held"], words["seen"]) == (0, 1)
-    assert said == [("OPERATOR", "seen"), ("OPERATOR", "resume")]
+    assert said == [("OPERATOR", "seen"), ("OPERATOR", "go_on")]
 
 
 def test_where_nobody_attends_images_go_on_with_the_volumes_and_without_them_the_session_fails(watched: Any) -> None:

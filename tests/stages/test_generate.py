@@ -119,7 +119,8 @@ def test_when_an_image_is_due() -> None:
 
 
 def test_late_images_are_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    module = sys.modules["rtevo.stages.generate"]  # the name in the package is the function
+    from rtevo.stages import generate as module
+
     for started_ns, lock_step, said in ((1, False, True), (0, False, False), (1, True, False)):
         caplog.clear()
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic_ns=lambda: 10 * 10**9))
