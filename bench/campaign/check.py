@@ -233,6 +233,10 @@ class _Checked:
             zero_ns = max(r["ingested_ns"] - r["clock_ns"] for r in volumes)  # monotonic time of session time 0, or a little less
             limits.append(zero_ns + min(ends) - SLACK_NS)
         status = part[-1]["status"] if part[-1]["type"] == "end" else "interrupted"
+        if not volumes and not any(r["type"] == "events" and r["kind"] == EventKind.TRIGGER for r in part):
+            if status == "completed" and number == 0:
+                self.blame("it was completed without a trigger")
+            return -math.inf  # it was over before the scanner's run: all images had been shown before, say
         signalled = self.played.parts[number].signalled_ns
         if signalled and status in ("stopped", "unscored"):
             limits.append(min(signalled) - SLACK_NS)

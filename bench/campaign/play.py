@@ -34,8 +34,17 @@ __all__ = ["Part", "Played", "play", "small_disks"]
 LONGEST_S = 120.0  # of a part of a session; then it hangs
 LEAVE_S = 20.0  # for its processes to leave after the command has
 LOOK_S = 0.02
-WARM = (*PRELOADED, "rtevo.run", "presenter.run", "torch", "transformers.models.clip.modeling_clip",
-        "diffusers.models.unets.unet_2d_condition")  # fmt: skip
+WARM = (
+    *PRELOADED,
+    "rtevo.run",
+    "rtevo.generate.eager",
+    "rtevo.generate.loading",
+    "presenter.run",
+    "transformers.models.clip.modeling_clip",
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_unclip_img2img",
+)
+"""What a session imports: most of the processor time of a short one."""
 
 
 @dataclass
@@ -73,7 +82,8 @@ def _forked(main: str, arguments: list[str], folder: str, printed: str) -> None:
     fork = mp.get_context("fork")
     supervisor.mp.get_context = lambda _: fork  # type: ignore[assignment,misc]
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.exit(run.main(arguments) if main == "rtevo.run" else present(arguments))
+    sys.argv = [main, *arguments]
+    sys.exit(run.main() if main == "rtevo.run" else present(arguments))
 
 
 class Process:
@@ -241,12 +251,7 @@ class _Session:
             sender.close()
 
     def _press(self, room: Watched, link: ParticipantLink, start_s: float) -> bool:
-        if not room.wait_until(start_s) or not link.connected:
-            return False
-        room.start_s = room.time.now_s()
-        self.journal.note("trigger")
-        link.press("5")
-        return True
+        return room.wait_until(start_s) and link.connected and room.trigger()
 
     def _left(self, process: Process, before: int) -> list[str]:
         """What a part has left behind: processes, shared memory, temporary folders."""

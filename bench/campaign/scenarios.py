@@ -352,7 +352,7 @@ def _freeze(s: Scenario, run: _Run) -> None:
 
 
 def _disk(s: Scenario, run: _Run) -> None:
-    s.disk_kb = int(run.rng.choice([1000, 2000, 4000, 8000]))
+    s.disk_kb = int(run.rng.choice([150, 300, 500, 800, 1200]))
     if run.rng.random() < 0.7:
         s.disk_kb = 12000
         s.fill = (float(run.rng.uniform(-1.0, 6.0)), int(run.rng.choice([0, 4, 60, 200])))

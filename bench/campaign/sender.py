@@ -23,6 +23,7 @@ from rtevo.wire import Shown
 __all__ = ["Journal", "Sender", "Step", "Watched"]
 
 ANSWER_MS = 50  # between looks whether the session is still there
+TAKEN_S = 20.0  # longest wait for the presenter to take the trigger
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,17 @@ class Watched(Room):
     def __init__(self, link: ParticipantLink, session_time: RealTime, journal: Journal) -> None:
         super().__init__(link, session_time)
         self._journal = journal
+
+    def trigger(self) -> bool:
+        """Press the trigger and wait until the presenter has taken it, which takes its time on a busy computer; False where it does not."""
+        self._press("5", 0.0)
+        deadline = time.monotonic() + TAKEN_S
+        while not self._pressed and time.monotonic() < deadline:
+            if not self.wait_until(self.time.now_s() + 0.01):
+                return False
+        self.start_s = self.time.now_s()
+        self._journal.note("trigger")
+        return self._pressed
 
     def _look(self, message: Shown, pixels: Any) -> None:
         if pixels is not None:
