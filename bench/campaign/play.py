@@ -13,8 +13,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ __all__ = ["Part", "Played", "play", "small_disks"]
 LONGEST_S = 120.0  # of a part of a session; then it hangs
 LEAVE_S = 20.0  # for its processes to leave after the command has
 LOOK_S = 0.02
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 WARM = (
     *PRELOADED,
     "rtevo.run",
@@ -86,11 +87,23 @@ def _forked(main: str, arguments: list[str], folder: str, printed: str) -> None:
     sys.exit(run.main() if main == "rtevo.run" else present(arguments))
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let libraries that are loaded by a process started in here have one thread."""
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
 class Process:
     """A command in a process group of its own, by its name or in a fork of a process that has everything imported."""
 
     def __init__(self, main: str, arguments: Sequence[str], folder: Path, printed: Path, *, cold: bool) -> None:
-        environment = {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = {"TMPDIR": str(folder), **ONE_THREAD}
         if cold:
             with printed.open("ab") as file:
                 command = [sys.executable, "-m", main, *arguments]
@@ -101,7 +114,8 @@ class Process:
             context = mp.get_context("forkserver")
             context.set_forkserver_preload(list(WARM))
             self._process = context.Process(target=_forked, args=(main, list(arguments), str(folder), str(printed)))
-            self._process.start()
+            with _one_thread():  # the server keeps the environment that it was started in
+                self._process.start()
         self.pid = int(self._process.pid)
 
     def poll(self) -> int | None:
