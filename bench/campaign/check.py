@@ -178,6 +178,7 @@ class _Checked:
         self._check_tables()
         self._check_images()
         self._check_status()
+        self._check_alarm()
         return self.outcome
 
     def _count_unrecorded(self) -> None:
@@ -221,6 +222,16 @@ class _Checked:
             self.blame(f"nothing harmed it, and it ended as {last['status']}: {last.get('reason', '')[:300]}")
         if self.outcome.status != "completed" and last["status"] == "failed" and not last["reason"]:
             self.blame("it failed without a reason")
+
+    def _check_alarm(self) -> None:
+        """Whether a run that was begun again after its trigger was an alarm that says so."""
+        if not any(s.phase == "alarm" for s in self.planned.signals):
+            return
+        alarms = [r["text"] for r in self.log if r["type"] == "alarm"]
+        if not alarms:
+            self.blame("the run was begun again, and no alarm was raised")
+        elif self.planned.transport != "push" and not any("comes in instead" in text for text in alarms):
+            self.blame(f"the run was begun again, and no alarm says so: {alarms}")
 
     # --- volumes --------------------------------------------------------------------------------------------------------------------
 

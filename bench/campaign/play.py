@@ -180,7 +180,7 @@ class _Session:
         (self.place / "session.toml").write_text(
             f'[acquisition]\nsource = "watch"\ndelivery = "{delivery}"\n{folder}port = {self.port}\ntr_s = {TR_S}\n'
             f'largest = [32, 32, 12]\nstall_s = 2.0\n[decoder]\nfolder = "{decoder}"\n{method}'
-            f'[bridge]\nbind = "{self.bridge}"\n[evolution]\ngenerations = 1\npopulation = 3\nscore_deadline_s = 2.0\n'
+            f'[bridge]\nbind = "{self.bridge}"\n[evolution]\ngenerations = 1\npopulation = {self.planned.images}\nscore_deadline_s = 2.0\n'
             "[generator]\nsteps = 3\n"
             "[presentation]\nbaseline_s = 0.5\nimage_s = 0.8\nwashout_s = 0.2\nend_s = 0.1\n",
             encoding="utf-8",

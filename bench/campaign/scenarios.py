@@ -69,6 +69,8 @@ class Scenario:
         So many s after the trigger all but so many kB of that disk are filled.
     fragile : set of int
         Volumes whose file was there so shortly that they may be missed.
+    images : int
+        That are shown, one a second.
     resume : bool
         Whether it is taken up where it did not complete.
     """
@@ -84,6 +86,7 @@ class Scenario:
     disk_kb: int = 0
     fill: tuple[float, int] | None = None
     fragile: set[int] = field(default_factory=set)
+    images: int = 3
     resume: bool = True
 
 
@@ -259,6 +262,7 @@ def _restarted(s: Scenario, run: _Run) -> None:
     for index in range(VOLUMES):
         new.whole(index, aborted + 8.0 + new.due_tr(index))
     run.steps += new.steps
+    s.images = 12  # more than come before the alarm
     s.signals.append(Signal("alarm", float(run.rng.uniform(0.2, 1.5)), "SIGTERM", "group"))
 
 
