@@ -358,7 +358,8 @@ def _main(options: argparse.Namespace, stops: Stops) -> int:
 
     closing_words(summary, plan.out)
     if summary["status"] == "unscored":
-        print("rtevo: images were shown that could not be scored, because no usable volumes came in: see the warnings", file=sys.stderr)
+        why = "no usable volumes came in, or too few of them to see a response"
+        print(f"rtevo: images were shown that could not be scored: {why}; see the warnings", file=sys.stderr)
         return 1
     return 0
 

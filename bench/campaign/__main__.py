@@ -46,6 +46,7 @@ def one(kind: str, seed: int, decoded: Path, keep: bool) -> Outcome:
 def line(outcome: Outcome) -> str:
     """One line about a session."""
     counts = f"{outcome.sent} sent = {outcome.received} received + {outcome.missing} missing + {outcome.refused} refused"
+    counts += f" + {outcome.doubtful} doubtful" * bool(outcome.doubtful)
     late = f" ({outcome.late} late)" * bool(outcome.late)
     what = f"{outcome.kind} {outcome.seed} [{outcome.transport}; {outcome.words}]"
     return f"{what} {outcome.status} in {outcome.seconds:.0f} s: {counts}{late}"
@@ -53,7 +54,19 @@ def line(outcome: Outcome) -> str:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """The campaign's figures as Markdown."""
-    columns = ("sessions", "completed", "taken up", "one sentence", "sent", "received", "of them late", "missing", "refused", "failures")
+    columns = (
+        "sessions",
+        "completed",
+        "taken up",
+        "one sentence",
+        "sent",
+        "received",
+        "of them late",
+        "doubtful",
+        "missing",
+        "refused",
+        "failures",
+    )
     rows = ["| kind | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
     total = [0] * len(columns)
     for kind in KINDS:
@@ -63,7 +76,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
             sum(o.status == "completed" for o in own),
             sum(o.parts > 1 for o in own),
             sum(bool(o.sentence) for o in own),
-            *(sum(getattr(o, name) for o in own) for name in ("sent", "received", "late", "missing", "refused")),
+            *(sum(getattr(o, name) for o in own) for name in ("sent", "received", "late", "doubtful", "missing", "refused")),
             sum(bool(o.problems) for o in own),
         ]
         total = [a + b for a, b in zip(total, figures, strict=True)]

@@ -27,6 +27,7 @@ from rtevo.records import EventKind, VolumeFlag
 __all__ = ["Outcome", "check"]
 
 TABLES = ("trials.tsv", "motion.tsv", "latents.npz", "summary.json")
+INTERRUPTED = -2  # what shells call 130: Python itself ends so where Ctrl-C comes in certain moments of an import
 SLACK_NS = 100_000_000  # between a volume's last byte and the moment from which it must be in the record
 HARMED_NS = 3_000_000_000  # before a process was killed: what came later may have been on its way
 
@@ -45,6 +46,8 @@ class Outcome:
     parts : int
     sent, received, missing, refused : int
         Volumes of the run, as far as the session took any; of these received bit for bit, named missing, named refused.
+    doubtful : int
+        Received, and named as perhaps not whole: files that were never completed, or changed after they had been taken.
     late : int
         Of those received: after they had been declared missing.
     after_end : int
@@ -65,6 +68,7 @@ class Outcome:
     received: int = 0
     missing: int = 0
     refused: int = 0
+    doubtful: int = 0
     late: int = 0
     after_end: int = 0
     sentence: str = ""
@@ -146,6 +150,7 @@ class _Checked:
         self.log: list[dict[str, Any]] = []
         self.parts: list[list[dict[str, Any]]] = []
         self.text = ""
+        self.doubtful = 0
 
     def blame(self, text: str) -> None:
         self.outcome.problems.append(text)
@@ -196,7 +201,7 @@ class _Checked:
             self.blame(f"{which} printed a traceback: {part.printed[part.printed.index('Traceback') :][:1500]}")
         if part.left and not (part.killed and number == 0):
             self.blame(f"{which} left behind {', '.join(part.left)}")
-        if part.status not in (0, 1, 2, 130) and not part.killed and not part.hung:
+        if part.status not in (0, 1, 2, 130, INTERRUPTED) and not part.killed and not part.hung:
             self.blame(f"{which} ended with status {part.status}: {part.printed[-500:]}")
         if part.status and not part.killed and not part.hung:
             sentences = [line for line in said if not re.match(r"rtevo: (what was recorded|reading|taking up)", line)]
@@ -267,6 +272,7 @@ class _Checked:
         twice = [index for (index, _), n in counts.items() if n > 1]
         if twice:
             self.blame(f"volumes {twice} are recorded more than once")
+        self.doubtful = 0
         for index in sorted(got):
             self._check_received(number, index, base, sent)
         last = max(got, default=-1)
@@ -274,15 +280,22 @@ class _Checked:
             if index not in got:
                 self._check_absent(index, sent, gone, due_ns, last)
         outcome = self.outcome
-        outcome.received += len(got)
+        outcome.received += len(got) - self.doubtful
+        outcome.doubtful += self.doubtful
         outcome.late += sum(bool(r["flags"] & VolumeFlag.LATE) for r in records)
         if sent.wrong_taken:
             self.blame(f"messages that were wrong were answered as taken: volumes {sent.wrong_taken}")
-        outcome.sent = outcome.received + outcome.missing + outcome.refused
+        outcome.sent = outcome.received + outcome.doubtful + outcome.missing + outcome.refused
 
     def _check_received(self, number: int, index: int, base: int, sent: _Sent) -> None:
         path = volume_path(self.played.out, base + index)
         known = index in sent.whole_ns or index in sent.unanswered
+        named = [
+            name for name in sent.begun.get(index, ()) if re.search(rf"{re.escape(name)}: ends in .* may not have completed it", self.text)
+        ]
+        if not known and named:
+            self.doubtful += 1
+            return
         if not known:
             self.blame(f"volume {index} of part {number + 1} was received, but never sent whole")
         try:
@@ -292,8 +305,10 @@ class _Checked:
             return
         if known and index in sent.sha256 and found != sent.sha256[index]:
             whose = "those of another run" if found in sent.others else "torn"
-            told = f"volume {index} had been taken" in self.text
-            self.blame(f"volume {index} of part {number + 1}: its pixels are not those that were sent ({whose}{', told' * told})")
+            if named or f"changed after volume {base + index} had been taken" in self.text:
+                self.doubtful += 1
+            else:
+                self.blame(f"volume {index} of part {number + 1}: its pixels are not those that were sent ({whose})")
 
     def _check_absent(self, index: int, sent: _Sent, gone: set[int], due_ns: float, last: int) -> None:
         """Whether a volume that was not received is accounted for."""
@@ -304,7 +319,7 @@ class _Checked:
             self.blame(f"volume {index} was sent whole {(due_ns - whole_ns) / 1e9:.2f} s before the end, and was not received")
         elif index in sent.refused:
             outcome.refused += 1
-            if "refused" not in self.text:
+            if not any(word in self.text for word in ("refused", "cannot be written")):
                 self.blame(f"volume {index} was refused, and the session does not say so")
         elif index in gone:
             outcome.missing += 1
@@ -348,8 +363,9 @@ class _Checked:
         summary = json.loads((out / "summary.json").read_text())
         if ended and orderly:
             said = summary["volumes"]
-            if (said["received"], said["lost"]) != (self.outcome.received, len(recorded) - self.outcome.received):
-                self.blame(f"the summary says {said}, received were {self.outcome.received} of {len(recorded)}")
+            received = self.outcome.received + self.outcome.doubtful
+            if (said["received"], said["lost"]) != (received, len(recorded) - received):
+                self.blame(f"the summary says {said}, received were {received} of {len(recorded)}")
             if said["late"] != self.outcome.late:
                 self.blame(f"the summary says {said['late']} late, {self.outcome.late} came late")
             shown = sum(len(sent.seen) for sent in self.sent[: len(self.parts)])
