@@ -54,7 +54,8 @@ def line(outcome: Outcome) -> str:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """The campaign's figures as Markdown."""
-    columns = (
+    columns = ("sessions", "completed", "taken up", "one sentence", "sent", "received")
+    columns += ("of them late", "doubtful", "missing", "refused", "failures")
         "sessions",
         "completed",
         "taken up",
