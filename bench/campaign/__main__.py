@@ -54,8 +54,7 @@ def line(outcome: Outcome) -> str:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """The campaign's figures as Markdown."""
-    columns = ("sessions", "completed", "taken up", "one sentence", "sent", "received")
-    columns += ("of them late", "doubtful", "missing", "refused", "failures")
+    columns = (
         "sessions",
         "completed",
         "taken up",
