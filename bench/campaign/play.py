@@ -176,11 +176,11 @@ class _Session:
         delivery = self.planned.transport if self.planned.transport == "push" else "folder"
         delivery = "dicom" if self.planned.transport == "store" else delivery
         folder = f'folder = "{self.folder}"\n' * (delivery == "folder")
-        method = "first_score_s = 3.0\n" if self.planned.seed % 4 == 0 else 'method = "peak"\ndelay_s = 0.8\n'
+        method = "first_score_s = 5.0\n" if self.planned.seed % 4 == 0 else 'method = "peak"\ndelay_s = 0.8\n'
         (self.place / "session.toml").write_text(
             f'[acquisition]\nsource = "watch"\ndelivery = "{delivery}"\n{folder}port = {self.port}\ntr_s = {TR_S}\n'
             f'largest = [32, 32, 12]\nstall_s = 2.0\n[decoder]\nfolder = "{decoder}"\n{method}'
-            f'[bridge]\nbind = "{self.bridge}"\n[evolution]\ngenerations = 1\npopulation = {self.planned.images}\nscore_deadline_s = 6.0\n'
+            f'[bridge]\nbind = "{self.bridge}"\n[evolution]\ngenerations = 1\npopulation = {self.planned.images}\nscore_deadline_s = 8.0\n'
             "[generator]\nsteps = 3\n"
             "[presentation]\nbaseline_s = 0.5\nimage_s = 0.8\nwashout_s = 0.2\nend_s = 0.1\n",
             encoding="utf-8",

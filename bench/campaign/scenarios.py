@@ -20,6 +20,7 @@ VOLUMES = 64  # that are sent at most; a session ends before
 FOLDERS = ("mosaic", "slices", "nifti")
 STAGES = ("ingest", "decode", "evolve", "generate", "bridge", "record")
 PATIENCE_TR = 3.0
+LAST_BYTES = 2048  # that the last piece of a file has at least: of fewer, or none but zeros, nobody can see that they are missing
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ class _Run:
         """Write a volume's files in a few pieces, with pauses of 1 to 500 ms; if `cut`, the last piece never comes."""
         files = self.contents(index)
         for own, data in files:
-            ends = sorted(int(e) for e in self.rng.integers(1, len(data), size=int(self.rng.integers(1, 4))))
+            latest = max(len(data.rstrip(b"\0")) - LAST_BYTES, 2)
+            ends = sorted(int(e) for e in self.rng.integers(1, latest, size=int(self.rng.integers(1, 4))))
             ends = [0, *ends, len(data)]
             pauses_s = 10.0 ** self.rng.uniform(-3, np.log10(0.5), size=len(ends)) / (1 if len(files) == 1 else 4)
             common, at = self.common(index, len(files)), at_tr
@@ -198,6 +200,8 @@ def _torn(s: Scenario, run: _Run) -> None:
         _knocked(s, run)
         return
     way = str(run.rng.choice(["growing", "preallocated", "renamed"]))
+    if way == "preallocated" and s.transport == "slices":
+        way = "growing"  # files of a few kilobytes are written at once
     cuts = float(run.rng.choice([0.0, 0.1]))
     s.words.append(way + f", {cuts:.0%} cut" * bool(cuts))
     for index in range(VOLUMES):
