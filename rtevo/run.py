@@ -165,15 +165,21 @@ def run(plan: Plan, stops: Stops) -> dict[str, Any]:
     while True:
         with hold(plan.out):
             open_record(plan)
-            with stops.heard_by(lambda: None):  # from here on there is a record, and a signal cannot keep it from being completed
-                summary = _run(plan, stops)
+            stops.listener = _only_count  # from here on there is a record, and a signal cannot keep it from being completed and told
+            summary = _run(plan, stops)
         if summary["status"] != "restarted":
             return summary
         print("rtevo: the session begins again: start the scanner's run anew when everything is ready", file=sys.stderr)
         try:
+            stops.listener = None
             plan, _ = resume(plan.out, rebaseline=True)
         except KeyboardInterrupt:
+            stops.listener = _only_count
             return summary
+
+
+def _only_count() -> None:
+    """Take note of a signal that changes nothing any more."""
 
 
 def _run(plan: Plan, stops: Stops) -> dict[str, Any]:
@@ -308,9 +314,15 @@ def _words(result: dict[str, Any]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status: 0 completed or stopped by the user, 1 failed, 2 not started, 130 interrupted before."""
+    """Run the command line; gives the exit status: 0 completed or stopped by the user, 1 failed, 2 not started, 130 interrupted before.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Of the command; None: those of the process, which ends with it, so that no signal can change its exit status afterwards.
+    """
     options = parser().parse_args(arguments)
-    with Stops() as stops:
+    with Stops(leaving=arguments is None) as stops:
         return _main(options, stops)
 
 
@@ -351,7 +363,8 @@ def _main(options: argparse.Namespace, stops: Stops) -> int:
 
     closing_words(summary, plan.out)
     if summary["status"] == "unscored":
-        print("rtevo: images were shown that could not be scored, because no usable volumes came in: see the warnings", file=sys.stderr)
+        why = "no usable volumes came in, or too few of them to see a response"
+        print(f"rtevo: images were shown that could not be scored: {why}; see the warnings", file=sys.stderr)
         return 1
     return 0
 

@@ -327,7 +327,7 @@ class FolderSource:
             unchanged = (after.st_size, after.st_mtime_ns) == as_read
             if final or not self._selection.wants(file) or self._stays(path, file, as_read, now_s, unchanged):
                 self._settle_file(path, as_read)
-                self._whole.finished(file)
+                self._finished(path, file, modified_ns)
                 self._take(path, file, self._closed_ns(modified_ns), now_s)
         return max(size, 0)
 
@@ -344,6 +344,12 @@ class FolderSource:
         header = replace(file, parts=tuple(replace(part, pixels=None) for part in file.parts))
         self._wait(path, _Waiting(f"{path}: {why}", as_read[0], *as_read, now_s, True, header, since_s, due_s))
         return False
+
+    def _finished(self, path: str, file: DicomFile, modified_ns: int) -> None:
+        """Note what a file ends in that is taken now, and say where that speaks against its being whole."""
+        doubt = self._whole.doubt(file, modified_ns) if self._selection.wants(file) else ""
+        self.problems += [f"{self._short(path)}: {doubt}"] * bool(doubt)
+        self._whole.finished(file, bool(doubt))
 
     def _settle_file(self, path: str, as_read: Signature) -> None:
         if self._given_up.pop(path, None):
@@ -362,7 +368,7 @@ class FolderSource:
         whole = next((k for k, f in enumerate(self._one_by_one(found.file)) if not (final or self._stays(path, f, as_read, now_s))), None)
         parts = found.file.parts[:whole]
         for file in self._one_by_one(replace(found.file, parts=parts)):
-            self._whole.finished(file)
+            self._finished(path, file, as_read[1])
         self._volumes[path] = found.there if whole is None else before + len(parts)
         if parts:
             checksum = zlib.crc32(b"".join(part.pixels.tobytes("F") for part in parts if part.pixels is not None))

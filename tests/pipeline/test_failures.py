@@ -130,6 +130,19 @@ def test_a_signal_before_the_session_begins_leaves_nothing(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_a_signal_after_the_session_was_completed_changes_nothing(tmp_path: Path) -> None:
+    """Neither while the last words are printed, nor while the interpreter ends."""
+    main = "import atexit, os, signal, sys; from rtevo import console, run; "
+    main += "stop = lambda *_: os.kill(os.getpid(), signal.SIGTERM); atexit.register(stop); console.closing_words = stop; "
+    options = quickly(("--speed", "max", "--generations", "1", "--population", "2", "--out", "out"), tmp_path)
+    words = [sys.executable, "-c", main + "sys.exit(run.main())", *options]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["status"] == "completed"
+
+
+@pytest.mark.slow
 def test_a_killed_supervisor_leaves_no_process_and_its_rings_go_with_the_next_start(running: Start, session: Callable[..., object]) -> None:
     process, out = running(*QUICK, warm=False)
     assert own_rings(out)

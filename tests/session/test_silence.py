@@ -124,6 +124,19 @@ def test_a_run_that_was_started_again_under_another_series_is_named(watched: Any
     assert "series 8 'bold' comes in instead: was the run started again?" in text
 
 
+def test_a_run_that_was_started_again_at_once_is_named_when_the_silence_is_an_alarm(watched: Any) -> None:
+    """It is seen before the alarm is due; where volumes of the run come after it, it is no longer of interest."""
+    supervisor, words, _ = watched
+    supervisor.silence.elsewhere("series 8 'bold'")
+    assert hear(watched, 42.0) == []
+    [(_, text)] = hear(watched, 46.0)
+    assert "series 8 'bold' comes in instead" in text
+    words |= {"volume_ns": 47 * S, "volume_count": 16}
+    hear(watched, 48.0)
+    [(_, text)] = hear(watched, 53.0)
+    assert "instead" not in text
+
+
 def test_volumes_without_a_trigger_are_an_alarm_and_hold_nothing(watched: Any) -> None:
     _, words, _ = watched
     words |= {"trigger_ns": 0, "placed": 0, "early_ns": 30 * S}
