@@ -93,7 +93,7 @@ class FolderSource:
     Attributes
     ----------
     problems : list of str
-        What went wrong, each once.
+        What went wrong, each once; `alarms` are those that somebody must act upon.
     duplicates : int
         Copies of files that came before.
 
@@ -126,9 +126,7 @@ class FolderSource:
         self.duplicates = 0
         gate = Gate(opened) if opened else None
         self._selection = Selection(series, patience_s=patience_s, first=first, confirm=confirm, replaceable=replaceable, gate=gate)
-        self._stall_s = stall_s
-        self._clock_ns = clock_ns
-        self._pixels = pixels
+        self._stall_s, self._clock_ns, self._pixels = stall_s, clock_ns, pixels
         self._listing, self._whole = Listing(self.folder, self.problems), Whole(settle_s)
         self._taken: dict[str, _Taken] = {}
         self._queue: deque[str] = deque()

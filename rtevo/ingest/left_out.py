@@ -29,7 +29,7 @@ class LeftOut:
             self._refused += 1
             return
         self._refused_named = True
-        hint = " (it was acquired later: was the run started again under the same series?)" if later else ""
+        hint = " (it was acquired later: was the run started again under the same series? What comes of that is left out)" if later else ""
         self.problems.append(f"{name}: its headers do not tell it from a volume that came before ({numbers}){hint}; left out")
 
     def unlike(self, index: int, error: str) -> None:
