@@ -79,7 +79,7 @@ def run(context: Context) -> None:
     from rtevo.generate import load
 
     devices = context.config.generator.devices
-    own = numbered("run", len(devices)).index(context.stage)
+    own = numbered("generate", len(devices)).index(context.stage)
     settings = settings_of(context.config.generator, devices[own], context.plan.model_sha256)
     gc.disable()  # collecting takes a quarter of the time in which these libraries are imported
     with load(settings, on_progress=lambda text: log.info("%s: %s", context.stage, text)) as generator:
