@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Status", "closing_words"]
 
+GAP = "  "
 QUIET_S = 10.0  # without a terminal, a line this often
 QUESTION = "Type y (accept a doubtful placement), n (try the next volumes), r (the scanner's run begins anew) or x (stop), and Enter."
 ANSWERS = {"y": "accept", "n": "again", "r": "restart", "x": "stop"}
@@ -166,13 +167,15 @@ class Status:
         elif questions := [*([QUESTION] if asked else []), *([HELD] if held else []), *(question for *_, question in waiting)]:
             self.console.print(Text(" ".join(questions), style="bold yellow"))
 
-    def _render(self) -> Table:
-        table = Table.grid(padding=(0, 2))
-        cells = self._cells()
-        for _ in cells:
-            table.add_column(no_wrap=True)
-        table.add_row(*(Text.assemble((f"{label} ", "dim"), (value, style)) for label, value, style in cells))
-        return table
+    def _render(self) -> Text:
+        """Put the cells into as many lines as they need; none is cut."""
+        found, width = Text(), 0
+        for label, value, style in self._cells():
+            cell = Text.assemble((f"{label} ", "dim"), (value, style))
+            wraps = width and width + len(GAP) + cell.cell_len > self.console.width
+            found.append("\n" if wraps else GAP if width else "").append_text(cell)
+            width = cell.cell_len if wraps or not width else width + len(GAP) + cell.cell_len
+        return found
 
     def _cells(self) -> list[tuple[str, str, str]]:
         """Label, value and style of each part of the line."""

@@ -44,6 +44,16 @@ def test_a_session_that_is_taken_up_counts_on(interrupted: Any) -> None:
     assert "next image due in" not in shown  # nothing is on the screen yet
 
 
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_narrow_terminal_gets_more_lines_and_no_cell_is_cut(interrupted: Any, width: int) -> None:
+    with Status(interrupted, Console(file=io.StringIO(), width=width)) as status:
+        lines = status._render().plain.split("\n")
+        cells = [f"{label} {value}" for label, value, _ in status._cells()]
+    assert "  ".join(lines) == "  ".join(cells)
+    assert max(map(len, lines)) <= width
+    assert len(lines) == -(-len("  ".join(cells)) // width) or width == 40
+
+
 @pytest.fixture
 def asked(interrupted: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A terminal: its shared words, a function that lets it ask after something was typed, what was done, what was printed."""
