@@ -51,7 +51,6 @@ def test_a_narrow_terminal_gets_more_lines_and_no_cell_is_cut(interrupted: Any, 
         cells = [f"{label} {value}" for label, value, _ in status._cells()]
     assert "  ".join(lines) == "  ".join(cells)
     assert max(map(len, lines)) <= width
-    assert len(lines) == -(-len("  ".join(cells)) // width) or width == 40
 
 
 @pytest.fixture
