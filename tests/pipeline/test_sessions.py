@@ -87,12 +87,12 @@ def test_a_session_runs_leaves_everything_and_repeats_itself_on_any_number_of_de
     assert [t["duration"] for t in trials] == ["3.0"] * 6
     assert all(int(t["volumes_used"]) >= 5 and float(t["score_se"]) > 0 for t in trials)
     said = published(first.out)
-    assert [int(t["volumes_used"]) for t in trials] == [said[key][-1]["volumes_used"] for key in sorted(said)]
+    assert [int(t["volumes_used"]) for t in trials] == [said[key][-1].volumes_used for key in sorted(said)]
     for t in trials:  # evolution took the latest that there was when it went on
         scores = said[int(t["generation"]), int(t["candidate"])]
-        assert float(t["fitness"]) in [s["score"] for s in scores]
-        assert float(t["score"]) == scores[-1]["score"]
-        assert [s["revision"] for s in scores] == list(range(len(scores)))
+        assert float(t["fitness"]) in [s.score for s in scores]
+        assert float(t["score"]) == scores[-1].score
+        assert [s.revision for s in scores] == list(range(len(scores)))
     for trial in trials:
         assert size(image_path(first.out, int(trial["generation"]), int(trial["candidate"]))) == (64, 64)
     assert {p.name for p in first.out.iterdir()} >= {"session.toml", "session.log", "provenance.json", "record.jsonl", "decoder"}
