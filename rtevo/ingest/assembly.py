@@ -159,7 +159,7 @@ class Assembler:
         self._missed: list[tuple[int, int, bool]] = []  # gaps that are not yet named: index, slices that came, whether it is known of
         self._refused_named = False
         self._refused = 0  # files after the first of which nothing tells the volume
-        self._again_s = math.inf  # when the run was begun again under this series, as far as it shows
+        self.again_s = math.inf  # when the run was begun again under this series: what was acquired from then on is refused
         self._unlike: dict[str, list[int]] = {}  # volumes whose geometry is not the run's, by what is wrong
         self._blocks: dict[int, int] | None = {}  # place of the files of each block of instance numbers, None once several share one
         self._counts: set[tuple[int, int]] = set()  # instance and acquisition number of the first volumes
@@ -170,11 +170,6 @@ class Assembler:
     def tr_s(self) -> float | None:
         """Repetition time in seconds: the header's, or what the volumes' times of acquisition say against it."""
         return self._watch.tr_s
-
-    @property
-    def restarted(self) -> bool:
-        """Whether the run was begun again under this series after volumes had been passed on: what comes of the new run is refused."""
-        return self._again_s < math.inf
 
     @property
     def held(self) -> int:
@@ -205,7 +200,7 @@ class Assembler:
         if identity in self._known:
             return Outcome.DUPLICATE
         piece = _Piece(dict(part.numbers), place, name, closed_ns, file, part)
-        if part.acquired_s >= self._again_s:  # its number may be a further one than the run came to
+        if part.acquired_s >= self.again_s:  # its number may be a further one than the run came to
             self._refuse(piece)
             return Outcome.REFUSED
         if not self._joined and set(part.numbers) == {"moment"}:
@@ -456,7 +451,7 @@ class Assembler:
         last_s = max((piece.part.acquired_s for piece in self._pieces if piece.part is not None), default=math.nan)
         if self._passed or self._next or not acquired_s > last_s + (self.series.tr_s or 0.0) / 2:
             return False
-        self._fields, self._taken, self._pieces, self._building, self._again_s = [], {}, [], {}, math.inf
+        self._fields, self._taken, self._pieces, self._building, self.again_s = [], {}, [], {}, math.inf
         self._known, self._expected, self._undecided, self._places = set(), set(), [], Places()
         self._slices = self.series.slices
         return True
@@ -517,19 +512,15 @@ class Assembler:
     def _refuse(self, piece: _Piece) -> None:
         """Name the first part of which nothing tells the volume, and count the others."""
         later = piece.part is not None and self.series.tr_s and piece.part.acquired_s - self._watch.last_s > self.series.tr_s / 2
-        if later and piece.part is not None and self._numbered_before(piece):
-            self._again_s = min(self._again_s, piece.part.acquired_s)
+        name = self._fields[0] if self._fields else ""
+        if later and piece.part is not None and (self._value(name, piece.numbers), piece.place) in self._taken.get(name, ()):
+            self.again_s = min(self.again_s, piece.part.acquired_s)
         if self._refused_named:
             self._refused += 1
             return
         self._refused_named = True
         hint = " (it was acquired later: was the run started again under the same series? What comes of that is left out)" if later else ""
         self.problems.append(f"{piece.name}: its headers do not tell it from a volume that came before ({piece.numbers}){hint}; left out")
-
-    def _numbered_before(self, piece: _Piece) -> bool:
-        """Whether a part has the number, and the place, of one that came before, by the header field that numbers the volumes."""
-        name = self._fields[0] if self._fields else ""
-        return (self._value(name, piece.numbers), piece.place) in self._taken.get(name, set())
 
     def _agrees(self, chosen: str) -> bool:
         """Whether a header field gives the volumes that were passed on the numbers that they had."""
