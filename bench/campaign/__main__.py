@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.campaign.check import Outcome, check
-from bench.campaign.play import play, small_disks
+from bench.campaign.play import DiskError, play
 from bench.campaign.scenarios import KINDS, scenario
 from bench.campaign.series import decoder
 
@@ -95,13 +95,13 @@ def write_page(path: Path, outcomes: Sequence[Outcome], each: int) -> None:
     path.write_text(before + "\n".join(told) + rest.partition(end)[2], encoding="utf-8")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 1 where anything was wrong."""
+def parser() -> argparse.ArgumentParser:
+    """Say what can be asked."""
     p = argparse.ArgumentParser(
         prog=COMMAND,
         description="Run short sessions whose deliveries go wrong, whose processes are signalled, whose disks fill up; check each against "
         "the journal of the sender.",
-        epilog="Small disks need root (mount); without it that kind is left out.",
+        epilog="Small disks need root (mount); without it sessions with one are left out.",
     )
     p.add_argument("--kind", choices=KINDS, action="append", help="only this kind (may be repeated)")
     p.add_argument("--seed", type=int, metavar="N", help="only the session with this seed; else 0, 1, 2, ...")
@@ -112,15 +112,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     p.add_argument("--minutes", type=float, default=1e9, metavar="M", help="begin no session after so long")
     p.add_argument("--page", type=Path, metavar="FILE", help="write the table into this page of Markdown (docs/campaign.md)")
     p.add_argument("--keep", action="store_true", help="keep what every session writes")
-    options = p.parse_args(arguments)
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 1 where anything was wrong."""
+    options = parser().parse_args(arguments)
     done: dict[tuple[str, int], Outcome] = {}
     if options.results and options.results.exists():
         found = [Outcome(**json.loads(line)) for line in options.results.read_text(encoding="utf-8").splitlines()]
         done = {(o.kind, o.seed): o for o in found}  # the last of each
     kinds = options.kind or KINDS
-    if "disk" in kinds and not small_disks():
-        print("small disks cannot be mounted here (root): kind disk is left out", flush=True)
-        kinds = [kind for kind in kinds if kind != "disk"]
     seeds = range(options.each) if options.seed is None else [options.seed]
     wanted = [(kind, seed) for seed in seeds for kind in kinds]
     todo = [key for key in wanted if key not in done or (options.again and done[key].problems)]
@@ -131,8 +133,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         def turn(key: tuple[str, int]) -> None:
             if time.monotonic() > deadline:
                 return
-            outcome = one(*key, Path(folder), options.keep)
-            done[key] = outcome
+            try:
+                outcome = done[key] = one(*key, Path(folder), options.keep)
+            except DiskError as error:
+                print(f"{key[0]} {key[1]} is left out: {error}", flush=True)
+                return
             if options.results:
                 with options.results.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(asdict(outcome)) + "\n")

@@ -29,7 +29,7 @@ from rtevo.records import EventKind
 from rtevo.simulate import ParticipantLink, RealTime
 from rtevo.supervisor import PRELOADED
 
-__all__ = ["Part", "Played", "play", "small_disks"]
+__all__ = ["DiskError", "Part", "Played", "play", "small_disks"]
 
 LONGEST_S = 120.0  # of a part of a session; then it hangs
 LEAVE_S = 20.0  # for its processes to leave after the command has
@@ -46,6 +46,10 @@ WARM = (
     "diffusers.pipelines.stable_diffusion.pipeline_stable_unclip_img2img",
 )
 """What a session imports: most of the processor time of a short one."""
+
+
+class DiskError(Exception):
+    """A small disk cannot be made here."""
 
 
 @dataclass
@@ -398,12 +402,12 @@ def play(planned: Scenario, place: Path, decoder: Path) -> Played:
 
     Raises
     ------
-    OSError
+    DiskError
         A small disk is needed and cannot be mounted.
     """
     session = _Session(planned, place, decoder)
     if planned.disk_kb and not _mount(session.disk, planned.disk_kb):
-        raise OSError("small disks need root (mount)")
+        raise DiskError("small disks need root (mount)")
     played = Played(place, session.out)
     try:
         for step in planned.there:

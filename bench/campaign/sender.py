@@ -197,6 +197,7 @@ class Sender:
         if self._push is not None:
             return self._push.send(data)
         if self._store is None:
+            socket.create_connection(("127.0.0.1", self._port), timeout=5.0).close()  # an association that is refused leaves a socket open
             self._store = StoreSender("127.0.0.1", self._port, "RTEVO", "CAMPAIGN")
         try:
             self._store.send(step.name, data)

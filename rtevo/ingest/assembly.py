@@ -97,7 +97,7 @@ class Assembler:
         self._agreed = False  # two volumes lie on the run's grid
         self._watch = Watch(series.tr_s, self.problems)
         self._alike, self._left_out = Alike(self.problems), LeftOut(self.problems)
-        self._again_s = math.inf  # when the run was begun again under this series, as far as it shows
+        self.again_s = math.inf  # when the run was begun again under this series: what was acquired from then on is refused
         self._blocks: dict[int, int] | None = {}  # place of the files of each block of instance numbers, None once several share one
         self._counts: set[tuple[int, int]] = set()  # instance and acquisition number of the first volumes
         self._joined = series.kind != "slices"  # slices are numbered by their moments only where several series make the run
@@ -112,11 +112,6 @@ class Assembler:
     def tr_s(self) -> float | None:
         """Repetition time in seconds: the header's, or what the volumes' times of acquisition say against it."""
         return self._watch.tr_s
-
-    @property
-    def restarted(self) -> bool:
-        """Whether the run was begun again under this series after volumes had been passed on: what comes of the new run is refused."""
-        return self._again_s < math.inf
 
     @property
     def held(self) -> int:
@@ -147,7 +142,7 @@ class Assembler:
         if identity in self._known:
             return Outcome.DUPLICATE
         piece = _Piece(dict(part.numbers), place, name, closed_ns, file, part)
-        if part.acquired_s >= self._again_s:  # its number may be a further one than the run came to
+        if part.acquired_s >= self.again_s:  # its number may be a further one than the run came to
             self._refuse(piece)
             return Outcome.REFUSED
         if not self._joined and set(part.numbers) == {"moment"}:
@@ -399,7 +394,7 @@ class Assembler:
         last_s = max((piece.part.acquired_s for piece in self._pieces if piece.part is not None), default=math.nan)
         if self._passed or self._next or not acquired_s > last_s + (self.series.tr_s or 0.0) / 2:
             return False
-        self._fields, self._taken, self._pieces, self._building, self._again_s = [], {}, [], {}, math.inf
+        self._fields, self._taken, self._pieces, self._building, self.again_s = [], {}, [], {}, math.inf
         self._known, self._expected, self._undecided, self._places = set(), set(), [], Places()
         self._slices = self.series.slices
         return True
@@ -460,14 +455,10 @@ class Assembler:
     def _refuse(self, piece: _Piece) -> None:
         """Leave out a part of which nothing tells the volume."""
         later = piece.part is not None and self.series.tr_s and piece.part.acquired_s - self._watch.last_s > self.series.tr_s / 2
-        if later and piece.part is not None and self._numbered_before(piece):
-            self._again_s = min(self._again_s, piece.part.acquired_s)
-        self._left_out.refuse(piece.name, piece.numbers, bool(later))
-
-    def _numbered_before(self, piece: _Piece) -> bool:
-        """Whether a part has the number, and the place, of one that came before, by the header field that numbers the volumes."""
         name = self._fields[0] if self._fields else ""
-        return (self._value(name, piece.numbers), piece.place) in self._taken.get(name, set())
+        if later and piece.part is not None and (self._value(name, piece.numbers), piece.place) in self._taken.get(name, ()):
+            self.again_s = min(self.again_s, piece.part.acquired_s)
+        self._left_out.refuse(piece.name, piece.numbers, bool(later))
 
     def _agrees(self, chosen: str) -> bool:
         """Whether a header field gives the volumes that were passed on the numbers that they had."""

@@ -159,7 +159,7 @@ class _Others:
             if other and began[1] > clock.get("volume_ns") > 0 and began not in self._named:
                 self._named.add(began)
                 self._context.tell("elsewhere", text=stream.label)
-        if run is not None and run.assembler.restarted and (run.key.uid, 0) not in self._named:
+        if run is not None and run.assembler.again_s < math.inf and (run.key.uid, 0) not in self._named:
             self._named.add((run.key.uid, 0))
             self._context.tell("elsewhere", text=f"another run under the same number, {run.label},")
 
