@@ -385,5 +385,3 @@ def _cadence(rows: Sequence[Row]) -> Row:
         "p50": float(np.median(steps)) if steps else None,
         "max": max(steps, default=None),
     }
-
-
