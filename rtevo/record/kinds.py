@@ -426,10 +426,10 @@ def record_of(found: Mapping[str, Any]) -> Record:
     values = dict(found)
     name = values.pop("type", "")
     kind = KINDS.get(name, Other)
-    known = _KNOWN[kind]
-    if not values.keys() <= known:
+    known, arrays = _KNOWN[kind], _ARRAYS[kind]
+    if not known.issuperset(values):
         values["more"] = {key: values.pop(key) for key in list(values) if key not in known}
-    for array in _ARRAYS[kind]:
+    for array in arrays:
         if isinstance(values.get(array), str):
             values[array] = floats(values[array])
     if kind is Notice:
