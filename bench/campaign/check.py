@@ -222,9 +222,10 @@ class _Checked:
             self.blame(f"exit status 0, but the log says {last['status']}")
         if part.status == 1 and last["status"] not in ("failed", "unscored"):
             self.blame(f"exit status 1, but the log says {last['status']}")
-        harmed = bool(part.signalled_ns) or (self.planned.disk_kb and len(self.played.parts) == 1)
-        if not harmed and last["status"] != "completed":
-            self.blame(f"nothing harmed it, and it ended as {last['status']}: {last.get('reason', '')[:300]}")
+        for number, (own, records) in enumerate(zip(self.played.parts, self.parts, strict=False)):
+            harmed = own.signalled_ns or (self.planned.disk_kb and number == 0)
+            if not harmed and (records[-1]["type"] != "end" or records[-1]["status"] != "completed"):
+                self.blame(f"nothing harmed part {number + 1}, and it was not completed: {records[-1].get('reason', '')[:300]}")
         if self.outcome.status != "completed" and last["status"] == "failed" and not last["reason"]:
             self.blame("it failed without a reason")
 
