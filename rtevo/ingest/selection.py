@@ -43,6 +43,7 @@ class Stream:
     likeness: Likeness
     why: str
     first_s: float
+    acquired_s: float = math.nan  # of its first part, by the scanner's clock
     files: set[str] = field(default_factory=set)
 
     @property
@@ -209,7 +210,7 @@ class Selection:
         found = [s for s in self.streams.values() if self._ready(s, now_s, final) and (self.chosen is None or self._may_follow(s))]
         if not found:
             return
-        found.sort(key=lambda s: (self._rank(s), s.likeness, -s.assembler.volumes, _number(s.series), s.key.te_ms))
+        found.sort(key=lambda s: (self._rank(s), s.likeness, -s.assembler.volumes, self._age(s), _number(s.series), s.key.te_ms))
         before, self.chosen = self.chosen, found[0]
         doubtful = [before] if before else [s for s in self.streams.values() if self._waited(s)]
         for other in doubtful:
@@ -368,7 +369,7 @@ class Selection:
         if stream is None:
             likeness, why = file.series.likeness(part.component, part.echo)
             assembler = Assembler(file.series, patience_s=self._patience_s, first=self._first, confirm=self._confirm)
-            stream = Stream(key, file.series, part.echo, part.te_ms, assembler, likeness, why, now_s)
+            stream = Stream(key, file.series, part.echo, part.te_ms, assembler, likeness, why, now_s, part.acquired_s)
             self.streams[key] = stream
             if self.chosen is not None:
                 self._name_rival(stream)
@@ -381,6 +382,10 @@ class Selection:
         if early and self._gate is not None and not self._gate.goes_on(stream.assembler.begun(), stream.series.tr_s):
             return Rank.NEVER
         return rank(stream.series, stream.key.component, stream.echo, self.pattern)
+
+    def _age(self, stream: Stream) -> float:
+        """How long ago a stream was acquired, from any moment: of two that begin after the trigger the older is left from another run."""
+        return -stream.acquired_s if self._gate is not None and math.isfinite(stream.acquired_s) else 0.0
 
     def _waited(self, stream: Stream) -> bool:
         """Whether a stream of another series came before the chosen one, and was waiting for something better to come."""
