@@ -21,7 +21,8 @@ from bench.campaign.play import Part, Played
 from bench.campaign.scenarios import PATIENCE_TR, Scenario
 from bench.campaign.series import SETTINGS, fingerprint
 from rtevo.errors import RtevoError
-from rtevo.record import LOG, finalise, parts, read_log, volume_path
+from rtevo.record import LOG, ImageRecord, LatentRecord, Notice, RecordedSession, VolumeRecord, finalise, volume_path
+from rtevo.record import Part as Recorded
 from rtevo.records import EventKind, VolumeFlag
 
 __all__ = ["Outcome", "check"]
@@ -30,6 +31,11 @@ TABLES = ("trials.tsv", "motion.tsv", "latents.npz", "summary.json")
 INTERRUPTED = -2  # what shells call 130: Python itself ends so where Ctrl-C comes in certain moments of an import
 SLACK_NS = 100_000_000  # between a volume's last byte and the moment from which it must be in the record
 HARMED_NS = 3_000_000_000  # before a process was killed: what came later may have been on its way
+
+
+def _status(part: Recorded) -> str:
+    """How a part ended; ``interrupted`` where its log does not say so last."""
+    return part.end.status or "" if part.end is not None and part[-1] is part.end else "interrupted"
 
 
 @dataclass
@@ -147,7 +153,6 @@ class _Checked:
         self.planned, self.played = planned, played
         self.outcome = Outcome(planned.kind, planned.seed, planned.transport, "; ".join(planned.words), parts=len(played.parts))
         self.sent = _read_journal(played.place / "journal.jsonl")
-        self.log: list[dict[str, Any]] = []
         self.parts: list[list[dict[str, Any]]] = []
         self.text = ""
         self.doubtful = 0
@@ -167,14 +172,15 @@ class _Checked:
             self._count_unrecorded()
             return self.outcome
         try:
-            self.log = read_log(out / LOG)
+            self.recorded = RecordedSession(out)
         except RtevoError as error:
             self.blame(f"the log cannot be read: {error}")
             return self.outcome
-        self.parts = parts(self.log)
-        self.text = (out / "session.log").read_text(errors="replace") + json.dumps([r for r in self.log if r["type"] in ("warning", "end")])
-        last = self.log[-1] if self.log else {"type": ""}
-        self.outcome.status = last["status"] if last["type"] == "end" else "interrupted"
+        self.parts = self.recorded.parts
+        ends = [each.end.fields() for each in self.parts if each.end is not None]
+        warned = [notice.text for notice in self.recorded.records(Notice) if notice.level == "warning"]
+        self.text = (out / "session.log").read_text(errors="replace") + json.dumps([warned, ends])
+        self.outcome.status = _status(self.parts[-1]) if self.parts else "interrupted"
         if len(self.parts) > len(self.sent):
             self.blame(f"the log has {len(self.parts)} parts, {len(self.sent)} were played")
             return self.outcome
@@ -213,27 +219,28 @@ class _Checked:
 
     def _check_status(self) -> None:
         """Whether exit status, log and summary agree; and whether a part that nothing harmed was completed."""
-        last, part = self.log[-1], self.played.parts[-1]
-        if last["type"] != "end":
+        end, part = self.recorded.end, self.played.parts[-1]
+        if end is None or self.recorded.log[-1] is not end:
             if not part.killed:
-                self.blame(f"the log's last record is {last['type']}")
+                self.blame(f"the log's last record is {self.recorded.log[-1].type}")
             return
-        if part.status == 0 and last["status"] not in ("completed", "stopped"):
-            self.blame(f"exit status 0, but the log says {last['status']}")
-        if part.status == 1 and last["status"] not in ("failed", "unscored"):
-            self.blame(f"exit status 1, but the log says {last['status']}")
+        if part.status == 0 and end.status not in ("completed", "stopped"):
+            self.blame(f"exit status 0, but the log says {end.status}")
+        if part.status == 1 and end.status not in ("failed", "unscored"):
+            self.blame(f"exit status 1, but the log says {end.status}")
         for number, (own, records) in enumerate(zip(self.played.parts, self.parts, strict=False)):
             harmed = own.signalled_ns or (self.planned.disk_kb and number == 0)
-            if not harmed and (records[-1]["type"] != "end" or records[-1]["status"] != "completed"):
-                self.blame(f"nothing harmed part {number + 1}, and it was not completed: {records[-1].get('reason', '')[:300]}")
-        if self.outcome.status != "completed" and last["status"] == "failed" and not last["reason"]:
+            if not harmed and _status(records) != "completed":
+                why = (records.end.reason or "")[:300] if records.end else ""
+                self.blame(f"nothing harmed part {number + 1}, and it was not completed: {why}")
+        if end.status == "failed" and not end.reason:
             self.blame("it failed without a reason")
 
     def _check_alarm(self) -> None:
         """Whether a run that was begun again after its trigger was an alarm that says so."""
         if not any(s.phase == "alarm" for s in self.planned.signals):
             return
-        alarms = [r["text"] for r in self.log if r["type"] == "alarm"]
+        alarms = [notice.text for notice in self.recorded.records(Notice) if notice.level == "alarm"]
         if not alarms:
             self.blame("the run was begun again, and no alarm was raised")
         elif self.planned.transport != "push" and not any("comes in instead" in text for text in alarms):
@@ -241,16 +248,16 @@ class _Checked:
 
     # --- volumes --------------------------------------------------------------------------------------------------------------------
 
-    def _due_ns(self, number: int, part: list[dict[str, Any]]) -> float:
+    def _due_ns(self, number: int, part: Recorded) -> float:
         """Until when volumes that were sent must be in the record, monotonic ns."""
-        volumes = [r for r in part if r["type"] == "volumes" and r["ingested_ns"]]
+        volumes = [r for r in part.records(VolumeRecord) if r.ingested_ns]
         limits = [math.inf]
-        ends = [r["t_ns"] for r in part if r["type"] == "events" and r["kind"] == EventKind.END]
+        ends = [event.t_ns for event in part.events(EventKind.END)]
         if ends and volumes:
-            zero_ns = max(r["ingested_ns"] - r["clock_ns"] for r in volumes)  # monotonic time of session time 0, or a little less
+            zero_ns = max(r.ingested_ns - r.clock_ns for r in volumes)  # monotonic time of session time 0, or a little less
             limits.append(zero_ns + min(ends) - SLACK_NS)
-        status = part[-1]["status"] if part[-1]["type"] == "end" else "interrupted"
-        if not volumes and not any(r["type"] == "events" and r["kind"] == EventKind.TRIGGER for r in part):
+        status = _status(part)
+        if not volumes and not part.events(EventKind.TRIGGER):
             if status == "completed" and number == 0:
                 self.blame("it was completed without a trigger")
             return -math.inf  # it was over before the scanner's run: all images had been shown before, say
@@ -258,18 +265,18 @@ class _Checked:
         if signalled and status in ("stopped", "unscored"):
             limits.append(min(signalled) - SLACK_NS)
         elif status in ("failed", "interrupted"):
-            came = max((r["ingested_ns"] for r in volumes), default=0)
+            came = max((r.ingested_ns for r in volumes), default=0)
             limits.append(min([came, *signalled]) - HARMED_NS if signalled else came - HARMED_NS)
         if not ends and not signalled and status == "completed":
             self.blame("it was completed without the presenter's end")
         return min(limits)
 
-    def _check_volumes(self, number: int, part: list[dict[str, Any]]) -> None:
-        sent, base, due_ns = self.sent[number], part[0].get("first_volume", 0), self._due_ns(number, part)
-        records = [r for r in part if r["type"] == "volumes"]
-        got = {r["index"] - base for r in records if not r["flags"] & VolumeFlag.MISSING}
-        gone = {r["index"] - base for r in records if r["flags"] & VolumeFlag.MISSING}
-        counts = Counter((r["index"] - base, bool(r["flags"] & VolumeFlag.MISSING)) for r in records)
+    def _check_volumes(self, number: int, part: Recorded) -> None:
+        sent, base, due_ns = self.sent[number], part.start.first_volume, self._due_ns(number, part)
+        records = part.records(VolumeRecord)
+        got = {r.index - base for r in records if not r.flags & VolumeFlag.MISSING}
+        gone = {r.index - base for r in records if r.flags & VolumeFlag.MISSING}
+        counts = Counter((r.index - base, bool(r.flags & VolumeFlag.MISSING)) for r in records)
         twice = [index for (index, _), n in counts.items() if n > 1]
         if twice:
             self.blame(f"volumes {twice} are recorded more than once")
@@ -283,7 +290,7 @@ class _Checked:
         outcome = self.outcome
         outcome.received += len(got) - self.doubtful
         outcome.doubtful += self.doubtful
-        outcome.late += sum(bool(r["flags"] & VolumeFlag.LATE) for r in records)
+        outcome.late += sum(bool(r.flags & VolumeFlag.LATE) for r in records)
         if sent.wrong_taken:
             self.blame(f"messages that were wrong were answered as taken: volumes {sent.wrong_taken}")
         outcome.sent = outcome.received + outcome.doubtful + outcome.missing + outcome.refused
@@ -341,7 +348,7 @@ class _Checked:
 
     def _check_tables(self) -> None:
         out = self.played.out
-        ended = self.log[-1]["type"] == "end"
+        ended = self.recorded.log[-1] is self.recorded.end
         absent = [name for name in TABLES if not (out / name).exists()]
         if absent:
             if ended:
@@ -354,11 +361,11 @@ class _Checked:
                 follow = [name for name in TABLES if (Path(folder) / name).read_bytes() != (out / name).read_bytes()]
                 self.outcome.problems += [f"{name} does not follow from the log" for name in follow]
         rows = Counter(int(row["volume"]) for row in self._table("motion.tsv"))
-        recorded = {r["index"] for r in self.log if r["type"] == "volumes"}
+        recorded = {r.index for r in self.recorded.records(VolumeRecord)}
         if any(n > 1 for n in rows.values()):
             self.blame(f"motion.tsv: several rows of volumes {[k for k, n in rows.items() if n > 1]}")
         lacking = recorded - set(rows)
-        orderly = all(p[-1]["type"] == "end" and p[-1]["status"] in ("completed", "stopped", "unscored") for p in self.parts)
+        orderly = all(part.ended_well for part in self.parts)
         if set(rows) - recorded or (lacking and orderly):
             self.blame(f"motion.tsv: no row of volumes {sorted(lacking)}, rows without volume {sorted(set(rows) - recorded)}")
         summary = json.loads((out / "summary.json").read_text())
@@ -375,26 +382,25 @@ class _Checked:
 
     def _pictures(self) -> Iterator[tuple[int, str]]:
         """Part and pixels of every image that was shown, as the log has them."""
-        painted = {(r["generation"], r["candidate"]): r["sha256"] for r in self.log if r["type"] == "images"}
+        painted = {(r.generation, r.candidate): r.sha256 for r in self.recorded.records(ImageRecord)}
         for number, part in enumerate(self.parts):
-            for r in part:
-                if r["type"] == "events" and r["kind"] == EventKind.ONSET:
-                    yield number, painted.get((r["generation"], r["candidate"]), "")
+            for onset in part.events(EventKind.ONSET):
+                yield number, painted.get((onset.generation, onset.candidate), "")
 
     def _check_images(self) -> None:
-        named = Counter((r["type"], r["generation"], r["candidate"]) for r in self.log if r["type"] in ("latents", "images"))
-        onsets = [(r["generation"], r["candidate"]) for r in self.log if r["type"] == "events" and r["kind"] == EventKind.ONSET]
+        made = [*self.recorded.records(LatentRecord), *self.recorded.records(ImageRecord)]
+        named = Counter((r.type, r.generation, r.candidate) for r in made)
+        onsets = [(r.generation, r.candidate) for r in self.recorded.events(EventKind.ONSET)]
         named.update(("onset", *image) for image in onsets)
         self.outcome.problems += [f"{what} of image {g}/{c} {n} times" for (what, g, c), n in named.items() if n > 1]
-        asked = [(r["generation"], r["candidate"]) for r in self.log if r["type"] == "latents"]
+        asked = [(r.generation, r.candidate) for r in self.recorded.records(LatentRecord)]
         if self.outcome.status == "completed" and asked != onsets:
             self.blame(f"asked for {asked}, shown {onsets}")
         shown = list(self._pictures())
         for number, part in enumerate(self.parts):
             logged = [sha for own, sha in shown if own == number]
             seen = self.sent[number].seen
-            orderly = part[-1]["type"] == "end" and part[-1]["status"] in ("completed", "stopped", "unscored")
-            if logged != seen[: len(logged)] or (orderly and len(logged) != len(seen)):
+            if logged != seen[: len(logged)] or (part.ended_well and len(logged) != len(seen)):
                 self.blame(f"part {number + 1}: {len(seen)} pictures were seen, {len(logged)} are recorded, or others")
 
 

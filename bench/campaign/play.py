@@ -24,7 +24,7 @@ from bench.campaign.scenarios import Scenario, Signal, clean_run
 from bench.campaign.sender import Journal, Sender, Step, Watched
 from bench.campaign.series import TR_S
 from rtevo.errors import LinkError
-from rtevo.record import LOG, read_log
+from rtevo.record import LOG, Notice, RecordedSession
 from rtevo.records import EventKind
 from rtevo.simulate import ParticipantLink, RealTime
 from rtevo.supervisor import PRELOADED
@@ -329,10 +329,10 @@ class _Trouble:
         if phase == "running":
             return self.triggered_s or None
         with suppress(Exception):
-            log = read_log(session.out / LOG)
+            recorded = RecordedSession(session.out)
             if phase == "alarm":
-                return time.monotonic() if any(r["type"] == "alarm" for r in log) else None
-            if any(r["type"] == "events" and r["kind"] == EventKind.END for r in log):
+                return time.monotonic() if any(notice.level == "alarm" for notice in recorded.records(Notice)) else None
+            if recorded.events(EventKind.END):
                 return time.monotonic()
         return None
 
@@ -431,7 +431,7 @@ def play(planned: Scenario, place: Path, decoder: Path) -> Played:
 def _goes_on(out: Path) -> bool:
     """Whether a session was interrupted that had recorded something."""
     try:
-        log = read_log(out / LOG)
+        recorded = RecordedSession(out)
     except Exception:
         return (out / LOG).exists()
-    return bool(log) and not (log[-1]["type"] == "end" and log[-1]["status"] == "completed")
+    return bool(recorded.log) and recorded.status != "completed"
