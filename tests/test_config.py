@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rtevo.config import Config, build, dump, example, load
+from rtevo.config import Config, build, choices, dump, example, load
 from rtevo.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -179,3 +179,17 @@ def test_labels_are_ascii_letters_and_digits(label: str, suggestion: str) -> Non
             build({"session": {key: label}})
         assert f"[session] {key}: expected letters a to z and digits, got {label!r}" in str(found.value)
         assert (f"did you mean {suggestion!r}?" in str(found.value)) == bool(suggestion)
+
+
+def test_a_keys_choices_are_what_there_is_to_choose_from() -> None:
+    from rtevo.decode import METHODS
+    from rtevo.evolve import SCHEDULES, STRATEGIES
+    from rtevo.generate.base import BACKENDS, SCHEDULERS
+    from rtevo.session.blinding import CONDITIONS
+
+    assert set(choices("evolution", "strategy")) == set(STRATEGIES)
+    assert choices("evolution", "schedule") == SCHEDULES
+    assert choices("decoder", "method") == METHODS
+    assert choices("generator", "backend") == BACKENDS
+    assert choices("generator", "scheduler") == SCHEDULERS
+    assert set(CONDITIONS) < set(choices("session", "condition"))
