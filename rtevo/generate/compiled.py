@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rtevo.errors import ModelError
 from rtevo.generate.base import GeneratorSettings, Painted
+from rtevo.generate.channels_last import rework
 from rtevo.generate.eager import EagerGenerator
 from rtevo.generate.folder import ModelFolder
 from rtevo.generate.graphs import Graph
@@ -38,6 +39,7 @@ TRICKS = {
     "descent": "the compiler times the block sizes of its own kernels",
     "1x1-as-mm": "convolutions of one pixel as matrix products",
     "autotune": "the compiler times matrix and convolution kernels for decoding and encoding",
+    "as-it-comes": "diffusers' networks without the parts that are rewritten (rtevo.generate.channels_last)",
 }
 """What a GPU may or may not profit from; `bench/generator.py` measures each."""
 
@@ -127,6 +129,9 @@ class CompiledGenerator(EagerGenerator):
 
     def _networks(self) -> tuple[Callable[..., torch.Tensor], Callable[..., tuple[torch.Tensor, ...]]]:
         """What evaluates the network, and what turns latents into a picture."""
+        if "as-it-comes" not in self._tricks:
+            self._denoiser.times = rework(self._pipe.unet)
+            rework(self._decoder_network)
         if self.device.type == "cuda":
             for part in (self._pipe.unet, self._decoder_network):
                 part.to(memory_format=torch.channels_last)
@@ -253,14 +258,19 @@ class _Loop:
         self._told = torch.zeros((count, owner._model.condition_size), dtype=owner.dtype, device=owner.device)
         self._history = torch.zeros((len(final), *shape), device=owner.device)  # noise, then the network's outputs
         self._latents = torch.zeros(shape, device=owner.device)
+        self._given = [torch.zeros(t.shape, dtype=t.dtype, pin_memory=t.is_cuda) for t in (self._told, self._history[0])]
+        self._read = torch.cuda.Event() if owner.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._graph = Graph(self._evaluate_all, owner.device, owner._pool, owner._kernels)
 
     def run(self, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """From conditions (n, k) and noise (n, c, h, w) to latents (count, c, h, w), valid until the next run; n rows mean something."""
-        for static, given in ((self._told, condition), (self._history[0], noise)):
-            if static.is_cuda:
-                given = given.pin_memory()  # or the copy would wait for the device
-            static[: len(given)].copy_(given, non_blocking=True)  # rows beyond keep what they had: nobody looks at them
+        if self._read is not None:
+            self._read.synchronize()  # until the device has read what came before
+        for static, staged, given in zip((self._told, self._history[0]), self._given, (condition, noise), strict=True):
+            staged[: len(given)].copy_(given)  # rows beyond keep what they had: nobody looks at them
+            static.copy_(staged, non_blocking=True)
+        if self._read is not None:
+            self._read.record(torch.cuda.current_stream(self._told.device))
         self._graph()
         return self._latents
 
@@ -279,7 +289,9 @@ class _Fetched:
     """A picture on its way to the host."""
 
     def __init__(self, parts: tuple[torch.Tensor, ...], device: torch.device) -> None:
-        self._parts = [part.to("cpu", non_blocking=True, copy=True) for part in parts]
+        self._parts = [torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_cuda) for part in parts]
+        for own, part in zip(self._parts, parts, strict=True):
+            own.copy_(part, non_blocking=True)
         self._event = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         if self._event is not None:
             self._event.record(torch.cuda.current_stream(device))

@@ -34,6 +34,7 @@ class _Guided(nn.Module):
         if other:
             raise ModelError(f"unet/config.json: expected a network as published, found {', '.join(other)}: choose backend eager")
         self.unet, self.guidance_scale = unet, guidance_scale
+        self.times: nn.Module = nn.Identity()  # what a rewritten network wants of the time embedding
 
     def at(self, timesteps: torch.Tensor) -> None:
         """Work out the time embeddings (m, k) of other timesteps (m,), each as the pipeline computes it: alone."""
@@ -54,7 +55,7 @@ class _Guided(nn.Module):
 
     def _network(self, sample: torch.Tensor, embedding: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """``UNet2DConditionModel.forward``, less the branches that these models never take."""
-        unet = self.unet
+        unet, embedding = self.unet, self.times(embedding)
         sample = unet.conv_in(sample)
         kept: tuple[torch.Tensor, ...] = (sample,)
         for block in unet.down_blocks:

@@ -34,8 +34,11 @@ def draw_noise(
     embedding_noise : tensor, float32 (n, e)
     latent_noise : tensor, float32 (n, c, h, w)
     """
-    embedding_noise = torch.cat([torch.randn((1, embedding_size), generator=g) for g in generators])
-    return embedding_noise, torch.cat([torch.randn((1, *latent_shape), generator=g) for g in generators])
+    embedding_noise, latent_noise = torch.empty((len(generators), embedding_size)), torch.empty((len(generators), *latent_shape))
+    for g, embedding_row, latent_row in zip(generators, embedding_noise, latent_noise, strict=True):
+        torch.randn((1, embedding_size), generator=g, out=embedding_row[None])
+        torch.randn((1, *latent_shape), generator=g, out=latent_row[None])
+    return embedding_noise, latent_noise
 
 
 def network_labels(embeddings: torch.Tensor, noise: torch.Tensor, level: int, normalizer: Any, schedule: Any) -> torch.Tensor:
