@@ -247,9 +247,9 @@ class Evolution:
 class Generator:
     """How embeddings become images."""
 
-    unclip_model_path: str = _key("", "diffusers folder of a Stable unCLIP pipeline; empty = the built-in one: emoji, 64 px")
+    unclip_model_path: str = _key("", "model folder (docs/generator.md says which); empty = the built-in one: emoji, 64 px")
     steps: int = _key(10, "denoising steps per image", *_at_least(1))
-    guidance_scale: float = _key(3.0, "classifier-free guidance; 1 = off, half the work", *_at_least(1))
+    guidance_scale: float = _key(3.0, "classifier-free guidance; 1 = off, half the work, and for models of few steps", *_at_least(1))
     noise_level: int = _key(0, "noise added to the embedding, in steps of the pipeline's noise schedule", *_at_least(0))
     backend: str = _key(
         "auto",
@@ -259,8 +259,8 @@ class Generator:
     )
     scheduler: str = _key(
         "model",
-        "model (the one that the model names), ddim, pndm, dpm++2m, unipc",
-        *_one_of("model", "ddim", "pndm", "dpm++2m", "unipc"),
+        "model (the one that the model names), ddim, pndm, dpm++2m, unipc; for models of few steps: euler (trailing), lcm",
+        *_one_of("model", "ddim", "pndm", "dpm++2m", "unipc", "euler", "lcm"),
     )
     devices: tuple[str, ...] = _key(
         ("auto",),

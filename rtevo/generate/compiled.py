@@ -148,6 +148,12 @@ class CompiledGenerator(EagerGenerator):
         table = step_table(self._pipe.scheduler, self.settings.steps)
         self._denoiser.at(table.timesteps)
         self._mix = [t.to(self.device, torch.float32) for t in (table.inputs, table.final)]
+        if table.draws and not self._model.draws_alike:
+            raise ModelError(
+                f"{self._scheduler_name}: expected a scheduler whose steps are linear and draw no noise with this model (ddim, pndm, "
+                "dpm++2m, unipc, euler), this one draws: choose another [generator] scheduler, or backend eager"
+            )
+        self._draws = table.draws
         self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
         self._loops = {count: _Loop(self, count) for count in {1, self.settings.batch}}
         self._look = Graph(self._run_look, self.device, self._pool, self._kernels)
@@ -171,10 +177,11 @@ class CompiledGenerator(EagerGenerator):
             yield Painted(index, *fetched.get())
 
     def _denoise(self, embeddings: torch.Tensor, seeds: list[int]) -> torch.Tensor:
-        condition, noise, _ = self._conditions(embeddings, seeds)
+        condition, noise, generators = self._conditions(embeddings, seeds)
         count = len(seeds)
         loop = self._loops[1 if count == 1 else self.settings.batch]
-        return loop.run(condition, noise)[:count]
+        drawn = [noise, *(torch.cat([torch.randn((1, *noise.shape[1:]), generator=g) for g in generators]) for _ in range(self._draws))]
+        return loop.run(condition, torch.stack(drawn))[:count]
 
     def _finish(self, latents: torch.Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         return self._start_look(latents).get()
@@ -256,19 +263,25 @@ class _Loop:
         final = owner._mix[1]
         self._owner = owner
         self._told = torch.zeros((count, owner._model.condition_size), dtype=owner.dtype, device=owner.device)
+        self._first = 1 + owner._draws
         self._history = torch.zeros((len(final), *shape), device=owner.device)  # noise, then the network's outputs
         self._latents = torch.zeros(shape, device=owner.device)
-        self._given = [torch.zeros(t.shape, dtype=t.dtype, pin_memory=t.is_cuda) for t in (self._told, self._history[0])]
+        self._given = [torch.zeros(t.shape, dtype=t.dtype, pin_memory=t.is_cuda) for t in (self._told, self._history[: self._first])]
         self._read = torch.cuda.Event() if owner.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._graph = Graph(self._evaluate_all, owner.device, owner._pool, owner._kernels)
 
     def run(self, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """From conditions (n, k) and noise (n, c, h, w) to latents (count, c, h, w), valid until the next run; n rows mean something."""
+        """From conditions (n, k) and noise (1 + d, n, c, h, w) to latents (count, c, h, w), valid until the next run.
+
+        The first n of them mean something.
+        """
         if self._read is not None:
             self._read.synchronize()  # until the device has read what came before
-        for static, staged, given in zip((self._told, self._history[0]), self._given, (condition, noise), strict=True):
-            staged[: len(given)].copy_(given)  # rows beyond keep what they had: nobody looks at them
-            static.copy_(staged, non_blocking=True)
+        told, drawn = self._given
+        told[: len(condition)].copy_(condition)  # rows beyond keep what they had: nobody looks at them
+        drawn[:, : noise.shape[1]].copy_(noise)
+        self._told.copy_(told, non_blocking=True)
+        self._history[: self._first].copy_(drawn, non_blocking=True)
         if self._read is not None:
             self._read.record(torch.cuda.current_stream(self._told.device))
         self._graph()
@@ -280,8 +293,9 @@ class _Loop:
         flat = self._history.flatten(1)
         embedding = owner._denoiser.embed(self._told)
         for i, row in enumerate(inputs):
-            latents = (row[: i + 1] @ flat[: i + 1]).view_as(self._latents)
-            self._history[i + 1].copy_(owner._evaluate(latents, owner._denoiser.time_embeddings[i : i + 1], embedding))
+            known = self._first + i
+            latents = (row[:known] @ flat[:known]).view_as(self._latents)
+            self._history[known].copy_(owner._evaluate(latents, owner._denoiser.time_embeddings[i : i + 1], embedding))
         self._latents.copy_((final @ flat).view_as(self._latents))
 
 

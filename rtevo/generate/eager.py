@@ -33,7 +33,7 @@ def precision_of(settings: GeneratorSettings, device: torch.device) -> torch.dty
 
 
 class EagerGenerator:
-    """Paints with the model's diffusers pipeline, called with ``image_embeds``.
+    """Paints with the model's diffusers pipeline, called with ``image_embeds`` (``ip_adapter_image_embeds``).
 
     Two things are done outside the pipeline, so that a picture is the same on every device: noise is drawn on the CPU in single
     precision, and the embedding is noised there. In single precision the result is the plain pipeline's, bit for bit.
@@ -115,7 +115,10 @@ class EagerGenerator:
     def _schedule(self) -> None:
         """Take the settings' scheduler and steps into use."""
         scheduler = with_scheduler(self._own_scheduler, self.settings.scheduler)
-        scheduler.set_timesteps(self.settings.steps, device=self.device)
+        try:
+            scheduler.set_timesteps(self.settings.steps, device=self.device)
+        except ValueError as problem:
+            raise ModelError(f"[generator] steps: expected a number that {type(scheduler).__name__} can do: {problem}") from problem
         self._pipe.scheduler, self._scheduler_name = scheduler, type(scheduler).__name__
 
     def _groups(self, count: int) -> Iterator[slice]:
@@ -137,7 +140,7 @@ class EagerGenerator:
     def _conditions(self, embeddings: torch.Tensor, seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor, list[torch.Generator]]:
         """What the network is told (n, k) of embeddings (n, e), the noise (n, c, h, w), and its generators."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        noise, latents = draw_noise(generators, self.embedding_size, self.folder.latent_shape)
+        noise, latents = draw_noise(generators, self._model.noise_size, self.folder.latent_shape)
         return self._model.condition(embeddings, noise), latents, generators
 
     def _denoise(self, embeddings: torch.Tensor, seeds: list[int]) -> torch.Tensor:
