@@ -6,7 +6,7 @@ What is replaced, and only where a part is exactly what is expected (others stay
 - convolutions of few pixels and many channels as one matrix product, to which that operation hands its result laid out as it wants it:
   libraries for convolutions cut them into too few pieces for a large GPU;
 - all projections of the time embedding in one product a step, with the biases of the convolutions that they are added to;
-- queries, keys and values in one product;
+- queries, keys and values in one product, also in the image encoder;
 - transformers hand their tensor on as it lies, instead of turning it round;
 - the decoder's attention of one wide head as two matrix products, which no attention kernel is made for;
 - nearest-neighbour upsampling and the convolution after it as one convolution of the small picture: each pixel of the large one sees two
@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from rtevo.generate import fused
 
-__all__ = ["rework"]
+__all__ = ["rework", "rework_encoder"]
 
 FEW_PIXELS = 1152
 """Up to so many pixels, of all pictures together, a convolution is done as a matrix product: measured on an H200 (docs/generator.md)."""
@@ -223,6 +223,36 @@ class _SelfAttention:
         found = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=attn.scale)
         projected: torch.Tensor = attn.to_out[0](found.transpose(1, 2).reshape(n, t, -1))
         return projected
+
+
+def rework_encoder(encoder: nn.Module) -> None:
+    """Give every attention of a CLIP image encoder one product for queries, keys and values; the encoder is changed."""
+    from transformers.models.clip.modeling_clip import CLIPAttention
+
+    for parent in list(encoder.modules()):
+        for name, part in list(parent.named_children()):
+            if type(part) is CLIPAttention:
+                setattr(parent, name, _EncoderAttention(part))
+
+
+class _EncoderAttention(nn.Module):
+    """``CLIPAttention`` without a mask."""
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+        self.register_buffer("weight", torch.cat([part.weight.detach() for part in parts]), persistent=False)
+        self.register_buffer("bias", torch.cat([part.bias.detach() for part in parts]), persistent=False)
+        self.out_proj, self.heads, self.scale = attention.out_proj, attention.num_heads, attention.scale
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: Any = None, **_: Any) -> tuple[torch.Tensor, None]:
+        """Attend, (n, t, c) to (n, t, c)."""
+        if attention_mask is not None:
+            raise ValueError("image encoder: expected attention to the whole picture, got a mask")
+        n, t, _c = hidden_states.shape
+        q, k, v = functional.linear(hidden_states, self.weight, self.bias).view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # type: ignore[arg-type]
+        found = functional.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        return self.out_proj(found.transpose(1, 2).reshape(n, t, -1)), None
 
 
 class _WideHead:

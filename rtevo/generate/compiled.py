@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rtevo.errors import ModelError
 from rtevo.generate.base import GeneratorSettings, Painted
-from rtevo.generate.channels_last import rework
+from rtevo.generate.channels_last import rework, rework_encoder
 from rtevo.generate.eager import EagerGenerator
 from rtevo.generate.folder import ModelFolder
 from rtevo.generate.graphs import Graph
@@ -132,6 +132,7 @@ class CompiledGenerator(EagerGenerator):
         if "as-it-comes" not in self._tricks:
             self._denoiser.times = rework(self._pipe.unet)
             rework(self._decoder_network)
+            rework_encoder(self._pipe.image_encoder)
         if self.device.type == "cuda":
             for part in (self._pipe.unet, self._decoder_network):
                 part.to(memory_format=torch.channels_last)

@@ -122,8 +122,8 @@ def _normalise(x, shift, moments, weight, bias, y, rows, channels, parts, per_pa
             for tap in tl.static_range(9):
                 down, right = tap // 3 - 1, tap % 3 - 1
                 beside = (high + down >= 0) & (high + down < rows // columns) & (wide + right >= 0) & (wide + right < columns)
-                place = tl.where(beside, (row + down * columns + right) * 9 + 8 - tap, row * 9 + tap)
-                tl.store(y + base * 9 + place[:, None] * channels + channel[None, :], tl.where(beside[:, None], found, 0.0), mask=known)
+                spot = tl.where(beside, (row + down * columns + right) * 9 + 8 - tap, row * 9 + tap)
+                tl.store(y + base * 9 + spot[:, None] * channels + channel[None, :], tl.where(beside[:, None], found, 0.0), mask=known)
         else:
             tl.store(y + at, found, mask=known)
 
