@@ -172,8 +172,8 @@ def describe(path: Path) -> ModelFolder:
 
 _HINTS = {
     KANDINSKY: "; image_encoder and image_processor come from the folder of Kandinsky's prior",
-    ADAPTER: "; image_encoder comes from the IP-Adapter's folder: python -m rtevo.generate get --list",
-    ADAPTER_XL: "; image_encoder comes from the IP-Adapter's folder: python -m rtevo.generate get --list",
+    ADAPTER: "; image_encoder comes from the IP-Adapter's folder: python -m rtevo.generate get",
+    ADAPTER_XL: "; image_encoder comes from the IP-Adapter's folder: python -m rtevo.generate get",
 }
 
 
@@ -184,7 +184,7 @@ def _only_adapter(path: Path) -> Path:
         raise ModelError(
             f"{path}/ip_adapter: expected one file of an IP-Adapter's weights (*.safetensors), found "
             f"{', '.join(file.name for file in found) or 'none'}: Stable Diffusion is told its embedding by an adapter "
-            "(python -m rtevo.generate get --list)"
+            "(python -m rtevo.generate get)"
         )
     return found[0]
 
