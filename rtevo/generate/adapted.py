@@ -7,6 +7,7 @@ unguided half of guidance takes the words of an embedding that is 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ class Adapted:
             told = embedding.to(self.device, self.dtype)[None, None]
             if self._is_guided(scale):
                 told = torch.cat([torch.zeros_like(told), told])
-            with drawing(self.pipe.scheduler, lambda shape, generator=generator: torch.randn(shape, generator=generator)):
+            with drawing(self.pipe.scheduler, partial(torch.randn, generator=generator)):
                 found.append(
                     self.pipe(
                         **self.prompts,
@@ -202,8 +203,8 @@ class _Words:
         key, value = (part[:, None].expand(-1, len(query) // len(part), -1, -1, -1).flatten(0, 1) for part in (self.key, self.value))
         attend = nn.functional.scaled_dot_product_attention
         found = attend(query, key, value)
-        words = (_heads(encoder_hidden_states[..., place], attn.heads) for place in self._places)
-        found = found + attend(query, *words)
+        word_key, word_value = (_heads(encoder_hidden_states[..., place], attn.heads) for place in self._places)
+        found = found + attend(query, word_key, word_value)
         projected: torch.Tensor = attn.to_out[0](found.transpose(1, 2).flatten(2))
         if attn.residual_connection:
             projected = projected + hidden_states

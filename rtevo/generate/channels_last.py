@@ -63,9 +63,10 @@ def rework(network: nn.Module) -> nn.Module:
             part.set_processor(_SelfAttention(part))
         elif isinstance(part, Attention) and part.group_norm is not None and part.heads == 1 and part.spatial_norm is None:
             part.set_processor(_WideHead())
-    for owner in (network, getattr(network, "decoder", None)):
+    owners: tuple[Any, ...] = (network, getattr(network, "decoder", None))
+    for owner in owners:
         if isinstance(getattr(owner, "conv_norm_out", None), nn.GroupNorm) and isinstance(getattr(owner, "conv_act", None), nn.SiLU):
-            owner.conv_norm_out, owner.conv_act = _Norm(owner.conv_norm_out, silu=True), nn.Identity()  # type: ignore[union-attr]
+            owner.conv_norm_out, owner.conv_act = _Norm(owner.conv_norm_out, silu=True), nn.Identity()
     return nn.Identity() if times is None else times.finish()
 
 
@@ -82,7 +83,8 @@ class _Norm(nn.Module):
 
     def forward(self, x: torch.Tensor, shift: torch.Tensor | None = None) -> torch.Tensor:
         norm = self.norm
-        return fused.group_norm(_last(x), norm.weight, norm.bias, shift, norm.num_groups, norm.eps, self.silu)
+        found: torch.Tensor = fused.group_norm(_last(x), norm.weight, norm.bias, shift, norm.num_groups, norm.eps, self.silu)
+        return found
 
     def convolved(self, x: torch.Tensor, conv: nn.Conv2d, shift: torch.Tensor | None = None) -> torch.Tensor:
         """Normalise, activate, and convolve with three by three pixels, without the convolution's bias."""
@@ -97,29 +99,32 @@ class _Norm(nn.Module):
 class _Times(nn.Module):
     """Every projection of the time embedding, and the biases of the convolutions that they are added to, as one product."""
 
+    weight: torch.Tensor
+    bias: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
-        self.size, self._weights, self._biases = 0, [], []  # type: ignore[var-annotated]
+        self.size = 0
+        self._parts: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def add(self, projection: nn.Linear, bias: torch.Tensor) -> slice:
         """Take one in; gives its columns."""
-        self._weights.append(projection.weight.detach())
-        self._biases.append(projection.bias.detach().float() + bias.detach().float())
+        self._parts.append((projection.weight.detach(), projection.bias.detach().float() + bias.detach().float()))
         self.size += len(bias)
         return slice(self.size - len(bias), self.size)
 
     def finish(self) -> nn.Module:
         """Lay them side by side."""
-        if not self._weights:
+        if not self._parts:
             return nn.Identity()
-        self.weight, self.bias = torch.cat(self._weights), torch.cat(self._biases).to(self._weights[0].dtype)
-        self.register_buffer("weight", self.__dict__.pop("weight"), persistent=False)
-        self.register_buffer("bias", self.__dict__.pop("bias"), persistent=False)
-        self._weights, self._biases = [], []
+        weights, biases = zip(*self._parts, strict=True)
+        self.register_buffer("weight", torch.cat(weights), persistent=False)
+        self.register_buffer("bias", torch.cat(biases).to(weights[0].dtype), persistent=False)
+        self._parts = []
         return self
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
-        return functional.linear(functional.silu(embedding), self.weight, self.bias)  # type: ignore[arg-type]
+        return functional.linear(functional.silu(embedding), self.weight, self.bias)
 
 
 def _is_plain_resnet(part: Any) -> bool:
@@ -238,6 +243,9 @@ def rework_encoder(encoder: nn.Module) -> None:
 class _EncoderAttention(nn.Module):
     """``CLIPAttention`` without a mask."""
 
+    weight: torch.Tensor
+    bias: torch.Tensor
+
     def __init__(self, attention: Any) -> None:
         super().__init__()
         parts = (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -250,7 +258,7 @@ class _EncoderAttention(nn.Module):
         if attention_mask is not None:
             raise ValueError("image encoder: expected attention to the whole picture, got a mask")
         n, t, _c = hidden_states.shape
-        q, k, v = functional.linear(hidden_states, self.weight, self.bias).view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # type: ignore[arg-type]
+        q, k, v = functional.linear(hidden_states, self.weight, self.bias).view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         found = functional.scaled_dot_product_attention(q, k, v, scale=self.scale)
         return self.out_proj(found.transpose(1, 2).reshape(n, t, -1)), None
 
@@ -269,7 +277,7 @@ class _WideHead:
         found = found.view(n, h, w, c).permute(0, 3, 1, 2)
         if attn.residual_connection:
             found = found + x
-        return found / attn.rescale_output_factor
+        return found / float(attn.rescale_output_factor)
 
 
 def _is_plain_upsampling(part: Any) -> bool:
@@ -299,4 +307,5 @@ class _Upsample(nn.Module):
     def forward(self, x: torch.Tensor, output_size: Any = None, *_: Any, **__: Any) -> torch.Tensor:
         if output_size is not None:
             raise ValueError(f"upsampling: expected twice the size, got {output_size}")
-        return fused.interleave(_last(functional.conv2d(_last(x), self.weight, None, 1, 1)), self.bias)
+        found: torch.Tensor = fused.interleave(_last(functional.conv2d(_last(x), self.weight, None, 1, 1)), self.bias)
+        return found
