@@ -90,6 +90,16 @@ def paint_ms(generator: Any, count: int, repeats: int) -> dict[str, Any]:
     return {"first": spread(first), "all": spread(whole)}
 
 
+def apart(generator: Any, reference: list[Any], pictures: int = 8) -> float:
+    """Mean difference of pictures from the reference backend's, grey levels; the first generator asked for paints those."""
+    painter = getattr(generator, "_generator", generator)  # the plain pipeline draws other noise
+    asked = np.random.default_rng(5).standard_normal((pictures, generator.embedding_size), np.float32)
+    found = [painted.pixels.astype(np.float64) for painted in painter.paint(asked, np.arange(pictures, dtype=np.uint64))]
+    if not reference:
+        reference += found
+    return round(float(np.mean([np.abs(a - b).mean() for a, b in zip(found, reference, strict=True)])), 3)
+
+
 def graph_ms(graph: Callable[[], None], device: torch.device, repeats: int) -> float:
     """Median time of one run of a captured graph, ms."""
     times = []
@@ -174,7 +184,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     return found
 
 
-def measure(make: Callable[[], Any], result: dict[str, Any], repeats: int, steps: Sequence[int] = STEPS) -> dict[str, Any]:
+def measure(make: Callable[[], Any], result: dict[str, Any], repeats: int, steps: Sequence[int], reference: list[Any]) -> dict[str, Any]:
     """Load one backend, let it compare its picture with the reference's, and time it.
 
     The first one, which is not compiled, also has its work counted, into `result`.
@@ -182,8 +192,9 @@ def measure(make: Callable[[], Any], result: dict[str, Any], repeats: int, steps
     Returns
     -------
     dict
-        Seconds to load and to warm up; ms of one image by its steps, and of one step; latency of the first image; images/s by the
-        size of a generation; the share of the matrix product's rate; most memory used.
+        Seconds to load and to warm up; mean difference of some pictures from those in `reference`, which the first one paints;
+        milliseconds of one image by its steps, and of one step; latency of the first image; images/s by the size of a generation;
+        the share of the matrix product's rate; most memory used.
     """
     started = time.perf_counter()
     with make() as generator:
@@ -203,6 +214,7 @@ def measure(make: Callable[[], Any], result: dict[str, Any], repeats: int, steps
             generator._verified = True
             generator.warm_up()
         found |= {"warm_up_s": round(time.perf_counter() - started, 1), "description": generator.description}
+        found["apart"] = apart(generator, reference)
         scheduler, own = generator.settings.scheduler, generator.settings.steps
         found["image_ms"] = {}
         for count in steps:
@@ -289,6 +301,7 @@ def run(options: argparse.Namespace, tell: Callable[[str], None]) -> dict[str, A
     started = time.perf_counter()
     result: dict[str, Any] = {"model": options.model.name, "kind": folder.kind, "size": list(folder.image_size), "backends": {}}
     result["steps"] = list(options.steps)
+    reference: list[Any] = []
     for backend in ("diffusers", *options.backends):
         if time.perf_counter() - started > options.budget:
             result["backends"][backend] = {"error": f"not started: the budget of {options.budget:g} s was spent"}
@@ -296,7 +309,7 @@ def run(options: argparse.Namespace, tell: Callable[[str], None]) -> dict[str, A
         tell(f"{backend}: loading")
         try:
             result["backends"][backend] = measure(
-                lambda name=backend: _make(name, base, tell), result, options.repeats, options.steps
+                lambda name=backend: _make(name, base, tell), result, options.repeats, options.steps, reference
             )
             tell(f"{backend}: {result['backends'][backend]['image_ms']}")
         except Exception as problem:  # whatever a compiler or a driver may raise: the others are measured all the same
@@ -340,17 +353,18 @@ def table(result: dict[str, Any]) -> str:
         f"matrix product {result['gemm_tflops']:g} TFLOP/s, {result['work_tflop']['step']:g} TFLOP a guided step",
         "",
         f"| backend | ms a step | ms, {' | '.join(map(str, result['steps']))} steps | first of 4 | images/s of 4 | of 6 | of 12 "
-        "| step, of peak | image | GiB |",
-        "|---" * (9 + len(result["steps"])) + "|",
+        "| step, of peak | image | GiB | grey levels from eager |",
+        "|---" * (10 + len(result["steps"])) + "|",
     ]
     for name, found in result["backends"].items():
         if "error" in found:
-            lines.append(f"| {name} | {found['error'][:120]} |" + " |" * (7 + len(result["steps"])))
+            lines.append(f"| {name} | {found['error'][:120]} |" + " |" * (8 + len(result["steps"])))
             continue
         image, generation = found["image_ms"], found["generation"]
         cells = [name, f"{found['step_ms']:.2f}", *(f"{image[s]['p50']:.1f} (p99 {image[s]['p99']:.1f})" for s in image)]
         cells += [f"{generation[4]['first']['p50']:.1f}", *(f"{generation[p]['images_per_s']:.2f}" for p in POPULATIONS)]
         cells += [f"{found['step_share_of_peak']:.0%}", f"{found['image_share_of_peak']:.0%}", str(found.get("memory_gib", "-"))]
+        cells.append(f"{found['apart']:.2f}")
         lines.append("| " + " | ".join(cells) + " |")
     if "several" in result:
         lines += ["", json.dumps(result["several"])]
