@@ -154,8 +154,9 @@ class AdaptedDenoiser(Guided):
         weights: list[torch.Tensor] = []
         for name, part in unet.named_modules():
             if name.endswith("attn2"):
-                part.set_processor(_Words(part, prompt, sum(map(len, weights))))
-                weights += part.processor.own
+                own = _own_words(part)
+                part.set_processor(_Words(part, prompt, sum(map(len, weights)), len(own[0])))
+                weights += own
         self.register_buffer("words", torch.cat(weights), persistent=False)
 
     def at(self, timesteps: torch.Tensor) -> None:
@@ -183,16 +184,18 @@ class AdaptedDenoiser(Guided):
         return self._guide(latents, time_embedding + added, words)
 
 
+def _own_words(attention: Any) -> list[torch.Tensor]:
+    """What makes keys and values of a picture's words in one attention: (c, k) each, the adapter's scale in the latter."""
+    adapter = attention.processor
+    if attention.norm_cross or attention.norm_q is not None or attention.group_norm is not None or len(adapter.to_k_ip) != 1:
+        raise ModelError("unet: expected cross-attention with one IP-Adapter and no norms inside: choose backend eager")
+    return [adapter.to_k_ip[0].weight.detach(), adapter.scale[0] * adapter.to_v_ip[0].weight.detach()]
+
+
 class _Words:
     """Cross-attention to a prompt whose keys and values are known, and to the words of a picture."""
 
-    def __init__(self, attention: Any, prompt: torch.Tensor, start: int) -> None:
-        adapter = attention.processor
-        if attention.norm_cross or attention.norm_q is not None or attention.group_norm is not None or len(adapter.to_k_ip) != 1:
-            raise ModelError("unet: expected cross-attention with one IP-Adapter and no norms inside: choose backend eager")
-        scale = adapter.scale[0]
-        self.own = [adapter.to_k_ip[0].weight.detach(), scale * adapter.to_v_ip[0].weight.detach()]
-        size = len(self.own[0])
+    def __init__(self, attention: Any, prompt: torch.Tensor, start: int, size: int) -> None:
         self._places = slice(start, start + size), slice(start + size, start + 2 * size)
         with torch.no_grad():
             self.key, self.value = (_heads(part(prompt), attention.heads).clone() for part in (attention.to_k, attention.to_v))

@@ -61,6 +61,7 @@ def rework(network: nn.Module) -> nn.Module:
     for name, part in network.named_modules():
         if isinstance(part, Attention) and name.endswith("attn1") and _is_plain_attention(part):
             part.set_processor(_SelfAttention(part))
+            part.to_q = part.to_k = part.to_v = nn.Identity()  # their weights are in it
         elif isinstance(part, Attention) and part.group_norm is not None and part.heads == 1 and part.spatial_norm is None:
             part.set_processor(_WideHead())
     owners: tuple[Any, ...] = (network, getattr(network, "decoder", None))
