@@ -16,7 +16,7 @@ from PIL import Image
 
 from rtevo.errors import ModelError
 from rtevo.generate.base import GeneratorSettings, Painted, check_request
-from rtevo.generate.folder import ModelFolder
+from rtevo.generate.folder import FAMILIES, ModelFolder
 from rtevo.generate.loading import pick_device, with_scheduler
 from rtevo.generate.models import load_model
 from rtevo.generate.parts import draw_noise, to_pixels
@@ -73,9 +73,10 @@ class EagerGenerator:
         device = f"cpu ({torch.get_num_threads()} threads)" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
         height, width = self.image_size
         tiny = f", tiny decoder {self.settings.tiny_vae.name}" if self.settings.tiny_vae else ""
+        family = FAMILIES[self.folder.kind]
         return (
             f"{self.backend}, {device}, {str(self.dtype).removeprefix('torch.')}, {self._scheduler_name}, {self.settings.steps} steps, "
-            f"guidance {self.settings.guidance_scale:g}, {width} x {height} px, model {self.folder.path.name}{tiny}"
+            f"guidance {self.settings.guidance_scale:g}, {width} x {height} px, model {self.folder.path.name} ({family}){tiny}"
         )
 
     def paint(self, embeddings: ArrayLike, seeds: ArrayLike) -> Iterator[Painted]:

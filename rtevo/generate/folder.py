@@ -12,13 +12,20 @@ from typing import Any
 
 from rtevo.errors import ConfigError, ModelError
 
-__all__ = ["ADAPTER", "ADAPTER_XL", "KANDINSKY", "PIPELINE", "ModelFolder", "describe", "weight_summary"]
+__all__ = ["ADAPTER", "ADAPTER_XL", "FAMILIES", "KANDINSKY", "PIPELINE", "ModelFolder", "describe", "weight_summary"]
 
 PIPELINE = "StableUnCLIPImg2ImgPipeline"
 KANDINSKY = "KandinskyV22Pipeline"
 ADAPTER = "StableDiffusionPipeline"
 ADAPTER_XL = "StableDiffusionXLPipeline"
 """The pipeline classes that a folder's ``model_index.json`` may name."""
+
+FAMILIES = {
+    PIPELINE: "Stable unCLIP",
+    KANDINSKY: "Kandinsky 2.2",
+    ADAPTER: "Stable Diffusion with an IP-Adapter",
+    ADAPTER_XL: "Stable Diffusion XL with an IP-Adapter",
+}
 
 _UNCLIP_CONFIGS = {
     "feature_extractor": "preprocessor_config.json",

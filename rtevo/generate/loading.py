@@ -152,9 +152,7 @@ def load_adapter(folder: ModelFolder, device: torch.device, dtype: torch.dtype, 
             parts["safety_checker"] = None
             pipe = StableDiffusionPipeline.from_pretrained(folder.path, local_files_only=True, requires_safety_checker=False, **parts)
         _merge(pipe, folder)
-        pipe.load_ip_adapter(
-            str(folder.path), "ip_adapter", folder.adapter.name, image_encoder_folder=None, local_files_only=True
-        )
+        pipe.load_ip_adapter(str(folder.path), "ip_adapter", folder.adapter.name, image_encoder_folder=None, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 

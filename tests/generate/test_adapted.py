@@ -74,6 +74,7 @@ def plain(folders: dict[str, Path]) -> Callable[..., NDArray[np.int64]]:
     return paint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
 @pytest.mark.parametrize("kind", SIZES)
 def test_pictures_are_those_of_diffusers(
@@ -107,9 +108,7 @@ def test_schedulers_for_few_steps(folders: dict[str, Path], plain: Callable[...,
     if scheduler == "lcm":  # draws noise at every step
         own = plain("sd15", asked[0], 3, 1.0, diffusers.LCMScheduler)
     for backend in ("eager", "compiled"):
-        settings = GeneratorSettings(
-            folders["sd15"], steps=3, guidance_scale=1.0, scheduler=scheduler, device="cpu", backend=backend
-        )
+        settings = GeneratorSettings(folders["sd15"], steps=3, guidance_scale=1.0, scheduler=scheduler, device="cpu", backend=backend)
         with load(settings) as generator:
             found = next(generator.paint(asked[:1], [SEED])).pixels.astype(int)
         own = found if own is None else own
@@ -142,6 +141,7 @@ def test_a_network_that_is_told_the_guidance(folders: dict[str, Path], tmp_path:
     assert (painted[4.0, "eager"] != painted[8.0, "eager"]).any()
 
 
+@pytest.mark.slow
 def test_lora_is_merged_when_the_model_is_loaded(folders: dict[str, Path], tmp_path: Path) -> None:
     pytest.importorskip("peft")
     import safetensors.torch
