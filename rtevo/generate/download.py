@@ -166,7 +166,7 @@ KNOWN: dict[str, Known] = {
         {"scheduler": "ddim", "steps": 15, "guidance_scale": 4.0},
     ),
 }
-"""Models that :func:`download` gets. Their commits were read in public places, not from the hub; it refuses one that it does not have."""
+"""Models that :func:`download` gets. Their commits were read in public places, not at the hub; it refuses one that it does not have."""
 
 
 def plan(known: Known, folder: Path) -> list[str]:

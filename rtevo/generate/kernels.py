@@ -150,6 +150,7 @@ def group_norm(
     patches: bool = False,
 ) -> torch.Tensor:
     """See :func:`rtevo.generate.fused.group_norm`, and :func:`rtevo.generate.fused.patches`."""
+    x = x.contiguous(memory_format=torch.channels_last)  # as it comes, unless a compiler has thought better of it
     images, channels, height, width = x.shape
     rows, size = height * width, channels // groups
     lanes, used = _block(channels, size)
@@ -201,6 +202,7 @@ def _interleave(x, bias, y, height, width, channels, pixels, STEP: tl.constexpr,
 
 def interleave(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """See :func:`rtevo.generate.fused.interleave`."""
+    x = x.contiguous(memory_format=torch.channels_last)
     images, four, tall, wide = x.shape
     channels, height, width = four // 4, tall - 1, wide - 1
     y = torch.empty((images, 2 * height, 2 * width, channels), dtype=x.dtype, device=x.device)
