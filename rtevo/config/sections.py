@@ -192,9 +192,9 @@ class Evolution:
 class Generator:
     """How embeddings become images."""
 
-    unclip_model_path: str = key("", "diffusers folder of a Stable unCLIP pipeline; empty = the built-in one: emoji, 64 px", path="folder")
+    unclip_model_path: str = key("", "model folder (docs/generator.md says which); empty = the built-in one: emoji, 64 px", path="folder")
     steps: int = key(10, "denoising steps per image", *at_least(1))
-    guidance_scale: float = key(3.0, "classifier-free guidance; 1 = off, half the work", *at_least(1))
+    guidance_scale: float = key(3.0, "classifier-free guidance; 1 = off, half the work, and for models of few steps", *at_least(1))
     noise_level: int = key(0, "noise added to the embedding, in steps of the pipeline's noise schedule", *at_least(0))
     backend: str = key(
         "auto",
@@ -204,8 +204,8 @@ class Generator:
     )
     scheduler: str = key(
         "model",
-        "model (the one that the model names), ddim, pndm, dpm++2m, unipc",
-        **one_of("model", "ddim", "pndm", "dpm++2m", "unipc"),
+        "model (the one that the model names), ddim, pndm, dpm++2m, unipc; for models of few steps: euler (trailing), lcm",
+        **one_of("model", "ddim", "pndm", "dpm++2m", "unipc", "euler", "lcm"),
     )
     devices: tuple[str, ...] = key(
         ("auto",),

@@ -18,8 +18,8 @@ __all__ = ["BACKENDS", "PRECISIONS", "SCHEDULERS", "Generator", "GeneratorSettin
 BACKENDS = ("auto", "eager", "compiled", "tensorrt")
 """``auto``: the fastest that is there for the device and paints what the reference paints."""
 
-SCHEDULERS = ("model", "ddim", "pndm", "dpm++2m", "unipc")
-"""``model``: the one that the model folder names."""
+SCHEDULERS = ("model", "ddim", "pndm", "dpm++2m", "unipc", "euler", "lcm")
+"""``model``: the one that the model folder names; ``euler`` (with trailing steps) and ``lcm``: for models distilled to few steps."""
 
 PRECISIONS = ("auto", "float16", "float32")
 """``auto``: half on a GPU, single on a CPU."""
@@ -32,7 +32,8 @@ class GeneratorSettings:
     Parameters
     ----------
     model_path : Path, optional
-        diffusers folder of a Stable unCLIP pipeline, or of Kandinsky 2.2's decoder. None: the built-in one.
+        diffusers folder of a Stable unCLIP pipeline, of Kandinsky 2.2's decoder, or of Stable Diffusion with an IP-Adapter. None: the
+        built-in one.
     steps : int
         Denoising steps an image, >= 1.
     guidance_scale : float

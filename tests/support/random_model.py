@@ -16,11 +16,13 @@ from rtevo.generate.loading import quieten
 
 __all__ = ["KINDS", "write_model"]
 
-KINDS = ("large", "small", "kandinsky")
-"""Stable unCLIP 2.1 with ViT-H (1024-d) and ViT-L (768-d); Kandinsky 2.2's decoder with its prior's ViT-bigG (1280-d)."""
+KINDS = ("large", "small", "kandinsky", "sd15", "sdxl", "sdxl-vit-h", "sdxl-turbo")
+"""Stable unCLIP 2.1 with ViT-H (1024-d) and ViT-L (768-d); Kandinsky 2.2's decoder with its prior's ViT-bigG (1280-d); with IP-Adapters:
+Stable Diffusion 1.5 (ViT-H), XL (ViT-bigG or ViT-H) and XL-Turbo (ViT-H)."""
 
 _NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
 _EMBEDDING_GAIN = 20.0
+_ADAPTER_GAIN = 3.0
 _CONTRAST = 0.5  # standard deviation of a colour, where black is -1 and white is 1
 
 
@@ -46,20 +48,32 @@ def write_model(folder: Path, kind: str, narrow: int = 1, px: int = 0, device: s
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     with torch.device(device), torch.no_grad():
-        parts = (_kandinsky if kind == "kandinsky" else _unclip)(kind, narrow, px)
+        parts = (_kandinsky if kind == "kandinsky" else _diffusion if kind.startswith("sd") else _unclip)(kind, narrow, px)
         _scale(parts, device)
+        adapter = _adapter(parts) if kind.startswith("sd") else {}
     for name, part in parts.items():
         part.to(torch.float16 if half else torch.float32).save_pretrained(folder / name) if isinstance(part, torch.nn.Module) else (
             part.save_pretrained(folder / name)
         )
     classes = {name: [type(part).__module__.split(".")[0], type(part).__name__] for name, part in parts.items()}
     if kind != "kandinsky":
+        for name in ("tokenizer", "tokenizer_2") if "text_encoder_2" in parts else ("tokenizer",):
+            _write_tokenizer(folder / name)
+            classes[name] = ["transformers", "CLIPTokenizer"]
+    if "image_normalizer" in classes:
         classes["image_normalizer"][0] = "stable_diffusion"
-        _write_tokenizer(folder / "tokenizer")
-        classes["tokenizer"] = ["transformers", "CLIPTokenizer"]
+    if adapter:
+        from safetensors.torch import save_file
+
+        (folder / "ip_adapter").mkdir()
+        dtype = torch.float16 if half else torch.float32
+        weights = {name: weight.to(dtype).contiguous().cpu() for name, weight in adapter.items()}
+        save_file(weights, folder / "ip_adapter" / f"ip-adapter_{kind}.safetensors")
+        del classes["image_encoder"]  # the adapter's, not the pipeline's
     for name in ("image_encoder", "image_processor") if kind == "kandinsky" else ():
         del classes[name]  # of the prior, not of the decoder's pipeline
-    pipeline = "KandinskyV22Pipeline" if kind == "kandinsky" else "StableUnCLIPImg2ImgPipeline"
+    pipelines = {"kandinsky": "KandinskyV22Pipeline", "sd15": "StableDiffusionPipeline"}
+    pipeline = "StableDiffusionXLPipeline" if kind.startswith("sdxl") else pipelines.get(kind, "StableUnCLIPImg2ImgPipeline")
     (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline, "_diffusers_version": "0.35.0", **classes}, indent=2))
 
 
@@ -185,6 +199,90 @@ def _kandinsky(kind: str, narrow: int, px: int) -> dict[str, Any]:
     }
 
 
+def _diffusion(kind: str, narrow: int, px: int) -> dict[str, Any]:
+    """Stable Diffusion 1.5, XL and XL-Turbo."""
+    import diffusers
+
+    xl, large = kind != "sd15", kind == "sdxl"
+    vision = _vision(1664, 48, 16, 8192, 1280, narrow) if large else _vision(1280, 32, 16, 5120, 1024, narrow)
+    plain, cross = "DownBlock2D", "CrossAttnDownBlock2D"
+    down = (plain, cross, cross) if xl else (cross, cross, cross, plain)
+    layers = ((1, 2, 10) if narrow == 1 else (1, 1, 2)) if xl else 1
+    side = (px or (1024 if kind in ("sdxl", "sdxl-vit-h") else 512)) // 8
+    words = _text(768, 12, 12, 768, narrow)
+    unet: dict[str, Any] = {"cross_attention_dim": 768 // narrow, "attention_head_dim": 8 if narrow == 1 else 2}
+    parts: dict[str, Any] = {"text_encoder": words, "image_encoder": vision}
+    if xl:
+        import transformers
+
+        parts["text_encoder_2"] = transformers.CLIPTextModelWithProjection(_text(1280, 32, 20, 1280, narrow).config)
+        unet = {
+            "cross_attention_dim": 768 // narrow + 1280 // narrow,
+            "attention_head_dim": (5, 10, 20) if narrow == 1 else 2,
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256 // narrow,
+            "projection_class_embeddings_input_dim": 1280 // narrow + 6 * (256 // narrow),
+        }
+    parts["unet"] = diffusers.UNet2DConditionModel(
+        sample_size=side,
+        block_out_channels=_widths((320, 640, 1280) if xl else (320, 640, 1280, 1280), narrow),
+        down_block_types=down,
+        up_block_types=tuple(name.replace("Down", "Up") for name in reversed(down)),
+        transformer_layers_per_block=layers,
+        **unet,
+    )
+    parts["vae"] = diffusers.AutoencoderKL(
+        block_out_channels=_widths((128, 256, 512, 512), narrow),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=8 * side,
+        scaling_factor=0.13025 if xl else 0.18215,
+        force_upcast=not xl,  # as published for 1.5, where pipelines take no notice; for XL as the one that was made for half precision
+    )
+    with torch.device("cpu"):
+        noise = diffusers.PNDMScheduler(**_NOISE, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1)
+        euler = diffusers.EulerDiscreteScheduler(**_NOISE, beta_schedule="scaled_linear", timestep_spacing="trailing")
+    return parts | {"scheduler": euler if xl else noise}
+
+
+def _text(hidden: int, layers: int, heads: int, projection: int, narrow: int) -> Any:
+    import transformers
+
+    config = transformers.CLIPTextConfig(
+        vocab_size=49408 // narrow,
+        hidden_size=hidden // narrow,
+        intermediate_size=4 * hidden // narrow,
+        num_hidden_layers=max(2, layers // narrow),  # SDXL takes the last but one
+        num_attention_heads=heads if narrow == 1 else 1,
+        projection_dim=projection // narrow,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return transformers.CLIPTextModel(config)
+
+
+def _adapter(parts: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """A global IP-Adapter's weights, under their published names: every second attention processor is a cross-attention's."""
+    unet, size = parts["unet"], parts["image_encoder"].config.projection_dim
+    cross = unet.config.cross_attention_dim
+    found = {
+        "image_proj.proj.weight": torch.randn((4 * cross, size)) * size**-0.5,
+        "image_proj.proj.bias": torch.zeros(4 * cross),
+        "image_proj.norm.weight": torch.ones(cross),
+        "image_proj.norm.bias": torch.zeros(cross),
+    }
+    for number, name in enumerate(unet.attn_processors):
+        if name.endswith("attn2.processor"):
+            width = unet.get_submodule(name.removesuffix(".processor")).to_q.out_features
+            found[f"ip_adapter.{number}.to_k_ip.weight"] = torch.randn((width, cross)) * cross**-0.5
+            found[f"ip_adapter.{number}.to_v_ip.weight"] = torch.randn((width, cross)) * _ADAPTER_GAIN * cross**-0.5
+    return found
+
+
 def _scale(parts: dict[str, Any], device: str) -> None:
     """Scale last layers and the embedding's part; predictions and pictures of random networks are faint otherwise."""
     unet, decoder = parts["unet"].eval(), parts.get("vae", parts.get("movq")).eval()
@@ -194,6 +292,11 @@ def _scale(parts: dict[str, Any], device: str) -> None:
     if "movq" in parts:
         given = {"encoder_hidden_states": None, "added_cond_kwargs": {"image_embeds": torch.randn((1, size), device=device)}}
         unet.encoder_hid_proj.image_embeds.weight.mul_(_EMBEDDING_GAIN)
+    elif "image_normalizer" not in parts:
+        given = {"encoder_hidden_states": torch.randn((1, 77, unet.config.cross_attention_dim), device=device)}
+        if "text_encoder_2" in parts:
+            pooled = torch.randn((1, parts["text_encoder_2"].config.projection_dim), device=device)
+            given["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": torch.full((1, 6), 512.0, device=device)}
     else:
         given = {
             "encoder_hidden_states": torch.randn((1, 77, unet.config.cross_attention_dim), device=device),
