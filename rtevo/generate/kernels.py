@@ -14,6 +14,7 @@ __all__ = ["group_norm", "interleave"]
 
 # Measured on an H200 over the shapes of Stable unCLIP's networks:
 _TILE, _WARPS = 4096, 4  # numbers that a program has in hand
+_OPTIONS = {"enable_fp_fusion": True}  # Triton 3.9 warns where it is left to the default, which changes with 3.10
 _PROGRAMS = 264  # of the first pass, where there is work for so many; each row of a small picture is worth one
 _PARTS = 64  # partial moments that every program of the second pass reads; of more, their combination
 _MANY_ROWS = 1 << 16  # from here on loads are fetched ahead
@@ -167,18 +168,18 @@ def group_norm(
     moments = torch.empty((images * groups, 2, parts), dtype=torch.float32, device=x.device)
     shifts = x if shift is None else shift
     _moments[(parts, blocks, images)](
-        x, shifts, moments, rows, channels, parts, per_part, **shape, SHIFTED=shift is not None, num_warps=warps
+        x, shifts, moments, rows, channels, parts, per_part, **shape, SHIFTED=shift is not None, num_warps=warps, **_OPTIONS
     )
     if parts > _PARTS:
         whole = torch.empty((images * groups, 2, 1), dtype=torch.float32, device=x.device)
-        _combine[(images * groups,)](moments, whole, rows, parts, per_part, SIZE=size, PARTS=triton.next_power_of_2(parts))
+        _combine[(images * groups,)](moments, whole, rows, parts, per_part, SIZE=size, PARTS=triton.next_power_of_2(parts), **_OPTIONS)
         moments, parts, per_part = whole, 1, rows
     y = x.new_empty((images, rows, 9 * channels)) if patches else torch.empty_like(x)
     per_program = step * max(1, triton.cdiv(work, 2 * programs * step))
     _normalise[(triton.cdiv(rows, per_program), blocks, images)](
         x, shifts, moments, weight, bias, y, rows, channels, parts, per_part, per_program, eps,
         **shape, PARTS=triton.next_power_of_2(parts), SHIFTED=shift is not None, SILU=silu, PATCHES=patches, columns=width,
-        num_warps=warps,
+        num_warps=warps, **_OPTIONS,
     )  # fmt: skip
     return y
 
@@ -209,5 +210,5 @@ def interleave(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     lanes = min(256, triton.next_power_of_2(channels))
     step = max(1, 4096 // lanes)
     grid = (triton.cdiv(4 * height * width, step), triton.cdiv(channels, lanes), images)
-    _interleave[grid](x, bias, y, height, width, channels, 4 * height * width, STEP=step, WIDTH=lanes, num_warps=4)
+    _interleave[grid](x, bias, y, height, width, channels, 4 * height * width, STEP=step, WIDTH=lanes, num_warps=4, **_OPTIONS)
     return y.permute(0, 3, 1, 2)

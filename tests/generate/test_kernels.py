@@ -88,7 +88,7 @@ def test_kernels_compile_for_gpus_that_are_not_here(capability: int) -> None:
         names = kernel.arg_names
         signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
         source = ASTSource(fn=kernel, signature=signature, constexprs={(names.index(name),): value for name, value in constants.items()})
-        assert triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm["cubin"]
+        assert triton.compile(source, target=GPUTarget("cuda", capability, 32), options=kernels._OPTIONS).asm["cubin"]
 
 
 if __name__ == "__main__":
