@@ -337,13 +337,12 @@ def _settings(options: argparse.Namespace, device: str) -> GeneratorSettings:
 
 
 def _make(name: str, base: GeneratorSettings, tell: Callable[[str], None]) -> Any:
-    """Load a backend; ``compiled+TRICK+TRICK`` is the compiled one with these tricks."""
-    backend, *tricks = name.split("+")
-    if backend == "diffusers":
+    """Load a backend; ``as-it-comes`` is the compiled one with diffusers' networks as they come."""
+    if name == "diffusers":
         return Plain(load(replace(base, backend="eager"), tell))
-    if tricks:
-        return CompiledGenerator(describe(base.model_path), base, tell, tricks=tricks)  # type: ignore[arg-type]
-    return load(replace(base, backend=backend), tell)
+    if name == "as-it-comes":
+        return CompiledGenerator(describe(base.model_path), base, tell, rewritten=False)  # type: ignore[arg-type]
+    return load(replace(base, backend=name), tell)
 
 
 def table(result: dict[str, Any]) -> str:

@@ -8,8 +8,8 @@ CUDA the networks go through ``torch.compile`` and the graphs are CUDA graphs; o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -33,18 +33,6 @@ log = logging.getLogger(__name__)
 VERIFY_TOLERANCE = 6.0
 """Mean absolute difference between a picture and the reference backend's, grey levels: half precision rounds otherwise, step by step."""
 
-TRICKS = {
-    "cudnn-attention": "attention by cuDNN's kernels before the flash kernels",
-    "conv-benchmark": "cuDNN times its convolution kernels and takes the fastest, which need not be the same one in another run",
-    "descent": "the compiler times the block sizes of its own kernels",
-    "1x1-as-mm": "convolutions of one pixel as matrix products",
-    "autotune": "the compiler times matrix and convolution kernels for decoding and encoding",
-    "as-it-comes": "diffusers' networks without the parts that are rewritten (rtevo.generate.channels_last)",
-}
-"""What a GPU may or may not profit from; `bench/generator.py` measures each."""
-
-DEFAULT_TRICKS: frozenset[str] = frozenset()
-
 
 class CompiledGenerator(EagerGenerator):
     """Paints like :class:`EagerGenerator`, several times as fast on a GPU.
@@ -60,8 +48,8 @@ class CompiledGenerator(EagerGenerator):
         Told, in one line, what is being done: compiling takes a minute.
     compiler : str, optional
         Backend of ``torch.compile``. Default: ``inductor`` on CUDA, none on a CPU.
-    tricks : collection of str
-        Of `TRICKS`.
+    rewritten : bool
+        Whether known parts of diffusers' networks are rewritten (:mod:`rtevo.generate.channels_last`); not, to measure what that gives.
 
     Raises
     ------
@@ -77,9 +65,9 @@ class CompiledGenerator(EagerGenerator):
         settings: GeneratorSettings,
         on_progress: Callable[[str], None] | None = None,
         compiler: str | None = None,
-        tricks: Collection[str] = DEFAULT_TRICKS,
+        rewritten: bool = True,
     ) -> None:
-        self._tricks = frozenset(tricks)
+        self._rewritten = rewritten
         self._loops: dict[int, _Loop] = {}
         self._picture: tuple[torch.Tensor, ...] = ()
         self._denoiser: Any = None
@@ -129,14 +117,14 @@ class CompiledGenerator(EagerGenerator):
 
     def _networks(self) -> tuple[Callable[..., torch.Tensor], Callable[..., tuple[torch.Tensor, ...]]]:
         """What evaluates the network, and what turns latents into a picture."""
-        if "as-it-comes" not in self._tricks:
+        if self._rewritten:
             self._denoiser.times = rework(self._pipe.unet)
             rework(self._decoder_network)
             rework_encoder(self._pipe.image_encoder)
         if self.device.type == "cuda":
             for part in (self._pipe.unet, self._decoder_network):
                 part.to(memory_format=torch.channels_last)
-        return self._compiled(self._denoiser), self._compiled(self._decode_and_encode, *{"autotune"} & self._tricks)
+        return self._compiled(self._denoiser), self._compiled(self._decode_and_encode)
 
     @property
     def _decoder_network(self) -> Any:
@@ -157,7 +145,7 @@ class CompiledGenerator(EagerGenerator):
         self._draws = table.draws
         self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
         self._loops = {count: _Loop(self, count) for count in {1, self.settings.batch}}
-        self._look = Graph(self._run_look, self.device, self._pool, self._kernels)
+        self._look = Graph(self._run_look, self.device, self._pool)
 
     def _paint(self, embeddings: NDArray[np.float32], seeds: list[int]) -> Iterator[Painted]:
         if not self._verified:
@@ -220,31 +208,15 @@ class CompiledGenerator(EagerGenerator):
             pixels: NDArray[np.uint8] = finish(denoise(embeddings, [0])[:1])[0]
         return pixels
 
-    def _compiled(self, function: Any, *more: str) -> Any:
+    def _compiled(self, function: Any) -> Any:
         if not self._compiler:
             return function
-        names = {"descent": "coordinate_descent_tuning", "1x1-as-mm": "conv_1x1_as_mm", "autotune": "max_autotune"}
-        wanted = {names[trick]: True for trick in ({"descent", "1x1-as-mm"} & self._tricks).union(more)}
-        if self.settings.repeatable and hasattr(torch._inductor.config, "deterministic"):
-            wanted["deterministic"] = True
-        options: dict[str, Any] = wanted if self._compiler == "inductor" else {}
+        options: dict[str, Any] = {}
+        if self._compiler == "inductor" and self.settings.repeatable and hasattr(torch._inductor.config, "deterministic"):
+            options["deterministic"] = True
         # tests insist on whole graphs; with other versions of the libraries a broken one costs some speed here, and no picture
         whole = self._compiler == "eager"
         return torch.compile(function, backend=self._compiler, fullgraph=whole, dynamic=False, options=options or None)
-
-    @contextmanager
-    def _kernels(self) -> Iterator[None]:
-        """Which kernels to trace and capture with."""
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-
-        order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-        was = torch.backends.cudnn.benchmark
-        torch.backends.cudnn.benchmark = was or "conv-benchmark" in self._tricks
-        try:
-            with sdpa_kernel(order, set_priority=True) if "cudnn-attention" in self._tricks else nullcontext():
-                yield
-        finally:
-            torch.backends.cudnn.benchmark = was
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -269,7 +241,7 @@ class _Loop:
         self._latents = torch.zeros(shape, device=owner.device)
         self._given = [torch.zeros(t.shape, dtype=t.dtype, pin_memory=t.is_cuda) for t in (self._told, self._history[: self._first])]
         self._read = torch.cuda.Event() if owner.device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._graph = Graph(self._evaluate_all, owner.device, owner._pool, owner._kernels)
+        self._graph = Graph(self._evaluate_all, owner.device, owner._pool)
 
     def run(self, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """From conditions (n, k) and noise (1 + d, n, c, h, w) to latents (count, c, h, w), valid until the next run.
