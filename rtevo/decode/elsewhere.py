@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.decode.carry import carry, reorder, same_voxels
-from rtevo.decode.folder import MASK, NOISE, REFERENCE, SETTINGS, SUFFIX, Decoder, maps_in, write_decoder
+from rtevo.decode.folder import MASK, NOISE, REFERENCE, SETTINGS, SUFFIX, Decoder, maps_in, own_settings, write_decoder
 from rtevo.decode.sampling import sample
 from rtevo.errors import DataError, DecoderError, GeometryError
 from rtevo.place import Placement, Verdict, draw_placement, inside, judge, place
@@ -205,8 +205,9 @@ def carry_folder(folder: Path, name: str | None, run: Run, out: Path, matrix: Ar
     if placement.verdict is Verdict.BAD:
         return placement, []
     carried = [carry(decoder, placement, today, run.grid, volumes=volumes) for decoder in decoders]
+    own = own_settings(folder) if len(carried) > 1 else None
     for one in carried:
-        write_decoder(out, one.name, one.reference, one.mask, one.weights, one.grid.affine, one.settings, one.noise_sd)
+        write_decoder(out, one.name, one.reference, one.mask, one.weights, one.grid.affine, one.settings, one.noise_sd, own)
     _name_as(folder, out, len(carried) > 1)
     return placement, carried
 
@@ -228,6 +229,6 @@ def _name_as(folder: Path, out: Path, several: bool) -> None:
     source = folder / SETTINGS
     name = json.loads(source.read_text("utf-8")).get("name") if source.is_file() else None
     stored = json.loads((out / SETTINGS).read_text("utf-8"))
-    del stored["name"]
+    stored.pop("name", None)
     named = {"name": name} if name else {}
     (out / SETTINGS).write_text(json.dumps({**stored, **named}, indent=2) + "\n", "utf-8")
