@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,20 +20,21 @@ PURGE_S = 16.0
 """Volumes closer than this before or after a tested block are left out of the fit: the response to one reaches into the other."""
 GAP_S = 4.0
 """Gap between the two parts of a block, where no block can be held out."""
-MOST_FOLDS = 5
+MOST_FOLDS, MOST_SINGLE = 5, 24
 _SHOWN_S = 4.0, 6.0  # a block is read from so long after its start until so long after its end
 _FEWEST = 10  # volumes in a fit
 
 
 @dataclass(frozen=True)
 class Block:
-    """A stretch of one category: its run, category and the volumes that show it (in two parts), and those too near to be independent."""
+    """A stretch of one category: its run and category, the volumes that show it, in two parts as well, and what is too near to each."""
 
     run: int
     kind: int
     start_s: float
     shown: Flags
     parts: tuple[Flags, Flags]
+    guards: tuple[Flags, Flags]
     near: Flags
     value: float = 1.0
 
@@ -67,7 +68,7 @@ class Categories:
         for column, (kind, value) in enumerate(zip(kinds, values, strict=True)):
             design[:, kind] += value * parts[:, column]
         made = [
-            Block(b.run, kind, b.start_s, b.shown, b.parts, b.near, value)
+            replace(b, kind=kind, value=value)
             for b, kind, value in zip(self.blocks, kinds, values, strict=True)
         ]
         return Categories(self.names, design, tuple(made), self.numeric)
@@ -135,8 +136,10 @@ def _block(events: Sequence[Event], number: int, kind: int, times_s: Array, run:
     shown = here & (times_s >= start + _SHOWN_S[0]) & (times_s <= end + _SHOWN_S[1])
     middle = 0.5 * (start + _SHOWN_S[0] + end + _SHOWN_S[1])
     parts = shown & (times_s <= middle - 0.5 * GAP_S), shown & (times_s >= middle + 0.5 * GAP_S)
+    guards = here & (times_s < middle + 0.5 * GAP_S), here & (times_s > middle - 0.5 * GAP_S)
+    around = here & (times_s > start + _SHOWN_S[0] - GAP_S) & (times_s < end + _SHOWN_S[1] + GAP_S)
     near = here & (times_s > start - PURGE_S) & (times_s < end + PURGE_S)
-    return Block(number, kind, start, shown, parts, near, value)
+    return Block(number, kind, start, shown, parts, (guards[0] & around, guards[1] & around), near, value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +154,7 @@ def folds_of(categories: Categories, chosen: Sequence[int], allowed: Flags) -> l
     """Deal blocks into stretches that are held out together; empty where no block can be held out.
 
     Blocks of a fold follow each other, so that little is lost around them. Of several divisions the finest one is taken (at most five) that
-    leaves blocks of every category to each fit.
+    leaves blocks of every category to each fit; where none does, each category's blocks are dealt out in turn, or held out one by one.
     """
     kinds = np.array([categories.blocks[k].kind for k in chosen])
     values = np.array([categories.blocks[k].value for k in chosen])
@@ -160,9 +163,13 @@ def folds_of(categories: Categories, chosen: Sequence[int], allowed: Flags) -> l
     if not categories.numeric and len(wanted) < categories.design.shape[1]:
         return []
     order = sorted(range(len(chosen)), key=lambda k: (categories.blocks[chosen[k]].run, categories.blocks[chosen[k]].start_s))
-    for count in range(min(most, MOST_FOLDS), 1, -1):
+    counts = range(min(most, MOST_FOLDS), 1, -1)
+    stretches = [np.array_split(np.array(order), count) for count in counts]
+    dealt = [_dealt(kinds[order], np.array(order), count) for count in counts]
+    single = [[np.array([k]) for k in order]] if most > 1 and len(order) <= MOST_SINGLE else []
+    for division in (*stretches, *dealt, *single):
         made = []
-        for part in np.array_split(np.array(order), count):
+        for part in division:
             tested = [chosen[k] for k in part]
             train = allowed & ~np.any([categories.blocks[k].near for k in tested], axis=0)
             others = [k for k in range(len(chosen)) if k not in set(part.tolist())]
@@ -176,14 +183,21 @@ def folds_of(categories: Categories, chosen: Sequence[int], allowed: Flags) -> l
     return []
 
 
+def _dealt(kinds: NDArray[np.int64], order: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
+    """Deal each category's blocks out in turn."""
+    folds = np.zeros(len(order), np.int64)
+    for kind in np.unique(kinds):
+        folds[kinds == kind] = np.arange((kinds == kind).sum()) % count
+    return [order[folds == fold] for fold in range(count)]
+
+
 def halves_of(categories: Categories) -> list[Fold]:
     """Folds of parts of blocks: each part is tested by a fit without it and the gap; a weak test, as slow noise is shared."""
     everything = np.ones(len(categories.design), bool)
     folds = []
     for part in (0, 1):
         tested = tuple((k, block.parts[part]) for k, block in enumerate(categories.blocks) if block.parts[part].any())
-        out = np.any([block.shown & ~block.parts[1 - part] for block in categories.blocks], axis=0)
-        train = everything & ~out
+        train = everything & ~np.any([block.guards[part] for block in categories.blocks], axis=0)
         if tested and train.sum() >= _FEWEST:
             folds.append(Fold(train, tested))
     return folds

@@ -19,13 +19,13 @@ from rtevo.decode.elsewhere import for_run, sentence
 from rtevo.decode.events import Event, blocks, parse_target
 from rtevo.decode.folder import Decoder, maps_in
 from rtevo.decode.recorded import aligned, events_of, open_with
-from rtevo.decode.score import Score
+from rtevo.decode.score import Score, spearman_brown
 from rtevo.decode.scorer import Scorer
 from rtevo.decode.selection import area, pooled
 from rtevo.errors import DataError, DecoderError, GeometryError
 from rtevo.realign.series import Run
 
-__all__ = ["Replayed", "replay", "replay_maps", "score_run", "spearman_brown", "table_of"]
+__all__ = ["Replayed", "replay", "replay_maps", "rows_of", "score_run", "table_of"]
 
 Array = NDArray[np.float64]
 
@@ -117,11 +117,6 @@ def _split_half(even: list[Score], odd: list[Score]) -> float:
     if len(pairs) < 3 or not (np.ptp(pairs, axis=0) > 0).all():
         return math.nan
     return spearman_brown(float(np.corrcoef(pairs.T)[0, 1]))
-
-
-def spearman_brown(r: float) -> float:
-    """Reliability of the whole from the correlation of its halves (C. Spearman 1910; W. Brown 1910); a negative correlation stays."""
-    return 2 * r / (1 + r) if r > 0 else r
 
 
 def score_run(options: argparse.Namespace) -> str:

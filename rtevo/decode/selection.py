@@ -40,6 +40,7 @@ WEAK = (
     "WEAK: no block could be held out with another of its category left to fit, so parts of blocks were told apart, which share slow "
     "noise; voxels, penalty and smoothing are the defaults. Record two or more blocks of each category, better two runs"
 )
+_FEWEST = 10  # degrees of freedom, for the noise of what was held out
 TOO_FEW = "blocks are too few to choose by inside the folds: the number is that of the default voxels, penalty and smoothing"
 """What is said where nothing better could be done."""
 
@@ -228,18 +229,20 @@ def _scores(products: Array, train: Flags, dual: Array, noise: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class _Held:
-    """Scores of what was held out: (tested, K) means over each block's volumes, its label, and of each volume with its target."""
+    """Scores of what was held out: (tested, K) means over each block's volumes, its label, and of each volume with its design and fold."""
 
     blocks: Array
     labels: Array
     volumes: Array
-    targets: Array
+    design: Array
+    fold: Array
 
     def agreement(self) -> float:
         """Correlation of the volumes' scores with the predicted responses, mean over maps; what is chosen by."""
         if len(self.volumes) < 3:
             return math.nan
-        pairs = zip(self.volumes.T, self.targets.T, strict=True)
+        targets = self.design - self.design.mean(axis=1, keepdims=True) if self.design.shape[1] > 1 else self.design
+        pairs = zip(self.volumes.T, targets.T, strict=True)
         return float(np.mean([np.corrcoef(a, b)[0, 1] if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0 for a, b in pairs]))
 
 
@@ -247,10 +250,9 @@ def _held_out(
     versions: Sequence[_Voxels], categories: Categories, folds: Sequence[Fold], recipes: Sequence[Recipe], step: Callable[[], None]
 ) -> dict[Recipe, _Held]:
     """Score what each fold holds out by each recipe."""
-    rows: dict[Recipe, list[tuple[Array, float, Array, Array]]] = {recipe: [] for recipe in recipes}
+    rows: dict[Recipe, list[tuple[Array, float, Array, Array, Array]]] = {recipe: [] for recipe in recipes}
     design = categories.design
-    target = design - design.mean(axis=1, keepdims=True) if design.shape[1] > 1 else design
-    for fold in folds:
+    for number, fold in enumerate(folds):
         for smoothing in sorted({recipe.smoothing for recipe in recipes}):
             mine = [recipe for recipe in recipes if recipe.smoothing == smoothing]
             voxels = versions[smoothing]
@@ -265,16 +267,18 @@ def _held_out(
                         block = categories.blocks[k]
                         label = block.value if categories.numeric else float(block.kind)
                         if where.any():
-                            rows[recipe].append((found[where].mean(axis=0), label, found[where], target[where]))
+                            own = np.full(int(where.sum()), float(number))
+                            rows[recipe].append((found[where].mean(axis=0), label, found[where], design[where], own))
         step()
     width = design.shape[1]
     held = {}
     for recipe, each in rows.items():
-        means, labels, volumes, targets = zip(*each, strict=True) if each else ((), (), (), ())
+        means, labels, volumes, designs, number = zip(*each, strict=True) if each else ((), (), (), (), ())
         empty = np.zeros((0, width))
         held[recipe] = _Held(
             np.array(means).reshape(-1, width), np.array(labels, np.float64),
-            np.concatenate(volumes) if volumes else empty, np.concatenate(targets) if targets else empty,
+            np.concatenate(volumes) if each else empty, np.concatenate(designs) if each else empty,
+            np.concatenate(number) if each else np.zeros(0),
         )  # fmt: skip
     return held
 
@@ -390,7 +394,7 @@ def select_maps(
             chance.append(_measured(_nested(versions, each, outer, used), each)[0])
             tick()
         p_value = (1 + sum(not each < auc for each in chance)) / (1 + permutations)
-    weights, units = _final(versions[recipe.smoothing], categories, recipe, held)
+    weights, units = _final(versions[recipe.smoothing], categories, recipe, every[recipe])
     apart = _by_days(versions, categories, days, grid, default) if days is not None and len(np.unique(days)) > 1 else ()
     note = WEAK if weak else TOO_FEW if len(grid) > 1 and not any(nested) else ""
     return Chosen(
@@ -454,7 +458,11 @@ def _counter(say: Callable[[str, int, int], None], what: str, of: int) -> Callab
 def _nested(versions: Sequence[_Voxels], categories: Categories, folds: Sequence[Fold], used: Sequence[Recipe]) -> _Held:
     """Score what each fold holds out by the recipe chosen in it."""
     found = [_held_out(versions, categories, [fold], [recipe], lambda: None)[recipe] for fold, recipe in zip(folds, used, strict=True)]
-    return _Held(*(np.concatenate([getattr(each, name) for each in found]) for name in ("blocks", "labels", "volumes", "targets")))
+    if not found:
+        return _held_out(versions, categories, [], [DEFAULT], lambda: None)[DEFAULT]
+    number = [np.full(len(each.fold), float(fold)) for fold, each in enumerate(found)]
+    parts = [np.concatenate([getattr(each, name) for each in found]) for name in ("blocks", "labels", "volumes", "design")]
+    return _Held(*parts, np.concatenate(number))
 
 
 def _final(voxels: _Voxels, categories: Categories, recipe: Recipe, held: _Held) -> tuple[Array, Array]:
@@ -472,8 +480,11 @@ def _final(voxels: _Voxels, categories: Categories, recipe: Recipe, held: _Held)
 
 def _optimism(held: _Held) -> float:
     """How much larger held-out scores' noise is than the fit's own: root mean square of what the design leaves, at least 1."""
-    if len(held.volumes) < 2 * held.targets.shape[1] + 2:
-        return 1.0
-    x = np.column_stack([held.targets, np.ones(len(held.targets))])
-    left = held.volumes - x @ np.linalg.lstsq(x, held.volumes, rcond=None)[0]
-    return max(1.0, float(np.sqrt((left**2).sum() / max((len(x) - x.shape[1]) * left.shape[1], 1))))
+    squares, freedom = 0.0, 0
+    for fold in np.unique(held.fold):
+        here = held.fold == fold
+        x = np.column_stack([held.design[here], np.ones(int(here.sum()))])
+        solution, _, rank, _ = np.linalg.lstsq(x, held.volumes[here], rcond=1e-6)
+        squares += float(((held.volumes[here] - x @ solution) ** 2).mean(axis=1).sum())
+        freedom += len(x) - int(rank)
+    return max(1.0, math.sqrt(squares / freedom)) if freedom >= _FEWEST else 1.0
