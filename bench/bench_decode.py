@@ -12,9 +12,9 @@ the correlation of scores with the true responses
 - for the simulated participant, with the decoder of a localizer run: 80 x 80 x 35 voxels, realigned and smoothed, an image every 4 s. The
   unit of the responses, which intervals need, is taken from the scores.
 
-With ``--fit RUN TSV --score RUN TSV`` it measures instead what ``python -m rtevo.decode fit`` with its defaults is worth on two real runs (or
-the two halves of one) and prints image and block AUC and accuracy; with ``--localizers RUN TSV`` what whole-brain ridge and selected voxels
-are worth on made-up localizers with that run's noise (:mod:`bench.localizers`).
+With ``--fit RUN TSV --score RUN TSV`` it measures instead what ``python -m rtevo.decode fit`` with its defaults is worth on two real runs
+(or the two halves of one) and prints image and block AUC and accuracy; with ``--localizers RUN TSV`` what ridge on all voxels and on
+selected ones are worth on made-up localizers with that run's noise (``bench/localizers.py``).
 
 Under pytest-benchmark the cost of a volume is timed at 80 x 80 x 35 voxels, smoothing included, and with realignment.
 
@@ -350,7 +350,7 @@ def main(arguments: list[str] | None = None) -> int:
     if (options.fit is None) != (options.score is None):
         parser.error("--fit and --score: expected both")
     if options.fit or options.localizers:
-        from bench.localizers import real_table, study_table
+        from localizers import real_table, study_table
 
         if options.fit:
             real_table(options.fit, options.score)

@@ -1,8 +1,9 @@
 """What ``fit`` is worth: on localizers with the noise of a real run, and on two real runs.
 
-Of a made-up localizer another run with the same responses can be made. The noise has the spatial components, voxel variances and smoothness that a real run leaves when its events, motion and slow trends
-are taken out; in time it is autoregressive. Responses are made up: regions that prefer one category, regions that all categories share, and images of
-one category that differ. Nothing of that is what ``fit`` or the scorer assume (they know neither regions nor components).
+Of a made-up localizer another run with the same responses can be made. The noise has the spatial components, voxel variances and
+smoothness that a real run leaves when its events, motion and slow trends are taken out; in time it is autoregressive. Responses are made
+up: regions that prefer one category, regions that all categories share, and images of one category that differ. Nothing of that is what
+``fit`` or the scorer assume (they know neither regions nor components).
 """
 
 from __future__ import annotations

@@ -273,12 +273,12 @@ def _held_out(
     width = design.shape[1]
     held = {}
     for recipe, each in rows.items():
-        means, labels, volumes, designs, number = zip(*each, strict=True) if each else ((), (), (), (), ())
+        means, labels, volumes, designs, of_fold = zip(*each, strict=True) if each else ((), (), (), (), ())
         empty = np.zeros((0, width))
         held[recipe] = _Held(
             np.array(means).reshape(-1, width), np.array(labels, np.float64),
             np.concatenate(volumes) if each else empty, np.concatenate(designs) if each else empty,
-            np.concatenate(number) if each else np.zeros(0),
+            np.concatenate(of_fold) if each else np.zeros(0),
         )  # fmt: skip
     return held
 
@@ -461,8 +461,13 @@ def _nested(versions: Sequence[_Voxels], categories: Categories, folds: Sequence
     if not found:
         return _held_out(versions, categories, [], [DEFAULT], lambda: None)[DEFAULT]
     number = [np.full(len(each.fold), float(fold)) for fold, each in enumerate(found)]
-    parts = [np.concatenate([getattr(each, name) for each in found]) for name in ("blocks", "labels", "volumes", "design")]
-    return _Held(*parts, np.concatenate(number))
+    return _Held(
+        np.concatenate([each.blocks for each in found]),
+        np.concatenate([each.labels for each in found]),
+        np.concatenate([each.volumes for each in found]),
+        np.concatenate([each.design for each in found]),
+        np.concatenate(number),
+    )
 
 
 def _final(voxels: _Voxels, categories: Categories, recipe: Recipe, held: _Held) -> tuple[Array, Array]:
