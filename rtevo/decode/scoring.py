@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtevo.decode.elsewhere import for_run, sentence
+from rtevo.decode.elsewhere import maps_for_run, sentence
 from rtevo.decode.events import Event, blocks, parse_target
 from rtevo.decode.folder import Decoder, maps_in
 from rtevo.decode.recorded import aligned, events_of, open_with
@@ -127,15 +127,12 @@ def score_run(options: argparse.Namespace) -> str:
     trained_s = decoders[0].settings.get("tr_s")
     if isinstance(trained_s, float) and abs(run.tr_s / trained_s - 1) > 0.01:
         sys.stderr.write(f"rtevo: the decoder was made at a repetition time of {trained_s:g} s, this run has {run.tr_s:g} s\n")
-    made: list[Decoder] = []
-    for number, decoder in enumerate(decoders):
-        try:
-            here, placement = for_run(decoder, run)
-        except DataError as problem:
-            raise GeometryError(f"{options.run}: {problem}") from None
-        made.append(here)
-        if placement is not None and number == 0:
-            sys.stderr.write(f"rtevo: {options.run}: {sentence(placement)}\n")
+    try:
+        made, placement = maps_for_run(decoders, run)
+    except DataError as problem:
+        raise GeometryError(f"{options.run}: {problem}") from None
+    if placement is not None:
+        sys.stderr.write(f"rtevo: {options.run}: {sentence(placement)}\n")
     events = events_of(options.events, run, options.first)
     replayed = replay_maps(made, run, events, options.method, halves=options.halves)
     missing = [event.onset_s for k, event in enumerate(events) if math.isnan(replayed[0].scores[k].score)]
