@@ -136,7 +136,7 @@ def _fit_options(fit: argparse.ArgumentParser) -> None:
         "--fwhm", type=finite, nargs="+", default=[4.0], metavar="MM", help="smoothing; of several widths one is chosen (default: 4)"
     )
     fit.add_argument("--day", nargs="+", metavar="LABEL", help="of each run (default: the DICOM study's date, else each grid is a day)")
-    fit.add_argument("--permutations", type=int, default=200, help="for the p-value (default: 200)")
+    fit.add_argument("--permutations", type=_count, metavar="N", help="for the p-value, 0: none (default: 100; 200 of the other methods)")
     fit.add_argument("--seed", type=int, default=0, help="of the permutations (default: 0)")
 
 
@@ -158,6 +158,8 @@ def _fit(options: argparse.Namespace) -> str:
     runs = [open_with(path, options) for path in options.runs]
     runs = [in_order(run, runs[0].grid) for run in runs]
     events = [events_of(path, run, options.first) for path, run in zip(options.events, runs, strict=True)]
+    if options.permutations is None:
+        options.permutations = 100 if options.method == "select" else 200
     if options.method != "select" and options.target is None:
         raise DataError(f"--method {options.method}: expected --target (only the default method fits a map for every kind of event)")
     if options.name is not None and options.target is None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rtevo.decode.events import Event, Target, blocks, predicted
 from rtevo.errors import DataError
 
-__all__ = ["Block", "Categories", "Fold", "categories_of", "folds_of", "halves_of"]
+__all__ = ["MOST_FOLDS", "Block", "Categories", "Fold", "categories_of", "folds_of", "halves_of"]
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtevo.decode.categories import Categories, Fold, folds_of, halves_of
+from rtevo.decode.categories import MOST_FOLDS, Categories, Fold, folds_of, halves_of
 from rtevo.errors import DataError
 
 __all__ = ["COUNTS", "DEFAULT", "PENALTIES", "Chosen", "Recipe", "area", "pooled", "select_maps"]
@@ -150,6 +150,7 @@ class _Voxels:
         centred = np.asarray(patterns, np.float32) - patterns.mean(axis=1, dtype=np.float64, keepdims=True).astype(np.float32)
         self.values = np.ascontiguousarray(centred.T)
         self.all = np.asarray(self.values.T @ self.values, np.float64)
+        self._squares: dict[bytes, Array] = {}  # of the volumes of a fold, which permutations ask for again and again
 
     def order(self, train: Flags, design: Array) -> NDArray[np.int64]:
         """Voxels in falling order of the F of the differences between the columns of the design, on some volumes."""
@@ -160,8 +161,10 @@ class _Voxels:
         rows[train, :k], rows[train, k] = x @ inverse, 1.0 / n
         found = self.values @ rows
         betas, means = found[:, :k].astype(np.float64), found[:, k].astype(np.float64)
-        kept = self.values[:, train]
-        squares = np.einsum("ij,ij->i", kept, kept).astype(np.float64) - n * means**2
+        if (key := train.tobytes()) not in self._squares:
+            kept = self.values[:, train]
+            self._squares = {**dict(list(self._squares.items())[-MOST_FOLDS:]), key: np.einsum("ij,ij->i", kept, kept).astype(np.float64)}
+        squares = self._squares[key] - n * means**2
         explained = np.einsum("vi,ij,vj->v", betas, x.T @ x, betas)
         contrast = np.eye(k)[:-1] - 1.0 / k if k > 1 else np.eye(1)
         apart = betas @ contrast.T
