@@ -119,9 +119,14 @@ def series_of(
     grid: Grid | None = None,
 ) -> Series:
     """Align, smooth and mask a run, as the scorer does; or take the `frames` of a run that was sampled on another `grid`."""
+    from rich.console import Console
+    from rich.progress import track
+
     values, index, motion, holes = [], [], np.full((run.count, 6), np.nan), 0
     size_mm = (grid or run.grid).voxel_size_mm
-    for i, volume, params in frames or aligned(run, reference, mask):
+    quiet, console = not sys.stderr.isatty(), Console(stderr=True)
+    coming = track(frames or aligned(run, reference, mask), "aligning", run.count, console=console, transient=True, disable=quiet)
+    for i, volume, params in coming:
         motion[i] = motion_in_mm(params)
         if volume is None:
             holes += bool(np.isfinite(params).all())
