@@ -1,7 +1,7 @@
 """Command line: build a decoder from training runs, score a recorded run with one as a session would, carry one to today's grid.
 
-``python -m rtevo.decode fit RUN [RUN ...] --events E.tsv [E.tsv ...] --target "face - object" --out DIR``
-``python -m rtevo.decode score DECODER RUN --events E.tsv [--out SCORES.tsv]``
+``python -m rtevo.decode fit RUN [RUN ...] --events E.tsv [E.tsv ...] [--target "face - object"] --out DIR``
+``python -m rtevo.decode score DECODER RUN --events E.tsv [--name MAP ...] [--out SCORES.tsv]``
 ``python -m rtevo.decode place DECODER --on TODAY --out DIR [--transform FILE]``
 ``python -m rtevo.decode import (MAP.nii.gz | MODEL.pkl) --reference REF.nii.gz --mask MASK.nii.gz --out DIR [--transform A B ...]``
 """

@@ -143,14 +143,15 @@ def told(chosen: Chosen, categories: Categories) -> str:
         count = categories.design.shape[1]
         line += f", {count}-way {chosen.accuracy:.2f} (chance {1 / count:.2f})" if len(categories.names) > 1 else ""
         line += f" (p = {chosen.p_value:.3f}, " if math.isfinite(chosen.p_value) else " ("
-        lines.append(line + f"{len(chosen.labels)} {what}, everything chosen inside {chosen.folds} folds)")
+        how = "WEAK: parts of blocks share slow noise" if chosen.weak else "all that was chosen was chosen inside them"
+        lines.append(line + f"{len(chosen.labels)} {what}, {chosen.folds} folds; {how})")
     if chosen.days:
         if math.isnan(chosen.days[0]):
             lines.append("held-out days: could not be told apart by the other days")
         else:
             right = f", {chosen.days[1]:.2f} right" if math.isfinite(chosen.days[1]) else ""
             lines.append(f"held-out days: {measure} {chosen.days[0]:.3f}{right}")
-    if chosen.note:
+    if chosen.note and not chosen.weak:  # that is said on stderr
         lines.append(chosen.note)
     return "".join(f"{line}\n" for line in lines)
 
