@@ -21,7 +21,7 @@ from rtevo.report import gather, page, pages
 from rtevo.report.__main__ import main
 from rtevo.report.gather import means
 from rtevo.report.methods import REFERENCES, methods
-from rtevo.report.tables import late, rings, steps, warnings
+from rtevo.report.tables import decoder_today, late, rings, steps, warnings
 
 SHAPE, SECOND_NS, MS = (4, 3, 2), 1_000_000_000, 1_000_000
 READER: dict[str, Any] = {
@@ -308,3 +308,15 @@ def test_sessions_that_did_not_count_the_cost_have_a_page_too(recorded: Record) 
     out = recorded(end={"rings": {"volumes": ring}})
     assert "not recorded (decode)" in Page(page(gather(out))).words
     assert pages(gather(out))
+
+
+def test_a_sentence_says_how_good_the_decoder_was(recorded: Record) -> None:
+    session = gather(recorded())
+    said = decoder_today(session)
+    model = "by its own model its scores share 80% of their variance with the responses"
+    assert said == f"Today the decoder told images apart well: {model} (reliability 0.80)."
+    assert said in Page(page(session)).words
+    probes = [{"probe": p, "onset": 10.0 * k, "score": p + 0.1 * (-1) ** (k + p)} for p in range(3) for k in range(4)]
+    again = replace(session, trials=probes)
+    assert "reliability 0.80; split-half reliability of the images that were shown again: 0." in decoder_today(again)
+    assert decoder_today(replace(session, blinded=True)) == ""

@@ -43,6 +43,7 @@ def page(session: Session, controls: Sequence[Session] = ()) -> str:
         sections=[*sections, ("methods", "Methods"), ("provenance", "Provenance")],
         blinded=session.blinded,
         figures=tables.figures_of(session),
+        decoder_today=tables.decoder_today(session),
         warnings=tables.warnings(session),
         images_note=_images_note(session),
         generations=_generations(session),
