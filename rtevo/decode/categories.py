@@ -67,10 +67,7 @@ class Categories:
         design = np.zeros_like(self.design)
         for column, (kind, value) in enumerate(zip(kinds, values, strict=True)):
             design[:, kind] += value * parts[:, column]
-        made = [
-            replace(b, kind=kind, value=value)
-            for b, kind, value in zip(self.blocks, kinds, values, strict=True)
-        ]
+        made = [replace(b, kind=kind, value=value) for b, kind, value in zip(self.blocks, kinds, values, strict=True)]
         return Categories(self.names, design, tuple(made), self.numeric)
 
 

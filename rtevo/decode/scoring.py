@@ -165,9 +165,7 @@ def _first(run: Run) -> int:
 def rows_of(replayed: Sequence[Replayed], events: Sequence[Event]) -> str:
     """Write the scores as a table: columns score and score_se of one map, NAME and NAME_se of several."""
     several = len(replayed) > 1
-    columns = [
-        name for one in replayed for name in ((one.decoder.name, f"{one.decoder.name}_se") if several else ("score", "score_se"))
-    ]
+    columns = [name for one in replayed for name in ((one.decoder.name, f"{one.decoder.name}_se") if several else ("score", "score_se"))]
     text = StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(["onset", "duration", "trial_type", *columns, "volumes_used"])
