@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rtevo.console.view import View
+from rtevo.outside import shown_lines
 from rtevo.record import LOG, LogFollower
 from rtevo.records import FD_LIMIT_MM, VolumeFlag
 from rtevo.session.course import course_settings
@@ -72,7 +73,7 @@ class Status:
         self._more = dict.fromkeys(MORE, 0)  # what has been asked
         self._printed = 0.0
         self._follow()
-        self._log = (plan.out / "session.log").open("a", encoding="utf-8", buffering=1)
+        self._log = (plan.out / "session.log").open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         self._live = Live(console=self.console, refresh_per_second=4, transient=True, auto_refresh=False)
 
     def __enter__(self) -> Status:
@@ -87,6 +88,7 @@ class Status:
 
     def log(self, level: str, text: str) -> None:
         """Show a message (but not a DEBUG one), and keep it in ``session.log``."""
+        text = shown_lines(text)
         with suppress(OSError):  # the disk is full: whoever keeps the record says so
             self._log.write(f"{time.strftime('%H:%M:%S')} {level} {text}\n")
         if level == "DEBUG":

@@ -22,6 +22,7 @@ LOOPBACK = "127.0.0.1"
 NO_GRID = Grid((1, 1, 1), np.eye(4))  # of a volume that is missing before any has come
 SETTLE_S = 0.02  # shortest time that a file must have stayed as it is: see rtevo.ingest.whole
 FIRST_VOLUMES = 8  # of a doubtful series, that are held back while a better one may begin
+LONGEST = 100  # characters of what a header says of one thing, where all of it is too much
 TR_OFF = 0.01  # of the session's repetition time: how far the headers' may be from it
 
 
@@ -190,11 +191,13 @@ class _Teller:
 
 
 def _told(acquisition: dict[str, Any]) -> bytes:
-    """Write what the headers say; of very many slices without their times."""
+    """Write what the headers say; of very many slices without their times, and then of long texts without them."""
     text = json.dumps(acquisition).encode() if acquisition else b""
     if len(text) > ACQUISITION_BYTES:
         text = json.dumps({name: value for name, value in acquisition.items() if name != "SliceTiming"}).encode()
-    return text[:ACQUISITION_BYTES]
+    if len(text) > ACQUISITION_BYTES:
+        text = json.dumps({name: value for name, value in acquisition.items() if len(json.dumps(value)) <= LONGEST}).encode()
+    return text if len(text) <= ACQUISITION_BYTES else b""
 
 
 class _Publisher:

@@ -101,3 +101,12 @@ def test_the_terminal_asks_once_about_an_alarm_and_any_answer_says_that_it_was_s
     ask("", "g\n")
     assert done == ["seen", "seen", "go_on"]
     assert printed.getvalue().count("Type g (go on showing images)") == 1
+
+
+def test_no_text_from_outside_ends_the_log_or_moves_the_cursor(interrupted: Any) -> None:
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace")
+    with Status(interrupted, Console(file=screen)) as status:
+        status.log("WARNING", "ingest: caf\udce9\x1b[2J.dcm: not DICOM\nsecond line")
+    kept = (interrupted.out / "session.log").read_bytes().decode("utf-8")
+    assert r"caf\udce9\x1b[2J.dcm" in kept
+    assert "\x1b" not in kept

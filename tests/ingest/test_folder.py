@@ -375,11 +375,10 @@ def test_a_share_that_is_unmounted_leaves_an_empty_mount_point(tmp_path: Path, c
     scanner.check(source.poll(), [1])
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path: Path, clock: FakeClock) -> None:
-    scanner = Scanner(tmp_path / "elsewhere" / "series")
-    scanner.send(0, 1)
+def test_links_within_the_folder_are_followed_but_not_in_circles(tmp_path: Path, clock: FakeClock) -> None:
     watched = tmp_path / "watched"
-    watched.mkdir()
+    scanner = Scanner(watched / ".2026" / "series")  # whose name begins with a dot: it is looked at by its link alone
+    scanner.send(0, 1)
     (watched / "current").symlink_to(scanner.folder)
     (scanner.folder / "round").symlink_to(watched)
     (watched / "gone").symlink_to(tmp_path / "nowhere")
