@@ -69,6 +69,11 @@ class Acquisition:
         "a list of TITLE, TITLE@ADDRESS or @ADDRESS",
         lambda x: all(map(is_peer, x)),
     )
+    keys: str = key(
+        "",
+        "push: folder made by `python -m rtevo.bridge keys`, with a key for each sender; needed where address is not loopback",
+        path="folder",
+    )
     series: str = key(
         "",
         "series to take: its number or UID, or (part of) its description or protocol name, * and ? allowed; "

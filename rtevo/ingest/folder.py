@@ -68,6 +68,8 @@ class FolderSource:
         Returns the trigger's time on `clock_ns`, None before it: see :class:`rtevo.ingest.gate.Gate`. Without it nothing is held.
     replaceable : callable, optional
         Whether a doubtful series that was taken may still give way to a better one that begins, whose volumes then come from index 0.
+    confined : bool
+        Whether links that lead out of the folder are named, and not followed: it is written to by others.
 
     Attributes
     ----------
@@ -98,6 +100,7 @@ class FolderSource:
         settle_s: float | None = 0.0,
         opened: Callable[[], int | None] | None = None,
         replaceable: Callable[[], bool] = lambda: False,
+        confined: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.problems: list[str] = []
@@ -106,7 +109,7 @@ class FolderSource:
         gate = Gate(opened) if opened else None
         self._selection = Selection(series, patience_s=patience_s, first=first, confirm=confirm, replaceable=replaceable, gate=gate)
         self._stall_s, self._clock_ns, self._pixels = stall_s, clock_ns, pixels
-        self._listing, self._whole = Listing(self.folder, self.problems), Whole(settle_s)
+        self._listing, self._whole = Listing(self.folder, self.problems, confined), Whole(settle_s)
         self._taken: dict[str, Taken] = {}
         self._queue: deque[str] = deque()
         self._waiting: dict[str, Waiting] = {}  # not whole

@@ -54,6 +54,8 @@ class Listing:
         The folder; it need not exist yet, and may go away for a while.
     problems : list of str
         Takes what went wrong, each once.
+    confined : bool
+        Whether links that lead out of the folder are named, and not followed.
 
     Attributes
     ----------
@@ -61,10 +63,10 @@ class Listing:
         Files that were taken, as they were then; the caller keeps it.
     """
 
-    def __init__(self, folder: Path, problems: list[str]) -> None:
+    def __init__(self, folder: Path, problems: list[str], confined: bool = False) -> None:
         self.known: dict[str, Signature] = {}
         self._problems = problems
-        self._root = str(folder)
+        self._root, self._confined = str(folder), confined
         self._folders: dict[str, _Folder] = {str(folder): _Folder(0)}
         self._reachable: bool | None = None
         self._turn: Iterator[str] = iter(())
@@ -182,7 +184,7 @@ class Listing:
         if not os.path.exists(entry.path):  # it may lead somewhere later
             return ""
         target, root = os.path.realpath(entry.path), os.path.realpath(self._root)
-        if target != root and not target.startswith(root.rstrip("/") + "/"):
+        if self._confined and target != root and not target.startswith(root.rstrip("/") + "/"):
             return f"a link out of the watched folder ({shown(target)}); not followed"
         return "" if os.path.isfile(target) or os.path.isdir(target) else "a link to neither a file nor a folder; not looked at"
 

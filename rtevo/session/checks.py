@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from rtevo.config import Config
 from rtevo.errors import ConfigError, DataError
-from rtevo.wire import is_loopback
+from rtevo.wire import KeyFile, WireError, is_loopback
+from rtevo.wire.keys import SUPPORT_FILE
 
 if TYPE_CHECKING:
     pass
@@ -106,6 +107,11 @@ def check_delivery(config: Config) -> None:
             faults.check_sent()
     except ConfigError as error:
         raise ConfigError([f"[simulation] {mistake}" for mistake in error.mistakes]) from None
+    if settings.delivery == "push" and settings.keys:
+        try:
+            KeyFile.read(Path(settings.keys) / SUPPORT_FILE, "support")
+        except WireError as error:
+            raise ConfigError(f"[acquisition] keys: {error}") from None
     if settings.delivery != "folder":
         try:
             check_listening(settings.address, settings.port if settings.source == "watch" else 0, dicom=dicom)

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,8 @@ from rtevo.ingest.header import Likeness
 from rtevo.records import ACQUISITION_BYTES, Grid, RunClock, VolumeFlag, put_volume
 from rtevo.session.context import Context
 from rtevo.shm import Ring
+from rtevo.wire import KeyFile
+from rtevo.wire.keys import SUPPORT_FILE
 
 LOOPBACK = "127.0.0.1"
 NO_GRID = Grid((1, 1, 1), np.eye(4))  # of a volume that is missing before any has come
@@ -89,6 +92,7 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
             confirm=True,
             opened=opened,
             most_voxels=plan.capacity,
+            keys=KeyFile.read(Path(settings.keys) / SUPPORT_FILE, "support") if watched and settings.keys else None,
         )
         context.log.info("ingest: scripts push volumes to %s", pushed.endpoint)
         return pushed, {"volumes_port": int(pushed.endpoint.rpartition(":")[2])}
@@ -100,6 +104,7 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
         "confirm": True,
         "opened": opened,
         "replaceable": lambda: not context.clock.get("shown"),
+        "confined": True,
     }
     source: DicomReceiver | FolderSource
     ready = {}

@@ -54,7 +54,7 @@ def check_goes_on(folder: Path, clock: FakeClock, named: str = "") -> FolderSour
     """The bad files lie there: two good volumes are taken all the same, and something was said of each bad file."""
     (folder / "good_1.nii").write_bytes(nifti(1))
     (folder / "good_2.nii").write_bytes(nifti(2))
-    source = FolderSource(folder, series="good", patience_s=1, stall_s=1, clock_ns=clock)
+    source = FolderSource(folder, series="good", patience_s=1, stall_s=1, clock_ns=clock, confined=True)
     found = source.poll()
     clock.advance(10)
     found += source.poll() + source.finish()
