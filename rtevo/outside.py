@@ -12,7 +12,10 @@ import json
 import math
 import os
 import stat
+import subprocess
+import threading
 import zipfile
+from collections.abc import Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -20,7 +23,18 @@ from numpy.typing import NDArray
 
 from rtevo.errors import DataError
 
-__all__ = ["load_array", "load_arrays", "open_regular", "parse_json", "read_exactly", "read_json", "read_regular", "shown", "shown_lines"]
+__all__ = [
+    "load_array",
+    "load_arrays",
+    "open_regular",
+    "parse_json",
+    "read_apart",
+    "read_exactly",
+    "read_json",
+    "read_regular",
+    "shown",
+    "shown_lines",
+]
 
 MOST_TEXT = 200  # characters of a text from outside in a message
 MOST_JSON = 1 << 24  # bytes
@@ -134,6 +148,36 @@ def _integer(digits: str) -> int:
     if len(digits.lstrip("-")) > MOST_DIGITS:
         raise ValueError(f"a whole number of {len(digits)} digits")
     return int(digits)
+
+
+def read_apart(command: Sequence[str], timeout_s: float, most: int = MOST_ARRAYS) -> bytes:
+    """Return what a reader prints that runs in a process of its own, with no environment but what its arithmetic needs.
+
+    Raises
+    ------
+    DataError
+        It refuses (its last sentence says why), takes too long, or prints more than `most` bytes.
+    """
+    few = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=few) as process:
+        late = threading.Timer(timeout_s, process.kill)
+        late.start()
+        assert process.stdout is not None
+        assert process.stderr is not None
+        printed = process.stdout.read(most + 1)
+        said = process.stderr.read(1 << 16).decode(errors="replace").strip().splitlines() if len(printed) <= most else []
+        if len(printed) > most:
+            process.kill()
+        code = process.wait()
+        on_time = late.is_alive()
+        late.cancel()
+    if not on_time:
+        raise DataError(f"refused: reading took more than {timeout_s:g} s")
+    if len(printed) > most:
+        raise DataError(f"refused: it holds more than {most} bytes")
+    if code:
+        raise DataError(shown(said[-1]) if said else f"refused: its reader ended with {code}")
+    return printed
 
 
 def load_array(path: str | os.PathLike[str], most: int = MOST_ARRAYS) -> NDArray[Any]:

@@ -123,8 +123,12 @@ class PushSender:
         self._socket.set(zmq.LINGER, 0)
         self._socket.set(zmq.RCVTIMEO, ANSWER_MS)
         if keys is not None:
-            self._socket.curve_publickey, self._socket.curve_secretkey = keys.public.encode(), keys.secret.encode()
-            self._socket.curve_serverkey = keys.server.encode()
+            for option, key in (
+                (zmq.CURVE_PUBLICKEY, keys.public),
+                (zmq.CURVE_SECRETKEY, keys.secret),
+                (zmq.CURVE_SERVERKEY, keys.server),
+            ):
+                self._socket.set(option, key.encode())
         self._socket.connect(endpoint)
 
     def __enter__(self) -> PushSender:
