@@ -192,7 +192,7 @@ def joblib_array(dtype: Any, shape: Any, payload: bytes, **more: Any) -> bytes:
     wrapper = _Calls(joblib.numpy_pickle.NumpyArrayWrapper, np.ndarray, shape, "C", dtype)
     state = {"subclass": np.ndarray, "shape": shape, "order": "C", "dtype": dtype, "allow_mmap": False, **more}
     wrapper.call = (*wrapper.call, state)
-    model = pickle.dumps(wrapper, protocol=2)[2:-1] + payload  # BUILD comes last: the numbers follow
+    model = pickle.dumps(wrapper, protocol=2)[2:-1] + b"\0" + payload  # BUILD comes last: padding and numbers follow
     return b"\x80\x02csklearn.decomposition\nPCA\n)\x81}X\x05\x00\x00\x00coef_" + model + b"sb."
 
 
