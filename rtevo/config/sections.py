@@ -309,6 +309,7 @@ class Record:
     """What a run leaves behind."""
 
     out: str = key("", "output folder, must not exist yet; empty = sessions/DATE-N", path="new")
+    group: str = key("", "group of this computer's users who may read it too; empty = only the one who runs the session")
     save_volumes: str = key(
         "raw",
         "volumes to keep: raw (volumes/volume-00000.nii.gz, as they came; what export and rerun need), aligned (aligned/...), both, none",

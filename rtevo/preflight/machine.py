@@ -58,6 +58,7 @@ def disk(known: Known) -> Iterator[Finding]:
     """Room for all that the session may save, and whether a volume is on the disk before the next one comes."""
     assert known.grid is not None
     assert known.image_size is not None
+    checks.check_group(known.config)
     place = checks.check_out(known.config.record.out)
     volume, total = needed(known)
     free = shutil.disk_usage(place).free

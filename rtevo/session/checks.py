@@ -6,8 +6,10 @@ output folder. :mod:`rtevo.preflight` asks the same functions, and measures besi
 
 from __future__ import annotations
 
+import grp
 import importlib.util
 import math
+import os
 import secrets
 import socket
 from pathlib import Path
@@ -27,6 +29,7 @@ __all__ = [
     "check_console",
     "check_decoder",
     "check_delivery",
+    "check_group",
     "check_out",
     "check_participant",
     "check_space",
@@ -48,6 +51,20 @@ def check_out(wanted: str) -> Path:
     if wanted and there:
         raise ConfigError(f"[record] out: expected a folder that does not exist yet, got {wanted!r}: nothing is ever overwritten")
     return next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
+
+
+def check_group(config: Config) -> int:
+    """See that the group that may read the session's folder is one of this user's; give its number, -1 for none."""
+    name = config.record.group
+    if not name:
+        return -1
+    try:
+        number = grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        raise ConfigError(f"[record] group: expected a group of this computer, got {name!r}") from None
+    if number not in (os.getegid(), *os.getgroups()) and os.geteuid() != 0:
+        raise ConfigError(f"[record] group: expected a group that this user is in, got {name!r}")
+    return number
 
 
 def capacity(config: Config, source: Any) -> int:
