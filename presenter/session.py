@@ -133,7 +133,9 @@ class Session:
         try:
             self._begin()
             while self._next_is_there():
-                self._trial(self._queue.popleft())
+                picture = self._queue.popleft()
+                self._link.shown(len(picture.pixels))
+                self._trial(picture)
             reason = self._ending or ""
             self._goodbye(reason)
         except (BrokenOff, KeyboardInterrupt) as error:

@@ -324,7 +324,7 @@ class Console:
     port: int = key(0, "TCP port to serve it at; 0 = none; --console is 8080", "0 to 65535", lambda x: 0 <= x <= 65535)
     address: str = key(
         "127.0.0.1",
-        "this computer's address to serve it at; other than loopback: browsers elsewhere need the token that is printed at the start",
+        "this computer's address to serve it at; browsers need the token in the address that is printed at the start",
         "an IP address",
         is_address,
     )

@@ -36,6 +36,7 @@ QUESTION = "Type y (accept a doubtful placement), n (try the next volumes), r (t
 ANSWERS = {"y": "accept", "n": "again", "r": "restart", "x": "stop"}
 HELD = "Type g (go on showing images), r (the scanner's run begins anew) or x (stop), and Enter."
 AT_HELD = {"g": "go_on", "r": "restart", "x": "stop"}
+BROWSER = "b"  # shows the page's address again
 SEEN = "Type k and Enter when you have seen it."
 MORE = {  # shared word: action, key, question
     "presenter_waits": (
@@ -101,7 +102,8 @@ class Status:
         if settings.port:
             host = f"[{settings.address}]" if ":" in settings.address else settings.address
             token = f"?token={self.plan.token}" if self.plan.token else ""
-            self.console.print(Text(f"console: http://{host}:{settings.port}/{token}", style="bold"), soft_wrap=True)
+            again = f"  (again, for another browser: {BROWSER} and Enter)" if token and sys.stdin is not None and sys.stdin.isatty() else ""
+            self.console.print(Text(f"console: http://{host}:{settings.port}/{token}{again}", style="bold"), soft_wrap=True)
 
     def progress(self, text: str) -> None:
         """Show what is being waited for before the session begins."""
@@ -153,7 +155,7 @@ class Status:
         if not asked and (alarm or held) and self._alarm != (alarm, held):
             self.console.print(Text(HELD if held else SEEN, style="bold yellow"))
         self._alarm = (alarm, held)
-        if (asked or alarm or held or any(more.values())) and select.select([sys.stdin], [], [], 0)[0]:
+        if (asked or alarm or held or any(more.values()) or self.plan.token) and select.select([sys.stdin], [], [], 0)[0]:
             if alarm:  # any answer says that it has been seen
                 self._operate("seen", "at the terminal")
             self._answer(sys.stdin.readline().strip().lower()[:1], asked, held)
@@ -162,6 +164,9 @@ class Status:
         """Do what was answered."""
         assert self._operate is not None
         waiting = [more for name, more in MORE.items() if self._more[name]]
+        if word == BROWSER and self.plan.token:
+            self.invite()
+            return
         known = {**{key: action for action, key, _ in waiting}, **(AT_HELD if held else {}), **(ANSWERS if asked else {})}
         if word in known:
             self._asked = 0 if word in ANSWERS else self._asked

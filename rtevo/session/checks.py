@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtevo.config import Config
 from rtevo.errors import ConfigError, DataError
-from rtevo.wire import KeyFile, WireError, is_loopback
+from rtevo.wire import KeyFile, WireError
 from rtevo.wire.keys import SUPPORT_FILE
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def check_console(config: Config) -> str:
             pass
     except OSError as error:
         raise ConfigError(f"[console] port: {settings.address}:{settings.port} cannot be listened at: {error.strerror}") from None
-    return "" if is_loopback(settings.address) else secrets.token_urlsafe(32)
+    return secrets.token_urlsafe(32)  # on loopback too: other users of this computer reach that
 
 
 def check_delivery(config: Config) -> None:

@@ -25,6 +25,7 @@ LOOPBACK = "127.0.0.1"
 NO_GRID = Grid((1, 1, 1), np.eye(4))  # of a volume that is missing before any has come
 SETTLE_S = 0.02  # shortest time that a file must have stayed as it is: see rtevo.ingest.whole
 FIRST_VOLUMES = 8  # of a doubtful series, that are held back while a better one may begin
+MOST_WORDS, WORDS_A_S = 200, 0.5  # problems that are named at once, and in a second after that: a flood of them is counted
 LONGEST = 100  # characters of what a header says of one thing, where all of it is too much
 TR_OFF = 0.01  # of the session's repetition time: how far the headers' may be from it
 
@@ -177,6 +178,7 @@ class _Teller:
         self._context, self._source = context, source
         self._problems = 0
         self._told = False
+        self._room, self._looked_s, self._untold = float(MOST_WORDS), time.monotonic(), 0
 
     def tell(self) -> None:
         """Say what is new."""
@@ -190,9 +192,20 @@ class _Teller:
                     "ingest: the repetition time is %g s by the headers, %g s in this session ([acquisition] tr_s)", found, expected
                 )
         problems = source.problems
+        now_s = time.monotonic()
+        self._room, self._looked_s = min(MOST_WORDS, self._room + (now_s - self._looked_s) * WORDS_A_S), now_s
         for problem in problems[self._problems :]:
-            log.log(logging.ERROR if problem in source.alarms else logging.WARNING, "ingest: %s", problem)
+            alarm = problem in source.alarms
+            if self._room < 1 and not alarm:
+                self._untold += 1
+                continue
+            self._room -= not alarm
+            log.log(logging.ERROR if alarm else logging.WARNING, "ingest: %s", problem)
         self._problems = len(problems)
+        if self._untold and self._room >= MOST_WORDS / 2:
+            self._room -= 1
+            log.warning("ingest: %d more things were wrong with what came, too many to be named one by one", self._untold)
+            self._untold = 0
 
 
 def _told(acquisition: dict[str, Any]) -> bytes:
