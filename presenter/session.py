@@ -54,6 +54,10 @@ class Channel(Protocol):
         """Give the messages that have come."""
         ...
 
+    def shown(self, size: int) -> None:
+        """Note that a picture of so many bytes is no longer kept."""
+        ...
+
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything sent has been dealt with."""
         ...
