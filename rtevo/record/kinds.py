@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,7 +42,6 @@ __all__ = [
     "Start",
     "Truth",
     "VolumeRecord",
-    "fits",
     "floats",
     "record_of",
     "typed",
@@ -410,38 +409,6 @@ _NAMES = {
 } | {Other: ()}
 _KNOWN = {kind: frozenset(names) | {"seq", "clock_ns"} for kind, names in _NAMES.items()}
 _ARRAYS = {kind: tuple(n for n in ("latent", "embedding") if n in _NAMES[kind]) for kind in _NAMES}
-
-
-_OF_TYPE = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
-_TYPES = {
-    kind: {f.name: _OF_TYPE[f.type] for f in fields(kind) if isinstance(f.type, str) and f.type in _OF_TYPE}
-    for kind in {*KINDS.values(), Other}
-}
-_NEEDED = {
-    kind: frozenset(f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING and f.name != "level")
-    for kind in {*KINDS.values(), Other}
-}
-
-
-def fits(found: Mapping[str, Any]) -> bool:
-    """Whether a line's JSON object can be a record: what it holds under the names of its kind is of their types, and of 64 bits."""
-    name = found.get("type", "")
-    if not isinstance(name, str):
-        return False
-    kind = KINDS.get(name, Other)
-    for key, types in _TYPES[kind].items():
-        value = found.get(key, types)
-        if value is types:
-            continue
-        if type(value) not in types or (type(value) is int and not -(1 << 63) <= value < 1 << 63):
-            return False
-    try:
-        for array in _ARRAYS[kind]:
-            if isinstance(found.get(array), str):
-                floats(found[array])
-    except ValueError:
-        return False
-    return _NEEDED[kind] <= found.keys()
 
 
 def _plain(value: Any) -> Any:

@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Any
 
 from rtevo.errors import BusyError, DataError
-from rtevo.record.kinds import SCHEMA, Record, Start, fits, typed
+from rtevo.record.fitting import fits
+from rtevo.record.kinds import SCHEMA, Record, Start, typed
 
 __all__ = ["LOG", "LogFollower", "LogWriter", "hold", "read_log", "read_up_to_damage", "skip_damaged"]
 
