@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tomllib
 from numpy.typing import NDArray
 
 from rtevo import __version__
@@ -141,7 +140,7 @@ def _open(out: Path, bids: Path) -> _Run:
     session.save()
     if not len(session.motion) or not grids:
         raise DataError(f"{out}: expected at least one volume, the session recorded none")
-    run = _Run(session, bids, tomllib.loads(session.session_file.read_text(encoding="utf-8")), grids[0])
+    run = _Run(session, bids, session.file_settings, grids[0])
     came = [row["volume"] for row in run.volumes if not row["flags"] & VolumeFlag.MISSING]
     absent = [index for index in came if not volume_path(out, index).exists()]
     if len(absent) == len(came):

@@ -399,3 +399,42 @@ def test_self_test_reports_the_round_trip(tmp_path: Path) -> None:
     assert not any(line.startswith("link") for line in report["to_do"])  # type: ignore[attr-defined]
     assert any(line.startswith("round_trip") for line in lines)
     assert (tmp_path / "r.json").exists()
+
+
+def test_a_flood_of_unknown_keys_is_a_few_notes(tmp_path: Path) -> None:
+    make_keys(tmp_path, ["presenter"])
+    with Bridge(LOOPBACK, PresentationSettings(), keys=tmp_path) as bridge:
+        ears, door = Ears(bridge), bridge._door
+        for number in range(601):
+            door._admitted.callback("*", f"{number:040d}".encode())
+            door.look()
+            ears()
+        assert ears.told("key is not listed") == 5
+        assert ears.told("many more: presenters whose keys are not listed") == 1
+        door.tell("something else")
+        ears()
+        assert ears.told("something else") == 1
+
+
+def test_pictures_that_wait_are_bounded_and_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 64 * 64 * 3
+    monkeypatch.setattr("presenter.link.MOST_HELD", 3 * size)
+    with Bridge(LOOPBACK, PresentationSettings()) as bridge, Link(bridge.endpoint) as link:
+        ears = Ears(bridge)
+        until(lambda: bridge.connected, ears)
+        for number in range(6):
+            bridge.send_image(0, number, np.full((64, 64, 3), number, np.uint8))
+        taken: list[int] = []
+
+        def look() -> None:
+            ears()
+            taken.extend(message.candidate for message, _ in link.take() if isinstance(message, wire.Image))
+
+        until(lambda: len(taken) == 3, look)
+        for _ in range(20):
+            look()
+        assert taken == [0, 1, 2]
+        for _ in range(6):
+            link.shown(size)
+        until(lambda: len(taken) == 6, look)
+        assert taken == [0, 1, 2, 3, 4, 5]

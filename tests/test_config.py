@@ -157,6 +157,9 @@ def test_who_may_send_from_the_network_has_to_be_said() -> None:
         return "; ".join(caught.value.mistakes)
 
     assert "peers: expected at least one where address is '0.0.0.0', got none" in told(delivery="dicom", address="0.0.0.0")
+    assert "keys: expected a folder of keys for delivery 'push' at address '0.0.0.0', got none" in told(
+        delivery="push", address="0.0.0.0", peers=["@10.0.0.1"]
+    )
     assert "peers: expected @ADDRESS for delivery 'push', got 'CONSOLE'" in told(delivery="push", peers=["CONSOLE"])
     assert "peers: expected a list of TITLE, TITLE@ADDRESS or @ADDRESS" in told(delivery="dicom", peers=["@"])
     assert "peers: expected a list of TITLE" in told(delivery="dicom", peers=["A@somewhere"])

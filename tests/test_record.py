@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from rtevo.record import (
     skip_damaged,
 )
 from rtevo.record.__main__ import main as record_command
+from rtevo.record.log import read_up_to_damage
 from rtevo.records import EventKind, MessageKind, VolumeFlag
 
 START = {"tr_s": 2.0, "rtevo": "0", "condition": "brain", "seed": 1}
@@ -359,3 +361,26 @@ def test_times_held_are_those_of_the_report(tmp_path: Path) -> None:
                 log.append("events", {**event, "kind": int(kind), "t_ns": k * 10**9})
     assert finalise(tmp_path)["images"]["times_held"] == 2
     assert held(RecordedSession(tmp_path).parts) == [5.0, 25.0]
+
+
+HOSTILE = {
+    "deep": b'{"seq": 1, "type": "score", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "10^400": b'{"seq": 1, "type": "score", "t": 1' + b"0" * 400 + b', "clock_ns": 1' + b"0" * 400 + b"}",
+    "a kind that is none": b'{"seq": 1, "type": ["score"]}',
+    "a number that is text": b'{"seq": 1, "type": "images", "generation": "0/../../..", "candidate": 0}',
+    "a number that is a list": b'{"seq": 1, "type": "volumes", "index": [1], "flags": 0}',
+    "an array that is none": b'{"seq": 1, "type": "latents", "generation": 0, "candidate": 0, "latent": "AAA"}',
+    "text that is a number": b'{"seq": 1, "type": "warning", "text": 7}',
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_a_line_that_is_made_to_do_harm_is_a_damaged_one(text: bytes, tmp_path: Path) -> None:
+    with LogWriter(tmp_path / LOG) as log:
+        log.append("start", {"tr_s": 1.0})
+    with (tmp_path / LOG).open("ab") as file:
+        file.write(b"%08x %s\n" % (zlib.crc32(text), text))
+        file.write(b"00000000 {}\n")
+    records, damage = read_up_to_damage(tmp_path / LOG)
+    assert len(records) == 1
+    assert "line 2" in damage

@@ -365,7 +365,8 @@ class Bridge:
             message, _pixels = wire.decode(frames)
         except wire.VersionError as error:
             self._send(wire.Refused(str(error)), identity)
-            self._door.tell(f"presenter refused: it speaks protocol {error.found}, not {wire.PROTOCOL}: update rtevo there")
+            what = f"it speaks protocol {error.found}, not {wire.PROTOCOL}: update rtevo there"
+            self._door.tell(f"presenter refused: {what}", "presenters of other protocols")
             return
         except WireError:
             self._door.tell(f"unreadable messages come in{' from the presenter' if identity == self._peer else ''}; they are dropped")
@@ -388,7 +389,7 @@ class Bridge:
             self._send(refused, identity)
             self._waiting.leave(identity)
             if refused.final:
-                self._door.tell(f"presenter refused: {name_of(hello)}: {refused.reason}")
+                self._door.tell(f"presenter refused: {name_of(hello)}: {refused.reason}", "presenters that are refused")
         elif identity != self._peer and self._has_to_wait(hello):
             process = self._process if word_of(hello.place) == self._place else 0
             self._send(wire.Refused(TAKEN + (f" ({self._name})" if self._name else ""), final=False, process=process), identity)

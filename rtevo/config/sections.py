@@ -69,6 +69,11 @@ class Acquisition:
         "a list of TITLE, TITLE@ADDRESS or @ADDRESS",
         lambda x: all(map(is_peer, x)),
     )
+    keys: str = key(
+        "",
+        "push: folder made by `python -m rtevo.bridge keys`, with a key for each sender; needed where address is not loopback",
+        path="folder",
+    )
     series: str = key(
         "",
         "series to take: its number or UID, or (part of) its description or protocol name, * and ? allowed; "
@@ -304,6 +309,7 @@ class Record:
     """What a run leaves behind."""
 
     out: str = key("", "output folder, must not exist yet; empty = sessions/DATE-N", path="new")
+    group: str = key("", "group of this computer's users who may read it too; empty = only the one who runs the session")
     save_volumes: str = key(
         "raw",
         "volumes to keep: raw (volumes/volume-00000.nii.gz, as they came; what export and rerun need), aligned (aligned/...), both, none",
@@ -318,7 +324,7 @@ class Console:
     port: int = key(0, "TCP port to serve it at; 0 = none; --console is 8080", "0 to 65535", lambda x: 0 <= x <= 65535)
     address: str = key(
         "127.0.0.1",
-        "this computer's address to serve it at; other than loopback: browsers elsewhere need the token that is printed at the start",
+        "this computer's address to serve it at; browsers need the token in the address that is printed at the start",
         "an IP address",
         is_address,
     )

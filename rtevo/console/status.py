@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rtevo.console.view import View
+from rtevo.outside import shown_lines
 from rtevo.record import LOG, LogFollower
 from rtevo.records import FD_LIMIT_MM, VolumeFlag
 from rtevo.session.course import course_settings
@@ -35,6 +36,7 @@ QUESTION = "Type y (accept a doubtful placement), n (try the next volumes), r (t
 ANSWERS = {"y": "accept", "n": "again", "r": "restart", "x": "stop"}
 HELD = "Type g (go on showing images), r (the scanner's run begins anew) or x (stop), and Enter."
 AT_HELD = {"g": "go_on", "r": "restart", "x": "stop"}
+BROWSER = "b"  # shows the page's address again
 SEEN = "Type k and Enter when you have seen it."
 MORE = {  # shared word: action, key, question
     "presenter_waits": (
@@ -72,7 +74,7 @@ class Status:
         self._more = dict.fromkeys(MORE, 0)  # what has been asked
         self._printed = 0.0
         self._follow()
-        self._log = (plan.out / "session.log").open("a", encoding="utf-8", buffering=1)
+        self._log = (plan.out / "session.log").open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         self._live = Live(console=self.console, refresh_per_second=4, transient=True, auto_refresh=False)
 
     def __enter__(self) -> Status:
@@ -87,6 +89,7 @@ class Status:
 
     def log(self, level: str, text: str) -> None:
         """Show a message (but not a DEBUG one), and keep it in ``session.log``."""
+        text = shown_lines(text)
         with suppress(OSError):  # the disk is full: whoever keeps the record says so
             self._log.write(f"{time.strftime('%H:%M:%S')} {level} {text}\n")
         if level == "DEBUG":
@@ -99,7 +102,8 @@ class Status:
         if settings.port:
             host = f"[{settings.address}]" if ":" in settings.address else settings.address
             token = f"?token={self.plan.token}" if self.plan.token else ""
-            self.console.print(Text(f"console: http://{host}:{settings.port}/{token}", style="bold"), soft_wrap=True)
+            again = f"  (again, for another browser: {BROWSER} and Enter)" if token and sys.stdin is not None and sys.stdin.isatty() else ""
+            self.console.print(Text(f"console: http://{host}:{settings.port}/{token}{again}", style="bold"), soft_wrap=True)
 
     def progress(self, text: str) -> None:
         """Show what is being waited for before the session begins."""
@@ -151,7 +155,7 @@ class Status:
         if not asked and (alarm or held) and self._alarm != (alarm, held):
             self.console.print(Text(HELD if held else SEEN, style="bold yellow"))
         self._alarm = (alarm, held)
-        if (asked or alarm or held or any(more.values())) and select.select([sys.stdin], [], [], 0)[0]:
+        if (asked or alarm or held or any(more.values()) or self.plan.token) and select.select([sys.stdin], [], [], 0)[0]:
             if alarm:  # any answer says that it has been seen
                 self._operate("seen", "at the terminal")
             self._answer(sys.stdin.readline().strip().lower()[:1], asked, held)
@@ -160,6 +164,9 @@ class Status:
         """Do what was answered."""
         assert self._operate is not None
         waiting = [more for name, more in MORE.items() if self._more[name]]
+        if word == BROWSER and self.plan.token:
+            self.invite()
+            return
         known = {**{key: action for action, key, _ in waiting}, **(AT_HELD if held else {}), **(ANSWERS if asked else {})}
         if word in known:
             self._asked = 0 if word in ANSWERS else self._asked

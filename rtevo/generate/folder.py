@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rtevo.errors import ConfigError, ModelError
+from rtevo.errors import ConfigError, DataError, ModelError
+from rtevo.generate.entries import check_entries
+from rtevo.outside import read_json
 
 __all__ = ["ADAPTER", "ADAPTER_XL", "FAMILIES", "KANDINSKY", "PIPELINE", "ModelFolder", "describe", "weight_summary"]
 
@@ -199,10 +201,10 @@ def _only_adapter(path: Path) -> Path:
 def _read(file: Path) -> dict[str, Any]:
     """Read a JSON object, or raise ModelError."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
     except FileNotFoundError:
         raise ModelError(f"{file}: expected this file of the model, found none") from None
-    except (OSError, ValueError) as problem:
+    except (OSError, DataError) as problem:
         raise ModelError(f"{file}: expected a JSON object, found something else: {problem}") from None
     if not isinstance(found, dict):
         raise ModelError(f"{file}: expected a JSON object, found {type(found).__name__}")
@@ -216,7 +218,9 @@ def _check_class(path: Path) -> str:
         _refuse_cache(path)
         inside = sorted(entry.name for entry in path.iterdir())[:8]
         raise ModelError(f"{path}: expected model_index.json of a diffusers pipeline, found {', '.join(inside) or 'an empty folder'}")
-    found = _read(path / "model_index.json").get("_class_name")
+    index = _read(path / "model_index.json")
+    check_entries(path, index)
+    found = index.get("_class_name")
     if found not in _CONFIGS:
         raise ModelError(f"{path / 'model_index.json'} _class_name: expected {' or '.join(_CONFIGS)}, found {found}")
     return str(found)
@@ -283,7 +287,7 @@ def _read_header(file: Path) -> dict[str, Any]:
             header = json.loads(stream.read(header_size))
             header.pop("__metadata__", None)
             wanted = 8 + header_size + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as problem:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as problem:
         raise ModelError(f"{file}: expected safetensors weights, found something else: {problem}") from None
     if wanted != size:
         raise ModelError(f"{file}: expected {wanted} bytes as its header says, found {size}: copy the model again")

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rtevo.errors import DataError
+from rtevo.outside import load_arrays
 
 __all__ = ["ORTHONORMAL_TOLERANCE", "SCALINGS", "LatentSpace"]
 
@@ -236,11 +237,8 @@ class LatentSpace:
 
 def _arrays(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """Read the known arrays of an .npz file and list the names of all."""
-    with path.open("rb") as file:  # np.load on a path leaks the file where it raises
-        loaded = np.load(file, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise DataError("a single array")
-        return {name: loaded[name] for name in loaded.files if name in _KNOWN}, sorted(loaded.files)
+    found = load_arrays(path)
+    return {name: array for name, array in found.items() if name in _KNOWN}, sorted(found)
 
 
 def _numbers(name: str, value: ArrayLike, dimensions: int) -> NDArray[np.float32]:

@@ -75,7 +75,7 @@ def rerun(out: Path, recorded: Config, config: Config, into: Path) -> dict[str, 
     _check(session, recorded, config)
     from threadpoolctl import threadpool_limits
 
-    into.mkdir(parents=True)
+    into.mkdir(mode=0o700, parents=True)
     with threadpool_limits(1):  # as in a session: sums in another order differ in their last bit
         decoded = _decode(session, config)
         past = _evolve(session, config, decoded)

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from rtevo.errors import BusyError, DataError
+from rtevo.record.fitting import fits
 from rtevo.record.kinds import SCHEMA, Record, Start, typed
 
 __all__ = ["LOG", "LogFollower", "LogWriter", "hold", "read_log", "read_up_to_damage", "skip_damaged"]
@@ -109,9 +110,9 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         if not line.endswith(b"\n") or int(crc, 16) != zlib.crc32(text):
             return None
         record = json.loads(text.decode())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    return record if isinstance(record, dict) and fits(record) else None
 
 
 class _Whole:

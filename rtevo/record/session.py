@@ -13,6 +13,8 @@ import numpy as np
 import tomllib
 from numpy.typing import NDArray
 
+from rtevo.errors import DataError
+from rtevo.outside import read_regular, shown
 from rtevo.record.kinds import End, EventRecord, ImageRecord, Start, VolumeRecord
 from rtevo.record.log import LOG, read_log, read_up_to_damage
 from rtevo.record.parts import Part, RecordT, of_kind, parts
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Images", "RecordedSession", "evolution_of", "finalise", "load"]
 
 EVOLUTION = "evolution.json"
+MOST_SETTINGS = 1 << 20  # bytes of a session file
 Key = tuple[int, int]
 
 
@@ -220,12 +223,29 @@ class RecordedSession:
     @property
     def settings(self) -> Mapping[str, Any]:
         """The resolved session file as tables, as it was recorded, by today's names; empty where that is not known."""
-        from rtevo.config import renamed
+        from rtevo.config import recorded
 
         found = self.start.settings
         if found is None:
-            found = tomllib.loads(self.session_file.read_text(encoding="utf-8")) if self.session_file.exists() else {}
-        return {name: renamed(name, table) for name, table in found.items()}
+            return self.file_settings if self.session_file.exists() else {}
+        return recorded(found, f"{self.out / LOG}: settings")
+
+    @property
+    def file_settings(self) -> Mapping[str, Any]:
+        """As `settings`, as ``session.toml`` has them now.
+
+        Raises
+        ------
+        DataError
+            It is none, or what it says of participant, session and run cannot be the name of a file.
+        """
+        from rtevo.config import recorded
+
+        try:
+            found = tomllib.loads(read_regular(self.session_file, MOST_SETTINGS).decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{self.session_file}: expected a session file, found something else ({shown(error)})") from None
+        return recorded(found, str(self.session_file))
 
     @property
     def config(self) -> Config:

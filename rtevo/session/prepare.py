@@ -19,6 +19,7 @@ from rtevo.session.checks import (
     check_console,
     check_decoder,
     check_delivery,
+    check_group,
     check_out,
     check_participant,
     check_space,
@@ -35,13 +36,21 @@ if TYPE_CHECKING:
 __all__ = ["clean_runtime", "incoming", "make_decoder", "make_plan", "prepare", "runtime_folder"]
 
 
-def _new_folder(wanted: str) -> Path:
-    """Make the session's folder; an existing one is never written to."""
+def _new_folder(wanted: str, group: int = -1) -> Path:
+    """Make the session's folder; an existing one is never written to. Nobody but its owner, and `group`, can look into it."""
+    out = _made(wanted)
+    if group >= 0:
+        os.chown(out, -1, group)
+        out.chmod(0o2750)  # what is made in it is the group's too
+    return out
+
+
+def _made(wanted: str) -> Path:
     if wanted:
         nearest = check_out(wanted)
         out = Path(wanted)
         try:
-            out.mkdir(parents=True)
+            out.mkdir(mode=0o700, parents=True)
         except OSError as error:
             for made in out.absolute().parents:  # those that were made on the way
                 with suppress(OSError):
@@ -54,7 +63,7 @@ def _new_folder(wanted: str) -> Path:
     while True:
         out = Path("sessions") / f"{day}-{number}"
         try:
-            out.mkdir(parents=True)
+            out.mkdir(mode=0o700, parents=True)
             return out.resolve()
         except FileExistsError:
             number += 1
@@ -88,7 +97,8 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
     loaded = check_decoder(config)
     tr_s = repetition_time(config, source)
     model_sha256 = model_hash(config)
-    out = _new_folder(config.record.out)
+    group = check_group(config)
+    out = _new_folder(config.record.out, group)
     try:
         space.save(out / "latent_space.npz")
         folder, decoder = loaded or make_decoder(config, source, tr_s, out / "decoder")

@@ -248,7 +248,7 @@ def _publish_event(events: Ring, event: PresenterEvent, clock: Clock) -> None:
         slot["kind"], slot["generation"], slot["candidate"] = event.kind, event.generation, event.candidate
         slot["t_ns"], slot["error_ns"] = clock.session_ns(event.mono_ns), event.error_ns
         slot["received_ns"], slot["value"], slot["response_time_s"] = time.monotonic_ns(), event.value, event.response_time_s
-        slot["guess"], slot["text"] = event.guess, event.text.encode()[:MAX_TEXT_BYTES]
+        slot["guess"], slot["text"] = event.guess, event.text.encode(errors="backslashreplace")[:MAX_TEXT_BYTES]
 
 
 def _tell(context: Context, event: PresenterEvent, *, last: bool) -> None:

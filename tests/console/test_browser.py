@@ -106,12 +106,14 @@ def watched(tmp_path_factory: pytest.TempPathFactory, unused_tcp_port: int) -> I
         watched.page.on("websocket", lambda socket: watched.requests.append(socket.url))
         watched.page.on("pageerror", lambda error: watched.complaints.append(str(error)))
         assert process.stderr is not None
+        token = ""
         for line in process.stderr:
+            token = found[1] if (found := re.search(r"token=([\w-]+)", line)) else token
             if "waiting for Start" in line:
                 break
         else:
             raise AssertionError(f"the session left with {process.wait()} before it was ready")
-        watched.page.goto(f"http://127.0.0.1:{unused_tcp_port}/", timeout=LONG_MS)
+        watched.page.goto(f"http://127.0.0.1:{unused_tcp_port}/?token={token}", timeout=LONG_MS)
         watched.connected()
         yield watched
 

@@ -31,7 +31,7 @@ def interrupted(tmp_path: Path) -> Any:
         log.append("aligned", motion)
         log.append("start", {"tr_s": 1.0, "first_volume": 100})
     config = build({"evolution": {"generations": 2, "population": 3}})
-    return SimpleNamespace(out=tmp_path, part=1, tr_s=1.0, config=config)
+    return SimpleNamespace(out=tmp_path, part=1, tr_s=1.0, config=config, token="")
 
 
 def test_a_session_that_is_taken_up_counts_on(interrupted: Any) -> None:
@@ -101,3 +101,22 @@ def test_the_terminal_asks_once_about_an_alarm_and_any_answer_says_that_it_was_s
     ask("", "g\n")
     assert done == ["seen", "seen", "go_on"]
     assert printed.getvalue().count("Type g (go on showing images)") == 1
+
+
+def test_no_text_from_outside_ends_the_log_or_moves_the_cursor(interrupted: Any) -> None:
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace")
+    with Status(interrupted, Console(file=screen)) as status:
+        status.log("WARNING", "ingest: caf\udce9\x1b[2J.dcm: not DICOM\nsecond line")
+    kept = (interrupted.out / "session.log").read_bytes().decode("utf-8")
+    assert r"caf\udce9\x1b[2J.dcm" in kept
+    assert "\x1b" not in kept
+
+
+def test_one_key_shows_the_address_with_its_token_again(asked: Any, interrupted: Any) -> None:
+    _, ask, done, printed = asked
+    ask("b\n")
+    assert "token=" not in printed.getvalue()
+    interrupted.token, interrupted.config = "secret", build({"console": {"port": 8080}})
+    ask("b\n")
+    assert "http://127.0.0.1:8080/?token=secret" in printed.getvalue()
+    assert done == []
