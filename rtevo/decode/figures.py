@@ -52,7 +52,7 @@ def draw_page(
         axes[1].plot(motion - motion[np.isfinite(motion).all(axis=1)][0], linewidth=0.8)
         steps = np.abs(np.diff(motion, axis=0)).sum(axis=1)
         axes[2].plot(np.arange(1, len(motion)), steps, linewidth=0.8, label=f"run {run + 1}")
-    axes[1].set(xlabel="volume", ylabel="mm", title="motion (rotations on a 50 mm sphere)")
+    axes[1].set(xlabel="volume", ylabel="mm", title="motion (rotations at 50 mm)")
     axes[2].set(xlabel="volume", ylabel="mm", title="framewise displacement")
     value = "not measurable" if np.isnan(found.value) else f"{found.value:.2f} (p = {found.p_value:.3f}, {found.blocks} blocks)"
     figure.suptitle(f"decoder '{decoder.name}'    held-out performance: {value}")
@@ -167,7 +167,7 @@ def draw_selected(
     axes[2].set(xlabel="tSNR", ylabel="voxels", title=f"median tSNR {np.median(tsnr):.0f}")
     for motion in motion_mm:
         axes[3].plot(motion - motion[np.isfinite(motion).all(axis=1)][0], linewidth=0.8)
-    axes[3].set(xlabel="volume", ylabel="mm", title="motion (rotations on a 50 mm sphere)")
+    axes[3].set(xlabel="volume", ylabel="mm", title="motion (rotations at 50 mm)")
     value = "not measurable" if np.isnan(found.value) else f"{found.value:.2f}" + (" (weak: see decoder.json)" if weak else "")
     figure.suptitle(f"decoder '{decoder.name}'    held-out performance: {value}")
     figure.savefig(path, dpi=80)
