@@ -23,7 +23,10 @@ ENTRIES: dict[str, tuple[tuple[str, ...], str]] = {
     "image_normalizer": (("stable_diffusion", "diffusers"), r"StableUnCLIPImageNormalizer"),
     "image_noising_scheduler": (("diffusers",), r"DDPMScheduler"),
     "tokenizer": (("transformers",), r"CLIPTokenizer(Fast)?"),
+    "tokenizer_2": (("transformers",), r"CLIPTokenizer(Fast)?"),
     "text_encoder": (("transformers",), r"CLIPTextModel"),
+    "text_encoder_2": (("transformers",), r"CLIPTextModelWithProjection"),
+    "safety_checker": (("stable_diffusion",), r"StableDiffusionSafetyChecker"),  # of Stable Diffusion 1.5; not loaded
     "unet": _NETWORK,
     "scheduler": _SCHEDULER,
     "vae": (("diffusers",), r"AutoencoderKL"),

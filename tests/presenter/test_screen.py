@@ -53,7 +53,7 @@ class Desktop:
         reader, writer = os.pipe()
         sizes = [word for k, size in enumerate(screens) for word in ("-screen", str(k), size)]
         self._server = subprocess.Popen(
-            ["Xvfb", "-displayfd", str(writer), *sizes, "-fbdir", str(folder), "-nolisten", "tcp", "+xinerama"],
+            ["Xvfb", "-displayfd", str(writer), *sizes, "-fbdir", str(folder), "-nolisten", "tcp", "+xinerama", "-noreset"],
             pass_fds=[writer],
             stderr=subprocess.DEVNULL,
         )
@@ -69,7 +69,10 @@ class Desktop:
         self.xdotool(kind, name)
 
     def xdotool(self, *words: str) -> None:
-        subprocess.run(["xdotool", *words], env=self.environment(), check=True, stdout=subprocess.DEVNULL)
+        """Do it; again where a window that it looked at went away meanwhile, or the server was resetting itself."""
+        deadline = time.monotonic() + LIMIT_S
+        while subprocess.run(["xdotool", *words], env=self.environment(), stdout=subprocess.DEVNULL).returncode:
+            assert time.monotonic() < deadline, words
 
     def pixels(self) -> Pixels:
         """What is on the screen, uint8 (height, width, 3): an X window dump (XWDFile.h, version 7) of 32-bit BGRX pixels."""
