@@ -42,7 +42,7 @@ def test_a_folder_with_code_in_it_is_refused(name: str, folder: Path) -> None:
         {"scheduler": ["diffusers", ["DDIMScheduler"]]},
         {"vae": ["diffusers", "UNet2DConditionModel"]},
         {"unet": {"a": 1}},
-        {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]},
+        {"safety_checker": ["evil", "StableDiffusionSafetyChecker"]},
         {"extra": ["evil", "Evil"]},
         {"_class_name": ["pipeline", "Evil"]},
         {"_class_name": {"a": 1}},
