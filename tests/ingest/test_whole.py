@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import shutil
 import time
@@ -70,8 +69,7 @@ def scanner(tmp_path: Path) -> Scanner:
 
 
 @pytest.fixture
-def source(scanner: Scanner, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> FolderSource:
-    monkeypatch.setattr("rtevo.ingest.listing.TURN_SHARE", math.inf)  # known files are looked at in every poll
+def source(scanner: Scanner, clock: FakeClock) -> FolderSource:
     return FolderSource(scanner.writer.folder, patience_s=PATIENCE_S, clock_ns=clock)
 
 
