@@ -12,7 +12,7 @@ run: .venv/installed
 test: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup; tests=$$?; wait $$types && exit $$tests
+	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations=10; tests=$$?; wait $$types && exit $$tests
 
 bench: .venv/installed-test
 	$(BIN)/python -m pip install -q -e ".[bench]"

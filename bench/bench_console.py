@@ -19,11 +19,10 @@ import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from rtevo.record import read_log
+from rtevo.record import AlignedRecord, EventRecord, FitnessRecord, ImageRecord, RecordedSession, ScoreRecord
 from rtevo.records import EventKind, VolumeFlag
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -38,23 +37,23 @@ LATENCIES = {
 }
 
 
-def measure(log: list[dict[str, Any]], cadence_s: float) -> dict[str, list[float]]:
+def measure(recorded: RecordedSession) -> dict[str, list[float]]:
     """Give every latency of a session's log, ms."""
-    of = {kind: [r for r in log if r["type"] == kind] for kind in ("aligned", "scores", "fitness", "latents", "images", "events")}
-    started_ns = min(e["received_ns"] - e["t_ns"] for e in of["events"] if e["t_ns"])  # the report that took least
-    whole = [r for r in of["aligned"] if not r["flags"] & VolumeFlag.MISSING][WARM_UP_VOLUMES:]
-    scored = {(r["generation"], r["candidate"], r["scored_ns"]) for r in of["scores"]}
+    events, scores = recorded.records(EventRecord), recorded.records(ScoreRecord)
+    started_ns = min(e.received_ns - e.t_ns for e in events if e.t_ns)  # the report that took least
+    whole = [r for r in recorded.records(AlignedRecord) if not r.flags & VolumeFlag.MISSING][WARM_UP_VOLUMES:]
+    scored = {(r.generation, r.candidate, r.scored_ns) for r in scores}
     last = {(g, c): max(ns for a, b, ns in scored if (a, b) == (g, c)) for g, c, _ in scored}
-    onsets = [e for e in of["events"] if e["kind"] == EventKind.ONSET]
-    trigger_ns = next(e["received_ns"] for e in of["events"] if e["kind"] == EventKind.TRIGGER)
-    decided = {(r["generation"], r["candidate"]): r["decided_ns"] for r in of["fitness"]}
+    onsets, cadence_ms = recorded.events(EventKind.ONSET), 1e3 * float(recorded.start.cadence_s or 0)
+    triggered_ns = recorded.events(EventKind.TRIGGER)[0].received_ns
+    decided = {(r.generation, r.candidate): r.decided_ns for r in recorded.records(FitnessRecord)}
     return {
-        "align": [(r["aligned_ns"] - r["closed_ns"]) / 1e6 for r in whole],
-        "score": [(r["scored_ns"] - r["closed_ns"]) / 1e6 for r in of["scores"] if r["closed_ns"]],
+        "align": [(r.aligned_ns - r.closed_ns) / 1e6 for r in whole],
+        "score": [(r.scored_ns - r.closed_ns) / 1e6 for r in scores if r.closed_ns],
         "evolve": [(decided[key] - ns) / 1e6 for key, ns in last.items() if decided.get(key, 0) >= ns],
-        "paint": [(r["painted_ns"] - r["evolved_ns"]) / 1e6 for r in of["images"] if r["evolved_ns"] > trigger_ns],
-        "report": [(e["received_ns"] - e["t_ns"] - started_ns) / 1e6 for e in onsets],
-        "cadence": [abs((b["t_ns"] - a["t_ns"]) / 1e6 - 1e3 * cadence_s) for a, b in pairwise(onsets)],
+        "paint": [(r.painted_ns - r.evolved_ns) / 1e6 for r in recorded.records(ImageRecord) if r.evolved_ns > triggered_ns],
+        "report": [(e.received_ns - e.t_ns - started_ns) / 1e6 for e in onsets],
+        "cadence": [abs((b.t_ns - a.t_ns) / 1e6 - cadence_ms) for a, b in pairwise(onsets)],
     }
 
 
@@ -74,8 +73,7 @@ def session(out: Path, options: list[str], console: bool) -> dict[str, list[floa
         printed = process.stderr.read()
     if process.returncode:
         raise SystemExit(f"a session ended with {process.returncode}:\n{printed}")
-    log = read_log(out / "record.jsonl")
-    return measure(log, next(r["cadence_s"] for r in log if r["type"] == "start"))
+    return measure(RecordedSession(out))
 
 
 def watch(port: int, process: subprocess.Popen[str]) -> None:

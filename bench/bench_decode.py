@@ -12,6 +12,10 @@ the correlation of scores with the true responses
 - for the simulated participant, with the decoder of a localizer run: 80 x 80 x 35 voxels, realigned and smoothed, an image every 4 s. The
   unit of the responses, which intervals need, is taken from the scores.
 
+With ``--fit RUN TSV --score RUN TSV`` it measures instead what ``python -m rtevo.decode fit`` with its defaults is worth on two real runs
+(or the two halves of one) and prints image and block AUC and accuracy; with ``--localizers RUN TSV`` what ridge on all voxels and on
+selected ones are worth on made-up localizers with that run's noise (``bench/localizers.py``).
+
 Under pytest-benchmark the cost of a volume is timed at 80 x 80 x 35 voxels, smoothing included, and with realignment.
 
 Volumes have a tSNR of 60, AR(1) noise (0.3 at a TR of 0.867 s), a random-walk drift and small motion. Contrast is the standard deviation
@@ -338,7 +342,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--contrasts", type=float, nargs="+", default=CONTRASTS, help="noise standard deviations")
     parser.add_argument("--troubles", nargs="*", choices=TROUBLES, default=TROUBLES, help="of the second table")
     parser.add_argument("--participants", type=int, default=6, help="of the third table (default 6)")
+    parser.add_argument("--fit", nargs=2, type=Path, metavar=("RUN", "TSV"), help="fit maps to this real run by the command")
+    parser.add_argument("--score", nargs=2, type=Path, metavar=("RUN", "TSV"), help="and score this one")
+    parser.add_argument("--localizers", nargs=2, type=Path, metavar=("RUN", "TSV"), help="made-up localizers with this run's noise")
+    parser.add_argument("--sizes", type=float, nargs="+", default=[0.25, 0.35], help="of their responses, noise standard deviations")
     options = parser.parse_args(arguments)
+    if (options.fit is None) != (options.score is None):
+        parser.error("--fit and --score: expected both")
+    if options.fit or options.localizers:
+        from localizers import real_table, study_table
+
+        if options.fit:
+            real_table(options.fit, options.score)
+        if options.localizers:
+            study_table(*options.localizers, options.seeds, options.sizes)
+        return 0
     print(f"{options.images} images of {IMAGE_S:g} s, TR {TR_S} s; {options.seeds} seeds from 0; correlation with the true responses")
     rows = {"recovery": recovery_table(options), "nuisance": nuisance_table(options), "participants": participant_table(options)}
     if options.figure:

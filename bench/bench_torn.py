@@ -75,7 +75,7 @@ def write(way: str, path: Path, contents: bytes, pause_s: float) -> int:
 
 def send(way: str, folder: Path, indices: range, pauses_ms: tuple[float, ...], done: Any) -> None:
     """Write a series; the moments of completion go into the pipe."""
-    writer = MosaicWriter(folder, Grid(SHAPE, np.diag([-3.0, 3.0, 3.3, 1.0])), 1.0, description="bold", volumes=len(indices))
+    writer = MosaicWriter(folder, Grid(SHAPE, np.diag([-3.0, 3.0, 3.3, 1.0])), 1.0, description="bold")
     for index in indices:
         contents = writer.encode(index, volume(index))
         time.sleep(EVERY_S)

@@ -16,7 +16,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from rtevo.generate.compiled import CompiledGenerator
 __all__ = ["gemm_peak", "machine", "measure", "paint_ms", "work"]
 
 STEPS = (10, 15, 21)
+"""Unless others are asked for."""
 POPULATIONS = (4, 6, 12)
 
 
@@ -87,6 +88,16 @@ def paint_ms(generator: Any, count: int, repeats: int) -> dict[str, Any]:
             pass
         whole.append(1e3 * (time.perf_counter() - started))
     return {"first": spread(first), "all": spread(whole)}
+
+
+def apart(generator: Any, reference: list[Any], pictures: int = 8) -> float:
+    """Mean difference of pictures from the reference backend's, grey levels; the first generator asked for paints those."""
+    painter = getattr(generator, "_generator", generator)  # the plain pipeline draws other noise
+    asked = np.random.default_rng(5).standard_normal((pictures, generator.embedding_size), np.float32)
+    found = [painted.pixels.astype(np.float64) for painted in painter.paint(asked, np.arange(pictures, dtype=np.uint64))]
+    if not reference:
+        reference += found
+    return round(float(np.mean([np.abs(a - b).mean() for a, b in zip(found, reference, strict=True)])), 3)
 
 
 def graph_ms(graph: Callable[[], None], device: torch.device, repeats: int) -> float:
@@ -173,7 +184,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     return found
 
 
-def measure(make: Callable[[], Any], result: dict[str, Any], repeats: int) -> dict[str, Any]:
+def measure(make: Callable[[], Any], result: dict[str, Any], repeats: int, steps: Sequence[int], reference: list[Any]) -> dict[str, Any]:
     """Load one backend, let it compare its picture with the reference's, and time it.
 
     The first one, which is not compiled, also has its work counted, into `result`.
@@ -181,8 +192,9 @@ def measure(make: Callable[[], Any], result: dict[str, Any], repeats: int) -> di
     Returns
     -------
     dict
-        Seconds to load and to warm up; ms of one image by its steps, and of one step; latency of the first image; images/s by the
-        size of a generation; the share of the matrix product's rate; most memory used.
+        Seconds to load and to warm up; mean difference of some pictures from those in `reference`, which the first one paints;
+        milliseconds of one image by its steps, and of one step; latency of the first image; images/s by the size of a generation;
+        the share of the matrix product's rate; most memory used.
     """
     started = time.perf_counter()
     with make() as generator:
@@ -202,16 +214,17 @@ def measure(make: Callable[[], Any], result: dict[str, Any], repeats: int) -> di
             generator._verified = True
             generator.warm_up()
         found |= {"warm_up_s": round(time.perf_counter() - started, 1), "description": generator.description}
+        found["apart"] = apart(generator, reference)
         scheduler, own = generator.settings.scheduler, generator.settings.steps
         found["image_ms"] = {}
-        for count in STEPS:
+        for count in steps:
             generator.reschedule(scheduler, count)
             generator.warm_up()
             found["image_ms"][count] = paint_ms(generator, 1, repeats)["all"]
-        few, many = min(STEPS), max(STEPS)
-        step_ms = (found["image_ms"][many]["p50"] - found["image_ms"][few]["p50"]) / (many - few)
+        few, many = min(steps), max(steps)
+        step_ms = (found["image_ms"][many]["p50"] - found["image_ms"][few]["p50"]) / max(1, many - few)
         found["step_ms"] = round(step_ms, 3)
-        found["step_share_of_peak"] = round(counts["step"] / (step_ms * 1e-3) / peak, 3)
+        found["step_share_of_peak"] = round(counts["step"] / (step_ms * 1e-3) / peak, 3) if step_ms else 0.0
         flops = few * counts["step"] + counts["decode"] + counts["encode"]
         found["image_share_of_peak"] = round(flops / (found["image_ms"][few]["p50"] * 1e-3) / peak, 3)
         generator.reschedule(scheduler, own)
@@ -260,13 +273,17 @@ class Plain:
         for embedding, seed in zip(torch.from_numpy(embeddings), seeds, strict=True):
             draw = torch.Generator(self.device).manual_seed(int(seed))
             noise = torch.randn((1, self.embedding_size), generator=torch.Generator().manual_seed(0))
-            given = {"prompt_embeds": model.prompt, "negative_prompt_embeds": model.prompt} if hasattr(model, "prompt") else {}
-            if not given:
-                given = {"negative_image_embeds": model.nothing}
+            told = model.condition(embedding[None], noise).to(self.device, self._generator.dtype)
+            if hasattr(model, "prompts"):  # an IP-Adapter's
+                both = [torch.zeros_like(told), told] if settings.guidance_scale > 1 else [told]
+                given = {**model.prompts, "ip_adapter_image_embeds": [torch.cat(both)[:, None]]}
+            elif hasattr(model, "prompt"):
+                given = {"image_embeds": told, "prompt_embeds": model.prompt, "negative_prompt_embeds": model.prompt}
+            else:
+                given = {"image_embeds": told, "negative_image_embeds": model.nothing}
             height, width = self._generator.image_size
             with torch.inference_mode():
                 picture = self._pipe(
-                    image_embeds=model.condition(embedding[None], noise).to(self.device, self._generator.dtype),
                     num_inference_steps=settings.steps,
                     guidance_scale=settings.guidance_scale,
                     generator=draw,
@@ -283,13 +300,17 @@ def run(options: argparse.Namespace, tell: Callable[[str], None]) -> dict[str, A
     folder = describe(options.model).at(options.px)
     started = time.perf_counter()
     result: dict[str, Any] = {"model": options.model.name, "kind": folder.kind, "size": list(folder.image_size), "backends": {}}
+    result["steps"] = list(options.steps)
+    reference: list[Any] = []
     for backend in ("diffusers", *options.backends):
         if time.perf_counter() - started > options.budget:
             result["backends"][backend] = {"error": f"not started: the budget of {options.budget:g} s was spent"}
             continue
         tell(f"{backend}: loading")
         try:
-            result["backends"][backend] = measure(lambda name=backend: _make(name, base, tell), result, options.repeats)
+            result["backends"][backend] = measure(
+                lambda name=backend: _make(name, base, tell), result, options.repeats, options.steps, reference
+            )
             tell(f"{backend}: {result['backends'][backend]['image_ms']}")
         except Exception as problem:  # whatever a compiler or a driver may raise: the others are measured all the same
             result["backends"][backend] = {"error": str(problem)[:2000]}
@@ -306,18 +327,22 @@ def run(options: argparse.Namespace, tell: Callable[[str], None]) -> dict[str, A
 
 def _settings(options: argparse.Namespace, device: str) -> GeneratorSettings:
     return GeneratorSettings(
-        model_path=options.model, steps=10, guidance_scale=options.guidance, scheduler=options.scheduler, device=device, px=options.px
+        model_path=options.model,
+        steps=min(options.steps),
+        guidance_scale=options.guidance,
+        scheduler=options.scheduler,
+        device=device,
+        px=options.px,
     )
 
 
 def _make(name: str, base: GeneratorSettings, tell: Callable[[str], None]) -> Any:
-    """Load a backend; ``compiled+TRICK+TRICK`` is the compiled one with these tricks."""
-    backend, *tricks = name.split("+")
-    if backend == "diffusers":
+    """Load a backend; ``as-it-comes`` is the compiled one with diffusers' networks as they come."""
+    if name == "diffusers":
         return Plain(load(replace(base, backend="eager"), tell))
-    if tricks:
-        return CompiledGenerator(describe(base.model_path), base, tell, tricks=tricks)  # type: ignore[arg-type]
-    return load(replace(base, backend=backend), tell)
+    if name == "as-it-comes":
+        return CompiledGenerator(describe(base.model_path), base, tell, rewritten=False)  # type: ignore[arg-type]
+    return load(replace(base, backend=name), tell)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -326,17 +351,19 @@ def table(result: dict[str, Any]) -> str:
         f"{result['machine']['device']}, torch {result['machine']['torch']}, {result['size'][1]} x {result['size'][0]} px, "
         f"matrix product {result['gemm_tflops']:g} TFLOP/s, {result['work_tflop']['step']:g} TFLOP a guided step",
         "",
-        "| backend | ms a step | ms, 10 steps | 15 | 21 | first of 4 | images/s of 4 | of 6 | of 12 | step, of peak | image | GiB |",
-        "|---" * 12 + "|",
+        f"| backend | ms a step | ms, {' | '.join(map(str, result['steps']))} steps | first of 4 | images/s of 4 | of 6 | of 12 "
+        "| step, of peak | image | GiB | grey levels from eager |",
+        "|---" * (10 + len(result["steps"])) + "|",
     ]
     for name, found in result["backends"].items():
         if "error" in found:
-            lines.append(f"| {name} | {found['error'][:120]} |" + " |" * 10)
+            lines.append(f"| {name} | {found['error'][:120]} |" + " |" * (8 + len(result["steps"])))
             continue
         image, generation = found["image_ms"], found["generation"]
-        cells = [name, f"{found['step_ms']:.2f}", *(f"{image[s]['p50']:.1f} (p99 {image[s]['p99']:.1f})" for s in STEPS)]
+        cells = [name, f"{found['step_ms']:.2f}", *(f"{image[s]['p50']:.1f} (p99 {image[s]['p99']:.1f})" for s in image)]
         cells += [f"{generation[4]['first']['p50']:.1f}", *(f"{generation[p]['images_per_s']:.2f}" for p in POPULATIONS)]
         cells += [f"{found['step_share_of_peak']:.0%}", f"{found['image_share_of_peak']:.0%}", str(found.get("memory_gib", "-"))]
+        cells.append(f"{found['apart']:.2f}")
         lines.append("| " + " | ".join(cells) + " |")
     if "several" in result:
         lines += ["", json.dumps(result["several"])]
@@ -348,6 +375,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.generator", description="Measure what painting costs on this machine.")
     parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="model folder (python -m bench.random_model writes one)")
     parser.add_argument("--backends", nargs="+", default=["eager", "compiled"], metavar="NAME", help="backends (default: eager compiled)")
+    parser.add_argument("--steps", nargs="+", type=int, default=list(STEPS), metavar="N", help="steps that are timed (default: 10 15 21)")
     parser.add_argument("--scheduler", default="ddim", help="scheduler of all of them (default: ddim)")
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")

@@ -225,7 +225,8 @@ class Engine:
             self._device.fill(self._places[name], array)
         self._device.fill(self._places[self._output], self._poison)
         self.queue()
-        return self._device.get(self._places[self._output], self._poison)
+        found: np.ndarray = self._device.get(self._places[self._output], self._poison)
+        return found
 
     def queue(self) -> None:
         """Queue a run on what lies there."""

@@ -62,8 +62,8 @@ class Pictures:
     def load(cls, path: Path) -> Pictures:
         """Read what :meth:`save` wrote."""
         with np.load(path) as found:
-            texts = ([str(text) for text in found[name]] for name in ("names", "keywords"))
-            return cls(found["rgba"], *texts, found["plain"], found["share"])
+            names, keywords = ([str(text) for text in found[name]] for name in ("names", "keywords"))
+            return cls(found["rgba"], names, keywords, found["plain"], found["share"])
 
     def some(self, which: NDArray[np.intp]) -> Pictures:
         """Only some of them."""

@@ -87,16 +87,16 @@ class Vae(nn.Module):
 
 def unet_cases(model: StableUnclip, rows: int) -> list[Case]:
     """Two inputs that differ in the embedding alone."""
-    folder, like = model.folder, {"device": model.device, "dtype": model.dtype}
+    folder = model.folder
     draw = torch.Generator().manual_seed(0)
-    sample = torch.randn((rows, *folder.latent_shape), generator=draw).to(**like)
+    sample = torch.randn((rows, *folder.latent_shape), generator=draw).to(model.device, model.dtype)
     told = [model.condition(*(torch.randn((rows, folder.embedding_size), generator=draw) for _ in range(2))) for _ in range(2)]
     common = {
         "sample": sample,
         "timestep": torch.tensor([501.0], device=model.device),
         "encoder_hidden_states": model.prompt.expand(rows, -1, -1).contiguous(),
     }
-    return [{**common, "class_labels": labels.detach().to(**like)} for labels in told]
+    return [{**common, "class_labels": labels.detach().to(model.device, model.dtype)} for labels in told]
 
 
 def vae_cases(model: StableUnclip) -> list[Case]:
@@ -124,8 +124,8 @@ def picture_case(model: StableUnclip) -> dict[str, np.ndarray]:
         "noise": latents.numpy(),
         "class_labels": torch.cat([torch.zeros_like(condition), condition] if guided else [condition]).float().numpy(),
         "prompt": model.prompt.expand(1 + guided, -1, -1).float().cpu().numpy(),
-        "guidance_scale": np.float64(settings.guidance_scale),
-        "scaling_factor": np.float64(model.pipe.vae.config.scaling_factor),
+        "guidance_scale": np.array(settings.guidance_scale, np.float64),
+        "scaling_factor": np.array(model.pipe.vae.config.scaling_factor, np.float64),
         "pixels": pixels,
     }
 

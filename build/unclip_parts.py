@@ -202,7 +202,7 @@ class Trainer:
     def __init__(self, run: Run, stage: str, modules: list[nn.Module], decay: float = 0.05, average: float = 0.999, done: int = 0) -> None:
         self.run, self.stage, self.total, self.done, self.first = run, stage, run.steps(stage), done, done
         self.modules = modules
-        self.weights = [p for module in modules for p in module.parameters() if p.requires_grad]
+        self.weights: list[torch.Tensor] = [p for module in modules for p in module.parameters() if p.requires_grad]
         self.averages = [p.detach().clone() for p in self.weights]
         groups = [
             {"params": [p for p in self.weights if p.ndim > 1], "weight_decay": decay},
@@ -225,7 +225,7 @@ class Trainer:
         rate = RATE[self.stage] * warm * min(max(left, 0) / 0.4, 1)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.weights, 1.0, foreach=True)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)

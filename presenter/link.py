@@ -26,6 +26,7 @@ from rtevo import wire
 
 __all__ = ["Link", "LinkLost", "Replaced"]
 
+MOST_HELD = 1 << 29  # bytes of pictures that wait to be shown; a session's own are far fewer
 HELLO_S = 0.5  # how often an unanswered hello is repeated
 SILENT_S = 2.0  # after so long without a word the link is taken to be down
 WAITING_S = 10.0  # how often a wait for the session is mentioned
@@ -100,6 +101,7 @@ class Link:
         self._trouble = ""
         self._refused, self._refused_ns = "", 0  # by the bridge, for now
         self._taken: deque[tuple[wire.Numbered, memoryview | None]] = deque()
+        self._held = 0  # bytes of pictures that were taken and not shown
         self._signalled = self._stop = False
         self._silent = False  # the bridge has been taken to be down
         self._over = False  # the bridge has taken our goodbye: silence is no trouble any more
@@ -201,6 +203,19 @@ class Link:
             number = self._outbox.add(message).sequence
         self._poke()
         return number
+
+    def shown(self, size: int) -> None:
+        """Note that a picture of so many bytes is no longer kept."""
+        self._hold(-size)
+
+    def _hold(self, size: int) -> None:
+        with self._lock:
+            self._held += size
+
+    def _has_room(self, size: int) -> bool:
+        """Whether a further picture is taken; the bridge keeps it otherwise."""
+        with self._lock:
+            return not self._held or self._held + size <= MOST_HELD
 
     def take(self) -> list[tuple[wire.Numbered, memoryview | None]]:
         """Give the messages that have come, with their pixels, oldest first.
@@ -354,8 +369,11 @@ class Link:
                 _log.warning("the support computer refuses for now: %s", message.reason)
             self._refused, self._refused_ns, self._rival = message.reason, arrived_ns, message.process
         elif isinstance(message, (wire.Image, wire.Tick, wire.Pause, wire.End)):
+            if isinstance(message, wire.Image) and pixels is not None and not self._has_room(len(pixels)):
+                return  # it comes again
             if self._inbox.take(message):
                 if isinstance(message, wire.Image):
+                    self._hold(0 if pixels is None else len(pixels))
                     self._image = (message.generation, message.candidate)
                 self._signal(message, pixels)
             self._put(wire.encode(wire.Ack(self._inbox.received, self._inbox.missing)))

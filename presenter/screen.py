@@ -85,7 +85,8 @@ class Screen:
         self._paced = frame_ns is None
         self.frame_ns = frame_ns or round(1e9 / PACE_HZ)
         self.prepare_ns = 0
-        self.uploads_ns = [self._try_upload() for _ in range(TRIAL_UPLOADS)]
+        for _ in range(TRIAL_UPLOADS):
+            self._try_upload()
         self.dropped = 0
         width, height = self._window.size
         self.name = f"psychopy {psychopy.__version__} {width} x {height}"
@@ -183,11 +184,6 @@ class Screen:
         """The keyboard."""
         return self._keys
 
-    @property
-    def in_front(self) -> bool:
-        """Whether the window has the keys."""
-        return self._focus.look(now=True)
-
     # --- the display's interface -----------------------------------------------------------------------------------------------------
 
     def now_ns(self) -> int:
@@ -205,14 +201,10 @@ class Screen:
             gc.collect()
         self.prepare_ns = min(max(self.prepare_ns, _now_ns() - began), LONGEST_UPLOAD_NS)
 
-    def _try_upload(self) -> int:
-        """Give the time that a picture's upload takes, ns."""
-        pixels = memoryview(bytes(TRIAL_SIDE * TRIAL_SIDE * 3))
-        began = _now_ns()
-        self.prepare(Picture(-1, -1, TRIAL_SIDE, TRIAL_SIDE, pixels))
-        taken = _now_ns() - began
+    def _try_upload(self) -> None:
+        """Upload a picture that nobody sees, so that `prepare_ns` is known."""
+        self.prepare(Picture(-1, -1, TRIAL_SIDE, TRIAL_SIDE, memoryview(bytes(TRIAL_SIDE * TRIAL_SIDE * 3))))
         self._flip()
-        return taken
 
     def due(self, until_ns: int) -> bool:
         """Whether the next frame is the one nearest to `until_ns`, or later."""

@@ -23,11 +23,10 @@ from presenter.run import load_screen
 from presenter.session import ESCAPE
 from presenter.triggers import open_port
 from rtevo import wire
-from rtevo.wire import Event, Kind, PresentationSettings
+from rtevo.wire import SELF_TEST, Event, Kind, PresentationSettings
 
-__all__ = ["SELF_TEST", "self_test"]
+__all__ = ["self_test"]
 
-SELF_TEST = "selftest"  # what the bridge is told
 FRAMES = 600
 UPLOADS, SIDE = 40, 768  # pictures, pixels
 EVENTS = 200
@@ -137,7 +136,7 @@ def _pulses(display: Display, settings: PresentationSettings, say: Callable[[str
 
 def _round_trips(link: Link, events: int) -> Report:
     """Report triggers, as a session does, until each is acknowledged."""
-    taken = []
+    taken: list[int] = []
     for _ in range(events):
         began = time.perf_counter_ns()
         link.send(Event(int(Kind.PULSE), began))

@@ -54,6 +54,10 @@ class Channel(Protocol):
         """Give the messages that have come."""
         ...
 
+    def shown(self, size: int) -> None:
+        """Note that a picture of so many bytes is no longer kept."""
+        ...
+
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything sent has been dealt with."""
         ...
@@ -133,7 +137,9 @@ class Session:
         try:
             self._begin()
             while self._next_is_there():
-                self._trial(self._queue.popleft())
+                picture = self._queue.popleft()
+                self._link.shown(len(picture.pixels))
+                self._trial(picture)
             reason = self._ending or ""
             self._goodbye(reason)
         except (BrokenOff, KeyboardInterrupt) as error:

@@ -7,6 +7,7 @@ it was given; nothing is left behind. 130: interrupted. Whatever is wrong is a s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import sys
@@ -54,6 +55,8 @@ def command(work: Callable[[], int | None]) -> int:
     work : callable
         Returns the exit status, None for 0.
     """
+    with contextlib.suppress(AttributeError, ValueError):  # file names are not always text
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         status = work() or 0
         sys.stdout.flush()

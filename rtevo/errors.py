@@ -5,7 +5,10 @@
     RtevoError                 anything rtevo raises on purpose; the message says what to do
     |-- ConfigError            a session file or an option is wrong; holds every mistake found
     |-- DataError              what a scanner or a user delivered cannot be used
+    |   |-- BusyError          a session's folder or log is in use: it still runs
     |   |-- DicomError         one DICOM file: unreadable, truncated, unsupported
+    |   |   |-- NotDicomError  a file of another kind
+    |   |   `-- PixelsError    compressed pixels that cannot be decoded here
     |   |-- GeometryError      shape or affine differ from what was expected
     |   `-- DecoderError       a decoder folder is incomplete or inconsistent
     |-- ModelError             an image model folder is missing, incomplete or gives bad pictures
@@ -21,6 +24,7 @@ import os
 import shutil
 
 __all__ = [
+    "BusyError",
     "ConfigError",
     "DataError",
     "DecoderError",
@@ -28,6 +32,8 @@ __all__ = [
     "GeometryError",
     "LinkError",
     "ModelError",
+    "NotDicomError",
+    "PixelsError",
     "RingError",
     "RtevoError",
     "StageError",
@@ -59,8 +65,20 @@ class DataError(RtevoError):
     """What a scanner or a user delivered cannot be used."""
 
 
+class BusyError(DataError):
+    """Another process holds a session's folder or writes to its log."""
+
+
 class DicomError(DataError):
     """One DICOM file is unreadable, truncated or of an unsupported kind."""
+
+
+class NotDicomError(DicomError):
+    """A file is none of DICOM's."""
+
+
+class PixelsError(DicomError):
+    """Compressed pixels cannot be decoded here: a plugin is missing."""
 
 
 class GeometryError(DataError):

@@ -9,28 +9,28 @@ al. 2016, doi:10.1038/sdata.2016.44.)
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tomllib
 from numpy.typing import NDArray
 
 from rtevo import __version__
 from rtevo.command import Parser, command
 from rtevo.errors import DataError
-from rtevo.record import compact, finalise, grid_of, image_path, parts, read_log, volume_path
-from rtevo.records import MOTION_COLUMNS, EventKind, VolumeFlag
+from rtevo.record import LOG, Notice, RecordedSession, Start, VolumeRecord, compact, image_path, volume_path
+from rtevo.records import MOTION_COLUMNS, Grid, VolumeFlag
 
 __all__ = ["export", "main"]
 
+Row = dict[str, Any]
 TASK = "rtevo"
 BIDS_VERSION = "1.10.0"
 _OPTIONAL_COLUMNS = (
@@ -81,13 +81,20 @@ _SPACE = "space-scanner_desc-preproc"
 class _Run:
     """What is exported, and what its files are called."""
 
-    out: Path
+    session: RecordedSession
     bids: Path
-    settings: dict[str, dict[str, Any]]
-    log: list[dict[str, Any]]
-    start: dict[str, Any]
-    trials: list[dict[str, str]]
-    motion: list[dict[str, str]]
+    settings: Mapping[str, Any]
+    grid: Grid
+
+    @property
+    def out(self) -> Path:
+        """The session's folder."""
+        return self.session.out
+
+    @property
+    def tr_s(self) -> float:
+        """Repetition time, s."""
+        return self.session.start.tr_s
 
     @property
     def prefix(self) -> str:
@@ -109,42 +116,37 @@ class _Run:
         """The run's pictures, from ``stimuli/``."""
         return f"{self.folder}/{self.number}"
 
+    @cached_property
+    def volumes(self) -> list[Row]:
+        """Rows of the session's motion."""
+        return list(self.session.motion.to_dict("records"))
+
+    @cached_property
     def missing(self) -> list[int]:
-        """Indices of the volumes that never arrived, or were not saved."""
-        return [
-            int(row["volume"])
-            for row in self.motion
-            if int(row["flags"]) & VolumeFlag.MISSING or not volume_path(self.out, int(row["volume"])).exists()
-        ]
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
+        """Numbers of the volumes that never arrived, or were not saved."""
+        gone = (row["volume"] for row in self.volumes if not volume_path(self.out, row["volume"]).exists())
+        return sorted({*self.session.missing, *gone})
 
 
 def _open(out: Path, bids: Path) -> _Run:
     """Read a session's folder and check that it can be exported."""
-    log = read_log(out / "record.jsonl")
-    start = next((r for r in log if r["type"] == "start"), None)
-    if start is None:
-        raise DataError(f"{out / 'record.jsonl'}: expected the record of a session's start, found none")
-    grids = [grid for part in parts(log) if (grid := grid_of(part)) is not None]
+    session = RecordedSession(out)
+    if not session.records(Start):
+        raise DataError(f"{out / LOG}: expected the record of a session's start, found none")
+    grids = [grid for part in session.parts if (grid := part.grid) is not None]
     for grid in grids[1:]:
         if difference := grids[0].difference(grid):
             raise DataError(f"{out}: expected one grid in all parts of the session, as a series in BIDS has, found others: {difference}")
-    start = {**start, **({"shape": list(grids[0].shape), "affine": grids[0].affine} if grids else {})}
-    finalise(out)
-    settings = tomllib.loads((out / "session.toml").read_text(encoding="utf-8"))
-    run = _Run(out, bids, settings, log, start, _rows(out / "trials.tsv"), _rows(out / "motion.tsv"))
-    if not run.motion:
+    session.save()
+    if not len(session.motion) or not grids:
         raise DataError(f"{out}: expected at least one volume, the session recorded none")
-    came = [int(r["volume"]) for r in run.motion if not int(r["flags"]) & VolumeFlag.MISSING]
+    run = _Run(session, bids, session.file_settings, grids[0])
+    came = [row["volume"] for row in run.volumes if not row["flags"] & VolumeFlag.MISSING]
     absent = [index for index in came if not volume_path(out, index).exists()]
     if len(absent) == len(came):
         raise DataError(
-            f"{out / 'volumes'}: {len(absent)} of {len(run.motion)} raw volumes are not there (first: {came[0] if came else 'none came'}); "
-            f'sessions keep them with [record] save_volumes = "raw"'
+            f"{out / 'volumes'}: {len(absent)} of {len(run.volumes)} raw volumes are not there (first: "
+            f'{came[0] if came else "none came"}); sessions keep them with [record] save_volumes = "raw"'
         )
     if absent:
         print(f"rtevo: {out / 'volumes'}: {len(absent)} volumes that came are not there: MissingVolumes lists them", file=sys.stderr)
@@ -160,7 +162,7 @@ def _volumes(run: _Run) -> NDArray[Any]:
     """All volumes, (X, Y, Z, T): NaN where one is missing."""
     import nibabel
 
-    data = np.full((*run.start["shape"], max(int(r["volume"]) for r in run.motion) + 1), np.nan, np.float32, order="F")
+    data = np.full((*run.grid.shape, max(row["volume"] for row in run.volumes) + 1), np.nan, np.float32, order="F")
     for index in range(data.shape[3]):
         path = volume_path(run.out, index)
         if path.exists():
@@ -176,7 +178,7 @@ def _json(path: Path, content: Mapping[str, Any]) -> None:
 def _tsv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], header: bool = True) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ["\t".join(columns)] if header else []
-    lines += ["\t".join(str(row.get(column, "n/a")) for column in columns) for row in rows]
+    lines += ["\t".join(_cell(row.get(column)) for column in columns) for row in rows]
     text = "\n".join(lines) + "\n"
     if path.suffix == ".gz":
         path.write_bytes(gzip.compress(text.encode(), mtime=0))
@@ -184,14 +186,21 @@ def _tsv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], 
         path.write_text(text, encoding="utf-8")
 
 
+def _cell(value: Any) -> str:
+    """Write a number to the last bit; n/a where it is not known."""
+    from pandas import isna
+
+    return "n/a" if value is None or isna(value) else str(value)
+
+
 def _bold(run: _Run) -> None:
     """The raw series and its sidecar."""
     import nibabel
 
-    affine = np.array(run.start["affine"])
+    affine = run.grid.affine
     image = nibabel.Nifti1Image(_volumes(run), affine)
     image.header.set_xyzt_units("mm", "sec")
-    image.header.set_zooms((*image.header.get_zooms()[:3], run.start["tr_s"]))
+    image.header.set_zooms((*image.header.get_zooms()[:3], run.tr_s))
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     path = run.bids / f"{run.prefix}_bold.nii.gz"
@@ -200,59 +209,57 @@ def _bold(run: _Run) -> None:
     sidecar: dict[str, Any] = {
         "TaskName": TASK,
         "TaskDescription": "Looks at images that evolve towards what the brain responds to (real-time closed loop).",
-        "RepetitionTime": run.start["tr_s"],
+        "RepetitionTime": run.tr_s,
         "NumberOfVolumesDiscardedByScanner": 0,
         "ConversionSoftware": "rtevo",
         "ConversionSoftwareVersion": __version__,
     }
     sidecar |= _acquisition(run)
-    if lost := run.missing():
+    if lost := run.missing:
         sidecar["MissingVolumes"] = lost  # 0 = first; their voxels are NaN
     _json(run.bids / f"{run.prefix}_bold.json", sidecar)
 
 
 def _acquisition(run: _Run) -> dict[str, Any]:
     """What the scanner's headers said of the run; times of slices only where they are within the repetition time, as BIDS wants them."""
-    found: dict[str, Any] = dict(next((r["acquisition"] for r in run.log if r["type"] == "volumes" and r.get("acquisition")), {}))
+    found: dict[str, Any] = dict(next((r.acquisition for r in run.session.records(VolumeRecord) if r.acquisition), {}))
     times = found.get("SliceTiming", [])
-    if times and not (len(times) == run.start["shape"][2] and 0 <= min(times) <= max(times) < run.start["tr_s"]):
+    if times and not (len(times) == run.grid.shape[2] and 0 <= min(times) <= max(times) < run.tr_s):
         del found["SliceTiming"], found["SliceEncodingDirection"]
     return found
 
 
-def _marks(run: _Run) -> list[dict[str, Any]]:
+def _marks(run: _Run) -> list[Row]:
     """One row per mark of the operator's, on the scanner's clock, which counts the parts of a session through."""
     rows = []
-    for part in parts(run.log):
-        trigger_ns = next((r["t_ns"] for r in reversed(part) if r["type"] == "events" and r["kind"] == EventKind.TRIGGER), None)
-        first = part[0].get("first_volume", 0)
-        last = max((r["index"] for r in part if r["type"] == "volumes"), default=first)
-        for record in part:
-            if record["type"] == "operator" and record["action"] == "mark":
-                since_ns = 0 if trigger_ns is None else record["t_ns"] - trigger_ns
-                onset_s = min(first * run.start["tr_s"] + since_ns / 1e9, last * run.start["tr_s"])
-                onset_s = max(onset_s, first * run.start["tr_s"]) if first else onset_s
-                note = " ".join(record["text"].split()) or "n/a"
-                rows.append({"onset": round(onset_s, 6), "duration": 0, "trial_type": "mark", "note": note})
+    for part in run.session.parts:
+        clock, first = part.clock, part.start.first_volume
+        last = max((r.index for r in part.records(VolumeRecord)), default=first)
+        for mark in (r for r in part.records(Notice) if r.action == "mark"):
+            onset_s = clock.seconds(mark.t_ns) if clock.trigger_ns is not None else clock.begins_s
+            onset_s = min(onset_s, last * run.tr_s)
+            onset_s = max(onset_s, clock.begins_s) if first else onset_s
+            note = " ".join(mark.text.split()) or "n/a"
+            rows.append({"onset": round(onset_s, 6), "duration": 0, "trial_type": "mark", "note": note})
     return rows
 
 
 def _events(run: _Run) -> None:
     """One row per image that was shown, and the images; one per mark of the operator's."""
     rows = _marks(run)
-    for trial in run.trials:
-        if trial["onset"] == "n/a":
+    for trial in run.session.trials.to_dict("records"):
+        if trial["onset"] != trial["onset"]:  # never shown
             continue
-        source = image_path(run.out, int(trial["generation"]), int(trial["candidate"]))
+        source = image_path(run.out, trial["generation"], trial["candidate"])
         stimulus = f"{run.stimuli}/{source.parent.name}/{source.name}"
         target = run.bids / "stimuli" / stimulus
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
         rows.append({**trial, "trial_type": "image", "stim_file": stimulus})
     rows.sort(key=lambda row: float(row["onset"]))
-    columns = [name for name in _EVENTS if name not in _OPTIONAL_COLUMNS or any(row.get(name, "n/a") != "n/a" for row in rows)]
+    columns = [name for name in _EVENTS if name not in _OPTIONAL_COLUMNS or any(_cell(row.get(name)) != "n/a" for row in rows)]
     _tsv(run.bids / f"{run.prefix}_events.tsv", columns, rows)
-    presentation = {"StimulusPresentation": {"SoftwareName": "PsychoPy (rtevo presenter)", "SoftwareVersion": run.start["rtevo"]}}
+    presentation = {"StimulusPresentation": {"SoftwareName": "PsychoPy (rtevo presenter)", "SoftwareVersion": run.session.start.rtevo}}
     _json(run.bids / f"{run.prefix}_events.json", {**{name: _EVENTS[name] for name in columns}, **presentation})
 
 
@@ -264,8 +271,8 @@ def _confounds(run: _Run) -> tuple[dict[str, dict[str, str]], list[dict[str, Any
     """
     from rtevo.realign import framewise_displacement
 
-    volumes = np.array([int(row["volume"]) for row in run.motion])
-    params = np.array([[_number(row[name]) for name in MOTION_COLUMNS] for row in run.motion])
+    volumes = run.session.motion["volume"].to_numpy()
+    params = run.session.motion[list(MOTION_COLUMNS)].to_numpy()
     known = np.isfinite(params).all(axis=1)
     if known.any():
         params = np.column_stack([np.interp(volumes, volumes[known], column[known]) for column in params.T])
@@ -273,15 +280,15 @@ def _confounds(run: _Run) -> tuple[dict[str, dict[str, str]], list[dict[str, Any
         params = np.zeros_like(params)
     filled = framewise_displacement(params)
     rows: list[dict[str, Any]] = []
-    for k, row in enumerate(run.motion):
+    for k, row in enumerate(run.volumes):
         moved = {name: row[name] if known[k] else f"{value:.6g}" for name, value in zip(MOTION_COLUMNS, params[k], strict=True)}
         given = row["framewise_displacement"]
-        rows.append({**moved, "framewise_displacement": given if given != "n/a" or k == 0 else f"{filled[k]:.6g}"})
+        rows.append({**moved, "framewise_displacement": given if np.isfinite(given) or k == 0 else f"{filled[k]:.6g}"})
     columns: dict[str, dict[str, str]] = dict(_MOTION)
-    lost = set(run.missing())
+    lost = set(run.missing)
     for flag, (name, text) in _SPIKES.items():
         own = lost if flag == VolumeFlag.MISSING else set()
-        spiked_rows = [k for k, row in enumerate(run.motion) if int(row["flags"]) & flag or volumes[k] in own]
+        spiked_rows = [k for k, row in enumerate(run.volumes) if row["flags"] & flag or volumes[k] in own]
         for number, k in enumerate(spiked_rows):
             columns[f"{name}{number:02d}"] = {"Description": text.format(volumes[k])}
             for other, spiked in enumerate(rows):
@@ -289,18 +296,13 @@ def _confounds(run: _Run) -> tuple[dict[str, dict[str, str]], list[dict[str, Any
     return columns, rows
 
 
-def _number(text: str) -> float:
-    return float("nan") if text == "n/a" else float(text)
-
-
 def _preprocessed(run: _Run, root: Path) -> None:
     """The realigned series and its sidecar, for analyses; what is left out of a model is the mean of the others, not a hole."""
     from rtevo.realign.series import NiftiWriter
-    from rtevo.records import Grid
 
-    rows = {int(row["volume"]): row for row in run.motion}
+    rows = {row["volume"]: row for row in run.volumes}
     count = max(rows) + 1
-    total, usable = np.zeros(run.start["shape"]), 0
+    total, usable = np.zeros(run.grid.shape), 0
     for index in range(count):
         volume = _aligned(run, rows.get(index), index)
         if volume is not None:
@@ -308,7 +310,7 @@ def _preprocessed(run: _Run, root: Path) -> None:
     mean = (total / max(usable, 1)).astype(np.float32)
     path = root / f"{run.prefix}_{_SPACE}_bold.nii.gz"
     replaced = []
-    with NiftiWriter(path, Grid(tuple(run.start["shape"]), np.array(run.start["affine"])), count, run.start["tr_s"]) as out:
+    with NiftiWriter(path, run.grid, count, run.tr_s) as out:
         for index in range(count):
             volume = _aligned(run, rows.get(index), index)
             if volume is None:
@@ -316,8 +318,8 @@ def _preprocessed(run: _Run, root: Path) -> None:
             out.write(mean if volume is None else volume)
     sidecar: dict[str, Any] = {
         "TaskName": TASK,
-        "RepetitionTime": run.start["tr_s"],
-        "StartTime": run.start["tr_s"] / 2,  # slices are not brought to one time: a volume stands for the middle of its acquisition
+        "RepetitionTime": run.tr_s,
+        "StartTime": run.tr_s / 2,  # slices are not brought to one time: a volume stands for the middle of its acquisition
         "SliceTimingCorrected": False,
         "SkullStripped": False,
         "Description": "Realigned during the session (rigid body, cubic B-splines), not smoothed.",
@@ -335,21 +337,21 @@ def _todays_decoder(run: _Run) -> str:
     return placed if (run.out / placed).is_dir() else "decoder"
 
 
-def _aligned(run: _Run, row: Mapping[str, str] | None, index: int) -> NDArray[np.float32] | None:
+def _aligned(run: _Run, row: Row | None, index: int) -> NDArray[np.float32] | None:
     """One realigned volume: as it was saved, or sampled again by its motion; None where there is none."""
     import nibabel
 
     from rtevo.realign import resliced
 
-    if row is None or int(row["flags"]) & (VolumeFlag.MISSING | VolumeFlag.UNALIGNED):
+    if row is None or row["flags"] & (VolumeFlag.MISSING | VolumeFlag.UNALIGNED):
         return None
-    params = [_number(row[name]) for name in MOTION_COLUMNS]
+    params = [row[name] for name in MOTION_COLUMNS]
     saved, raw = volume_path(run.out, index, "aligned"), volume_path(run.out, index)
     if saved.exists():
         return np.nan_to_num(np.asarray(nibabel.load(saved).dataobj, np.float32))
     if not raw.exists() or not np.isfinite(params).all():
         return None
-    return resliced(np.asarray(nibabel.load(raw).dataobj), run.start["affine"], params)
+    return resliced(np.asarray(nibabel.load(raw).dataobj), run.grid.affine, params)
 
 
 def _derivatives(run: _Run) -> None:
@@ -362,7 +364,7 @@ def _derivatives(run: _Run) -> None:
                 "Name": "rtevo: realigned volumes, motion, scores, latents and decoders of real-time sessions",
                 "BIDSVersion": BIDS_VERSION,
                 "DatasetType": "derivative",
-                "GeneratedBy": [{"Name": "rtevo", "Version": run.start["rtevo"]}],
+                "GeneratedBy": [{"Name": "rtevo", "Version": run.session.start.rtevo}],
                 "SourceDatasets": [{"URL": "../.."}],
                 "DatasetLinks": {"raw": "../.."},
             },
@@ -371,17 +373,16 @@ def _derivatives(run: _Run) -> None:
         (root / ".bidsignore").write_text("**/rtevo\n**/rtevo/**\n*_timeseries.*\n", encoding="utf-8")
     columns, rows = _confounds(run)
     _tsv(root / f"{run.prefix}_desc-confounds_timeseries.tsv", list(columns), rows)
-    _json(root / f"{run.prefix}_desc-confounds_timeseries.json", {**columns, "SamplingFrequency": 1 / run.start["tr_s"]})
+    _json(root / f"{run.prefix}_desc-confounds_timeseries.json", {**columns, "SamplingFrequency": 1 / run.tr_s})
     _preprocessed(run, root)
     extra = root / run.folder / "rtevo" / run.number
     extra.mkdir(parents=True, exist_ok=True)
-    kept = ("trials.tsv", "latents.npz", "latent_space.npz", "session.toml", "provenance.json", "summary.json", "record.jsonl")
+    kept = ("trials.tsv", "latents.npz", "latent_space.npz", "session.toml", "provenance.json", "summary.json", LOG)
     for name in (*kept, "hidden_truth.tsv", "hidden_truth.json"):
         if (run.out / name).exists():
             shutil.copyfile(run.out / name, extra / name)
-    decoder = Path(run.settings["decoder"]["folder"] or run.out / "decoder")
-    if decoder.is_dir():
-        shutil.copytree(decoder, extra / "decoder")
+    if run.session.decoder_folder.is_dir():
+        shutil.copytree(run.session.decoder_folder, extra / "decoder")
     if (run.out / "placement").is_dir():
         shutil.copytree(run.out / "placement", extra / "placement")
 
@@ -396,12 +397,12 @@ def _data_set(run: _Run) -> None:
                 "Name": "rtevo: real-time fMRI with evolved images",
                 "BIDSVersion": BIDS_VERSION,
                 "DatasetType": "raw",
-                "GeneratedBy": [{"Name": "rtevo", "Version": run.start["rtevo"]}],
+                "GeneratedBy": [{"Name": "rtevo", "Version": run.session.start.rtevo}],
             },
         )
         (run.bids / "README.md").write_text(_README, encoding="utf-8")
     people = run.bids / "participants.tsv"
-    known = {row["participant_id"] for row in _rows(people)} if people.exists() else set()
+    known = {line.partition("\t")[0] for line in people.read_text(encoding="utf-8").splitlines()[1:]} if people.exists() else set()
     known.add(run.folder.split("/")[0])
     _tsv(people, ["participant_id"], [{"participant_id": name} for name in sorted(known)])
 

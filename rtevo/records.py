@@ -8,7 +8,7 @@ has them; affines map voxel indices to RAS+ millimetres.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, IntFlag
 from typing import Any
 
@@ -16,11 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "FD_LIMIT_MM",
+    "HEAD_RADIUS_MM",
     "MOTION_COLUMNS",
+    "NOTES",
     "Decision",
     "EventKind",
     "Grid",
     "MessageKind",
+    "RunClock",
     "VolumeFlag",
     "aligned_dtype",
     "event_dtype",
@@ -36,6 +40,8 @@ __all__ = [
 ]
 
 ACQUISITION_BYTES = 4096
+HEAD_RADIUS_MM = 50.0  # of the sphere on which rotations become millimetres: Power et al. 2012, doi:10.1016/j.neuroimage.2011.10.018
+FD_LIMIT_MM = 0.5  # framewise displacement that is worth a look, the usual limit for task data (ibid.)
 MOTION_COLUMNS = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")  # mm, mm, mm, rad, rad, rad; RAS+
 
 
@@ -63,6 +69,16 @@ class EventKind(IntEnum):
     PHYSIOLOGY = 9  # value: what an image did to the participant's physiology; NaN where it could not be measured
     PAUSE = 10  # fixation is held from here on, after the trial's end, because the operator has asked for it
     GO_ON = 11  # and no longer
+    READY = 12  # the presenter's display stands; text: "presenter ready: " and what it shows with
+    WAITS = 13  # another presenter waits to be let in; text names it after ": " and before ";"
+    LEFT = 14  # it waits no longer
+    SILENT = 15  # the presenter does not answer
+    BACK = 16  # it answers again, or was started anew
+    REPLACED = 17  # another presenter has taken its place
+
+
+NOTES = frozenset({EventKind.NOTE, *(kind for kind in EventKind if kind >= EventKind.READY)})
+"""What the bridge itself says, in words for the operator; the kinds are for those who act on it."""
 
 
 class Decision(IntEnum):
@@ -80,6 +96,44 @@ class MessageKind(IntEnum):
     ERROR = 2  # what ends the session
     OPERATOR = 3  # action: what the person at the console has done; text: the note that came with it
     ALARM = 4  # somebody must act: shown until it has been seen
+
+
+@dataclass(frozen=True)
+class RunClock:
+    """Session time -> seconds from the session's first volume, in one run of the scanner: the one conversion there is.
+
+    Volumes of a session that was interrupted are counted through, and its onsets are timed, as if each run had followed upon the one
+    before without a gap.
+
+    Parameters
+    ----------
+    tr_s : float
+    first_volume : int
+        Number of the run's first volume in the session.
+    trigger_ns : int, optional
+        Session time of the trigger, which is the start of the run's first volume; None before it.
+    """
+
+    tr_s: float
+    first_volume: int = 0
+    trigger_ns: int | None = None
+
+    def triggered(self, t_ns: int) -> RunClock:
+        """Return the clock of a run whose trigger came at this session time; a later trigger, before any image, corrects the first."""
+        return replace(self, trigger_ns=int(t_ns))
+
+    @property
+    def begins_s(self) -> float:
+        """Start of the run's first volume, s."""
+        return self.first_volume * self.tr_s
+
+    def since_trigger_s(self, t_ns: int) -> float:
+        """Return the time from the run's trigger to a session time, s; NaN before the trigger."""
+        return math.nan if self.trigger_ns is None else (int(t_ns) - self.trigger_ns) / 1e9
+
+    def seconds(self, t_ns: int) -> float:
+        """Return a session time in s from the session's first volume; NaN before the trigger."""
+        return self.since_trigger_s(t_ns) + self.begins_s
 
 
 @dataclass(frozen=True, eq=False)

@@ -165,15 +165,21 @@ def run(plan: Plan, stops: Stops) -> dict[str, Any]:
     while True:
         with hold(plan.out):
             open_record(plan)
-            with stops.heard_by(lambda: None):  # from here on there is a record, and a signal cannot keep it from being completed
-                summary = _run(plan, stops)
+            stops.listener = _only_count  # from here on there is a record, and a signal cannot keep it from being completed and told
+            summary = _run(plan, stops)
         if summary["status"] != "restarted":
             return summary
         print("rtevo: the session begins again: start the scanner's run anew when everything is ready", file=sys.stderr)
         try:
+            stops.listener = None
             plan, _ = resume(plan.out, rebaseline=True)
         except KeyboardInterrupt:
+            stops.listener = _only_count
             return summary
+
+
+def _only_count() -> None:
+    """Take note of a signal that changes nothing any more."""
 
 
 def _run(plan: Plan, stops: Stops) -> dict[str, Any]:
@@ -294,9 +300,12 @@ def _free(out: Path) -> Path:
 
 
 def _words(result: dict[str, Any]) -> list[str]:
-    selected, rank = result["selected"], result["rank_correlation"]
+    selected, rank, versions = result["selected"], result["rank_correlation"], result["rtevo"]
+    others = [version for version in versions["recorded"] if version != versions["now"]]
+    made = [f"recorded by rtevo {' and '.join(others)}, computed by {versions['now']}: a comparison, not the same to the last bit"]
     scores = "identical" if result["scores_identical"] else f"rank correlation {'-' if rank is None else rank} with the recorded ones"
     return [
+        *(made if others else []),
         f"scores: {scores} ({result['scored']} of {result['images']} images)",
         f"latents asked for: {'identical' if result['latents_identical'] else 'others'}",
         f"better halves of the generations: {selected['both']} images in both, {selected['recorded']} as recorded, {selected['now']} now",
@@ -305,9 +314,15 @@ def _words(result: dict[str, Any]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status: 0 completed or stopped by the user, 1 failed, 2 not started, 130 interrupted before."""
+    """Run the command line; gives the exit status: 0 completed or stopped by the user, 1 failed, 2 not started, 130 interrupted before.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Of the command; None: those of the process, which ends with it, so that no signal can change its exit status afterwards.
+    """
     options = parser().parse_args(arguments)
-    with Stops() as stops:
+    with Stops(leaving=arguments is None) as stops:
         return _main(options, stops)
 
 
@@ -348,7 +363,8 @@ def _main(options: argparse.Namespace, stops: Stops) -> int:
 
     closing_words(summary, plan.out)
     if summary["status"] == "unscored":
-        print("rtevo: images were shown that could not be scored, because no usable volumes came in: see the warnings", file=sys.stderr)
+        why = "no usable volumes came in, or too few of them to see a response"
+        print(f"rtevo: images were shown that could not be scored: {why}; see the warnings", file=sys.stderr)
         return 1
     return 0
 

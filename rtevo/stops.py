@@ -27,6 +27,11 @@ SAME_S = 0.5  # signals that follow one another so quickly are one wish: nobody 
 class Stops:
     """While it is entered, each of the signals interrupts like Ctrl-C; or only counts and calls :attr:`listener`, where one is set.
 
+    Parameters
+    ----------
+    leaving : bool
+        The process ends once it is left: the signals are ignored from then on, so that they cannot change the exit status.
+
     Attributes
     ----------
     count : int
@@ -35,7 +40,8 @@ class Stops:
         Called instead of raising KeyboardInterrupt.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, leaving: bool = False) -> None:
+        self.leaving = leaving
         self.count = 0
         self.listener: Callable[[], None] | None = None
         self._last_s = -math.inf
@@ -47,7 +53,7 @@ class Stops:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if self.leaving else handler)
 
     def take(self, number: int, frame: FrameType | None = None) -> None:
         """Take a signal.

@@ -23,6 +23,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from rtevo.errors import StageError
+from rtevo.outside import shown_lines
 from rtevo.records import Decision, MessageKind
 from rtevo.session.clock import NEVER, Clock
 from rtevo.session.conductor import Conductor
@@ -44,7 +45,7 @@ ENDS = ("", "completed", "stopped", "unscored")  # by the shared word "over"
 OPERATOR = {  # shared words
     "start": ("waiting", 0),
     "pause": ("pause", 1),
-    "resume": ("pause", 0),
+    "go_on": ("pause", 0),
     "stop": ("end", 1),
     "restart": ("restart", 1),
     "seen": None,
@@ -305,6 +306,7 @@ class Supervisor:
 
     def _warn(self, text: str, stage: str = "", alarm: bool = False) -> None:
         """Tell the operator, and the record, what is not in order; an alarm says that somebody must act, and is shown until it was seen."""
+        text = shown_lines(text)
         self.warnings.append(text)
         if alarm:
             self.clock.set("alarm", self.clock.get("alarm") + 1)
@@ -328,7 +330,7 @@ class Supervisor:
                 return
             self.clock.set(answering, number)
         elif word is not None:
-            held = action == "resume" and self.clock.get("held")
+            held = action == "go_on" and self.clock.get("held")
             if self.clock.get(word[0]) == word[1] and not held:
                 return
             self.clock.set(*word)
@@ -347,7 +349,7 @@ class Supervisor:
         with ring.reserve(timeout_s=0) as slot:
             slot["kind"], slot["t_ns"] = kind, self.clock.now_ns() if t_ns is None else t_ns
             slot["stage"], slot["action"] = stage.encode(), action.encode()
-            slot["text"] = text.encode()[:480].decode(errors="ignore").encode()
+            slot["text"] = text.encode(errors="backslashreplace")[:480].decode(errors="ignore").encode()
 
     def _wind_down(self) -> None:
         """Once the presenter's link has closed the scanner stops; once the scanner is gone ingest hands on what it has.

@@ -75,6 +75,30 @@ def test_no_two_modules_import_each_other() -> None:
     graphlib.TopologicalSorter({module: allowed & MODULES for module, allowed in ALLOWED.items()}).prepare()  # raises CycleError
 
 
-def test_modules_stay_short() -> None:
-    lengths = {relative(p): len(p.read_text(encoding="utf-8").splitlines()) for p in SOURCES}
-    assert {name: n for name, n in lengths.items() if n > 700} == {}
+MOST_LINES, MOST_IN_A_FUNCTION = 500, 60  # of a module; of a function, its docstring left out
+LONG_MODULES = {  # and why
+    "rtevo/bridge/bridge": "the one state machine of the link: what a message means depends on all of it",
+    "rtevo/ingest/assembly": "one part's numbers decide about all volumes that are not passed on: numbering and building are one state",
+}
+LONG_FUNCTIONS = {
+    "rtevo/run.parser": "a list: every option of the command line and what it says of itself",
+}
+
+
+def functions_of(path: Path) -> dict[str, int]:
+    """Lines of each function of a file, its docstring left out."""
+    found: dict[str, int] = {}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[0]
+            docstring = first.end_lineno - first.lineno + 1 if ast.get_docstring(node) is not None else 0
+            name = f"{relative(path)}.{node.name}"
+            found[name] = max(found.get(name, 0), node.end_lineno - node.lineno + 1 - docstring)
+    return found
+
+
+def test_exceptions_to_500_lines_a_module_and_60_a_function_are_listed_with_a_reason() -> None:
+    modules = {relative(p) for p in SOURCES if len(p.read_text(encoding="utf-8").splitlines()) > MOST_LINES}
+    functions = {name for p in SOURCES for name, lines in functions_of(p).items() if lines > MOST_IN_A_FUNCTION}
+    assert modules == set(LONG_MODULES)
+    assert functions == set(LONG_FUNCTIONS)

@@ -23,14 +23,15 @@ from presenter.run import present
 from rtevo import wire
 from rtevo.bridge import Bridge, ClockOffset, PresenterEvent, make_keys
 from rtevo.bridge.__main__ import main as keys_main
-from rtevo.bridge.link import SILENT_S
+from rtevo.bridge.bridge import SILENT_S
 from rtevo.errors import LinkError
-from rtevo.records import EventKind
+from rtevo.records import NOTES, EventKind
 from rtevo.simulate import FaultyNetwork
 from rtevo.wire import PresentationSettings
+from tests.support.link import LIMIT_S, stranger, until
 
 SECOND = 1_000_000_000
-LIMIT_S = 60.0  # a test that takes longer hangs
+
 LOOPBACK = "tcp://127.0.0.1:0"
 
 
@@ -163,7 +164,7 @@ def session(settings: PresentationSettings) -> tuple[list[PresenterEvent], list[
 def test_lock_step_session_is_exact_and_repeats_itself() -> None:
     settings = PresentationSettings(speed=0, baseline_s=6)
     events, shown = session(settings)
-    assert [e.kind for e in events].count(EventKind.NOTE) == 1  # ready
+    assert [e.kind for e in events if e.kind in NOTES] == [EventKind.READY]
     onsets = [e for e in events if e.kind == EventKind.ONSET]
     assert [(e.generation, e.candidate) for e in onsets] == [(k // 3, k % 3) for k in range(6)]
     assert [e.mono_ns / SECOND for e in onsets] == [8, 12, 16, 46, 50, 54]
@@ -274,13 +275,6 @@ def test_real_time_at_speed_scales_durations() -> None:
 # --- a link that fails ----------------------------------------------------------------------------------------------------------------
 
 
-def until(condition: Callable[[], bool], work: Callable[[], object] = lambda: time.sleep(0.001)) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "never happened"
-        work()
-
-
 def test_nothing_is_lost_or_doubled_when_the_cable_is_pulled() -> None:
     events: list[PresenterEvent] = []
     numbers: list[int] = []
@@ -316,7 +310,7 @@ def test_silence_is_reported_and_then_an_error() -> None:
             now[0] += round(SILENT_S * SECOND)
             events += bridge.poll(0)
         assert not bridge.connected
-        assert any("silent for" in e.text for e in events if e.kind == EventKind.NOTE)
+        assert any("silent for" in e.text for e in events if e.kind in NOTES)
         now[0] += 31 * SECOND
         with pytest.raises(LinkError, match=r"presenter lost: it has not answered at tcp://.* for \d+ s \(limit: 30 s\)"):
             bridge.poll(0)
@@ -399,18 +393,6 @@ def test_end_without_any_presenter_still_ends() -> None:
 
 
 # --- strangers --------------------------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def stranger(endpoint: str) -> Iterator[zmq.Socket[bytes]]:
-    context = zmq.Context()
-    dealer = context.socket(zmq.DEALER)
-    dealer.connect(endpoint)
-    try:
-        yield dealer
-    finally:
-        dealer.close(linger=0)
-        context.term()
 
 
 def test_garbage_is_noted_and_does_no_harm() -> None:

@@ -5,38 +5,31 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import zmq
 
 from presenter.headless import _Participant
 from presenter.link import Link, LinkLost
 from presenter.selftest import self_test
 from rtevo import wire
-from rtevo.bridge import Bridge, ClockOffset, PresenterEvent, Resume, make_keys
+from rtevo.bridge import Bridge, ClockOffset, Predecessor, PresenterEvent, make_keys
+from rtevo.bridge.bridge import SILENT_S, SLOW_S
 from rtevo.bridge.door import RATE_PER_S, REPEAT_S
-from rtevo.bridge.link import SELF_TEST, SILENT_S, SLOW_S
-from rtevo.records import EventKind
+from rtevo.records import NOTES, EventKind
 from rtevo.simulate import FaultyNetwork, ParticipantLink
-from rtevo.wire import PresentationSettings
+from rtevo.wire import SELF_TEST, PresentationSettings
+from tests.support.link import LIMIT_S, stranger, until
 
 SECOND = 1_000_000_000
-LIMIT_S = 60.0  # a test that takes longer hangs
+
 LOOPBACK = "tcp://127.0.0.1:0"
 
 
 def pixels(value: int) -> np.ndarray:
     return np.full((8, 6, 3), value, np.uint8)
-
-
-def until(condition: Callable[[], bool], work: Callable[[], object]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "never happened"
-        work()
 
 
 class Ears:
@@ -49,26 +42,10 @@ class Ears:
         self.events += self.bridge.poll(0.002)
 
     def told(self, text: str) -> int:
-        return sum(text in event.text for event in self.events if event.kind == EventKind.NOTE)
+        return sum(text in event.text for event in self.events if event.kind in NOTES)
 
     def of(self, kind: EventKind) -> list[PresenterEvent]:
         return [event for event in self.events if event.kind == kind]
-
-
-@contextlib.contextmanager
-def stranger(endpoint: str, server_key: bytes = b"") -> Iterator[zmq.Socket[bytes]]:
-    context = zmq.Context()
-    dealer = context.socket(zmq.DEALER)
-    dealer.sndhwm = 0
-    if server_key:
-        dealer.curve_serverkey = server_key
-        dealer.curve_publickey, dealer.curve_secretkey = zmq.curve_keypair()
-    dealer.connect(endpoint)
-    try:
-        yield dealer
-    finally:
-        dealer.close(linger=0)
-        context.term()
 
 
 # --- strangers -------------------------------------------------------------------------------------------------------------------------
@@ -218,8 +195,8 @@ def test_an_event_of_a_killed_bridge_is_there_once(dealt_with: bool) -> None:
         assert not link.acknowledged(number + 1)
         [trigger], [onset] = ears.of(EventKind.TRIGGER), ears.of(EventKind.ONSET)
         endpoint = killed(first)
-        resume = Resume(onset.sequence if dealt_with else trigger.sequence, started=True)
-        with Bridge(endpoint, PresentationSettings(), session="s", resume=resume) as second:
+        predecessor = Predecessor(onset.sequence if dealt_with else trigger.sequence, started=True)
+        with Bridge(endpoint, PresentationSettings(), session="s", predecessor=predecessor) as second:
             heard = Ears(second)
             until(lambda: link.acknowledged(link.last), heard)
             assert not heard.of(EventKind.TRIGGER)
@@ -243,7 +220,7 @@ def test_an_image_that_was_under_way_when_the_bridge_was_killed_comes_once(came:
             first.send_image(0, 1, pixels(2))
             until(lambda: taken == [0, 1], take)
         endpoint = killed(first)
-        with Bridge(endpoint, PresentationSettings(), session="s", resume=Resume(0, started=True)) as second:
+        with Bridge(endpoint, PresentationSettings(), session="s", predecessor=Predecessor(0, started=True)) as second:
             second.send_image(0, 1, pixels(2))  # its ring has it still
             until(lambda: second.connected and second.in_flight == 0, lambda: second.poll(0.002))
             second.send_image(0, 2, pixels(3))
@@ -253,7 +230,9 @@ def test_an_image_that_was_under_way_when_the_bridge_was_killed_comes_once(came:
 
 def test_a_new_bridge_gives_up_when_the_presenter_does_not_return() -> None:
     now = [0]
-    with Bridge(LOOPBACK, PresentationSettings(), session="s", resume=Resume(0, True), lost_s=30, mono_ns=lambda: now[0]) as bridge:
+    with Bridge(
+        LOOPBACK, PresentationSettings(), session="s", predecessor=Predecessor(0, True), lost_s=30, mono_ns=lambda: now[0]
+    ) as bridge:
         bridge.end("stopped")
         assert bridge.poll(0) == []  # it may come back: no END yet
         now[0] = 31 * SECOND
@@ -420,3 +399,42 @@ def test_self_test_reports_the_round_trip(tmp_path: Path) -> None:
     assert not any(line.startswith("link") for line in report["to_do"])  # type: ignore[attr-defined]
     assert any(line.startswith("round_trip") for line in lines)
     assert (tmp_path / "r.json").exists()
+
+
+def test_a_flood_of_unknown_keys_is_a_few_notes(tmp_path: Path) -> None:
+    make_keys(tmp_path, ["presenter"])
+    with Bridge(LOOPBACK, PresentationSettings(), keys=tmp_path) as bridge:
+        ears, door = Ears(bridge), bridge._door
+        for number in range(601):
+            door._admitted.callback("*", f"{number:040d}".encode())
+            door.look()
+            ears()
+        assert ears.told("key is not listed") == 5
+        assert ears.told("many more: presenters whose keys are not listed") == 1
+        door.tell("something else")
+        ears()
+        assert ears.told("something else") == 1
+
+
+def test_pictures_that_wait_are_bounded_and_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 64 * 64 * 3
+    monkeypatch.setattr("presenter.link.MOST_HELD", 3 * size)
+    with Bridge(LOOPBACK, PresentationSettings()) as bridge, Link(bridge.endpoint) as link:
+        ears = Ears(bridge)
+        until(lambda: bridge.connected, ears)
+        for number in range(6):
+            bridge.send_image(0, number, np.full((64, 64, 3), number, np.uint8))
+        taken: list[int] = []
+
+        def look() -> None:
+            ears()
+            taken.extend(message.candidate for message, _ in link.take() if isinstance(message, wire.Image))
+
+        until(lambda: len(taken) == 3, look)
+        for _ in range(20):
+            look()
+        assert taken == [0, 1, 2]
+        for _ in range(6):
+            link.shown(size)
+        until(lambda: len(taken) == 6, look)
+        assert taken == [0, 1, 2, 3, 4, 5]

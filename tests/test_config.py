@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rtevo.config import Config, build, dump, example, load
+from rtevo.config import Config, build, choices, dump, example, load
 from rtevo.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -157,6 +157,9 @@ def test_who_may_send_from_the_network_has_to_be_said() -> None:
         return "; ".join(caught.value.mistakes)
 
     assert "peers: expected at least one where address is '0.0.0.0', got none" in told(delivery="dicom", address="0.0.0.0")
+    assert "keys: expected a folder of keys for delivery 'push' at address '0.0.0.0', got none" in told(
+        delivery="push", address="0.0.0.0", peers=["@10.0.0.1"]
+    )
     assert "peers: expected @ADDRESS for delivery 'push', got 'CONSOLE'" in told(delivery="push", peers=["CONSOLE"])
     assert "peers: expected a list of TITLE, TITLE@ADDRESS or @ADDRESS" in told(delivery="dicom", peers=["@"])
     assert "peers: expected a list of TITLE" in told(delivery="dicom", peers=["A@somewhere"])
@@ -179,3 +182,17 @@ def test_labels_are_ascii_letters_and_digits(label: str, suggestion: str) -> Non
             build({"session": {key: label}})
         assert f"[session] {key}: expected letters a to z and digits, got {label!r}" in str(found.value)
         assert (f"did you mean {suggestion!r}?" in str(found.value)) == bool(suggestion)
+
+
+def test_a_keys_choices_are_what_there_is_to_choose_from() -> None:
+    from rtevo.decode import METHODS
+    from rtevo.evolve import SCHEDULES, STRATEGIES
+    from rtevo.generate.base import BACKENDS, SCHEDULERS
+    from rtevo.session.blinding import CONDITIONS
+
+    assert set(choices("evolution", "strategy")) == set(STRATEGIES)
+    assert choices("evolution", "schedule") == SCHEDULES
+    assert choices("decoder", "method") == METHODS
+    assert choices("generator", "backend") == BACKENDS
+    assert choices("generator", "scheduler") == SCHEDULERS
+    assert set(CONDITIONS) < set(choices("session", "condition"))

@@ -216,3 +216,29 @@ def test_volumes_are_kept_without_loss(values: list[float], kind: type) -> None:
 
 def test_missing_values_stay_float() -> None:
     assert compact(np.array([1, np.nan], np.float32)).dtype == np.float32
+
+
+OUTSIDE = {
+    "participant": 'participant = "x/../../.."', "an absolute one": 'participant = "/tmp/x"', "session": 'session = ".."',
+    "run": 'run = "1/../../x"', "a run that is no number": "run = 1.5", "a deep file": "x = " + "[" * 5000,
+    "a large run": "run = 1" + "0" * 400,
+    "control characters": 'participant = "a\\u001b[2J"', "no text": "\udcff\udcfe",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", OUTSIDE.values(), ids=OUTSIDE)
+def test_a_sessions_own_file_leads_nowhere_outside(line: str, recorded: Callable[..., Path], tmp_path: Path) -> None:
+    out = recorded()
+    (out / "session.toml").write_bytes(f"[session]\n{line}\n".encode(errors="surrogateescape"))
+    before = sorted(path for path in tmp_path.rglob("*") if out not in path.parents)
+    with pytest.raises(DataError, match=r"session\.toml: ") as raised:
+        export(out, tmp_path / "a" / "b" / "bids")
+    assert str(raised.value).isprintable()
+    assert sorted(path for path in tmp_path.rglob("*") if out not in path.parents) == before
+
+
+def test_a_sessions_decoder_of_another_name_than_a_maps_is_refused(recorded: Callable[..., Path], tmp_path: Path) -> None:
+    out = recorded()
+    (out / "session.toml").write_text('[decoder]\nname = "../../secret"\n')
+    with pytest.raises(DataError, match="expected the name of a map"):
+        export(out, tmp_path / "bids")

@@ -8,6 +8,8 @@ import hashlib
 import json
 import math
 import os
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,25 @@ from PIL import Image
 
 from rtevo import records
 from rtevo.errors import DataError, full_disk
-from rtevo.record import LOG, LogWriter, Recorder, finalise, held, hold, image_path, read_log, release, reserve, skip_damaged
+from rtevo.record import (
+    LOG,
+    AlignedRecord,
+    LogWriter,
+    Notice,
+    RecordedSession,
+    Recorder,
+    finalise,
+    held,
+    hold,
+    image_path,
+    of_kind,
+    read_log,
+    release,
+    reserve,
+    skip_damaged,
+)
 from rtevo.record.__main__ import main as record_command
+from rtevo.record.log import read_up_to_damage
 from rtevo.records import EventKind, MessageKind, VolumeFlag
 
 START = {"tr_s": 2.0, "rtevo": "0", "condition": "brain", "seed": 1}
@@ -34,7 +53,7 @@ def test_records_are_read_back_and_continue_their_numbers(tmp_path: Path) -> Non
     for k in range(2):
         with LogWriter(tmp_path / "log") as log:
             log.append("start", {"x": k})
-    assert [(r["seq"], r["x"]) for r in read_log(tmp_path / "log")] == [(0, 0), (1, 1)]
+    assert [(r.seq, r.more) for r in read_log(tmp_path / "log")] == [(0, {"x": 0}), (1, {"x": 1})]
 
 
 def test_messages_are_recorded_by_their_kind(tmp_path: Path) -> None:
@@ -42,7 +61,7 @@ def test_messages_are_recorded_by_their_kind(tmp_path: Path) -> None:
     with recorder.log:
         for kind, action in ((MessageKind.WARNING, ""), (MessageKind.OPERATOR, "mark"), (MessageKind.ERROR, "")):
             recorder.take("messages", slot(records.message_dtype(), kind=kind, t_ns=5, stage=b"", action=action.encode(), text=b"text"))
-    kinds = [(r["type"], r["action"], r["text"], r["t_ns"]) for r in read_log(tmp_path / "record.jsonl")]
+    kinds = [(r.level, r.action, r.text, r.t_ns) for r in of_kind(read_log(tmp_path / "record.jsonl"), Notice)]
     assert kinds == [("warning", "", "text", 5), ("operator", "mark", "text", 5), ("error", "", "text", 5)]
 
 
@@ -59,7 +78,7 @@ def test_a_log_cut_at_any_byte_loses_at_most_its_last_record(tmp_path: Path) -> 
         assert len(read_log(path)) == complete
         with LogWriter(path) as log:
             log.append("x", {"k": "next"})
-        assert [r["seq"] for r in read_log(path)] == list(range(complete + 1))
+        assert [r.seq for r in read_log(path)] == list(range(complete + 1))
 
 
 def test_damage_in_the_middle_is_an_error_with_its_line(tmp_path: Path) -> None:
@@ -163,13 +182,12 @@ def table(path: Path) -> list[dict[str, str]]:
 
 def test_a_volume_that_came_late_has_one_row(session: Path) -> None:
     with Recorder(session).log as log:
-        fields = dict(next(r for r in read_log(session / LOG) if r["type"] == "aligned" and r["index"] == 2))
-        again = {k: v for k, v in fields.items() if k not in ("seq", "type", "clock_ns")}
-        log.append("aligned", {**again, "flags": int(VolumeFlag.LATE), "motion": [9, 0, 0, 0, 0, 0]})
+        gap = next(r for r in of_kind(read_log(session / LOG), AlignedRecord) if r.index == 2)
+        log.add(replace(gap, flags=int(VolumeFlag.LATE), motion=[9.0, 0, 0, 0, 0, 0]))
     assert finalise(session)["volumes"] == {"received": 4, "aligned": 4, "lost": 0, "unaligned": 0, "late": 1}
     rows = table(session / "motion.tsv")
     assert [row["volume"] for row in rows] == ["0", "1", "2", "3"]
-    assert (rows[2]["flags"], rows[2]["trans_x"]) == ("4", "9")
+    assert (rows[2]["flags"], rows[2]["trans_x"]) == ("4", "9.0")
 
 
 def test_the_summary_counts_and_averages(session: Path) -> None:
@@ -279,7 +297,7 @@ def test_damaged_and_missing_lines_are_skipped_and_what_is_lost_is_in_the_record
     assert record_command([str(damaged), "--skip-damaged"]) == 0
     assert capsys.readouterr().err.splitlines() == [f"rtevo: {text}" for text in LOST]
     log = read_log(damaged / "record.jsonl")
-    assert [(r["seq"], r["type"]) for r in log] == [(0, "start"), (1, "operator"), (2, "lost"), (3, "warning"), (4, "lost"), (5, "warning")]
+    assert [(r.seq, r.type) for r in log] == [(0, "start"), (1, "operator"), (2, "lost"), (3, "warning"), (4, "lost"), (5, "warning")]
     assert (damaged / "record.jsonl.damaged").read_bytes().splitlines(keepends=True) == before
     assert json.loads((damaged / "summary.json").read_text())["warnings"] == [*LOST, "first", "second"]
     with LogWriter(damaged / "record.jsonl") as writer:  # it can go on
@@ -342,4 +360,27 @@ def test_times_held_are_those_of_the_report(tmp_path: Path) -> None:
             for k, kind in enumerate(kinds):
                 log.append("events", {**event, "kind": int(kind), "t_ns": k * 10**9})
     assert finalise(tmp_path)["images"]["times_held"] == 2
-    assert held(read_log(tmp_path / "record.jsonl")) == [5.0, 25.0]
+    assert held(RecordedSession(tmp_path).parts) == [5.0, 25.0]
+
+
+HOSTILE = {
+    "deep": b'{"seq": 1, "type": "score", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "10^400": b'{"seq": 1, "type": "score", "t": 1' + b"0" * 400 + b', "clock_ns": 1' + b"0" * 400 + b"}",
+    "a kind that is none": b'{"seq": 1, "type": ["score"]}',
+    "a number that is text": b'{"seq": 1, "type": "images", "generation": "0/../../..", "candidate": 0}',
+    "a number that is a list": b'{"seq": 1, "type": "volumes", "index": [1], "flags": 0}',
+    "an array that is none": b'{"seq": 1, "type": "latents", "generation": 0, "candidate": 0, "latent": "AAA"}',
+    "text that is a number": b'{"seq": 1, "type": "warning", "text": 7}',
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_a_line_that_is_made_to_do_harm_is_a_damaged_one(text: bytes, tmp_path: Path) -> None:
+    with LogWriter(tmp_path / LOG) as log:
+        log.append("start", {"tr_s": 1.0})
+    with (tmp_path / LOG).open("ab") as file:
+        file.write(b"%08x %s\n" % (zlib.crc32(text), text))
+        file.write(b"00000000 {}\n")
+    records, damage = read_up_to_damage(tmp_path / LOG)
+    assert len(records) == 1
+    assert "line 2" in damage

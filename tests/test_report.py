@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ import pytest
 
 from rtevo import records
 from rtevo.config import build, dump
-from rtevo.record import LogWriter, Recorder, read_log
+from rtevo.record import ImageRecord, LatentRecord, LogWriter, RecordedSession, Recorder, read_log
 from rtevo.records import EventKind, VolumeFlag
 from rtevo.report import gather, page, pages
 from rtevo.report.__main__ import main
 from rtevo.report.gather import means
 from rtevo.report.methods import REFERENCES, methods
-from rtevo.report.tables import late, rings, steps, warnings
+from rtevo.report.tables import decoder_today, late, rings, steps, warnings
 
 SHAPE, SECOND_NS, MS = (4, 3, 2), 1_000_000_000, 1_000_000
 READER: dict[str, Any] = {
@@ -247,7 +248,7 @@ def test_a_session_that_was_cut_short_has_a_page_too(recorded: Record) -> None:
     empty = out.parent / "empty"
     empty.mkdir()
     with LogWriter(empty / "record.jsonl") as log:
-        log.append("start", {k: v for k, v in read_log(out / "record.jsonl")[0].items() if k not in ("seq", "type")})
+        log.add(read_log(out / "record.jsonl")[0])
     assert "0 lost" in Page(page(gather(empty))).words
     assert pages(gather(empty))
 
@@ -255,16 +256,12 @@ def test_a_session_that_was_cut_short_has_a_page_too(recorded: Record) -> None:
 def test_a_session_that_was_resumed(recorded: Record) -> None:
     out = recorded(ended=False)
     before = {latency.name: len(latency.ms) for latency in gather(out).latencies}
-    log, key = read_log(out / "record.jsonl"), {"generation": 2, "candidate": 0}
-
-    def like(kind: str) -> dict[str, Any]:
-        return {k: v for k, v in next(r for r in log if r["type"] == kind).items() if k not in ("seq", "type", "clock_ns")}
-
-    start, asked, painted = like("start"), like("latents"), like("images")
+    log = RecordedSession(out)
+    asked, painted = log.records(LatentRecord)[0], log.records(ImageRecord)[0]
     with LogWriter(out / "record.jsonl") as file:
-        file.append("latents", {**asked, **key, "evolved_ns": 1, "scored_ns": 1})
-        file.append("start", {**start, "part": 1, "first_volume": 10})  # the computer's clock may have begun anew
-        file.append("images", {**painted, **key, "painted_ns": 77 * SECOND_NS})
+        file.add(replace(asked, generation=2, candidate=0, evolved_ns=1, scored_ns=1))
+        file.add(replace(log.start, part=1, first_volume=10))  # the computer's clock may have begun anew
+        file.add(replace(painted, generation=2, candidate=0, painted_ns=77 * SECOND_NS))
         file.append("end", {"status": "completed", "condition": "brain"})
     session = gather(out)
     assert {latency.name: len(latency.ms) for latency in session.latencies} == before
@@ -311,3 +308,15 @@ def test_sessions_that_did_not_count_the_cost_have_a_page_too(recorded: Record) 
     out = recorded(end={"rings": {"volumes": ring}})
     assert "not recorded (decode)" in Page(page(gather(out))).words
     assert pages(gather(out))
+
+
+def test_a_sentence_says_how_good_the_decoder_was(recorded: Record) -> None:
+    session = gather(recorded())
+    said = decoder_today(session)
+    model = "by its own model its scores share 80% of their variance with the responses"
+    assert said == f"Today the decoder told images apart well: {model} (reliability 0.80)."
+    assert said in Page(page(session)).words
+    probes = [{"probe": p, "onset": 10.0 * k, "score": p + 0.1 * (-1) ** (k + p)} for p in range(3) for k in range(4)]
+    again = replace(session, trials=probes)
+    assert "reliability 0.80; split-half reliability of the images that were shown again: 0." in decoder_today(again)
+    assert decoder_today(replace(session, blinded=True)) == ""

@@ -56,6 +56,17 @@ def test_each_of_them_interrupts_as_control_c_does(number: int) -> None:
     assert signal.getsignal(number) is before
 
 
+def test_a_process_that_ends_with_them_ignores_them_from_then_on() -> None:
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        with Stops(leaving=True):
+            pass
+        assert {signal.getsignal(number) for number in STOP_SIGNALS} == {signal.SIG_IGN}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def test_a_signal_that_is_sent_twice_is_one_wish(now: list[float]) -> None:
     stops, heard = Stops(), []
     with stops.heard_by(lambda: heard.append(now[0])):

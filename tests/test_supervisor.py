@@ -111,10 +111,10 @@ def operated() -> Any:
 def test_what_the_operator_does_has_its_effect_and_is_recorded_once(operated: Any) -> None:
     supervisor, words, said = operated
     words["waiting"] = 1
-    for action, text in (("start", ""), ("start", ""), ("pause", ""), ("mark", "coughs"), ("resume", ""), ("resume", ""), ("stop", "")):
+    for action, text in (("start", ""), ("start", ""), ("pause", ""), ("mark", "coughs"), ("go_on", ""), ("go_on", ""), ("stop", "")):
         supervisor.operate(action, text, 5)
     assert {name for name, value in words.items() if value} == {"end"}
-    assert said == [("OPERATOR", action, "coughs" if action == "mark" else "") for action in ("start", "pause", "mark", "resume", "stop")]
+    assert said == [("OPERATOR", action, "coughs" if action == "mark" else "") for action in ("start", "pause", "mark", "go_on", "stop")]
 
 
 def test_a_question_about_the_placement_is_answered_once_asked_and_a_new_run_ends_this_part(operated: Any) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench.random_model import write_model
-from bench.tune import Trial, choose, main
+from bench.tune import Trial, choose, main, parse
 from rtevo.config import load
+from tests.support.random_model import write_model
 
 
 def trial(steps: int, p99_ms: float, similarity: float = 0.9, px: int = 768) -> Trial:
@@ -22,6 +23,17 @@ def test_the_most_steps_that_hold_the_cadence() -> None:
     assert choose([slow, most, twin, few], cadence_s=4.2, margin=0.2) == slow
     assert choose([slow, few, trial(60, 900, px=512)], cadence_s=4, margin=0.2) == few  # the larger picture first
     assert choose([slow], cadence_s=4, margin=0.2) is None
+
+
+def test_of_several_models_the_one_that_hears_best() -> None:
+    deaf, keen = (replace(trial(steps, 900), model=name, heard=heard) for steps, name, heard in ((30, "a", 0.1), (4, "b", 0.3)))
+    assert choose([deaf, keen, replace(keen, steps=2, heard=0.9)], cadence_s=4, margin=0.2) == keen  # each by its own choice
+
+
+def test_models_are_named_with_their_guidance(tmp_path: Path) -> None:
+    odd = tmp_path / "model@2"
+    odd.mkdir()
+    assert parse([str(odd), "turbo@1"]).models == [(odd, 3.0), (Path("turbo"), 1.0)]
 
 
 @pytest.mark.parametrize(("option", "value"), [("--cadence", "0"), ("--margin", "1"), ("--repeats", "0"), ("--steps", "0")])

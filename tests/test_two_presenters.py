@@ -17,10 +17,10 @@ import pytest
 from presenter.link import Link, LinkLost, Replaced
 from presenter.place import Place
 from rtevo import wire
-from rtevo.bridge import Bridge, PresenterEvent, Resume
-from rtevo.bridge.link import SILENT_S
+from rtevo.bridge import Bridge, Predecessor, PresenterEvent
+from rtevo.bridge.bridge import SILENT_S
 from rtevo.errors import LinkError
-from rtevo.records import EventKind
+from rtevo.records import NOTES, EventKind
 from rtevo.session.clock import Clock
 from rtevo.simulate import FaultyNetwork
 from rtevo.stages.bridge import _at_the_door as at_the_door
@@ -61,7 +61,7 @@ class Control:
                 self.work()
 
     def told(self, text: str) -> int:
-        return sum(text in event.text for event in self.events if event.kind == EventKind.NOTE)
+        return sum(text in event.text for event in self.events if event.kind in NOTES)
 
     def link(self, name: str, **options: Any) -> Link:
         endpoint = options.pop("endpoint", self.bridge.endpoint)
@@ -195,7 +195,7 @@ def test_a_bridge_started_anew_keeps_the_session_for_its_presenter(make: Callabl
     endpoint, place, process = control.bridge.endpoint, control.bridge.place, control.bridge.process
     control.bridge._peer = None  # as if killed: without a word
     control.bridge.close()
-    anew = make(session="s", endpoint=endpoint, resume=Resume(0, True, place, process))
+    anew = make(session="s", endpoint=endpoint, predecessor=Predecessor(0, True, place, process))
     anew.until(lambda: anew.bridge.waiting is not None and anew.bridge.connected)
     assert second.welcomed() is None
     number = first.send(wire.Event(int(EventKind.FIXATION), 1))
@@ -206,10 +206,10 @@ def test_a_bridge_started_anew_takes_a_presenter_started_anew_on_the_same_comput
     control = make(session="s")
     with Link(control.bridge.endpoint, place=Place("scanner")) as first:
         control.until(lambda: first.welcomed() is not None)
-    endpoint, resume = control.bridge.endpoint, Resume(0, True, control.bridge.place, control.bridge.process)
+    endpoint, predecessor = control.bridge.endpoint, Predecessor(0, True, control.bridge.place, control.bridge.process)
     control.bridge._peer = None  # as if killed: without a word
     control.bridge.close()
-    anew = make(session="s", endpoint=endpoint, resume=resume)
+    anew = make(session="s", endpoint=endpoint, predecessor=predecessor)
     office = anew.link("office")
     anew.until(lambda: anew.bridge.waiting is not None)
     second = anew.link("scanner")

@@ -62,7 +62,8 @@ def test_missing_rating_stays_missing() -> None:
 
 
 def test_event_kinds_are_those_of_the_records() -> None:
-    assert {k.name: k.value for k in wire.Kind} == {k.name: k.value for k in records.EventKind}
+    the_bridges = records.NOTES - {records.EventKind.NOTE}  # what only the bridge itself says is not on the wire
+    assert {k.name: k.value for k in wire.Kind} == {k.name: k.value for k in records.EventKind if k not in the_bridges}
 
 
 def test_every_message_has_an_example() -> None:

@@ -10,9 +10,10 @@ Beyond loopback the link is encrypted and both ends are authenticated (CURVE). `
 
 from __future__ import annotations
 
+from rtevo.bridge.bridge import Bridge
+from rtevo.bridge.events import Predecessor, PresenterEvent
 from rtevo.bridge.keys import make_keys
-from rtevo.bridge.link import Bridge, PresenterEvent, Resume
 from rtevo.bridge.offset import ClockOffset
 from rtevo.bridge.physiology import Physiology
 
-__all__ = ["Bridge", "ClockOffset", "Physiology", "PresenterEvent", "Resume", "make_keys"]
+__all__ = ["Bridge", "ClockOffset", "Physiology", "Predecessor", "PresenterEvent", "make_keys"]

@@ -6,10 +6,11 @@ import argparse
 import statistics
 from pathlib import Path
 
+from rtevo.bridge.bridge import Bridge
 from rtevo.bridge.keys import make_keys, say_keys
-from rtevo.bridge.link import SELF_TEST, Bridge
 from rtevo.command import Parser, command
-from rtevo.records import EventKind
+from rtevo.records import NOTES, EventKind
+from rtevo.wire import SELF_TEST
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,7 +36,7 @@ def answer_self_test(session: Path | None) -> int:
         print(f"answering at {link.endpoint}; start on the stimulus PC: python -m presenter --selftest --connect tcp://... (Ctrl-C ends)")
         while True:
             for event in link.poll(0.1):
-                if event.kind == EventKind.NOTE:
+                if event.kind in NOTES:
                     print(f"bridge: {event.text}")
                 elif event.kind == EventKind.PULSE:
                     errors_ns.append(event.error_ns)

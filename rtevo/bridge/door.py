@@ -14,6 +14,7 @@ from zmq.utils.monitor import parse_monitor_message
 from rtevo import wire
 from rtevo.bridge.keys import SUPPORT_FILE
 from rtevo.errors import LinkError
+from rtevo.outside import shown
 from rtevo.wire import WireError
 
 __all__ = ["Door"]
@@ -24,6 +25,8 @@ QUEUED = 256  # messages of one sender that wait unread; the network holds back 
 FRAMES = 2  # of a message
 KNOWN = 64  # senders that are counted
 REPEAT_S = 10.0  # the same thing is told at most this often
+OF_A_KIND, WHILE_S = 5, 60.0  # things of one kind that differ in what senders say are told, in so long a time
+LONGEST = 500  # characters
 
 _HANDSHAKES: dict[int, str] = {
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "it left before the handshake was done",
@@ -74,6 +77,7 @@ class Door:
             )
         self._limited, self._tell, self._encrypted = limited, tell, keys is not None
         self._told: dict[str, float] = {}
+        self._kinds: dict[str, deque[float]] = {}  # when something of each kind was told
         self._counts: dict[bytes, tuple[int, int]] = {}  # sender -> second, messages in it
         self._context = zmq.Context()
         self._authenticator: ThreadAuthenticator | None = None
@@ -182,13 +186,22 @@ class Door:
                 why = "it is encrypted, and this session has no [bridge] keys; or it is no presenter at all"
             self.tell(f"a connection was refused: {why}")
         while self._admitted.refused:
-            self.tell(f"refused a presenter whose key is not listed: {self._admitted.refused.popleft()}")
+            key = self._admitted.refused.popleft()
+            self.tell(f"refused a presenter whose key is not listed: {key}", "presenters whose keys are not listed")
 
-    def tell(self, text: str) -> None:
-        """Tell the operator, but the same thing not too often."""
-        now = time.monotonic()
-        if now - self._told.get(text, -REPEAT_S) >= REPEAT_S:
+    def tell(self, text: str, kind: str = "") -> None:
+        """Tell the operator, but the same thing not too often, and of one kind only a few in a while, whatever senders put into it."""
+        now, text, repeat_s = time.monotonic(), shown(text, LONGEST), REPEAT_S
+        if kind and now - self._told.get(text, -repeat_s) >= repeat_s:
+            times = self._kinds.setdefault(kind, deque())
+            while times and now - times[0] > WHILE_S:
+                times.popleft()
+            if len(times) < OF_A_KIND:
+                times.append(now)
+            else:
+                text, repeat_s = f"many more: {kind}; they are not named one by one", WHILE_S
+        if now - self._told.get(text, -repeat_s) >= repeat_s:
             if len(self._told) > KNOWN:
-                self._told.clear()
+                self._told = {said: when for said, when in self._told.items() if now - when < WHILE_S}
             self._told[text] = now
             self._tell(text)

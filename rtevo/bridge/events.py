@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-__all__ = ["PresenterEvent", "Resume"]
+__all__ = ["Predecessor", "PresenterEvent"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class PresenterEvent:
 
 
 @dataclass(frozen=True)
-class Resume:
+class Predecessor:
     """What a bridge must know to go on for one that has died.
 
     Parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import zmq
@@ -10,10 +11,9 @@ import zmq
 from rtevo import wire
 from rtevo.errors import LinkError
 from rtevo.wire import WireError
+from rtevo.wire.keys import SUPPORT_FILE
 
-__all__ = ["SUPPORT_FILE", "make_keys", "say_keys"]
-
-SUPPORT_FILE = "support.json"
+__all__ = ["SUPPORT_FILE", "make_keys", "say_keys", "with_guest"]
 
 
 def make_keys(folder: Path, clients: list[str]) -> list[Path]:
@@ -57,6 +57,12 @@ def make_keys(folder: Path, clients: list[str]) -> list[Path]:
         written.append(folder / f"{name}.json")
     wire.KeyFile("support", own.public, own.secret, clients=tuple(admitted.items())).write(path)
     return written
+
+
+def with_guest(own: wire.KeyFile) -> tuple[wire.KeyFile, wire.KeyFile]:
+    """Return the support computer's keys with one more sender admitted, for a check of its own, and that sender's."""
+    public, secret = (key.decode() for key in zmq.curve_keypair())
+    return replace(own, clients=(*own.clients, ("check", public))), wire.KeyFile("presenter", public, secret, server=own.public)
 
 
 def say_keys(folder: Path, written: list[Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import Field, asdict, fields, replace
 from pathlib import Path
@@ -12,13 +13,15 @@ from typing import Any, get_type_hints
 import tomlkit
 import tomllib
 
-from rtevo.config.keys import LABEL_RULE, suggested_label
+from rtevo.config.keys import LABEL_RULE, LONGEST_LABEL, suggested_label
 from rtevo.config.rules import is_path, paths, together
 from rtevo.config.sections import Config
-from rtevo.errors import ConfigError
+from rtevo.errors import ConfigError, DataError
+from rtevo.outside import shown
 
-__all__ = ["absolute", "build", "choices", "dump", "example", "load", "overrides_of"]
+__all__ = ["absolute", "build", "choices", "dump", "example", "load", "overrides_of", "recorded", "renamed"]
 
+MOST_RUNS = 1_000_000
 SECTIONS: dict[str, type] = {name: kind for name, kind in get_type_hints(Config).items() if name in {f.name for f in fields(Config)}}
 
 
@@ -29,6 +32,8 @@ def _hint(word: str, known: list[str]) -> str:
 
 def _convert(value: Any, kind: Any) -> Any:
     """Give `value` as the type of its key, or raise TypeError with what was expected."""
+    if any(isinstance(number, int) and abs(number) >= 1 << 63 for number in (value if isinstance(value, (list, tuple)) else [value])):
+        raise TypeError("a number of at most 19 digits")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind == tuple[float, ...]:
@@ -64,10 +69,39 @@ def _value(where: str, spec: Field[Any], kind: Any, value: Any, mistakes: list[s
     return value
 
 
-def _renamed(section: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a section with today's names for keys that had others in earlier versions."""
-    now = {spec.metadata["once"]: spec.name for spec in fields(SECTIONS[section]) if spec.metadata["once"]}
+def renamed(section: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section with today's names for keys that had others in earlier versions; one that is not known stays as it is."""
+    known = fields(SECTIONS[section]) if section in SECTIONS else ()
+    now = {spec.metadata["once"]: spec.name for spec in known if spec.metadata["once"]}
     return {key if now.get(key) in table else now.get(key, key): value for key, value in table.items()}
+
+
+def recorded(tables: Mapping[str, Any], origin: str) -> dict[str, dict[str, Any]]:
+    """Return a recorded session's tables by today's names, once what names of files are made of can be that.
+
+    Other values are what they were, also where today's rules are stricter: a session of an earlier version is read as before.
+
+    Raises
+    ------
+    DataError
+        A section is none, or participant, session or run would lead elsewhere.
+    """
+    for name, table in tables.items():
+        if not isinstance(table, Mapping):
+            raise DataError(f"{origin}: [{name}]: expected a section, got {shown(repr(table))}")
+    found = {name: renamed(name, table) for name, table in tables.items()}
+    session = found.get("session", {})
+    for name in ("participant", "session"):
+        value = session.get(name, "x")
+        if not isinstance(value, str) or not value.isalnum() or len(value) > LONGEST_LABEL:
+            raise DataError(f"{origin}: [session] {name}: expected {LABEL_RULE}, at most {LONGEST_LABEL}, got {shown(repr(value))}")
+    number = session.get("run", 1)
+    if not isinstance(number, int) or not 0 <= number < MOST_RUNS:
+        raise DataError(f"{origin}: [session] run: expected a number below {MOST_RUNS}, got {shown(repr(number))}")
+    named = found.get("decoder", {}).get("name", "")
+    if not isinstance(named, str) or os.path.basename(named) != named:
+        raise DataError(f"{origin}: [decoder] name: expected the name of a map, got {shown(repr(named))}")
+    return found
 
 
 def build(tables: Mapping[str, Any], origin: str = "options", base: Path | None = None) -> Config:
@@ -98,7 +132,7 @@ def build(tables: Mapping[str, Any], origin: str = "options", base: Path | None 
             table = {}
         types, specs = get_type_hints(kind), {f.name: f for f in fields(kind)}
         values = {}
-        for key, value in _renamed(name, table).items():
+        for key, value in renamed(name, table).items():
             where = f"{origin} [{name}] {key}"
             if key not in specs:
                 mistakes.append(f"{where}: unknown key{_hint(key, list(specs))}")
@@ -153,12 +187,12 @@ def _read(path: Path) -> dict[str, Any]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # and of Unicode; and arrays that are too deep
+        raise ConfigError(f"{path}: not valid TOML: {shown(error)}") from None
     for name, table in tables.items():
         if name not in SECTIONS or not isinstance(table, dict):
             continue
-        table = tables[name] = _renamed(name, table)
+        table = tables[name] = renamed(name, table)
         for spec in fields(SECTIONS[name]):
             if is_path(spec, table.get(spec.name)):
                 table[spec.name] = str(path.parent / Path(table[spec.name]).expanduser())

@@ -132,4 +132,9 @@ def _peers(acquisition: Acquisition, origin: str) -> list[str]:
         return [f"{origin} [acquisition] peers: expected at least one where address is {acquisition.address!r}, got none"]
     if acquisition.delivery == "push" and (named := [peer for peer in acquisition.peers if not peer.startswith("@")]):
         return [f"{origin} [acquisition] peers: expected @ADDRESS for delivery 'push', got {named[0]!r}"]
+    if acquisition.delivery == "push" and not acquisition.keys and not ipaddress.ip_address(acquisition.address).is_loopback:
+        return [
+            f"{origin} [acquisition] keys: expected a folder of keys for delivery 'push' at address {acquisition.address!r}, got none: "
+            "make one with `python -m rtevo.bridge keys DIR --client SENDER`, or let scripts on this computer push to 127.0.0.1"
+        ]
     return []

@@ -69,6 +69,11 @@ class Acquisition:
         "a list of TITLE, TITLE@ADDRESS or @ADDRESS",
         lambda x: all(map(is_peer, x)),
     )
+    keys: str = key(
+        "",
+        "push: folder made by `python -m rtevo.bridge keys`, with a key for each sender; needed where address is not loopback",
+        path="folder",
+    )
     series: str = key(
         "",
         "series to take: its number or UID, or (part of) its description or protocol name, * and ? allowed; "
@@ -180,7 +185,7 @@ class Evolution:
     probes: int = key(2, "different probes, shown in turn; the same in every session of a latent space", *at_least(1))
     avoid: str = key("", "embeddings to stay away from (.npy, n x embedding size); empty = none", path="file")
     avoid_distance: float = key(0.3, "smallest cosine distance to an avoided embedding", "> 0 and < 2", lambda x: 0 < x < 2)
-    yoked_to: str = key("", "condition yoked: trials.tsv of the session whose scores are used, or its folder", path="file or folder")
+    yoked_to: str = key("", "condition yoked: folder of the session whose scores are used, or the trials.tsv in it", path="file or folder")
     blinding_key: str = key("", "condition blinded: file made by `python -m rtevo.evolve blind`", path="file")
     blinding_secret: str = key("", "condition blinded: the secret that the key was made with (--secret); empty = none", path="file")
     continue_from: str = key(
@@ -192,9 +197,9 @@ class Evolution:
 class Generator:
     """How embeddings become images."""
 
-    unclip_model_path: str = key("", "diffusers folder of a Stable unCLIP pipeline; empty = the built-in one: emoji, 64 px", path="folder")
+    unclip_model_path: str = key("", "model folder (docs/generator.md says which); empty = the built-in one: emoji, 64 px", path="folder")
     steps: int = key(10, "denoising steps per image", *at_least(1))
-    guidance_scale: float = key(3.0, "classifier-free guidance; 1 = off, half the work", *at_least(1))
+    guidance_scale: float = key(3.0, "classifier-free guidance; 1 = off, half the work, and for models of few steps", *at_least(1))
     noise_level: int = key(0, "noise added to the embedding, in steps of the pipeline's noise schedule", *at_least(0))
     backend: str = key(
         "auto",
@@ -204,8 +209,8 @@ class Generator:
     )
     scheduler: str = key(
         "model",
-        "model (the one that the model names), ddim, pndm, dpm++2m, unipc",
-        **one_of("model", "ddim", "pndm", "dpm++2m", "unipc"),
+        "model (the one that the model names), ddim, pndm, dpm++2m, unipc; for models of few steps: euler (trailing), lcm",
+        **one_of("model", "ddim", "pndm", "dpm++2m", "unipc", "euler", "lcm"),
     )
     devices: tuple[str, ...] = key(
         ("auto",),
@@ -304,6 +309,7 @@ class Record:
     """What a run leaves behind."""
 
     out: str = key("", "output folder, must not exist yet; empty = sessions/DATE-N", path="new")
+    group: str = key("", "group of this computer's users who may read it too; empty = only the one who runs the session")
     save_volumes: str = key(
         "raw",
         "volumes to keep: raw (volumes/volume-00000.nii.gz, as they came; what export and rerun need), aligned (aligned/...), both, none",
@@ -318,7 +324,7 @@ class Console:
     port: int = key(0, "TCP port to serve it at; 0 = none; --console is 8080", "0 to 65535", lambda x: 0 <= x <= 65535)
     address: str = key(
         "127.0.0.1",
-        "this computer's address to serve it at; other than loopback: browsers elsewhere need the token that is printed at the start",
+        "this computer's address to serve it at; browsers need the token in the address that is printed at the start",
         "an IP address",
         is_address,
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rtevo.console.view import FD_LIMIT_MM, View
+from rtevo.console.view import View
+from rtevo.records import FD_LIMIT_MM
 
 __all__ = ["displacement", "fitness", "motion"]
 

@@ -39,7 +39,7 @@ class Desk:
         self.changed = 0  # grows with every record
         self._log = LogFollower(self.plan.out / LOG)
         self._rings = {name: Ring.attach(ring_name(self.plan.name, name)) for name in ring_names(self.plan)}
-        self._readers = {name: [r for r in readers_of(name, self.plan.devices) if r != "status"] for name in self._rings}
+        self._readers = {name: readers_of(name, self.plan.devices) for name in self._rings}
         self._thumbnails: dict[tuple[int, int], bytes] = {}
 
     def close(self) -> None:
@@ -72,7 +72,7 @@ class Desk:
             return "paused" if view.scene == "paused" else "pausing"
         if get("held"):
             return "held"
-        if view.trigger_ns is None:
+        if view.run.trigger_ns is None:
             return "trigger" if view.presenter else "presenter"
         if not view.placed:
             return "asked" if get("placement_asked") and view.asked is not None else "placing"
@@ -83,7 +83,7 @@ class Desk:
         """Whether a placement waits that the operator may accept."""
         asked = self.view.asked
         may = self.plan.config.decoder.doubtful == "wait"
-        return may and self.state == "asked" and asked is not None and asked["verdict"] == "doubtful"
+        return may and self.state == "asked" and asked is not None and asked.verdict == "doubtful"
 
     @property
     def admittable(self) -> bool:
@@ -105,7 +105,7 @@ class Desk:
 
         Parameters
         ----------
-        action : {"start", "pause", "resume", "stop", "mark", "seen", "accept", "again", "restart", "admit", "correct"}
+        action : {"start", "pause", "go_on", "stop", "mark", "seen", "accept", "again", "restart", "admit", "correct"}
         text : str
             A note.
         t_ns : int, optional

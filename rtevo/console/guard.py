@@ -6,7 +6,7 @@ import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from rtevo.wire import is_loopback
 
@@ -34,14 +34,21 @@ class Guard:
     application : ASGI application
     token : str
         Empty for none.
+    local : bool or None
+        Whether it answers at loopback names only; None: where there is no token.
+    full : callable
+        Whether as many pages are open as may be: no further one is then loaded.
     """
 
-    def __init__(self, application: Application, token: str = "") -> None:
-        self.application, self.token = application, token
+    def __init__(
+        self, application: Application, token: str = "", local: bool | None = None, full: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.application, self.token, self.full = application, token, full
+        self.local = not token if local is None else local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] not in ("http", "websocket"):
+        if scope.get("type") not in ("http", "websocket"):
             await self.application(scope, receive, send)
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
@@ -50,8 +57,11 @@ class Guard:
         if refusal:
             await _answer(scope, send, 403, refusal)
         elif not self.token or self._same(_cookie(headers)):
+            if scope.get("type") == "http" and scope["path"] == "/" and self.full():
+                await _answer(scope, send, 503, "As many pages of this console are open as may be: close one, and wait two minutes.")
+                return
             await self.application(scope, receive, _with_policy(send))
-        elif self._same(query.get("token", [""])[0]) and scope["type"] == "http":
+        elif self._same(query.get("token", [""])[0]) and scope.get("type") == "http":
             cookie = f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/"
             await _answer(scope, send, 303, "", [("location", scope["path"]), ("set-cookie", cookie)])
         else:
@@ -63,11 +73,23 @@ class Guard:
     def _refusal(self, headers: dict[str, str]) -> str:
         """Say why a request is refused whatever it knows; empty where it is not."""
         host, origin = headers.get("host", ""), headers.get("origin", "")
-        if not self.token and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        if self.local and not is_loopback(_parts(f"//{host}").hostname or ""):
             return "This console answers at 127.0.0.1 only."
-        if origin and urlsplit(origin).netloc != host:
+        if origin and _parts(origin).netloc != host:
+            return "Another page has asked for this."
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):  # also what sends no origin: pictures, links
             return "Another page has asked for this."
         return ""
+
+
+def _parts(address: str) -> SplitResult:
+    """Take an address apart; of one that is none, nothing."""
+    try:
+        found = urlsplit(address)
+        found.hostname  # noqa: B018 - looks whether there is one
+    except ValueError:
+        return urlsplit("")
+    return found
 
 
 def _cookie(headers: dict[str, str]) -> str:
@@ -84,7 +106,7 @@ def _with_policy(send: Send) -> Send:
     """Have every answer say that nothing may come from elsewhere, and that the address is nobody else's business."""
 
     async def sent(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
+        if message.get("type") == "http.response.start":
             extra = [(b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer")]
             message["headers"] = [*message.get("headers", []), *extra]
         await send(message)
@@ -94,7 +116,7 @@ def _with_policy(send: Send) -> Send:
 
 async def _answer(scope: Scope, send: Send, status: int, text: str, headers: list[tuple[str, str]] | None = None) -> None:
     """Answer without the application."""
-    if scope["type"] == "websocket":
+    if scope.get("type") == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return
     told = [("content-type", "text/plain; charset=utf-8"), ("referrer-policy", "no-referrer"), *(headers or [])]

@@ -59,7 +59,7 @@ def state(desk: Desk) -> str:
 def figures(desk: Desk) -> str:
     """Give who, when, and how far."""
     view, config = desk.view, desk.plan.config
-    since = (desk.clock.now_s() - view.trigger_ns / 1e9) if view.trigger_ns is not None else math.nan
+    since = view.run.seconds(desk.clock.now_ns())
     generation = (view.last or (0, 0))[0] + 1
     who = f"sub-{config.session.participant} ses-{config.session.session} run-{config.session.run}"
     cells = [
@@ -100,7 +100,7 @@ def _next(desk: Desk) -> str:
     """Say when the picture changes."""
     view, p = desk.view, desk.plan.config.presentation
     elapsed = desk.clock.now_s() - view.since_s
-    if view.trigger_ns is None or view.scene in ("over", "nothing", "waiting", "rating"):
+    if view.run.trigger_ns is None or view.scene in ("over", "nothing", "waiting", "rating"):
         return "&nbsp;"
     if view.scene == "image":
         return f"for another {max(0.0, p.image_s - elapsed):.0f} s"
@@ -115,12 +115,12 @@ def placement(view: View) -> str:
     if asked is None:
         return ""
     figures = (
-        f"expected error {asked['expected_error_mm']:.2f} mm, correlation {asked['correlation']:.2f}, {asked['overlap']:.0%} of the "
-        f"decoder's head and {asked['weight_kept']:.0%} of its weight in today's field of view"
+        f"expected error {asked.expected_error_mm:.2f} mm, correlation {asked.correlation:.2f}, {asked.overlap:.0%} of the "
+        f"decoder's head and {asked.weight_kept:.0%} of its weight in today's field of view"
     )
     return (
-        f"<h2>The decoder on today's head: {escape(asked['verdict'])}</h2><p>{figures}.</p>"
-        f'<img class="overlay" src="placement/{view.part}/{asked["attempt"]}" alt="edges of the decoder\'s reference on today\'s volume">'
+        f"<h2>The decoder on today's head: {escape(asked.verdict)}</h2><p>{figures}.</p>"
+        f'<img class="overlay" src="placement/{view.part}/{asked.attempt}" alt="edges of the decoder\'s reference on today\'s volume">'
     )
 
 
@@ -190,7 +190,7 @@ def health(desk: Desk) -> str:
 def _equipment(desk: Desk) -> list[tuple[str, str, str]]:
     """Label, words and colour of scanner, presenter, clock and data."""
     view, now_s = desk.view, desk.clock.now_s()
-    if view.trigger_ns is None:
+    if view.run.trigger_ns is None:
         scanner = ("not started", "dim")
     elif math.isnan(view.volume_s):
         scanner = ("triggered, no volume yet", "amber")
@@ -219,8 +219,8 @@ def _decoder(view: View) -> tuple[str, str]:
     """Say how the decoder lies on today's head."""
     if view.placement is None:
         return "not placed yet", "dim"
-    colour = {"good": "calm", "doubtful": "amber"}.get(view.placement["verdict"], "red")
-    return f"{view.placement['verdict']}, ± {view.placement['expected_error_mm']:.2f} mm", colour
+    colour = {"good": "calm", "doubtful": "amber"}.get(view.placement.verdict, "red")
+    return f"{view.placement.verdict}, ± {view.placement.expected_error_mm:.2f} mm", colour
 
 
 def _latency_row(view: View, name: str) -> str:

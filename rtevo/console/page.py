@@ -72,7 +72,7 @@ class Page:
         with ui.element("div").classes("buttons"):
             self.start = self._button("Start", "S", "start", "go")
             self.pause = self._button("Pause", "Space", "pause")
-            self.resume = self._button("Go on", "Space", "resume", "go")
+            self.go_on = self._button("Go on", "Space", "go_on", "go")
             self.mark = self._button("Mark", "M", "ask-mark")
             self.accept = self._button("Accept", "Y", "accept", "go")
             self.again = self._button("Next volumes", "N", "again")
@@ -150,7 +150,7 @@ class Page:
             for name, so in {
                 "start": state == "ready",
                 "pause": state in ("presenter", "trigger", "running"),
-                "resume": state in ("pausing", "paused", "held"),
+                "go_on": state in ("pausing", "paused", "held"),
                 "seen": bool(desk.view.unseen),
                 "accept": desk.acceptable,
                 "again": state == "asked",
@@ -214,7 +214,7 @@ class Page:
         state = self.desk.state
         self.start.set_visibility(state in ("starting", "ready"))
         self.start.set_enabled(state == "ready")
-        self.resume.set_visibility(state in ("pausing", "paused", "held"))
+        self.go_on.set_visibility(state in ("pausing", "paused", "held"))
         asked = state == "asked"
         self.accept.set_visibility(self.desk.acceptable)
         self.admit.set_visibility(self.desk.admittable)
@@ -224,7 +224,7 @@ class Page:
         for button in (self.again, self.placement):
             button.set_visibility(asked)
         self.generations.set_visibility(not asked)
-        self.pause.set_visibility(not (self.resume.visible or self.start.visible or asked))
+        self.pause.set_visibility(not (self.go_on.visible or self.start.visible or asked))
         self.pause.set_enabled(state in ("presenter", "trigger", "running"))
         self.mark.set_enabled(not self.desk.over)
         self.stop.set_enabled(not self.desk.over and state != "stopping")

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from rtevo.console.desk import Desk
 from rtevo.console.guard import Guard
 from rtevo.console.page import Page
+from rtevo.wire import is_loopback
 
 if TYPE_CHECKING:
     from rtevo.session.context import Context
@@ -26,6 +27,7 @@ __all__ = ["serve"]
 LOOK_S = 0.25  # how often the log is looked at
 FAREWELL_S = 1.5  # for what was drawn last to reach them
 PART_S = 3.0  # for browsers to draw the end
+MOST_PAGES = 60  # open at a time, or loaded and given up less than that long ago
 PATIENCE_S = 120.0  # a browser that is away for so long has to load its page again
 
 
@@ -107,7 +109,8 @@ def _application(desk: Desk, looking: dict[str, Page]) -> Guard:
         application, title="rtevo", dark=True, show_welcome_message=False, tailwind=False, gzip_middleware_factory=None,
         reconnect_timeout=PATIENCE_S,
     )  # fmt: skip
-    return Guard(application, desk.plan.token)
+    local = is_loopback(desk.context.config.console.address)
+    return Guard(application, desk.plan.token, local, full=lambda: len(Client.instances) >= MOST_PAGES)
 
 
 async def _serve(context: Context, desk: Desk) -> None:

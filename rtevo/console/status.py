@@ -17,11 +17,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rtevo.record import earlier
-from rtevo.records import Decision, EventKind, VolumeFlag
+from rtevo.console.view import View
+from rtevo.outside import shown_lines
+from rtevo.record import LOG, LogFollower
+from rtevo.records import FD_LIMIT_MM, VolumeFlag
 from rtevo.session.course import course_settings
-from rtevo.session.rings import OBSERVERS
-from rtevo.shm import Ring, RingClosed, RingOverrun
+from rtevo.shm import Ring
 
 if TYPE_CHECKING:
     from rtevo.session.clock import Clock
@@ -29,12 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Status", "closing_words"]
 
+GAP = "  "
 QUIET_S = 10.0  # without a terminal, a line this often
-FD_LIMIT_MM = 0.5
 QUESTION = "Type y (accept a doubtful placement), n (try the next volumes), r (the scanner's run begins anew) or x (stop), and Enter."
 ANSWERS = {"y": "accept", "n": "again", "r": "restart", "x": "stop"}
 HELD = "Type g (go on showing images), r (the scanner's run begins anew) or x (stop), and Enter."
-AT_HELD = {"g": "resume", "r": "restart", "x": "stop"}
+AT_HELD = {"g": "go_on", "r": "restart", "x": "stop"}
+BROWSER = "b"  # shows the page's address again
 SEEN = "Type k and Enter when you have seen it."
 MORE = {  # shared word: action, key, question
     "presenter_waits": (
@@ -49,8 +51,8 @@ MORE = {  # shared word: action, key, question
 class Status:
     """The running status line; a context manager.
 
-    It observes rings and can hold up none of them, and counts on from where a session was interrupted. Without a terminal it prints a
-    plain line every 10 s.
+    It draws what the operator's page draws: a :class:`View` that follows the session's log, so that it has no part in any ring and counts
+    on from where a session was interrupted. Without a terminal it prints a plain line every 10 s.
 
     Parameters
     ----------
@@ -61,24 +63,18 @@ class Status:
     def __init__(self, plan: Plan, console: Console | None = None) -> None:
         self.plan = plan
         self.console = console or Console(stderr=True, highlight=False)
-        self._rings: dict[str, Ring] = {}
+        self.view = View(plan.config, plan.tr_s)
+        self._follower = LogFollower(plan.out / LOG)
         self._clock: Clock | None = None
-        self._last: dict[str, Any] = {}
-        self._fitness: dict[int, dict[int, float]] = {}  # by generation and candidate
-        self._generation, self._shown = 0, 0
+        self._rings: dict[str, Ring] = {}
         self._images = course_settings(plan.config).images
-        self._blinded = plan.config.session.condition == "blinded"
-        self._due: float | None = None
         self._operate: Callable[[str, str], None] | None = None
         self._asked = 0  # the question about a placement that has been put
         self._alarm = (0, 0)  # what was asked about alarms
         self._more = dict.fromkeys(MORE, 0)  # what has been asked
         self._printed = 0.0
-        for record in earlier(plan.out, plan.part):
-            if record["type"] in OBSERVERS["status"]:
-                self._take(record["type"], record)
-        self._due = None
-        self._log = (plan.out / "session.log").open("a", encoding="utf-8", buffering=1)
+        self._follow()
+        self._log = (plan.out / "session.log").open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         self._live = Live(console=self.console, refresh_per_second=4, transient=True, auto_refresh=False)
 
     def __enter__(self) -> Status:
@@ -93,6 +89,7 @@ class Status:
 
     def log(self, level: str, text: str) -> None:
         """Show a message (but not a DEBUG one), and keep it in ``session.log``."""
+        text = shown_lines(text)
         with suppress(OSError):  # the disk is full: whoever keeps the record says so
             self._log.write(f"{time.strftime('%H:%M:%S')} {level} {text}\n")
         if level == "DEBUG":
@@ -105,7 +102,8 @@ class Status:
         if settings.port:
             host = f"[{settings.address}]" if ":" in settings.address else settings.address
             token = f"?token={self.plan.token}" if self.plan.token else ""
-            self.console.print(Text(f"console: http://{host}:{settings.port}/{token}", style="bold"), soft_wrap=True)
+            again = f"  (again, for another browser: {BROWSER} and Enter)" if token and sys.stdin is not None and sys.stdin.isatty() else ""
+            self.console.print(Text(f"console: http://{host}:{settings.port}/{token}{again}", style="bold"), soft_wrap=True)
 
     def progress(self, text: str) -> None:
         """Show what is being waited for before the session begins."""
@@ -116,36 +114,12 @@ class Status:
             self.console.print(f"starting: {text}")
 
     def watch(self, rings: dict[str, Ring], clock: Clock, operate: Callable[[str, str], None] | None = None) -> None:
-        """Begin to follow a session's rings; `operate` does what is answered at the terminal."""
-        from rtevo.session.rings import ring_name
-
-        self._clock, self._all, self._operate = clock, rings, operate
-        self._rings = {name: Ring.attach(ring_name(self.plan.name, name), reader="status") for name in OBSERVERS["status"]}
+        """Begin to show the session's time and the depths of its rings; `operate` does what is answered at the terminal."""
+        self._clock, self._rings, self._operate = clock, rings, operate
 
     def _follow(self) -> None:
-        for name in list(self._rings):
-            ring = self._rings[name]
-            while name in self._rings and ring.poll():
-                try:
-                    with ring.read(timeout_s=0) as slot:
-                        self._take(name, slot.copy())
-                except RingOverrun:
-                    continue
-                except RingClosed:
-                    self._rings.pop(name).close()
-
-    def _take(self, ring: str, slot: Any) -> None:
-        if ring != "aligned" or not slot["flags"] & VolumeFlag.LATE:  # the line is about the newest volume
-            self._last[ring] = slot
-        if ring == "fitness":
-            self._fitness.setdefault(int(slot["generation"]), {})[int(slot["candidate"])] = float(slot["fitness"])
-        elif ring == "events":
-            settings = self.plan.config.presentation
-            if slot["kind"] == EventKind.ONSET:
-                self._generation, self._shown = int(slot["generation"]), self._shown + 1
-                self._due = slot["t_ns"] / 1e9 + settings.image_s + settings.washout_s
-            elif slot["kind"] in (EventKind.FIXATION, EventKind.END):
-                self._due = None
+        for record in self._follower.new():
+            self.view.take(record)
 
     def tick(self) -> None:
         """Refresh the line."""
@@ -181,7 +155,7 @@ class Status:
         if not asked and (alarm or held) and self._alarm != (alarm, held):
             self.console.print(Text(HELD if held else SEEN, style="bold yellow"))
         self._alarm = (alarm, held)
-        if (asked or alarm or held or any(more.values())) and select.select([sys.stdin], [], [], 0)[0]:
+        if (asked or alarm or held or any(more.values()) or self.plan.token) and select.select([sys.stdin], [], [], 0)[0]:
             if alarm:  # any answer says that it has been seen
                 self._operate("seen", "at the terminal")
             self._answer(sys.stdin.readline().strip().lower()[:1], asked, held)
@@ -190,6 +164,9 @@ class Status:
         """Do what was answered."""
         assert self._operate is not None
         waiting = [more for name, more in MORE.items() if self._more[name]]
+        if word == BROWSER and self.plan.token:
+            self.invite()
+            return
         known = {**{key: action for action, key, _ in waiting}, **(AT_HELD if held else {}), **(ANSWERS if asked else {})}
         if word in known:
             self._asked = 0 if word in ANSWERS else self._asked
@@ -197,46 +174,44 @@ class Status:
         elif questions := [*([QUESTION] if asked else []), *([HELD] if held else []), *(question for *_, question in waiting)]:
             self.console.print(Text(" ".join(questions), style="bold yellow"))
 
-    def _render(self) -> Table:
-        table = Table.grid(padding=(0, 2))
-        cells = self._cells()
-        for _ in cells:
-            table.add_column(no_wrap=True)
-        table.add_row(*(Text.assemble((f"{label} ", "dim"), (value, style)) for label, value, style in cells))
-        return table
+    def _render(self) -> Text:
+        """Put the cells into as many lines as they need; none is cut."""
+        found, width = Text(), 0
+        for label, value, style in self._cells():
+            cell = Text.assemble((f"{label} ", "dim"), (value, style))
+            wraps = width and width + len(GAP) + cell.cell_len > self.console.width
+            found.append("\n" if wraps else GAP if width else "").append_text(cell)
+            width = cell.cell_len if wraps or not width else width + len(GAP) + cell.cell_len
+        return found
 
     def _cells(self) -> list[tuple[str, str, str]]:
         """Label, value and style of each part of the line."""
-        config = self.plan.config
-        cells = [("t", f"{self._clock.now_s():.0f} s" if self._clock else "-", "bold")]
-        aligned = self._last.get("aligned")
-        if aligned is not None:
-            displacement = float(aligned["framewise_displacement_mm"])
-            latency_ms = (aligned["aligned_ns"] - aligned["closed_ns"]) / 1e6
-            missing = aligned["flags"] & VolumeFlag.MISSING
-            cells.append(("volume", f"{aligned['index']} (TR {self.plan.tr_s:g} s)", "bold red" if missing else ""))
-            cells.append(
-                ("FD", "-" if math.isnan(displacement) else f"{displacement:.2f} mm", "yellow" if displacement > FD_LIMIT_MM else "")
-            )
-            cells.append(("aligned in", "missing" if missing else f"{latency_ms:.0f} ms", "red" if missing else ""))
-        placement = self._last.get("placements")
-        if placement is None or placement["decision"] != Decision.ACCEPTED:
-            waits = self._clock is not None and self._clock.get("triggered")
-            cells += [("decoder", "being placed" if placement is None else "placement: your decision", "yellow")] if waits else []
-        cells.append(("generation", f"{self._generation + 1}/{config.evolution.generations}", "bold"))
-        cells.append(("images", f"{self._shown}/{self._images}", ""))
-        score = self._last.get("scores")
-        if score is not None:
-            value = float(score["score"])
-            cells.append(("score", "hidden" if self._blinded else "-" if math.isnan(value) else f"{value:+.3f}", "green"))
-        if self._fitness and not self._blinded:
-            known = [[v for v in own.values() if not math.isnan(v)] for _, own in sorted(self._fitness.items())]
-            cells.append(("fitness", " ".join(f"{sum(v) / len(v):+.2f}" for v in known[-6:] if v) or "-", "green"))
-        if self._due is not None and self._clock:
-            left = self._due - self._clock.now_s()
-            cells.append(("next image due in", f"{left:.1f} s" if left > 0 else "waiting", "" if left > 0 else "yellow"))
+        view, config = self.view, self.plan.config
+        now_s = self._clock.now_s() if self._clock else math.nan
+        cells = [("t", f"{now_s:.0f} s" if self._clock else "-", "bold")]
+        if view.volumes:
+            volume, took = view.volumes[-1], view.latencies["align"].values
+            missing, displacement = volume.flags & VolumeFlag.MISSING, volume.displacement_mm
+            moved = "yellow" if displacement > FD_LIMIT_MM else ""
+            cells.append(("volume", f"{volume.index} (TR {self.plan.tr_s:g} s)", "bold red" if missing else ""))
+            cells.append(("FD", "-" if math.isnan(displacement) else f"{displacement:.2f} mm", moved))
+            cells.append(("aligned in", "missing" if missing else f"{took[-1]:.0f} ms" if took else "-", "red" if missing else ""))
+        if not view.placed and self._clock is not None and self._clock.get("triggered"):
+            cells.append(("decoder", "being placed" if view.asked is None else "placement: your decision", "yellow"))
+        generation = max((trial.generation for trial in view.trials.values() if trial.shown), default=0)
+        cells.append(("generation", f"{generation + 1}/{config.evolution.generations}", "bold"))
+        cells.append(("images", f"{view.shown}/{self._images}", ""))
+        if view.blinded:
+            cells.append(("score", "hidden", "green"))
+        elif not math.isnan(view.score):
+            cells.append(("score", f"{view.score:+.3f}", "green"))
+        if means := view.means():
+            cells.append(("fitness", " ".join(f"{mean:+.2f}" for _, mean, _ in means[-6:]), "green"))
+        if self._clock and not math.isnan(view.due_s):
+            late = view.due_s <= now_s
+            cells.append(("next image due in", "waiting" if late else f"{view.due_s - now_s:.1f} s", "yellow" if late else ""))
         if self._clock:
-            depths = {name: max(r.statistics().lag.values(), default=0) for name, r in self._all.items()}
+            depths = {name: max(ring.statistics().lag.values(), default=0) for name, ring in self._rings.items()}
             cells.append(("queues", " ".join(f"{name[:3]} {depth}" for name, depth in depths.items() if depth) or "empty", ""))
         return cells
 

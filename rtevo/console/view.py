@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from rtevo.config import Config
-from rtevo.record import Holding, Painting
-from rtevo.records import Decision, EventKind, Grid, VolumeFlag
+from rtevo.record import (
+    AlignedRecord,
+    EventRecord,
+    FitnessRecord,
+    GridRecord,
+    Holding,
+    ImageRecord,
+    LatentRecord,
+    Notice,
+    Painting,
+    PlacementRecord,
+    Record,
+    ScoreRecord,
+    Start,
+)
+from rtevo.records import FD_LIMIT_MM, HEAD_RADIUS_MM, NOTES, Decision, EventKind, RunClock, VolumeFlag
+from rtevo.session.plan import MEASURED
 
-__all__ = ["FD_LIMIT_MM", "FULL", "LATENCIES", "Latency", "Trial", "View", "Volume"]
+__all__ = ["FULL", "LATENCIES", "Latency", "Trial", "View", "Volume"]
 
-FD_LIMIT_MM = 0.5  # framewise displacement that is worth a look (Power et al. 2012, doi:10.1016/j.neuroimage.2011.10.018)
-RADIUS_MM = 50.0  # of the sphere on which rotations become millimetres (ibid.)
 CLOCK_LIMIT_MS = 8.0  # half a frame at 60 Hz
 SILENCE_TR = 4.0  # without a volume for so long, and the operator is told
 FULL = 0.75  # share of a ring that is waiting to be read, above which the operator is told
@@ -29,9 +42,11 @@ LATENCIES = {  # what is slow when it is; its short name; in what time it has to
     "paint": ("Painting", "picture painted", "image"),
     "report": ("The stimulus PC's report", "onset reported", "TR"),
 }
+OfImage = LatentRecord | ImageRecord | ScoreRecord | FitnessRecord | EventRecord
 _SHOWN = {
     "pause": "pause after this image",
-    "resume": "go on",
+    "go_on": "go on",
+    "resume": "go on",  # in logs of 0.1
     "start": "start",
     "stop": "stop",
     "mark": "mark",
@@ -111,13 +126,14 @@ class View:
     def __init__(self, config: Config, tr_s: float) -> None:
         self.config, self.tr_s, self.voxel_mm = config, tr_s, math.nan
         self.blinded = config.session.condition == "blinded"
-        self.measured = {"ratings": EventKind.RATING, "physiology": EventKind.PHYSIOLOGY}.get(config.session.condition)
+        self.measured = MEASURED.get(config.session.condition)
         speed = config.session.speed or math.inf
         cadence_s = config.generator.deadline_s or config.presentation.image_s + config.presentation.washout_s
         limits_ms = {"TR": 1e3 * tr_s / speed or math.inf, "image": 1e3 * cadence_s / speed or math.inf}
         self.latencies = {name: Latency(limits_ms[limit]) for name, (_, _, limit) in LATENCIES.items()}
         self._painting, self._holding = Painting(1e3 * cadence_s / speed), Holding()
         self.trials: dict[tuple[int, int], Trial] = {}
+        self.score = math.nan  # the last one; NaN where it is not known or must not be
         self.volumes: list[Volume] = []
         self.part = 0
         self.messages: deque[tuple[float, str, str]] = deque(maxlen=200)  # session time s, kind, text
@@ -127,12 +143,13 @@ class View:
         """A part of the session begins: its clock starts at 0."""
         self._painting.begin()
         self._holding.begin()
-        self.trigger_ns: int | None = None
+        self.run = RunClock(self.tr_s)  # of this part alone
         self.scene, self.since_s = "nothing", 0.0
         self.showing: tuple[int, int] | None = None  # on the screen now
         self.last: tuple[int, int] | None = None  # shown last
         self.volume_s = math.nan  # when the last volume came
-        self.placement: Mapping[str, Any] | None = None  # the latest attempt to place the decoder on today's head
+        self.onset_s = math.nan  # when the last image appeared
+        self.placement: PlacementRecord | None = None  # the latest attempt to place the decoder on today's head
         self.clock_error_ms = math.nan
         self._errors_ms: deque[float] = deque(maxlen=2)  # of the last events
         self.presenter, self.silent = "", False
@@ -143,103 +160,101 @@ class View:
 
     # --- records --------------------------------------------------------------------------------------------------------------------
 
-    def take(self, record: Mapping[str, Any]) -> None:
+    def take(self, record: Record) -> None:
         """Take one record of the log; those that say nothing to the operator pass."""
-        handler = getattr(self, f"_{record['type']}", None)
+        handler = self._HANDLERS.get(type(record))
         if handler is not None:
-            handler(record)
+            handler(self, record)
 
-    def _start(self, record: Mapping[str, Any]) -> None:
+    def _start(self, record: Start) -> None:
         self.begin()
-        self.part = record.get("part", 0)
+        self.part = record.part
 
-    def _grid(self, record: Mapping[str, Any]) -> None:
-        self.voxel_mm = float(Grid(tuple(record["shape"]), np.array(record["affine"])).voxel_size_mm.min())
+    def _grid(self, record: GridRecord) -> None:
+        self.voxel_mm = float(np.linalg.norm(np.array(record.affine)[:3, :3], axis=0).min())
 
-    def _placements(self, record: Mapping[str, Any]) -> None:
+    def _placements(self, record: PlacementRecord) -> None:
         self.placement = record
 
     @property
-    def asked(self) -> Mapping[str, Any] | None:
+    def asked(self) -> PlacementRecord | None:
         """The placement that waits for the operator."""
-        waits = self.placement is not None and self.placement["decision"] == Decision.PENDING and self.placement["verdict"] != "good"
-        return self.placement if waits else None
+        found = self.placement
+        return found if found is not None and found.decision == Decision.PENDING and found.verdict != "good" else None
 
     @property
     def placed(self) -> bool:
         """Whether the decoder lies on today's head."""
-        return self.placement is not None and self.placement["decision"] == Decision.ACCEPTED
+        return self.placement is not None and self.placement.decision == Decision.ACCEPTED
 
-    def _trial(self, record: Mapping[str, Any]) -> Trial:
-        key = (record["generation"], record["candidate"])
+    def _trial(self, record: OfImage) -> Trial:
+        key = (record.generation, record.candidate)
         return self.trials.setdefault(key, Trial(*key))
 
-    def _latents(self, record: Mapping[str, Any]) -> None:
-        self._trial(record).probe = record["probe"] >= 0
+    def _latents(self, record: LatentRecord) -> None:
+        self._trial(record).probe = record.probe >= 0
         self._painting.asked(record)
 
-    def _images(self, record: Mapping[str, Any]) -> None:
+    def _images(self, record: ImageRecord) -> None:
         self._trial(record).painted = True
         ns = self._painting.painted(record)
-        if ns is not None and self.trigger_ns is not None:  # the first ones have waited for it
+        if ns is not None and self.run.trigger_ns is not None:  # the first ones have waited for it
             self.latencies["paint"].add(ns / 1e6)
 
-    def _scores(self, record: Mapping[str, Any]) -> None:
-        if record["closed_ns"]:
-            self.latencies["score"].add((record["scored_ns"] - record["closed_ns"]) / 1e6)
-        self._scored_ns[record["generation"], record["candidate"]] = record["scored_ns"]
+    def _scores(self, record: ScoreRecord) -> None:
+        if record.closed_ns:
+            self.latencies["score"].add((record.scored_ns - record.closed_ns) / 1e6)
+        self._scored_ns[record.generation, record.candidate] = record.scored_ns
         if not self.blinded and self.measured is None:
             trial = self._trial(record)
-            trial.value, trial.error = record["score"], record["score_se"]
+            trial.value, trial.error = record.score, record.score_se
+            self.score = record.score
 
-    def _fitness(self, record: Mapping[str, Any]) -> None:
-        scored_ns = self._scored_ns.pop((record["generation"], record["candidate"]), None)
+    def _fitness(self, record: FitnessRecord) -> None:
+        scored_ns = self._scored_ns.pop((record.generation, record.candidate), None)
         if scored_ns is not None and self.measured is None:
-            self.latencies["evolve"].add((record["decided_ns"] - scored_ns) / 1e6)
+            self.latencies["evolve"].add((record.decided_ns - scored_ns) / 1e6)
         if not self.blinded:
-            self._trial(record).fitness = record["fitness"]
+            self._trial(record).fitness = record.fitness
 
-    def _aligned(self, record: Mapping[str, Any]) -> None:
-        x, y, z, *angles = record["motion"]
-        motion = (x, y, z, *(angle * RADIUS_MM for angle in angles))
-        volume = Volume(record["index"], record["flags"], record["framewise_displacement_mm"], motion)
+    def _aligned(self, record: AlignedRecord) -> None:
+        x, y, z, *angles = record.motion
+        motion = (x, y, z, *(angle * HEAD_RADIUS_MM for angle in angles))
+        volume = Volume(record.index, record.flags, record.framewise_displacement_mm, motion)
         if volume.flags & VolumeFlag.LATE:  # takes the place of its gap
             self.volumes = sorted([v for v in self.volumes if v.index != volume.index] + [volume], key=lambda v: v.index)
         else:
             self.volumes.append(volume)
-        self.volume_s = record["clock_ns"] / 1e9
-        if self.placed and not record["flags"] & VolumeFlag.MISSING:  # before, it may take longer: nobody waits for a score
-            self.latencies["align"].add((record["aligned_ns"] - record["closed_ns"]) / 1e6)
+        self.volume_s = record.clock_ns / 1e9
+        if self.placed and not record.flags & VolumeFlag.MISSING:  # before, it may take longer: nobody waits for a score
+            self.latencies["align"].add((record.aligned_ns - record.closed_ns) / 1e6)
 
-    def _warning(self, record: Mapping[str, Any]) -> None:
-        self.messages.append((record["t_ns"] / 1e9, record["type"], record["text"]))
-
-    _error = _warning
-
-    def _alarm(self, record: Mapping[str, Any]) -> None:
-        self._warning(record)
-        self.unseen.append(record["text"])
-
-    def _operator(self, record: Mapping[str, Any]) -> None:
-        if record["action"] == "seen":
+    def _notice(self, record: Notice) -> None:
+        text = record.text
+        if record.level == "operator":
+            text = _SHOWN.get(record.action, record.action) + (f": {text}" if text else "")
+        if record.action == "seen":
             self.unseen.clear()
-        text = _SHOWN[record["action"]] + (f": {record['text']}" if record["text"] else "")
-        self.messages.append((record["t_ns"] / 1e9, "operator", text))
+        elif record.level == "alarm":
+            self.unseen.append(text)
+        self.messages.append((record.t_ns / 1e9, record.level, text))
 
-    def _events(self, record: Mapping[str, Any]) -> None:
-        kind, t_s = record["kind"], record["t_ns"] / 1e9
+    def _events(self, record: EventRecord) -> None:
+        kind, t_s = record.kind, record.t_ns / 1e9
         self.held += self._holding.take(record)
-        if kind not in (EventKind.NOTE, EventKind.PHYSIOLOGY) and self.config.session.speed:
-            self._errors_ms.append(record["error_ns"] / 1e6)
+        if kind not in NOTES and kind != EventKind.PHYSIOLOGY and self.config.session.speed:
+            self._errors_ms.append(record.error_ns / 1e6)
             self.clock_error_ms = min(self._errors_ms)  # others may also hold what a stalled screen leaves unknown
-            self.latencies["report"].add(max(0.0, 1e3 * (record["clock_ns"] / 1e9 - t_s) / self.config.session.speed))
-        if kind == EventKind.NOTE:
-            self._note(record["text"])
-        elif kind == EventKind.TRIGGER and self.trigger_ns is None:
-            self.trigger_ns = record["t_ns"]
-            self._scene("fixation", t_s)
+            self.latencies["report"].add(max(0.0, 1e3 * (record.clock_ns / 1e9 - t_s) / self.config.session.speed))
+        if kind in NOTES:
+            self._note(record)
+        elif kind == EventKind.TRIGGER:  # a second one corrects it
+            if self.run.trigger_ns is None:
+                self._scene("fixation", t_s)
+            self.run = self.run.triggered(record.t_ns)
         elif kind == EventKind.ONSET:
-            self.showing = self.last = (record["generation"], record["candidate"])
+            self.showing = self.last = (record.generation, record.candidate)
+            self.onset_s = t_s
             self._trial(record).shown = True
             self._scene("image", t_s)
         elif kind == EventKind.OFFSET:
@@ -248,27 +263,41 @@ class View:
         elif kind in (EventKind.FIXATION, EventKind.PAUSE, EventKind.GO_ON, EventKind.END):
             paused = "paused" if self.placed else "placing"
             scenes = {EventKind.FIXATION: "late", EventKind.PAUSE: paused, EventKind.GO_ON: "fixation", EventKind.END: "over"}
-            self._scene(scenes[kind], t_s)
+            self._scene(scenes[EventKind(kind)], t_s)
         elif kind == self.measured:
             self._scene("fixation", t_s)
             if not self.blinded:
-                self._trial(record).value = record["value"]
+                self._trial(record).value = record.value
 
     def _scene(self, scene: str, t_s: float) -> None:
         self.scene, self.since_s = scene, t_s
 
-    def _note(self, text: str) -> None:
+    def _note(self, record: EventRecord) -> None:
         """Follow what the bridge says of the presenter."""
-        if text.startswith("presenter ready"):
-            self.presenter = text.partition(": ")[2]
+        kind, name = record.kind, record.text.partition(": ")[2]
+        if kind == EventKind.READY:
+            self.presenter = name
             if self.scene == "nothing":
                 self.scene = "waiting"
-        if text.startswith("another presenter waits: "):
-            self.other = text.partition(": ")[2].partition(";")[0]
-        elif text.startswith("the other presenter waits no longer") or "has taken over" in text:
+        elif kind == EventKind.WAITS:
+            self.other = name.partition(";")[0]
+        elif kind in (EventKind.LEFT, EventKind.REPLACED):
             self.other = ""
-        goes_on = any(words in text for words in ("answers again", "started anew", "has taken over"))
-        self.silent = (self.silent or text.startswith("presenter silent")) and not goes_on
+        if kind in (EventKind.SILENT, EventKind.BACK, EventKind.REPLACED):
+            self.silent = kind == EventKind.SILENT
+
+    _HANDLERS: ClassVar[dict[type[Record], Callable[[View, Any], None]]] = {
+        Start: _start,
+        GridRecord: _grid,
+        PlacementRecord: _placements,
+        LatentRecord: _latents,
+        ImageRecord: _images,
+        ScoreRecord: _scores,
+        FitnessRecord: _fitness,
+        AlignedRecord: _aligned,
+        EventRecord: _events,
+        Notice: _notice,
+    }
 
     # --- what follows from them -----------------------------------------------------------------------------------------------------
 
@@ -280,6 +309,14 @@ class View:
             if trial.painted:
                 found.setdefault(trial.generation, []).append(trial)
         return sorted(((g, sorted(own, key=lambda t: t.candidate)) for g, own in found.items()), reverse=True, key=lambda row: row[0])
+
+    @property
+    def due_s(self) -> float:
+        """Session time at which the next image is due; NaN where none is."""
+        if self.scene not in ("image", "fixation", "rating") or self.onset_s != self.onset_s:
+            return math.nan
+        settings = self.config.presentation
+        return self.onset_s + settings.image_s + settings.washout_s
 
     @property
     def shown(self) -> int:
@@ -316,7 +353,7 @@ class View:
         asked = self.asked
         if asked is None or self.scene == "over":
             return []
-        return [f"How the decoder lies on today's head is {asked['verdict']}.", *filter(None, asked["reasons"].split("\n"))]
+        return [f"How the decoder lies on today's head is {asked.verdict}.", *filter(None, asked.reasons.split("\n"))]
 
     def _link_alarms(self, now_s: float) -> list[str]:
         found: list[str] = []
@@ -336,8 +373,8 @@ class View:
 
     def _scanner_alarms(self, now_s: float) -> list[str]:
         found: list[str] = []
-        last = self.volume_s if not math.isnan(self.volume_s) else (self.trigger_ns or 0) / 1e9
-        if self.trigger_ns is not None and self.scene != "over" and now_s - last > SILENCE_TR * self.tr_s:
+        last = self.volume_s if not math.isnan(self.volume_s) else (self.run.trigger_ns or 0) / 1e9
+        if self.run.trigger_ns is not None and self.scene != "over" and now_s - last > SILENCE_TR * self.tr_s:
             found.append(f"No volume for {now_s - last:.0f} s: does the scanner still run and export?")
         recent = self.volumes[-RECENT:]
         moved = max((v.displacement_mm for v in recent if not math.isnan(v.displacement_mm)), default=0.0)

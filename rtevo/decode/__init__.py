@@ -15,7 +15,11 @@ volumes and image onsets as they come and gives each image's score.
     hrf         shape of a response
     quality     how good the incoming data are, and whether they are like the decoder's
     events      what was shown in a training run, and targets
-    train       weight maps from training runs, and their performance on held-out blocks
+    categories  what is told apart in training runs, their blocks, and how they are held out
+    selection   maps on the voxels that tell categories apart, with nested cross-validation
+    train       weight maps on all voxels, and their performance on held-out blocks
+    fitting     the default of ``fit``: choose, write, draw; recorded: runs as training and scoring by hand see them
+    scoring     recorded events scored as a session does, and how well
     figures     one page about a decoder
     carry       a decoder on another day's grid; sampling: volumes and maps on other grids
     elsewhere   runs of other grids: today's reference, placement, a decoder folder for today

@@ -1,7 +1,7 @@
 """Command line: build a decoder from training runs, score a recorded run with one as a session would, carry one to today's grid.
 
-``python -m rtevo.decode fit RUN [RUN ...] --events E.tsv [E.tsv ...] --target "face - object" --out DIR``
-``python -m rtevo.decode score DECODER RUN --events E.tsv [--out SCORES.tsv]``
+``python -m rtevo.decode fit RUN [RUN ...] --events E.tsv [E.tsv ...] [--target "face - object"] --out DIR``
+``python -m rtevo.decode score DECODER RUN --events E.tsv [--name MAP ...] [--out SCORES.tsv]``
 ``python -m rtevo.decode place DECODER --on TODAY --out DIR [--transform FILE]``
 ``python -m rtevo.decode import (MAP.nii.gz | MODEL.pkl) --reference REF.nii.gz --mask MASK.nii.gz --out DIR [--transform A B ...]``
 """
@@ -9,12 +9,10 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,50 +23,29 @@ from numpy.typing import NDArray
 from rtevo.command import FAILED, Parser, command, finite, say
 from rtevo.decode.carry import same_voxels
 from rtevo.decode.convert import convert_maps, convert_model
-from rtevo.decode.elsewhere import PICTURE, carry_folder, for_run, in_order, sampled, seen_by, sentence
-from rtevo.decode.events import Event, Target, parse_target, read_events
+from rtevo.decode.elsewhere import PICTURE, carry_folder, in_order, sampled, seen_by, sentence
+from rtevo.decode.events import Event, Target, parse_target
 from rtevo.decode.figures import draw_page
+from rtevo.decode.fitting import draw_all, fit_selected, map_name, performance_of, told, write_selected
 from rtevo.decode.folder import Decoder, maps_in, write_decoder
-from rtevo.decode.nuisance import DRIFT_SD, MOTION_SD, motion_in_mm, penalties
-from rtevo.decode.quality import whole
-from rtevo.decode.running import RunningFit
-from rtevo.decode.runs import open_run, open_scan
-from rtevo.decode.score import Score
+from rtevo.decode.nuisance import DRIFT_SD, MOTION_SD
+from rtevo.decode.recorded import Series, events_of, examples_of, nuisance_of, open_with, reference_of, series_of
+from rtevo.decode.runs import open_scan
 from rtevo.decode.scorer import METHODS as SCORING
-from rtevo.decode.scorer import Scorer
-from rtevo.decode.train import METHODS, Examples, Performance, fit_weights, measure, measure_days
+from rtevo.decode.scoring import score_run
+from rtevo.decode.train import METHODS, Performance, fit_weights, measure, measure_days
 from rtevo.errors import DataError, DecoderError, GeometryError
 from rtevo.kernels.mask import brain_mask
-from rtevo.kernels.smooth import smooth
 from rtevo.place import Placement, Verdict, place
 from rtevo.place.transforms import DIRECTION, read_affine
-from rtevo.realign import Realigner, warm_up
-from rtevo.realign.series import Run, align_run, mean_aligned, open_nifti
+from rtevo.realign import warm_up
+from rtevo.realign.series import Run, open_nifti
 from rtevo.records import Grid
 
 __all__ = ["main"]
 
 Array = NDArray[np.float64]
-Frames = Iterator[tuple[int, NDArray[np.float32] | None, Array]]
-
-
-@dataclass(frozen=True, eq=False)
-class Series:
-    """One training run, aligned, smoothed and masked.
-
-    Parameters
-    ----------
-    values : ndarray, float32 (n, voxels)
-        Volumes that could be used.
-    index : ndarray, int64 (n,)
-        Their positions in the run.
-    motion_mm : ndarray, float64 (volumes, 6)
-        Of every volume; NaN where there is none.
-    """
-
-    values: NDArray[np.float32]
-    index: NDArray[np.int64]
-    motion_mm: Array
+Volumes = tuple[NDArray[np.float32], NDArray[np.bool_], Run]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> int:
         warm_up()
-        done = {"fit": _fit, "score": _score, "place": _place, "import": _import}[options.command](options)
+        done = {"fit": _fit, "score": score_run, "place": _place, "import": _import}[options.command](options)
         text, status = done if isinstance(done, tuple) else (done, 0)
         sys.stdout.write(text)
         return status
@@ -100,23 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m rtevo.decode", description="Build decoders and score recorded runs.")
     commands = parser.add_subparsers(dest="command", required=True)
     fit = commands.add_parser("fit", help="build a decoder from training runs")
-    fit.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folder of DICOM files, or 4-D NIfTI file")
-    fit.add_argument("--events", nargs="+", required=True, metavar="TSV", type=Path, help="BIDS events, one file a run")
-    fit.add_argument("--target", required=True, help="'face - object', 'face' (against all others) or a numeric column")
-    fit.add_argument("--out", required=True, metavar="DIR", type=Path, help="the decoder's folder")
-    fit.add_argument("--name", help="of the map (default: made from the target)")
-    fit.add_argument("--method", choices=(*METHODS, "best"), default="ridge", help="'best': by nested cross-validation (default: ridge)")
-    fit.add_argument("--mask", metavar="NII", type=Path, help="brain mask (default: found from the reference)")
-    fit.add_argument("--roi", metavar="NII", type=Path, help="use only voxels inside this too")
-    fit.add_argument("--fwhm", type=finite, default=4.0, metavar="MM", help="smoothing (default: 4)")
-    fit.add_argument("--day", nargs="+", metavar="LABEL", help="of each run (default: the DICOM study's date, else each grid is a day)")
-    fit.add_argument("--permutations", type=int, default=200, help="for the p-value (default: 200)")
-    fit.add_argument("--seed", type=int, default=0, help="of the permutations (default: 0)")
+    _fit_options(fit)
     score = commands.add_parser("score", help="score the events of a recorded run")
     score.add_argument("decoder", metavar="DECODER", type=Path, help="a decoder's folder")
     score.add_argument("run", metavar="RUN", type=Path, help="folder of DICOM files, or 4-D NIfTI file")
     score.add_argument("--events", required=True, metavar="TSV", type=Path, help="BIDS events")
-    score.add_argument("--name", help="which map, where there are several")
+    score.add_argument("--name", nargs="+", metavar="MAP", help="which maps, where there are several (default: all)")
+    score.add_argument("--no-halves", dest="halves", action="store_false", help="leave the split-half reliability out (saves some time)")
     score.add_argument("--method", choices=SCORING, default="deconvolve", help="default: deconvolve")
     score.add_argument("--out", metavar="TSV", type=Path, help="where to write the scores (default: print them)")
     placing = commands.add_parser("place", help="carry a decoder to today's grid")
@@ -139,24 +106,73 @@ def _parser() -> argparse.ArgumentParser:
     for each in (fit, score, placing):
         each.add_argument("--series", metavar="PATTERN", help="which series of a DICOM folder")
         if each is not placing:
+            each.add_argument(
+                "--first", type=_count, metavar="N", help="where a run's first volumes are missing: number of the first that is there, "
+                "counted from the volume at which the onsets are 0 (default: what lets more events be seen)"
+            )  # fmt: skip
             each.add_argument("--tr", type=finite, metavar="S", help="repetition time, where the file does not say")
     return parser
+
+
+def _fit_options(fit: argparse.ArgumentParser) -> None:
+    fit.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folder of DICOM files, or 4-D NIfTI file")
+    fit.add_argument("--events", nargs="+", required=True, metavar="TSV", type=Path, help="BIDS events, one file a run")
+    fit.add_argument(
+        "--target", help="one map: 'face - object', 'face' (against all others) or a numeric column (default: one map for each trial_type)"
+    )
+    fit.add_argument("--out", required=True, metavar="DIR", type=Path, help="the decoder's folder")
+    fit.add_argument("--name", help="of the map (default: made from the target)")
+    fit.add_argument(
+        "--method", choices=("select", *METHODS, "best"), default="select",
+        help="'select' (default): ridge on the voxels that tell the categories apart, number and penalty by nested cross-validation; the "
+        "others use all voxels, 'best' the best of them by nested cross-validation",
+    )  # fmt: skip
+    fit.add_argument(
+        "--voxels", nargs="+", type=_count, metavar="N", help="numbers of voxels to choose from, 0: all (default: 300 1000 2000 5000 0)"
+    )
+    fit.add_argument("--mask", metavar="NII", type=Path, help="brain mask (default: found from the reference)")
+    fit.add_argument("--roi", metavar="NII", type=Path, help="use only voxels inside this too")
+    fit.add_argument(
+        "--fwhm", type=finite, nargs="+", default=[4.0], metavar="MM", help="smoothing; of several widths one is chosen (default: 4)"
+    )
+    fit.add_argument("--day", nargs="+", metavar="LABEL", help="of each run (default: the DICOM study's date, else each grid is a day)")
+    fit.add_argument("--permutations", type=_count, metavar="N", help="for the p-value, 0: none (default: 100; 200 of the other methods)")
+    fit.add_argument("--seed", type=int, default=0, help="of the permutations (default: 0)")
+
+
+def _count(text: str) -> int:
+    """Read a number of voxels."""
+    try:
+        count = int(text)
+    except ValueError:
+        count = -1
+    if count < 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 0, got '{text}'")
+    return count
 
 
 def _fit(options: argparse.Namespace) -> str:
     """Build a decoder; return what to tell the user."""
     if len(options.events) != len(options.runs):
         raise DataError(f"--events: expected one file a run, got {len(options.events)} for {len(options.runs)} runs")
-    runs = [_open(path, options) for path in options.runs]
+    runs = [open_with(path, options) for path in options.runs]
     runs = [in_order(run, runs[0].grid) for run in runs]
-    events = [_events(path, run) for path, run in zip(options.events, runs, strict=True)]
-    targets = _targets(options.target, events)
+    events = [events_of(path, run, options.first) for path, run in zip(options.events, runs, strict=True)]
+    if options.permutations is None:
+        options.permutations = 100 if options.method == "select" else 200
+    if options.method != "select" and options.target is None:
+        raise DataError(f"--method {options.method}: expected --target (only the default method fits a map for every kind of event)")
+    if options.name is not None and options.target is None:
+        raise DataError("--name: expected --target (without it each kind of event names its map)")
+    if options.method != "select" and len(options.fwhm) > 1:
+        raise DataError(f"--fwhm: expected one width for --method {options.method}, got {len(options.fwhm)}")
+    targets = None if options.target is None else _targets(options.target, events)
     first = runs[0]
     for path, run in zip(options.runs, runs, strict=True):
         if abs(run.tr_s - first.tr_s) > 1e-3:
             raise GeometryError(f"{path}: not like {options.runs[0]}: TR {run.tr_s:g} s, expected {first.tr_s:g} s")
     days = _days(options, runs)
-    reference = _reference(first)
+    reference = reference_of(first)
     mask = _mask(reference, first, options)
     others = {k: _elsewhere(path, run, reference, first, mask) for k, (path, run) in enumerate(zip(options.runs, runs, strict=True))}
     placed = {k: found for k, found in others.items() if found is not None}
@@ -164,27 +180,84 @@ def _fit(options: argparse.Namespace) -> str:
         mask &= seen_by(runs[k], placement, first.grid)
     if mask.sum() < 2:
         raise DecoderError(f"the mask: expected at least 2 voxels that all runs see, found {int(mask.sum())}")
-    series = [
-        _series(run, reference, mask, options.fwhm, sampled(run, *placed[k], first.grid, mask) if k in placed else None, first.grid)
-        for k, run in enumerate(runs)
-    ]
-    fits = [_nuisance(one, first.tr_s) for one in series]
-    examples, sd = _examples(series, fits, events, targets, first.tr_s)
+
+    def series_at(fwhm_mm: float) -> list[Series]:
+        return [
+            series_of(run, reference, mask, fwhm_mm, sampled(run, *placed[k], first.grid, mask) if k in placed else None, first.grid)
+            for k, run in enumerate(runs)
+        ]
+
+    placements = {str(options.runs[k]): placement.as_dict() for k, (_, placement) in placed.items()}
+    if options.method == "select":
+        return _fit_selected(options, series_at, events, targets, (reference, mask, first), days, placements)
+    return _fit_whole(options, series_at(options.fwhm[0]), events, targets or [], (reference, mask, first), days, placements)
+
+
+def _fit_selected(
+    options: argparse.Namespace,
+    series_at: Callable[[float], list[Series]],
+    events: list[list[Event]],
+    targets: list[Target] | None,
+    volumes: Volumes,
+    days: list[str],
+    placements: dict[str, Any],
+) -> str:
+    """Fit maps on selected voxels and write the folder; return what to tell the user."""
+    reference, mask, first = volumes
+    chosen, categories, weights, sd, series, fwhm_mm = fit_selected(options, series_at, events, targets, first.tr_s, days)
+    names = [options.name or map_name(options.target)] if targets is not None else [map_name(each) for each in categories.names]
+    if len(set(names)) < len(names):
+        raise DataError(f"events: expected kinds whose names differ in letters and digits, found {', '.join(categories.names)}")
+    measured = performance_of(chosen, categories).as_dict() if targets is not None else chosen.as_dict()
+    measured = {**chosen.as_dict(), **measured}
+    if chosen.days:
+        value, accuracy = (None if math.isnan(each) else each for each in chosen.days)
+        measured["held_out_days"] = {"value": value, "accuracy": accuracy, "days": days, "folds": len(set(days))}
+    tsnr = float(np.median(np.mean([one.values.mean(axis=0) for one in series], axis=0)[sd > 0] / sd[sd > 0]))
+    settings = {**_settings(options, "select", measured, first.tr_s, tsnr), "fwhm_mm": fwhm_mm}
+    settings["selection"] = {"voxels": chosen.recipe.voxels or int((sd > 0).sum()), "penalty": chosen.recipe.penalty}
+    if placements:
+        settings["placements"] = placements
+    decoders = write_selected(options.out, names, (reference, mask, first.grid), weights, sd, chosen, categories, settings)
+    draw_all(options.out, decoders, chosen, categories, series, sd)
+    if chosen.weak:
+        sys.stderr.write(f"rtevo.decode: {chosen.note}\n")
+    quoted, volumes_used = ", ".join(f"'{name}'" for name in names), sum(len(one.index) for one in series)
+    return (
+        f"decoder{'s' * (len(names) > 1)} {quoted} ({settings['selection']['voxels']} of {int(mask.sum())} voxels, "
+        f"penalty {chosen.recipe.penalty:g}, smoothing {fwhm_mm:g} mm, {volumes_used} volumes, median tSNR {tsnr:.0f})\n"
+        f"{told(chosen, categories)}{options.out}\n"
+    )
+
+
+def _fit_whole(
+    options: argparse.Namespace,
+    series: list[Series],
+    events: list[list[Event]],
+    targets: list[Target],
+    volumes: Volumes,
+    days: list[str],
+    placements: dict[str, Any],
+) -> str:
+    """Fit one map to all voxels by one of the other methods; return what to tell the user."""
+    reference, mask, first = volumes
+    fits = [nuisance_of(one, first.tr_s) for one in series]
+    examples, sd = examples_of(series, fits, events, targets, first.tr_s)
     candidates = [options.method] if options.method != "best" else METHODS if examples.targets[0].categorical else METHODS[:1]
     method, found = measure(examples, candidates, options.permutations, np.random.default_rng(options.seed))
     apart = None
     if len(set(days)) > 1:
         apart = measure_days(examples, days, candidates, options.permutations, np.random.default_rng(options.seed))
-    name = options.name or "-".join("".join(c if c.isalnum() else " " for c in options.target).split())
+    name = options.name or map_name(options.target)
     noise, weights = np.zeros(mask.shape), np.zeros(mask.shape)
     noise[mask], weights[mask] = sd, fit_weights(examples, method)
     tsnr = np.mean([one.values.mean(axis=0) for one in series], axis=0)[sd > 0] / sd[sd > 0]
     intercept = -float(weights[mask] @ examples.patterns.mean(axis=0, dtype=np.float64))
-    settings = {**_settings(options, method, found, first.tr_s, float(np.median(tsnr))), "intercept": intercept}
+    settings = {**_settings(options, method, found.as_dict(), first.tr_s, float(np.median(tsnr))), "intercept": intercept}
     if apart is not None:
         settings["performance"] = {**settings["performance"], "held_out_days": {**apart.as_dict(), "days": days}}
-    if placed:
-        settings["placements"] = {str(options.runs[k]): placement.as_dict() for k, (_, placement) in placed.items()}
+    if placements:
+        settings["placements"] = placements
     decoder = write_decoder(options.out, name, reference, mask, weights, first.grid.affine, settings, noise)
     draw_page(options.out / f"{name}.png", decoder, tsnr, [one.motion_mm for one in series], found)
     return (
@@ -244,7 +317,7 @@ def _elsewhere(
     if not first.grid.difference(run.grid):
         return None
     try:
-        own = _reference(run)
+        own = reference_of(run)
     except (DataError, ValueError) as problem:
         raise DataError(f"{path}: expected a run of the same head: {problem}") from None
     found = place(reference, first.grid, own, run.grid, weight=mask)
@@ -254,38 +327,11 @@ def _elsewhere(
     return own, found
 
 
-def _open(path: Path, options: argparse.Namespace) -> Run:
-    """Open a run; its TR is known afterwards."""
-    run = open_run(path, options.series)
-    tr_s = run.tr_s if options.tr is None else options.tr
-    if not tr_s > 0:
-        raise DataError(f"{path}: expected a repetition time, found none (give --tr)")
-    return Run(run.grid, tr_s, run.count, run.volume)
-
-
-def _events(path: Path, run: Run) -> list[Event]:
-    """Read a run's events; what is left out is said."""
-    problems: list[str] = []
-    events = read_events(path, run.count * run.tr_s, problems)
-    sys.stderr.write("".join(f"rtevo.decode: {problem}\n" for problem in problems))
-    return events
-
-
 def _targets(text: str, events: list[list[Event]]) -> list[Target]:
     """Parse the target over all runs together, and share it out."""
     whole = parse_target(text, [event for part in events for event in part])
     ends = np.cumsum([len(part) for part in events])[:-1]
     return [Target(text, part, whole.categorical) for part in np.split(whole.coefficients, ends)]
-
-
-def _reference(run: Run) -> NDArray[np.float32]:
-    """Mean of the run's volumes, aligned to its first."""
-    for index in range(run.count):
-        volume = run.volume(index)
-        if volume is not None:
-            with Realigner(volume, run.grid.affine) as realigner:
-                return mean_aligned(run, realigner)
-    raise DataError("the run: expected at least one volume, found none")
 
 
 def _mask(reference: NDArray[np.float32], run: Run, options: argparse.Namespace) -> NDArray[np.bool_]:
@@ -308,84 +354,19 @@ def _mask(reference: NDArray[np.float32], run: Run, options: argparse.Namespace)
     return mask
 
 
-def _aligned(run: Run, reference: NDArray[np.float32], mask: NDArray[np.bool_]) -> Frames:
-    """Give index, aligned volume (None: not usable) and motion of every volume."""
-    with Realigner(reference, run.grid.affine) as realigner:
-        for index, (motion, volume) in enumerate(align_run(run, realigner)):
-            if motion is None or not motion.converged:
-                yield index, None, np.full(6, np.nan)
-            else:
-                raw = run.volume(index)
-                usable = raw is not None and whole(raw, mask)
-                yield index, volume if usable else None, np.asarray(motion.params, np.float64)
-
-
-def _series(
-    run: Run,
-    reference: NDArray[np.float32],
-    mask: NDArray[np.bool_],
-    fwhm_mm: float,
-    frames: Frames | None = None,
-    grid: Grid | None = None,
-) -> Series:
-    """Align, smooth and mask a run, as the scorer does; or take the `frames` of a run that was sampled on another `grid`."""
-    values, index, motion, holes = [], [], np.full((run.count, 6), np.nan), 0
-    size_mm = (grid or run.grid).voxel_size_mm
-    for i, volume, params in frames or _aligned(run, reference, mask):
-        motion[i] = motion_in_mm(params)
-        if volume is None:
-            holes += bool(np.isfinite(params).all())
-        elif np.isfinite(volume[mask]).all():
-            values.append(smooth(np.nan_to_num(volume), size_mm, fwhm_mm)[mask])
-            index.append(i)
-    if len(values) < 10:
-        why = f"; {holes} have numbers in the mask that are not finite" if holes else ""
-        raise DataError(f"the run: expected at least 10 volumes that can be used, found {len(values)} of {run.count}{why}")
-    return Series(np.array(values), np.array(index), motion)
-
-
-def _terms(series: Series, tr_s: float) -> Array:
-    """Nuisance terms of a run's usable volumes, as the scorer has them."""
-    return np.column_stack([series.index * tr_s / 60.0, series.motion_mm[series.index]])
-
-
-def _nuisance(series: Series, tr_s: float) -> RunningFit:
-    """Fit drift and motion to a whole run, with the scorer's own recursion."""
-    fit = RunningFit(series.values.shape[1], penalties(DRIFT_SD, MOTION_SD))
-    for terms, values in zip(_terms(series, tr_s), series.values, strict=True):
-        fit.add(terms, values)
-    return fit
-
-
-def _examples(
-    series: list[Series], fits: list[RunningFit], events: list[list[Event]], targets: list[Target], tr_s: float
-) -> tuple[Examples, Array]:
-    """Denoised and standardised volumes of all runs, and each voxel's noise."""
-    spread = np.array([fit.sd() for fit in fits])
-    sd = np.where((spread > 0).all(axis=0), np.sqrt((spread**2).mean(axis=0)), 0.0)
-    patterns = []
-    for one, fit, own in zip(series, fits, spread, strict=True):
-        scale = np.divide(1.0, own, out=np.zeros_like(own), where=sd > 0)
-        rows = [fit.residual(terms, values) * scale for terms, values in zip(_terms(one, tr_s), one.values, strict=True)]
-        patterns.append(np.array(rows, np.float32))
-    times = np.concatenate([(one.index + 0.5) * tr_s for one in series])
-    run = np.concatenate([np.full(len(one.index), number) for number, one in enumerate(series)])
-    return Examples(np.concatenate(patterns), times, run, events, targets), sd
-
-
-def _settings(options: argparse.Namespace, method: str, found: Performance, tr_s: float, tsnr: float) -> dict[str, Any]:
+def _settings(options: argparse.Namespace, method: str, performance: dict[str, Any], tr_s: float, tsnr: float) -> dict[str, Any]:
     """What goes into decoder.json."""
     versions = {name: metadata.version(name) for name in ("numpy", "scipy", "scikit-learn", "nibabel")}
     sources = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (*options.events, *filter(Path.is_file, options.runs))}
     return {
         "target": options.target,
         "method": method,
-        "fwhm_mm": options.fwhm,
+        "fwhm_mm": options.fwhm[0],
         "hrf": "SPM double gamma",
         "tr_s": tr_s,
         "drift_sd": DRIFT_SD,
         "motion_sd": MOTION_SD,
-        "performance": found.as_dict(),
+        "performance": performance,
         "median_tsnr": round(tsnr, 2),
         "provenance": {"runs": [str(path) for path in options.runs], "sha256": sources, "versions": versions, "seed": options.seed},
     }
@@ -417,56 +398,6 @@ def _import(options: argparse.Namespace) -> str:
     else:
         decoder = convert_model(source, options.reference, options.mask, options.out, options.name or stem, options.category)
     return f"decoder '{decoder.name}' ({int(decoder.mask.sum())} voxels): {options.out}\n"
-
-
-def _score(options: argparse.Namespace) -> str:
-    """Score a run; return the table, or where it is."""
-    decoder = Decoder.load(options.decoder, options.name)
-    run = _open(options.run, options)
-    trained_s = decoder.settings.get("tr_s")
-    if isinstance(trained_s, float) and abs(run.tr_s / trained_s - 1) > 0.01:
-        sys.stderr.write(f"rtevo: the decoder was made at a repetition time of {trained_s:g} s, this run has {run.tr_s:g} s\n")
-    try:
-        decoder, placement = for_run(decoder, run)
-    except DataError as problem:
-        raise GeometryError(f"{options.run}: {problem}") from None
-    if placement is not None:
-        sys.stderr.write(f"rtevo: {options.run}: {sentence(placement)}\n")
-    events = _events(options.events, run)
-    scores = replay(decoder, run, events, options.method)
-    rows = [["onset", "duration", "trial_type", "score", "score_se", "volumes_used"]]
-    for event, score in zip(events, scores, strict=True):
-        numbers = [score.score, score.score_se]
-        cells = ["n/a" if math.isnan(number) else f"{number:.6g}" for number in numbers]
-        rows.append([f"{event.onset_s:g}", f"{event.duration_s:g}", event.trial_type or "n/a", *cells, str(score.volumes_used)])
-    if options.out is None:
-        return "".join("\t".join(row) + "\n" for row in rows)
-    with options.out.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, delimiter="\t", lineterminator="\n").writerows(rows)
-    return f"{len(scores)} scores: {options.out}\n"
-
-
-def replay(decoder: Decoder, run: Run, events: Sequence[Event], method: Any) -> list[Score]:
-    """Score the events of a recorded run volume by volume, in the order in which a session would learn of them.
-
-    Returns
-    -------
-    list of Score
-        The last word on each event.
-    """
-    duration_s = float(np.median([event.duration_s for event in events]))
-    fwhm_mm = float(decoder.settings.get("fwhm_mm", 4.0))
-    scorer = Scorer(decoder, run.tr_s, method=method, fwhm_mm=fwhm_mm, duration_s=duration_s)
-    scores: dict[tuple[int, int], Score] = {}
-    shown = 0
-    for index, volume, motion in _aligned(run, decoder.reference, decoder.mask):
-        while shown < len(events) and events[shown].onset_s < (index + 1) * run.tr_s:
-            scorer.add_onset((0, shown), events[shown].onset_s)
-            shown += 1
-        scorer.add_volume(index, volume, motion)
-        scores.update({score.key: score for score in scorer.ready()})
-    scores.update({score.key: score for score in scorer.ready(final=True)})
-    return [scores[0, k] for k in range(len(events))]
 
 
 if __name__ == "__main__":

@@ -6,9 +6,6 @@ A chain of linear steps (mask, principal components, scaler, linear model) is on
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +18,9 @@ from scipy.ndimage import binary_dilation, map_coordinates
 from rtevo.decode.carry import same_voxels
 from rtevo.decode.figures import draw_map
 from rtevo.decode.folder import Decoder, read_map, write_decoder
-from rtevo.errors import DecoderError
+from rtevo.errors import DataError, DecoderError
 from rtevo.kernels.mask import brain_mask
+from rtevo.outside import load_arrays, parse_json, read_apart
 from rtevo.place.transforms import read_chain
 from rtevo.records import Grid
 
@@ -229,15 +227,10 @@ def _read_apart(model: Path) -> tuple[list[dict[str, Any]], dict[str, NDArray[An
         raise DecoderError(f"{model}: expected a pickled model, found no such file")
     command = [sys.executable, "-I", "-m", "rtevo.decode.unpickle", str(model.resolve())]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"})
-    except subprocess.TimeoutExpired:
-        raise DecoderError(f"{model}: refused: reading took more than {TIMEOUT_S:g} s") from None
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise DecoderError(f"{model}: {said[-1] if said else f'refused: its reader ended with {done.returncode}'}")
-    head, _, rest = done.stdout.partition(b"\n")
-    with np.load(io.BytesIO(rest), allow_pickle=False) as stored:
-        return json.loads(head), dict(stored)
+        head, _, rest = read_apart(command, TIMEOUT_S).partition(b"\n")
+        return parse_json(head), load_arrays(rest)
+    except DataError as error:
+        raise DecoderError(f"{model}: {error}") from None
 
 
 def _hashes(*paths: Path) -> dict[str, str]:

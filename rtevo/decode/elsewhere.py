@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.decode.carry import carry, reorder, same_voxels
-from rtevo.decode.folder import MASK, NOISE, REFERENCE, SETTINGS, SUFFIX, Decoder, maps_in, write_decoder
+from rtevo.decode.folder import MASK, NOISE, REFERENCE, SETTINGS, SUFFIX, Decoder, maps_in, own_settings, write_decoder
 from rtevo.decode.sampling import sample
 from rtevo.errors import DataError, DecoderError, GeometryError
 from rtevo.place import Placement, Verdict, draw_placement, inside, judge, place
@@ -18,7 +18,7 @@ from rtevo.realign import FirstVolumes, Realigner
 from rtevo.realign.series import Run
 from rtevo.records import Grid
 
-__all__ = ["carry_folder", "find_placement", "for_run", "in_order", "sampled", "seen_by", "sentence", "steady"]
+__all__ = ["carry_folder", "find_placement", "for_run", "in_order", "maps_for_run", "sampled", "seen_by", "sentence", "steady"]
 
 Volume = NDArray[np.float32]
 Array = NDArray[np.float64]
@@ -99,18 +99,35 @@ def for_run(decoder: Decoder, run: Run) -> tuple[Decoder, Placement | None]:
     GeometryError
         The placement is bad.
     """
-    same = reorder(decoder, run.grid)
-    if same is not None:
+    carried, placement = maps_for_run([decoder], run)
+    return carried[0], placement
+
+
+def maps_for_run(decoders: Sequence[Decoder], run: Run) -> tuple[list[Decoder], Placement | None]:
+    """Return the maps of one folder for a run of any grid, as :func:`for_run`, all by one placement.
+
+    Raises
+    ------
+    GeometryError
+        The placement is bad.
+    """
+    same = [found for decoder in decoders if (found := reorder(decoder, run.grid)) is not None]
+    if len(same) == len(decoders):
         return same, None
     wanted = "expected a run in which the decoder's head can be found"
     try:
         today, volumes = steady(run)
     except DataError as problem:
         raise GeometryError(f"{wanted}: {problem}") from None
-    placement = find_placement(decoder, today, run.grid)
+    placement = find_placement(decoders[0], today, run.grid, weight=None if len(decoders) == 1 else _weight(decoders))
     if placement.verdict is Verdict.BAD:
         raise GeometryError(f"{wanted}: {sentence(placement)}")
-    return carry(decoder, placement, today, run.grid, volumes=volumes), placement
+    return [carry(decoder, placement, today, run.grid, volumes=volumes) for decoder in decoders], placement
+
+
+def _weight(decoders: Sequence[Decoder]) -> Volume:
+    """Where several maps weigh, each as much as another."""
+    return np.asarray(np.sum([np.abs(decoder.weights) / np.abs(decoder.weights).max() for decoder in decoders], axis=0))
 
 
 def in_order(run: Run, grid: Grid) -> Run:
@@ -197,7 +214,7 @@ def carry_folder(folder: Path, name: str | None, run: Run, out: Path, matrix: Ar
     decoders = [stored] if name is not None or len(maps) == 1 else [Decoder.load(folder, each) for each in maps]
     _clear(out)
     today, volumes = steady(run)
-    weight = np.sum([np.abs(decoder.weights) / np.abs(decoder.weights).max() for decoder in decoders], axis=0)
+    weight = _weight(decoders)
     placement = find_placement(stored, today, run.grid, matrix, weight)
     out.mkdir(parents=True, exist_ok=True)
     (out / PLACEMENT).write_text(json.dumps(placement.as_dict(), indent=2) + "\n", "utf-8")
@@ -205,8 +222,9 @@ def carry_folder(folder: Path, name: str | None, run: Run, out: Path, matrix: Ar
     if placement.verdict is Verdict.BAD:
         return placement, []
     carried = [carry(decoder, placement, today, run.grid, volumes=volumes) for decoder in decoders]
+    own = own_settings(folder) if len(carried) > 1 else None
     for one in carried:
-        write_decoder(out, one.name, one.reference, one.mask, one.weights, one.grid.affine, one.settings, one.noise_sd)
+        write_decoder(out, one.name, one.reference, one.mask, one.weights, one.grid.affine, one.settings, one.noise_sd, own)
     _name_as(folder, out, len(carried) > 1)
     return placement, carried
 
@@ -228,6 +246,6 @@ def _name_as(folder: Path, out: Path, several: bool) -> None:
     source = folder / SETTINGS
     name = json.loads(source.read_text("utf-8")).get("name") if source.is_file() else None
     stored = json.loads((out / SETTINGS).read_text("utf-8"))
-    del stored["name"]
+    stored.pop("name", None)
     named = {"name": name} if name else {}
     (out / SETTINGS).write_text(json.dumps({**stored, **named}, indent=2) + "\n", "utf-8")

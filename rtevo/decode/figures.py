@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from rtevo.decode.folder import Decoder
 from rtevo.decode.train import Performance
 from rtevo.records import Grid
 
-__all__ = ["draw_map", "draw_page"]
+__all__ = ["draw_map", "draw_page", "draw_selected"]
 
 _SLICES = 12
 
@@ -51,7 +52,7 @@ def draw_page(
         axes[1].plot(motion - motion[np.isfinite(motion).all(axis=1)][0], linewidth=0.8)
         steps = np.abs(np.diff(motion, axis=0)).sum(axis=1)
         axes[2].plot(np.arange(1, len(motion)), steps, linewidth=0.8, label=f"run {run + 1}")
-    axes[1].set(xlabel="volume", ylabel="mm", title="motion (rotations on a 50 mm sphere)")
+    axes[1].set(xlabel="volume", ylabel="mm", title="motion (rotations at 50 mm)")
     axes[2].set(xlabel="volume", ylabel="mm", title="framewise displacement")
     value = "not measurable" if np.isnan(found.value) else f"{found.value:.2f} (p = {found.p_value:.3f}, {found.blocks} blocks)"
     figure.suptitle(f"decoder '{decoder.name}'    held-out performance: {value}")
@@ -121,3 +122,80 @@ def _montage(part: Any, decoder: Decoder, levels: NDArray[np.int64], title: str,
     for axis in axes:
         axis.set_axis_off()
     part.suptitle(title)
+
+
+def draw_selected(
+    path: Path,
+    decoder: Decoder,
+    tsnr: NDArray[np.float64],
+    motion_mm: Sequence[NDArray[np.float64]],
+    found: Performance,
+    curve: Sequence[tuple[int, float]],
+    voxels: int,
+    weak: bool,
+) -> None:
+    """Draw the page of a map on selected voxels: three planes through its strongest place, and how well it does over the number of voxels.
+
+    Parameters
+    ----------
+    path : Path
+        ``.png`` or ``.pdf``.
+    decoder : Decoder
+    tsnr, motion_mm, found
+        As in :func:`draw_page`.
+    curve : sequence of (int, float)
+        Number of voxels and held-out agreement of volumes.
+    voxels : int
+        How many were chosen.
+    weak : bool
+        Parts of blocks were told apart.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 9), layout="constrained")
+    parts: Any = figure.subfigures(2, 1, height_ratios=(5, 4))
+    _planes(parts[0], decoder)
+    axes = parts[1].subplots(1, 4)
+    counts, values = np.array([count for count, _ in curve]), np.array([value for _, value in curve])
+    axes[0].semilogx(counts, values, "o-", color="0.3")
+    axes[0].axvline(voxels, color="tab:red", linestyle=":", label=f"chosen: {voxels}")
+    axes[0].set(xlabel="voxels", ylabel="correlation with predicted responses", title="held-out volumes" + (" (weak)" if weak else ""))
+    axes[0].legend(fontsize=8)
+    _decisions(axes[1], found)
+    axes[1].set(xlabel="own (1) or other (-1)", ylabel="held-out score (noise sd)")
+    axes[2].hist(tsnr, bins=60, color="0.4")
+    axes[2].set(xlabel="tSNR", ylabel="voxels", title=f"median tSNR {np.median(tsnr):.0f}")
+    for motion in motion_mm:
+        axes[3].plot(motion - motion[np.isfinite(motion).all(axis=1)][0], linewidth=0.8)
+    axes[3].set(xlabel="volume", ylabel="mm", title="motion (rotations at 50 mm)")
+    value = "not measurable" if np.isnan(found.value) else f"{found.value:.2f}" + (" (weak: see decoder.json)" if weak else "")
+    figure.suptitle(f"decoder '{decoder.name}'    held-out performance: {value}")
+    figure.savefig(path, dpi=80)
+
+
+def _planes(part: Any, decoder: Decoder) -> None:
+    """Three planes of the reference, seen in RAS+ order with left and right named, with the map and its legend over them."""
+    from nibabel.orientations import apply_orientation, io_orientation
+
+    turn = io_orientation(decoder.grid.affine)
+    reference, weights = (np.asarray(apply_orientation(each, turn)) for each in (decoder.reference, decoder.weights))
+    size_mm = np.zeros(3)
+    size_mm[turn[:, 0].astype(int)] = decoder.grid.voxel_size_mm
+    high = max(float(np.percentile(reference, 99.5)), 1e-30)
+    limit = max(float(np.percentile(np.abs(weights[weights != 0]), 98)), 1e-30)
+    smooth = ndimage.gaussian_filter(np.abs(weights), 1.0)
+    middle = np.unravel_index(int(smooth.argmax()), smooth.shape)
+    axes = part.subplots(1, 3)
+    picture = None
+    for k, (axis, name, ends) in enumerate(zip(axes, ("sagittal", "coronal", "axial"), ("PA", "LR", "LR"), strict=True)):
+        across, up = (size_mm[n] for n in range(3) if n != k)
+        axis.imshow(np.take(reference, middle[k], k).T, cmap="gray", origin="lower", vmin=0, vmax=high, aspect=up / across)
+        plane = np.take(weights, middle[k], k).T
+        shown = np.ma.masked_where(plane == 0, plane)
+        picture = axis.imshow(shown, cmap="coolwarm", origin="lower", vmin=-limit, vmax=limit, alpha=0.85, aspect=up / across)
+        for x, text in zip((0.03, 0.97), ends, strict=True):
+            axis.text(x, 0.5, text, color="yellow", ha="center", va="center", weight="bold", transform=axis.transAxes)
+        axis.set_title(f"{name}, through the map's strongest place", fontsize=9)
+        axis.set_axis_off()
+    part.colorbar(picture, ax=list(axes), shrink=0.7, label="weight (red: for, blue: against)")
+    part.suptitle(f"map '{decoder.name}', {int((weights != 0).sum())} voxels, on the reference")

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from rtevo.errors import DecoderError
 from rtevo.records import Grid
 
-__all__ = ["MASK", "NOISE", "REFERENCE", "SETTINGS", "SUFFIX", "Decoder", "maps_in", "read_map", "write_decoder"]
+__all__ = ["MASK", "NOISE", "REFERENCE", "SETTINGS", "SUFFIX", "Decoder", "maps_in", "own_settings", "read_map", "write_decoder"]
 
 REFERENCE, MASK, SETTINGS, SUFFIX = "ref_img.nii.gz", "mask_img.nii.gz", "decoder.json", "_img.nii.gz"
 NOISE = "noise_sd.nii.gz"
@@ -47,7 +47,8 @@ class Decoder:
     name : str
         What it decodes.
     settings : dict
-        Settings stored with the decoder, empty for a folder without ``decoder.json``.
+        Settings stored with the decoder, empty for a folder without ``decoder.json``; where there are several maps, with what is this map's
+        own. `unit`, where there is one, is the noise of the map's projection in units of a voxel's: scores are in units of it.
     noise_sd : ndarray, float32 (X, Y, Z), optional
         Standard deviation of each voxel's noise, smoothed and denoised, in the reference's units; 0 where the voxel does not count.
 
@@ -121,8 +122,9 @@ class Decoder:
             if difference:
                 raise DecoderError(f"{folder / file}: not on the grid of {REFERENCE}: {difference}")
         mask = np.nan_to_num(arrays[MASK]) > 0.5
+        settings = {**stored.get("settings", {}), **stored.get("maps", {}).get(name, {})}
         try:
-            return cls(grid, reference, mask, arrays[name + SUFFIX], name, dict(stored.get("settings", {})), arrays.get(NOISE))
+            return cls(grid, reference, mask, arrays[name + SUFFIX], name, settings, arrays.get(NOISE))
         except DecoderError as problem:
             raise DecoderError(f"{folder}: {problem}") from None
 
@@ -136,6 +138,7 @@ def write_decoder(
     affine: ArrayLike,
     settings: Mapping[str, Any],
     noise_sd: ArrayLike | None = None,
+    maps: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Decoder:
     """Write a decoder folder that :meth:`Decoder.load` reads.
 
@@ -153,6 +156,8 @@ def write_decoder(
         Stored in ``decoder.json``; plain JSON types.
     noise_sd : array-like, (X, Y, Z), optional
         As in :class:`Decoder`.
+    maps : mapping, optional
+        Settings of each map of a folder that is to hold several: none of them is then meant unless it is named. Write the maps one by one.
 
     Returns
     -------
@@ -174,8 +179,12 @@ def write_decoder(
         raise DecoderError(f"decoder '{name}': {problem}") from None
     noise = None if noise_sd is None else np.asarray(noise_sd, np.float32)
     decoder = Decoder(grid, reference, np.asarray(mask) > 0, np.asarray(weights, np.float32), name, dict(settings), noise)
+    content: dict[str, Any] = {"format_version": FORMAT_VERSION, "name": name, "settings": dict(settings)}
+    if maps is not None:
+        del content["name"]
+        content["maps"] = {each: dict(own) for each, own in maps.items()}
     try:
-        text = json.dumps({"format_version": FORMAT_VERSION, "name": name, "settings": dict(settings)}, indent=2, allow_nan=False)
+        text = json.dumps(content, indent=2, allow_nan=False)
     except (TypeError, ValueError) as problem:
         raise DecoderError(f"decoder '{name}', settings: expected plain JSON types, got {problem}") from None
     folder.mkdir(parents=True, exist_ok=True)
@@ -203,6 +212,9 @@ def _read_settings(path: Path) -> dict[str, Any]:
     version = stored.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise DecoderError(f"{path}: expected format_version {FORMAT_VERSION}, found {version}")
+    maps = stored.get("maps", {})
+    if not isinstance(maps, dict) or not all(isinstance(own, dict) for own in maps.values()):
+        raise DecoderError(f"{path}: expected 'maps' to be an object of objects, found something else")
     if not isinstance(stored.get("name", ""), str):
         raise DecoderError(f"{path}: expected 'name' to be a text, found {stored['name']!r}")
     return stored
@@ -213,7 +225,7 @@ def _choose_map(folder: Path, name: str | None) -> str:
     for required in (REFERENCE, MASK):
         if not (folder / required).is_file():
             raise DecoderError(f"{folder}: expected {REFERENCE}, {MASK} and NAME{SUFFIX}, found no {required}")
-    maps = maps_in(folder)
+    maps = _maps_there(folder) if name is not None else maps_in(folder)
     there = f"found {', '.join(maps)}" if maps else "found none"
     if name is not None:
         if name not in maps:
@@ -225,7 +237,20 @@ def _choose_map(folder: Path, name: str | None) -> str:
 
 
 def maps_in(folder: Path) -> list[str]:
-    """List the names of a folder's weight maps."""
+    """List the names of a folder's weight maps: those that ``decoder.json`` lists and that are there, where it lists any."""
+    found = _maps_there(folder)
+    listed = _read_settings(folder / SETTINGS).get("maps", {})
+    return [name for name in found if name in listed] or found
+
+
+def own_settings(folder: Path) -> dict[str, dict[str, Any]] | None:
+    """Return what ``decoder.json`` says of each of several maps; None where it does not."""
+    found = _read_settings(folder / SETTINGS).get("maps")
+    return found if isinstance(found, dict) else None
+
+
+def _maps_there(folder: Path) -> list[str]:
+    """List the names of a folder's files of weight maps."""
     return sorted(path.name.removesuffix(SUFFIX) for path in folder.glob("*" + SUFFIX) if path.name not in (REFERENCE, MASK))
 
 

@@ -13,13 +13,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["DRIFTS", "DRIFT_SD", "MOTION_SD", "SPHERE_MM", "SPIKE_MM", "Drift", "Nuisance", "motion_in_mm", "penalties"]
+from rtevo.records import HEAD_RADIUS_MM
+
+__all__ = ["DRIFTS", "DRIFT_SD", "MOTION_SD", "SPIKE_MM", "Drift", "Nuisance", "motion_in_mm", "penalties"]
 
 Array = NDArray[np.float64]
 Drift = Literal["walk", "cosine", "polynomial"]
 DRIFTS: tuple[Drift, ...] = ("walk", "cosine", "polynomial")
-SPHERE_MM = 50.0
-"""Radius at which a rotation is counted in mm: Power et al. 2012, doi:10.1016/j.neuroimage.2011.10.018."""
 SPIKE_MM = 1.0
 """Framewise displacement from which on a volume is a spike, mm."""
 DRIFT_SD, MOTION_SD = 0.1, 1.0
@@ -93,7 +93,7 @@ class Nuisance:
 
 def motion_in_mm(motion: ArrayLike) -> Array:
     """Turn motion parameters (..., 6) in mm and rad into mm, on a sphere of 50 mm."""
-    return np.asarray(motion, np.float64) * ([1.0] * 3 + [SPHERE_MM] * 3)
+    return np.asarray(motion, np.float64) * ([1.0] * 3 + [HEAD_RADIUS_MM] * 3)
 
 
 def penalties(drift_sd: float, motion_sd: float) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Score"]
+__all__ = ["Score", "spearman_brown"]
 
 
 @dataclass(frozen=True)
@@ -37,3 +37,8 @@ class Score:
     volumes_used: int
     last_volume_index: int
     revision: int = 0
+
+
+def spearman_brown(r: float) -> float:
+    """Reliability of the whole from the correlation of its halves (C. Spearman 1910; W. Brown 1910); a negative correlation stays."""
+    return 2 * r / (1 + r) if r > 0 else r

@@ -21,7 +21,7 @@ from rtevo.decode.nuisance import SPIKE_MM, Drift, Nuisance, motion_in_mm, penal
 from rtevo.decode.peak import Peak
 from rtevo.decode.score import Score
 from rtevo.decode.separate import FIRST_S, Separate
-from rtevo.errors import GeometryError
+from rtevo.errors import DecoderError, GeometryError
 from rtevo.kernels.smooth import smooth
 
 __all__ = ["METHODS", "Method", "Scorer"]
@@ -37,8 +37,8 @@ class Scorer:
     asked for.
 
     With ``method="deconvolve"`` an image is scored with its standard error when its response has been seen (`first_s`), and again whenever
-    the score has improved; its unit is the noise of a voxel. Neighbouring images' responses are separated. With
-    ``method="pattern"`` so are their patterns, and the score is a correlation.
+    the score has improved; its unit is the noise of a voxel, or of the map's projection where the decoder knows it (`unit`). Neighbouring
+    images' responses are separated. With ``method="pattern"`` so are their patterns, and the score is a correlation.
 
     With ``method="peak"`` an image is scored once, the moment the last volume of its window has been added, against the mean and the
     standard deviation of all volumes up to that one. Where `drift_sd` or `motion_sd` is given, a linear drift or the six motion parameters
@@ -84,6 +84,8 @@ class Scorer:
     ------
     ValueError
         A parameter is out of range.
+    DecoderError
+        The decoder's unit is not a number > 0.
     """
 
     def __init__(
@@ -138,6 +140,7 @@ class Scorer:
                 known=self._known(),
                 grid=grid,
                 left_out=self.left_out,
+                unit=_unit(decoder),
             )
         self._seen: set[int] = set()  # those that came with data
         self._uses_late = method == "peak"
@@ -251,3 +254,11 @@ class Scorer:
         if self._fwhm_mm > 0:
             volume = smooth(volume, grid.voxel_size_mm, self._fwhm_mm)
         return volume[mask].astype(np.float32)
+
+
+def _unit(decoder: Decoder) -> float:
+    """Noise of the map's projection, where the decoder's settings have it, else a voxel's."""
+    unit = decoder.settings.get("unit", 1.0)
+    if isinstance(unit, bool) or not isinstance(unit, (int, float)) or not (math.isfinite(unit) and unit > 0):
+        raise DecoderError(f"decoder '{decoder.name}', unit: expected a number > 0 in decoder.json, found {unit!r}")
+    return float(unit)

@@ -46,9 +46,12 @@ class Projection:
         The map inside the mask. Its mean is taken out, as in a correlation, so that changes common to all voxels do not count.
     sd : ndarray, float64 (voxels,)
         Standard deviation of each voxel; 0: the voxel does not count.
+    unit : float
+        The sum is divided by this: the noise of the projection, where it is known.
     """
 
-    def __init__(self, weights: Array, sd: Array) -> None:
+    def __init__(self, weights: Array, sd: Array, unit: float = 1.0) -> None:
+        self._unit = unit
         counts = sd > 0
         centred = np.where(counts, weights - weights[counts].mean() if counts.any() else 0.0, 0.0)
         norm = math.sqrt(float((centred**2).sum()))
@@ -61,7 +64,7 @@ class Projection:
 
     def __call__(self, values: NDArray[np.float32]) -> float:
         """Project a volume, relative to the first one projected."""
-        return float((self._factors * self._change(values)).sum())
+        return float((self._factors * self._change(values)).sum()) / self._unit
 
     def standardised(self, values: NDArray[np.float32]) -> Array:
         """Return a volume's voxels relative to the first one's, in standard deviations, float64 (voxels,)."""
@@ -71,7 +74,9 @@ class Projection:
         """Correlate a pattern with the map; return that and its standard error, to first order."""
         centred = np.where(self._counts, pattern - pattern[self._counts].mean(), 0.0)
         length = math.sqrt(float((centred**2).sum()))
-        return (float((self._map * centred).sum()) / length, amplitude.se_apart / length) if length > 0 else (math.nan, math.nan)
+        if not length > 0:
+            return math.nan, math.nan
+        return float((self._map * centred).sum()) / length, amplitude.se_apart * self._unit / length
 
     def _change(self, values: NDArray[np.float32]) -> Array:
         if self._origin is None:
@@ -112,6 +117,8 @@ class Separate:
         Parameters that the deconvolution considers.
     left_out : list of int, optional
         Takes the indices of volumes that are left out because those before make them incredible.
+    unit : float
+        Of the projection, see :class:`Projection`.
     """
 
     def __init__(
@@ -127,7 +134,9 @@ class Separate:
         known: tuple[Array, Array] | None = None,
         grid: Grid | None = None,
         left_out: list[int] | None = None,
+        unit: float = 1.0,
     ) -> None:
+        self._unit = unit
         self._left_out = [] if left_out is None else left_out
         self._weights, self._tr_s, self._duration_s = weights, tr_s, duration_s
         self._first_s = first_s
@@ -198,7 +207,7 @@ class Separate:
         signal = reference > 0
         gain = float(np.median(values[signal] / reference[signal])) if signal.any() else 0.0
         if gain > 0:
-            self._projection = Projection(self._weights, sd * gain)
+            self._projection = Projection(self._weights, sd * gain, self._unit)
 
     def _fix_scale(self) -> None:
         """Fix each voxel's standard deviation from the baseline, drawn towards the median voxel's as it is short."""
@@ -207,7 +216,7 @@ class Separate:
         if varies.any():
             n = self._baseline.volumes
             variance[varies] = (n * variance[varies] + _PRIOR_VOLUMES * np.median(variance[varies])) / (n + _PRIOR_VOLUMES)
-            self._projection = Projection(self._weights, np.sqrt(variance))
+            self._projection = Projection(self._weights, np.sqrt(variance), self._unit)
 
     def _drain(self) -> None:
         """Give the volumes that wait to the filter."""

@@ -14,8 +14,10 @@ import gzip
 import io
 import json
 import lzma
+import math
 import os
 import pickle
+import re
 import resource
 import sys
 import zlib
@@ -29,6 +31,9 @@ __all__ = ["ESTIMATORS", "REFUSED", "read"]
 REFUSED = 3
 """Exit status of a refusal."""
 MEMORY_BYTES, CPU_S, FILE_BYTES = 4 << 30, 60, 1 << 30
+MOST_STEPS, MOST_TEXT = 64, 1000  # estimators in a chain, and characters of what is told of each
+_OBJECT = np.dtype(object)
+_OF_ARRAYS = {"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_array_alignment_bytes"}
 ESTIMATORS = frozenset(
     {
         "Pipeline", "StandardScaler", "PCA", "LogisticRegression", "LogisticRegressionCV", "Ridge", "RidgeCV",
@@ -66,29 +71,80 @@ class _Inert:
         self.state = dict(state) if isinstance(state, dict) else {}
 
 
-class _Array(NumpyArrayWrapper):  # type: ignore[misc]
-    """joblib's array in a file, without its way back to plain pickle for arrays of objects."""
+class _NdArray:
+    """Stands in for NumPy's class of arrays, which files name and nobody here calls."""
 
-    def read_array(self, unpickler: Any, *rest: Any) -> Any:
-        if self.dtype.hasobject:
-            return np.asarray(type(unpickler)(unpickler.file_handle).load(), object).reshape(self.shape)
-        return super().read_array(unpickler, *rest)
+    def __new__(cls, *_: Any, **__: Any) -> _NdArray:
+        raise _Refused("an array that is made in another way than NumPy and joblib write it")
+
+
+class _Array(NumpyArrayWrapper):  # type: ignore[misc]
+    """joblib's array in a file, of plain numbers, or a plain pickle of an array of objects."""
+
+    def read(self, unpickler: Any, *_: Any) -> Any:
+        shape = getattr(self, "shape", None)
+        if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
+            raise _Refused(f"an array of shape {shape!r:.40}")
+        if isinstance(self.dtype, np.dtype) and self.dtype == _OBJECT:
+            return np.asarray(type(unpickler)(unpickler.file_handle).load(), object).reshape(shape)
+        if math.prod(shape) * _plain(self.dtype).itemsize > len(unpickler.file_handle.getbuffer()) - unpickler.file_handle.tell():
+            raise _Refused(f"an array of shape {shape!r:.40} that is longer than the file")
+        return super().read_array(unpickler, *_)
+
+
+def _plain(dtype: Any) -> np.dtype[Any]:
+    """Return a dtype that was found to be of plain numbers, or text."""
+    if not isinstance(dtype, np.dtype) or dtype.kind not in "biufcSU" or dtype.names is not None or dtype.subdtype is not None:
+        raise _Refused(f"numbers of type {dtype!r:.40}")
+    return dtype
+
+
+def _dtype(spec: Any, *_: Any) -> np.dtype[Any]:
+    """Make a dtype by the name that NumPy writes; what a file says beside that is never put into it (see :func:`_dtype_state`)."""
+    if isinstance(spec, type) and issubclass(spec, np.generic):
+        return np.dtype(spec)
+    if not isinstance(spec, str) or not re.fullmatch(r"[<>=|]?(O8?|[biufcSU?]\d{0,6})", spec):
+        raise _Refused(f"numbers of type {spec!r:.40}")
+    return _OBJECT if spec.lstrip("<>=|").startswith("O") else _plain(np.dtype(spec))
+
+
+def _dtype_state(dtype: np.dtype[Any], state: Any) -> np.dtype[Any]:
+    """Return the dtype that a file's state means, of which only the order of bytes may be new: the rest could lie about memory."""
+    if not isinstance(state, tuple) or len(state) < 5 or state[1] not in ("<", ">", "|", "=") or any(x is not None for x in state[2:5]):
+        raise _Refused(f"numbers of type {state!r:.40}")
+    return dtype if dtype == _OBJECT or state[1] == "|" else dtype.newbyteorder(state[1])
+
+
+def _check_state(array: np.ndarray[Any, Any], state: Any) -> None:
+    """Refuse an array's state unless it is whole numbers of a plain type, or a list of objects."""
+    if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[1], tuple):
+        raise _Refused(f"an array of {state!r:.40}")
+    _, shape, dtype, _, stored = state
+    if not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise _Refused(f"an array of shape {shape!r:.40}")
+    if isinstance(dtype, np.dtype) and dtype == _OBJECT:
+        if not isinstance(stored, list) or len(stored) != math.prod(shape):
+            raise _Refused("an array of objects that is no list of them")
+    elif not isinstance(stored, (bytes, str)) or (isinstance(stored, bytes) and len(stored) != math.prod(shape) * _plain(dtype).itemsize):
+        raise _Refused(f"an array of shape {shape!r:.40} of another length")
+    elif isinstance(stored, str):
+        _plain(dtype)
 
 
 def _array(subtype: Any, shape: Any, dtype: Any) -> Any:
-    if subtype is not np.ndarray:
+    if subtype is not _NdArray:
         raise _Refused(f"an array of type {subtype!r}")
-    return np.ndarray.__new__(np.ndarray, shape, dtype)
+    if shape != (0,):
+        raise _Refused(f"an array of shape {shape!r:.40} before its numbers")
+    return np.ndarray.__new__(np.ndarray, (0,), "b")
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
-    if not isinstance(dtype, np.dtype) or dtype.hasobject:
-        raise _Refused(f"a number of type {dtype!r}")
-    return np.frombuffer(data, dtype, 1)[0]
+    return np.frombuffer(data, _plain(dtype), 1)[0]
 
 
 def _from_buffer(data: Any, dtype: Any, shape: Any, order: str, *_: Any) -> Any:
-    return np.frombuffer(data, dtype).reshape(shape, order=order)  # type: ignore[call-overload]
+    return np.frombuffer(data, _plain(dtype)).reshape(shape, order=order)  # type: ignore[call-overload]
 
 
 def _reconstructor(kind: Any, base: Any, state: Any) -> Any:
@@ -102,8 +158,8 @@ def _bytes(text: str, encoding: str) -> bytes:
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): _NdArray,
+    ("numpy", "dtype"): _dtype,
     ("copyreg", "_reconstructor"): _reconstructor,
     ("copy_reg", "_reconstructor"): _reconstructor,
     ("builtins", "object"): _Inert,
@@ -123,6 +179,8 @@ for _core in ("numpy.core", "numpy._core"):
 class _Unpickler(NumpyUnpickler):  # type: ignore[misc]
     """joblib's unpickler, which also reads plain pickles, with names from the list only."""
 
+    dispatch = NumpyUnpickler.dispatch.copy()
+
     def __init__(self, handle: Any) -> None:
         super().__init__("", handle, ensure_native_byte_order=True)
 
@@ -132,6 +190,24 @@ class _Unpickler(NumpyUnpickler):  # type: ignore[misc]
         if module.split(".")[0] == "sklearn" and name in ESTIMATORS:
             return type(name, (_Inert,), {"name": name})
         raise _Refused(f"{module}.{name}")
+
+    def load_build(self) -> None:
+        """Put a state into what may have one: stand-ins, arrays of plain numbers, and joblib's place-holders of arrays."""
+        state, built = self.stack[-1], self.stack[-2]
+        if isinstance(built, np.dtype):
+            self.stack.pop()
+            self.stack[-1] = _dtype_state(built, state)
+            return
+        if isinstance(built, _Array):
+            if not isinstance(state, dict) or not state.keys() <= _OF_ARRAYS:
+                raise _Refused(f"joblib's array with {state!r:.40}")
+        elif isinstance(built, np.ndarray):
+            _check_state(built, state)
+        elif not isinstance(built, _Inert):
+            raise _Refused(f"a state of {built!r:.40}")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
 
 
 def read(content: bytes) -> tuple[list[dict[str, Any]], dict[str, np.ndarray[Any, Any]]]:
@@ -156,21 +232,29 @@ def read(content: bytes) -> tuple[list[dict[str, Any]], dict[str, np.ndarray[Any
         for key in (*_KEPT, *_SHOWN):
             value = step.state.get(key)
             if isinstance(value, (bool, str)):
-                about[key] = value
+                about[key] = value if isinstance(value, bool) else value[:MOST_TEXT]
             elif value is not None:
                 array = np.asarray(value)
                 arrays[f"{number}.{key}"] = array.astype(str) if array.dtype.hasobject else array
+        if sum(array.nbytes for array in arrays.values()) > FILE_BYTES:
+            raise _Refused(f"arrays of more than {FILE_BYTES >> 20} MB")
         steps.append(about)
     return steps, arrays
 
 
-def _chain(model: Any) -> list[_Inert]:
+def _chain(model: Any, depth: int = 0) -> list[_Inert]:
     """Lay out nested estimators in the order in which data pass them."""
     if not isinstance(model, _Inert) or not model.name:
         raise _Refused(f"a {type(model).__name__} (expected a fitted estimator of scikit-learn)")
-    if model.name == "Pipeline":
-        return [part for step in model.state.get("steps", ()) if step[1] not in (None, "passthrough") for part in _chain(step[1])]
-    return [model]
+    if model.name != "Pipeline":
+        return [model]
+    found: list[_Inert] = []
+    for step in model.state.get("steps", ()):
+        if step[1] not in (None, "passthrough"):
+            found += _chain(step[1], depth + 1)
+        if len(found) > MOST_STEPS or depth > MOST_STEPS:
+            raise _Refused(f"a chain of more than {MOST_STEPS} estimators")
+    return found
 
 
 def _unpacked(content: bytes) -> bytes:

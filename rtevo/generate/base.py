@@ -18,8 +18,8 @@ __all__ = ["BACKENDS", "PRECISIONS", "SCHEDULERS", "Generator", "GeneratorSettin
 BACKENDS = ("auto", "eager", "compiled", "tensorrt")
 """``auto``: the fastest that is there for the device and paints what the reference paints."""
 
-SCHEDULERS = ("model", "ddim", "pndm", "dpm++2m", "unipc")
-"""``model``: the one that the model folder names."""
+SCHEDULERS = ("model", "ddim", "pndm", "dpm++2m", "unipc", "euler", "lcm")
+"""``model``: the one that the model folder names; ``euler`` (with trailing steps) and ``lcm``: for models distilled to few steps."""
 
 PRECISIONS = ("auto", "float16", "float32")
 """``auto``: half on a GPU, single on a CPU."""
@@ -32,7 +32,8 @@ class GeneratorSettings:
     Parameters
     ----------
     model_path : Path, optional
-        diffusers folder of a Stable unCLIP pipeline, or of Kandinsky 2.2's decoder. None: the built-in one.
+        diffusers folder of a Stable unCLIP pipeline, of Kandinsky 2.2's decoder, or of Stable Diffusion with an IP-Adapter. None: the
+        built-in one.
     steps : int
         Denoising steps an image, >= 1.
     guidance_scale : float
@@ -61,6 +62,8 @@ class GeneratorSettings:
         Whether a backend that fails in a session gives way to the reference in single precision.
     repeatable : bool
         Whether the compiler must choose kernels without timing them: every process then has the same ones and paints the same bits.
+    fingerprint : str
+        Of the model's files (:func:`rtevo.generate.hashes.fingerprint`), where they have been read already; empty: made when needed.
 
     Raises
     ------
@@ -83,6 +86,7 @@ class GeneratorSettings:
     engines: Path | None = None
     fallback: bool = False
     repeatable: bool = False
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         mistakes = [

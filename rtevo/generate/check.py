@@ -138,7 +138,8 @@ def try_out(settings: GeneratorSettings, images: int, tell: Callable[[str], None
         change = float(np.abs(pixels[0].astype(np.float64) - pixels[1]).mean())
         if change == 0:
             where = settings.model_path or TINY_UNCLIP
-            raise ModelError(f"{where}: expected another image for another embedding, got the same: the network ignores its class_labels")
+            deaf = "its IP-Adapter" if describe(where).adapter else "its class_labels"
+            raise ModelError(f"{where}: expected another image for another embedding, got the same: the network ignores {deaf}")
         return Trial(generator.description, load_s, tuple(times_s), pixels[0], change, _memory(settings.device))
 
 

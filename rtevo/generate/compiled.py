@@ -8,8 +8,8 @@ CUDA the networks go through ``torch.compile`` and the graphs are CUDA graphs; o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rtevo.errors import ModelError
 from rtevo.generate.base import GeneratorSettings, Painted
+from rtevo.generate.channels_last import rework, rework_encoder
 from rtevo.generate.eager import EagerGenerator
 from rtevo.generate.folder import ModelFolder
 from rtevo.generate.graphs import Graph
@@ -31,17 +32,6 @@ log = logging.getLogger(__name__)
 
 VERIFY_TOLERANCE = 6.0
 """Mean absolute difference between a picture and the reference backend's, grey levels: half precision rounds otherwise, step by step."""
-
-TRICKS = {
-    "cudnn-attention": "attention by cuDNN's kernels before the flash kernels",
-    "conv-benchmark": "cuDNN times its convolution kernels and takes the fastest, which need not be the same one in another run",
-    "descent": "the compiler times the block sizes of its own kernels",
-    "1x1-as-mm": "convolutions of one pixel as matrix products",
-    "autotune": "the compiler times matrix and convolution kernels for decoding and encoding",
-}
-"""What a GPU may or may not profit from; `bench/generator.py` measures each."""
-
-DEFAULT_TRICKS: frozenset[str] = frozenset()
 
 
 class CompiledGenerator(EagerGenerator):
@@ -58,8 +48,8 @@ class CompiledGenerator(EagerGenerator):
         Told, in one line, what is being done: compiling takes a minute.
     compiler : str, optional
         Backend of ``torch.compile``. Default: ``inductor`` on CUDA, none on a CPU.
-    tricks : collection of str
-        Of `TRICKS`.
+    rewritten : bool
+        Whether known parts of diffusers' networks are rewritten (:mod:`rtevo.generate.channels_last`); not, to measure what that gives.
 
     Raises
     ------
@@ -75,9 +65,9 @@ class CompiledGenerator(EagerGenerator):
         settings: GeneratorSettings,
         on_progress: Callable[[str], None] | None = None,
         compiler: str | None = None,
-        tricks: Collection[str] = DEFAULT_TRICKS,
+        rewritten: bool = True,
     ) -> None:
-        self._tricks = frozenset(tricks)
+        self._rewritten = rewritten
         self._loops: dict[int, _Loop] = {}
         self._picture: tuple[torch.Tensor, ...] = ()
         self._denoiser: Any = None
@@ -127,10 +117,14 @@ class CompiledGenerator(EagerGenerator):
 
     def _networks(self) -> tuple[Callable[..., torch.Tensor], Callable[..., tuple[torch.Tensor, ...]]]:
         """What evaluates the network, and what turns latents into a picture."""
+        if self._rewritten:
+            self._denoiser.times = rework(self._pipe.unet)
+            rework(self._decoder_network)
+            rework_encoder(self._pipe.image_encoder)
         if self.device.type == "cuda":
             for part in (self._pipe.unet, self._decoder_network):
                 part.to(memory_format=torch.channels_last)
-        return self._compiled(self._denoiser), self._compiled(self._decode_and_encode, *{"autotune"} & self._tricks)
+        return self._compiled(self._denoiser), self._compiled(self._decode_and_encode)
 
     @property
     def _decoder_network(self) -> Any:
@@ -143,9 +137,15 @@ class CompiledGenerator(EagerGenerator):
         table = step_table(self._pipe.scheduler, self.settings.steps)
         self._denoiser.at(table.timesteps)
         self._mix = [t.to(self.device, torch.float32) for t in (table.inputs, table.final)]
+        if table.draws and not self._model.draws_alike:
+            raise ModelError(
+                f"{self._scheduler_name}: expected a scheduler whose steps are linear and draw no noise with this model (ddim, pndm, "
+                "dpm++2m, unipc, euler), this one draws: choose another [generator] scheduler, or backend eager"
+            )
+        self._draws = table.draws
         self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
         self._loops = {count: _Loop(self, count) for count in {1, self.settings.batch}}
-        self._look = Graph(self._run_look, self.device, self._pool, self._kernels)
+        self._look = Graph(self._run_look, self.device, self._pool)
 
     def _paint(self, embeddings: NDArray[np.float32], seeds: list[int]) -> Iterator[Painted]:
         if not self._verified:
@@ -166,10 +166,11 @@ class CompiledGenerator(EagerGenerator):
             yield Painted(index, *fetched.get())
 
     def _denoise(self, embeddings: torch.Tensor, seeds: list[int]) -> torch.Tensor:
-        condition, noise, _ = self._conditions(embeddings, seeds)
+        condition, noise, generators = self._conditions(embeddings, seeds)
         count = len(seeds)
         loop = self._loops[1 if count == 1 else self.settings.batch]
-        return loop.run(condition, noise)[:count]
+        drawn = [noise, *(torch.cat([torch.randn((1, *noise.shape[1:]), generator=g) for g in generators]) for _ in range(self._draws))]
+        return loop.run(condition, torch.stack(drawn))[:count]
 
     def _finish(self, latents: torch.Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         return self._start_look(latents).get()
@@ -207,31 +208,15 @@ class CompiledGenerator(EagerGenerator):
             pixels: NDArray[np.uint8] = finish(denoise(embeddings, [0])[:1])[0]
         return pixels
 
-    def _compiled(self, function: Any, *more: str) -> Any:
+    def _compiled(self, function: Any) -> Any:
         if not self._compiler:
             return function
-        names = {"descent": "coordinate_descent_tuning", "1x1-as-mm": "conv_1x1_as_mm", "autotune": "max_autotune"}
-        wanted = {names[trick]: True for trick in ({"descent", "1x1-as-mm"} & self._tricks).union(more)}
-        if self.settings.repeatable and hasattr(torch._inductor.config, "deterministic"):
-            wanted["deterministic"] = True
-        options: dict[str, Any] = wanted if self._compiler == "inductor" else {}
+        options: dict[str, Any] = {}
+        if self._compiler == "inductor" and self.settings.repeatable and hasattr(torch._inductor.config, "deterministic"):
+            options["deterministic"] = True
         # tests insist on whole graphs; with other versions of the libraries a broken one costs some speed here, and no picture
         whole = self._compiler == "eager"
         return torch.compile(function, backend=self._compiler, fullgraph=whole, dynamic=False, options=options or None)
-
-    @contextmanager
-    def _kernels(self) -> Iterator[None]:
-        """Which kernels to trace and capture with."""
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-
-        order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-        was = torch.backends.cudnn.benchmark
-        torch.backends.cudnn.benchmark = was or "conv-benchmark" in self._tricks
-        try:
-            with sdpa_kernel(order, set_priority=True) if "cudnn-attention" in self._tricks else nullcontext():
-                yield
-        finally:
-            torch.backends.cudnn.benchmark = was
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -251,16 +236,27 @@ class _Loop:
         final = owner._mix[1]
         self._owner = owner
         self._told = torch.zeros((count, owner._model.condition_size), dtype=owner.dtype, device=owner.device)
+        self._first = 1 + owner._draws
         self._history = torch.zeros((len(final), *shape), device=owner.device)  # noise, then the network's outputs
         self._latents = torch.zeros(shape, device=owner.device)
-        self._graph = Graph(self._evaluate_all, owner.device, owner._pool, owner._kernels)
+        self._given = [torch.zeros(t.shape, dtype=t.dtype, pin_memory=t.is_cuda) for t in (self._told, self._history[: self._first])]
+        self._read = torch.cuda.Event() if owner.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._graph = Graph(self._evaluate_all, owner.device, owner._pool)
 
     def run(self, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """From conditions (n, k) and noise (n, c, h, w) to latents (count, c, h, w), valid until the next run; n rows mean something."""
-        for static, given in ((self._told, condition), (self._history[0], noise)):
-            if static.is_cuda:
-                given = given.pin_memory()  # or the copy would wait for the device
-            static[: len(given)].copy_(given, non_blocking=True)  # rows beyond keep what they had: nobody looks at them
+        """From conditions (n, k) and noise (1 + d, n, c, h, w) to latents (count, c, h, w), valid until the next run.
+
+        The first n of them mean something.
+        """
+        if self._read is not None:
+            self._read.synchronize()  # until the device has read what came before
+        told, drawn = self._given
+        told[: len(condition)].copy_(condition)  # rows beyond keep what they had: nobody looks at them
+        drawn[:, : noise.shape[1]].copy_(noise)
+        self._told.copy_(told, non_blocking=True)
+        self._history[: self._first].copy_(drawn, non_blocking=True)
+        if self._read is not None:
+            self._read.record(torch.cuda.current_stream(self._told.device))
         self._graph()
         return self._latents
 
@@ -270,8 +266,9 @@ class _Loop:
         flat = self._history.flatten(1)
         embedding = owner._denoiser.embed(self._told)
         for i, row in enumerate(inputs):
-            latents = (row[: i + 1] @ flat[: i + 1]).view_as(self._latents)
-            self._history[i + 1].copy_(owner._evaluate(latents, owner._denoiser.time_embeddings[i : i + 1], embedding))
+            known = self._first + i
+            latents = (row[:known] @ flat[:known]).view_as(self._latents)
+            self._history[known].copy_(owner._evaluate(latents, owner._denoiser.time_embeddings[i : i + 1], embedding))
         self._latents.copy_((final @ flat).view_as(self._latents))
 
 
@@ -279,7 +276,9 @@ class _Fetched:
     """A picture on its way to the host."""
 
     def __init__(self, parts: tuple[torch.Tensor, ...], device: torch.device) -> None:
-        self._parts = [part.to("cpu", non_blocking=True, copy=True) for part in parts]
+        self._parts = [torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_cuda) for part in parts]
+        for own, part in zip(self._parts, parts, strict=True):
+            own.copy_(part, non_blocking=True)
         self._event = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         if self._event is not None:
             self._event.record(torch.cuda.current_stream(device))

@@ -10,9 +10,9 @@ from torch import nn
 
 from rtevo.errors import ModelError
 
-__all__ = ["Denoiser", "KandinskyDenoiser"]
+__all__ = ["PLAIN", "Denoiser", "Guided", "KandinskyDenoiser"]
 
-_PLAIN = {
+PLAIN: dict[str, Any] = {
     "addition_embed_type": None,
     "center_input_sample": False,
     "class_embeddings_concat": False,
@@ -20,10 +20,12 @@ _PLAIN = {
     "time_cond_proj_dim": None,
     "time_embedding_act_fn": None,
 }
-_PLAIN_KANDINSKY = _PLAIN | {"addition_embed_type": "image", "class_embed_type": None, "encoder_hid_dim_type": "image_proj"}
+"""What a network must have to be evaluated by :class:`Guided`, unless a kind of model says otherwise."""
+
+_PLAIN_KANDINSKY = PLAIN | {"addition_embed_type": "image", "class_embed_type": None, "encoder_hid_dim_type": "image_proj"}
 
 
-class _Guided(nn.Module):
+class Guided(nn.Module):
     """One guided evaluation of a ``UNet2DConditionModel`` whose timesteps are known."""
 
     time_embeddings: torch.Tensor
@@ -34,6 +36,7 @@ class _Guided(nn.Module):
         if other:
             raise ModelError(f"unet/config.json: expected a network as published, found {', '.join(other)}: choose backend eager")
         self.unet, self.guidance_scale = unet, guidance_scale
+        self.times: nn.Module = nn.Identity()  # what a rewritten network wants of the time embedding
 
     def at(self, timesteps: torch.Tensor) -> None:
         """Work out the time embeddings (m, k) of other timesteps (m,), each as the pipeline computes it: alone."""
@@ -54,7 +57,7 @@ class _Guided(nn.Module):
 
     def _network(self, sample: torch.Tensor, embedding: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """``UNet2DConditionModel.forward``, less the branches that these models never take."""
-        unet = self.unet
+        unet, embedding = self.unet, self.times(embedding)
         sample = unet.conv_in(sample)
         kept: tuple[torch.Tensor, ...] = (sample,)
         for block in unet.down_blocks:
@@ -72,7 +75,7 @@ class _Guided(nn.Module):
         return found
 
 
-class Denoiser(_Guided):
+class Denoiser(Guided):
     """Stable unCLIP's network.
 
     Of its four inputs the prompt is always the empty one and the timesteps are known: their embeddings, and the keys and values of
@@ -102,7 +105,7 @@ class Denoiser(_Guided):
     prompt: torch.Tensor
 
     def __init__(self, unet: Any, prompt: torch.Tensor, timesteps: torch.Tensor, guidance_scale: float, sides: tuple[int, int]) -> None:
-        super().__init__(unet, _PLAIN, guidance_scale)
+        super().__init__(unet, PLAIN, guidance_scale)
         if any(side % 2**unet.num_upsamplers for side in sides):
             raise ModelError(f"unet/config.json sample_size: expected multiples of {2**unet.num_upsamplers}: choose backend eager")
         self.register_buffer("prompt", prompt.clone(), persistent=False)
@@ -137,7 +140,7 @@ class Denoiser(_Guided):
         return self._guide(latents, time_embedding + image_embedding, self.prompt.expand(len(image_embedding), -1, -1))
 
 
-class KandinskyDenoiser(_Guided):
+class KandinskyDenoiser(Guided):
     """The network of Kandinsky 2.2's decoder: the image embedding stands for the prompt, and is added to the time embedding too.
 
     Parameters

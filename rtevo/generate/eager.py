@@ -16,7 +16,7 @@ from PIL import Image
 
 from rtevo.errors import ModelError
 from rtevo.generate.base import GeneratorSettings, Painted, check_request
-from rtevo.generate.folder import ModelFolder
+from rtevo.generate.folder import FAMILIES, ModelFolder
 from rtevo.generate.loading import pick_device, with_scheduler
 from rtevo.generate.models import load_model
 from rtevo.generate.parts import draw_noise, to_pixels
@@ -33,7 +33,7 @@ def precision_of(settings: GeneratorSettings, device: torch.device) -> torch.dty
 
 
 class EagerGenerator:
-    """Paints with the model's diffusers pipeline, called with ``image_embeds``.
+    """Paints with the model's diffusers pipeline, called with ``image_embeds`` (``ip_adapter_image_embeds``).
 
     Two things are done outside the pipeline, so that a picture is the same on every device: noise is drawn on the CPU in single
     precision, and the embedding is noised there. In single precision the result is the plain pipeline's, bit for bit.
@@ -73,9 +73,10 @@ class EagerGenerator:
         device = f"cpu ({torch.get_num_threads()} threads)" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
         height, width = self.image_size
         tiny = f", tiny decoder {self.settings.tiny_vae.name}" if self.settings.tiny_vae else ""
+        family = FAMILIES[self.folder.kind]
         return (
             f"{self.backend}, {device}, {str(self.dtype).removeprefix('torch.')}, {self._scheduler_name}, {self.settings.steps} steps, "
-            f"guidance {self.settings.guidance_scale:g}, {width} x {height} px, model {self.folder.path.name}{tiny}"
+            f"guidance {self.settings.guidance_scale:g}, {width} x {height} px, model {self.folder.path.name} ({family}){tiny}"
         )
 
     def paint(self, embeddings: ArrayLike, seeds: ArrayLike) -> Iterator[Painted]:
@@ -115,7 +116,10 @@ class EagerGenerator:
     def _schedule(self) -> None:
         """Take the settings' scheduler and steps into use."""
         scheduler = with_scheduler(self._own_scheduler, self.settings.scheduler)
-        scheduler.set_timesteps(self.settings.steps, device=self.device)
+        try:
+            scheduler.set_timesteps(self.settings.steps, device=self.device)
+        except ValueError as problem:
+            raise ModelError(f"[generator] steps: expected a number that {type(scheduler).__name__} can do: {problem}") from problem
         self._pipe.scheduler, self._scheduler_name = scheduler, type(scheduler).__name__
 
     def _groups(self, count: int) -> Iterator[slice]:
@@ -137,7 +141,7 @@ class EagerGenerator:
     def _conditions(self, embeddings: torch.Tensor, seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor, list[torch.Generator]]:
         """What the network is told (n, k) of embeddings (n, e), the noise (n, c, h, w), and its generators."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        noise, latents = draw_noise(generators, self.embedding_size, self.folder.latent_shape)
+        noise, latents = draw_noise(generators, self._model.noise_size, self.folder.latent_shape)
         return self._model.condition(embeddings, noise), latents, generators
 
     def _denoise(self, embeddings: torch.Tensor, seeds: list[int]) -> torch.Tensor:

@@ -10,13 +10,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rtevo.errors import ConfigError, ModelError
+from rtevo.errors import ConfigError, DataError, ModelError
+from rtevo.generate.entries import check_entries
+from rtevo.outside import read_json
 
-__all__ = ["KANDINSKY", "PIPELINE", "ModelFolder", "describe", "weight_summary"]
+__all__ = ["ADAPTER", "ADAPTER_XL", "FAMILIES", "KANDINSKY", "PIPELINE", "ModelFolder", "describe", "weight_summary"]
 
 PIPELINE = "StableUnCLIPImg2ImgPipeline"
 KANDINSKY = "KandinskyV22Pipeline"
+ADAPTER = "StableDiffusionPipeline"
+ADAPTER_XL = "StableDiffusionXLPipeline"
 """The pipeline classes that a folder's ``model_index.json`` may name."""
+
+FAMILIES = {
+    PIPELINE: "Stable unCLIP",
+    KANDINSKY: "Kandinsky 2.2",
+    ADAPTER: "Stable Diffusion with an IP-Adapter",
+    ADAPTER_XL: "Stable Diffusion XL with an IP-Adapter",
+}
 
 _UNCLIP_CONFIGS = {
     "feature_extractor": "preprocessor_config.json",
@@ -36,12 +47,22 @@ _KANDINSKY_CONFIGS = {
     "scheduler": "scheduler_config.json",
     "movq": "config.json",
 }
-_CONFIGS = {PIPELINE: _UNCLIP_CONFIGS, KANDINSKY: _KANDINSKY_CONFIGS}
-_FILES = _UNCLIP_CONFIGS | _KANDINSKY_CONFIGS
+_ADAPTER_CONFIGS = {
+    "image_encoder": "config.json",
+    "tokenizer": "tokenizer_config.json",
+    "text_encoder": "config.json",
+    "unet": "config.json",
+    "scheduler": "scheduler_config.json",
+    "vae": "config.json",
+}
+_ADAPTER_XL_CONFIGS = _ADAPTER_CONFIGS | {"tokenizer_2": "tokenizer_config.json", "text_encoder_2": "config.json"}
+_CONFIGS = {PIPELINE: _UNCLIP_CONFIGS, KANDINSKY: _KANDINSKY_CONFIGS, ADAPTER: _ADAPTER_CONFIGS, ADAPTER_XL: _ADAPTER_XL_CONFIGS}
+_FILES = _UNCLIP_CONFIGS | _KANDINSKY_CONFIGS | _ADAPTER_XL_CONFIGS
 _WEIGHTS = {
     "image_encoder": ("model", "pytorch_model"),
     "image_normalizer": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
     "text_encoder": ("model", "pytorch_model"),
+    "text_encoder_2": ("model", "pytorch_model"),
     "unet": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
     "vae": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
     "movq": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
@@ -58,7 +79,7 @@ class ModelFolder:
     path : Path
         The folder.
     kind : str
-        `PIPELINE` or `KANDINSKY`.
+        `PIPELINE`, `KANDINSKY`, `ADAPTER` or `ADAPTER_XL`.
     embedding_size : int
         Numbers in an image embedding (1024: ViT-H, 768: ViT-L, 1280: ViT-bigG).
     image_size : tuple of int
@@ -69,6 +90,10 @@ class ModelFolder:
         Number of noise levels: a level must be below it.
     variants : mapping of str to set of str
         For each network, which files of weights there are: ``""`` (plain) and ``"fp16"``.
+    adapter : Path, optional
+        The IP-Adapter's weights.
+    loras : tuple of Path
+        Weights that are added to the network's when it is loaded (LoRA), in the order of their names.
     """
 
     path: Path
@@ -78,6 +103,8 @@ class ModelFolder:
     latent_shape: tuple[int, int, int]
     noise_levels: int
     variants: Mapping[str, frozenset[str]]
+    adapter: Path | None = None
+    loras: tuple[Path, ...] = ()
 
     def at(self, px: int) -> ModelFolder:
         """Give the same model for images whose longer side has `px` pixels; 0 for the model's own size.
@@ -109,7 +136,8 @@ def describe(path: Path) -> ModelFolder:
     Parameters
     ----------
     path : Path
-        diffusers folder of a Stable unCLIP pipeline, or of Kandinsky 2.2's decoder with its prior's image encoder beside it.
+        diffusers folder of a Stable unCLIP pipeline; of Kandinsky 2.2's decoder with its prior's image encoder beside it; or of Stable
+        Diffusion 1.5 or XL with ``ip_adapter/`` (one file of weights) and ``image_encoder/`` beside it, and ``lora/`` if wanted.
 
     Returns
     -------
@@ -126,14 +154,18 @@ def describe(path: Path) -> ModelFolder:
     wanted = _CONFIGS[kind]
     missing = [name for name in wanted if not (path / name).is_dir()]
     if missing:
-        hint = "; image_encoder and image_processor come from the folder of Kandinsky's prior" if kind == KANDINSKY else ""
-        raise ModelError(f"{path}: expected folders {', '.join(wanted)}; missing {', '.join(missing)}{hint}")
+        raise ModelError(f"{path}: expected folders {', '.join(wanted)}; missing {', '.join(missing)}{_HINTS.get(kind, '')}")
     configs = {name: _read(path / name / file) for name, file in wanted.items()}
-    if kind == PIPELINE:
-        _check_tokenizer(path / "tokenizer")
+    for name in wanted:
+        if name.startswith("tokenizer"):
+            _check_tokenizer(path / name)
+    adapter = _only_adapter(path) if kind in (ADAPTER, ADAPTER_XL) else None
     embedding_size = _number(configs, path, "image_encoder", "projection_dim", 512)
     latent_shape, image_size = _sizes(configs, path)
-    (_check_fit if kind == PIPELINE else _check_kandinsky)(configs, path, embedding_size)
+    if adapter is not None:
+        _check_adapter(configs, path, embedding_size, adapter)
+    else:
+        (_check_fit if kind == PIPELINE else _check_kandinsky)(configs, path, embedding_size)
     return ModelFolder(
         path=path,
         kind=kind,
@@ -142,16 +174,37 @@ def describe(path: Path) -> ModelFolder:
         latent_shape=latent_shape,
         noise_levels=_number(configs, path, "image_noising_scheduler", "num_train_timesteps", 1000) if kind == PIPELINE else 1,
         variants={name: _weights(path / name, *stems) for name, stems in _WEIGHTS.items() if name in wanted},
+        adapter=adapter,
+        loras=tuple(sorted((path / "lora").glob("*.safetensors"))) if adapter is not None else (),
     )
+
+
+_HINTS = {
+    KANDINSKY: "; image_encoder and image_processor come from the folder of Kandinsky's prior",
+    ADAPTER: "; image_encoder comes from the IP-Adapter's folder: python -m rtevo.generate get",
+    ADAPTER_XL: "; image_encoder comes from the IP-Adapter's folder: python -m rtevo.generate get",
+}
+
+
+def _only_adapter(path: Path) -> Path:
+    """The IP-Adapter's file of weights."""
+    found = sorted((path / "ip_adapter").glob("*.safetensors"))
+    if len(found) != 1:
+        raise ModelError(
+            f"{path}/ip_adapter: expected one file of an IP-Adapter's weights (*.safetensors), found "
+            f"{', '.join(file.name for file in found) or 'none'}: Stable Diffusion is told its embedding by an adapter "
+            "(python -m rtevo.generate get)"
+        )
+    return found[0]
 
 
 def _read(file: Path) -> dict[str, Any]:
     """Read a JSON object, or raise ModelError."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
     except FileNotFoundError:
         raise ModelError(f"{file}: expected this file of the model, found none") from None
-    except (OSError, ValueError) as problem:
+    except (OSError, DataError) as problem:
         raise ModelError(f"{file}: expected a JSON object, found something else: {problem}") from None
     if not isinstance(found, dict):
         raise ModelError(f"{file}: expected a JSON object, found {type(found).__name__}")
@@ -165,7 +218,9 @@ def _check_class(path: Path) -> str:
         _refuse_cache(path)
         inside = sorted(entry.name for entry in path.iterdir())[:8]
         raise ModelError(f"{path}: expected model_index.json of a diffusers pipeline, found {', '.join(inside) or 'an empty folder'}")
-    found = _read(path / "model_index.json").get("_class_name")
+    index = _read(path / "model_index.json")
+    check_entries(path, index)
+    found = index.get("_class_name")
     if found not in _CONFIGS:
         raise ModelError(f"{path / 'model_index.json'} _class_name: expected {' or '.join(_CONFIGS)}, found {found}")
     return str(found)
@@ -232,7 +287,7 @@ def _read_header(file: Path) -> dict[str, Any]:
             header = json.loads(stream.read(header_size))
             header.pop("__metadata__", None)
             wanted = 8 + header_size + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as problem:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as problem:
         raise ModelError(f"{file}: expected safetensors weights, found something else: {problem}") from None
     if wanted != size:
         raise ModelError(f"{file}: expected {wanted} bytes as its header says, found {size}: copy the model again")
@@ -252,6 +307,9 @@ def weight_summary(path: Path) -> dict[str, str]:
                 count[tensor["dtype"]] = count.get(tensor["dtype"], 0) + math.prod(tensor["shape"])
             said.append(f"{' + '.join(f'{n / 1e6:.3g} M {kind}' for kind, n in sorted(count.items()))} in {file.name}")
         summary[name] = "; ".join(said) or "weights in a pickle only"
+    for name in ("ip_adapter", "lora"):
+        if files := sorted((path / name).glob("*.safetensors")):
+            summary[name] = ", ".join(file.name for file in files)
     return summary
 
 
@@ -308,3 +366,28 @@ def _check_kandinsky(configs: Mapping[str, Mapping[str, Any]], path: Path, embed
         found = configs[component].get(key, {"latent_channels": 3}.get(key))
         if found != wanted:
             raise ModelError(f"{path / component}/config.json {key}: expected {wanted!r} ({why}), found {found!r}")
+
+
+def _check_adapter(configs: Mapping[str, Mapping[str, Any]], path: Path, embedding_size: int, adapter: Path) -> None:
+    """Check that an IP-Adapter takes the image encoder's embeddings, and fits the network."""
+    shapes = {name: tensor.get("shape", []) for name, tensor in _read_header(adapter).items()}
+    cross = configs["unet"].get("cross_attention_dim", 1280)
+    found = shapes.get("image_proj.proj.weight")
+    if found is None:
+        raise ModelError(
+            f"{adapter}: expected a global IP-Adapter (image_proj.proj.weight), which takes one embedding of a picture, found another kind "
+            "(plus, full face and face ID take patches or faces): choose ip-adapter_sd15, ip-adapter_sdxl or ip-adapter_sdxl_vit-h"
+        )
+    if not isinstance(cross, int) or found != [4 * cross, embedding_size]:
+        raise ModelError(
+            f"{adapter} image_proj.proj.weight: expected four times {cross} rows (the unet's cross_attention_dim) and {embedding_size} "
+            f"columns (the image encoder's projection_dim), found shape {found}"
+        )
+    for component, key, wanted, why in (
+        ("unet", "class_embed_type", None, "that the adapter alone tells the embedding"),
+        ("unet", "encoder_hid_dim_type", None, "that the adapter alone tells the embedding"),
+        ("vae", "latent_channels", configs["unet"].get("in_channels", 4), "the unet's in_channels"),
+    ):
+        there = configs[component].get(key, {"latent_channels": 4}.get(key))
+        if there != wanted:
+            raise ModelError(f"{path / component}/config.json {key}: expected {wanted!r} ({why}), found {there!r}")

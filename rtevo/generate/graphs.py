@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -21,8 +20,6 @@ class Graph:
     device : torch.device
     pool : object, optional
         Memory of intermediate results; graphs that never run at the same time may share one.
-    context : callable, optional
-        Entered while the function is run for the first times and captured.
     """
 
     def __init__(
@@ -30,9 +27,8 @@ class Graph:
         function: Callable[[], None],
         device: torch.device,
         pool: Any = None,
-        context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self._function, self._device, self._pool, self._context = function, device, pool, context
+        self._function, self._device, self._pool = function, device, pool
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
@@ -47,15 +43,14 @@ class Graph:
 
     def _capture(self) -> torch.cuda.CUDAGraph:
         """Warm up on a side stream, as capture demands, then record."""
-        with self._context():
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(2):
-                    self._function()
-            torch.cuda.current_stream().wait_stream(stream)
-            torch.cuda.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
                 self._function()
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            self._function()
         return graph

@@ -11,9 +11,18 @@ from typing import Any
 import torch
 
 from rtevo.errors import ModelError
-from rtevo.generate.folder import ModelFolder
+from rtevo.generate.folder import ADAPTER_XL, ModelFolder
 
-__all__ = ["load_encoder", "load_kandinsky", "load_pipeline", "load_tiny_decoder", "pick_device", "quieten", "with_scheduler"]
+__all__ = [
+    "load_adapter",
+    "load_encoder",
+    "load_kandinsky",
+    "load_pipeline",
+    "load_tiny_decoder",
+    "pick_device",
+    "quieten",
+    "with_scheduler",
+]
 
 
 def pick_device(name: str) -> torch.device:
@@ -109,6 +118,67 @@ def load_kandinsky(folder: ModelFolder, device: torch.device, dtype: torch.dtype
     return pipe
 
 
+def load_adapter(folder: ModelFolder, device: torch.device, dtype: torch.dtype, on_progress: Callable[[str], None] | None = None) -> Any:
+    """Load Stable Diffusion 1.5 or XL with an IP-Adapter and its image encoder, and LoRA weights merged into the network.
+
+    A decoder that overflows half precision, as its configuration says (``force_upcast``), is loaded in single precision.
+
+    Parameters and errors as for :func:`load_pipeline`.
+
+    Returns
+    -------
+    diffusers.StableDiffusionPipeline or diffusers.StableDiffusionXLPipeline
+    """
+    tell = on_progress or (lambda _: None)
+    tell("importing diffusers")
+    with _no_collection():
+        quieten()
+        import transformers
+        from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+    tell(f"loading {folder.path} to {device}")
+    assert folder.adapter is not None
+    kinds: dict[str, Any] = {"unet": UNet2DConditionModel, "text_encoder": transformers.CLIPTextModel}
+    kinds["image_encoder"] = transformers.CLIPVisionModelWithProjection
+    if folder.kind == ADAPTER_XL:
+        kinds["text_encoder_2"] = transformers.CLIPTextModelWithProjection
+    with _explained(folder, "Stable Diffusion with an IP-Adapter"):
+        parts: dict[str, Any] = {name: _network(kind, folder, name, dtype) for name, kind in kinds.items()}
+        upcast = AutoencoderKL.load_config(folder.path / "vae", local_files_only=True).get("force_upcast", True)
+        parts["vae"] = _network(AutoencoderKL, folder, "vae", torch.float32 if upcast and folder.kind == ADAPTER_XL else dtype)
+        parts["feature_extractor"] = _adapter_extractor(folder, parts["image_encoder"].config.image_size)
+        if folder.kind == ADAPTER_XL:
+            pipe = StableDiffusionXLPipeline.from_pretrained(folder.path, local_files_only=True, add_watermarker=False, **parts)
+        else:
+            parts["safety_checker"] = None
+            pipe = StableDiffusionPipeline.from_pretrained(folder.path, local_files_only=True, requires_safety_checker=False, **parts)
+        _merge(pipe, folder)
+        pipe.load_ip_adapter(str(folder.path), "ip_adapter", folder.adapter.name, image_encoder_folder=None, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def _adapter_extractor(folder: ModelFolder, side: int) -> Any:
+    """The folder's feature extractor, or where it has none, CLIP's own for an image encoder of pictures with this side."""
+    import transformers
+
+    if (folder.path / "feature_extractor" / "preprocessor_config.json").is_file():
+        return _feature_extractor(folder.path / "feature_extractor")
+    kind = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
+    return kind(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+
+
+def _merge(pipe: Any, folder: ModelFolder) -> None:
+    """Add LoRA weights to the network's own, once and for all."""
+    for file in folder.loras:
+        try:
+            import peft  # noqa: F401
+        except ImportError:
+            raise ModelError(f"{file}: expected peft to merge LoRA weights, found none: pip install peft") from None
+        pipe.load_lora_weights(str(file.parent), weight_name=file.name, local_files_only=True)
+        pipe.fuse_lora()
+        pipe.unload_lora_weights()
+
+
 def load_tiny_decoder(path: Path, folder: ModelFolder, dtype: torch.dtype) -> Any:
     """Load an ``AutoencoderTiny`` that decodes a model's latents to images of the same size.
 
@@ -159,6 +229,8 @@ def load_encoder(folder: ModelFolder) -> tuple[Any, Any]:
         import transformers
     with _explained(folder, "an image encoder"):
         network = _network(transformers.CLIPVisionModelWithProjection, folder, "image_encoder", torch.float32)
+        if folder.adapter is not None:
+            return network, _adapter_extractor(folder, network.config.image_size)
         extractor = "feature_extractor" if (folder.path / "feature_extractor").is_dir() else "image_processor"  # Kandinsky
         return network, _feature_extractor(folder.path / extractor)
 
@@ -174,6 +246,8 @@ def with_scheduler(scheduler: Any, name: str) -> Any:
         "pndm": (diffusers.PNDMScheduler, {"skip_prk_steps": True}),
         "dpm++2m": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}),
         "unipc": (diffusers.UniPCMultistepScheduler, {"solver_order": 2}),
+        "euler": (diffusers.EulerDiscreteScheduler, {"timestep_spacing": "trailing"}),
+        "lcm": (diffusers.LCMScheduler, {}),
     }
     kind, options = known[name]
     return kind.from_config(scheduler.config, **options)

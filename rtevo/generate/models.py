@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from rtevo.errors import ConfigError
+from rtevo.generate.adapted import Adapted
 from rtevo.generate.base import GeneratorSettings
 from rtevo.generate.denoiser import Denoiser, KandinskyDenoiser
-from rtevo.generate.folder import KANDINSKY, ModelFolder
+from rtevo.generate.folder import ADAPTER, ADAPTER_XL, KANDINSKY, PIPELINE, ModelFolder
 from rtevo.generate.loading import load_kandinsky, load_pipeline, load_tiny_decoder
 from rtevo.generate.parts import network_labels
 
@@ -31,10 +32,16 @@ class Model(Protocol):
         With `image_encoder` and `feature_extractor`.
     condition_size : int
         Numbers that the network is told of an embedding, k.
+    noise_size : int
+        Numbers of noise that are drawn before a picture's latents, whether or not the network is told of them.
+    draws_alike : bool
+        Whether noise that a scheduler draws on the way is drawn as the first is: on the CPU, in single precision.
     """
 
     pipe: Any
     condition_size: int
+    noise_size: int
+    draws_alike: bool
 
     def condition(self, embeddings: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """What the network is told, float32 (n, k), of embeddings and their noise, float32 (n, e); on the CPU."""
@@ -61,7 +68,7 @@ class StableUnclip:
         self.pipe = pipe = load_pipeline(folder, device, dtype, tell)
         if settings.tiny_vae is not None:
             pipe.vae = load_tiny_decoder(settings.tiny_vae, folder, dtype).to(device)
-        self.condition_size = 2 * folder.embedding_size
+        self.condition_size, self.noise_size, self.draws_alike = 2 * folder.embedding_size, folder.embedding_size, False
         self._normalizer = pipe.image_normalizer.to("cpu", torch.float32)
         with torch.no_grad():
             self.prompt: torch.Tensor = pipe.encode_prompt("", device, 1, False)[0]
@@ -113,7 +120,8 @@ class Kandinsky:
             )
         self.settings, self.folder, self.device, self.dtype = settings, folder, device, dtype
         self.pipe = load_kandinsky(folder, device, dtype, tell)
-        self.condition_size = folder.embedding_size
+        self.condition_size = self.noise_size = folder.embedding_size
+        self.draws_alike = False
         side = self.pipe.image_encoder.config.image_size
         with torch.no_grad():  # KandinskyV22PriorPipeline.get_zero_embed
             self.nothing: torch.Tensor = self.pipe.image_encoder(torch.zeros(1, 3, side, side, dtype=dtype, device=device)).image_embeds
@@ -176,4 +184,5 @@ def load_model(folder: ModelFolder, settings: GeneratorSettings, device: torch.d
     ConfigError
         The settings ask for what this kind does not have.
     """
-    return (Kandinsky if folder.kind == KANDINSKY else StableUnclip)(folder, settings, device, dtype, tell)
+    kinds: dict[str, Callable[..., Model]] = {PIPELINE: StableUnclip, KANDINSKY: Kandinsky, ADAPTER: Adapted, ADAPTER_XL: Adapted}
+    return kinds[folder.kind](folder, settings, device, dtype, tell)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from rtevo.errors import ModelError
 
-__all__ = ["draw_noise", "network_labels", "pixel_problem", "to_pixels"]
+__all__ = ["draw_noise", "drawing", "network_labels", "pixel_problem", "to_pixels"]
 
 
 def draw_noise(
@@ -26,6 +27,7 @@ def draw_noise(
     generators : sequence of torch.Generator, (n,)
         CPU generators, freshly seeded.
     embedding_size : int
+        0 where the network is not told of noise in the embedding.
     latent_shape : tuple of int
         Channels, height, width.
 
@@ -34,8 +36,34 @@ def draw_noise(
     embedding_noise : tensor, float32 (n, e)
     latent_noise : tensor, float32 (n, c, h, w)
     """
-    embedding_noise = torch.cat([torch.randn((1, embedding_size), generator=g) for g in generators])
-    return embedding_noise, torch.cat([torch.randn((1, *latent_shape), generator=g) for g in generators])
+    embedding_noise, latent_noise = torch.empty((len(generators), embedding_size)), torch.empty((len(generators), *latent_shape))
+    for g, embedding_row, latent_row in zip(generators, embedding_noise, latent_noise, strict=True):
+        if embedding_size:
+            torch.randn((1, embedding_size), generator=g, out=embedding_row[None])
+        torch.randn((1, *latent_shape), generator=g, out=latent_row[None])
+    return embedding_noise, latent_noise
+
+
+@contextmanager
+def drawing(scheduler: Any, draw: Callable[[torch.Size], torch.Tensor]) -> Iterator[None]:
+    """Let a scheduler that draws noise at its steps take it from `draw`, called with a shape (n, c, h, w).
+
+    diffusers draws in the precision of the network, on whichever device the generator is: other noise for every backend.
+    """
+    known = type(scheduler).step.__globals__
+    own = known.get("randn_tensor")
+
+    def drawn(shape: torch.Size, generator: Any = None, device: Any = None, dtype: Any = None, layout: Any = None) -> torch.Tensor:
+        return draw(torch.Size(shape)).to(device, dtype)
+
+    if own is None:
+        yield
+        return
+    known["randn_tensor"] = drawn
+    try:
+        yield
+    finally:
+        known["randn_tensor"] = own
 
 
 def network_labels(embeddings: torch.Tensor, noise: torch.Tensor, level: int, normalizer: Any, schedule: Any) -> torch.Tensor:

@@ -1,9 +1,9 @@
 """Schedulers as tables: what each step of a denoising loop mixes, worked out once instead of in every picture.
 
 The common schedulers for few steps are linear: what goes into the network at each step, and what comes out at the end, are fixed
-combinations of the first noise and of the network's outputs so far (DDIM, PNDM, DPM-Solver++ and UniPC alike, whatever the network
-predicts). The factors are found by running the scheduler itself on unit vectors. A loop over such a table needs no scheduler, no
-synchronisation with the host and no state, so it can be captured as one CUDA graph.
+combinations of the first noise, of noise drawn on the way (LCM, DDPM), and of the network's outputs so far (DDIM, PNDM, DPM-Solver++ and
+UniPC alike, whatever the network predicts). The factors are found by running the scheduler itself on unit vectors. A loop over such a
+table needs no scheduler, no synchronisation with the host and no state, so it can be captured as one CUDA graph.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from rtevo.errors import ModelError
+from rtevo.generate.parts import drawing
 
 __all__ = ["StepTable", "step_table"]
 
@@ -26,21 +27,27 @@ LINEAR_TOLERANCE = 1e-4
 class StepTable:
     """A denoising loop of m evaluations of the network.
 
-    Row and column 0 stand for the noise that a picture starts from, N(0, I), row and column i + 1 for output i.
+    Column 0 stands for the noise that a picture starts from, N(0, I), the next d columns for noise drawn on the way, column d + i + 1 for
+    output i.
 
     Parameters
     ----------
     timesteps : tensor (m,)
         What the network is told at each evaluation.
-    inputs : tensor, float64 (m, m + 1)
-        Row i: what goes into evaluation i; columns above i are 0.
-    final : tensor, float64 (m + 1,)
+    inputs : tensor, float64 (m, 1 + d + m)
+        Row i: what goes into evaluation i; columns above d + i are 0.
+    final : tensor, float64 (1 + d + m,)
         The finished latents.
     """
 
     timesteps: torch.Tensor
     inputs: torch.Tensor
     final: torch.Tensor
+
+    @property
+    def draws(self) -> int:
+        """How often noise is drawn on the way, d."""
+        return self.inputs.shape[1] - 1 - len(self.inputs)
 
 
 def step_table(scheduler: Any, steps: int) -> StepTable:
@@ -60,18 +67,19 @@ def step_table(scheduler: Any, steps: int) -> StepTable:
     Raises
     ------
     ModelError
-        The scheduler is not linear, or draws noise of its own.
+        The scheduler is not linear.
     """
     count = len(_fresh(scheduler, steps).timesteps)
-    units = torch.eye(count + 1, dtype=torch.float64)
-    timesteps, inputs, final = _run(scheduler, steps, units[0], units[1:])
-    some = 10 * torch.randn((count + 1, 16), dtype=torch.float64, generator=torch.Generator().manual_seed(0))  # 10: clipping would show
-    _, seen_inputs, seen = _run(scheduler, steps, some[0], some[1:])
+    draws = _count_draws(scheduler, steps, count)
+    units = torch.eye(1 + draws + count, dtype=torch.float64)
+    timesteps, inputs, final = _run(scheduler, steps, units, draws)
+    some = 10 * torch.randn((1 + draws + count, 16), dtype=torch.float64, generator=torch.Generator().manual_seed(0))  # clipping would show
+    _, seen_inputs, seen = _run(scheduler, steps, some, draws)
     for expected, found in ((inputs @ some, seen_inputs), (final @ some, seen)):
         if not torch.allclose(expected, found, rtol=0, atol=LINEAR_TOLERANCE * float(some.abs().max())):
             raise ModelError(
-                f"{type(scheduler).__name__}: expected a scheduler whose steps are linear and without noise (ddim, pndm, dpm++2m, unipc), "
-                "this one clips, thresholds or draws: choose another [generator] scheduler, or backend eager"
+                f"{type(scheduler).__name__}: expected a scheduler whose steps are linear (ddim, pndm, dpm++2m, unipc, euler, lcm), "
+                "this one clips or thresholds: choose another [generator] scheduler, or backend eager"
             )
     return StepTable(timesteps, inputs, final)
 
@@ -82,12 +90,38 @@ def _fresh(scheduler: Any, steps: int) -> Any:
     return fresh
 
 
-def _run(scheduler: Any, steps: int, noise: torch.Tensor, outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Run the scheduler over outputs (m, k) that are known beforehand: timesteps (m,), inputs (m, k) and final latents (k,)."""
+def _count_draws(scheduler: Any, steps: int, count: int) -> int:
+    """How often a scheduler draws noise."""
+    drawn: list[torch.Size] = []
+
+    def draw(shape: torch.Size) -> torch.Tensor:
+        drawn.append(shape)
+        return torch.zeros(shape)
+
     fresh = _fresh(scheduler, steps)
-    latents = (noise * float(fresh.init_noise_sigma)).view(1, -1, 1, 1)
+    with drawing(fresh, draw):
+        latents = torch.zeros((1, 1, 1, 1))
+        for t in fresh.timesteps:
+            fresh.scale_model_input(latents, t)
+            latents = fresh.step(torch.zeros_like(latents), t, latents, return_dict=False)[0]
+    return len(drawn)
+
+
+def _run(scheduler: Any, steps: int, given: torch.Tensor, draws: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Run the scheduler over noise, draws and outputs (1 + d + m, k) that are known beforehand.
+
+    Returns
+    -------
+    timesteps : tensor (m,)
+    inputs : tensor, float64 (m, k)
+    final : tensor, float64 (k,)
+    """
+    fresh = _fresh(scheduler, steps)
+    drawn = iter(given[1 : 1 + draws])
+    latents = (given[0] * float(fresh.init_noise_sigma)).view(1, -1, 1, 1)
     inputs = []
-    for t, output in zip(fresh.timesteps, outputs, strict=True):
-        inputs.append(fresh.scale_model_input(latents, t).flatten().double())
-        latents = fresh.step(output.view(1, -1, 1, 1), t, latents, return_dict=False)[0].double()
+    with drawing(fresh, lambda shape: next(drawn).view(shape)):
+        for t, output in zip(fresh.timesteps, given[1 + draws :], strict=True):
+            inputs.append(fresh.scale_model_input(latents, t).flatten().double())
+            latents = fresh.step(output.view(1, -1, 1, 1), t, latents, return_dict=False)[0].double()
     return fresh.timesteps.clone(), torch.stack(inputs), latents.flatten()

@@ -67,7 +67,7 @@ class TensorRTGenerator(CompiledGenerator):
         if folder.kind != PIPELINE:
             raise ModelError(f"[generator] backend tensorrt: expected a Stable unCLIP model, found {folder.kind}: choose compiled")
         self._trt = import_tensorrt()
-        device, mark = pick_device(settings.device), fingerprint(hash_files(folder.path))
+        device, mark = pick_device(settings.device), settings.fingerprint or fingerprint(hash_files(folder.path))
         precision, size = str(precision_of(settings, device)).removeprefix("torch."), folder.at(settings.px).image_size
         halves = 2 if settings.guidance_scale > 1 else 1
         self._plans = {

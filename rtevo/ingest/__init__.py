@@ -6,13 +6,14 @@
 - :func:`read_dicom` reads one file.
 """
 
-from rtevo.ingest.assembly import Assembler, Volume
+from rtevo.ingest.assembly import Assembler
 from rtevo.ingest.dicom import DicomFile, TruncatedError, read_dicom
 from rtevo.ingest.folder import FolderSource
+from rtevo.ingest.ranking import is_number
 from rtevo.ingest.receiver import DicomReceiver
 from rtevo.ingest.replay import Replay, replay
-from rtevo.ingest.selection import is_number
 from rtevo.ingest.survey import SeriesInfo, Survey, describe, survey
+from rtevo.ingest.volume import Volume
 
 __all__ = [
     "Assembler",

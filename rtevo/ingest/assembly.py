@@ -14,71 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.errors import GeometryError
+from rtevo.ingest.alike import MAX_MOVED_MM, Alike
 from rtevo.ingest.dicom import DicomFile
 from rtevo.ingest.geometry import normal_of, slice_order, volume_grid
 from rtevo.ingest.header import SeriesHeader
 from rtevo.ingest.layout import Layout
+from rtevo.ingest.left_out import LeftOut
 from rtevo.ingest.parts import Part
 from rtevo.ingest.places import Places
+from rtevo.ingest.volume import Gap, Outcome, Volume
 from rtevo.ingest.watch import Watch
 from rtevo.records import Grid, VolumeFlag
 
-__all__ = ["Assembler", "Outcome", "Volume"]
+__all__ = ["Assembler"]
 
 LARGEST_GAP = 500  # volumes; a number further off is a damaged header
 LARGEST_START = 500  # volumes that may be missing at the start of a run; numbers that begin further up have another origin
 SAME_PLACE_MM = 0.1  # slices nearer to each other than this are at the same place
 SETTLED_VOLUMES = 4  # after so many it is clear how far apart volumes are
 STEPS = 3  # volumes that must agree before instance numbers are held to count slices
-MOVED_MM = 0.1  # a volume whose slices lie further from the first volume's than this has moved
 MOST_VOTES = 8  # volumes that are asked about the grid
-MAX_MOVED_MM = 20.0  # prospective motion correction moves the slices by less
-
-
-@dataclass(frozen=True, eq=False)
-class Volume:
-    """One volume of the run.
-
-    Parameters
-    ----------
-    index : int
-        Position in the run, from the headers, 0 = first.
-    data : ndarray, float32 (X, Y, Z) or None
-        Rescaled values on `grid`; None where the volume is missing, or where only headers are read.
-    grid : Grid
-        Shape and RAS+ affine; of the run's first volume.
-    tr_s : float or None
-        Repetition time in seconds, from the header.
-    acquired_s : float
-        Acquisition time from the first volume in seconds; NaN where the header has none.
-    closed_ns : int
-        ``time.monotonic_ns()`` at which the last of the volume's files was closed by its writer (see FolderSource); of a missing
-        volume, 0.
-    flags : VolumeFlag
-        MISSING: a gap. LATE: came after its gap had been declared.
-    files : tuple of str
-        The files that hold it, in slice order; of a gap, those that did come.
-    slice_times_s : ndarray, float64 (Z,) or None
-        When each slice was acquired, from the volume's start, seconds; None where the header does not say.
-    """
-
-    index: int
-    data: NDArray[np.float32] | None
-    grid: Grid
-    tr_s: float | None
-    acquired_s: float
-    closed_ns: int
-    flags: VolumeFlag
-    files: tuple[str, ...]
-    slice_times_s: NDArray[np.float64] | None = None
-
-
-class Outcome:
-    """What became of a part."""
-
-    NEW = "new"
-    DUPLICATE = "duplicate"
-    REFUSED = "refused"  # a problem says why
 
 
 @dataclass(eq=False)
@@ -103,14 +58,6 @@ class _Building:
     grew_s: float = 0.0
 
 
-@dataclass(frozen=True)
-class _Gap:
-    """A volume that is missing, and the files of it that did come."""
-
-    index: int
-    files: tuple[str, ...]
-
-
 class Assembler:
     """Volumes of one stream (one component and echo of a series).
 
@@ -130,7 +77,6 @@ class Assembler:
     def __init__(self, series: SeriesHeader, *, patience_s: float, first: int | None = 1, confirm: bool = False) -> None:
         self.series = series
         self.problems: list[str] = []
-        self.grid: Grid | None = None
         self.acquired_from = ""  # where the volumes' acquisition times come from
         self._patience_s = patience_s
         self._first = first
@@ -140,30 +86,27 @@ class Assembler:
         self._known: set[tuple[object, ...]] = set()
         self._building: dict[int, _Building] = {}  # by index
         self._next = 0
-        self._owed: list[_Gap] = []  # gaps before the first whole volume, from which the grid is known
+        self._owed: list[Gap] = []  # gaps before the first whole volume, from which the grid is known
         self._passed: set[int] = set()
         self._expected: set[int] = set()  # indices of files that came damaged
         self._slices = series.slices
         self._places = Places()
         self._undecided: list[_Piece] = []  # slices of which nothing tells the volume until it is known how many a volume has
         self._share = 1
-        self._reference: NDArray[np.float64] | None = None  # slice positions of the first volume
         self._confirm = confirm and series.kind != "mosaic" and series.slices is None  # their headers say how many slices there are
         self._agreed = False  # two volumes lie on the run's grid
         self._watch = Watch(series.tr_s, self.problems)
-        self._moved = False  # named
-        self._beyond_s = 0.0  # latest slice time that no repetition holds
-        self._beyond_named = False
-        self._polarity = ""  # direction of phase encoding of the first volume that says it
-        self._polarity_named = False
-        self._missed: list[tuple[int, int, bool]] = []  # gaps that are not yet named: index, slices that came, whether it is known of
-        self._refused_named = False
-        self._refused = 0  # files after the first of which nothing tells the volume
-        self._unlike: dict[str, list[int]] = {}  # volumes whose geometry is not the run's, by what is wrong
+        self._alike, self._left_out = Alike(self.problems), LeftOut(self.problems)
+        self.again_s = math.inf  # when the run was begun again under this series: what was acquired from then on is refused
         self._blocks: dict[int, int] | None = {}  # place of the files of each block of instance numbers, None once several share one
         self._counts: set[tuple[int, int]] = set()  # instance and acquisition number of the first volumes
         self._joined = series.kind != "slices"  # slices are numbered by their moments only where several series make the run
         self._stepped = False  # instance numbers count slices: acquisition numbers count volumes
+
+    @property
+    def grid(self) -> Grid | None:
+        """Shape and RAS+ affine of the run's volumes; None before the first."""
+        return self._alike.grid
 
     @property
     def tr_s(self) -> float | None:
@@ -199,6 +142,9 @@ class Assembler:
         if identity in self._known:
             return Outcome.DUPLICATE
         piece = _Piece(dict(part.numbers), place, name, closed_ns, file, part)
+        if part.acquired_s >= self.again_s:  # its number may be a further one than the run came to
+            self._refuse(piece)
+            return Outcome.REFUSED
         if not self._joined and set(part.numbers) == {"moment"}:
             self._joined = True
             if self._pieces:
@@ -348,17 +294,18 @@ class Assembler:
             else:
                 break
             self._next += 1
-        self._name_gaps()
+        self._left_out.name_gaps(self._slices)
         if final or len(self._passed) > SETTLED_VOLUMES:
-            self._name_held()
+            self._watch.settle()
+            self._alike.settle(self.tr_s)
         if final:
             self._watch.end()
-            self._name_repeated()
+            self._left_out.name_repeated()
             if self.grid is None:
                 self.problems.append(f"{self.series.label}: none of its volumes is whole")
         return out
 
-    def _emit(self, out: list[Volume], volume: Volume | _Gap) -> None:
+    def _emit(self, out: list[Volume], volume: Volume | Gap) -> None:
         """Add a volume, or a gap as soon as the run's grid is known."""
         if isinstance(volume, Volume):
             out.append(volume)
@@ -375,8 +322,8 @@ class Assembler:
         """Find the grid that two volumes agree about; returns whether volumes can be passed on."""
         whole = sorted(index for index, building in self._building.items() if building.whole)
         found: list[tuple[int, Grid, NDArray[np.float64]]] = []
-        if self.grid is not None and self._reference is not None:
-            found.append((-1, self.grid, self._reference))  # it was passed on
+        if self._alike.grid is not None and self._alike.positions is not None:
+            found.append((-1, self._alike.grid, self._alike.positions))  # it was passed on
         for index in whole[: MOST_VOTES - len(found)]:
             with contextlib.suppress(GeometryError):
                 layout = self._layout(self._building[index])
@@ -391,7 +338,7 @@ class Assembler:
             difference = agreed[1].difference(self.grid, MAX_MOVED_MM)
             self.problems.append(f"the first volume lies where none of those after it do, which are taken: {difference}")
         if agreed[0] >= 0:
-            self.grid, self._reference = agreed[1:]
+            self._alike.grid, self._alike.positions = agreed[1:]
         return True
 
     @property
@@ -447,7 +394,7 @@ class Assembler:
         last_s = max((piece.part.acquired_s for piece in self._pieces if piece.part is not None), default=math.nan)
         if self._passed or self._next or not acquired_s > last_s + (self.series.tr_s or 0.0) / 2:
             return False
-        self._fields, self._taken, self._pieces, self._building = [], {}, [], {}
+        self._fields, self._taken, self._pieces, self._building, self.again_s = [], {}, [], {}, math.inf
         self._known, self._expected, self._undecided, self._places = set(), set(), [], Places()
         self._slices = self.series.slices
         return True
@@ -506,14 +453,12 @@ class Assembler:
         return False
 
     def _refuse(self, piece: _Piece) -> None:
-        """Name the first part of which nothing tells the volume, and count the others."""
-        if self._refused_named:
-            self._refused += 1
-            return
-        self._refused_named = True
-        again = piece.part is not None and self.series.tr_s and piece.part.acquired_s - self._watch.last_s > self.series.tr_s / 2
-        hint = " (it was acquired later: was the run started again under the same series?)" if again else ""
-        self.problems.append(f"{piece.name}: its headers do not tell it from a volume that came before ({piece.numbers}){hint}; left out")
+        """Leave out a part of which nothing tells the volume."""
+        later = piece.part is not None and self.series.tr_s and piece.part.acquired_s - self._watch.last_s > self.series.tr_s / 2
+        name = self._fields[0] if self._fields else ""
+        if later and piece.part is not None and (self._value(name, piece.numbers), piece.place) in self._taken.get(name, ()):
+            self.again_s = min(self.again_s, piece.part.acquired_s)
+        self._left_out.refuse(piece.name, piece.numbers, bool(later))
 
     def _agrees(self, chosen: str) -> bool:
         """Whether a header field gives the volumes that were passed on the numbers that they had."""
@@ -573,32 +518,10 @@ class Assembler:
         """How long a later volume than the next one has been whole."""
         return now_s - min((b.grew_s for i, b in self._building.items() if i > self._next and b.whole), default=math.inf)
 
-    def _declare_gap(self, index: int) -> _Gap:
+    def _declare_gap(self, index: int) -> Gap:
         building = self._building.get(index)
-        self._missed.append((index, len(building.pieces) if building else 0, index in self._expected))
-        return _Gap(index, tuple(piece.name for piece in building.pieces.values()) if building else ())
-
-    def _name_gaps(self) -> None:
-        """Name the volumes that were declared missing, those that follow each other in one line: a run that ended early is one."""
-        missed, self._missed = self._missed, []
-        for _, group in itertools.groupby(enumerate(missed), lambda item: (item[1][0] - item[0], item[1][1] > 0, item[1][2])):
-            gaps = [gap for _, gap in group]
-            (first, fewest, known), last = gaps[0], gaps[-1][0]
-            most = max(came for _, came, _ in gaps)
-            fewest = min(came for _, came, _ in gaps)
-            which = f"volume {first}" if first == last else f"volumes {first} to {last}"
-            came = f"{most}" if most == fewest else f"{fewest} to {most}"
-            self.problems.append(f"{which}: {came} of {self._slices} slices came" if most else f"{which}: never came{' whole' * known}")
-
-    def _name_repeated(self) -> None:
-        """Say how often what was named once came again."""
-        if self._refused:
-            self.problems.append(f"{self._refused} more files whose headers do not tell them from volumes that came before; left out")
-            self._refused = 0
-        for error, indices in self._unlike.items():
-            if len(indices) > 1:
-                self.problems.append(f"{len(indices) - 1} more volumes, {indices[1]} to {indices[-1]}: {error}; left out")
-        self._unlike.clear()
+        self._left_out.miss(index, len(building.pieces) if building else 0, index in self._expected)
+        return Gap(index, tuple(piece.name for piece in building.pieces.values()) if building else ())
 
     def _layout(self, building: _Building) -> Layout:
         """Where the slices of a whole volume lie."""
@@ -615,7 +538,7 @@ class Assembler:
         grid = volume_grid(positions, files[0].orientation, files[0].spacing_mm, files[0].picture)
         return Layout(parts, grid, order, positions, [file.identity[2] for file in files])
 
-    def _pass_on(self, index: int, flags: VolumeFlag) -> Volume | _Gap:
+    def _pass_on(self, index: int, flags: VolumeFlag) -> Volume | Gap:
         """Turn a whole volume into a :class:`Volume` and let go of its pictures."""
         building = self._building.pop(index)
         self._passed.add(index)
@@ -623,67 +546,18 @@ class Assembler:
         names = tuple(piece.name for piece in pieces)
         try:
             layout = self._layout(building)
-            self._check_geometry(index, layout)
+            grid = self._alike.check_geometry(index, layout)
         except GeometryError as error:
-            self._unlike.setdefault(str(error), []).append(index)
-            if len(self._unlike[str(error)]) == 1:
-                self.problems.append(f"volume {index}: {error}; left out")
-            return _Gap(index, names)
-        assert self.grid is not None
+            self._left_out.unlike(index, str(error))
+            return Gap(index, names)
         acquired_s = self._watch.acquired_s(index, min(part.acquired_s for part in layout.parts))
         if math.isfinite(acquired_s) and index > 0:
             self.acquired_from = layout.parts[0].acquired_from
-        self._check_polarity(index, pieces)
+        self._alike.check_polarity(index, [piece.file for piece in pieces if piece.file])
         closed_ns = max(piece.closed_ns for piece in pieces)
         for piece in pieces:
             piece.file = piece.part = None
         data = layout.data()
         self._watch.signal(index, data)
-        slice_times_s = self._within(layout.slice_times_s(self.series))
-        return Volume(index, data, self.grid, self.tr_s, acquired_s, closed_ns, flags, names, slice_times_s)
-
-    def _within(self, slice_times_s: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
-        """Slice times where a repetition holds them; else none, which is named once it is clear what the repetition time is."""
-        if slice_times_s is None or self.tr_s is None or slice_times_s.max() < self.tr_s:
-            if slice_times_s is not None:
-                self._beyond_s = 0.0
-            return slice_times_s
-        self._beyond_s = float(slice_times_s.max())
-        return None
-
-    def _name_held(self) -> None:
-        """Name what was held back until more was known."""
-        self._watch.settle()
-        if self._beyond_s and not self._beyond_named:
-            self._beyond_named = True
-            self.problems.append(
-                f"slices were acquired up to {self._beyond_s:g} s after the first of their volume by its header, beyond the repetition "
-                f"time of {self.tr_s:g} s: the slices' times are left out"
-            )
-
-    def _check_polarity(self, index: int, pieces: list[_Piece]) -> None:
-        """Name volumes whose phase was encoded in another direction: they are distorted in another, too."""
-        found = {str(piece.file.series.encoding.get("PhaseEncodingDirection", "")) for piece in pieces if piece.file} - {""}
-        self._polarity = self._polarity or min(found, default="")
-        if found - {self._polarity} and not self._polarity_named:
-            self._polarity_named = True
-            self.problems.append(
-                f"volume {index}: phase is encoded along {'/'.join(sorted(found))}, in the volumes before along {self._polarity}: two "
-                "polarities in one run, whose distortions are opposite; the volumes of one of them should be left out"
-            )
-
-    def _check_geometry(self, index: int, layout: Layout) -> None:
-        """Hold a volume's grid against the first one's."""
-        grid, positions = layout.grid, layout.positions
-        if self.grid is None or self._reference is None:
-            self.grid, self._reference = grid, positions
-            return
-        if positions.shape == self._reference.shape and np.abs(positions - self._reference).max() < MOVED_MM / 10:
-            return
-        difference = self.grid.difference(grid, MAX_MOVED_MM)
-        if difference:
-            raise GeometryError(f"its geometry is not the run's: {difference}")
-        difference = self.grid.difference(grid, MOVED_MM)
-        if difference and not self._moved:
-            self._moved = True
-            self.problems.append(f"volume {index}: {difference}; taken to lie where the first does (prospective motion correction?)")
+        slice_times_s = self._alike.within(layout.slice_times_s(self.series), self.tr_s)
+        return Volume(index, data, grid, self.tr_s, acquired_s, closed_ns, flags, names, slice_times_s)

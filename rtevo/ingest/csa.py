@@ -2,6 +2,11 @@
 
 The layout is not published by Siemens; it is read here as nibabel's documentation describes it ("Siemens format DICOM with CSA
 header", https://nipy.org/nibabel/dicom/siemens_csa.html).
+
+Why not nibabel's own reader (`nibabel.nicom.csareader`, 5.3): on the 37 headers of the project's scanner files both find the same values,
+but it reads all entries or none. A header that was cut short it refuses whole (`struct.error`), where the entries before the cut are good;
+its reader of the protocol (`nibabel.nicom.ascconv`) fails on every protocol of these files (`AttributeError`); and six entries cost
+0.28 ms (27 ms at worst) against 0.08 ms (0.17 ms) here, at every volume. It also warns at its import that it is experimental.
 """
 
 from __future__ import annotations

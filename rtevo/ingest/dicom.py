@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -25,17 +26,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtevo.errors import DicomError
-from rtevo.ingest.elements import GE_PRIVATE, NATIVE, PIXEL_DATA, Elements, Incomplete, fragments, open_elements, rewritten
+from rtevo.errors import DicomError, NotDicomError, PixelsError
+from rtevo.ingest.elements import GE_PRIVATE, NATIVE, PIXEL_DATA, Elements, Incomplete, OversizeError, fragments, open_elements, rewritten
 from rtevo.ingest.header import SeriesHeader, series_header
 from rtevo.ingest.parts import Part, enhanced_layout, filled_tiles, mosaic_layout, mosaic_slices, mosaic_tiles, slice_layout
+from rtevo.outside import open_regular, read_exactly, shown
 
 __all__ = ["DicomFile", "Part", "TruncatedError", "parse_dicom", "read_dicom", "why_undecodable"]
 
 PICTURE_CLASSES = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.7")  # MR (plain, enhanced, ...) and secondary capture
 MAX_PIXELS = 1 << 31
+LARGE, MAX_FILE = 1 << 26, MAX_PIXELS + (1 << 28)  # bytes: of a file that is read in two goes, and of the largest that is read
 RLE = "1.2.840.10008.1.2.5"
-COMPRESSED = ("1.2.840.10008.1.2.4.", RLE)
+JPEGS = "1.2.840.10008.1.2.4."
+COMPRESSED = (JPEGS, RLE)
+SIZE_2000, JPEG_2000 = re.compile(rb"\xff\x4f\xff\x51..(.{36})", re.S), struct.Struct(">2xIIII16xH")
+OVERSIZE = re.compile(rb"\xff\xf8\0[\x04-\x20]\x04[\x02-\x04]")
+SIZE_JPEG = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xf7]\0[\x0b\x0e\x11\x14][\x02-\x10](.{5})", re.S)
+JPEG = struct.Struct(">HHB")
 SYNTAX_NAMES = {
     "1.2.840.10008.1.2.4.50": ("JPEG baseline", "pylibjpeg[libjpeg]"),
     "1.2.840.10008.1.2.4.51": ("JPEG extended", "pylibjpeg[libjpeg]"),
@@ -141,20 +149,37 @@ def read_dicom(path: Path | str, *, pixels: bool = True) -> DicomFile:
     OSError
         If it cannot be opened.
     """
-    with open(path, "rb", buffering=0) as file:
-        contents = file.readall()
-    return parse_dicom(contents or b"", os.fspath(path), pixels=pixels)
+    return parse_dicom(_contents(path), os.fspath(path), pixels=pixels)
+
+
+def _contents(path: Path | str) -> bytes:
+    """What a regular file holds; of a large one only once its beginning is DICOM's."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= LARGE:
+            return file.read() or b""
+        if size > MAX_FILE:
+            raise NotDicomError(f"{shown(os.fspath(path), None)}: expected at most {MAX_FILE} bytes, found {size}")
+        try:
+            _open(file.read(LARGE) or b"")
+        except Incomplete:
+            pass  # a long header: the rest says
+        except DicomError as error:
+            raise type(error)(f"{os.fspath(path)}: {error}") from None
+        file.seek(0)
+        return read_exactly(file, size)
 
 
 def why_undecodable(path: Path | str) -> str:
     """Say why the pixels of a compressed file cannot be decoded here; empty where they can, or are not compressed."""
     try:
-        with open(path, "rb") as file:
-            contents = file.read()
+        contents = _contents(path)
         if _open(contents).transfer_syntax not in NATIVE:
             parse_dicom(contents, os.fspath(path))
-    except (DicomError, Incomplete, OSError) as error:
-        return str(error) if "cannot be decoded" in str(error) else ""
+    except PixelsError as error:
+        return str(error)
+    except (DicomError, Incomplete, OSError):
+        pass
     return ""
 
 
@@ -166,21 +191,23 @@ def parse_dicom(contents: bytes, name: str, *, pixels: bool = True) -> DicomFile
         message = f"{name}: ends at byte {len(contents)} within its header" if contents else f"{name}: empty"
         raise TruncatedError(message, error.needed, error.exact) from None
     except DicomError as error:
-        raise DicomError(f"{name}: {error}") from None
+        raise type(error)(f"{name}: {error}") from None
     try:
         return _parse(elements, len(contents), name, pixels)
     except TruncatedError:
         raise
     except DicomError as error:
-        raise DicomError(f"{name}: {error}") from None
-    except (Incomplete, ValueError, IndexError, KeyError, TypeError, OverflowError, ArithmeticError, struct.error) as error:
-        raise DicomError(f"{name}: malformed header ({type(error).__name__}: {error})") from error
+        raise type(error)(f"{name}: {error}") from None
+    except Exception as error:
+        raise DicomError(f"{name}: malformed header ({type(error).__name__}: {shown(error)})") from error
 
 
 def _open(contents: bytes) -> Elements:
     """Find the elements; where the quick walk stumbles over the file, as pydicom reads them."""
     try:
         return open_elements(contents)
+    except OversizeError:
+        raise
     except DicomError as error:
         if contents[128:132] != b"DICM":
             raise
@@ -250,14 +277,35 @@ def _check_pixels(elements: Elements, shape: tuple[int, int, int], size: int, he
         raise DicomError(f"expected pictures of at most {MAX_PIXELS} bytes, found {needed}")
     if end < 0:  # encapsulated: the end is marked, not announced
         try:
-            return fragments(elements.buffer, start)[1]
+            found, end = fragments(elements.buffer, start)
         except Incomplete as error:
             raise TruncatedError(f"{header.name}: ends at byte {size} within its compressed pixels", error.needed, False, header) from None
+        if elements.transfer_syntax.startswith(JPEGS):
+            _check_codestreams(elements.buffer, found, shape)
+        return end
     if elements.transfer_syntax in NATIVE and end - start < needed:
         raise DicomError(f"pixel data: expected {needed} bytes for {shape} pixels, found {end - start} announced")
     if end > len(elements.buffer):
         raise TruncatedError(f"{header.name}: ends at byte {size}, its header says {end}", end, True, header)
     return int(end)
+
+
+def _check_codestreams(buffer: bytes, found: list[tuple[int, int]], shape: tuple[int, int, int]) -> None:
+    """Refuse compressed pixels that are larger by themselves than the header says: decoders take the memory that they ask for.
+
+    The sizes are those of JPEG 2000 (ITU-T T.800, A.5.1), JPEG and JPEG-LS (ITU-T T.81, B.2.2; T.87, C.2.2).
+    """
+    frames, rows, columns = shape
+    if len(found) < frames:
+        raise DicomError(f"compressed pixels: expected a fragment for each of {frames} frames, found {len(found)}")
+    stored = b"".join(memoryview(buffer)[start:end] for start, end in found)
+    if OVERSIZE.search(stored):
+        raise DicomError("compressed pixels: expected a size in their frame's header, found an oversize image (JPEG-LS, LSE 4)")
+    sizes = [(b - d, a - c, n) for a, b, c, d, n in (JPEG_2000.unpack(size[1]) for size in SIZE_2000.finditer(stored))]
+    sizes += [JPEG.unpack(size[1]) for size in SIZE_JPEG.finditer(stored)]
+    for height, width, samples in sizes:
+        if height * width * samples > rows * columns:
+            raise DicomError(f"compressed pixels: expected {rows} x {columns} of 1 sample, found {height} x {width} of {samples}")
 
 
 def _decode(elements: Elements, shape: tuple[int, int, int]) -> NDArray[Any]:
@@ -276,7 +324,7 @@ def _decode(elements: Elements, shape: tuple[int, int, int]) -> NDArray[Any]:
             dataset = pydicom.dcmread(io.BytesIO(elements.buffer), force=True)
             decoded = np.asarray(pydicom.pixels.pixel_array(dataset, raw=syntax == RLE))
     except Exception as error:  # pydicom's plugins raise all kinds
-        raise DicomError(f"compressed pixels (transfer syntax {syntax}, {what}) cannot be decoded; install {package}: {error}") from error
+        raise PixelsError(f"compressed pixels (transfer syntax {syntax}, {what}) cannot be decoded; install {package}: {error}") from error
     return (_stored_bits(elements, decoded) if syntax == RLE else decoded).reshape(shape)
 
 

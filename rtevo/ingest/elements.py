@@ -30,15 +30,16 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from rtevo.errors import DicomError
+from rtevo.errors import DicomError, NotDicomError
 
-__all__ = ["PIXEL_DATA", "Elements", "Incomplete", "open_elements", "rewritten"]
+__all__ = ["PIXEL_DATA", "Elements", "Incomplete", "OversizeError", "open_elements", "rewritten"]
 
 PIXEL_DATA = 0x7FE00010
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 MAX_DEPTH = 24  # of nested sequences; real files have less than 10
 MAX_INFLATED = 1 << 31  # bytes of a deflated data set
+MAX_HEADER, SLACK = 1 << 24, 1 << 16  # bytes before the pixels of a deflated data set, and after them
 
 IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED = (
     "1.2.840.10008.1.2",
@@ -116,6 +117,10 @@ class Incomplete(Exception):  # noqa: N818 - not an error: the file may still be
         self.needed = needed
         self.exact = exact
         super().__init__(f"needs {needed} bytes")
+
+
+class OversizeError(DicomError):
+    """A deflated data set holds more than its header announces: nobody else inflates it either."""
 
 
 class Elements:
@@ -353,7 +358,7 @@ def _start(buffer: bytes) -> int:
         return 0
     if len(buffer) < 132 or not any(buffer[:132]):
         raise Incomplete(132 + 8 if len(buffer) < 132 else len(buffer) + 1)
-    raise DicomError("not a DICOM file: no 'DICM' at byte 128")
+    raise NotDicomError("not a DICOM file: no 'DICM' at byte 128")
 
 
 def open_elements(buffer: bytes) -> Elements:
@@ -381,20 +386,45 @@ def open_elements(buffer: bytes) -> Elements:
         position, syntax = _meta(buffer, position)
     order = ">" if syntax == BIG_ENDIAN else "<"
     if syntax == DEFLATED:
-        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        try:
-            inflated = inflater.decompress(buffer[position:], MAX_INFLATED)
-        except zlib.error as error:
-            raise DicomError(f"deflated data set cannot be inflated: {error}") from error
-        if not inflater.eof:
-            raise Incomplete(len(buffer) + 1)
-        buffer, position = inflated, 0
+        buffer, position = _inflated(buffer, position), 0
     if position + 8 > len(buffer):
         raise Incomplete(position + 8)
     vr = buffer[position + 4 : position + 6]
     explicit = vr in SHORT_LENGTH or vr in LONG_LENGTH
     table, _ = _walk(buffer, position, len(buffer), explicit, order, 0)
     return Elements(buffer, explicit, order, table, syntax or (EXPLICIT if explicit else IMPLICIT))
+
+
+def _inflated(buffer: bytes, position: int) -> bytes:
+    """What a deflated data set holds: first its header, then no more than that announces."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    found, rest, most = b"", buffer[position:], MAX_HEADER
+    try:
+        while True:
+            found += inflater.decompress(rest, most - len(found))
+            rest = inflater.unconsumed_tail
+            if inflater.eof:
+                return found
+            if len(found) < most:
+                raise Incomplete(len(buffer) + 1)
+            if most > MAX_HEADER:
+                raise OversizeError(f"deflated data set: its header announces {most - SLACK} bytes, found more")
+            _, start, end = _pixels(found)
+            most = (end if end >= 0 else start + (len(buffer) - position) * 2) + SLACK
+            if most <= len(found):
+                raise OversizeError(f"deflated data set: expected {end} bytes, found more than {len(found)}")
+            if most > MAX_INFLATED:
+                raise OversizeError(f"deflated data set: expected at most {MAX_INFLATED} bytes, its header announces {most}")
+    except zlib.error as error:
+        raise DicomError(f"deflated data set cannot be inflated: {error}") from error
+
+
+def _pixels(found: bytes) -> tuple[Any, ...]:
+    """Where the pixels of a data set lie whose beginning is there."""
+    try:
+        return _walk(found, 0, len(found), True, "<", 0)[0][PIXEL_DATA]
+    except (Incomplete, KeyError):
+        raise OversizeError(f"deflated data set: expected pixels within its first {len(found)} bytes, found none") from None
 
 
 def rewritten(buffer: bytes) -> bytes:

@@ -11,18 +11,21 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from rtevo.errors import DicomError
-from rtevo.ingest.assembly import Outcome, Volume
+from rtevo.errors import DicomError, NotDicomError
 from rtevo.ingest.dicom import DicomFile, TruncatedError, read_dicom
 from rtevo.ingest.gate import Gate
-from rtevo.ingest.listing import Listing, Signature
+from rtevo.ingest.listing import Listing, Signature, signature
 from rtevo.ingest.nifti import is_nifti, read_nifti
-from rtevo.ingest.selection import Selection, Stream, is_number
+from rtevo.ingest.ranking import is_number
+from rtevo.ingest.selection import Selection, Stream
+from rtevo.ingest.volume import Outcome, Volume
+from rtevo.ingest.waiting import Taken, Waiting
 from rtevo.ingest.whole import SUSPECT_S, Whole, zeros_at_end
+from rtevo.outside import shown
 
 __all__ = ["FolderSource"]
 
@@ -30,29 +33,6 @@ BATCH_BYTES = 64 << 20  # read in one poll; the rest waits for the next, so that
 IDLE_SHARE = 0.005  # of the time may be spent in files that were given up
 RECENT_NS = 10_000_000_000  # a modification time up to this long ago is taken for the moment at which the file was closed
 SLOW_LOOK_S = 1.0  # between looks at files that were given up, in case they grow after all
-
-
-@dataclass(eq=False)
-class _Waiting:
-    """A file that is not whole, or is of no use."""
-
-    reason: str
-    needed: int  # bytes; 0 where the header does not tell yet
-    size: int  # -1: could not be read
-    modified_ns: int
-    grew_s: float
-    dicom: bool = True  # as far as one can tell
-    file: DicomFile | None = None
-    whole_s: float = math.nan  # it has been as long as its header says, and as it is, since then
-    due_s: float = math.inf  # it is whole if it stays as it is until then
-
-
-class _Taken(NamedTuple):
-    """A file that was taken."""
-
-    uid: str
-    checksum: int
-    at_s: float
 
 
 class FolderSource:
@@ -88,11 +68,13 @@ class FolderSource:
         Returns the trigger's time on `clock_ns`, None before it: see :class:`rtevo.ingest.gate.Gate`. Without it nothing is held.
     replaceable : callable, optional
         Whether a doubtful series that was taken may still give way to a better one that begins, whose volumes then come from index 0.
+    confined : bool
+        Whether links that lead out of the folder are named, and not followed: it is written to by others.
 
     Attributes
     ----------
     problems : list of str
-        What went wrong, each once.
+        What went wrong, each once; `alarms` are those that somebody must act upon.
     duplicates : int
         Copies of files that came before.
 
@@ -118,6 +100,7 @@ class FolderSource:
         settle_s: float | None = 0.0,
         opened: Callable[[], int | None] | None = None,
         replaceable: Callable[[], bool] = lambda: False,
+        confined: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.problems: list[str] = []
@@ -125,14 +108,12 @@ class FolderSource:
         self.duplicates = 0
         gate = Gate(opened) if opened else None
         self._selection = Selection(series, patience_s=patience_s, first=first, confirm=confirm, replaceable=replaceable, gate=gate)
-        self._stall_s = stall_s
-        self._clock_ns = clock_ns
-        self._pixels = pixels
-        self._listing, self._whole = Listing(self.folder, self.problems), Whole(settle_s)
-        self._taken: dict[str, _Taken] = {}
+        self._stall_s, self._clock_ns, self._pixels = stall_s, clock_ns, pixels
+        self._listing, self._whole = Listing(self.folder, self.problems, confined), Whole(settle_s)
+        self._taken: dict[str, Taken] = {}
         self._queue: deque[str] = deque()
-        self._waiting: dict[str, _Waiting] = {}  # not whole
-        self._given_up: dict[str, _Waiting] = {}  # named as of no use, and looked at from time to time
+        self._waiting: dict[str, Waiting] = {}  # not whole
+        self._given_up: dict[str, Waiting] = {}  # named as of no use, and looked at from time to time
         self._next_slow_s = 0.0
         self._volumes: dict[str, int] = {}  # taken from each NIfTI file so far
         self._open: dict[str, int] = {}  # size of the NIfTI files to which volumes may be added
@@ -299,7 +280,20 @@ class FolderSource:
         return volumes
 
     def _look(self, path: str, now_s: float, *, final: bool = False) -> int:
-        """Read a file and take it if it is whole; if `final`, it will not change any more. Returns its size in bytes."""
+        """Read a file and take it if it is whole; if `final`, it will not change any more. Returns its size in bytes.
+
+        Whatever a file does to those who read it, it is a file that is named and passed over.
+        """
+        try:
+            return self._read(path, now_s, final)
+        except Exception as error:  # what nobody thought of
+            self._waiting.pop(path, None)
+            size, modified_ns = signature(path) or (-1, -1)
+            why = f"{path}: cannot be used ({type(error).__name__}: {shown(error)})"
+            self._give_up(path, Waiting("", 0, size, modified_ns, now_s), why)
+            return max(size, 0)
+
+    def _read(self, path: str, now_s: float, final: bool) -> int:
         size, modified_ns = -1, -1
         try:
             status = os.stat(path)
@@ -313,20 +307,20 @@ class FolderSource:
             self._forget(path)
         except TruncatedError as error:
             needed = error.needed if error.exact else 0
-            self._wait(path, _Waiting(str(error), needed, size, modified_ns, now_s, size > 0, error.file))
+            self._wait(path, Waiting(str(error), needed, size, modified_ns, now_s, size > 0, error.file))
         except DicomError as error:
             self._waiting.pop(path, None)
-            self._give_up(path, _Waiting("", 0, size, modified_ns, now_s, "not a DICOM file" not in str(error)), str(error))
-        except OSError as error:  # locked by its writer, or the share is away
+            self._give_up(path, Waiting("", 0, size, modified_ns, now_s, not isinstance(error, NotDicomError)), str(error))
+        except OSError as error:  # locked by its writer, or the share is away; or no regular file any more
             before = self._waiting.get(path)
             since_s = before.grew_s if before and before.size < 0 else now_s
-            self._wait(path, _Waiting(f"{path}: cannot be read ({error.strerror})", 0, -1, -1, since_s))  # tried again at every look
+            self._wait(path, Waiting(f"{path}: cannot be read ({error.strerror})", 0, -1, -1, since_s))  # tried again at every look
         else:
             as_read = (size, modified_ns)
             unchanged = (after.st_size, after.st_mtime_ns) == as_read
             if final or not self._selection.wants(file) or self._stays(path, file, as_read, now_s, unchanged):
                 self._settle_file(path, as_read)
-                self._whole.finished(file)
+                self._finished(path, file, modified_ns)
                 self._take(path, file, self._closed_ns(modified_ns), now_s)
         return max(size, 0)
 
@@ -341,8 +335,14 @@ class FolderSource:
             return True
         why = f"ends in {file.tail} bytes of zeros" if self._whole.suspect(file) else "was still changing"
         header = replace(file, parts=tuple(replace(part, pixels=None) for part in file.parts))
-        self._wait(path, _Waiting(f"{path}: {why}", as_read[0], *as_read, now_s, True, header, since_s, due_s))
+        self._wait(path, Waiting(f"{path}: {why}", as_read[0], *as_read, now_s, True, header, since_s, due_s))
         return False
+
+    def _finished(self, path: str, file: DicomFile, modified_ns: int) -> None:
+        """Note what a file ends in that is taken now, and say where that speaks against its being whole."""
+        doubt = self._whole.doubt(file, modified_ns) if self._selection.wants(file) else ""
+        self.problems += [f"{self._short(path)}: {doubt}"] * bool(doubt)
+        self._whole.finished(file, bool(doubt))
 
     def _settle_file(self, path: str, as_read: Signature) -> None:
         if self._given_up.pop(path, None):
@@ -361,7 +361,7 @@ class FolderSource:
         whole = next((k for k, f in enumerate(self._one_by_one(found.file)) if not (final or self._stays(path, f, as_read, now_s))), None)
         parts = found.file.parts[:whole]
         for file in self._one_by_one(replace(found.file, parts=parts)):
-            self._whole.finished(file)
+            self._finished(path, file, as_read[1])
         self._volumes[path] = found.there if whole is None else before + len(parts)
         if parts:
             checksum = zlib.crc32(b"".join(part.pixels.tobytes("F") for part in parts if part.pixels is not None))
@@ -369,12 +369,12 @@ class FolderSource:
         compressed = path.lower().endswith(".gz")
         if whole is not None:
             return
-        if found.there < found.announced and (compressed or found.needed <= size):  # too much for one look
+        if found.there < (found.held if compressed else found.announced) and (compressed or found.needed <= size):  # too much for one look
             self._waiting.pop(path, None)
             self._queue.append(path)
         elif found.there < found.announced:
             reason = f"{path}: ends at byte {size}, after {found.there} of {found.announced} volumes"
-            raise TruncatedError(reason, found.needed, True)
+            raise TruncatedError(reason, size + 1 if compressed else found.needed, True)
         else:
             self._settle_file(path, as_read)
             if not compressed:
@@ -407,7 +407,7 @@ class FolderSource:
 
     def _take(self, path: str, file: DicomFile, closed_ns: int, now_s: float) -> None:
         """Hand a whole file's parts on, unless it is a copy of one that came before."""
-        before, self._taken[path] = self._taken.get(path), _Taken(file.uid, file.checksum, now_s)
+        before, self._taken[path] = self._taken.get(path), Taken(file.uid, file.checksum, now_s)
         if before is not None and before.uid == file.uid:
             if before.checksum != file.checksum:
                 self._take_again(path, file, closed_ns, now_s)
@@ -468,17 +468,17 @@ class FolderSource:
             waiting = self._waiting.pop(path)
             self._give_up(path, waiting, f"{waiting.reason}; it never completed")
 
-    def _wait(self, path: str, found: _Waiting) -> None:
+    def _wait(self, path: str, found: Waiting) -> None:
         """Note a file that is not whole."""
         if path in self._given_up:
             self._given_up[path] = found
         else:
             self._waiting[path] = found
 
-    def _give_up(self, path: str, waiting: _Waiting, reason: str) -> None:
+    def _give_up(self, path: str, waiting: Waiting, reason: str) -> None:
         """Name a file that is of no use, and go on looking at it from time to time."""
         if path not in self._given_up:
-            self.problems.append(reason.replace(path, self._short(path), 1))
+            self.problems.append(shown(reason.replace(path, self._short(path), 1), None))
         self._given_up[path] = waiting
         self._settled.add(path)
         if waiting.file is not None:
@@ -491,4 +491,4 @@ class FolderSource:
         return now_ns - age_ns if 0 <= age_ns <= RECENT_NS else now_ns
 
     def _short(self, path: str) -> str:
-        return os.path.relpath(path, self.folder)
+        return shown(os.path.relpath(path, self.folder), None)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rtevo.ingest.csa import protocol_number
 from rtevo.ingest.elements import Elements
 from rtevo.ingest.encoding import acceleration_of_slices, encoding, ge_interleaved
+from rtevo.outside import shown
 
 __all__ = ["Likeness", "SeriesHeader", "moment", "series_header"]
 
@@ -148,7 +149,7 @@ class SeriesHeader:
     @property
     def label(self) -> str:
         """Number and description, for messages."""
-        return f"series {'?' if self.number is None else self.number} '{self.description or self.protocol}'"
+        return f"series {'?' if self.number is None else self.number} '{shown(self.description or self.protocol)}'"
 
     def made_beside(self, pattern: str = "") -> str:
         """Say why a series is what scanners make beside or of a run, under its name; empty where it is not.

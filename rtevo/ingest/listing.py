@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Listing", "Signature"]
+from rtevo.outside import shown
+
+__all__ = ["Listing", "Signature", "signature"]
 
 Signature = tuple[int, int]
 """Size in bytes and modification time in ns: a file of the same name with another is another file, or not the same any more."""
@@ -32,7 +34,7 @@ TEMPORARY = (".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload")  
 
 @dataclass(eq=False)
 class _Folder:
-    """A listed folder; of each name the inode, 0 for what is not looked at."""
+    """A listed folder; of each name the inode, 0 or its negative for what is not looked at."""
 
     depth: int
     names: dict[str, int] = field(default_factory=dict)
@@ -52,6 +54,8 @@ class Listing:
         The folder; it need not exist yet, and may go away for a while.
     problems : list of str
         Takes what went wrong, each once.
+    confined : bool
+        Whether links that lead out of the folder are named, and not followed.
 
     Attributes
     ----------
@@ -59,9 +63,10 @@ class Listing:
         Files that were taken, as they were then; the caller keeps it.
     """
 
-    def __init__(self, folder: Path, problems: list[str]) -> None:
+    def __init__(self, folder: Path, problems: list[str], confined: bool = False) -> None:
         self.known: dict[str, Signature] = {}
         self._problems = problems
+        self._root, self._confined = str(folder), confined
         self._folders: dict[str, _Folder] = {str(folder): _Folder(0)}
         self._reachable: bool | None = None
         self._turn: Iterator[str] = iter(())
@@ -149,7 +154,7 @@ class Listing:
         with os.scandir(path) as entries:
             for entry in entries:
                 there.add(entry.name)
-                if known.get(entry.name) != entry.inode() and known.get(entry.name) != 0:
+                if known.get(entry.name) not in (entry.inode(), -entry.inode(), 0):
                     new.append(entry)
         folder.next_s = now_s + (time.perf_counter() - begin) / IDLE_SHARE
         for name in [name for name in known if name not in there]:  # a name that comes back is another file's
@@ -158,6 +163,9 @@ class Listing:
         for entry in new:
             if entry.name.startswith(".") or entry.name.lower().endswith(TEMPORARY):
                 known[entry.name] = 0
+            elif why := self._refused(entry):
+                known[entry.name] = -entry.inode()
+                self._problems.append(f"{shown(os.path.relpath(entry.path, self._root), None)}: {why}")
             elif entry.is_dir():
                 if folder.depth < MAX_DEPTH and entry.path not in self._folders and not self._goes_round(entry):
                     self._folders[entry.path] = _Folder(folder.depth + 1)
@@ -168,6 +176,17 @@ class Listing:
                 if self.known.get(entry.path) is None or self.known[entry.path] != signature(entry.path):
                     found.append(entry.path)
         return inner
+
+    def _refused(self, entry: os.DirEntry[str]) -> str:
+        """Say why a name is not looked at: it stands for no file, or is a link out of the watched folder; empty where it is."""
+        if not entry.is_symlink():
+            return "" if entry.is_file() or entry.is_dir() else "neither a file nor a folder; not looked at"
+        if not os.path.exists(entry.path):  # it may lead somewhere later
+            return ""
+        target, root = os.path.realpath(entry.path), os.path.realpath(self._root)
+        if self._confined and target != root and not target.startswith(root.rstrip("/") + "/"):
+            return f"a link out of the watched folder ({shown(target)}); not followed"
+        return "" if os.path.isfile(target) or os.path.isdir(target) else "a link to neither a file nor a folder; not looked at"
 
     def _goes_round(self, entry: os.DirEntry[str]) -> bool:
         """Whether a link leads to a folder that is looked into already."""

@@ -11,6 +11,7 @@ import selectors
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 __all__ = ["Lobby"]
 
 WAIT_S = 5.0  # for the request; senders send it with the connection
-MOST_WAITING = 256  # connections; beyond them the oldest is closed
+MOST_WAITING = 256  # connections; beyond them the oldest of whoever has most is closed
 LONGEST_REQUEST = 1 << 18  # bytes
 ASSOCIATE_REQUEST, HEADER = 0x01, 6  # kind of unit, and length of what says how long it is
 LOOK_S = 0.01  # between looks at a request of which a part has come
@@ -31,6 +32,10 @@ class _Waiting:
     address: Any
     until_s: float
     partial: bool = False
+
+
+def _host(each: _Waiting) -> Any:
+    return each.address[0] if isinstance(each.address, tuple) else each.address
 
 
 class Lobby:
@@ -93,8 +98,9 @@ class Lobby:
         for each in entered:
             self._waiting.append(each)
             self._selector.register(each.connection, selectors.EVENT_READ)
-        for each in self._waiting[:-MOST_WAITING]:
-            self._leave(each, close=True)
+        while len(self._waiting) > MOST_WAITING:  # the oldest of whoever has most: another's flood pushes nobody out
+            (most, _), *_ = Counter(_host(each) for each in self._waiting).most_common(1)
+            self._leave(next(each for each in self._waiting if _host(each) == most), close=True)
 
     def _look(self, each: _Waiting) -> None:
         """Pass a connection on, let it wait on, or close it."""

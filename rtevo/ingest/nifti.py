@@ -9,22 +9,21 @@ repetition time and slice timing where it is there before the file. The header i
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 import re
-import zlib
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rtevo.errors import DicomError
+from rtevo.errors import DataError, DicomError
 from rtevo.ingest.dicom import DicomFile, TruncatedError
 from rtevo.ingest.header import SeriesHeader
+from rtevo.ingest.inflating import Inflating
 from rtevo.ingest.parts import Part
+from rtevo.outside import open_regular, read_json, shown
 from rtevo.records import Grid
 
 __all__ = ["NiftiFile", "is_nifti", "read_nifti", "volume_file"]
@@ -33,16 +32,21 @@ ENDINGS = (".nii", ".nii.gz")
 SIZES = {348: 352, 540: 544}  # bytes of a header, with the flag for extensions
 UNITS_S = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 MAX_INFLATED = 1 << 32
+MAX_VOLUME = 1 << 30  # bytes
+HEAD = 1 << 12  # bytes that are inflated to read the header
+SLACK = 1 << 16  # bytes that a packed file may hold beyond what its header announces
+MOST_SIDECAR = 1 << 22  # bytes
 
 
 class NiftiFile(NamedTuple):
     """What a file holds so far: volumes from the one that was asked for, how many are there, how many are announced, and the size
-    in bytes at which the next is there."""
+    in bytes at which the next is there; how many are there when none is left for the next look."""
 
     file: DicomFile
     there: int
     announced: int
     needed: int
+    held: int
 
 
 def is_nifti(path: str) -> bool:
@@ -117,48 +121,86 @@ def read_nifti(path: str, *, pixels: bool = True, skip: int = 0, most_bytes: int
     OSError
         If it cannot be opened.
     """
-    with open(path, "rb", buffering=0) as file:
-        if path.lower().endswith(".gz"):
-            contents = _inflate(file.readall() or b"", path)
-            return _read(path, io.BytesIO(contents), len(contents), pixels, skip, most_bytes)
-        return _read(path, file, os.fstat(file.fileno()).st_size, pixels, skip, most_bytes)
-
-
-def _inflate(contents: bytes, path: str) -> bytes:
-    """What a gzip file holds, all of its members."""
-    out: list[bytes] = []
-    rest = contents
-    while rest or not out:
-        inflater = zlib.decompressobj(wbits=31)
+    with open_regular(path) as file:
         try:
-            out.append(inflater.decompress(rest, MAX_INFLATED))
-        except zlib.error as error:
-            if not any(rest):
-                raise TruncatedError(f"{path}: ends at byte {len(contents)}, within its compressed stream", len(contents) + 1) from None
-            raise DicomError(f"{path}: cannot be inflated ({error})") from None
-        if not inflater.eof:
-            raise TruncatedError(f"{path}: ends at byte {len(contents)}, within its compressed stream", len(contents) + 1)
-        rest = inflater.unused_data
-    return b"".join(out)
+            if path.lower().endswith(".gz"):
+                return _read_packed(path, file, pixels, skip, most_bytes)
+            return _read(path, file, os.fstat(file.fileno()).st_size, pixels, skip, most_bytes)
+        except (DicomError, OSError):
+            raise
+        except Exception as error:  # whatever odd bytes do to nibabel and NumPy
+            raise DicomError(f"{path}: malformed header ({type(error).__name__}: {shown(error)})") from error
+
+
+class _Head(NamedTuple):
+    """What the header says: where the first volume begins, bytes of one, and how many there are announced, at least."""
+
+    header: Any
+    grid: Grid
+    dtype: np.dtype[Any]
+    scaling: tuple[float, float]
+    offset: int
+    length: int
+    several: bool
+    announced: int
+
+
+def _read_packed(path: str, file: Any, pixels: bool, skip: int, most_bytes: int) -> NiftiFile:
+    """Read a gzip file: its header first, then no more than that announces, of which what is asked for is kept."""
+    size = os.fstat(file.fileno()).st_size
+    if size > MAX_INFLATED:
+        raise DicomError(f"{path}: expected at most {MAX_INFLATED} bytes, found {size}")
+    inflating = Inflating(path, file, size)
+    head = _head(path, io.BytesIO(inflating.read(HEAD)), inflating.there)
+    end = head.offset + head.length * head.announced
+    if end > MAX_INFLATED:
+        raise DicomError(f"{path}: expected at most {MAX_INFLATED} bytes when inflated, its header announces {end}")
+    inflating.limit(end + SLACK)
+    begin = head.offset + skip * head.length
+    kept = inflating.between(begin, begin + max(1, most_bytes // head.length) * head.length)
+    return _volumes(path, head, _At(kept, begin), inflating.rest(), pixels, skip, most_bytes)
+
+
+class _At(io.BytesIO):
+    """A piece of a file, that begins at `begin`."""
+
+    def __init__(self, piece: bytes, begin: int) -> None:
+        super().__init__(piece)
+        self._begin = begin
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return super().seek(offset - self._begin, whence)
 
 
 def _read(path: str, file: Any, size: int, pixels: bool, skip: int, most_bytes: int) -> NiftiFile:
+    return _volumes(path, _head(path, file, size), file, size, pixels, skip, most_bytes)
+
+
+def _head(path: str, file: Any, size: int) -> _Head:
     header = _header(path, file, size)
     try:
         grid, dtype = _grid(header), _dtype(header)
         slope, intercept = header.get_slope_inter()
+        offset = int(header.get_data_offset())
     except Exception as error:  # nibabel raises all kinds
-        raise DicomError(f"{path}: {error}") from None
-    offset, length = int(header.get_data_offset()), math.prod(grid.shape) * dtype.itemsize
-    several = int(header["dim"][0]) > 3
+        raise DicomError(f"{path}: {shown(error)}") from None
+    length, several = math.prod(grid.shape) * dtype.itemsize, int(header["dim"][0]) > 3
+    if length > MAX_VOLUME or not 0 <= offset <= MAX_INFLATED:
+        raise DicomError(f"{path}: expected volumes of at most {MAX_VOLUME} bytes, found {length} from byte {offset}")
+    scaling = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
+    return _Head(header, grid, dtype, scaling, offset, length, several, max(1, int(header["dim"][4])) if several else 1)
+
+
+def _volumes(path: str, head: _Head, file: Any, size: int, pixels: bool, skip: int, most_bytes: int) -> NiftiFile:
+    header, grid, offset, length, several = head.header, head.grid, head.offset, head.length, head.several
     there = max(0, (size - offset) // length)
-    announced = max(there, int(header["dim"][4])) if several else 1
+    announced = max(there, head.announced) if several else 1
     there = min(there, announced)
     stop = min(there, skip + max(1, most_bytes // length))
     series, number = _series(path, header, announced if several else None)
     volumes: dict[int, NDArray[Any] | None] = {}
     for k in range(skip, stop):
-        volumes[k + 1 if several else number] = _voxels(file, offset + k * length, length, dtype, grid) if pixels else None
+        volumes[k + 1 if several else number] = _voxels(file, offset + k * length, length, head.dtype, grid) if pixels else None
     times = _slice_times(path, header, grid.shape[2])
     described = volume_file(
         path,
@@ -166,11 +208,11 @@ def _read(path: str, file: Any, size: int, pixels: bool, skip: int, most_bytes: 
         grid,
         volumes,
         field="position" if several else "name",
-        slopes=np.array([1.0 if slope is None else slope]),
-        intercepts=np.array([0.0 if intercept is None else intercept]),
+        slopes=np.array([head.scaling[0]]),
+        intercepts=np.array([head.scaling[1]]),
         slice_times_s=times,
     )
-    return NiftiFile(described, stop, announced, offset + (stop + 1) * length)
+    return NiftiFile(described, stop, announced, offset + (stop + 1) * length, there)
 
 
 def _voxels(file: Any, offset: int, length: int, dtype: np.dtype[Any], grid: Grid) -> NDArray[Any]:
@@ -198,9 +240,9 @@ def _header(path: str, file: Any, size: int) -> Any:
     file.seek(0)
     kind = nibabel.Nifti1Header if found[0] == 348 else nibabel.Nifti2Header
     try:
-        return kind.from_fileobj(file)
+        return kind(file.read(found[0]))  # without its extensions, which nobody needs
     except Exception as error:  # nibabel raises all kinds
-        raise DicomError(f"{path}: {error}") from None
+        raise DicomError(f"{path}: {shown(error)}") from None
 
 
 def _grid(header: Any) -> Grid:
@@ -224,8 +266,8 @@ def _stem(path: str) -> str:
 
 
 def _sidecar(path: str) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        found = json.loads(Path(_stem(path) + ".json").read_text(encoding="utf-8"))
+    with suppress(OSError, DataError):
+        found = read_json(_stem(path) + ".json", MOST_SIDECAR)
         return found if isinstance(found, dict) else {}
     return {}
 
@@ -234,12 +276,20 @@ def _positive(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) and value > 0 else None
 
 
+def _unit_s(header: Any) -> float | None:
+    """The header's unit of time in seconds; None where it names none, or nothing that is known."""
+    try:
+        return UNITS_S.get(header.get_xyzt_units()[1])
+    except KeyError:
+        return None
+
+
 def _series(path: str, header: Any, announced: int | None) -> tuple[SeriesHeader, int]:
     """The series that a file belongs to, and the number in its name."""
     stem, sidecar = _stem(path), _sidecar(path)
     folder, name = os.path.split(stem)
     found = re.fullmatch(r"(.*?)(\d+)(\D*)", name) if announced is None else None
-    unit_s = UNITS_S.get(header.get_xyzt_units()[1])
+    unit_s = _unit_s(header)
     tr_s = _positive(sidecar.get("RepetitionTime")) or (_positive(float(header["pixdim"][4]) * unit_s) if unit_s else None)
     description = str(sidecar.get("SeriesDescription") or (f"{found[1]}{found[3]}".strip(" -_.") if found else name) or name)
     series = SeriesHeader(

@@ -20,6 +20,13 @@ frame says that no more will come. In Python::
     header = {"index": k, "shape": volume.shape, "dtype": volume.dtype.str, "affine": affine.tolist(), "tr_s": 2.0}
     socket.send_multipart([json.dumps(header).encode(), numpy.ascontiguousarray(volume)])
     answer = socket.recv_json()
+
+Where the socket is open to other computers, both sides have keys: ``python -m rtevo.bridge keys DIR --client NAME`` makes them, DIR is
+named in ``[acquisition] keys``, and the script connects with those of ``NAME.json``::
+
+    keys = json.load(open("NAME.json"))
+    socket.curve_publickey, socket.curve_secretkey = keys["public"].encode(), keys["secret"].encode()
+    socket.curve_serverkey = keys["server"].encode()
 """
 
 from __future__ import annotations
@@ -37,17 +44,25 @@ import zmq
 from numpy.typing import NDArray
 
 from rtevo.errors import DataError
-from rtevo.ingest.assembly import Assembler, Outcome, Volume
+from rtevo.ingest.admission import DOMAIN, Admission
+from rtevo.ingest.assembly import Assembler
 from rtevo.ingest.dicom import DicomFile
 from rtevo.ingest.gate import Gate
 from rtevo.ingest.header import SeriesHeader
 from rtevo.ingest.nifti import volume_file
+from rtevo.ingest.volume import Outcome, Volume
+from rtevo.outside import parse_json, shown
 from rtevo.records import Grid
+from rtevo.wire import KeyFile
 
 __all__ = ["PushSource"]
 
 MAX_BYTES = 1 << 30  # of a message
 MAX_INDEX = 1_000_000
+MAX_HEADER = 1 << 16  # bytes of a message's first frame
+WIDEST = 16  # bytes of a voxel
+QUEUED = 1  # volumes of a connection that wait unread; the network holds back what is beyond
+LONGEST, LONGEST_NAME = 500, 200  # characters: of an answer, of a series and a token
 BATCH = 16  # messages taken in one poll
 CLOSE = 5  # volumes that one from another connection may be ahead of the run's last
 NAMES = {"index", "shape", "dtype", "affine", "tr_s", "order", "acquired_s", "slice_times_s", "series", "token"}
@@ -71,7 +86,9 @@ class PushSource:
     opened : callable, optional
         Returns the trigger's time on `clock_ns`, None before it: see :class:`rtevo.ingest.gate.Gate`. Without it nothing is held.
     most_voxels : int, optional
-        Of a volume; a larger one is refused.
+        Of a volume; a larger one is refused, and none is read that is larger than these take in the widest type.
+    keys : wire.KeyFile, optional
+        The support computer's: only senders whose keys it lists come in, encrypted. Without it only addresses are looked at.
 
     Attributes
     ----------
@@ -100,6 +117,7 @@ class PushSource:
         confirm: bool = False,
         opened: Callable[[], int | None] | None = None,
         most_voxels: int | None = None,
+        keys: KeyFile | None = None,
     ) -> None:
         self.problems: list[str] = []
         self.alarms: set[str] = set()
@@ -112,13 +130,21 @@ class PushSource:
         self._gate = Gate(opened) if opened else None
         self._runs: list[_Run] = []  # those that came; one is taken
         self._run: _Run | None = None
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._admission = Admission(self._context, self._peers, None if keys is None else dict(keys.clients)) if peers or keys else None
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._socket.set(zmq.LINGER, 1000)
-        self._socket.set(zmq.MAXMSGSIZE, MAX_BYTES)
+        self._socket.set(zmq.RCVHWM, QUEUED)
+        self._socket.set(zmq.MAXMSGSIZE, MAX_BYTES if most_voxels is None else min(MAX_BYTES, WIDEST * most_voxels + MAX_HEADER))
+        if self._admission is not None:
+            self._socket.zap_domain = DOMAIN
+        if keys is not None:
+            self._socket.curve_server = True
+            self._socket.curve_publickey, self._socket.curve_secretkey = keys.public.encode(), keys.secret.encode()
         try:
             self._socket.bind(bind.removesuffix(":0") + ":*" if bind.endswith(":0") else bind)
         except zmq.ZMQError as error:
-            self._socket.close()
+            self.close()
             raise DataError(f"{bind}: cannot listen there ({error})") from error
         self.endpoint: str = self._socket.get_string(zmq.LAST_ENDPOINT)
 
@@ -166,6 +192,8 @@ class PushSource:
         for _ in range(BATCH):
             if not self._take():
                 break
+        while self._admission is not None and self._admission.refused:
+            self._name(f"a connection was refused: {self._admission.refused.popleft()}")
         return self._advance(final=False)
 
     def finish(self) -> list[Volume]:
@@ -177,6 +205,15 @@ class PushSource:
     def close(self) -> None:
         """Stop listening."""
         self._socket.close()
+        if self._admission is not None:
+            self._admission.close()
+            self._admission = None
+        self._context.term()
+
+    def _name(self, text: str) -> None:
+        """Name what went wrong, once."""
+        if text not in self.problems:
+            self.problems.append(text)
 
     def _advance(self, *, final: bool) -> list[Volume]:
         if self._run is None:
@@ -221,9 +258,10 @@ class PushSource:
             if self._peers and address not in self._peers:
                 raise DataError(f"{address} is not among the allowed peers")
             answer = {"ok": True, **self._read(rest[len(envelope) - 1 :], sender, address)}
-        except DataError as error:
-            answer = {"ok": False, "error": str(error)}
-            self.problems.append(f"a pushed volume was refused: {error}")
+        except Exception as error:  # whatever a message does, it is a message that is refused
+            why = shown(error if isinstance(error, DataError) else f"cannot be used ({type(error).__name__}: {error})", LONGEST)
+            answer = {"ok": False, "error": why}
+            self.problems.append(f"a pushed volume was refused: {why}")
         self.seen += 1
         self._socket.send_multipart([*envelope, json.dumps(answer).encode()])
         return True
@@ -339,8 +377,8 @@ class _Run:
         known = self.assembler.series
         if series != known:
             raise DataError(
-                f"expected the run's series and repetition time, {known.description!r} and {known.tr_s} s, found {series.description!r} "
-                f"and {series.tr_s} s"
+                f"expected the run's series and repetition time, {known.description!r} and {known.tr_s} s, found "
+                f"{shown(repr(series.description))} and {series.tr_s} s"
             )
         if token != self.token:
             raise DataError(f"token: expected that of the run, {self.label}, found another one: another sender's, or an earlier run's")
@@ -374,8 +412,8 @@ class _Run:
 
 def _header(frames: list[bytes]) -> dict[str, Any]:
     try:
-        header = json.loads(frames[0])
-    except (IndexError, ValueError) as error:
+        header = parse_json(frames[0] if frames else b"", MAX_HEADER)
+    except DataError as error:
         raise DataError(f"expected JSON in the first frame ({error})") from None
     if not isinstance(header, dict):
         raise DataError("expected a JSON object in the first frame")
@@ -385,29 +423,33 @@ def _header(frames: list[bytes]) -> dict[str, Any]:
 def _data(header: dict[str, Any], voxels: bytes) -> tuple[NDArray[Any], Grid]:
     """The volume and its grid, everything checked."""
     if unknown := set(header) - NAMES:
-        raise DataError(f"expected the names {', '.join(sorted(NAMES))}; found {', '.join(sorted(unknown))}")
+        raise DataError(f"expected the names {', '.join(sorted(NAMES))}; found {shown(', '.join(sorted(unknown)))}")
     if missing := {"index", "shape", "dtype", "affine"} - set(header):
         raise DataError(f"expected {', '.join(sorted(missing))}, found nothing")
     index = header["index"]
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= MAX_INDEX:
-        raise DataError(f"index: expected a whole number from 0, got {index!r}")
+        raise DataError(f"index: expected a whole number from 0, got {shown(repr(index))}")
     try:
         if not all(isinstance(n, int) and not isinstance(n, bool) for n in header["shape"]):
-            raise DataError(f"shape: expected three whole numbers, got {header['shape']!r}")
+            raise DataError(f"shape: expected three whole numbers, got {shown(repr(header['shape']))}")
         if any(isinstance(value, bool) for row in header["affine"] for value in row):
-            raise DataError(f"affine: expected numbers, got {header['affine']!r}")
+            raise DataError(f"affine: expected numbers, got {shown(repr(header['affine']))}")
         grid = Grid(tuple(header["shape"]), np.array(header["affine"], np.float64))
+        if not isinstance(header["dtype"], str):
+            raise TypeError(f"dtype: expected NumPy's name of one, got {shown(repr(header['dtype']))}")
         dtype = np.dtype(header["dtype"])
-    except (TypeError, ValueError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # NumPy reads a name of a type as it would read code
         raise DataError(str(error)) from None
     if dtype.kind not in "iuf":
-        raise DataError(f"dtype: expected integers or real numbers, got {header['dtype']!r}")
+        raise DataError(f"dtype: expected integers or real numbers, got {shown(repr(header['dtype']))}")
     needed = math.prod(grid.shape) * dtype.itemsize
     if len(voxels) != needed:
         raise DataError(f"expected {needed} bytes of voxels for shape {grid.shape} and dtype {dtype.str}, found {len(voxels)}")
     _check_times(header, grid)
     if header.get("order", "C") not in ("C", "F"):
-        raise DataError(f"order: expected C or F, got {header['order']!r}")
+        raise DataError(f"order: expected C or F, got {shown(repr(header['order']))}")
     return np.frombuffer(voxels, dtype).reshape(grid.shape, order=header.get("order", "C")), grid
 
 
@@ -417,11 +459,11 @@ def _check_times(header: dict[str, Any], grid: Grid) -> None:
 
     tr_s, acquired_s, times = header.get("tr_s"), header.get("acquired_s"), header.get("slice_times_s")
     if tr_s is not None and not (is_number(tr_s) and tr_s > 0):
-        raise DataError(f"tr_s: expected > 0 seconds, got {tr_s!r}")
+        raise DataError(f"tr_s: expected > 0 seconds, got {shown(repr(tr_s))}")
     if acquired_s is not None and not is_number(acquired_s):
-        raise DataError(f"acquired_s: expected seconds, got {acquired_s!r}")
+        raise DataError(f"acquired_s: expected seconds, got {shown(repr(acquired_s))}")
     if times is not None and not (isinstance(times, list) and len(times) == grid.shape[2] and all(map(is_number, times))):
-        raise DataError(f"slice_times_s: expected {grid.shape[2]} numbers, got {times!r}")
+        raise DataError(f"slice_times_s: expected {grid.shape[2]} numbers, got {shown(repr(times))}")
     if times is not None and not (min(times) >= 0 and max(times) <= (math.inf if tr_s is None else tr_s)):
         raise DataError(f"slice_times_s: expected 0 to tr_s ({tr_s} s), got {min(times)} to {max(times)}")
 
@@ -430,7 +472,9 @@ def _series(header: dict[str, Any]) -> SeriesHeader:
     tr_s, name = header.get("tr_s"), header.get("series", "")
     for what in ("series", "token"):
         if not isinstance(header.get(what, ""), str):
-            raise DataError(f"{what}: expected text, got {header[what]!r}")
+            raise DataError(f"{what}: expected text, got {shown(repr(header[what]))}")
+        if len(header.get(what, "")) > LONGEST_NAME:
+            raise DataError(f"{what}: expected at most {LONGEST_NAME} characters, got {len(header[what])}")
     return SeriesHeader(
         uid=name,
         study_uid="",

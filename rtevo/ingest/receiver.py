@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from rtevo.errors import ConfigError, DataError
-from rtevo.ingest.assembly import Volume
 from rtevo.ingest.folder import FolderSource
 from rtevo.ingest.lobby import Lobby
+from rtevo.ingest.volume import Volume
+from rtevo.outside import shown
 
 __all__ = ["DicomReceiver", "Peer", "check_listening", "echo", "reachable"]
 
@@ -48,7 +49,10 @@ PASSED_OVER = (  # taken, acknowledged and not kept: refused, they would stop th
     *(f"1.2.840.10008.5.1.4.1.1.9.{kind}" for kind in ("1.1", "1.2", "2.1", "4.1", "6.1")),  # curves of electrodes and breathing
 )
 PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")  # transfer syntaxes of such
-PLACES = 200  # associations at a time
+PLACES = 400  # associations at a time
+OF_ONE = 200  # of them from one address: nobody floods others out
+LARGEST_OBJECT, MOST_UNDER_WAY = 1 << 30, 1 << 31  # bytes of one object, and of all that are being sent
+LONGEST = 500  # characters of a message, in which senders' names are
 POLL_S = 0.05  # how often the listener looks whether it is to end
 REQUEST_S = 10.0  # longest wait for what belongs to an association's beginning
 VERIFICATION = "1.2.840.10008.1.1"  # C-ECHO: consoles test a node by it
@@ -109,6 +113,11 @@ def echo(address: str, port: int, called: str, calling: str) -> float:
     if "Status" not in status or status.Status != SUCCESS:
         raise DataError(f"{called} at {address}, port {port}: no answer to C-ECHO")
     return took_s
+
+
+def _named(uid: str, otherwise: str) -> str:
+    """Return a name below the folder for a UID, and nowhere else: one of dots alone would be the folder above, or hidden."""
+    return uid.strip(".") or otherwise
 
 
 class Peer:
@@ -196,6 +205,8 @@ class DicomReceiver:
         self._notes: list[str] = []
         self._lock = threading.Lock()
         self._released: set[int] = set()
+        self._under_way: dict[int, int] = {}  # bytes that came on each association since its last picture
+        self._largest = LARGEST_OBJECT
         self._ae_title = ae_title
         self.alarms: set[str] = set()
         self.passed_over = 0
@@ -304,6 +315,7 @@ class DicomReceiver:
             (evt.EVT_RELEASED, self._was_released),
             (evt.EVT_CONN_CLOSE, self._was_closed),
             (evt.EVT_ABORTED, self._was_aborted),
+            (evt.EVT_DATA_RECV, self._came),
         ]
         receiver = self
 
@@ -319,7 +331,12 @@ class DicomReceiver:
                     receiver._lobby.enter(request, client_address)
 
             def admit(self, request: socket.socket, client_address: Any) -> None:
-                super().process_request(request, client_address)
+                held = sum(other.requestor.address == client_address[0] for other in self.active_associations)
+                if held >= OF_ONE:
+                    receiver._note(f"{client_address[0]}: a connection was closed: {held} of its associations are open", alarm=True)
+                    request.close()
+                else:
+                    super().process_request(request, client_address)
 
         try:
             server = entity.make_server((address, port), ae_title=ae_title, evt_handlers=handlers, server_class=Server)
@@ -341,6 +358,7 @@ class DicomReceiver:
         return "[acquisition] peers: " + ", ".join(map(str, self._peers))
 
     def _note(self, text: str, *, alarm: bool = False) -> None:
+        text = shown(text, LONGEST)
         with self._lock:
             if alarm:
                 self.alarms.add(text)
@@ -389,6 +407,8 @@ class DicomReceiver:
             title = requestor.primitive.calling_ae_title.strip() if requestor.primitive else "?"
             self._note(f"{title}@{requestor.address}: the connection ended before the sender had finished; it may have to send again")
         self._released.discard(id(assoc))
+        with self._lock:
+            self._under_way.pop(id(assoc), None)
 
     def _store(self, event: Any) -> int:
         """Write one picture as a file; the answer tells the sender whether that worked."""
@@ -396,12 +416,14 @@ class DicomReceiver:
         if str(request.AffectedSOPClassUID) in PASSED_OVER:
             self.passed_over += 1
             return SUCCESS
-        series = "series"
+        series = ""
         with contextlib.suppress(Exception):
             found = re.search(rb"\x20\x00\x0e\x00(?:UI..|....)([0-9.]{1,64})", event.request.DataSet.getbuffer()[: 1 << 16], re.S)
             series = found[1].decode() if found else series
-        name = re.sub(r"[^0-9.]", "_", str(request.AffectedSOPInstanceUID))[:64]
-        folder = self.folder / series
+        name = _named(re.sub(r"[^0-9.]", "_", str(request.AffectedSOPInstanceUID))[:64], "picture")
+        folder = self.folder / _named(series, "series")
+        with self._lock:
+            self._under_way.pop(id(event.assoc), None)
         temporary = folder / f"{name}.{threading.get_ident()}.part"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -413,6 +435,17 @@ class DicomReceiver:
                 temporary.unlink()
             return OUT_OF_RESOURCES
         return SUCCESS
+
+    def _came(self, event: Any) -> None:
+        """Cut an association off that sends more than any picture has, or is one too many of those that send at once."""
+        with self._lock:
+            own = self._under_way.get(id(event.assoc), 0) + len(event.data)
+            self._under_way[id(event.assoc)] = own
+            beyond = own > self._largest or sum(self._under_way.values()) > MOST_UNDER_WAY
+        if beyond:
+            self._note(f"{event.assoc.requestor.address}: cut off: {own} bytes came of one object, expected at most {self._largest}")
+            if event.assoc.dul.socket is not None:
+                event.assoc.dul.socket.close()
 
     def _free(self, folder: Path, name: str) -> Path:
         """A name that is not taken: a second sending of a picture is kept beside the first, to be counted as its copy."""

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from typing import NamedTuple
 
-from rtevo.ingest.assembly import Assembler, Outcome
+from rtevo.ingest.assembly import Assembler
 from rtevo.ingest.dicom import DicomFile
 from rtevo.ingest.gate import MOST_HELD, Gate
 from rtevo.ingest.header import Likeness, SeriesHeader
 from rtevo.ingest.parts import Part
+from rtevo.ingest.ranking import Rank, rank
 from rtevo.ingest.split import SplitRuns
+from rtevo.ingest.volume import Outcome
 
-__all__ = ["Rank", "Selection", "Stream", "StreamKey", "is_number", "matches", "rank"]
+__all__ = ["Selection", "Stream", "StreamKey"]
 
 
 class StreamKey(NamedTuple):
@@ -44,6 +43,7 @@ class Stream:
     likeness: Likeness
     why: str
     first_s: float
+    acquired_s: float = math.nan  # of its first part, by the scanner's clock
     files: set[str] = field(default_factory=set)
 
     @property
@@ -55,66 +55,6 @@ class Stream:
         if self.echo > 1:
             parts.append(f"echo {self.echo}")
         return ", ".join(parts)
-
-
-def is_number(pattern: str) -> bool:
-    """Whether a series is asked for by its number or UID, so that it is one and no other."""
-    return re.fullmatch(r"[\d.]+(#\d+)?", pattern) is not None
-
-
-def matches(series: SeriesHeader, pattern: str) -> bool:
-    """Whether a series is the one that a user named.
-
-    Parameters
-    ----------
-    series : SeriesHeader
-        A series.
-    pattern : str
-        Its number, its UID, or text that its description or protocol name holds or matches (``*`` and ``?`` stand for any text and
-        any character; upper and lower case are the same).
-    """
-    if pattern.isdigit():
-        return series.number == int(pattern)
-    if pattern == series.uid:
-        return True
-    wanted = pattern.lower() if any(c in pattern for c in "*?[") else f"*{pattern.lower()}*"
-    return any(fnmatch.fnmatchcase(text.lower(), wanted) for text in (series.description, series.protocol))
-
-
-class Rank(IntEnum):
-    """How fit a stream is to be the run; the lowest is taken."""
-
-    AT_ONCE = 0
-    WHERE_NOTHING_BETTER = 1  # comes, after a while
-    LAST = 2  # it bears the name that was asked for, but is what scanners make beside or of a run
-    NEVER = 3
-
-
-def rank(series: SeriesHeader, component: str, echo: int, pattern: str | None) -> Rank:
-    """Say how fit a stream is to be the run: the one rule, for sessions as for ``python -m rtevo.ingest``.
-
-    A number or UID names one series, whatever it is; a name is also borne by what the scanner makes of the run: single-band references,
-    series corrected for motion, maps, phase, logs of physiology. Those are taken last, unless their own word is part of the pattern.
-
-    Parameters
-    ----------
-    series : SeriesHeader
-    component, echo
-        As for :meth:`rtevo.ingest.header.SeriesHeader.likeness`.
-    pattern : str or None
-        See :func:`matches`.
-    """
-    likeness, _ = series.likeness(component, echo)
-    if pattern is None:
-        return Rank.NEVER if likeness == Likeness.UNLIKELY else Rank(int(likeness))
-    if not matches(series, pattern):
-        return Rank.NEVER
-    beside = component != "M" or echo > 1
-    if is_number(pattern):
-        return Rank.WHERE_NOTHING_BETTER if beside else Rank.AT_ONCE
-    if series.made_beside(pattern) or component != "M":
-        return Rank.LAST
-    return Rank.WHERE_NOTHING_BETTER if beside or series.volumes == 1 else Rank.AT_ONCE
 
 
 class Selection:
@@ -270,7 +210,7 @@ class Selection:
         found = [s for s in self.streams.values() if self._ready(s, now_s, final) and (self.chosen is None or self._may_follow(s))]
         if not found:
             return
-        found.sort(key=lambda s: (self._rank(s), s.likeness, -s.assembler.volumes, _number(s.series), s.key.te_ms))
+        found.sort(key=lambda s: (self._rank(s), s.likeness, -s.assembler.volumes, self._age(s), _number(s.series), s.key.te_ms))
         before, self.chosen = self.chosen, found[0]
         doubtful = [before] if before else [s for s in self.streams.values() if self._waited(s)]
         for other in doubtful:
@@ -429,7 +369,7 @@ class Selection:
         if stream is None:
             likeness, why = file.series.likeness(part.component, part.echo)
             assembler = Assembler(file.series, patience_s=self._patience_s, first=self._first, confirm=self._confirm)
-            stream = Stream(key, file.series, part.echo, part.te_ms, assembler, likeness, why, now_s)
+            stream = Stream(key, file.series, part.echo, part.te_ms, assembler, likeness, why, now_s, part.acquired_s)
             self.streams[key] = stream
             if self.chosen is not None:
                 self._name_rival(stream)
@@ -442,6 +382,10 @@ class Selection:
         if early and self._gate is not None and not self._gate.goes_on(stream.assembler.begun(), stream.series.tr_s):
             return Rank.NEVER
         return rank(stream.series, stream.key.component, stream.echo, self.pattern)
+
+    def _age(self, stream: Stream) -> float:
+        """How long ago a stream was acquired, from any moment: of two that begin after the trigger the older is left from another run."""
+        return -stream.acquired_s if self._gate is not None and math.isfinite(stream.acquired_s) else 0.0
 
     def _waited(self, stream: Stream) -> bool:
         """Whether a stream of another series came before the chosen one, and was waiting for something better to come."""

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from rtevo.errors import DataError
-from rtevo.ingest.assembly import Volume
 from rtevo.ingest.dicom import why_undecodable
 from rtevo.ingest.folder import FolderSource
 from rtevo.ingest.selection import Stream
+from rtevo.ingest.volume import Volume
 from rtevo.records import Grid, VolumeFlag
 
 __all__ = ["SeriesInfo", "Survey", "describe", "survey"]

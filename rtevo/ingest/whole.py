@@ -23,6 +23,7 @@ LEARNT = 2.0  # times the longest pause that was seen within a file: the settlin
 OLD_NS = 60_000_000_000  # a file that was last written so long ago is finished, also where the share's clock is not this computer's
 SLACK = 512  # bytes of zeros that a picture may have more at its end than those before
 BLOCK = 4096  # bytes: fewer are written at once
+USUAL = 3  # files that end in so many zeros, and were taken in doubt, make that usual
 
 
 class Whole:
@@ -43,6 +44,7 @@ class Whole:
     def __init__(self, settle_s: float | None) -> None:
         self.settle_s = settle_s
         self._tails: dict[tuple[object, ...], int] = {}  # longest end of zeros of finished files
+        self._doubted: dict[tuple[object, ...], list[int]] = {}  # those of files that were taken in doubt
 
     def wait_s(self, file: DicomFile, modified_ns: int) -> float:
         """How long the file must have stayed as it is, s."""
@@ -54,10 +56,26 @@ class Whole:
         """Whether a file ends in more zeros than the finished ones of its kind."""
         return file.stored >= BLOCK and file.tail > self._tails.get(_kind(file), 0) + SLACK
 
-    def finished(self, file: DicomFile) -> None:
-        """Note what a file that was taken ends in."""
-        kind = _kind(file)
-        self._tails[kind] = max(file.tail, self._tails.get(kind, 0))
+    def doubt(self, file: DicomFile, modified_ns: int) -> str:
+        """Say why a file that is taken now may not be whole; empty where nothing speaks for that, as of the first of its kind."""
+        if _kind(file) not in self._tails or not self.suspect(file) or self.wait_s(file, modified_ns) == 0:
+            return ""
+        usual = self._tails[_kind(file)]
+        return (
+            f"ends in {file.tail} bytes of zeros, others like it in {usual} at most: its writer may not have completed it; taken as it is"
+        )
+
+    def finished(self, file: DicomFile, doubted: bool = False) -> None:
+        """Note what a file that was taken ends in, in doubt or not: what was never completed does not become usual."""
+        kind, tail = _kind(file), file.tail
+        if doubted:
+            before = self._doubted.setdefault(kind, [])
+            before.append(tail)
+            if len(before) < USUAL:
+                return
+            tail = min(before)
+            before.remove(tail)
+        self._tails[kind] = max(tail, self._tails.get(kind, 0))
 
     def changed(self, after_s: float) -> None:
         """Note that a file changed so long after it had looked whole, s."""

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
-import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 from rtevo.command import Parser, command
 from rtevo.errors import DataError
 from rtevo.latent import LatentSpace, draw, fit
+from rtevo.outside import load_array, load_arrays, parse_json, read_apart
 
 __all__ = ["main"]
 
@@ -56,8 +54,8 @@ def embeddings_of(options: argparse.Namespace) -> NDArray[np.float32]:
     source: Path = options.source
     if source.suffix == ".npy":
         try:
-            return np.asarray(np.load(source, allow_pickle=False))
-        except (OSError, ValueError, EOFError) as problem:
+            return load_array(source)
+        except (OSError, DataError) as problem:
             raise DataError(f"{source}: expected an .npy file of embeddings, found something else: {problem}") from None
     if not source.is_dir():
         raise DataError(f"{source}: expected a folder of pictures or an .npy file of embeddings, found neither")
@@ -78,17 +76,13 @@ def imported(source: Path) -> tuple[LatentSpace, NDArray[np.float64]]:
     """Read a pickled PCA in a process of its own; gives the space and its explained variance as shares."""
     if not source.is_file():
         raise DataError(f"{source}: expected a pickled PCA, found no such file")
-    command = [sys.executable, "-m", "rtevo.decode.unpickle", str(source.resolve())]
+    command = [sys.executable, "-I", "-m", "rtevo.decode.unpickle", str(source.resolve())]  # -I: no module of the current folder
     try:
-        done = subprocess.run(command, capture_output=True, timeout=READ_S)
-    except subprocess.TimeoutExpired:
-        raise DataError(f"{source}: refused: reading took more than {READ_S:g} s") from None
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise DataError(f"{source}: {said[-1] if said else f'refused: its reader ended with {done.returncode}'}")
-    head, _, rest = done.stdout.partition(b"\n")
-    with np.load(io.BytesIO(rest), allow_pickle=False) as stored:
-        return _from_pca(source, json.loads(head), dict(stored))
+        head, _, rest = read_apart(command, READ_S).partition(b"\n")
+        steps, arrays = parse_json(head), load_arrays(rest)
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from None
+    return _from_pca(source, steps, arrays)
 
 
 def _from_pca(source: Path, steps: list[dict[str, Any]], arrays: dict[str, NDArray[Any]]) -> tuple[LatentSpace, NDArray[np.float64]]:

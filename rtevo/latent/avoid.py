@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rtevo.errors import DataError
 from rtevo.latent.space import LatentSpace
+from rtevo.outside import load_array
 
 __all__ = ["Avoid"]
 
@@ -46,8 +47,8 @@ class Avoid:
             It cannot be read, or its embeddings do not fit.
         """
         try:
-            embeddings = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as problem:
+            embeddings = load_array(path)
+        except (OSError, DataError) as problem:
             raise DataError(f"{path}: expected an .npy file of embeddings, found something else: {problem}") from None
         try:
             return cls(space, embeddings, distance)

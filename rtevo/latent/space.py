@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rtevo.errors import DataError
+from rtevo.outside import load_arrays
 
 __all__ = ["ORTHONORMAL_TOLERANCE", "SCALINGS", "LatentSpace"]
 
@@ -179,9 +180,10 @@ class LatentSpace:
             raise DataError(f"{path}: expected a latent space (.npz with mean, components), found no such file")
         try:
             found, names = _arrays(path)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as problem:
-            why = "" if "pickle" in str(problem) else f": {problem}"  # it is nobody's advice to load that all the same
-            raise DataError(f"{path}: expected an .npz file of plain arrays, found something else{why}") from None
+        except ValueError:  # NumPy's advice is to load it all the same, which is nobody's
+            raise DataError(f"{path}: expected an .npz file of plain arrays, found something else") from None
+        except (OSError, EOFError, zipfile.BadZipFile, DataError) as problem:
+            raise DataError(f"{path}: expected an .npz file of plain arrays, found something else: {problem}") from None
         missing = {"mean", "components"} - set(found)
         if missing:
             raise DataError(f"{path}: expected arrays mean and components, found {names}")
@@ -235,11 +237,8 @@ class LatentSpace:
 
 def _arrays(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """Read the known arrays of an .npz file and list the names of all."""
-    with path.open("rb") as file:  # np.load on a path leaks the file where it raises
-        loaded = np.load(file, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise ValueError("a single array")
-        return {name: loaded[name] for name in loaded.files if name in _KNOWN}, sorted(loaded.files)
+    found = load_arrays(path)
+    return {name: array for name, array in found.items() if name in _KNOWN}, sorted(found)
 
 
 def _numbers(name: str, value: ArrayLike, dimensions: int) -> NDArray[np.float32]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import shutil
@@ -12,20 +11,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rtevo import __version__
 from rtevo.past.evolution import Past
-from rtevo.record import finalise, floats, image_path
+from rtevo.record import LatentRecord, RecordedSession, frame, image_path, write_table
 
 __all__ = ["compare"]
 
 Key = tuple[int, int]
+_COLUMNS = {
+    **dict.fromkeys(("generation", "candidate"), "int64"),
+    **dict.fromkeys(("score_recorded", "score", "score_se_recorded", "score_se", "fitness_recorded", "fitness"), "float64"),
+    **dict.fromkeys(("selected_recorded", "selected"), "int64"),
+    "asked_cosine": "float64",
+}
 
 INK, ACCENT, SECOND = "#1b1f24", "#0b6e75", "#c2571a"
 
 
-def _rows(out: Path) -> dict[Key, dict[str, float]]:
-    with (out / "trials.tsv").open(newline="", encoding="utf-8") as file:
-        found = [{k: math.nan if v == "n/a" else float(v) for k, v in row.items()} for row in csv.DictReader(file, delimiter="\t")]
-    return {(int(row["generation"]), int(row["candidate"])): row for row in found if math.isnan(row["probe"])}
+def _rows(session: RecordedSession) -> dict[Key, dict[str, float]]:
+    """What is known of each candidate, NaN for what is not; probes are left out."""
+    shown = [row for row in session.rows if row.get("probe") is None]
+    names = ("score", "score_se", "fitness")
+    return {(row["generation"], row["candidate"]): {name: float(row.get(name, math.nan)) for name in names} for row in shown}
 
 
 def _selected(rows: dict[Key, dict[str, float]]) -> set[Key]:
@@ -38,21 +45,22 @@ def _selected(rows: dict[Key, dict[str, float]]) -> set[Key]:
     return chosen
 
 
-def compare(out: Path, log: list[dict[str, Any]], past: Past, changed: list[str], into: Path) -> dict[str, Any]:
+def compare(session: RecordedSession, again: RecordedSession, past: Past, changed: list[str]) -> dict[str, Any]:
     from scipy.stats import spearmanr
 
-    finalise(out)
-    before, now = _rows(out), _rows(into)
+    out, into = session.out, again.out
+    before, now = _rows(session), _rows(again)
     keys = sorted(before)
     pairs = np.array([[before[key]["score"], now[key]["score"]] for key in keys]).reshape(-1, 2)
     both = np.isfinite(pairs).all(axis=1)
     chosen = _selected(before), _selected(now)
     asked = {(r.generation, r.candidate): r.latent for r in past.asked}
-    shown = {(r["generation"], r["candidate"]): floats(r["latent"]) for r in log if r["type"] == "latents"}
+    shown = {(r.generation, r.candidate): r.latent for r in session.records(LatentRecord)}
     alike = {key: _cosine(asked[key], shown[key]) for key in shown if key in asked and key in before}
     enough = both.sum() >= 3 and np.ptp(pairs[both], axis=0).min() > 0
     result: dict[str, Any] = {
         "session": str(out),
+        "rtevo": {"recorded": session.versions, "now": __version__},
         "changed": changed,
         "images": len(keys),
         "scored": int(both.sum()),
@@ -90,15 +98,18 @@ def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 def _write_table(
     path: Path, keys: list[Key], before: dict[Key, Any], now: dict[Key, Any], chosen: tuple[set[Key], set[Key]], alike: dict[Key, float]
 ) -> None:
-    columns = ["generation", "candidate", "score_recorded", "score", "score_se_recorded", "score_se", "fitness_recorded", "fitness"]
-    columns += ["selected_recorded", "selected", "asked_cosine"]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(columns)
-        for key in keys:
-            pairs = [which[key][name] for name in ("score", "score_se", "fitness") for which in (before, now)]
-            cells = [*key, *pairs, int(key in chosen[0]), int(key in chosen[1]), round(alike.get(key, math.nan), 6)]
-            writer.writerow(["n/a" if isinstance(cell, float) and math.isnan(cell) else cell for cell in cells])
+    both = (("_recorded", before, chosen[0]), ("", now, chosen[1]))
+    rows = [
+        {
+            "generation": key[0],
+            "candidate": key[1],
+            **{f"{name}{end}": rows[key][name] for name in ("score", "score_se", "fitness") for end, rows, _ in both},
+            **{f"selected{end}": int(key in own) for end, _, own in both},
+            "asked_cosine": round(alike.get(key, math.nan), 6),
+        }
+        for key in keys
+    ]
+    write_table(frame(rows, _COLUMNS), path)
 
 
 def _draw(

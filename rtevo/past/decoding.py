@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,30 +12,26 @@ from numpy.typing import NDArray
 from rtevo.decode import Score
 from rtevo.errors import DataError, DecoderError
 from rtevo.place import Verdict
-from rtevo.record import grid_of, parts, volume_path
-from rtevo.records import Decision, EventKind, VolumeFlag
+from rtevo.record import EventRecord, Part, PlacementRecord, Record, VolumeRecord, parts, volume_path
+from rtevo.records import Decision, EventKind, RunClock, VolumeFlag
 from rtevo.session.decoding import Aligned, Decide, Decoding
 from rtevo.session.placing import Attempt
 
-__all__ = ["Again", "ended_well"]
-
-
-def ended_well(part: list[dict[str, Any]]) -> bool:
-    """Whether a part of a session was ended in good order, so that its last images were scored with what there was of them."""
-    return part[-1]["type"] == "end" and part[-1]["status"] in ("completed", "stopped", "unscored")
+__all__ = ["Again"]
 
 
 class Again:
     """Decode recorded parts of a session again, from the volumes that were kept.
 
-    Placements are made anew, and decided as they were; where nothing was decided (sessions of 0.1) the first is accepted.
+    A volume that could not be saved, or whose record is lost, counts as missing. Placements are made anew, and decided as they
+    were; where nothing was decided (sessions of 0.1) the first is accepted.
 
     Parameters
     ----------
     out : Path
         The session's folder.
-    log : list of dict
-        Records of the parts; the first one is where the decoder was new.
+    log : sequence of Record
+        Of the parts; the first one is where the decoder was new.
     make : callable
         Called with the number of a part's first volume and with how placements are decided, gives a fresh `Decoding`.
     kept : bool
@@ -47,22 +43,22 @@ class Again:
         As it stands.
     """
 
-    def __init__(self, out: Path, log: list[dict[str, Any]], make: Callable[[int, Decide], Decoding], kept: bool = False) -> None:
+    def __init__(self, out: Path, log: Sequence[Record], make: Callable[[int, Decide], Decoding], kept: bool = False) -> None:
         self._out, self._parts, self._make, self._kept = out, parts(log), make, kept
-        self._decided: dict[int, dict[str, Any]] = {}  # by number of attempt, of the part
-        self.decoding = make(self._parts[0][0].get("first_volume", 0), self._decide)
+        self._decided: dict[int, PlacementRecord] = {}  # by number of attempt, of the part
+        self.decoding = make(self._parts[0].start.first_volume, self._decide)
 
     @property
     def volumes(self) -> int:
         """Number of volumes there are."""
-        return sum(r["type"] == "volumes" for part in self._parts for r in part)
+        return sum(len(list(_with_lost(part))) - len(part) + len(part.records(VolumeRecord)) for part in self._parts)
 
-    def __iter__(self) -> Iterator[tuple[dict[str, Any], Aligned | None, list[Score], float]]:
+    def __iter__(self) -> Iterator[tuple[Record, Aligned | None, list[Score], float]]:
         """Go through the log.
 
         Yields
         ------
-        record : dict
+        record : Record
             Of a volume, or the last one of a part.
         aligned : Aligned or None
             The volume.
@@ -71,54 +67,63 @@ class Again:
         reliability : float
         """
         for number, part in enumerate(self._parts):
-            start = part[0]
-            if number and start["decoder_state"] == "rebaselined":
+            start = part.start
+            if number and start.decoder_state == "rebaselined":
                 self.decoding.close()
-                self.decoding = self._make(start["first_volume"], self._decide)
+                self.decoding = self._make(start.first_volume, self._decide)
             elif number:
                 self.decoding.interrupt()
-            grid = grid_of(part)
-            self._decided = {r["attempt"]: r for r in part if r["type"] == "placements" and r["decision"] != Decision.PENDING}
-            trigger_ns, offset_s = None, start.get("first_volume", 0) * start["tr_s"]
-            for record in part:
-                if record["type"] == "events" and record["kind"] == EventKind.TRIGGER:
-                    trigger_ns = record["t_ns"]
-                elif record["type"] == "events" and record["kind"] == EventKind.ONSET and trigger_ns is not None:
-                    onset_s = (record["t_ns"] - trigger_ns) / 1e9 + offset_s
-                    self.decoding.onset((record["generation"], record["candidate"]), onset_s)
-                elif record["type"] == "volumes":
-                    aligned = self.decoding.align(record["index"], self._load(record), record["flags"], grid)
+            grid, clock = part.grid, RunClock(start.tr_s, start.first_volume)
+            self._decided = {r.attempt: r for r in part.records(PlacementRecord) if r.decision != Decision.PENDING}
+            for record in _with_lost(part):
+                if isinstance(record, VolumeRecord):
+                    aligned = self.decoding.align(record.index, *self._load(record), grid)
                     self.decoding.learn(aligned)
-                    self._decide_later(record["index"])
+                    self._decide_later(record.index)
                     yield record, aligned, *self.decoding.scores()
-            follows = self._parts[number + 1][0]["decoder_state"] == "kept" if number + 1 < len(self._parts) else self._kept
-            if ended_well(part) or follows:
+                elif isinstance(record, EventRecord) and record.kind == EventKind.TRIGGER:
+                    clock = clock.triggered(record.t_ns)
+                elif isinstance(record, EventRecord) and record.kind == EventKind.ONSET and clock.trigger_ns is not None:
+                    self.decoding.onset((record.generation, record.candidate), clock.seconds(record.t_ns))
+            follows = self._parts[number + 1].start.decoder_state == "kept" if number + 1 < len(self._parts) else self._kept
+            if part.ended_well or follows:
                 yield part[-1], None, *self.decoding.scores(final=True)
 
     def _decide(self, attempt: Attempt) -> Decision:
         """Decide an attempt as it was decided, at once where it was; what nobody decided is accepted."""
         decided = self._decided.get(attempt.number)
-        if decided is None or (decided["decision"] == Decision.ACCEPTED and decided["volume"] <= attempt.volume):
+        if decided is None or (decided.decision == Decision.ACCEPTED and decided.volume <= attempt.volume):
             if attempt.placement.verdict == Verdict.BAD and decided is not None:
                 raise DecoderError("; ".join(["the decoder does not lie on the recorded volumes", *attempt.placement.reasons]))
             return Decision.ACCEPTED
-        return Decision(decided["decision"]) if decided["volume"] <= attempt.volume else Decision.PENDING
+        return Decision(decided.decision) if decided.volume <= attempt.volume else Decision.PENDING
 
     def _decide_later(self, index: int) -> None:
         """Decide what was decided after this volume."""
         waiting = self.decoding.undecided
         decided = None if waiting is None else self._decided.get(waiting.number)
-        if decided is not None and decided["volume"] <= index:
-            self.decoding.decide(Decision(decided["decision"]), index)
+        if decided is not None and decided.volume <= index:
+            self.decoding.decide(Decision(decided.decision), index)
 
-    def _load(self, record: dict[str, Any]) -> NDArray[np.float32] | None:
-        """Read a volume as it came; None where it never did."""
+    def _load(self, record: VolumeRecord) -> tuple[NDArray[np.float32] | None, int]:
+        """Read a volume as it came, and give its flags; one that never came, or could not be saved, is missing."""
         import nibabel
 
-        if record["flags"] & VolumeFlag.MISSING:
-            return None
-        path = volume_path(self._out, record["index"])
+        if record.flags & VolumeFlag.MISSING or record.saved is False:
+            return None, record.flags | VolumeFlag.MISSING
+        path = volume_path(self._out, record.index)
         try:
-            return np.asarray(nibabel.load(path).dataobj, np.float32)
+            return np.asarray(nibabel.load(path).dataobj, np.float32), record.flags
         except (OSError, nibabel.filebasedimages.ImageFileError):
             raise DataError(f'{path}: expected the volume as it came ([record] save_volumes = "raw" keeps it), cannot read it') from None
+
+
+def _with_lost(part: Part) -> Iterator[Record]:
+    """Go through a part's records, with one for each volume whose own the log has lost: it counts as missing."""
+    expected = part.start.first_volume
+    for record in part:
+        if isinstance(record, VolumeRecord) and not record.flags & VolumeFlag.LATE:
+            for index in range(expected, record.index):
+                yield replace(record, index=index, flags=int(VolumeFlag.MISSING), acquired_s=np.nan, acquisition=None)
+            expected = record.index + 1
+        yield record

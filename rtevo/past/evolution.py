@@ -9,18 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from rtevo.evolve import Course, Request, Told
-from rtevo.record import floats, parts
+from rtevo.record import EventRecord, FitnessRecord, LatentRecord, Record, ScoreRecord, of_kind, parts
 from rtevo.records import EventKind
 from rtevo.session.plan import MEASURED
 
 __all__ = ["Past", "go_through", "measured"]
 
 Key = tuple[int, int]
+Decided = LatentRecord | FitnessRecord
 
 
 @dataclass
@@ -50,19 +50,17 @@ class Past:
     scores_taken: int = 0
 
 
-def measured(log: Sequence[Mapping[str, Any]], condition: str) -> list[tuple[Key, float, float]]:
+def measured(log: Sequence[Record], condition: str) -> list[tuple[Key, float, float]]:
     """Give what evolution takes as scores, in their order: image, value, standard error."""
     if condition in MEASURED:
         wanted = MEASURED[condition]
-        found = [(r, r["value"], math.nan) for r in log if r["type"] == "events" and r["kind"] == wanted]
-    else:
-        found = [(r, r["score"], r["score_se"]) for r in log if r["type"] == "scores"]
-    return [((r["generation"], r["candidate"]), float(value), float(error)) for r, value, error in found]
+        return [(_key(r), float(r.value), math.nan) for r in of_kind(log, EventRecord) if r.kind == wanted]
+    return [(_key(r), float(r.score), float(r.score_se)) for r in of_kind(log, ScoreRecord)]
 
 
 def go_through(
     course: Course,
-    log: list[dict[str, Any]],
+    log: Sequence[Record],
     scores: Sequence[tuple[Key, float, float]],
     place: Mapping[Key, np.ndarray] | None = None,
     taken: Callable[[int], int] = lambda recorded: recorded,
@@ -72,8 +70,8 @@ def go_through(
     Parameters
     ----------
     course : Course
-    log : list of dict
-        Records of the earlier parts.
+    log : sequence of Record
+        Of the earlier parts.
     scores : sequence of ((int, int), float, float)
         See :func:`measured`.
     place : mapping of (int, int) to ndarray, float32 (d,), optional
@@ -96,10 +94,10 @@ def go_through(
 
     known: dict[Key, Request] = {}
     for decisions in _decisions(log, course.settings.schedule == "steady"):
-        take_until(taken(decisions[0]["scores_taken"]))
-        if decisions[0]["type"] == "fitness":
+        take_until(taken(decisions[0].scores_taken))
+        if isinstance(decisions[0], FitnessRecord):
             past.steps.extend((told, past.scores_taken, True) for told in course.give_up({_key(r) for r in decisions}))
-        elif recorded := [_request(r) for r in decisions if _key(r) not in known]:
+        elif recorded := [_request(r) for r in of_kind(decisions, LatentRecord) if _key(r) not in known]:
             asked = course.repeat(recorded)
             past.asked += asked
             known |= {(r.generation, r.candidate): r for r in [*recorded, *asked[len(recorded) :]]}
@@ -107,21 +105,21 @@ def go_through(
                 if place is not None and key in place:
                     course.place(*key, place[key])
     take_until(len(scores))
-    said = sum(r["type"] == "fitness" and not r["given_up"] for r in log)
+    said = sum(not r.given_up for r in of_kind(log, FitnessRecord))
     past.told = [(told, number) for told, number, given_up in past.steps if not given_up][said:]
-    past.shown = {_key(r) for r in log if r["type"] == "events" and r["kind"] == EventKind.ONSET}
+    past.shown = {_key(r) for r in of_kind(log, EventRecord) if r.kind == EventKind.ONSET}
     past.pending = [request for key, request in known.items() if key not in past.shown]
     for _ in past.shown:
         course.show()
     return past
 
 
-def _decisions(log: list[dict[str, Any]], steady: bool) -> Iterator[list[dict[str, Any]]]:
+def _decisions(log: Sequence[Record], steady: bool) -> Iterator[list[Decided]]:
     """Give what evolution asked for and gave up, in its own order; together what was decided together."""
     for part in parts(log):
-        steps = [(r["evolved_ns"], r) for r in part if r["type"] == "latents"]
-        steps += [(r["decided_ns"], r) for r in part if r["type"] == "fitness" and r["given_up"]]
-        group: list[dict[str, Any]] = []
+        steps: list[tuple[int, Decided]] = [(r.evolved_ns, r) for r in part.records(LatentRecord)]
+        steps += [(r.decided_ns, r) for r in part.records(FitnessRecord) if r.given_up]
+        group: list[Decided] = []
         for _, record in sorted(steps, key=lambda step: step[0]):
             if group and not _together(group[-1], record, steady):
                 yield group
@@ -131,17 +129,17 @@ def _decisions(log: list[dict[str, Any]], steady: bool) -> Iterator[list[dict[st
             yield group
 
 
-def _together(a: dict[str, Any], b: dict[str, Any], steady: bool) -> bool:
-    if a["type"] != b["type"] or a["scores_taken"] != b["scores_taken"]:
+def _together(a: Decided, b: Decided, steady: bool) -> bool:
+    if type(a) is not type(b) or a.scores_taken != b.scores_taken:
         return False
-    if a["type"] == "fitness":
+    if isinstance(b, FitnessRecord):
         return True
-    return bool(a["generation"] == b["generation"]) and (not steady or b["probe"] >= 0)
+    return a.generation == b.generation and (not steady or b.probe >= 0)
 
 
-def _key(record: Mapping[str, Any]) -> Key:
-    return record["generation"], record["candidate"]
+def _key(record: Decided | ScoreRecord | EventRecord) -> Key:
+    return record.generation, record.candidate
 
 
-def _request(record: dict[str, Any]) -> Request:
-    return Request(record["generation"], record["candidate"], record["probe"], floats(record["latent"]).copy())
+def _request(record: LatentRecord) -> Request:
+    return Request(record.generation, record.candidate, record.probe, record.latent.copy())

@@ -7,22 +7,26 @@ interrupted is completed, and the next ones follow from all scores. What is reco
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rtevo.config import Config, load
-from rtevo.errors import ConfigError, DataError
+from rtevo import __version__
+from rtevo.config import Config
+from rtevo.errors import BusyError, ConfigError, DataError
 from rtevo.ingest import is_number
 from rtevo.session.checks import check_again, check_console, describe_source
 from rtevo.session.prepare import make_plan
-from rtevo.session.provenance import hashes
+from rtevo.session.provenance import hashes, model_hash
 
 if TYPE_CHECKING:
+    from rtevo.record import RecordedSession
     from rtevo.session.plan import Plan
 
-__all__ = ["describe", "resume"]
+__all__ = ["describe", "gone", "resume"]
 
+MANY = 20  # volumes that are named
 LEAVING_S = 5.0  # processes of a killed session may take so long to leave
 _NAMES = {
     "session": "the session file OUT/session.toml",
@@ -54,50 +58,56 @@ def resume(out: Path, rebaseline: bool = False) -> tuple[Plan, str]:
     RtevoError
         It cannot go on: it is finished or still running, or what it depends on has changed.
     """
-    from rtevo.decode import Decoder
-    from rtevo.record import LOG, parts, read_log
+    from rtevo.record import LOG, AlignedRecord, RecordedSession, VolumeRecord
 
     out = out.resolve()
     if not (out / LOG).exists():
         raise DataError(f"--resume {out}: expected the folder of a session with something recorded, found no {LOG}: start it anew")
     dropped = _close_log(out)
-    log = read_log(out / LOG)
-    _check_unfinished(out, log)
-    config = load(out / "session.toml")
-    decoder_folder = Path(config.decoder.folder) if config.decoder.folder else out / "decoder"
-    _check_unchanged(out, config, decoder_folder, log[0]["sha256"])
-    indices = [r["index"] for r in log if r["type"] in ("volumes", "aligned")]
+    session = RecordedSession(out)
+    _check_unfinished(session)
+    config = session.config
+    model_sha256 = model_hash(config)
+    _check_unchanged(session, model_sha256)
+    indices = [*(r.index for r in session.records(VolumeRecord)), *(r.index for r in session.records(AlignedRecord))]
     if not rebaseline:
-        _check_volumes(out, config, log)
-    decoder = Decoder.load(decoder_folder, config.decoder.name or None)
+        _check_volumes(session, config)
     condition, embedding_size, image_size = check_again(config, out / "latent_space.npz")
     config, found = _of_next_run(config)
     plan = make_plan(
         config,
         out,
-        decoder_folder,
-        decoder,
+        session.decoder_folder,
+        session.decoder,
         describe_source(config),
-        tr_s=log[0]["tr_s"],
+        tr_s=session.start.tr_s,
         condition=condition,
         embedding_size=embedding_size,
         image_size=image_size,
-        part=len(parts(log)),
+        part=len(session.parts),
         first_volume=max(indices, default=-1) + 1,
         rebaseline=rebaseline,
         token=check_console(config),
+        model_sha256=model_sha256,
     )
-    return plan, describe(log, dropped) + found
+    unsaved = "" if rebaseline or not session.unsaved else f"; {gone(session.unsaved)}"
+    return plan, describe(session, dropped) + unsaved + found
 
 
-def describe(log: list[dict[str, Any]], dropped: int) -> str:
+def describe(session: RecordedSession, dropped: int) -> str:
     """Say what a log holds of an interrupted session."""
+    from rtevo.record import VolumeRecord
     from rtevo.records import EventKind
 
-    shown = sum(r["type"] == "events" and r["kind"] == EventKind.ONSET for r in log)
-    volumes = sum(r["type"] == "volumes" for r in log)
-    words = f"{len(log)} records: {volumes} volumes, {shown} images shown"
+    shown = len(session.events(EventKind.ONSET))
+    words = f"{len(session.log)} records: {len(session.records(VolumeRecord))} volumes, {shown} images shown"
     return f"{words}; the last record had been cut short and is dropped ({dropped} bytes)" if dropped else words
+
+
+def gone(volumes: Sequence[int]) -> str:
+    """Say which volumes could not be saved."""
+    which = ", ".join(map(str, volumes[:MANY])) + (", ..." if len(volumes) > MANY else "")
+    return f"{len(volumes)} volumes were not saved and count as missing for the decoder: {which}"
 
 
 def _of_next_run(config: Config) -> tuple[Config, str]:
@@ -118,24 +128,32 @@ def _close_log(out: Path) -> int:
         try:
             with hold(out), LogWriter(out / LOG) as log:
                 return log.dropped
-        except DataError as error:
-            if "another process" not in str(error) or time.monotonic() > deadline:
+        except BusyError:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
 
 
-def _check_unfinished(out: Path, log: list[dict[str, Any]]) -> None:
-    if not log:
+def _check_unfinished(session: RecordedSession) -> None:
+    out = session.out
+    if not session.log:
         raise DataError(f"--resume {out}: nothing was recorded before the session was interrupted: start it anew")
-    if log[-1]["type"] == "end" and log[-1]["status"] == "completed":
+    if session.log[-1] is session.end and session.status == "completed":
         raise ConfigError(
             f"--resume {out}: the session was completed, there is nothing left of it to run; --evolution-from lets a new session's "
             "evolution go on from it"
         )
+    if others := [version for version in session.versions if version != __version__]:
+        raise ConfigError(
+            f"--resume {out}: rtevo {' and '.join(others)} recorded the session, this is rtevo {__version__}: its images and scores would "
+            f"not be comparable; go on with rtevo {others[0]}, or start a new session (--evolution-from lets its evolution go on from this "
+            "one's)"
+        )
 
 
-def _check_unchanged(out: Path, config: Config, decoder: Path, before: dict[str, str]) -> None:
-    now = hashes(out, config, decoder)
+def _check_unchanged(session: RecordedSession, model_sha256: str) -> None:
+    out, before = session.out, session.start.sha256 or {}
+    now = hashes(out, session.decoder_folder, model_sha256)
     changed = [_NAMES[name] for name in now if now[name] != before.get(name)]
     if changed:
         raise ConfigError(
@@ -144,19 +162,18 @@ def _check_unchanged(out: Path, config: Config, decoder: Path, before: dict[str,
         )
 
 
-def _check_volumes(out: Path, config: Config, log: list[dict[str, Any]]) -> None:
+def _check_volumes(session: RecordedSession, config: Config) -> None:
     """See whether the decoder can be brought to where it stood."""
     from rtevo.record import volume_path
-    from rtevo.records import VolumeFlag
 
-    if config.record.save_volumes not in ("raw", "both"):
+    out, kept = session.out, config.record.save_volumes
+    if kept not in ("raw", "both"):
         raise ConfigError(
             f"--resume {out}: the decoder's state comes from the volumes as they came, which this session does not keep "
-            f"([record] save_volumes = {config.record.save_volumes!r}): add --rebaseline to go on without it"
+            f"([record] save_volumes = {kept!r}): add --rebaseline to go on without it"
         )
-    wanted = [r["index"] for r in log if r["type"] == "volumes" and not r["flags"] & VolumeFlag.MISSING]
-    if absent := [index for index in wanted if not volume_path(out, index).exists()]:
+    if absent := [index for index in session.absent if index not in session.unsaved]:
         raise ConfigError(
-            f"--resume {out}: {len(absent)} of {len(wanted)} volumes are not there (first: {volume_path(out, absent[0])}): add "
+            f"--resume {out}: {len(absent)} of {len(session.came)} volumes are not there (first: {volume_path(out, absent[0])}): add "
             "--rebaseline to go on without the decoder's state"
         )

@@ -15,6 +15,7 @@ from rtevo.errors import ConfigError, RingError
 from rtevo.preflight.findings import Finding, Known, megabytes
 from rtevo.session import checks
 from rtevo.session.prepare import clean_runtime
+from rtevo.wire import is_loopback
 
 __all__ = ["console", "disk", "leftovers", "shared_memory"]
 
@@ -48,9 +49,10 @@ def leftovers(known: Known) -> Iterator[Finding]:
 
 def console(known: Known) -> Iterator[Finding]:
     """Whether the operator's page can be served, where the session has one."""
-    token = checks.check_console(known.config)
+    checks.check_console(known.config)
     if known.config.console.port:
-        reached = "other computers reach it by a token that the session prints" if token else "from this computer only"
+        here = is_loopback(known.config.console.address)
+        reached = "from this computer only" if here else "other computers reach it by a token that the session prints"
         yield Finding("console", "pass", f"can be served at {known.config.console.address}:{known.config.console.port}, {reached}")
 
 
@@ -58,6 +60,7 @@ def disk(known: Known) -> Iterator[Finding]:
     """Room for all that the session may save, and whether a volume is on the disk before the next one comes."""
     assert known.grid is not None
     assert known.image_size is not None
+    checks.check_group(known.config)
     place = checks.check_out(known.config.record.out)
     volume, total = needed(known)
     free = shutil.disk_usage(place).free

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from rtevo import wire
-from rtevo.bridge import Bridge, Physiology
+from rtevo.bridge import Bridge, Physiology, PresenterEvent
 from rtevo.config import presentation_settings, presenter_is_outside
 from rtevo.preflight.findings import Finding, Known
-from rtevo.records import EventKind
+from rtevo.records import NOTES, EventKind
 
 __all__ = ["conductance", "presenter"]
 
@@ -36,7 +36,7 @@ def presenter(known: Known) -> Iterator[Finding]:
     )
     keys = Path(config.bridge.keys) if outside and config.bridge.keys else None
     wait_s = known.wait_s if outside else OWN_S
-    notes: list[str] = []
+    notes: list[PresenterEvent] = []
     with (
         Bridge(config.bridge.bind if outside else "tcp://127.0.0.1:0", settings, keys=keys, session=wire.CHECK) as link,
         ExitStack() as stack,
@@ -55,22 +55,20 @@ def presenter(known: Known) -> Iterator[Finding]:
         _poll(link, 1.0, notes, lambda: len(link.clock) >= 8)
         offset_ns, bound_ns = link.clock.now() if len(link.clock) else (0, -1)
         link.end(wire.CHECK)
-        _poll(link, LEAVE_S, notes, lambda: any(note == f"end {wire.CHECK}" for note in notes))
+        _poll(link, LEAVE_S, notes, lambda: any(note.kind == EventKind.END for note in notes))
     yield _screen(link, outside)
     for warning in link.warnings:
         yield Finding("presenter's computer", "warn", warning, "see to that on the stimulus PC; python -m presenter --selftest says more")
-    if others := [note for note in notes if note.startswith("another presenter waits")]:
+    if others := [note.text for note in notes if note.kind == EventKind.WAITS]:
         yield Finding("presenters", "warn", others[0], "close all presenters but the one whose screen the participant sees")
     yield clock(offset_ns, bound_ns)
 
 
-def _poll(link: Bridge, wait_s: float, notes: list[str], enough: Callable[[], bool]) -> None:
+def _poll(link: Bridge, wait_s: float, notes: list[PresenterEvent], enough: Callable[[], bool]) -> None:
     """Serve the link for a while; keep what is told."""
     until = time.monotonic() + wait_s
     while not enough() and time.monotonic() < until:
-        for event in link.poll(0.05):
-            if event.kind in (EventKind.NOTE, EventKind.END):
-                notes.append(event.text if event.kind == EventKind.NOTE else f"end {event.text}")
+        notes += [event for event in link.poll(0.05) if event.kind in NOTES or event.kind == EventKind.END]
 
 
 @contextmanager
@@ -85,8 +83,9 @@ def _own(endpoint: str) -> Iterator[None]:
         process.wait()
 
 
-def _nobody(link: Bridge, wait_s: float, notes: list[str]) -> Finding:
-    seen = f"; seen: {'; '.join(dict.fromkeys(notes))}" if notes else ""
+def _nobody(link: Bridge, wait_s: float, notes: list[PresenterEvent]) -> Finding:
+    said = dict.fromkeys(note.text if note.kind in NOTES else f"end {note.text}" for note in notes)
+    seen = f"; seen: {'; '.join(said)}" if notes else ""
     if link.connected:
         return Finding("presenter", "fail", f"it has come, but its display is not ready after {wait_s:g} s{seen}", "see its messages there")
     to_do = f"start it on the stimulus PC: python -m presenter --connect {link.endpoint.replace('0.0.0.0', 'THIS-COMPUTER')} --key FILE; "

@@ -95,21 +95,24 @@ def _push(known: Known) -> Finding:
     """Listen as a session does, and have a small volume pushed."""
     import numpy as np
 
+    from rtevo.bridge.keys import SUPPORT_FILE, with_guest
     from rtevo.ingest.push import PushSource
     from rtevo.ingest.receiver import reachable
     from rtevo.records import Grid
     from rtevo.simulate.send import PushEncoder, PushSender
+    from rtevo.wire import KeyFile
 
     settings, took_s = known.config.acquisition, []
     address = reachable(settings.address)
     peers = (*settings.peers, f"@{address}") if settings.peers else ()
-    with PushSource(f"tcp://{settings.address}:{settings.port}", patience_s=1.0, peers=peers) as pushed:
+    own, guest = with_guest(KeyFile.read(Path(settings.keys) / SUPPORT_FILE, "support")) if settings.keys else (None, None)
+    with PushSource(f"tcp://{settings.address}:{settings.port}", patience_s=1.0, peers=peers, keys=own) as pushed:
         encoder = PushEncoder(Grid((2, 2, 2), np.eye(4)), known.tr_s or 1.0, "preflight")
         message = encoder.encode(0, np.zeros((2, 2, 2), np.int16))
 
         def send() -> None:
             began = time.monotonic()
-            with PushSender(f"tcp://{address}:{settings.port}") as sender:
+            with PushSender(f"tcp://{address}:{settings.port}", guest) as sender:
                 sender.send("preflight", message)
             took_s.append(time.monotonic() - began)
 

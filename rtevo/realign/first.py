@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.kernels.mask import brain_mask
-from rtevo.realign.measures import HEAD_RADIUS_MM
+from rtevo.records import HEAD_RADIUS_MM
 
 __all__ = ["FEWEST", "FirstVolumes"]
 

@@ -11,9 +11,8 @@ from rtevo.kernels import align, interpolate
 from rtevo.kernels.align import advance
 from rtevo.kernels.gains import Gains, expand, refine
 from rtevo.kernels.template import Level
-from rtevo.realign.measures import HEAD_RADIUS_MM
 from rtevo.realign.team import Team
-from rtevo.records import Grid
+from rtevo.records import HEAD_RADIUS_MM, Grid
 
 __all__ = ["CHUNKS", "Match", "Matcher"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["HEAD_RADIUS_MM", "dvars", "framewise_displacement"]
+from rtevo.records import HEAD_RADIUS_MM
 
-HEAD_RADIUS_MM = 50.0  # Power et al. 2012
+__all__ = ["dvars", "framewise_displacement"]
 
 
 def framewise_displacement(params: ArrayLike, radius_mm: float = HEAD_RADIUS_MM) -> NDArray[np.float64]:

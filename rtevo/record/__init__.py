@@ -1,39 +1,90 @@
-"""What a run leaves behind: an append-only log, and the tables that are rebuilt from it.
+"""What a run leaves behind: an append-only log, and the tables that follow from it.
 
-The recorder is an observer of every ring: it can hold up nobody, and is told where it has missed something. :func:`finalise` makes
-``trials.tsv``, ``motion.tsv``, ``latents.npz`` and ``summary.json`` from the log alone, also after a crash: ``python -m rtevo.record OUT``.
-A session that was resumed has several *parts* in one log, each a run of the scanner; volumes are counted, and onsets are timed, as if
-each part had followed upon the one before without a gap.
+The recorder is an observer of every ring: it can hold up nobody, and is told where it has missed something. :class:`RecordedSession` is
+the one way to read what a run has left (:func:`rtevo.load` in a notebook). It makes ``trials.tsv``, ``motion.tsv``, ``latents.npz`` and
+``summary.json`` from the log alone, also after a crash: ``python -m rtevo.record OUT``. What the log holds stands in
+:mod:`rtevo.record.kinds`. A session that was resumed has several *parts* in one log, each a run of the scanner; volumes are counted, and
+onsets are timed, as if each part had followed upon the one before without a gap.
 """
 
-from rtevo.record.log import LOG, LogFollower, LogWriter, earlier, grid_of, hold, parts, read_log, skip_damaged
+from rtevo.record.kinds import (
+    SCHEMA,
+    AlignedRecord,
+    End,
+    EventRecord,
+    FitnessRecord,
+    GridRecord,
+    ImageRecord,
+    LatentRecord,
+    Lost,
+    Notice,
+    Other,
+    PlacementRecord,
+    Record,
+    ScoreRecord,
+    Start,
+    Truth,
+    VolumeRecord,
+    floats,
+    record_of,
+)
+from rtevo.record.log import LOG, LogFollower, LogWriter, hold, read_log, skip_damaged
+from rtevo.record.parts import Part, earlier, of_kind, parts
 from rtevo.record.recorder import Recorder, compact, image_path, placement_folder, reference_path, volume_path
 from rtevo.record.reserve import release, reserve
-from rtevo.record.tables import finalise, floats, hidden_truth
+from rtevo.record.session import Images, RecordedSession, evolution_of, finalise, load
+from rtevo.record.tables import MOTION, TRIALS, frame, hidden_truth, write_table
 from rtevo.record.waits import Holding, Painting, held
 
 __all__ = [
     "LOG",
+    "MOTION",
+    "SCHEMA",
+    "TRIALS",
+    "AlignedRecord",
+    "End",
+    "EventRecord",
+    "FitnessRecord",
+    "GridRecord",
     "Holding",
+    "ImageRecord",
+    "Images",
+    "LatentRecord",
     "LogFollower",
     "LogWriter",
+    "Lost",
+    "Notice",
+    "Other",
     "Painting",
+    "Part",
+    "PlacementRecord",
+    "Record",
+    "RecordedSession",
     "Recorder",
+    "ScoreRecord",
+    "Start",
+    "Truth",
+    "VolumeRecord",
     "compact",
     "earlier",
+    "evolution_of",
     "finalise",
     "floats",
-    "grid_of",
+    "frame",
     "held",
     "hidden_truth",
     "hold",
     "image_path",
+    "load",
+    "of_kind",
     "parts",
     "placement_folder",
     "read_log",
+    "record_of",
     "reference_path",
     "release",
     "reserve",
     "skip_damaged",
     "volume_path",
+    "write_table",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rtevo.command import Parser, command, say
-from rtevo.record import LOG, finalise, parts, read_log, skip_damaged
+from rtevo.record import LOG, RecordedSession, skip_damaged
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,12 +32,12 @@ def _work(options: argparse.Namespace) -> None:
     if options.skip_damaged:
         for text in skip_damaged(options.out / LOG):
             say(text)
-    log = read_log(options.out / LOG)
-    summary = finalise(options.out)
+    session = RecordedSession(options.out)
+    summary = session.save()
     images, volumes = summary["images"], summary["volumes"]
     print(
-        f"{options.out}: {len(log)} records in {len(parts(log))} part(s), {volumes['received']} volumes, {images['shown']} images shown, "
-        f"status {summary.get('status', 'unfinished')}"
+        f"{options.out}: {len(session.log)} records in {len(session.parts)} part(s), {volumes['received']} volumes, "
+        f"{images['shown']} images shown, status {summary.get('status', 'unfinished')}"
     )
 
 

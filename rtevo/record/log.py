@@ -1,9 +1,7 @@
 """The log itself: an append-only file of checksummed lines.
 
-Each line of ``record.jsonl`` is the CRC-32 of what follows (8 hex digits), a space, and a JSON object with ``seq``, ``type`` (the ring's
-name; of what comes in the ring ``messages``: ``warning``, ``alarm``, ``error`` or ``operator``; or ``start``, ``grid``, ``truth``,
-``end``), ``clock_ns`` (session time when it was recorded) and the fields of the ring's slot; float32 arrays are base64 of their
-little-endian bytes, so that nothing is rounded.
+Each line of ``record.jsonl`` is the CRC-32 of what follows (8 hex digits), a space, and a JSON object with ``seq``, ``type``,
+``clock_ns`` (session time when it was recorded) and the fields of its kind: see :mod:`rtevo.record.kinds`, which is the schema.
 """
 
 from __future__ import annotations
@@ -19,12 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
+from rtevo.errors import BusyError, DataError
+from rtevo.record.fitting import fits
+from rtevo.record.kinds import SCHEMA, Record, Start, typed
 
-from rtevo.errors import DataError
-from rtevo.records import Grid
-
-__all__ = ["LOG", "LogFollower", "LogWriter", "earlier", "grid_of", "hold", "parts", "read_log", "skip_damaged"]
+__all__ = ["LOG", "LogFollower", "LogWriter", "hold", "read_log", "read_up_to_damage", "skip_damaged"]
 
 LOG = "record.jsonl"
 
@@ -55,10 +52,14 @@ class LogWriter:
         try:
             _lock(self._file.fileno(), path)
             data = path.read_bytes()
-            records, good = _whole(data, path)
-            self.seq, self.dropped = len(records), len(data) - good
+            whole = _Whole(data, path)
+            for _ in whole:
+                pass
+            if whole.damage:
+                raise DataError(whole.damage)
+            self.seq, self.dropped = whole.number, len(data) - whole.good
             if self.dropped:
-                os.truncate(path, good)
+                os.truncate(path, whole.good)
         except BaseException:
             self._file.close()
             raise
@@ -77,6 +78,10 @@ class LogWriter:
         text = json.dumps({"seq": self.seq, "type": kind, "clock_ns": clock_ns, **fields}, allow_nan=True).encode()
         self._file.write(b"%08x %s\n" % (zlib.crc32(text), text))
         self.seq += 1
+
+    def add(self, record: Record) -> None:
+        """Write a record again, with all that it holds, under the next number."""
+        self.append(record.type, record.fields(), record.clock_ns)
 
     def sync(self) -> None:
         """Bring everything written to the disk."""
@@ -104,29 +109,39 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         crc, text = line.rstrip(b"\n").split(b" ", 1)
         if not line.endswith(b"\n") or int(crc, 16) != zlib.crc32(text):
             return None
-        record = json.loads(text)
-    except ValueError:
+        record = json.loads(text.decode())
+    except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    return record if isinstance(record, dict) and fits(record) else None
 
 
-def _whole(data: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Give the records of a log and how many bytes they are, without a last one that was cut short."""
-    records: list[dict[str, Any]] = []
-    good = 0
-    lines = data.splitlines(keepends=True)
-    for number, line in enumerate(lines):
-        record = _parse(line)
-        if record is None and number == len(lines) - 1:
-            break
-        if record is None:
-            raise DataError(f"{path} line {number + 1}: damaged (its checksum does not fit); {_advice(path)}")
-        if record.get("seq") != number:
-            missing = f"expected record {number}, found record {record.get('seq')}: lines are missing"
-            raise DataError(f"{path} line {number + 1}: {missing}; {_advice(path)}")
-        records.append(record)
-        good += len(line)
-    return records, good
+class _Whole:
+    """The lines of a log up to the first that is damaged or missing; nothing is wrong with a last one that was cut short.
+
+    Attributes
+    ----------
+    number, good : int
+        How many lines there were so far, and how many bytes they are.
+    damage : str
+        What is wrong with the line after them; empty where nothing is.
+    """
+
+    def __init__(self, data: bytes, path: Path) -> None:
+        self._lines, self._path = data.splitlines(keepends=True), path
+        self.number, self.good, self.damage = 0, 0, ""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for number, line in enumerate(self._lines):
+            record = _parse(line)
+            if record is None and number == len(self._lines) - 1:
+                return
+            if record is None or record.get("seq") != number:
+                found = f"expected record {number}, found record {record.get('seq')}: lines are missing" if record else ""
+                what = found or "damaged (its checksum does not fit)"
+                self.damage = f"{self._path} line {number + 1}: {what}; {_advice(self._path)}"
+                return
+            self.number, self.good = number + 1, self.good + len(line)
+            yield record
 
 
 def _advice(path: Path) -> str:
@@ -196,17 +211,38 @@ def _without_damage(lines: list[bytes]) -> tuple[list[bytes], list[str]]:
     return kept, lost
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[Record]:
     """Read a session's log; a last line that was cut short is left out.
 
     Raises
     ------
     DataError
-        Where there is no log, or a line other than the last is damaged, or one is missing.
+        Where there is no log, a line other than the last is damaged, one is missing, or the schema is a later one.
+    """
+    records, damage = read_up_to_damage(path)
+    if damage:
+        raise DataError(damage)
+    return records
+
+
+def read_up_to_damage(path: Path) -> tuple[list[Record], str]:
+    """Read a session's log as far as it is whole, and say what is wrong with it; empty where nothing is.
+
+    Raises
+    ------
+    DataError
+        Where there is no log, or its schema is a later one.
     """
     if not path.exists():
         raise DataError(f"{path}: expected the log of a session, found no such file")
-    return _whole(path.read_bytes(), path)[0]
+    whole = _Whole(path.read_bytes(), path)
+    records = list(typed(whole, schema=0))
+    for start in records:
+        if isinstance(start, Start) and start.schema > SCHEMA:
+            raise DataError(
+                f"{path}: expected a log of schema {SCHEMA} or less, found {start.schema}: rtevo {start.rtevo} recorded it; use that"
+            )
+    return records, whole.damage
 
 
 class LogFollower:
@@ -219,9 +255,9 @@ class LogFollower:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._read = path, 0
+        self.path, self._read, self._schema = path, 0, 0
 
-    def new(self) -> list[dict[str, Any]]:
+    def new(self) -> list[Record]:
         """Give the records that have come since the last call; damaged ones are left out."""
         if not self.path.exists():
             return []
@@ -230,45 +266,17 @@ class LogFollower:
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._read += len(whole)
-        return [record for line in whole.splitlines(keepends=True) if (record := _parse(line)) is not None]
-
-
-def parts(log: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Divide a log into the session's parts: each begins with a ``start``."""
-    found: list[list[dict[str, Any]]] = []
-    for record in log:
-        if record["type"] == "start" or not found:
-            found.append([])
-        found[-1].append(record)
-    return found
-
-
-def grid_of(part: list[dict[str, Any]]) -> Grid | None:
-    """Return the grid that the volumes of a part lie on; None where none had come (in logs of 0.1: the decoder's)."""
-    found = next((r for r in part if r["type"] == "grid" or "affine" in r), None)
-    return None if found is None else Grid(tuple(found["shape"]), np.array(found["affine"]))
-
-
-def earlier(out: Path, part: int) -> list[dict[str, Any]]:
-    """Read what was recorded before a part of a session began.
-
-    Parameters
-    ----------
-    out : Path
-        The session's folder.
-    part : int
-        0 = the first.
-    """
-    if part == 0:
-        return []
-    return [record for each in parts(read_log(out / LOG))[:part] for record in each]
+        found = (record for line in whole.splitlines(keepends=True) if (record := _parse(line)) is not None)
+        records = list(typed(found, self._schema))
+        self._schema = next((r.schema for r in reversed(records) if isinstance(r, Start)), self._schema)
+        return records
 
 
 def _lock(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however it ends
     except BlockingIOError:
-        raise DataError(f"{path}: the session is still running, another process writes to it") from None
+        raise BusyError(f"{path}: the session is still running, another process writes to it") from None
 
 
 @contextmanager
@@ -277,7 +285,7 @@ def hold(out: Path) -> Iterator[None]:
 
     Raises
     ------
-    DataError
+    BusyError
         Another process holds it: the session is still running.
     """
     descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY)

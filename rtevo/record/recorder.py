@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rtevo.errors import full_disk
+from rtevo.record.kinds import ImageRecord, LatentRecord
 from rtevo.record.log import LOG, LogWriter, read_log
 from rtevo.records import Grid, MessageKind, VolumeFlag, volume_of
 
@@ -68,11 +70,18 @@ class Recorder:
         Whether to keep volumes as they came; aligned ones are kept where they come with data.
     part : int
         Of the session, whose grid is recorded with its first volume.
+
+    Attributes
+    ----------
+    problems : list of str
+        What could not be saved, since somebody emptied this.
     """
 
     def __init__(self, out: Path, save_raw: bool = False, part: int = 0) -> None:
         self.out, self.save_raw, self._part, self._grid_known = out, save_raw, part, False
-        self._painted = {_key(r) for r in (read_log(out / LOG) if (out / LOG).exists() else []) if r["type"] in ("latents", "images")}
+        self.problems: list[str] = []
+        log = read_log(out / LOG) if (out / LOG).exists() else []
+        self._painted = {(r.type, r.generation, r.candidate) for r in log if isinstance(r, (LatentRecord, ImageRecord))}
         self.log = LogWriter(out / LOG)
 
     def take(self, ring: str, slot: Any, clock_ns: int = 0) -> None:
@@ -96,8 +105,8 @@ class Recorder:
         elif ring == "volumes" and not fields["flags"] & VolumeFlag.MISSING:
             volume, grid = volume_of(slot)
             self._record_grid(grid, clock_ns)
-            if self.save_raw:
-                self._save_volume(volume_path(self.out, fields["index"]), volume, grid)
+            if self.save_raw and not self._saved(volume_path(self.out, fields["index"]), volume, grid):
+                fields["saved"] = False
         elif ring == "aligned" and "data" in slot.dtype.names:
             self._save_volume(volume_path(self.out, fields["index"], "aligned"), *volume_of(slot))
         if not fields.get("acquisition", True):
@@ -106,7 +115,7 @@ class Recorder:
             fields["acquisition"] = json.loads(fields["acquisition"])
         if ring == "messages":
             ring = MessageKind(fields.pop("kind")).name.lower()
-        if _key({"type": ring, **fields}) not in self._painted:
+        if (ring, fields.get("generation", -1), fields.get("candidate", -1)) not in self._painted:
             self.log.append(ring, fields, clock_ns)
 
     def _save_image(self, path: Path, pixels: NDArray[np.uint8]) -> None:
@@ -123,6 +132,17 @@ class Recorder:
             self._grid_known = True
             self.log.append("grid", {"part": self._part, "shape": list(grid.shape), "affine": grid.affine.tolist()}, clock_ns)
 
+    def _saved(self, path: Path, data: NDArray[np.float32], grid: Grid) -> bool:
+        """Save a volume as it came; whether that could be done. A full disk ends the session."""
+        try:
+            self._save_volume(path, data, grid)
+        except OSError as error:
+            if full_disk(error, self.out):
+                raise
+            self.problems.append(f"{path}: the volume could not be saved ({error.strerror or error}): the session goes on without it")
+            return False
+        return True
+
     def _save_volume(self, path: Path, data: NDArray[np.float32], grid: Grid) -> None:
         import nibabel
 
@@ -130,10 +150,6 @@ class Recorder:
         part = path.with_name(f".{path.name}")
         nibabel.save(nibabel.Nifti1Image(compact(data), grid.affine), part)
         _into_place(part, path)
-
-
-def _key(record: dict[str, Any]) -> tuple[str, int, int]:
-    return record["type"], record.get("generation", -1), record.get("candidate", -1)
 
 
 def _into_place(part: Path, path: Path) -> None:

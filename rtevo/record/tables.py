@@ -1,63 +1,308 @@
-"""The log -> tables and summary; nothing else is needed for them."""
+"""The log's parts -> tables and summary; nothing else is needed for them."""
 
 from __future__ import annotations
 
-import base64
-import csv
-import json
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rtevo.record.log import LOG, parts, read_log
+from rtevo.record.kinds import (
+    AlignedRecord,
+    End,
+    EventRecord,
+    FitnessRecord,
+    ImageRecord,
+    LatentRecord,
+    Lost,
+    Notice,
+    PlacementRecord,
+    Record,
+    ScoreRecord,
+    Truth,
+)
+from rtevo.record.parts import Part
 from rtevo.record.waits import held
 from rtevo.records import MOTION_COLUMNS, Decision, EventKind, VolumeFlag
 
-__all__ = ["finalise", "floats", "hidden_truth"]
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = [
+    "MOTION",
+    "TRIALS",
+    "aligned_volumes",
+    "frame",
+    "hidden_truth",
+    "motion_frame",
+    "summarise",
+    "trial_rows",
+    "trials_frame",
+    "write_table",
+]
 
 SCHEMA = 1
-_OF_THE_LOG = (  # not of the summary
-    "seq",
-    "type",
-    "clock_ns",
-    "part",
-    "first_volume",
-    "decoder_state",
-    "sha256",
-    "rings",
-    "warnings",
-    "settings",
-    "provenance",
-)
-
-
+TRIALS = {
+    "onset": ("float64", "flip at which the image appeared, s from the session's first volume; missing: never shown"),
+    "duration": ("float64", "until the flip that took it away, s"),
+    "onset_error": ("float64", "bound of the onset's error, s"),
+    "duration_error": ("float64", "bound of the duration's error, s"),
+    "guessed": ("Int64", "1: onset, end or response is a guess within its bounds"),
+    "dropped_frames": ("Int64", "frames that the screen missed between the end of the image before and that of this one"),
+    "generation": ("int64", "generation that it belongs to, 0 = first"),
+    "candidate": ("int64", "its number in the generation"),
+    "probe": ("Int64", "number of the probe; missing: a candidate of evolution"),
+    "rating": ("float64", "the participant's rating, 0 = lowest"),
+    "response_time": ("float64", "from the opening of the rating window, s"),
+    "score": ("float64", "the brain's response to it, last revision"),
+    "score_se": ("float64", "its standard error"),
+    "volumes_used": ("Int64", "volumes that the score rests on"),
+    "fitness": ("float64", "what evolution was told of it"),
+    "physiology": ("float64", "what it did to the participant's physiology; only where that was measured"),
+    "true_response": ("float64", "a simulated participant's hidden preference; only where there is one"),
+    "part": ("Int64", "part of the session in which it was shown; only where there are several"),
+}
+"""Columns of ``trials.tsv`` and of :attr:`RecordedSession.trials`: type and meaning; after them ``x0``, ``x1``, ...: its latent."""
+MOTION = {
+    "volume": ("int64", "number of the volume in the session, 0 = first"),
+    "onset": ("float64", "start of its acquisition, s from the session's first volume"),
+    "acquired": ("float64", "the scanner's acquisition time, s from the run's first volume"),
+    "flags": ("int64", "sum of `VolumeFlag`: 1 missing, 2 could not be aligned, 4 came late, 8 spike"),
+    **{name: ("float64", f"translation along {name[-1]} (RAS+), mm") for name in MOTION_COLUMNS[:3]},
+    **{name: ("float64", f"rotation about {name[-1]} (RAS+), rad") for name in MOTION_COLUMNS[3:]},
+    "framewise_displacement": ("float64", "since the volume before, mm (Power et al. 2012, 50 mm sphere)"),
+    "dvars": ("float64", "in the decoder's mask, percent"),
+    "tsnr": ("float64", "median in the decoder's mask, of all volumes so far"),
+    "part": ("int64", "part of the session that it belongs to; only where there are several"),
+}
+"""Columns of ``motion.tsv`` and of :attr:`RecordedSession.motion`: type and meaning."""
+_WHERE_KNOWN = ("physiology", "true_response")
+_OF_THE_LOG = ("schema", "part", "first_volume", "decoder_state", "sha256", "rings", "warnings", "settings", "provenance")  # no summary's
 _OF_PLACEMENTS = ("attempt", "own_grid", "matrix", "correlation", "overlap", "weight_kept", "expected_error_mm", "verdict")
+Row = dict[str, Any]
 
 
-def floats(text: str) -> NDArray[np.float32]:
-    """Read a float32 array as the log holds it."""
-    return np.frombuffer(base64.b64decode(text), "<f4")
+# --- rows --------------------------------------------------------------------------------------------------------------------------------
 
 
-def _table(path: Path, columns: list[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a BIDS-style table: tabs, n/a for what is missing."""
-
-    def cell(value: Any) -> Any:
-        return "n/a" if value is None or (isinstance(value, float) and math.isnan(value)) else value
-
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([cell(row.get(column)) for column in columns] for row in rows)
+def aligned_volumes(divided: Iterable[Part]) -> list[AlignedRecord]:
+    """Return what is known of each volume, in run order: of one that came after its gap had been declared, what came."""
+    found: dict[int, AlignedRecord] = {}
+    for part in divided:
+        for record in part.records(AlignedRecord):
+            if record.index not in found or not record.flags & VolumeFlag.MISSING:
+                found[record.index] = record
+    return [found[index] for index in sorted(found)]
 
 
-def _distribution(milliseconds: list[float]) -> dict[str, Any]:
+class _Trials:
+    """What is known of each image."""
+
+    def __init__(self, divided: Sequence[Part]) -> None:
+        self.rows: dict[tuple[int, int], Row] = {}
+        for number, part in enumerate(divided):
+            self._part, self._clock = number, part.clock
+            for record in part:
+                self._take(record)
+
+    def _row(self, record: Any) -> Row:
+        key = (record.generation, record.candidate)
+        return self.rows.setdefault(key, {"generation": key[0], "candidate": key[1], "number": len(self.rows)})
+
+    def _take(self, record: Record) -> None:
+        if isinstance(record, EventRecord):
+            self._event(record)
+        elif isinstance(record, LatentRecord):
+            asked = {"probe": None if record.probe < 0 else record.probe, "parents_scored_ns": record.scored_ns, "asked_part": self._part}
+            self._row(record).update(latent=record.latent, embedding=record.embedding, **asked)
+        elif isinstance(record, ImageRecord):
+            painted = {"post_embedding": record.embedding, "sha256": record.sha256, "painted_part": self._part}
+            self._row(record).update(painted_ns=record.painted_ns, **painted)
+        elif isinstance(record, ScoreRecord):
+            names = ("score", "score_se", "volumes_used", "reliability", "closed_ns", "scored_ns")
+            self._row(record).update({name: getattr(record, name) for name in names})
+        elif isinstance(record, FitnessRecord):
+            self._row(record)["fitness"] = record.fitness
+
+    def _event(self, event: EventRecord) -> None:
+        kind = event.kind
+        if kind == EventKind.ONSET and self._clock.trigger_ns is not None:
+            onset, error_s = self._clock.seconds(event.t_ns), event.error_ns / 1e9
+            self._row(event).update(onset_ns=event.t_ns, onset=onset, onset_error=error_s, guessed=int(event.guess), part=self._part)
+        elif kind == EventKind.OFFSET and self._clock.trigger_ns is not None:
+            row = self._row(event)
+            if "onset_ns" in row:
+                row["duration"] = (event.t_ns - row["onset_ns"]) / 1e9
+                row["duration_error"] = row["onset_error"] + event.error_ns / 1e9
+                row["guessed"] |= int(event.guess)
+            row["dropped_frames"] = None if math.isnan(event.value) else int(event.value)
+        elif kind == EventKind.RATING:
+            row = self._row(event)
+            row.update(rating=event.value, response_time=event.response_time_s)
+            row["guessed"] = row.get("guessed", 0) | int(event.guess)
+        elif kind == EventKind.PHYSIOLOGY:
+            self._row(event)["physiology"] = event.value
+
+
+def trial_rows(divided: Sequence[Part], truth: Mapping[str, float]) -> list[Row]:
+    """Return a row for each image, in the order of presentation; images that were never shown come last.
+
+    Parameters
+    ----------
+    divided : sequence of Part
+    truth : mapping of str to float
+        A simulated participant's preferences that are not in the log, see :func:`hidden_truth`.
+    """
+    known = {k: v for part in divided for record in part.records(Truth) for k, v in (record.preferences or {}).items()} | dict(truth)
+    rows = list(_Trials(divided).rows.values())
+    for row in rows:
+        preference = known.get(row.get("sha256", "")[:16])
+        if preference is not None and "onset" in row:
+            row["true_response"] = preference
+    return sorted(rows, key=lambda row: (row.get("onset", math.inf), row["generation"], row["candidate"]))
+
+
+def hidden_truth(out: Path) -> dict[str, float]:
+    """Read what a simulated participant thought of each picture, by the first 16 digits of its SHA-256; a line cut short is left out."""
+    path = out / "hidden_truth.tsv"
+    if not path.exists():
+        return {}
+    header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
+    names = header.split("\t")
+    cells = [dict(zip(names, line.split("\t"), strict=True)) for line in lines]
+    return {row["pixels_sha256"]: float(row["preference"]) for row in cells}
+
+
+# --- tables ------------------------------------------------------------------------------------------------------------------------------
+
+
+def frame(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> DataFrame:
+    """Make a table of some columns, by name and type, of rows that may lack them."""
+    from pandas import DataFrame, Series
+
+    return DataFrame({name: Series([row.get(name) for row in rows], dtype=kind) for name, kind in columns.items()})
+
+
+def trials_frame(rows: Sequence[Row], several: bool) -> DataFrame:
+    """Make the table of the trials, see :data:`TRIALS`; `several`: the session has several parts."""
+    left_out = {name for name in _WHERE_KNOWN if not any(name in row for row in rows)} | (set() if several else {"part"})
+    size = max((len(row["latent"]) for row in rows if "latent" in row), default=0)
+    columns = {name: kind for name, (kind, _) in TRIALS.items() if name not in left_out} | {f"x{i}": "float64" for i in range(size)}
+    latents = [{f"x{i}": float(x) for i, x in enumerate(row.get("latent", ()))} for row in rows]
+    return frame([{**row, **latent} for row, latent in zip(rows, latents, strict=True)], columns)
+
+
+def motion_frame(divided: Sequence[Part], tr_s: float) -> DataFrame:
+    """Make the table of the volumes, see :data:`MOTION`."""
+    firsts = [part.start.first_volume for part in divided]
+    rows = [
+        {
+            "volume": r.index,
+            "onset": round(r.index * tr_s, 6),
+            "acquired": r.acquired_s,
+            "flags": r.flags,
+            **dict(zip(MOTION_COLUMNS, r.motion, strict=True)),
+            "framewise_displacement": r.framewise_displacement_mm,
+            "dvars": r.dvars_percent,
+            "tsnr": r.tsnr,
+            "part": bisect_right(firsts, r.index) - 1,
+        }
+        for r in aligned_volumes(divided)
+    ]
+    return frame(rows, {name: kind for name, (kind, _) in MOTION.items() if name != "part" or len(divided) > 1})
+
+
+def write_table(table: DataFrame, path: Path) -> None:
+    """Write a BIDS-style table: tabs, n/a for what is missing, numbers to the last bit."""
+    table.to_csv(path, sep="\t", na_rep="n/a", index=False, lineterminator="\n")
+
+
+# --- summary -----------------------------------------------------------------------------------------------------------------------------
+
+
+def summarise(divided: Sequence[Part], rows: Sequence[Row]) -> Row:
+    """Make the summary; its schema is in the README.
+
+    Parameters
+    ----------
+    divided : sequence of Part
+    rows : sequence of dict
+        See :func:`trial_rows`.
+    """
+    start: Row = next((part.start.fields() for part in divided if part.start.seq >= 0), {})
+    end = (divided[-1].end if divided else None) or End()
+    if grid := next((part.grid for part in divided if part.grid is not None), None):
+        start |= {"shape": list(grid.shape), "affine": grid.affine.tolist()}
+    aligned = aligned_volumes(divided)
+    summary = {
+        "schema": SCHEMA,
+        **{k: v for k, v in start.items() if k not in _OF_THE_LOG},
+        **{k: v for k, v in end.fields().items() if k not in _OF_THE_LOG},
+        "volumes": _volumes(aligned),
+        "images": {
+            "painted": sum("painted_ns" in row for row in rows),
+            "shown": sum("onset" in row for row in rows),
+            "times_held": len(held(divided)),
+            "cadence_s": _cadence(rows),
+        },
+        "generations": _generations(rows),
+        "probes": _probes(rows),
+        "placements": [placement for number, part in enumerate(divided) for placement in _placements(number, part)],
+        "quality": _quality(aligned, rows),
+        "latencies_ms": _latencies(aligned, rows),
+        "rings": end.rings or {},
+        "warnings": [text for part in divided for text in _warnings(part)],
+    }
+    if len(divided) > 1:
+        summary["parts"] = [_part(part) for part in divided]
+    return summary
+
+
+def _volumes(aligned: Sequence[AlignedRecord]) -> Row:
+    """How many volumes came, and what became of them."""
+    lost, unaligned, late = (
+        sum(bool(r.flags & flag) for r in aligned) for flag in (VolumeFlag.MISSING, VolumeFlag.UNALIGNED, VolumeFlag.LATE)
+    )
+    came = len(aligned) - lost
+    return {"received": came, "aligned": came - unaligned, "lost": lost, "unaligned": unaligned, "late": late}
+
+
+def _placements(number: int, part: Part) -> list[Row]:
+    """How the decoder was found to lie, each time that it was accepted."""
+    accepted = (record for record in part.records(PlacementRecord) if record.decision == Decision.ACCEPTED)
+    return [{"part": number, **{name: getattr(record, name) for name in _OF_PLACEMENTS}} for record in accepted]
+
+
+def _part(part: Part) -> Row:
+    """Say when a part of a session began and how it ended; ``interrupted``: without a word."""
+    start, end = part.start, part.end or End()
+    return {
+        "started": start.started,
+        "ended": end.ended,
+        "status": end.status or "interrupted",
+        "first_volume": start.first_volume,
+        "decoder_state": start.decoder_state,
+    }
+
+
+def _warnings(part: Part) -> list[str]:
+    """What was told in a part: as its end says, or of one that ended without a word, as it came."""
+    told, found = list[str](), list[str]()
+    for record in part:
+        if isinstance(record, Lost):
+            found.append(record.text)
+        elif isinstance(record, Notice) and record.level in ("warning", "alarm"):
+            told.append(record.text)
+        elif isinstance(record, End):
+            found, told = found + list(record.warnings or []), []
+    return found + told
+
+
+def _distribution(milliseconds: list[float]) -> Row:
     """Summarise latencies: n, p50, p99, max, rounded to microseconds."""
     if not milliseconds:
         return {"n": 0, "p50": None, "p99": None, "max": None}
@@ -65,146 +310,34 @@ def _distribution(milliseconds: list[float]) -> dict[str, Any]:
     return {"n": len(milliseconds), "p50": round(float(p50), 3), "p99": round(float(p99), 3), "max": round(max(milliseconds), 3)}
 
 
-def _volumes(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Give what is known of each volume, in run order: of one that came after its gap had been declared, what came."""
-    found: dict[int, dict[str, Any]] = {}
-    for record in log:
-        if record["type"] == "aligned" and (record["index"] not in found or not record["flags"] & VolumeFlag.MISSING):
-            found[record["index"]] = record
-    return [found[index] for index in sorted(found)]
-
-
-class _Tables:
-    """The records of a session, by what they are about."""
-
-    def __init__(self, log: list[dict[str, Any]]) -> None:
-        divided = parts(log)
-        self.start: dict[str, Any] = next((r for r in log if r["type"] == "start"), {})
-        self.parts = [[r for r in part if r["type"] in ("start", "end")] for part in divided]
-        self.end: dict[str, Any] = next((r for r in reversed(divided[-1] if divided else []) if r["type"] == "end"), {})
-        self.aligned = _volumes(log)
-        self.trials: dict[tuple[int, int], dict[str, Any]] = {}
-        self.truth: dict[str, float] = {}
-        self.warnings: list[str] = []
-        self.placements: list[dict[str, Any]] = []  # that were accepted
-        self._told: list[str] = []  # warnings of a part that may have ended without a word
-        self.part, self.offset_s = -1, 0.0
-        self.trigger_ns: int | None = None
-        for record in log:
-            self._take(record)
-        self.warnings += self._told
-
-    def _take(self, record: dict[str, Any]) -> None:
-        kind = record["type"]
-        if kind == "start":
-            self.part, self.trigger_ns = self.part + 1, None
-            self.warnings, self._told = self.warnings + self._told, []
-            self.offset_s = record.get("first_volume", 0) * record["tr_s"]
-        elif kind == "grid":
-            for name in ("shape", "affine"):
-                self.start.setdefault(name, record[name])
-        elif kind == "placements" and record["decision"] == Decision.ACCEPTED:
-            self.placements.append({"part": self.part, **{name: record[name] for name in _OF_PLACEMENTS}})
-        elif kind == "events":
-            self._event(record)
-        elif kind == "truth":
-            self.truth.update(record["preferences"])
-        elif kind == "end":
-            self.warnings, self._told = self.warnings + record.get("warnings", []), []
-        elif kind == "lost":
-            self.warnings.append(record["text"])
-        elif kind in ("warning", "alarm"):
-            self._told.append(record["text"])
-        elif kind in _OF_TRIALS:
-            self._trial(record).update(_OF_TRIALS[kind](record), **{f"{kind}_part": self.part})
-
-    def _trial(self, record: dict[str, Any]) -> dict[str, Any]:
-        key = (record["generation"], record["candidate"])
-        return self.trials.setdefault(key, {"generation": key[0], "candidate": key[1]})
-
-    def _event(self, event: dict[str, Any]) -> None:
-        kind, t_ns = event["kind"], event["t_ns"]
-        if kind == EventKind.TRIGGER:  # a second one corrects it, before any image
-            self.trigger_ns = t_ns
-        elif kind == EventKind.ONSET and self.trigger_ns is not None:
-            onset_s = (t_ns - self.trigger_ns) / 1e9 + self.offset_s
-            error_s, guess = event["error_ns"] / 1e9, int(event.get("guess", False))
-            self._trial(event).update(onset_ns=t_ns, onset=onset_s, onset_error=error_s, guessed=guess, part=self.part)
-        elif kind == EventKind.OFFSET and self.trigger_ns is not None:
-            trial = self._trial(event)
-            if "onset_ns" in trial:
-                trial["duration"] = (t_ns - trial["onset_ns"]) / 1e9
-                trial["duration_error"] = trial["onset_error"] + event["error_ns"] / 1e9
-                trial["guessed"] |= int(event.get("guess", False))
-            trial["dropped_frames"] = None if math.isnan(event["value"]) else int(event["value"])
-        elif kind == EventKind.RATING:
-            trial = self._trial(event)
-            trial.update(rating=event["value"], response_time=event["response_time_s"])
-            trial["guessed"] = trial.get("guessed", 0) | int(event.get("guess", False))
-        elif kind == EventKind.PHYSIOLOGY:
-            self._trial(event)["physiology"] = event["value"]
-
-    def add_truth(self) -> None:
-        """Lay a simulated participant's hidden preference for each picture beside the images that were shown."""
-        for trial in self.trials.values():
-            known = self.truth.get(trial.get("sha256", "")[:16])
-            if known is not None and "onset" in trial:
-                trial["true_response"] = known
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One row per image, in the order of presentation; images that were never shown come last."""
-        return sorted(self.trials.values(), key=lambda t: (t.get("onset", math.inf), t["generation"], t["candidate"]))
-
-
-def _fields(record: dict[str, Any], *left_out: str, **renamed: str) -> dict[str, Any]:
-    """Give a record's own fields, some of them by another name."""
-    own = {k: v for k, v in record.items() if k not in ("seq", "type", "clock_ns", "scores_taken", *left_out)}
-    return {renamed.get(k, k): v for k, v in own.items()}
-
-
-def _asked(record: dict[str, Any]) -> dict[str, Any]:
-    fields = _fields(record, scored_ns="parents_scored_ns")
-    return {**fields, "probe": None if fields["probe"] < 0 else fields["probe"]}
-
-
-_OF_TRIALS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "latents": _asked,
-    "images": lambda r: _fields(r, "scored_ns", "evolved_ns", embedding="post_embedding"),
-    "scores": _fields,
-    "fitness": _fields,
-}  # records with a row's fields
-
-
-def _latencies(tables: _Tables) -> dict[str, Any]:
-    aligned = [(r["aligned_ns"] - r["closed_ns"]) / 1e6 for r in tables.aligned if not r["flags"] & VolumeFlag.MISSING]
-    trials = list(tables.trials.values())
-    scored = [(t["scored_ns"] - t["closed_ns"]) / 1e6 for t in trials if t.get("closed_ns") and t.get("scored_ns")]
+def _latencies(aligned: Sequence[AlignedRecord], rows: Sequence[Row]) -> Row:
+    came = [(r.aligned_ns - r.closed_ns) / 1e6 for r in aligned if not r.flags & VolumeFlag.MISSING]
+    scored = [(t["scored_ns"] - t["closed_ns"]) / 1e6 for t in rows if t.get("closed_ns") and t.get("scored_ns")]
     first: dict[int, float] = {}
-    for trial in trials:
-        if trial.get("painted_ns") and trial.get("parents_scored_ns") and trial["images_part"] == trial["latents_part"]:
+    for trial in rows:
+        if trial.get("painted_ns") and trial.get("parents_scored_ns") and trial["painted_part"] == trial["asked_part"]:
             waited = (trial["painted_ns"] - trial["parents_scored_ns"]) / 1e6
             first[trial["generation"]] = min(waited, first.get(trial["generation"], math.inf))
     return {
-        "file_closed_to_aligned": _distribution(aligned),
+        "file_closed_to_aligned": _distribution(came),
         "last_needed_volume_to_score": _distribution(scored),
         "scores_to_first_image": _distribution(list(first.values())),
     }
 
 
-def _quality(tables: _Tables) -> dict[str, Any]:
+def _quality(aligned: Sequence[AlignedRecord], rows: Sequence[Row]) -> Row:
     """How good the data were: tSNR, motion, DVARS, spikes, and how reliable the scores."""
-
-    def known(name: str) -> list[float]:
-        return [float(r[name]) for r in tables.aligned if r.get(name) is not None and not math.isnan(r[name])]
-
-    tsnr, displacement, dvars = known("tsnr"), known("framewise_displacement_mm"), known("dvars_percent")
-    reliability = [t["reliability"] for t in tables.trials.values() if not math.isnan(t.get("reliability", math.nan))]
+    tsnr, displacement, dvars = (
+        [float(value) for r in aligned if not math.isnan(value := getattr(r, name))]
+        for name in ("tsnr", "framewise_displacement_mm", "dvars_percent")
+    )
+    scored = sorted((t for t in rows if not math.isnan(t.get("reliability", math.nan))), key=lambda t: t["number"])
     return {
         "tsnr": round(tsnr[-1], 2) if tsnr else None,
         "framewise_displacement_mm": {"mean": _mean(displacement), "max": round(max(displacement), 4) if displacement else None},
         "dvars_percent": {"p50": round(float(np.median(dvars)), 4), "max": round(max(dvars), 4)} if dvars else {"p50": None, "max": None},
-        "spikes": sum(bool(r["flags"] & VolumeFlag.SPIKE) for r in tables.aligned),
-        "score_reliability": round(float(reliability[-1]), 4) if reliability else None,
+        "spikes": sum(bool(r.flags & VolumeFlag.SPIKE) for r in aligned),
+        "score_reliability": round(float(scored[-1]["reliability"]), 4) if scored else None,
     }
 
 
@@ -213,7 +346,7 @@ def _mean(values: Iterable[Any]) -> float | None:
     return round(math.fsum(finite) / len(finite), 6) if finite else None
 
 
-def _generations(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _generations(rows: Sequence[Row]) -> list[Row]:
     """Per-generation means of fitness, score, rating and, in a simulation, the true response."""
     result = []
     rows = [row for row in rows if row.get("probe") is None]
@@ -226,7 +359,7 @@ def _generations(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return result
 
 
-def _probes(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _probes(rows: Sequence[Row]) -> Row:
     """How the scores of images that were shown again and again vary: n, their spread within a probe, their drift per minute."""
     shown = [r for r in rows if r.get("probe") is not None and "onset" in r and not math.isnan(r.get("score", math.nan))]
     scores, onsets, which = (np.array([r[name] for r in shown], float) for name in ("score", "onset", "probe"))
@@ -242,7 +375,7 @@ def _probes(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _cadence(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _cadence(rows: Sequence[Row]) -> Row:
     """Onset-to-onset times within generations, s."""
     shown = [row for row in rows if "onset" in row]
     steps = [b["onset"] - a["onset"] for a, b in pairwise(shown) if (a["generation"], a["part"]) == (b["generation"], b["part"])]
@@ -252,131 +385,3 @@ def _cadence(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "p50": float(np.median(steps)) if steps else None,
         "max": max(steps, default=None),
     }
-
-
-def hidden_truth(out: Path) -> dict[str, float]:
-    """Read what a simulated participant thought of each picture, by the first 16 digits of its SHA-256; a line cut short is left out."""
-    path = out / "hidden_truth.tsv"
-    if not path.exists():
-        return {}
-    header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
-    names = header.split("\t")
-    cells = [dict(zip(names, line.split("\t"), strict=True)) for line in lines]
-    return {row["pixels_sha256"]: float(row["preference"]) for row in cells}
-
-
-def finalise(out: Path) -> dict[str, Any]:
-    """Make the tables and the summary of a session from its log.
-
-    Parameters
-    ----------
-    out : Path
-        The session's folder, with ``record.jsonl`` in it; written to it: ``trials.tsv``, ``motion.tsv``, ``latents.npz``, ``summary.json``.
-
-    Returns
-    -------
-    dict
-        The summary (its schema is in the README).
-
-    Raises
-    ------
-    DataError
-        Where there is no log or it is damaged.
-    """
-    log = read_log(out / LOG)
-    tables = _Tables(log)
-    tables.truth.update(hidden_truth(out))
-    tables.add_truth()
-    rows = tables.rows()
-    _write_trials(out, rows, len(tables.parts) > 1)
-    _write_motion(out, tables, parts(log))
-    flags = [r["flags"] for r in tables.aligned]
-    lost = sum(bool(f & VolumeFlag.MISSING) for f in flags)
-    unaligned = sum(bool(f & VolumeFlag.UNALIGNED) for f in flags)
-    shown = [row for row in rows if "onset" in row]
-    summary = {
-        "schema": SCHEMA,
-        **{k: v for k, v in tables.start.items() if k not in _OF_THE_LOG},
-        **{k: v for k, v in tables.end.items() if k not in _OF_THE_LOG},
-        "volumes": {
-            "received": len(flags) - lost,
-            "aligned": len(flags) - lost - unaligned,
-            "lost": lost,
-            "unaligned": unaligned,
-            "late": sum(bool(f & VolumeFlag.LATE) for f in flags),
-        },
-        "images": {
-            "painted": sum("painted_ns" in row for row in rows),
-            "shown": len(shown),
-            "times_held": len(held(log)),
-            "cadence_s": _cadence(rows),
-        },
-        "generations": _generations(rows),
-        "probes": _probes(rows),
-        "placements": tables.placements,
-        "quality": _quality(tables),
-        "latencies_ms": _latencies(tables),
-        "rings": tables.end.get("rings", {}),
-        "warnings": tables.warnings,
-    }
-    if len(tables.parts) > 1:
-        summary["parts"] = [_part(records) for records in tables.parts]
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return summary
-
-
-def _part(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Say when a part of a session began and how it ended; ``interrupted``: without a word."""
-    start = records[0]
-    end = records[-1] if records[-1]["type"] == "end" else {}
-    return {
-        "started": start.get("started"),
-        "ended": end.get("ended"),
-        "status": end.get("status", "interrupted"),
-        "first_volume": start.get("first_volume", 0),
-        "decoder_state": start.get("decoder_state", "new"),
-    }
-
-
-def _write_motion(out: Path, tables: _Tables, divided: list[list[dict[str, Any]]]) -> None:
-    firsts = [own[0].get("first_volume", 0) for own in divided]
-    rows = [
-        {
-            "volume": r["index"],
-            "onset": round(r["index"] * tables.start["tr_s"], 6),
-            "acquired": r["acquired_s"],
-            "flags": r["flags"],
-            **dict(zip(MOTION_COLUMNS, r["motion"], strict=True)),
-            "framewise_displacement": r["framewise_displacement_mm"],
-            "dvars": r["dvars_percent"],
-            "tsnr": r["tsnr"],
-            "part": bisect_right(firsts, r["index"]) - 1,
-        }
-        for r in tables.aligned
-    ]
-    columns = ["volume", "onset", "acquired", "flags", *MOTION_COLUMNS, "framewise_displacement", "dvars", "tsnr"]
-    _table(out / "motion.tsv", columns + ["part"] * (len(divided) > 1), rows)
-
-
-def _write_trials(out: Path, rows: list[dict[str, Any]], with_parts: bool) -> None:
-    evolved = [row for row in rows if "latent" in row]
-    latents = np.array([floats(row["latent"]) for row in evolved], np.float32)
-    latents = latents if evolved else np.zeros((0, 0), np.float32)
-    for row, latent in zip(evolved, latents, strict=True):
-        row.update({f"x{i}": float(x) for i, x in enumerate(latent)})
-    columns = ["onset", "duration", "onset_error", "duration_error", "guessed", "dropped_frames", "generation", "candidate", "probe"]
-    columns += ["rating", "response_time", "score", "score_se", "volumes_used", "fitness"]
-    columns += [name for name in ("physiology", "true_response") if any(name in row for row in rows)] + ["part"] * with_parts
-    _table(out / "trials.tsv", [*columns, *(f"x{i}" for i in range(latents.shape[1]))], rows)
-    size = len(floats(evolved[0]["embedding"])) if evolved else 0
-    nothing = np.full(size, np.nan, np.float32)
-    np.savez_compressed(
-        out / "latents.npz",
-        generation=np.array([row["generation"] for row in evolved], np.int32),
-        candidate=np.array([row["candidate"] for row in evolved], np.int32),
-        latents=latents,
-        embeddings=np.array([floats(row["embedding"]) for row in evolved], np.float32).reshape(len(evolved), size),
-        post_embeddings=np.array(
-            [floats(row["post_embedding"]) if "post_embedding" in row else nothing for row in evolved], np.float32
-        ).reshape(len(evolved), size),
-    )

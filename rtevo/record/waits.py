@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
+from rtevo.record.kinds import EventRecord, ImageRecord, LatentRecord
+from rtevo.record.parts import Part
 from rtevo.records import EventKind
 
 __all__ = ["Holding", "Painting", "held"]
@@ -33,17 +34,17 @@ class Painting:
         self._together: Counter[tuple[int, int]] = Counter()
         self._asked_ns: dict[tuple[int, int], float] = {}
 
-    def asked(self, record: Mapping[str, Any]) -> None:
-        """Take a record of ``latents``."""
-        if record["scored_ns"] > 0:
-            same = (record["generation"], record["scored_ns"])
-            self._asked_ns[record["generation"], record["candidate"]] = record["evolved_ns"] + self._together[same] * self._cadence_ns
+    def asked(self, record: LatentRecord) -> None:
+        """Take note of an image that was asked for."""
+        if record.scored_ns > 0:
+            same = (record.generation, record.scored_ns)
+            self._asked_ns[record.generation, record.candidate] = record.evolved_ns + self._together[same] * self._cadence_ns
             self._together[same] += 1
 
-    def painted(self, record: Mapping[str, Any]) -> float | None:
-        """Take a record of ``images``; give how long it took, ns, where that counts."""
-        asked_ns = self._asked_ns.get((record["generation"], record["candidate"]))
-        return None if asked_ns is None else max(0.0, record["painted_ns"] - asked_ns)
+    def painted(self, record: ImageRecord) -> float | None:
+        """Take note of an image that was painted; return how long it took, ns, where that counts."""
+        asked_ns = self._asked_ns.get((record.generation, record.candidate))
+        return None if asked_ns is None else max(0.0, record.painted_ns - asked_ns)
 
 
 class Holding:
@@ -63,30 +64,24 @@ class Holding:
         """A part of the session begins."""
         self._triggered, self._waiting = False, list[int]()
 
-    def take(self, event: Mapping[str, Any]) -> int:
-        """Take a record of ``events``; give how many more times that makes."""
-        kind = event["kind"]
-        self._triggered |= kind == EventKind.TRIGGER
-        if kind == EventKind.FIXATION and self._triggered:
-            self._waiting.append(event["t_ns"])
-        elif kind == EventKind.ONSET:
+    def take(self, event: EventRecord) -> int:
+        """Take note of an event; return how many more times that makes."""
+        self._triggered |= event.kind == EventKind.TRIGGER
+        if event.kind == EventKind.FIXATION and self._triggered:
+            self._waiting.append(event.t_ns)
+        elif event.kind == EventKind.ONSET:
             more, self._waiting = self._waiting, []
             self.times_ns += more
             return len(more)
         return 0
 
 
-def held(log: Iterable[Mapping[str, Any]]) -> list[float]:
-    """Give the times at which fixation was held, s from the first volume; a session that was resumed counts on."""
+def held(divided: Iterable[Part]) -> list[float]:
+    """Return the times at which fixation was held, s from the first volume; a session that was resumed counts on."""
     found: list[float] = []
-    holding, trigger_ns, offset_s = Holding(), None, 0.0
-    for record in log:
-        if record["type"] == "start":
-            holding.begin()
-            trigger_ns, offset_s = None, record.get("first_volume", 0) * record["tr_s"]
-        elif record["type"] == "events":
-            if record["kind"] == EventKind.TRIGGER and trigger_ns is None:
-                trigger_ns = record["t_ns"]
-            if (more := holding.take(record)) and trigger_ns is not None:
-                found += [(t_ns - trigger_ns) / 1e9 + offset_s for t_ns in holding.times_ns[-more:]]
+    for part in divided:
+        holding, clock = Holding(), part.clock
+        for event in part.records(EventRecord):
+            holding.take(event)
+        found += [clock.seconds(t_ns) for t_ns in holding.times_ns]
     return found

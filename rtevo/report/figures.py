@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtevo.record import image_path
-from rtevo.records import MOTION_COLUMNS, VolumeFlag
+from rtevo.records import FD_LIMIT_MM, MOTION_COLUMNS, VolumeFlag
 from rtevo.report.gather import Latency, Row, Session, means
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rtevo",
 }
-FD_LIMIT_MM = 0.5  # the usual limit for task data: Power et al. 2012
 
 
 def _column(rows: Sequence[Row], name: str) -> list[float]:

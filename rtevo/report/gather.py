@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tomllib
 from numpy.typing import NDArray
 
 from rtevo.config import Config
 from rtevo.errors import DataError
-from rtevo.record import Painting, finalise, held, read_log
+from rtevo.record import LOG, AlignedRecord, ImageRecord, LatentRecord, Painting, RecordedSession, ScoreRecord, held
 from rtevo.records import EventKind, VolumeFlag
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = ["Latency", "Session", "gather", "means"]
 
-LOG = "record.jsonl"
 Row = dict[str, Any]
 HIDDEN = ("score", "score_se", "fitness", "rating", "physiology", "true_response")  # of a blinded session that goes on
 
@@ -113,7 +113,7 @@ class Session:
 
 
 def gather(out: Path) -> Session:
-    """Read a session's folder.
+    """Read a session's folder, and write its tables where they are older than its log.
 
     Raises
     ------
@@ -122,27 +122,23 @@ def gather(out: Path) -> Session:
     """
     if not (out / LOG).exists():
         raise DataError(f"{out}: expected the folder of a session (with {LOG}), found none")
-    summary_file = out / "summary.json"
+    recorded, summary_file = RecordedSession(out), out / "summary.json"
     if not summary_file.exists() or summary_file.stat().st_mtime_ns <= (out / LOG).stat().st_mtime_ns:
-        finalise(out)
-    summary = json.loads(summary_file.read_text(encoding="utf-8"))
-    log = read_log(out / LOG)
-    start = next((record for record in log if record["type"] == "start"), {})
-    settings = _settings(start, out / "session.toml")
-    ended = any(record["type"] == "end" for record in log[-2:])
+        recorded.save()
+    summary, settings = recorded.summary, _settings(recorded.settings)
     session = Session(
         out=out,
         summary=summary,
         settings=settings,
-        provenance=start.get("provenance") or _json(out / "provenance.json"),
-        trials=_table(out / "trials.tsv"),
-        motion=_table(out / "motion.tsv"),
-        latencies=_latencies(log, settings, summary),
-        held_s=held(log),
+        provenance=dict(recorded.start.provenance or _json(out / "provenance.json")),
+        trials=_rows(recorded.trials),
+        motion=_rows(recorded.motion),
+        latencies=_latencies(recorded, settings, summary),
+        held_s=held(recorded.parts),
         painter=summary.get("generator") or _said(out / "session.log", "generate: ", " steps, "),
-        presenter=_presenter(log),
+        presenter=_presenter(recorded),
     )
-    if settings["session"]["condition"] == "blinded" and not ended:
+    if settings["session"]["condition"] == "blinded" and recorded.end is None:
         return _blind(session)
     return session
 
@@ -161,19 +157,15 @@ def _json(path: Path) -> Row:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-def _settings(start: Row, path: Path) -> dict[str, Row]:
-    """The resolved session file, as the log has it, over today's defaults: older ones lack keys, and are in a file only."""
-    found = start.get("settings") or (tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
+def _settings(found: Mapping[str, Any]) -> dict[str, Row]:
+    """The resolved session file, over today's defaults: older ones lack keys."""
     return {name: {**part, **found.get(name, {})} for name, part in asdict(Config()).items()}
 
 
-def _table(path: Path) -> list[Row]:
-    """Read a table of numbers; n/a becomes None."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file, delimiter="\t")
-        return [{k: None if v in ("n/a", "", None) else float(v) for k, v in row.items()} for row in rows]
+def _rows(table: DataFrame) -> list[Row]:
+    """Turn a table into rows: what is missing becomes None."""
+    rows: list[Row] = table.astype(object).where(table.notna(), None).to_dict("records")
+    return rows
 
 
 def _said(path: Path, begin: str, part: str) -> str:
@@ -184,15 +176,14 @@ def _said(path: Path, begin: str, part: str) -> str:
     return next((line.partition(begin)[2] for line in lines if begin in line and part in line), "")
 
 
-def _presenter(log: Iterable[Row]) -> str:
-    notes = (r["text"] for r in log if r["type"] == "events" and r["kind"] == EventKind.NOTE)
-    return next((text.partition(": ")[2] for text in notes if text.startswith("presenter ready")), "")
+def _presenter(recorded: RecordedSession) -> str:
+    return next((event.text.partition(": ")[2] for event in recorded.events(EventKind.READY)), "")
 
 
 # --- latencies -------------------------------------------------------------------------------------------------------------------------
 
 
-def _latencies(log: list[Row], settings: Mapping[str, Row], summary: Row) -> list[Latency]:
+def _latencies(recorded: RecordedSession, settings: Mapping[str, Row], summary: Row) -> list[Latency]:
     """Every step between a file and the next picture, against its deadline; in lock-step nothing has to be in time."""
     speed = float(summary.get("speed", 1.0))
     shown, generator = settings["presentation"], settings["generator"]
@@ -203,27 +194,27 @@ def _latencies(log: list[Row], settings: Mapping[str, Row], summary: Row) -> lis
         return ms / speed if speed else math.inf
 
     image_ms = 1e3 * generator.get("deadline_s", 0.0) or cadence_ms
-    whole = [r for r in log if r["type"] == "aligned" and not r["flags"] & VolumeFlag.MISSING]
-    scores = [r for r in log if r["type"] == "scores"]
+    whole = [r for r in recorded.records(AlignedRecord) if not r.flags & VolumeFlag.MISSING]
+    scores = recorded.records(ScoreRecord)
     steps = [
-        ("file closed -> volume read", [r["ingested_ns"] - r["closed_ns"] for r in whole], within(tr_ms)),
-        ("volume read -> realigned", [r["aligned_ns"] - r["ingested_ns"] for r in whole], within(tr_ms)),
-        ("last needed file -> score", [r["scored_ns"] - r["closed_ns"] for r in scores if r["closed_ns"] > 0], within(tr_ms)),
-        ("image asked for -> painted", _painting(log, within(cadence_ms)), within(image_ms)),
+        ("file closed -> volume read", [r.ingested_ns - r.closed_ns for r in whole], within(tr_ms)),
+        ("volume read -> realigned", [r.aligned_ns - r.ingested_ns for r in whole], within(tr_ms)),
+        ("last needed file -> score", [r.scored_ns - r.closed_ns for r in scores if r.closed_ns > 0], within(tr_ms)),
+        ("image asked for -> painted", _painting(recorded, within(cadence_ms)), within(image_ms)),
     ]
     return [Latency(name, np.array(ns, np.float64) / 1e6, deadline_ms) for name, ns, deadline_ms in steps if ns]
 
 
-def _painting(log: list[Row], cadence_ms: float) -> list[float]:
+def _painting(recorded: RecordedSession, cadence_ms: float) -> list[float]:
     """From asking to the picture, ns."""
-    painting, found = Painting(cadence_ms), []
-    for record in log:
-        if record["type"] == "start":
-            painting.begin()
-        elif record["type"] == "latents":
-            painting.asked(record)
-        elif record["type"] == "images" and (ns := painting.painted(record)) is not None:
-            found.append(ns)
+    found: list[float] = []
+    for part in recorded.parts:
+        painting = Painting(cadence_ms)
+        for record in part:
+            if isinstance(record, LatentRecord):
+                painting.asked(record)
+            elif isinstance(record, ImageRecord) and (ns := painting.painted(record)) is not None:
+                found.append(ns)
     return found
 
 

@@ -177,10 +177,12 @@ def _decoding(session: Session, cite: _Cited) -> str:
 
 def _images(session: Session, cite: _Cited) -> str:
     g = session.settings["generator"]
-    model = (
-        g["unclip_model_path"].rstrip("/").rpartition("/")[2] if g["unclip_model_path"] else "the built-in small unCLIP, which paints emoji"
-    )
-    painted = f"Images were painted by an unCLIP latent diffusion model {cite('ramesh2022', 'rombach2022')}: {model}, from image embeddings {cite('radford2021')}"
+    named = g["unclip_model_path"].rstrip("/").rpartition("/")[2]  # of several families: what painted says which
+    if named:
+        model = f"a latent diffusion model {cite('rombach2022')}: {named}"
+    else:
+        model = f"an unCLIP latent diffusion model {cite('ramesh2022', 'rombach2022')}: the built-in small one, which paints emoji"
+    painted = f"Images were painted by {model}, from image embeddings {cite('radford2021')}"
     guidance = f"classifier-free guidance {g['guidance_scale']:g} {cite('ho2022')}" if g["guidance_scale"] != 1 else "no guidance"
     told = f" (on this run: {session.painter})" if session.painter else ""
     noise = "All images started from the same noise, so that a picture depends on its embedding alone." if g["same_noise"] else ""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rtevo.decode import Decoder, read_map
 from rtevo.place import Placement, Verdict, draw_placement
-from rtevo.record import LOG, parts, read_log, reference_path
+from rtevo.record import PlacementRecord, RecordedSession, reference_path
 
 __all__ = ["draw_attempt"]
 
@@ -38,7 +37,7 @@ def draw_attempt(out: Path, decoder: Path, name: str | None, part: int, attempt:
         return picture
     if not reference.exists():
         return None
-    records = [r for r in parts(read_log(out / LOG))[part] if r["type"] == "placements" and r["attempt"] == attempt]
+    records = [r for r in RecordedSession(out).parts[part].records(PlacementRecord) if r.attempt == attempt]
     if not records:
         return None
     today, today_grid = read_map(reference)
@@ -48,7 +47,7 @@ def draw_attempt(out: Path, decoder: Path, name: str | None, part: int, attempt:
     return picture
 
 
-def _placement(record: dict[str, Any]) -> Placement:
-    figures = {name: float(record[name]) for name in ("correlation", "overlap", "weight_kept", "expected_error_mm")}
-    reasons = tuple(filter(None, record["reasons"].split("\n")))
-    return Placement(matrix=np.array(record["matrix"]), verdict=Verdict(record["verdict"]), reasons=reasons, **figures)
+def _placement(record: PlacementRecord) -> Placement:
+    figures = {name: float(getattr(record, name)) for name in ("correlation", "overlap", "weight_kept", "expected_error_mm")}
+    reasons = tuple(filter(None, record.reasons.split("\n")))
+    return Placement(matrix=np.array(record.matrix), verdict=Verdict(record.verdict), reasons=reasons, **figures)

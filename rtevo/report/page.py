@@ -13,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from rtevo.record import image_path
+from rtevo.records import FD_LIMIT_MM
 from rtevo.report import figures, tables
 from rtevo.report.gather import Row, Session, means
 from rtevo.report.methods import methods
@@ -42,6 +43,7 @@ def page(session: Session, controls: Sequence[Session] = ()) -> str:
         sections=[*sections, ("methods", "Methods"), ("provenance", "Provenance")],
         blinded=session.blinded,
         figures=tables.figures_of(session),
+        decoder_today=tables.decoder_today(session),
         warnings=tables.warnings(session),
         images_note=_images_note(session),
         generations=_generations(session),
@@ -75,7 +77,7 @@ def _images_note(session: Session) -> str:
 
 def _quality_caption(session: Session) -> str:
     resumed = " Dotted: the session was interrupted and went on." if len(session.summary.get("parts", [])) > 1 else ""
-    return f"Dashed: {figures.FD_LIMIT_MM:g} mm, the usual limit; spikes: over {session.settings['decoder']['spike_mm']:g} mm.{resumed}"
+    return f"Dashed: {FD_LIMIT_MM:g} mm, the usual limit; spikes: over {session.settings['decoder']['spike_mm']:g} mm.{resumed}"
 
 
 def _latency_note(session: Session) -> str:

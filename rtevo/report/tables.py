@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from rtevo.config import Config
+from rtevo.decode.score import spearman_brown
 from rtevo.records import VolumeFlag
 from rtevo.report.gather import Session, means
 
-__all__ = ["RING_COLUMNS", "figures_of", "heading", "late", "provenance", "rings", "settings", "steps", "warnings"]
+__all__ = ["RING_COLUMNS", "decoder_today", "figures_of", "heading", "late", "provenance", "rings", "settings", "steps", "warnings"]
 
 RING_COLUMNS = ["ring", "messages", "kB each", "writer µs", "reader µs", "wake-up µs: mean", "worst", "writer waited", "lost by observers"]
 MANY = 20  # volumes that are named
@@ -53,6 +54,35 @@ def figures_of(session: Session) -> list[tuple[str, str, str]]:
     if quality.get("score_reliability") is not None:
         found.append(("Reliability of scores", f"{quality['score_reliability']:.2f}", "expected squared correlation with the responses"))
     return found
+
+
+def decoder_today(session: Session) -> str:
+    """Say in one sentence how good the decoder was in this run; empty where that is not known or hidden.
+
+    Beside the model's own reliability stands that of the images that were shown again and again: the means of their odd and of their even
+    showings are correlated over the images, and stepped up to all showings' (so it is that of a mean of several scores).
+    """
+    own = session.summary.get("quality", {}).get("score_reliability")
+    if own is None or session.blinded:
+        return ""
+    word = next(word for least, word in ((0.7, "well"), (0.4, "fairly well"), (0.2, "weakly"), (-math.inf, "hardly")) if own >= least)
+    halves = _repeated(session)
+    repeated = "" if math.isnan(halves) else f"; split-half reliability of the images that were shown again: {halves:.2f}"
+    return (
+        f"Today the decoder told images apart {word}: by its own model its scores share {max(own, 0):.0%} of their variance with the "
+        f"responses (reliability {own:.2f}{repeated})."
+    )
+
+
+def _repeated(session: Session) -> float:
+    """Split-half reliability of repeated images' scores; NaN for fewer than three images with two scores."""
+    shown: dict[int, list[float]] = {}
+    for trial in sorted((t for t in session.probes if t.get("score") is not None), key=lambda t: t.get("onset") or 0.0):
+        shown.setdefault(int(trial["probe"]), []).append(float(trial["score"]))
+    pairs = np.array([(np.mean(each[::2]), np.mean(each[1::2])) for each in shown.values() if len(each) > 1])
+    if len(pairs) < 3 or not (np.ptp(pairs, axis=0) > 0).all():
+        return math.nan
+    return spearman_brown(float(np.corrcoef(pairs.T)[0, 1]))
 
 
 def _spread(cadence: Mapping[str, Any]) -> str:

@@ -6,8 +6,10 @@ output folder. :mod:`rtevo.preflight` asks the same functions, and measures besi
 
 from __future__ import annotations
 
+import grp
 import importlib.util
 import math
+import os
 import secrets
 import socket
 from pathlib import Path
@@ -15,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from rtevo.config import Config
 from rtevo.errors import ConfigError, DataError
-from rtevo.wire import is_loopback
+from rtevo.wire import KeyFile, WireError
+from rtevo.wire.keys import SUPPORT_FILE
 
 if TYPE_CHECKING:
     pass
@@ -26,6 +29,7 @@ __all__ = [
     "check_console",
     "check_decoder",
     "check_delivery",
+    "check_group",
     "check_out",
     "check_participant",
     "check_space",
@@ -47,6 +51,20 @@ def check_out(wanted: str) -> Path:
     if wanted and there:
         raise ConfigError(f"[record] out: expected a folder that does not exist yet, got {wanted!r}: nothing is ever overwritten")
     return next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
+
+
+def check_group(config: Config) -> int:
+    """See that the group that may read the session's folder is one of this user's; give its number, -1 for none."""
+    name = config.record.group
+    if not name:
+        return -1
+    try:
+        number = grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        raise ConfigError(f"[record] group: expected a group of this computer, got {name!r}") from None
+    if number not in (os.getegid(), *os.getgroups()) and os.geteuid() != 0:
+        raise ConfigError(f"[record] group: expected a group that this user is in, got {name!r}")
+    return number
 
 
 def capacity(config: Config, source: Any) -> int:
@@ -91,7 +109,7 @@ def check_console(config: Config) -> str:
             pass
     except OSError as error:
         raise ConfigError(f"[console] port: {settings.address}:{settings.port} cannot be listened at: {error.strerror}") from None
-    return "" if is_loopback(settings.address) else secrets.token_urlsafe(32)
+    return secrets.token_urlsafe(32)  # on loopback too: other users of this computer reach that
 
 
 def check_delivery(config: Config) -> None:
@@ -106,6 +124,11 @@ def check_delivery(config: Config) -> None:
             faults.check_sent()
     except ConfigError as error:
         raise ConfigError([f"[simulation] {mistake}" for mistake in error.mistakes]) from None
+    if settings.delivery == "push" and settings.keys:
+        try:
+            KeyFile.read(Path(settings.keys) / SUPPORT_FILE, "support")
+        except WireError as error:
+            raise ConfigError(f"[acquisition] keys: {error}") from None
     if settings.delivery != "folder":
         try:
             check_listening(settings.address, settings.port if settings.source == "watch" else 0, dicom=dicom)
@@ -141,10 +164,10 @@ def check_participant(config: Config) -> None:
 
     if config.acquisition.source == "simulate":
         try:
-            simulation(config, SIMULATED_TR_S).preference()
+            simulated = simulation(config, SIMULATED_TR_S)
         except ConfigError as error:
-            told = [f"[simulation] {mistake}" if mistake.startswith("today") else mistake for mistake in error.mistakes]
-            raise ConfigError(told) from None
+            raise ConfigError([f"[simulation] {mistake}" for mistake in error.mistakes]) from None
+        simulated.preference()
 
 
 def describe_source(config: Config) -> Any:

@@ -45,7 +45,7 @@ class Conductor:
         at_rest: Callable[[], None] = lambda: None,
     ) -> None:
         self._clock, self._rings, self._bridge_left, self._at_rest = clock, rings, bridge_left, at_rest
-        self._readers = {name: [r for r in readers_of(name, devices) if r != "status"] for name in rings}
+        self._readers = {name: readers_of(name, devices) for name in rings}
 
     def state(self) -> tuple[int, ...] | None:
         """Return all counters where everything seems at rest, else None."""

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from rtevo.outside import shown_lines
 from rtevo.session.clock import Clock
 from rtevo.session.plan import Plan
 from rtevo.session.rings import numbered, ring_name
@@ -35,7 +36,7 @@ class _PipeHandler(logging.Handler):
         self.tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.tell("log", level=record.levelname, text=record.getMessage())
+        self.tell("log", level=record.levelname, text=shown_lines(record.getMessage()))
 
 
 class Context:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,9 @@ from numpy.typing import NDArray
 
 from rtevo import evolve
 from rtevo.config import Config
-from rtevo.errors import ConfigError
+from rtevo.errors import ConfigError, DataError
 from rtevo.latent import Avoid, LatentSpace
+from rtevo.record import RecordedSession, evolution_of
 from rtevo.session.blinding import CONDITIONS, condition_of, load_secret, read_key, scramble
 
 __all__ = ["CONDITIONS", "check", "course_settings", "make_course", "resolve_condition", "scramble", "state_of"]
@@ -83,10 +82,9 @@ def _evolver(config: Config, condition: str, space: LatentSpace) -> evolve.Evolv
     strategy = "random" if condition == "random" else e.strategy
     if not e.continue_from:
         return evolve.create(strategy, space.latent_size, e.population, rng, budget=None, mutation_sd=e.mutation_sd, norm_limits=limits)
-    path = Path(e.continue_from) / "evolution.json" if Path(e.continue_from).is_dir() else Path(e.continue_from)
-    where = f"[evolution] continue_from: {path}"
+    where = f"[evolution] continue_from: {e.continue_from}"
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = evolution_of(Path(e.continue_from))
         evolver = evolve.from_state(state["evolver"])
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise ConfigError(f"{where}: expected the evolution.json of an earlier run, found something else: {problem}") from None
@@ -117,14 +115,13 @@ def _adjustment(config: Config, space: LatentSpace) -> Any:
 
 def _recorded(name: str) -> NDArray[np.float64]:
     """Read the fitness of a recorded session's candidates, in the order in which they were asked for."""
-    path = Path(name) / "trials.tsv" if Path(name).is_dir() else Path(name)
+    out = Path(name) if Path(name).is_dir() else Path(name).parent
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file, delimiter="\t") if row.get("probe", "n/a") == "n/a"]
-        rows.sort(key=lambda row: (int(row["generation"]), int(row["candidate"])))
-        return np.array([math.nan if row["fitness"] == "n/a" else float(row["fitness"]) for row in rows])
-    except (OSError, KeyError, ValueError, TypeError, csv.Error) as problem:
-        raise ConfigError(f"[evolution] yoked_to: expected the trials.tsv of a session, got {name!r}: {problem}") from None
+        rows = [row for row in RecordedSession(out).rows if row.get("probe") is None]
+    except (OSError, DataError) as problem:
+        raise ConfigError(f"[evolution] yoked_to: expected the folder of a session, got {name!r}: {problem}") from None
+    rows.sort(key=lambda row: (row["generation"], row["candidate"]))
+    return np.array([row.get("fitness", math.nan) for row in rows], np.float64)
 
 
 def _fingerprint(space: LatentSpace) -> str:

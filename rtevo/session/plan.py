@@ -52,6 +52,8 @@ class Plan:
         Somebody can answer questions: at the console, or at the terminal.
     session_file : Path or None
         The file that the settings were read from: its comments are kept in the run's own.
+    model_sha256 : str
+        Fingerprint of the image model.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Plan:
     token: str = field(default="", repr=False)
     attended: bool = False
     session_file: Path | None = None
+    model_sha256: str = ""
 
     @property
     def latent_space(self) -> Path:

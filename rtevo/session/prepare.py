@@ -19,6 +19,7 @@ from rtevo.session.checks import (
     check_console,
     check_decoder,
     check_delivery,
+    check_group,
     check_out,
     check_participant,
     check_space,
@@ -27,6 +28,7 @@ from rtevo.session.checks import (
     repetition_time,
 )
 from rtevo.session.plan import Plan
+from rtevo.session.provenance import model_hash
 
 if TYPE_CHECKING:
     from rtevo.decode import Decoder
@@ -34,13 +36,21 @@ if TYPE_CHECKING:
 __all__ = ["clean_runtime", "incoming", "make_decoder", "make_plan", "prepare", "runtime_folder"]
 
 
-def _new_folder(wanted: str) -> Path:
-    """Make the session's folder; an existing one is never written to."""
+def _new_folder(wanted: str, group: int = -1) -> Path:
+    """Make the session's folder; an existing one is never written to. Nobody but its owner, and `group`, can look into it."""
+    out = _made(wanted)
+    if group >= 0:
+        os.chown(out, -1, group)
+        out.chmod(0o2750)  # what is made in it is the group's too
+    return out
+
+
+def _made(wanted: str) -> Path:
     if wanted:
         nearest = check_out(wanted)
         out = Path(wanted)
         try:
-            out.mkdir(parents=True)
+            out.mkdir(mode=0o700, parents=True)
         except OSError as error:
             for made in out.absolute().parents:  # those that were made on the way
                 with suppress(OSError):
@@ -53,7 +63,7 @@ def _new_folder(wanted: str) -> Path:
     while True:
         out = Path("sessions") / f"{day}-{number}"
         try:
-            out.mkdir(parents=True)
+            out.mkdir(mode=0o700, parents=True)
             return out.resolve()
         except FileExistsError:
             number += 1
@@ -86,14 +96,16 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
     source = describe_source(config)
     loaded = check_decoder(config)
     tr_s = repetition_time(config, source)
-    out = _new_folder(config.record.out)
+    model_sha256 = model_hash(config)
+    group = check_group(config)
+    out = _new_folder(config.record.out, group)
     try:
         space.save(out / "latent_space.npz")
         folder, decoder = loaded or make_decoder(config, source, tr_s, out / "decoder")
         return make_plan(
             config, out, folder, decoder, source,
             tr_s=tr_s, condition=condition, embedding_size=embedding_size, image_size=image_size, token=token,
-            session_file=session_file,
+            session_file=session_file, model_sha256=model_sha256,
         )  # fmt: skip
     except BaseException:  # nothing has been recorded
         shutil.rmtree(out, ignore_errors=True)
@@ -102,8 +114,6 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
 
 def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder, source: Any, **rest: Any) -> Plan:
     """Plan a session, or its next part, in its folder `out`, with the decoder that was loaded from `folder`."""
-    from rtevo.session.plan import Plan
-
     runtime = runtime_folder()
     return Plan(
         name=secrets.token_hex(3),

@@ -18,7 +18,7 @@ from rtevo import __version__
 from rtevo.config import Config, absolute, dump
 from rtevo.session.plan import Plan
 
-__all__ = ["hashes", "open_record"]
+__all__ = ["hashes", "model_hash", "open_record"]
 
 
 def _hash(path: Path) -> str:
@@ -33,16 +33,27 @@ def _hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def hashes(out: Path, config: Config, decoder: Path) -> dict[str, str]:
-    """Give the SHA-256 of what a session depends on, by what it is called in messages."""
-    from rtevo.generate import TINY_UNCLIP
+def model_hash(config: Config) -> str:
+    """Return the fingerprint of a session's image model. It reads gigabytes: a start asks once, and hands it on in its plan.
 
-    model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else TINY_UNCLIP
+    Raises
+    ------
+    ModelError
+        Files differ from what was published, or cannot be read.
+    """
+    from rtevo.generate import TINY_UNCLIP
+    from rtevo.generate.hashes import fingerprint, hash_files
+
+    return fingerprint(hash_files(Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else TINY_UNCLIP))
+
+
+def hashes(out: Path, decoder: Path, model_sha256: str) -> dict[str, str]:
+    """Return the SHA-256 of what a session depends on, by what it is called in messages; that of the model is given."""
     return {
         "session": _hash(out / "session.toml"),
         "decoder": _hash(decoder),
         "latent_space": _hash(out / "latent_space.npz"),
-        "model": _hash(model),
+        "model": model_sha256,
     }
 
 
@@ -66,13 +77,13 @@ def _provenance(plan: Plan) -> dict[str, Any]:
         "platform": platform.platform(),
         **_machine(),
         "packages": {name: metadata.version(name) for name in packages},
-        "sha256": hashes(plan.out, plan.config, plan.decoder),
+        "sha256": hashes(plan.out, plan.decoder, plan.model_sha256),
     }
 
 
 def open_record(plan: Plan) -> None:
     """Write what is known before the first volume: the resolved session file, versions and hashes, the log's first record."""
-    from rtevo.record import LOG, LogWriter, reserve
+    from rtevo.record import LOG, SCHEMA, LogWriter, reserve
 
     reserve(plan.out)
     config = absolute(
@@ -92,6 +103,7 @@ def open_record(plan: Plan) -> None:
         log.append(
             "start",
             {
+                "schema": SCHEMA,
                 "part": plan.part,
                 "first_volume": plan.first_volume,
                 "decoder_state": ("rebaselined" if plan.rebaseline else "kept") if plan.part else "new",

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from rtevo.records import EventKind, VolumeFlag
+from rtevo.records import EventKind, RunClock, VolumeFlag
 from rtevo.session.context import Context
 
 __all__ = ["Heard", "PulseWatch", "Pulses"]
@@ -47,7 +47,6 @@ class Pulses:
         self._last_s: float | None = None  # of the last pulse that counts
         self._number = 0  # of the volume that it began
         self._every = False  # there is a pulse for every volume
-        self._extra = 0
         self._newest = -1  # volume that came in last
         self._lag = 0  # of volumes behind pulses, usually
         self._behind = False
@@ -61,7 +60,6 @@ class Pulses:
         steps = round(interval)
         regular = steps >= 1 and abs(interval - steps) <= TOLERANCE + steps * TR_ERROR
         if not regular or (not self._every and steps > FIRST_GAP):
-            self._extra += 1
             return [
                 f"a trigger came {t_s - self._last_s:.3f} s after the one before it, which is no multiple of the repetition time of "
                 f"{self.tr_s:g} s: it does not count"
@@ -179,7 +177,7 @@ class PulseWatch:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._found = Pulses(context.plan.tr_s, early_s=0.1 * max(1.0, context.config.session.speed))
-        self._trigger_ns: int | None = None
+        self._run = RunClock(context.plan.tr_s)  # of this run alone
         self._shown = False
 
     def event(self, slot: Any) -> None:
@@ -187,23 +185,22 @@ class PulseWatch:
         if slot["kind"] == EventKind.ONSET:
             self._shown = True
             self._ask(0)
-        if slot["kind"] == EventKind.TRIGGER and self._trigger_ns is not None:
-            self._found.correct(round((self._trigger_ns - int(slot["t_ns"])) / 1e9 / self._context.plan.tr_s))
-            self._trigger_ns = int(slot["t_ns"])
+        if slot["kind"] == EventKind.TRIGGER and self._run.trigger_ns is not None:
+            self._found.correct(-round(self._run.seconds(slot["t_ns"]) / self._run.tr_s))
+            self._run = self._run.triggered(slot["t_ns"])
             return
         if slot["kind"] == EventKind.TRIGGER:
-            self._trigger_ns = int(slot["t_ns"])
-        if slot["kind"] in (EventKind.TRIGGER, EventKind.PULSE) and self._trigger_ns is not None:
-            self._tell(self._found.pulse((int(slot["t_ns"]) - self._trigger_ns) / 1e9))
+            self._run = self._run.triggered(slot["t_ns"])
+        if slot["kind"] in (EventKind.TRIGGER, EventKind.PULSE) and self._run.trigger_ns is not None:
+            self._tell(self._found.pulse(self._run.seconds(slot["t_ns"])))
 
     def volume(self, slot: Any) -> None:
         """Take note of a volume."""
         if slot["flags"] & VolumeFlag.LATE:  # it says nothing about the pulses any more
             return
         clock, missing = self._context.clock, bool(slot["flags"] & VolumeFlag.MISSING)
-        closed_s = math.nan
-        if not (missing or clock.lock_step or self._trigger_ns is None):  # in lock-step files are written in no time
-            closed_s = (clock.session_ns(int(slot["closed_ns"])) - self._trigger_ns) / 1e9
+        known = not (missing or clock.lock_step)  # in lock-step files are written in no time
+        closed_s = self._run.seconds(clock.session_ns(int(slot["closed_ns"]))) if known else math.nan
         self._tell(self._found.volume(int(slot["index"]) - self._context.plan.first_volume, closed_s, missing))
         self._ask(0 if self._shown else max(0, self._found.shift))
 

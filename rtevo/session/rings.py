@@ -12,7 +12,7 @@ from rtevo import records
 from rtevo.session.plan import Plan
 from rtevo.shm import Reader, Ring
 
-__all__ = ["OBSERVERS", "RINGS", "RingSpec", "create_rings", "numbered", "readers_of", "ring_name", "ring_names"]
+__all__ = ["RINGS", "RingSpec", "create_rings", "numbered", "readers_of", "ring_name", "ring_names"]
 
 MOST_PLACES = 16384
 
@@ -59,12 +59,7 @@ RINGS: dict[str, RingSpec] = {
     "events": RingSpec(lambda p: records.event_dtype(), lambda p: 1024, ("decode", "evolve")),
     "messages": RingSpec(lambda p: records.message_dtype(), lambda p: 256, ()),  # the supervisor's
 }
-
-
-OBSERVERS = {
-    "record": ("volumes", "aligned", "placements", "scores", "fitness", "latents", "images", "events", "messages"),
-    "status": ("aligned", "placements", "scores", "fitness", "events"),
-}
+OBSERVER = "record"  # reads every ring; it holds up only those that it is critical for
 
 
 def ring_name(session: str, ring: str) -> str:
@@ -81,7 +76,7 @@ def readers_of(ring: str, devices: int = 1) -> list[str]:
     """Names of a ring's readers, the critical ones first."""
     base = ring.partition("-")[0]
     critical = numbered("generate", devices) if base == "latents" else RINGS[base].critical
-    return [*critical, *(reader for reader, seen in OBSERVERS.items() if base in seen and reader not in critical)]
+    return [*critical, *([OBSERVER] if OBSERVER not in critical else [])]
 
 
 def ring_names(plan: Plan, names: Iterable[str] = RINGS) -> list[str]:
@@ -95,7 +90,7 @@ def create_rings(plan: Plan, stack: ExitStack) -> dict[str, Ring]:
     for name in ring_names(plan):
         spec = RINGS[name.partition("-")[0]]
         readers = [
-            Reader(r, critical=r not in OBSERVERS or r in spec.critical, semaphore=f"/rtevo-{plan.name}-{r}")
+            Reader(r, critical=r != OBSERVER or r in spec.critical, semaphore=f"/rtevo-{plan.name}-{r}")
             for r in readers_of(name, plan.devices)
         ]
         ring = Ring.create(ring_name(plan.name, name), spec.slot(plan), spec.slots(plan), readers, writer=name == "messages")

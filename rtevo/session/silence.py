@@ -53,12 +53,12 @@ class Silence:
     def __init__(self, plan: Plan, clock: Clock) -> None:
         self._plan, self._clock = plan, clock
         self._needed = plan.condition not in MEASURED
-        self._elsewhere = ""  # series that began after the run's last volume
+        self._elsewhere, self._came = "", 0  # series that began after the run's last volume; how many had come of the run then
         self.kind, self.since_s = "", math.nan
 
     def elsewhere(self, series: str) -> None:
         """Take note that volumes of another series than the run's come in, and began after the run's last one."""
-        self._elsewhere = series
+        self._elsewhere, self._came = series, self._clock.get("volume_count")
 
     @property
     def heard(self) -> Heard:
@@ -84,9 +84,9 @@ class Silence:
         dummies_s = config.presentation.dummy_triggers * self._plan.tr_s if math.isnan(heard.trigger_s) else 0.0
         least_s = LEAST_S * max(1.0, config.session.speed) + dummies_s
         kind = heard.silence(now_s, self._plan.tr_s, least_s)
-        if kind != "volumes":
+        if self._clock.get("volume_count") > self._came:  # the run goes on
             self._elsewhere = ""
-        elif self._elsewhere:
+        if kind == "volumes" and self._elsewhere:
             kind = "series"
         before, self.kind = self.kind, kind
         if kind == before:

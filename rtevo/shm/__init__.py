@@ -29,15 +29,13 @@ Death
     Any process may be killed at any instruction. What was published stays and is read; what was not published never existed.
     Whoever has to wait notices within half a second: :class:`WriterLost` (after everything has been read), :class:`ReaderLost` (a
     critical reader whose unread messages fill the ring), :class:`OwnerLost`. A role whose holder is dead can be attached to again:
-    a writer goes on with the sequence, a reader with the first message that its predecessor had not released, or with the newest.
-    Or go on without a dead reader: :meth:`Ring.retire`. Processes are told apart by id and start time (:mod:`rtevo.shm.process`).
+    a writer goes on with the sequence, a reader with the first message that its predecessor had not released.
+    Processes are told apart by id and start time (:mod:`rtevo.shm.process`).
 Left-overs
     A ring whose owner is dead is replaced by the next :meth:`Ring.create` of its name. :func:`clean`, or ``python -m rtevo.shm
     clean``, removes rings whose owner and members are all dead, and nothing else; ``python -m rtevo.shm`` lists what there is.
 Waiting for several rings
     :func:`wait_any`, for readers declared with the same semaphore.
-Arrays of varying shape
-    :mod:`rtevo.shm.payload`: room for the largest, and a field for the shape.
 
 How it works
 ------------
@@ -64,8 +62,6 @@ overwrite what lies before it       the first new byte
 an observer detects an overwritten  sequence lock: *begin* is stored, then a *release* fence, then the contents, then *end* (release);
 slot                                the observer loads *end* (acquire) and *begin*, uses the contents, then an *acquire* fence, then
                                     *begin* again
-a reader that comes back after      it takes its role by a sequentially consistent exchange, then a full fence, then it loads the head;
-being retired is not overtaken      the writer passes a full fence between storing its head and looking who is retired
 there is one writer, and one        roles are taken by compare-and-swap of one word that holds process id and start time
 process per reader
 ==================================  =================================================================================================

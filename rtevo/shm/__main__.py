@@ -35,7 +35,7 @@ def _report(entry: Entry) -> dict[str, Any]:
 
 def _reader_line(reader: dict[str, Any]) -> str:
     each = ReaderStatistics(**reader)
-    who = f"process {each.pid}{'' if each.alive else ' (dead)'}" if each.pid else "retired" if each.retired else "not attached"
+    who = f"process {each.pid}{'' if each.alive else ' (dead)'}" if each.pid else "not attached"
     mean_us = each.wake_up_ns / max(1, each.waits) / 1e3
     return (
         f"    {'critical' if each.critical else 'observer'} '{each.name}': {who}; {each.consumed} consumed, {each.lag} behind, "

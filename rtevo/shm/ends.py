@@ -37,7 +37,6 @@ from rtevo.shm.layout import (
     READER,
     READER_NS,
     READERS,
-    RETIRED,
     SPREAD,
     STATE,
     TAIL,
@@ -237,7 +236,7 @@ class WriterEnd(_End):
         found = []
         for index, reader in enumerate(self.layout.readers):
             line = self.layout.reader_line(index)
-            if reader.critical and self.segment.load(line + READER) != RETIRED:
+            if reader.critical:
                 lag = (self._head - self.segment.load(line + TAIL)) % self.modulus
                 found += [index] if lag >= self._slots else []
         return found
@@ -282,7 +281,7 @@ class WriterEnd(_End):
                 name, pid = self.layout.readers[index].name, process.pid_of(who)
                 text = (
                     f"ring {self.segment.name}: critical reader '{name}', process {pid}, is dead and all {self.layout.slots} slots are "
-                    f"full; restart it, or go on without it: retire({name!r})"
+                    "full; restart it"
                 )
                 return ReaderLost(text, name, pid)
         return None
@@ -307,15 +306,14 @@ class WriterEnd(_End):
 class ReaderEnd(_End):
     """A reader's end; its own context manager for one slot."""
 
-    def __init__(self, segment: Segment, wakeup: Wakeup, writer: Wakeup, index: int, newest: bool) -> None:
+    def __init__(self, segment: Segment, wakeup: Wakeup, writer: Wakeup, index: int) -> None:
         super().__init__(segment, wakeup)
         self._wake_writer = writer
         self.reader = self.layout.readers[index]
         self._line = self.layout.reader_line(index)
         self._tail_at = segment.address + self._line + TAIL
         self._word = self._line // 8
-        before = claim(segment, self._line + READER, f"its reader '{self.reader.name}'")
-        native.fence()
+        claim(segment, self._line + READER, f"its reader '{self.reader.name}'")
         self._tail = segment.load(self._line + TAIL)
         self._slot = 0  # of the message at the tail, once it is ready
         self._places = self._stamps + PLACE
@@ -324,10 +322,6 @@ class ReaderEnd(_End):
         self.lost = 0
         self._lost_next = 0  # lost before the next slot
         self._verdict: RingError | None = None
-        if before == RETIRED:
-            self._skip((segment.load(PRODUCER + HEAD) - self._tail) % self.modulus)
-        elif newest:
-            self.skip_to_newest()
 
     def read(self, timeout_s: float | None) -> ReaderEnd:
         """Prepare for one ``with`` block."""
@@ -348,14 +342,6 @@ class ReaderEnd(_End):
         if self._verdict is None:
             self._verdict = self.lost_peer()
         return self._verdict is not None
-
-    def skip_to_newest(self) -> int:
-        """Release everything but the newest message; return how many that were."""
-        self._enter("read")
-        count = max(0, (native.load(self._head_at) - self._tail) % self.modulus - 1)
-        if count:
-            self._release((self._tail + count) % self.modulus)
-        return count
 
     def __enter__(self) -> np.void:
         started, waited_ns = time.monotonic_ns(), 0

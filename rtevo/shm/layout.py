@@ -14,8 +14,8 @@ offset                  what
 128                     **producer line**, written by the writer: 0 head (sequence number of the next message), 8 state,
                         16 writer's identity, 24 waits, 32 ns spent in the ring's own code, 64 how it spread
 256 + 128 i             **reader line** i, written by that reader: 0 tail (sequence number of the next message to release),
-                        8 identity (1: retired, the writer does not wait for it), 16 slots lost, 24 waits, 32 sum and 40 maximum of
-                        the wake-up latency (ns), 48 ns spent in the ring's own code, 56 messages read, 64 how the time spread
+                        8 identity, 16 slots lost, 24 waits, 32 sum and 40 maximum of the wake-up latency (ns),
+                        48 ns spent in the ring's own code, 56 messages read, 64 how the time spread
 256 + 128 (n + k)       **stamp** of slot k, written by the writer: 0 begin, 8 end (both sequence number + 1), 16 published (ns);
                         24 place: the slot of the latest message whose sequence number is k modulo `slots`
 after the stamps        **description**, JSON: the slot's dtype, the readers, the semaphores
@@ -57,7 +57,6 @@ SPREAD, BUCKETS, BUCKET_NS = 64, 16, 1024  # in the producer's line and in each 
 BEGIN, END, PUBLISHED_NS, PLACE = 0, 8, 16, 24
 
 OPEN, ENDED, BROKEN, BUILDING = 0, 1, 2, 3  # values of the state word
-RETIRED = 1  # in place of a reader's identity
 
 _STATIC = struct.Struct("<8s13Q16s")
 _FIELDS = (

@@ -19,7 +19,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
-__all__ = ["arrived", "begin", "compare_and_swap", "fence", "intact_after", "intact_before", "lags", "load", "publish", "sleep", "store"]
+__all__ = ["arrived", "begin", "compare_and_swap", "intact_after", "intact_before", "lags", "load", "publish", "sleep", "store"]
 
 SOURCE = """
 define i64 @load(i64 %address) {
@@ -37,10 +37,6 @@ define i64 @compare_and_swap(i64 %address, i64 %expected, i64 %new) {
   %pair = cmpxchg i64* %p, i64 %expected, i64 %new seq_cst seq_cst, align 8
   %found = extractvalue { i64, i1 } %pair, 0
   ret i64 %found
-}
-define i64 @fence() {
-  fence seq_cst
-  ret i64 0
 }
 define i64 @begin(i64 %stamp, i64 %mark, i64 %state) {
 entry:
@@ -88,7 +84,6 @@ some:
 }
 define i64 @lags(i64 %lines, i64 %count, i64 %critical, i64 %head, i64 %gap) {
 entry:
-  fence seq_cst
   br label %loop
 loop:
   %i = phi i64 [ 0, %entry ], [ %following, %body ]
@@ -99,19 +94,14 @@ loop:
 body:
   %offset = mul i64 %i, 128
   %line = add i64 %lines, %offset
-  %who_at = add i64 %line, 8
   %t = inttoptr i64 %line to i64*
-  %w = inttoptr i64 %who_at to i64*
   %tail = load atomic i64, i64* %t acquire, align 8
-  %who = load atomic i64, i64* %w acquire, align 8
   %distance = sub i64 %head, %tail
   %wrapped = icmp ult i64 %head, %tail
   %across = sub i64 %distance, %gap
   %real = select i1 %wrapped, i64 %across, i64 %distance
   %large = icmp ugt i64 %real, 4294967295
-  %limited = select i1 %large, i64 4294967295, i64 %real
-  %retired = icmp eq i64 %who, 1
-  %lag = select i1 %retired, i64 0, i64 %limited
+  %lag = select i1 %large, i64 4294967295, i64 %real
   %more = icmp ugt i64 %lag, %most
   %most_now = select i1 %more, i64 %lag, i64 %most
   %shifted = lshr i64 %critical, %i
@@ -170,7 +160,6 @@ _ARGUMENTS = {
     "load": 1,
     "store": 2,
     "compare_and_swap": 3,
-    "fence": 0,
     "begin": 3,
     "publish": 7,
     "arrived": 4,
@@ -267,8 +256,6 @@ store = _function("store")
 """store(address, value), release: everything written before it is visible to whoever loads the value."""
 compare_and_swap = _function("compare_and_swap")
 """compare_and_swap(address, expected, new) -> value found, sequentially consistent; stored where it equals `expected`."""
-fence = _function("fence")
-"""fence(): full barrier; orders an earlier store before a later load, which no acquire or release does."""
 begin = _function("begin")
 """begin(stamp, mark, state) -> state word: where that is 0, mark the slot as being written, before anything is written into it."""
 publish = _function("publish")
@@ -277,9 +264,9 @@ advance the head; all after its contents."""
 arrived = _function("arrived")
 """arrived(head, tail, places, slots) -> 0 where the head is at `tail`, else 1 + the slot of the message `tail`."""
 lags = _function("lags")
-"""lags(lines, count, critical, head, gap) -> lag of the slowest reader << 32 | lag of the slowest critical one, after a full barrier.
+"""lags(lines, count, critical, head, gap) -> lag of the slowest reader << 32 | lag of the slowest critical one.
 
-`critical` has a bit for each reader's line, `gap` is 2**64 less the modulus; retired readers do not count.
+`critical` has a bit for each reader's line, `gap` is 2**64 less the modulus.
 """
 intact_before = _function("intact_before")
 """intact_before(stamp, mark) -> 0 where the slot holds the sequence number whole, before its contents are read."""

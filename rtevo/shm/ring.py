@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from rtevo.shm import process
 from rtevo.shm.ends import ReaderEnd, WriterEnd
 from rtevo.shm.errors import OwnerLost, RingClosed, RingError, RingMismatch
-from rtevo.shm.layout import BUILDING, ENDED, HEAD, OPEN, PRODUCER, READER, RETIRED, STATE, TAIL, Layout, Reader, check_slot_dtype
+from rtevo.shm.layout import BUILDING, ENDED, HEAD, OPEN, PRODUCER, STATE, TAIL, Layout, Reader, check_slot_dtype
 from rtevo.shm.segment import Segment, check_name
 from rtevo.shm.statistics import RingStatistics, collect
 from rtevo.shm.wakeup import CHECK_S, Wakeup
@@ -31,7 +31,7 @@ class Ring:
     readers get :class:`~rtevo.shm.errors.WriterLost` when they have read everything.
     """
 
-    def __init__(self, segment: Segment, *, owner: bool, writer: bool = False, reader: str | None = None, newest: bool = False) -> None:
+    def __init__(self, segment: Segment, *, owner: bool, writer: bool = False, reader: str | None = None) -> None:
         self._segment = segment
         self._owner = owner
         self._pid = os.getpid()
@@ -47,7 +47,7 @@ class Ring:
         if index >= 0:
             own = self._wakeups[str(layout.readers[index].semaphore)]
             try:
-                self._reader = ReaderEnd(segment, own, self._wakeups[layout.writer_semaphore], index, newest)
+                self._reader = ReaderEnd(segment, own, self._wakeups[layout.writer_semaphore], index)
             except BaseException:
                 if self._writer is not None:
                     self._writer.leave(broken=True)
@@ -126,7 +126,6 @@ class Ring:
         writer: bool = False,
         *,
         slot_dtype: np.dtype[Any] | None = None,
-        resume: Literal["cursor", "newest"] = "cursor",
     ) -> Ring:
         """Open a ring that exists, as its writer, as one of its readers, or (neither) to look at its state.
 
@@ -143,8 +142,6 @@ class Ring:
             Be the writer.
         slot_dtype : numpy dtype, optional
             What the slots are expected to hold; checked field by field.
-        resume : {"cursor", "newest"}
-            Where a reader begins: at the first message that has not been released, or at the newest one published.
 
         Raises
         ------
@@ -157,8 +154,6 @@ class Ring:
         OwnerLost
             The ring is what a dead session has left.
         """
-        if resume not in ("cursor", "newest"):
-            raise RingError(f"ring {name}: resume: expected 'cursor' or 'newest', got {resume!r}")
         segment = Segment.open(name, "write" if writer else "read" if reader is not None else "inspect")
         layout = segment.layout
         if slot_dtype is not None:
@@ -170,7 +165,7 @@ class Ring:
             text = f"ring {name}: left by a dead session (owner process {pid}); 'python -m rtevo.shm clean' removes it"
             raise OwnerLost(text, "owner", pid)
         _until_built(segment)
-        return cls(segment, owner=False, writer=writer, reader=reader, newest=resume == "newest")
+        return cls(segment, owner=False, writer=writer, reader=reader)
 
     def __enter__(self) -> Ring:
         return self
@@ -240,28 +235,6 @@ class Ring:
         for wakeup in self._wakeups.values():
             wakeup.post()
 
-    def retire(self, reader: str) -> None:
-        """Stop waiting for a critical reader that is dead or not attached. For the writer and the owner.
-
-        If it attaches again it begins at the next message to be published and finds the number of those it has missed in
-        :attr:`lost`.
-
-        Raises
-        ------
-        RingError
-            No such reader, or it is attached and alive.
-        """
-        if self._writer is None and not self._owner:
-            raise self._not("the writer or the owner")
-        offset = self._segment.layout.reader_line(self._index(reader)) + READER
-        while True:
-            found = self._segment.load(offset)
-            if process.alive(found):
-                raise RingError(f"ring {self.name}: reader '{reader}' cannot be retired: process {process.pid_of(found)} holds it")
-            if self._segment.swap(offset, found, RETIRED):
-                break
-        self._wakeups[self._segment.layout.writer_semaphore].post()
-
     # -- reading ----------------------------------------------------------------------------------------------------------------
 
     def read(self, timeout_s: float | None = None) -> AbstractContextManager[np.void]:
@@ -308,12 +281,6 @@ class Ring:
             raise self._not("a reader")
         return self._reader.ready()
 
-    def skip_to_newest(self) -> int:
-        """Release all messages but the newest; return how many that were. They do not count as lost."""
-        if self._reader is None:
-            raise self._not("a reader")
-        return self._reader.skip_to_newest()
-
     @property
     def lost(self) -> int:
         """Messages that this reader lost just before the one that it is reading or has read last."""
@@ -353,22 +320,6 @@ class Ring:
         """Messages published and not yet released by a reader; costs a microsecond, unlike `statistics`."""
         tail = self._segment.load(self._segment.layout.reader_line(self._index(reader)) + TAIL)
         return (self._segment.load(PRODUCER + HEAD) - tail) % self._segment.layout.modulus
-
-    @property
-    def drained(self) -> bool:
-        """Every critical reader (unless retired) has released everything that has been published.
-
-        Whatever a reader published elsewhere inside its ``with ring.read()`` block is visible to whoever sees the message released:
-        look at a pipeline's rings in the direction of its flow.
-        """
-        layout, load = self._segment.layout, self._segment.load
-        head = load(PRODUCER + HEAD)
-        for index, each in enumerate(layout.readers):
-            line = layout.reader_line(index)
-            # a tail that has passed the head loaded above counts as well: the distance to it is then huge
-            if each.critical and 0 < (head - load(line + TAIL)) % layout.modulus <= layout.slots and load(line + READER) != RETIRED:
-                return False
-        return True
 
     def statistics(self) -> RingStatistics:
         """Counters of the ring, and who is alive; any process may ask, at any time. Looking at the processes takes 10 us for each."""

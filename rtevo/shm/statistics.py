@@ -18,7 +18,6 @@ from rtevo.shm.layout import (
     PRODUCER,
     READER,
     READER_NS,
-    RETIRED,
     SPREAD,
     STATE,
     TAIL,
@@ -50,8 +49,6 @@ class ReaderStatistics:
         Process that holds the role, dead or alive; 0 for none.
     alive : bool
         That process runs.
-    retired : bool
-        The writer does not wait for it any more.
     consumed : int
         Messages released, skipped and lost ones included.
     messages : int
@@ -73,7 +70,6 @@ class ReaderStatistics:
     critical: bool
     pid: int
     alive: bool
-    retired: bool
     consumed: int
     messages: int
     lag: int
@@ -170,7 +166,6 @@ def _reader(segment: Segment, index: int) -> ReaderStatistics:
         critical=layout.readers[index].critical,
         pid=process.pid_of(who),
         alive=process.alive(who),
-        retired=who == RETIRED,
         consumed=(tail - layout.first) % layout.modulus,
         lag=(head - tail) % layout.modulus,
         overhead_p50_ns=_quantile(segment, line, 0.5),
@@ -201,7 +196,7 @@ def collect(segment: Segment) -> RingStatistics:
         slots=layout.slots,
         slot_bytes=layout.dtype.itemsize,
         published=(segment.load(PRODUCER + HEAD) - layout.first) % layout.modulus,
-        depth=min(layout.slots, max((each.lag for each in readers if each.critical and not each.retired), default=0)),
+        depth=min(layout.slots, max((each.lag for each in readers if each.critical), default=0)),
         waits=segment.load(PRODUCER + WRITER_WAITS),
         overhead_ns=segment.load(PRODUCER + WRITER_NS),
         overhead_p50_ns=_quantile(segment, PRODUCER, 0.5),

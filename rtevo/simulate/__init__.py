@@ -14,7 +14,6 @@ from rtevo.simulate.network import FaultyNetwork
 from rtevo.simulate.participant import ParticipantLink, Preference
 from rtevo.simulate.scanner import Simulation
 from rtevo.simulate.session import RealTime, Room, SessionTime, VolumeWriter, run_scanner
-from rtevo.simulate.truth import TrueResponse, read_truth
 
 __all__ = [
     "Delivery",
@@ -28,12 +27,10 @@ __all__ = [
     "SessionTime",
     "SimulatedDecoder",
     "Simulation",
-    "TrueResponse",
     "VolumeWriter",
     "concepts",
     "deliver",
     "make_decoder",
-    "read_truth",
     "run_scanner",
     "scan_grid",
 ]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from rtevo.errors import LinkError
 from rtevo.records import Grid
+from rtevo.wire import KeyFile
 
 __all__ = ["PushEncoder", "PushSender", "StoreSender"]
 
@@ -113,12 +114,21 @@ class PushSender:
     ----------
     endpoint : str
         Where the session listens.
+    keys : wire.KeyFile, optional
+        The sender's, of a session whose socket is encrypted.
     """
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, keys: KeyFile | None = None) -> None:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REQ)
         self._socket.set(zmq.LINGER, 0)
         self._socket.set(zmq.RCVTIMEO, ANSWER_MS)
+        if keys is not None:
+            for option, key in (
+                (zmq.CURVE_PUBLICKEY, keys.public),
+                (zmq.CURVE_SECRETKEY, keys.secret),
+                (zmq.CURVE_SERVERKEY, keys.server),
+            ):
+                self._socket.set(option, key.encode())
         self._socket.connect(endpoint)
 
     def __enter__(self) -> PushSender:

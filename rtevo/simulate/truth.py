@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ from numpy.typing import NDArray
 from rtevo.records import MOTION_COLUMNS
 from rtevo.simulate.participant import Participant, Viewing
 
-__all__ = ["HiddenTruth", "TrueResponse", "read_truth"]
+__all__ = ["HiddenTruth"]
 
+TRUTH, MOTION = "hidden_truth.tsv", "hidden_motion.tsv"
 _COLUMNS = ("number", "onset", "duration", "preference", "amplitude_percent", "rating", "response_time", "pixels_sha256")
 _MISSING = "n/a"
 
@@ -43,11 +43,11 @@ class HiddenTruth:
 
     def __init__(self, folder: Path, settings: dict[str, Any], part: int = 0, first_volume: int = 0) -> None:
         self._folder, self._settings, self._first = folder, settings, first_volume
-        self._before = _whole_lines(folder / "hidden_truth.tsv", part)
-        moved = _whole_lines(folder / "hidden_motion.tsv", part)
+        self._before = _whole_lines(folder / TRUTH, part)
+        moved = _whole_lines(folder / MOTION, part)
         self._volumes = len(moved)
-        self._pictures = (folder / "hidden_truth.tsv").open("w", encoding="utf-8", buffering=1)
-        self._motion = (folder / "hidden_motion.tsv").open("w", encoding="utf-8", buffering=1)
+        self._pictures = (folder / TRUTH).open("w", encoding="utf-8", buffering=1)
+        self._motion = (folder / MOTION).open("w", encoding="utf-8", buffering=1)
         self._pictures.write("\t".join(_COLUMNS) + "\n" + "".join(self._before))
         self._motion.write("\t".join(("volume", *MOTION_COLUMNS)) + "\n" + "".join(moved))
         self._summary(complete=False, pictures=len(self._before))
@@ -70,9 +70,9 @@ class HiddenTruth:
         text = "\t".join(_COLUMNS) + "\n" + "".join(self._before)
         for viewing in participant.viewings:
             text += _row(viewing, participant.answers.get(viewing.number), participant.behaviour.keys, len(self._before))
-        written = self._folder / ".hidden_truth.tsv.part"
+        written = self._folder / f".{TRUTH}.part"
         written.write_text(text, encoding="utf-8")
-        written.replace(self._folder / "hidden_truth.tsv")
+        written.replace(self._folder / TRUTH)
         self._summary(complete=True, pictures=len(self._before) + len(participant.viewings))
 
     def _summary(self, complete: bool, pictures: int) -> None:
@@ -101,40 +101,3 @@ def _row(viewing: Viewing, answer: tuple[float, str] | None, keys: tuple[str, ..
         viewing.pixels_sha256,
     )
     return "\t".join(cells) + "\n"
-
-
-@dataclass(frozen=True, eq=False)
-class TrueResponse:
-    """What ``hidden_truth.tsv`` holds, in the order of the pictures.
-
-    Parameters
-    ----------
-    onset_s : ndarray, float64 (n,)
-        From the start of the first volume.
-    preference : ndarray, float64 (n,)
-    amplitude_percent : ndarray, float64 (n,)
-    pixels_sha256 : tuple of str, (n,)
-        First 16 hexadecimal digits of the hash of the pixels.
-    """
-
-    onset_s: NDArray[np.float64]
-    preference: NDArray[np.float64]
-    amplitude_percent: NDArray[np.float64]
-    pixels_sha256: tuple[str, ...]
-
-
-def read_truth(folder: Path) -> TrueResponse:
-    """Read ``hidden_truth.tsv``; a last line that a crash cut off is left out.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder has none.
-    """
-    lines = (folder / "hidden_truth.tsv").read_text(encoding="utf-8").split("\n")[1:-1]  # what follows the last newline is not whole
-    rows = [dict(zip(_COLUMNS, line.split("\t"), strict=True)) for line in lines]
-
-    def column(name: str) -> NDArray[np.float64]:
-        return np.array([float(row[name]) for row in rows], np.float64)
-
-    return TrueResponse(column("onset"), column("preference"), column("amplitude_percent"), tuple(row["pixels_sha256"] for row in rows))

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rtevo.config import Config, presentation_settings, presenter_is_outside
-from rtevo.records import EventKind
+from rtevo.records import NOTES, EventKind
 from rtevo.session.clock import RUNNING, Clock
 from rtevo.session.context import Context, Turns
 from rtevo.shm import Ring, RingClosed, RingTimeout
 from rtevo.wire import MAX_TEXT_BYTES, RESTART
 
 if TYPE_CHECKING:
-    from rtevo.bridge import Bridge, Physiology, PresenterEvent, Resume
+    from rtevo.bridge import Bridge, Physiology, Predecessor, PresenterEvent
 
 _NUMBER = 32  # bits of the shared word that hold the number of an event in its ring; one says whose it is, the presenter's number follows
 
@@ -117,7 +117,7 @@ class _Start:
         return self._trigger
 
 
-def bridge(context: Context) -> None:
+def run(context: Context) -> None:
     """``images`` -> the presenter; what it reports -> ``events``."""
     from rtevo.bridge import Bridge, Physiology
 
@@ -132,7 +132,7 @@ def bridge(context: Context) -> None:
             keys=Path(config.bridge.keys) if outside and config.bridge.keys else None,
             lost_s=config.bridge.lost_s,
             session=f"{context.plan.name}-{context.plan.out.name}",
-            resume=_resume(clock, events) if port else None,
+            predecessor=_predecessor(clock, events) if port else None,
         ) as link,
         ExitStack() as stack,
     ):
@@ -222,18 +222,18 @@ def _physiology(sensor: Physiology | None, link: Bridge) -> list[PresenterEvent]
     ]
 
 
-def _resume(clock: Clock, events: Ring) -> Resume:
+def _predecessor(clock: Clock, events: Ring) -> Predecessor:
     """Find out where the bridge was that this one follows.
 
     The word is written just before its event is published: whether that happened, the ring knows.
     """
-    from rtevo.bridge import Resume
+    from rtevo.bridge import Predecessor
 
     word = clock.get("bridge_event")
     number, own, published = word >> (_NUMBER + 1), word >> _NUMBER & 1, word & (1 << _NUMBER) - 1
     done = own or events.published % (1 << _NUMBER) == published
     presenter = clock.get("presenter_place"), clock.get("presenter_process")
-    return Resume(number if done else number - 1, bool(clock.get("triggered")), *presenter)
+    return Predecessor(number if done else number - 1, bool(clock.get("triggered")), *presenter)
 
 
 def _publish_event(events: Ring, event: PresenterEvent, clock: Clock) -> None:
@@ -248,14 +248,13 @@ def _publish_event(events: Ring, event: PresenterEvent, clock: Clock) -> None:
         slot["kind"], slot["generation"], slot["candidate"] = event.kind, event.generation, event.candidate
         slot["t_ns"], slot["error_ns"] = clock.session_ns(event.mono_ns), event.error_ns
         slot["received_ns"], slot["value"], slot["response_time_s"] = time.monotonic_ns(), event.value, event.response_time_s
-        slot["guess"], slot["text"] = event.guess, event.text.encode()[:MAX_TEXT_BYTES]
+        slot["guess"], slot["text"] = event.guess, event.text.encode(errors="backslashreplace")[:MAX_TEXT_BYTES]
 
 
 def _tell(context: Context, event: PresenterEvent, *, last: bool) -> None:
     """Let the operator know what is not in order; after the last image nothing is waited for."""
-    if event.kind == EventKind.NOTE:
-        usual = event.text.startswith("presenter ready")
-        (context.log.info if usual else context.log.warning)("bridge: %s", event.text)
+    if event.kind in NOTES:
+        (context.log.info if event.kind == EventKind.READY else context.log.warning)("bridge: %s", event.text)
     elif event.kind == EventKind.FIXATION and not last:
         context.log.info("presenter holds fixation: the next image is not there yet")
     elif event.kind == EventKind.OFFSET and event.value > 0:

@@ -9,7 +9,7 @@ from rtevo.session.context import Context
 NICENESS = 10  # whoever computes for the participant comes first
 
 
-def console(context: Context) -> None:
+def run(context: Context) -> None:
     """The session's log -> the operator's page; what the operator does -> the supervisor."""
     if context.clock.get("started_ns"):  # started again, amid the session
         os.nice(NICENESS)

@@ -14,7 +14,7 @@ from rtevo.config import Config
 from rtevo.errors import DecoderError
 from rtevo.place import Verdict
 from rtevo.record import placement_folder, reference_path
-from rtevo.records import Decision, EventKind, Grid, VolumeFlag, put_volume, volume_of
+from rtevo.records import Decision, EventKind, Grid, RunClock, VolumeFlag, put_volume, volume_of
 from rtevo.session.context import WAIT_S, Context, serve
 from rtevo.session.pulses import PulseWatch
 
@@ -52,8 +52,7 @@ class _Decode:
         self._warm()
         self.aligned, self.scores, self.placements = context.writer("aligned"), context.writer("scores"), context.writer("placements")
         self.save = context.config.record.save_volumes in ("aligned", "both")
-        self.before_s = plan.first_volume * plan.tr_s  # time that earlier parts of the session took
-        self.trigger_ns: int | None = None
+        self.run = RunClock(plan.tr_s, plan.first_volume)
         self.closed_ns: dict[int, int] = {}
         self.scored: set[tuple[int, int]] = set()
         keep = plan.part > 0 and not plan.rebaseline
@@ -76,20 +75,20 @@ class _Decode:
     def _take_up(self) -> Decoding:
         """Decode again what was recorded, so that the decoder stands where it stood; publish what the log does not hold of it."""
         from rtevo.past.decoding import Again
-        from rtevo.record import earlier
+        from rtevo.record import AlignedRecord, ScoreRecord, Start, earlier, of_kind
 
         context, plan = self.context, self.context.plan
         past = earlier(plan.out, plan.part)
-        begun = max((k for k, r in enumerate(past) if r["type"] == "start" and r.get("decoder_state") == "rebaselined"), default=0)
-        known = {(r["generation"], r["candidate"], r["revision"]) for r in past if r["type"] == "scores"}
-        aligned = {(r["index"], r["flags"] & VolumeFlag.LATE) for r in past if r["type"] == "aligned"}
+        begun = max((k for k, r in enumerate(past) if isinstance(r, Start) and r.decoder_state == "rebaselined"), default=0)
+        known = {(r.generation, r.candidate, r.revision) for r in of_kind(past, ScoreRecord)}
+        aligned = {(r.index, r.flags & VolumeFlag.LATE) for r in of_kind(past, AlignedRecord)}
         again = Again(plan.out, past[begun:], self._make, kept=True)
         volumes = again.volumes
         context.log.info("decode: taking up the decoder from %d recorded volumes", volumes)
         for done, (record, volume, scores, reliability) in enumerate(again):
             context.progress(f"{done} of {volumes} recorded volumes taken up")
             if volume is not None and (volume.index, volume.flags & VolumeFlag.LATE) not in aligned:
-                self.publish_aligned(volume, record)
+                self.publish_aligned(volume, record.fields())
             self.publish_scores([s for s in scores if (*s.key, s.revision) not in known], reliability)
         again.decoding.interrupt()
         again.decoding.decide_by(self._decide)
@@ -98,10 +97,9 @@ class _Decode:
     def event(self, slot: Any) -> None:
         """Take note of the trigger and of onsets."""
         if slot["kind"] == EventKind.TRIGGER:  # a second one corrects it, before any image
-            self.trigger_ns = int(slot["t_ns"])
-        elif slot["kind"] == EventKind.ONSET and self.trigger_ns is not None:
-            key = (int(slot["generation"]), int(slot["candidate"]))
-            self.decoding.onset(key, self.before_s + (int(slot["t_ns"]) - self.trigger_ns) / 1e9)
+            self.run = self.run.triggered(slot["t_ns"])
+        elif slot["kind"] == EventKind.ONSET and self.run.trigger_ns is not None:
+            self.decoding.onset((int(slot["generation"]), int(slot["candidate"])), self.run.seconds(slot["t_ns"]))
 
     def volume(self, slot: Any) -> None:
         """Align one volume, publish its motion, and the scores that it completes."""
@@ -274,7 +272,7 @@ def _fill(slot: Any, attempt: Attempt) -> None:
     slot["reasons"] = "\n".join(found.reasons).encode()[:1000].decode(errors="ignore").encode()
 
 
-def decode(context: Context) -> None:
+def run(context: Context) -> None:
     """``volumes`` and ``events`` -> ``aligned`` and ``scores``."""
     work, pulses = _Decode(context), PulseWatch(context)
 

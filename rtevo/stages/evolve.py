@@ -14,8 +14,8 @@ import numpy as np
 from rtevo.evolve import Course, Request, Told
 from rtevo.latent import LatentSpace
 from rtevo.past.evolution import go_through, measured
-from rtevo.record import earlier, floats
-from rtevo.records import EventKind
+from rtevo.record import ImageRecord, earlier, of_kind
+from rtevo.records import EventKind, RunClock
 from rtevo.session.context import WAIT_S, Context, Turns, serve
 from rtevo.session.course import make_course, state_of
 from rtevo.session.plan import MEASURED
@@ -30,9 +30,8 @@ class _Evolve:
         self.space = LatentSpace.load(context.plan.latent_space)
         self.course: Course = make_course(context.config, context.plan.condition, self.space)
         self.latents_out, self.fitness_out = context.writer("latents"), context.writer("fitness")
-        self.trigger_ns: int | None = None
-        self.before_s = context.plan.first_volume * context.plan.tr_s  # time that earlier parts of the session took
-        self.elapsed_s, self.scored_ns, self.saved = self.before_s, 0, -1
+        self.run = RunClock(context.plan.tr_s, context.plan.first_volume)
+        self.elapsed_s, self.scored_ns, self.saved = self.run.begins_s, 0, -1
         self.scores_taken = 0
         self.last_offset_ns: int | None = None
         self.done = False
@@ -44,8 +43,8 @@ class _Evolve:
         """Stand where the session was interrupted: ask for what had not been shown, and say what the log does not hold."""
         plan = self.context.plan
         log = earlier(plan.out, plan.part)
-        images = [r for r in log if r["type"] == "images"] if self.settings.use_post_encodings else []
-        place = {(r["generation"], r["candidate"]): self.space.to_latent(floats(r["embedding"])[np.newaxis])[0] for r in images}
+        images = of_kind(log, ImageRecord) if self.settings.use_post_encodings else []
+        place = {(r.generation, r.candidate): self.space.to_latent(r.embedding[np.newaxis])[0] for r in images}
         past = go_through(self.course, log, measured(log, plan.condition), place)
         self.scores_taken = past.scores_taken
         for told, taken in past.told:
@@ -126,8 +125,9 @@ class _Evolve:
         """Follow what is shown; take a rating."""
         kind, t_ns = slot["kind"], int(slot["t_ns"])
         if kind == EventKind.TRIGGER:
-            self.trigger_ns = t_ns
-        self.elapsed_s = self.before_s + (0.0 if self.trigger_ns is None else (t_ns - self.trigger_ns) / 1e9)
+            self.run = self.run.triggered(t_ns)
+        if self.run.trigger_ns is not None:  # before it no time of the run has passed
+            self.elapsed_s = self.run.seconds(t_ns)
         if kind == EventKind.ONSET:
             self.course.show()
             self.go_on()
@@ -156,7 +156,7 @@ class _Evolve:
         self.go_on()
 
 
-def evolve(context: Context) -> None:
+def run(context: Context) -> None:
     """``scores``, ``events`` and ``images`` -> ``latents`` and ``fitness``."""
     inputs: dict[str, Ring | Turns] = {"images": context.images()}
     inputs |= {name: context.reader(name) for name in ("events", "scores")}

@@ -17,12 +17,12 @@ from rtevo.session.context import WAIT_S, Context
 from rtevo.session.rings import numbered
 from rtevo.shm import Ring, RingClosed, RingTimeout
 
-__all__ = ["Deadline", "generate", "settings_of"]
+__all__ = ["Deadline", "run", "settings_of"]
 
 log = logging.getLogger("rtevo")
 
 
-def settings_of(config: Generator, device: str) -> Any:
+def settings_of(config: Generator, device: str, fingerprint: str = "") -> Any:
     """Give the generator's settings for one of the session's devices."""
     from rtevo.generate import GeneratorSettings
 
@@ -41,6 +41,7 @@ def settings_of(config: Generator, device: str) -> Any:
         engines=_path(config.engines),
         fallback=config.fallback,
         repeatable=len(config.devices) > 1,
+        fingerprint=fingerprint,
     )
 
 
@@ -73,13 +74,13 @@ class Deadline:
         return int(slot["evolved_ns"]) + round(1e9 * (self.deadline_s + before * self.cadence_s))
 
 
-def generate(context: Context) -> None:
+def run(context: Context) -> None:
     """``latents`` -> ``images``."""
     from rtevo.generate import load
 
     devices = context.config.generator.devices
     own = numbered("generate", len(devices)).index(context.stage)
-    settings = settings_of(context.config.generator, devices[own])
+    settings = settings_of(context.config.generator, devices[own], context.plan.model_sha256)
     gc.disable()  # collecting takes a quarter of the time in which these libraries are imported
     with load(settings, on_progress=lambda text: log.info("%s: %s", context.stage, text)) as generator:
         generator.warm_up()

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,14 +15,18 @@ import numpy as np
 from rtevo.errors import GeometryError
 from rtevo.ingest import Volume
 from rtevo.ingest.header import Likeness
-from rtevo.records import ACQUISITION_BYTES, Grid, VolumeFlag, put_volume
+from rtevo.records import ACQUISITION_BYTES, Grid, RunClock, VolumeFlag, put_volume
 from rtevo.session.context import Context
 from rtevo.shm import Ring
+from rtevo.wire import KeyFile
+from rtevo.wire.keys import SUPPORT_FILE
 
 LOOPBACK = "127.0.0.1"
 NO_GRID = Grid((1, 1, 1), np.eye(4))  # of a volume that is missing before any has come
 SETTLE_S = 0.02  # shortest time that a file must have stayed as it is: see rtevo.ingest.whole
 FIRST_VOLUMES = 8  # of a doubtful series, that are held back while a better one may begin
+MOST_WORDS, WORDS_A_S = 200, 0.5  # problems that are named at once, and in a second after that: a flood of them is counted
+LONGEST = 100  # characters of what a header says of one thing, where all of it is too much
 TR_OFF = 0.01  # of the session's repetition time: how far the headers' may be from it
 
 
@@ -41,7 +46,7 @@ class Source(Protocol):
     def sidecar(self, volume: Volume) -> dict[str, Any]: ...
 
 
-def ingest(context: Context) -> None:
+def run(context: Context) -> None:
     """What the scanner sends -> ``volumes``."""
     _plan, clock = context.plan, context.clock
     out = context.writer("volumes")
@@ -88,6 +93,7 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
             confirm=True,
             opened=opened,
             most_voxels=plan.capacity,
+            keys=KeyFile.read(Path(settings.keys) / SUPPORT_FILE, "support") if watched and settings.keys else None,
         )
         context.log.info("ingest: scripts push volumes to %s", pushed.endpoint)
         return pushed, {"volumes_port": int(pushed.endpoint.rpartition(":")[2])}
@@ -99,6 +105,7 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
         "confirm": True,
         "opened": opened,
         "replaceable": lambda: not context.clock.get("shown"),
+        "confined": True,
     }
     source: DicomReceiver | FolderSource
     ready = {}
@@ -159,6 +166,9 @@ class _Others:
             if other and began[1] > clock.get("volume_ns") > 0 and began not in self._named:
                 self._named.add(began)
                 self._context.tell("elsewhere", text=stream.label)
+        if run is not None and run.assembler.again_s < math.inf and (run.key.uid, 0) not in self._named:
+            self._named.add((run.key.uid, 0))
+            self._context.tell("elsewhere", text=f"another run under the same number, {run.label},")
 
 
 class _Teller:
@@ -168,6 +178,7 @@ class _Teller:
         self._context, self._source = context, source
         self._problems = 0
         self._told = False
+        self._room, self._looked_s, self._untold = float(MOST_WORDS), time.monotonic(), 0
 
     def tell(self) -> None:
         """Say what is new."""
@@ -181,17 +192,30 @@ class _Teller:
                     "ingest: the repetition time is %g s by the headers, %g s in this session ([acquisition] tr_s)", found, expected
                 )
         problems = source.problems
+        now_s = time.monotonic()
+        self._room, self._looked_s = min(MOST_WORDS, self._room + (now_s - self._looked_s) * WORDS_A_S), now_s
         for problem in problems[self._problems :]:
-            log.log(logging.ERROR if problem in source.alarms else logging.WARNING, "ingest: %s", problem)
+            alarm = problem in source.alarms
+            if self._room < 1 and not alarm:
+                self._untold += 1
+                continue
+            self._room -= not alarm
+            log.log(logging.ERROR if alarm else logging.WARNING, "ingest: %s", problem)
         self._problems = len(problems)
+        if self._untold and self._room >= MOST_WORDS / 2:
+            self._room -= 1
+            log.warning("ingest: %d more things were wrong with what came, too many to be named one by one", self._untold)
+            self._untold = 0
 
 
 def _told(acquisition: dict[str, Any]) -> bytes:
-    """Write what the headers say; of very many slices without their times."""
+    """Write what the headers say; of very many slices without their times, and then of long texts without them."""
     text = json.dumps(acquisition).encode() if acquisition else b""
     if len(text) > ACQUISITION_BYTES:
         text = json.dumps({name: value for name, value in acquisition.items() if name != "SliceTiming"}).encode()
-    return text[:ACQUISITION_BYTES]
+    if len(text) > ACQUISITION_BYTES:
+        text = json.dumps({name: value for name, value in acquisition.items() if len(json.dumps(value)) <= LONGEST}).encode()
+    return text if len(text) <= ACQUISITION_BYTES else b""
 
 
 class _Publisher:
@@ -235,8 +259,9 @@ class _Publisher:
         if not clock.get("triggered"):
             clock.set("early_ns", clock.get("early_ns") or now_ns)
         else:
-            delay_ns = now_ns - clock.get("trigger_ns") - round((index + 1) * self._tr_s * 1e9)
-            clock.set("delay_ns", max(clock.get("delay_ns"), delay_ns))
+            run = RunClock(self._tr_s, trigger_ns=clock.get("trigger_ns"))
+            delay_s = run.seconds(now_ns) - (index + 1) * self._tr_s
+            clock.set("delay_ns", max(clock.get("delay_ns"), round(1e9 * delay_s)))
         clock.set("volume_ns", now_ns)
         clock.set("volume_count", clock.get("volume_count") + 1)
 

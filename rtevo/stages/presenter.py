@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rtevo.session.context import Context
 
-__all__ = ["presenter"]
+__all__ = ["run"]
 
 
-def presenter(context: Context) -> None:
+def run(context: Context) -> None:
     """Stand in for the stimulus PC: the presenter with its headless display."""
     from presenter.run import present
 

@@ -6,20 +6,20 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from rtevo.session.context import LOST_S, WAIT_S, Context
-from rtevo.session.rings import OBSERVERS, ring_names
+from rtevo.session.rings import ring_names
 from rtevo.shm import Ring, RingClosed, RingOverrun, RingTimeout, WriterLost, wait_any
 
 if TYPE_CHECKING:
     from rtevo.record import Recorder
 
 
-def record(context: Context) -> None:
+def run(context: Context) -> None:
     """Every ring -> the session's log and files."""
     from rtevo.record import Recorder
 
     save_raw = context.config.record.save_volumes in ("raw", "both")
     recorder = Recorder(context.plan.out, save_raw, context.plan.part)
-    inputs = {name: context.reader(name) for name in ring_names(context.plan, OBSERVERS["record"])}
+    inputs = {name: context.reader(name) for name in ring_names(context.plan)}
     context.ready()
     with recorder.log:
         while inputs:
@@ -43,6 +43,8 @@ def _take_all(recorder: Recorder, inputs: dict[str, Ring], context: Context, tim
     for name in reversed(found):
         for slot in found[name]:
             recorder.take(name.partition("-")[0], slot, clock_ns)
+    while recorder.problems:
+        context.log.warning("record: %s", recorder.problems.pop(0))
     return sum(map(len, found.values()))
 
 

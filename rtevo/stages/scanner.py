@@ -15,13 +15,13 @@ from rtevo.session.context import Context
 from rtevo.session.simulation import simulation
 from rtevo.simulate import Delivery, FaultyWriter, ParticipantLink, Room, run_scanner
 
-__all__ = ["scanner"]
+__all__ = ["run"]
 
 FAULTS = 6  # the stream of random numbers of what goes wrong
 CALLING = "SIMULATOR"  # AE title
 
 
-def scanner(context: Context) -> None:
+def run(context: Context) -> None:
     """Stand in for the scanner room: look at the presenter's screen, press the trigger, deliver a volume's files every TR."""
     config = context.config
     outside = presenter_is_outside(config)

@@ -20,15 +20,7 @@ from rtevo.session.context import Context
 from rtevo.session.plan import Plan
 from rtevo.session.rings import numbered, ring_names
 from rtevo.shm import RingPeerLost
-from rtevo.stages.bridge import bridge
-from rtevo.stages.console import console
-from rtevo.stages.decode import decode
-from rtevo.stages.evolve import evolve
-from rtevo.stages.generate import generate
-from rtevo.stages.ingest import ingest
-from rtevo.stages.presenter import presenter
-from rtevo.stages.record import record
-from rtevo.stages.scanner import scanner
+from rtevo.stages import bridge, console, decode, evolve, generate, ingest, presenter, record, scanner
 from rtevo.stops import ignore
 
 __all__ = ["STAGES", "Stage", "child_main", "stages_of"]
@@ -74,16 +66,16 @@ class Stage:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("ingest", ingest, (), ("volumes",)),
-    Stage("decode", decode, ("volumes", "events"), ("aligned", "placements", "scores")),
-    Stage("evolve", evolve, ("scores", "images", "events"), ("latents", "fitness")),
-    Stage("generate", generate, ("latents",), ("images",), deadline_s=120),  # one for each device
+    Stage("ingest", ingest.run, (), ("volumes",)),
+    Stage("decode", decode.run, ("volumes", "events"), ("aligned", "placements", "scores")),
+    Stage("evolve", evolve.run, ("scores", "images", "events"), ("latents", "fitness")),
+    Stage("generate", generate.run, ("latents",), ("images",), deadline_s=120),  # one for each device
     # it keeps an image unread as long as the stimulus PC cannot take it, and has a limit of its own ([bridge] lost_s)
-    Stage("bridge", bridge, ("images",), ("events",), deadline_s=math.inf, restarts=3),
-    Stage("record", record),
-    Stage("console", console, restarts=3, observer=True),  # it reads the log
-    Stage("scanner", scanner, rehearsal=True),
-    Stage("presenter", presenter, rehearsal=True),
+    Stage("bridge", bridge.run, ("images",), ("events",), deadline_s=math.inf, restarts=3),
+    Stage("record", record.run),
+    Stage("console", console.run, restarts=3, observer=True),  # it reads the log
+    Stage("scanner", scanner.run, rehearsal=True),
+    Stage("presenter", presenter.run, rehearsal=True),
 )
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from rtevo.wire.checks import WireError
 
-__all__ = ["KeyFile", "is_loopback"]
+__all__ = ["SUPPORT_FILE", "KeyFile", "is_loopback"]
+
+SUPPORT_FILE = "support.json"  # in a folder of keys
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ import pytest
 
 from rtevo.config import load
 from rtevo.decode import Decoder
-from rtevo.record import read_log
-from rtevo.records import EventKind
+from rtevo.record import EventRecord, Notice, RecordedSession, ScoreRecord
+from rtevo.record.parts import RecordT
+from rtevo.records import NOTES, EventKind
 from rtevo.session.plan import Plan
 from rtevo.stages.table import child_main
 
@@ -78,8 +79,13 @@ class Watched:
             assert time.monotonic() < deadline, "never happened"
             self.page.wait_for_timeout(50)
 
-    def records(self, kind: str) -> list[dict[str, Any]]:
-        return [record for record in read_log(self.out / "record.jsonl") if record["type"] == kind]
+    def records(self, kind: type[RecordT]) -> list[RecordT]:
+        return RecordedSession(self.out).records(kind)
+
+    @property
+    def actions(self) -> list[str]:
+        """What the operator has done."""
+        return [record.action for record in self.records(Notice) if record.level == "operator"]
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +106,14 @@ def watched(tmp_path_factory: pytest.TempPathFactory, unused_tcp_port: int) -> I
         watched.page.on("websocket", lambda socket: watched.requests.append(socket.url))
         watched.page.on("pageerror", lambda error: watched.complaints.append(str(error)))
         assert process.stderr is not None
+        token = ""
         for line in process.stderr:
+            token = found[1] if (found := re.search(r"token=([\w-]+)", line)) else token
             if "waiting for Start" in line:
                 break
         else:
             raise AssertionError(f"the session left with {process.wait()} before it was ready")
-        watched.page.goto(f"http://127.0.0.1:{unused_tcp_port}/", timeout=LONG_MS)
+        watched.page.goto(f"http://127.0.0.1:{unused_tcp_port}/?token={token}", timeout=LONG_MS)
         watched.connected()
         yield watched
 
@@ -113,10 +121,10 @@ def watched(tmp_path_factory: pytest.TempPathFactory, unused_tcp_port: int) -> I
 def test_it_waits_for_start_with_the_first_pictures_painted(watched: Watched) -> None:
     watched.state("Ready: press Start")
     watched.until(lambda: watched.page.locator(".tile img").count() >= 2)
-    assert not watched.records("events")
+    assert not watched.records(EventRecord)
     watched.press("s")
     watched.state("Running")
-    assert [record["action"] for record in watched.records("operator")] == ["start"]
+    assert watched.actions == ["start"]
 
 
 def test_it_shows_the_session_live(watched: Watched) -> None:
@@ -151,9 +159,9 @@ def test_a_note_has_the_time_at_which_it_was_asked_for(watched: Watched) -> None
     watched.until(lambda: watched.figure("volume") > volume)
     watched.press("Enter")
     watched.page.locator(".log", has_text="mark: space bar: the hand moved").wait_for(timeout=LONG_MS)
-    (mark,) = (record for record in watched.records("operator") if record["action"] == "mark")
-    assert mark["text"] == "space bar: the hand moved"
-    assert mark["clock_ns"] - mark["t_ns"] > 0.8e9  # a volume has come since
+    (mark,) = (record for record in watched.records(Notice) if record.action == "mark")
+    assert mark.text == "space bar: the hand moved"
+    assert mark.clock_ns - mark.t_ns > 0.8e9  # a volume has come since
     note.wait_for(state="hidden", timeout=LONG_MS)
 
 
@@ -221,7 +229,7 @@ def test_from_elsewhere_it_is_seen_with_the_token_only_and_blinded_without_a_sco
             return any(each["kind"] == "operator" for each in told)
 
         watched.until(noted)
-        known = {f"{record['score']:+.2f}".replace("-", "\N{MINUS SIGN}") for record in watched.records("scores")}
+        known = {f"{record.score:+.2f}".replace("-", "\N{MINUS SIGN}") for record in watched.records(ScoreRecord)}
         shown = page.content() + "".join(sent)
     assert [score for score in known if score in shown] == []
     assert len([score for score in known if score in watched.page.content()]) > 3  # where they are to be seen
@@ -234,7 +242,7 @@ def console_pid(watched: Watched) -> int:
 
 def test_a_press_is_sent_until_it_is_heard_and_the_page_waits_for_a_slow_server(watched: Watched) -> None:
     watched.page.evaluate("window.same = true")
-    before = len(watched.records("operator"))
+    before = len(watched.actions)
     os.kill(console_pid(watched), signal.SIGSTOP)
     try:
         watched.press(" ")
@@ -247,7 +255,7 @@ def test_a_press_is_sent_until_it_is_heard_and_the_page_waits_for_a_slow_server(
     watched.page.wait_for_function("!document.body.classList.contains('unheard')", timeout=LONG_MS)
     watched.press(" ")
     watched.state("Running")
-    assert [record["action"] for record in watched.records("operator")[before:]] == ["pause", "resume"]  # each once, though sent again
+    assert watched.actions[before:] == ["pause", "go_on"]  # each once, though sent again
     assert watched.page.evaluate("window.same")  # it was not loaded anew
 
 
@@ -260,19 +268,19 @@ def test_a_pause_comes_between_trials_and_ends(watched: Watched) -> None:
     watched.page.locator(".q-btn", has_text="Go on").click()
     watched.state("Running")
     watched.until(lambda: watched.figure("image") > image)
-    kinds = [EventKind(event["kind"]) for event in watched.records("events") if event["kind"] != EventKind.NOTE]
+    kinds = [EventKind(event.kind) for event in watched.records(EventRecord) if event.kind not in NOTES]
     pause = len(kinds) - 1 - kinds[::-1].index(EventKind.PAUSE)
     assert kinds[pause + 1] == EventKind.GO_ON
     trials = [kind for kind in kinds[:pause] if kind in (EventKind.ONSET, EventKind.OFFSET)]
     assert trials[-1] == EventKind.OFFSET
-    assert [record["action"] for record in watched.records("operator")][-2:] == ["pause", "resume"]
+    assert watched.actions[-2:] == ["pause", "go_on"]
 
 
 def test_the_session_goes_on_when_the_console_is_killed_and_the_page_comes_back_by_itself(watched: Watched) -> None:
     os.kill(console_pid(watched), signal.SIGKILL)
-    watched.until(lambda: watched.records("warning"))
-    events = len(watched.records("events"))
-    watched.until(lambda: len(watched.records("events")) > events + 2)
+    watched.until(lambda: any(record.level == "warning" for record in watched.records(Notice)))
+    events = len(watched.records(EventRecord))
+    watched.until(lambda: len(watched.records(EventRecord)) > events + 2)
     watched.page.locator(".log", has_text="console was killed by signal 9 (SIGKILL) and was started again").wait_for(timeout=LONG_MS)
     watched.state("Running")
     watched.page.locator(".log", has_text="the hand moved").wait_for(timeout=LONG_MS)  # it knows everything again
@@ -294,7 +302,7 @@ def test_stop_asks_and_then_ends_the_session_in_good_order(watched: Watched) -> 
     watched.page.screenshot(path=watched.out.parent / "console-over.png")
     assert watched.process.wait(60) == 0
     assert (watched.out / "summary.json").exists()
-    assert watched.records("operator")[-1]["action"] == "stop"
+    assert watched.actions[-1] == "stop"
 
 
 def test_nothing_came_from_elsewhere_and_nothing_went_wrong(watched: Watched) -> None:

@@ -22,7 +22,7 @@ def ask(token: str, kind: str = "http", host: str = HOME, query: str = "", **hea
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         reached.append(scope["path"])
-        if scope["type"] == "http":
+        if scope.get("type") == "http":
             await send({"type": "http.response.start", "status": 200, "headers": []})
 
     sent: list[Any] = []
@@ -38,7 +38,7 @@ def ask(token: str, kind: str = "http", host: str = HOME, query: str = "", **hea
     asyncio.run(Guard(application, token)(scope, receive, send))
     found: dict[str, Any] = {"reached": bool(reached)}
     for message in sent:
-        if message["type"] == "http.response.start":
+        if message.get("type") == "http.response.start":
             found |= {"status": message["status"], "headers": {a.decode(): b.decode() for a, b in message["headers"]}}
     return found
 
@@ -98,10 +98,42 @@ def test_tokens_differ_and_are_long(unused_tcp_port: int) -> None:
     assert all(len(token) >= 43 for token in tokens)  # 32 bytes
 
 
-def test_loopback_and_no_console_need_no_token(unused_tcp_port: int) -> None:
+def test_loopback_needs_a_token_too_and_no_console_none(unused_tcp_port: int) -> None:
     pytest.importorskip("nicegui")
     assert check_console(build({})) == ""
-    assert check_console(build({"console": {"port": unused_tcp_port}})) == ""
+    assert len(check_console(build({"console": {"port": unused_tcp_port}}))) >= 43
+
+
+@pytest.mark.parametrize("token", ["", TOKEN])
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_what_another_page_loads_is_refused_without_an_origin_too(token: str, kind: str, site: str) -> None:
+    cookie = {"cookie": f"rtevo_console={TOKEN}"}
+    assert not ask(token, kind, **{"sec-fetch-site": site}, **cookie)["reached"]
+    assert ask(token, kind, **{"sec-fetch-site": "same-origin"}, **cookie)["reached"]
+    assert ask(token, kind, **{"sec-fetch-site": "none"}, **cookie)["reached"]
+
+
+@pytest.mark.parametrize("host", ["[::1", "[", "]", "127.0.0.1:99999999", "\xff", "[v1.x]"])
+def test_a_host_that_is_none_is_refused_not_an_error(host: str) -> None:
+    found = ask("", host=host)
+    assert found["reached"] is (host == "127.0.0.1:99999999")
+    assert found["status"] in (200, 403)
+    assert ask("", origin=f"http://{host}")["status"] == 403
+
+
+def test_pages_that_are_loaded_and_left_are_bounded() -> None:
+    said: list[Any] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("a further page was made")
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    scope = {"type": "http", "path": "/", "query_string": b"", "headers": [(b"host", HOME.encode())]}
+    asyncio.run(Guard(application, full=lambda: True)(scope, None, send))  # type: ignore[arg-type]
+    assert said[0]["status"] == 503
 
 
 def test_a_port_that_is_taken_is_told_before_anything_starts() -> None:

@@ -24,13 +24,14 @@ def interrupted(tmp_path: Path) -> Any:
         log.append("start", {"tr_s": 1.0})
         for number in range(4):
             key = {"generation": number // 3, "candidate": number % 3}
+            log.append("images", {**key, "evolved_ns": 0, "painted_ns": 1})
             log.append("events", {"kind": int(EventKind.ONSET), "t_ns": 0, **key})
             log.append("fitness", {**key, "fitness": float(number)})
         motion = {"index": 99, "flags": 0, "framewise_displacement_mm": 0.25, "closed_ns": 0, "aligned_ns": 20_000_000}
         log.append("aligned", motion)
         log.append("start", {"tr_s": 1.0, "first_volume": 100})
     config = build({"evolution": {"generations": 2, "population": 3}})
-    return SimpleNamespace(out=tmp_path, part=1, tr_s=1.0, config=config)
+    return SimpleNamespace(out=tmp_path, part=1, tr_s=1.0, config=config, token="")
 
 
 def test_a_session_that_is_taken_up_counts_on(interrupted: Any) -> None:
@@ -41,6 +42,15 @@ def test_a_session_that_is_taken_up_counts_on(interrupted: Any) -> None:
     assert shown["fitness"] == "+1.00 +3.00"
     assert shown["volume"] == "99 (TR 1 s)"
     assert "next image due in" not in shown  # nothing is on the screen yet
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_narrow_terminal_gets_more_lines_and_no_cell_is_cut(interrupted: Any, width: int) -> None:
+    with Status(interrupted, Console(file=io.StringIO(), width=width)) as status:
+        lines = status._render().plain.split("\n")
+        cells = [f"{label} {value}" for label, value, _ in status._cells()]
+    assert "  ".join(lines) == "  ".join(cells)
+    assert max(map(len, lines)) <= width
 
 
 @pytest.fixture
@@ -89,5 +99,24 @@ def test_the_terminal_asks_once_about_an_alarm_and_any_answer_says_that_it_was_s
     assert printed.getvalue().count("Type k and Enter when you have seen it.") == 1
     words |= {"alarm": 2, "held": 1}
     ask("", "g\n")
-    assert done == ["seen", "seen", "resume"]
+    assert done == ["seen", "seen", "go_on"]
     assert printed.getvalue().count("Type g (go on showing images)") == 1
+
+
+def test_no_text_from_outside_ends_the_log_or_moves_the_cursor(interrupted: Any) -> None:
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace")
+    with Status(interrupted, Console(file=screen)) as status:
+        status.log("WARNING", "ingest: caf\udce9\x1b[2J.dcm: not DICOM\nsecond line")
+    kept = (interrupted.out / "session.log").read_bytes().decode("utf-8")
+    assert r"caf\udce9\x1b[2J.dcm" in kept
+    assert "\x1b" not in kept
+
+
+def test_one_key_shows_the_address_with_its_token_again(asked: Any, interrupted: Any) -> None:
+    _, ask, done, printed = asked
+    ask("b\n")
+    assert "token=" not in printed.getvalue()
+    interrupted.token, interrupted.config = "secret", build({"console": {"port": 8080}})
+    ask("b\n")
+    assert "http://127.0.0.1:8080/?token=secret" in printed.getvalue()
+    assert done == []

@@ -13,45 +13,46 @@ import pytest
 from rtevo.config import build
 from rtevo.console import charts, markup
 from rtevo.console.view import View, mean_and_error
-from rtevo.record import LogFollower, LogWriter
+from rtevo.record import LogFollower, LogWriter, Record, record_of
 from rtevo.records import Decision, EventKind, VolumeFlag
 
 S = 1_000_000_000
-PLACED = {"type": "placements", "decision": int(Decision.ACCEPTED), "verdict": "good", "expected_error_mm": 0.1}
+PLACED = record_of({"type": "placements", "decision": int(Decision.ACCEPTED), "verdict": "good", "expected_error_mm": 0.1})
 MS = 1_000_000
 
 
-def event(kind: EventKind, t_s: float, generation: int = -1, candidate: int = -1, **more: Any) -> dict[str, Any]:
+def event(kind: EventKind, t_s: float, generation: int = -1, candidate: int = -1, **more: Any) -> Record:
     where, t_ns = {"generation": generation, "candidate": candidate}, round(t_s * S)
     times = {"t_ns": t_ns, "clock_ns": t_ns + 5 * MS, "error_ns": MS}
-    return {"type": "events", "kind": kind, "value": math.nan, "text": "", **times, **where, **more}
+    return record_of({"type": "events", "kind": kind, "value": math.nan, "text": "", **times, **where, **more})
 
 
-def volume(index: int, displacement_mm: float = 0.1, flags: int = 0, took_ms: int = 50, x_mm: float = 0.0) -> dict[str, Any]:
+def volume(index: int, displacement_mm: float = 0.1, flags: int = 0, took_ms: int = 50, x_mm: float = 0.0) -> Record:
     motion = [x_mm, 0.0, 0.0, 0.01, 0.0, 0.0]
     times = {"closed_ns": 0, "aligned_ns": took_ms * MS, "clock_ns": index * S}
-    return {"type": "aligned", "index": index, "flags": flags, "framewise_displacement_mm": displacement_mm, "motion": motion, **times}
+    found = {"framewise_displacement_mm": displacement_mm, "motion": motion}
+    return record_of({"type": "aligned", "index": index, "flags": flags, **found, **times})
 
 
-def image(generation: int, candidate: int, asked_ms: int = 100) -> list[dict[str, Any]]:
+def image(generation: int, candidate: int, asked_ms: int = 100, painted_ms: int = 300) -> list[Record]:
     where = {"generation": generation, "candidate": candidate}
     return [
-        {"type": "latents", "probe": -1, "scored_ns": asked_ms * MS, "evolved_ns": asked_ms * MS, **where},
-        {"type": "images", "painted_ns": 300 * MS, "evolved_ns": 100 * MS, **where},
+        record_of({"type": "latents", "probe": -1, "scored_ns": asked_ms * MS, "evolved_ns": asked_ms * MS, **where}),
+        record_of({"type": "images", "painted_ns": painted_ms * MS, "evolved_ns": 100 * MS, **where}),
     ]
 
 
-def score(generation: int, candidate: int, value: float, error: float = 0.5) -> list[dict[str, Any]]:
+def score(generation: int, candidate: int, value: float, error: float = 0.5) -> list[Record]:
     where = {"generation": generation, "candidate": candidate}
     return [
-        {"type": "scores", "score": value, "score_se": error, "closed_ns": S, "scored_ns": S + 60 * MS, **where},
-        {"type": "fitness", "fitness": value, "decided_ns": S + 62 * MS, **where},
+        record_of({"type": "scores", "score": value, "score_se": error, "closed_ns": S, "scored_ns": S + 60 * MS, **where}),
+        record_of({"type": "fitness", "fitness": value, "decided_ns": S + 62 * MS, **where}),
     ]
 
 
-def session() -> list[dict[str, Any]]:
+def session() -> list[Record]:
     """Two generations of two images; the last one is on the screen."""
-    records: list[dict[str, Any]] = [{"type": "start"}, PLACED, event(EventKind.NOTE, 0, text="presenter ready: psychopy, 60.000 Hz")]
+    records = [record_of({"type": "start"}), PLACED, event(EventKind.READY, 0, text="presenter ready: psychopy, 60.000 Hz")]
     records += [*image(0, 0), *image(0, 1), event(EventKind.TRIGGER, 1), *[volume(k) for k in range(20)]]
     for k, (generation, candidate) in enumerate([(0, 0), (0, 1), (1, 0)]):
         records += [event(EventKind.ONSET, 5 + 4 * k, generation, candidate), event(EventKind.OFFSET, 8 + 4 * k, generation, candidate)]
@@ -59,17 +60,18 @@ def session() -> list[dict[str, Any]]:
     return [*records, *image(1, 1), event(EventKind.ONSET, 17, 1, 1)]
 
 
-def view(records: list[dict[str, Any]], condition: str = "brain", **evolution: Any) -> View:
+def view(records: list[Record], condition: str = "brain", **evolution: Any) -> View:
     blinded = {"blinding_key": __file__} if condition == "blinded" else {}
     config = build({"session": {"condition": condition}, "evolution": {**blinded, **evolution}})
     made = View(config, tr_s=1.0)
-    for record in [{"type": "grid", "shape": [80, 80, 35], "affine": np.diag([3.0, 3.0, 3.3, 1.0]).tolist()}, *records]:
+    grid = {"type": "grid", "shape": [80, 80, 35], "affine": np.diag([3.0, 3.0, 3.3, 1.0]).tolist()}
+    for record in [record_of(grid), *records]:
         made.take(record)
     return made
 
 
 def desk(seen: View, now_s: float = 18.0, state: str = "running") -> Any:
-    clock = SimpleNamespace(now_s=lambda: now_s)
+    clock = SimpleNamespace(now_s=lambda: now_s, now_ns=lambda: round(now_s * S))
     over = state in ("completed", "stopped", "failed")
     plan = SimpleNamespace(config=seen.config, out=Path("/sessions/x"))
     return SimpleNamespace(view=seen, clock=clock, plan=plan, images=4, depths={"volumes": (1, 16)}, state=state, over=over)
@@ -131,17 +133,17 @@ def test_ratings_take_the_place_of_scores() -> None:
         ([volume(20, math.nan, VolumeFlag.MISSING)], 20, "A volume has not arrived whole."),
         ([volume(20, math.nan, VolumeFlag.UNALIGNED)], 20, "A volume could not be aligned."),
         ([volume(20, took_ms=1200)], 20, "Aligning a volume took 1200 ms: it has 1000."),
-        ([event(EventKind.NOTE, 19, text="presenter silent for 2.1 s: waiting for it")], 20, "The stimulus PC does not answer"),
-        ([event(EventKind.NOTE, 19, text="presenter silent for 2.1 s: waiting for it"),
-          event(EventKind.NOTE, 19, text="presenter answers again after 4.0 s")], 20, ""),
+        ([event(EventKind.SILENT, 19, text="presenter silent for 2.1 s: waiting for it")], 20, "The stimulus PC does not answer"),
+        ([event(EventKind.SILENT, 19, text="presenter silent for 2.1 s: waiting for it"),
+          event(EventKind.BACK, 19, text="presenter answers again after 4.0 s")], 20, ""),
         ([event(EventKind.FIXATION, 17)], 20, "The next picture is late: fixation has been held for 3 s."),
         ([event(EventKind.PAUSE, 17)], 20, ""),
-        ([{**event(EventKind.OFFSET, 20, 1, 1), "error_ns": 500 * MS}], 20, ""),  # a stalled screen
-        ([{**event(kind, 20, 1, 1), "error_ns": 20 * MS} for kind in (EventKind.OFFSET, EventKind.PULSE)], 20, "known only to 20 ms"),
+        ([event(EventKind.OFFSET, 20, 1, 1, error_ns=500 * MS)], 20, ""),  # a stalled screen
+        ([event(kind, 20, 1, 1, error_ns=20 * MS) for kind in (EventKind.OFFSET, EventKind.PULSE)], 20, "known only to 20 ms"),
         ([event(EventKind.END, 19)], 90, ""),
     ],
 )  # fmt: skip
-def test_what_is_not_in_order_is_said_in_plain_words(records: list[dict[str, Any]], now_s: float, words: str) -> None:
+def test_what_is_not_in_order_is_said_in_plain_words(records: list[Record], now_s: float, words: str) -> None:
     found = view([*session(), *records]).alarms(now_s, {"volumes": (1, 16)})
     assert len(found) == bool(words), found
     assert words in "".join(found)
@@ -152,8 +154,9 @@ def test_a_ring_that_fills_up_is_told() -> None:
 
 
 def test_pauses_notes_and_warnings_are_listed_the_last_first() -> None:
-    told = [{"type": "operator", "action": a, "text": t, "t_ns": k * S} for k, (a, t) in enumerate([("pause", ""), ("mark", "<b>coughs")])]
-    seen = view([*session(), *told, {"type": "warning", "text": "decode: holes", "t_ns": 61 * S}])
+    done = enumerate([("pause", ""), ("mark", "<b>coughs")])
+    told = [record_of({"type": "operator", "action": a, "text": t, "t_ns": k * S}) for k, (a, t) in done]
+    seen = view([*session(), *told, record_of({"type": "warning", "text": "decode: holes", "t_ns": 61 * S})])
     shown = markup.messages(seen)
     assert shown.index("decode: holes") < shown.index("mark: &lt;b&gt;coughs") < shown.index("pause after this image")
     assert "<b>coughs" not in shown
@@ -161,12 +164,12 @@ def test_pauses_notes_and_warnings_are_listed_the_last_first() -> None:
 
 
 def test_a_later_part_of_a_session_begins_its_own_time_and_keeps_what_was() -> None:
-    seen = view([*session(), {"type": "start"}])
-    assert (seen.trigger_ns, seen.scene, seen.shown) == (None, "nothing", 4)
+    seen = view([*session(), record_of({"type": "start"})])
+    assert (seen.run.trigger_ns, seen.scene, seen.shown) == (None, "nothing", 4)
 
 
 def test_the_end_is_told_with_its_reason() -> None:
-    seen = view([*session(), {"type": "error", "text": "stage 'decode' failed: <boom>", "t_ns": S}])
+    seen = view([*session(), record_of({"type": "error", "text": "stage 'decode' failed: <boom>", "t_ns": S})])
     assert "stage &#x27;decode&#x27; failed: &lt;boom&gt; Results: /sessions/x" in markup.alarms(desk(seen, state="failed"))
     assert "The session is over." in markup.alarms(desk(seen, state="completed"))
 
@@ -194,7 +197,7 @@ def test_a_log_is_followed_line_by_line_however_it_grows(tmp_path: Path) -> None
     with path.open("ab", buffering=0) as file:
         for byte in whole:
             file.write(bytes([byte]))
-            found += [record["k"] for record in follower.new()]
+            found += [(record.more or {})["k"] for record in follower.new()]
     assert found == [0, 1, 2]
 
 
@@ -202,9 +205,9 @@ def test_an_alarm_is_shown_until_it_has_been_seen() -> None:
     view = View(build({}), 1.0)
     for record in session():
         view.take(record)
-    view.take({"type": "alarm", "t_ns": 20 * S, "text": "no volume has come in"})
+    view.take(record_of({"type": "alarm", "t_ns": 20 * S, "text": "no volume has come in"}))
     assert view.alarms(20.0, {})[0] == "no volume has come in"
-    view.take({"type": "operator", "t_ns": 21 * S, "action": "seen", "text": ""})
+    view.take(record_of({"type": "operator", "t_ns": 21 * S, "action": "seen", "text": ""}))
     assert "no volume has come in" not in view.alarms(21.0, {})
     assert [kind for _, kind, _ in view.messages] == ["alarm", "operator"]
 
@@ -212,8 +215,8 @@ def test_an_alarm_is_shown_until_it_has_been_seen() -> None:
 def test_the_time_that_the_model_takes_to_load_is_no_picture_that_came_late() -> None:
     """Pictures that no score had a part in are asked for before the model is loaded, however late they are painted."""
     view = View(build({}), 1.0)
-    for record in [event(EventKind.TRIGGER, 1), *image(0, 0, asked_ms=0), *image(1, 0)]:
-        view.take({**record, "painted_ns": 90 * S} if record["type"] == "images" and record["generation"] == 0 else record)
+    for record in [event(EventKind.TRIGGER, 1), *image(0, 0, asked_ms=0, painted_ms=90_000), *image(1, 0)]:
+        view.take(record)
     assert list(view.latencies["paint"].values) == [200]
     assert view.latencies["paint"].late == 0
 
@@ -227,13 +230,14 @@ def test_fixation_is_held_for_images_that_come_and_for_nothing_else() -> None:
 
 
 def test_a_presenter_that_waits_is_named_until_it_leaves_or_is_let_in() -> None:
-    for after in ("the other presenter waits no longer: office (psychopy)", "the operator lets another in: office has taken over"):
+    left, replaced = "the other presenter waits no longer: office (psychopy)", "the operator lets another in: office has taken over"
+    for kind, after in ((EventKind.LEFT, left), (EventKind.REPLACED, replaced)):
         view = View(build({}), 2.0)
-        view.take({"type": "start"})
-        view.take(event(EventKind.NOTE, 1, text="another presenter waits: office (psychopy); the session stays with scanner (psychopy)"))
+        view.take(record_of({"type": "start"}))
+        view.take(event(EventKind.WAITS, 1, text="another presenter waits: office (psychopy); the session stays with scanner (psychopy)"))
         [alarm] = view.alarms(2.0, {})
         assert alarm.startswith("Another presenter waits: office (psychopy).")
-        view.take(event(EventKind.NOTE, 3, text=after))
+        view.take(event(kind, 3, text=after))
         assert view.alarms(4.0, {}) == []
-    view.take({"type": "operator", "action": "admit", "text": "", "t_ns": 4 * S})
+    view.take(record_of({"type": "operator", "action": "admit", "text": "", "t_ns": 4 * S}))
     assert view.messages[-1][2] == "the waiting presenter is let in"

@@ -175,7 +175,7 @@ def hostile(trace: Path) -> dict[str, tuple[bytes, str]]:
         "extension": (b"\x80\x04\x82\x01.", "not a model that can be read"),
         "huge array": (
             pickle.dumps(_Calls(np.zeros(0).__reduce__()[0], np.ndarray, (1 << 40,), b"b")),
-            "not a model that can be read .*Error",
+            "(not a model that can be read .*Error|an array of shape .* before its numbers)",
         ),
         "of another type": (pickle.dumps(_Calls(np.zeros(0).__reduce__()[0], np.recarray, (1,), b"b")), "numpy.recarray|numpy.rec"),
         "state": (state, "not a model that can be read"),
@@ -185,6 +185,60 @@ def hostile(trace: Path) -> dict[str, tuple[bytes, str]]:
         "bomb": (gzip.compress(b"\x80\x04" + b"N0" * (1 << 20)), "not a model that can be read"),
         "length": (b"\x80\x04\x8e" + struct.pack("<Q", 1 << 45) + b"x.", "not a model that can be read"),
     }
+
+
+def joblib_array(dtype: Any, shape: Any, payload: bytes, **more: Any) -> bytes:
+    """A joblib file of one array with these fields, its dtype's state included."""
+    wrapper = _Calls(joblib.numpy_pickle.NumpyArrayWrapper, np.ndarray, shape, "C", dtype)
+    state = {"subclass": np.ndarray, "shape": shape, "order": "C", "dtype": dtype, "allow_mmap": False, **more}
+    wrapper.call = (*wrapper.call, state)
+    model = pickle.dumps(wrapper, protocol=2)[2:-1] + b"\0" + payload  # BUILD comes last: padding and numbers follow
+    return b"\x80\x02csklearn.decomposition\nPCA\n)\x81}X\x05\x00\x00\x00coef_" + model + b"sb."
+
+
+class _Dtype:
+    """Pickles as a dtype with a state of its own."""
+
+    def __init__(self, spec: Any, state: Any) -> None:
+        self.spec, self.state = spec, state
+
+    def __reduce__(self) -> Any:
+        return np.dtype, (self.spec, False, True), self.state
+
+
+POINTER = b"\x41" * 16  # an address of the file
+OBJECT_FIELD = (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)  # flags 0: it does not say that it holds objects
+UNSAFE = {
+    "a field of objects": lambda: joblib_array(_Dtype("V8", OBJECT_FIELD), (2,), POINTER),
+    "a field of objects, put into plain numbers": lambda: joblib_array(_Dtype("f8", OBJECT_FIELD), (2,), POINTER),
+    "objects that say they are none": lambda: pickle.dumps(
+        _Calls(np.zeros(0).__reduce__()[0], np.ndarray, (0,), b"b")
+    )[:-1] + pickle.dumps((1, (2,), _Dtype("O8", (3, "|", None, None, None, -1, -1, 0)), False, POINTER))[2:-1] + b"b.",
+    "an array of numbers before its numbers": lambda: pickle.dumps(_Calls(np.zeros(0).__reduce__()[0], np.ndarray, (1000,), b"b")),
+    "an array over a buffer": lambda: pickle.dumps(_Calls(np.ndarray, (4,), "f8", bytes(32), 0, (-8,))),
+    "a shape that is longer than the file": lambda: joblib_array(np.dtype("f8"), (1 << 40,), bytes(16)),
+    "a shape below zero": lambda: joblib_array(np.dtype("f8"), (-4,), bytes(16)),
+    "a state of a type": lambda: b"\x80\x04cnumpy\nfloat64\n}(X\x01\x00\x00\x00aK\x01ub.",
+    "a state of an estimator's class": lambda: b"\x80\x04csklearn.decomposition\nPCA\n}(X\x04\x00\x00\x00nameX\x01\x00\x00\x00xub.",
+    "a state of a function": lambda: b"\x80\x04c_codecs\nencode\n}(X\x01\x00\x00\x00aK\x01ub.",
+    "another method of joblib's array": lambda: joblib_array(np.dtype("f8"), (2,), bytes(16), read_array=1),
+    "dates": lambda: pickle.dumps(np.array(["2026-01-01"], "M8[D]")),
+    "a dtype by code": lambda: pickle.dumps(_Calls(np.dtype, "(2,3")),
+    "a chain without end": lambda: pickle.dumps(nested(30)),
+}  # fmt: skip
+
+
+def nested(levels: int) -> Any:
+    model: Any = PCA()
+    for _ in range(levels):
+        model = make_pipeline(model, model)
+    return model
+
+
+@pytest.mark.parametrize("made", UNSAFE.values(), ids=UNSAFE)
+def test_only_plain_numbers_are_read_and_nothing_gets_a_state_that_has_none(made: Callable[[], bytes]) -> None:
+    with pytest.raises(_Refused):
+        read(made())
 
 
 def test_hostile_pickles_are_refused_by_name_and_do_nothing(maps: tuple[Path, Path, np.ndarray], tmp_path: Path) -> None:

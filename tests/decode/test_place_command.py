@@ -13,10 +13,11 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from rtevo.decode import Decoder, write_decoder
-from rtevo.decode.__main__ import _days, _open, _parser, main
+from rtevo.decode.__main__ import _days, _parser, main
 from rtevo.decode.convert import place_map
 from rtevo.decode.elsewhere import for_run, steady
 from rtevo.decode.events import Event, parse_target, predicted
+from rtevo.decode.recorded import open_with
 from rtevo.decode.sampling import sample
 from rtevo.decode.train import Examples, measure_days
 from rtevo.errors import GeometryError
@@ -338,7 +339,7 @@ def test_days_are_studies_dates_or_grids_or_as_given(tmp_path: Path) -> None:
     runs = [tmp_path / "day3", tmp_path / "day4", tmp_path / "file.nii.gz"]
     events = ["--events", "x", "y", "z", "--target", "a - b", "--out", "o"]
     options = _parser().parse_args([str(word) for word in ("fit", *runs, *events)])
-    opened = [_open(path, options) for path in runs]
+    opened = [open_with(path, options) for path in runs]
     assert _days(options, opened) == ["20260303", "20260304", "grid 2"]
     options.day = ["one", "two", "two"]
     assert _days(options, opened) == ["one", "two", "two"]

@@ -20,11 +20,13 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from rtevo.config import Config
 from rtevo.decode import Decoder, Scorer, pearson
-from rtevo.decode.__main__ import _aligned, _nuisance, _open, _parser, _series, _terms, main, replay
+from rtevo.decode.__main__ import _parser, main
 from rtevo.decode.events import Event, parse_target, predicted, read_events
 from rtevo.decode.hrf import response
 from rtevo.decode.nuisance import DRIFT_SD, MOTION_SD
 from rtevo.decode.peak import response_window
+from rtevo.decode.recorded import aligned, nuisance_of, open_with, series_of, terms_of
+from rtevo.decode.scoring import replay
 from rtevo.decode.train import METHODS, RIDGE, Examples, fit_weights, measure
 from rtevo.errors import DataError
 from rtevo.realign import Realigner
@@ -215,18 +217,18 @@ def test_what_a_fitted_decoder_says_of_itself(fitted: Path) -> None:
 def test_fitting_and_scoring_use_the_same_numbers_to_the_last_bit(study: Path, fitted: Path) -> None:
     decoder = Decoder.load(fitted)
     options = _parser().parse_args(["score", str(fitted), str(study / "run0.nii.gz"), "--events", str(study / "run0.tsv")])
-    run = _open(options.run, options)
-    series = _series(run, decoder.reference, decoder.mask, 4.0)
-    fit = _nuisance(series, run.tr_s)
+    run = open_with(options.run, options)
+    series = series_of(run, decoder.reference, decoder.mask, 4.0)
+    fit = nuisance_of(series, run.tr_s)
     last = Event(run.count * run.tr_s - 10.0, 3.0, "a", {})  # its window ends with the run, so it is scored on all volumes
     window = response_window(last.onset_s, run.tr_s)
     assert window[-1] == run.count - 1
-    terms = _terms(series, run.tr_s)[window[0] :]
+    terms = terms_of(series, run.tr_s)[window[0] :]
     pattern = fit.residual(terms.mean(axis=0), series.values[window[0] :].mean(axis=0, dtype=np.float64))
     expected = pearson(pattern / fit.sd(), decoder.weights[decoder.mask].astype(float))
     scorer = Scorer(decoder, run.tr_s, method="peak", drift_sd=DRIFT_SD, motion_sd=MOTION_SD)
     scorer.add_onset((0, 0), last.onset_s)
-    for index, volume, motion in _aligned(run, decoder.reference, decoder.mask):
+    for index, volume, motion in aligned(run, decoder.reference, decoder.mask):
         scorer.add_volume(index, volume, motion)
     assert scorer.ready()[0].score == expected
 
@@ -235,7 +237,7 @@ def test_replaying_is_what_a_session_does(study: Path, fitted: Path) -> None:
     decoder = Decoder.load(fitted)
     events = read_events(study / "run1.tsv")
     options = _parser().parse_args(["score", str(fitted), str(study / "run1.nii.gz"), "--events", str(study / "run1.tsv")])
-    run = _open(options.run, options)
+    run = open_with(options.run, options)
     scorer = Scorer(decoder, run.tr_s, method="deconvolve", fwhm_mm=4.0, duration_s=8.0)
     for k, event in enumerate(events):
         scorer.add_onset((0, k), event.onset_s)  # all known beforehand: the same
@@ -266,7 +268,7 @@ def test_a_session_gives_the_scores_of_the_command_to_the_last_bit(study: Path, 
     """The stage, fed the volumes and events of the run that the decoder was fitted on, against ``score`` on that run."""
     decoder, events = Decoder.load(fitted), read_events(study / "run0.tsv")
     options = _parser().parse_args(["score", str(fitted), str(study / "run0.nii.gz"), "--events", str(study / "run0.tsv")])
-    run = _open(options.run, options)
+    run = open_with(options.run, options)
     rings = {"aligned": Collected(aligned_dtype()), "scores": Collected(score_dtype()), "placements": Collected(placement_dtype())}
     config = replace(Config(), presentation=replace(Config().presentation, image_s=8.0))
     plan = SimpleNamespace(
@@ -293,7 +295,7 @@ def test_a_session_gives_the_scores_of_the_command_to_the_last_bit(study: Path, 
     for k, score in enumerate(replay(decoder, run, events, "deconvolve")):
         slot = last[0, k]
         assert (slot["score"], slot["score_se"], slot["volumes_used"]) == (score.score, score.score_se, score.volumes_used)
-    series = _series(run, decoder.reference, decoder.mask, 4.0)
+    series = series_of(run, decoder.reference, decoder.mask, 4.0)
     motion = np.array([slot["motion"] for slot in rings["aligned"].slots]) * ([1.0] * 3 + [50.0] * 3)
     np.testing.assert_array_equal(motion, series.motion_mm)
     assert 20 < rings["aligned"].slots[-1]["tsnr"] < 500
@@ -366,8 +368,11 @@ def test_a_real_localizer_run(scanner_data: Callable[[str], Path], tmp_path: Pat
     folder = scanner_data("philips-slices")
     events = str(folder / "events.tsv")
     command = ["fit", str(folder / "dicom"), "--events", events, "--target", "face", "--out", str(tmp_path / "decoder")]
-    assert main(command) == 0
+    assert main([*command, "--method", "ridge", "--permutations", "0"]) == 0
     assert "at least two of each side, here there are 1 of one" in capsys.readouterr().out  # one block a category: no number is made up
+    assert main(command) == 0
+    assert "parts of blocks were told apart" in capsys.readouterr().err  # said aloud, and the number is marked as weak
+    assert Decoder.load(tmp_path / "decoder").settings["performance"]["weak"] is True
     assert 80 < Decoder.load(tmp_path / "decoder").settings["median_tsnr"] < 250
     out = tmp_path / "scores.tsv"
     assert main(["score", str(tmp_path / "decoder"), str(folder / "dicom"), "--events", events, "--method", "peak", "--out", str(out)]) == 0

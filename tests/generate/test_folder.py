@@ -85,7 +85,7 @@ def test_a_cache_without_a_model_that_can_be_used(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no snapshot is one of .*: no snapshot"):
         probe(cache)
     (cache / "snapshots" / "77").mkdir()
-    (cache / "snapshots" / "77" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (cache / "snapshots" / "77" / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(ModelError, match=r"no snapshot is one of .*snapshots/77"):
         probe(cache)
 
@@ -100,8 +100,8 @@ def test_another_kind_of_folder(tmp_path: Path) -> None:
 
 def test_another_pipeline_class(model_folder: ModelFolderMaker) -> None:
     path = model_folder()
-    change(path / "model_index.json", _class_name="StableDiffusionPipeline")
-    with pytest.raises(ModelError, match="expected StableUnCLIPImg2ImgPipeline or KandinskyV22Pipeline, found StableDiffusionPipeline"):
+    change(path / "model_index.json", _class_name="FluxPipeline")
+    with pytest.raises(ModelError, match=r"expected StableUnCLIPImg2ImgPipeline or .* or StableDiffusionXLPipeline, found FluxPipeline"):
         probe(path)
 
 

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.random_model import write_model
 from rtevo.errors import ModelError
 from rtevo.generate import GeneratorSettings, load
 from rtevo.generate.engines import EngineKey, find, publish
+from tests.support.random_model import write_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:diffusers")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -189,3 +190,9 @@ def encode() -> Callable[..., bytes]:
         return bytes(buffer.getvalue())
 
     return to_bytes
+
+
+@pytest.fixture(autouse=True)
+def known_files_are_looked_at_in_every_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the look before has taken on a busy computer."""
+    monkeypatch.setattr("rtevo.ingest.listing.TURN_SHARE", math.inf)

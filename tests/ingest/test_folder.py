@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import datetime
 import errno
 import itertools
 import math
@@ -677,6 +678,27 @@ def test_numbers_that_begin_again_within_a_series_are_named(tmp_path: Path, cloc
     (tmp_path / "again").write_bytes(encode(dataset))
     assert source.poll() == []
     assert "was the run started again under the same series?" in source.problems[0]
+
+
+def test_a_run_that_is_begun_again_within_a_series_gives_the_run_none_of_its_volumes(tmp_path: Path, clock: FakeClock) -> None:
+    """Not those either whose numbers are further than the run had come; what was measured in the run and comes late is taken."""
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, clock_ns=clock)
+    begin = datetime.datetime(2026, 1, 2, 10)
+    first, again = (MosaicWriter(tmp_path, GRID, TR_S, started=begin + datetime.timedelta(seconds=s)) for s in (0, 60))
+    again._fixed_series = first._fixed_series  # the same identifier
+    for index in (0, 1, 3):
+        first.write(index, np.full(GRID.shape, 100 + index, np.int16))
+    found = source.poll()
+    for index in range(6):
+        (tmp_path / f"again-{index}.dcm").write_bytes(again.encode(index, np.full(GRID.shape, 200 + index, np.int16)))
+    found += source.poll()
+    first.write(2, np.full(GRID.shape, 102, np.int16))
+    found += source.poll() + source.finish()
+    assert [(v.index, int(v.data.max())) for v in found if v.data is not None] == [(0, 100), (1, 101), (2, 102), (3, 103)]
+    assert source.run is not None
+    assert source.run.assembler.again_s < math.inf
+    assert "was the run started again under the same series? What comes of that is left out" in source.problems[0]
+    assert "5 more files whose headers do not tell them from volumes that came before; left out" in source.problems
 
 
 def test_two_volumes_in_a_repetition_are_named(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,19 @@ class Room:
 @pytest.fixture(params=[None, "bold"])
 def room(tmp_path: Path, clock: FakeClock, request: pytest.FixtureRequest) -> Room:
     return Room(tmp_path, clock, request.param)
+
+
+def test_of_two_first_volumes_the_one_that_was_measured_later_is_the_run(room: Room) -> None:
+    """Another participant's first volume, of yesterday and with a lower number, comes in the moment of the run's own."""
+    day = datetime.datetime(2026, 1, 2, 10)
+    for number, started in ((5, day), (6, day + datetime.timedelta(days=1))):
+        room.writers[number] = MosaicWriter(room.folder, GRID, TR_S, description="bold", series_number=number, started=started)
+    room.trigger()
+    room.writers[5].write(0, np.full(GRID.shape, 500, np.float32))
+    for index in range(3):
+        room.send(6, index, index + 1.1)
+    assert room.got == [(0, 600.0), (1, 601.0), (2, 602.0)]
+    assert any("series 5 'bold' is of another study than the run" in problem for problem in room.source.problems)
 
 
 def test_the_late_end_of_another_run_is_not_taken(room: Room) -> None:

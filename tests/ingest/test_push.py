@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import resource
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from rtevo.bridge.keys import make_keys
 from rtevo.errors import DataError
 from rtevo.ingest.push import PushSource
 from rtevo.records import VolumeFlag
+from rtevo.wire import KeyFile
 
 FakeClock = Any
 SHAPE, PATIENCE_S = (4, 3, 2), 3.0
@@ -26,10 +31,13 @@ AFFINE = np.array([[-3.0, 0, 0, 10], [0, 3, 0.1, -20], [0, 0, 3.5, 5], [0, 0, 0,
 class Script:
     """The sending side; lets the source work while it waits for the answer."""
 
-    def __init__(self, source: PushSource, kind: int = zmq.REQ) -> None:
+    def __init__(self, source: PushSource, kind: int = zmq.REQ, keys: KeyFile | None = None) -> None:
         self.source = source
         self.socket = zmq.Context.instance().socket(kind)
         self.socket.set(zmq.LINGER, 0)
+        if keys is not None:
+            self.socket.curve_publickey, self.socket.curve_secretkey = keys.public.encode(), keys.secret.encode()
+            self.socket.curve_serverkey = keys.server.encode()
         self.socket.connect(source.endpoint)
         self.got: list[Any] = []
 
@@ -247,12 +255,72 @@ def test_an_address_that_is_taken(source: PushSource) -> None:
         PushSource(source.endpoint, patience_s=1)
 
 
-@pytest.mark.parametrize(("peers", "taken"), [(["@127.0.0.1"], True), (["@10.0.0.1", "@::1"], False)])
-def test_only_allowed_peers_push(peers: list[str], taken: bool, clock: FakeClock) -> None:
-    with PushSource("tcp://127.0.0.1:0", patience_s=PATIENCE_S, peers=peers, clock_ns=clock) as source:
+def test_an_allowed_peer_pushes(clock: FakeClock) -> None:
+    with PushSource("tcp://127.0.0.1:0", patience_s=PATIENCE_S, peers=["@127.0.0.1"], clock_ns=clock) as source:
         script = Script(source)
         answer = script.push(0)
         script.socket.close()
-        assert answer["ok"] is taken
-        assert source.told == ("'', which a script pushes (TR 2 s)" if taken else "")
-        assert source.problems == ([] if taken else ["a pushed volume was refused: 127.0.0.1 is not among the allowed peers"])
+        assert answer["ok"] is True
+        assert source.told == "'', which a script pushes (TR 2 s)"
+        assert source.problems == []
+
+
+def refused_without_being_read(source: PushSource, sender: zmq.Socket[bytes]) -> list[str]:
+    """Send 64 MB that nobody may send; returns what the source says once it has refused the connection."""
+    sender.set(zmq.LINGER, 0)
+    sender.connect(source.endpoint)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    payload = bytes(64 << 20)
+    with contextlib.suppress(zmq.Again):  # it may have been refused by now
+        sender.send_multipart([b"{}", payload], zmq.NOBLOCK, copy=False)
+    while not source.problems:
+        assert source.poll() == []
+    assert source.seen == 0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (100 << 10)  # the sender's own 64 MB, once
+    sender.close()
+    return source.problems
+
+
+def test_an_address_that_is_not_allowed_is_refused_before_it_is_read(clock: FakeClock) -> None:
+    with PushSource("tcp://127.0.0.1:0", patience_s=PATIENCE_S, peers=["@10.0.0.1", "@::1"], clock_ns=clock) as source:
+        problems = refused_without_being_read(source, zmq.Context.instance().socket(zmq.DEALER))
+        assert problems == ["a connection was refused: 127.0.0.1 is not among the allowed peers"]
+
+
+def test_where_there_are_keys_only_theirs_come_in(tmp_path: Path, clock: FakeClock) -> None:
+    make_keys(tmp_path, ["scanner"])
+    own, theirs = KeyFile.read(tmp_path / "support.json", "support"), KeyFile.read(tmp_path / "scanner.json", "presenter")
+    with PushSource("tcp://127.0.0.1:0", patience_s=PATIENCE_S, clock_ns=clock, keys=own) as source:
+        stranger = zmq.Context.instance().socket(zmq.DEALER)
+        stranger.curve_publickey, stranger.curve_secretkey = zmq.curve_keypair()
+        stranger.curve_serverkey = own.public.encode()
+        problems = refused_without_being_read(source, stranger)
+        assert problems == ["a connection was refused: 127.0.0.1 has no key that [acquisition] keys lists"]
+        script = Script(source, keys=theirs)
+        assert script.push(0) == {"ok": True}
+        script.socket.close()
+
+
+ODD = {
+    "deep": b"[" * 100_000,
+    "deep within": b'{"index": 0, "shape": ' + b"[" * 900 + b"]" * 900 + b', "dtype": "<i2", "affine": []}',
+    "10^400": b'{"index": 0, "shape": [4, 3, 2], "dtype": "<i2", "affine": [[1' + b"0" * 400 + b"]]}",
+    "1e400": b'{"index": 0, "shape": [4, 3, 2], "dtype": "<i2", "affine": [[1e400, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]}',
+    "a long header": b'{"series": "' + b"x" * (5 << 20) + b'"}',
+    "a long name": json.dumps({"index": 0, "shape": SHAPE, "dtype": "<i2", "affine": AFFINE.tolist(), "series": "x" * 60_000}).encode(),
+    "an unknown name": json.dumps({"x" * 60_000: 1}).encode(),
+    "half a surrogate": b'{"index": "\\udc80", "shape": [4, 3, 2], "dtype": "<i2", "affine": []}',
+    **{
+        f"dtype {name}": json.dumps({"index": 0, "shape": SHAPE, "dtype": name, "affine": AFFINE.tolist()}).encode()
+        for name in ("(2,3", "(2,3)i2", "i2,i2", "O", "V8", "S", "{'a':", "f" * 60_000, ["<i2"], {"names": ["a"]}, None, 2)
+    },
+}
+
+
+@pytest.mark.parametrize("header", ODD.values(), ids=[name[:30] for name in ODD])
+def test_no_message_ends_the_source_or_is_echoed_at_length(header: bytes, script: Script, source: PushSource) -> None:
+    answer = script.ask(header, volume(0).tobytes())
+    assert answer["ok"] is False
+    assert len(answer["error"]) <= 500
+    assert all(len(problem) < 600 and problem.isprintable() for problem in source.problems)
+    assert script.push(0) == {"ok": True}

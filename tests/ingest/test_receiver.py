@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import select
 import shutil
 import socket
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from rtevo.ingest.__main__ import main
 from rtevo.ingest.receiver import DicomReceiver, Peer
 from rtevo.records import Grid
 from rtevo.simulate.dicom import MosaicWriter
+from tests.support.link import until
 
 pynetdicom = pytest.importorskip("pynetdicom", reason="pynetdicom is not installed")
 GRID = Grid((8, 6, 5), np.diag([-3.0, 3.0, 3.5, 1.0]))
@@ -43,14 +44,6 @@ def connect(receiver: DicomReceiver, title: str = "SCANNER", called: str = "RTEV
     entity.add_requested_context("1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.1.2.1")
     entity.add_requested_context("1.2.840.10008.1.1")
     return entity.associate("127.0.0.1", receiver.port, ae_title=called)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for the receiver's threads."""
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "the receiver did not react within 30 s"
-        time.sleep(0.005)
 
 
 @pytest.fixture
@@ -209,7 +202,7 @@ def test_an_allowed_peer_that_finds_no_place_is_an_alarm(receiver: DicomReceiver
     assert connect(receiver).is_rejected
     until(lambda: bool(receiver.problems))
     (told,) = receiver.problems
-    assert "refused SCANNER@127.0.0.1, because all 200 places are taken" in told
+    assert "refused SCANNER@127.0.0.1, because all 400 places are taken" in told
     assert receiver.alarms == {told}
     first.release()
 
@@ -413,3 +406,63 @@ def test_peers_that_are_none(text: str) -> None:
 def test_a_port_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="port 70000: expected 0 to 65535"):
         DicomReceiver(tmp_path, 70000, patience_s=1)
+
+
+@pytest.mark.parametrize(("series", "instance"), [("..", ".."), (".", "."), ("....", "1.2"), ("1.2", "../../x")])
+def test_no_identifier_leads_out_of_the_folder(series: str, instance: str, receiver: DicomReceiver) -> None:
+    sent = picture(0)
+    with pydicom.config.disable_value_validation():
+        sent.SeriesInstanceUID = series
+        sent.SOPInstanceUID = sent.file_meta.MediaStorageSOPInstanceUID = instance
+        sender = connect(receiver)
+        before = set(receiver.folder.parent.rglob("*")) - set(receiver.folder.rglob("*"))
+        assert sender.send_c_store(sent).Status == 0
+        sender.release()
+    (path,) = receiver.folder.rglob("*.dcm")
+    assert not path.name.startswith(".")
+    assert path.parent.parent == receiver.folder
+    assert set(receiver.folder.parent.rglob("*")) - set(receiver.folder.rglob("*")) == before
+
+
+def test_an_object_without_end_is_cut_off(receiver: DicomReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver, "_largest", 100_000)
+    large = picture(0)
+    large.add_new(0x00291099, "OB", bytes(8 << 20))
+    sender = connect(receiver)
+    with contextlib.closing(sender.dul.socket.socket), contextlib.suppress(RuntimeError):  # which pynetdicom leaves open
+        assert "Status" not in sender.send_c_store(large)
+    until(lambda: any("cut off" in problem for problem in receiver.problems))
+    assert list(receiver.folder.rglob("*.dcm")) == []
+    again = connect(receiver)
+    assert again.send_c_store(picture(1)).Status == 0
+    again.release()
+
+
+def test_a_flood_from_one_address_pushes_out_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(lobby, "MOST_WAITING", 8)
+    with DicomReceiver(tmp_path, 0, address="127.0.0.1", patience_s=1.0) as receiver:
+        place = ("127.0.0.1", receiver.port)
+        with contextlib.ExitStack() as stack:
+            quiet = stack.enter_context(socket.create_connection(place, 30, ("127.0.0.2", 0)))
+            until(lambda: len(receiver._lobby._waiting) == 1)
+            flood = [stack.enter_context(socket.create_connection(place, 30)) for _ in range(100)]
+            until(lambda: sum(readable(each) for each in flood) >= len(flood) - 8)
+            assert not readable(quiet)
+
+
+def readable(connection: socket.socket) -> bool:
+    return bool(select.select([connection], [], [], 0)[0])
+
+
+def test_one_address_does_not_take_all_places(monkeypatch: pytest.MonkeyPatch, receiver: DicomReceiver) -> None:
+    monkeypatch.setattr("rtevo.ingest.receiver.OF_ONE", 2)
+    senders = [connect(receiver) for _ in range(2)]
+    assert all(sender.is_established for sender in senders)
+    with bare(receiver) as third:
+        third.sendall(b"\x01\0" + (68).to_bytes(4, "big") + bytes(68))  # as long as a request
+        with contextlib.suppress(ConnectionResetError):
+            assert third.recv(1) == b""
+    until(lambda: bool(receiver.problems))
+    assert "2 of its associations are open" in receiver.problems[0]
+    for sender in senders:
+        sender.release()

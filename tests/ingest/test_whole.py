@@ -100,7 +100,30 @@ def test_a_picture_that_ends_in_zeros_is_taken_after_a_while(scanner: Scanner, s
     scanner.send(3, share=0.6)
     assert source.poll() == []
     assert len(source.finish()) == 1
-    assert source.problems == []
+    [problem] = source.problems  # nobody can wait for it any longer
+    assert problem.startswith(f"{scanner.writer.path(3).name}: ends in ")
+
+
+def test_a_file_that_is_never_completed_is_named_and_changes_nothing_for_the_next(
+    scanner: Scanner, source: FolderSource, clock: FakeClock
+) -> None:
+    """It is taken, as nothing says for certain that it is not whole; the next that is still being written is waited for as before."""
+    scanner.send(0, 1)
+    scanner.check(source.poll(), 0, 1)
+    scanner.send(2, share=0.5)
+    assert source.poll() == []
+    clock.advance(SUSPECT_S + 0.1)
+    assert [volume.index for volume in source.poll()] == [2]
+    [problem] = source.problems
+    assert problem.startswith(f"{scanner.writer.path(2).name}: ends in ")
+    assert problem.endswith("its writer may not have completed it; taken as it is")
+    scanner.send(3, share=0.6)
+    assert source.poll() == []
+    clock.advance(0.9 * SUSPECT_S)
+    scanner.send(3)
+    clock.advance(0.9 * SUSPECT_S)
+    scanner.check([v for _ in range(3) for v in (clock.advance(1.0), source.poll())[1]], 3)
+    assert source.problems == [problem]
 
 
 def test_recorded_files_are_not_waited_for(scanner: Scanner, source: FolderSource) -> None:

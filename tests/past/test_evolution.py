@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from rtevo.config import Config
 from rtevo.evolve import Course, Told
 from rtevo.latent import LatentSpace
 from rtevo.past.evolution import go_through, measured
+from rtevo.record import FitnessRecord, LatentRecord, Record, of_kind, record_of
 from rtevo.records import EventKind
 from rtevo.session.course import make_course
 
@@ -27,7 +27,7 @@ class Session:
     def __init__(self, config: Config, condition: str) -> None:
         self.config, self.condition = config, condition
         self.course, self.rng = self.fresh(), np.random.default_rng(5)
-        self.log: list[dict[str, Any]] = [{"type": "start"}]
+        self.log: list[Record] = [record_of({"type": "start"})]
         self.taken = self.now = 0
         self.unshown: list[Key] = []
         self.waiting: list[Key] = []
@@ -37,13 +37,12 @@ class Session:
 
     def record(self, ring: str, key: Key, **fields: Any) -> None:
         self.now += 1
-        self.log.append({"type": ring, "generation": key[0], "candidate": key[1], **fields})
+        self.log.append(record_of({"type": ring, "generation": key[0], "candidate": key[1], **fields}))
 
     def go_on(self) -> None:
         for request in self.course.due():
-            latent = base64.b64encode(request.latent.tobytes()).decode()
             key = (request.generation, request.candidate)
-            self.record("latents", key, probe=request.probe, latent=latent, scores_taken=self.taken, evolved_ns=self.now)
+            self.record("latents", key, probe=request.probe, latent=request.latent, scores_taken=self.taken, evolved_ns=self.now)
             self.unshown.append(key)
 
     def publish(self, told: list[Told], given_up: bool = False) -> None:
@@ -122,13 +121,13 @@ def test_whatever_the_last_record_was_nothing_is_asked_for_twice_and_everything_
         log = session.log[:length]
         course = session.fresh()
         past = go_through(course, log, measured(log, "sham"))
-        asked = {(r["generation"], r["candidate"]) for r in log if r["type"] == "latents"}
+        asked = {(r.generation, r.candidate) for r in of_kind(log, LatentRecord)}
         pending = [(r.generation, r.candidate) for r in past.pending]
         assert len(pending) == len(set(pending))
         assert asked <= past.shown | set(pending)  # what a decision asked for is asked for as a whole
-        told = [r for r in log if r["type"] == "fitness" and not r["given_up"]]
-        whole = [r for r in session.log if r["type"] == "fitness" and not r["given_up"]][: len(told) + len(past.told)]
-        assert [(t.generation, t.candidate) for t, _ in past.told] == [(r["generation"], r["candidate"]) for r in whole[len(told) :]]
+        told = [r for r in of_kind(log, FitnessRecord) if not r.given_up]
+        whole = [r for r in of_kind(session.log, FitnessRecord) if not r.given_up][: len(told) + len(past.told)]
+        assert [(t.generation, t.candidate) for t, _ in past.told] == [(r.generation, r.candidate) for r in whole[len(told) :]]
 
 
 def test_the_log_of_another_session_is_refused() -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from rtevo.decode import write_decoder
 from rtevo.errors import LinkError
-from rtevo.record import LOG, read_log
+from rtevo.record import LOG, AlignedRecord, Notice, RecordedSession
 from rtevo.records import EventKind, VolumeFlag
 from rtevo.run import main
 from rtevo.simulate import Delivery, FaultyWriter, ParticipantLink, RealTime, Simulation, make_decoder, run_scanner
@@ -92,10 +92,10 @@ def test_volumes_that_come_after_they_were_declared_missing(session: Callable[..
     for name in ("trials.tsv", "motion.tsv", "latents.npz"):
         assert (again / name).read_bytes() == (done.out / name).read_bytes(), name
     lines = (done.out / LOG).read_bytes().splitlines(keepends=True)
-    late = [n for n, r in enumerate(read_log(done.out / LOG)) if r["type"] == "aligned" and r["flags"] & VolumeFlag.LATE]
+    late = [r.seq for r in RecordedSession(done.out).records(AlignedRecord) if r.flags & VolumeFlag.LATE]
     (done.out / LOG).write_bytes(b"".join(lines[: late[0]]))  # its volume is recorded, its motion is not
     assert main(["--resume", str(done.out)]) == 0
-    own = [r["index"] for r in read_log(done.out / LOG) if r["type"] == "aligned" and r["flags"] & VolumeFlag.LATE]
+    own = [r.index for r in RecordedSession(done.out).records(AlignedRecord) if r.flags & VolumeFlag.LATE]
     assert own.count(read_late(lines[late[0]])) == 1
 
 
@@ -112,15 +112,13 @@ def test_a_scanner_that_falls_silent_is_an_alarm_and_images_are_not_shown_for_no
     assert "stage 'ingest' failed: no volume has come in for" in done.printed
     assert done.summary["status"] == "failed"
     assert done.summary["volumes"]["received"] == 14
-    log = read_log(done.out / "record.jsonl")
-    trigger_ns = next(r["t_ns"] for r in log if r["type"] == "events" and r["kind"] == EventKind.TRIGGER)
-    [alarm] = [r for r in log if r["type"] == "alarm"]
-    assert 5.0 < (alarm["t_ns"] - trigger_ns) / 1e9 - 14 * 0.867 <= 5.0 + 2 * 0.867
-    onsets = [r["t_ns"] for r in log if r["type"] == "events" and r["kind"] == EventKind.ONSET]
+    recorded = RecordedSession(done.out)
+    [alarm] = [r for r in recorded.records(Notice) if r.level == "alarm"]
+    assert 5.0 < recorded.clock.seconds(alarm.t_ns) - 14 * 0.867 <= 5.0 + 2 * 0.867
+    onsets = [event.t_ns for event in recorded.events(EventKind.ONSET)]
     assert 2 <= len(onsets) < 8
-    assert max(onsets) < alarm["t_ns"] + 5e9
-    pauses = [r for r in log if r["type"] == "events" and r["kind"] == EventKind.PAUSE]
-    assert pauses[-1]["t_ns"] > max(onsets)
+    assert max(onsets) < alarm.t_ns + 5e9
+    assert recorded.events(EventKind.PAUSE)[-1].t_ns > max(onsets)
     assert (done.out / "trials.tsv").exists()
 
 

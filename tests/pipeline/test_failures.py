@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rtevo.record import read_log
+from rtevo.record import RecordedSession
 from rtevo.records import EventKind
 
 from .conftest import Finished, Running, command, quickly
@@ -63,17 +63,17 @@ def test_a_killed_bridge_is_started_again_and_the_session_goes_on(running: Start
         shown = 0
         while kill == 1 and shown < 2:  # some images later
             time.sleep(0.02)
-            shown = len([e for e in read_log(out / "record.jsonl") if e["type"] == "events" and e["kind"] == EventKind.ONSET])
+            shown = len(RecordedSession(out).events(EventKind.ONSET))
     _, printed = process.communicate(timeout=100)
     assert process.returncode == 0, printed
     summary = json.loads((out / "summary.json").read_text())
     assert summary["status"] == "completed"
     assert sum("was killed by signal 9 (SIGKILL) and was started again" in warning for warning in summary["warnings"]) == 2
-    events = [e for e in read_log(out / "record.jsonl") if e["type"] == "events"]
+    recorded = RecordedSession(out)
     images = [(generation, candidate) for generation in range(2) for candidate in range(3)]
     for kind in (EventKind.ONSET, EventKind.OFFSET):
-        assert [(e["generation"], e["candidate"]) for e in events if e["kind"] == kind] == images
-    assert [e["kind"] for e in events].count(EventKind.TRIGGER) == [e["kind"] for e in events].count(EventKind.END) == 1
+        assert [(e.generation, e.candidate) for e in recorded.events(kind)] == images
+    assert len(recorded.events(EventKind.TRIGGER)) == len(recorded.events(EventKind.END)) == 1
     assert not own_rings(out)
 
 
@@ -127,6 +127,19 @@ def test_a_signal_before_the_session_begins_leaves_nothing(tmp_path: Path) -> No
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (130, "rtevo: stopped before the session began: nothing was recorded\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_signal_after_the_session_was_completed_changes_nothing(tmp_path: Path) -> None:
+    """Neither while the last words are printed, nor while the interpreter ends."""
+    main = "import atexit, os, signal, sys; from rtevo import console, run; "
+    main += "stop = lambda *_: os.kill(os.getpid(), signal.SIGTERM); atexit.register(stop); console.closing_words = stop; "
+    options = quickly(("--speed", "max", "--generations", "1", "--population", "2", "--out", "out"), tmp_path)
+    words = [sys.executable, "-c", main + "sys.exit(run.main())", *options]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["status"] == "completed"
 
 
 @pytest.mark.slow

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.soak_resume import session_file
-from rtevo.record import LOG, read_log
+from rtevo.record import LOG, RecordedSession, ScoreRecord
 from rtevo.run import main
+from tests.support.killed import session_file
 
 from .conftest import Warm
 
@@ -47,8 +47,7 @@ def test_with_the_same_settings_everything_is_the_same_to_the_last_bit(
     again_order = np.lexsort((asked["candidate"], asked["generation"]))
     assert asked["latents"][again_order].tobytes() == recorded["latents"][order].tobytes()
     scores = [
-        [(r["generation"], r["candidate"], r["revision"], r["score"]) for r in read_log(out / LOG) if r["type"] == "scores"]
-        for out in (session, again)
+        [(r.generation, r.candidate, r.revision, r.score) for r in RecordedSession(out).records(ScoreRecord)] for out in (session, again)
     ]
     assert sorted(map(repr, scores[0])) == sorted(map(repr, scores[1]))
 

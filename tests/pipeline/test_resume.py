@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.soak_resume import KINDS, check, play, session_file
 from rtevo.config import build
 from rtevo.past.resume import _of_next_run
-from rtevo.record import LOG, LogWriter, hold, parts, read_log, volume_path
+from rtevo.record import LOG, LogWriter, RecordedSession, hold, volume_path
 from rtevo.run import main
+from tests.support.killed import KINDS, check, play, session_file
 
 from .conftest import Running, Warm
 
@@ -32,7 +32,7 @@ def test_a_session_that_is_killed_at_a_random_moment_loses_and_doubles_nothing(
     tmp_path: Path, kind: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One kill each; bench.soak_resume does the same a hundred times."""
-    monkeypatch.setattr("bench.soak_resume.START_S", 4.0)  # everything is imported already
+    monkeypatch.setattr("tests.support.killed.START_S", 4.0)  # everything is imported already
     outcome = play(0, KINDS[kind], 1, np.random.default_rng([7, kind]), tmp_path, lambda words, log: Warm(words, tmp_path, log))
     assert outcome.problems == []
     assert outcome.records_lost == 0
@@ -72,9 +72,9 @@ def test_a_power_cut_within_a_record_loses_that_record(cut: Callable[..., Path])
     assert "the last record had been cut short and is dropped (18 bytes)" in printed
     assert (out / LOG).read_bytes().startswith(before)
     assert check(out) == []
-    log = read_log(out / LOG)
-    assert [part[0]["decoder_state"] for part in parts(log)] == ["new", "kept"]
-    assert log[-1]["status"] == "completed"
+    recorded = RecordedSession(out)
+    assert [part.start.decoder_state for part in recorded.parts] == ["new", "kept"]
+    assert recorded.status == "completed"
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.bench_long import WARM, measure, run_session
 from rtevo import export
-from rtevo.record import LOG, LogWriter, grid_of, image_path, read_log
+from rtevo.record import LOG, AlignedRecord, LogWriter, RecordedSession, ScoreRecord, VolumeRecord, image_path, read_log
 from rtevo.record.__main__ import main as record_command
 from rtevo.records import EventKind
 from rtevo.report.__main__ import main as report
 from rtevo.session.course import scramble
+from tests.support.long_session import WARM, measure, run_session
 
 from .conftest import Warm
 
@@ -46,12 +46,11 @@ def size(picture: Path) -> tuple[int, int]:
         return opened.size
 
 
-def published(out: Path) -> dict[tuple[int, int], list[dict[str, float]]]:
+def published(out: Path) -> dict[tuple[int, int], list[ScoreRecord]]:
     """Return all that was ever said of each image, in order."""
-    said: dict[tuple[int, int], list[dict[str, float]]] = {}
-    for record in read_log(out / "record.jsonl"):
-        if record["type"] == "scores":
-            said.setdefault((record["generation"], record["candidate"]), []).append(record)
+    said: dict[tuple[int, int], list[ScoreRecord]] = {}
+    for record in RecordedSession(out).records(ScoreRecord):
+        said.setdefault((record.generation, record.candidate), []).append(record)
     return said
 
 
@@ -88,12 +87,12 @@ def test_a_session_runs_leaves_everything_and_repeats_itself_on_any_number_of_de
     assert [t["duration"] for t in trials] == ["3.0"] * 6
     assert all(int(t["volumes_used"]) >= 5 and float(t["score_se"]) > 0 for t in trials)
     said = published(first.out)
-    assert [int(t["volumes_used"]) for t in trials] == [said[key][-1]["volumes_used"] for key in sorted(said)]
+    assert [int(t["volumes_used"]) for t in trials] == [said[key][-1].volumes_used for key in sorted(said)]
     for t in trials:  # evolution took the latest that there was when it went on
         scores = said[int(t["generation"]), int(t["candidate"])]
-        assert float(t["fitness"]) in [s["score"] for s in scores]
-        assert float(t["score"]) == scores[-1]["score"]
-        assert [s["revision"] for s in scores] == list(range(len(scores)))
+        assert float(t["fitness"]) in [s.score for s in scores]
+        assert float(t["score"]) == scores[-1].score
+        assert [s.revision for s in scores] == list(range(len(scores)))
     for trial in trials:
         assert size(image_path(first.out, int(trial["generation"]), int(trial["candidate"]))) == (64, 64)
     assert {p.name for p in first.out.iterdir()} >= {"session.toml", "session.log", "provenance.json", "record.jsonl", "decoder"}
@@ -104,9 +103,9 @@ def test_a_session_runs_leaves_everything_and_repeats_itself_on_any_number_of_de
     for name in ("trials.tsv", "motion.tsv", "summary.json", "latents.npz"):
         assert (alone / name).read_bytes() == (first.out / name).read_bytes(), name
     log = read_log(alone / "record.jsonl")
-    assert [r["seq"] for r in log] == list(range(len(log)))
+    assert [r.seq for r in log] == list(range(len(log)))
     for ring in ("volumes", "aligned", "scores", "fitness", "latents", "images", "events"):  # each on the session clock
-        clock = [r["clock_ns"] for r in log if r["type"] == ring]
+        clock = [r.clock_ns for r in log if r.type == ring]
         assert clock == sorted(clock), ring
         assert clock[-1] > 0, ring
     assert report([str(first.out), "--to", str(alone / "whole.html")]) == 0
@@ -161,7 +160,7 @@ def test_memory_stays_the_same_however_many_volumes_come(long: tuple[Path, Memor
     growth_mb = {name: own["growth_mb"] for name, own in measured["memory_mb"].items()}
     assert set(growth_mb) == {"supervisor", "ingest", "decode", "evolve", "generate", "bridge", "record", "scanner", "presenter"}
     assert measured["volumes"] > 240
-    volume_mb = 4 * math.prod(grid_of(read_log(out / LOG)).shape) / 2**20
+    volume_mb = 4 * math.prod(RecordedSession(out).grid.shape) / 2**20
     limit_mb = (measured["volumes"] - WARM) * volume_mb / 4
     assert {name: mb for name, mb in growth_mb.items() if mb > limit_mb} == {}
 
@@ -172,7 +171,7 @@ def test_sham_gives_each_picture_anothers_score(long: tuple[Path, Memory]) -> No
     said = published(out)
     with (out / "trials.tsv").open(newline="", encoding="utf-8") as file:
         trials = list(csv.DictReader(file, delimiter="\t"))
-    theirs = {float(t["fitness"]): {key for key in said if float(t["fitness"]) in [s["score"] for s in said[key]]} for t in trials}
+    theirs = {float(t["fitness"]): {key for key in said if float(t["fitness"]) in [s.score for s in said[key]]} for t in trials}
     assert set().union(*theirs.values()) == set(said)  # every image's score went to somebody
     assert any(theirs[float(t["fitness"])] != {(int(t["generation"]), int(t["candidate"]))} for t in trials)
 
@@ -199,14 +198,14 @@ def assert_goes_on(out: Path) -> None:
     """Cut a replayed session's log and resume it: the recording comes once more, from its beginning, and is counted on."""
     lines = (out / LOG).read_bytes().splitlines(keepends=True)
     (out / LOG).write_bytes(b"".join(lines[: len(lines) // 2]))
-    before = sum(r["type"] == "volumes" for r in read_log(out / LOG))
+    before = len(RecordedSession(out).records(VolumeRecord))
     resumed = Warm(["--resume", str(out)], out.parent)
     _, printed = resumed.communicate()
     assert resumed.returncode == 0, printed
-    log = read_log(out / LOG)
-    for ring in ("volumes", "aligned"):
-        assert [r["index"] for r in log if r["type"] == ring] == list(range(before + 20))
-    shown = [(r["generation"], r["candidate"]) for r in log if r["type"] == "events" and r["kind"] == EventKind.ONSET]
+    recorded = RecordedSession(out)
+    for kind in (VolumeRecord, AlignedRecord):
+        assert [r.index for r in recorded.records(kind)] == list(range(before + 20))
+    shown = [(e.generation, e.candidate) for e in recorded.events(EventKind.ONSET)]
     assert len(shown) == len(set(shown)) == 6
     assert [p["status"] for p in json.loads((out / "summary.json").read_text())["parts"]] == ["interrupted", "completed"]
 
@@ -265,9 +264,10 @@ def test_probes_limits_and_resumption(session: Callable[..., object], tmp_path: 
 
 
 def test_a_blinded_session_is_yoked_and_nobody_sees_it_before_its_end(session: Callable[..., object], tmp_path: Path) -> None:
-    donor = tmp_path / "trials.tsv"
-    rows = "".join(f"{k // 3}\t{k % 3}\t{k}.5\n" for k in range(6))
-    donor.write_text("generation\tcandidate\tfitness\n" + rows)
+    with LogWriter(tmp_path / LOG) as log:
+        for k in range(6):
+            log.append("fitness", {"generation": k // 3, "candidate": k % 3, "fitness": k + 0.5})
+    (tmp_path / "trials.tsv").touch()  # a session's table may be named in place of its folder
     (tmp_path / "key.tsv").write_text(f"participant\tsession\tcode\nsim\t01\t{scramble('yoked', 'sim', '01')}\n")
     (tmp_path / "session.toml").write_text(
         '[session]\ncondition = "blinded"\n[evolution]\nyoked_to = "trials.tsv"\nblinding_key = "key.tsv"\n'

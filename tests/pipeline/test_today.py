@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from rtevo.export import export
-from rtevo.record import LOG, grid_of, parts, placement_folder, read_log
-from rtevo.records import Decision, EventKind
+from rtevo.record import AlignedRecord, EventRecord, Notice, PlacementRecord, RecordedSession, of_kind, placement_folder
+from rtevo.records import NOTES, Decision, EventKind
 from rtevo.report.__main__ import main as report
 from rtevo.simulate.today import Today
 
@@ -47,10 +47,9 @@ def test_a_session_of_another_day_runs_is_exported_reported_and_computed_again(
     another_day: Finished, session: Callable[..., Finished], tmp_path: Path
 ) -> None:
     out, grid = another_day.out, Today.parse(TODAY).grid((6.0, 6.0, 6.6))
-    log, summary = read_log(out / LOG), another_day.summary
-    recorded = grid_of(log)
-    assert recorded is not None
-    assert recorded.difference(grid) == ""
+    recorded, summary = RecordedSession(out), another_day.summary
+    assert recorded.grid is not None
+    assert recorded.grid.difference(grid) == ""
     assert summary["shape"] == list(grid.shape)
     (placement,) = summary["placements"]
     assert (placement["own_grid"], placement["verdict"]) == (0, "good")
@@ -59,10 +58,10 @@ def test_a_session_of_another_day_runs_is_exported_reported_and_computed_again(
     assert np.linalg.norm(((placement["matrix"] - pose) @ centre)[:3]) < 1.0
     assert summary["images"]["shown"] == 6
 
-    placed = next(r for r in log if r["type"] == "placements" and r["decision"] == Decision.ACCEPTED)
-    onset = next(r for r in log if r["type"] == "events" and r["kind"] == EventKind.ONSET)
-    before = [r["kind"] for r in log[: onset["seq"]] if r["type"] == "events" and r["kind"] != EventKind.NOTE]
-    assert onset["seq"] > placed["seq"]
+    placed = next(r for r in recorded.records(PlacementRecord) if r.decision == Decision.ACCEPTED)
+    onset = recorded.events(EventKind.ONSET)[0]
+    before = [e.kind for e in of_kind(recorded.log[: onset.seq], EventRecord) if e.kind not in NOTES]
+    assert onset.seq > placed.seq
     assert before == [EventKind.TRIGGER, EventKind.PAUSE, EventKind.GO_ON]
     rows = another_day.table("motion.tsv")
     assert len(rows) == summary["volumes"]["received"]
@@ -91,11 +90,11 @@ def test_another_persons_head_gets_no_image(session: Callable[..., Finished], tm
     assert done.returncode == 1
     assert "nobody is at the console or the terminal" in done.printed
     assert "reference" in done.printed or "participant" in done.printed
-    (log,) = parts(read_log(done.out / LOG))
-    verdicts = [r["verdict"] for r in log if r["type"] == "placements" and r["decision"] != Decision.PENDING]
+    (part,) = RecordedSession(done.out).parts
+    verdicts = [r.verdict for r in part.records(PlacementRecord) if r.decision != Decision.PENDING]
     assert verdicts
     assert "good" not in verdicts
-    assert not any(r["type"] == "events" and r["kind"] == EventKind.ONSET for r in log)
+    assert not part.events(EventKind.ONSET)
     assert done.summary["images"]["shown"] == 0
     assert done.summary["volumes"]["received"] > 6  # nothing is lost of what came
 
@@ -143,12 +142,12 @@ def test_the_operator_begins_the_scanners_run_anew_and_then_accepts_at_the_termi
         process.kill()
         process.wait()
         os.close(mine)
-    first, second = parts(read_log(out / LOG))
-    assert [r["action"] for r in first if r["type"] == "operator"] == ["restart"]
-    assert (first[-1]["status"], second[-1]["status"]) == ("restarted", "completed")
-    assert not any(r["type"] == "events" and r["kind"] == EventKind.ONSET for r in first)
-    assert sum(r["type"] == "events" and r["kind"] == EventKind.ONSET for r in second) == 2
-    assert [r["decision"] for r in second if r["type"] == "placements"] == [Decision.PENDING, Decision.ACCEPTED]
+    first, second = RecordedSession(out).parts
+    assert [r.action for r in first.records(Notice) if r.level == "operator"] == ["restart"]
+    assert (first.end.status, second.end.status) == ("restarted", "completed")
+    assert not first.events(EventKind.ONSET)
+    assert len(second.events(EventKind.ONSET)) == 2
+    assert [r.decision for r in second.records(PlacementRecord)] == [Decision.PENDING, Decision.ACCEPTED]
     assert (placement_folder(out, 1) / "placement-0.png").stat().st_size > 1000
-    indices = [r["index"] for part in (first, second) for r in part if r["type"] == "aligned"]
+    indices = [r.index for part in (first, second) for r in part.records(AlignedRecord)]
     assert indices == list(range(len(indices)))  # counted through

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from rtevo.record import read_log
+from rtevo.record import LOG, RecordedSession
 from rtevo.records import EventKind
 
 from .conftest import quickly
@@ -104,24 +104,23 @@ def begin(hosts: Hosts, folder: Path, *options: str) -> tuple[subprocess.Popen[s
 
 def wait_for_images(folder: Path, support: subprocess.Popen[str], count: int) -> float:
     """Wait until some images have been shown; gives the time that the test ends at the latest."""
-    log, deadline = folder / "out/record.jsonl", time.monotonic() + LIMIT_S
+    out, deadline = folder / "out", time.monotonic() + LIMIT_S
     shown = 0
     while shown < count:
         assert time.monotonic() < deadline, "no image was shown"
         assert support.poll() is None
         time.sleep(0.05)
-        if log.exists():
-            shown = sum(record["type"] == "events" and record["kind"] == EventKind.ONSET for record in read_log(log))
+        if (out / LOG).exists():
+            shown = len(RecordedSession(out).events(EventKind.ONSET))
     return deadline
 
 
-def finish(support: subprocess.Popen[str], stimulus: subprocess.Popen[str], folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Wait for both; give summary and events."""
+def finish(support: subprocess.Popen[str], stimulus: subprocess.Popen[str], folder: Path) -> tuple[dict[str, Any], RecordedSession]:
+    """Wait for both; give summary and record."""
     codes = support.wait(LIMIT_S), stimulus.wait(LIMIT_S)
     said = "".join(file.read_text() for file in sorted(folder.rglob("10.*.log")))
     assert codes == (0, 0), said
-    events = [record for record in read_log(folder / "out/record.jsonl") if record["type"] == "events"]
-    return json.loads((folder / "out/summary.json").read_text()), events
+    return json.loads((folder / "out/summary.json").read_text()), RecordedSession(folder / "out")
 
 
 @pytest.mark.slow
@@ -148,9 +147,9 @@ def test_the_network_goes_and_comes_back_and_the_presenter_is_killed_and_started
     wait_for_images(tmp_path, support, 5)
     stimulus.kill()
     again = hosts.start(STIMULUS, readme("stimulus PC", "presenter"), tmp_path / "stimulus")
-    summary, events = finish(support, again, tmp_path)
+    summary, recorded = finish(support, again, tmp_path)
     assert summary["status"] == "completed"
     for kind in (EventKind.ONSET, EventKind.OFFSET, EventKind.RATING):
-        assert [event["candidate"] for event in events if event["kind"] == kind] == list(range(7))
+        assert [event.candidate for event in recorded.events(kind)] == list(range(7))
     for told in ("presenter silent", "presenter answers again", "started anew"):
         assert any(told in warning for warning in summary["warnings"])

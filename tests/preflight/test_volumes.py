@@ -15,6 +15,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from rtevo.bridge.keys import make_keys
 from rtevo.config import build
 from rtevo.decode import write_decoder
 from rtevo.errors import ConfigError, DataError, DecoderError
@@ -124,7 +125,9 @@ def test_the_network_is_listened_at_and_answers(known: Make, decoder_folder: Cal
 
 @pytest.mark.parametrize(("delivery", "peer"), [("dicom", "MRC@192.168.1.20"), ("push", "@192.168.1.20")])
 def test_all_addresses_with_peers(known: Make, decoder_folder: Callable[..., Path], tmp_path: Path, delivery: str, peer: str) -> None:
-    tables = watch(tmp_path, decoder_folder(), delivery=delivery, address="0.0.0.0", port=free_port(), peers=[peer])
+    make_keys(tmp_path / "keys", ["sender"])
+    keys = {"keys": str(tmp_path / "keys")} if delivery == "push" else {}
+    tables = watch(tmp_path, decoder_folder(), delivery=delivery, address="0.0.0.0", port=free_port(), peers=[peer], **keys)
     assert verdicts(list(volumes.delivery(known(tables)))) == {"delivery": "pass"}
 
 

@@ -38,6 +38,9 @@ class FakeLink:
             taken.append((message, memoryview(b"abc") if isinstance(message, wire.Image) else None))
         return taken
 
+    def shown(self, size: int) -> None:
+        """Nothing is bounded here."""
+
     def flush(self, timeout_s: float) -> bool:
         return True
 

@@ -7,13 +7,14 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from presenter.pins import GAP, PULSE, RECORD, watch
 from presenter.triggers import DEAD_NS, Port, open_port
+from tests.support.link import until
 
 LIMIT_S = 30.0
 SECOND = 1_000_000_000
@@ -27,12 +28,6 @@ def collect(port: Port, count: int) -> list[int]:
         assert time.monotonic() < deadline, f"no pulse came: {port.told()}"
         times += port.take()
     return times
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "never happened"
 
 
 class Script:

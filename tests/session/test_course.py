@@ -14,6 +14,7 @@ from rtevo.config import Config, build
 from rtevo.errors import ConfigError, DataError
 from rtevo.evolve.__main__ import main
 from rtevo.latent import LatentSpace
+from rtevo.record import LOG, LogWriter
 from rtevo.session.blinding import condition_of, load_secret, scramble
 from rtevo.session.course import check, make_course, resolve_condition, state_of
 
@@ -117,15 +118,19 @@ def test_a_key_that_lists_a_session_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_yoked_session_reads_the_donors_candidates_without_its_probes(tmp_path: Path) -> None:
-    (tmp_path / "trials.tsv").write_text(
-        "onset\tgeneration\tcandidate\tprobe\tfitness\n1\t0\t1\tn/a\t2.0\n2\t0\t0\tn/a\t1.0\n3\t0\t2\t0\tn/a\n4\t1\t0\tn/a\tn/a\n"
-    )
+    told = [(0, 1, -1, 2.0), (0, 0, -1, 1.0), (0, 2, 0, None), (1, 0, -1, None)]
+    with LogWriter(tmp_path / LOG) as log:
+        for generation, candidate, probe, fitness in told:
+            key = {"generation": generation, "candidate": candidate}
+            log.append("latents", {**key, "probe": probe})
+            if fitness is not None:
+                log.append("fitness", {**key, "fitness": fitness})
     course = make_course(config("yoked", yoked_to=str(tmp_path)), "yoked", SPACE)
     course.due()
     assert [course.score(0, k, 9.0)[0].fitness for k in (0, 1)] == [1.0, 2.0]
     assert np.isnan(course.score(0, 2, 9.0)[0].fitness)
-    (tmp_path / "trials.tsv").write_text("nothing\n1\n")
-    with pytest.raises(ConfigError, match="yoked_to: expected the trials"):
+    (tmp_path / LOG).unlink()
+    with pytest.raises(ConfigError, match="yoked_to: expected the folder of a session"):
         check(config("yoked", yoked_to=str(tmp_path)), SPACE)
 
 

@@ -96,10 +96,10 @@ def test_the_operator_decides_when_volumes_come_again(watched: Any) -> None:
     said.clear()
     supervisor.operate("seen", "", 1)
     supervisor.operate("seen", "", 1)
-    supervisor.operate("resume", "", 2)
-    supervisor.operate("resume", "", 2)
+    supervisor.operate("go_on", "", 2)
+    supervisor.operate("go_on", "", 2)
     assert (words["held"], words["seen"]) == (0, 1)
-    assert said == [("OPERATOR", "seen"), ("OPERATOR", "resume")]
+    assert said == [("OPERATOR", "seen"), ("OPERATOR", "go_on")]
 
 
 def test_where_nobody_attends_images_go_on_with_the_volumes_and_without_them_the_session_fails(watched: Any) -> None:
@@ -122,6 +122,19 @@ def test_a_run_that_was_started_again_under_another_series_is_named(watched: Any
     [(kind, text)] = hear(watched, 46.5)
     assert (kind, words["alarm"], words["held"]) == ("ALARM", 2, 1)
     assert "series 8 'bold' comes in instead: was the run started again?" in text
+
+
+def test_a_run_that_was_started_again_at_once_is_named_when_the_silence_is_an_alarm(watched: Any) -> None:
+    """It is seen before the alarm is due; where volumes of the run come after it, it is no longer of interest."""
+    supervisor, words, _ = watched
+    supervisor.silence.elsewhere("series 8 'bold'")
+    assert hear(watched, 42.0) == []
+    [(_, text)] = hear(watched, 46.0)
+    assert "series 8 'bold' comes in instead" in text
+    words |= {"volume_ns": 47 * S, "volume_count": 16}
+    hear(watched, 48.0)
+    [(_, text)] = hear(watched, 53.0)
+    assert "instead" not in text
 
 
 def test_volumes_without_a_trigger_are_an_alarm_and_hold_nothing(watched: Any) -> None:

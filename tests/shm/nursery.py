@@ -100,7 +100,7 @@ def relay(name: str, reader: str, out: str) -> None:
     """Copy messages from ring to ring until the stream ends."""
     with contextlib.suppress(RingClosed), Ring.attach(name, reader) as source, Ring.attach(out, writer=True) as sink:
         # RingClosed: a predecessor was killed after it had ended the stream
-        while not (source.closed and source.drained):
+        while not (source.closed and not source.lag(reader)):
             with contextlib.suppress(WriterLost):  # killed, and about to be replaced
                 for message in source:
                     with sink.reserve() as slot:

@@ -17,8 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtevo.shm import Reader, Ring, RingTimeout, native, process
-from rtevo.shm.errors import RingError, RingMissing, RingUnsupported
-from rtevo.shm.payload import array_fields, get_array, put_array
+from rtevo.shm.errors import RingMissing, RingUnsupported
 from rtevo.shm.pool import Pool
 from rtevo.shm.wakeup import Wakeup, make_semaphore, remove_semaphore
 
@@ -33,7 +32,6 @@ def test_atomic_operations() -> None:
     assert native.compare_and_swap(at, 5, 6) == 2**64 - 1
     assert native.compare_and_swap(at, 2**64 - 1, 6) == 2**64 - 1
     assert native.load(at) == 6
-    native.fence()
     assert native.begin(at, 9, at + 32) == 0
     assert words.tolist() == [9, 0, 0, 0, 0]
     assert native.intact_before(at, 9) != 0
@@ -47,10 +45,10 @@ def test_atomic_operations() -> None:
 
 
 @pytest.mark.parametrize(
-    ("triple", "acquire", "release", "fence"),
-    [("x86_64-unknown-linux-gnu", "movq", "movq", "mfence|lock"), ("aarch64-unknown-linux-gnu", "ldar|ldapr", "stlr", "dmb")],
+    ("triple", "acquire", "release"),
+    [("x86_64-unknown-linux-gnu", "movq", "movq"), ("aarch64-unknown-linux-gnu", "ldar|ldapr", "stlr")],
 )
-def test_the_machine_code_orders_memory(triple: str, acquire: str, release: str, fence: str) -> None:
+def test_the_machine_code_orders_memory(triple: str, acquire: str, release: str) -> None:
     import re
 
     import llvmlite.binding as llvm
@@ -65,7 +63,7 @@ def test_the_machine_code_orders_memory(triple: str, acquire: str, release: str,
     assert re.search(acquire, bodies["load"])
     assert re.search(release, bodies["store"])
     assert len(re.findall(release, bodies["publish"])) >= 2
-    assert re.search(fence, bodies["fence"])
+    assert re.search(acquire, bodies["lags"])
     if "aarch64" in triple:
         assert re.search("dmb\tish", bodies["begin"])
         assert re.search("dmb\tish", bodies["intact_after"])
@@ -208,27 +206,6 @@ def test_a_writer_interrupted_while_publishing_goes_on_with_the_sequence(ring_na
                 assert slot["x"] == value
 
 
-def test_arrays_of_varying_shape(ring_name: Name) -> None:
-    slot_dtype = np.dtype([("index", "<i4"), *array_fields("data", "<f4", (4, 3, 2))], align=True)
-    with Ring.create(ring_name(), slot_dtype, 4, ["a"], writer=True, reader="a") as ring:
-        for shape in [(4, 3, 2), (1, 2, 3), (24, 1, 1), (0, 3, 2)]:
-            volume = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-            with ring.reserve() as slot:
-                put_array(slot, "data", np.asfortranarray(volume))
-            with ring.read() as slot:
-                found = get_array(slot, "data")
-                assert found.base is not None
-                assert not found.flags.writeable
-                np.testing.assert_array_equal(found, volume)
-        with ring.reserve() as slot:
-            for wrong in (np.zeros((5, 5, 1)), np.zeros((2, 2))):
-                with pytest.raises(RingError, match="expected 3 dimensions and 24 elements at most"):
-                    put_array(slot, "data", wrong)
-            slot["data_shape"] = (100, 100, 100)
-            with pytest.raises(RingError, match="needs more than its 24 elements"):
-                get_array(slot, "data")
-
-
 def test_the_slot_released_last_is_filled_next(ring_name: Name) -> None:
     def addresses(ring: Ring, observer: Ring | None, count: int) -> int:
         found = set()
@@ -248,7 +225,9 @@ def test_the_slot_released_last_is_filled_next(ring_name: Name) -> None:
     with Ring.create(ring_name(), slot_dtype, 4, readers, writer=True, reader="a") as ring, Ring.attach(ring.name, "watch") as watch:
         assert addresses(ring, watch, 9) == 1
         assert addresses(ring, None, 9) == 4  # it falls behind: nothing that it has not read is overwritten early
-        assert watch.skip_to_newest() == 8
+        while ring.lag("watch") > 1:
+            with watch.read(timeout_s=0):
+                pass
         assert addresses(ring, watch, 5) == 1 + 1
 
 

@@ -78,13 +78,13 @@ def test_an_exception_publishes_nothing(ring_name: Name) -> None:
 
 def test_a_message_counts_as_consumed_when_its_block_is_left(ring_name: Name) -> None:
     with Ring.create(ring_name(), SLOT, 4, ["a"], writer=True, reader="a") as ring:
-        assert ring.drained
+        assert not ring.lag("a")
         write(ring, 1)
         with ring.read(timeout_s=0):
             assert ring.statistics().consumed == {"a": 0}
-            assert not ring.drained
+            assert ring.lag("a")
         assert ring.statistics().consumed == {"a": 1}
-        assert ring.drained
+        assert not ring.lag("a")
 
 
 def test_a_failing_block_releases_its_message(ring_name: Name) -> None:
@@ -121,9 +121,9 @@ def test_end_of_stream(ring_name: Name) -> None:
         write(ring, 1, 2)
         ring.close_writing()
         assert ring.closed
-        assert not ring.drained
+        assert ring.lag("a")
         assert [int(slot["index"]) for slot in ring] == [1, 2]
-        assert ring.drained
+        assert not ring.lag("a")
         with pytest.raises(RingClosed):
             read(ring)
         with pytest.raises(RingClosed):
@@ -188,8 +188,6 @@ def test_a_reader_resumes_where_its_predecessor_stopped(ring_name: Name) -> None
             assert read(reader) == 1
         with Ring.attach(ring.name, "a") as reader:
             assert read(reader) == 2
-        with Ring.attach(ring.name, "a", resume="newest") as reader:
-            assert read(reader) == 5
             assert reader.lost == 0
 
 
@@ -201,15 +199,6 @@ def test_a_writer_resumes_the_sequence(ring_name: Name) -> None:
                 raise KeyError
             assert read(ring) == value
         assert ring.statistics().published == 5
-
-
-def test_skip_to_newest(ring_name: Name) -> None:
-    with Ring.create(ring_name(), SLOT, 8, ["a"], writer=True, reader="a") as ring:
-        assert ring.skip_to_newest() == 0
-        write(ring, 1, 2, 3)
-        assert ring.skip_to_newest() == 2
-        assert ring.skip_to_newest() == 0
-        assert read(ring) == 3
 
 
 def test_an_overtaken_observer_is_told_what_it_lost(ring_name: Name) -> None:
@@ -246,27 +235,6 @@ def test_an_observer_sees_that_a_slot_is_being_overwritten(ring_name: Name) -> N
             assert ring.lost == 2
 
 
-def test_retire_and_return(ring_name: Name) -> None:
-    with Ring.create(ring_name(), SLOT, 3, ["a", "b"], writer=True) as ring:
-        with Ring.attach(ring.name, "b") as reader:
-            with pytest.raises(RingError, match="cannot be retired"):
-                ring.retire("b")
-            write(ring, 1, 2, 3)
-            ring.retire("a")
-            assert read(reader) == 1
-            write(ring, 4)
-            assert ring.statistics().readers[0].retired
-        with Ring.attach(ring.name, "a") as reader:
-            assert not reader.poll()
-            ring.retire("b")
-            write(ring, 5)
-            assert read(reader) == 5
-            assert reader.lost == 4
-            write(ring, 6, 7, 8)
-            with pytest.raises(RingTimeout):
-                write(ring, 9)
-
-
 def test_roles_are_held_by_one(ring_name: Name) -> None:
     with Ring.create(ring_name(), SLOT, 4, ["a"], writer=True, reader="a") as ring:
         with pytest.raises(RingInUse, match="its writer is this process already"):
@@ -275,7 +243,7 @@ def test_roles_are_held_by_one(ring_name: Name) -> None:
             Ring.attach(ring.name, "a")
         with Ring.attach(ring.name) as spectator:
             assert spectator.statistics().writer_alive
-            for call in (spectator.reserve, spectator.read, spectator.poll, spectator.close_writing, lambda: spectator.retire("a")):
+            for call in (spectator.reserve, spectator.read, spectator.poll, spectator.close_writing):
                 with pytest.raises(RingError, match="this handle is not"):
                     call()
         with pytest.raises(RingError, match="this handle has been closed"):
@@ -416,7 +384,7 @@ def test_counters_wrap_around(ring_name: Name, slots: int) -> None:
             if value % 5:
                 continue
             read(watch)
-            assert ring.drained
+            assert not ring.lag("a")
         found = ring.statistics()
         assert found.published == found.consumed["a"] == ring.published == 6 * slots
         assert ring.lag("a") == 0

@@ -20,7 +20,6 @@ CRITICAL, OBSERVER = ("a", "b"), "watch"
 _counter = itertools.count()
 
 reader_names = st.sampled_from((*CRITICAL, OBSERVER))
-critical_names = st.sampled_from(CRITICAL)
 
 
 class RingMachine(RuleBasedStateMachine):
@@ -30,7 +29,6 @@ class RingMachine(RuleBasedStateMachine):
         super().__init__()
         self.published: list[int] = []
         self.place = dict.fromkeys((*CRITICAL, OBSERVER), 0)
-        self.retired: set[str] = set()
         self.handles: dict[str, Ring] = {}
         self.reading: dict[str, tuple[AbstractContextManager[np.void], np.void, bool]] = {}  # held blocks; overtaken?
         self.writing: tuple[AbstractContextManager[np.void], int] | None = None
@@ -62,7 +60,7 @@ class RingMachine(RuleBasedStateMachine):
         return len(self.published) - self.place[reader]
 
     def full(self) -> bool:
-        return any(self.lag(reader) == self.slots for reader in CRITICAL if reader not in self.retired)
+        return any(self.lag(reader) == self.slots for reader in CRITICAL)
 
     def begin(self) -> None:
         """The writer takes a slot: whoever reads the message in it, or has not read it yet, is overtaken."""
@@ -134,33 +132,19 @@ class RingMachine(RuleBasedStateMachine):
             writer.__exit__(KeyError, KeyError(), None)
             self.state = "broken" if self.state == "open" else self.state
 
-    @rule(reader=reader_names, newest=st.booleans())
-    def attach_reader(self, reader: str, newest: bool) -> None:
+    @rule(reader=reader_names)
+    def attach_reader(self, reader: str) -> None:
         if reader in self.handles:
             with pytest.raises(RingError):
                 Ring.attach(self.owner.name, reader)
             return
-        self.handles[reader] = Ring.attach(self.owner.name, reader, resume="newest" if newest else "cursor")
-        if reader in self.retired:
-            self.retired.remove(reader)
-            self.place[reader] = len(self.published)
-        elif newest:
-            self.place[reader] = max(self.place[reader], len(self.published) - 1)
+        self.handles[reader] = Ring.attach(self.owner.name, reader)
 
     @rule(reader=reader_names)
     def reader_leaves(self, reader: str) -> None:
         if reader in self.handles:
             self.handles.pop(reader).close()
             self.reading.pop(reader, None)
-
-    @rule(reader=critical_names)
-    def retire(self, reader: str) -> None:
-        if reader in self.handles:
-            with pytest.raises(RingError):
-                self.owner.retire(reader)
-        else:
-            self.owner.retire(reader)
-            self.retired.add(reader)
 
     @rule(reader=reader_names, hold=st.booleans())
     def read(self, reader: str, hold: bool) -> None:
@@ -206,14 +190,6 @@ class RingMachine(RuleBasedStateMachine):
             block.__exit__(None, None, None)
         self.place[reader] += 1
 
-    @rule(reader=reader_names)
-    def skip_to_newest(self, reader: str) -> None:
-        if reader not in self.handles or reader in self.reading:
-            return
-        expected = max(0, self.lag(reader) - 1)
-        assert self.handles[reader].skip_to_newest() == expected
-        self.place[reader] += expected
-
     # -- always ----------------------------------------------------------------------------------------------------------------
 
     @invariant()
@@ -224,11 +200,8 @@ class RingMachine(RuleBasedStateMachine):
         assert found.published == len(self.published)
         assert found.consumed == self.place
         assert found.lag == {reader: self.lag(reader) for reader in self.place}
-        active = [self.lag(reader) for reader in CRITICAL if reader not in self.retired]
-        assert found.depth == max(active, default=0)
-        assert self.owner.drained == (not any(active))
+        assert found.depth == max(self.lag(reader) for reader in CRITICAL)
         assert self.owner.closed == (self.state == "ended")
-        assert {each.name for each in found.readers if each.retired} == self.retired
         for reader in self.place:
             if reader in self.handles:
                 assert self.handles[reader].poll() == (self.lag(reader) > 0)

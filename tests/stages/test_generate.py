@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -119,7 +118,8 @@ def test_when_an_image_is_due() -> None:
 
 
 def test_late_images_are_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    module = sys.modules["rtevo.stages.generate"]  # the name in the package is the function
+    from rtevo.stages import generate as module
+
     for started_ns, lock_step, said in ((1, False, True), (0, False, False), (1, True, False)):
         caplog.clear()
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic_ns=lambda: 10 * 10**9))
@@ -154,8 +154,8 @@ def test_a_backend_that_fails_gives_way_only_where_the_session_allows_it(
 ) -> None:
     import torch
 
-    from bench.random_model import write_model
     from rtevo.generate import GeneratorSettings, load
+    from tests.support.random_model import write_model
 
     write_model(tmp_path / "model", "large", narrow=16, px=64, half=False)
     embeddings, seeds = np.random.default_rng(0).standard_normal((3, 64)), [0, 1, 2]

@@ -1,4 +1,4 @@
-"""The link itself: one door, one presenter."""
+"""The bridge itself: one door, one presenter."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from types import TracebackType
 from typing import Any
 
 from rtevo import wire
+from rtevo.bridge.admission import REPLACED, TAKEN, refusal
 from rtevo.bridge.door import Door
-from rtevo.bridge.events import PresenterEvent, Resume
+from rtevo.bridge.events import Predecessor, PresenterEvent
 from rtevo.bridge.offset import ClockOffset
 from rtevo.bridge.pixels import rgb8
+from rtevo.bridge.trials import Trial
 from rtevo.bridge.waiting import Waiting, name_of, word_of
 from rtevo.errors import LinkError
 from rtevo.records import EventKind
 from rtevo.wire import PresentationSettings, WireError
 
-__all__ = ["Bridge", "PresenterEvent", "Resume"]
+__all__ = ["Bridge"]
 
 SILENT_S = 2.0  # without an answer for so long the presenter is called silent; one started anew on its computer may take its place
 PING_S = 0.5
@@ -31,9 +33,6 @@ BURST = 8  # clock samples taken quickly when a presenter connects
 BURST_S = 0.02
 SLOW_S = 3.0  # an image that is longer under way is told of
 FROZEN_S = 10.0  # so much longer than a trial takes, without any event, and the operator is told
-TAKEN = "another presenter is connected"
-REPLACED = "another presenter has taken this one's place"
-SELF_TEST = "selftest"  # name of the session, and of the display, of a test of the link
 
 _log = logging.getLogger("rtevo")
 
@@ -53,7 +52,7 @@ class Bridge:
         The presenter is lost, and `poll` raises, when it has not answered for so long, s.
     session : str, optional
         Name that a presenter must return with after a cut.
-    resume : Resume, optional
+    predecessor : Predecessor, optional
         This bridge goes on for a dead one of the same session.
     mono_ns : callable
         This computer's monotonic clock (real, also in lock-step; tests bring their own).
@@ -72,14 +71,16 @@ class Bridge:
         keys: Path | None = None,
         lost_s: float = 60.0,
         session: str | None = None,
-        resume: Resume | None = None,
+        predecessor: Predecessor | None = None,
         mono_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.settings, self.session = settings, session or secrets.token_hex(8)
         self._mono_ns, self._lost_ns = mono_ns, round(lost_s * 1e9)
         self._peer: bytes | None = None
         self._name = ""  # of the presenter, for people
-        self._place, self._process = (0, 0) if resume is None else (resume.place, resume.process)  # its computer, and number there
+        self._place, self._process = (
+            (0, 0) if predecessor is None else (predecessor.place, predecessor.process)
+        )  # its computer, and number there
         self._waiting = Waiting()
         self._trouble = ""
         self._outbox, self._inbox = wire.Outbox(), wire.Inbox()
@@ -92,8 +93,7 @@ class Bridge:
         self._now_ns = 0
         self._pause = self._pause_told = False
         self._end: wire.End | None = None
-        self._onset: PresenterEvent | None = None  # of an image whose offset or rating is still to come
-        self._awaited: set[EventKind] = set()  # which of the two
+        self._trial = Trial(bool(settings.rating_window_s))
         self._started = self._ended = self._ready = self._silent = False
         self._display: tuple[str, float] = ("", 0.0)
         self._warnings: tuple[str, ...] = ()
@@ -101,9 +101,9 @@ class Bridge:
         self._next_ping_ns = self._burst = 0
         self._alive_ns = 0  # the presenter was certainly there at this time
         self._heard_ns = self._moved_ns = mono_ns()  # last sign of life; last event, or image that was not the first under way
-        self._resume = resume
-        if resume is not None:  # somebody is out there
-            self._started, self._silent, self._unanswered_ns = resume.started, True, self._heard_ns
+        self._predecessor = predecessor
+        if predecessor is not None:  # somebody is out there
+            self._started, self._silent, self._unanswered_ns = predecessor.started, True, self._heard_ns
         self._door = Door(bind, keys, not settings.lock_step, self._note)
         self.endpoint = self._door.endpoint
 
@@ -171,7 +171,7 @@ class Bridge:
         if self._ended or (self._end is not None and self._end.at_once >= at_once):
             return
         self._end = wire.End(reason[: wire.MAX_TEXT_BYTES], at_once)
-        if self._peer is None and self._resume is None:
+        if self._peer is None and self._predecessor is None:
             self._ended = True
             self._note("no presenter came", EventKind.END)
         else:
@@ -205,7 +205,7 @@ class Bridge:
         found = self._waiting.of(number)
         if found is None or self._ended:
             return False
-        self._note(f"the operator lets another presenter in: {name_of(found[1])} has taken over")
+        self._note(f"the operator lets another presenter in: {name_of(found[1])} has taken over", EventKind.REPLACED)
         self._replace(*found)
         return True
 
@@ -309,7 +309,7 @@ class Bridge:
                     self._read(identity, frames, self._mono_ns())
             self._look_for_silence()
             for name in self._waiting.prune(time.monotonic_ns()):
-                self._note(f"the other presenter waits no longer: {name}")
+                self._note(f"the other presenter waits no longer: {name}", EventKind.LEFT)
             self._door.look()
             if self._found or self._stirred or time.monotonic_ns() >= deadline_ns:
                 found, self._found = self._found, []
@@ -365,7 +365,8 @@ class Bridge:
             message, _pixels = wire.decode(frames)
         except wire.VersionError as error:
             self._send(wire.Refused(str(error)), identity)
-            self._door.tell(f"presenter refused: it speaks protocol {error.found}, not {wire.PROTOCOL}: update rtevo there")
+            what = f"it speaks protocol {error.found}, not {wire.PROTOCOL}: update rtevo there"
+            self._door.tell(f"presenter refused: {what}", "presenters of other protocols")
             return
         except WireError:
             self._door.tell(f"unreadable messages come in{' from the presenter' if identity == self._peer else ''}; they are dropped")
@@ -383,17 +384,18 @@ class Bridge:
         if hello.trouble:
             self._let_go(identity, hello)
             return
-        refusal = self._refusal(identity, hello)
-        if refusal is not None:
-            self._send(refusal, identity)
+        refused = refusal(hello, self.session, self._ended, self._peer not in (None, identity))
+        if refused is not None:
+            self._send(refused, identity)
             self._waiting.leave(identity)
-            if refusal.final:
-                self._door.tell(f"presenter refused: {name_of(hello)}: {refusal.reason}")
+            if refused.final:
+                self._door.tell(f"presenter refused: {name_of(hello)}: {refused.reason}", "presenters that are refused")
         elif identity != self._peer and self._has_to_wait(hello):
             process = self._process if word_of(hello.place) == self._place else 0
             self._send(wire.Refused(TAKEN + (f" ({self._name})" if self._name else ""), final=False, process=process), identity)
             if self._waiting.hear(identity, hello, time.monotonic_ns()):
-                self._note(f"another presenter waits: {name_of(hello)}; the session stays with {self._name or 'its own'}")
+                text = f"another presenter waits: {name_of(hello)}; the session stays with {self._name or 'its own'}"
+                self._note(text, EventKind.WAITS)
         else:
             self._welcome(identity, hello)
 
@@ -408,22 +410,6 @@ class Bridge:
         self._outbox.acknowledge(hello.received)
         self._outbox.rewind()
         self._send_due()
-
-    def _refusal(self, identity: bytes, hello: wire.Hello) -> wire.Refused | None:
-        """Say why this presenter cannot be taken; None where it can."""
-        if (hello.display == SELF_TEST) != (self.session == SELF_TEST):
-            return wire.Refused(
-                "a session is waiting here, not a test of the link (python -m rtevo.bridge test)"
-                if hello.display == SELF_TEST
-                else "only a test of the link runs here (python -m presenter --selftest): start the session"
-            )
-        if hello.session not in ("", self.session):
-            return wire.Refused("this presenter belongs to another session: start it anew")
-        if self._ended:
-            return wire.Refused("the session is over", final=hello.session == self.session)
-        if self._peer not in (None, identity) and hello.session == self.session:
-            return wire.Refused(REPLACED, replaced=True)
-        return None
 
     def _has_to_wait(self, hello: wire.Hello) -> bool:
         """Whether the session has another presenter, which may come back: it is not known to have ended."""
@@ -454,18 +440,21 @@ class Bridge:
 
     def _adopt(self, identity: bytes, hello: wire.Hello) -> None:
         """Take a presenter that this bridge does not know: the first, one started anew, or one that outlived an earlier bridge."""
-        resumed, outlived, again = self._resume, hello.session == self.session, self._peer is not None
+        resumed, outlived, again = self._predecessor, hello.session == self.session, self._peer is not None
         follows = word_of(hello.place) == self._place
         self._peer, self._clock, self._idle, self._ready = identity, ClockOffset(), None, outlived
         self._name, self._place, self._process, self._trouble = name_of(hello), word_of(hello.place), hello.process, ""
         self._acked = max(hello.acknowledged, resumed.received) if resumed is not None and outlived else hello.acknowledged
-        self._inbox, self._outbox, self._resume = wire.Inbox(self._acked), wire.Outbox(hello.received), None
+        self._inbox, self._outbox, self._predecessor = wire.Inbox(self._acked), wire.Outbox(hello.received), None
         if again:
             if follows:
-                self._note("a presenter has been started anew: the session goes on with it")
-            self._close_trial()
+                self._note("a presenter has been started anew: the session goes on with it", EventKind.BACK)
+            self._found += self._trial.close(self._alive_ns, self._mono_ns(), -self._inbox.received)
         elif resumed is not None:
-            self._note("the presenter has found the new bridge" if outlived else "bridge and presenter have both been started anew")
+            if outlived:
+                self._note("the presenter has found the new bridge")
+            else:
+                self._note("bridge and presenter have both been started anew", EventKind.BACK)
         if outlived or self._pause:
             self._outbox.add(wire.Pause(self._pause))
         self._pause_told = self._pause
@@ -476,18 +465,6 @@ class Bridge:
         if self._end is not None:
             self._outbox.add(self._end)
         _log.info("bridge: presenter %s (%s) has come", hello.software, hello.display)
-
-    def _close_trial(self) -> None:
-        """The presenter has died in a trial: say what it could not say any more; when is a guess between its last sign of life and now."""
-        now, onset = self._mono_ns(), self._onset
-        if onset is None:
-            return
-        last = max(onset.mono_ns - onset.error_ns, min(self._alive_ns, now))
-        where, text, number = (onset.generation, onset.candidate), "the presenter was started anew", -self._inbox.received
-        for kind in sorted(self._awaited):
-            middle, error_ns = (last + now) // 2, (now - last) // 2 + 1
-            self._found.append(PresenterEvent(kind, *where, middle, error_ns, text=text, guess=True, sequence=number))
-        self._onset, self._awaited = None, set()
 
     def _take(self, message: wire.Message, received_ns: int) -> None:
         """Deal with one message of the presenter."""
@@ -513,7 +490,8 @@ class Bridge:
                 self._ready, self._display, self._warnings = True, (message.display, message.refresh_hz), message.warnings
                 for warning in message.warnings:
                     self._note(f"stimulus PC: {warning}")
-                self._note(f"presenter ready: {message.display}" + (f", {message.refresh_hz:.3f} Hz" if message.refresh_hz else ""))
+                pace = f", {message.refresh_hz:.3f} Hz" if message.refresh_hz else ""
+                self._note(f"presenter ready: {message.display}{pace}", EventKind.READY)
             else:
                 self._take_event(message, received_ns)
 
@@ -538,15 +516,12 @@ class Bridge:
         if event.kind == EventKind.TRIGGER:
             self._started = True
         elif event.kind == EventKind.ONSET:
-            self._onset = found
-            self._awaited = {EventKind.OFFSET} | ({EventKind.RATING} if self.settings.rating_window_s else set())
             shown = next((k for k, (image, _) in enumerate(self._unshown) if (image.generation, image.candidate) == where), None)
             if shown is not None:
                 del self._unshown[shown]
-        elif event.kind in (EventKind.OFFSET, EventKind.RATING):
-            self._awaited.discard(EventKind(event.kind))
         elif event.kind == EventKind.END:
             self._ended = True
+        self._trial.take(found)
         self._found.append(found)
 
     # --- trouble -----------------------------------------------------------------------------------------------------------------
@@ -561,7 +536,7 @@ class Bridge:
         """The presenter has given a sign of life."""
         self._heard_ns = self._mono_ns()
         if self._silent and self._unanswered_ns is not None:
-            self._note(f"presenter answers again after {(self._heard_ns - self._unanswered_ns) / 1e9:.1f} s")
+            self._note(f"presenter answers again after {(self._heard_ns - self._unanswered_ns) / 1e9:.1f} s", EventKind.BACK)
             self._outbox.rewind()
         self._silent, self._unanswered_ns = False, None
 
@@ -572,7 +547,7 @@ class Bridge:
         silent_ns = self._mono_ns() - self._unanswered_ns
         other = self._waiting.first
         if silent_ns > self._lost_ns and other is not None and (found := self._waiting.of(other[0])) is not None:
-            self._note(f"the presenter is lost, silent for {silent_ns / 1e9:.0f} s: {other[1]} has taken over")
+            self._note(f"the presenter is lost, silent for {silent_ns / 1e9:.0f} s: {other[1]} has taken over", EventKind.REPLACED)
             self._replace(*found)
         elif silent_ns > self._lost_ns:
             raise LinkError(
@@ -581,4 +556,4 @@ class Bridge:
             )
         elif silent_ns > SILENT_S * 1e9 and not self._silent:
             self._silent = True
-            self._note(f"presenter silent for {silent_ns / 1e9:.1f} s: waiting for it")
+            self._note(f"presenter silent for {silent_ns / 1e9:.1f} s: waiting for it", EventKind.SILENT)

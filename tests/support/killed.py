@@ -1,14 +1,12 @@
-"""Sessions that are killed again and again: ``python -m bench.soak_resume --kills 100``.
+"""Sessions that are killed at random moments and resumed until they are completed, and what is checked then.
 
 Simulated sessions run in lock-step; at random moments, also while they start and while they are being resumed, SIGKILL goes to the whole
-process group. Each is resumed until it is completed, and then everything that it has recorded is checked: nothing that was in the log
-before a kill is missing after it, nothing is there twice, every image was shown once, and the tables follow from the log. With
-``--keep FILE`` outcomes are written as they come, and a later call goes on from them.
+process group. Of what is recorded in the end, nothing that was in the log before a kill is missing, nothing is there twice, every image
+was shown once, and the tables follow from the log.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -21,18 +19,28 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from rtevo.config import load
 from rtevo.latent import LatentSpace
 from rtevo.past.evolution import go_through, measured
-from rtevo.record import LOG, finalise, image_path, parts, read_log, volume_path
-from rtevo.records import EventKind, VolumeFlag
+from rtevo.record import (
+    LOG,
+    AlignedRecord,
+    EventRecord,
+    ImageRecord,
+    LatentRecord,
+    RecordedSession,
+    ScoreRecord,
+    VolumeRecord,
+    evolution_of,
+    finalise,
+    volume_path,
+)
+from rtevo.records import EventKind
 from rtevo.session.course import make_course
 
 TABLES = ("trials.tsv", "motion.tsv", "latents.npz", "summary.json")
@@ -185,11 +193,11 @@ def play(
 
 def check(out: Path) -> list[str]:
     """Find what is wrong with a completed session's record."""
-    log = read_log(out / LOG)
-    problems = [f"{n} times: {what}" for what, n in Counter(_names(log)).items() if n > 1]
-    problems += _check_numbers(out, log) + _check_files(out, log) + _check_evolution(out, log)
-    if log[-1]["type"] != "end" or log[-1]["status"] != "completed":
-        problems.append(f"the last record is {log[-1]['type']}")
+    session = RecordedSession(out)
+    problems = [f"{n} times: {what}" for what, n in Counter(_names(session)).items() if n > 1]
+    problems += _check_numbers(session) + _check_files(session) + _check_evolution(session)
+    if session.log[-1] is not session.end or session.status != "completed":
+        problems.append(f"the last record is {session.log[-1].type}")
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(out / LOG, folder)
         finalise(Path(folder))
@@ -199,115 +207,70 @@ def check(out: Path) -> list[str]:
     return problems
 
 
-def _names(log: list[dict[str, Any]]) -> list[str]:
+def _names(session: RecordedSession) -> list[str]:
     """Name each thing that may be recorded once."""
     found = []
-    for number, part in enumerate(parts(log)):
+    for number, part in enumerate(session.parts):
         for r in part:
-            image = f"{r['type']} {r.get('generation')}/{r.get('candidate')}"
-            if r["type"] in ("latents", "images"):
-                found.append(image)
-            elif r["type"] == "scores":
-                found.append(f"{image} revision {r['revision']}")
-            elif r["type"] in ("volumes", "aligned"):
-                found.append(f"{r['type']} {r['index']}")
-            elif r["type"] == "events" and r["kind"] in (EventKind.ONSET, EventKind.OFFSET, EventKind.RATING):
-                found.append(f"{image} {EventKind(r['kind']).name}")
-            elif r["type"] == "events" and r["kind"] == EventKind.TRIGGER:
+            if isinstance(r, (LatentRecord, ImageRecord)):
+                found.append(f"{r.type} {r.generation}/{r.candidate}")
+            elif isinstance(r, ScoreRecord):
+                found.append(f"{r.type} {r.generation}/{r.candidate} revision {r.revision}")
+            elif isinstance(r, (VolumeRecord, AlignedRecord)):
+                found.append(f"{r.type} {r.index}")
+            elif isinstance(r, EventRecord) and r.kind in (EventKind.ONSET, EventKind.OFFSET, EventKind.RATING):
+                found.append(f"{r.type} {r.generation}/{r.candidate} {EventKind(r.kind).name}")
+            elif isinstance(r, EventRecord) and r.kind == EventKind.TRIGGER:
                 found.append(f"trigger of part {number}")
     return found
 
 
-def _check_numbers(out: Path, log: list[dict[str, Any]]) -> list[str]:
+def _check_numbers(session: RecordedSession) -> list[str]:
     """Whether volumes, revisions and images are counted through."""
     problems = []
-    volumes = [r["index"] for r in log if r["type"] == "volumes"]
+    volumes, aligned = ([r.index for r in session.records(kind)] for kind in (VolumeRecord, AlignedRecord))
     if volumes != list(range(len(volumes))):
         problems.append("volumes are not counted through")
-    if any(p[0]["decoder_state"] == "kept" for p in parts(log)) and [r["index"] for r in log if r["type"] == "aligned"] != volumes:
+    if any(part.start.decoder_state == "kept" for part in session.parts) and aligned != volumes:
         problems.append("not every volume has its motion")
     revisions: dict[tuple[int, int], list[int]] = {}
-    for r in log:
-        if r["type"] == "scores":
-            revisions.setdefault((r["generation"], r["candidate"]), []).append(r["revision"])
+    for r in session.records(ScoreRecord):
+        revisions.setdefault((r.generation, r.candidate), []).append(r.revision)
     problems += [f"revisions of {key}: {own}" for key, own in revisions.items() if own != list(range(len(own)))]
-    shown = [(r["generation"], r["candidate"]) for r in log if r["type"] == "events" and r["kind"] == EventKind.ONSET]
-    asked = [(r["generation"], r["candidate"]) for r in log if r["type"] == "latents"]
+    shown = [(e.generation, e.candidate) for e in session.events(EventKind.ONSET)]
+    asked = [(r.generation, r.candidate) for r in session.records(LatentRecord)]
     if shown != asked:
         problems.append(f"asked for {asked}, shown {shown}")
-    evolution = load(out / "session.toml").evolution
+    evolution = session.config.evolution
     if sum(candidate < evolution.population for _, candidate in shown) != evolution.generations * evolution.population:
         problems.append(f"expected every candidate, shown {shown}")
     return problems
 
 
-def _check_files(out: Path, log: list[dict[str, Any]]) -> list[str]:
+def _check_files(session: RecordedSession) -> list[str]:
     """Whether every picture and every volume that the log tells of is there, whole."""
     import nibabel
 
     problems = []
-    for r in log:
-        if r["type"] == "images":
-            pixels = np.array(Image.open(image_path(out, r["generation"], r["candidate"])))
-            if hashlib.sha256(pixels.tobytes()).hexdigest() != r["sha256"]:
-                problems.append(f"picture {r['generation']}/{r['candidate']} is not the recorded one")
-        elif r["type"] == "volumes" and not r["flags"] & VolumeFlag.MISSING:
-            try:
-                np.asarray(nibabel.load(volume_path(out, r["index"])).dataobj)
-            except (OSError, EOFError, ValueError) as error:
-                problems.append(f"volume {r['index']}: {error}")
+    for r in session.records(ImageRecord):
+        pixels = np.array(session.images[r.generation, r.candidate])
+        if hashlib.sha256(pixels.tobytes()).hexdigest() != r.sha256:
+            problems.append(f"picture {r.generation}/{r.candidate} is not the recorded one")
+    for index in session.came:
+        try:
+            np.asarray(nibabel.load(volume_path(session.out, index)).dataobj)
+        except (OSError, EOFError, ValueError) as error:
+            problems.append(f"volume {index}: {error}")
     return problems
 
 
-def _check_evolution(out: Path, log: list[dict[str, Any]]) -> list[str]:
+def _check_evolution(session: RecordedSession) -> list[str]:
     """Whether evolution's state at the end is what follows from the log."""
-    config, space = load(out / "session.toml"), LatentSpace.load(out / "latent_space.npz")
+    config, space, log = session.config, LatentSpace.load(session.out / "latent_space.npz"), session.log
     course = make_course(config, config.session.condition, space)
     past = go_through(course, log, measured(log, config.session.condition))
-    state = json.loads((out / "evolution.json").read_text())["evolver"]
+    state = evolution_of(session.out)["evolver"]
     problems = [f"{len(past.told)} fitness values are not in the log"] if past.told else []
     rebuilt = json.loads(json.dumps(course.evolver.to_state()))
     names = [name for name in state if rebuilt[name] != state[name] and not (config.evolution.use_post_encodings and name == "latents")]
     return problems + [f"evolution's {name} at the end is not what follows from the log" for name in names]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status: 1 where anything was wrong."""
-    p = argparse.ArgumentParser(
-        prog="python -m bench.soak_resume", description="Kill simulated sessions at random moments and resume them."
-    )
-    p.add_argument("--kills", type=int, default=100, metavar="N", help="so many in all (default: 100)")
-    p.add_argument("--seed", type=int, default=1, metavar="N")
-    p.add_argument("--minutes", type=float, default=1e9, metavar="M", help="begin no session after so long")
-    p.add_argument("--keep", type=Path, metavar="FILE", help="outcomes, a line each; a call with the same file goes on from them")
-    options = p.parse_args(arguments)
-    outcomes: list[Outcome] = []
-    if options.keep and options.keep.exists():
-        outcomes = [Outcome(**json.loads(line)) for line in options.keep.read_text().splitlines()]
-    began = time.monotonic()
-    while (done := sum(len(o.kills) for o in outcomes)) < options.kills and time.monotonic() < began + 60 * options.minutes:
-        number = len(outcomes)
-        rng = np.random.default_rng([options.seed, number])
-        kills = min(options.kills - done, int(rng.integers(3, 9)))
-        place = Path(tempfile.mkdtemp(prefix="rtevo-soak-"))
-        outcome = play(number, KINDS[number % len(KINDS)], kills, rng, place)
-        outcomes.append(outcome)
-        if options.keep:
-            with options.keep.open("a") as file:
-                file.write(json.dumps(asdict(outcome)) + "\n")
-        found = "; ".join(outcome.problems) or "all there, once"
-        print(f"session {number} {outcome.kind or ''}: kills {', '.join(outcome.kills) or '-'}; {found}", flush=True)
-        if outcome.problems:
-            print(f"  kept: {place}", flush=True)
-        else:
-            shutil.rmtree(place)
-    where = Counter(kill for o in outcomes for kill in o.kills)
-    bad = sum(bool(o.problems) for o in outcomes)
-    print(f"{sum(where.values())} kills in {len(outcomes)} sessions ({', '.join(f'{n} {what}' for what, n in where.items())})")
-    lost, torn = (sum(getattr(o, name) for o in outcomes) for name in ("records_lost", "torn"))
-    print(f"records lost {lost}, cut short {torn}, sessions with anything wrong {bad}")
-    return int(bad > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

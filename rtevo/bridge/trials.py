@@ -1,0 +1,54 @@
+"""The trial that the presenter is in, so that one which it cannot end any more is ended for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rtevo.bridge.events import PresenterEvent
+from rtevo.records import EventKind
+
+__all__ = ["Trial"]
+
+
+class Trial:
+    """What an image that has appeared still owes.
+
+    Parameters
+    ----------
+    rated : bool
+        A rating follows each image.
+    """
+
+    def __init__(self, rated: bool) -> None:
+        self._rated = rated
+        self._onset: PresenterEvent | None = None
+        self._awaited: set[EventKind] = set()
+
+    def take(self, event: PresenterEvent) -> None:
+        """Take an event of the presenter."""
+        if event.kind == EventKind.ONSET:
+            self._onset = event
+            self._awaited = {EventKind.OFFSET} | ({EventKind.RATING} if self._rated else set())
+        elif event.kind in (EventKind.OFFSET, EventKind.RATING):
+            self._awaited.discard(EventKind(event.kind))
+
+    def close(self, alive_ns: int, now_ns: int, number: int) -> list[PresenterEvent]:
+        """Say what a presenter that has died in a trial could not say any more; when is a guess between its last sign of life and now.
+
+        Parameters
+        ----------
+        alive_ns, now_ns : int
+            It was certainly there at the one time, and is not at the other, ns.
+        number : int
+            `PresenterEvent.sequence` of what the bridge says itself.
+        """
+        onset, awaited = self._onset, sorted(self._awaited)
+        if onset is None:
+            return []
+        last = max(onset.mono_ns - onset.error_ns, min(alive_ns, now_ns))
+        own = PresenterEvent(
+            onset.kind, onset.generation, onset.candidate, (last + now_ns) // 2, (now_ns - last) // 2 + 1,
+            text="the presenter was started anew", guess=True, sequence=number,
+        )  # fmt: skip
+        self._onset, self._awaited = None, set()
+        return [replace(own, kind=kind) for kind in awaited]

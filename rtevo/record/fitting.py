@@ -1,0 +1,43 @@
+"""Whether a line of the log can be a record: whoever wrote it, its fields are of their kind's types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
+from rtevo.record.kinds import KINDS, Other, floats
+
+__all__ = ["fits"]
+
+ARRAYS = ("latent", "embedding")
+_OF_TYPE = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
+_TYPES = {
+    kind: {f.name: _OF_TYPE[f.type] for f in fields(kind) if isinstance(f.type, str) and f.type in _OF_TYPE}
+    for kind in {*KINDS.values(), Other}
+}
+_NEEDED = {
+    kind: frozenset(f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING and f.name != "level")
+    for kind in {*KINDS.values(), Other}
+}
+
+
+def fits(found: Mapping[str, Any]) -> bool:
+    """Whether a line's JSON object can be a record: what it holds under the names of its kind is of their types, and of 64 bits."""
+    name = found.get("type", "")
+    if not isinstance(name, str):
+        return False
+    kind = KINDS.get(name, Other)
+    for key, types in _TYPES[kind].items():
+        value = found.get(key, types)
+        if value is types:
+            continue
+        if type(value) not in types or (type(value) is int and not -(1 << 63) <= value < 1 << 63):
+            return False
+    try:
+        for array in ARRAYS if kind is not Other else ():
+            if isinstance(found.get(array), str):
+                floats(found[array])
+    except ValueError:
+        return False
+    return _NEEDED[kind] <= found.keys()

@@ -1,0 +1,476 @@
+"""The log's records, one class a kind: this page is the log's schema, and :data:`SCHEMA` is its version.
+
+A log holds one JSON object a line (:mod:`rtevo.record.log`): ``seq``, ``type``, ``clock_ns`` and the fields of the class whose ``TYPE`` it
+is, by their names. The schema grows by addition and its version stays: a kind that this version does not know is an :class:`Other`, a
+field that it does not know is kept in ``more``, and both are written again as they were. A field that a record lacks, because an older
+version wrote it, has its default. The version stands in ``start``; logs of rtevo 0.1 have none (0). What 0.1 wrote otherwise is put
+right in :func:`typed`, so that nobody else has to know.
+
+Records of the rings have the fields of the ring's slot, whose meaning, units and clocks stand in :mod:`rtevo.records`. In the log flags and
+kinds are their numbers, and float32 arrays are base64 of their little-endian bytes, so that nothing is rounded.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtevo.records import EventKind
+
+__all__ = [
+    "KINDS",
+    "SCHEMA",
+    "AlignedRecord",
+    "End",
+    "EventRecord",
+    "FitnessRecord",
+    "GridRecord",
+    "ImageRecord",
+    "LatentRecord",
+    "Lost",
+    "Notice",
+    "Other",
+    "PlacementRecord",
+    "Record",
+    "ScoreRecord",
+    "Start",
+    "Truth",
+    "VolumeRecord",
+    "floats",
+    "record_of",
+    "typed",
+]
+
+SCHEMA = 1
+
+
+def floats(text: str) -> NDArray[np.float32]:
+    """Read a float32 array as the log holds it."""
+    return np.frombuffer(base64.b64decode(text), "<f4")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Record:
+    """What every record has.
+
+    Parameters
+    ----------
+    seq : int
+        Its number in the log, 0 = first.
+    clock_ns : int
+        Session time when it was recorded.
+    more : dict, optional
+        Fields that this version does not know.
+    """
+
+    TYPE: ClassVar[str] = ""
+    seq: int = -1
+    clock_ns: int = 0
+    more: Mapping[str, Any] | None = None
+
+    @property
+    def type(self) -> str:
+        """Name of its kind in the log."""
+        return self.TYPE
+
+    def fields(self) -> dict[str, Any]:
+        """Its own fields as the log holds them; those that are None are not there."""
+        values = ((name, getattr(self, name)) for name in _NAMES[type(self)])
+        return {**{name: _plain(value) for name, value in values if value is not None}, **(self.more or {})}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Start(Record):
+    """A part of a session begins: a run of the scanner.
+
+    Parameters
+    ----------
+    schema : int
+        Version of the log's schema; 0: written by rtevo 0.1.
+    part : int
+        0 = the session's first.
+    first_volume : int
+        Number of the part's first volume: the session's volumes are counted through.
+    decoder_state : str
+        ``new``, ``kept`` or ``rebaselined``.
+    sha256 : dict of str to str
+        Of what the session depends on: ``session``, ``decoder``, ``latent_space``, ``model``.
+    rtevo : str
+        The version that recorded it.
+    started : str
+        Date and time, ISO 8601.
+    participant, condition, source : str
+        Of the session file; condition ``blinded`` where it is.
+    seed : int
+    speed : float
+        0: in lock-step.
+    tr_s : float
+    cadence_s : float
+        From image to image.
+    settings : dict of dict
+        The resolved session file.
+    provenance : dict
+        Versions, hashes, machine.
+    shape, affine : list, optional
+        The grid, in logs from before it was a record of its own.
+    """
+
+    TYPE: ClassVar[str] = "start"
+    schema: int = 0
+    part: int = 0
+    first_volume: int = 0
+    decoder_state: str = "new"
+    sha256: Mapping[str, str] | None = None
+    rtevo: str = ""
+    started: str | None = None
+    participant: str | None = None
+    condition: str | None = None
+    source: str | None = None
+    seed: int | None = None
+    speed: float | None = None
+    tr_s: float = math.nan
+    cadence_s: float | None = None
+    settings: Mapping[str, Any] | None = None
+    provenance: Mapping[str, Any] | None = None
+    shape: Sequence[int] | None = None
+    affine: Sequence[Sequence[float]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GridRecord(Record):
+    """The grid that a part's volumes lie on, recorded with the first of them.
+
+    Parameters
+    ----------
+    part : int
+    shape : list of int, (3,)
+    affine : list of list of float, (4, 4)
+        Voxel index to RAS+ millimetres.
+    """
+
+    TYPE: ClassVar[str] = "grid"
+    part: int = 0
+    shape: Sequence[int] | None = None
+    affine: Sequence[Sequence[float]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VolumeRecord(Record):
+    """A volume came, or was declared missing: see `rtevo.records.volume_dtype`."""
+
+    TYPE: ClassVar[str] = "volumes"
+    index: int = -1
+    flags: int = 0
+    acquired_s: float = math.nan
+    closed_ns: int = 0
+    ingested_ns: int = 0
+    acquisition: Mapping[str, Any] | None = None  # of the run's first volume
+    saved: bool | None = None  # False: it came, was to be kept as it came, and could not be saved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AlignedRecord(Record):
+    """A volume was aligned: see `rtevo.records.aligned_dtype`."""
+
+    TYPE: ClassVar[str] = "aligned"
+    index: int = -1
+    flags: int = 0
+    acquired_s: float = math.nan
+    motion: Sequence[float] = (math.nan,) * 6
+    framewise_displacement_mm: float = math.nan
+    dvars_percent: float = math.nan
+    tsnr: float = math.nan
+    closed_ns: int = 0
+    ingested_ns: int = 0
+    aligned_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PlacementRecord(Record):
+    """An attempt to place the decoder was made, or decided: see `rtevo.records.placement_dtype`."""
+
+    TYPE: ClassVar[str] = "placements"
+    attempt: int = 0
+    volume: int = -1
+    own_grid: int = 0
+    decision: int = 0
+    matrix: Sequence[Sequence[float]] = ()
+    correlation: float = math.nan
+    overlap: float = math.nan
+    weight_kept: float = math.nan
+    expected_error_mm: float = math.nan
+    verdict: str = ""
+    reasons: str = ""
+    placed_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScoreRecord(Record):
+    """An image was scored, or scored again: see `rtevo.records.score_dtype`."""
+
+    TYPE: ClassVar[str] = "scores"
+    generation: int = -1
+    candidate: int = -1
+    revision: int = 0
+    volumes_used: int = 0
+    score: float = math.nan
+    score_se: float = math.nan
+    reliability: float = math.nan
+    onset_s: float = math.nan
+    closed_ns: int = 0
+    scored_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FitnessRecord(Record):
+    """Evolution was told something of an image: see `rtevo.records.fitness_dtype`."""
+
+    TYPE: ClassVar[str] = "fitness"
+    generation: int = -1
+    candidate: int = -1
+    fitness: float = math.nan
+    fitness_se: float = math.nan
+    scores_taken: int = 0
+    given_up: int = 0
+    decided_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LatentRecord(Record):
+    """Evolution asked for an image: see `rtevo.records.latent_dtype`."""
+
+    TYPE: ClassVar[str] = "latents"
+    generation: int = -1
+    candidate: int = -1
+    probe: int = -1
+    scores_taken: int = 0
+    seed: int = 0
+    scored_ns: int = 0
+    evolved_ns: int = 0
+    latent: NDArray[np.float32] = field(default_factory=lambda: floats(""))
+    embedding: NDArray[np.float32] = field(default_factory=lambda: floats(""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ImageRecord(Record):
+    """An image was painted: see `rtevo.records.image_dtype`."""
+
+    TYPE: ClassVar[str] = "images"
+    generation: int = -1
+    candidate: int = -1
+    scored_ns: int = 0
+    evolved_ns: int = 0
+    painted_ns: int = 0
+    embedding: NDArray[np.float32] = field(default_factory=lambda: floats(""))
+    sha256: str = ""  # of its pixels, which are in a file: `rtevo.record.image_path`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EventRecord(Record):
+    """Something happened at the stimulus PC: see `rtevo.records.event_dtype`."""
+
+    TYPE: ClassVar[str] = "events"
+    kind: int = 0
+    generation: int = -1
+    candidate: int = -1
+    t_ns: int = 0
+    error_ns: int = 0
+    received_ns: int = 0
+    value: float = math.nan
+    response_time_s: float = math.nan
+    guess: bool = False
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Notice(Record):
+    """What came in the ring ``messages``: see `rtevo.records.message_dtype`.
+
+    Parameters
+    ----------
+    level : str
+        Its type in the log: ``warning``, ``alarm``, ``error`` or ``operator``.
+    t_ns : int
+        Session time that is meant; 0 before its start.
+    stage, action, text : str
+        `action`: of the operator; else empty.
+    """
+
+    level: str = "warning"
+    t_ns: int = 0
+    stage: str = ""
+    action: str = ""
+    text: str = ""
+
+    @property
+    def type(self) -> str:
+        """Name of its kind in the log."""
+        return self.level
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Truth(Record):
+    """What a simulated participant thought of the images.
+
+    Parameters
+    ----------
+    preferences : dict of str to float
+        By the first 16 digits of the SHA-256 of the pixels.
+    """
+
+    TYPE: ClassVar[str] = "truth"
+    preferences: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Lost(Record):
+    """Stands in for a line that was damaged or missing: see `rtevo.record.skip_damaged`.
+
+    Parameters
+    ----------
+    line : int
+        1 = first.
+    text : str
+    """
+
+    TYPE: ClassVar[str] = "lost"
+    line: int = 0
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class End(Record):
+    """A part of a session has ended.
+
+    Parameters
+    ----------
+    ended : str
+        Date and time, ISO 8601.
+    status : str
+        ``completed``, ``stopped``, ``unscored``, ``restarted`` or ``failed``.
+    reason : str
+        Why it failed.
+    condition : str
+        What drove evolution, also of a blinded session.
+    generator : str
+        What painted, in its own words.
+    rings : dict of dict
+        What handing messages over cost.
+    warnings : list of str
+        All of this part.
+    """
+
+    TYPE: ClassVar[str] = "end"
+    ended: str | None = None
+    status: str | None = None
+    reason: str | None = None
+    condition: str | None = None
+    generator: str | None = None
+    rings: Mapping[str, Any] | None = None
+    warnings: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Other(Record):
+    """A record of a kind that this version does not know; all that it holds is in `more`.
+
+    Parameters
+    ----------
+    name : str
+        Its type in the log.
+    """
+
+    name: str = ""
+
+    @property
+    def type(self) -> str:
+        """Name of its kind in the log."""
+        return self.name
+
+
+_LEVELS = ("warning", "alarm", "error", "operator")
+KINDS: dict[str, type[Record]] = {
+    kind.TYPE: kind
+    for kind in (
+        Start, GridRecord, VolumeRecord, AlignedRecord, PlacementRecord, ScoreRecord, FitnessRecord, LatentRecord, ImageRecord,
+        EventRecord, Truth, Lost, End,
+    )
+} | dict.fromkeys(_LEVELS, Notice)  # fmt: skip
+_COMMON = ("seq", "clock_ns", "more")
+_NAMES = {
+    kind: tuple(f.name for f in fields(kind) if f.name not in (*_COMMON, *(("level",) if kind is Notice else ())))
+    for kind in {*KINDS.values()}
+} | {Other: ()}
+_KNOWN = {kind: frozenset(names) | {"seq", "clock_ns"} for kind, names in _NAMES.items()}
+_ARRAYS = {kind: tuple(n for n in ("latent", "embedding") if n in _NAMES[kind]) for kind in _NAMES}
+
+
+def _plain(value: Any) -> Any:
+    return base64.b64encode(value.tobytes()).decode() if isinstance(value, np.ndarray) else value
+
+
+def record_of(found: Mapping[str, Any]) -> Record:
+    """Make a record of a line's JSON object.
+
+    Parameters
+    ----------
+    found : mapping
+        With the record's ``type``.
+    """
+    values = dict(found)
+    name = values.pop("type", "")
+    kind = KINDS.get(name, Other)
+    known, arrays = _KNOWN[kind], _ARRAYS[kind]
+    if not known.issuperset(values):
+        values["more"] = {key: values.pop(key) for key in list(values) if key not in known}
+    for array in arrays:
+        if isinstance(values.get(array), str):
+            values[array] = floats(values[array])
+    if kind is Notice:
+        values["level"] = name
+    elif kind is Other:
+        values["name"] = name
+    return kind(**values)
+
+
+_NOTES_OF_0_1 = (  # how the bridge's notes began, or what was in them
+    ("presenter ready", EventKind.READY),
+    ("another presenter waits", EventKind.WAITS),
+    ("the other presenter waits no longer", EventKind.LEFT),
+    ("presenter silent", EventKind.SILENT),
+    ("presenter answers again", EventKind.BACK),
+)
+
+
+def typed(found: Iterable[Mapping[str, Any]], schema: int = SCHEMA) -> Iterator[Record]:
+    """Make records of a log's JSON objects, in their order.
+
+    Parameters
+    ----------
+    found : iterable of mapping
+    schema : int
+        Version of the log, until a ``start`` says it.
+    """
+    for each in found:
+        record = record_of(each)
+        if isinstance(record, Start):
+            schema = record.schema
+        elif schema < 1 and isinstance(record, EventRecord) and record.kind == EventKind.NOTE:
+            record = _as_of_schema_1(record)
+        yield record
+
+
+def _as_of_schema_1(note: EventRecord) -> EventRecord:
+    """Give a note of 0.1 the kind that it has now: there it could be told by its words only."""
+    kind = next((kind for words, kind in _NOTES_OF_0_1 if note.text.startswith(words)), EventKind.NOTE)
+    if "has taken over" in note.text:
+        kind = EventKind.REPLACED
+    elif "started anew" in note.text:
+        kind = EventKind.BACK
+    return note if kind == EventKind.NOTE else replace(note, kind=int(kind))

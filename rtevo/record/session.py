@@ -1,0 +1,349 @@
+"""A recorded session: the one way to read what a run has left."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tomllib
+from numpy.typing import NDArray
+
+from rtevo.errors import DataError
+from rtevo.outside import read_regular, shown
+from rtevo.record.kinds import End, EventRecord, ImageRecord, Start, VolumeRecord
+from rtevo.record.log import LOG, read_log, read_up_to_damage
+from rtevo.record.parts import Part, RecordT, of_kind, parts
+from rtevo.record.recorder import image_path, volume_path
+from rtevo.record.tables import Row, aligned_volumes, hidden_truth, motion_frame, summarise, trial_rows, trials_frame, write_table
+from rtevo.records import EventKind, Grid, RunClock, VolumeFlag
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from PIL.Image import Image
+
+    from rtevo.config import Config
+    from rtevo.decode import Decoder
+
+__all__ = ["Images", "RecordedSession", "evolution_of", "finalise", "load"]
+
+EVOLUTION = "evolution.json"
+MOST_SETTINGS = 1 << 20  # bytes of a session file
+Key = tuple[int, int]
+
+
+class Images(Mapping[Key, "Image"]):
+    """Pictures of a session by generation and candidate, in the order in which they were painted; each is read when it is asked for."""
+
+    def __init__(self, out: Path, keys: list[Key]) -> None:
+        self._out, self._keys = out, dict.fromkeys(keys)
+
+    def __getitem__(self, key: Key) -> Image:
+        from PIL import Image
+
+        if key not in self._keys:
+            raise KeyError(key)
+        with Image.open(image_path(self._out, *key)) as picture:
+            return picture.convert("RGB")
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+class RecordedSession:
+    """What a run has left, read from its folder; all of it is a function of the log and of the files that the log tells of.
+
+    Parameters
+    ----------
+    out : Path
+        The session's folder.
+    damaged : bool
+        Read a damaged log as far as it is whole, and say so in `damage`; else that is an error.
+
+    Attributes
+    ----------
+    log : list of Record
+        See :mod:`rtevo.record.kinds`.
+    parts : list of Part
+        Runs of the scanner: more than one where the session was interrupted and went on.
+    damage : str
+        What is wrong with the log, and where; empty where it is whole.
+
+    Raises
+    ------
+    DataError
+        Where there is no log, it is damaged, or its schema is a later one.
+    """
+
+    def __init__(self, out: Path | str, damaged: bool = False) -> None:
+        self.out, self.damage = Path(out), ""
+        if damaged:
+            self.log, self.damage = read_up_to_damage(self.out / LOG)
+        else:
+            self.log = read_log(self.out / LOG)
+        self.parts: list[Part] = parts(self.log)
+
+    def __repr__(self) -> str:
+        volumes, shown = len(aligned_volumes(self.parts)), len(self.events(EventKind.ONSET))
+        several = f" in {len(self.parts)} parts" if len(self.parts) > 1 else ""
+        state = f"LOG DAMAGED: {self.damage}" if self.damage else f"{len(self.log)} records{several}, rtevo {self.start.rtevo or '?'}"
+        return (
+            f"RecordedSession({str(self.out)!r}): {self.start.condition or '?'}, {self.status}\n"
+            f"  {volumes} volumes at TR {self.start.tr_s:g} s, {len(self.missing)} missing; {shown} images shown of {len(self.images)}\n"
+            f"  {state}"
+        )
+
+    # --- the log ----------------------------------------------------------------------------------------------------------------------
+
+    def records(self, kind: type[RecordT]) -> list[RecordT]:
+        """Return the records of one kind, of all parts, in their order."""
+        return of_kind(self.log, kind)
+
+    def events(self, *kinds: EventKind) -> list[EventRecord]:
+        """Return the events of these kinds, of all parts, in their order."""
+        return [event for part in self.parts for event in part.events(*kinds)]
+
+    @property
+    def start(self) -> Start:
+        """How the session began."""
+        return self.parts[0].start if self.parts else Start()
+
+    @property
+    def end(self) -> End | None:
+        """How its last part ended; None where that was interrupted, or goes on."""
+        return self.parts[-1].end if self.parts else None
+
+    @property
+    def status(self) -> str:
+        """How it ended, in a word; ``unfinished`` where it has not."""
+        return (self.end.status if self.end else None) or "unfinished"
+
+    @property
+    def versions(self) -> list[str]:
+        """Versions of rtevo that recorded it."""
+        return list(dict.fromkeys(part.start.rtevo for part in self.parts))
+
+    @property
+    def clock(self) -> RunClock:
+        """Session time to seconds, in the last part; each part has its own."""
+        return self.parts[-1].clock if self.parts else RunClock(self.start.tr_s)
+
+    @property
+    def grid(self) -> Grid | None:
+        """The grid of the first part's volumes; None where none had come."""
+        return next((part.grid for part in self.parts if part.grid is not None), None)
+
+    @cached_property
+    def missing(self) -> list[int]:
+        """Numbers of the volumes that never came, or, where they were to be kept as they came, are not there."""
+        gone = {r.index for r in aligned_volumes(self.parts) if r.flags & VolumeFlag.MISSING} | set(self.unsaved)
+        if self.settings.get("record", {}).get("save_volumes", "raw") in ("raw", "both"):
+            gone |= set(self.absent)
+        return sorted(gone)
+
+    @property
+    def unsaved(self) -> list[int]:
+        """Numbers of the volumes that count as missing where the session is gone through again, see `Part.unsaved`."""
+        return [index for part in self.parts for index in part.unsaved]
+
+    @property
+    def came(self) -> list[int]:
+        """Numbers of the volumes that came."""
+        return list(dict.fromkeys(r.index for r in self.records(VolumeRecord) if not r.flags & VolumeFlag.MISSING))
+
+    @property
+    def absent(self) -> list[int]:
+        """Numbers of the volumes that came, and of which there is no file."""
+        return [index for index in self.came if not volume_path(self.out, index).exists()]
+
+    # --- what follows from it -----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """All that is known of each image; the numbers of it are `trials`."""
+        return trial_rows(self.parts, hidden_truth(self.out))
+
+    @cached_property
+    def trials(self) -> DataFrame:
+        """A row for each image in the order of presentation, as in ``trials.tsv``: columns in `rtevo.record.TRIALS`."""
+        return trials_frame(self.rows, len(self.parts) > 1)
+
+    @cached_property
+    def motion(self) -> DataFrame:
+        """A row for each volume, as in ``motion.tsv``: columns in `rtevo.record.MOTION`."""
+        return motion_frame(self.parts, self.start.tr_s)
+
+    @property
+    def images(self) -> Images:
+        """The pictures that were painted, by generation and candidate; read when they are asked for."""
+        return Images(self.out, [(r.generation, r.candidate) for r in self.records(ImageRecord)])
+
+    @property
+    def latents(self) -> NDArray[np.float32]:
+        """What evolution asked for: float32 (trials, latent size), a row for each of `trials`; NaN where the log has it not."""
+        return self._stacked("latent")
+
+    @property
+    def embeddings(self) -> NDArray[np.float32]:
+        """The same in CLIP space: float32 (trials, embedding size)."""
+        return self._stacked("embedding")
+
+    @property
+    def post_embeddings(self) -> NDArray[np.float32]:
+        """The embeddings that the pictures re-encode to: float32 (trials, embedding size)."""
+        return self._stacked("post_embedding", len(self.rows) and self.embeddings.shape[1])
+
+    def _stacked(self, name: str, size: int = 0) -> NDArray[np.float32]:
+        size = max((len(row[name]) for row in self.rows if name in row), default=size)
+        nothing = np.full(size, np.nan, np.float32)
+        return np.array([row.get(name, nothing) for row in self.rows], np.float32).reshape(len(self.rows), size)
+
+    @cached_property
+    def summary(self) -> Row:
+        """What ``summary.json`` holds; its schema is in the README."""
+        return summarise(self.parts, self.rows)
+
+    # --- what the log tells of ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def session_file(self) -> Path:
+        """The resolved session file."""
+        return self.out / "session.toml"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The resolved session file as tables, as it was recorded, by today's names; empty where that is not known."""
+        from rtevo.config import recorded
+
+        found = self.start.settings
+        if found is None:
+            return self.file_settings if self.session_file.exists() else {}
+        return recorded(found, f"{self.out / LOG}: settings")
+
+    @property
+    def file_settings(self) -> Mapping[str, Any]:
+        """As `settings`, as ``session.toml`` has them now.
+
+        Raises
+        ------
+        DataError
+            It is none, or what it says of participant, session and run cannot be the name of a file.
+        """
+        from rtevo.config import recorded
+
+        try:
+            found = tomllib.loads(read_regular(self.session_file, MOST_SETTINGS).decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{self.session_file}: expected a session file, found something else ({shown(error)})") from None
+        return recorded(found, str(self.session_file))
+
+    @property
+    def config(self) -> Config:
+        """The session's settings, checked like those of a session that begins: what they name must be there."""
+        from rtevo.config import load
+
+        return load(self.session_file)
+
+    @property
+    def decoder_folder(self) -> Path:
+        """Where the session's decoder is, as it was made."""
+        named = self.settings.get("decoder", {}).get("folder", "")
+        return Path(named) if named else self.out / "decoder"
+
+    @property
+    def decoder(self) -> Decoder:
+        """The session's decoder, as it was made."""
+        from rtevo.decode import Decoder
+
+        return Decoder.load(self.decoder_folder, self.settings.get("decoder", {}).get("name", "") or None)
+
+    # --- its files ----------------------------------------------------------------------------------------------------------------------
+
+    def save(self) -> Row:
+        """Write ``trials.tsv``, ``motion.tsv``, ``latents.npz`` and ``summary.json``; return the summary."""
+        write_table(self.trials, self.out / "trials.tsv")
+        write_table(self.motion, self.out / "motion.tsv")
+        asked = np.array(["latent" in row for row in self.rows], bool)
+        keys = np.array([(row["generation"], row["candidate"]) for row in self.rows], np.int32).reshape(-1, 2)[asked]
+        np.savez_compressed(
+            self.out / "latents.npz",
+            generation=keys[:, 0],
+            candidate=keys[:, 1],
+            latents=self.latents[asked],
+            embeddings=self.embeddings[asked],
+            post_embeddings=self.post_embeddings[asked],
+        )
+        (self.out / "summary.json").write_text(json.dumps(self.summary, indent=2) + "\n", encoding="utf-8")
+        return self.summary
+
+
+def load(out: Path | str) -> RecordedSession:
+    """Read what a run has left; also of one that goes on, was interrupted, or has a damaged log.
+
+    Parameters
+    ----------
+    out : Path
+        The session's folder.
+
+    Returns
+    -------
+    RecordedSession
+        As far as the log is whole; its `damage` says what is wrong, and a warning does.
+
+    Raises
+    ------
+    DataError
+        There is no session.
+    """
+    session = RecordedSession(out, damaged=True)
+    if session.damage:
+        warnings.warn(f"read up to the damage: {session.damage}", stacklevel=2)
+    return session
+
+
+def finalise(out: Path) -> Row:
+    """Make the tables and the summary of a session from its log.
+
+    Parameters
+    ----------
+    out : Path
+        The session's folder, with ``record.jsonl`` in it; written to it: ``trials.tsv``, ``motion.tsv``, ``latents.npz``, ``summary.json``.
+
+    Returns
+    -------
+    dict
+        The summary (its schema is in the README).
+
+    Raises
+    ------
+    DataError
+        Where there is no log or it is damaged.
+    """
+    return RecordedSession(out).save()
+
+
+def evolution_of(place: Path) -> Row:
+    """Read where an earlier run's evolution stood at its end.
+
+    Parameters
+    ----------
+    place : Path
+        The session's folder, or its ``evolution.json``.
+
+    Raises
+    ------
+    OSError, ValueError
+        It cannot be read.
+    """
+    path = place / EVOLUTION if place.is_dir() else place
+    return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -1,0 +1,1 @@
+"""The test suite; `tests.support` is what benchmarks use too."""
