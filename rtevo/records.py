@@ -243,6 +243,7 @@ def aligned_dtype(capacity: int | None = None) -> np.dtype[np.void]:
         ("closed_ns", "<i8"),
         ("ingested_ns", "<i8"),
         ("aligned_ns", "<i8"),
+        ("events_taken", "<i4"),  # of the part, that decoding had taken before it; -1: not known
     ]
     return np.dtype(fields, align=True) if capacity is None else _with_volume(fields, capacity)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rtevo.decode import Score
 from rtevo.errors import DataError, DecoderError
 from rtevo.place import Verdict
-from rtevo.record import EventRecord, Part, PlacementRecord, Record, VolumeRecord, parts, volume_path
+from rtevo.record import AlignedRecord, EventRecord, Part, PlacementRecord, Record, VolumeRecord, parts, volume_path
 from rtevo.records import Decision, EventKind, RunClock, VolumeFlag
 from rtevo.session.decoding import Aligned, Decide, Decoding
 from rtevo.session.placing import Attempt
@@ -73,17 +73,18 @@ class Again:
                 self.decoding = self._make(start.first_volume, self._decide)
             elif number:
                 self.decoding.interrupt()
-            grid, clock = part.grid, RunClock(start.tr_s, start.first_volume)
+            grid = part.grid
+            clock = RunClock(start.tr_s, start.first_volume)
             self._decided = {r.attempt: r for r in part.records(PlacementRecord) if r.decision != Decision.PENDING}
-            for record in _with_lost(part):
+            for record in _as_decoded(part):
                 if isinstance(record, VolumeRecord):
                     aligned = self.decoding.align(record.index, *self._load(record), grid)
                     self.decoding.learn(aligned)
                     self._decide_later(record.index)
                     yield record, aligned, *self.decoding.scores()
-                elif isinstance(record, EventRecord) and record.kind == EventKind.TRIGGER:
+                elif record.kind == EventKind.TRIGGER:
                     clock = clock.triggered(record.t_ns)
-                elif isinstance(record, EventRecord) and record.kind == EventKind.ONSET and clock.trigger_ns is not None:
+                elif record.kind == EventKind.ONSET and clock.trigger_ns is not None:
                     self.decoding.onset((record.generation, record.candidate), clock.seconds(record.t_ns))
             follows = self._parts[number + 1].start.decoder_state == "kept" if number + 1 < len(self._parts) else self._kept
             if part.ended_well or follows:
@@ -116,6 +117,21 @@ class Again:
             return np.asarray(nibabel.load(path).dataobj, np.float32), record.flags
         except (OSError, nibabel.filebasedimages.ImageFileError):
             raise DataError(f'{path}: expected the volume as it came ([record] save_volumes = "raw" keeps it), cannot read it') from None
+
+
+def _as_decoded(part: Part) -> Iterator[VolumeRecord | EventRecord]:
+    """Go through a part's volumes and events in the order in which decoding took them; where it has not said so, as they were recorded."""
+    taken = {(r.index, r.flags & VolumeFlag.LATE): -1 if r.events_taken is None else r.events_taken for r in part.records(AlignedRecord)}
+    events, done, seen = part.records(EventRecord), 0, 0
+    for record in _with_lost(part):
+        seen += isinstance(record, EventRecord)
+        if isinstance(record, VolumeRecord):
+            known = taken.get((record.index, record.flags & VolumeFlag.LATE), -1)
+            until = seen if known < 0 else known
+            yield from events[done:until]
+            done = max(done, until)
+            yield record
+    yield from events[done:]
 
 
 def _with_lost(part: Part) -> Iterator[Record]:

@@ -189,6 +189,7 @@ class AlignedRecord(Record):
     closed_ns: int = 0
     ingested_ns: int = 0
     aligned_ns: int = 0
+    events_taken: int | None = None  # of the part, that decoding had taken before it; -1, None: not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -377,11 +377,16 @@ class ReaderEnd(_End):
                     "is not to be used"
                 ) from error
 
+    @property
+    def published_ns(self) -> int:
+        """When the message that is being read was published."""
+        return int(self.segment.words[(self._stamps_offset + LINE * self._slot + PUBLISHED_NS) // 8])
+
     def _note_wait(self) -> None:
         """Count a wait, and how long after the publication it ended (before the slot is released and its stamp overwritten)."""
         words, word = self.segment.words, self._word
         words[word + WAITS // 8] += 1
-        latency = self._woken_ns - words[(self._stamps_offset + LINE * self._slot + PUBLISHED_NS) // 8]
+        latency = self._woken_ns - self.published_ns
         if 0 <= latency <= self._waited_ns:  # published while this end waited
             words[word + WAKE_NS // 8] += latency
             words[word + WAKE_MAX_NS // 8] = max(latency, words[word + WAKE_MAX_NS // 8])

@@ -288,6 +288,13 @@ class Ring:
             raise self._not("a reader")
         return self._reader.lost
 
+    @property
+    def published_ns(self) -> int:
+        """When the message that is being read was published, ``time.monotonic_ns()``; a message that followed from it has a later time."""
+        if self._reader is None:
+            raise self._not("a reader")
+        return self._reader.published_ns
+
     # -- state ------------------------------------------------------------------------------------------------------------------
 
     @property

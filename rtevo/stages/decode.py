@@ -55,6 +55,7 @@ class _Decode:
         self.run = RunClock(plan.tr_s, plan.first_volume)
         self.closed_ns: dict[int, int] = {}
         self.scored: set[tuple[int, int]] = set()
+        self.events_taken = 0  # whoever decodes again takes as many before each volume
         keep = plan.part > 0 and not plan.rebaseline
         self.decoding = self._take_up() if keep else self._make(plan.first_volume, self._decide)
 
@@ -96,6 +97,7 @@ class _Decode:
 
     def event(self, slot: Any) -> None:
         """Take note of the trigger and of onsets."""
+        self.events_taken += 1
         if slot["kind"] == EventKind.TRIGGER:  # a second one corrects it, before any image
             self.run = self.run.triggered(slot["t_ns"])
         elif slot["kind"] == EventKind.ONSET and self.run.trigger_ns is not None:
@@ -116,7 +118,7 @@ class _Decode:
             self.holes = True
             self.context.log.warning("decode: volumes with numbers in the decoder's mask that are not finite are left out")
         self.closed_ns[index] = int(slot["closed_ns"])
-        self.publish_aligned(aligned, slot, volume)
+        self.publish_aligned(aligned, slot, volume, self.events_taken)
         before = self.decoding.left_out
         self.decoding.learn(aligned)
         if aligned.data is not None and self.decoding.left_out > before:
@@ -212,7 +214,7 @@ class _Decode:
         for difference in differences(self.decoder, plan.tr_s, fwhm_mm, self.decoding.quality.gain(), motion):
             self.context.log.warning("decode: %s", difference)
 
-    def publish_aligned(self, aligned: Aligned, volume: Any, data: Any = None) -> None:
+    def publish_aligned(self, aligned: Aligned, volume: Any, data: Any = None, events_taken: int = -1) -> None:
         """Publish what is known of a volume; `volume` says when it came, `data` stands in where it could not be aligned."""
         from rtevo.stages.ingest import NO_GRID
 
@@ -222,7 +224,7 @@ class _Decode:
                 out[name] = volume[name]
             out["flags"], out["motion"], out["aligned_ns"] = aligned.flags, aligned.motion, aligned_ns
             out["framewise_displacement_mm"] = aligned.displacement_mm
-            out["dvars_percent"], out["tsnr"] = aligned.dvars_percent, aligned.tsnr
+            out["dvars_percent"], out["tsnr"], out["events_taken"] = aligned.dvars_percent, aligned.tsnr, events_taken
             if self.save:
                 put_volume(out, data if aligned.data is None else aligned.data, self.decoding.grid or NO_GRID)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtevo.session.context import LOST_S, WAIT_S, Context
 from rtevo.session.rings import ring_names
@@ -22,39 +22,54 @@ def run(context: Context) -> None:
     inputs = {name: context.reader(name) for name in ring_names(context.plan)}
     context.ready()
     with recorder.log:
-        while inputs:
+        held: list[Taken] = []
+        while inputs or held:
             leaving = bool(context.clock.get("abort"))
-            taken = _take_all(recorder, inputs, context, 0 if leaving else WAIT_S)
-            if taken:
+            if take_all(recorder, inputs, held, context, 0 if leaving else WAIT_S):
                 recorder.log.sync()
-            elif leaving:
+            elif leaving and not held:
                 break
 
 
-def _take_all(recorder: Recorder, inputs: dict[str, Ring], context: Context, timeout_s: float) -> int:
-    """Record what the rings have; forget those that have ended. Gives the number of records.
+class Taken(NamedTuple):
+    """A message that was read, and is not in the log yet."""
 
-    The rings are looked at against the flow and recorded along it: whatever ends the session, no effect is in the log without its cause.
+    published_ns: int
+    ring: str
+    slot: Any
+    clock_ns: int
+
+
+def take_all(recorder: Recorder, inputs: dict[str, Ring], held: list[Taken], context: Context, timeout_s: float) -> int:
+    """Record what the rings have; forget those that have ended. Returns the number of records.
+
+    Messages are recorded in the order in which they were published, up to the moment at which this look at the rings began; later ones are
+    held for the next. What a message followed from was published before it, and had been when the look began: so whatever ends the session,
+    no effect is in the log without its cause, though events and scores follow from each other in a circle.
     """
-    if not wait_any(list(inputs.values()), timeout_s):
+    if not held and not wait_any(list(inputs.values()), timeout_s):
         return 0
-    clock_ns = context.clock.now_ns()
-    found = {name: _drain(name, inputs, context) for name in reversed(list(inputs))}
-    for name in reversed(found):
-        for slot in found[name]:
-            recorder.take(name.partition("-")[0], slot, clock_ns)
+    until_ns = time.monotonic_ns()
+    for name in list(inputs):
+        held += _drain(name, inputs, context)
+    held.sort(key=lambda taken: taken.published_ns)
+    ready = [taken for taken in held if taken.published_ns <= until_ns]
+    del held[: len(ready)]
+    for taken in ready:
+        recorder.take(taken.ring, taken.slot, taken.clock_ns)
     while recorder.problems:
         context.log.warning("record: %s", recorder.problems.pop(0))
-    return sum(map(len, found.values()))
+    return len(ready)
 
 
-def _drain(name: str, inputs: dict[str, Ring], context: Context) -> list[Any]:
+def _drain(name: str, inputs: dict[str, Ring], context: Context) -> list[Taken]:
     """Copy what a ring has."""
     ring, taken = inputs[name], []
     try:
         while True:
             with ring.read(timeout_s=0) as slot:
-                copy, lost = slot.copy(), ring.lost
+                copy = Taken(ring.published_ns, name.partition("-")[0], slot.copy(), context.clock.now_ns())
+                lost = ring.lost
             if lost:
                 context.log.warning("record: the disk was slower than '%s': %d records are not in the log", name, lost)
             taken.append(copy)

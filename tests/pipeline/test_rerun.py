@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rtevo.record import LOG, RecordedSession, ScoreRecord
+from rtevo.record import LOG, LogWriter, RecordedSession, ScoreRecord, read_log
 from rtevo.records import EventKind
 from rtevo.run import main
 from tests.support.killed import session_file
@@ -52,6 +53,22 @@ def test_with_the_same_settings_everything_is_the_same_to_the_last_bit(
         [(r.generation, r.candidate, r.revision, r.score) for r in RecordedSession(out).records(ScoreRecord)] for out in (session, again)
     ]
     assert sorted(map(repr, scores[0])) == sorted(map(repr, scores[1]))
+
+
+def test_decoding_takes_events_and_volumes_as_it_did_in_whatever_order_they_were_recorded(
+    session: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(session, other)
+    log = read_log(other / LOG)
+    onset = RecordedSession(session).events(EventKind.ONSET)[2]
+    after = next(k for k in range(onset.seq, len(log)) if isinstance(log[k], ScoreRecord)) + 1
+    (other / LOG).unlink()
+    with LogWriter(other / LOG) as new:
+        for each in [*log[: onset.seq], *log[onset.seq + 1 : after], onset, *log[after:]]:
+            new.append(each.type, each.fields(), each.clock_ns)
+    assert main(["--rerun", str(other), "--out", str(tmp_path / "again")]) == 0
+    assert "scores: identical" in capsys.readouterr().out
 
 
 def test_with_other_settings_what_would_have_been_is_compared(session: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

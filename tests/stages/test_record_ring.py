@@ -14,6 +14,7 @@ from rtevo.config import build
 from rtevo.records import Grid
 from rtevo.session.rings import create_rings, ring_name
 from rtevo.shm import Ring, RingTimeout
+from rtevo.stages import record as module
 
 
 def plan_of(save: str) -> Any:
@@ -51,3 +52,41 @@ def test_a_slow_disk_holds_up_the_writer_and_loses_nothing(name: str, save: str)
             assert recorder.lost == 0
             publish(index)
         assert seen == list(range(2 * slots))
+
+
+class Written:
+    """What a recorder was given, in its order."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self.problems: list[str] = []
+
+    def take(self, ring: str, slot: Any, clock_ns: int) -> None:
+        self.taken.append(ring)
+
+
+def test_no_effect_is_recorded_without_its_cause_though_both_came_while_the_rings_were_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, context, recorder, held = plan_of("none"), SimpleNamespace(clock=SimpleNamespace(now_ns=lambda: 0)), Written(), []
+    with ExitStack() as stack:
+        create_rings(plan, stack)
+        names = ("events", "scores")
+        writers = {name: stack.enter_context(Ring.attach(ring_name(plan.name, name), writer=True)) for name in names}
+        inputs = {name: stack.enter_context(Ring.attach(ring_name(plan.name, name), reader="record")) for name in names}
+        drain = module._drain
+
+        def drain_and_go_on(name: str, *rest: Any) -> Any:
+            found = drain(name, *rest)
+            if name == "events" and not recorder.taken:  # an image appears, and a score knows of it, before the scores are looked at
+                for each in names:
+                    with writers[each].reserve(timeout_s=0):
+                        pass
+            return found
+
+        monkeypatch.setattr(module, "_drain", drain_and_go_on)
+        with writers["scores"].reserve(timeout_s=0):
+            pass
+        args: Any = (recorder, dict(inputs), held, context, 0)
+        assert module.take_all(*args) == 1
+        assert [taken.ring for taken in held] == ["scores"]
+        assert module.take_all(*args) == 2
+    assert (recorder.taken, held) == (["scores", "events", "scores"], [])
