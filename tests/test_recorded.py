@@ -202,7 +202,7 @@ def test_a_volume_that_cannot_be_saved_is_recorded_as_such(tmp_path: Path) -> No
 
 def test_frames_have_the_columns_that_are_documented() -> None:
     session = rtevo.load(RECORDED / "two-parts")
-    known = [name for name in TRIALS if name != "physiology"]
+    known = [name for name in TRIALS if name not in ("physiology", "refused", "taken_away")]
     assert list(session.trials.columns) == [*known, "x0", "x1", "x2", "x3"]
     assert list(session.motion.columns) == list(MOTION)
     for table, columns in ((session.trials, TRIALS), (session.motion, MOTION)):
@@ -283,7 +283,8 @@ SLOTS: dict[str, tuple[np.dtype[Any], set[str], set[str]]] = {  # slot; what is 
     "scores": (records.score_dtype(), set(), set()),
     "fitness": (records.fitness_dtype(), set(), set()),
     "latents": (records.latent_dtype(3, 4), set(), set()),
-    "images": (records.image_dtype(4, 4, 3), {"pixels"}, {"sha256"}),
+    "images": (records.image_dtype(4, 4, 3), {"pixels"}, set()),
+    "refused": (records.image_dtype(4, 4, 3), {"pixels"}, set()),
     "events": (records.event_dtype(), set(), set()),
     "warning": (records.message_dtype(), {"kind"}, {"level"}),
 }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import csv
+import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -105,6 +108,41 @@ def recorded(tmp_path: Path) -> Record:
         return out
 
     return write
+
+
+def test_exposure_tells_everything_that_was_on_the_screen_and_all_that_was_not(
+    recorded: Record, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = recorded(ended=False)
+    recorder = Recorder(out)
+    findings = [
+        {"name": "spiders", "version": "1.0", "refused": True, "value": 0.9, "threshold": 0.5, "reason": "looks <b>like</b> one", "ms": 3}
+    ]
+    key = {"generation": 1, "candidate": 2}
+    for attempt in range(2):
+        judged = {"attempt": attempt, "refused": 1, "verdict": json.dumps(findings).encode()}
+        recorder.take("refused", slot(records.image_dtype(8, 8, 2), **key, **judged, pixels=np.full((8, 8, 3), 99)))
+    taken = {"kind": EventKind.TAKEN, "generation": 1, "candidate": 1, "t_ns": 30 * SECOND_NS, "text": b"participant"}
+    recorder.take("events", slot(records.event_dtype(), **taken))
+    recorder.take("events", slot(records.event_dtype(), kind=EventKind.STOP_ASKED, generation=-1, candidate=-1, t_ns=31 * SECOND_NS))
+    recorder.log.append("end", {"status": "stopped", "rings": {}, "warnings": []})
+    recorder.log.close()
+    assert main([str(out), "--exposure"]) == 0
+    assert capsys.readouterr().out.strip() == str(out / "exposure.html")
+    text = (out / "exposure.html").read_text()
+    page = Page(text)
+    assert all(source.startswith("data:") for source in page.sources)
+    assert "looks &lt;b&gt;like&lt;/b&gt; one" in text
+    assert "pictures that were refused and kept from the screen 2" in page.words
+    assert "taken away: participant" in page.words
+    with (out / "exposure.tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    found = Counter(row["what"] for row in rows)
+    assert found == {"shown": 5, "taken away": 1, "refused": 2, "not shown": 1}
+    assert {row["by"] for row in rows if row["what"] == "refused"} == {"spiders"}
+    assert {row["why"] for row in rows if row["what"] == "shown"} == {"n/a"}
+    said = dict(methods(gather(out))[0])["Safety"]
+    assert "participant or at the stimulus PC: 1; their scores were not used" in said
 
 
 class Page(HTMLParser):

@@ -20,6 +20,7 @@ from rtevo.wire import PresentationSettings, WireError
 from rtevo.wire.checks import type_mistakes
 
 EXAMPLES: list[wire.Message] = [
+    wire.Away(1, 2),
     wire.Hello("0.1.0", "headless", "s", 3, 2),
     wire.Welcome("s", PresentationSettings(rating_window_s=5), True, 4, 5),
     wire.Refused("no"),
@@ -44,7 +45,7 @@ def test_round_trip(message: wire.Message) -> None:
     assert wire.decode(wire.encode(message)) == (message, None)
 
 
-@pytest.mark.parametrize("message", [wire.Image(1, 2, 4, 5, 0.5), wire.Shown("image", 9, 4, 5)])
+@pytest.mark.parametrize("message", [wire.Image(1, 2, 4, 5, 0.5, 2.0, wire.PASSED, "0" * 64), wire.Shown("image", 9, 4, 5)])
 def test_pixels_round_trip_in_order(message: wire.Message) -> None:
     pixels = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     back, view = wire.decode(wire.encode(message, pixels))

@@ -12,6 +12,8 @@ from rtevo.config.keys import LONGEST_LABEL, MOST_IMAGES
 from rtevo.config.sections import Acquisition, Config
 from rtevo.wire import PresentationSettings, WireError, is_loopback
 
+KEYS = ("away_key", "participant_key", "stop_key")  # of [safety], that the presenter is told
+
 __all__ = ["is_path", "paths", "presentation_settings", "presenter_is_outside", "together"]
 
 
@@ -66,10 +68,15 @@ def together(config: Config, origin: str, base: Path) -> list[str]:
     participant = config.simulation.participant
     if participant and not is_loopback(participant) and not config.bridge.keys:
         found.append(f"{origin} [bridge] keys: expected a folder of keys for [simulation] participant {participant!r}, got none")
+    if config.safety.approval != "none" and not config.console.port:
+        found.append(
+            f"{origin} [safety] approval: {config.safety.approval!r} expects the operator's page, where pictures are seen: "
+            "[console] port, or --console"
+        )
     try:
         presentation_settings(config)
     except WireError as error:
-        found += [f"{origin} [presentation]{mistake.removeprefix('presentation')}" for mistake in error.mistakes]
+        found += [f"{origin} {_where(mistake)}" for mistake in error.mistakes]
     if config.generator.px and not config.generator.unclip_model_path:
         found.append(f"{origin} [generator] px: expected 0 for the built-in model, got {config.generator.px}")
     for key in ("participant", "session"):
@@ -81,6 +88,12 @@ def together(config: Config, origin: str, base: Path) -> list[str]:
         if not later and not _there(base / value, kind := spec.metadata["path"]):
             found.append(f"{origin} [{section}] {spec.name}: expected an existing {kind}, got {value!r}")
     return found
+
+
+def _where(mistake: str) -> str:
+    """Name the section of a key that the presenter is told."""
+    name, _, rest = mistake.removeprefix("presentation ").partition(":")
+    return f"[{'safety' if name in KEYS else 'presentation'}] {name}:{rest}"
 
 
 def _there(path: Path, kind: str) -> bool:
@@ -116,6 +129,7 @@ def presentation_settings(config: Config) -> PresentationSettings:
     """
     told = asdict(config.presentation)
     del told["washout_jitter_s"]
+    told |= {name: getattr(config.safety, name) for name in KEYS}
     session, order = config.session, told.pop("rating_order")
     second = (session.run + sum(session.participant.encode())) % 2 == 1
     told["ratings_reversed"] = order == "descending" or (order == "counterbalanced" and second)

@@ -16,6 +16,7 @@ __all__ = [
     "Generator",
     "Presentation",
     "Record",
+    "Safety",
     "Session",
     "Simulation",
 ]
@@ -183,8 +184,6 @@ class Evolution:
         0, "every so manieth image is a probe, to track drift and reliability; 0 = none", "0 or >= 2", lambda x: x == 0 or x >= 2
     )
     probes: int = key(2, "different probes, shown in turn; the same in every session of a latent space", *at_least(1))
-    avoid: str = key("", "embeddings to stay away from (.npy, n x embedding size); empty = none", path="file")
-    avoid_distance: float = key(0.3, "smallest cosine distance to an avoided embedding", "> 0 and < 2", lambda x: 0 < x < 2)
     yoked_to: str = key("", "condition yoked: folder of the session whose scores are used, or the trials.tsv in it", path="file or folder")
     blinding_key: str = key("", "condition blinded: file made by `python -m rtevo.evolve blind`", path="file")
     blinding_secret: str = key("", "condition blinded: the secret that the key was made with (--secret); empty = none", path="file")
@@ -230,6 +229,40 @@ class Generator:
     )
     threads: int = key(1, "CPU threads of torch; one is fastest where other processes are busy", *at_least(1))
     same_noise: bool = key(True, "every image starts from the same noise, so that a picture depends on its embedding alone")
+
+
+@dataclass(frozen=True)
+class Safety:
+    """What keeps pictures from the participant: docs/safety.md."""
+
+    avoid: str = key(
+        "",
+        "content to stay away from, in what is asked for and in what was painted: a folder of example pictures, or embeddings (.npy, n x "
+        "embedding size); empty = none. python -m rtevo.gate calibrate shows what would be refused",
+        path="file or folder",
+        once="evolution.avoid",
+    )
+    avoid_distance: float = key(
+        0.3, "smallest cosine distance to any of it", "> 0 and < 2", lambda x: 0 < x < 2, once="evolution.avoid_distance"
+    )
+    keep_away: float = key(
+        0.0,
+        "evolution also keeps this cosine distance to what a filter or the operator has refused; 0 = none",
+        "0 to 1",
+        lambda x: 0 <= x <= 1,
+    )
+    checker: str = key("", "folder of a CLIP safety checker (diffusers' format); empty = none", path="folder")
+    filters: tuple[str, ...] = key((), "filters installed as entry points of rtevo.filters: NAME, or NAME=THRESHOLD")
+    deadline_s: float = key(1.0, "a filter that has not judged a picture in this time refuses it, s", *above(0))
+    approval: str = key(
+        "none",
+        "none, veto (the operator sees every picture before it is due, and can take it out), each (nothing is shown without a yes); with "
+        "veto and each the operator sees neither scores nor condition",
+        **one_of("none", "veto", "each"),
+    )
+    away_key: str = key("backspace", "key of the stimulus PC that takes the picture on the screen away; empty = none")
+    participant_key: str = key("", "key of the response box that does the same; empty = none")
+    stop_key: str = key("", "key of the response box with which the participant asks to stop; empty = none")
 
 
 @dataclass(frozen=True)
@@ -374,6 +407,7 @@ class Config:
     decoder: Decoder = field(default_factory=Decoder)
     evolution: Evolution = field(default_factory=Evolution)
     generator: Generator = field(default_factory=Generator)
+    safety: Safety = field(default_factory=Safety)
     presentation: Presentation = field(default_factory=Presentation)
     bridge: Bridge = field(default_factory=Bridge)
     record: Record = field(default_factory=Record)

@@ -105,9 +105,10 @@ class Desk:
 
         Parameters
         ----------
-        action : {"start", "pause", "go_on", "stop", "mark", "seen", "accept", "again", "restart", "admit", "correct"}
+        action : {"start", "pause", "go_on", "stop", "mark", "seen", "accept", "again", "restart", "admit", "correct", "show", "veto",
+            "away"}
         text : str
-            A note.
+            A note; of the last three the picture's name (`rtevo.records.named`).
         t_ns : int, optional
             Session time that is meant; now if None.
         """

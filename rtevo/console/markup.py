@@ -8,7 +8,7 @@ from html import escape
 from rtevo.console.desk import Desk
 from rtevo.console.view import FULL, LATENCIES, Trial, View
 
-__all__ = ["STATES", "alarms", "figures", "generation", "health", "messages", "now", "placement", "span", "state"]
+__all__ = ["STATES", "alarms", "figures", "generation", "health", "messages", "now", "placement", "span", "state", "upcoming"]
 
 STATES = {  # words, colour
     "starting": ("Getting ready", "dim"),
@@ -39,6 +39,8 @@ SCENES = {
 }
 
 
+MOST_UPCOMING = 5
+LINGER_S = 1.0  # a picture that has just appeared can be taken out like one that is about to
 UNSCORED = "The session is over, but its last images, or all of them, could not be scored: see the warnings."
 
 
@@ -109,6 +111,36 @@ def _next(desk: Desk) -> str:
     return f"for {elapsed:.0f} s"
 
 
+def upcoming(desk: Desk) -> str:
+    """Give the pictures that are shown next, for who may take them out; empty where nobody is asked."""
+    approval = desk.plan.config.safety.approval
+    if approval == "none" or desk.over:
+        return ""
+    view, tiles, now_s = desk.view, [], desk.clock.now_s()
+    own = list(view.upcoming)
+    shown = view.on_screen(now_s)
+    if shown is not None and now_s - view.onsets[-1][0] < LINGER_S and not shown.refused:
+        own.insert(0, shown)  # a key that is on its way means it
+    undecided = [t for t in own if approval == "veto" or t.name not in view.approved]
+    keyed = next(iter([*undecided, *own]), None)  # the one that the keys mean
+    for trial in own[:MOST_UPCOMING]:
+        first = trial is keyed
+        asked = approval == "each" and trial.name not in view.approved
+        buttons = _press("Show", "Y" if first else "", "show", trial.name, "go") if asked else ""
+        buttons += _press("Take out", "V" if first else "", "veto", trial.name, "halt")
+        picture = f"picture/{trial.generation}/{trial.candidate}"
+        tiles.append(f'<figure class="tile"><img src="{picture}" alt="image {trial.generation}/{trial.candidate}">{buttons}</figure>')
+    ask = "Each is shown once you say yes." if approval == "each" else "Each is shown unless you take it out."
+    empty = '<p class="dim">The next picture is being painted.</p>'
+    return f"<h2>Next <span>{ask}</span></h2><div class='tiles'>{''.join(tiles) or empty}</div>"
+
+
+def _press(words: str, key: str, action: str, text: str, kind: str) -> str:
+    """Give a button that press.js knows, like those of the page."""
+    shown = f"<kbd>{key}</kbd>" if key else ""
+    return f'<button class="{kind}" data-key="{key}" data-action="{action}" data-text="{text}">{words}{shown}</button>'
+
+
 def placement(view: View) -> str:
     """Give the attempt that waits for the operator: the overlay and its figures; empty where none does."""
     asked = view.asked
@@ -161,7 +193,7 @@ def _tile(view: View, trial: Trial, limits: tuple[float, float], best: bool) -> 
     name = f"generation-{trial.generation:02d}/candidate-{trial.candidate:02d}"
     picture = f'<img src="picture/{trial.generation}/{trial.candidate}?small=1" alt="{name}" title="{name}">'
     if math.isnan(trial.value):
-        coming = "not shown" if view.scene == "over" else "to come"
+        coming = "taken away" if trial.refused else "not shown" if view.scene == "over" else "to come"
         words = "on screen" if showing else coming if not trial.shown else "hidden" if view.blinded else "no score yet"
         return f'<figure class="tile {" ".join(kinds)}">{picture}<div class="dim">{words}</div></figure>'
     low, high = limits
@@ -212,6 +244,7 @@ def _equipment(desk: Desk) -> list[tuple[str, str, str]]:
         ("Displacement", "–" if math.isnan(moved) else f"{moved:.2f} mm", ""),
         ("Volumes missing", str(view.missing), "amber" if view.missing else ""),
         ("Images late", str(view.held), "amber" if view.held else ""),
+        ("Pictures refused", str(view.refusals), "amber" if view.refusals else ""),
     ]
 
 

@@ -16,6 +16,7 @@ from rtevo.console.desk import Desk
 __all__ = ["Page"]
 
 REFRESH_S = 0.5
+LATE_NS = 1_000_000_000  # a press that took longer to come means nothing that is on the screen now
 STYLE = Path(__file__).with_name("style.css")
 PRESS = Path(__file__).with_name("press.js")
 NOTES = ("moved", "talked", "coughed", "pressed the bell", "eyes closed", "scanner stopped")
@@ -42,6 +43,7 @@ class Page:
             self.alarms = self._html("alarms")
             with ui.element("div").classes("panel now"):
                 self.now, self.messages = self._html(""), self._html("log")
+            self.upcoming = self._html("panel upcoming")
             self.placement = self._html("panel generations")
             self.generations = ui.element("div").classes("panel generations")
             self.health = self._html("panel health")
@@ -80,6 +82,7 @@ class Page:
             self.admit = self._button("Let it in", "L", "admit")
             self.correct = self._button("Correct start", "C", "correct")
             self.seen = self._button("Seen", "K", "seen", "halt")
+            self.away = self._button("Take away", "T", "away", "away")
             self.stop = self._button("Stop", "X", "ask-stop", "halt")
 
     def _make_charts(self) -> None:
@@ -95,7 +98,9 @@ class Page:
                 with ui.element("div").classes("panel"):
                     self._html("").content = f"<h2>{title}<span>{note}</span></h2>"
                     if name == "fitness" and view.blinded:
-                        self._html("hidden-scores").content = "Scores are hidden: this session is blinded."
+                        approved = self.desk.plan.config.safety.approval != "none"
+                        why = "whoever takes pictures out does not see scores" if approved else "this session is blinded"
+                        self._html("hidden-scores").content = f"Scores are hidden: {why}."
                     else:
                         self.charts[name] = (ui.echart(options(view)), options)
 
@@ -138,7 +143,11 @@ class Page:
             else:
                 self.stop_dialog.close()
                 self.mark_dialog.close()
-                if action in self.possible:
+                if action in ("show", "veto") and text in {trial.name for trial in self.desk.view.trials.values()}:
+                    self.desk.act(action, text, t_ns)
+                elif action == "away" and not self.desk.over:
+                    self.take_away(t_ns)
+                elif action in self.possible:
                     self.desk.act(action)
 
     @property
@@ -161,6 +170,12 @@ class Page:
             }.items()
             if so
         }
+
+    def take_away(self, t_ns: int) -> None:
+        """Take away the image that was on the screen when that was pressed; of a press that comes late, no other."""
+        meant = self.desk.view.on_screen(t_ns / 1e9)
+        if meant is not None or self.desk.clock.now_ns() - t_ns < LATE_NS * max(1.0, self.desk.clock.speed):
+            self.desk.act("away", meant.name if meant is not None else "", t_ns)
 
     def ask_stop(self) -> None:
         """Ask whether the session shall really end."""
@@ -202,6 +217,8 @@ class Page:
         self._set(self.alarms, markup.alarms(desk))
         self._set(self.now, markup.now(desk))
         self._set(self.placement, markup.placement(desk.view) if desk.state == "asked" else "")
+        self._set(self.upcoming, markup.upcoming(desk))
+        self.upcoming.set_visibility(bool(self.upcoming.content))
         self._set(self.health, markup.health(desk))
         self._draw_buttons()
         if self._changed != desk.changed:
@@ -228,6 +245,7 @@ class Page:
         self.pause.set_enabled(state in ("presenter", "trigger", "running"))
         self.mark.set_enabled(not self.desk.over)
         self.stop.set_enabled(not self.desk.over and state != "stopping")
+        self.away.set_enabled(not self.desk.over)  # whatever is on the screen by then: this page knows it half a second later
 
     def _draw_generations(self) -> None:
         view = self.desk.view

@@ -37,6 +37,7 @@ ANSWERS = {"y": "accept", "n": "again", "r": "restart", "x": "stop"}
 HELD = "Type g (go on showing images), r (the scanner's run begins anew) or x (stop), and Enter."
 AT_HELD = {"g": "go_on", "r": "restart", "x": "stop"}
 BROWSER = "b"  # shows the page's address again
+AWAY = "t"  # takes the image on the screen away
 SEEN = "Type k and Enter when you have seen it."
 MORE = {  # shared word: action, key, question
     "presenter_waits": (
@@ -155,7 +156,7 @@ class Status:
         if not asked and (alarm or held) and self._alarm != (alarm, held):
             self.console.print(Text(HELD if held else SEEN, style="bold yellow"))
         self._alarm = (alarm, held)
-        if (asked or alarm or held or any(more.values()) or self.plan.token) and select.select([sys.stdin], [], [], 0)[0]:
+        if select.select([sys.stdin], [], [], 0)[0]:
             if alarm:  # any answer says that it has been seen
                 self._operate("seen", "at the terminal")
             self._answer(sys.stdin.readline().strip().lower()[:1], asked, held)
@@ -166,6 +167,9 @@ class Status:
         waiting = [more for name, more in MORE.items() if self._more[name]]
         if word == BROWSER and self.plan.token:
             self.invite()
+            return
+        if word == AWAY:
+            self._operate("away", "")
             return
         known = {**{key: action for action, key, _ in waiting}, **(AT_HELD if held else {}), **(ANSWERS if asked else {})}
         if word in known:

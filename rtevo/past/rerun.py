@@ -190,9 +190,11 @@ def _evolve(session: RecordedSession, config: Config, decoded: _Decoded) -> Past
     """Tell a fresh evolution the new scores, in the order in which they would have come."""
     from rtevo.latent import LatentSpace
     from rtevo.session import course
+    from rtevo.session.safety import avoid_of
 
     log, space = session.log, LatentSpace.load(session.out / "latent_space.npz")
-    condition = course.check(config, space)
+    avoid = avoid_of(config, space, session.out)
+    condition = course.check(config, space, avoid)
     images = session.records(ImageRecord) if config.evolution.use_post_encodings else []
     place = {(r.generation, r.candidate): space.to_latent(r.embedding[np.newaxis])[0] for r in images}
     told: Sequence[tuple[Key, float, float]] = measured(log, condition)
@@ -203,7 +205,7 @@ def _evolve(session: RecordedSession, config: Config, decoded: _Decoded) -> Past
         if names != [(*score.key, score.revision) for _, score in decoded.scores]:
             taken = _by_volumes(log, [volume for volume, _ in decoded.scores])
     try:
-        return go_through(course.make_course(config, condition, space), log, told, place, taken)
+        return go_through(course.make_course(config, condition, space, avoid), log, told, place, taken)
     except ValueError as problem:
         raise ConfigError(f"--rerun {session.out}: evolution with these settings does not fit the recorded images: {problem}") from None
 

@@ -37,6 +37,7 @@ CHECKS = (
     Check("realignment", volumes.realignment, ("decoder", "tr_s"), "see docs/realign.md"),
     Check("model", painting.model, to_do="see docs/generator.md: how to get a model, and what is in its folder"),
     Check("evolution", painting.course, ("embedding_size",)),
+    Check("gate", painting.gate, ("image_size",), "see docs/safety.md"),
     Check("console", machine.console, to_do="end what listens there, choose another [console] port, or install what is missing"),
     Check("disk", machine.disk, ("grid", "image_size", "tr_s"), "choose another [record] out"),
     Check("shared memory", machine.shared_memory, ("grid", "tr_s", "embedding_size", "image_size")),

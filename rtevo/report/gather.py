@@ -73,6 +73,8 @@ class Session:
         What the generator said of itself.
     presenter : str
         What the presenter said of its display.
+    gated : bool
+        Its pictures were judged before they were shown.
     """
 
     out: Path
@@ -86,6 +88,17 @@ class Session:
     blinded: bool = False
     painter: str = ""
     presenter: str = ""
+    gated: bool = False
+
+    @property
+    def refused(self) -> int:
+        """Number of pictures that the gate did not let through."""
+        return sum(int(t.get("refused") or 0) for t in self.trials)
+
+    @property
+    def taken_away(self) -> int:
+        """Number of images that somebody took away, or did not let through."""
+        return sum(int(t.get("taken_away") or 0) for t in self.trials)
 
     @property
     def condition(self) -> str:
@@ -137,8 +150,10 @@ def gather(out: Path) -> Session:
         held_s=held(recorded.parts),
         painter=summary.get("generator") or _said(out / "session.log", "generate: ", " steps, "),
         presenter=_presenter(recorded),
+        gated=any(record.verdict is not None for record in recorded.records(ImageRecord)),
     )
-    if settings["session"]["condition"] == "blinded" and recorded.end is None:
+    hidden = settings["session"]["condition"] == "blinded" or settings["safety"]["approval"] != "none"  # who chooses must not know
+    if hidden and recorded.end is None:
         return _blind(session)
     return session
 

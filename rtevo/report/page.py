@@ -18,7 +18,7 @@ from rtevo.report import figures, tables
 from rtevo.report.gather import Row, Session, means
 from rtevo.report.methods import methods
 
-__all__ = ["page"]
+__all__ = ["page", "thumbnail"]
 
 THUMBNAIL = 224  # pixels: twice as many as they are shown with
 WIDTH, DPI = 11.4, 100  # of a plot, inches
@@ -88,6 +88,10 @@ def _latency_note(session: Session) -> str:
 
 def _fitness_caption(session: Session, controls: Sequence[Session]) -> str:
     text = "Small: single images. Large: mean of a generation ± standard error of the mean over its images."
+    if session.gated or any(control.gated for control in controls):
+        arms = (session, *controls)
+        own = [f"{arm.condition}: {arm.refused} refused, {arm.taken_away} taken away, of {len(arm.trials)}" for arm in arms]
+        text += f" Pictures that did not pass: {'; '.join(own)}."
     if not controls:
         text += " No control session was given (--control OUT of a sham, yoked or random session)."
     return text
@@ -129,7 +133,7 @@ def _picture(session: Session, trial: Row, scale: tuple[float, float] | None, be
     onset = "not shown" if trial["onset"] is None else f"onset {trial['onset']:.3f} s"
     probe = "" if trial.get("probe") is None else f", probe {trial['probe']:.0f}"
     return {
-        "data": _thumbnail(image_path(session.out, generation, candidate)),
+        "data": thumbnail(image_path(session.out, generation, candidate)),
         "label": figures.label(session, trial),
         "title": f"generation {generation}, image {candidate}{probe}: {onset}",
         "best": best,
@@ -149,7 +153,7 @@ def _bar(trial: Row, scale: tuple[float, float]) -> dict[str, float | None]:
     return {"at": at(trial["score"]), "low": at(trial["score"] - se), "high": at(trial["score"] + se), "zero": zero}
 
 
-def _thumbnail(path: Path) -> str:
+def thumbnail(path: Path) -> str:
     """A picture as a data URI, no larger than need be; empty where it was not kept."""
     from PIL import Image
 

@@ -89,10 +89,14 @@ def check_again(config: Config, latent_space: Path) -> tuple[str, int, tuple[int
     from rtevo import generate
     from rtevo.latent import LatentSpace
     from rtevo.session import course
+    from rtevo.session.safety import avoid_of, gate_of
 
     model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else None
     embedding_size, image_size = generate.probe(model, config.generator.px)
-    condition = course.check(config, LatentSpace.load(latent_space))
+    space = LatentSpace.load(latent_space)
+    avoid = avoid_of(config, space, latent_space.parent)
+    condition = course.check(config, space, avoid)
+    gate_of(config, avoid)
     check_delivery(config)
     return condition, embedding_size, image_size
 

@@ -8,6 +8,7 @@ import math
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
@@ -55,6 +56,7 @@ class Context:
         self.config = plan.config
         self._lock, self._go = threading.Lock(), threading.Event()
         self._told: dict[str, Any] = {}
+        self._orders: deque[tuple[str, str]] = deque()
         self._progress_s = -math.inf
         self._stack = ExitStack()
         self.clock = self._stack.enter_context(Clock(plan.runtime / "clock"))
@@ -66,8 +68,12 @@ class Context:
     def _listen(self) -> None:
         try:
             while True:
-                self._told = json.loads(self._pipe.recv_bytes())
-                self._go.set()
+                message = json.loads(self._pipe.recv_bytes())
+                if "order" in message:
+                    self._orders.append((message["order"], message["text"]))
+                else:
+                    self._told = message
+                    self._go.set()
         except (EOFError, OSError):
             os._exit(3)  # the supervisor is gone; the next start cleans up
 
@@ -92,6 +98,11 @@ class Context:
             if self.clock.ending:
                 break
         return self._told
+
+    def orders(self) -> Iterator[tuple[str, str]]:
+        """Give what the operator wants of this stage since the last call, each once: action and text."""
+        while self._orders:
+            yield self._orders.popleft()
 
     def writer(self, ring: str) -> Ring:
         """Attach as the ring's writer."""

@@ -83,14 +83,19 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
     RtevoError
         Whatever is wrong, before anything has started.
     """
+    import numpy as np
+
     from rtevo import generate
     from rtevo.session import course
+    from rtevo.session.safety import AVOIDED, avoid_of, gate_of
 
     model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else None
     embedding_size, image_size = generate.probe(model, config.generator.px)
     space = check_space(config, embedding_size)
     check_participant(config)
-    condition = course.check(config, space)
+    avoid = avoid_of(config, space)
+    condition = course.check(config, space, avoid)
+    gate_of(config, avoid)
     check_delivery(config)
     token = check_console(config)
     source = describe_source(config)
@@ -101,6 +106,8 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
     out = _new_folder(config.record.out, group)
     try:
         space.save(out / "latent_space.npz")
+        if avoid is not None:
+            np.save(out / AVOIDED, avoid.rows.astype(np.float32))
         folder, decoder = loaded or make_decoder(config, source, tr_s, out / "decoder")
         return make_plan(
             config, out, folder, decoder, source,

@@ -50,6 +50,36 @@ def score(generation: int, candidate: int, value: float, error: float = 0.5) -> 
     ]
 
 
+def approving(view: View, approval: str) -> Any:
+    config = build({"safety": {"approval": approval}, "console": {"port": 8080}})
+    return SimpleNamespace(view=view, over=False, plan=SimpleNamespace(config=config), clock=SimpleNamespace(now_s=lambda: 19.0))
+
+
+@pytest.mark.parametrize("approval", ["veto", "each"])
+def test_who_approves_sees_what_comes_next_and_no_scores(approval: str) -> None:
+    view = View(build({"safety": {"approval": approval}, "console": {"port": 8080}}), 2.0)
+    for record in [*session(), *image(1, 2), *image(2, 0), *image(2, 1)]:
+        view.take(record)
+    assert view.blinded
+    assert all(math.isnan(trial.value) and math.isnan(trial.fitness) for trial in view.trials.values())
+    assert [(t.generation, t.candidate) for t in view.upcoming] == [(1, 2), (2, 0), (2, 1)]
+    page = markup.upcoming(approving(view, approval))
+    assert page.count("<img ") == 3
+    first, *others = page.split("</figure>")[:3]
+    assert 'data-key="V"' in first
+    assert not any('data-key="V"' in other for other in others)
+    assert ('data-action="show"' in first) == (approval == "each")
+    view.take(record_of({"type": "operator", "action": "veto", "text": "1/2/", "t_ns": 18 * S}))
+    view.take(record_of({"type": "operator", "action": "show", "text": "2/0/", "t_ns": 18 * S}))
+    view.take(record_of({"type": "images", "generation": 3, "candidate": 0, "refused": 1, "verdict": []}))
+    view.take(record_of({"type": "refused", "generation": 3, "candidate": 0, "verdict": []}))
+    view.take(event(EventKind.TAKEN, 19, 2, 1, text="operator"))
+    assert [(t.generation, t.candidate) for t in view.upcoming] == [(2, 0)]
+    assert view.refusals == 1
+    assert 'data-action="show"' not in markup.upcoming(approving(view, approval))  # it has been said already
+    assert markup.upcoming(approving(view, "none")) == ""
+
+
 def session() -> list[Record]:
     """Two generations of two images; the last one is on the screen."""
     records = [record_of({"type": "start"}), PLACED, event(EventKind.READY, 0, text="presenter ready: psychopy, 60.000 Hz")]

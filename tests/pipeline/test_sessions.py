@@ -37,7 +37,7 @@ population = 3
 probe_every = 3
 norm_limits = [0.9, 1.0]
 avoid = "avoid.npy"
-avoid_distance = 0.9
+avoid_distance = 0.5
 """
 
 

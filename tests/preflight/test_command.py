@@ -44,7 +44,8 @@ def test_a_simulated_session_as_it_comes(tmp_path: Path, capsys: pytest.CaptureF
         "model",
         "evolution",
     }
-    assert set(rows) == wanted | {"disk space", "disk speed", "shared memory", "painting", "presenter", "presenter's clock"}
+    stimulus = {"presenter", "presenter's clock", "presenter's gate"}
+    assert set(rows) == wanted | stimulus | {"gate", "disk space", "disk speed", "shared memory", "painting"}
     assert rows["painting"]["figures"]["each_s"] > 0
     assert rows["presenter"]["figures"]["refresh_hz"] == pytest.approx(60, abs=0.01)
     assert [path.name for path in tmp_path.iterdir()] == ["session.toml"]  # nothing is left
