@@ -64,7 +64,7 @@ def run(context: Context) -> None:
             publisher.publish(volume, source)
         teller.tell()
         others.look()
-        if draining or not volumes:
+        if draining or not (volumes or getattr(source, "backlog", 0)):
             clock.set("settled", delivered)
         if draining:
             break
