@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rtevo.errors import DataError
 from rtevo.evolve import Course, Request, Told
 from rtevo.latent import LatentSpace
 from rtevo.past.evolution import go_through, measured
@@ -45,7 +46,10 @@ class _Evolve:
         log = earlier(plan.out, plan.part)
         images = of_kind(log, ImageRecord) if self.settings.use_post_encodings else []
         place = {(r.generation, r.candidate): self.space.to_latent(r.embedding[np.newaxis])[0] for r in images}
-        past = go_through(self.course, log, measured(log, plan.condition), place)
+        try:
+            past = go_through(self.course, log, measured(log, plan.condition), place)
+        except ValueError as error:
+            raise DataError(f"{plan.out}: its log is not that of a session of its settings: {error}") from None
         self.scores_taken = past.scores_taken
         for told, taken in past.told:
             self.publish([told], taken)
