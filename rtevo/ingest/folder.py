@@ -249,7 +249,7 @@ class FolderSource:
         """
         now_s = self._clock_ns() / 1e9
         self._listing.again()
-        files = {path: found for path in self._listing.new(now_s) if (found := signature(path)) is not None}
+        files = {path: as_it_is for path in self._listing.new(now_s) if (as_it_is := signature(path)) is not None}
         if is_number(self._selection.pattern or ""):
             (self._queue if len(files) <= BATCH_FILES else self._old).extend(by_folder(files))
             return ""

@@ -211,7 +211,8 @@ class Listing:
                     new.append(entry)
         folder.next_s = now_s + min(RELIST_S, (time.perf_counter() - begin) * len(self._folders) / IDLE_SHARE)
         for name in [name for name in known if name not in there]:  # a name that comes back is another file's
-            if known.pop(name) == 0 and self._folders.pop(os.path.join(path, name), None):
+            was = known.pop(name)
+            if was == 0 and self._folders.pop(os.path.join(path, name), None):
                 self._hot.pop(os.path.join(path, name), None)
         inner = []
         for entry in new:
