@@ -88,11 +88,12 @@ def replay(shape: tuple[int, int, int], minutes: float, folder: Path) -> dict[st
         f'[session]\nspeed = 1.0\n[acquisition]\nsource = "replay"\nfolder = "{folder / "series"}"\ntr_s = {REPLAY_TR_S}\n'
         f'[evolution]\ngenerations = {images // 4}\npopulation = 4\n[generator]\nsteps = {STEPS}\n[record]\nsave_volumes = "raw"\n'
     )
-    out, memory = watched_session(folder, settings)
+    out, memory = watched_session(folder, settings, may_fail=True)
     recorded = RecordedSession(out)
     took_s = np.array([(r.aligned_ns - r.closed_ns) / 1e9 for r in recorded.records(AlignedRecord)])
     result = {"shape": list(shape), "tr_s": REPLAY_TR_S, "load": os.getloadavg(), **measure(out, memory.samples, max(1.0, minutes / 3))}
-    result["status"], result["missing"] = recorded.status, len(recorded.missing)
+    result["status"], result["missing"] = f"{recorded.status} {recorded.summary.get('reason', '')}".strip(), len(recorded.missing)
+    result["sent"] = volumes
     result["later_than_a_tr"] = int((took_s > REPLAY_TR_S).sum())
     result["cpu_ms_per_volume"] = cpu_per_volume(memory, recorded)
     return result
@@ -125,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.replay:
         with tempfile.TemporaryDirectory(prefix="rtevo-long-") as folder:
             result = replay(tuple(options.replay), options.session_minutes, Path(folder))
-        print(f"{options.replay}: {result['volumes']} volumes, {result['status']}, {result['missing']} missing, "
+        print(f"{options.replay}: {result['volumes']} of {result['sent']} volumes, {result['status']}, {result['missing']} missing, "
               f"{result['later_than_a_tr']} aligned later than a TR after they were closed; load {result['load'][0]:.1f}")  # fmt: skip
         print(f"processor time, ms a volume: {result['cpu_ms_per_volume']}\n\n{table(result)}")
         if options.json:
