@@ -79,17 +79,19 @@ def prepare(folder: Path, shape: tuple[int, int, int], volumes: int) -> None:
         writer.write(index, np.clip(moved[position] + noise[index % 8], 0, 4000))
 
 
-def replay(shape: tuple[int, int, int], minutes: float, folder: Path) -> dict[str, Any]:
-    """Replay a prepared series in real time; gives latencies, lateness, memory and processor time."""
+def replay(shape: tuple[int, int, int], minutes: float, folder: Path, speed: float) -> dict[str, Any]:
+    """Replay a prepared series, in real time at speed 1; gives latencies, lateness, memory and processor time."""
     volumes = round(60 * minutes / REPLAY_TR_S)
     prepare(folder / "series", shape, volumes)
     images = int(60 * minutes / 4) - 4
     settings = (
-        f'[session]\nspeed = 1.0\n[acquisition]\nsource = "replay"\nfolder = "{folder / "series"}"\ntr_s = {REPLAY_TR_S}\n'
+        f'[session]\nspeed = {speed}\n[acquisition]\nsource = "replay"\nfolder = "{folder / "series"}"\ntr_s = {REPLAY_TR_S}\n'
         f'[evolution]\ngenerations = {images // 4}\npopulation = 4\n[generator]\nsteps = {STEPS}\n[record]\nsave_volumes = "raw"\n'
     )
     out, memory = watched_session(folder, settings, may_fail=True)
     recorded = RecordedSession(out)
+    if not recorded.records(AlignedRecord):
+        raise RuntimeError(f"no volume was aligned: {(folder / 'printed.log').read_text()[-1000:]}")
     took_s = np.array([(r.aligned_ns - r.closed_ns) / 1e9 for r in recorded.records(AlignedRecord)])
     result = {"shape": list(shape), "tr_s": REPLAY_TR_S, "load": os.getloadavg(), **measure(out, memory.samples, max(1.0, minutes / 3))}
     result["status"], result["missing"] = f"{recorded.status} {recorded.summary.get('reason', '')}".strip(), len(recorded.missing)
@@ -122,10 +124,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     p.add_argument("--figure", type=Path, metavar="FILE", help="draw them there")
     p.add_argument("--replay", type=int, nargs=3, metavar="N", help="replay volumes of this size in real time instead, at TR 0.8 s")
     p.add_argument("--session-minutes", type=float, default=15.0, metavar="M", help="of the replay (default: 15)")
+    p.add_argument("--speed", type=float, default=1.0, help="of the replay; 0: in lock-step, for processor times on a busy computer")
     options = p.parse_args(arguments)
     if options.replay:
         with tempfile.TemporaryDirectory(prefix="rtevo-long-") as folder:
-            result = replay(tuple(options.replay), options.session_minutes, Path(folder))
+            result = replay(tuple(options.replay), options.session_minutes, Path(folder), options.speed)
         print(f"{options.replay}: {result['volumes']} of {result['sent']} volumes, {result['status']}, {result['missing']} missing, "
               f"{result['later_than_a_tr']} aligned later than a TR after they were closed; load {result['load'][0]:.1f}")  # fmt: skip
         print(f"processor time, ms a volume: {result['cpu_ms_per_volume']}\n\n{table(result)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
@@ -20,6 +21,7 @@ from rtevo.records import EventKind, RunClock
 from rtevo.session.context import WAIT_S, Context, Turns, serve
 from rtevo.session.course import make_course, state_of
 from rtevo.session.plan import MEASURED
+from rtevo.session.silence import Answers
 from rtevo.shm import Ring
 
 
@@ -36,6 +38,7 @@ class _Evolve:
         self.scores_taken = 0
         self.last_offset_ns: int | None = None
         self.done = False
+        self.answers = Answers(context.plan.condition) if context.plan.condition in MEASURED else None
         if context.plan.part:
             self.take_up()
         self.go_on()
@@ -142,7 +145,13 @@ class _Evolve:
             self.context.log.warning("evolve: an image came late: from now on %d are asked for ahead", self.course.ahead)
             self.go_on()
         elif kind == MEASURED.get(self.context.plan.condition):
+            self.hear(float(slot["value"]))
             self.take(slot, float(slot["value"]), math.nan, int(slot["received_ns"]))
+
+    def hear(self, value: float) -> None:
+        """Raise an alarm where a participant does not answer any more."""
+        if self.answers is not None and (news := self.answers.take(value)) is not None:
+            self.context.log.log(logging.ERROR if news.alarm else logging.WARNING, "evolve: %s", news.text)
 
     def overdue(self) -> bool:
         """Whether missing scores are no longer waited for."""
