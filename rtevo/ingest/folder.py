@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rtevo.errors import DicomError, NotDicomError
-from rtevo.ingest.dicom import DicomFile, TruncatedError, read_dicom
+from rtevo.ingest.dicom import MAX_FILE, DicomFile, TruncatedError, read_dicom
 from rtevo.ingest.gate import Gate
 from rtevo.ingest.listing import Listing, Signature, signature
 from rtevo.ingest.nifti import is_nifti, read_nifti
@@ -72,6 +72,8 @@ class FolderSource:
         Whether a doubtful series that was taken may still give way to a better one that begins, whose volumes then come from index 0.
     confined : bool
         Whether links that lead out of the folder are named, and not followed: it is written to by others.
+    most_bytes : int
+        Of a DICOM file: a larger one is named and not read.
 
     Attributes
     ----------
@@ -103,6 +105,7 @@ class FolderSource:
         opened: Callable[[], int | None] | None = None,
         replaceable: Callable[[], bool] = lambda: False,
         confined: bool = False,
+        most_bytes: int = MAX_FILE,
     ) -> None:
         self.folder = Path(folder)
         self.problems: list[str] = []
@@ -110,7 +113,7 @@ class FolderSource:
         self.duplicates = 0
         gate = Gate(opened) if opened else None
         self._selection = Selection(series, patience_s=patience_s, first=first, confirm=confirm, replaceable=replaceable, gate=gate)
-        self._stall_s, self._clock_ns, self._pixels = stall_s, clock_ns, pixels
+        self._stall_s, self._clock_ns, self._pixels, self._most_bytes = stall_s, clock_ns, pixels, most_bytes
         self._listing, self._whole = Listing(self.folder, self.problems, confined), Whole(settle_s)
         self._taken: dict[str, Taken] = {}
         self._queue: deque[str] = deque()
@@ -318,7 +321,7 @@ class FolderSource:
             if is_nifti(path):
                 self._take_nifti(path, (size, modified_ns), now_s, final)
                 return max(size, 0)
-            file = read_dicom(path, pixels=self._pixels)
+            file = read_dicom(path, pixels=self._pixels, most_bytes=self._most_bytes)
             after = os.stat(path)
         except FileNotFoundError:
             self._forget(path)
@@ -401,11 +404,7 @@ class FolderSource:
     def _look_for_more(self, now_s: float) -> None:
         """See whether volumes were added to NIfTI files that were whole."""
         for path, size in list(self._open.items()):
-            try:
-                grown = os.stat(path).st_size > size
-            except OSError:  # the share is away
-                continue
-            if grown:
+            if (now := signature(path)) is not None and now[0] > size:
                 self._look(path, now_s)
 
     def _forget(self, path: str) -> None:

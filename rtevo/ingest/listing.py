@@ -211,9 +211,11 @@ class Listing:
                     new.append(entry)
         folder.next_s = now_s + min(RELIST_S, (time.perf_counter() - begin) * len(self._folders) / IDLE_SHARE)
         for name in [name for name in known if name not in there]:  # a name that comes back is another file's
-            was = known.pop(name)
-            if was == 0 and self._folders.pop(os.path.join(path, name), None):
-                self._hot.pop(os.path.join(path, name), None)
+            inner_path = os.path.join(path, name)
+            if known.pop(name) == 0 and inner_path in self._folders:
+                del self._folders[inner_path]
+                if inner_path in self._hot:
+                    del self._hot[inner_path]
         inner = []
         for entry in new:
             if entry.name.startswith(".") or entry.name.lower().endswith(TEMPORARY):
