@@ -316,22 +316,24 @@ def test_drift_is_estimated_and_narrows_the_bound(drift_ppm: float) -> None:
     assert clock.jumps == 0
 
 
-def test_a_clock_that_is_set_is_noticed_and_estimated_anew() -> None:
+@pytest.mark.parametrize("by_ns", [SECOND, -SECOND, -3600 * SECOND, -SECOND // 10], ids=["ahead", "back", "an hour back", "a little back"])
+def test_a_clock_that_is_set_is_noticed_and_estimated_anew(by_ns: int) -> None:
     clock, rng = ClockOffset(), np.random.default_rng(2)
     now = samples(clock, lambda t: t, 0, 30, rng)
-    now = samples(clock, lambda t: t + SECOND, now / SECOND, 30, rng)
+    now = samples(clock, lambda t: t + by_ns, now / SECOND, 30, rng)
     assert clock.jumps == 1
-    mapped, bound = clock.map(now + SECOND)
+    mapped, bound = clock.map(now + by_ns)
     assert abs(mapped - now) <= bound < SECOND // 1000
 
 
-def test_the_operator_is_told_of_a_clock_that_was_set() -> None:
+@pytest.mark.parametrize("by_ns", [SECOND // 2, -3600 * SECOND], ids=["ahead", "an hour back"])
+def test_the_operator_is_told_of_a_clock_that_was_set(by_ns: int) -> None:
     ahead = [0]
     with Bridge(LOOPBACK, PresentationSettings()) as bridge:
         ears = Ears(bridge)
         with Link(bridge.endpoint, clock_ns=lambda: time.perf_counter_ns() + ahead[0]):
             until(lambda: len(bridge.clock) > 3, ears)
-            ahead[0] = SECOND // 2
+            ahead[0] = by_ns
             until(lambda: ears.told("clock has been set") == 1, ears)
 
 

@@ -370,6 +370,9 @@ HOSTILE = {
     "a number that is text": b'{"seq": 1, "type": "images", "generation": "0/../../..", "candidate": 0}',
     "a number that is a list": b'{"seq": 1, "type": "volumes", "index": [1], "flags": 0}',
     "an array that is none": b'{"seq": 1, "type": "latents", "generation": 0, "candidate": 0, "latent": "AAA"}',
+    "an array that is a number": b'{"seq": 1, "type": "latents", "generation": 0, "candidate": 0, "latent": 1.0}',
+    "a number or nothing that is a list": b'{"seq": 1, "type": "aligned", "index": 1, "flags": 0, "events_taken": [1]}',
+    "a volume that no session reaches": b'{"seq": 1, "type": "volumes", "index": 1000000000000, "flags": 0}',
     "text that is a number": b'{"seq": 1, "type": "warning", "text": 7}',
 }
 

@@ -235,8 +235,17 @@ def test_key_files(tmp_path: Path) -> None:
     with pytest.raises(WireError, match="No such file"):
         wire.KeyFile.read(tmp_path / "other.json", "presenter")
     (tmp_path / "bad.json").write_text("[1]")
+    (tmp_path / "bad.json").chmod(0o600)
     with pytest.raises(WireError, match="expected a key file as"):
         wire.KeyFile.read(tmp_path / "bad.json", "presenter")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o601])
+def test_a_secret_key_that_others_can_read_is_refused(mode: int, tmp_path: Path) -> None:
+    wire.KeyFile("support", "p" * 40, "s" * 40).write(tmp_path / "support.json")
+    (tmp_path / "support.json").chmod(mode)
+    with pytest.raises(WireError, match=rf"a secret key that other users can read \(mode 0{mode:o}\)"):
+        wire.KeyFile.read(tmp_path / "support.json", "support")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rtevo.errors import ModelError
+from rtevo.errors import DataError, ModelError
+from rtevo.outside import read_json
 
 __all__ = ["NETWORKS", "EngineKey", "default_folder", "find", "publish"]
 
@@ -152,10 +153,10 @@ def publish(folder: Path, key: EngineKey, plans: Mapping[str, Path], verified: M
 
 def _manifest(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
         if isinstance(found, dict) and isinstance(found.get("key"), dict) and isinstance(found.get("sha256"), dict):
             return found
-    except (OSError, ValueError):
+    except (OSError, DataError):
         pass
     raise ModelError(f"{file}: expected the description of an engine, found none: the engine was not finished; build it anew")
 

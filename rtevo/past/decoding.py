@@ -65,7 +65,19 @@ class Again:
         scores : list of Score
             That became ready with it.
         reliability : float
+
+        Raises
+        ------
+        DataError
+            The log is no session's: its volumes or images cannot follow each other so.
         """
+        try:
+            yield from self._go_through()
+        except ValueError as error:
+            raise DataError(f"{self._out}: its log is no session's, and cannot be decoded again: {error}") from None
+
+    def _go_through(self) -> Iterator[tuple[Record, Aligned | None, list[Score], float]]:
+        """Decode part after part."""
         for number, part in enumerate(self._parts):
             start = part.start
             if number and start.decoder_state == "rebaselined":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from rtevo.config import Config
 from rtevo.errors import DataError
+from rtevo.outside import read_json
 from rtevo.record import LOG, AlignedRecord, ImageRecord, LatentRecord, Painting, RecordedSession, ScoreRecord, held
 from rtevo.records import EventKind, VolumeFlag
 
@@ -169,7 +169,7 @@ def _blind(session: Session) -> Session:
 
 
 def _json(path: Path) -> Row:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    return dict(read_json(path)) if path.exists() else {}
 
 
 def _settings(found: Mapping[str, Any]) -> dict[str, Row]:

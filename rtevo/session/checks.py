@@ -10,6 +10,7 @@ import grp
 import importlib.util
 import math
 import os
+import resource
 import secrets
 import socket
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = [
     "check_decoder",
     "check_delivery",
     "check_group",
+    "check_open_files",
     "check_out",
     "check_participant",
     "check_space",
@@ -39,6 +41,26 @@ __all__ = [
 ]
 
 SIMULATED_TR_S = 0.867
+OPEN_FILES, MOST_OPEN_FILES = 256, 4096  # that a process of a session may need; that are asked for where the system allows them
+
+
+def check_open_files() -> None:
+    """See that this process, and those that it starts, may open as many files as a session needs; raises the limit as far as is allowed.
+
+    Raises
+    ------
+    ConfigError
+        The system allows fewer.
+    """
+    now, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_OPEN_FILES if allowed == resource.RLIM_INFINITY else min(allowed, MOST_OPEN_FILES)
+    if now != resource.RLIM_INFINITY and now < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, allowed))
+    if most < OPEN_FILES:
+        raise ConfigError(
+            f"this account may open {most} files in a process, expected at least {OPEN_FILES}: "
+            "raise the limit (ulimit -Hn, /etc/security/limits.conf, LimitNOFILE of a service)"
+        )
 
 
 def check_out(wanted: str) -> Path:

@@ -27,6 +27,7 @@ __all__ = ["LOST_S", "WAIT_S", "Context", "Turns", "serve"]
 InputT = TypeVar("InputT", bound="Ring | Turns")
 
 WAIT_S = 0.1  # how often a waiting stage looks at the shared words
+IN_A_ROW = 8  # messages of one ring that are taken before the others are looked at
 LOST_S = 0.02  # pause where a ring's writer is dead
 PROGRESS_S = 0.5  # how often a stage says how far it is
 
@@ -153,6 +154,8 @@ class Turns:
 def serve(inputs: dict[str, InputT], handlers: Mapping[str, Callable[[Any], None]], timeout_s: float) -> list[str]:
     """Wait until an input has something, hand each waiting slot to its handler, in the order of `inputs`, and then release it.
 
+    Of one input at most `IN_A_ROW` are handed on before the others are looked at: whoever is slower than one input still hears the others.
+
     Returns
     -------
     list of str
@@ -164,7 +167,7 @@ def serve(inputs: dict[str, InputT], handlers: Mapping[str, Callable[[Any], None
     for ring in wait_any(list(now.values()), timeout_s):
         name = names[ring.name]
         try:
-            while True:
+            for _ in range(IN_A_ROW):
                 with inputs[name].read(timeout_s=0) as slot:
                     handlers[name](slot)
         except RingTimeout:

@@ -91,7 +91,7 @@ def _evolver(config: Config, condition: str, space: LatentSpace) -> evolve.Evolv
     try:
         state = evolution_of(Path(e.continue_from))
         evolver = evolve.from_state(state["evolver"])
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+    except (OSError, DataError, ValueError, KeyError, TypeError) as problem:
         raise ConfigError(f"{where}: expected the evolution.json of an earlier run, found something else: {problem}") from None
     if evolver.strategy != strategy:
         raise ConfigError(f"{where}: expected strategy {strategy!r} as in this session, found {evolver.strategy!r}")

@@ -20,6 +20,7 @@ from rtevo.session.checks import (
     check_decoder,
     check_delivery,
     check_group,
+    check_open_files,
     check_out,
     check_participant,
     check_space,
@@ -89,6 +90,7 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
     from rtevo.session import course
     from rtevo.session.safety import AVOIDED, avoid_of, gate_of
 
+    check_open_files()
     model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else None
     embedding_size, image_size = generate.probe(model, config.generator.px)
     space = check_space(config, embedding_size)

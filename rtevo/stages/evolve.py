@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rtevo.errors import DataError
 from rtevo.evolve import Course, Request, Told
 from rtevo.latent import LatentSpace
 from rtevo.outside import parse_json
@@ -22,6 +24,7 @@ from rtevo.session.context import WAIT_S, Context, Turns, serve
 from rtevo.session.course import make_course, state_of
 from rtevo.session.plan import MEASURED
 from rtevo.session.safety import avoid_of
+from rtevo.session.silence import Answers
 from rtevo.shm import Ring
 
 
@@ -43,6 +46,7 @@ class _Evolve:
         self.shown: set[tuple[int, int]] = set()
         self.over: set[tuple[int, int]] = set()  # shown to their end
         self.done = False
+        self.answers = Answers(context.plan.condition) if context.plan.condition in MEASURED else None
         if context.plan.part:
             self.take_up()
         self.go_on()
@@ -53,7 +57,10 @@ class _Evolve:
         log = earlier(plan.out, plan.part)
         images = of_kind(log, ImageRecord) if self.settings.use_post_encodings else []
         place = {(r.generation, r.candidate): self.space.to_latent(r.embedding[np.newaxis])[0] for r in images}
-        past = go_through(self.course, log, measured(log, plan.condition), place)
+        try:
+            past = go_through(self.course, log, measured(log, plan.condition), place)
+        except ValueError as error:
+            raise DataError(f"{plan.out}: its log is not that of a session of its settings: {error}") from None
         self.scores_taken = past.scores_taken
         for told, taken in past.told:
             self.publish([told], taken)
@@ -175,7 +182,13 @@ class _Evolve:
             self.context.log.warning("evolve: an image came late: from now on %d are asked for ahead", self.course.ahead)
             self.go_on()
         elif kind == MEASURED.get(self.context.plan.condition):
+            self.hear(float(slot["value"]))
             self.take(slot, float(slot["value"]), math.nan, int(slot["received_ns"]))
+
+    def hear(self, value: float) -> None:
+        """Raise an alarm where a participant does not answer any more."""
+        if self.answers is not None and (news := self.answers.take(value)) is not None:
+            self.context.log.log(logging.ERROR if news.alarm else logging.WARNING, "evolve: %s", news.text)
 
     def overdue(self) -> bool:
         """Whether missing scores are no longer waited for."""

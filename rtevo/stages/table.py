@@ -93,6 +93,9 @@ def stages_of(plan: Plan) -> list[Stage]:
     return found
 
 
+NO_MEMORY = "found no memory left: end what else runs on this computer, or raise the limit (ulimit -v, MemoryMax of a service)"
+
+
 def child_main(stage: str, plan: Plan, pipe: Connection) -> None:
     """Run one stage in this process; report ready, log messages and a traceback through `pipe`."""
     ignore()  # Ctrl-C reaches every process of the terminal; it is the supervisor's
@@ -101,7 +104,7 @@ def child_main(stage: str, plan: Plan, pipe: Connection) -> None:
         next(s for s in stages_of(plan) if s.name == stage).target(context)
         context.tell("done")
     except BaseException as error:
-        full = full_disk(error, plan.out, plan.runtime)
+        full = full_disk(error, plan.out, plan.runtime) or (NO_MEMORY if isinstance(error, MemoryError) else "")
         text = full or (str(error) if isinstance(error, RtevoError) else traceback.format_exc())
         context.tell("error", text=text, follows=isinstance(error, RingPeerLost))
         raise SystemExit(1) from None
