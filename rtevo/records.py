@@ -272,10 +272,12 @@ def placement_dtype() -> np.dtype[np.void]:
     )
 
 
-def score_dtype() -> np.dtype[np.void]:
-    """Slot of the ``scores`` ring: the response to one image, NaN where it could not be measured."""
+def score_dtype(maps: int = 0) -> np.dtype[np.void]:
+    """Slot of the ``scores`` ring: the response to one image, NaN where it could not be measured; of an objective over `maps` maps, theirs."""
+    several: list[tuple[Any, ...]] = [("maps", "<f8", (maps, 2))] if maps else []  # score and standard error of each
     return np.dtype(
         [
+            *several,
             ("generation", "<i4"),
             ("candidate", "<i4"),
             ("revision", "<i4"),  # 0 = first value; later values replace it

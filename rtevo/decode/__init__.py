@@ -22,6 +22,8 @@ volumes and image onsets as they come and gives each image's score.
     scoring     recorded events scored as a session does, and how well
     figures     one page about a decoder
     carry       a decoder on another day's grid; sampling: volumes and maps on other grids
+    maps        one map, or an objective over several of one or several folders
+    several     scores of such an objective; shared: the noise that maps share
     elsewhere   runs of other grids: today's reference, placement, a decoder folder for today
     convert     decoders from elsewhere; unpickle reads a model without running it
 
@@ -32,11 +34,13 @@ converts maps and models.
 from rtevo.decode.carry import carry, reorder, same_voxels
 from rtevo.decode.deconvolve import Deconvolver, Grid
 from rtevo.decode.folder import Decoder, read_map, write_decoder
+from rtevo.decode.maps import load_decoder
 from rtevo.decode.peak import pearson, response_window
 from rtevo.decode.quality import Quality, differences, whole
 from rtevo.decode.running import RunningFit
 from rtevo.decode.score import Score
 from rtevo.decode.scorer import METHODS, Method, Scorer
+from rtevo.decode.several import SeveralScorer, scorer_of
 
 __all__ = [
     "METHODS",
@@ -48,13 +52,16 @@ __all__ = [
     "RunningFit",
     "Score",
     "Scorer",
+    "SeveralScorer",
     "carry",
     "differences",
+    "load_decoder",
     "pearson",
     "read_map",
     "reorder",
     "response_window",
     "same_voxels",
+    "scorer_of",
     "whole",
     "write_decoder",
 ]

@@ -204,7 +204,7 @@ def decoder(known: Known) -> Iterator[Finding]:
     )
     if loaded is None and config.acquisition.source == "replay":
         yield Finding("decoder", "warn", f"{what}; a random map, its scores mean nothing", "name one: [decoder] folder, or --decoder")
-    elif made.noise_sd is None and config.decoder.method != "peak":
+    elif any(one.noise_sd is None for one in made.maps or (made,)) and config.decoder.method != "peak":
         to_do = "fit it again (python -m rtevo.decode fit), or accept that the first minute of scores is uncertain"
         yield Finding("decoder", "warn", f"{what}; without the voxels' noise", to_do)
     else:

@@ -37,14 +37,15 @@ class _Decode:
 
     def __init__(self, context: Context) -> None:
         from rtevo import place, realign
-        from rtevo.decode import Decoder
+        from rtevo.decode import load_decoder
         from rtevo.decode.carry import warm_up
         from rtevo.session.placing import Hints
 
-        plan = context.plan
+        plan, settings = context.plan, context.config.decoder
         for each in (realign.warm_up, place.warm_up, warm_up):
             each()
-        self.context, self.decoder, self.compared, self.holes = context, Decoder.load(plan.decoder, plan.decoder_name), False, False
+        self.context, self.compared, self.holes = context, False, False
+        self.decoder = load_decoder(plan.decoder, plan.decoder_name, settings.objective, settings.more_folders)
         self.artefacts, self.last, self.answered = 0, plan.first_volume - 1, 0
         self.hints = Hints.of(context.config, self.decoder)
         if self.hints.placement is not None:
@@ -195,7 +196,9 @@ class _Decode:
         d = self.decoding.decoder
         if d is not None and not attempt.own_grid:
             folder = placement_folder(out, self.context.plan.part) / "decoder"
-            write_decoder(folder, d.name, d.reference, d.mask, d.weights, d.grid.affine, d.settings, d.noise_sd)
+            own = {one.name: one.settings for one in d.maps} or None
+            for one in d.maps or (d,):
+                write_decoder(folder, one.name, one.reference, one.mask, one.weights, one.grid.affine, one.settings, one.noise_sd, own)
 
     def artefact(self, index: int) -> None:
         """Note a volume that is left out; warn of the first, the second, the fourth, and so on."""
@@ -240,6 +243,8 @@ class _Decode:
                 for name in ("revision", "volumes_used", "score", "score_se", "onset_s"):
                     out[name] = getattr(score, name)
                 out["reliability"] = reliability
+                if score.maps:
+                    out["maps"] = score.maps
                 out["closed_ns"] = self.closed_ns.get(score.last_volume_index, 0)
                 out["scored_ns"] = time.monotonic_ns()
             if math.isfinite(score.score):
