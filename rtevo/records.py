@@ -273,7 +273,7 @@ def placement_dtype() -> np.dtype[np.void]:
 
 
 def score_dtype(maps: int = 0) -> np.dtype[np.void]:
-    """Slot of the ``scores`` ring: the response to one image, NaN where it could not be measured; of an objective over `maps` maps, theirs."""
+    """Slot of the ``scores`` ring: the response to one image, NaN where it could not be measured; with those of `maps` maps."""
     several: list[tuple[Any, ...]] = [("maps", "<f8", (maps, 2))] if maps else []  # score and standard error of each
     return np.dtype(
         [

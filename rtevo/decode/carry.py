@@ -154,8 +154,8 @@ def carry(
     Returns
     -------
     Decoder
-        On today's grid, with today's reference, and all its maps; its settings say in ``placed`` where it comes from. The decoder itself where today's grid
-        is its own, and the decoder reordered where it has the same voxels: then volumes go to the decoder's reference.
+        On today's grid, with today's reference, and all its maps; its settings say in ``placed`` where it comes from. The decoder itself
+        where today's grid is its own, and the decoder reordered where it has the same voxels: then volumes go to the decoder's reference.
 
     Raises
     ------

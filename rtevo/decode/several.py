@@ -2,9 +2,9 @@
 
 A weighted sum of maps is a map: its weights over the noise are the sum of theirs. So the linear part of an objective is one projection,
 taken apart by one filter of its own, whose error holds however the maps' noise is correlated, because it is the noise of that projection.
-The distance of a map from its mean (``keep``) and ranks are functions of maps' scores; their errors follow to first order (for the distance:
-exactly, of a normal error: C. Stein 1981, doi:10.1214/aos/1176345632), with the correlation of the maps' noise of
-:mod:`rtevo.decode.shared`.
+The distance of a map from its mean (``keep``) and ranks are functions of maps' scores; their errors follow to first order (of the distance
+exactly, for a normal error: C. Stein 1981, doi:10.1214/aos/1176345632), with the correlation of the maps' noise as
+:mod:`rtevo.decode.shared` finds it.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def combined(maps: Sequence[Decoder], weights: Sequence[float]) -> Decoder:
 class SeveralScorer:
     """Scores of an objective over several maps; used like :class:`Scorer`, which see for the parameters.
 
-    Each score says those of the maps too (`Score.maps`). A revision is published when the objective's score has improved or moved, and at the
-    end when a map's has.
+    Each score says those of the maps too (`Score.maps`). A revision is published when the objective's score has improved or moved, and at
+    the end when a map's has.
 
     Parameters
     ----------

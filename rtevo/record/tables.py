@@ -66,8 +66,8 @@ TRIALS = {
     "true_response": ("float64", "a simulated participant's hidden preference; only where there is one"),
     "part": ("Int64", "part of the session in which it was shown; only where there are several"),
 }
-"""Columns of ``trials.tsv`` and of :attr:`RecordedSession.trials`: type and meaning; after them, of an objective over several maps, each map's
-score ``score_MAP`` and its standard error ``score_MAP_se``; and then ``x0``, ``x1``, ...: its latent."""
+"""Columns of ``trials.tsv`` and of :attr:`RecordedSession.trials`: type and meaning; after them, of an objective over several maps, each
+map's score ``score_MAP`` and its standard error ``score_MAP_se``; and then ``x0``, ``x1``, ...: its latent."""
 MOTION = {
     "volume": ("int64", "number of the volume in the session, 0 = first"),
     "onset": ("float64", "start of its acquisition, s from the session's first volume"),
