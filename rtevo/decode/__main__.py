@@ -1,7 +1,7 @@
 """Command line: build a decoder from training runs, score a recorded run with one as a session would, carry one to today's grid.
 
 ``python -m rtevo.decode fit RUN [RUN ...] --events E.tsv [E.tsv ...] [--target "face - object"] --out DIR``
-``python -m rtevo.decode score DECODER RUN --events E.tsv [--name MAP ...] [--out SCORES.tsv]``
+``python -m rtevo.decode score DECODER RUN --events E.tsv [--name MAP ... | --objective "face - 0.5 * place"] [--out SCORES.tsv]``
 ``python -m rtevo.decode place DECODER --on TODAY --out DIR [--transform FILE]``
 ``python -m rtevo.decode import (MAP.nii.gz | MODEL.pkl) --reference REF.nii.gz --mask MASK.nii.gz --out DIR [--transform A B ...]``
 """
@@ -83,6 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("run", metavar="RUN", type=Path, help="folder of DICOM files, or 4-D NIfTI file")
     score.add_argument("--events", required=True, metavar="TSV", type=Path, help="BIDS events")
     score.add_argument("--name", nargs="+", metavar="MAP", help="which maps, where there are several (default: all)")
+    score.add_argument(
+        "--objective", metavar="TEXT", help="a sum over maps, as in a session: 'face - 0.5 * place', 'face - keep(place)', 'rank(face)'"
+    )
+    score.add_argument("--more-folders", nargs="+", metavar="DIR", type=Path, help="more decoder folders whose maps the objective names")
     score.add_argument("--no-halves", dest="halves", action="store_false", help="leave the split-half reliability out (saves some time)")
     score.add_argument("--method", choices=SCORING, default="deconvolve", help="default: deconvolve")
     score.add_argument("--out", metavar="TSV", type=Path, help="where to write the scores (default: print them)")

@@ -204,7 +204,8 @@ def together(decoder: Decoder, maps: Sequence[Decoder]) -> Decoder:
     if np.ptp(weights[mask]) == 0:  # it only says where the maps weigh
         weights = np.where(mask, maps[0].weights, 0)
     one = maps[0]
-    return Decoder(one.grid, one.reference, mask, weights, decoder.name, one.settings, None, decoder.goal, tuple(maps))
+    settings = {name: value for name, value in one.settings.items() if name not in ("category", "unit")}  # of that map alone
+    return Decoder(one.grid, one.reference, mask, weights, decoder.name, settings, None, decoder.goal, tuple(maps))
 
 
 class _Lattice:

@@ -64,8 +64,7 @@ def load_decoder(
         replace(_on_reference(one, base, there[label][0]), name=label.replace("/", "-"))
         for one, label in zip(found, goal.maps, strict=True)
     ]
-    whole = replace(base, name="objective", goal=goal)
-    return together(whole, made)
+    return together(replace(base, name="objective", goal=goal), made)
 
 
 def _maps_there(folders: Sequence[Path]) -> tuple[dict[str, tuple[Path, str]], dict[str, str]]:

@@ -163,3 +163,21 @@ def test_a_unit_divides_the_projection_and_must_be_a_number(tmp_path: Path) -> N
 def test_halves_are_stepped_up() -> None:
     assert spearman_brown(0.5) == pytest.approx(2 / 3)
     assert spearman_brown(-0.2) == -0.2
+
+
+def test_an_objective_is_scored_beside_its_maps(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "scores.tsv"
+    words = ["score", study / "maps", study / "run.nii.gz", "--events", study / "run.tsv", "--no-halves", "--out", out]
+    assert main([*map(str, words), "--objective", "a - mean(b, c)"]) == 0
+    said = capsys.readouterr().out
+    assert [line.split()[0] for line in said.splitlines()[1:5]] == ["objective", "a", "b", "c"]
+    assert float(said.splitlines()[1].split()[1]) > 0.9  # AUC of a against b and c; it was fitted to this run
+    rows = [line.split("\t") for line in out.read_text().splitlines()]
+    assert rows[0][3:5] == ["objective", "objective_se"]
+    numbers = np.array([row[3:11] for row in rows[1:]], float)
+    expected = numbers[:, 2] - 0.5 * (numbers[:, 4] + numbers[:, 6])
+    assert np.corrcoef(numbers[:, 0], expected)[0, 1] > 0.98  # each filter shrinks by itself
+    assert main([*map(str, words), "--objective", "a - d"]) == 2
+    assert "unknown map 'd': expected one of a, b, c" in " ".join(capsys.readouterr().err.split())
+    assert main([*map(str, words), "--objective", "a", "--name", "a"]) == 2
+    assert "--name: expected none with --objective" in capsys.readouterr().err
