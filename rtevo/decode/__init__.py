@@ -17,6 +17,7 @@ volumes and image onsets as they come and gives each image's score.
     events      what was shown in a training run, and targets
     categories  what is told apart in training runs, their blocks, and how they are held out
     selection   maps on the voxels that tell categories apart, with nested cross-validation
+    repeats     voxels whose responses repeat from run to run
     train       weight maps on all voxels, and their performance on held-out blocks
     fitting     the default of ``fit``: choose, write, draw; recorded: runs as training and scoring by hand see them
     scoring     recorded events scored as a session does, and how well

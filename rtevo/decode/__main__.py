@@ -134,6 +134,10 @@ def _fit_options(fit: argparse.ArgumentParser) -> None:
     fit.add_argument(
         "--voxels", nargs="+", type=_count, metavar="N", help="numbers of voxels to choose from, 0: all (default: 300 1000 2000 5000 0)"
     )
+    fit.add_argument(
+        "--reliable", type=finite, metavar="R", help="only voxels whose responses to the categories repeat across runs: correlation of two "
+        "runs' responses at least R, as 0.3 (default: all; at least 100 voxels are kept)"
+    )  # fmt: skip
     fit.add_argument("--mask", metavar="NII", type=Path, help="brain mask (default: found from the reference)")
     fit.add_argument("--roi", metavar="NII", type=Path, help="use only voxels inside this too")
     fit.add_argument(
@@ -168,6 +172,8 @@ def _fit(options: argparse.Namespace) -> str:
         raise DataError(f"--method {options.method}: expected --target (only the default method fits a map for every kind of event)")
     if options.name is not None and options.target is None:
         raise DataError("--name: expected --target (without it each kind of event names its map)")
+    if options.reliable is not None and (options.method != "select" or len(runs) < 2):
+        raise DataError("--reliable: expected two or more runs and the default method, as it asks what repeats from run to run")
     if options.method != "select" and len(options.fwhm) > 1:
         raise DataError(f"--fwhm: expected one width for --method {options.method}, got {len(options.fwhm)}")
     targets = None if options.target is None else _targets(options.target, events)
@@ -220,6 +226,8 @@ def _fit_selected(
     tsnr = float(np.median(np.mean([one.values.mean(axis=0) for one in series], axis=0)[sd > 0] / sd[sd > 0]))
     settings = {**_settings(options, "select", measured, first.tr_s, tsnr), "fwhm_mm": fwhm_mm}
     settings["selection"] = {"voxels": chosen.recipe.voxels or int((sd > 0).sum()), "penalty": chosen.recipe.penalty}
+    if options.reliable is not None:
+        settings["selection"] |= {"voxels": int((weights != 0).any(axis=0).sum()), "reliable": options.reliable}
     if placements:
         settings["placements"] = placements
     decoders = write_selected(options.out, names, (reference, mask, first.grid), weights, sd, chosen, categories, settings)
