@@ -183,11 +183,16 @@ def test_an_objective_is_scored_beside_its_maps(study: Path, tmp_path: Path, cap
     assert "--name: expected none with --objective" in capsys.readouterr().err
 
 
-def test_voxels_that_repeat_are_asked_of_two_runs(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_repeats_is_asked_of_two_runs(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["fit", study / "run.nii.gz", "--events", study / "run.tsv", "--out", tmp_path / "one", "--reliable", "0.5"]
+    assert main([*map(str, words)]) == 2
+    assert "--reliable: expected two or more runs" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_decoder_says_that_its_voxels_repeat(study: Path, tmp_path: Path) -> None:
     run, events = str(study / "run.nii.gz"), str(study / "run.tsv")
     rest = ["--mask", str(study / "head.nii.gz"), "--voxels", "200", "--permutations", "0", "--reliable", "0.5"]
-    assert main(["fit", run, "--events", events, "--out", str(tmp_path / "one"), *rest]) == 2
-    assert "--reliable: expected two or more runs" in capsys.readouterr().err
     assert main(["fit", run, run, "--events", events, events, "--out", str(tmp_path / "two"), *rest]) == 0
     selection = json.loads((tmp_path / "two" / "decoder.json").read_text())["settings"]["selection"]
     assert selection["reliable"] == 0.5

@@ -190,7 +190,7 @@ def test_only_voxels_that_repeat_are_chosen() -> None:
     found = select_maps([volumes], *categories_of(events, times, run), counts=(60,), penalties=(0.1,), repeats=Repeats(run, 0.9))
     kept = (found.weights != 0).any(axis=0)
     assert found.auc > 0.85
-    assert kept[20:TELLING].mean() > 0.8
+    assert kept[20:TELLING].mean() > 0.6
     assert kept[:20].mean() < 0.5  # three categories: a profile of chance is so like another in one of seven voxels
 
 
