@@ -21,6 +21,7 @@ volumes and image onsets as they come and gives each image's score.
     train       weight maps on all voxels, and their performance on held-out blocks
     fitting     the default of ``fit``: choose, write, draw; recorded: runs as training and scoring by hand see them
     scoring     recorded events scored as a session does, and how well
+    promise     how good a folder's maps are, for plans
     figures     one page about a decoder
     carry       a decoder on another day's grid; sampling: volumes and maps on other grids
     maps        one map, or an objective over several of one or several folders
