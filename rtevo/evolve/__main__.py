@@ -62,8 +62,8 @@ def _add_plan(commands: Any) -> None:
     )
     how_good = c.add_mutually_exclusive_group()
     how_good.add_argument(
-        "--quality", type=finite, metavar="R", help="how good the map is: correlation of the response that it measures with the one that is "
-        "sought, 0 to 1 (default: 1, which no map is)"
+        "--quality", type=finite, metavar="R", help="how good the map is: correlation of the response that it measures with the one "
+        "that is sought, 0 to 1 (default: 1, which no map is)"
     )  # fmt: skip
     how_good.add_argument("--decoder", type=Path, metavar="DIR", help="take that from what a decoder's folder says of held-out blocks")
     c.add_argument("--objective", default="", metavar="TEXT", help="with --decoder: which map, or a sum as 'face - 0.5 * place'")
@@ -111,8 +111,8 @@ def plan(options: argparse.Namespace) -> None:
     with client(options) as where, shown_progress("simulated sessions") as progress:
         outcomes = iter(run_cases([case for part in parts for case in part], where, options.keep, on_progress=progress))
     ranked = planning.rank(found, [[next(outcomes) for _ in part] for part in parts], len(options.objectives))
-    title = f"{scan.minutes:g} min, an image every {scan.cadence_s:g} s, CNR {scan.cnr:g}, {scan.size} dimensions, {options.seeds} seeds, {said}"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    title = f"{scan.minutes:g} min, an image every {scan.cadence_s:g} s, CNR {scan.cnr:g}, {scan.size} dimensions, {options.seeds} seeds"
+    table = Table(title=f"{title}, {said}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name in ("gain (SD)", "±", "strategy", "schedule", "population", "generations", "mutation_sd"):
         table.add_column(name, justify="left" if name in ("strategy", "schedule") else "right")
     for c in ranked:
