@@ -242,3 +242,14 @@ def test_a_sessions_decoder_of_another_name_than_a_maps_is_refused(recorded: Cal
     (out / "session.toml").write_text('[decoder]\nname = "../../secret"\n')
     with pytest.raises(DataError, match="expected the name of a map"):
         export(out, tmp_path / "bids")
+
+
+def test_scores_of_an_objectives_maps_are_events_columns_with_their_meaning(recorded: Callable[..., Path], tmp_path: Path) -> None:
+    out = recorded()
+    with LogWriter(out / "record.jsonl") as log:
+        log.append("scores", {"generation": 0, "candidate": 1, "score": 0.25, "score_se": 0.5, "maps": {"face": [1.5, 0.25]}})
+    events = export(out, tmp_path / "bids").parent.glob("*_events.*")
+    sidecar, rows = sorted(events)
+    assert rows.read_text().splitlines()[0].split("\t")[-2:] == ["score_face", "score_face_se"]
+    assert rows.read_text().splitlines()[1].split("\t")[-2:] == ["1.5", "0.25"]
+    assert json.loads(sidecar.read_text())["score_face"]["Description"].startswith("Score of the map face")

@@ -159,7 +159,8 @@ def _tile(view: View, trial: Trial, limits: tuple[float, float], best: bool) -> 
     showing = view.showing == (trial.generation, trial.candidate)
     kinds = [name for name, so in (("showing", showing), ("best", best), ("waiting", not trial.shown)) if so]
     name = f"generation-{trial.generation:02d}/candidate-{trial.candidate:02d}"
-    picture = f'<img src="picture/{trial.generation}/{trial.candidate}?small=1" alt="{name}" title="{name}">'
+    title = escape(f"{name}: {trial.maps}" if trial.maps else name)
+    picture = f'<img src="picture/{trial.generation}/{trial.candidate}?small=1" alt="{name}" title="{title}">'
     if math.isnan(trial.value):
         coming = "not shown" if view.scene == "over" else "to come"
         words = "on screen" if showing else coming if not trial.shown else "hidden" if view.blinded else "no score yet"

@@ -204,7 +204,7 @@ class Status:
         if view.blinded:
             cells.append(("score", "hidden", "green"))
         elif not math.isnan(view.score):
-            cells.append(("score", f"{view.score:+.3f}", "green"))
+            cells.append(("score", f"{view.score:+.3f}" + (f" ({view.score_maps})" if view.score_maps else ""), "green"))
         if means := view.means():
             cells.append(("fitness", " ".join(f"{mean:+.2f}" for _, mean, _ in means[-6:]), "green"))
         if self._clock and not math.isnan(view.due_s):

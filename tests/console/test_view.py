@@ -241,3 +241,12 @@ def test_a_presenter_that_waits_is_named_until_it_leaves_or_is_let_in() -> None:
         assert view.alarms(4.0, {}) == []
     view.take(record_of({"type": "operator", "action": "admit", "text": "", "t_ns": 4 * S}))
     assert view.messages[-1][2] == "the waiting presenter is let in"
+
+
+def test_the_scores_of_an_objectives_maps_stand_beside_its_own_unless_they_are_hidden() -> None:
+    both = {"face": [1.25, 0.5], "place": [-0.5, math.nan]}
+    record = record_of({"type": "scores", "generation": 0, "candidate": 0, "score": 1.5, "score_se": 0.5, "maps": both})
+    seen = view([*image(0, 0), record])
+    assert seen.trials[0, 0].maps == seen.score_maps == "face +1.25 ± 0.50, place -0.50"
+    assert "candidate-00: face +1.25 ± 0.50, place -0.50" in page(seen)
+    assert "face" not in page(view([*image(0, 0), record], "blinded"))
