@@ -4,8 +4,8 @@ An objective is a sum of terms, each a number times one of
 
 - ``NAME``: a map's score;
 - ``mean(A, B, ...)``: the mean of some maps' scores; ``mean(others)``: of all maps that the objective does not name otherwise;
-- ``keep(NAME)``: how far the map's score is from its mean, in its units; it is subtracted, so that the map is kept near its mean (a control
-  region);
+- ``keep(NAME)``: the squared distance of the map's score from its mean, in its units, less what the score's error adds to it; it is
+  subtracted, so that the map is kept near its mean (a control region);
 - ``rank(NAME)``: the rank of the map's score among all images so far, as a normal quantile (mean 0, standard deviation 1): no units.
 
 A map's name may hold hyphens, so minus stands between blanks. ``FOLDER/NAME`` is the map of one of several folders.
@@ -28,7 +28,7 @@ KINDS = ("mean", "keep", "rank")
 _NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)\s*\*\s*")
 _CALL = re.compile(r"(mean|keep|rank)\s*\(([^()]*)\)")
 _NAME = re.compile(r"\w[\w./-]*")
-_EXAMPLES = "as 'face', 'face - 0.5 * place', 'face - mean(others)', 'face - keep(place)' or 'rank(face)'"
+_EXAMPLES = "as 'face', 'face - 0.5 * place', 'face - mean(others)', 'face - 0.3 * keep(place)' or 'rank(face)'"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Goal:
     maps : tuple of str, (K,)
         The maps that it names, in the order in which it does.
     linear, keep, rank : tuple of float, (K,)
-        Weight of each map's score; of its distance from its mean (<= 0); of its rank.
+        Weight of each map's score; of its squared distance from its mean (<= 0); of its rank.
     """
 
     text: str

@@ -196,7 +196,7 @@ def _read(path: Path) -> dict[str, Any]:
         for spec in fields(SECTIONS[name]):
             value = table.get(spec.name)
             if is_path(spec, value):
-                table[spec.name] = str(path.parent / Path(value).expanduser())
+                table[spec.name] = str(path.parent / Path(str(value)).expanduser())
             elif isinstance(value, list) and spec.metadata["path"]:
                 table[spec.name] = [str(path.parent / Path(each).expanduser()) if is_path(spec, each) else each for each in value]
     return tables

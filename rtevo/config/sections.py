@@ -99,7 +99,7 @@ class Decoder:
     objective: str = key(
         "",
         "what is maximised where that is not one map: a sum over maps of the folder, as face - 0.5 * place, face - mean(others), "
-        "face - keep(place) (place stays near its mean), rank(face); empty = the map that `name` names",
+        "face - 0.3 * keep(place) (place stays near its mean), rank(face); empty = the map that `name` names",
     )
     more_folders: tuple[str, ...] = key(
         (),

@@ -84,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--events", required=True, metavar="TSV", type=Path, help="BIDS events")
     score.add_argument("--name", nargs="+", metavar="MAP", help="which maps, where there are several (default: all)")
     score.add_argument(
-        "--objective", metavar="TEXT", help="a sum over maps, as in a session: 'face - 0.5 * place', 'face - keep(place)', 'rank(face)'"
+        "--objective",
+        metavar="TEXT",
+        help="a sum over maps, as in a session: 'face - 0.5 * place', 'face - 0.3 * keep(place)', 'rank(face)'",
     )
     score.add_argument("--more-folders", nargs="+", metavar="DIR", type=Path, help="more decoder folders whose maps the objective names")
     score.add_argument("--no-halves", dest="halves", action="store_false", help="leave the split-half reliability out (saves some time)")

@@ -2,9 +2,8 @@
 
 A weighted sum of maps is a map: its weights over the noise are the sum of theirs. So the linear part of an objective is one projection,
 taken apart by one filter of its own, whose error holds however the maps' noise is correlated, because it is the noise of that projection.
-The distance of a map from its mean (``keep``) and ranks are functions of maps' scores; their errors follow to first order (of the distance
-exactly, for a normal error: C. Stein 1981, doi:10.1214/aos/1176345632), with the correlation of the maps' noise as
-:mod:`rtevo.decode.shared` finds it.
+The squared distance of a map from its mean (``keep``) and ranks are functions of maps' scores; their errors follow (of the square exactly,
+for a normal error; of ranks to first order), with the correlation of the maps' noise as :mod:`rtevo.decode.shared` finds it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import erf, ndtr, ndtri
+from scipy.special import ndtr, ndtri
 
 from rtevo.decode.folder import Decoder
 from rtevo.decode.nuisance import motion_in_mm
@@ -279,13 +278,10 @@ def objective_values(goal: Goal, scores: Array, errors: Array, sums: Array | Non
 
 
 def _distance(score: Array, error: Array) -> tuple[Array, Array, Array]:
-    """Distance from the mean of the first images; its slope; the variance that a normal error has beyond the slope's."""
+    """Squared distance from the mean of the first images; its slope; the variance that a normal error has beyond the slope's."""
     known = score[np.isfinite(score)][:FIRST_IMAGES]
     away = score - (known.mean() if len(known) else 0.0)
-    ratio = np.divide(away, error, out=np.sign(away) * 1e9, where=error > 0)
-    slope = np.where(np.isnan(error), np.sign(away), erf(ratio / math.sqrt(2)))
-    folded = error * math.sqrt(2 / math.pi) * np.exp(-0.5 * ratio**2) + away * slope
-    return np.abs(away), slope, np.maximum(error**2 + away**2 - folded**2 - (slope * error) ** 2, 0.0)
+    return away**2 - np.nan_to_num(error) ** 2, 2 * away, 2 * error**4
 
 
 def _rank(score: Array, error: Array) -> tuple[Array, Array, Array]:

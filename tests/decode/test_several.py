@@ -170,7 +170,7 @@ def monte_carlo(goal: Goal, scores: np.ndarray, errors: np.ndarray, covariance: 
     noise = rng.multivariate_normal(np.zeros(2), covariance, draws) * errors[0]
     known = scores[:20, 1].mean()
     moved = scores[0] + noise
-    return np.asarray(moved[:, 0] + goal.keep[1] * np.abs(moved[:, 1] - known))
+    return np.asarray(moved[:, 0] + goal.keep[1] * (moved[:, 1] - known) ** 2)
 
 
 @pytest.mark.parametrize("away", [0.0, 0.5, 3.0])
@@ -186,7 +186,7 @@ def test_keeping_a_map_near_its_mean_has_the_error_that_sampling_gives(away: flo
     covariance = np.array([[1.0, rho], [rho, 1.0]])
     values, ses = objective_values(goal, scores, errors, np.column_stack([scores[:, 0], errors[:, 0]]), covariance)
     mean = scores[:20, 1].mean()
-    assert values == pytest.approx(scores[:, 0] - 0.7 * np.abs(scores[:, 1] - mean))
+    assert values == pytest.approx(scores[:, 0] - 0.7 * ((scores[:, 1] - mean) ** 2 - 0.8**2))
     sampled = monte_carlo(goal, scores, errors, covariance)
     assert ses[0] == pytest.approx(sampled.std(), rel=0.03)  # 20,000 draws: 0.5%; the mean moves with the image by a twentieth
 
