@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rtevo.config import build
-from rtevo.decode import write_decoder
+from rtevo.decode import load_decoder, write_decoder
 from rtevo.record import LOG, RecordedSession, ScoreRecord
 from rtevo.records import EventKind
 from rtevo.run import main
@@ -119,3 +119,17 @@ def test_a_map_that_is_not_there_is_said_before_anything_starts(session: Callabl
     assert done.returncode != 0
     assert "unknown map 'linking': expected one of liking, noise, other; did you mean 'liking'?" in " ".join(done.printed.split())
     assert not done.out.exists()
+
+
+def test_maps_of_another_reference_are_placed_on_the_first(tmp_path: Path) -> None:
+    for seed, name in enumerate(("monday", "tuesday"), 1):
+        made = make_decoder(simulation(build({"session": {"seed": seed}, "simulation": {"voxel_mm": [6.0, 6.0, 6.6]}}), TR_S))
+        arrays = (made.reference, made.mask, made.weights, made.grid.affine)
+        write_decoder(tmp_path / name, f"liking-{name}", *arrays, {**made.settings, "unit": 1.0}, made.noise_sd)
+    found = load_decoder(tmp_path / "monday", None, "liking-monday + liking-tuesday", (tmp_path / "tuesday",))
+    first, second = found.maps
+    assert second.grid.difference(first.grid) == ""
+    assert np.array_equal(first.reference, second.reference)
+    both = first.mask & second.mask
+    assert np.corrcoef(first.weights[both], second.weights[both])[0, 1] > 0.5  # two localizers, each with its own noise
+    assert second.settings["placed"]["placement"]["verdict"] == "good"
