@@ -8,7 +8,7 @@ from html import escape
 from rtevo.console.desk import Desk
 from rtevo.console.view import FULL, LATENCIES, Trial, View
 
-__all__ = ["STATES", "alarms", "figures", "generation", "health", "messages", "now", "placement", "span", "state"]
+__all__ = ["STATES", "alarms", "figures", "generation", "goes_on", "health", "messages", "now", "placement", "span", "state"]
 
 STATES = {  # words, colour
     "starting": ("Getting ready", "dim"),
@@ -70,6 +70,16 @@ def figures(desk: Desk) -> str:
         ("volume", str(view.volumes[-1].index + 1) if view.volumes else "–"),
     ]
     return "".join(f"<span>{label} <b>{escape(value)}</b></span>" for label, value in cells)
+
+
+def goes_on(desk: Desk, left_s: float) -> str:
+    """Give what Stop's question says of the session that goes on meanwhile."""
+    words, colour = STATES[desk.state]
+    how_far = f"image {desk.view.shown} of {desk.images}"
+    return (
+        f'<p><span class="{colour}">{words}</span>, {how_far}: the session goes on until you stop it. This question goes away in '
+        f"{max(left_s, 0):.0f} s.</p>"
+    )
 
 
 def alarms(desk: Desk) -> str:
