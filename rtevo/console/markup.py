@@ -15,6 +15,7 @@ STATES = {  # words, colour
     "ready": ("Ready: press Start", "calm"),
     "presenter": ("Waiting for the stimulus PC", "amber"),
     "trigger": ("Waiting for the trigger", "blue"),
+    "volume": ("Waiting for the first volume", "blue"),
     "placing": ("Placing the decoder", "blue"),
     "asked": ("Placement: your decision", "amber"),
     "running": ("Running", "calm"),
