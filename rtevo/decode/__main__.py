@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
 
     def work() -> int:
-        warm_up()
+        warm_up(say)
         done = {"fit": _fit, "score": score_run, "place": _place, "import": _import}[options.command](options)
         text, status = done if isinstance(done, tuple) else (done, 0)
         sys.stdout.write(text)

@@ -135,7 +135,7 @@ def _decode(session: RecordedSession, config: Config) -> _Decoded:
     from rtevo.session.decoding import Decoding
     from rtevo.session.placing import Hints
 
-    warm_up()
+    warm_up(say)
     settings = config.decoder
     folder = Path(settings.folder) if settings.folder else session.out / "decoder"
     decoder, tr_s = load_decoder(folder, settings.name or None, settings.objective, settings.more_folders), session.start.tr_s

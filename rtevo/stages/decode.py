@@ -42,7 +42,8 @@ class _Decode:
         from rtevo.session.placing import Hints
 
         plan, settings = context.plan, context.config.decoder
-        for each in (realign.warm_up, place.warm_up, warm_up):
+        realign.warm_up(lambda text: _say_once(context, text))
+        for each in (place.warm_up, warm_up):
             each()
         self.context, self.compared, self.holes = context, False, False
         self.decoder = load_decoder(plan.decoder, plan.decoder_name, settings.objective, settings.more_folders)
@@ -250,6 +251,12 @@ class _Decode:
             if math.isfinite(score.score):
                 self.scored.add(score.key)
         self.context.clock.set("scored", len(self.scored))
+
+
+def _say_once(context: Context, text: str) -> None:
+    """Say what takes long at the start, in the log and in the line that shows what is waited for."""
+    context.log.info("decode: %s", text)
+    context.progress(text)
 
 
 def acceptable(placement: Placement, config: Config) -> bool:
