@@ -27,6 +27,7 @@ volumes and image onsets as they come and gives each image's score.
     maps        one map, or an objective over several of one or several folders
     several     scores of such an objective; shared: the noise that maps share
     elsewhere   runs of other grids: today's reference, placement, a decoder folder for today
+    imported    the noise of maps from elsewhere
     convert     decoders from elsewhere; unpickle reads a model without running it
 
 ``python -m rtevo.decode fit`` builds a decoder, ``score`` scores a recorded run, ``place`` carries a decoder to today's grid, ``import``

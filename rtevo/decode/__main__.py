@@ -28,6 +28,7 @@ from rtevo.decode.events import Event, Target, parse_target
 from rtevo.decode.figures import draw_page
 from rtevo.decode.fitting import draw_all, fit_selected, map_name, performance_of, told, write_selected
 from rtevo.decode.folder import Decoder, maps_in, write_decoder
+from rtevo.decode.imported import add_noise
 from rtevo.decode.nuisance import DRIFT_SD, MOTION_SD
 from rtevo.decode.recorded import Series, events_of, examples_of, nuisance_of, open_with, reference_of, series_of
 from rtevo.decode.runs import open_scan
@@ -106,16 +107,22 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--name", help="of the map (default: the file's)")
     convert.add_argument("--class", dest="category", metavar="CLASS", help="which, where a model tells more than two apart")
     convert.add_argument(
+        "--noise", metavar="RUN", type=Path, help="a run of the same head, any task or none, for the voxels' noise and the map's unit "
+        "(without them a session needs a baseline, and the map's scores cannot be added to others')"
+    )  # fmt: skip
+    convert.add_argument("--fwhm", type=finite, default=4.0, metavar="MM", help="with --noise: smoothing of the sessions (default: 4)")
+    convert.add_argument(
         "--transform", nargs="+", metavar="FILE", type=Path, help="takes the map from its own space to the reference's; several as "
         "antsApplyTransforms -i MAP -r REFERENCE -t FILE FILE ... has them: fMRIPrep's .h5, ANTs' .mat and Warp.nii.gz, FSL, AFNI, LTA"
     )  # fmt: skip
-    for each in (fit, score, placing):
+    for each in (fit, score, placing, convert):
         each.add_argument("--series", metavar="PATTERN", help="which series of a DICOM folder")
-        if each is not placing:
+        if each in (fit, score):
             each.add_argument(
                 "--first", type=_count, metavar="N", help="where a run's first volumes are missing: number of the first that is there, "
                 "counted from the volume at which the onsets are 0 (default: what lets more events be seen)"
             )  # fmt: skip
+        if each is not placing:
             each.add_argument("--tr", type=finite, metavar="S", help="repetition time, where the file does not say")
     return parser
 
@@ -411,7 +418,10 @@ def _import(options: argparse.Namespace) -> str:
         raise DecoderError(f"--transform: expected a map (.nii, .nii.gz), got {source}: a model's columns are the voxels of its own mask")
     else:
         decoder = convert_model(source, options.reference, options.mask, options.out, options.name or stem, options.category)
-    return f"decoder '{decoder.name}' ({int(decoder.mask.sum())} voxels): {options.out}\n"
+    noise = ""
+    if options.noise is not None:
+        noise = add_noise(options.out, decoder, open_with(options.noise, options), options.fwhm, options.noise)
+    return f"{noise}decoder '{decoder.name}' ({int(decoder.mask.sum())} voxels): {options.out}\n"
 
 
 if __name__ == "__main__":

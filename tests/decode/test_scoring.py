@@ -16,6 +16,7 @@ from rtevo.decode.elsewhere import carry_folder
 from rtevo.decode.events import Event, predicted
 from rtevo.decode.folder import maps_in, write_decoder
 from rtevo.decode.recorded import events_of, open_with
+from rtevo.decode.runs import open_run
 from rtevo.decode.score import spearman_brown
 from rtevo.decode.scoring import Replayed, replay, table_of
 from rtevo.decode.separate import Projection
@@ -197,3 +198,40 @@ def test_the_decoder_says_that_its_voxels_repeat(study: Path, tmp_path: Path) ->
     selection = json.loads((tmp_path / "two" / "decoder.json").read_text())["settings"]["selection"]
     assert selection["reliable"] == 0.5
     assert 2 <= selection["voxels"] <= 200
+
+
+# --- maps from elsewhere ---------------------------------------------------------------------------------------------------------------
+
+
+def test_an_imported_map_takes_its_noise_and_unit_from_a_run(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = Decoder.load(study / "maps", "a")
+    common = ["--reference", study / "maps" / "ref_img.nii.gz", "--mask", study / "head.nii.gz", "--name", "a"]
+    words = ["import", study / "maps" / "a_img.nii.gz", *common, "--out", tmp_path / "a", "--noise", study / "run.nii.gz"]
+    assert main([*map(str, words)]) == 0
+    said = capsys.readouterr().out
+    assert f"from {COUNT} volumes of {study / 'run.nii.gz'}" in said
+    found = Decoder.load(tmp_path / "a")
+    assert found.noise_sd is not None
+    assert made.noise_sd is not None
+    counted = made.noise_sd > 0
+    np.testing.assert_allclose(found.noise_sd[counted], made.noise_sd[counted], rtol=0.02)  # the run that the map was fitted to
+    assert found.settings["unit"] == pytest.approx(_projected_sd(study, found), rel=0.02)
+    out = tmp_path / "scores.tsv"
+    score = ["score", tmp_path / "a", study / "run.nii.gz", "--events", study / "run.tsv", "--no-halves", "--out", out]
+    assert main([*map(str, score)]) == 0
+    first = out.read_text().splitlines()[1].split("\t")
+    assert first[3] != "n/a"
+
+
+def _projected_sd(study: Path, decoder: Decoder) -> float:
+    """Spread of the map's projection over the run without drift, in units of a voxel's noise."""
+    assert decoder.noise_sd is not None
+    project = Projection(decoder.weights[decoder.mask].astype(float), decoder.noise_sd[decoder.mask].astype(float))
+    from rtevo.decode.recorded import nuisance_of, series_of, terms_of
+
+    run = open_run(study / "run.nii.gz", None)
+    series = series_of(run, decoder.reference, decoder.mask, 4.0)
+    fit = nuisance_of(series, run.tr_s)
+    project(np.zeros(int(decoder.mask.sum()), np.float32))
+    rows = [fit.residual(terms, values) for terms, values in zip(terms_of(series, run.tr_s), series.values, strict=True)]
+    return float(np.std([project(row.astype(np.float32)) for row in rows]))
