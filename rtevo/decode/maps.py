@@ -97,7 +97,8 @@ def _check_units(goal: Goal, maps: Sequence[Decoder]) -> None:
         ranks = " + ".join(f"rank({name})" for name in goal.added)
         raise DecoderError(
             f"objective {goal.text!r}: expected maps whose scores can be added (in units of their noise: 'unit' in decoder.json), found "
-            f"none for {', '.join(without)}; maps of `python -m rtevo.decode fit` have one, `import --noise RUN` finds it, and ranks need none, as in {ranks!r}"
+            f"none for {', '.join(without)}; maps of `python -m rtevo.decode fit` have one, `import --noise RUN` finds it, and ranks need "
+            f"none, as in {ranks!r}"
         )
 
 
