@@ -30,6 +30,7 @@ from rtevo.decode.__main__ import main
 from rtevo.decode.convert import convert_maps, convert_model, linear
 from rtevo.decode.unpickle import _Refused, read
 from rtevo.errors import DecoderError
+from rtevo.records import Grid
 
 SHAPE = (4, 5, 3)
 ROUNDING = 1e-9  # relative: a chain multiplied out against the chain itself, float64
@@ -272,7 +273,7 @@ def test_pictures_show_left_at_the_left_however_the_voxels_are_stored(flips: tup
     grid = Grid((4, 5, 6), affine)
     order = same_voxels(grid, _ras(grid))
     assert order is not None
-    place = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], [1.0], indexing="ij"), axis=-1)[:, :, :, 0]
+    place = np.stack([*np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), np.ones(grid.shape)], axis=-1)
     world = place @ affine.T
     for k in range(3):
         assert (np.diff(order(world[..., k]), axis=k) > 0).all()  # to the right, to the front, up
