@@ -166,7 +166,7 @@ class SeveralScorer:
         for key in news & self._sums.keys():
             one = self._sums[key]
             value, error = self._factor * one.score, abs(self._factor) * one.score_se
-            made.append(self._score(key, one, value, error))
+            made.append(self._score(key, one, value, error, self._factor))
         return made
 
     def _other(self, final: bool) -> list[Score]:
@@ -192,11 +192,12 @@ class SeveralScorer:
                 made.append(score)
         return made
 
-    def _score(self, key: Key, one: Score, value: float, error: float) -> Score:
-        """Make the next score of an image, with those of the maps."""
+    def _score(self, key: Key, one: Score, value: float, error: float, factor: float | None = None) -> Score:
+        """Make the next score of an image, with those of the maps; `factor`: it is `one` times that."""
         maps = tuple((each[key].score, each[key].score_se) if key in each else (math.nan, math.nan) for each in self._latest)
         before = self._published.get(key)
-        return replace(one, score=value, score_se=error, revision=0 if before is None else before.revision + 1, maps=maps)
+        number = 0 if before is None else before.revision + 1
+        return replace(one, score=value, score_se=error, revision=number, maps=maps, **_as_measured(one, factor))
 
     def interrupt(self) -> None:
         """See :meth:`Scorer.interrupt`."""
@@ -214,6 +215,15 @@ class SeveralScorer:
             return math.nan
         spread = float(np.var([score.score for score in known], ddof=1))
         return spread / (spread + float(np.mean([score.score_se**2 for score in known])))
+
+
+def _as_measured(one: Score, factor: float | None) -> dict[str, Any]:
+    """What the volumes alone say of a score, where scoring says it (`measured`): of one times a factor, that; else it is not known."""
+    if not hasattr(one, "measured"):
+        return {}
+    if factor is None:
+        return {"measured": math.nan, "measured_se": math.nan, "neighbours": ()}
+    return {"measured": factor * one.measured, "measured_se": abs(factor) * getattr(one, "measured_se", math.nan)}
 
 
 def _worth(old: Score | None, new: Score, spread: float, final: bool) -> bool:
