@@ -215,7 +215,8 @@ class _Decode:
         self.compared = True
         plan, fwhm_mm = self.context.plan, self.context.config.decoder.fwhm_mm
         assert self.decoding.quality is not None
-        for difference in differences(self.decoder, plan.tr_s, fwhm_mm, self.decoding.quality.gain(), motion):
+        gain, maps = self.decoding.quality.gain(), self.decoder.maps or (self.decoder,)
+        for difference in dict.fromkeys(each for one in maps for each in differences(one, plan.tr_s, fwhm_mm, gain, motion)):
             self.context.log.warning("decode: %s", difference)
 
     def publish_aligned(self, aligned: Aligned, volume: Any, data: Any = None, events_taken: int = -1) -> None:
