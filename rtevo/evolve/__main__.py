@@ -66,7 +66,7 @@ def _add_plan(commands: Any) -> None:
         "that is sought, 0 to 1 (default: 1, which no map is)"
     )  # fmt: skip
     how_good.add_argument("--decoder", type=Path, metavar="DIR", help="take that from what a decoder's folder says of held-out blocks")
-    c.add_argument("--objective", default="", metavar="TEXT", help="with --decoder: which map, or a sum as 'face - 0.5 * place'")
+    c.add_argument("--map", default="", metavar="TEXT", help="with --decoder: which map, or a sum as 'face - 0.5 * place'")
     c.add_argument("--size", type=int, default=100, metavar="D", help="latent dimensions (default 100)")
     c.add_argument("--cadence", type=finite, default=4.0, metavar="S", help="seconds from onset to onset (default 4)")
     c.add_argument("--lag", type=finite, default=12.0, metavar="S", help="seconds from an onset to its score (default 12)")
@@ -83,14 +83,14 @@ def _add_plan(commands: Any) -> None:
 def _quality(options: argparse.Namespace) -> tuple[float, str]:
     """Return how good the map is, and say it."""
     if options.decoder is None:
-        if options.objective:
-            raise ConfigError("--objective: expected --decoder, whose maps it names")
+        if options.map:
+            raise ConfigError("--map: expected --decoder, whose maps it names")
         if options.quality is None:
             return 1.0, "a perfect map (--quality, --decoder)"
         return options.quality, f"a map of r = {options.quality:g}"
     from rtevo.decode.promise import map_quality
 
-    found = map_quality(options.decoder, options.objective)
+    found = map_quality(options.decoder, options.map)
     if not found.r > 0:
         raise ConfigError(f"--decoder {options.decoder}: expected a map that tells held-out blocks apart, found {found}")
     return min(found.r, 1.0), f"a map of {found}"

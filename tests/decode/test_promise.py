@@ -87,16 +87,16 @@ def test_what_a_folder_does_not_say_is_refused_in_words(tmp_path: Path, capsys: 
         map_quality(folder, "a")
     with pytest.raises(DecoderError, match="no such folder"):
         map_quality(tmp_path / "nowhere")
-    assert main(["plan", "--minutes", "2", "--cnr", "1", "--decoder", str(folder), "--objective", "a", "--jobs", "0"]) == 2
+    assert main(["plan", "--minutes", "2", "--cnr", "1", "--decoder", str(folder), "--map", "a", "--jobs", "0"]) == 2
     assert "held-out blocks" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_plan_takes_the_quality_from_the_folder_and_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write(tmp_path / "maps", fitted(0, 0.25)[0])
     words = ["plan", "--minutes", "2", "--cnr", "1", "--size", "4", "--seeds", "1", "--jobs", "0", "--objectives", "cosine"]
-    assert main([*words, "--decoder", str(folder), "--objective", "a - b"]) == 0
+    assert main([*words, "--decoder", str(folder), "--map", "a - b"]) == 0
     assert f"a map of {map_quality(folder, 'a - b')}" in " ".join(capsys.readouterr().out.split())
     assert main([*words, "--quality", "1.5"]) == 2
     assert "--quality: expected > 0 and at most 1" in capsys.readouterr().err
-    assert main([*words, "--objective", "a"]) == 2
-    assert "--objective: expected --decoder" in capsys.readouterr().err
+    assert main([*words, "--map", "a"]) == 2
+    assert "--map: expected --decoder" in capsys.readouterr().err
