@@ -109,14 +109,17 @@ def replay_maps(decoders: Sequence[Decoder], run: Run, events: Sequence[Event], 
     for k, decoder in enumerate(decoders):
         split = _split_half(lists[k * step + 1], lists[k * step + 2]) if halves else math.nan
         made.append(Replayed(decoder, lists[k * step], scorers[k * step][0].reliability(), split))
-    return [each for one in made for each in (one, *_of_maps(one))]
+    whole = scorers[0][0]
+    return made if not isinstance(whole, SeveralScorer) else [*made, *_of_maps(made[0], whole)]
 
 
-def _of_maps(whole: Replayed) -> list[Replayed]:
-    """What the maps of an objective say, as it was when the objective was scored last; none for one map."""
+def _of_maps(found: Replayed, scorer: SeveralScorer) -> list[Replayed]:
+    """What the maps of an objective say, as it was when the objective was scored last."""
     return [
-        Replayed(decoder, [replace(s, score=s.maps[k][0], score_se=s.maps[k][1], maps=()) for s in whole.scores], math.nan, math.nan)
-        for k, decoder in enumerate(whole.decoder.maps)
+        Replayed(
+            decoder, [replace(s, score=s.maps[k][0], score_se=s.maps[k][1], maps=()) for s in found.scores], own.reliability(), math.nan
+        )
+        for k, (decoder, own) in enumerate(zip(found.decoder.maps, scorer.each, strict=True))
     ]
 
 
@@ -211,9 +214,10 @@ def table_of(replayed: Sequence[Replayed], events: Sequence[Event]) -> str:
         areas = _area(values, labels), _area(means, signs)
         cells = [f"{number:.3f}" if math.isfinite(number) else "n/a" for number in (*areas, one.reliability, one.split_half)]
         lines.append(f"{one.decoder.name:<16}{cells[0]:>10}{cells[1]:>10}{cells[2]:>12}{cells[3]:>11}")
-    own = [str(one.decoder.settings.get("category", one.decoder.name)) for one in replayed]
+    maps = [one for one in replayed if one.decoder.goal is None]
+    own = [str(one.decoder.settings.get("category", one.decoder.name)) for one in maps]
     if len(set(own) & set(kinds)) > 1:
-        scores = np.array([[score.score for score in one.scores] for one in replayed]).T
+        scores = np.array([[score.score for score in one.scores] for one in maps]).T
         shown = [k for k, event in enumerate(events) if event.trial_type in own]
         images = pooled(scores[shown], np.array([own.index(events[k].trial_type) for k in shown]))
         counted = [group for group in groups if events[group[0]].trial_type in own]

@@ -173,6 +173,8 @@ def test_an_objective_is_scored_beside_its_maps(study: Path, tmp_path: Path, cap
     said = capsys.readouterr().out
     assert [line.split()[0] for line in said.splitlines()[1:5]] == ["objective", "a", "b", "c"]
     assert float(said.splitlines()[1].split()[1]) > 0.9  # AUC of a against b and c; it was fitted to this run
+    assert all(line.split()[3] != "n/a" for line in said.splitlines()[1:5])  # reliability
+    assert "3-way accuracy" in said  # of the maps; the objective is none
     rows = [line.split("\t") for line in out.read_text().splitlines()]
     assert rows[0][3:5] == ["objective", "objective_se"]
     numbers = np.array([row[3:11] for row in rows[1:]], float)
