@@ -264,9 +264,23 @@ def _events(run: _Run) -> None:
         rows.append({**trial, "trial_type": "image", "stim_file": stimulus})
     rows.sort(key=lambda row: float(row["onset"]))
     columns = [name for name in _EVENTS if name not in _OPTIONAL_COLUMNS or any(_cell(row.get(name)) != "n/a" for row in rows)]
+    words = {**_EVENTS, **_maps(run)}
+    columns += [name for name in words if name not in _EVENTS]
     _tsv(run.bids / f"{run.prefix}_events.tsv", columns, rows)
     presentation = {"StimulusPresentation": {"SoftwareName": "PsychoPy (rtevo presenter)", "SoftwareVersion": run.session.start.rtevo}}
-    _json(run.bids / f"{run.prefix}_events.json", {**{name: _EVENTS[name] for name in columns}, **presentation})
+    _json(run.bids / f"{run.prefix}_events.json", {**{name: words[name] for name in columns}, **presentation})
+
+
+def _maps(run: _Run) -> dict[str, dict[str, str]]:
+    """Columns of the maps of an objective, and what they are."""
+    names = list(run.session.trials.columns)
+    of = [name for name in names if name.startswith("score_") and f"{name}_se" in names]
+    goal = run.settings["decoder"].get("objective", "")
+    found = {}
+    for name in of:
+        found[name] = {"Description": f"Score of the map {name.removeprefix('score_')}; score is that of the objective {goal}."}
+        found[f"{name}_se"] = {"Description": f"Standard error of {name}."}
+    return found
 
 
 def _confounds(run: _Run) -> tuple[dict[str, dict[str, str]], list[dict[str, Any]]]:

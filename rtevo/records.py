@@ -286,10 +286,12 @@ def placement_dtype() -> np.dtype[np.void]:
     )
 
 
-def score_dtype() -> np.dtype[np.void]:
-    """Slot of the ``scores`` ring: the response to one image, NaN where it could not be measured."""
+def score_dtype(maps: int = 0) -> np.dtype[np.void]:
+    """Slot of the ``scores`` ring: the response to one image, NaN where it could not be measured; with those of `maps` maps."""
+    several: list[tuple[Any, ...]] = [("maps", "<f8", (maps, 2))] if maps else []  # score and standard error of each
     return np.dtype(
         [
+            *several,
             ("generation", "<i4"),
             ("candidate", "<i4"),
             ("revision", "<i4"),  # 0 = first value; later values replace it

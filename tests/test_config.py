@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tomllib
 
-from rtevo.config import Config, build, choices, dump, example, load, recorded
+from rtevo.config import Config, absolute, build, choices, dump, example, load, recorded
 from rtevo.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -221,3 +221,32 @@ def test_a_keys_choices_are_what_there_is_to_choose_from() -> None:
     assert choices("generator", "backend") == BACKENDS
     assert choices("generator", "scheduler") == SCHEDULERS
     assert set(CONDITIONS) < set(choices("session", "condition"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('objective = "face -"', "[decoder] objective: 'face -': expected a map's name"),
+        ('objective = "face - place"', "[decoder] folder: expected the folder of the objective's maps, got none"),
+        ('folder = "maps"\nname = "face"\nobjective = "face"', "[decoder] name: expected none where there is an objective"),
+        ('folder = "maps"\nmore_folders = ["maps"]', "[decoder] objective: expected one that names maps of more_folders, got none"),
+        ('folder = "maps"\nmore_folders = ["nowhere"]\nobjective = "face"', "[decoder] more_folders: expected an existing folder, got"),
+    ],
+)
+def test_an_objective_is_checked_when_the_file_is_read(tmp_path: Path, lines: str, words: str) -> None:
+    (tmp_path / "maps").mkdir()
+    with pytest.raises(ConfigError) as raised:
+        load(write(tmp_path, f"[decoder]\n{lines}\n"))
+    assert words in str(raised.value)
+
+
+def test_a_list_of_folders_is_relative_to_the_file_and_can_be_made_absolute(tmp_path: Path) -> None:
+    for name in ("maps", "monday", "tuesday"):
+        (tmp_path / name).mkdir()
+    text = '[decoder]\nfolder = "maps"\nobjective = "face - place"\nmore_folders = ["monday", "tuesday"]\n'
+    found = load(write(tmp_path, text))
+    assert found.decoder.more_folders == (str(tmp_path / "monday"), str(tmp_path / "tuesday"))
+    everywhere = absolute(found)
+    assert everywhere.decoder.more_folders == (str((tmp_path / "monday").resolve()), str((tmp_path / "tuesday").resolve()))
+    (tmp_path / "again.toml").write_text(dump(everywhere), encoding="utf-8")
+    assert load(tmp_path / "again.toml") == everywhere

@@ -312,3 +312,14 @@ def test_links_in_a_session_s_folder_are_not_followed(
     (out / "images" / picture.parent.name / picture.name).symlink_to(picture)
     with pytest.raises(DataError, match="expected a picture, found a link"):
         export(out, tmp_path / "other")
+
+
+def test_scores_of_an_objectives_maps_are_events_columns_with_their_meaning(recorded: Callable[..., Path], tmp_path: Path) -> None:
+    out = recorded()
+    with LogWriter(out / "record.jsonl") as log:
+        log.append("scores", {"generation": 0, "candidate": 1, "score": 0.25, "score_se": 0.5, "maps": {"face": [1.5, 0.25]}})
+    events = export(out, tmp_path / "bids").parent.glob("*_events.*")
+    sidecar, rows = sorted(events)
+    assert rows.read_text().splitlines()[0].split("\t")[-2:] == ["score_face", "score_face_se"]
+    assert rows.read_text().splitlines()[1].split("\t")[-2:] == ["1.5", "0.25"]
+    assert json.loads(sidecar.read_text())["score_face"]["Description"].startswith("Score of the map face")

@@ -387,3 +387,14 @@ def test_a_line_that_is_made_to_do_harm_is_a_damaged_one(text: bytes, tmp_path: 
     records, damage = read_up_to_damage(tmp_path / LOG)
     assert len(records) == 1
     assert "line 2" in damage
+
+
+def test_scores_of_an_objectives_maps_are_columns_of_the_trials(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, maps=("face", "place"))
+    key = {"generation": 0, "candidate": 0}
+    recorder.take("scores", slot(records.score_dtype(2), **key, score=1.0, score_se=0.5, maps=[[1.5, 0.25], [np.nan, np.nan]]))
+    recorder.log.close()
+    assert read_log(tmp_path / LOG)[0].fields()["maps"]["face"] == [1.5, 0.25]
+    finalise(tmp_path)
+    (row,) = table(tmp_path / "trials.tsv")
+    assert [row[name] for name in ("score", "score_face", "score_face_se", "score_place")] == ["1.0", "1.5", "0.25", "n/a"]

@@ -280,7 +280,7 @@ SLOTS: dict[str, tuple[np.dtype[Any], set[str], set[str]]] = {  # slot; what is 
     "volumes": (records.volume_dtype(8), {"data", "shape", "affine"}, {"saved"}),
     "aligned": (records.aligned_dtype(), set(), set()),
     "placements": (records.placement_dtype(), set(), set()),
-    "scores": (records.score_dtype(), set(), set()),
+    "scores": (records.score_dtype(2), set(), set()),
     "fitness": (records.fitness_dtype(), set(), set()),
     "latents": (records.latent_dtype(3, 4), set(), set()),
     "images": (records.image_dtype(4, 4, 3), {"pixels"}, set()),

@@ -48,7 +48,7 @@ def slot(dtype: np.dtype[np.void], **fields: object) -> np.void:
     return record[()]
 
 
-def put_trial(recorder: Recorder, generation: int, candidate: int, onset_s: float | None, probe: int, score: float) -> None:
+def put_trial(recorder: Recorder, generation: int, candidate: int, onset_s: float | None, probe: int, score: float, maps: int = 0) -> None:
     """One image, from being asked for to its score."""
     key = {"generation": generation, "candidate": candidate}
     asked_ns = (5 + 10 * generation) * SECOND_NS
@@ -62,7 +62,8 @@ def put_trial(recorder: Recorder, generation: int, candidate: int, onset_s: floa
         event = {"kind": kind, "t_ns": int((10 + t_s) * SECOND_NS), "error_ns": 200_000, "value": 1}
         recorder.take("events", slot(records.event_dtype(), **key, **event))
     done = {"closed_ns": 50 * SECOND_NS, "scored_ns": 50 * SECOND_NS + 40 * MS, "volumes_used": 9}
-    recorder.take("scores", slot(records.score_dtype(), **key, **done, score=score, score_se=0.5, reliability=0.8))
+    own = {"maps": [[score + 1 + k, 0.25] for k in range(maps)]} if maps else {}
+    recorder.take("scores", slot(records.score_dtype(maps), **key, **done, score=score, score_se=0.5, reliability=0.8, **own))
     if probe < 0:
         recorder.take("fitness", slot(records.fitness_dtype(), **key, fitness=score, fitness_se=0.5))
 
@@ -72,7 +73,7 @@ def recorded(tmp_path: Path) -> Record:
     """Return a function that writes a session: ten volumes (one lost, one a spike), two generations of three images, two probes."""
 
     def write(name: str = "out", ended: bool = True, condition: str = "brain", end: dict[str, Any] | None = None, **tables: Any) -> Path:
-        out = tmp_path / name
+        out, maps = tmp_path / name, tables.pop("maps", ())
         out.mkdir()
         session = {**tables.pop("session", {}), "condition": condition}
         if condition == "blinded":
@@ -82,7 +83,7 @@ def recorded(tmp_path: Path) -> Record:
         start = {"rtevo": "1.2", "tr_s": 2.0, "shape": list(SHAPE), "affine": np.diag([3.0, 3, 3.5, 1]).tolist(), "source": "simulate"}
         with LogWriter(out / "record.jsonl") as log:
             log.append("start", {**start, "condition": condition, "seed": 7, "speed": 1.0})
-        recorder = Recorder(out)
+        recorder = Recorder(out, maps=maps)
         recorder.take("events", slot(records.event_dtype(), kind=EventKind.NOTE, text=b"presenter ready: psychopy, 60.000 Hz"))
         recorder.take("events", slot(records.event_dtype(), kind=EventKind.TRIGGER, t_ns=10 * SECOND_NS))
         for index in range(10):
@@ -95,10 +96,10 @@ def recorded(tmp_path: Path) -> Record:
         for generation in range(2):
             for candidate in range(3):
                 onset = None if (generation, candidate) == (1, 2) else 6.0 + 16 * generation + 4 * candidate
-                put_trial(recorder, generation, candidate, onset, -1, 1.25 + generation + 0.5 * candidate)
+                put_trial(recorder, generation, candidate, onset, -1, 1.25 + generation + 0.5 * candidate, len(maps))
             held = {"kind": EventKind.FIXATION, "generation": -1, "candidate": -1, "t_ns": int((26 + 16 * generation) * SECOND_NS)}
             recorder.take("events", slot(records.event_dtype(), **held))
-        put_trial(recorder, 0, 9, 40.0, 0, 0.75)
+        put_trial(recorder, 0, 9, 40.0, 0, 0.75, len(maps))
         if ended:
             told = [f"image {k} came 0.5 s late" for k in range(3)]
             recorder.log.append(
@@ -358,3 +359,16 @@ def test_a_sentence_says_how_good_the_decoder_was(recorded: Record) -> None:
     again = replace(session, trials=probes)
     assert "reliability 0.80; split-half reliability of the images that were shown again: 0." in decoder_today(again)
     assert decoder_today(replace(session, blinded=True)) == ""
+
+
+def test_the_maps_of_an_objective_have_their_figures_and_their_scores_beside_each_image(recorded: Record, tmp_path: Path) -> None:
+    decoder = {"folder": str(tmp_path), "objective": "face - 0.5 * place"}
+    text = page(gather(recorded(end={"condition": "brain"}, maps=("face", "place"), decoder=decoder)))
+    words = Page(text).words
+    assert "Map face, the same +0.75 ± " in words
+    assert "from +2.75 to +3.50" in words
+    assert "; face +2.25; place +3.25" in text
+    assert "projection of each volume on the sum of weight maps ‘face - 0.5 * place’" in words
+    hidden = page(gather(recorded("blind", ended=False, condition="blinded", maps=("face", "place"), decoder=decoder)))
+    assert "Map face" not in hidden
+    assert "place +3.25" not in hidden

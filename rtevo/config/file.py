@@ -208,16 +208,20 @@ def _read(path: Path) -> dict[str, Any]:
         if name not in SECTIONS or not isinstance(table, dict):
             continue
         for spec in fields(SECTIONS[name]):
-            if is_path(spec, table.get(spec.name)):
-                table[spec.name] = str(path.parent / Path(table[spec.name]).expanduser())
+            value = table.get(spec.name)
+            if is_path(spec, value):
+                table[spec.name] = str(path.parent / Path(str(value)).expanduser())
+            elif isinstance(value, list) and spec.metadata["path"]:
+                table[spec.name] = [str(path.parent / Path(each).expanduser()) if is_path(spec, each) else each for each in value]
     return tables
 
 
 def absolute(config: Config) -> Config:
     """Return the same configuration with paths that hold wherever its file lies."""
-    changed: dict[str, dict[str, str]] = {}
+    changed: dict[str, dict[str, Any]] = {}
     for section, spec, value in paths(config):
-        changed.setdefault(section, {})[spec.name] = str(Path(value).resolve())
+        found, own = str(Path(value).resolve()), changed.setdefault(section, {})
+        own[spec.name] = (*own.get(spec.name, ()), found) if isinstance(spec.default, tuple) else found
     return replace(config, **{section: replace(getattr(config, section), **values) for section, values in changed.items()})
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rtevo.config.keys import LONGEST_LABEL, MOST_IMAGES
 from rtevo.config.sections import Acquisition, Config
+from rtevo.objective import parse_objective
 from rtevo.wire import PresentationSettings, WireError, is_loopback
 
 KEYS = ("away_key", "participant_key", "stop_key")  # of [safety], that the presenter is told
@@ -23,7 +24,7 @@ def presenter_is_outside(config: Config) -> bool:
 
 
 def is_path(spec: Field[Any], value: Any) -> bool:
-    """Whether the value of a key is a path."""
+    """Whether the value of a key, or each of a list of them, is a path."""
     kind = spec.metadata["path"]
     return bool(kind) and isinstance(value, str) and value not in ("", spec.default) and not ("number" in kind and value.isdecimal())
 
@@ -40,7 +41,11 @@ def paths(config: Config) -> Iterator[tuple[str, Field[Any], str]]:
     """
     for section in fields(config):
         table = getattr(config, section.name)
-        yield from ((section.name, spec, value) for spec in fields(table) if is_path(spec, value := getattr(table, spec.name)))
+        for spec in fields(table):
+            value = getattr(table, spec.name)
+            for each in value if isinstance(value, tuple) else (value,):
+                if is_path(spec, each):
+                    yield section.name, spec, each
 
 
 def together(config: Config, origin: str, base: Path) -> list[str]:
@@ -82,7 +87,7 @@ def together(config: Config, origin: str, base: Path) -> list[str]:
     for key in ("participant", "session"):
         if len(label := getattr(config.session, key)) > LONGEST_LABEL:
             found.append(f"{origin} [session] {key}: expected at most {LONGEST_LABEL} characters, got {len(label)}")
-    found += _evolution(config, origin)
+    found += _evolution(config, origin) + _objective(config, origin)
     for section, spec, value in paths(config):
         later = (section, spec.name) == ("acquisition", "folder") and (source == "simulate" or acquisition.delivery != "folder")
         if not later and not _there(base / value, kind := spec.metadata["path"]):
@@ -116,6 +121,24 @@ def _evolution(config: Config, origin: str) -> list[str]:
         found.append(f"{origin} [evolution] generations, population: expected at most {MOST_IMAGES:,} images, got {images:,}")
     if evolution.strategy in ("cma", "sepcma") and min(evolution.population, evolution.latent_size) < 2:
         found.append(f"{origin} [evolution] strategy: {evolution.strategy!r} expects population and latent_size >= 2")
+    return found
+
+
+def _objective(config: Config, origin: str) -> list[str]:
+    """Find what does not go together in an objective over several maps; which maps there are is seen when they are read."""
+    found, settings = [], config.decoder
+    if not settings.objective:
+        if settings.more_folders:
+            found.append(f"{origin} [decoder] objective: expected one that names maps of more_folders, got none")
+        return found
+    try:
+        parse_objective(settings.objective)
+    except ValueError as problem:
+        found.append(f"{origin} [decoder] objective: {problem}")
+    if settings.name:
+        found.append(f"{origin} [decoder] name: expected none where there is an objective, which names its maps, got {settings.name!r}")
+    if not settings.folder:
+        found.append(f"{origin} [decoder] folder: expected the folder of the objective's maps, got none")
     return found
 
 

@@ -97,6 +97,17 @@ class Decoder:
 
     folder: str = key("", "decoder folder; empty: simulate makes one, replay uses a demonstration map, watch needs one", path="folder")
     name: str = key("", "which NAME_img.nii.gz of the folder; empty = the only one")
+    objective: str = key(
+        "",
+        "what is maximised where that is not one map: a sum over maps of the folder, as face - 0.5 * place, face - mean(others), "
+        "face - 0.3 * keep(place) (place stays near its mean), rank(face); empty = the map that `name` names",
+    )
+    more_folders: tuple[str, ...] = key(
+        (),
+        "more decoder folders, whose maps the objective may name (FOLDER/NAME where two have a map of one name); they are placed on the "
+        "reference of the first",
+        path="folder",
+    )
     placement: str = key(
         "auto",
         "how the decoder lies on today's head: auto (found from the run's first volumes, while the participant sees fixation), or a file "

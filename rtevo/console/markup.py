@@ -8,13 +8,14 @@ from html import escape
 from rtevo.console.desk import Desk
 from rtevo.console.view import FULL, LATENCIES, Trial, View
 
-__all__ = ["STATES", "alarms", "figures", "generation", "health", "messages", "now", "placement", "span", "state", "upcoming"]
+__all__ = ["STATES", "alarms", "figures", "generation", "goes_on", "health", "messages", "now", "placement", "span", "state", "upcoming"]
 
 STATES = {  # words, colour
     "starting": ("Getting ready", "dim"),
     "ready": ("Ready: press Start", "calm"),
     "presenter": ("Waiting for the stimulus PC", "amber"),
     "trigger": ("Waiting for the trigger", "blue"),
+    "volume": ("Waiting for the first volume", "blue"),
     "placing": ("Placing the decoder", "blue"),
     "asked": ("Placement: your decision", "amber"),
     "running": ("Running", "calm"),
@@ -72,6 +73,16 @@ def figures(desk: Desk) -> str:
         ("volume", str(view.volumes[-1].index + 1) if view.volumes else "–"),
     ]
     return "".join(f"<span>{label} <b>{escape(value)}</b></span>" for label, value in cells)
+
+
+def goes_on(desk: Desk, left_s: float) -> str:
+    """Give what Stop's question says of the session that goes on meanwhile."""
+    words, colour = STATES[desk.state]
+    how_far = f"image {desk.view.shown} of {desk.images}"
+    return (
+        f'<p><span class="{colour}">{words}</span>, {how_far}: the session goes on until you stop it. This question goes away in '
+        f"{max(left_s, 0):.0f} s.</p>"
+    )
 
 
 def alarms(desk: Desk) -> str:
@@ -191,7 +202,8 @@ def _tile(view: View, trial: Trial, limits: tuple[float, float], best: bool) -> 
     showing = view.showing == (trial.generation, trial.candidate)
     kinds = [name for name, so in (("showing", showing), ("best", best), ("waiting", not trial.shown)) if so]
     name = f"generation-{trial.generation:02d}/candidate-{trial.candidate:02d}"
-    picture = f'<img src="picture/{trial.generation}/{trial.candidate}?small=1" alt="{name}" title="{name}">'
+    title = escape(f"{name}: {trial.maps}" if trial.maps else name)
+    picture = f'<img src="picture/{trial.generation}/{trial.candidate}?small=1" alt="{name}" title="{title}">'
     if math.isnan(trial.value):
         coming = "taken away" if trial.refused else "not shown" if view.scene == "over" else "to come"
         words = "on screen" if showing else coming if not trial.shown else "hidden" if view.blinded else "no score yet"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ __all__ = ["Page"]
 
 REFRESH_S = 0.5
 LATE_NS = 1_000_000_000  # a press that took longer to come means nothing that is on the screen now
+ANSWER_S = 20.0  # Stop's question goes away by itself after so long
 STYLE = Path(__file__).with_name("style.css")
 PRESS = Path(__file__).with_name("press.js")
 NOTES = ("moved", "talked", "coughed", "pressed the bell", "eyes closed", "scanner stopped")
@@ -34,7 +36,7 @@ class Page:
         self.desk = desk
         self._drawn: dict[str | int, Any] = {}
         self.ended = False  # and the browser shows it
-        self._changed = -1
+        self._changed, self._asked_s = -1, 0.0
         ui.add_css(STYLE.read_text(encoding="utf-8"))
         with ui.element("div").classes("page"):
             with ui.element("div").classes("bar"):
@@ -105,8 +107,10 @@ class Page:
                         self.charts[name] = (ui.echart(options(view)), options)
 
     def _make_dialogs(self) -> None:
-        with ui.dialog().props("transition-duration=0") as self.stop_dialog, ui.card():
+        # it stands below what it asks about, and dims and blocks nothing: the session goes on
+        with ui.dialog().props("transition-duration=0 seamless position=bottom") as self.stop_dialog, ui.card().classes("asks"):
             self._html("").content = "<p>End the session now? The image is taken away; everything is saved.</p>"
+            self.goes_on = self._html("dim")
             with ui.element("div").classes("buttons"):
                 self._button("Stop", "Enter", "stop", "halt")
                 self._button("Keep going", "Esc", "keep")
@@ -180,7 +184,19 @@ class Page:
     def ask_stop(self) -> None:
         """Ask whether the session shall really end."""
         if not self.desk.over:
+            self._asked_s = time.monotonic()
             self.stop_dialog.open()
+            self._draw_question()
+
+    def _draw_question(self) -> None:
+        """Say in Stop's question that the session goes on; take the question away where nobody answers it, or the session has ended."""
+        if not self.stop_dialog.value:
+            return
+        left_s = ANSWER_S - (time.monotonic() - self._asked_s)
+        if self.desk.over or left_s <= 0:
+            self.stop_dialog.close()
+        else:
+            self._set(self.goes_on, markup.goes_on(self.desk, left_s))
 
     def ask_mark(self) -> None:
         """Ask for a note; what counts is the moment of the question."""
@@ -221,6 +237,7 @@ class Page:
         self.upcoming.set_visibility(bool(self.upcoming.content))
         self._set(self.health, markup.health(desk))
         self._draw_buttons()
+        self._draw_question()
         if self._changed != desk.changed:
             self._changed = desk.changed
             self._set(self.messages, markup.messages(desk.view))

@@ -83,6 +83,7 @@ class Trial:
     value: float = math.nan  # score; in the conditions ratings and physiology what has been measured instead
     error: float = math.nan  # its standard error
     fitness: float = math.nan
+    maps: str = ""  # scores of an objective's maps, in words
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,14 @@ class Latency:
         return sorted(self.values)[len(self.values) // 2] if self.values else math.nan
 
 
+def maps_in_words(maps: Mapping[str, Sequence[float]] | None) -> str:
+    """Say the scores of an objective's maps: ``face +1.20 ± 0.31, place -0.40 ± 0.28``."""
+    said = []
+    for name, (score, error) in (maps or {}).items():
+        said.append(f"{name} {score:+.2f}" + ("" if math.isnan(error) else f" ± {error:.2f}"))
+    return ", ".join(said)
+
+
 class View:
     """State of a session, from the records of its log.
 
@@ -149,7 +158,7 @@ class View:
         self.refusals = 0  # pictures that the gate did not let through
         self.approved: set[str] = set()  # names of pictures
         self.vetoed: set[str] = set()
-        self.score = math.nan  # the last one; NaN where it is not known or must not be
+        self.score, self.score_maps = math.nan, ""  # the last one; NaN where it is not known or must not be
         self.volumes: list[Volume] = []
         self.part = 0
         self.messages: deque[tuple[float, str, str]] = deque(maxlen=200)  # session time s, kind, text
@@ -228,8 +237,8 @@ class View:
         self._scored_ns[record.generation, record.candidate] = record.scored_ns
         if not self.blinded and self.measured is None:
             trial = self._trial(record)
-            trial.value, trial.error = record.score, record.score_se
-            self.score = record.score
+            trial.value, trial.error, trial.maps = record.score, record.score_se, maps_in_words(record.maps)
+            self.score, self.score_maps = record.score, trial.maps
 
     def _fitness(self, record: FitnessRecord) -> None:
         scored_ns = self._scored_ns.pop((record.generation, record.candidate), None)

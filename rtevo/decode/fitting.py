@@ -18,6 +18,7 @@ from rtevo.decode.events import Event, Target
 from rtevo.decode.figures import draw_selected
 from rtevo.decode.folder import Decoder, write_decoder
 from rtevo.decode.recorded import Series, examples_of, nuisance_of
+from rtevo.decode.repeats import Repeats
 from rtevo.decode.selection import COUNTS, Chosen, select_maps
 from rtevo.decode.train import Performance
 from rtevo.errors import DataError
@@ -41,7 +42,7 @@ def fit_selected(
     Parameters
     ----------
     options : argparse.Namespace
-        `fwhm`, `voxels`, `permutations` and `seed` of the command line.
+        `fwhm`, `voxels`, `reliable`, `permutations` and `seed` of the command line.
     series_at : callable
         Smoothing, mm, to the runs.
     events, targets : list
@@ -85,6 +86,7 @@ def fit_selected(
             rng=np.random.default_rng(options.seed),
             days=of_volume,
             progress=progress,
+            repeats=None if options.reliable is None else Repeats(examples.run, options.reliable),
         )
     weights = np.zeros((len(chosen.weights), len(counted)))
     weights[:, counted] = chosen.weights

@@ -21,6 +21,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import ArrayLike, NDArray
 
 from rtevo.errors import DataError, DecoderError
+from rtevo.objective import Goal
 from rtevo.outside import read_json
 from rtevo.records import Grid
 
@@ -64,6 +65,10 @@ class Decoder:
         own. `unit`, where there is one, is the noise of the map's projection in units of a voxel's: scores are in units of it.
     noise_sd : ndarray, float32 (X, Y, Z), optional
         Standard deviation of each voxel's noise, smoothed and denoised, in the reference's units; 0 where the voxel does not count.
+    goal : Goal, optional
+        An objective over several maps, see :func:`rtevo.decode.maps.load_decoder`.
+    maps : tuple of Decoder
+        These maps, in the order of `goal.maps`, on one grid and reference; `weights` then say where they weigh, `mask` is all of theirs.
 
     Raises
     ------
@@ -78,6 +83,8 @@ class Decoder:
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     noise_sd: NDArray[np.float32] | None = None
+    goal: Goal | None = None
+    maps: tuple[Decoder, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("reference", "mask", "weights", *(() if self.noise_sd is None else ("noise_sd",))):

@@ -28,6 +28,8 @@ class Score:
         The last one that the score rests on, -1 where there was none.
     revision : int
         0 = first value; later values replace it.
+    maps : tuple of (float, float)
+        Score and standard error of each map of an objective, in its order; empty where there is one map.
     """
 
     key: tuple[int, int]
@@ -37,6 +39,7 @@ class Score:
     volumes_used: int
     last_volume_index: int
     revision: int = 0
+    maps: tuple[tuple[float, float], ...] = ()
 
 
 def spearman_brown(r: float) -> float:

@@ -168,14 +168,27 @@ class Scorer:
         ValueError
             The index was added with a volume before, or `motion` has another shape.
         """
-        index = int(index)
         if np.shape(motion) != (6,):
             raise ValueError(f"motion of volume {index}: expected 6 parameters, got shape {np.shape(motion)}")
+        usable = volume is not None and np.isfinite(motion_in_mm(motion)).all()
+        self.add_values(int(index), self.values(int(index), volume) if usable and volume is not None else None, motion, volume is not None)
+
+    def add_values(self, index: int, values: NDArray[np.float32] | None, motion: ArrayLike, came: bool = True) -> None:
+        """Add one volume of which the mask's voxels are at hand, smoothed: what :meth:`values` returns; else as :meth:`add_volume`.
+
+        Parameters
+        ----------
+        index : int
+        values : ndarray, float32 (voxels,), or None
+            None: not usable.
+        motion : array-like of float, (6,)
+        came : bool
+            Whether there was a volume.
+        """
         motion_mm = motion_in_mm(motion)
         if index < 0 or index in self._seen:
             raise ValueError(f"volume {index}: expected an index >= 0 that was not added before")
-        values = None if volume is None or not np.isfinite(motion_mm).all() else self._values(index, volume)
-        if volume is not None:
+        if came:
             self._seen.add(index)
         if values is None and index not in self.left_out:
             self.left_out.append(index)
@@ -238,11 +251,17 @@ class Scorer:
         decoder = self._decoder
         if decoder.noise_sd is None:
             return None
-        reference = self._values(-1, decoder.reference)
+        reference = self.values(-1, decoder.reference)
         return None if reference is None else (decoder.noise_sd[decoder.mask].astype(np.float64), reference.astype(np.float64))
 
-    def _values(self, index: int, volume: NDArray[Any]) -> NDArray[np.float32] | None:
-        """Smooth a volume and take the mask's voxels; None where they are not all finite."""
+    def values(self, index: int, volume: NDArray[Any]) -> NDArray[np.float32] | None:
+        """Smooth an aligned volume and return the mask's voxels, float32 (voxels,); None where they are not all finite.
+
+        Raises
+        ------
+        GeometryError
+            The volume has another shape than the decoder.
+        """
         grid, mask = self._decoder.grid, self._decoder.mask
         if volume.shape != grid.shape:
             raise GeometryError(f"volume {index}: expected the decoder's shape {grid.shape}, found {volume.shape}")

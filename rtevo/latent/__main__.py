@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rtevo.command import Parser, command
 from rtevo.errors import DataError
 from rtevo.latent import LatentSpace, draw, fit
+from rtevo.latent.enough import enough
 from rtevo.outside import load_array, load_arrays, parse_json, read_apart
 
 __all__ = ["main"]
@@ -130,7 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "import":
             space, explained = imported(options.source)
         else:
-            space, explained = fit(embeddings_of(options), options.components, whitened=not options.plain)
+            embeddings = embeddings_of(options)
+            space, explained = fit(embeddings, options.components, whitened=not options.plain)
+            if (found := enough(embeddings, options.components, np.random.default_rng(0))) is not None:
+                print(found)
         save(options, space, explained)
 
     return command(work)

@@ -129,15 +129,17 @@ class _Decoded:
 def _decode(session: RecordedSession, config: Config) -> _Decoded:
     from rich.progress import track
 
-    from rtevo.decode import Decoder
+    from rtevo.decode import load_decoder
     from rtevo.past.decoding import Again
     from rtevo.realign import warm_up
     from rtevo.session.decoding import Decoding
     from rtevo.session.placing import Hints
 
-    warm_up()
-    folder = Path(config.decoder.folder) if config.decoder.folder else session.out / "decoder"
-    decoder, tr_s = Decoder.load(folder, config.decoder.name or None), session.start.tr_s
+    warm_up(say)
+    settings = config.decoder
+    folder = Path(settings.folder) if settings.folder else session.out / "decoder"
+    decoder, tr_s = load_decoder(folder, settings.name or None, settings.objective, settings.more_folders), session.start.tr_s
+    names = () if decoder.goal is None else decoder.goal.maps
     hints = Hints.of(config, decoder)
     recorded = {(r.index, r.flags & VolumeFlag.LATE): r for r in session.records(AlignedRecord)}  # a gap, and what came late
     found, volume = _Decoded(), -1
@@ -161,6 +163,7 @@ def _decode(session: RecordedSession, config: Config) -> _Decoded:
                     score_se=score.score_se,
                     reliability=reliability,
                     onset_s=score.onset_s,
+                    maps={name: list(own) for name, own in zip(names, score.maps, strict=True)} if score.maps else None,
                 )
             )
     again.decoding.close()

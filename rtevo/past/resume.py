@@ -154,7 +154,7 @@ def _check_unfinished(session: RecordedSession) -> None:
 
 def _check_unchanged(session: RecordedSession, model_sha256: str) -> None:
     out, before = session.out, session.start.sha256 or {}
-    now = hashes(out, session.decoder_folder, model_sha256)
+    now = hashes(out, session.decoder_folder, model_sha256, session.settings.get("decoder", {}).get("more_folders", ()))
     changed = [_NAMES[name] for name in now if now[name] != before.get(name)]
     if changed:
         raise ConfigError(

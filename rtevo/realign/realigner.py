@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import binary_dilation, binary_erosion, maximum_filter, minimum_filter
 
 from rtevo.kernels import interpolate
-from rtevo.kernels._compile import cache_lock
+from rtevo.kernels._compile import COMPILING, cache_lock, is_compiled
 from rtevo.kernels.align import pack_rows
 from rtevo.kernels.gains import make_gains
 from rtevo.kernels.mask import brain_mask
@@ -324,8 +325,16 @@ def _balance(volume: NDArray[np.floating], affine: Array) -> Array:
     return np.asarray(affine[:3, :3] @ (np.array(sums) / total) + affine[:3, 3])
 
 
-def warm_up() -> None:
-    """Compile the kernels that a session needs, or load them from the cache; see :mod:`rtevo.kernels._compile`."""
+def warm_up(on_compile: Callable[[str], None] | None = None) -> None:
+    """Compile the kernels that a session needs, or load them from the cache; see :mod:`rtevo.kernels._compile`.
+
+    Parameters
+    ----------
+    on_compile : callable, optional
+        Called with a sentence where this is the first time on this computer, and takes long.
+    """
+    if on_compile is not None and not is_compiled():
+        on_compile(COMPILING)
     x, y, z = np.meshgrid(*[np.arange(12.0)] * 3, indexing="ij")
     ball = 100 * np.exp(-((x - 5) ** 2 + (y - 6) ** 2 + (z - 5.5) ** 2) / 12)
     with cache_lock():

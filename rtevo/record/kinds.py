@@ -228,6 +228,7 @@ class ScoreRecord(Record):
     onset_s: float = math.nan
     closed_ns: int = 0
     scored_ns: int = 0
+    maps: Mapping[str, Sequence[float]] | None = None  # score and standard error of each map of an objective, by its name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,8 @@ class Recorder:
         Whether to keep volumes as they came; aligned ones are kept where they come with data.
     part : int
         Of the session, whose grid is recorded with its first volume.
+    maps : sequence of str
+        Names of the maps whose scores come beside those of an objective.
 
     Attributes
     ----------
@@ -83,8 +85,9 @@ class Recorder:
         What could not be saved, since somebody emptied this.
     """
 
-    def __init__(self, out: Path, save_raw: bool = False, part: int = 0) -> None:
+    def __init__(self, out: Path, save_raw: bool = False, part: int = 0, maps: Sequence[str] = ()) -> None:
         self.out, self.save_raw, self._part, self._grid_known = out, save_raw, part, False
+        self._maps = tuple(maps)
         self.problems: list[str] = []
         log = read_log(out / LOG) if (out / LOG).exists() else []
         self._painted = {_painting(r.type, r.fields()) for r in log if isinstance(r, (LatentRecord, ImageRecord, RefusedRecord))}
@@ -117,6 +120,8 @@ class Recorder:
             del fields["acquisition"]
         elif ring == "volumes":
             fields["acquisition"] = json.loads(fields["acquisition"])
+        if "maps" in fields:
+            fields["maps"] = dict(zip(self._maps, fields["maps"], strict=True))
         if ring == "messages":
             ring = MessageKind(fields.pop("kind")).name.lower()
         if _painting(ring, fields) not in self._painted:

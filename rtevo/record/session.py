@@ -264,9 +264,12 @@ class RecordedSession:
     @property
     def decoder(self) -> Decoder:
         """The session's decoder, as it was made."""
-        from rtevo.decode import Decoder
+        from rtevo.decode import load_decoder
 
-        return Decoder.load(self.decoder_folder, self.settings.get("decoder", {}).get("name", "") or None)
+        settings = self.settings.get("decoder", {})
+        return load_decoder(
+            self.decoder_folder, settings.get("name", "") or None, settings.get("objective", ""), settings.get("more_folders", ())
+        )
 
     # --- its files ----------------------------------------------------------------------------------------------------------------------
 

@@ -69,7 +69,8 @@ TRIALS = {
     "taken_away": ("Int64", "1: it was taken away, or not let through, by operator, participant or stimulus PC; only where one was"),
     "part": ("Int64", "part of the session in which it was shown; only where there are several"),
 }
-"""Columns of ``trials.tsv`` and of :attr:`RecordedSession.trials`: type and meaning; after them ``x0``, ``x1``, ...: its latent."""
+"""Columns of ``trials.tsv`` and of :attr:`RecordedSession.trials`: type and meaning; after them, of an objective over several maps, each
+map's score ``score_MAP`` and its standard error ``score_MAP_se``; and then ``x0``, ``x1``, ...: its latent."""
 MOTION = {
     "volume": ("int64", "number of the volume in the session, 0 = first"),
     "onset": ("float64", "start of its acquisition, s from the session's first volume"),
@@ -130,7 +131,8 @@ class _Trials:
             self._row(record).update(painted_ns=record.painted_ns, **painted)
         elif isinstance(record, ScoreRecord):
             names = ("score", "score_se", "volumes_used", "reliability", "closed_ns", "scored_ns")
-            self._row(record).update({name: getattr(record, name) for name in names})
+            maps = {f"score_{name}{end}": own[k] for name, own in (record.maps or {}).items() for k, end in enumerate(("", "_se"))}
+            self._row(record).update({name: getattr(record, name) for name in names}, **({"maps": maps} if maps else {}))
         elif isinstance(record, FitnessRecord):
             self._row(record)["fitness"] = record.fitness
 
@@ -199,9 +201,10 @@ def trials_frame(rows: Sequence[Row], several: bool) -> DataFrame:
     """Make the table of the trials, see :data:`TRIALS`; `several`: the session has several parts."""
     left_out = {name for name in _WHERE_KNOWN if not any(name in row for row in rows)} | (set() if several else {"part"})
     size = max((len(row["latent"]) for row in rows if "latent" in row), default=0)
-    columns = {name: kind for name, (kind, _) in TRIALS.items() if name not in left_out} | {f"x{i}": "float64" for i in range(size)}
+    columns = {name: kind for name, (kind, _) in TRIALS.items() if name not in left_out}
+    columns |= {name: "float64" for row in rows for name in row.get("maps", ())} | {f"x{i}": "float64" for i in range(size)}
     latents = [{f"x{i}": float(x) for i, x in enumerate(row.get("latent", ()))} for row in rows]
-    return frame([{**row, **latent} for row, latent in zip(rows, latents, strict=True)], columns)
+    return frame([{**row, **row.get("maps", {}), **latent} for row, latent in zip(rows, latents, strict=True)], columns)
 
 
 def motion_frame(divided: Sequence[Part], tr_s: float) -> DataFrame:

@@ -160,7 +160,7 @@ def gather(out: Path) -> Session:
 
 def _blind(session: Session) -> Session:
     """Leave out whatever tells a session's condition, or how it goes."""
-    trials = [{key: None if key in HIDDEN else value for key, value in row.items()} for row in session.trials]
+    trials = [{key: None if key in HIDDEN or key.startswith("score_") else value for key, value in row.items()} for row in session.trials]
     settings = {name: dict(part) for name, part in session.settings.items()}
     settings["evolution"].update(yoked_to="", blinding_key="", blinding_secret="")
     summary = {key: value for key, value in session.summary.items() if key not in ("generations", "probes")}

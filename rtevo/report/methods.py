@@ -150,6 +150,7 @@ def _placement(session: Session, cite: _Cited) -> str:
 def _decoding(session: Session, cite: _Cited) -> str:
     decoder = session.settings["decoder"]
     name = f"the weight map ‘{decoder['name']}’" if decoder["name"] else "a weight map"
+    name = f"the sum of weight maps ‘{decoder['objective']}’" if decoder["objective"] else name
     if decoder["method"] == "peak":
         return (
             f"An image's score was the correlation, over the voxels of the decoder's mask, of {name} with the mean of the volumes within "

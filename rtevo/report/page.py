@@ -132,10 +132,11 @@ def _picture(session: Session, trial: Row, scale: tuple[float, float] | None, be
     generation, candidate = int(trial["generation"]), int(trial["candidate"])
     onset = "not shown" if trial["onset"] is None else f"onset {trial['onset']:.3f} s"
     probe = "" if trial.get("probe") is None else f", probe {trial['probe']:.0f}"
+    maps = "".join(f"; {name} {trial[column]:+.2f}" for name, column in tables.maps_of(session) if trial.get(column) is not None)
     return {
         "data": thumbnail(image_path(session.out, generation, candidate)),
         "label": figures.label(session, trial),
-        "title": f"generation {generation}, image {candidate}{probe}: {onset}",
+        "title": f"generation {generation}, image {candidate}{probe}: {onset}{maps}",
         "best": best,
         "shown": trial["onset"] is not None,
         "bar": _bar(trial, scale) if scale and trial.get("score") is not None else None,

@@ -206,13 +206,14 @@ def describe_source(config: Config) -> Any:
 
 
 def check_decoder(config: Config) -> tuple[Path, Any] | None:
-    """Load the decoder that the session names, if any."""
-    from rtevo.decode import Decoder
+    """Load the decoder that the session names, if any, with all maps of its objective."""
+    from rtevo.decode import load_decoder
 
-    if not config.decoder.folder:
+    settings = config.decoder
+    if not settings.folder:
         return None
-    folder = Path(config.decoder.folder).resolve()
-    return folder, Decoder.load(folder, config.decoder.name or None)
+    folder = Path(settings.folder).resolve()
+    return folder, load_decoder(folder, settings.name or None, settings.objective, settings.more_folders)
 
 
 def repetition_time(config: Config, source: Any) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.config import Config
-from rtevo.decode import Decoder, Quality, Score, Scorer, whole
+from rtevo.decode import Decoder, Quality, Score, Scorer, SeveralScorer, scorer_of, whole
 from rtevo.place import Verdict
 from rtevo.realign import framewise_displacement
 from rtevo.realign.first import FEWEST
@@ -98,7 +98,7 @@ class Decoding:
         self._hints = hints or Hints.of(config, decoder)
         self._placing: Placing | None = None
         self._placed: tuple[Decoder, NDArray[np.float64]] | None = None  # the decoder on today's grid, and its place
-        self._scorer: Scorer | None = None
+        self._scorer: Scorer | SeveralScorer | None = None
         self.quality: Quality | None = None
         self._waiting: list[Aligned | tuple[tuple[int, int], float]] = []  # volumes and onsets, until the decoder is placed
         self._previous: NDArray[np.float64] | None = None
@@ -237,9 +237,9 @@ class Decoding:
         """Decide attempts from now on otherwise."""
         self._decide = decide
 
-    def _make_scorer(self, decoder: Decoder) -> Scorer:
+    def _make_scorer(self, decoder: Decoder) -> Scorer | SeveralScorer:
         settings = self._config.decoder
-        return Scorer(
+        return scorer_of(
             decoder,
             self._tr_s,
             method=cast("Method", settings.method),

@@ -132,7 +132,8 @@ def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder, source:
         incoming=incoming(config, out, runtime),
         capacity=capacity(config, source),
         decoder=folder,
-        decoder_name=decoder.name,
+        decoder_name=decoder.name if decoder.goal is None else None,
+        maps=() if decoder.goal is None else decoder.goal.maps,
         attended=config.console.port > 0 or (sys.stdin is not None and sys.stdin.isatty()),
         **rest,
     )

@@ -37,14 +37,16 @@ class _Decode:
 
     def __init__(self, context: Context) -> None:
         from rtevo import place, realign
-        from rtevo.decode import Decoder
+        from rtevo.decode import load_decoder
         from rtevo.decode.carry import warm_up
         from rtevo.session.placing import Hints
 
-        plan = context.plan
-        for each in (realign.warm_up, place.warm_up, warm_up):
+        plan, settings = context.plan, context.config.decoder
+        realign.warm_up(lambda text: _say_once(context, text))
+        for each in (place.warm_up, warm_up):
             each()
-        self.context, self.decoder, self.compared, self.holes = context, Decoder.load(plan.decoder, plan.decoder_name), False, False
+        self.context, self.compared, self.holes = context, False, False
+        self.decoder = load_decoder(plan.decoder, plan.decoder_name, settings.objective, settings.more_folders)
         self.artefacts, self.last, self.answered = 0, plan.first_volume - 1, 0
         self.hints = Hints.of(context.config, self.decoder)
         if self.hints.placement is not None:
@@ -195,7 +197,9 @@ class _Decode:
         d = self.decoding.decoder
         if d is not None and not attempt.own_grid:
             folder = placement_folder(out, self.context.plan.part) / "decoder"
-            write_decoder(folder, d.name, d.reference, d.mask, d.weights, d.grid.affine, d.settings, d.noise_sd)
+            own = {one.name: one.settings for one in d.maps} or None
+            for one in d.maps or (d,):
+                write_decoder(folder, one.name, one.reference, one.mask, one.weights, one.grid.affine, one.settings, one.noise_sd, own)
 
     def artefact(self, index: int) -> None:
         """Note a volume that is left out; warn of the first, the second, the fourth, and so on."""
@@ -211,7 +215,8 @@ class _Decode:
         self.compared = True
         plan, fwhm_mm = self.context.plan, self.context.config.decoder.fwhm_mm
         assert self.decoding.quality is not None
-        for difference in differences(self.decoder, plan.tr_s, fwhm_mm, self.decoding.quality.gain(), motion):
+        gain, maps = self.decoding.quality.gain(), self.decoder.maps or (self.decoder,)
+        for difference in dict.fromkeys(each for one in maps for each in differences(one, plan.tr_s, fwhm_mm, gain, motion)):
             self.context.log.warning("decode: %s", difference)
 
     def publish_aligned(self, aligned: Aligned, volume: Any, data: Any = None, events_taken: int = -1) -> None:
@@ -240,11 +245,19 @@ class _Decode:
                 for name in ("revision", "volumes_used", "score", "score_se", "onset_s"):
                     out[name] = getattr(score, name)
                 out["reliability"] = reliability
+                if score.maps:
+                    out["maps"] = score.maps
                 out["closed_ns"] = self.closed_ns.get(score.last_volume_index, 0)
                 out["scored_ns"] = time.monotonic_ns()
             if math.isfinite(score.score):
                 self.scored.add(score.key)
         self.context.clock.set("scored", len(self.scored))
+
+
+def _say_once(context: Context, text: str) -> None:
+    """Say what takes long at the start, in the log and in the line that shows what is waited for."""
+    context.log.info("decode: %s", text)
+    context.progress(text)
 
 
 def acceptable(placement: Placement, config: Config) -> bool:

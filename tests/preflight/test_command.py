@@ -90,3 +90,19 @@ def test_warnings_let_a_session_start(checks: Callable[..., None], capsys: pytes
     checks(Check("needy", good, ("decoder",)))
     assert main(["--check"]) == 0
     assert "1 pass, 1 warn, 0 fail" in capsys.readouterr().out
+
+
+def test_what_was_found_is_shown_when_a_check_ends_and_not_after_the_last(
+    checks: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[str] = []
+
+    def looks(known: Known) -> Iterator[Finding]:
+        seen.append(capsys.readouterr().out)
+        yield Finding("looks", "pass", "well")
+
+    checks(Check("good", good), Check("looks", looks))
+    assert main(["--check"]) == 0
+    assert seen[0].splitlines()[-1].split() == ["pass", "good", "well"]
+    assert "looks" not in seen[0]
+    assert capsys.readouterr().out.split()[:3] == ["pass", "looks", "well"]
