@@ -17,8 +17,10 @@ from rtevo.decode.categories import Categories, categories_of
 from rtevo.decode.events import Event, Target
 from rtevo.decode.figures import draw_selected
 from rtevo.decode.folder import Decoder, write_decoder
+from rtevo.decode.grid import ResponsePrior
 from rtevo.decode.recorded import Series, examples_of, nuisance_of
 from rtevo.decode.selection import COUNTS, Chosen, select_maps
+from rtevo.decode.shape import Piece, estimate_response
 from rtevo.decode.train import Performance
 from rtevo.errors import DataError
 from rtevo.records import Grid

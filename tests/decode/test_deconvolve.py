@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtevo.decode import Deconvolver, Grid
+from rtevo.decode.grid import ALONE
 from rtevo.decode.hrf import response
 
 FILTER = 1e-5  # relative; the drift's start has a variance of 1e6, which costs digits in both ways of computing
@@ -39,17 +40,32 @@ def run(onsets: np.ndarray, times: np.ndarray, series: np.ndarray, motion: np.nd
     return deconvolver
 
 
+def single(
+    amplitude_sd: float,
+    rho: float,
+    drift_sd: float,
+    motion_sd: float,
+    lag_s: float,
+    width: float = 1.0,
+    share: float = 0.0,
+    reach_s: float = 1.0,
+) -> Grid:
+    """Everything known."""
+    return Grid((amplitude_sd,), (rho,), (drift_sd,), (motion_sd,), (lag_s,), (width,), ((share, reach_s),))
+
+
 def dense(
     onsets: np.ndarray, times: np.ndarray, series: np.ndarray, motion: np.ndarray, point: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Mean of the amplitudes, variance, variance if mu were known, and the log evidence but for the prior, by dense matrices."""
-    amplitude_sd, rho, drift_sd, motion_sd, lag_s = point
-    shapes = np.array([response(times - onset - lag_s, 3.0) for onset in onsets]).T
+    amplitude_sd, rho, drift_sd, motion_sd, lag_s, width, share, reach_s = point
+    shapes = np.array([response(times - onset - lag_s, 3.0, width) for onset in onsets]).T
     gaps = np.abs(times[:, np.newaxis] - times)
     walk = drift_sd**2 * np.minimum.outer(times - times[0], times - times[0])
     cov = rho ** (gaps / TR_S) + walk + 1e6 + motion_sd**2 * motion @ motion.T
     loading = np.column_stack([shapes.sum(axis=1), shapes])  # mu, then the images' deviations
-    prior = np.diag([900.0] + [amplitude_sd**2] * len(onsets))
+    prior = np.diag([900.0] + [(1 - share) * amplitude_sd**2] * len(onsets))
+    prior[1:, 1:] += share * amplitude_sd**2 * np.exp(-np.abs(onsets[:, np.newaxis] - onsets) / reach_s)
     cov += loading @ prior @ loading.T
     select = np.column_stack([np.ones(len(onsets) + 1), np.vstack([np.zeros(len(onsets)), np.eye(len(onsets))])])  # mu, images
     cross = select @ prior @ loading.T
@@ -73,8 +89,8 @@ def test_equals_the_dense_solution_of_the_same_model(seed: int, cadence_s: float
     there = np.array([i not in missing for i in range(len(times))])
     times, series = times[there], series[there]
     motion = np.cumsum(0.05 * rng.standard_normal((len(times), 2)), axis=0)
-    point = np.array([1.5, 0.35, 0.05, 2.0, 0.4])
-    found = run(onsets, times, series, motion, Grid(*[(value,) for value in point])).amplitudes()
+    point = np.array([1.5, 0.35, 0.05, 2.0, 0.4, 1.2, 0.6, 20.0])
+    found = run(onsets, times, series, motion, single(*point)).amplitudes()
     mean, variance, apart, _ = dense(onsets, times, series, motion, point)
     np.testing.assert_allclose([found[0, k].value for k in range(6)], mean, rtol=FILTER, atol=FILTER)
     np.testing.assert_allclose([found[0, k].se for k in range(6)], np.sqrt(variance), rtol=FILTER)
@@ -85,10 +101,11 @@ def test_parameters_are_weighed_by_their_evidence() -> None:
     rng = np.random.default_rng(4)
     onsets, times, series, _ = simulate(rng, 6, 4.0, 2.0)
     motion = 0.1 * rng.standard_normal((len(times), 1))
-    grid = Grid(amplitude_sd=(0.5, 3.0), autocorrelation=(0.0, 0.5), drift_sd=(0.01, 0.1), motion_sd=(0.0, 2.0), lag_s=(0.0, 1.0))
+    grid = Grid((0.5, 3.0), (0.0, 0.5), (0.01, 0.1), (0.0, 2.0), (0.0, 1.0), (1.0, 1.3), (ALONE, (0.8, 15.0)))
     evidence = np.array([dense(onsets, times, series, motion, point)[3] for point in grid.points().T])
-    spread = grid.points()[0]
-    evidence += np.log(spread / (1 + spread**2 / 4)) - 0.5 * (grid.points()[4] / grid.lag_prior_s) ** 2
+    spread, lag_s, width = grid.points()[[0, 4, 5]]
+    evidence += np.log(spread / (1 + spread**2 / 4)) - 0.5 * ((lag_s - grid.lag_mean_s) / grid.lag_prior_s) ** 2
+    evidence -= 0.5 * (np.log(width) / grid.width_prior) ** 2
     expected = np.exp(evidence - evidence.max())
     np.testing.assert_allclose(run(onsets, times, series, motion, grid).weights(), expected / expected.sum(), rtol=1e-3, atol=1e-6)
 
@@ -97,9 +114,9 @@ def test_leaving_the_filter_costs_an_image_little() -> None:
     """What an image loses then is only what later volumes would say about the drift at its time."""
     rng = np.random.default_rng(1)
     onsets, times, series, truth = simulate(rng, 40, 4.0, 2.0)
-    point = np.array([2.0, 0.3, 0.04, 0.0, 0.0])
+    point = np.array([2.0, 0.3, 0.04, 0.0, 0.0, 1.0, 0.0, 1.0])
     none = np.zeros((len(times), 0))
-    found = run(onsets, times, series, none, Grid(*[(value,) for value in point])).amplitudes()
+    found = run(onsets, times, series, none, single(*point)).amplitudes()
     mean, variance, _, _ = dense(onsets, times, series, none, point)
     values = np.array([found[0, k].value for k in range(40)])
     assert (np.abs(values - mean) < np.sqrt(variance)).all()
@@ -133,7 +150,7 @@ def test_standard_errors_mean_what_they_say(contrast: float) -> None:
 def test_errors_of_images_against_others_include_the_drift_s_where_they_are() -> None:
     """Images far apart share the mean, not the drift: leaving out what those that overlap share made this 1.24."""
     z = []
-    point = Grid((4.0,), (0.3,), (0.04 / np.sqrt(TR_S),), (0.0,), (0.0,))
+    point = single(4.0, 0.3, 0.04 / np.sqrt(TR_S), 0.0, 0.0)
     for seed in range(24):
         onsets, times, series, truth = simulate(np.random.default_rng(seed), 40, 8.0, 4.0)
         found = run(onsets, times, series, np.zeros((len(times), 0)), point).amplitudes()
@@ -164,8 +181,8 @@ def test_motion_is_taken_out_where_it_shows_and_left_where_it_does_not() -> None
 
 def test_the_state_does_not_grow_with_the_run() -> None:
     onsets, times, series, _ = simulate(np.random.default_rng(0), 60, 4.0, 1.0)
-    deconvolver = run(onsets, times, series, np.zeros((len(times), 0)), Grid(*[(v,) for v in (1.0, 0.3, 0.02, 0.0, 0.0)]))
-    assert deconvolver._mean.shape[1] <= 3 + (32 + 3 + 4) // 4 + 1
+    deconvolver = run(onsets, times, series, np.zeros((len(times), 0)), single(1.0, 0.3, 0.02, 0.0, 0.0))
+    assert deconvolver._mean.shape[1] <= 4 + (32 + 3 + 4) // 4 + 4  # room is made for four images at once
     assert len(deconvolver.amplitudes()) == 60
     assert len(deconvolver.amplitudes(past=0)) < 12
 
