@@ -283,6 +283,10 @@ def score_dtype() -> np.dtype[np.void]:
             ("score", "<f8"),
             ("score_se", "<f8"),  # of one image against others; NaN where the method gives none
             ("reliability", "<f8"),  # of all scores so far: expected squared correlation with the responses; NaN where not known
+            ("lag_s", "<f8"),  # of the response against the canonical one, as far as known then; NaN where nothing is learnt of it
+            ("lag_sd_s", "<f8"),
+            ("width", "<f8"),  # of its peak, as a multiple of the canonical one
+            ("width_sd", "<f8"),
             ("onset_s", "<f8"),  # from the first volume
             ("closed_ns", "<i8"),  # of the last volume that was needed
             ("scored_ns", "<i8"),

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import erfc
 
-from rtevo.decode.grid import Grid, Response
+from rtevo.decode.grid import CANONICAL_PEAK_S, Grid, Response
 from rtevo.decode.hrf import HRF_LENGTH_S, Shape, basis, response
 from rtevo.kernels.kalman import correct, predict
 
@@ -49,9 +49,10 @@ _NOISE, _DRIFT, _MEAN = 0, 1, 2  # places in the state: noise, drift, mu, what i
 _PRIOR_VOLUMES = 2.0  # volumes' worth of evidence that the noise variance is 1
 _INCREDIBLE, _SURE = 6.0, 20  # standard deviations from what is predicted, after so many volumes; real responses to blocks reach 5
 _FEWEST, _IMPOSSIBLE = 10, 12.0  # after so many volumes points are dropped that are less probable than the best by this logarithm
-_MOST = 1_200_000  # numbers in the covariances of all points that are kept from then on: what a volume costs
+_MOST = 2_000_000  # numbers in the covariances of all points that are kept from then on: what a volume costs
 _SPARE = 0.9  # of the points may stay, for dropping the others to be worth it
 _ROOM = 6  # images for which room is made at once
+_AROUND_S = 8.0  # of its peak a response is above half of it, whatever the lag
 _ROWS = 64  # images whose response has passed, for which room is made at first
 _READ = 0.98  # the most probable points that hold so much are what is said of the images
 
@@ -258,9 +259,10 @@ class Deconvolver:
         self._fresh = False
         self._left_out = 0.0
         self.volumes += 1
+        lags_s = np.unique(self._kinds[:, 0])
         for image in self._images:
-            seen = response(t_s - image.onset_s - self._kinds[:, 0], image.duration_s)
-            image.volumes += bool(np.median(seen) >= 0.5)
+            if abs(t_s - image.onset_s - image.duration_s / 2 - CANONICAL_PEAK_S) < _AROUND_S + image.duration_s:  # it may count
+                image.volumes += bool(np.median(response(t_s - image.onset_s - lags_s, image.duration_s)) >= 0.5)
         if voxels is not None:
             best = self._best()
             h, size = designs[self._which[best]], self._size
@@ -391,20 +393,25 @@ class Deconvolver:
         h = np.zeros((len(self._kinds), self._mean.shape[1]))
         h[:, [_NOISE, _DRIFT]] = 1.0
         h[:, self._terms] = terms
-        for image in self._images:
-            values = self._values(self._t_s - image.onset_s, image.duration_s)
+        for image, values in zip(self._images, self._responses(), strict=True):
             h[:, image.at : image.at + self._width] = values
             h[:, _MEAN : _MEAN + self._width] += values
         return h
 
-    def _values(self, t_s: float, duration_s: float) -> Array:
-        """Each kind of response so long after an onset, float64 (kinds, width)."""
-        if self._shape != "canonical":
-            return self._basis.values(t_s - self._kinds[:, 0], duration_s)
-        values = np.empty((len(self._kinds), 1))
-        for width in np.unique(self._kinds[:, 1]):
-            own = self._kinds[:, 1] == width
-            values[own, 0] = response(t_s - self._kinds[own, 0], duration_s, float(width), self._undershoot)
+    def _responses(self) -> Array:
+        """Each kind of response to each image in the present volume, float64 (images, kinds, width)."""
+        times_s = self._t_s - np.array([image.onset_s for image in self._images])
+        durations_s = np.array([image.duration_s for image in self._images])
+        values = np.empty((len(times_s), len(self._kinds), self._width))
+        for duration_s in np.unique(durations_s):
+            rows = durations_s == duration_s
+            if self._shape != "canonical":
+                values[rows] = self._basis.values(times_s[rows, np.newaxis], float(duration_s))
+                continue
+            for width in np.unique(self._kinds[:, 1]):
+                own = self._kinds[:, 1] == width
+                late_s = times_s[rows, np.newaxis] - self._kinds[own, 0]
+                values[np.ix_(rows, own, [0])] = response(late_s, float(duration_s), float(width), self._undershoot)[..., np.newaxis]
         return values
 
     def _retire(self, everything: bool = False) -> None:
@@ -427,17 +434,18 @@ class Deconvolver:
 
     def _snapshot(self, points: NDArray[np.int64]) -> _Snapshot:
         """Amplitudes of the images in the state at some points of the grid."""
-        number, size = len(self._images), self._size
-        readout = np.zeros((number + 1, size))  # mu, then each image's amplitude
-        readout[:, _MEAN : _MEAN + self._width] = self._basis.readout
-        for k, image in enumerate(self._images):
-            readout[k + 1, image.at : image.at + self._width] = self._basis.readout
-        cov = self._cov[points, :size, :size] @ readout.T
-        values = self._mean[points, :size] @ readout.T
-        both = np.einsum("ks,gsk->gk", readout, cov)
-        mu_variance = both[:, 0].copy()
-        slope = np.einsum("s,gsk->gk", readout[0], cov[:, :, 1:]) / mu_variance[:, np.newaxis]
-        return _Snapshot(values[:, 1:], both[:, 1:], slope, values[:, 0].copy(), mu_variance)
+        r, w = self._basis.readout, self._width
+        at = np.array([image.at for image in self._images], np.int64)[:, np.newaxis] + np.arange(w)
+        mu = np.arange(_MEAN, _MEAN + w)
+        mean, cov, g = self._mean, self._cov, points[:, np.newaxis, np.newaxis]
+        own = cov[g[..., np.newaxis], at[:, :, np.newaxis], at[:, np.newaxis, :]] @ r @ r
+        with_mu = cov[g[..., np.newaxis], mu[:, np.newaxis], at[:, np.newaxis, :]] @ r @ r
+        mu_variance = cov[g, mu[:, np.newaxis], mu] @ r @ r
+        mu_value = mean[points][:, mu] @ r
+        value = mean[points][:, at] @ r + mu_value[:, np.newaxis]
+        covariance = with_mu + mu_variance[:, np.newaxis]
+        slope = covariance / mu_variance[:, np.newaxis]
+        return _Snapshot(value, own + with_mu + covariance, slope, mu_value, mu_variance)
 
 
 def _average(

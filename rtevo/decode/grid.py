@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ALONE", "Grid", "Response", "ResponsePrior"]
+__all__ = ["ALONE", "CANONICAL_PEAK_S", "Grid", "Response", "ResponsePrior"]
 
 Array = NDArray[np.float64]
+CANONICAL_PEAK_S = 5.0
+"""Of the canonical response to a brief event."""
 ALONE = (0.0, 1.0)
 """Images whose amplitudes share nothing but their mean."""
 _SPREAD = 2.0  # scale of the prior of the amplitudes' spread
@@ -64,6 +66,18 @@ class ResponsePrior:
                 f"response: expected a lag of -3 to 6 s, a width of 0.4 to 2.5, errors > 0, undershoot 0 to 4, found {stored!r}"
             )
         return cls(**values)
+
+    def as_dict(self) -> dict[str, float | None]:
+        """Return plain JSON types for ``decoder.json``, None for NaN."""
+        return {name: None if math.isnan(value) else round(float(value), 4) for name, value in asdict(self).items()}
+
+    def sentence(self) -> str:
+        """Say it in words."""
+        peak_s = CANONICAL_PEAK_S + self.lag_s
+        return (
+            f"{self.lag_s:+.1f} +- {self.lag_se_s:.1f} s against the canonical one (its peak {peak_s:.1f} s after a brief event), "
+            f"{self.width:.2f} +- {self.width_se:.2f} times as wide, undershoot {self.undershoot:.1f} times"
+        )
 
 
 @dataclass(frozen=True)
@@ -124,15 +138,15 @@ class Grid:
         As a multiple of the canonical one.
     """
 
-    amplitude_sd: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+    amplitude_sd: tuple[float, ...] = (0.5, 1.2, 2.8, 6.7, 16.0)
     autocorrelation: tuple[float, ...] = (0.1, 0.4, 0.7)
-    drift_sd: tuple[float, ...] = (0.005, 0.02, 0.08)
+    drift_sd: tuple[float, ...] = (0.01, 0.05, 0.25)
     motion_sd: tuple[float, ...] = (0.0, 3.0)
-    lag_s: tuple[float, ...] = (-1.5, -0.75, 0.0, 0.75, 1.5, 2.25, 3.0, 3.75)
+    lag_s: tuple[float, ...] = (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
     width: tuple[float, ...] = (0.75, 1.0, 1.35)
     shared: tuple[tuple[float, float], ...] = (ALONE, (0.8, 15.0), (0.8, 150.0))
-    lag_mean_s: float = 0.0
-    lag_prior_s: float = 1.6
+    lag_mean_s: float = 0.5
+    lag_prior_s: float = 1.8
     width_mean: float = 1.0
     width_prior: float = 0.3
     undershoot: float = 1.0
@@ -168,5 +182,5 @@ class Grid:
         )
 
     def fixed(self) -> Grid:
-        """The same with the expected lag and width only."""
-        return replace(self, lag_s=(self.lag_mean_s,), width=(self.width_mean,))
+        """The same with the canonical lag and width only."""
+        return replace(self, lag_s=(0.0,), width=(1.0,), lag_mean_s=0.0, width_mean=1.0)

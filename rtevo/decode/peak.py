@@ -101,6 +101,9 @@ class Peak:
         """See :meth:`rtevo.decode.scorer.Scorer.interrupt`."""
         self._pending.clear()
 
+    def response(self) -> None:
+        """Nothing is learnt of the response."""
+
     def reliability(self) -> float:
         """Without standard errors: not known."""
         return math.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 __all__ = ["Score", "spearman_brown"]
@@ -28,6 +29,9 @@ class Score:
         The last one that the score rests on, -1 where there was none.
     revision : int
         0 = first value; later values replace it.
+    lag_s, lag_sd_s, width, width_sd : float
+        What was known of the response then: its lag against the canonical one and its width as a multiple of it, with standard deviations;
+        NaN where the method learns nothing of it.
     """
 
     key: tuple[int, int]
@@ -37,6 +41,10 @@ class Score:
     volumes_used: int
     last_volume_index: int
     revision: int = 0
+    lag_s: float = math.nan
+    lag_sd_s: float = math.nan
+    width: float = math.nan
+    width_sd: float = math.nan
 
 
 def spearman_brown(r: float) -> float:

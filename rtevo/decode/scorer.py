@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rtevo.decode.deconvolve import Grid
 from rtevo.decode.folder import Decoder
+from rtevo.decode.grid import Grid, Response, ResponsePrior
 from rtevo.decode.hrf import SHAPES, Shape
 from rtevo.decode.nuisance import SPIKE_MM, Drift, Nuisance, motion_in_mm, penalties
 from rtevo.decode.peak import Peak
@@ -64,7 +64,7 @@ class Scorer:
     hrf : {"canonical", "derivatives", "fir"}
         See :func:`rtevo.decode.hrf.basis`.
     grid : Grid, optional
-        Parameters that the deconvolution considers.
+        Parameters that the deconvolution considers. Default: the usual ones, around the response that the decoder brings, where it does.
     delay_s : float
         From onset to the middle of the window, seconds (peak, as the rest).
     half_window_tr : int
@@ -85,7 +85,7 @@ class Scorer:
     ValueError
         A parameter is out of range.
     DecoderError
-        The decoder's unit is not a number > 0.
+        The decoder's unit is not a number > 0, or its response is none.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Scorer:
                 pattern=whole,
                 shape=hrf,
                 known=self._known(),
-                grid=grid,
+                grid=grid or _grid(decoder),
                 left_out=self.left_out,
                 unit=_unit(decoder),
             )
@@ -233,6 +233,10 @@ class Scorer:
         """
         return self._method.reliability()
 
+    def response(self) -> Response | None:
+        """What is known of the response's lag and width, now and beforehand; None for ``peak``."""
+        return self._method.response()
+
     def _known(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Noise of each voxel and the smoothed reference, where the decoder brings them."""
         decoder = self._decoder
@@ -254,6 +258,15 @@ class Scorer:
         if self._fwhm_mm > 0:
             volume = smooth(volume, grid.voxel_size_mm, self._fwhm_mm)
         return volume[mask].astype(np.float32)
+
+
+def _grid(decoder: Decoder) -> Grid:
+    """Parameters that are considered: the participant's response, where the decoder knows it, else a wide range."""
+    try:
+        known = ResponsePrior.of(decoder.settings)
+    except ValueError as problem:
+        raise DecoderError(f"decoder '{decoder.name}', {problem} in decoder.json") from None
+    return Grid() if known is None else Grid().known(known)
 
 
 def _unit(decoder: Decoder) -> float:

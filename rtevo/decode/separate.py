@@ -12,12 +12,13 @@ pattern's length, so how strong the response is over the whole mask does not cou
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rtevo.decode.deconvolve import Amplitude, Deconvolver, Grid
+from rtevo.decode.deconvolve import Amplitude, Deconvolver
+from rtevo.decode.grid import Grid, Response
 from rtevo.decode.hrf import Shape
 from rtevo.decode.nuisance import DRIFT_SD, MOTION_SD, Nuisance, penalties
 from rtevo.decode.running import RunningFit
@@ -194,6 +195,10 @@ class Separate:
         self._nuisance.interrupt()
         self._filter.interrupt()
 
+    def response(self) -> Response:
+        """See :meth:`rtevo.decode.scorer.Scorer.response`."""
+        return self._filter.response()
+
     def reliability(self) -> float:
         """Expected squared correlation of the scores so far with the responses; NaN before the third."""
         scores = [image.score for image in self._images.values() if image.score is not None and math.isfinite(image.score.score)]
@@ -238,7 +243,8 @@ class Separate:
     def _publish(self, seen_s: float, everything: bool = False) -> list[Score]:
         """Scores of images that are ready and not published, or better than what was published."""
         amplitudes = self._filter.amplitudes(None if everything else REVISED)
-        scores = []
+        scores: list[Score] = []
+        known: Response | None = None
         for key, image in list((self._images if everything else self._open).items()):
             if not everything and seen_s < image.onset_s + self._first_s:
                 continue
@@ -246,9 +252,12 @@ class Separate:
                 del self._open[key]
                 continue
             score = self._score(key, image, amplitudes.get(key))
+            if score is not None and known is None:
+                known = self._filter.response()
             if score is not None:
-                image.score = score
-                scores.append(score)
+                assert known is not None
+                image.score = replace(score, lag_s=known.lag_s, lag_sd_s=known.lag_sd_s, width=known.width, width_sd=known.width_sd)
+                scores.append(image.score)
         return scores
 
     def _score(self, key: tuple[int, int], image: _Published, found: Amplitude | None) -> Score | None:

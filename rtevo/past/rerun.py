@@ -161,6 +161,10 @@ def _decode(session: RecordedSession, config: Config) -> _Decoded:
                     score_se=score.score_se,
                     reliability=reliability,
                     onset_s=score.onset_s,
+                    lag_s=score.lag_s,
+                    lag_sd_s=score.lag_sd_s,
+                    width=score.width,
+                    width_sd=score.width_sd,
                 )
             )
     again.decoding.close()

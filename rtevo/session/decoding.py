@@ -19,6 +19,7 @@ from rtevo.session.placing import Attempt, Hints, Placing
 
 if TYPE_CHECKING:
     from rtevo.decode import Method
+    from rtevo.decode.grid import Response
     from rtevo.decode.hrf import Shape
     from rtevo.decode.nuisance import Drift
 
@@ -276,6 +277,11 @@ class Decoding:
             replace(s, onset_s=s.onset_s + self._first * self._tr_s, last_volume_index=s.last_volume_index + self._first) for s in scores
         ]
         return moved if self._first else scores, reliability
+
+    @property
+    def response(self) -> Response | None:
+        """What is known of the response's lag and width; None where nothing is learnt of it."""
+        return None if self._scorer is None else self._scorer.response()
 
     def interrupt(self) -> None:
         """The scanner's run is over and another one follows: what was learnt of the noise and the responses stays, the level is new.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rtevo.session.decoding import Aligned, Decide, Decoding
     from rtevo.session.placing import Attempt
 
+EDGE_SCORES = 12  # images, before it is said that the response lies at the edge
 ATTEMPTS = 3  # to place the decoder, where nobody can be asked
 DECIDED = {
     Decision.PENDING: "",
@@ -45,7 +46,7 @@ class _Decode:
         for each in (realign.warm_up, place.warm_up, warm_up):
             each()
         self.context, self.decoder, self.compared, self.holes = context, Decoder.load(plan.decoder, plan.decoder_name), False, False
-        self.artefacts, self.last, self.answered = 0, plan.first_volume - 1, 0
+        self.artefacts, self.last, self.answered, self.at_edge = 0, plan.first_volume - 1, 0, False
         self.hints = Hints.of(context.config, self.decoder)
         if self.hints.placement is not None:
             context.log.info("decode: on the scan of this visit, %s", words(self.hints.placement, self.decoder.grid))
@@ -237,7 +238,7 @@ class _Decode:
         for score in scores:
             with self.scores.reserve(timeout_s=30) as out:
                 out["generation"], out["candidate"] = score.key
-                for name in ("revision", "volumes_used", "score", "score_se", "onset_s"):
+                for name in ("revision", "volumes_used", "score", "score_se", "onset_s", "lag_s", "lag_sd_s", "width", "width_sd"):
                     out[name] = getattr(score, name)
                 out["reliability"] = reliability
                 out["closed_ns"] = self.closed_ns.get(score.last_volume_index, 0)
@@ -245,6 +246,20 @@ class _Decode:
             if math.isfinite(score.score):
                 self.scored.add(score.key)
         self.context.clock.set("scored", len(self.scored))
+        if scores and not self.at_edge and len(self.scored) >= EDGE_SCORES:
+            self.look_at_response()
+
+    def look_at_response(self) -> None:
+        """Warn where the response lies at the edge of what is considered."""
+        found = self.decoding.response
+        if found is None or found.edge < 0.5 or len(found.lags_s) < 2:
+            return
+        self.at_edge = True
+        self.context.log.warning(
+            "decode: the response comes %+.1f s against the canonical one, at the edge of the %.1f to %.1f s that are looked at: see "
+            "whether onsets and the repetition time are right, and fit the decoder to this participant's own run",
+            found.lag_s, found.lags_s[0], found.lags_s[-1],
+        )  # fmt: skip
 
 
 def acceptable(placement: Placement, config: Config) -> bool:
