@@ -272,6 +272,10 @@ def placement_dtype() -> np.dtype[np.void]:
     )
 
 
+NEIGHBOURS = 8
+"""So many images before an image are those that a score's error is said to go with."""
+
+
 def score_dtype() -> np.dtype[np.void]:
     """Slot of the ``scores`` ring: the response to one image, NaN where it could not be measured."""
     return np.dtype(
@@ -287,6 +291,9 @@ def score_dtype() -> np.dtype[np.void]:
             ("lag_sd_s", "<f8"),
             ("width", "<f8"),  # of its peak, as a multiple of the canonical one
             ("width_sd", "<f8"),
+            ("measured", "<f8"),  # the response as the volumes alone have it, drawn to nothing; NaN where it is not known
+            ("measured_se", "<f8"),  # of what its error has of its own
+            ("neighbours", "<f8", (NEIGHBOURS,)),  # how its error follows from those of the scored images before it, the nearest first
             ("onset_s", "<f8"),  # from the first volume
             ("closed_ns", "<i8"),  # of the last volume that was needed
             ("scored_ns", "<i8"),

@@ -135,7 +135,7 @@ class Deconvolver:
         if time_terms:
             grid = replace(grid, drift_sd=(0.0,))
         self._shape, self._basis, self._undershoot = shape, basis(shape), grid.undershoot
-        self._grid, self._tr_s, self._width = grid, float(tr_s), len(self._basis.readout)
+        self.grid, self._tr_s, self._width = grid, float(tr_s), len(self._basis.readout)
         points = grid.points()
         self._all, self._kept = points.shape[1], np.arange(points.shape[1])
         self._kinds, which = np.unique(points[4:6].T, axis=0, return_inverse=True)  # lag and width
@@ -322,7 +322,7 @@ class Deconvolver:
 
     def response(self) -> Response:
         """What is known of the response's lag and width."""
-        grid = self._grid
+        grid = self.grid
         weights, (lag_s, width) = self._weights(), self._kinds[self._which].T
         all_lags_s = tuple(sorted(set(grid.lag_s)))
         outer = np.isin(lag_s, (all_lags_s[0], all_lags_s[-1])) & (len(all_lags_s) > 1)

@@ -138,7 +138,7 @@ class Grid:
         As a multiple of the canonical one.
     """
 
-    amplitude_sd: tuple[float, ...] = (0.5, 1.2, 2.8, 6.7, 16.0)
+    amplitude_sd: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 10.0)
     autocorrelation: tuple[float, ...] = (0.1, 0.4, 0.7)
     drift_sd: tuple[float, ...] = (0.01, 0.05, 0.25)
     motion_sd: tuple[float, ...] = (0.0, 3.0)

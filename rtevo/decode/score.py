@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from rtevo.records import NEIGHBOURS
+
 __all__ = ["Score", "spearman_brown"]
 
 
@@ -32,6 +34,10 @@ class Score:
     lag_s, lag_sd_s, width, width_sd : float
         What was known of the response then: its lag against the canonical one and its width as a multiple of it, with standard deviations;
         NaN where the method learns nothing of it.
+    measured, measured_se : float
+        The response as the volumes alone have it, not drawn to other images', and what its error has of its own; NaN where it is not known.
+    neighbours : tuple of float
+        How the error of `measured` follows from those of the scored images before it, the nearest first.
     """
 
     key: tuple[int, int]
@@ -45,6 +51,13 @@ class Score:
     lag_sd_s: float = math.nan
     width: float = math.nan
     width_sd: float = math.nan
+    measured: float = math.nan
+    measured_se: float = math.nan
+    neighbours: tuple[float, ...] = ()
+
+    def padded(self) -> list[float]:
+        """`neighbours` as a slot of the ring ``scores`` holds them."""
+        return [*self.neighbours, *[0.0] * (NEIGHBOURS - len(self.neighbours))]
 
 
 def spearman_brown(r: float) -> float:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from rtevo.evolve.base import Evolver
 from rtevo.evolve.controls import Feedback
+from rtevo.evolve.together import Link
 
 __all__ = ["MOST_AHEAD", "SCHEDULES", "Course", "CourseSettings", "Request", "Told"]
 
@@ -232,9 +233,14 @@ class Course:
         if number is not None:
             self.evolver.place([self._first + number], np.asarray(latent)[np.newaxis])
 
-    def score(self, generation: int, candidate: int, score: float, score_se: float = math.nan) -> list[Told]:
-        """Take a candidate's score, new, revised or missing (NaN); give what evolution is told. Of a probe nothing is told."""
+    def score(self, generation: int, candidate: int, score: float, score_se: float = math.nan, link: Link | None = None) -> list[Told]:
+        """Take a candidate's score, new, revised or missing (NaN); give what evolution is told. Of a probe nothing is told.
+
+        With `link`, what the volumes alone say of the image, errors that go together are respected, where scores are told as they are.
+        """
         number = self._number(generation, candidate)
+        if link is not None and self._feedback.plain:
+            self.evolver.link(self._first, (generation, candidate), -1 if number is None else self._first + number, link)
         if number is None:
             self._open_probes.discard((generation, candidate))
             return []

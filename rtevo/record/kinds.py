@@ -227,6 +227,9 @@ class ScoreRecord(Record):
     lag_sd_s: float = math.nan
     width: float = math.nan
     width_sd: float = math.nan
+    measured: float = math.nan
+    measured_se: float = math.nan
+    neighbours: Sequence[float] = ()
     onset_s: float = math.nan
     closed_ns: int = 0
     scored_ns: int = 0

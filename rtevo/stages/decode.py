@@ -240,6 +240,7 @@ class _Decode:
                 out["generation"], out["candidate"] = score.key
                 for name in ("revision", "volumes_used", "score", "score_se", "onset_s", "lag_s", "lag_sd_s", "width", "width_sd"):
                     out[name] = getattr(score, name)
+                out["measured"], out["measured_se"], out["neighbours"] = score.measured, score.measured_se, score.padded()
                 out["reliability"] = reliability
                 out["closed_ns"] = self.closed_ns.get(score.last_volume_index, 0)
                 out["scored_ns"] = time.monotonic_ns()
