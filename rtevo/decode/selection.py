@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.decode.categories import MOST_FOLDS, Categories, Fold, folds_of, halves_of
+from rtevo.decode.telling import area, pooled
 from rtevo.errors import DataError
 
 __all__ = ["COUNTS", "DEFAULT", "PENALTIES", "Chosen", "Recipe", "area", "pooled", "select_maps"]
@@ -293,31 +294,6 @@ def _best(held: dict[Recipe, _Held]) -> Recipe:
     """Recipe of the largest agreement, the first of equals."""
     found = [held[recipe].agreement() for recipe in held]
     return list(held)[int(np.argmax(np.nan_to_num(found, nan=-np.inf)))]
-
-
-def area(positive: Array, negative: Array) -> float:
-    """Area under the ROC curve; NaN where either side is empty."""
-    if not len(positive) or not len(negative):
-        return math.nan
-    difference = positive[:, np.newaxis] - negative
-    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
-
-
-def pooled(scores: Array, labels: Array) -> tuple[float, float]:
-    """Area under the ROC curve of all maps' scores together, own category against others, and share whose own map scores highest.
-
-    Parameters
-    ----------
-    scores : ndarray, float64 (n, K)
-    labels : ndarray, int (n,)
-        The column that is each one's own.
-    """
-    own = np.asarray(labels, np.int64)[:, np.newaxis] == np.arange(scores.shape[1])
-    known = np.isfinite(scores).all(axis=1)
-    scores, own = scores[known], own[known]
-    if not len(scores):
-        return math.nan, math.nan
-    return area(scores[own], scores[~own]), float(own[np.arange(len(scores)), scores.argmax(axis=1)].mean())
 
 
 def _measured(held: _Held, categories: Categories) -> tuple[float, float]:
