@@ -39,7 +39,7 @@ from rtevo.decode.grid import CANONICAL_PEAK_S, Grid, Response
 from rtevo.decode.hrf import HRF_LENGTH_S, Shape, basis, response
 from rtevo.kernels.kalman import correct, predict
 
-__all__ = ["Amplitude", "Deconvolver", "Grid"]
+__all__ = ["Amplitude", "Deconvolver", "Grid", "warm_up"]
 
 Array = NDArray[np.float64]
 _START_VARIANCE = 1e6  # of the drift's start, in noise variances: as good as unknown
@@ -446,6 +446,13 @@ class Deconvolver:
         covariance = with_mu + mu_variance[:, np.newaxis]
         slope = covariance / mu_variance[:, np.newaxis]
         return _Snapshot(value, own + with_mu + covariance, slope, mu_value, mu_variance)
+
+
+def warm_up() -> None:
+    """Compile the kernels, or load them, on a series of nothing."""
+    filters = Deconvolver(1.0, 0, Grid().fixed())
+    for t_s in (0.0, 1.0):
+        filters.add_volume(t_s, 0.0, [])
 
 
 def _average(

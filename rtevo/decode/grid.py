@@ -138,15 +138,15 @@ class Grid:
         As a multiple of the canonical one.
     """
 
-    amplitude_sd: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 10.0)
+    amplitude_sd: tuple[float, ...] = (0.12, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0)
     autocorrelation: tuple[float, ...] = (0.1, 0.4, 0.7)
     drift_sd: tuple[float, ...] = (0.01, 0.05, 0.25)
     motion_sd: tuple[float, ...] = (0.0, 3.0)
     lag_s: tuple[float, ...] = (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
     width: tuple[float, ...] = (0.75, 1.0, 1.35)
     shared: tuple[tuple[float, float], ...] = (ALONE, (0.8, 15.0), (0.8, 150.0))
-    lag_mean_s: float = 0.5
-    lag_prior_s: float = 1.8
+    lag_mean_s: float = 0.8
+    lag_prior_s: float = 1.6
     width_mean: float = 1.0
     width_prior: float = 0.3
     undershoot: float = 1.0

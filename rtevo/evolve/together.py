@@ -49,7 +49,7 @@ class Link:
         if not (math.isfinite(value) and math.isfinite(se) and se > 0):
             return None
         own = [float(each) for each in neighbours]
-        while own and not (math.isfinite(own[-1]) and own[-1] != 0.0):
+        while own and own[-1] == 0.0:  # what a slot is filled up with
             own.pop()
         return cls(float(onset_s), float(value), float(se), tuple(own)) if np.isfinite(own).all() else None
 

@@ -40,10 +40,11 @@ class _Decode:
         from rtevo import place, realign
         from rtevo.decode import Decoder
         from rtevo.decode.carry import warm_up
+        from rtevo.decode.deconvolve import warm_up as warm_up_filters
         from rtevo.session.placing import Hints
 
         plan = context.plan
-        for each in (realign.warm_up, place.warm_up, warm_up):
+        for each in (realign.warm_up, place.warm_up, warm_up, warm_up_filters):
             each()
         self.context, self.decoder, self.compared, self.holes = context, Decoder.load(plan.decoder, plan.decoder_name), False, False
         self.artefacts, self.last, self.answered, self.at_edge = 0, plan.first_volume - 1, 0, False
