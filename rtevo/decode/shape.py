@@ -93,7 +93,7 @@ def _tables(events: Sequence[Sequence[Event]], width: float, undershoot: float) 
     """Response to each duration on a fine lattice."""
     tables = {}
     for duration_s in {event.duration_s for part in events for event in part}:
-        times = np.arange(0.0, HRF_LENGTH_S + duration_s + _STEP_S, _STEP_S)
+        times: Array = np.arange(0.0, HRF_LENGTH_S + duration_s + _STEP_S, _STEP_S, dtype=np.float64)
         tables[duration_s] = times, response(times, duration_s, width, undershoot)
     return tables
 

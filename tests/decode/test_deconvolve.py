@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.signal import lfilter
+from scipy.stats import gamma
 
 from rtevo.decode import Deconvolver, Grid
 from rtevo.decode.grid import ALONE
@@ -216,3 +218,66 @@ def test_noise_and_strong_responses_are_no_artefacts_and_a_new_level_is_taken() 
     onsets, times, series, _ = simulate(np.random.default_rng(9), 20, 4.0, 1.0)
     series[40:] += 40.0
     assert len(times) - 10 <= run(onsets, times, series, np.zeros((len(times), 1))).volumes <= len(times) - 1
+
+
+def other(rng: np.random.Generator, onsets: np.ndarray, truth: np.ndarray, peak_s: float, image_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return volume times and a series made otherwise than the filter assumes: gamma responses, ARMA noise, slow cosines."""
+    times = np.arange(0.5, onsets[-1] + 20, 1.0)
+    lattice = np.arange(0, 40, 0.05)
+    whole = np.convolve(gamma.pdf(lattice, peak_s + 1), np.ones(round(image_s / 0.05)))[: len(lattice)]
+    series = sum(
+        a * np.interp(times - onset, lattice, whole / whole.max(), left=0, right=0) for a, onset in zip(truth, onsets, strict=True)
+    )
+    white = rng.standard_normal(len(times) + 1)
+    noise = lfilter([1.0, -0.4], [1.0, -0.7], white)[1:]
+    return times, series + noise / noise.std() + 0.3 * np.cos(times / 25 + 6 * rng.random())
+
+
+def words(onsets: np.ndarray, times: np.ndarray, series: np.ndarray, image_s: float) -> tuple[np.ndarray, np.ndarray, Deconvolver]:
+    """First words, 8 s after the onsets, and last ones."""
+    found, first, shown = Deconvolver(1.0, 0), np.full(len(onsets), np.nan), 0
+    for t_s, value in zip(times, series, strict=True):
+        while shown < len(onsets) and onsets[shown] <= t_s:
+            found.add_image((0, shown), onsets[shown], image_s)
+            shown += 1
+        found.add_volume(t_s, value, [])
+        ready = np.isnan(first) & (onsets + 8 <= t_s)
+        if ready.any():
+            said = found.amplitudes()
+            first[ready] = [said[0, int(k)].value for k in np.flatnonzero(ready)]
+    last = found.amplitudes()
+    return first, np.array([last[0, k].value for k in range(len(onsets))]), found
+
+
+def test_a_rising_run_is_not_taken_for_drift() -> None:
+    slopes = []
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        onsets, truth = 8.0 + 4.0 * np.arange(50), 1.5 * (1 + rng.standard_normal(50) + np.linspace(0, 3, 50))
+        first, last, found = words(onsets, *other(rng, onsets, truth, 5.0, 3.0), 3.0)
+        assert np.corrcoef(last, truth)[0, 1] > 0.85
+        assert found.weights()[found.grid.points()[6] > 0].sum() > 0.5  # that amplitudes share something
+        slopes.append(np.polyfit(last, truth, 1)[0])
+        assert np.isfinite(first).all()
+    assert abs(np.mean(slopes) - 1.0) < 0.15  # two runs; 2.06 with a mean that cannot rise
+
+
+@pytest.mark.slow
+def test_a_late_response_is_found_and_the_last_word_is_better_than_the_first() -> None:
+    """In dense blocks of like images, too."""
+    for cadence_s, image_s, peak_s in ((6.0, 3.0, 8.0), (1.0, 0.5, 5.0)):
+        pairs = []
+        for seed in range(3):
+            rng = np.random.default_rng(seed)
+            dense = cadence_s < 2
+            block = np.repeat(np.arange(5), 12)
+            truth = 0.4 * rng.permutation([-1.0, -0.5, 0.0, 0.5, 1.0])[block] + 0.5 if dense else 1.5 * (1 + rng.standard_normal(40))
+            onsets = 8.0 + cadence_s * np.arange(len(truth)) + (10.0 * block if dense else 0.0)
+            first, last, found = words(onsets, *other(rng, onsets, truth, peak_s, image_s), image_s)
+            pairs.append([np.corrcoef(each, truth)[0, 1] for each in (first, last)])
+            if not dense:
+                known = found.response()
+                assert abs(known.lag_s - 3.0) < max(3 * known.lag_sd_s, 1.0)  # three standard deviations, or the grid's step
+        first_r, last_r = np.mean(pairs, axis=0)
+        assert last_r > first_r - 0.02  # an eighth of what a run's correlation varies by
+        assert last_r > 0.6
