@@ -37,7 +37,7 @@ from scipy.special import erfc
 
 from rtevo.decode.grid import CANONICAL_PEAK_S, Grid, Response
 from rtevo.decode.hrf import HRF_LENGTH_S, Shape, basis, response
-from rtevo.kernels.kalman import correct, predict
+from rtevo.kernels.kalman import compact, correct, predict
 
 __all__ = ["Amplitude", "Deconvolver", "Grid", "warm_up"]
 
@@ -51,7 +51,7 @@ _INCREDIBLE, _SURE = 6.0, 20  # standard deviations from what is predicted, afte
 _FEWEST, _IMPOSSIBLE = 10, 12.0  # after so many volumes points are dropped that are less probable than the best by this logarithm
 _MOST = 2_000_000  # numbers in the covariances of all points that are kept from then on: what a volume costs
 _SPARE = 0.9  # of the points may stay, for dropping the others to be worth it
-_ROOM = 6  # images for which room is made at once
+_ROOM = 12  # images for which room is made at once
 _AROUND_S = 8.0  # of its peak a response is above half of it, whatever the lag
 _ROWS = 64  # images whose response has passed, for which room is made at first
 _READ = 0.98  # the most probable points that hold so much are what is said of the images
@@ -202,9 +202,10 @@ class Deconvolver:
         if at + self._width > self._size:
             self._size = at + self._width
         if self._size > self._mean.shape[1]:
-            more = _ROOM * self._width
-            self._mean = np.pad(self._mean, ((0, 0), (0, more)))
-            self._cov = np.pad(self._cov, ((0, 0), (0, more), (0, more)))
+            more, used = _ROOM * self._width, self._mean.shape[1]
+            mean, cov = np.zeros((len(self._mean), used + more)), np.zeros((len(self._mean), used + more, used + more))
+            mean[:, :used], cov[:, :used, :used] = self._mean, self._cov
+            self._mean, self._cov = mean, cov
             if self._voxels is not None:
                 self._voxels = np.pad(self._voxels, ((0, more), (0, 0)))
         return at
@@ -374,7 +375,9 @@ class Deconvolver:
             return
         for name in ("_kept", "_which", "_amplitude_sd", "_rho", "_drift_sd", "_share", "_reach_s", "_log_prior", "_log_det", "_squares"):
             setattr(self, name, getattr(self, name)[likely])
-        self._mean, self._cov = self._mean[likely], self._cov[likely]
+        kept = np.flatnonzero(likely)
+        compact(self._mean, self._cov, kept, self._size)
+        self._mean, self._cov = self._mean[: len(kept)], self._cov[: len(kept)]
         self._gone = self._gone.rows(slice(None), likely)
         kinds, self._which = np.unique(self._which, return_inverse=True)
         self._kinds = self._kinds[kinds]
@@ -453,6 +456,7 @@ def warm_up() -> None:
     filters = Deconvolver(1.0, 0, Grid().fixed())
     for t_s in (0.0, 1.0):
         filters.add_volume(t_s, 0.0, [])
+    compact(filters._mean, filters._cov, np.arange(1), filters._size)
 
 
 def _average(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rtevo.kernels._compile import kernel
 
-__all__ = ["correct", "predict"]
+__all__ = ["compact", "correct", "predict"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -87,3 +87,23 @@ def correct(mean: Array, cov: Array, gain: Array, variance: Array, surprise: Arr
             own, row = g[i] * inverse, p[i]
             for j in range(size):
                 row[j] -= own * g[j]
+
+
+@kernel
+def compact(mean: Array, cov: Array, kept: Index, size: int) -> None:
+    """Move the models that are kept to the front, in place.
+
+    Parameters
+    ----------
+    mean, cov, size
+        Of :func:`predict`.
+    kept : ndarray, int64 (n,)
+        Which, in rising order.
+    """
+    for to in range(len(kept)):
+        m = kept[to]
+        if m != to:
+            for i in range(size):
+                mean[to, i] = mean[m, i]
+                for j in range(size):
+                    cov[to, i, j] = cov[m, i, j]
