@@ -95,17 +95,17 @@ def fit_selected(
     best = chosen.recipe.smoothing
     sd = np.where(counted, made[best][1], 0.0)
     count = len(categories.names)
-    responses = estimate_responses(_pieces(chosen, examples.times_s, examples.run), events, tr_s, count)
+    responses = estimate_responses(_pieces(chosen, examples.times_s, examples.run, count), events, tr_s, count)
     return chosen, categories, weights[:count], sd, versions[best], float(options.fwhm[best]), responses
 
 
-def _pieces(chosen: Chosen, times_s: Array, run: NDArray[np.int64]) -> list[Piece]:
-    """Series of the maps in the volumes that they had not seen, a piece for each fold and run."""
+def _pieces(chosen: Chosen, times_s: Array, run: NDArray[np.int64], count: int) -> list[Piece]:
+    """Series of the first maps in the volumes that they had not seen, a piece for each fold and run."""
     pieces: list[Piece] = []
     for index, scores in chosen.outside:
         for number in np.unique(run[index]):
             own = run[index] == number
-            pieces.append((times_s[index[own]], scores[own], int(number)))
+            pieces.append((times_s[index[own]], scores[own, :count], int(number)))
     return pieces
 
 
