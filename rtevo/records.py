@@ -286,6 +286,10 @@ def placement_dtype() -> np.dtype[np.void]:
     )
 
 
+NEIGHBOURS = 8
+"""So many images before an image are those that a score's error is said to go with."""
+
+
 def score_dtype(maps: int = 0) -> np.dtype[np.void]:
     """Slot of the ``scores`` ring: the response to one image, NaN where it could not be measured; with those of `maps` maps."""
     several: list[tuple[Any, ...]] = [("maps", "<f8", (maps, 2))] if maps else []  # score and standard error of each
@@ -299,6 +303,13 @@ def score_dtype(maps: int = 0) -> np.dtype[np.void]:
             ("score", "<f8"),
             ("score_se", "<f8"),  # of one image against others; NaN where the method gives none
             ("reliability", "<f8"),  # of all scores so far: expected squared correlation with the responses; NaN where not known
+            ("lag_s", "<f8"),  # of the response against the canonical one, as far as known then; NaN where nothing is learnt of it
+            ("lag_sd_s", "<f8"),
+            ("width", "<f8"),  # of its peak, as a multiple of the canonical one
+            ("width_sd", "<f8"),
+            ("measured", "<f8"),  # the response as the volumes alone have it, drawn to nothing; NaN where it is not known
+            ("measured_se", "<f8"),  # of what its error has of its own
+            ("neighbours", "<f8", (NEIGHBOURS,)),  # how its error follows from those of the scored images before it, the nearest first
             ("onset_s", "<f8"),  # from the first volume
             ("closed_ns", "<i8"),  # of the last volume that was needed
             ("scored_ns", "<i8"),

@@ -22,7 +22,7 @@ from rtevo.record import ImageRecord, LatentRecord, LogWriter, RecordedSession, 
 from rtevo.records import EventKind, VolumeFlag
 from rtevo.report import gather, page, pages
 from rtevo.report.__main__ import main
-from rtevo.report.gather import means
+from rtevo.report.gather import Learnt, means
 from rtevo.report.methods import REFERENCES, methods
 from rtevo.report.tables import decoder_today, late, rings, steps, warnings
 
@@ -347,6 +347,18 @@ def test_sessions_that_did_not_count_the_cost_have_a_page_too(recorded: Record) 
     out = recorded(end={"rings": {"volumes": ring}})
     assert "not recorded (decode)" in Page(page(gather(out))).words
     assert pages(gather(out))
+
+
+def test_what_was_learnt_of_the_response_is_drawn_beside_what_was_expected(recorded: Record) -> None:
+    out = recorded()
+    session = gather(out)
+    assert session.learnt is None  # as sessions were recorded before
+    whole = Page(page(session)).words
+    values = np.array([[0.5, 1.5, 1.0, 0.3], [1.2, 0.4, 1.1, 0.2]])
+    learnt = Learnt((0.5, 1.8, 1.0, 0.3), np.array([5.0, 40.0]), values, False)
+    said = "What the decoder knew of this participant's response"
+    assert said not in whole
+    assert said in Page(page(replace(session, learnt=learnt))).words
 
 
 def test_a_sentence_says_how_good_the_decoder_was(recorded: Record) -> None:

@@ -26,7 +26,7 @@ from rtevo.decode.convert import convert_maps, convert_model
 from rtevo.decode.elsewhere import PICTURE, carry_folder, in_order, sampled, seen_by, sentence
 from rtevo.decode.events import Event, Target, parse_target
 from rtevo.decode.figures import draw_page
-from rtevo.decode.fitting import draw_all, fit_selected, map_name, performance_of, told, write_selected
+from rtevo.decode.fitting import draw_all, fit_selected, map_name, performance_of, response_told, told, write_selected
 from rtevo.decode.folder import Decoder, maps_in, write_decoder
 from rtevo.decode.imported import add_noise
 from rtevo.decode.nuisance import DRIFT_SD, MOTION_SD
@@ -223,7 +223,7 @@ def _fit_selected(
 ) -> str:
     """Fit maps on selected voxels and write the folder; return what to tell the user."""
     reference, mask, first = volumes
-    chosen, categories, weights, sd, series, fwhm_mm = fit_selected(options, series_at, events, targets, first.tr_s, days)
+    chosen, categories, weights, sd, series, fwhm_mm, responses = fit_selected(options, series_at, events, targets, first.tr_s, days)
     names = [options.name or map_name(options.target)] if targets is not None else [map_name(each) for each in categories.names]
     if len(set(names)) < len(names):
         raise DataError(f"events: expected kinds whose names differ in letters and digits, found {', '.join(categories.names)}")
@@ -239,7 +239,7 @@ def _fit_selected(
         settings["selection"] |= {"voxels": int((weights != 0).any(axis=0).sum()), "reliable": options.reliable}
     if placements:
         settings["placements"] = placements
-    decoders = write_selected(options.out, names, (reference, mask, first.grid), weights, sd, chosen, categories, settings)
+    decoders = write_selected(options.out, names, (reference, mask, first.grid), weights, sd, chosen, categories, settings, responses)
     draw_all(options.out, decoders, chosen, categories, series, sd)
     if chosen.weak:
         sys.stderr.write(f"rtevo.decode: {chosen.note}\n")
@@ -247,7 +247,7 @@ def _fit_selected(
     return (
         f"decoder{'s' * (len(names) > 1)} {quoted} ({settings['selection']['voxels']} of {int(mask.sum())} voxels, "
         f"penalty {chosen.recipe.penalty:g}, smoothing {fwhm_mm:g} mm, {volumes_used} volumes, median tSNR {tsnr:.0f})\n"
-        f"{told(chosen, categories)}{options.out}\n"
+        f"{told(chosen, categories)}{response_told(names, responses)}{options.out}\n"
     )
 
 

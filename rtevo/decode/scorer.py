@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rtevo.decode.deconvolve import Grid
 from rtevo.decode.folder import Decoder
+from rtevo.decode.grid import Grid, Response, ResponsePrior
 from rtevo.decode.hrf import SHAPES, Shape
 from rtevo.decode.nuisance import SPIKE_MM, Drift, Nuisance, motion_in_mm, penalties
 from rtevo.decode.peak import Peak
@@ -64,7 +64,7 @@ class Scorer:
     hrf : {"canonical", "derivatives", "fir"}
         See :func:`rtevo.decode.hrf.basis`.
     grid : Grid, optional
-        Parameters that the deconvolution considers.
+        Parameters that the deconvolution considers. Default: the usual ones, around the response that the decoder brings, where it does.
     delay_s : float
         From onset to the middle of the window, seconds (peak, as the rest).
     half_window_tr : int
@@ -85,7 +85,7 @@ class Scorer:
     ValueError
         A parameter is out of range.
     DecoderError
-        The decoder's unit is not a number > 0.
+        The decoder's unit is not a number > 0, or its response is none.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Scorer:
                 pattern=whole,
                 shape=hrf,
                 known=self._known(),
-                grid=grid,
+                grid=grid or _grid(decoder),
                 left_out=self.left_out,
                 unit=_unit(decoder),
             )
@@ -218,6 +218,17 @@ class Scorer:
         self._keys.add(key)
         self._done += self._method.add_onset(key, float(onset_s))
 
+    def shown_for(self, key: tuple[int, int], shown_s: float) -> None:
+        """Take note that an image was taken away before its time: its response overlaps its neighbours' all the same.
+
+        Parameters
+        ----------
+        key : tuple of int, (2,)
+        shown_s : float
+            How long it was shown, seconds.
+        """
+        self._method.shown_for(key, float(shown_s))
+
     def ready(self, final: bool = False) -> list[Score]:
         """Hand out the scores that have become ready since the last call, each once, in order of their onsets.
 
@@ -246,6 +257,10 @@ class Scorer:
         """
         return self._method.reliability()
 
+    def response(self) -> Response | None:
+        """What is known of the response's lag and width, now and beforehand; None for ``peak``."""
+        return self._method.response()
+
     def _known(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Noise of each voxel and the smoothed reference, where the decoder brings them."""
         decoder = self._decoder
@@ -273,6 +288,15 @@ class Scorer:
         if self._fwhm_mm > 0:
             volume = smooth(volume, grid.voxel_size_mm, self._fwhm_mm)
         return volume[mask].astype(np.float32)
+
+
+def _grid(decoder: Decoder) -> Grid:
+    """Parameters that are considered: the participant's response, where the decoder knows it, else a wide range."""
+    try:
+        known = ResponsePrior.of(decoder.settings)
+    except ValueError as problem:
+        raise DecoderError(f"decoder '{decoder.name}', {problem} in decoder.json") from None
+    return Grid() if known is None else Grid().known(known)
 
 
 def _unit(decoder: Decoder) -> float:

@@ -94,6 +94,8 @@ class Chosen:
         Number of voxels and held-out agreement of volumes, for the figure.
     days : tuple of float
         Area (or correlation) and accuracy of each day's blocks by a fit to the other days; empty where there is one day.
+    outside : tuple of (ndarray, int (m,), ndarray, float64 (m, K))
+        Of each fold: the volumes that its maps have not seen, and their scores.
     """
 
     weights: Array
@@ -110,6 +112,7 @@ class Chosen:
     labels: Array
     curve: tuple[tuple[int, float], ...]
     days: tuple[float, ...] = ()
+    outside: tuple[tuple[NDArray[np.int64], Array], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON types for ``decoder.json``, None for NaN."""
@@ -380,8 +383,25 @@ def select_maps(
     apart = _by_days(versions, categories, days, grid, default) if days is not None and len(np.unique(days)) > 1 else ()
     note = WEAK if weak else TOO_FEW if len(grid) > 1 and not any(nested) else ""
     return Chosen(
-        weights, recipe, units, auc, accuracy, p_value, len(outer), permutations, weak, note, held.blocks, held.labels, tuple(curve), apart
-    )
+        weights, recipe, units, auc, accuracy, p_value, len(outer), permutations, weak, note, held.blocks, held.labels, tuple(curve), apart,
+        tuple(_outside(versions, categories, outer, used[: len(outer)])),
+    )  # fmt: skip
+
+
+def _outside(
+    versions: Sequence[_Voxels], categories: Categories, folds: Sequence[Fold], used: Sequence[Recipe]
+) -> Iterator[tuple[NDArray[np.int64], Array]]:
+    """Scores of the volumes that each fold's maps have not seen."""
+    for fold, recipe in zip(folds, used, strict=True):
+        voxels = versions[recipe.smoothing]
+        order = voxels.order(fold.train, categories.design)
+        _, products = next(voxels.products(order, [recipe.voxels]))
+        try:
+            found = _scores(products, fold.train, *_solve(products, fold.train, categories.design, recipe.penalty, categories.numeric))
+        except DataError:
+            continue
+        unseen = np.flatnonzero(~fold.train)
+        yield unseen, found[unseen]
 
 
 def _apart(voxels: int, total: int) -> float:

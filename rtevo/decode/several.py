@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 
 from rtevo.decode.folder import Decoder
+from rtevo.decode.grid import Response
 from rtevo.decode.nuisance import motion_in_mm
 from rtevo.decode.score import Score
 from rtevo.decode.scorer import Scorer
@@ -140,6 +141,15 @@ class SeveralScorer:
             scorer.add_onset(key, onset_s)
         if self._shared is not None:
             self._shared.add_onset(float(onset_s))
+
+    def shown_for(self, key: Key, shown_s: float) -> None:
+        """Take note that an image was taken away before its time, see :meth:`Scorer.shown_for`."""
+        for scorer in self._scorers:
+            scorer.shown_for(key, shown_s)
+
+    def response(self) -> Response | None:
+        """What is known of the response: of the objective's own projection, or of the first map's."""
+        return (self._main or self.each[0]).response()
 
     def ready(self, final: bool = False) -> list[Score]:
         """Hand out the scores that have become ready, see :meth:`Scorer.ready`."""

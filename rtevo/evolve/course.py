@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from rtevo.evolve.base import Evolver
 from rtevo.evolve.controls import Feedback
+from rtevo.evolve.together import Link
 
 __all__ = ["MOST_AHEAD", "SCHEDULES", "Course", "CourseSettings", "Request", "Told"]
 
@@ -247,10 +248,17 @@ class Course:
         if number is not None:
             self.evolver.place([self._first + number], np.asarray(latent)[np.newaxis])
 
-    def score(self, generation: int, candidate: int, score: float, score_se: float = math.nan) -> list[Told]:
-        """Take a candidate's score, new, revised or missing (NaN); give what evolution is told. Of a probe nothing is told."""
+    def score(self, generation: int, candidate: int, score: float, score_se: float = math.nan, link: Link | None = None) -> list[Told]:
+        """Take a candidate's score, new, revised or missing (NaN); give what evolution is told. Of a probe nothing is told.
+
+        With `link`, what the volumes alone say of the image, errors that go together are respected, where scores are told as they are.
+        """
         number = self._number(generation, candidate)
-        if number is None or (generation, candidate) in self._refused:
+        refused = (generation, candidate) in self._refused
+        if link is not None and self._feedback.plain:
+            own = -1 if number is None or refused else self._first + number
+            self.evolver.link(self._first, (generation, candidate), own, link)
+        if number is None or refused:
             self._open_probes.discard((generation, candidate))
             return []
         self._open.discard(number)

@@ -98,6 +98,8 @@ class Again:
                     clock = clock.triggered(record.t_ns)
                 elif record.kind == EventKind.ONSET and clock.trigger_ns is not None:
                     self.decoding.onset((record.generation, record.candidate), clock.seconds(record.t_ns))
+                elif record.kind == EventKind.TAKEN and clock.trigger_ns is not None:
+                    self.decoding.taken((record.generation, record.candidate), clock.seconds(record.t_ns))
             follows = self._parts[number + 1].start.decoder_state == "kept" if number + 1 < len(self._parts) else self._kept
             if part.ended_well or follows:
                 yield part[-1], None, *self.decoding.scores(final=True)

@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rtevo.evolve import Course, Request, Told
+from rtevo.evolve.together import Link
 from rtevo.record import EventRecord, FitnessRecord, ImageRecord, LatentRecord, Record, ScoreRecord, is_measured, of_kind, parts
 from rtevo.records import EventKind, Given
 from rtevo.session.plan import MEASURED
 
-__all__ = ["Past", "go_through", "measured"]
+__all__ = ["Past", "Scored", "go_through", "measured"]
 
 GONE = (EventKind.TAKEN, EventKind.REFUSED)
 Key = tuple[int, int]
+Scored = tuple[Key, float, float, Link | None]
 Decided = LatentRecord | FitnessRecord
 
 
@@ -60,18 +62,21 @@ class Past:
     scores_taken: int = 0
 
 
-def measured(log: Sequence[Record], condition: str) -> list[tuple[Key, float, float]]:
-    """Give what evolution takes as scores, in their order: image, value, standard error."""
+def measured(log: Sequence[Record], condition: str) -> list[Scored]:
+    """Give what evolution takes as scores, in their order: image, value, standard error, what the volumes alone say."""
     if condition in MEASURED:
         wanted = MEASURED[condition]
-        return [(_key(r), float(r.value), math.nan) for r in of_kind(log, EventRecord) if r.kind == wanted]
-    return [(_key(r), float(r.score), float(r.score_se)) for r in of_kind(log, ScoreRecord)]
+        return [(_key(r), float(r.value), math.nan, None) for r in of_kind(log, EventRecord) if r.kind == wanted]
+    return [
+        (_key(r), float(r.score), float(r.score_se), Link.of(r.onset_s, r.measured, r.measured_se, r.neighbours))
+        for r in of_kind(log, ScoreRecord)
+    ]
 
 
 def go_through(
     course: Course,
     log: Sequence[Record],
-    scores: Sequence[tuple[Key, float, float]],
+    scores: Sequence[Scored],
     place: Mapping[Key, np.ndarray] | None = None,
     taken: Callable[[int], int] = lambda recorded: recorded,
 ) -> Past:
@@ -82,7 +87,7 @@ def go_through(
     course : Course
     log : sequence of Record
         Of the earlier parts.
-    scores : sequence of ((int, int), float, float)
+    scores : sequence of ((int, int), float, float, Link or None)
         See :func:`measured`.
     place : mapping of (int, int) to ndarray, float32 (d,), optional
         Latents that pictures turned out to have, by generation and candidate.
@@ -98,9 +103,9 @@ def go_through(
 
     def take_until(number: int) -> None:
         while past.scores_taken < min(number, len(scores)):
-            key, value, error = scores[past.scores_taken]
+            key, value, error, link = scores[past.scores_taken]
             past.scores_taken += 1
-            past.steps.extend((told, past.scores_taken, Given.NO) for told in course.score(*key, value, error))
+            past.steps.extend((told, past.scores_taken, Given.NO) for told in course.score(*key, value, error, link))
 
     known: dict[Key, Request] = {}
     past.shown = {_key(r) for r in of_kind(log, EventRecord) if r.kind == EventKind.ONSET}

@@ -19,8 +19,9 @@ import numpy as np
 from rtevo.command import say
 from rtevo.config import Config
 from rtevo.errors import ConfigError, DataError
+from rtevo.evolve.together import Link
 from rtevo.past.comparison import compare
-from rtevo.past.evolution import Past, go_through, measured
+from rtevo.past.evolution import Past, Scored, go_through, measured
 from rtevo.past.resume import gone
 from rtevo.record import (
     LOG,
@@ -164,6 +165,13 @@ def _decode(session: RecordedSession, config: Config) -> _Decoded:
                     reliability=reliability,
                     onset_s=score.onset_s,
                     maps={name: list(own) for name, own in zip(names, score.maps, strict=True)} if score.maps else None,
+                    lag_s=score.lag_s,
+                    lag_sd_s=score.lag_sd_s,
+                    width=score.width,
+                    width_sd=score.width_sd,
+                    measured=score.measured,
+                    measured_se=score.measured_se,
+                    neighbours=score.padded(),
                 )
             )
     again.decoding.close()
@@ -200,11 +208,14 @@ def _evolve(session: RecordedSession, config: Config, decoded: _Decoded) -> Past
     condition = course.check(config, space, avoid)
     images = session.records(ImageRecord) if config.evolution.use_post_encodings else []
     place = {(r.generation, r.candidate): space.to_latent(r.embedding[np.newaxis])[0] for r in images}
-    told: Sequence[tuple[Key, float, float]] = measured(log, condition)
+    told: Sequence[Scored] = measured(log, condition)
     taken: Callable[[int], int] = _same
     if condition not in MEASURED:
         names = [(r.generation, r.candidate, r.revision) for r in session.records(ScoreRecord)]
-        told = [(score.key, score.score, score.score_se) for _, score in decoded.scores]
+        told = [
+            (score.key, score.score, score.score_se, Link.of(score.onset_s, score.measured, score.measured_se, score.neighbours))
+            for _, score in decoded.scores
+        ]
         if names != [(*score.key, score.revision) for _, score in decoded.scores]:
             taken = _by_volumes(log, [volume for volume, _ in decoded.scores])
     try:

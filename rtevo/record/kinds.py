@@ -225,6 +225,13 @@ class ScoreRecord(Record):
     score: float = math.nan
     score_se: float = math.nan
     reliability: float = math.nan
+    lag_s: float = math.nan
+    lag_sd_s: float = math.nan
+    width: float = math.nan
+    width_sd: float = math.nan
+    measured: float = math.nan
+    measured_se: float = math.nan
+    neighbours: Sequence[float] = ()
     onset_s: float = math.nan
     closed_ns: int = 0
     scored_ns: int = 0

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.config import Config
-from rtevo.errors import DataError
+from rtevo.decode.grid import Grid, ResponsePrior
+from rtevo.errors import DataError, DecoderError
 from rtevo.outside import read_json
 from rtevo.record import LOG, AlignedRecord, ImageRecord, LatentRecord, Painting, RecordedSession, ScoreRecord, held
 from rtevo.records import EventKind, VolumeFlag
@@ -20,7 +21,7 @@ from rtevo.records import EventKind, VolumeFlag
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Latency", "Session", "gather", "means"]
+__all__ = ["Latency", "Learnt", "Session", "gather", "means"]
 
 Row = dict[str, Any]
 HIDDEN = ("score", "score_se", "fitness", "rating", "physiology", "true_response")  # of a blinded session that goes on
@@ -50,6 +51,28 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Learnt:
+    """What was known of the response's lag (s) and width (multiples of the canonical one), beforehand and with every score.
+
+    Parameters
+    ----------
+    before : tuple of float
+        Lag, its standard deviation, width, its standard deviation.
+    times_s : ndarray, float64 (n,)
+        Onsets of the images with whose scores it was said, s from the first volume, rising.
+    values : ndarray, float64 (n, 4)
+        In the order of `before`.
+    own : bool
+        What was known beforehand is the participant's, from the decoder.
+    """
+
+    before: tuple[float, float, float, float]
+    times_s: NDArray[np.float64]
+    values: NDArray[np.float64]
+    own: bool
+
+
+@dataclass(frozen=True)
 class Session:
     """A run, read.
 
@@ -75,6 +98,8 @@ class Session:
         What the presenter said of its display.
     gated : bool
         Its pictures were judged before they were shown.
+    learnt : Learnt or None
+        Of the response; None where that is not recorded.
     """
 
     out: Path
@@ -88,6 +113,7 @@ class Session:
     blinded: bool = False
     painter: str = ""
     presenter: str = ""
+    learnt: Learnt | None = None
     gated: bool = False
 
     @property
@@ -151,6 +177,7 @@ def gather(out: Path) -> Session:
         painter=summary.get("generator") or _said(out / "session.log", "generate: ", " steps, "),
         presenter=_presenter(recorded),
         gated=any(record.verdict is not None for record in recorded.records(ImageRecord)),
+        learnt=_learnt(recorded),
     )
     hidden = settings["session"]["condition"] == "blinded" or settings["safety"]["approval"] != "none"  # who chooses must not know
     if hidden and recorded.end is None:
@@ -193,6 +220,28 @@ def _said(path: Path, begin: str, part: str) -> str:
 
 def _presenter(recorded: RecordedSession) -> str:
     return next((event.text.partition(": ")[2] for event in recorded.events(EventKind.READY)), "")
+
+
+def _learnt(recorded: RecordedSession) -> Learnt | None:
+    """Read what decoding said of the response with its scores."""
+    said = [r for r in recorded.records(ScoreRecord) if r.width > 0 and math.isfinite(r.lag_s)]
+    if not said:
+        return None
+    try:
+        own = ResponsePrior.of(recorded.decoder.settings)
+    except (DecoderError, ValueError):  # the decoder's folder is no longer there
+        own = None
+    grid = Grid() if own is None else Grid().known(own)
+    before = grid.lag_mean_s, grid.lag_prior_s, grid.width_mean, grid.width_mean * grid.width_prior
+    last = {r.onset_s: _of(r) for r in said if r.revision == 0} or {r.onset_s: _of(r) for r in said}
+    times_s = np.array(sorted(last))
+    values = np.array([last[t] for t in times_s])
+    values[-1] = _of(said[-1])
+    return Learnt(before, times_s, values, own is not None)
+
+
+def _of(record: ScoreRecord) -> tuple[float, float, float, float]:
+    return record.lag_s, record.lag_sd_s, record.width, record.width_sd
 
 
 # --- latencies -------------------------------------------------------------------------------------------------------------------------

@@ -192,6 +192,7 @@ def _plots(session: Session, controls: Sequence[Session]) -> dict[str, str]:
     return {
         "fitness": _svg(4.0, [1], all_of(lambda ax: figures.fitness(ax, session, controls))),
         "responses": _svg(3.0, [1], all_of(lambda ax: figures.responses(ax, session))),
+        "learnt": "" if session.learnt is None else _svg(3.6, [1, 1], lambda axes: figures.learnt(axes, session)),
         "quality": _svg(7.6, [1.4, 1, 1, 1], quality),
         "latencies": _svg(2.9, [1], all_of(lambda ax: figures.latencies(ax, session.latencies)), right=0.78),
         "timeline": _svg(1.6, [1], all_of(lambda ax: figures.timeline(ax, session)), left=0.17),

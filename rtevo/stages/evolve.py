@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rtevo.errors import DataError
 from rtevo.evolve import Course, Request, Told
+from rtevo.evolve.together import Link
 from rtevo.latent import LatentSpace
 from rtevo.outside import parse_json
 from rtevo.past.evolution import go_through, measured
@@ -149,16 +150,17 @@ class _Evolve:
             latent = self.space.to_latent(np.array(slot["embedding"])[None])[0]
             self.course.place(int(slot["generation"]), int(slot["candidate"]), latent)
 
-    def take(self, slot: Any, value: float, error: float, scored_ns: int) -> None:
+    def take(self, slot: Any, value: float, error: float, scored_ns: int, link: Link | None = None) -> None:
         """Take a candidate's score or rating, and go on where that was waited for."""
         self.scored_ns, self.scores_taken = scored_ns, self.scores_taken + 1
-        self.publish(self.course.score(int(slot["generation"]), int(slot["candidate"]), value, error))
+        self.publish(self.course.score(int(slot["generation"]), int(slot["candidate"]), value, error, link))
         self.go_on()
 
     def score(self, slot: Any) -> None:
         """Take a decoded score."""
         if self.context.plan.condition not in MEASURED:
-            self.take(slot, float(slot["score"]), float(slot["score_se"]), int(slot["scored_ns"]))
+            link = Link.of(slot["onset_s"], slot["measured"], slot["measured_se"], slot["neighbours"])
+            self.take(slot, float(slot["score"]), float(slot["score_se"]), int(slot["scored_ns"]), link)
 
     def event(self, slot: Any) -> None:
         """Follow what is shown; take a rating."""
