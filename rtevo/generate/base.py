@@ -16,7 +16,7 @@ from rtevo.errors import ConfigError
 __all__ = ["BACKENDS", "PRECISIONS", "SCHEDULERS", "Generator", "GeneratorSettings", "Painted", "check_request"]
 
 BACKENDS = ("auto", "eager", "compiled", "tensorrt")
-"""``auto``: the fastest that is there for the device and paints what the reference paints."""
+"""``auto``: the fastest on this machine that paints what the reference paints."""
 
 SCHEDULERS = ("model", "ddim", "pndm", "dpm++2m", "unipc", "euler", "lcm")
 """``model``: the one that the model folder names; ``euler`` (with trailing steps) and ``lcm``: for models distilled to few steps."""

@@ -206,7 +206,8 @@ def _followed(found: NDArray[np.float32], asked: NDArray[np.float32]) -> float:
     a, b = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (found, asked))
     near = a @ b.T
     own = float(np.trace(near))
-    return own / len(near) - (float(near.sum()) - own) / (near.size - len(near))
+    others = (float(near.sum()) - own) / float(near.size - len(near))
+    return own / float(len(near)) - others
 
 
 def _memory(device: str) -> tuple[int, int] | None:
