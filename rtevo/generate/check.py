@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from rtevo.errors import ModelError
-from rtevo.generate.base import GeneratorSettings
+from rtevo.generate.base import DASK, GeneratorSettings
 from rtevo.generate.folder import ModelFolder, describe, weight_summary
 from rtevo.generate.hashes import fingerprint, hash_files
 from rtevo.generate.tiny import TINY_UNCLIP
@@ -148,7 +148,7 @@ def try_out(settings: GeneratorSettings, images: int, tell: Callable[[str], None
             where = settings.model_path or TINY_UNCLIP
             deaf = "its IP-Adapter" if describe(where).adapter else "its class_labels"
             raise ModelError(f"{where}: expected another image for another embedding, got the same: the network ignores {deaf}")
-        if predictions:
+        if predictions and hasattr(generator, "predicting"):  # not of workers elsewhere
             _check_prediction(generator, settings.model_path or TINY_UNCLIP, tell)
         return Trial(generator.description, load_s, tuple(times_s), pixels[0], change, _memory(settings.device))
 
@@ -216,5 +216,7 @@ def _memory(device: str) -> tuple[int, int] | None:
 
     from rtevo.generate.loading import pick_device
 
+    if device.startswith(DASK):
+        return None
     found = pick_device(device)
     return None if found.type == "cpu" else torch.cuda.mem_get_info(found)
