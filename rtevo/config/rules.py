@@ -82,6 +82,9 @@ def together(config: Config, origin: str, base: Path) -> list[str]:
         presentation_settings(config)
     except WireError as error:
         found += [f"{origin} {_where(mistake)}" for mistake in error.mistakes]
+    for device in config.generator.devices:
+        if device.startswith("dask://") and not is_loopback(device.removeprefix("dask://")) and not config.generator.workers_keys:
+            found.append(f"{origin} [generator] workers_keys: expected a folder of keys (TLS) for {device}, got none")
     if config.generator.px and not config.generator.unclip_model_path:
         found.append(f"{origin} [generator] px: expected 0 for the built-in model, got {config.generator.px}")
     for key in ("participant", "session"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from rtevo.config.keys import LABEL_RULE, above, at_least, is_address, is_label, is_peer, is_title, key, one_of
@@ -20,6 +21,9 @@ __all__ = [
     "Session",
     "Simulation",
 ]
+
+DEVICE = re.compile(r"cuda:\d+|dask://[^:/\s]+:\d{1,5}")
+"""Devices of the generator that have a number or an address."""
 
 
 @dataclass(frozen=True)
@@ -225,9 +229,12 @@ class Generator:
     devices: tuple[str, ...] = key(
         ("auto",),
         "one process paints on each; images are dealt to them in turn, and are the same however many there are",
-        "at least one of auto (CUDA where there is a device, else CPU), cpu, cuda, cuda:N",
-        lambda x: len(x) > 0 and all(d in ("auto", "cpu", "cuda") or (d[:5] == "cuda:" and d[5:].isdecimal()) for d in x),
+        "at least one of auto (CUDA where there is a device, else CPU), cpu, cuda, cuda:N, dask://HOST:PORT (Dask workers)",
+        lambda x: len(x) > 0 and all(d in ("auto", "cpu", "cuda") or DEVICE.fullmatch(d) for d in x),
     )
+    workers_model: str = key("", "dask: the same model's folder on the workers' computers; empty = unclip_model_path")
+    workers_keys: str = key("", "dask: folder with ca.pem, cert.pem, key.pem (TLS); needed where HOST is not this computer", path="folder")
+    answer_s: float = key(4.0, "dask: an image that a worker has not painted after so long is asked of another, s", *above(0))
     batch: int = key(1, "images denoised together, after the first that is waited for, which is always alone", *at_least(1))
     px: int = key(0, "longer side of an image, pixels; 0 = the model's own", *at_least(0))
     tiny_vae: str = key("", "folder of an AutoencoderTiny that decodes instead of the model's own; empty = none", path="folder")

@@ -45,7 +45,7 @@ def avoid_of(config: Config, space: LatentSpace, out: Path | None = None) -> Avo
     from rtevo.generate.encode import encode_folder
 
     model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else None
-    return Avoid(space, encode_folder(Path(safety.avoid), model, config.generator.devices[0]), safety.avoid_distance)
+    return Avoid(space, encode_folder(Path(safety.avoid), model, _here(config.generator.devices[0])), safety.avoid_distance)
 
 
 def gate_of(config: Config, avoid: Avoid | None, device: str = "cpu") -> Gate:
@@ -57,7 +57,12 @@ def gate_of(config: Config, avoid: Avoid | None, device: str = "cpu") -> Gate:
         A filter is not installed, or a folder is none.
     """
     safety = config.safety
-    return make_gate(avoid, safety.checker, safety.filters, safety.deadline_s, device)
+    return make_gate(avoid, safety.checker, safety.filters, safety.deadline_s, _here(device))
+
+
+def _here(device: str) -> str:
+    """Return a device of this computer: where another one paints, pictures are judged here."""
+    return "auto" if device.startswith("dask://") else device
 
 
 class Adjustment:

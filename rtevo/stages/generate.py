@@ -50,6 +50,9 @@ def settings_of(config: Generator, device: str, fingerprint: str = "") -> Any:
         fallback=config.fallback,
         repeatable=len(config.devices) > 1,
         fingerprint=fingerprint,
+        workers_model=config.workers_model,
+        workers_keys=_path(config.workers_keys),
+        answer_s=config.answer_s,
     )
 
 
