@@ -65,8 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
 
     def work() -> int:
+        from threadpoolctl import threadpool_limits
+
         warm_up(say)
-        done = {"fit": _fit, "score": score_run, "place": _place, "import": _import}[options.command](options)
+        with threadpool_limits(1):  # many small products: more threads only wait for each other where others use the cores
+            done = {"fit": _fit, "score": score_run, "place": _place, "import": _import}[options.command](options)
         text, status = done if isinstance(done, tuple) else (done, 0)
         sys.stdout.write(text)
         return status

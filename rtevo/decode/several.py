@@ -228,12 +228,10 @@ class SeveralScorer:
 
 
 def _as_measured(one: Score, factor: float | None) -> dict[str, Any]:
-    """What the volumes alone say of a score, where scoring says it (`measured`): of one times a factor, that; else it is not known."""
-    if not hasattr(one, "measured"):
-        return {}
+    """What the volumes alone say of a score (`measured`): of one times a factor, that; else it is not known."""
     if factor is None:
         return {"measured": math.nan, "measured_se": math.nan, "neighbours": ()}
-    return {"measured": factor * one.measured, "measured_se": abs(factor) * getattr(one, "measured_se", math.nan)}
+    return {"measured": factor * one.measured, "measured_se": abs(factor) * one.measured_se}
 
 
 def _worth(old: Score | None, new: Score, spread: float, final: bool) -> bool:
