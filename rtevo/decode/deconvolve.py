@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import erfc
 
-from rtevo.decode.grid import CANONICAL_PEAK_S, Grid, Response
+from rtevo.decode.grid import Grid, Response
 from rtevo.decode.hrf import HRF_LENGTH_S, Shape, basis, response, share_of_peak
 from rtevo.kernels.kalman import compact, correct, predict
 
@@ -52,7 +52,6 @@ _FEWEST, _IMPOSSIBLE = 10, 12.0  # after so many volumes points are dropped that
 _MOST = 2_000_000  # numbers in the covariances of all points that are kept from then on: what a volume costs
 _SPARE = 0.9  # of the points may stay, for dropping the others to be worth it
 _ROOM = 12  # images for which room is made at once
-_AROUND_S = 8.0  # of its peak a response is above half of it, whatever the lag
 _ROWS = 64  # images whose response has passed, for which room is made at first
 SHORTEST_S = 0.05  # seconds that an image counts as shown at least
 _READ = 0.98  # the most probable points that hold so much are what is said of the images
@@ -276,10 +275,9 @@ class Deconvolver:
         self._fresh = False
         self._left_out = 0.0
         self.volumes += 1
-        lags_s = np.unique(self._kinds[:, 0])
+        lag_s = float(self._weights() @ self._kinds[self._which, 0])
         for image in self._images:
-            if abs(t_s - image.onset_s - image.duration_s / 2 - CANONICAL_PEAK_S) < _AROUND_S + image.duration_s:  # it may count
-                image.volumes += bool(np.median(response(t_s - image.onset_s - lags_s, image.duration_s)) >= 0.5)
+            image.volumes += bool(response(t_s - image.onset_s - lag_s, image.duration_s) >= 0.5)
         if voxels is not None:
             best = self._best()
             h, size = designs[self._which[best]], self._size

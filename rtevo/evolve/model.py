@@ -285,7 +285,8 @@ class Errors:
 
     def __init__(self, covariance: Array, trust: Array | None = None) -> None:
         n = len(covariance)
-        factor = cholesky(covariance, lower=True, check_finite=False)
+        least = 1e-9 * float(np.trace(covariance)) / n  # whatever was rounded on the way
+        factor = cholesky(covariance + least * np.eye(n), lower=True, check_finite=False)
         rows = solve_triangular(factor, np.eye(n), lower=True, check_finite=False)
         scale = math.sqrt(float((rows**2).sum()) / n)  # so that a score's weight is 1 on average
         self.trust = np.ones(n) if trust is None else trust

@@ -67,10 +67,14 @@ def measured(log: Sequence[Record], condition: str) -> list[Scored]:
     if condition in MEASURED:
         wanted = MEASURED[condition]
         return [(_key(r), float(r.value), math.nan, None) for r in of_kind(log, EventRecord) if r.kind == wanted]
-    return [
-        (_key(r), float(r.score), float(r.score_se), Link.of(r.onset_s, r.measured, r.measured_se, r.neighbours))
-        for r in of_kind(log, ScoreRecord)
-    ]
+    return [(_key(r), float(r.score), float(r.score_se), _link(r)) for r in of_kind(log, ScoreRecord)]
+
+
+def _link(record: ScoreRecord) -> Link | None:
+    """What the volumes alone said of an image, where that was recorded."""
+    if record.measured is None or record.measured_se is None or record.neighbours is None:
+        return None
+    return Link.of(record.onset_s, record.measured, record.measured_se, record.neighbours)
 
 
 def go_through(

@@ -224,7 +224,7 @@ def _presenter(recorded: RecordedSession) -> str:
 
 def _learnt(recorded: RecordedSession) -> Learnt | None:
     """Read what decoding said of the response with its scores."""
-    said = [r for r in recorded.records(ScoreRecord) if r.width > 0 and math.isfinite(r.lag_s)]
+    said = [r for r in recorded.records(ScoreRecord) if r.width is not None and r.width > 0]
     if not said:
         return None
     try:
@@ -241,7 +241,7 @@ def _learnt(recorded: RecordedSession) -> Learnt | None:
 
 
 def _of(record: ScoreRecord) -> tuple[float, float, float, float]:
-    return record.lag_s, record.lag_sd_s, record.width, record.width_sd
+    return record.lag_s or 0.0, record.lag_sd_s or 0.0, record.width or math.nan, record.width_sd or 0.0
 
 
 # --- latencies -------------------------------------------------------------------------------------------------------------------------
