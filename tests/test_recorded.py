@@ -119,7 +119,7 @@ def test_it_has_a_report_and_an_export(copy: Copy, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SESSIONS)
 def test_it_is_computed_again_as_a_comparison(copy: Copy, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Other processors, and other versions, may differ in the last bits: within a thousandth of the scores' spread."""
+    """Decoding has changed on purpose since: the same images have a score, and what they are is a comparison."""
     out = copy(name)
     assert main(["--rerun", str(out), "--out", str(out.parent / "again")]) == 0
     told = capsys.readouterr().out
@@ -127,7 +127,7 @@ def test_it_is_computed_again_as_a_comparison(copy: Copy, name: str, capsys: pyt
     result = json.loads((out.parent / "again" / "rerun.json").read_text())
     assert result["rtevo"] == {"recorded": ["0.1.0"], "now": rtevo.__version__}
     before, again = RecordedSession(out).trials["score"], RecordedSession(out.parent / "again").trials["score"]
-    np.testing.assert_allclose(again, before, atol=1e-3 * before.std())
+    np.testing.assert_array_equal(again.isna(), before.isna())
 
 
 def test_a_session_of_another_version_is_not_resumed(copy: Copy, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,15 @@
 """Pictures painted by Dask workers: on another computer, or on a cluster's.
 
-A worker that dies costs its pictures a second try, on another worker, and nothing else; one that does not answer in time likewise. Pictures
-come in the order in which they were asked for.
+A worker that dies costs its pictures a second try, on another worker, and nothing else; one that does not answer in time likewise. Only
+workers that have loaded the model are asked for pictures: one that comes later, or again, loads it beside the session. Pictures come in the
+order in which they were asked for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -67,14 +68,16 @@ class RemoteGenerator:
         self.embedding_size, self.image_size = self.folder.embedding_size, self.folder.image_size
         self._tell = on_progress or (lambda _: None)
         self._client = _connect(settings)
-        self._described: list[str] = []
+        self._ready: dict[str, str] = {}  # what a worker that has loaded the model paints with, by its address
+        self._loading: dict[str, Any] = {}
+        self._refused: dict[str, str] = {}
         self._own: Any = None  # paints here what no worker could, if the settings allow it
 
     @property
     def description(self) -> str:
         """Scheduler, number of workers, and what the first of them paints with."""
-        first = self._described[0] if self._described else "not loaded yet"
-        return f"dask, {len(self._workers())} workers of {self.settings.device.removeprefix(DASK)}: {first}"
+        first = next(iter(self._ready.values()), "not loaded yet")
+        return f"dask, {len(self._ready)} workers of {self.settings.device.removeprefix(DASK)}: {first}"
 
     def warm_up(self) -> None:
         """Have every worker load the model; see :meth:`rtevo.generate.Generator.warm_up`.
@@ -82,23 +85,20 @@ class RemoteGenerator:
         Raises
         ------
         ModelError
-            There is no worker, or none of them can paint.
+            There is no worker, or none of them can paint; where pictures may be painted here instead, that is logged.
         """
-        there = self._workers()
-        if not there:
-            raise ModelError(f"[generator] devices {self.settings.device}: expected a scheduler with workers, found none: start some")
-        self._tell(f"{len(there)} workers load the model")
-        asked = {w: self._client.submit(worker.prepare, self._request(), pure=False, workers=[w], allow_other_workers=False) for w in there}
-        problems = []
-        for address, future in asked.items():
-            answer = self._wait(future, LOAD_S)
-            if isinstance(answer, str) or "error" in answer[0]:
-                problems.append(f"{address}: {answer if isinstance(answer, str) else answer[0]['error']}")
-                log.warning("generator: worker %s", problems[-1])
-            else:
-                self._described.append(str(answer[0].get("description", "")))
-        if len(problems) == len(there):
-            raise ModelError(f"[generator] devices {self.settings.device}: no worker can paint: {'; '.join(problems)}")
+        self._look()
+        self._tell(f"{len(self._loading)} workers load the model")
+        for future in list(self._loading.values()):
+            self._wait(future, LOAD_S)
+        self._look()
+        if not self._ready:
+            why = "; ".join(f"{address}: {problem}" for address, problem in self._refused.items()) or "there are none: start some"
+            problem = f"[generator] devices {self.settings.device}: expected workers that can paint: {why}"
+            if not self.settings.fallback:
+                raise ModelError(problem)
+            log.warning("generator: %s; pictures are painted here, which is slower", problem)
+            self._here()
 
     def paint(self, embeddings: ArrayLike, seeds: ArrayLike) -> Iterator[Painted]:
         """Paint images; see :meth:`rtevo.generate.Generator.paint`."""
@@ -120,8 +120,23 @@ class RemoteGenerator:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _workers(self) -> list[str]:
-        return sorted(self._client.scheduler_info(n_workers=-1)["workers"])
+    def _look(self) -> None:
+        """See which workers there are: new ones load the model, and those that have loaded it are ready."""
+        there = set(self._client.scheduler_info(n_workers=-1)["workers"])
+        for known in (self._ready, self._loading, self._refused):
+            for address in known.keys() - there:
+                del known[address]
+        for address in sorted(there - self._ready.keys() - self._loading.keys() - self._refused.keys()):
+            self._loading[address] = self._client.submit(
+                worker.prepare, self._request(), pure=False, workers=[address], allow_other_workers=False
+            )
+        for address in [address for address, future in self._loading.items() if future.done()]:
+            answer = self._wait(self._loading.pop(address), ANSWER_S)
+            if isinstance(answer, str) or "error" in answer[0]:
+                self._refused[address] = answer if isinstance(answer, str) else str(answer[0]["error"])
+                log.warning("generator: worker %s cannot paint: %s", address, self._refused[address])
+            else:
+                self._ready[address] = str(answer[0].get("description", ""))
 
     def _request(self, seed: int = 0, *embedding: NDArray[np.float32]) -> bytes:
         settings = {name: getattr(self.settings, name) for name in SENT}
@@ -132,10 +147,15 @@ class RemoteGenerator:
         own = "" if self.settings.model_path is None else str(Path(self.settings.model_path).absolute())
         return self.settings.workers_model or own
 
-    def _ask(self, request: bytes, workers: Sequence[str] | None = None) -> Any:
-        return self._client.submit(worker.paint, request, pure=False, workers=workers, allow_other_workers=False)
+    def _ask(self, request: bytes, but: str | None = None) -> Any:
+        """Ask a worker that is ready for a picture; rather another than `but`. None where nobody is ready."""
+        self._look()
+        ready = [address for address in self._ready if address != but] or list(self._ready)
+        return self._client.submit(worker.paint, request, pure=False, workers=ready, allow_other_workers=False) if ready else None
 
     def _paint(self, embeddings: NDArray[np.float32], seeds: list[int]) -> Iterator[Painted]:
+        if not self._ready and self._own is None:
+            self.warm_up()
         requests = [self._request(seed, embedding) for embedding, seed in zip(embeddings, seeds, strict=True)]
         futures = [self._ask(request) for request in requests]
         for index, request in enumerate(requests):
@@ -146,28 +166,37 @@ class RemoteGenerator:
         self, future: Any, request: bytes, embedding: NDArray[np.float32], seed: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Wait for a picture; ask others where its worker fails, and paint it here at last, if that is allowed."""
+        problem = "no worker is ready"
         for _ in range(TRIES):
+            if future is None:
+                break
             answer = self._wait(future, self.settings.answer_s)
-            if not isinstance(answer, str):
-                try:
-                    return self._read(*answer)
-                except DataError as problem:
-                    answer = str(problem)
-            log.warning("generator: a picture is asked of another worker: %s", answer)
-            others = self._elsewhere(future)
+            try:
+                if isinstance(answer, str):
+                    raise DataError(answer)
+                return self._read(*answer)
+            except DataError as why:
+                problem = str(why)
+            log.warning("generator: a picture is asked of another worker: %s", problem)
+            at = self._at(future)
             future.cancel()
-            future = self._ask(request, others)
-        future.cancel()
+            future = self._ask(request, at)
+        if future is not None:
+            future.cancel()
         if not self.settings.fallback:
-            raise ModelError(f"[generator] devices {self.settings.device}: {TRIES} workers did not paint a picture; the last: {answer}")
+            raise ModelError(f"[generator] devices {self.settings.device}: no worker painted a picture: {problem}")
         log.warning("generator: no worker paints: this picture is painted here, which is slower")
+        (painted,) = self._here().paint(embedding[None], [seed])
+        return painted.pixels, painted.embedding
+
+    def _here(self) -> Any:
+        """What paints on this computer, loaded when it is first needed."""
         if self._own is None:
             from rtevo.generate.eager import EagerGenerator
 
             here = replace(self.settings, device="auto", backend="eager", precision="float32")
             self._own = EagerGenerator(self.folder, here, self._tell)
-        (painted,) = self._own.paint(embedding[None], [seed])
-        return painted.pixels, painted.embedding
+        return self._own
 
     def _wait(self, future: Any, timeout_s: float) -> tuple[dict[str, Any], memoryview] | str:
         """A worker's answer, or why there is none."""
@@ -191,11 +220,10 @@ class RemoteGenerator:
             raise DataError("expected an embedding of finite numbers, got others")
         return np.frombuffer(rest[:size], np.uint8).reshape(shape).copy(), embedding
 
-    def _elsewhere(self, future: Any) -> list[str] | None:
-        """Workers other than the one that has a task; None where there are no others."""
-        with contextlib.suppress(Exception):  # of Dask: where it cannot be asked any worker may have it
-            busy = {address for address, keys in self._client.processing().items() if future.key in keys}
-            return [address for address in self._workers() if address not in busy] or None
+    def _at(self, future: Any) -> str | None:
+        """The worker that has a task."""
+        with contextlib.suppress(Exception):  # of Dask: where it cannot be asked any worker may be meant
+            return next((address for address, keys in self._client.processing().items() if future.key in keys), None)
         return None
 
 

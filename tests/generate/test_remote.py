@@ -50,7 +50,7 @@ def paint(settings: GeneratorSettings) -> list[Any]:
 @pytest.mark.slow
 def test_workers_paint_what_is_painted_here_also_when_one_is_killed(cluster: Any) -> None:
     wanted = paint(replace(SETTINGS, device="cpu"))
-    with load(settings_for(cluster, answer_s=60.0)) as generator:
+    with load(settings_for(cluster, answer_s=20.0)) as generator:
         generator.warm_up()
         assert generator.description.startswith(f"dask, 2 workers of 127.0.0.1:{cluster.scheduler.port}: eager, cpu (1 threads)")
         stream = generator.paint(ASKED, np.arange(len(ASKED)))
@@ -68,14 +68,12 @@ def test_workers_paint_what_is_painted_here_also_when_one_is_killed(cluster: Any
 def test_a_picture_that_no_worker_paints_is_painted_here_if_that_is_allowed(cluster: Any, tmp_path: Path) -> None:
     other = shutil.copytree(TINY_UNCLIP, tmp_path / "other")
     (other / "vae" / "more.json").write_text("{}")
-    wrong = settings_for(cluster, workers_model=str(other), answer_s=60.0)
+    wrong = settings_for(cluster, workers_model=str(other), answer_s=20.0)
     with (
         load(wrong) as generator,
-        pytest.raises(ModelError, match=r"no worker can paint: .*expected the session's model .* copy the model"),
+        pytest.raises(ModelError, match=r"expected workers that can paint: .*the session's model .* copy the model"),
     ):
         generator.warm_up()
-    with load(wrong) as generator, pytest.raises(ModelError, match=r"3 workers did not paint a picture; the last: .*the session's model"):
-        list(generator.paint(ASKED[:1], [0]))
     with load(replace(wrong, fallback=True)) as generator:
         found = list(generator.paint(ASKED[:2], [0, 1]))
     wanted = paint(replace(SETTINGS, device="cpu"))
@@ -84,7 +82,10 @@ def test_a_picture_that_no_worker_paints_is_painted_here_if_that_is_allowed(clus
 
 @pytest.mark.slow
 def test_a_worker_that_does_not_answer_in_time_costs_a_picture_its_deadline_only(cluster: Any) -> None:
-    with load(settings_for(cluster, answer_s=0.001)) as generator, pytest.raises(ModelError, match=r"the last: no answer within 0\.001 s"):
+    with (
+        load(settings_for(cluster, answer_s=0.001)) as generator,
+        pytest.raises(ModelError, match=r"no worker painted a picture: no answer within 0\.001 s"),
+    ):
         list(generator.paint(ASKED[:1], [0]))
 
 
@@ -97,7 +98,7 @@ def test_keys_are_needed_where_the_scheduler_wants_them(tmp_path: Path, monkeypa
     with distributed.LocalCluster(
         n_workers=1, processes=False, threads_per_worker=1, dashboard_address=":0", silence_logs=50, security=security, protocol="tls://"
     ) as cluster:
-        settings = settings_for(cluster, answer_s=60.0)
+        settings = settings_for(cluster, answer_s=20.0)
         with load(replace(settings, workers_keys=tmp_path)) as generator:
             (painted,) = generator.paint(ASKED[:1], [0])
             assert painted.pixels.shape == (64, 64, 3)

@@ -234,7 +234,7 @@ def test_a_session_on_two_dask_workers_survives_a_killed_one(running: Start, tmp
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster:
         address = cluster.scheduler_address.partition("://")[2]
         file = tmp_path / "dask.toml"
-        file.write_text(f'[generator]\ndevices = ["dask://{address}"]\nanswer_s = 60\n')
+        file.write_text(f'[generator]\ndevices = ["dask://{address}"]\nanswer_s = 20\n')
         process, out = running(str(file), "--generations", "2", "--population", "4", "--speed", "max")
         while len(RecordedSession(out).events(EventKind.ONSET)) < 2 and process.poll() is None:
             time.sleep(0.02)
