@@ -26,6 +26,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "init": Command("rtevo.init", "write a short session file for a scanner, or for a simulated one"),
     "run": Command("rtevo.run", "run a session, check one before it (--check), go on with one, compute one again"),
     "ingest": Command("rtevo.ingest.__main__", "list what a scanner has exported, convert a run"),
     "decode": Command("rtevo.decode.__main__", "build decoders, score recorded runs, carry a decoder to today's grid"),
@@ -41,7 +42,7 @@ COMMANDS = {
     "shm": Command("rtevo.shm.__main__", "list rings in shared memory, remove what dead sessions have left"),
 }
 WAY = (
-    ("run", "a look at all of it: simulated participant, no scanner"),
+    ("init siemens", "a short session file; or ge, philips; simulate: a look at all of it, without a scanner"),
     ("ingest EXPORT_DIR", "what the scanner exports, and which series a session would take"),
     ("decode fit RUN --events E.tsv --out decoder", "a decoder, from runs in which known pictures were shown"),
     ("generate get sd15-lcm --into model", "an image model; generate get: which there are"),

@@ -82,7 +82,8 @@ def _session(session: Path | None, make: Callable[[], Config]) -> tuple[Config |
         config = make()
     except ConfigError as error:
         return None, [
-            Finding("session file", "fail", mistake, "mend it; python -m rtevo.run --example shows every key") for mistake in error.mistakes
+            Finding("session file", "fail", mistake, "mend it, or make what it names; python -m rtevo.run --example shows every key")
+            for mistake in error.mistakes
         ]
     return config, [Finding("session file", "pass", str(session) if session else "none: every key has its default")]
 
