@@ -20,8 +20,7 @@ _HEAD = """\
 
 [session]
 participant = "01"  # SET: BIDS label, letters and digits
-session = "01"
-run = 1
+session = "01"  # runs count themselves: sessions/sub-01_ses-01_run-01, and so on
 """
 _REST = """
 [decoder]

@@ -78,7 +78,7 @@ def test_only_what_differs_or_has_to_be_looked_at_is_in_the_file(vendor: str) ->
     assert len(lines) <= MOST_LINES
     assert max(map(len, lines)) <= WIDEST
     defaults = asdict(Config())
-    kept = {("session", "session"), ("session", "run"), ("acquisition", "port"), ("acquisition", "ae_title"), ("evolution", "population")}
+    kept = {("session", "session"), ("acquisition", "port"), ("acquisition", "ae_title"), ("evolution", "population")}
     same = {
         (section, key) for section, table in tomllib.loads(text).items() for key, value in table.items() if value == defaults[section][key]
     }
