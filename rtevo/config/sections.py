@@ -32,7 +32,7 @@ class Session:
 
     participant: str = key("sim", "BIDS participant label", LABEL_RULE, is_label)
     session: str = key("01", "BIDS session label", LABEL_RULE, is_label)
-    run: int = key(1, "BIDS run number", *at_least(1))
+    run: int = key(1, "BIDS run number; one more than the last where that is in sessions/", *at_least(1))
     condition: str = key(
         "brain",
         "what drives evolution: brain (decoded scores), ratings (button presses), physiology (skin conductance), sham (scores shuffled "
@@ -359,7 +359,9 @@ class Bridge:
 class Record:
     """What a run leaves behind."""
 
-    out: str = key("", "output folder, must not exist yet; empty = sessions/DATE-N", path="new")
+    out: str = key(
+        "", "output folder, must not exist yet; empty = sessions/sub-LABEL_ses-LABEL_run-N, of participant sim DATE-N", path="new"
+    )
     group: str = key("", "group of this computer's users who may read it too; empty = only the one who runs the session")
     save_volumes: str = key(
         "raw",

@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m rtevo.decode", description="Build decoders and score recorded runs.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     fit = commands.add_parser("fit", help="build a decoder from training runs")
     _fit_options(fit)
     score = commands.add_parser("score", help="score the events of a recorded run")

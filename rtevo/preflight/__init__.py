@@ -17,6 +17,7 @@ from rtevo.config import Config, load
 from rtevo.errors import ConfigError, RtevoError
 from rtevo.preflight import machine, painting, stimulus, volumes
 from rtevo.preflight.findings import Check, Finding, Known, Verdict
+from rtevo.session.counting import counted
 
 __all__ = ["CHECKS", "Finding", "main", "preflight", "row"]
 
@@ -82,7 +83,8 @@ def _session(session: Path | None, make: Callable[[], Config]) -> tuple[Config |
         config = make()
     except ConfigError as error:
         return None, [
-            Finding("session file", "fail", mistake, "mend it; python -m rtevo.run --example shows every key") for mistake in error.mistakes
+            Finding("session file", "fail", mistake, "mend it, or make what it names; python -m rtevo.run --example shows every key")
+            for mistake in error.mistakes
         ]
     return config, [Finding("session file", "pass", str(session) if session else "none: every key has its default")]
 
@@ -122,7 +124,7 @@ def main(
                 output.print(row(each, names))
 
     with shown.status("now: session file") as status:
-        config, first = _session(session, lambda: load(session, overrides))
+        config, first = _session(session, lambda: counted(load(session, overrides), fixed=("session", "run") in overrides))
         take(first)
         if config is not None:
             take(preflight(Known(config, sample, wait_s, lambda text: status.update(f"now: {text}"))))

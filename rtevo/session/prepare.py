@@ -28,6 +28,7 @@ from rtevo.session.checks import (
     first_volume,
     repetition_time,
 )
+from rtevo.session.counting import SESSIONS, default_folder
 from rtevo.session.plan import Plan
 from rtevo.session.provenance import model_hash
 
@@ -62,7 +63,7 @@ def _made(wanted: str) -> Path:
     day = time.strftime("%Y-%m-%d")
     number = 1
     while True:
-        out = Path("sessions") / f"{day}-{number}"
+        out = SESSIONS / f"{day}-{number}"
         try:
             out.mkdir(mode=0o700, parents=True)
             return out.resolve()
@@ -105,7 +106,7 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
     tr_s = repetition_time(config, source)
     model_sha256 = model_hash(config)
     group = check_group(config)
-    out = _new_folder(config.record.out, group)
+    out = _new_folder(config.record.out or str(default_folder(config) or ""), group)
     try:
         space.save(out / "latent_space.npz")
         if avoid is not None:
