@@ -24,6 +24,8 @@ from rtevo.errors import DecoderError
 from rtevo.realign.series import Run
 from rtevo.records import Grid
 
+pytestmark = pytest.mark.xdist_group("scoring")  # one study for all
+
 TR_S, SHAPE, COUNT = 2.0, (20, 22, 14), 100
 
 

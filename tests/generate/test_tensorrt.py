@@ -29,7 +29,10 @@ from rtevo.generate.runner import Runner, RunnerError
 from rtevo.generate.tensorrt import TensorRTGenerator, check_faster, machine_key, timed_on
 from tests.support.random_model import write_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:diffusers")
+pytestmark = [
+    pytest.mark.xdist_group("engines"),  # exported once for all
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:diffusers"),
+]
 
 BUILD = Path(__file__).resolve().parents[2] / "build"
 KEY = EngineKey("ab" * 32, "NVIDIA GeForce RTX 4090", ("8.9",), "tensorrt 11.4.0", 2, 768, 768, "float16")
