@@ -102,13 +102,11 @@ class _Decode:
     def event(self, slot: Any) -> None:
         """Take note of the trigger, of onsets, and of images that are taken away."""
         self.events_taken += 1
-        key = int(slot["generation"]), int(slot["candidate"])
         if slot["kind"] == EventKind.TRIGGER:  # a second one corrects it, before any image
             self.run = self.run.triggered(slot["t_ns"])
-        elif slot["kind"] == EventKind.ONSET and self.run.trigger_ns is not None:
-            self.decoding.onset(key, self.run.seconds(slot["t_ns"]))
-        elif slot["kind"] == EventKind.TAKEN and self.run.trigger_ns is not None:
-            self.decoding.taken(key, self.run.seconds(slot["t_ns"]))
+        elif slot["kind"] in (EventKind.ONSET, EventKind.TAKEN) and self.run.trigger_ns is not None:
+            take = self.decoding.onset if slot["kind"] == EventKind.ONSET else self.decoding.taken
+            take((int(slot["generation"]), int(slot["candidate"])), self.run.seconds(slot["t_ns"]))
 
     def volume(self, slot: Any) -> None:
         """Align one volume, publish its motion, and the scores that it completes."""
