@@ -12,6 +12,10 @@ the correlation of scores with the true responses
 - for the simulated participant, with the decoder of a localizer run: 80 x 80 x 35 voxels, realigned and smoothed, an image every 4 s. The
   unit of the responses, which intervals need, is taken from the scores.
 
+With ``--cells [NAME ...] --runs FILE`` it measures instead the filter on series that are made otherwise than it assumes
+(``bench/cells.py``), beside peers that see the whole run; with ``--loops FILE`` what a closed loop gains by what evolution is told
+(``bench/loops.py``). Both go on where they were stopped.
+
 With ``--fit RUN TSV --score RUN TSV`` it measures instead what ``python -m rtevo.decode fit`` with its defaults is worth on two real runs
 (or the two halves of one) and prints image and block AUC and accuracy; with ``--localizers RUN TSV`` what ridge on all voxels and on
 selected ones are worth on made-up localizers with that run's noise (``bench/localizers.py``).
@@ -346,7 +350,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--score", nargs=2, type=Path, metavar=("RUN", "TSV"), help="and score this one")
     parser.add_argument("--localizers", nargs=2, type=Path, metavar=("RUN", "TSV"), help="made-up localizers with this run's noise")
     parser.add_argument("--sizes", type=float, nargs="+", default=[0.25, 0.35], help="of their responses, noise standard deviations")
+    parser.add_argument("--cells", nargs="*", metavar="NAME", help="series made otherwise than the filter assumes; default: all cells")
+    parser.add_argument("--runs", type=Path, default=Path("cells.jsonl"), help="file of their runs (default cells.jsonl)")
+    parser.add_argument("--loops", type=Path, metavar="FILE", help="closed loops; file of their runs")
     options = parser.parse_args(arguments)
+    if options.cells is not None or options.loops:
+        from cells import run_cells, table
+        from loops import run_loops
+
+        if options.cells is not None:
+            print(table(run_cells(options.cells, options.seeds, options.runs)))
+        if options.loops:
+            print(run_loops(options.seeds, options.loops))
+        return 0
     if (options.fit is None) != (options.score is None):
         parser.error("--fit and --score: expected both")
     if options.fit or options.localizers:

@@ -4,8 +4,9 @@ Run as a script, ``python bench/bench_evolve.py [--table ...] [--seeds N] [--obj
 it prints the true fitness of the last generation's candidates, in standard deviations of random images, mean and standard error over
 the seeds: every strategy at every budget and noise (``gain``), against the prototype's rule at equal evaluations and at a quarter of
 them (``prototype``), generational and steady at equal scan time (``schedule``), with late, missing and wild scores (``gaps``), and for the
-built-in image model's own objective, the similarity of the re-encoded picture to a hidden one (``picture``). Simulations run on the
-local cores or a Dask cluster, see --help. Under pytest-benchmark the cost of one ask is timed, for 100 to 1,000 scores.
+built-in image model's own objective, the similarity of the re-encoded picture to a hidden one (``picture``); with maps that measure
+something else, too (``quality``), and what objectives over two maps do to both (``maps``). Simulations run on the local cores or a Dask
+cluster, see --help. Under pytest-benchmark the cost of one ask is timed, for 100 to 1,000 scores.
 
 Budgets are generations x population. An image every 4 s, a score 12 s after its onset.
 """
@@ -28,14 +29,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rtevo.decode.several import objective_values
 from rtevo.errors import RtevoError
-from rtevo.evolve import STRATEGIES, Surrogate
+from rtevo.evolve import STRATEGIES, Surrogate, create
 from rtevo.evolve.jobs import add_options, client, run_cases, shown_progress
 from rtevo.evolve.rehearse import OBJECTIVES, Case, Outcome, play, standardised
+from rtevo.objective import parse_objective
 
 BUDGETS = ((4, 20), (6, 10), (10, 20), (20, 20))
 QUARTERS = ((4, 5), (3, 5), (5, 10), (5, 20))  # a quarter of the evaluations of each
-TABLES = ("gain", "prototype", "schedule", "gaps", "picture")
+TABLES = ("gain", "prototype", "schedule", "gaps", "picture", "quality", "maps")
 PICTURE_SIZE = 16
 COLOURS = {"surrogate": "#0b6e75", "truncation": "#c1561a", "cma": "#6a4ba0", "sepcma": "#b0a3d4", "random": "#9aa3ad"}
 
@@ -212,6 +215,61 @@ def picture_table(bench: Bench) -> None:
         print(f"{noise:>5g}  {strategy:<11}" + "".join(f"{cell(part):>14}" for part in parts[2 * k : 2 * k + 2]))
 
 
+def quality_table(bench: Bench) -> None:
+    """Maps that correlate r with the truth: ten minutes of 16 dimensions at CNR 0.33, twenty at 0.5."""
+    qualities, kinds = (1.0, 0.7, 0.5, 0.3), ("cosine", "multimodal", "saturating")
+    rows = list(itertools.product(((15, 10, 3.0), (30, 10, 2.0)), ("surrogate", "truncation")))
+    cases = [
+        Case(strategy, kind, generations, population, noise, 0, "steady", size=PICTURE_SIZE, mutation_sd=0.55, quality=quality)
+        for (generations, population, noise), strategy in rows
+        for quality in qualities
+        for kind in kinds
+    ]
+    parts = np.array(bench.run(cases)).reshape(len(rows), len(qualities), len(kinds), -1).mean(axis=2)
+    print(f"\nmaps of r = {', '.join(f'{q:g}' for q in qualities)}: gain, mean of {', '.join(kinds)}; steady, {PICTURE_SIZE} dimensions")
+    for (budget, strategy), own in zip(rows, parts, strict=True):
+        print(f"{budget[0]} x {budget[1]}, noise {budget[2]:g}  {strategy:<12}" + "".join(f"{cell(list(part)):>14}" for part in own))
+
+
+MAPS = (
+    "face", "face - place", "face - 0.5 * place", "face - 0.1 * keep(place)", "face - 0.3 * keep(place)", "face - keep(place)",
+    "rank(face) - 0.5 * rank(place)",
+)  # fmt: skip
+
+
+def play_maps(text: str, seed: int, size: int = 12, generations: int = 12, population: int = 5) -> np.ndarray:
+    """Responses of two maps to the last ten images; their directions have a cosine of 0.5, their noise is 1 and correlates 0.5."""
+    rng = np.random.default_rng([seed, 1])
+    face, away = rng.standard_normal((2, size))
+    face /= np.linalg.norm(face)
+    away -= (away @ face) * face
+    directions = np.stack([face, 0.5 * face + math.sqrt(0.75) * away / np.linalg.norm(away)])
+    goal = parse_objective(text).over(["face", "place"])
+    order = [("face", "place").index(name) for name in goal.maps]
+    shared, weights = np.array([[1.0, 0.5], [0.5, 1.0]]), np.array(goal.linear)
+    own = shared[np.ix_(order, order)]
+    evolver = create("surrogate", size, population, np.random.default_rng([seed, 2]), budget=generations * population)
+    true = np.zeros((0, 2))
+    scores = np.zeros((0, 2))
+    for _ in range(generations):
+        new = evolver.ask(population) @ directions.T
+        true = np.concatenate([true, new])
+        scores = np.concatenate([scores, new + rng.multivariate_normal(np.zeros(2), shared, population)])
+        seen = scores[:, order]
+        sums = np.column_stack([seen @ weights, np.full(len(seen), math.sqrt(weights @ own @ weights))]) if weights.any() else None
+        evolver.tell(np.arange(len(seen)), *objective_values(goal, seen, np.ones(seen.shape), sums, own))
+    return np.asarray(true[-2 * population :].mean(axis=0))
+
+
+def maps_table(bench: Bench) -> None:
+    """What objectives over two maps do to both."""
+    print("\nresponse of each map to the last ten of 60 images, standard deviations of random images; noise 1, 12 dimensions")
+    print(f"{'objective':<34}{'face':>14}{'place':>14}")
+    for text in MAPS:
+        found = np.array([play_maps(text, seed) for seed in range(bench.options.seeds)])
+        print(f"{text:<34}" + "".join(f"{cell(list(part)):>14}" for part in found.T))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -229,6 +287,7 @@ def main(arguments: list[str] | None = None) -> int:
     machine = platform.processor() or platform.machine()
     print(f"{options.seeds} seeds from 0; {machine}, Python {platform.python_version()}, NumPy {np.__version__}")
     tables = {"gain": gain_tables, "prototype": prototype_table, "schedule": schedule_table, "gaps": gaps_table, "picture": picture_table}
+    tables |= {"quality": quality_table, "maps": maps_table}
     try:
         with client(options) as where:
             bench = Bench(options, where)

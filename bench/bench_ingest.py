@@ -16,6 +16,7 @@ import json
 import math
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -41,6 +42,7 @@ SHAPE, TR_S = (80, 80, 35), 1.0
 AFFINE = np.array([[-2.5, 0, 0, 100], [0, 2.5, 0, -100], [0, 0, 3.0, -50], [0, 0, 0, 1]])
 TARGETS_MS = {"mosaic": 15.0, "enhanced": 15.0, "slices": 40.0}  # p99
 IDLE_FILES, POLL_S, IDLE_TARGET = 10_000, 0.02, 0.02
+LARGE_FILES, LARGE_FOLDERS, LARGE_VOLUMES = 200_000, 1000, 20
 FRAME_BYTES, SLICE_BYTES = 6000, 7000  # of further header
 
 
@@ -233,6 +235,71 @@ def idle(folder: Path, seconds: float) -> dict[str, float]:
     return {"files": IDLE_FILES, "poll_interval_s": POLL_S, "share_of_a_core": share, "target": IDLE_TARGET, **summary(calls)}
 
 
+def large(folder: Path, files: int, folders: int, seconds: float) -> dict[str, Any]:
+    """A session's source over a folder of many old files: its start, polls in which nothing happens, and new volumes, hot and quiet."""
+    folder.mkdir()
+    grid, data = Grid((8, 6, 5), AFFINE), np.ones((8, 6, 5), np.float32)
+    places = [folder / f"participant-{k // 20:03d}" / f"series-{k:04d}" for k in range(folders)]
+    for k, place in enumerate(places):
+        contents = MosaicWriter(place, grid, TR_S, description="bold", series_number=k + 1).encode(0, data)
+        for index in range(files // folders):
+            (place / f"{index:05d}.dcm").write_bytes(contents)
+            os.utime(place / f"{index:05d}.dcm", (1.7e9 + k, 1.7e9 + index))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, start_cpu = time.perf_counter(), time.process_time()
+    source = FolderSource(folder, patience_s=60, confined=True, settle_s=0.02)
+    source.pass_over_present()
+    found: dict[str, Any] = {"files": files, "folders": folders, "start_s": time.perf_counter() - start}
+    found |= {"start_cpu_s": time.process_time() - start_cpu, "polls_ms": [], "quiet_ms": [], "hot_ms": []}
+    begin, begin_cpu = time.perf_counter(), time.process_time()
+    while time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
+        assert source.poll() == []
+        found["polls_ms"].append((time.perf_counter() - start) * 1e3)
+        time.sleep(POLL_S / 2)
+    found["share_of_a_core"] = (time.process_time() - begin_cpu) / (time.perf_counter() - begin)
+    today = {}
+    for index in range(LARGE_VOLUMES):
+        for kind, place in (("quiet", places[(7 + 13 * index) % folders]), ("hot", places[0])):
+            writer = today.setdefault(place, MosaicWriter(place, grid, TR_S, description="bold", series_number=folders + 1 + len(today)))
+            part = writer.path(index).with_suffix(".part")
+            part.write_bytes(writer.encode(index, data))
+            os.utime(part, (1.7e9, 1.7e9))  # a copy that keeps old times: nothing to wait for
+            seen, start = source.seen, time.perf_counter()
+            part.rename(writer.path(index))
+            while source.seen == seen and time.perf_counter() - start < 2 * 60:
+                source.poll()
+                time.sleep(POLL_S / 2)
+            found[f"{kind}_ms"].append((time.perf_counter() - start) * 1e3)
+    overwritten = places[folders // 2] / "00001.dcm"
+    seen, start = source.seen, time.perf_counter()
+    overwritten.write_bytes(MosaicWriter(places[1], grid, TR_S, description="bold", series_number=9999).encode(0, data))
+    while source.seen == seen and time.perf_counter() - start < 2 * 60:
+        source.poll()
+        time.sleep(POLL_S / 2)
+    found |= {"overwritten_s": time.perf_counter() - start}
+    found["memory_mb"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    for name in ("polls_ms", "quiet_ms", "hot_ms"):
+        found[name] = summary(found[name][name == "hot_ms" :])  # the first hot one is not hot yet
+    return found
+
+
+def large_lines(found: dict[str, Any]) -> Iterator[str]:
+    """The figures with their goals, misses as misses."""
+
+    def against(what: str, value: float, unit: str, goal: float) -> str:
+        return f"  {what:<52}{value:>9.1f} {unit:<3} goal {goal:g}{'' if value <= goal else '  MISSED'}"
+
+    yield f"large folder: {found['files']} old files in {found['folders']} folders"
+    yield against("start", found["start_s"], "s", 5) + f" ({found['start_cpu_s']:.1f} s of CPU)"
+    yield against("idle poll, p99", found["polls_ms"]["p99"], "ms", 20)
+    yield against("idle poll, max", found["polls_ms"]["max"], "ms", 20)
+    yield against("new volume in a hot folder, max", found["hot_ms"]["max"], "ms", 100)
+    yield against("new volume in a quiet folder, max", found["quiet_ms"]["max"], "ms", 60_000)
+    yield against("file overwritten in place in a quiet folder", found["overwritten_s"], "s", 60)
+    yield f"  polling takes {found['share_of_a_core']:.1%} of a core, the listing {found['memory_mb']:.0f} MB"
+
+
 def hardware() -> dict[str, Any]:
     info = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
     model = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), platform.processor())
@@ -261,8 +328,16 @@ def main() -> None:
     parser.add_argument("--volumes", type=int, default=100, help="of each synthetic series")
     parser.add_argument("--recorded", type=Path, action="append", default=[], metavar="DIR", help="folder of a recorded series")
     parser.add_argument("--idle-s", type=float, default=10.0)
+    parser.add_argument("--large", type=int, nargs=2, metavar=("FILES", "FOLDERS"), default=(LARGE_FILES, LARGE_FOLDERS))
+    parser.add_argument("--only-large", action="store_true", help="nothing but the large folder")
     options = parser.parse_args()
     machine, results = hardware(), []
+    print(f"{machine['processor']}, {machine['cores']} cores, load {machine['load'][0]:.1f}, Python {machine['python']}")
+    with tempfile.TemporaryDirectory() as temporary:
+        many = large(Path(temporary, "large"), *options.large, options.idle_s)
+    print("\n".join(large_lines(many)), flush=True)
+    if options.only_large:
+        return
     with tempfile.TemporaryDirectory() as temporary:
         for kind in TARGETS_MS:
             folder = Path(temporary, kind)
@@ -277,10 +352,9 @@ def main() -> None:
         folder = Path(temporary, "idle")
         folder.mkdir()
         idling = idle(folder, options.idle_s)
-    print(f"{machine['processor']}, {machine['cores']} cores, load {machine['load'][0]:.1f}, Python {machine['python']}")
     print("\n".join(table(results, idling)))
     if options.json:
-        options.json.write_text(json.dumps({"hardware": machine, "series": results, "idle": idling}, indent=1))
+        options.json.write_text(json.dumps({"hardware": machine, "series": results, "idle": idling, "large": many}, indent=1))
 
 
 # -- pytest-benchmark ---------------------------------------------------------------------------------------------------------------

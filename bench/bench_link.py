@@ -126,7 +126,7 @@ def measure_images(count: int) -> dict[str, Any]:
             while time.monotonic() < pause_until:
                 bridge.poll(0.005)
             handed_ns = time.monotonic_ns()
-            bridge.send_image(0, k, pixels)
+            bridge.send_image(0, k, pixels, verdict="given")
             event = wait_for(bridge, EventKind.NOTE, 0)
             taken_ns, checksum = map(int, event.text.split())
             if (event.candidate, checksum) != (k, zlib.crc32(pixels)):
@@ -319,7 +319,7 @@ def test_image_through_the_link(benchmark: Any, encrypted: bool, tmp_path: Path)
             bridge.poll(0.01)
 
         def once() -> None:
-            bridge.send_image(0, 0, pixels)
+            bridge.send_image(0, 0, pixels, verdict="given")
             while bridge.in_flight:
                 bridge.poll(0.01)
             [(_, view)] = link.take()

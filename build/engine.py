@@ -1,16 +1,19 @@
-"""Builds the TensorRT engines of a Stable unCLIP model: ``python build/engine.py MODEL_DIR``.
+"""Builds the TensorRT engines of a model: ``python build/engine.py MODEL_DIR``.
 
-UNet and VAE decoder are exported to ONNX, the ONNX files compared with torch (by onnxruntime), engines built from them
-(``build/builder.py``, in a process of its own), their outputs compared with torch's, and a whole picture too. Only what passes is
-published. The UNet has four inputs: the unCLIP embedding enters as ``class_labels``, a keyword argument, which an exporter may drop
-without a word; so the ONNX file must have all four, and another embedding must change what comes out.
+The network and the decoder are exported to ONNX, the ONNX files compared with torch (by onnxruntime), engines built from them
+(``build/builder.py``), their outputs compared with torch's, and a whole picture with the reference's; then pictures are timed beside the
+compiled backend. Only what passes is published. Exporters can lose an input without a word; so another embedding must change what comes
+out, of the ONNX file and of the engine.
+
+TensorRT for RTX builds without a GPU, for those of named compute capabilities. What cannot be run where it was built is published as such:
+``--time`` runs it on the computer that is to paint, and backend ``auto`` takes it only then.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -18,25 +21,25 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from builder import compare
+from builder import known_capabilities
 from torch import nn
 
 from rtevo.errors import ModelError, RtevoError
 from rtevo.generate.base import GeneratorSettings
-from rtevo.generate.compiled import VERIFY_TOLERANCE
-from rtevo.generate.engines import default_folder, publish
-from rtevo.generate.folder import PIPELINE, ModelFolder, describe
+from rtevo.generate.compiled import CompiledGenerator
+from rtevo.generate.engines import default_folder, publish, record_timing
+from rtevo.generate.folder import ModelFolder, describe
 from rtevo.generate.hashes import fingerprint, hash_files
 from rtevo.generate.loading import pick_device, with_scheduler
-from rtevo.generate.models import StableUnclip
-from rtevo.generate.parts import draw_noise, to_pixels
-from rtevo.generate.steps import step_table
-from rtevo.generate.tensorrt import engine_key
+from rtevo.generate.models import load_model
+from rtevo.generate.runner import Runner, RunnerError
+from rtevo.generate.tensorrt import MODULES, Static, TensorRTGenerator, find_engines, installed, machine, machine_key, portable, timed_on
 
 TOLERANCE = {"float16": 1e-2, "float32": 1e-3}
 """Largest relative error, the norm of the difference over the norm of torch's output."""
@@ -44,144 +47,105 @@ TOLERANCE = {"float16": 1e-2, "float32": 1e-3}
 LEAST_CHANGE = 0.5
 """Another embedding must change the output at least by this share of what it changes torch's."""
 
-OPSET = 17
-"""The newest that TensorRT 8.6 reads."""
+OPSET = 22
+"""TensorRT for RTX 1.7.1 crashes on networks with an IP-Adapter where attention is an operation of its own, as from 23 on."""
+
+EMBEDDED = 1 << 30
+"""Weights of so many bytes stay in the ONNX file, which may not have more than 2 GiB; others lie beside it."""
+
+TIMED = 20
+"""Pictures that are timed with each backend."""
 
 Tell = Callable[[str], None]
-Case = dict[str, torch.Tensor]
+Case = tuple[torch.Tensor, ...]
 
 
-class Unet(nn.Module):
-    """The network with its four inputs by position."""
+class Network(nn.Module):
+    """The network between what is computed once: a sample, its time embedding with all that is added to it, and what is attended to."""
 
-    names = ("sample", "timestep", "encoder_hidden_states", "class_labels")
+    names = ("sample", "embedding", "text")
     output = "prediction"
 
-    def __init__(self, unet: Any) -> None:
+    def __init__(self, denoiser: Any) -> None:
         super().__init__()
-        self.unet = unet
+        self.denoiser = denoiser
 
-    def forward(
-        self, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor, class_labels: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, sample: torch.Tensor, embedding: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Prediction (n, c, h, w)."""
-        found: torch.Tensor = self.unet(sample, timestep, encoder_hidden_states, class_labels=class_labels, return_dict=False)[0]
+        found: torch.Tensor = self.denoiser._network(sample, embedding, text)
         return found
 
+    def case(self, model: Any, count: int, seed: int) -> Case:
+        """What the network is called with for pictures of some embeddings; only these depend on the seed."""
+        folder = model.folder
+        found: list[Case] = []
+        latents = torch.randn((count, *folder.latent_shape), generator=torch.Generator().manual_seed(0))
+        draw = torch.Generator().manual_seed(seed)
+        embeddings, noise = (torch.randn((count, folder.embedding_size), generator=draw) for _ in range(2))
+        condition = model.condition(embeddings, noise).to(model.device, model.dtype)
+        denoiser, evaluate = self.denoiser, self.denoiser._network
 
-class Vae(nn.Module):
-    """The decoder; its input is divided by the scaling factor already."""
+        def keep(*given: torch.Tensor) -> Any:
+            found.append(given)
+            return evaluate(*given)
+
+        denoiser._network = keep
+        try:
+            denoiser(latents.to(model.device), denoiser.time_embeddings[:1], denoiser.embed(condition))
+        finally:
+            del denoiser._network
+        return tuple(part.contiguous().clone() for part in found[0])
+
+
+class Decoder(nn.Module):
+    """The decoder, from latents to an image."""
 
     names = ("latents",)
     output = "image"
 
-    def __init__(self, vae: Any) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.vae = vae
+        self.network, self._decode = getattr(model.pipe, "vae", None) or model.pipe.movq, model.decode
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """Image (1, 3, H, W)."""
-        found: torch.Tensor = self.vae.decode(latents, return_dict=False)[0]
+        found: torch.Tensor = self._decode(latents)
         return found
 
 
-def unet_cases(model: StableUnclip, rows: int) -> list[Case]:
-    """Two inputs that differ in the embedding alone."""
-    folder = model.folder
-    draw = torch.Generator().manual_seed(0)
-    sample = torch.randn((rows, *folder.latent_shape), generator=draw).to(model.device, model.dtype)
-    told = [model.condition(*(torch.randn((rows, folder.embedding_size), generator=draw) for _ in range(2))) for _ in range(2)]
-    common = {
-        "sample": sample,
-        "timestep": torch.tensor([501.0], device=model.device),
-        "encoder_hidden_states": model.prompt.expand(rows, -1, -1).contiguous(),
-    }
-    return [{**common, "class_labels": labels.detach().to(model.device, model.dtype)} for labels in told]
+@dataclass
+class Job:
+    """One engine to be built: inputs and torch's outputs for some cases, on the CPU."""
+
+    file: Path
+    names: tuple[str, ...]
+    cases: list[Case]
+    wanted: list[np.ndarray]
 
 
-def vae_cases(model: StableUnclip) -> list[Case]:
-    """One input with the spread of finished latents."""
-    draw = torch.Generator().manual_seed(1)
-    latents = torch.randn((1, *model.folder.latent_shape), generator=draw) / model.pipe.vae.config.scaling_factor
-    return [{"latents": latents.to(model.device, model.dtype)}]
-
-
-def picture_case(model: StableUnclip) -> dict[str, np.ndarray]:
-    """What a picture is painted from, as ``builder.paint`` takes it, and the picture that torch paints from it."""
-    folder, settings = model.folder, model.settings
-    model.pipe.scheduler = scheduler = with_scheduler(model.pipe.scheduler, "ddim")
-    scheduler.set_timesteps(settings.steps, device=model.device)
-    draw = [torch.Generator().manual_seed(0)]
-    noise, latents = draw_noise(draw, folder.embedding_size, folder.latent_shape)
-    guided, table = settings.guidance_scale > 1, step_table(scheduler, settings.steps)
-    with torch.no_grad():
-        condition = model.condition(torch.randn((1, folder.embedding_size), generator=torch.Generator().manual_seed(1)), noise)
-        pixels = to_pixels(model.decode(model.denoise(condition, latents, draw, settings.steps))[0])
-    return {
-        "inputs": table.inputs.numpy(),
-        "final": table.final.numpy(),
-        "timesteps": table.timesteps.numpy().astype(np.float32),
-        "noise": latents.numpy(),
-        "class_labels": torch.cat([torch.zeros_like(condition), condition] if guided else [condition]).float().numpy(),
-        "prompt": model.prompt.expand(1 + guided, -1, -1).float().cpu().numpy(),
-        "guidance_scale": np.array(settings.guidance_scale, np.float64),
-        "scaling_factor": np.array(model.pipe.vae.config.scaling_factor, np.float64),
-        "pixels": pixels,
-    }
-
-
-def export(network: Unet | Vae, cases: Sequence[Case], file: Path) -> None:
-    """Write a network to ONNX with static shapes.
-
-    Raises
-    ------
-    ModelError
-        The file has not all inputs: the exporter has dropped one.
-    """
-    import onnx
-
+def export(network: Any, case: Case, file: Path) -> None:
+    """Write a network to ONNX with static shapes."""
+    size = sum(p.numel() * p.element_size() for p in network.parameters())
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # of packages that are not installed, and not needed
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the tracer's about constants, and its own deprecation
+        warnings.simplefilter("ignore")
         torch.onnx.export(
-            network,
-            tuple(cases[0][name] for name in network.names),
-            str(file),
-            input_names=list(network.names),
-            output_names=[network.output],
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    found = tuple(entry.name for entry in onnx.load(str(file), load_external_data=False).graph.input)
-    if found != network.names:
-        raise ModelError(
-            f"{file.name}: expected the inputs {', '.join(network.names)}, found {', '.join(found)}: the exporter has dropped some"
-        )
+            network.eval(), case, str(file), input_names=list(network.names), output_names=[network.output], opset_version=OPSET,
+            dynamo=True, external_data=size > EMBEDDED, verbose=False,
+        )  # fmt: skip
 
 
-def torch_outputs(network: nn.Module, names: Sequence[str], cases: Sequence[Case]) -> list[np.ndarray]:
-    """What torch says to each case."""
-    with torch.no_grad():
-        return [network(*(case[name] for name in names)).float().cpu().numpy() for case in cases]
+def compare(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Relative error of each case, whether all is finite, and the change from the first case to the second as a share of what is wanted."""
+    f, w = ([x.astype(np.float64) for x in part] for part in (found, wanted))
+    return {
+        "relative_error": [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(f, w, strict=True)],
+        "finite": all(bool(np.isfinite(x).all()) for x in f),
+        "changed": float(np.linalg.norm(f[1] - f[0]) / np.linalg.norm(w[1] - w[0])) if len(w) > 1 else None,
+    }
 
 
-def check_onnx(file: Path, cases: Sequence[Case], wanted: Sequence[np.ndarray], precision: str) -> dict[str, Any]:
-    """Run an ONNX file by onnxruntime on the CPU and compare with torch.
-
-    Raises
-    ------
-    ModelError
-        It says something else than torch.
-    """
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    found = [session.run(None, {name: tensor.cpu().numpy() for name, tensor in case.items()})[0] for case in cases]
-    verdict = compare(found, list(wanted))
-    judge(file.name, verdict, precision, "the ONNX file differs from torch")
-    return verdict
-
-
-def judge(name: str, verdict: dict[str, Any], precision: str, what: str = "the engine differs from torch: it is not published") -> None:
+def judge(name: str, verdict: dict[str, Any], precision: str) -> None:
     """Refuse what is not finite, too far from torch, or deaf to the embedding.
 
     Raises
@@ -196,111 +160,136 @@ def judge(name: str, verdict: dict[str, Any], precision: str, what: str = "the e
         wrong.append(f"expected a relative error below {limit:g}, found {max(verdict['relative_error']):.3g}")
     if verdict["changed"] is not None and not verdict["changed"] > LEAST_CHANGE:
         wrong.append(
-            f"expected another embedding to change the output, found {verdict['changed']:.1%} of the change in torch: class_labels are lost"
+            f"expected another embedding to change the output, found {verdict['changed']:.1%} of the change in torch: an input is lost"
         )
     if wrong:
-        raise ModelError(f"{name}: {'; '.join(wrong)}; {what}")
+        raise ModelError(f"{name}: {'; '.join(wrong)}; it is not published")
 
 
-def save_cases(file: Path, cases: Sequence[Case], wanted: Sequence[np.ndarray]) -> None:
-    """Write inputs and wanted outputs for the builder's own comparison."""
-    arrays: dict[str, np.ndarray] = {f"{i}/in/{name}": t.cpu().numpy() for i, case in enumerate(cases) for name, t in case.items()}
-    arrays |= {f"{i}/out": array for i, array in enumerate(wanted)}
-    np.savez(file, **arrays)  # type: ignore[arg-type]
+def run_onnx(job: Job) -> list[np.ndarray]:
+    """Outputs of an ONNX file by onnxruntime on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(job.file), providers=["CPUExecutionProvider"])
+    there = {entry.name for entry in session.get_inputs()}
+    given = [{name: part.numpy() for name, part in zip(job.names, case, strict=True) if name in there} for case in job.cases]
+    return [np.asarray(session.run(None, case)[0]) for case in given]
 
 
-def run_builder(options: argparse.Namespace, name: str, arguments: Sequence[object], tell: Tell) -> dict[str, Any]:
-    """Run ``builder.py`` in a process of its own; gives what it found.
-
-    Raises
-    ------
-    ModelError
-        TensorRT is missing there, or could not do it.
-    """
-    command = [options.python, str(Path(__file__).with_name("builder.py")), *map(str, arguments)]
-    last = ""
-    try:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if last:
-                    tell(f"{name}: {last}")
-                last = line.strip()
-    except OSError as problem:
-        raise ModelError(f"--python {options.python}: expected an interpreter that can be started: {problem}") from problem
-    try:
-        found = json.loads(last)
-    except ValueError:
-        raise ModelError(f"{name}: the builder left with {process.returncode} and said: {last or 'nothing'}") from None
-    if "error" in found:
-        raise ModelError(f"{name}: {found['error']}")
-    return dict(found)
-
-
-def build_one(options: argparse.Namespace, work: Path, name: str, precision: str, tell: Tell) -> dict[str, Any]:
-    """Build one engine; gives how its outputs compare with torch's."""
-    files = ("--onnx", work / f"{name}.onnx", "--plan", work / f"{name}.plan", "--cases", work / f"{name}.npz")
-    how = ("--level", options.level, "--workspace-gib", options.workspace_gib, *["--own-kernels"] * options.own_kernels)
-    return run_builder(options, name, (*files, "--timing-cache", options.caches / f"{name}.timing", "--precision", precision, *how), tell)
-
-
-def paint_one(options: argparse.Namespace, work: Path, rows: int, tell: Tell) -> dict[str, Any]:
-    """Paint a picture with the engines.
+def run_engine(trt: Any, plan: Path, job: Job, device: torch.device) -> list[np.ndarray]:
+    """Outputs of an engine, whose output is not a number before each run.
 
     Raises
     ------
     ModelError
-        It is not the one that torch has painted.
+        TensorRT does not take it, or cannot run it.
     """
-    plans = (work / f"unet-{rows}.plan", work / "vae.plan")
-    found = run_builder(options, "picture", ("--picture", work / "picture.npz", "--plans", *plans), tell)
-    if not found["finite"] or not found["grey_levels"] <= VERIFY_TOLERANCE:
-        raise ModelError(
-            f"picture: expected torch's within {VERIFY_TOLERANCE:g} grey levels on average, found it {found['grey_levels']:.1f} away; "
-            "the engines are not published"
-        )
-    tell(f"picture: {found['grey_levels']:.2f} grey levels from torch's; UNet {found['unet_ms']:g} ms a step, VAE {found['vae_ms']:g} ms")
+    try:
+        engine = Static(Runner(plan.read_bytes(), trt), device)
+        found = []
+        for case in job.cases:
+            for name in engine._runner.outputs:
+                engine.tensors[name].fill_(float("nan"))
+            found.append(engine(**dict(zip(job.names, case, strict=True))).float().cpu().clone().numpy())
+    except RunnerError as problem:
+        raise ModelError(f"{plan.name}: {problem}") from problem
     return found
 
 
-def tensorrt_version(python: str) -> str:
-    """Version of an interpreter's TensorRT.
+def export_all(folder: ModelFolder, options: argparse.Namespace, work: Path, tell: Tell) -> dict[str, Job]:
+    """Export and check everything; gives the jobs by their names. Frees the model: the builder needs the GPU's memory."""
+    dtype = getattr(torch, options.precision)
+    settings = settings_of(options)
+    model: Any = load_model(folder, settings, options.device, dtype, tell)
+    scheduler = with_scheduler(model.pipe.scheduler, settings.scheduler)
+    scheduler.set_timesteps(settings.steps, device=options.device)
+    network, decoder = Network(model.denoiser(scheduler.timesteps)), Decoder(model)
+    jobs = {}
+    for count in options.counts:
+        with torch.no_grad():
+            cases = [network.case(model, count, seed) for seed in (1, 2)]
+        jobs[f"unet-{count}"] = _export_one(network, cases, work / f"unet-{count}.onnx", options, tell)
+    latents = torch.randn((1, *folder.latent_shape), generator=torch.Generator().manual_seed(1)).to(options.device, dtype)
+    jobs["vae"] = _export_one(decoder, [(latents,)], work / "vae.onnx", options, tell)
+    return jobs
+
+
+def _export_one(network: Any, cases: list[Case], file: Path, options: argparse.Namespace, tell: Tell) -> Job:
+    tell(f"{file.stem}: exporting to ONNX")
+    wanted: list[np.ndarray] = []
+    if not options.skip_onnx_check or options.runs_here:
+        with torch.no_grad():
+            wanted = [network(*case).float().cpu().numpy() for case in cases]
+    export(network, cases[0], file)
+    job = Job(file, network.names, [tuple(part.cpu() for part in case) for case in cases], wanted)
+    if not options.skip_onnx_check:
+        verdict = compare(run_onnx(job), wanted)
+        judge(file.name, verdict, options.precision)
+        tell(f"{file.stem}: ONNX relative error {max(verdict['relative_error']):.2g}")
+    return job
+
+
+def settings_of(options: argparse.Namespace, engines: Path | None = None) -> GeneratorSettings:
+    """How the pictures are painted by which engines are judged."""
+    return GeneratorSettings(
+        options.model, device=str(options.device), px=options.px, guidance_scale=1.0 if options.unguided else 3.0, batch=options.batch,
+        scheduler="ddim", precision=options.precision, engines=engines, fingerprint=options.mark,
+    )  # fmt: skip
+
+
+def prove(folder: ModelFolder, options: argparse.Namespace, engines: Path, tell: Tell) -> dict[str, float]:
+    """Paint with the engines, and with the compiled backend: distance from the reference's picture, and times of a picture, p50, ms.
 
     Raises
     ------
     ModelError
-        It has none, or is none.
+        The engines' picture is not the reference's.
     """
-    try:
-        done = subprocess.run([python, "-c", "import numpy, tensorrt; print(tensorrt.__version__)"], capture_output=True, text=True)
-    except OSError as problem:
-        raise ModelError(f"--python {python}: expected a Python interpreter with TensorRT: {problem}") from problem
-    if done.returncode:
-        why = (done.stderr.strip() or "it does not say why").splitlines()[-1]
-        raise ModelError(f"--python {python}: expected one with TensorRT 8.6 or later (pip install 'rtevo[tensorrt]'), but: {why}")
-    return done.stdout.strip()
+    figures: dict[str, float] = {}
+    settings = settings_of(options, engines)
+    for kind in (TensorRTGenerator, CompiledGenerator):
+        with kind(folder, settings, tell) as generator:
+            generator.warm_up()
+            figures[f"{kind.backend}_ms"] = round(picture_ms(generator), 3)
+            figures.setdefault("grey_levels", round(generator.apart, 3))
+    tell(
+        f"picture: {figures['grey_levels']:.2f} grey levels from the reference; {settings.steps} steps take {figures['tensorrt_ms']:g} ms, "
+        f"with the compiled backend {figures['compiled_ms']:g} ms"
+    )
+    return figures
 
 
-def export_all(folder: ModelFolder, options: argparse.Namespace, work: Path, tell: Tell) -> tuple[str, torch.device]:
-    """Export and check everything; gives precision and device. Frees the model: the builder needs the GPU's memory."""
-    device = pick_device(options.device)
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
-    precision = str(dtype).removeprefix("torch.")
-    settings = GeneratorSettings(model_path=folder.path, px=options.px, guidance_scale=1.0 if options.unguided else 3.0)
-    model = StableUnclip(folder, settings, device, dtype, tell)
-    jobs: list[tuple[str, Unet | Vae, list[Case]]] = [(f"unet-{n}", Unet(model.pipe.unet), unet_cases(model, n)) for n in options.rows]
-    jobs.append(("vae", Vae(model.pipe.vae), vae_cases(model)))
-    np.savez(work / "picture.npz", **picture_case(model))  # type: ignore[arg-type]
-    for name, network, cases in jobs:
-        tell(f"{name}: exporting to ONNX")
-        wanted = torch_outputs(network, network.names, cases)
-        export(network, cases, work / f"{name}.onnx")
-        save_cases(work / f"{name}.npz", cases, wanted)
-        if not options.skip_onnx_check:
-            tell(f"{name}: comparing the ONNX file with torch")
-            verdict = check_onnx(work / f"{name}.onnx", cases, wanted, precision)
-            tell(f"{name}: ONNX relative error {max(verdict['relative_error']):.2g}")
-    return precision, device
+def picture_ms(generator: Any) -> float:
+    """Time of a picture, p50, ms."""
+    times, embeddings = [], np.random.default_rng(0).standard_normal((1, generator.embedding_size), np.float32)
+    for seed in range(TIMED):
+        began = time.perf_counter()
+        for _ in generator.paint(embeddings, np.array([seed], np.uint64)):
+            pass
+        times.append(1e3 * (time.perf_counter() - began))
+    return float(np.median(times))
+
+
+def prepare(options: argparse.Namespace) -> Any:
+    """Choose module, device, precision and capabilities; gives the module.
+
+    Raises
+    ------
+    ModelError
+        TensorRT is missing, or does not build for the capabilities.
+    """
+    trt = installed((options.module,) if options.module else MODULES)[0]
+    options.device = pick_device(options.device)
+    own, known = machine(options.device)[1], known_capabilities(trt) if portable(trt) else []
+    wrong = [capability for capability in options.capability if capability not in known]
+    if wrong:
+        raise ModelError(f"--capability: expected some of {', '.join(known) or f'none for {trt.__name__}'}, got {', '.join(wrong)}")
+    if known and not options.capability:  # 7.5 only where it is asked for: its engines have fewer kernels to choose from
+        options.capability = [own] if own in known else [capability for capability in known if capability != "7.5"]
+    options.runs_here = not known or own in options.capability
+    options.precision = "float16" if options.device.type == "cuda" or not options.runs_here else "float32"
+    options.counts = sorted({1, options.batch})
+    return trt
 
 
 def build(options: argparse.Namespace, tell: Tell) -> list[Path]:
@@ -312,39 +301,31 @@ def build(options: argparse.Namespace, tell: Tell) -> list[Path]:
         Nothing has been published of what failed.
     """
     folder = describe(options.model).at(options.px)
-    if folder.kind != PIPELINE:
-        raise ModelError(f"{options.model}: expected a Stable unCLIP model, found {folder.kind}: only the compiled backend paints with it")
-    version = tensorrt_version(options.python)
-    tell(f"TensorRT {version}")
-    out = options.out or default_folder(options.model)
+    trt, out = prepare(options), options.out or default_folder(options.model)
+    tell(f"{trt.__name__} {trt.__version__}" + (f", for compute capabilities {', '.join(options.capability)}" if portable(trt) else ""))
     try:
         out.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".work-", dir=out))
     except OSError as problem:
         raise ModelError(f"--out {out}: expected a folder that can be written to: {problem}") from problem
-    options.caches = out  # one for each network: TensorRT 8.6 could not read one network's beside another's
-    halves = 1 if options.unguided else 2
-    options.rows = sorted({halves, halves * options.batch})
     try:
         tell("hashing the model")
-        mark = fingerprint(hash_files(options.model))
-        precision, device = export_all(folder, options, work, tell)
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        verdicts: dict[str, dict[str, Any]] = {}
-        for name in ("vae", *(f"unet-{n}" for n in options.rows)):
-            verdicts[name] = build_one(options, work, name, precision, tell)
-            judge(name, verdicts[name], precision)
-            tell(f"{name}: built in {verdicts[name].get('build_s', 0):g} s, relative error {max(verdicts[name]['relative_error']):.2g}")
-        painted = paint_one(options, work, halves, tell)
-        made = []
-        for n in options.rows:
-            key = engine_key(mark, device, version, n, folder.image_size, precision)
+        options.mark = fingerprint(hash_files(options.model))
+        verified = build_plans(trt, export_all(folder, options, work, tell), options, out, tell)
+        keys = {}
+        for count in options.counts:
+            key = machine_key(trt, folder, settings_of(options), count, options.mark)
+            keys[count] = replace(key, gpu="", capabilities=tuple(options.capability)) if portable(trt) else key
             shutil.copy(work / "vae.plan", work / "vae-copy.plan")
-            plans = {"unet": work / f"unet-{n}.plan", "vae": work / "vae-copy.plan"}
-            made.append(publish(out, key, plans, {"unet": verdicts[f"unet-{n}"], "vae": verdicts["vae"], "picture": painted}))
-        return made
+            plans = {"unet": work / f"unet-{count}.plan", "vae": work / "vae-copy.plan"}
+            publish(work / "made", keys[count], plans, {name: verified[name] for name in (f"unet-{count}", "vae")})
+        if options.runs_here:
+            figures = prove(folder, options, work / "made", tell)
+            for key in keys.values():
+                record_timing(work / "made" / key.name, timed_on(options.device), figures)
+        else:
+            tell("not run here: python build/engine.py MODEL_DIR --time, on the computer that is to paint, before backend auto takes it")
+        return [put(work / "made" / key.name, out) for key in keys.values()]
     finally:
         if options.keep_onnx:
             tell(f"ONNX files are in {work}")
@@ -352,19 +333,88 @@ def build(options: argparse.Namespace, tell: Tell) -> list[Path]:
             shutil.rmtree(work, ignore_errors=True)
 
 
+def build_plans(trt: Any, jobs: dict[str, Job], options: argparse.Namespace, out: Path, tell: Tell) -> dict[str, dict[str, Any]]:
+    """Build every engine beside its ONNX file; where they run here, gives how their outputs compare with torch's."""
+    gc.collect()
+    if options.device.type == "cuda":
+        torch.cuda.empty_cache()
+    verified: dict[str, dict[str, Any]] = {}
+    for name, job in jobs.items():
+        tell(f"{name}: building (level {options.level}; minutes)")
+        began, plan = time.monotonic(), job.file.with_suffix(".plan")
+        run_builder(trt, job.file, plan, options, out / f"{name}.timing", tell)
+        verified[name] = {"build_s": round(time.monotonic() - began, 1)}
+        said = ""
+        if options.runs_here:
+            verified[name] |= compare(run_engine(trt, plan, job, options.device), job.wanted)
+            judge(name, verified[name], options.precision)
+            said = f", relative error {max(verified[name]['relative_error']):.2g}"
+        tell(f"{name}: built in {verified[name]['build_s']:g} s{said}")
+    return verified
+
+
+def run_builder(trt: Any, onnx: Path, plan: Path, options: argparse.Namespace, timing_cache: Path, tell: Tell) -> None:
+    """Build one engine, by ``builder.py`` in a process of its own.
+
+    Raises
+    ------
+    ModelError
+        TensorRT could not do it, with its own reason; or it crashed.
+    """
+    command = [sys.executable, str(Path(__file__).with_name("builder.py")), trt.__name__, str(onnx), str(plan), "--level", options.level]
+    command += ["--workspace-gib", options.workspace_gib, "--timing-cache", timing_cache]
+    command += ["--capability", *options.capability] if options.capability else []
+    last = "nothing"
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            last = line.strip()
+            tell(f"{onnx.stem}: {last}")
+    if process.returncode:
+        crashed = f"{trt.__name__} {trt.__version__} crashed (signal {-process.returncode}) after: " if process.returncode < 0 else ""
+        raise ModelError(f"{onnx.stem}: {crashed}{last}")
+
+
+def put(made: Path, out: Path) -> Path:
+    """Move a finished folder to where sessions look for it, in the place of an older one."""
+    own, old = out / made.name, made.with_name("old")
+    if own.exists():
+        own.rename(old)
+    made.rename(own)
+    shutil.rmtree(old, ignore_errors=True)
+    return own
+
+
+def time_engines(options: argparse.Namespace, tell: Tell) -> list[Path]:
+    """Verify and time engines that are there already, on this machine; gives their folders."""
+    folder = describe(options.model).at(options.px)
+    options.device, options.precision = pick_device(options.device), "auto"
+    options.mark = fingerprint(hash_files(options.model))
+    engines = options.out or default_folder(options.model)
+    found = find_engines(folder, settings_of(options, engines))[1]
+    figures = prove(folder, options, engines, tell)
+    for own in found.values():
+        record_timing(own, timed_on(options.device), figures)
+    return list(found.values())
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python build/engine.py", description="Build the TensorRT engines of a Stable unCLIP model.")
+    parser = argparse.ArgumentParser(prog="python build/engine.py", description="Build the TensorRT engines of a model.")
     parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="diffusers folder")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of engines (default: MODEL_DIR/engines)")
+    parser.add_argument("--module", choices=MODULES, help="which TensorRT (default: the first of these that is installed)")
+    parser.add_argument("--time", action="store_true", help="build nothing: verify and time the engines that are there, on this machine")
+    parser.add_argument(
+        "--capability", nargs="+", default=[], metavar="X.Y",
+        help="compute capabilities that TensorRT for RTX builds for (default: this GPU's, and without one all from 8.0 on)",
+    )  # fmt: skip
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="also build for N images at once ([generator] batch)")
     parser.add_argument("--px", type=int, default=0, help="longer side of an image, 768 or 512 say (default: the model's own)")
     parser.add_argument("--unguided", action="store_true", help="for guidance_scale = 1")
-    parser.add_argument("--device", default="auto", help="auto, cuda or cuda:N")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--level", type=int, default=3, choices=range(6), help="effort of the builder; higher takes longer (default: 3)")
     parser.add_argument("--workspace-gib", type=float, default=8.0, metavar="GIB", help="GPU memory that kernels may use (default: 8)")
-    parser.add_argument("--python", default=sys.executable, help="interpreter that has TensorRT (default: this one)")
-    parser.add_argument("--own-kernels", action="store_true", help="use no cuBLAS and cuDNN kernels, where these are not installed")
     parser.add_argument(
         "--skip-onnx-check", action="store_true", help="do not run the ONNX files on the CPU; the engines are compared all the same"
     )
@@ -372,6 +422,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.batch < 1:
         parser.error(f"--batch: expected >= 1, got {options.batch}")
+    options.mark = ""
     return options
 
 
@@ -379,9 +430,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parse(arguments)
     began = time.monotonic()
+    work = time_engines if options.time else build
     try:
-        for made in build(options, lambda text: print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)):
-            print(f"verified and published: {made}")
+        for made in work(options, lambda text: print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)):
+            print(f"{'verified and timed' if options.time else 'published'}: {made}")
     except (RtevoError, ImportError) as problem:
         hint = ": pip install 'rtevo[tensorrt]'" if isinstance(problem, ImportError) else ""
         print(f"error: {problem}{hint}", file=sys.stderr)

@@ -28,6 +28,8 @@ class Picture:
         Row 0 at the top, RGB.
     washout_s : float
         Fixation after it, s.
+    image_s : float
+        How long it stays, s.
     """
 
     generation: int
@@ -36,6 +38,7 @@ class Picture:
     width: int
     pixels: memoryview
     washout_s: float = 0.0
+    image_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -101,8 +101,12 @@ class Screen:
         wanted = [("trigger_key", settings.trigger_key)] if settings.trigger == "keyboard" else []
         if settings.rating_window_s and not settings.answers_over_port:
             wanted += [("rating_keys", key) for key in settings.rating_keys]
+        wanted += [("away_key", settings.away_key)]
+        if not settings.answers_over_port:
+            wanted += [("participant_key", settings.participant_key), ("stop_key", settings.stop_key)]
         for where, key in wanted:
-            self._keys.check(where, key)
+            if key:
+                self._keys.check(where, key)
         self._settings = settings
         self._focus.begin()
         self._stimuli = Stimuli(self._window, settings)

@@ -17,8 +17,12 @@ from typing import Protocol
 from presenter.display import Display, Picture, Press, Scene
 from rtevo.wire import (
     FOREVER_NS,
+    GIVEN,
     MAX_TEXT_BYTES,
+    PASSED,
     RESTART,
+    TAKERS,
+    Away,
     End,
     Event,
     Image,
@@ -56,6 +60,11 @@ class Channel(Protocol):
 
     def shown(self, size: int) -> None:
         """Note that a picture of so many bytes is no longer kept."""
+        ...
+
+    @property
+    def silent(self) -> bool:
+        """Whether the support computer has not been heard of for some time."""
         ...
 
     def flush(self, timeout_s: float) -> bool:
@@ -122,6 +131,8 @@ class Session:
         self._queue: deque[Picture] = deque()
         self._prepared: Picture | None = None
         self._shown: Picture | None = None
+        self._taker = ""  # who has taken it away
+        self._unwanted: set[tuple[int, int]] = set()  # pictures that were taken out before they came
         self._ending: str | None = None  # the bridge's reason to end
         self._due_ns = 0  # of the next onset
         self._dropped = 0
@@ -171,22 +182,28 @@ class Session:
             self._due_ns = display.now_ns()
 
     def _next_is_there(self) -> bool:
-        """Wait for the next onset's time, and hold fixation where its image is not there or the operator has paused; False at the end."""
+        """Wait for the next onset's time, and hold fixation where nothing may be shown; False at the end."""
         self._wait(self._due_ns)
-        while (self._paused or not self._queue) and not self._has_to_end():
+        while (self._paused or self._cut_off or not self._queue) and not self._has_to_end():
             self._hold()
             self._due_ns = self._display.now_ns()
         return bool(self._queue) and not self._has_to_end()
 
+    @property
+    def _cut_off(self) -> bool:
+        """Whether nobody could take an image away: the link is silent. In lock-step time stands still then."""
+        return self._link.silent and not self._settings.lock_step
+
     def _hold(self) -> None:
-        """Hold fixation: through the operator's pause, or until there is an image."""
+        """Hold fixation: through the operator's pause, or until there is an image that may be shown."""
         if self._paused:
             self._report(Kind.PAUSE, self._display.now_ns())
             self._wait(FOREVER_NS, (), lambda: not self._paused or self._has_to_end())
             self._report(Kind.GO_ON, self._display.now_ns())
         else:
-            self._report(Kind.FIXATION, self._display.now_ns(), text="held: the next image is not there yet")
-            self._wait(FOREVER_NS, (), lambda: bool(self._queue) or self._paused or self._has_to_end())
+            why = "the support computer does not answer" if self._cut_off else "the next image is not there yet"
+            self._report(Kind.FIXATION, self._display.now_ns(), value=1.0 if self._cut_off else math.nan, text=f"held: {why}")
+            self._wait(FOREVER_NS, (), lambda: (bool(self._queue) and not self._cut_off) or self._paused or self._has_to_end())
 
     def _trial(self, picture: Picture) -> None:
         """One image, its rating window where there is one, and the due time of the next onset."""
@@ -195,11 +212,15 @@ class Session:
             display.prepare(picture)
         self._prepared = None
         onset = display.show(Scene("image", picture=picture), self._due_ns)
-        self._shown, self._rating_open = picture, settings.rating_window_s > 0
+        self._shown, self._taker, self._rating_open = picture, "", settings.rating_window_s > 0
         self._report(Kind.ONSET, onset, picture, error_ns=display.flip_error_ns)
         schedule = self._due_ns if abs(onset - self._due_ns) <= display.frame_ns else onset
-        until = onset + settings.real_ns(settings.image_s)
-        self._wait(until)
+        until = onset + settings.real_ns(picture.image_s)
+        self._wait(until, (), lambda: bool(self._taker))
+        if self._taker:
+            self._taken(picture)
+            self._due_ns = schedule + settings.real_ns(picture.image_s + picture.washout_s)
+            return
         offset = display.show(Scene("rating", settings.rating_text) if self._rating_open else FIXATION, until)
         self._offset(picture, offset)
         washout_ns = settings.real_ns(picture.washout_s)
@@ -207,7 +228,14 @@ class Session:
             self._due_ns = self._rating(picture, offset) + washout_ns
         else:
             late = offset - until > display.frame_ns  # the rest of the trial moves with it
-            self._due_ns = (offset if late else schedule + settings.real_ns(settings.image_s)) + washout_ns
+            self._due_ns = (offset if late else schedule + settings.real_ns(picture.image_s)) + washout_ns
+
+    def _taken(self, picture: Picture) -> None:
+        """Take the image on the screen away, at the next frame; nothing is asked about it."""
+        self._rating_open = False
+        flip = self._display.show(FIXATION, self._display.now_ns())
+        self._report(Kind.TAKEN, flip, picture, text=self._taker, error_ns=self._display.flip_error_ns)
+        self._offset(picture, flip)
 
     def _offset(self, picture: Picture, flip: int) -> None:
         """Report that an image is gone, with the frames dropped since the one before."""
@@ -294,6 +322,7 @@ class Session:
             presses = self._typed(self._display.wait(until_ns))
             self._take_messages()
             self._take_pulses(presses)
+            self._take_wishes(presses)
             if any(press.key == ESCAPE for press in presses):
                 raise BrokenOff(ESCAPE)
             for press in presses:
@@ -305,7 +334,7 @@ class Session:
         port = self._pulses
         for text in [*self._display.told(), *(port.told() if port is not None else ())]:
             self._tell(text)
-        meant = {ESCAPE, *(self._settings.rating_keys if self._rating_open else ())}
+        meant = {ESCAPE, *self._wishes, *(self._settings.rating_keys if self._rating_open else ())}
         meant |= {self._settings.trigger_key} if port is None else set()
         for key in {press.key for press in presses if press.elsewhere} & meant:
             self._tell(f"key {key!r} was typed into another window: it does not count (click the presenter's window)")
@@ -319,6 +348,24 @@ class Session:
             self._told_ns[text] = now
             _log.warning("%s", text)
             self._report(Kind.NOTE, now, text=f"stimulus PC: {text}")
+
+    @property
+    def _wishes(self) -> dict[str, str]:
+        """Give the keys that take an image away or ask to stop, with who presses them."""
+        settings = self._settings
+        keys = zip((settings.away_key, settings.participant_key, settings.stop_key), (TAKERS[2], TAKERS[1], ""), strict=True)
+        return {key: who for key, who in keys if key}
+
+    def _take_wishes(self, presses: list[Press]) -> None:
+        """Do what is asked for by key: take the image away, or let the operator know that the participant wants to stop."""
+        wishes = self._wishes
+        for press in presses:
+            if press.key not in wishes or self._over:
+                continue
+            if who := wishes[press.key]:
+                self._taker = self._taker or (who if self._shown is not None else "")
+            else:
+                self._report(Kind.STOP_ASKED, press.t_ns, self._shown, text="the participant asks to stop", error_ns=press.error_ns)
 
     def _take_pulses(self, presses: list[Press]) -> None:
         """Report the scanner's pulses: the first one after the dummies is the trigger."""
@@ -357,9 +404,40 @@ class Session:
                 self._ending = message.reason
                 if message.at_once:
                     raise BrokenOff(message.reason)
+            elif isinstance(message, Away):
+                self._take_away(message)
             elif isinstance(message, Image) and pixels is not None:
-                washout_s = self._settings.washout_s if math.isnan(message.washout_s) else message.washout_s
-                self._queue.append(Picture(message.generation, message.candidate, message.height, message.width, pixels, washout_s))
+                self._take_image(message, pixels)
+
+    def _take_image(self, image: Image, pixels: memoryview) -> None:
+        """Queue an image; one that nobody has judged is not shown, whoever sent it."""
+        settings = self._settings
+        washout_s = settings.washout_s if math.isnan(image.washout_s) else image.washout_s
+        image_s = settings.image_s if math.isnan(image.image_s) else image.image_s
+        picture = Picture(image.generation, image.candidate, image.height, image.width, pixels, washout_s, image_s)
+        if (image.generation, image.candidate) in self._unwanted:
+            self._leave_out(picture)
+        elif image.verdict in (PASSED, GIVEN):
+            self._queue.append(picture)
+        else:
+            self._link.shown(len(pixels))
+            self._report(Kind.REFUSED, self._display.now_ns(), picture, text=image.verdict or "it came without a verdict")
+
+    def _take_away(self, message: Away) -> None:
+        """Take an image away: from the screen, or from those that wait for it."""
+        shown, wanted = self._shown, (message.generation, message.candidate)
+        if shown is not None and (message.generation < 0 or wanted == (shown.generation, shown.candidate)):
+            self._taker = self._taker or TAKERS[0]
+            return
+        self._unwanted.add(wanted)
+        for picture in [p for p in self._queue if (p.generation, p.candidate) == wanted]:
+            self._queue.remove(picture)
+            self._leave_out(picture)
+
+    def _leave_out(self, picture: Picture) -> None:
+        """Forget a picture that was taken out before it was shown."""
+        self._link.shown(len(picture.pixels))
+        self._report(Kind.TAKEN, self._display.now_ns(), picture, text=TAKERS[0])
 
     def _prepare_next(self, until_ns: int) -> None:
         """Have the display make the next picture ready, unless the flip that is due at `until_ns` would have to wait for it."""

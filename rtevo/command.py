@@ -11,18 +11,44 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, NoReturn
 
 from rtevo.errors import ConfigError, RtevoError, full_disk
 
-__all__ = ["FAILED", "INTERRUPTED", "MISTAKE", "Parser", "command", "finite", "say"]
+__all__ = ["FAILED", "INTERRUPTED", "MISTAKE", "Parser", "command", "finite", "say", "typed_as"]
 
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
+MODULE = "python -m rtevo."  # what the name of a part's command line begins with
+_typed: ContextVar[str] = ContextVar("typed", default=MODULE)
+
+
+@contextlib.contextmanager
+def typed_as(prefix: str) -> Iterator[None]:
+    """Let parsers that are made meanwhile say that a part was called by this and its name, instead of ``python -m rtevo.``."""
+    before = _typed.set(prefix)
+    try:
+        yield
+    finally:
+        _typed.reset(before)
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line's parser that says what is wrong as everything else does."""
+    """A command line's parser that says what is wrong as everything else does.
+
+    Parameters
+    ----------
+    prog : str, optional
+        ``python -m rtevo.PART``; usage and messages say what was typed (:func:`typed_as`).
+    rest
+        As argparse has it.
+    """
+
+    def __init__(self, prog: str | None = None, **rest: Any) -> None:
+        if prog is not None and prog.startswith(MODULE):
+            prog = _typed.get() + prog.removeprefix(MODULE)
+        super().__init__(prog=prog, **rest)
 
     def error(self, message: str) -> NoReturn:
         """Say it and leave."""

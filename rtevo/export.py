@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from rtevo import __version__
 from rtevo.command import Parser, command
-from rtevo.errors import DataError
+from rtevo.errors import DataError, DecoderError
+from rtevo.outside import copy_inside, copy_regular, shown
 from rtevo.record import LOG, Notice, RecordedSession, Start, VolumeRecord, compact, image_path, volume_path
 from rtevo.records import MOTION_COLUMNS, Grid, VolumeFlag
 
@@ -140,7 +141,10 @@ def _open(out: Path, bids: Path) -> _Run:
     session.save()
     if not len(session.motion) or not grids:
         raise DataError(f"{out}: expected at least one volume, the session recorded none")
-    run = _Run(session, bids, session.file_settings, grids[0])
+    settings = session.file_settings
+    if missing := [key for key in ("participant", "session", "run") if key not in settings.get("session", {})]:
+        raise DataError(f"{session.session_file}: expected [session] {missing[0]}, by which files are named, found none")
+    run = _Run(session, bids, settings, grids[0])
     came = [row["volume"] for row in run.volumes if not row["flags"] & VolumeFlag.MISSING]
     absent = [index for index in came if not volume_path(out, index).exists()]
     if len(absent) == len(came):
@@ -254,13 +258,29 @@ def _events(run: _Run) -> None:
         stimulus = f"{run.stimuli}/{source.parent.name}/{source.name}"
         target = run.bids / "stimuli" / stimulus
         target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_symlink():
+            raise DataError(f"{source}: expected a picture, found a link: what it leads to is not exported")
         shutil.copyfile(source, target)
         rows.append({**trial, "trial_type": "image", "stim_file": stimulus})
     rows.sort(key=lambda row: float(row["onset"]))
     columns = [name for name in _EVENTS if name not in _OPTIONAL_COLUMNS or any(_cell(row.get(name)) != "n/a" for row in rows)]
+    words = {**_EVENTS, **_maps(run)}
+    columns += [name for name in words if name not in _EVENTS]
     _tsv(run.bids / f"{run.prefix}_events.tsv", columns, rows)
     presentation = {"StimulusPresentation": {"SoftwareName": "PsychoPy (rtevo presenter)", "SoftwareVersion": run.session.start.rtevo}}
-    _json(run.bids / f"{run.prefix}_events.json", {**{name: _EVENTS[name] for name in columns}, **presentation})
+    _json(run.bids / f"{run.prefix}_events.json", {**{name: words[name] for name in columns}, **presentation})
+
+
+def _maps(run: _Run) -> dict[str, dict[str, str]]:
+    """Columns of the maps of an objective, and what they are."""
+    names = list(run.session.trials.columns)
+    of = [name for name in names if name.startswith("score_") and f"{name}_se" in names]
+    goal = run.settings["decoder"].get("objective", "")
+    found = {}
+    for name in of:
+        found[name] = {"Description": f"Score of the map {name.removeprefix('score_')}; score is that of the objective {goal}."}
+        found[f"{name}_se"] = {"Description": f"Standard error of {name}."}
+    return found
 
 
 def _confounds(run: _Run) -> tuple[dict[str, dict[str, str]], list[dict[str, Any]]]:
@@ -379,12 +399,31 @@ def _derivatives(run: _Run) -> None:
     extra.mkdir(parents=True, exist_ok=True)
     kept = ("trials.tsv", "latents.npz", "latent_space.npz", "session.toml", "provenance.json", "summary.json", LOG)
     for name in (*kept, "hidden_truth.tsv", "hidden_truth.json"):
-        if (run.out / name).exists():
-            shutil.copyfile(run.out / name, extra / name)
-    if run.session.decoder_folder.is_dir():
-        shutil.copytree(run.session.decoder_folder, extra / "decoder")
-    if (run.out / "placement").is_dir():
-        shutil.copytree(run.out / "placement", extra / "placement")
+        if (run.out / name).is_file() and not (run.out / name).is_symlink():
+            copy_regular(run.out / name, extra / name)
+    _copy_decoder(run, extra / "decoder")
+    if (run.out / "placement").is_dir() and not (run.out / "placement").is_symlink():
+        for left in copy_inside(run.out / "placement", extra / "placement"):
+            print(f"rtevo: {run.out / 'placement'}: {shown(left)} is a link or no file, and is left out", file=sys.stderr)
+
+
+def _copy_decoder(run: _Run, into: Path) -> None:
+    """Copy the decoder that the session names, where there is one: what makes a decoder, and nothing else that may lie there."""
+    from rtevo.decode import Decoder
+    from rtevo.decode.folder import decoder_files
+
+    folder = run.session.decoder_folder
+    if not folder.is_dir():
+        return
+    try:
+        run.session.decoder  # noqa: B018
+        into.mkdir()
+        for name in decoder_files(folder):
+            copy_regular(folder / name, into / name)
+        Decoder.load(into, run.settings.get("decoder", {}).get("name") or None)
+    except (DecoderError, OSError) as error:
+        shutil.rmtree(into, ignore_errors=True)
+        print(f"rtevo: the decoder is left out: {error}", file=sys.stderr)
 
 
 def _data_set(run: _Run) -> None:

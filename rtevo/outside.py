@@ -11,11 +11,13 @@ import io
 import json
 import math
 import os
+import shutil
 import stat
 import subprocess
 import threading
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from typing import IO, Any
 
 import numpy as np
@@ -24,6 +26,8 @@ from numpy.typing import NDArray
 from rtevo.errors import DataError
 
 __all__ = [
+    "copy_inside",
+    "copy_regular",
     "load_array",
     "load_arrays",
     "open_regular",
@@ -111,8 +115,44 @@ def read_exactly(file: IO[bytes], size: int) -> bytes:
     return contents
 
 
-def parse_json(text: str | bytes, most: int = MOST_JSON) -> Any:
-    """Read JSON of bounded length, depth and numbers.
+def copy_regular(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copy what a regular file holds to a new file; its name must stand for the file itself, and be no link.
+
+    Raises
+    ------
+    OSError
+        As :func:`open_regular`; the name is a link (``ELOOP``).
+    """
+    if os.path.islink(source):
+        raise OSError(errno.ELOOP, "a link", os.fspath(source))
+    with open_regular(source) as file, open(target, "xb") as copy:
+        shutil.copyfileobj(file, copy, 1 << 20)
+
+
+def copy_inside(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> list[str]:
+    """Copy a folder's regular files and folders to a new folder.
+
+    Returns
+    -------
+    list of str
+        Paths below it that were left out: links, and what is neither file nor folder.
+    """
+    left: list[str] = []
+    os.makedirs(target)
+    with os.scandir(source) as entries:
+        for entry in sorted(entries, key=lambda each: each.name):
+            into = os.path.join(target, entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                left += [os.path.join(entry.name, inner) for inner in copy_inside(entry.path, into)]
+            elif entry.is_file(follow_symlinks=False):
+                copy_regular(entry.path, into)
+            else:
+                left.append(entry.name)
+    return left
+
+
+def parse_json(text: str | bytes, most: int = MOST_JSON, digits: int = MOST_DIGITS) -> Any:
+    """Read JSON of bounded length, depth and numbers: whole ones have at most so many digits.
 
     Raises
     ------
@@ -122,7 +162,7 @@ def parse_json(text: str | bytes, most: int = MOST_JSON) -> Any:
     if len(text) > most:
         raise DataError(f"expected JSON of at most {most} bytes, found {len(text)}")
     try:
-        found = json.loads(text, parse_int=_integer)
+        found = json.loads(text, parse_int=partial(_integer, most=digits))
     except RecursionError:
         raise DataError(f"expected JSON of at most {MOST_DEPTH} levels, found more") from None
     except ValueError as error:  # and of Unicode
@@ -136,16 +176,16 @@ def parse_json(text: str | bytes, most: int = MOST_JSON) -> Any:
     raise DataError(f"expected JSON of at most {MOST_DEPTH} levels, found more")
 
 
-def read_json(path: str | os.PathLike[str], most: int = MOST_JSON) -> Any:
+def read_json(path: str | os.PathLike[str], most: int = MOST_JSON, digits: int = MOST_DIGITS) -> Any:
     """Read a JSON file; raises as :func:`read_regular` and :func:`parse_json`."""
     try:
-        return parse_json(read_regular(path, most), most)
+        return parse_json(read_regular(path, most), most, digits)
     except DataError as error:
         raise DataError(f"{shown(os.fspath(path))}: {error}") from None
 
 
-def _integer(digits: str) -> int:
-    if len(digits.lstrip("-")) > MOST_DIGITS:
+def _integer(digits: str, most: int) -> int:
+    if len(digits.lstrip("-")) > most:
         raise ValueError(f"a whole number of {len(digits)} digits")
     return int(digits)
 

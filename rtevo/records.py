@@ -22,6 +22,7 @@ __all__ = [
     "NOTES",
     "Decision",
     "EventKind",
+    "Given",
     "Grid",
     "MessageKind",
     "RunClock",
@@ -32,6 +33,7 @@ __all__ = [
     "image_dtype",
     "latent_dtype",
     "message_dtype",
+    "named",
     "placement_dtype",
     "put_volume",
     "score_dtype",
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 ACQUISITION_BYTES = 4096
+VERDICT_BYTES = 4096
 HEAD_RADIUS_MM = 50.0  # of the sphere on which rotations become millimetres: Power et al. 2012, doi:10.1016/j.neuroimage.2011.10.018
 FD_LIMIT_MM = 0.5  # framewise displacement that is worth a look, the usual limit for task data (ibid.)
 MOTION_COLUMNS = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")  # mm, mm, mm, rad, rad, rad; RAS+
@@ -62,7 +65,7 @@ class EventKind(IntEnum):
     ONSET = 2  # an image's first flip
     OFFSET = 3  # the flip that removed it; value: frames dropped since the offset before
     RATING = 4  # value: the rating, NaN where the window closed without one; response_time_s from the window's opening
-    FIXATION = 5  # fixation is held because the next image is not there yet
+    FIXATION = 5  # fixation is held because the next image is not there yet; value 1: because the support computer does not answer
     END = 6  # end text shown, or Escape pressed (text says which)
     NOTE = 7  # text: anything worth keeping (reconnects, refused strangers)
     PULSE = 8  # a later pulse of the scanner
@@ -75,9 +78,12 @@ class EventKind(IntEnum):
     SILENT = 15  # the presenter does not answer
     BACK = 16  # it answers again, or was started anew
     REPLACED = 17  # another presenter has taken its place
+    TAKEN = 18  # an image was taken away, or will not be shown; text: by whom, see `rtevo.wire.TAKERS`; the flip where it was on the screen
+    REFUSED = 19  # the presenter did not take an image: its verdict or its digest is not right; text: why
+    STOP_ASKED = 20  # the participant asks to stop: the session goes on until the operator ends it
 
 
-NOTES = frozenset({EventKind.NOTE, *(kind for kind in EventKind if kind >= EventKind.READY)})
+NOTES = frozenset({EventKind.NOTE, *(kind for kind in EventKind if EventKind.READY <= kind <= EventKind.REPLACED)})
 """What the bridge itself says, in words for the operator; the kinds are for those who act on it."""
 
 
@@ -87,6 +93,14 @@ class Decision(IntEnum):
     PENDING = 0  # the operator is asked
     ACCEPTED = 1  # good, or the operator has accepted it
     AGAIN = 2  # the next volumes are tried
+
+
+class Given(IntEnum):
+    """Why a fitness is missing for good: `given_up` of :func:`fitness_dtype`."""
+
+    NO = 0
+    UP = 1  # the score is no longer waited for
+    REFUSED = 2  # the image was refused or taken away
 
 
 class MessageKind(IntEnum):
@@ -272,10 +286,16 @@ def placement_dtype() -> np.dtype[np.void]:
     )
 
 
-def score_dtype() -> np.dtype[np.void]:
-    """Slot of the ``scores`` ring: the response to one image, NaN where it could not be measured."""
+NEIGHBOURS = 8
+"""So many images before an image are those that a score's error is said to go with."""
+
+
+def score_dtype(maps: int = 0) -> np.dtype[np.void]:
+    """Slot of the ``scores`` ring: the response to one image, NaN where it could not be measured; with those of `maps` maps."""
+    several: list[tuple[Any, ...]] = [("maps", "<f8", (maps, 2))] if maps else []  # score and standard error of each
     return np.dtype(
         [
+            *several,
             ("generation", "<i4"),
             ("candidate", "<i4"),
             ("revision", "<i4"),  # 0 = first value; later values replace it
@@ -283,6 +303,13 @@ def score_dtype() -> np.dtype[np.void]:
             ("score", "<f8"),
             ("score_se", "<f8"),  # of one image against others; NaN where the method gives none
             ("reliability", "<f8"),  # of all scores so far: expected squared correlation with the responses; NaN where not known
+            ("lag_s", "<f8"),  # of the response against the canonical one, as far as known then; NaN where nothing is learnt of it
+            ("lag_sd_s", "<f8"),
+            ("width", "<f8"),  # of its peak, as a multiple of the canonical one
+            ("width_sd", "<f8"),
+            ("measured", "<f8"),  # the response as the volumes alone have it, drawn to nothing; NaN where it is not known
+            ("measured_se", "<f8"),  # of what its error has of its own
+            ("neighbours", "<f8", (NEIGHBOURS,)),  # how its error follows from those of the scored images before it, the nearest first
             ("onset_s", "<f8"),  # from the first volume
             ("closed_ns", "<i8"),  # of the last volume that was needed
             ("scored_ns", "<i8"),
@@ -300,7 +327,7 @@ def fitness_dtype() -> np.dtype[np.void]:
             ("fitness", "<f8"),  # NaN where it was missing and left out; later values replace it
             ("fitness_se", "<f8"),  # NaN where not known
             ("scores_taken", "<i4"),  # scores (or ratings) that evolution had taken by then
-            ("given_up", "<i4"),  # 1: the score is no longer waited for
+            ("given_up", "<i4"),  # 1: the score is no longer waited for; 2: not shown, or taken away (see `Given`)
             ("decided_ns", "<i8"),
         ],
         align=True,
@@ -326,7 +353,10 @@ def latent_dtype(latent_size: int, embedding_size: int) -> np.dtype[np.void]:
 
 
 def image_dtype(height: int, width: int, embedding_size: int) -> np.dtype[np.void]:
-    """Slot of the ``images`` ring: one picture, row 0 at the top, RGB, and the embedding that it re-encodes to."""
+    """Slot of the ``images`` and ``refused`` rings: one picture, row 0 at the top, RGB, and the embedding that it re-encodes to.
+
+    ``images`` has one for each latent, the last attempt; ``refused`` every picture that the gate did not let through.
+    """
     return np.dtype(
         [
             ("generation", "<i4"),
@@ -334,6 +364,10 @@ def image_dtype(height: int, width: int, embedding_size: int) -> np.dtype[np.voi
             ("scored_ns", "<i8"),
             ("evolved_ns", "<i8"),
             ("painted_ns", "<i8"),
+            ("attempt", "<i4"),  # 0 = first; further ones are painted with other noise, because those before were refused
+            ("refused", "<i4"),  # 1: the gate did not let it through: nobody shows it
+            ("sha256", "S64"),  # of the pixels that were judged
+            ("verdict", f"S{VERDICT_BYTES}"),  # JSON, see `rtevo.gate.Verdict.fields`
             ("embedding", "<f4", (embedding_size,)),  # re-encoded
             ("pixels", "u1", (height, width, 3)),
         ],
@@ -360,6 +394,11 @@ def event_dtype() -> np.dtype[np.void]:
     )
 
 
+def named(generation: int, candidate: int, sha256: str) -> str:
+    """Name a picture, as the operator's actions do: this one and no other."""
+    return f"{generation}/{candidate}/{sha256[:16]}"
+
+
 def message_dtype() -> np.dtype[np.void]:
     """Slot of the ``messages`` ring: warnings, and what the operator does."""
     return np.dtype(
@@ -367,7 +406,8 @@ def message_dtype() -> np.dtype[np.void]:
             ("kind", "<i4"),  # MessageKind
             ("t_ns", "<i8"),  # session time; 0 before its start
             ("stage", "S16"),  # who says it; empty: the supervisor
-            ("action", "S16"),  # of the operator: start, pause, resume, stop, mark, seen, accept, again, restart, admit, correct
+            # of the operator: start, pause, go_on, stop, mark, seen, accept, again, restart, admit, correct, show, veto, away
+            ("action", "S16"),
             ("text", "S480"),
         ],
         align=True,

@@ -18,6 +18,7 @@ from rtevo import __version__
 from rtevo.command import FAILED, MISTAKE, Parser, command, finite, say
 from rtevo.config import choices, example, load
 from rtevo.errors import ConfigError, DataError, RtevoError, StageError, full_disk
+from rtevo.session.counting import counted, said
 from rtevo.session.prepare import prepare
 from rtevo.session.provenance import open_record
 from rtevo.stops import Stops
@@ -44,7 +45,14 @@ def parser() -> argparse.ArgumentParser:
         "--replay", metavar="DIR", help="deliver a recorded DICOM series at its own pace, through the very same path as a scanner's"
     )
     p.add_argument("--decoder", metavar="DIR", help="decoder folder")
-    p.add_argument("--out", metavar="DIR", help="output folder, must not exist yet (default: sessions/DATE-N)")
+    p.add_argument("--participant", metavar="LABEL", help="BIDS label of the participant (default: the session file's, or sim)")
+    p.add_argument("--session", dest="label", metavar="LABEL", help="BIDS label of the session (default: the session file's, or 01)")
+    p.add_argument("--run", type=int, metavar="N", help="number of the run (default: one more than the last in sessions/)")
+    p.add_argument(
+        "--out",
+        metavar="DIR",
+        help="output folder, must not exist yet (default: sessions/sub-02_ses-01_run-01; of participant sim: DATE-N)",
+    )
     p.add_argument("--condition", choices=choices("session", "condition"), help="what drives evolution")
     p.add_argument("--strategy", choices=choices("evolution", "strategy"), help="how scores become the next latents")
     p.add_argument(
@@ -123,6 +131,9 @@ def _overrides(options: argparse.Namespace) -> dict[tuple[str, str], Any]:
         ("acquisition", "source"): "replay" if options.replay is not None else None,
         ("decoder", "folder"): options.decoder,
         ("record", "out"): options.out,
+        ("session", "participant"): options.participant,
+        ("session", "session"): options.label,
+        ("session", "run"): options.run,
         ("session", "condition"): options.condition,
         ("session", "seed"): options.seed,
         ("session", "speed"): options.speed,
@@ -267,7 +278,10 @@ def _plan(options: argparse.Namespace) -> Plan:
     if options.resume is None:
         if options.rebaseline:
             raise ConfigError("--rebaseline: expected together with --resume")
-        return prepare(load(options.session, overrides), options.session)
+        config = counted(load(options.session, overrides), fixed=options.run is not None)
+        if words := said(config):
+            print(f"rtevo: {words}", file=sys.stderr)
+        return prepare(config, options.session)
     if options.session is not None or overrides:
         raise ConfigError(f"--resume {options.resume}: takes everything from the session's own folder, expected no other option or file")
     from rtevo.past.resume import resume

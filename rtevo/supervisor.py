@@ -24,6 +24,7 @@ from typing import Any
 
 from rtevo.errors import StageError
 from rtevo.outside import shown_lines
+from rtevo.record import Notice, earlier, of_kind
 from rtevo.records import Decision, MessageKind
 from rtevo.session.clock import NEVER, Clock
 from rtevo.session.conductor import Conductor
@@ -54,7 +55,11 @@ OPERATOR = {  # shared words
     "admit": None,
     "correct": None,
     "mark": None,
+    "show": None,
+    "veto": None,
+    "away": None,
 }
+ORDERS = ("show", "veto", "away")  # about images: handed on to the bridge
 ASKED = {"admit": ("presenter_waits", "presenter_admitted"), "correct": ("start_shift", "start_accepted")}  # words: asking, answering
 ANSWERS = {"accept": Decision.ACCEPTED, "again": Decision.AGAIN}  # to a placement that waits for the operator
 PRELOADED = [f"rtevo.{name}" for name in ("bridge", "decode", "ingest", "kernels", "realign", "record", "simulate", "stages.evolve")]
@@ -98,6 +103,7 @@ class Supervisor:
         self._interrupts = self._interrupts_told = 0
         self._told: dict[str, Any] | None = None  # what every stage was told at the start
         self._restarts: dict[str, int] = {}
+        self._orders = _ordered(plan)
 
     def __enter__(self) -> Supervisor:
         clean()  # what a killed session left in shared memory
@@ -164,7 +170,7 @@ class Supervisor:
         self._told = {key: value for child in self.children.values() for key, value in (child.ready or {}).items()}
         for child in self.children.values():
             with suppress(OSError):  # it has just died: its sentinel tells
-                child.pipe.send_bytes(json.dumps(self._told).encode())
+                self._tell(child)
 
     def _wait_for_operator(self) -> None:
         """Let the session begin when the operator says so, where there is a console."""
@@ -281,7 +287,7 @@ class Supervisor:
                 if message["kind"] == "ready":
                     child.ready = message["payload"]
                     if self._told is not None:  # started again
-                        child.pipe.send_bytes(json.dumps(self._told).encode())
+                        self._tell(child)
                 elif message["kind"] == "progress":
                     child.doing = message["text"]
                 elif message["kind"] == "log":
@@ -303,6 +309,12 @@ class Supervisor:
         except (EOFError, OSError):
             pass  # the sentinel tells
         return found
+
+    def _tell(self, child: _Child) -> None:
+        """Tell a stage that it may go on, and the bridge what the operator wants of images, since the session's first part."""
+        orders = self._orders if child.stage.name == "bridge" else []
+        for said in (self._told, *({"order": action, "text": text} for action, text in orders)):
+            child.pipe.send_bytes(json.dumps(said).encode())
 
     def _warn(self, text: str, stage: str = "", alarm: bool = False) -> None:
         """Tell the operator, and the record, what is not in order; an alarm says that somebody must act, and is shown until it was seen."""
@@ -338,8 +350,18 @@ class Supervisor:
                 self.clock.set("held", 0)
         if action == "restart":
             self.clock.set("end", 1)
+        if action in ORDERS:
+            self._order(action, text)
         self.on_log("INFO", f"operator: {action}" + (f": {text}" if text else ""))
         self._say(MessageKind.OPERATOR, text, action=action, t_ns=t_ns)
+
+    def _order(self, action: str, text: str) -> None:
+        """Hand on to the bridge what the operator wants of an image; one that is started again is told again what is meant by name."""
+        if text:
+            self._orders.append((action, text))
+        if (bridge := self.children.get("bridge")) is not None:
+            with suppress(OSError):  # it is being started again
+                bridge.pipe.send_bytes(json.dumps({"order": action, "text": text}).encode())
 
     def _say(self, kind: MessageKind, text: str, stage: str = "", action: str = "", t_ns: int | None = None) -> None:
         """Put a message into the record; nobody can hold this up."""
@@ -441,6 +463,14 @@ class Supervisor:
     def ring_statistics(self) -> dict[str, Any]:
         """Give every ring's statistics as plain values."""
         return {name: asdict(ring.statistics()) for name, ring in self.rings.items()}
+
+
+def _ordered(plan: Plan) -> list[tuple[str, str]]:
+    """Read what the operator wanted of images in the earlier parts of a session."""
+    if not plan.part:
+        return []
+    notices = of_kind(earlier(plan.out, plan.part), Notice)
+    return [(n.action, n.text) for n in notices if n.level == "operator" and n.action in ORDERS and n.text]
 
 
 def _exit_reason(code: int) -> str:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from presenter.link import Link, LinkLost
 from presenter.run import present
 from rtevo import wire
-from rtevo.bridge import Bridge, ClockOffset, PresenterEvent, make_keys
+from rtevo.bridge import Bridge, ClockOffset, Predecessor, PresenterEvent, make_keys
 from rtevo.bridge.__main__ import main as keys_main
 from rtevo.bridge.bridge import SILENT_S
 from rtevo.errors import LinkError
@@ -151,7 +151,7 @@ def session(settings: PresentationSettings) -> tuple[list[PresenterEvent], list[
     """Six images, the fourth and later ones late, then the end."""
     with lock_step(settings) as (bridge, participant, presenter):
         actions: list[tuple[int, Callable[[], None]]] = [
-            ((1 if k < 3 else 40 + 2 * k) * SECOND, lambda k=k: bridge.send_image(k // 3, k % 3, pixels(10 * k)))  # type: ignore[misc]
+            ((1 if k < 3 else 40 + 2 * k) * SECOND, lambda k=k: bridge.send_image(k // 3, k % 3, pixels(10 * k), verdict="given"))  # type: ignore[misc]
             for k in range(6)
         ]
         events = conduct(bridge, participant, [*actions, (100 * SECOND, lambda: bridge.end("enough"))])
@@ -178,11 +178,83 @@ def test_lock_step_session_is_exact_and_repeats_itself() -> None:
     assert repr(session(settings)) == repr((events, shown))  # NaN is not equal to itself
 
 
+@pytest.mark.slow
+def test_of_a_thousand_pictures_no_marked_one_is_ever_on_the_screen() -> None:
+    """Marked: without a verdict, with other pixels than were judged, or taken out before they are due; their first pixel is 200 or more."""
+    rng = np.random.default_rng(7)
+    with lock_step(PresentationSettings(speed=0)) as (bridge, participant, presenter):
+        kinds = rng.choice(["passed", "none", "other", "out"], 1000, p=[0.7, 0.1, 0.1, 0.1]).tolist()
+        value = {k: int(rng.integers(0, 200) if kind == "passed" else rng.integers(200, 256)) for k, kind in enumerate(kinds)}
+
+        def send(k: int) -> None:
+            verdict = "" if kinds[k] == "none" else wire.PASSED
+            judged = pixels(0) if kinds[k] == "other" else pixels(value[k])
+            if kinds[k] == "out" and k % 2:  # before it comes, or while it waits
+                bridge.take_away(0, k)
+            bridge.send_image(0, k, pixels(value[k]), verdict=verdict, sha256=wire.digest(judged))
+            if kinds[k] == "out":
+                bridge.take_away(0, k)
+
+        # all of them are there before the trigger, 2 s after the waiting text
+        actions: list[tuple[int, Callable[[], None]]] = [(SECOND, lambda k=k: send(k)) for k in range(1000)]  # type: ignore[misc]
+        shown = kinds.count("passed")
+        events = conduct(bridge, participant, [*actions, ((4 * shown + 20) * SECOND, lambda: bridge.end("enough"))])
+        assert presenter.join() == "enough"
+    assert [v for kind, _, v in participant.shown if kind == "image"] == [value[k] for k in range(1000) if kinds[k] == "passed"]
+    told = {kind: [e.candidate for e in events if e.kind == kind] for kind in (EventKind.REFUSED, EventKind.TAKEN)}
+    assert told[EventKind.REFUSED] == [k for k in range(1000) if kinds[k] in ("none", "other")]
+    assert told[EventKind.TAKEN] == [k for k in range(1000) if kinds[k] == "out"]
+
+
+def test_what_the_operator_takes_out_is_not_shown_though_another_bridge_had_sent_it() -> None:
+    """The bridge is killed between sending pictures and the operator's press; the presenter still holds them."""
+    first = Bridge(LOOPBACK, PresentationSettings(), session="s")
+    endpoint, taken = first.endpoint, []
+    with Link(endpoint) as link:
+        until(lambda: first.connected, lambda: first.poll(0.002))
+        for k in range(3):
+            first.send_image(0, k, pixels(k), verdict="given")
+        until(lambda: len(taken) == 3, lambda: (first.poll(0.002), taken.extend(m for m, _ in link.take())))
+        first._peer = None  # killed: it says no goodbye
+        first.close()
+        with Bridge(endpoint, PresentationSettings(), session="s", predecessor=Predecessor(0, started=True)) as second:
+            assert second.take_away(0, 2)
+            until(
+                lambda: any(isinstance(m, wire.Away) for m in taken), lambda: (second.poll(0.002), taken.extend(m for m, _ in link.take()))
+            )
+    assert [(m.generation, m.candidate) for m in taken if isinstance(m, wire.Away)] == [(0, 2)]
+
+
+def test_what_was_taken_away_stays_away_from_a_presenter_that_is_started_anew() -> None:
+    now = [time.monotonic_ns()]
+    with Bridge(LOOPBACK, PresentationSettings(), mono_ns=lambda: now[0]) as bridge:
+        events: list[PresenterEvent] = []
+
+        def work() -> None:
+            events.extend(bridge.poll(0.002))
+
+        with Link(bridge.endpoint) as first:
+            until(lambda: bridge.connected, work)
+            for k in range(2):
+                bridge.send_image(0, k, pixels(k), verdict="given")
+            until(lambda: len(first.take()) > 0, work)
+        bridge.take_away(0, 0)  # the presenter has gone meanwhile
+        with Link(bridge.endpoint) as second:
+            for _ in range(8):  # silence first
+                now[0] += SECOND
+                work()
+            taken: list[wire.Numbered] = []
+            until(lambda: any(isinstance(m, wire.Image) for m in taken), lambda: (work(), taken.extend(m for m, _ in second.take())))
+            until(lambda: any(e.kind == EventKind.TAKEN for e in events), work)
+    assert [(m.generation, m.candidate) for m in taken if isinstance(m, wire.Image)] == [(0, 1)]
+    assert [(e.generation, e.candidate, e.text) for e in events if e.kind == EventKind.TAKEN] == [(0, 0, "operator")]
+
+
 def test_a_pause_lets_the_trial_finish_and_is_told_once() -> None:
     """Asked for in the second image, repeated at every turn of the bridge's loop, until 40 s."""
     with lock_step(PresentationSettings(speed=0, baseline_s=6)) as (bridge, participant, presenter):
         actions: list[tuple[int, Callable[[], None]]] = [
-            (SECOND, lambda k=k: bridge.send_image(0, k, pixels(k)))  # type: ignore[misc]
+            (SECOND, lambda k=k: bridge.send_image(0, k, pixels(k), verdict="given"))  # type: ignore[misc]
             for k in range(3)
         ]
         actions += [((13 + k) * SECOND, lambda: bridge.pause(True)) for k in range(3)]
@@ -200,7 +272,7 @@ def test_a_presenter_started_anew_in_a_pause_holds_before_its_next_image() -> No
         def work() -> None:
             bridge.poll(0.002)
 
-        bridge.send_image(0, 0, pixels(1))
+        bridge.send_image(0, 0, pixels(1), verdict="given")
         with Link(bridge.endpoint) as first:
             until(lambda: bridge.connected, work)
             bridge.pause(True)
@@ -232,7 +304,7 @@ def test_escape_ends_a_session(at_ns: int) -> None:
         return [(2 * SECOND, "5"), (at_ns, "escape")] if shown.kind == "text" else []
 
     with lock_step(PresentationSettings(speed=0, rating_window_s=2, baseline_s=2), react) as (bridge, participant, presenter):
-        events = conduct(bridge, participant, [(k, lambda k=k: bridge.send_image(0, k, pixels(k))) for k in range(2)])  # type: ignore[misc]
+        events = conduct(bridge, participant, [(k, lambda k=k: bridge.send_image(0, k, pixels(k), verdict="given")) for k in range(2)])  # type: ignore[misc]
         assert (events[-1].text, events[-1].mono_ns) == ("escape", at_ns)
         assert presenter.reason is None or presenter.reason == "escape"
         assert not bridge.connected
@@ -247,7 +319,7 @@ def test_real_time_at_speed_scales_durations() -> None:
         with Bridge(LOOPBACK, settings) as bridge:
             presenter = Presenter(bridge.endpoint, participant.endpoint)
             for k in range(3):
-                bridge.send_image(0, k, pixels(k))
+                bridge.send_image(0, k, pixels(k), verdict="given")
             before, events, asked = time.monotonic_ns(), [], False
             while not (events and events[-1].kind == EventKind.END):
                 assert time.monotonic_ns() - before < LIMIT_S * SECOND
@@ -286,7 +358,7 @@ def test_nothing_is_lost_or_doubled_when_the_cable_is_pulled() -> None:
 
         until(lambda: bridge.connected, work)
         for k in range(60):
-            bridge.send_image(0, k, pixels(k, 64, 64))
+            bridge.send_image(0, k, pixels(k, 64, 64), verdict="given")
             link.send(wire.Event(int(EventKind.FIXATION), 1000 + k, 0, k))
             if k % 20 == 10:
                 wires.pull()
@@ -325,7 +397,7 @@ def test_a_presenter_started_anew_goes_on_with_the_images_not_yet_shown() -> Non
             events.extend(bridge.poll(0.002))
 
         for k in range(3):
-            bridge.send_image(1, k, pixels(k))
+            bridge.send_image(1, k, pixels(k), verdict="given")
         with Link(bridge.endpoint) as first:
             until(lambda: first.wake.poll(0) != 0, work)
             first.send(wire.Event(int(EventKind.TRIGGER), 5))
@@ -360,7 +432,7 @@ def test_a_new_bridge_of_the_same_session_goes_on_where_the_old_one_was() -> Non
     first = Bridge(LOOPBACK, PresentationSettings(), session="s")
     endpoint = first.endpoint
     with Link(endpoint) as link:
-        first.send_image(0, 0, pixels(1))
+        first.send_image(0, 0, pixels(1), verdict="given")
         until(lambda: first.connected and first.in_flight == 0, lambda: first.poll(0.002))
         link.send(wire.Event(int(EventKind.TRIGGER), 5))
         found: list[PresenterEvent] = []
@@ -371,7 +443,7 @@ def test_a_new_bridge_of_the_same_session_goes_on_where_the_old_one_was() -> Non
         with Bridge(endpoint, PresentationSettings(), session="s") as second:
             events: list[PresenterEvent] = []
             until(lambda: any(e.kind == EventKind.TRIGGER for e in events), lambda: events.extend(second.poll(0.01)))
-            second.send_image(0, 1, pixels(2))
+            second.send_image(0, 1, pixels(2), verdict="given")
             taken: list[wire.Numbered] = []
             until(lambda: len(taken) == 2, lambda: (second.poll(0.002), taken.extend(m for m, _ in link.take())))
             assert [m.on for m in taken if isinstance(m, wire.Pause)] == [False]  # the old one may have asked for a pause
@@ -458,7 +530,7 @@ def test_keys_admit_listed_presenters_only(tmp_path: Path) -> None:
             assert link._welcome is None
         with Link(bridge.endpoint) as plain, Link(bridge.endpoint, listed) as link:
             until(lambda: bridge.connected, lambda: events.extend(bridge.poll(0.005)))
-            bridge.send_image(0, 0, pixels(7))
+            bridge.send_image(0, 0, pixels(7), verdict="given")
             until(lambda: link.wake.poll(0) != 0, lambda: bridge.poll(0.005))
             [(_, view)] = link.take()
             assert view is not None

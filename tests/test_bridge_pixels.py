@@ -61,7 +61,7 @@ def test_what_cannot_is_refused_in_words(pixels: Any, words: str) -> None:
 def test_a_refused_image_is_not_sent() -> None:
     with Bridge("tcp://127.0.0.1:0", PresentationSettings()) as bridge:
         with pytest.raises(DataError):
-            bridge.send_image(0, 0, RGB / 510)
+            bridge.send_image(0, 0, RGB / 510, verdict="given")
         assert bridge.in_flight == 0
-        bridge.send_image(0, 0, GREY)
+        bridge.send_image(0, 0, GREY, verdict="given")
         assert bridge.in_flight == 1

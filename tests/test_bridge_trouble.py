@@ -214,16 +214,16 @@ def test_an_image_that_was_under_way_when_the_bridge_was_killed_comes_once(came:
             taken.extend(message.candidate for message, _ in link.take() if isinstance(message, wire.Image))
 
         until(lambda: first.connected, lambda: first.poll(0.002))
-        first.send_image(0, 0, pixels(1))
+        first.send_image(0, 0, pixels(1), verdict="given")
         until(lambda: first.in_flight == 0, lambda: first.poll(0.002))
         if came:
-            first.send_image(0, 1, pixels(2))
+            first.send_image(0, 1, pixels(2), verdict="given")
             until(lambda: taken == [0, 1], take)
         endpoint = killed(first)
         with Bridge(endpoint, PresentationSettings(), session="s", predecessor=Predecessor(0, started=True)) as second:
-            second.send_image(0, 1, pixels(2))  # its ring has it still
+            second.send_image(0, 1, pixels(2), verdict="given")  # its ring has it still
             until(lambda: second.connected and second.in_flight == 0, lambda: second.poll(0.002))
-            second.send_image(0, 2, pixels(3))
+            second.send_image(0, 2, pixels(3), verdict="given")
             until(lambda: taken[-1:] == [2], lambda: (second.poll(0.002), take()))
     assert taken == [0, 1, 2]
 
@@ -276,7 +276,7 @@ def test_a_slow_link_and_a_frozen_window_are_told() -> None:
         until(lambda: bridge.connected, ears)
         link.send(wire.Event(int(EventKind.TRIGGER), 5))
         until(lambda: len(ears.of(EventKind.TRIGGER)) == 1, ears)
-        bridge.send_image(0, 0, pixels(1))
+        bridge.send_image(0, 0, pixels(1), verdict="given")
         ahead[0] += round((SLOW_S + 0.1) * SECOND)  # before anything of the presenter's has been read
         bridge._look_for_slowness(bridge._mono_ns())
         until(lambda: ears.told("link is slow") == 1, ears)
@@ -316,22 +316,24 @@ def test_drift_is_estimated_and_narrows_the_bound(drift_ppm: float) -> None:
     assert clock.jumps == 0
 
 
-def test_a_clock_that_is_set_is_noticed_and_estimated_anew() -> None:
+@pytest.mark.parametrize("by_ns", [SECOND, -SECOND, -3600 * SECOND, -SECOND // 10], ids=["ahead", "back", "an hour back", "a little back"])
+def test_a_clock_that_is_set_is_noticed_and_estimated_anew(by_ns: int) -> None:
     clock, rng = ClockOffset(), np.random.default_rng(2)
     now = samples(clock, lambda t: t, 0, 30, rng)
-    now = samples(clock, lambda t: t + SECOND, now / SECOND, 30, rng)
+    now = samples(clock, lambda t: t + by_ns, now / SECOND, 30, rng)
     assert clock.jumps == 1
-    mapped, bound = clock.map(now + SECOND)
+    mapped, bound = clock.map(now + by_ns)
     assert abs(mapped - now) <= bound < SECOND // 1000
 
 
-def test_the_operator_is_told_of_a_clock_that_was_set() -> None:
+@pytest.mark.parametrize("by_ns", [SECOND // 2, -3600 * SECOND], ids=["ahead", "an hour back"])
+def test_the_operator_is_told_of_a_clock_that_was_set(by_ns: int) -> None:
     ahead = [0]
     with Bridge(LOOPBACK, PresentationSettings()) as bridge:
         ears = Ears(bridge)
         with Link(bridge.endpoint, clock_ns=lambda: time.perf_counter_ns() + ahead[0]):
             until(lambda: len(bridge.clock) > 3, ears)
-            ahead[0] = SECOND // 2
+            ahead[0] = by_ns
             until(lambda: ears.told("clock has been set") == 1, ears)
 
 
@@ -358,7 +360,7 @@ def test_a_bad_network_loses_and_doubles_nothing_and_every_time_is_within_its_bo
                 if len(sent) < 240 and rng.random() < 0.5:
                     sent.append(there())
                     link.send(wire.Event(int(EventKind.FIXATION), sent[-1], 0, len(sent) - 1))
-                    bridge.send_image(0, len(sent) - 1, pixels(len(sent) % 256))
+                    bridge.send_image(0, len(sent) - 1, pixels(len(sent) % 256), verdict="given")
                     if len(sent) in cuts:
                         network.pull()
                         back_s = time.monotonic() + cuts[len(sent)]
@@ -423,7 +425,7 @@ def test_pictures_that_wait_are_bounded_and_none_is_lost(monkeypatch: pytest.Mon
         ears = Ears(bridge)
         until(lambda: bridge.connected, ears)
         for number in range(6):
-            bridge.send_image(0, number, np.full((64, 64, 3), number, np.uint8))
+            bridge.send_image(0, number, np.full((64, 64, 3), number, np.uint8), verdict="given")
         taken: list[int] = []
 
         def look() -> None:

@@ -99,7 +99,7 @@ def test_one_slice_is_no_sample(place: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_every_command_says_its_mistakes_in_the_same_way() -> None:
     folder = Path(checks.__file__).parents[1]
-    for path in [*folder.glob("*/__main__.py"), folder / "run.py", folder / "export.py"]:
+    for path in [*folder.glob("*/__main__.py"), folder / "run.py", folder / "export.py", folder / "init.py"]:
         text = path.read_text(encoding="utf-8")
         assert "argparse.ArgumentParser(" not in text, path
         assert re.search(r"\bcommand\(", text), path

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tomllib
 
-from rtevo.config import Config, build, choices, dump, example, load
+from rtevo.config import Config, absolute, build, choices, dump, example, load, recorded
 from rtevo.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -59,6 +61,29 @@ def test_comments_of_the_users_file_survive_where_it_is_written_anew(tmp_path: P
 def test_a_file_that_is_written_in_an_unusual_way_loses_at_most_its_comments(like: str, tmp_path: Path) -> None:
     config = build({"session": {"seed": 7}})
     assert load(write(tmp_path, dump(config, like))) == config
+
+
+def test_keys_that_have_moved_to_another_section_are_read_where_they_were(tmp_path: Path) -> None:
+    np.save(tmp_path / "far.npy", np.ones((1, 3)))
+    (tmp_path / "old.toml").write_text('[evolution]  # mine\navoid = "far.npy"  # that\navoid_distance = 0.5\npopulation = 4\n')
+    config = load(tmp_path / "old.toml")
+    assert (config.safety.avoid, config.safety.avoid_distance, config.evolution.population) == (str(tmp_path / "far.npy"), 0.5, 4)
+    written = dump(config, (tmp_path / "old.toml").read_text())
+    assert "[evolution]  # mine" in written
+    assert build(tomllib.loads(written)) == config
+    assert recorded({"evolution": {"avoid": "x.npy"}}, "log")["safety"] == {"avoid": "x.npy"}
+    with pytest.raises(ConfigError, match=r"\[safety\] avoid_distance: expected > 0 and < 2, got 3"):
+        build({"evolution": {"avoid_distance": 3.0}})
+
+
+def test_who_approves_pictures_needs_the_page_and_keys_mean_one_thing() -> None:
+    with pytest.raises(ConfigError, match=r"\[safety\] approval: 'veto' expects the operator's page"):
+        build({"safety": {"approval": "veto"}})
+    assert build({"safety": {"approval": "each"}, "console": {"port": 8080}}).safety.approval == "each"
+    with pytest.raises(ConfigError, match=r"\[safety\] participant_key: expected a key that means nothing else"):
+        build({"safety": {"participant_key": "5"}})
+    with pytest.raises(ConfigError, match=r"\[safety\] stop_key: expected the name of a key, got 'stopp'"):
+        build({"safety": {"stop_key": "stopp"}})
 
 
 def test_a_key_that_was_renamed_is_read_by_its_old_name(tmp_path: Path) -> None:
@@ -196,3 +221,32 @@ def test_a_keys_choices_are_what_there_is_to_choose_from() -> None:
     assert choices("generator", "backend") == BACKENDS
     assert choices("generator", "scheduler") == SCHEDULERS
     assert set(CONDITIONS) < set(choices("session", "condition"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('objective = "face -"', "[decoder] objective: 'face -': expected a map's name"),
+        ('objective = "face - place"', "[decoder] folder: expected the folder of the objective's maps, got none"),
+        ('folder = "maps"\nname = "face"\nobjective = "face"', "[decoder] name: expected none where there is an objective"),
+        ('folder = "maps"\nmore_folders = ["maps"]', "[decoder] objective: expected one that names maps of more_folders, got none"),
+        ('folder = "maps"\nmore_folders = ["nowhere"]\nobjective = "face"', "[decoder] more_folders: expected an existing folder, got"),
+    ],
+)
+def test_an_objective_is_checked_when_the_file_is_read(tmp_path: Path, lines: str, words: str) -> None:
+    (tmp_path / "maps").mkdir()
+    with pytest.raises(ConfigError) as raised:
+        load(write(tmp_path, f"[decoder]\n{lines}\n"))
+    assert words in str(raised.value)
+
+
+def test_a_list_of_folders_is_relative_to_the_file_and_can_be_made_absolute(tmp_path: Path) -> None:
+    for name in ("maps", "monday", "tuesday"):
+        (tmp_path / name).mkdir()
+    text = '[decoder]\nfolder = "maps"\nobjective = "face - place"\nmore_folders = ["monday", "tuesday"]\n'
+    found = load(write(tmp_path, text))
+    assert found.decoder.more_folders == (str(tmp_path / "monday"), str(tmp_path / "tuesday"))
+    everywhere = absolute(found)
+    assert everywhere.decoder.more_folders == (str((tmp_path / "monday").resolve()), str((tmp_path / "tuesday").resolve()))
+    (tmp_path / "again.toml").write_text(dump(everywhere), encoding="utf-8")
+    assert load(tmp_path / "again.toml") == everywhere

@@ -14,6 +14,7 @@ import pytest
 
 from rtevo import records
 from rtevo.config import Config, build, dump
+from rtevo.decode.folder import write_decoder
 from rtevo.errors import DataError
 from rtevo.export import export, main
 from rtevo.record import LogWriter, Recorder, compact, volume_path
@@ -237,8 +238,88 @@ def test_a_sessions_own_file_leads_nowhere_outside(line: str, recorded: Callable
     assert sorted(path for path in tmp_path.rglob("*") if out not in path.parents) == before
 
 
+def test_a_session_file_that_does_not_say_whose_run_it_is_is_refused(recorded: Callable[..., Path], tmp_path: Path) -> None:
+    out = recorded()
+    (out / "session.toml").write_text("[decoder]\nfwhm_mm = 4.0\n")
+    with pytest.raises(DataError, match=r"session\.toml: expected \[session\] participant"):
+        export(out, tmp_path / "bids")
+
+
 def test_a_sessions_decoder_of_another_name_than_a_maps_is_refused(recorded: Callable[..., Path], tmp_path: Path) -> None:
     out = recorded()
     (out / "session.toml").write_text('[decoder]\nname = "../../secret"\n')
     with pytest.raises(DataError, match="expected the name of a map"):
         export(out, tmp_path / "bids")
+
+
+def a_decoder(folder: Path) -> None:
+    weights = np.arange(24, dtype=np.float32).reshape(SHAPE)
+    write_decoder(folder, "map", weights + 1, np.ones(SHAPE), weights, AFFINE, {})
+
+
+def test_a_sessions_decoder_is_exported_and_nothing_that_lies_beside_it(recorded: Callable[..., Path], tmp_path: Path) -> None:
+    out, decoder = recorded(), tmp_path / "decoders" / "today"
+    a_decoder(decoder)
+    (decoder / "passwords.txt").write_text("secret")
+    (decoder / "deeper").mkdir()
+    (out / "session.toml").write_text(f'[session]\nparticipant = "07"\nsession = "a"\nrun = 2\n[decoder]\nfolder = "{decoder}"\n')
+    export(out, tmp_path / "bids")
+    (copied,) = (tmp_path / "bids").rglob("decoder")
+    assert sorted(path.name for path in copied.iterdir()) == ["decoder.json", "map_img.nii.gz", "mask_img.nii.gz", "ref_img.nii.gz"]
+
+
+@pytest.mark.parametrize("way", ["no decoder", "link to a map", "link to settings", "the disk"])
+def test_what_is_no_decoder_is_not_exported(
+    way: str, recorded: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, named = recorded(), tmp_path / "named"
+    a_decoder(named)
+    if way == "no decoder":
+        (named / "mask_img.nii.gz").unlink()
+    elif way == "link to a map":
+        (named / "map_img.nii.gz").rename(tmp_path / "map_img.nii.gz")
+        (named / "map_img.nii.gz").symlink_to(tmp_path / "map_img.nii.gz")
+    elif way == "link to settings":
+        (named / "decoder.json").rename(tmp_path / "private.json")
+        (named / "decoder.json").symlink_to(tmp_path / "private.json")
+    else:
+        named = Path("/")
+    (out / "session.toml").write_text(f'[session]\nparticipant = "07"\nsession = "a"\nrun = 2\n[decoder]\nfolder = "{named}"\n')
+    export(out, tmp_path / "bids")
+    assert not list((tmp_path / "bids").rglob("decoder"))
+    assert "the decoder is left out: " in capsys.readouterr().err
+
+
+def test_links_in_a_session_s_folder_are_not_followed(
+    recorded: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = recorded()
+    (tmp_path / "private.txt").write_text("secret")
+    (out / "placement" / "part-00").mkdir(parents=True)
+    (out / "placement" / "part-00" / "figure.png").write_bytes(b"figure")
+    (out / "placement" / "part-00" / "link.png").symlink_to(tmp_path / "private.txt")
+    (out / "placement" / "outside").symlink_to(tmp_path)
+    (out / "provenance.json").symlink_to(tmp_path / "private.txt")
+    export(out, tmp_path / "bids")
+    (copied,) = (tmp_path / "bids").rglob("placement")
+    assert [path.relative_to(copied).as_posix() for path in copied.rglob("*.*")] == ["part-00/figure.png"]
+    assert not any(path.is_file() and path.read_bytes() == b"secret" for path in (tmp_path / "bids").rglob("*"))
+    assert "part-00/link.png is a link or no file, and is left out" in capsys.readouterr().err
+    (out / "images").rename(tmp_path / "images")
+    (picture,) = [path for path in (tmp_path / "images").rglob("*1.png")]
+    (out / "images").mkdir()
+    (out / "images" / picture.parent.name).mkdir()
+    (out / "images" / picture.parent.name / picture.name).symlink_to(picture)
+    with pytest.raises(DataError, match="expected a picture, found a link"):
+        export(out, tmp_path / "other")
+
+
+def test_scores_of_an_objectives_maps_are_events_columns_with_their_meaning(recorded: Callable[..., Path], tmp_path: Path) -> None:
+    out = recorded()
+    with LogWriter(out / "record.jsonl") as log:
+        log.append("scores", {"generation": 0, "candidate": 1, "score": 0.25, "score_se": 0.5, "maps": {"face": [1.5, 0.25]}})
+    events = export(out, tmp_path / "bids").parent.glob("*_events.*")
+    sidecar, rows = sorted(events)
+    assert rows.read_text().splitlines()[0].split("\t")[-2:] == ["score_face", "score_face_se"]
+    assert rows.read_text().splitlines()[1].split("\t")[-2:] == ["1.5", "0.25"]
+    assert json.loads(sidecar.read_text())["score_face"]["Description"].startswith("Score of the map face")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import resource
 import zipfile
@@ -12,7 +13,19 @@ import numpy as np
 import pytest
 
 from rtevo.errors import DataError
-from rtevo.outside import load_array, load_arrays, open_regular, parse_json, read_json, read_regular, shown, shown_lines
+from rtevo.outside import (
+    copy_inside,
+    copy_regular,
+    load_array,
+    load_arrays,
+    open_regular,
+    parse_json,
+    read_json,
+    read_regular,
+    shown,
+    shown_lines,
+)
+from rtevo.record import evolution_of
 
 
 @pytest.mark.parametrize(
@@ -109,3 +122,26 @@ def test_arrays_are_read_as_numpy_reads_them(tmp_path: Path) -> None:
         assert found[name].flags.writeable
         np.testing.assert_array_equal(found[name], array)
     np.testing.assert_array_equal(load_array(tmp_path / "x.npy"), stored["a"])
+
+
+def test_a_copy_follows_no_link_and_takes_files_and_folders_only(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "deeper").mkdir(parents=True)
+    (source / "a.txt").write_text("a")
+    (source / "deeper" / "b.txt").write_text("b")
+    (source / "deeper" / "out").symlink_to(tmp_path)
+    (source / "link.txt").symlink_to(source / "a.txt")
+    os.mkfifo(source / "fifo")
+    assert copy_inside(source, tmp_path / "copy") == ["deeper/out", "fifo", "link.txt"]
+    found = sorted(path.relative_to(tmp_path / "copy").as_posix() for path in (tmp_path / "copy").rglob("*"))
+    assert found == ["a.txt", "deeper", "deeper/b.txt"]
+    with pytest.raises(OSError, match="a link"):
+        copy_regular(source / "link.txt", tmp_path / "x")
+
+
+def test_evolutions_state_has_numbers_of_128_bits(tmp_path: Path) -> None:
+    state = np.random.default_rng(0).bit_generator.state
+    (tmp_path / "evolution.json").write_text(json.dumps({"rng": state}))
+    assert evolution_of(tmp_path) == {"rng": state}
+    with pytest.raises(DataError, match="a whole number of"):
+        read_json(tmp_path / "evolution.json")

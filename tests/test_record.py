@@ -370,6 +370,9 @@ HOSTILE = {
     "a number that is text": b'{"seq": 1, "type": "images", "generation": "0/../../..", "candidate": 0}',
     "a number that is a list": b'{"seq": 1, "type": "volumes", "index": [1], "flags": 0}',
     "an array that is none": b'{"seq": 1, "type": "latents", "generation": 0, "candidate": 0, "latent": "AAA"}',
+    "an array that is a number": b'{"seq": 1, "type": "latents", "generation": 0, "candidate": 0, "latent": 1.0}',
+    "a number or nothing that is a list": b'{"seq": 1, "type": "aligned", "index": 1, "flags": 0, "events_taken": [1]}',
+    "a volume that no session reaches": b'{"seq": 1, "type": "volumes", "index": 1000000000000, "flags": 0}',
     "text that is a number": b'{"seq": 1, "type": "warning", "text": 7}',
 }
 
@@ -384,3 +387,14 @@ def test_a_line_that_is_made_to_do_harm_is_a_damaged_one(text: bytes, tmp_path: 
     records, damage = read_up_to_damage(tmp_path / LOG)
     assert len(records) == 1
     assert "line 2" in damage
+
+
+def test_scores_of_an_objectives_maps_are_columns_of_the_trials(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, maps=("face", "place"))
+    key = {"generation": 0, "candidate": 0}
+    recorder.take("scores", slot(records.score_dtype(2), **key, score=1.0, score_se=0.5, maps=[[1.5, 0.25], [np.nan, np.nan]]))
+    recorder.log.close()
+    assert read_log(tmp_path / LOG)[0].fields()["maps"]["face"] == [1.5, 0.25]
+    finalise(tmp_path)
+    (row,) = table(tmp_path / "trials.tsv")
+    assert [row[name] for name in ("score", "score_face", "score_face_se", "score_place")] == ["1.0", "1.5", "0.25", "n/a"]

@@ -119,7 +119,7 @@ def test_it_has_a_report_and_an_export(copy: Copy, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SESSIONS)
 def test_it_is_computed_again_as_a_comparison(copy: Copy, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Other processors, and other versions, may differ in the last bits: within a thousandth of the scores' spread."""
+    """Decoding has changed on purpose since: the same images have a score, and what they are is a comparison."""
     out = copy(name)
     assert main(["--rerun", str(out), "--out", str(out.parent / "again")]) == 0
     told = capsys.readouterr().out
@@ -127,7 +127,7 @@ def test_it_is_computed_again_as_a_comparison(copy: Copy, name: str, capsys: pyt
     result = json.loads((out.parent / "again" / "rerun.json").read_text())
     assert result["rtevo"] == {"recorded": ["0.1.0"], "now": rtevo.__version__}
     before, again = RecordedSession(out).trials["score"], RecordedSession(out.parent / "again").trials["score"]
-    np.testing.assert_allclose(again, before, atol=1e-3 * before.std())
+    np.testing.assert_array_equal(again.isna(), before.isna())
 
 
 def test_a_session_of_another_version_is_not_resumed(copy: Copy, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,7 +202,7 @@ def test_a_volume_that_cannot_be_saved_is_recorded_as_such(tmp_path: Path) -> No
 
 def test_frames_have_the_columns_that_are_documented() -> None:
     session = rtevo.load(RECORDED / "two-parts")
-    known = [name for name in TRIALS if name != "physiology"]
+    known = [name for name in TRIALS if name not in ("physiology", "refused", "taken_away")]
     assert list(session.trials.columns) == [*known, "x0", "x1", "x2", "x3"]
     assert list(session.motion.columns) == list(MOTION)
     for table, columns in ((session.trials, TRIALS), (session.motion, MOTION)):
@@ -280,10 +280,11 @@ SLOTS: dict[str, tuple[np.dtype[Any], set[str], set[str]]] = {  # slot; what is 
     "volumes": (records.volume_dtype(8), {"data", "shape", "affine"}, {"saved"}),
     "aligned": (records.aligned_dtype(), set(), set()),
     "placements": (records.placement_dtype(), set(), set()),
-    "scores": (records.score_dtype(), set(), set()),
+    "scores": (records.score_dtype(2), set(), set()),
     "fitness": (records.fitness_dtype(), set(), set()),
     "latents": (records.latent_dtype(3, 4), set(), set()),
-    "images": (records.image_dtype(4, 4, 3), {"pixels"}, {"sha256"}),
+    "images": (records.image_dtype(4, 4, 3), {"pixels"}, set()),
+    "refused": (records.image_dtype(4, 4, 3), {"pixels"}, set()),
     "events": (records.event_dtype(), set(), set()),
     "warning": (records.message_dtype(), {"kind"}, {"level"}),
 }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import csv
+import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -19,7 +22,7 @@ from rtevo.record import ImageRecord, LatentRecord, LogWriter, RecordedSession, 
 from rtevo.records import EventKind, VolumeFlag
 from rtevo.report import gather, page, pages
 from rtevo.report.__main__ import main
-from rtevo.report.gather import means
+from rtevo.report.gather import Learnt, means
 from rtevo.report.methods import REFERENCES, methods
 from rtevo.report.tables import decoder_today, late, rings, steps, warnings
 
@@ -45,7 +48,7 @@ def slot(dtype: np.dtype[np.void], **fields: object) -> np.void:
     return record[()]
 
 
-def put_trial(recorder: Recorder, generation: int, candidate: int, onset_s: float | None, probe: int, score: float) -> None:
+def put_trial(recorder: Recorder, generation: int, candidate: int, onset_s: float | None, probe: int, score: float, maps: int = 0) -> None:
     """One image, from being asked for to its score."""
     key = {"generation": generation, "candidate": candidate}
     asked_ns = (5 + 10 * generation) * SECOND_NS
@@ -59,7 +62,8 @@ def put_trial(recorder: Recorder, generation: int, candidate: int, onset_s: floa
         event = {"kind": kind, "t_ns": int((10 + t_s) * SECOND_NS), "error_ns": 200_000, "value": 1}
         recorder.take("events", slot(records.event_dtype(), **key, **event))
     done = {"closed_ns": 50 * SECOND_NS, "scored_ns": 50 * SECOND_NS + 40 * MS, "volumes_used": 9}
-    recorder.take("scores", slot(records.score_dtype(), **key, **done, score=score, score_se=0.5, reliability=0.8))
+    own = {"maps": [[score + 1 + k, 0.25] for k in range(maps)]} if maps else {}
+    recorder.take("scores", slot(records.score_dtype(maps), **key, **done, score=score, score_se=0.5, reliability=0.8, **own))
     if probe < 0:
         recorder.take("fitness", slot(records.fitness_dtype(), **key, fitness=score, fitness_se=0.5))
 
@@ -69,7 +73,7 @@ def recorded(tmp_path: Path) -> Record:
     """Return a function that writes a session: ten volumes (one lost, one a spike), two generations of three images, two probes."""
 
     def write(name: str = "out", ended: bool = True, condition: str = "brain", end: dict[str, Any] | None = None, **tables: Any) -> Path:
-        out = tmp_path / name
+        out, maps = tmp_path / name, tables.pop("maps", ())
         out.mkdir()
         session = {**tables.pop("session", {}), "condition": condition}
         if condition == "blinded":
@@ -79,7 +83,7 @@ def recorded(tmp_path: Path) -> Record:
         start = {"rtevo": "1.2", "tr_s": 2.0, "shape": list(SHAPE), "affine": np.diag([3.0, 3, 3.5, 1]).tolist(), "source": "simulate"}
         with LogWriter(out / "record.jsonl") as log:
             log.append("start", {**start, "condition": condition, "seed": 7, "speed": 1.0})
-        recorder = Recorder(out)
+        recorder = Recorder(out, maps=maps)
         recorder.take("events", slot(records.event_dtype(), kind=EventKind.NOTE, text=b"presenter ready: psychopy, 60.000 Hz"))
         recorder.take("events", slot(records.event_dtype(), kind=EventKind.TRIGGER, t_ns=10 * SECOND_NS))
         for index in range(10):
@@ -92,10 +96,10 @@ def recorded(tmp_path: Path) -> Record:
         for generation in range(2):
             for candidate in range(3):
                 onset = None if (generation, candidate) == (1, 2) else 6.0 + 16 * generation + 4 * candidate
-                put_trial(recorder, generation, candidate, onset, -1, 1.25 + generation + 0.5 * candidate)
+                put_trial(recorder, generation, candidate, onset, -1, 1.25 + generation + 0.5 * candidate, len(maps))
             held = {"kind": EventKind.FIXATION, "generation": -1, "candidate": -1, "t_ns": int((26 + 16 * generation) * SECOND_NS)}
             recorder.take("events", slot(records.event_dtype(), **held))
-        put_trial(recorder, 0, 9, 40.0, 0, 0.75)
+        put_trial(recorder, 0, 9, 40.0, 0, 0.75, len(maps))
         if ended:
             told = [f"image {k} came 0.5 s late" for k in range(3)]
             recorder.log.append(
@@ -105,6 +109,41 @@ def recorded(tmp_path: Path) -> Record:
         return out
 
     return write
+
+
+def test_exposure_tells_everything_that_was_on_the_screen_and_all_that_was_not(
+    recorded: Record, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = recorded(ended=False)
+    recorder = Recorder(out)
+    findings = [
+        {"name": "spiders", "version": "1.0", "refused": True, "value": 0.9, "threshold": 0.5, "reason": "looks <b>like</b> one", "ms": 3}
+    ]
+    key = {"generation": 1, "candidate": 2}
+    for attempt in range(2):
+        judged = {"attempt": attempt, "refused": 1, "verdict": json.dumps(findings).encode()}
+        recorder.take("refused", slot(records.image_dtype(8, 8, 2), **key, **judged, pixels=np.full((8, 8, 3), 99)))
+    taken = {"kind": EventKind.TAKEN, "generation": 1, "candidate": 1, "t_ns": 30 * SECOND_NS, "text": b"participant"}
+    recorder.take("events", slot(records.event_dtype(), **taken))
+    recorder.take("events", slot(records.event_dtype(), kind=EventKind.STOP_ASKED, generation=-1, candidate=-1, t_ns=31 * SECOND_NS))
+    recorder.log.append("end", {"status": "stopped", "rings": {}, "warnings": []})
+    recorder.log.close()
+    assert main([str(out), "--exposure"]) == 0
+    assert capsys.readouterr().out.strip() == str(out / "exposure.html")
+    text = (out / "exposure.html").read_text()
+    page = Page(text)
+    assert all(source.startswith("data:") for source in page.sources)
+    assert "looks &lt;b&gt;like&lt;/b&gt; one" in text
+    assert "pictures that were refused and kept from the screen 2" in page.words
+    assert "taken away: participant" in page.words
+    with (out / "exposure.tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    found = Counter(row["what"] for row in rows)
+    assert found == {"shown": 5, "taken away": 1, "refused": 2, "not shown": 1}
+    assert {row["by"] for row in rows if row["what"] == "refused"} == {"spiders"}
+    assert {row["why"] for row in rows if row["what"] == "shown"} == {"n/a"}
+    said = dict(methods(gather(out))[0])["Safety"]
+    assert "participant or at the stimulus PC: 1; their scores were not used" in said
 
 
 class Page(HTMLParser):
@@ -310,6 +349,18 @@ def test_sessions_that_did_not_count_the_cost_have_a_page_too(recorded: Record) 
     assert pages(gather(out))
 
 
+def test_what_was_learnt_of_the_response_is_drawn_beside_what_was_expected(recorded: Record) -> None:
+    out = recorded()
+    session = gather(out)
+    assert session.learnt is None  # as sessions were recorded before
+    whole = Page(page(session)).words
+    values = np.array([[0.5, 1.5, 1.0, 0.3], [1.2, 0.4, 1.1, 0.2]])
+    learnt = Learnt((0.5, 1.8, 1.0, 0.3), np.array([5.0, 40.0]), values, False)
+    said = "What the decoder knew of this participant's response"
+    assert said not in whole
+    assert said in Page(page(replace(session, learnt=learnt))).words
+
+
 def test_a_sentence_says_how_good_the_decoder_was(recorded: Record) -> None:
     session = gather(recorded())
     said = decoder_today(session)
@@ -320,3 +371,16 @@ def test_a_sentence_says_how_good_the_decoder_was(recorded: Record) -> None:
     again = replace(session, trials=probes)
     assert "reliability 0.80; split-half reliability of the images that were shown again: 0." in decoder_today(again)
     assert decoder_today(replace(session, blinded=True)) == ""
+
+
+def test_the_maps_of_an_objective_have_their_figures_and_their_scores_beside_each_image(recorded: Record, tmp_path: Path) -> None:
+    decoder = {"folder": str(tmp_path), "objective": "face - 0.5 * place"}
+    text = page(gather(recorded(end={"condition": "brain"}, maps=("face", "place"), decoder=decoder)))
+    words = Page(text).words
+    assert "Map face, the same +0.75 ± " in words
+    assert "from +2.75 to +3.50" in words
+    assert "; face +2.25; place +3.25" in text
+    assert "projection of each volume on the sum of weight maps ‘face - 0.5 * place’" in words
+    hidden = page(gather(recorded("blind", ended=False, condition="blinded", maps=("face", "place"), decoder=decoder)))
+    assert "Map face" not in hidden
+    assert "place +3.25" not in hidden

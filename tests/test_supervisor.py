@@ -31,7 +31,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A supervisor of one stage with fake rings and a clock that a test moves."""
     now = SimpleNamespace(s=0.0)
     monkeypatch.setattr(module.time, "monotonic", lambda: now.s)
-    supervisor = Supervisor(SimpleNamespace(devices=1))  # type: ignore[arg-type]
+    supervisor = Supervisor(SimpleNamespace(devices=1, part=0))  # type: ignore[arg-type]
     supervisor.children["decode"] = module._Child(DECODE, None, None)  # type: ignore[arg-type]
     supervisor.rings = {"volumes": FakeRing(3, 2), "events": FakeRing(0, 0)}  # type: ignore[dict-item]
     return supervisor, now
@@ -101,7 +101,7 @@ def test_a_start_that_does_not_come_on_has_failed(starting: Any) -> None:
 def operated() -> Any:
     """A supervisor with plain shared words, and what it has said."""
     said: list[tuple[str, str, str]] = []
-    supervisor = Supervisor(SimpleNamespace(devices=1))  # type: ignore[arg-type]
+    supervisor = Supervisor(SimpleNamespace(devices=1, part=0))  # type: ignore[arg-type]
     words = dict.fromkeys(("waiting", "pause", "held", "end", "abort", "restart", "placement_asked", "placement_answer"), 0)
     supervisor.clock = SimpleNamespace(get=words.__getitem__, set=words.__setitem__, lock_step=False)  # type: ignore[assignment]
     supervisor._say = lambda kind, text, stage="", action="", t_ns=0: said.append((kind.name, action, text))  # type: ignore[method-assign]

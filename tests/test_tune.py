@@ -51,7 +51,7 @@ def test_tuning_leaves_a_section_that_a_session_reads(tmp_path: Path, capsys: py
     command = [str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--device", "cpu", "--cadence", "1000", *quick]
     assert main([*command, "--backends", "tensorrt", "compiled"]) == 0
     out, err = capsys.readouterr()
-    assert "tensorrt: cannot be used: [generator] backend tensorrt: expected" in err
+    assert "tensorrt: cannot be used: " in err
     found = json.loads((tmp_path / "out" / "tune.json").read_text())
     assert [(t["scheduler"], t["steps"]) for t in found["trials"]] == [("ddim", 1), ("ddim", 2), ("dpm++2m", 1), ("dpm++2m", 2)]
     assert all(0 < t["p50_ms"] <= t["p99_ms"] <= t["max_ms"] and -1 <= t["similarity"] <= 1 for t in found["trials"])

@@ -88,7 +88,7 @@ def test_a_waiting_presenter_does_not_take_a_session_whose_link_is_cut(
         wires.pull()
         control.until(lambda: not control.bridge.connected)
         control.later(2 * SILENT_S)
-        control.bridge.send_image(0, 0, np.zeros((2, 2, 3), np.uint8))
+        control.bridge.send_image(0, 0, np.zeros((2, 2, 3), np.uint8), verdict="given")
         control.work()
         assert second.welcomed() is None
         wires.plug()
@@ -106,7 +106,7 @@ def test_the_operator_lets_a_waiting_presenter_in_and_the_first_one_learns_of_it
     control = make()
     first = control.link("scanner")
     control.until(lambda: control.bridge.connected)
-    control.bridge.send_image(0, 0, np.zeros((2, 2, 3), np.uint8))
+    control.bridge.send_image(0, 0, np.zeros((2, 2, 3), np.uint8), verdict="given")
     control.until(lambda: first.wake.poll(0) != 0)
     first.take()
     second = control.link("spare")

@@ -20,6 +20,7 @@ from rtevo.wire import PresentationSettings, WireError
 from rtevo.wire.checks import type_mistakes
 
 EXAMPLES: list[wire.Message] = [
+    wire.Away(1, 2),
     wire.Hello("0.1.0", "headless", "s", 3, 2),
     wire.Welcome("s", PresentationSettings(rating_window_s=5), True, 4, 5),
     wire.Refused("no"),
@@ -44,7 +45,7 @@ def test_round_trip(message: wire.Message) -> None:
     assert wire.decode(wire.encode(message)) == (message, None)
 
 
-@pytest.mark.parametrize("message", [wire.Image(1, 2, 4, 5, 0.5), wire.Shown("image", 9, 4, 5)])
+@pytest.mark.parametrize("message", [wire.Image(1, 2, 4, 5, 0.5, 2.0, wire.PASSED, "0" * 64), wire.Shown("image", 9, 4, 5)])
 def test_pixels_round_trip_in_order(message: wire.Message) -> None:
     pixels = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     back, view = wire.decode(wire.encode(message, pixels))
@@ -234,8 +235,17 @@ def test_key_files(tmp_path: Path) -> None:
     with pytest.raises(WireError, match="No such file"):
         wire.KeyFile.read(tmp_path / "other.json", "presenter")
     (tmp_path / "bad.json").write_text("[1]")
+    (tmp_path / "bad.json").chmod(0o600)
     with pytest.raises(WireError, match="expected a key file as"):
         wire.KeyFile.read(tmp_path / "bad.json", "presenter")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o601])
+def test_a_secret_key_that_others_can_read_is_refused(mode: int, tmp_path: Path) -> None:
+    wire.KeyFile("support", "p" * 40, "s" * 40).write(tmp_path / "support.json")
+    (tmp_path / "support.json").chmod(mode)
+    with pytest.raises(WireError, match=rf"a secret key that other users can read \(mode 0{mode:o}\)"):
+        wire.KeyFile.read(tmp_path / "support.json", "support")
 
 
 @pytest.mark.parametrize(

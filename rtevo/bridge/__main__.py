@@ -16,7 +16,7 @@ from rtevo.wire import SELF_TEST
 def parser() -> argparse.ArgumentParser:
     """Say what can be asked."""
     parser = Parser(prog="python -m rtevo.bridge", description="The link to the stimulus PC.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     keys = commands.add_parser("keys", help="make the keys of this computer and of a presenter")
     keys.add_argument("folder", type=Path, metavar="DIR", help="folder for the keys, readable by you alone")
     keys.add_argument("--client", action="append", metavar="NAME", help="a presenter to admit (default: presenter)")

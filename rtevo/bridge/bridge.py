@@ -86,6 +86,8 @@ class Bridge:
         self._outbox, self._inbox = wire.Outbox(), wire.Inbox()
         self._acked = 0  # highest number acknowledged to the presenter
         self._unshown: list[tuple[wire.Image, Any]] = []
+        self._away: list[tuple[int, int]] = []  # to be taken away, and the presenter has not said so yet
+        self._gone: set[tuple[int, int]] = set()  # were on the screen, and are no longer
         self._clock = ClockOffset()
         self._found: list[PresenterEvent] = []
         self._stirred = False  # something came that the caller may want to act on
@@ -137,7 +139,17 @@ class Bridge:
 
     # --- what the caller sends --------------------------------------------------------------------------------------------------
 
-    def send_image(self, generation: int, candidate: int, pixels: Any, washout_s: float = math.nan) -> None:
+    def send_image(
+        self,
+        generation: int,
+        candidate: int,
+        pixels: Any,
+        washout_s: float = math.nan,
+        *,
+        verdict: str,
+        sha256: str = "",
+        image_s: float = math.nan,
+    ) -> None:
         """Send an image, to be shown after those sent before it.
 
         Parameters
@@ -147,6 +159,12 @@ class Bridge:
             Row 0 at the top, RGB; copied. Other kinds of arrays are converted where that is exact, see `rtevo.bridge.pixels.rgb8`.
         washout_s : float
             Fixation after it, s; NaN: as the settings say.
+        verdict : {"passed", "given"}
+            What the gate said of it, or that it is the site's own; the presenter shows nothing else.
+        sha256 : str
+            Of the pixels that were judged. Of the site's own, where it is empty, of these.
+        image_s : float
+            How long it stays, s; NaN: as the settings say.
 
         Raises
         ------
@@ -155,13 +173,53 @@ class Bridge:
         """
         pixels = rgb8(pixels)
         height, width, _ = pixels.shape
-        image = wire.Image(int(generation), int(candidate), int(height), int(width), float(washout_s))
         copied = bytes(memoryview(pixels).cast("B"))
+        image = wire.Image(
+            generation=int(generation),
+            candidate=int(candidate),
+            height=int(height),
+            width=int(width),
+            washout_s=float(washout_s),
+            image_s=float(image_s),
+            verdict=verdict,
+            sha256=sha256 or (wire.digest(copied) if verdict == wire.GIVEN else ""),
+        )
         if not self._unshown:
             self._moved_ns = self._mono_ns()
         self._outbox.add(image, copied)
         self._unshown.append((image, copied))
         self._send_due()
+
+    def take_away(self, generation: int = -1, candidate: int = -1) -> bool:
+        """Take an image away: from the screen at the next frame, or before it is shown. Where the presenter has it a TAKEN event follows.
+
+        Parameters
+        ----------
+        generation, candidate : int
+            -1: whichever is on the screen.
+
+        Returns
+        -------
+        bool
+            False where it is on no screen any more, or where nobody can be asked which is.
+        """
+        key = (generation, candidate) if generation >= 0 else self._trial.showing
+        if key is None:
+            if not self.connected:  # what is on the screen once it answers again is not what was meant
+                return False
+            self._outbox.add(wire.Away())
+        elif key in self._gone:
+            return False
+        elif key not in self._away:  # also one that this bridge has not sent: an earlier one may have
+            self._unshown = [pair for pair in self._unshown if (pair[0].generation, pair[0].candidate) != key]
+            self._away.append(key)
+            self._outbox.add(wire.Away(*key))
+        self._send_due()
+        return True
+
+    def never_show(self, generation: int, candidate: int) -> None:
+        """Report that the operator has taken an image away which no presenter has."""
+        self._tell(EventKind.TAKEN, generation, candidate, wire.TAKERS[0])
 
     def end(self, reason: str = "finished", at_once: bool = False) -> None:
         """Ask the presenter to finish (or break off) the current trial, show the end text and say goodbye: an END event follows.
@@ -455,6 +513,12 @@ class Bridge:
                 self._note("the presenter has found the new bridge")
             else:
                 self._note("bridge and presenter have both been started anew", EventKind.BACK)
+        if not outlived:  # it knows nothing of them: they are on no screen
+            away, self._away = self._away, []
+            for key in away:
+                self.never_show(*key)
+        for key in self._away:
+            self._outbox.add(wire.Away(*key))
         if outlived or self._pause:
             self._outbox.add(wire.Pause(self._pause))
         self._pause_told = self._pause
@@ -521,6 +585,11 @@ class Bridge:
                 del self._unshown[shown]
         elif event.kind == EventKind.END:
             self._ended = True
+        elif event.kind in (EventKind.TAKEN, EventKind.OFFSET):
+            self._away = [key for key in self._away if key != where]
+            self._gone.add(where)
+        elif event.kind == EventKind.REFUSED:
+            self._unshown = [pair for pair in self._unshown if (pair[0].generation, pair[0].candidate) != where]
         self._trial.take(found)
         self._found.append(found)
 
@@ -528,9 +597,12 @@ class Bridge:
 
     def _note(self, text: str, kind: EventKind = EventKind.NOTE) -> None:
         """Report something of the bridge's own."""
+        self._tell(kind, -1, -1, text)
+
+    def _tell(self, kind: EventKind, generation: int, candidate: int, text: str) -> None:
         now_ns = self._now_ns if self.settings.lock_step else self._mono_ns()
         text = text.encode()[: wire.MAX_TEXT_BYTES].decode(errors="ignore")
-        self._found.append(PresenterEvent(kind, -1, -1, now_ns, 0, text=text, sequence=-self._inbox.received))
+        self._found.append(PresenterEvent(kind, generation, candidate, now_ns, 0, text=text, sequence=-self._inbox.received))
 
     def _heard(self) -> None:
         """The presenter has given a sign of life."""

@@ -24,6 +24,12 @@ class Trial:
         self._onset: PresenterEvent | None = None
         self._awaited: set[EventKind] = set()
 
+    @property
+    def showing(self) -> tuple[int, int] | None:
+        """The image on the screen."""
+        onset = self._onset
+        return (onset.generation, onset.candidate) if onset is not None and EventKind.OFFSET in self._awaited else None
+
     def take(self, event: PresenterEvent) -> None:
         """Take an event of the presenter."""
         if event.kind == EventKind.ONSET:
@@ -31,6 +37,8 @@ class Trial:
             self._awaited = {EventKind.OFFSET} | ({EventKind.RATING} if self._rated else set())
         elif event.kind in (EventKind.OFFSET, EventKind.RATING):
             self._awaited.discard(EventKind(event.kind))
+        elif event.kind == EventKind.TAKEN and (event.generation, event.candidate) == self.showing:
+            self._awaited.discard(EventKind.RATING)
 
     def close(self, alive_ns: int, now_ns: int, number: int) -> list[PresenterEvent]:
         """Say what a presenter that has died in a trial could not say any more; when is a guess between its last sign of life and now.

@@ -19,7 +19,7 @@ from rtevo.config.sections import Config
 from rtevo.errors import ConfigError, DataError
 from rtevo.outside import shown
 
-__all__ = ["absolute", "build", "choices", "dump", "example", "load", "overrides_of", "recorded", "renamed"]
+__all__ = ["absolute", "build", "choices", "dump", "example", "load", "overrides_of", "recorded"]
 
 MOST_RUNS = 1_000_000
 SECTIONS: dict[str, type] = {name: kind for name, kind in get_type_hints(Config).items() if name in {f.name for f in fields(Config)}}
@@ -69,11 +69,24 @@ def _value(where: str, spec: Field[Any], kind: Any, value: Any, mistakes: list[s
     return value
 
 
-def renamed(section: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a section with today's names for keys that had others in earlier versions; one that is not known stays as it is."""
-    known = fields(SECTIONS[section]) if section in SECTIONS else ()
-    now = {spec.metadata["once"]: spec.name for spec in known if spec.metadata["once"]}
-    return {key if now.get(key) in table else now.get(key, key): value for key, value in table.items()}
+def _renamed(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return tables with today's names and sections for keys that had others in earlier versions; what is not known stays as it is."""
+    now = {_once(name, spec): (name, spec.name) for name, kind in SECTIONS.items() for spec in fields(kind) if spec.metadata["once"]}
+    found = {name: dict(table) if isinstance(table, Mapping) else table for name, table in tables.items()}
+    for name, table in tables.items():
+        for key, value in table.items() if isinstance(table, Mapping) else ():
+            section, new = now.get((name, key), (name, key))
+            own = found.setdefault(section, {})
+            if (section, new) != (name, key) and isinstance(own, dict) and new not in own:
+                own[new] = value
+                del found[name][key]
+    return found
+
+
+def _once(section: str, spec: Field[Any]) -> tuple[str, str]:
+    """Give section and name that a key had in earlier versions."""
+    before, _, name = str(spec.metadata["once"]).rpartition(".")
+    return before or section, name
 
 
 def recorded(tables: Mapping[str, Any], origin: str) -> dict[str, dict[str, Any]]:
@@ -89,7 +102,7 @@ def recorded(tables: Mapping[str, Any], origin: str) -> dict[str, dict[str, Any]
     for name, table in tables.items():
         if not isinstance(table, Mapping):
             raise DataError(f"{origin}: [{name}]: expected a section, got {shown(repr(table))}")
-    found = {name: renamed(name, table) for name, table in tables.items()}
+    found = _renamed(tables)
     session = found.get("session", {})
     for name in ("participant", "session"):
         value = session.get(name, "x")
@@ -122,6 +135,7 @@ def build(tables: Mapping[str, Any], origin: str = "options", base: Path | None 
     """
     mistakes: list[str] = []
     sections: dict[str, Any] = {}
+    tables = _renamed(tables)
     for name in tables:
         if name not in SECTIONS:
             mistakes.append(f"{origin} [{name}]: unknown section{_hint(name, list(SECTIONS))}")
@@ -132,7 +146,7 @@ def build(tables: Mapping[str, Any], origin: str = "options", base: Path | None 
             table = {}
         types, specs = get_type_hints(kind), {f.name: f for f in fields(kind)}
         values = {}
-        for key, value in renamed(name, table).items():
+        for key, value in table.items():
             where = f"{origin} [{name}] {key}"
             if key not in specs:
                 mistakes.append(f"{where}: unknown key{_hint(key, list(specs))}")
@@ -189,21 +203,25 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:  # and of Unicode; and arrays that are too deep
         raise ConfigError(f"{path}: not valid TOML: {shown(error)}") from None
+    tables = _renamed(tables)
     for name, table in tables.items():
         if name not in SECTIONS or not isinstance(table, dict):
             continue
-        table = tables[name] = renamed(name, table)
         for spec in fields(SECTIONS[name]):
-            if is_path(spec, table.get(spec.name)):
-                table[spec.name] = str(path.parent / Path(table[spec.name]).expanduser())
+            value = table.get(spec.name)
+            if is_path(spec, value):
+                table[spec.name] = str(path.parent / Path(str(value)).expanduser())
+            elif isinstance(value, list) and spec.metadata["path"]:
+                table[spec.name] = [str(path.parent / Path(each).expanduser()) if is_path(spec, each) else each for each in value]
     return tables
 
 
 def absolute(config: Config) -> Config:
     """Return the same configuration with paths that hold wherever its file lies."""
-    changed: dict[str, dict[str, str]] = {}
+    changed: dict[str, dict[str, Any]] = {}
     for section, spec, value in paths(config):
-        changed.setdefault(section, {})[spec.name] = str(Path(value).resolve())
+        found, own = str(Path(value).resolve()), changed.setdefault(section, {})
+        own[spec.name] = (*own.get(spec.name, ()), found) if isinstance(spec.default, tuple) else found
     return replace(config, **{section: replace(getattr(config, section), **values) for section, values in changed.items()})
 
 
@@ -225,7 +243,9 @@ def dump(config: Config, like: str = "") -> str:
                 document.add(name, tomlkit.table())
             table: Any = document[name]
             for spec in fields(SECTIONS[name]):
-                table.pop(spec.metadata["once"], None)
+                before, once = _once(name, spec)
+                if before in document:
+                    document[before].pop(once, None)
             missing = {key: value for key, value in values.items() if key not in table}
             if table and missing:
                 table.add(tomlkit.comment("not in the file: defaults, and options"))

@@ -47,7 +47,7 @@ def key(
     path : str
         What has to be at the path that its value is: "file", "folder", "file or folder", or "new" (nothing yet). Empty: no path.
     once : str
-        Name that the key had in earlier versions; files with it are read.
+        Name that the key had in earlier versions, as SECTION.KEY where it was in another section; files with it are read.
     """
     return field(default=default, metadata={"text": text, "rule": rule, "check": check, "choices": choices, "path": path, "once": once})
 

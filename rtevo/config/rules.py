@@ -10,7 +10,10 @@ from typing import Any
 
 from rtevo.config.keys import LONGEST_LABEL, MOST_IMAGES
 from rtevo.config.sections import Acquisition, Config
+from rtevo.objective import parse_objective
 from rtevo.wire import PresentationSettings, WireError, is_loopback
+
+KEYS = ("away_key", "participant_key", "stop_key")  # of [safety], that the presenter is told
 
 __all__ = ["is_path", "paths", "presentation_settings", "presenter_is_outside", "together"]
 
@@ -21,7 +24,7 @@ def presenter_is_outside(config: Config) -> bool:
 
 
 def is_path(spec: Field[Any], value: Any) -> bool:
-    """Whether the value of a key is a path."""
+    """Whether the value of a key, or each of a list of them, is a path."""
     kind = spec.metadata["path"]
     return bool(kind) and isinstance(value, str) and value not in ("", spec.default) and not ("number" in kind and value.isdecimal())
 
@@ -38,7 +41,11 @@ def paths(config: Config) -> Iterator[tuple[str, Field[Any], str]]:
     """
     for section in fields(config):
         table = getattr(config, section.name)
-        yield from ((section.name, spec, value) for spec in fields(table) if is_path(spec, value := getattr(table, spec.name)))
+        for spec in fields(table):
+            value = getattr(table, spec.name)
+            for each in value if isinstance(value, tuple) else (value,):
+                if is_path(spec, each):
+                    yield section.name, spec, each
 
 
 def together(config: Config, origin: str, base: Path) -> list[str]:
@@ -66,21 +73,35 @@ def together(config: Config, origin: str, base: Path) -> list[str]:
     participant = config.simulation.participant
     if participant and not is_loopback(participant) and not config.bridge.keys:
         found.append(f"{origin} [bridge] keys: expected a folder of keys for [simulation] participant {participant!r}, got none")
+    if config.safety.approval != "none" and not config.console.port:
+        found.append(
+            f"{origin} [safety] approval: {config.safety.approval!r} expects the operator's page, where pictures are seen: "
+            "[console] port, or --console"
+        )
     try:
         presentation_settings(config)
     except WireError as error:
-        found += [f"{origin} [presentation]{mistake.removeprefix('presentation')}" for mistake in error.mistakes]
+        found += [f"{origin} {_where(mistake)}" for mistake in error.mistakes]
+    for device in config.generator.devices:
+        if device.startswith("dask://") and not is_loopback(device.removeprefix("dask://")) and not config.generator.workers_keys:
+            found.append(f"{origin} [generator] workers_keys: expected a folder of keys (TLS) for {device}, got none")
     if config.generator.px and not config.generator.unclip_model_path:
         found.append(f"{origin} [generator] px: expected 0 for the built-in model, got {config.generator.px}")
     for key in ("participant", "session"):
         if len(label := getattr(config.session, key)) > LONGEST_LABEL:
             found.append(f"{origin} [session] {key}: expected at most {LONGEST_LABEL} characters, got {len(label)}")
-    found += _evolution(config, origin)
+    found += _evolution(config, origin) + _objective(config, origin)
     for section, spec, value in paths(config):
         later = (section, spec.name) == ("acquisition", "folder") and (source == "simulate" or acquisition.delivery != "folder")
         if not later and not _there(base / value, kind := spec.metadata["path"]):
             found.append(f"{origin} [{section}] {spec.name}: expected an existing {kind}, got {value!r}")
     return found
+
+
+def _where(mistake: str) -> str:
+    """Name the section of a key that the presenter is told."""
+    name, _, rest = mistake.removeprefix("presentation ").partition(":")
+    return f"[{'safety' if name in KEYS else 'presentation'}] {name}:{rest}"
 
 
 def _there(path: Path, kind: str) -> bool:
@@ -106,6 +127,24 @@ def _evolution(config: Config, origin: str) -> list[str]:
     return found
 
 
+def _objective(config: Config, origin: str) -> list[str]:
+    """Find what does not go together in an objective over several maps; which maps there are is seen when they are read."""
+    found, settings = [], config.decoder
+    if not settings.objective:
+        if settings.more_folders:
+            found.append(f"{origin} [decoder] objective: expected one that names maps of more_folders, got none")
+        return found
+    try:
+        parse_objective(settings.objective)
+    except ValueError as problem:
+        found.append(f"{origin} [decoder] objective: {problem}")
+    if settings.name:
+        found.append(f"{origin} [decoder] name: expected none where there is an objective, which names its maps, got {settings.name!r}")
+    if not settings.folder:
+        found.append(f"{origin} [decoder] folder: expected the folder of the objective's maps, got none")
+    return found
+
+
 def presentation_settings(config: Config) -> PresentationSettings:
     """Give what the presenter is told of a session.
 
@@ -116,6 +155,7 @@ def presentation_settings(config: Config) -> PresentationSettings:
     """
     told = asdict(config.presentation)
     del told["washout_jitter_s"]
+    told |= {name: getattr(config.safety, name) for name in KEYS}
     session, order = config.session, told.pop("rating_order")
     second = (session.run + sum(session.participant.encode())) % 2 == 1
     told["ratings_reversed"] = order == "descending" or (order == "counterbalanced" and second)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from rtevo.config.keys import LABEL_RULE, above, at_least, is_address, is_label, is_peer, is_title, key, one_of
@@ -16,9 +17,13 @@ __all__ = [
     "Generator",
     "Presentation",
     "Record",
+    "Safety",
     "Session",
     "Simulation",
 ]
+
+DEVICE = re.compile(r"cuda:\d+|dask://[^:/\s]+:\d{1,5}")
+"""Devices of the generator that have a number or an address."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Session:
 
     participant: str = key("sim", "BIDS participant label", LABEL_RULE, is_label)
     session: str = key("01", "BIDS session label", LABEL_RULE, is_label)
-    run: int = key(1, "BIDS run number", *at_least(1))
+    run: int = key(1, "BIDS run number; one more than the last where that is in sessions/", *at_least(1))
     condition: str = key(
         "brain",
         "what drives evolution: brain (decoded scores), ratings (button presses), physiology (skin conductance), sham (scores shuffled "
@@ -96,6 +101,17 @@ class Decoder:
 
     folder: str = key("", "decoder folder; empty: simulate makes one, replay uses a demonstration map, watch needs one", path="folder")
     name: str = key("", "which NAME_img.nii.gz of the folder; empty = the only one")
+    objective: str = key(
+        "",
+        "what is maximised where that is not one map: a sum over maps of the folder, as face - 0.5 * place, face - mean(others), "
+        "face - 0.3 * keep(place) (place stays near its mean), rank(face); empty = the map that `name` names",
+    )
+    more_folders: tuple[str, ...] = key(
+        (),
+        "more decoder folders, whose maps the objective may name (FOLDER/NAME where two have a map of one name); they are placed on the "
+        "reference of the first",
+        path="folder",
+    )
     placement: str = key(
         "auto",
         "how the decoder lies on today's head: auto (found from the run's first volumes, while the participant sees fixation), or a file "
@@ -183,8 +199,6 @@ class Evolution:
         0, "every so manieth image is a probe, to track drift and reliability; 0 = none", "0 or >= 2", lambda x: x == 0 or x >= 2
     )
     probes: int = key(2, "different probes, shown in turn; the same in every session of a latent space", *at_least(1))
-    avoid: str = key("", "embeddings to stay away from (.npy, n x embedding size); empty = none", path="file")
-    avoid_distance: float = key(0.3, "smallest cosine distance to an avoided embedding", "> 0 and < 2", lambda x: 0 < x < 2)
     yoked_to: str = key("", "condition yoked: folder of the session whose scores are used, or the trials.tsv in it", path="file or folder")
     blinding_key: str = key("", "condition blinded: file made by `python -m rtevo.evolve blind`", path="file")
     blinding_secret: str = key("", "condition blinded: the secret that the key was made with (--secret); empty = none", path="file")
@@ -215,9 +229,12 @@ class Generator:
     devices: tuple[str, ...] = key(
         ("auto",),
         "one process paints on each; images are dealt to them in turn, and are the same however many there are",
-        "at least one of auto (CUDA where there is a device, else CPU), cpu, cuda, cuda:N",
-        lambda x: len(x) > 0 and all(d in ("auto", "cpu", "cuda") or (d[:5] == "cuda:" and d[5:].isdecimal()) for d in x),
+        "at least one of auto (CUDA where there is a device, else CPU), cpu, cuda, cuda:N, dask://HOST:PORT (Dask workers)",
+        lambda x: len(x) > 0 and all(d in ("auto", "cpu", "cuda") or DEVICE.fullmatch(d) for d in x),
     )
+    workers_model: str = key("", "dask: the same model's folder on the workers' computers; empty = unclip_model_path")
+    workers_keys: str = key("", "dask: folder with ca.pem, cert.pem, key.pem (TLS); needed where HOST is not this computer", path="folder")
+    answer_s: float = key(4.0, "dask: an image that a worker has not painted after so long is asked of another, s", *above(0))
     batch: int = key(1, "images denoised together, after the first that is waited for, which is always alone", *at_least(1))
     px: int = key(0, "longer side of an image, pixels; 0 = the model's own", *at_least(0))
     tiny_vae: str = key("", "folder of an AutoencoderTiny that decodes instead of the model's own; empty = none", path="folder")
@@ -230,6 +247,40 @@ class Generator:
     )
     threads: int = key(1, "CPU threads of torch; one is fastest where other processes are busy", *at_least(1))
     same_noise: bool = key(True, "every image starts from the same noise, so that a picture depends on its embedding alone")
+
+
+@dataclass(frozen=True)
+class Safety:
+    """What keeps pictures from the participant: docs/safety.md."""
+
+    avoid: str = key(
+        "",
+        "content to stay away from, in what is asked for and in what was painted: a folder of example pictures, or embeddings (.npy, n x "
+        "embedding size); empty = none. python -m rtevo.gate calibrate shows what would be refused",
+        path="file or folder",
+        once="evolution.avoid",
+    )
+    avoid_distance: float = key(
+        0.3, "smallest cosine distance to any of it", "> 0 and < 2", lambda x: 0 < x < 2, once="evolution.avoid_distance"
+    )
+    keep_away: float = key(
+        0.0,
+        "evolution also keeps this cosine distance to what a filter or the operator has refused; 0 = none",
+        "0 to 1",
+        lambda x: 0 <= x <= 1,
+    )
+    checker: str = key("", "folder of a CLIP safety checker (diffusers' format); empty = none", path="folder")
+    filters: tuple[str, ...] = key((), "filters installed as entry points of rtevo.filters: NAME, or NAME=THRESHOLD")
+    deadline_s: float = key(1.0, "a filter that has not judged a picture in this time refuses it, s", *above(0))
+    approval: str = key(
+        "none",
+        "none, veto (the operator sees every picture before it is due, and can take it out), each (nothing is shown without a yes); with "
+        "veto and each the operator sees neither scores nor condition",
+        **one_of("none", "veto", "each"),
+    )
+    away_key: str = key("backspace", "key of the stimulus PC that takes the picture on the screen away; empty = none")
+    participant_key: str = key("", "key of the response box that does the same; empty = none")
+    stop_key: str = key("", "key of the response box with which the participant asks to stop; empty = none")
 
 
 @dataclass(frozen=True)
@@ -308,7 +359,9 @@ class Bridge:
 class Record:
     """What a run leaves behind."""
 
-    out: str = key("", "output folder, must not exist yet; empty = sessions/DATE-N", path="new")
+    out: str = key(
+        "", "output folder, must not exist yet; empty = sessions/sub-LABEL_ses-LABEL_run-N, of participant sim DATE-N", path="new"
+    )
     group: str = key("", "group of this computer's users who may read it too; empty = only the one who runs the session")
     save_volumes: str = key(
         "raw",
@@ -374,6 +427,7 @@ class Config:
     decoder: Decoder = field(default_factory=Decoder)
     evolution: Evolution = field(default_factory=Evolution)
     generator: Generator = field(default_factory=Generator)
+    safety: Safety = field(default_factory=Safety)
     presentation: Presentation = field(default_factory=Presentation)
     bridge: Bridge = field(default_factory=Bridge)
     record: Record = field(default_factory=Record)

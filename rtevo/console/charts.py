@@ -11,6 +11,8 @@ from rtevo.records import FD_LIMIT_MM
 __all__ = ["displacement", "fitness", "motion"]
 
 VOLUMES = 300  # the last so many are drawn
+FEWEST, MORE = 8, 1.25  # generations that the axis has room for; of those that have come
+STEPS = 4  # at least so many on the axis of fitness
 GRID, LINE, DIM, TEXT = "#171c22", "#222931", "#6f7a86", "#aeb7c0"
 CALM, BLUE, AMBER, RED = "#4ca596", "#6a9fcc", "#d39b3a", "#d8564c"
 AXES = ("x", "y", "z", "pitch", "roll", "yaw")
@@ -48,16 +50,34 @@ def fitness(view: View) -> dict[str, Any]:
     """Fitness over generations: every candidate a dot, means with standard errors."""
     means = [(g + 1, mean, 0.0 if math.isnan(error) else error) for g, mean, error in view.means()]
     dots = [[t.generation + 1, _known(t.fitness)] for t in view.trials.values() if not t.probe and not math.isnan(t.fitness)]
-    last = max(view.config.evolution.generations, *(m[0] for m in means), 1)
-    x = _axis("value", min=0.5, max=last + 0.5, interval=max(1, math.ceil(last / 12)), axisTick={"show": False})
-    x["axisLabel"] |= {":formatter": "v => Number.isInteger(v) ? v : ''"}
+    came, planned = max([*(int(d[0] or 0) for d in dots), 1]), view.config.evolution.generations
+    last = max(min(planned, max(FEWEST, math.ceil(MORE * came))), came)  # of a long session, what has come and some room
+    step = max(1, math.ceil(last / 12))
+    x = _axis("value", min=0, max=step * math.ceil((last + 0.5) / step), interval=step, axisTick={"show": False})
+    x["axisLabel"] |= {":formatter": "v => v > 0 ? v : ''"}
     x["splitLine"] = {"show": False}
     series = [
         {"type": "scatter", "data": dots, "symbolSize": 6, "itemStyle": {"color": "#3d4853"}, "silent": True},
         {"type": "custom", ":renderItem": WHISKER, "data": [[g, m - e, m + e] for g, m, e in means], "silent": True},
         {"type": "line", "data": [[g, m] for g, m, _ in means], "symbolSize": 7, "color": CALM, "lineStyle": {"width": 2}},
     ]
-    return _base(x, _axis("value", scale=True), series)
+    ends = [*(d[1] for d in dots if d[1] is not None), *(end for _, m, e in means for end in (m - e, m + e))]
+    errors = [t.error for t in view.trials.values() if not math.isnan(t.error)]
+    return _base(x, _axis("value", **_round(ends, errors)), series)
+
+
+def _round(values: list[float], errors: list[float]) -> dict[str, float]:
+    """Ends and steps of an axis in round numbers; around few values it is as wide as their errors, so that small differences look small."""
+    if not values:
+        return {"min": -1, "max": 1, "interval": 1}
+    low, high = min(values), max(values)
+    least = 2 * sorted(errors)[len(errors) // 2] if errors else 0.2 * max(abs(low), abs(high)) or 1.0
+    if high - low < least:
+        low, high = (low + high - least) / 2, (low + high + least) / 2
+    rough = (high - low) / STEPS
+    scale = 10.0 ** math.floor(math.log10(rough))
+    step = next(m for m in (1, 2, 5, 10) if m * scale >= rough * (1 - 1e-9)) * scale
+    return {"min": round(step * math.floor(low / step), 9), "max": round(step * math.ceil(high / step), 9), "interval": round(step, 9)}
 
 
 def _recent(view: View) -> tuple[dict[str, Any], list[Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtevo.console.view import View
+from rtevo.console.waits import OVER, state_of
 from rtevo.record import LOG, LogFollower, image_path
 from rtevo.session.course import course_settings
 from rtevo.shm import Ring
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["Desk"]
 
 THUMBNAIL_PX = 256
-OVER = ("", "completed", "stopped", "unscored")
 
 
 class Desk:
@@ -56,27 +56,8 @@ class Desk:
 
     @property
     def state(self) -> str:
-        """What the session is doing: "starting", "ready", "presenter" or "trigger" (waited for), "placing", ..."""
-        get, view = self.clock.get, self.view
-        if over := get("over"):
-            return OVER[over]
-        if get("abort"):
-            return "failed"
-        if get("waiting"):
-            return "ready"
-        if not get("started_ns"):
-            return "starting"
-        if get("end") or view.scene == "over":
-            return "stopping"
-        if get("pause"):
-            return "paused" if view.scene == "paused" else "pausing"
-        if get("held"):
-            return "held"
-        if view.run.trigger_ns is None:
-            return "trigger" if view.presenter else "presenter"
-        if not view.placed:
-            return "asked" if get("placement_asked") and view.asked is not None else "placing"
-        return "running"
+        """What the session is doing, see :func:`rtevo.console.waits.state_of`."""
+        return state_of(self.clock.get, self.view)
 
     @property
     def acceptable(self) -> bool:
@@ -105,9 +86,10 @@ class Desk:
 
         Parameters
         ----------
-        action : {"start", "pause", "go_on", "stop", "mark", "seen", "accept", "again", "restart", "admit", "correct"}
+        action : {"start", "pause", "go_on", "stop", "mark", "seen", "accept", "again", "restart", "admit", "correct", "show", "veto",
+            "away"}
         text : str
-            A note.
+            A note; of the last three the picture's name (`rtevo.records.named`).
         t_ns : int, optional
             Session time that is meant; now if None.
         """

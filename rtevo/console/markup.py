@@ -8,13 +8,14 @@ from html import escape
 from rtevo.console.desk import Desk
 from rtevo.console.view import FULL, LATENCIES, Trial, View
 
-__all__ = ["STATES", "alarms", "figures", "generation", "health", "messages", "now", "placement", "span", "state"]
+__all__ = ["STATES", "alarms", "figures", "generation", "goes_on", "health", "messages", "now", "placement", "span", "state", "upcoming"]
 
 STATES = {  # words, colour
     "starting": ("Getting ready", "dim"),
     "ready": ("Ready: press Start", "calm"),
     "presenter": ("Waiting for the stimulus PC", "amber"),
     "trigger": ("Waiting for the trigger", "blue"),
+    "volume": ("Waiting for the first volume", "blue"),
     "placing": ("Placing the decoder", "blue"),
     "asked": ("Placement: your decision", "amber"),
     "running": ("Running", "calm"),
@@ -39,6 +40,8 @@ SCENES = {
 }
 
 
+MOST_UPCOMING = 5
+LINGER_S = 1.0  # a picture that has just appeared can be taken out like one that is about to
 UNSCORED = "The session is over, but its last images, or all of them, could not be scored: see the warnings."
 
 
@@ -70,6 +73,16 @@ def figures(desk: Desk) -> str:
         ("volume", str(view.volumes[-1].index + 1) if view.volumes else "–"),
     ]
     return "".join(f"<span>{label} <b>{escape(value)}</b></span>" for label, value in cells)
+
+
+def goes_on(desk: Desk, left_s: float) -> str:
+    """Give what Stop's question says of the session that goes on meanwhile."""
+    words, colour = STATES[desk.state]
+    how_far = f"image {desk.view.shown} of {desk.images}"
+    return (
+        f'<p><span class="{colour}">{words}</span>, {how_far}: the session goes on until you stop it. This question goes away in '
+        f"{max(left_s, 0):.0f} s.</p>"
+    )
 
 
 def alarms(desk: Desk) -> str:
@@ -107,6 +120,36 @@ def _next(desk: Desk) -> str:
     if view.scene == "fixation" and view.last is not None:
         return f"next image in {max(0.0, p.washout_s - elapsed):.0f} s"
     return f"for {elapsed:.0f} s"
+
+
+def upcoming(desk: Desk) -> str:
+    """Give the pictures that are shown next, for who may take them out; empty where nobody is asked."""
+    approval = desk.plan.config.safety.approval
+    if approval == "none" or desk.over:
+        return ""
+    view, tiles, now_s = desk.view, [], desk.clock.now_s()
+    own = list(view.upcoming)
+    shown = view.on_screen(now_s)
+    if shown is not None and now_s - view.onsets[-1][0] < LINGER_S and not shown.refused:
+        own.insert(0, shown)  # a key that is on its way means it
+    undecided = [t for t in own if approval == "veto" or t.name not in view.approved]
+    keyed = next(iter([*undecided, *own]), None)  # the one that the keys mean
+    for trial in own[:MOST_UPCOMING]:
+        first = trial is keyed
+        asked = approval == "each" and trial.name not in view.approved
+        buttons = _press("Show", "Y" if first else "", "show", trial.name, "go") if asked else ""
+        buttons += _press("Take out", "V" if first else "", "veto", trial.name, "halt")
+        picture = f"picture/{trial.generation}/{trial.candidate}"
+        tiles.append(f'<figure class="tile"><img src="{picture}" alt="image {trial.generation}/{trial.candidate}">{buttons}</figure>')
+    ask = "Each is shown once you say yes." if approval == "each" else "Each is shown unless you take it out."
+    empty = '<p class="dim">The next picture is being painted.</p>'
+    return f"<h2>Next <span>{ask}</span></h2><div class='tiles'>{''.join(tiles) or empty}</div>"
+
+
+def _press(words: str, key: str, action: str, text: str, kind: str) -> str:
+    """Give a button that press.js knows, like those of the page."""
+    shown = f"<kbd>{key}</kbd>" if key else ""
+    return f'<button class="{kind}" data-key="{key}" data-action="{action}" data-text="{text}">{words}{shown}</button>'
 
 
 def placement(view: View) -> str:
@@ -159,9 +202,10 @@ def _tile(view: View, trial: Trial, limits: tuple[float, float], best: bool) -> 
     showing = view.showing == (trial.generation, trial.candidate)
     kinds = [name for name, so in (("showing", showing), ("best", best), ("waiting", not trial.shown)) if so]
     name = f"generation-{trial.generation:02d}/candidate-{trial.candidate:02d}"
-    picture = f'<img src="picture/{trial.generation}/{trial.candidate}?small=1" alt="{name}" title="{name}">'
+    title = escape(f"{name}: {trial.maps}" if trial.maps else name)
+    picture = f'<img src="picture/{trial.generation}/{trial.candidate}?small=1" alt="{name}" title="{title}">'
     if math.isnan(trial.value):
-        coming = "not shown" if view.scene == "over" else "to come"
+        coming = "taken away" if trial.refused else "not shown" if view.scene == "over" else "to come"
         words = "on screen" if showing else coming if not trial.shown else "hidden" if view.blinded else "no score yet"
         return f'<figure class="tile {" ".join(kinds)}">{picture}<div class="dim">{words}</div></figure>'
     low, high = limits
@@ -212,6 +256,7 @@ def _equipment(desk: Desk) -> list[tuple[str, str, str]]:
         ("Displacement", "–" if math.isnan(moved) else f"{moved:.2f} mm", ""),
         ("Volumes missing", str(view.missing), "amber" if view.missing else ""),
         ("Images late", str(view.held), "amber" if view.held else ""),
+        ("Pictures refused", str(view.refusals), "amber" if view.refusals else ""),
     ]
 
 

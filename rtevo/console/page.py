@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ from rtevo.console.desk import Desk
 __all__ = ["Page"]
 
 REFRESH_S = 0.5
+LATE_NS = 1_000_000_000  # a press that took longer to come means nothing that is on the screen now
+ANSWER_S = 20.0  # Stop's question goes away by itself after so long
 STYLE = Path(__file__).with_name("style.css")
 PRESS = Path(__file__).with_name("press.js")
 NOTES = ("moved", "talked", "coughed", "pressed the bell", "eyes closed", "scanner stopped")
@@ -33,7 +36,7 @@ class Page:
         self.desk = desk
         self._drawn: dict[str | int, Any] = {}
         self.ended = False  # and the browser shows it
-        self._changed = -1
+        self._changed, self._asked_s = -1, 0.0
         ui.add_css(STYLE.read_text(encoding="utf-8"))
         with ui.element("div").classes("page"):
             with ui.element("div").classes("bar"):
@@ -42,6 +45,7 @@ class Page:
             self.alarms = self._html("alarms")
             with ui.element("div").classes("panel now"):
                 self.now, self.messages = self._html(""), self._html("log")
+            self.upcoming = self._html("panel upcoming")
             self.placement = self._html("panel generations")
             self.generations = ui.element("div").classes("panel generations")
             self.health = self._html("panel health")
@@ -80,6 +84,7 @@ class Page:
             self.admit = self._button("Let it in", "L", "admit")
             self.correct = self._button("Correct start", "C", "correct")
             self.seen = self._button("Seen", "K", "seen", "halt")
+            self.away = self._button("Take away", "T", "away", "away")
             self.stop = self._button("Stop", "X", "ask-stop", "halt")
 
     def _make_charts(self) -> None:
@@ -95,13 +100,17 @@ class Page:
                 with ui.element("div").classes("panel"):
                     self._html("").content = f"<h2>{title}<span>{note}</span></h2>"
                     if name == "fitness" and view.blinded:
-                        self._html("hidden-scores").content = "Scores are hidden: this session is blinded."
+                        approved = self.desk.plan.config.safety.approval != "none"
+                        why = "whoever takes pictures out does not see scores" if approved else "this session is blinded"
+                        self._html("hidden-scores").content = f"Scores are hidden: {why}."
                     else:
                         self.charts[name] = (ui.echart(options(view)), options)
 
     def _make_dialogs(self) -> None:
-        with ui.dialog().props("transition-duration=0") as self.stop_dialog, ui.card():
+        # it stands below what it asks about, and dims and blocks nothing: the session goes on
+        with ui.dialog().props("transition-duration=0 seamless position=bottom") as self.stop_dialog, ui.card().classes("asks"):
             self._html("").content = "<p>End the session now? The image is taken away; everything is saved.</p>"
+            self.goes_on = self._html("dim")
             with ui.element("div").classes("buttons"):
                 self._button("Stop", "Enter", "stop", "halt")
                 self._button("Keep going", "Esc", "keep")
@@ -138,7 +147,11 @@ class Page:
             else:
                 self.stop_dialog.close()
                 self.mark_dialog.close()
-                if action in self.possible:
+                if action in ("show", "veto") and text in {trial.name for trial in self.desk.view.trials.values()}:
+                    self.desk.act(action, text, t_ns)
+                elif action == "away" and not self.desk.over:
+                    self.take_away(t_ns)
+                elif action in self.possible:
                     self.desk.act(action)
 
     @property
@@ -162,10 +175,28 @@ class Page:
             if so
         }
 
+    def take_away(self, t_ns: int) -> None:
+        """Take away the image that was on the screen when that was pressed; of a press that comes late, no other."""
+        meant = self.desk.view.on_screen(t_ns / 1e9)
+        if meant is not None or self.desk.clock.now_ns() - t_ns < LATE_NS * max(1.0, self.desk.clock.speed):
+            self.desk.act("away", meant.name if meant is not None else "", t_ns)
+
     def ask_stop(self) -> None:
         """Ask whether the session shall really end."""
         if not self.desk.over:
+            self._asked_s = time.monotonic()
             self.stop_dialog.open()
+            self._draw_question()
+
+    def _draw_question(self) -> None:
+        """Say in Stop's question that the session goes on; take the question away where nobody answers it, or the session has ended."""
+        if not self.stop_dialog.value:
+            return
+        left_s = ANSWER_S - (time.monotonic() - self._asked_s)
+        if self.desk.over or left_s <= 0:
+            self.stop_dialog.close()
+        else:
+            self._set(self.goes_on, markup.goes_on(self.desk, left_s))
 
     def ask_mark(self) -> None:
         """Ask for a note; what counts is the moment of the question."""
@@ -202,8 +233,11 @@ class Page:
         self._set(self.alarms, markup.alarms(desk))
         self._set(self.now, markup.now(desk))
         self._set(self.placement, markup.placement(desk.view) if desk.state == "asked" else "")
+        self._set(self.upcoming, markup.upcoming(desk))
+        self.upcoming.set_visibility(bool(self.upcoming.content))
         self._set(self.health, markup.health(desk))
         self._draw_buttons()
+        self._draw_question()
         if self._changed != desk.changed:
             self._changed = desk.changed
             self._set(self.messages, markup.messages(desk.view))
@@ -228,6 +262,7 @@ class Page:
         self.pause.set_enabled(state in ("presenter", "trigger", "running"))
         self.mark.set_enabled(not self.desk.over)
         self.stop.set_enabled(not self.desk.over and state != "stopping")
+        self.away.set_enabled(not self.desk.over)  # whatever is on the screen by then: this page knows it half a second later
 
     def _draw_generations(self) -> None:
         view = self.desk.view

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rtevo.console.view import View
+from rtevo.console.waits import awaited, state_of
 from rtevo.outside import shown_lines
 from rtevo.record import LOG, LogFollower
 from rtevo.records import FD_LIMIT_MM, VolumeFlag
@@ -37,6 +38,7 @@ ANSWERS = {"y": "accept", "n": "again", "r": "restart", "x": "stop"}
 HELD = "Type g (go on showing images), r (the scanner's run begins anew) or x (stop), and Enter."
 AT_HELD = {"g": "go_on", "r": "restart", "x": "stop"}
 BROWSER = "b"  # shows the page's address again
+AWAY = "t"  # takes the image on the screen away
 SEEN = "Type k and Enter when you have seen it."
 MORE = {  # shared word: action, key, question
     "presenter_waits": (
@@ -155,7 +157,7 @@ class Status:
         if not asked and (alarm or held) and self._alarm != (alarm, held):
             self.console.print(Text(HELD if held else SEEN, style="bold yellow"))
         self._alarm = (alarm, held)
-        if (asked or alarm or held or any(more.values()) or self.plan.token) and select.select([sys.stdin], [], [], 0)[0]:
+        if select.select([sys.stdin], [], [], 0)[0]:
             if alarm:  # any answer says that it has been seen
                 self._operate("seen", "at the terminal")
             self._answer(sys.stdin.readline().strip().lower()[:1], asked, held)
@@ -166,6 +168,9 @@ class Status:
         waiting = [more for name, more in MORE.items() if self._more[name]]
         if word == BROWSER and self.plan.token:
             self.invite()
+            return
+        if word == AWAY:
+            self._operate("away", "")
             return
         known = {**{key: action for action, key, _ in waiting}, **(AT_HELD if held else {}), **(ANSWERS if asked else {})}
         if word in known:
@@ -188,7 +193,10 @@ class Status:
         """Label, value and style of each part of the line."""
         view, config = self.view, self.plan.config
         now_s = self._clock.now_s() if self._clock else math.nan
-        cells = [("t", f"{now_s:.0f} s" if self._clock else "-", "bold")]
+        state = state_of(self._clock.get, view) if self._clock else "starting"
+        yours = state in ("ready", "asked", "paused", "held")
+        cells = [("session", awaited(state, view) or state, "bold yellow" if yours else "" if state == "running" else "cyan")]
+        cells.append(("t", f"{now_s:.0f} s" if self._clock else "-", "bold"))
         if view.volumes:
             volume, took = view.volumes[-1], view.latencies["align"].values
             missing, displacement = volume.flags & VolumeFlag.MISSING, volume.displacement_mm
@@ -196,15 +204,13 @@ class Status:
             cells.append(("volume", f"{volume.index} (TR {self.plan.tr_s:g} s)", "bold red" if missing else ""))
             cells.append(("FD", "-" if math.isnan(displacement) else f"{displacement:.2f} mm", moved))
             cells.append(("aligned in", "missing" if missing else f"{took[-1]:.0f} ms" if took else "-", "red" if missing else ""))
-        if not view.placed and self._clock is not None and self._clock.get("triggered"):
-            cells.append(("decoder", "being placed" if view.asked is None else "placement: your decision", "yellow"))
         generation = max((trial.generation for trial in view.trials.values() if trial.shown), default=0)
         cells.append(("generation", f"{generation + 1}/{config.evolution.generations}", "bold"))
         cells.append(("images", f"{view.shown}/{self._images}", ""))
         if view.blinded:
             cells.append(("score", "hidden", "green"))
         elif not math.isnan(view.score):
-            cells.append(("score", f"{view.score:+.3f}", "green"))
+            cells.append(("score", f"{view.score:+.3f}" + (f" ({view.score_maps})" if view.score_maps else ""), "green"))
         if means := view.means():
             cells.append(("fitness", " ".join(f"{mean:+.2f}" for _, mean, _ in means[-6:]), "green"))
         if self._clock and not math.isnan(view.due_s):

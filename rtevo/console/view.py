@@ -23,10 +23,11 @@ from rtevo.record import (
     Painting,
     PlacementRecord,
     Record,
+    RefusedRecord,
     ScoreRecord,
     Start,
 )
-from rtevo.records import FD_LIMIT_MM, HEAD_RADIUS_MM, NOTES, Decision, EventKind, RunClock, VolumeFlag
+from rtevo.records import FD_LIMIT_MM, HEAD_RADIUS_MM, NOTES, Decision, EventKind, RunClock, VolumeFlag, named
 from rtevo.session.plan import MEASURED
 
 __all__ = ["FULL", "LATENCIES", "Latency", "Trial", "View", "Volume"]
@@ -56,6 +57,9 @@ _SHOWN = {
     "restart": "the scanner's run begins anew",
     "admit": "the waiting presenter is let in",
     "correct": "the start is corrected, as the volumes say",
+    "show": "shown",
+    "veto": "taken out",
+    "away": "taken away",
 }
 
 
@@ -68,9 +72,18 @@ class Trial:
     probe: bool = False
     painted: bool = False
     shown: bool = False
+    refused: bool = False  # by the gate, or taken away
+    sha256: str = ""
+
+    @property
+    def name(self) -> str:
+        """How the operator's actions name its picture."""
+        return named(self.generation, self.candidate, self.sha256)
+
     value: float = math.nan  # score; in the conditions ratings and physiology what has been measured instead
     error: float = math.nan  # its standard error
     fitness: float = math.nan
+    maps: str = ""  # scores of an objective's maps, in words
 
 
 @dataclass(frozen=True)
@@ -107,10 +120,19 @@ class Latency:
         return sorted(self.values)[len(self.values) // 2] if self.values else math.nan
 
 
+def maps_in_words(maps: Mapping[str, Sequence[float]] | None) -> str:
+    """Say the scores of an objective's maps: ``face +1.20 ± 0.31, place -0.40 ± 0.28``."""
+    said = []
+    for name, (score, error) in (maps or {}).items():
+        said.append(f"{name} {score:+.2f}" + ("" if math.isnan(error) else f" ± {error:.2f}"))
+    return ", ".join(said)
+
+
 class View:
     """State of a session, from the records of its log.
 
-    In a blinded session no score, rating or fitness gets in.
+    In a blinded session no score, rating or fitness gets in; nor where the operator looks at the pictures before they are shown: to take
+    one out is a choice, which must not follow from scores.
 
     Parameters
     ----------
@@ -125,7 +147,7 @@ class View:
 
     def __init__(self, config: Config, tr_s: float) -> None:
         self.config, self.tr_s, self.voxel_mm = config, tr_s, math.nan
-        self.blinded = config.session.condition == "blinded"
+        self.blinded = config.session.condition == "blinded" or config.safety.approval != "none"
         self.measured = MEASURED.get(config.session.condition)
         speed = config.session.speed or math.inf
         cadence_s = config.generator.deadline_s or config.presentation.image_s + config.presentation.washout_s
@@ -133,7 +155,10 @@ class View:
         self.latencies = {name: Latency(limits_ms[limit]) for name, (_, _, limit) in LATENCIES.items()}
         self._painting, self._holding = Painting(1e3 * cadence_s / speed), Holding()
         self.trials: dict[tuple[int, int], Trial] = {}
-        self.score = math.nan  # the last one; NaN where it is not known or must not be
+        self.refusals = 0  # pictures that the gate did not let through
+        self.approved: set[str] = set()  # names of pictures
+        self.vetoed: set[str] = set()
+        self.score, self.score_maps = math.nan, ""  # the last one; NaN where it is not known or must not be
         self.volumes: list[Volume] = []
         self.part = 0
         self.messages: deque[tuple[float, str, str]] = deque(maxlen=200)  # session time s, kind, text
@@ -145,6 +170,7 @@ class View:
         self._holding.begin()
         self.run = RunClock(self.tr_s)  # of this part alone
         self.scene, self.since_s = "nothing", 0.0
+        self.onsets: list[tuple[float, Trial]] = []  # of this part
         self.showing: tuple[int, int] | None = None  # on the screen now
         self.last: tuple[int, int] | None = None  # shown last
         self.volume_s = math.nan  # when the last volume came
@@ -195,8 +221,12 @@ class View:
         self._trial(record).probe = record.probe >= 0
         self._painting.asked(record)
 
+    def _refused(self, record: RefusedRecord) -> None:
+        self.refusals += 1
+
     def _images(self, record: ImageRecord) -> None:
-        self._trial(record).painted = True
+        trial = self._trial(record)
+        trial.painted, trial.refused, trial.sha256 = not record.refused, bool(record.refused), record.sha256
         ns = self._painting.painted(record)
         if ns is not None and self.run.trigger_ns is not None:  # the first ones have waited for it
             self.latencies["paint"].add(ns / 1e6)
@@ -207,8 +237,8 @@ class View:
         self._scored_ns[record.generation, record.candidate] = record.scored_ns
         if not self.blinded and self.measured is None:
             trial = self._trial(record)
-            trial.value, trial.error = record.score, record.score_se
-            self.score = record.score
+            trial.value, trial.error, trial.maps = record.score, record.score_se, maps_in_words(record.maps)
+            self.score, self.score_maps = record.score, trial.maps
 
     def _fitness(self, record: FitnessRecord) -> None:
         scored_ns = self._scored_ns.pop((record.generation, record.candidate), None)
@@ -233,6 +263,8 @@ class View:
         text = record.text
         if record.level == "operator":
             text = _SHOWN.get(record.action, record.action) + (f": {text}" if text else "")
+        if record.action in ("show", "veto"):
+            (self.approved if record.action == "show" else self.vetoed).add(record.text)
         if record.action == "seen":
             self.unseen.clear()
         elif record.level == "alarm":
@@ -256,10 +288,13 @@ class View:
             self.showing = self.last = (record.generation, record.candidate)
             self.onset_s = t_s
             self._trial(record).shown = True
+            self.onsets.append((t_s, self._trial(record)))
             self._scene("image", t_s)
         elif kind == EventKind.OFFSET:
             self.showing = None
             self._scene("rating" if self.measured == EventKind.RATING else "fixation", t_s)
+        elif kind in (EventKind.TAKEN, EventKind.REFUSED):
+            self._trial(record).refused = True
         elif kind in (EventKind.FIXATION, EventKind.PAUSE, EventKind.GO_ON, EventKind.END):
             paused = "paused" if self.placed else "placing"
             scenes = {EventKind.FIXATION: "late", EventKind.PAUSE: paused, EventKind.GO_ON: "fixation", EventKind.END: "over"}
@@ -292,6 +327,7 @@ class View:
         PlacementRecord: _placements,
         LatentRecord: _latents,
         ImageRecord: _images,
+        RefusedRecord: _refused,
         ScoreRecord: _scores,
         FitnessRecord: _fitness,
         AlignedRecord: _aligned,
@@ -309,6 +345,17 @@ class View:
             if trial.painted:
                 found.setdefault(trial.generation, []).append(trial)
         return sorted(((g, sorted(own, key=lambda t: t.candidate)) for g, own in found.items()), reverse=True, key=lambda row: row[0])
+
+    @property
+    def upcoming(self) -> list[Trial]:
+        """Pictures that are painted and not shown yet, in the order in which they were asked for; without those that will not be."""
+        waiting = [t for t in self.trials.values() if t.painted and not (t.shown or t.refused)]
+        return [t for t in waiting if t.name not in self.vetoed]
+
+    def on_screen(self, t_s: float) -> Trial | None:
+        """The image that was on the screen at a session time; None where none is known to have been."""
+        on = next(((onset_s, trial) for onset_s, trial in reversed(self.onsets) if onset_s <= t_s), None)
+        return on[1] if on is not None and t_s - on[0] < self.config.presentation.image_s else None
 
     @property
     def due_s(self) -> float:
@@ -365,7 +412,10 @@ class View:
             found.append(
                 f"Another presenter waits: {self.other}. It stays outside unless you let it in (the participant must see that screen)."
             )
-        if self.scene == "late" and now_s - self.since_s > 2 * self.tr_s and self.config.evolution.schedule == "steady":
+        each = self.config.safety.approval == "each" and any(t.name not in self.approved for t in self.upcoming[:1])
+        if self.scene == "late" and each:
+            found.append(f"The next picture waits for your yes; fixation has been held for {now_s - self.since_s:.0f} s.")
+        elif self.scene == "late" and now_s - self.since_s > 2 * self.tr_s and self.config.evolution.schedule == "steady":
             found.append(f"The next picture is late: fixation has been held for {now_s - self.since_s:.0f} s.")
         if self.clock_error_ms > CLOCK_LIMIT_MS:
             found.append(f"The stimulus PC's clock is known only to {self.clock_error_ms:.0f} ms: onsets are that uncertain.")

@@ -17,12 +17,17 @@ volumes and image onsets as they come and gives each image's score.
     events      what was shown in a training run, and targets
     categories  what is told apart in training runs, their blocks, and how they are held out
     selection   maps on the voxels that tell categories apart, with nested cross-validation
+    repeats     voxels whose responses repeat from run to run
     train       weight maps on all voxels, and their performance on held-out blocks
     fitting     the default of ``fit``: choose, write, draw; recorded: runs as training and scoring by hand see them
     scoring     recorded events scored as a session does, and how well
+    promise     how good a folder's maps are, for plans
     figures     one page about a decoder
     carry       a decoder on another day's grid; sampling: volumes and maps on other grids
+    maps        one map, or an objective over several of one or several folders
+    several     scores of such an objective; shared: the noise that maps share
     elsewhere   runs of other grids: today's reference, placement, a decoder folder for today
+    imported    the noise of maps from elsewhere
     convert     decoders from elsewhere; unpickle reads a model without running it
 
 ``python -m rtevo.decode fit`` builds a decoder, ``score`` scores a recorded run, ``place`` carries a decoder to today's grid, ``import``
@@ -32,11 +37,13 @@ converts maps and models.
 from rtevo.decode.carry import carry, reorder, same_voxels
 from rtevo.decode.deconvolve import Deconvolver, Grid
 from rtevo.decode.folder import Decoder, read_map, write_decoder
+from rtevo.decode.maps import load_decoder
 from rtevo.decode.peak import pearson, response_window
 from rtevo.decode.quality import Quality, differences, whole
 from rtevo.decode.running import RunningFit
 from rtevo.decode.score import Score
 from rtevo.decode.scorer import METHODS, Method, Scorer
+from rtevo.decode.several import SeveralScorer, scorer_of
 
 __all__ = [
     "METHODS",
@@ -48,13 +55,16 @@ __all__ = [
     "RunningFit",
     "Score",
     "Scorer",
+    "SeveralScorer",
     "carry",
     "differences",
+    "load_decoder",
     "pearson",
     "read_map",
     "reorder",
     "response_window",
     "same_voxels",
+    "scorer_of",
     "whole",
     "write_decoder",
 ]

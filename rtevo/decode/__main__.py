@@ -1,7 +1,7 @@
 """Command line: build a decoder from training runs, score a recorded run with one as a session would, carry one to today's grid.
 
 ``python -m rtevo.decode fit RUN [RUN ...] --events E.tsv [E.tsv ...] [--target "face - object"] --out DIR``
-``python -m rtevo.decode score DECODER RUN --events E.tsv [--name MAP ...] [--out SCORES.tsv]``
+``python -m rtevo.decode score DECODER RUN --events E.tsv [--name MAP ... | --objective "face - 0.5 * place"] [--out SCORES.tsv]``
 ``python -m rtevo.decode place DECODER --on TODAY --out DIR [--transform FILE]``
 ``python -m rtevo.decode import (MAP.nii.gz | MODEL.pkl) --reference REF.nii.gz --mask MASK.nii.gz --out DIR [--transform A B ...]``
 """
@@ -26,8 +26,9 @@ from rtevo.decode.convert import convert_maps, convert_model
 from rtevo.decode.elsewhere import PICTURE, carry_folder, in_order, sampled, seen_by, sentence
 from rtevo.decode.events import Event, Target, parse_target
 from rtevo.decode.figures import draw_page
-from rtevo.decode.fitting import draw_all, fit_selected, map_name, performance_of, told, write_selected
+from rtevo.decode.fitting import draw_all, fit_selected, map_name, performance_of, response_told, told, write_selected
 from rtevo.decode.folder import Decoder, maps_in, write_decoder
+from rtevo.decode.imported import add_noise
 from rtevo.decode.nuisance import DRIFT_SD, MOTION_SD
 from rtevo.decode.recorded import Series, events_of, examples_of, nuisance_of, open_with, reference_of, series_of
 from rtevo.decode.runs import open_scan
@@ -64,8 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
 
     def work() -> int:
-        warm_up()
-        done = {"fit": _fit, "score": score_run, "place": _place, "import": _import}[options.command](options)
+        from threadpoolctl import threadpool_limits
+
+        warm_up(say)
+        with threadpool_limits(1):  # many small products: more threads only wait for each other where others use the cores
+            done = {"fit": _fit, "score": score_run, "place": _place, "import": _import}[options.command](options)
         text, status = done if isinstance(done, tuple) else (done, 0)
         sys.stdout.write(text)
         return status
@@ -75,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m rtevo.decode", description="Build decoders and score recorded runs.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     fit = commands.add_parser("fit", help="build a decoder from training runs")
     _fit_options(fit)
     score = commands.add_parser("score", help="score the events of a recorded run")
@@ -83,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("run", metavar="RUN", type=Path, help="folder of DICOM files, or 4-D NIfTI file")
     score.add_argument("--events", required=True, metavar="TSV", type=Path, help="BIDS events")
     score.add_argument("--name", nargs="+", metavar="MAP", help="which maps, where there are several (default: all)")
+    score.add_argument(
+        "--objective",
+        metavar="TEXT",
+        help="a sum over maps, as in a session: 'face - 0.5 * place', 'face - 0.3 * keep(place)', 'rank(face)'",
+    )
+    score.add_argument("--more-folders", nargs="+", metavar="DIR", type=Path, help="more decoder folders whose maps the objective names")
     score.add_argument("--no-halves", dest="halves", action="store_false", help="leave the split-half reliability out (saves some time)")
     score.add_argument("--method", choices=SCORING, default="deconvolve", help="default: deconvolve")
     score.add_argument("--out", metavar="TSV", type=Path, help="where to write the scores (default: print them)")
@@ -100,16 +110,22 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--name", help="of the map (default: the file's)")
     convert.add_argument("--class", dest="category", metavar="CLASS", help="which, where a model tells more than two apart")
     convert.add_argument(
+        "--noise", metavar="RUN", type=Path, help="a run of the same head, any task or none, for the voxels' noise and the map's unit "
+        "(without them a session needs a baseline, and the map's scores cannot be added to others')"
+    )  # fmt: skip
+    convert.add_argument("--fwhm", type=finite, default=4.0, metavar="MM", help="with --noise: smoothing of the sessions (default: 4)")
+    convert.add_argument(
         "--transform", nargs="+", metavar="FILE", type=Path, help="takes the map from its own space to the reference's; several as "
         "antsApplyTransforms -i MAP -r REFERENCE -t FILE FILE ... has them: fMRIPrep's .h5, ANTs' .mat and Warp.nii.gz, FSL, AFNI, LTA"
     )  # fmt: skip
-    for each in (fit, score, placing):
+    for each in (fit, score, placing, convert):
         each.add_argument("--series", metavar="PATTERN", help="which series of a DICOM folder")
-        if each is not placing:
+        if each in (fit, score):
             each.add_argument(
                 "--first", type=_count, metavar="N", help="where a run's first volumes are missing: number of the first that is there, "
                 "counted from the volume at which the onsets are 0 (default: what lets more events be seen)"
             )  # fmt: skip
+        if each is not placing:
             each.add_argument("--tr", type=finite, metavar="S", help="repetition time, where the file does not say")
     return parser
 
@@ -130,6 +146,10 @@ def _fit_options(fit: argparse.ArgumentParser) -> None:
     fit.add_argument(
         "--voxels", nargs="+", type=_count, metavar="N", help="numbers of voxels to choose from, 0: all (default: 300 1000 2000 5000 0)"
     )
+    fit.add_argument(
+        "--reliable", type=finite, metavar="R", help="only voxels whose responses to the categories repeat across runs: correlation of two "
+        "runs' responses at least R, as 0.3 (default: all; at least 100 voxels are kept)"
+    )  # fmt: skip
     fit.add_argument("--mask", metavar="NII", type=Path, help="brain mask (default: found from the reference)")
     fit.add_argument("--roi", metavar="NII", type=Path, help="use only voxels inside this too")
     fit.add_argument(
@@ -164,6 +184,8 @@ def _fit(options: argparse.Namespace) -> str:
         raise DataError(f"--method {options.method}: expected --target (only the default method fits a map for every kind of event)")
     if options.name is not None and options.target is None:
         raise DataError("--name: expected --target (without it each kind of event names its map)")
+    if options.reliable is not None and (options.method != "select" or len(runs) < 2):
+        raise DataError("--reliable: expected two or more runs and the default method, as it asks what repeats from run to run")
     if options.method != "select" and len(options.fwhm) > 1:
         raise DataError(f"--fwhm: expected one width for --method {options.method}, got {len(options.fwhm)}")
     targets = None if options.target is None else _targets(options.target, events)
@@ -204,7 +226,7 @@ def _fit_selected(
 ) -> str:
     """Fit maps on selected voxels and write the folder; return what to tell the user."""
     reference, mask, first = volumes
-    chosen, categories, weights, sd, series, fwhm_mm = fit_selected(options, series_at, events, targets, first.tr_s, days)
+    chosen, categories, weights, sd, series, fwhm_mm, responses = fit_selected(options, series_at, events, targets, first.tr_s, days)
     names = [options.name or map_name(options.target)] if targets is not None else [map_name(each) for each in categories.names]
     if len(set(names)) < len(names):
         raise DataError(f"events: expected kinds whose names differ in letters and digits, found {', '.join(categories.names)}")
@@ -216,9 +238,11 @@ def _fit_selected(
     tsnr = float(np.median(np.mean([one.values.mean(axis=0) for one in series], axis=0)[sd > 0] / sd[sd > 0]))
     settings = {**_settings(options, "select", measured, first.tr_s, tsnr), "fwhm_mm": fwhm_mm}
     settings["selection"] = {"voxels": chosen.recipe.voxels or int((sd > 0).sum()), "penalty": chosen.recipe.penalty}
+    if options.reliable is not None:
+        settings["selection"] |= {"voxels": int((weights != 0).any(axis=0).sum()), "reliable": options.reliable}
     if placements:
         settings["placements"] = placements
-    decoders = write_selected(options.out, names, (reference, mask, first.grid), weights, sd, chosen, categories, settings)
+    decoders = write_selected(options.out, names, (reference, mask, first.grid), weights, sd, chosen, categories, settings, responses)
     draw_all(options.out, decoders, chosen, categories, series, sd)
     if chosen.weak:
         sys.stderr.write(f"rtevo.decode: {chosen.note}\n")
@@ -226,7 +250,7 @@ def _fit_selected(
     return (
         f"decoder{'s' * (len(names) > 1)} {quoted} ({settings['selection']['voxels']} of {int(mask.sum())} voxels, "
         f"penalty {chosen.recipe.penalty:g}, smoothing {fwhm_mm:g} mm, {volumes_used} volumes, median tSNR {tsnr:.0f})\n"
-        f"{told(chosen, categories)}{options.out}\n"
+        f"{told(chosen, categories)}{response_told(names, responses)}{options.out}\n"
     )
 
 
@@ -397,7 +421,10 @@ def _import(options: argparse.Namespace) -> str:
         raise DecoderError(f"--transform: expected a map (.nii, .nii.gz), got {source}: a model's columns are the voxels of its own mask")
     else:
         decoder = convert_model(source, options.reference, options.mask, options.out, options.name or stem, options.category)
-    return f"decoder '{decoder.name}' ({int(decoder.mask.sum())} voxels): {options.out}\n"
+    noise = ""
+    if options.noise is not None:
+        noise = add_noise(options.out, decoder, open_with(options.noise, options), options.fwhm, options.noise)
+    return f"{noise}decoder '{decoder.name}' ({int(decoder.mask.sum())} voxels): {options.out}\n"
 
 
 if __name__ == "__main__":

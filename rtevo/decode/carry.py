@@ -41,7 +41,7 @@ from rtevo.records import Grid
 if TYPE_CHECKING:
     from rtevo.place import Placement
 
-__all__ = ["Order", "carry", "reorder", "same_voxels", "warm_up"]
+__all__ = ["Order", "carry", "reorder", "same_voxels", "together", "warm_up"]
 
 Array = NDArray[np.float64]
 MARGIN = 1
@@ -110,6 +110,8 @@ def reorder(decoder: Decoder, grid: Grid) -> Decoder | None:
     order = same_voxels(decoder.grid, grid)
     if order is None:
         return None
+    if decoder.maps:
+        return together(decoder, [found for each in decoder.maps if (found := reorder(each, grid)) is not None])
     noise = None if decoder.noise_sd is None else order(decoder.noise_sd)
     return replace(
         decoder,
@@ -152,8 +154,8 @@ def carry(
     Returns
     -------
     Decoder
-        On today's grid, with today's reference; its settings say in ``placed`` where it comes from. The decoder itself where today's grid
-        is its own, and the decoder reordered where it has the same voxels: then volumes go to the decoder's reference.
+        On today's grid, with today's reference, and all its maps; its settings say in ``placed`` where it comes from. The decoder itself
+        where today's grid is its own, and the decoder reordered where it has the same voxels: then volumes go to the decoder's reference.
 
     Raises
     ------
@@ -165,6 +167,9 @@ def carry(
     same = None if moved else reorder(decoder, today_grid)
     if same is not None:
         return same
+    if decoder.maps:
+        rest: dict[str, Any] = {"volumes": volumes, "fwhm_mm": fwhm_mm, "moved": moved}
+        return together(decoder, [carry(each, placement, today, today_grid, **rest) for each in decoder.maps])
     reference = np.nan_to_num(np.asarray(today, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     if reference.shape != today_grid.shape:
         raise GeometryError(f"today's reference: expected the shape of today's grid, {today_grid.shape}, found {reference.shape}")
@@ -190,6 +195,17 @@ def carry(
         weights = np.where(counted, density * noise / scale, 0.0)
     settings = {**decoder.settings, "placed": _about(decoder, placement, mask)}
     return Decoder(today_grid, reference, mask, weights.astype(np.float32), decoder.name, settings, _single(noise))
+
+
+def together(decoder: Decoder, maps: Sequence[Decoder]) -> Decoder:
+    """Return a decoder of several maps with these in place of its own: on one grid and reference, in the same order."""
+    mask = np.any([each.mask for each in maps], axis=0)
+    weights = np.sum([np.abs(each.weights) / np.abs(each.weights).max() for each in maps], axis=0)
+    if np.ptp(weights[mask]) == 0:  # it only says where the maps weigh
+        weights = np.where(mask, maps[0].weights, 0)
+    one = maps[0]
+    settings = {name: value for name, value in one.settings.items() if name not in ("category", "unit")}  # of that map alone
+    return Decoder(one.grid, one.reference, mask, weights, decoder.name, settings, None, decoder.goal, tuple(maps))
 
 
 class _Lattice:

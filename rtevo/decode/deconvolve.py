@@ -26,61 +26,35 @@ the parameters do. The cost of a volume depends on the number of images whose re
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import erfc
 
-from rtevo.decode.hrf import HRF_LENGTH_S, Shape, basis, response
+from rtevo.decode.grid import Grid, Response
+from rtevo.decode.hrf import HRF_LENGTH_S, Shape, basis, response, share_of_peak
+from rtevo.kernels.kalman import compact, correct, predict
 
-__all__ = ["Amplitude", "Deconvolver", "Grid"]
+__all__ = ["Amplitude", "Deconvolver", "Grid", "warm_up"]
 
 Array = NDArray[np.float64]
 _START_VARIANCE = 1e6  # of the drift's start, in noise variances: as good as unknown
 _MEAN_VARIANCE = 30.0**2  # of the common amplitude
-_SPREAD = 2.0  # scale of the prior of the amplitudes' spread
 _TERM_SD = 3.0  # of the coefficients of fixed functions of time
-_NOISE, _DRIFT, _MEAN = 0, 1, 2  # places in the state: noise, drift, mu, then coefficients of motion and time, then images
+_NOISE, _DRIFT, _MEAN = 0, 1, 2  # places in the state: noise, drift, mu, what is shared, coefficients of motion and time, then images
 _PRIOR_VOLUMES = 2.0  # volumes' worth of evidence that the noise variance is 1
 _INCREDIBLE, _SURE = 6.0, 20  # standard deviations from what is predicted, after so many volumes; real responses to blocks reach 5
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Values that the unknown parameters may have; every combination is tried.
-
-    Parameters
-    ----------
-    amplitude_sd : tuple of float
-        Spread of the images' amplitudes, in noise standard deviations, > 0, in equal ratios. Beforehand it is half-Cauchy with scale 2
-        (A. Gelman 2006, doi:10.1214/06-BA117A). Not nearer to 0: short runs would often be taken to have no spread at all, and errors be
-        given far too small.
-    autocorrelation : tuple of float
-        Correlation of the noise of successive volumes, 0 <= r < 1.
-    drift_sd : tuple of float
-        Spread of the drift after one second, in noise standard deviations; it grows with the square root of time.
-    motion_sd : tuple of float
-        Effect of a millimetre of motion, in noise standard deviations.
-    lag_s : tuple of float
-        Delay of the response against the canonical one, seconds.
-    lag_mean_s, lag_prior_s : float
-        Expected lag and its spread, seconds: the canonical one, or a participant's own known from a training run.
-    """
-
-    amplitude_sd: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-    autocorrelation: tuple[float, ...] = (0.1, 0.4, 0.7)
-    drift_sd: tuple[float, ...] = (0.005, 0.02, 0.08)
-    motion_sd: tuple[float, ...] = (0.0, 3.0)
-    lag_s: tuple[float, ...] = (-1.2, 0.0, 1.2)
-    lag_mean_s: float = 0.0
-    lag_prior_s: float = 0.8
-
-    def points(self) -> Array:
-        """Return all combinations, float64 (5, n), in the order of the fields."""
-        axes = (self.amplitude_sd, self.autocorrelation, self.drift_sd, self.motion_sd, self.lag_s)
-        return np.array(np.meshgrid(*axes, indexing="ij"), np.float64).reshape(5, -1)
+_FEWEST, _IMPOSSIBLE = 10, 12.0  # after so many volumes points are dropped that are less probable than the best by this logarithm
+_MOST = 2_000_000  # numbers in the covariances of all points that are kept from then on: what a volume costs
+_SPARE = 0.9  # of the points may stay, for dropping the others to be worth it
+_ROOM = 12  # images for which room is made at once
+_ROWS = 64  # images whose response has passed, for which room is made at first
+SHORTEST_S = 0.05  # seconds that an image counts as shown at least
+_READ = 0.98  # the most probable points that hold so much are what is said of the images
 
 
 @dataclass(frozen=True)
@@ -108,12 +82,14 @@ class Amplitude:
 
 @dataclass
 class _Image:
-    """An image whose response has not passed yet."""
+    """An image whose response has not passed yet, and its place in the state."""
 
     key: tuple[int, int]
     onset_s: float
     duration_s: float
+    at: int
     volumes: int = 0
+    shown_s: float = math.nan  # where it was taken away before its time
 
 
 @dataclass(frozen=True)
@@ -125,6 +101,15 @@ class _Snapshot:
     slope: Array
     mu: Array
     mu_variance: Array
+
+    def rows(self, rows: slice, points: NDArray[Any]) -> _Snapshot:
+        """Some of the rows, at some of the points, where all arrays have an image a row."""
+        return _Snapshot(*[each[rows][:, points] for each in (self.value, self.variance, self.slope, self.mu, self.mu_variance)])
+
+    def longer(self) -> _Snapshot:
+        """The same with room for twice as many rows."""
+        arrays = (self.value, self.variance, self.slope, self.mu, self.mu_variance)
+        return _Snapshot(*[np.concatenate([each, np.zeros_like(each)]) for each in arrays])
 
 
 class Deconvolver:
@@ -139,7 +124,7 @@ class Deconvolver:
     grid : Grid
         Parameters to consider.
     shape : {"canonical", "derivatives", "fir"}
-        See :func:`rtevo.decode.hrf.basis`. Only the canonical response is tried at several lags.
+        See :func:`rtevo.decode.hrf.basis`. Only the canonical response is tried at several lags and widths.
     """
 
     def __init__(
@@ -147,37 +132,45 @@ class Deconvolver:
     ) -> None:
         grid = grid or Grid()
         if shape != "canonical":
-            grid = replace(grid, lag_s=(grid.lag_mean_s,))
+            grid = grid.fixed()
         if time_terms:
             grid = replace(grid, drift_sd=(0.0,))
-        self._basis = basis(shape)
-        self._amplitude_sd, self._rho, self._drift_sd, motion_sd, lag_s = grid.points()
-        self._lags_s, self._lag = np.unique(lag_s, return_inverse=True)
-        cauchy = self._amplitude_sd / (1.0 + (self._amplitude_sd / _SPREAD) ** 2)  # times its spacing on the grid
-        self._log_prior = np.log(cauchy) - 0.5 * ((lag_s - grid.lag_mean_s) / grid.lag_prior_s) ** 2
-        self._tr_s, self._width = float(tr_s), len(self._basis.readout)
-        self._terms = slice(_MEAN + self._width, _MEAN + self._width + motion_terms + time_terms)
-        points, size = len(lag_s), self._terms.stop
-        self._mean = np.zeros((points, size))
-        self._cov = np.zeros((points, size, size))
+        self._shape, self._basis, self._undershoot = shape, basis(shape), grid.undershoot
+        self.grid, self._tr_s, self._width = grid, float(tr_s), len(self._basis.readout)
+        points = grid.points()
+        self._all, self._kept = points.shape[1], np.arange(points.shape[1])
+        self._kinds, which = np.unique(points[4:6].T, axis=0, return_inverse=True)  # lag and width
+        self._which = np.asarray(which, np.int64).ravel()
+        self._amplitude_sd, self._rho, self._drift_sd, motion_sd, _, _, self._share, self._reach_s = points
+        self._log_prior = grid.log_prior()
+        w = self._width
+        self._shared = slice(_MEAN + w, _MEAN + 2 * w)
+        self._terms = slice(_MEAN + 2 * w, _MEAN + 2 * w + motion_terms + time_terms)
+        size = self._terms.stop
+        self._size = size
+        self._mean = np.zeros((self._all, size + _ROOM * w))
+        room = size + _ROOM * w
+        self._cov = np.zeros((self._all, room, room))
         self._cov[:, _NOISE, _NOISE] = 1.0
         self._cov[:, _DRIFT, _DRIFT] = _START_VARIANCE
-        self._cov[:, _MEAN : self._terms.start, _MEAN : self._terms.start] = _MEAN_VARIANCE * self._basis.prior
+        self._cov[:, _MEAN : _MEAN + w, _MEAN : _MEAN + w] = _MEAN_VARIANCE * self._basis.prior
+        self._cov[:, self._shared, self._shared] = self._prior(self._share)
         for k in range(self._terms.start, size):
             self._cov[:, k, k] = motion_sd**2 if k < self._terms.start + motion_terms else _TERM_SD**2
         self._voxels: Array | None = None
         self._images: list[_Image] = []
-        self._past: dict[tuple[int, int], tuple[_Snapshot, int]] = {}
-        self._t_s = -math.inf
+        self._past: dict[tuple[int, int], int] = {}  # images whose response has passed, and the volumes that saw them
+        self._gone = _Snapshot(*np.zeros((5, _ROWS, self._all)))  # theirs, an image a row
+        self._t_s, self._onset_s = -math.inf, -math.inf
         self.volumes = 0
         self._starts = 0  # runs so far: the first volume of each only sets its level
         self._fresh = True
         self._left_out = 0.0  # sign of the last volume's surprise, where it was left out
-        self._log_det = np.zeros(points)
-        self._squares = np.zeros(points)
+        self._log_det = np.zeros(self._all)
+        self._squares = np.zeros(self._all)
 
     def add_image(self, key: tuple[int, int], onset_s: float, duration_s: float) -> None:
-        """Add an image, before the first volume that its response reaches.
+        """Add an image, before the first volume that its response reaches; in the order of their onsets.
 
         Parameters
         ----------
@@ -186,13 +179,55 @@ class Deconvolver:
         onset_s, duration_s : float
             When and how long it was shown, seconds on the volumes' time scale.
         """
-        size, more = self._mean.shape[1], self._width
-        self._mean = np.pad(self._mean, ((0, 0), (0, more)))
-        self._cov = np.pad(self._cov, ((0, 0), (0, more), (0, more)))
+        at, more = self._place(), self._width
+        s, own = self._shared, slice(at, at + more)
+        decay = np.exp(-max(onset_s - self._onset_s, 0.0) / self._reach_s)  # 0 before the first image
+        self._onset_s = max(onset_s, self._onset_s)
+        self._mean[:, s] *= decay[:, np.newaxis]
+        self._cov[:, s, :] *= decay[:, np.newaxis, np.newaxis]
+        self._cov[:, :, s] *= decay[:, np.newaxis, np.newaxis]
+        self._cov[:, s, s] += self._prior(self._share * (1.0 - decay**2))
+        self._mean[:, own] = self._mean[:, s]
+        self._cov[:, own, :] = self._cov[:, s, :]
+        self._cov[:, :, own] = self._cov[:, :, s]
+        self._cov[:, own, own] = self._cov[:, s, s] + self._prior(1.0 - self._share)
         if self._voxels is not None:
-            self._voxels = np.pad(self._voxels, ((0, more), (0, 0)))
-        self._cov[:, size:, size:] = (self._amplitude_sd**2)[:, np.newaxis, np.newaxis] * self._basis.prior
-        self._images.append(_Image(key, float(onset_s), float(duration_s)))
+            self._voxels[s] *= decay[self._best()]
+            self._voxels[own] = self._voxels[s]
+        self._images.append(_Image(key, float(onset_s), float(duration_s), at))
+
+    def shown_for(self, key: tuple[int, int], shown_s: float) -> None:
+        """Take note that an image was taken away before its time: its amplitude remains that of the whole one, of which a part was seen.
+
+        Parameters
+        ----------
+        key : tuple of int
+            Of an image that was added; one whose response has passed stays as it is.
+        shown_s : float
+            How long it was shown, seconds.
+        """
+        for image in self._images:
+            if image.key == key:
+                image.shown_s = min(max(float(shown_s), SHORTEST_S), image.duration_s)
+
+    def _place(self) -> int:
+        """A place in the state for an image: one that has been left, or a new one."""
+        taken = {image.at for image in self._images}
+        at = next(at for at in range(self._terms.stop, self._size + self._width, self._width) if at not in taken)
+        if at + self._width > self._size:
+            self._size = at + self._width
+        if self._size > self._mean.shape[1]:
+            more, used = _ROOM * self._width, self._mean.shape[1]
+            mean, cov = np.zeros((len(self._mean), used + more)), np.zeros((len(self._mean), used + more, used + more))
+            mean[:, :used], cov[:, :used, :used] = self._mean, self._cov
+            self._mean, self._cov = mean, cov
+            if self._voxels is not None:
+                self._voxels = np.pad(self._voxels, ((0, more), (0, 0)))
+        return at
+
+    def _prior(self, share: Array) -> Array:
+        """Covariance of a share of the amplitudes' variance at each point, (points, width, width)."""
+        return np.asarray((share * self._amplitude_sd**2)[:, np.newaxis, np.newaxis] * self._basis.prior, np.float64)
 
     def add_volume(self, t_s: float, value: float, terms: ArrayLike, voxels: Array | None = None) -> bool:
         """Add one volume; say whether it counts or is incredible. Volumes that are missing are simply not added.
@@ -215,20 +250,23 @@ class Deconvolver:
         """
         if t_s <= self._t_s:
             raise ValueError(f"volume at {t_s} s: expected one later than the last, at {self._t_s} s")
-        if not self._fresh:
-            self._advance(t_s - self._t_s)
+        step_s = 0.0 if self._fresh else t_s - self._t_s
         self._t_s = t_s
         self._retire()
-        h = self._design(np.asarray(terms, np.float64))
-        gain = np.einsum("gij,gj->gi", self._cov, h)
-        variance = np.einsum("gi,gi->g", gain, h)
-        surprise = value - np.einsum("gi,gi->g", self._mean, h)
+        designs = self._designs(np.asarray(terms, np.float64))
+        points, decay = len(self._mean), self._rho ** (step_s / self._tr_s)
+        gain, expected, variance = np.empty_like(self._mean), np.empty(points), np.empty(points)
+        if self._voxels is not None:
+            self._voxels[_NOISE] *= decay[self._best()]
+        walk = self._drift_sd**2 * step_s
+        predict(self._mean, self._cov, designs, self._which, decay, walk, self._size, gain, expected, variance)
+        surprise = value - expected
         if self._fresh:  # the first sets the start of the drift and says nothing of the rest
             self._starts += 1
         else:
             squares = surprise**2 / variance
             if self.volumes - self._starts >= _SURE and self._incredible(squares):
-                side = float(np.sign(self.weights() @ surprise))
+                side = float(np.sign(self._weights() @ surprise))
                 if side != self._left_out:
                     self._left_out = side
                     return False
@@ -237,16 +275,18 @@ class Deconvolver:
         self._fresh = False
         self._left_out = 0.0
         self.volumes += 1
+        lag_s = float(self._weights() @ self._kinds[self._which, 0])
         for image in self._images:
-            image.volumes += bool(np.median(response(t_s - image.onset_s - self._lags_s, image.duration_s)) >= 0.5)
-        scaled = gain / variance[:, np.newaxis]
+            image.volumes += bool(response(t_s - image.onset_s - lag_s, image.duration_s) >= 0.5)
         if voxels is not None:
-            best = int(np.argmax(self.weights()))
+            best = self._best()
+            h, size = designs[self._which[best]], self._size
             if self._voxels is None:
-                self._voxels = np.zeros((len(h[best]), len(voxels)))
-            self._voxels += np.multiply.outer(scaled[best], voxels - h[best] @ self._voxels)
-        self._mean += scaled * surprise[:, np.newaxis]
-        self._cov -= scaled[:, :, np.newaxis] * gain[:, np.newaxis, :]
+                self._voxels = np.zeros((self._mean.shape[1], len(voxels)))
+            apart = voxels - h[:size] @ self._voxels[:size]
+            self._voxels[:size] += np.multiply.outer(gain[best, :size] / variance[best], apart)
+        correct(self._mean, self._cov, gain, variance, surprise, self._size)
+        self._forget()
         return True
 
     def interrupt(self) -> None:
@@ -268,22 +308,20 @@ class Deconvolver:
         past : int, optional
             Also of so many of the latest images whose response has passed; all of them by default.
         """
-        weights, noise = self.weights(), self._noise_variance()
-        now = self._snapshot()
+        points, weights = self._probable()
+        noise = self._noise_variance()[points]
+        now = self._snapshot(points)
         shift = now.mu - weights @ now.mu  # what points of the grid say of all images alike
-        found: dict[tuple[int, int], Amplitude] = {}
-        passed = self._past if past is None else [*islice(reversed(self._past), past)][::-1]
-        for key in passed:
-            then, volumes = self._past[key]
-            value = then.value[:, 0] + then.slope[:, 0] * (now.mu - then.mu)
-            apart = then.variance[:, 0] - then.slope[:, 0] ** 2 * then.mu_variance
-            shared = then.slope[:, 0] ** 2 * now.mu_variance
-            found[key] = _average(value, apart * noise, shared * noise, weights, shift, volumes)
-        for k, image in enumerate(self._images):
-            shared = now.slope[:, k] ** 2 * now.mu_variance
-            apart = now.variance[:, k] - shared
-            found[image.key] = _average(now.value[:, k], apart * noise, shared * noise, weights, shift, image.volumes)
-        return found
+        first = 0 if past is None else max(len(self._past) - past, 0)
+        then = self._gone.rows(slice(first, len(self._past)), points)
+        value = then.value + then.slope * (now.mu - then.mu)
+        apart = then.variance - then.slope**2 * then.mu_variance
+        shared = then.slope**2 * now.mu_variance
+        passed = islice(self._past.items(), first, None)
+        found = _average(passed, value, apart * noise, shared * noise, weights, shift)
+        shared = now.slope.T**2 * now.mu_variance
+        here = [(image.key, image.volumes) for image in self._images]
+        return found | _average(here, now.value.T, (now.variance.T - shared) * noise, shared * noise, weights, shift)
 
     def pattern(self, key: tuple[int, int]) -> Array | None:
         """Amplitudes of an image in each of the voxels' series, float64 (voxels,); None where its response has passed.
@@ -291,88 +329,161 @@ class Deconvolver:
         That is what the Kalman filter gives for each of them, all having the parameters of the one series that the filter sees; exact
         while the most probable point of the grid stays the same.
         """
-        for k, image in enumerate(self._images):
+        for image in self._images:
             if image.key == key and self._voxels is not None:
-                at = self._terms.stop + self._width * k
-                both = self._voxels[_MEAN : self._terms.start] + self._voxels[at : at + self._width]
+                both = self._voxels[_MEAN : _MEAN + self._width] + self._voxels[image.at : image.at + self._width]
                 return np.asarray(self._basis.readout @ both, np.float64)
         return None
 
+    def response(self) -> Response:
+        """What is known of the response's lag and width."""
+        grid = self.grid
+        weights, (lag_s, width) = self._weights(), self._kinds[self._which].T
+        all_lags_s = tuple(sorted(set(grid.lag_s)))
+        outer = np.isin(lag_s, (all_lags_s[0], all_lags_s[-1])) & (len(all_lags_s) > 1)
+        mean_lag_s, mean_width = float(weights @ lag_s), float(weights @ width)
+        return Response(
+            mean_lag_s, math.sqrt(float(weights @ (lag_s - mean_lag_s) ** 2)), mean_width,
+            math.sqrt(float(weights @ (width - mean_width) ** 2)), grid.lag_mean_s, grid.lag_prior_s, grid.width_mean,
+            grid.width_mean * grid.width_prior, float(weights[outer].sum()), all_lags_s,
+        )  # fmt: skip
+
     def weights(self) -> Array:
-        """Posterior probability of each point of the grid."""
+        """Posterior probability of each point of the grid; 0 where it has been dropped."""
+        weights = np.zeros(self._all)
+        weights[self._kept] = self._weights()
+        return weights
+
+    def _log_weights(self) -> Array:
+        """Logarithm of the posterior probability of the points that are left, but for a constant."""
         shape = (_PRIOR_VOLUMES + self.volumes - self._starts) / 2
-        log = self._log_prior - 0.5 * self._log_det - shape * np.log(_PRIOR_VOLUMES + self._squares)
+        return np.asarray(self._log_prior - 0.5 * self._log_det - shape * np.log(_PRIOR_VOLUMES + self._squares), np.float64)
+
+    def _weights(self) -> Array:
+        """Posterior probability of the points that are left."""
+        log = self._log_weights()
         weights = np.exp(log - log.max())
         return np.asarray(weights / weights.sum(), np.float64)
 
+    def _best(self) -> int:
+        """The most probable point of those that are left."""
+        return int(np.argmax(self._log_weights()))
+
+    def _probable(self) -> tuple[NDArray[np.int64], Array]:
+        """Points that count for what is said, and their probabilities."""
+        weights = self._weights()
+        order = np.argsort(-weights, kind="stable")
+        points = np.sort(order[: int(np.searchsorted(np.cumsum(weights[order]), _READ)) + 1])
+        return points, weights[points] / weights[points].sum()
+
+    def _forget(self) -> None:
+        """Drop points that have become impossible, and the least probable where there are more than may be."""
+        if self.volumes - self._starts < _FEWEST:
+            return
+        log = self._log_weights()
+        likely = log >= log.max() - _IMPOSSIBLE
+        most = max(_MOST // self._size**2, 1)
+        if likely.sum() > most:
+            likely &= log >= np.sort(log)[-most]
+        if likely.sum() > _SPARE * len(log):  # copying has a price, too
+            return
+        for name in ("_kept", "_which", "_amplitude_sd", "_rho", "_drift_sd", "_share", "_reach_s", "_log_prior", "_log_det", "_squares"):
+            setattr(self, name, getattr(self, name)[likely])
+        kept = np.flatnonzero(likely)
+        compact(self._mean, self._cov, kept, self._size)
+        self._mean, self._cov = self._mean[: len(kept)], self._cov[: len(kept)]
+        self._gone = self._gone.rows(slice(None), likely)
+        kinds, self._which = np.unique(self._which, return_inverse=True)
+        self._kinds = self._kinds[kinds]
+
     def _incredible(self, squares: Array) -> bool:
         """Whether a volume, so many noise variances (squared, at each point) from what is predicted, is as improbable as an artefact."""
-        tail = self.weights() @ erfc(np.sqrt(0.5 * squares / self._noise_variance()))
+        tail = self._weights() @ erfc(np.sqrt(0.5 * squares / self._noise_variance()))
         return bool(tail < erfc(_INCREDIBLE / math.sqrt(2)))
 
     def _noise_variance(self) -> Array:
         """Posterior mean of the noise variance at each point."""
         return np.asarray((_PRIOR_VOLUMES + self._squares) / (_PRIOR_VOLUMES + self.volumes - self._starts), np.float64)
 
-    def _design(self, terms: Array) -> Array:
-        """What each part of the state adds to the present volume, float64 (points, state)."""
-        h = np.empty_like(self._mean)
+    def _designs(self, terms: Array) -> Array:
+        """What each part of the state adds to the present volume, float64 (kinds of response, state)."""
+        h = np.zeros((len(self._kinds), self._mean.shape[1]))
         h[:, [_NOISE, _DRIFT]] = 1.0
-        h[:, _MEAN : self._terms.start] = 0.0
         h[:, self._terms] = terms
-        at = self._terms.stop
-        for image in self._images:
-            values = self._basis.values(self._t_s - image.onset_s - self._lags_s, image.duration_s)
-            h[:, at : at + self._width] = values[self._lag]
-            h[:, _MEAN : self._terms.start] += values[self._lag]
-            at += self._width
+        for image, values in zip(self._images, self._responses(), strict=True):
+            h[:, image.at : image.at + self._width] = values
+            h[:, _MEAN : _MEAN + self._width] += values
         return h
 
-    def _advance(self, step_s: float) -> None:
-        """Let the noise decay and the drift walk for a while."""
-        rho = self._rho ** (step_s / self._tr_s)
-        if self._voxels is not None:
-            self._voxels[_NOISE] *= rho[int(np.argmax(self.weights()))]
-        self._mean[:, _NOISE] *= rho
-        self._cov[:, _NOISE, :] *= rho[:, np.newaxis]
-        self._cov[:, :, _NOISE] *= rho[:, np.newaxis]
-        self._cov[:, _NOISE, _NOISE] += 1.0 - rho**2
-        self._cov[:, _DRIFT, _DRIFT] += self._drift_sd**2 * step_s
+    def _responses(self) -> Array:
+        """Each kind of response to each image in the present volume, float64 (images, kinds, width)."""
+        times_s = self._t_s - np.array([image.onset_s for image in self._images])
+        durations_s = np.array([image.duration_s for image in self._images])
+        shown_s = np.array([image.shown_s for image in self._images])
+        shown_s = np.where(np.isnan(shown_s), durations_s, shown_s)
+        values = np.empty((len(times_s), len(self._kinds), self._width))
+        for duration_s, seen_s in dict.fromkeys(zip(durations_s.tolist(), shown_s.tolist(), strict=True)):
+            rows = (durations_s == duration_s) & (shown_s == seen_s)
+            if self._shape != "canonical":
+                part = share_of_peak(seen_s, duration_s)
+                values[rows] = part * self._basis.values(times_s[rows, np.newaxis], seen_s)
+                continue
+            for width in np.unique(self._kinds[:, 1]):
+                own = self._kinds[:, 1] == width
+                late_s = times_s[rows, np.newaxis] - self._kinds[own, 0]
+                part = share_of_peak(seen_s, duration_s, float(width), self._undershoot)
+                values[np.ix_(rows, own, [0])] = part * response(late_s, seen_s, float(width), self._undershoot)[..., np.newaxis]
+        return values
 
     def _retire(self, everything: bool = False) -> None:
         """Take the images whose responses have passed, or all, out of the state."""
-        ends = [image.onset_s + self._lags_s.max() + HRF_LENGTH_S + image.duration_s for image in self._images]
-        gone = [place for place, end_s in enumerate(ends) if everything or self._t_s >= end_s]
+        last_s = float(self._kinds[:, 0].max()) + HRF_LENGTH_S
+        gone = [k for k, image in enumerate(self._images) if everything or self._t_s >= image.onset_s + last_s + image.duration_s]
         if not gone:
             return
-        now = self._snapshot()
-        for place in gone:
-            own = {name: getattr(now, name)[:, place : place + 1].copy() for name in ("value", "variance", "slope")}
-            self._past[self._images[place].key] = (replace(now, **own), self._images[place].volumes)
-        rows = [self._terms.stop + self._width * place + k for place in gone for k in range(self._width)]
-        if self._voxels is not None:
-            self._voxels = np.delete(self._voxels, rows, axis=0)
-        self._mean = np.delete(self._mean, rows, axis=1)
-        self._cov = np.delete(np.delete(self._cov, rows, axis=1), rows, axis=2)
-        self._images = [image for place, image in enumerate(self._images) if place not in gone]
+        now = self._snapshot(np.arange(len(self._mean)))
+        for k in gone:
+            row = len(self._past)
+            if row == len(self._gone.value):
+                self._gone = self._gone.longer()
+            for into, values in ((self._gone.value, now.value), (self._gone.variance, now.variance), (self._gone.slope, now.slope)):
+                into[row] = values[:, k]
+            self._gone.mu[row], self._gone.mu_variance[row] = now.mu, now.mu_variance
+            self._past[self._images[k].key] = self._images[k].volumes
+        self._images = [image for k, image in enumerate(self._images) if k not in gone]
+        self._size = max([self._terms.stop, *(image.at + self._width for image in self._images)])
 
-    def _snapshot(self) -> _Snapshot:
-        """Amplitudes of the images in the state at each point of the grid."""
-        number, size = len(self._images), self._mean.shape[1]
-        readout = np.zeros((number + 1, size))  # mu, then each image's amplitude
-        readout[:, _MEAN : self._terms.start] = self._basis.readout
-        for k in range(number):
-            at = self._terms.stop + self._width * k
-            readout[k + 1, at : at + self._width] = self._basis.readout
-        values, cov = self._mean @ readout.T, readout @ self._cov @ readout.T
-        variance = np.diagonal(cov, axis1=1, axis2=2)[:, 1:].copy()
-        mu_variance = cov[:, 0, 0].copy()
-        slope = cov[:, 0, 1:] / mu_variance[:, np.newaxis]
-        return _Snapshot(values[:, 1:], variance, slope, values[:, 0].copy(), mu_variance)
+    def _snapshot(self, points: NDArray[np.int64]) -> _Snapshot:
+        """Amplitudes of the images in the state at some points of the grid."""
+        r, w = self._basis.readout, self._width
+        at = np.array([image.at for image in self._images], np.int64)[:, np.newaxis] + np.arange(w)
+        mu = np.arange(_MEAN, _MEAN + w)
+        mean, cov, g = self._mean, self._cov, points[:, np.newaxis, np.newaxis]
+        own = cov[g[..., np.newaxis], at[:, :, np.newaxis], at[:, np.newaxis, :]] @ r @ r
+        with_mu = cov[g[..., np.newaxis], mu[:, np.newaxis], at[:, np.newaxis, :]] @ r @ r
+        mu_variance = cov[g, mu[:, np.newaxis], mu] @ r @ r
+        mu_value = mean[points][:, mu] @ r
+        value = mean[points][:, at] @ r + mu_value[:, np.newaxis]
+        covariance = with_mu + mu_variance[:, np.newaxis]
+        slope = covariance / mu_variance[:, np.newaxis]
+        return _Snapshot(value, own + with_mu + covariance, slope, mu_value, mu_variance)
 
 
-def _average(value: Array, apart: Array, shared: Array, weights: Array, shift: Array, volumes: int) -> Amplitude:
-    """Mean and spread of a mixture; apart from others, its parts are moved by `shift` against each other."""
-    mean = float(weights @ value)
-    se = math.sqrt(max(float(weights @ (apart + shared + (value - mean) ** 2)), 0.0))
-    return Amplitude(mean, se, math.sqrt(max(float(weights @ (apart + (value - mean - shift) ** 2)), 0.0)), volumes)
+def warm_up() -> None:
+    """Compile the kernels, or load them, on a series of nothing."""
+    filters = Deconvolver(1.0, 0, Grid().fixed())
+    for t_s in (0.0, 1.0):
+        filters.add_volume(t_s, 0.0, [])
+    compact(filters._mean, filters._cov, np.arange(1), filters._size)
+
+
+def _average(
+    images: Iterable[tuple[tuple[int, int], int]], value: Array, apart: Array, shared: Array, weights: Array, shift: Array
+) -> dict[tuple[int, int], Amplitude]:
+    """Mean and spread of a mixture for each image (a row); apart from others, its parts are moved by `shift` against each other."""
+    mean = value @ weights
+    far = value - mean[:, np.newaxis]
+    se = np.sqrt(np.maximum((apart + shared + far**2) @ weights, 0.0))
+    se_apart = np.sqrt(np.maximum((apart + (far - shift) ** 2) @ weights, 0.0))
+    each = zip(images, mean.tolist(), se.tolist(), se_apart.tolist(), strict=True)
+    return {key: Amplitude(mean, se, apart, volumes) for (key, volumes), mean, se, apart in each}

@@ -13,6 +13,7 @@ from rtevo.decode.carry import carry, reorder, same_voxels
 from rtevo.decode.folder import MASK, NOISE, REFERENCE, SETTINGS, SUFFIX, Decoder, maps_in, own_settings, write_decoder
 from rtevo.decode.sampling import sample
 from rtevo.errors import DataError, DecoderError, GeometryError
+from rtevo.outside import read_json
 from rtevo.place import Placement, Verdict, draw_placement, inside, judge, place
 from rtevo.realign import FirstVolumes, Realigner
 from rtevo.realign.series import Run
@@ -244,8 +245,8 @@ def _name_as(folder: Path, out: Path, several: bool) -> None:
     if not several:
         return
     source = folder / SETTINGS
-    name = json.loads(source.read_text("utf-8")).get("name") if source.is_file() else None
-    stored = json.loads((out / SETTINGS).read_text("utf-8"))
+    name = read_json(source).get("name") if source.is_file() else None
+    stored = read_json(out / SETTINGS)
     stored.pop("name", None)
     named = {"name": name} if name else {}
     (out / SETTINGS).write_text(json.dumps({**stored, **named}, indent=2) + "\n", "utf-8")

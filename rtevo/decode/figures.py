@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from rtevo.decode.carry import reorder, same_voxels
 from rtevo.decode.folder import Decoder
 from rtevo.decode.train import Performance
 from rtevo.records import Grid
@@ -17,6 +18,7 @@ from rtevo.records import Grid
 __all__ = ["draw_map", "draw_page", "draw_selected"]
 
 _SLICES = 12
+ENDS = ("PA", "LR", "LR")  # of sagittal, coronal and axial planes in RAS+ order, from left to right
 
 
 def draw_page(
@@ -40,6 +42,7 @@ def draw_page(
     figure = Figure(figsize=(13, 13), layout="constrained")
     parts: Any = figure.subfigures(3, 1, height_ratios=(4, 4, 3))
     top, middle, bottom = parts
+    decoder = _in_ras(decoder)
     weights = decoder.weights / max(float(np.abs(decoder.weights).max()), 1e-30)
     levels = _levels(decoder.mask)
     _montage(top, decoder, levels, "mask on the reference", None)
@@ -62,6 +65,8 @@ def draw_page(
 def draw_map(path: Path, reference: NDArray[np.float32], grid: Grid, values: NDArray[np.float64], title: str) -> None:
     """Draw a map's outline (a fifth of its largest weight; red: for, blue: against) on a reference, in three planes through its middle.
 
+    Planes are seen in RAS+ order, with left and right named.
+
     Parameters
     ----------
     path : Path
@@ -72,7 +77,11 @@ def draw_map(path: Path, reference: NDArray[np.float32], grid: Grid, values: NDA
     title : str
     """
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
+    order = same_voxels(grid, _ras(grid))
+    assert order is not None
+    reference, values, grid = order(reference), order(values), order.grid(grid)
     size, high = np.abs(values), float(np.percentile(reference, 99.5))
     middle = [n // 2 for n in grid.shape]
     if size.sum() > 0:
@@ -86,7 +95,10 @@ def draw_map(path: Path, reference: NDArray[np.float32], grid: Grid, values: NDA
         for sign, color in ((1.0, "tab:red"), (-1.0, "tab:blue")):
             if level > 0 and (sign * plane > level).any():
                 axis.contour(sign * plane, levels=[level], colors=color, linewidths=1.0)
+        _name_sides(axis, ENDS[k])
         axis.set_axis_off()
+    lines = [Line2D([], [], color=color) for color in ("tab:red", "tab:blue")]
+    figure.legend(lines, ["for", "against"], loc="outside lower center", ncols=2, fontsize=9, title="a fifth of the largest weight")
     figure.suptitle(title)
     figure.savefig(path, dpi=100)
 
@@ -111,17 +123,42 @@ def _montage(part: Any, decoder: Decoder, levels: NDArray[np.int64], title: str,
     """Axial slices of the reference, with the mask's outline or a map over them."""
     axes = part.subplots(2, -(-len(levels) // 2)).ravel()
     high = float(np.percentile(decoder.reference[decoder.mask], 99.5))
+    picture = None
     for axis, z in zip(axes, levels, strict=False):
         axis.imshow(decoder.reference[:, :, z].T, cmap="gray", origin="lower", vmin=0, vmax=max(high, 1e-30))
         if overlay is None:
             axis.contour(decoder.mask[:, :, z].T, levels=[0.5], colors="tab:orange", linewidths=0.8)
         else:
             shown = np.ma.masked_where(np.abs(overlay[:, :, z]) < 0.15, overlay[:, :, z])
-            axis.imshow(shown.T, cmap="coolwarm", origin="lower", vmin=-0.7, vmax=0.7, alpha=0.8)
+            picture = axis.imshow(shown.T, cmap="coolwarm", origin="lower", vmin=-0.7, vmax=0.7, alpha=0.8)
         axis.set_title(f"z = {z}", fontsize=8)
+        _name_sides(axis, ENDS[2])
     for axis in axes:
         axis.set_axis_off()
+    if picture is not None:
+        part.colorbar(picture, ax=list(axes), shrink=0.7, label="share of the largest weight")
     part.suptitle(title)
+
+
+def _ras(grid: Grid) -> Grid:
+    """The same voxels stored in RAS+ order, as nearly as their axes are."""
+    from nibabel.orientations import inv_ornt_aff, io_orientation
+
+    turn = io_orientation(grid.affine)
+    shape = np.zeros(3, int)
+    shape[turn[:, 0].astype(int)] = grid.shape
+    return Grid((int(shape[0]), int(shape[1]), int(shape[2])), grid.affine @ inv_ornt_aff(turn, grid.shape))
+
+
+def _in_ras(decoder: Decoder) -> Decoder:
+    """A decoder stored in RAS+ order, so that pictures of it have left at the left."""
+    return reorder(decoder, _ras(decoder.grid)) or decoder
+
+
+def _name_sides(axis: Any, ends: str) -> None:
+    """Name the left and the right end of a plane."""
+    for x, text in zip((0.03, 0.97), ends, strict=True):
+        axis.text(x, 0.5, text, color="yellow", ha="center", va="center", weight="bold", transform=axis.transAxes)
 
 
 def draw_selected(
@@ -187,14 +224,13 @@ def _planes(part: Any, decoder: Decoder) -> None:
     middle = np.unravel_index(int(smooth.argmax()), smooth.shape)
     axes = part.subplots(1, 3)
     picture = None
-    for k, (axis, name, ends) in enumerate(zip(axes, ("sagittal", "coronal", "axial"), ("PA", "LR", "LR"), strict=True)):
+    for k, (axis, name, ends) in enumerate(zip(axes, ("sagittal", "coronal", "axial"), ENDS, strict=True)):
         across, up = (size_mm[n] for n in range(3) if n != k)
         axis.imshow(np.take(reference, middle[k], k).T, cmap="gray", origin="lower", vmin=0, vmax=high, aspect=up / across)
         plane = np.take(weights, middle[k], k).T
         shown = np.ma.masked_where(plane == 0, plane)
         picture = axis.imshow(shown, cmap="coolwarm", origin="lower", vmin=-limit, vmax=limit, alpha=0.85, aspect=up / across)
-        for x, text in zip((0.03, 0.97), ends, strict=True):
-            axis.text(x, 0.5, text, color="yellow", ha="center", va="center", weight="bold", transform=axis.transAxes)
+        _name_sides(axis, ends)
         axis.set_title(f"{name}, through the map's strongest place", fontsize=9)
         axis.set_axis_off()
     part.colorbar(picture, ax=list(axes), shrink=0.7, label="weight (red: for, blue: against)")

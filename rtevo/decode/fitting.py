@@ -17,13 +17,16 @@ from rtevo.decode.categories import Categories, categories_of
 from rtevo.decode.events import Event, Target
 from rtevo.decode.figures import draw_selected
 from rtevo.decode.folder import Decoder, write_decoder
+from rtevo.decode.grid import ResponsePrior
 from rtevo.decode.recorded import Series, examples_of, nuisance_of
+from rtevo.decode.repeats import Repeats
 from rtevo.decode.selection import COUNTS, Chosen, select_maps
+from rtevo.decode.shape import Piece, estimate_responses
 from rtevo.decode.train import Performance
 from rtevo.errors import DataError
 from rtevo.records import Grid
 
-__all__ = ["draw_all", "fit_selected", "map_name", "performance_of", "told", "write_selected"]
+__all__ = ["draw_all", "fit_selected", "map_name", "performance_of", "response_told", "told", "write_selected"]
 
 Array = NDArray[np.float64]
 
@@ -35,13 +38,13 @@ def fit_selected(
     targets: list[Target] | None,
     tr_s: float,
     days: Sequence[str],
-) -> tuple[Chosen, Categories, Array, Array, list[Series], float]:
-    """Choose and fit the maps.
+) -> tuple[Chosen, Categories, Array, Array, list[Series], float, list[ResponsePrior | None]]:
+    """Choose and fit the maps, and estimate the responses of their projections.
 
     Parameters
     ----------
     options : argparse.Namespace
-        `fwhm`, `voxels`, `permutations` and `seed` of the command line.
+        `fwhm`, `voxels`, `reliable`, `permutations` and `seed` of the command line.
     series_at : callable
         Smoothing, mm, to the runs.
     events, targets : list
@@ -62,6 +65,8 @@ def fit_selected(
     series : list of Series
         At the chosen smoothing.
     fwhm_mm : float
+    responses : list of ResponsePrior or None
+        Of each map; None where there is too little to estimate it from.
     """
     versions = [series_at(fwhm_mm) for fwhm_mm in options.fwhm]
     made = [examples_of(each, [nuisance_of(one, tr_s) for one in each], events, targets or [], tr_s) for each in versions]
@@ -85,12 +90,25 @@ def fit_selected(
             rng=np.random.default_rng(options.seed),
             days=of_volume,
             progress=progress,
+            repeats=None if options.reliable is None else Repeats(examples.run, options.reliable),
         )
     weights = np.zeros((len(chosen.weights), len(counted)))
     weights[:, counted] = chosen.weights
     best = chosen.recipe.smoothing
     sd = np.where(counted, made[best][1], 0.0)
-    return chosen, categories, weights[: len(categories.names)], sd, versions[best], float(options.fwhm[best])
+    count = len(categories.names)
+    responses = estimate_responses(_pieces(chosen, examples.times_s, examples.run, count), events, tr_s, count)
+    return chosen, categories, weights[:count], sd, versions[best], float(options.fwhm[best]), responses
+
+
+def _pieces(chosen: Chosen, times_s: Array, run: NDArray[np.int64], count: int) -> list[Piece]:
+    """Series of the first maps in the volumes that they had not seen, a piece for each fold and run."""
+    pieces: list[Piece] = []
+    for index, scores in chosen.outside:
+        for number in np.unique(run[index]):
+            own = run[index] == number
+            pieces.append((times_s[index[own]], scores[own, :count], int(number)))
+    return pieces
 
 
 def _sides(categories: Categories, targets: list[Target] | None) -> list[str]:
@@ -156,6 +174,17 @@ def told(chosen: Chosen, categories: Categories) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def response_told(names: Sequence[str], responses: Sequence[ResponsePrior | None]) -> str:
+    """Put the maps' responses into lines."""
+    lines = []
+    for name, found in zip(names, responses, strict=True):
+        if found is None:
+            lines.append(f"response of '{name}': not known (too few volumes that the map had not seen)\n")
+        else:
+            lines.append(f"response of '{name}': {found.sentence()}\n")
+    return "".join(lines)
+
+
 def write_selected(
     folder: Path,
     names: Sequence[str],
@@ -165,15 +194,19 @@ def write_selected(
     chosen: Chosen,
     categories: Categories,
     settings: dict[str, Any],
+    responses: Sequence[ResponsePrior | None],
 ) -> list[Decoder]:
     """Write the folder of one or several maps; `volumes` are reference, mask and their grid."""
     reference, mask, grid = volumes
     noise = np.zeros(mask.shape)
     noise[mask] = sd
-    own = {
+    own: dict[str, dict[str, Any]] = {
         name: {"unit": float(unit), "category": category}
         for name, unit, category in zip(names, chosen.units, categories.names, strict=False)
     }
+    for name, found in zip(names, responses, strict=True):
+        if found is not None:
+            own[name]["response"] = found.as_dict()
     several = len(names) > 1
     decoders = []
     for name, each in zip(names, weights, strict=True):

@@ -20,10 +20,24 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import ArrayLike, NDArray
 
-from rtevo.errors import DecoderError
+from rtevo.errors import DataError, DecoderError
+from rtevo.objective import Goal
+from rtevo.outside import read_json
 from rtevo.records import Grid
 
-__all__ = ["MASK", "NOISE", "REFERENCE", "SETTINGS", "SUFFIX", "Decoder", "maps_in", "own_settings", "read_map", "write_decoder"]
+__all__ = [
+    "MASK",
+    "NOISE",
+    "REFERENCE",
+    "SETTINGS",
+    "SUFFIX",
+    "Decoder",
+    "decoder_files",
+    "maps_in",
+    "own_settings",
+    "read_map",
+    "write_decoder",
+]
 
 REFERENCE, MASK, SETTINGS, SUFFIX = "ref_img.nii.gz", "mask_img.nii.gz", "decoder.json", "_img.nii.gz"
 NOISE = "noise_sd.nii.gz"
@@ -51,6 +65,10 @@ class Decoder:
         own. `unit`, where there is one, is the noise of the map's projection in units of a voxel's: scores are in units of it.
     noise_sd : ndarray, float32 (X, Y, Z), optional
         Standard deviation of each voxel's noise, smoothed and denoised, in the reference's units; 0 where the voxel does not count.
+    goal : Goal, optional
+        An objective over several maps, see :func:`rtevo.decode.maps.load_decoder`.
+    maps : tuple of Decoder
+        These maps, in the order of `goal.maps`, on one grid and reference; `weights` then say where they weigh, `mask` is all of theirs.
 
     Raises
     ------
@@ -65,6 +83,8 @@ class Decoder:
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     noise_sd: NDArray[np.float32] | None = None
+    goal: Goal | None = None
+    maps: tuple[Decoder, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("reference", "mask", "weights", *(() if self.noise_sd is None else ("noise_sd",))):
@@ -204,8 +224,8 @@ def _read_settings(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        stored = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as problem:
+        stored = read_json(path)
+    except (OSError, DataError) as problem:
         raise DecoderError(f"{path}: expected a JSON file, found something else: {problem}") from None
     if not isinstance(stored, dict) or not isinstance(stored.get("settings", {}), dict):
         raise DecoderError(f"{path}: expected an object with an object 'settings', found something else")
@@ -252,6 +272,12 @@ def own_settings(folder: Path) -> dict[str, dict[str, Any]] | None:
 def _maps_there(folder: Path) -> list[str]:
     """List the names of a folder's files of weight maps."""
     return sorted(path.name.removesuffix(SUFFIX) for path in folder.glob("*" + SUFFIX) if path.name not in (REFERENCE, MASK))
+
+
+def decoder_files(folder: Path) -> list[str]:
+    """List the names of the files that make a decoder: reference, mask, noise, maps, settings, and how it was placed."""
+    own = (REFERENCE, MASK, NOISE, SETTINGS, "placement.json", "placement.png")
+    return [name for name in own if (folder / name).is_file()] + [name + SUFFIX for name in _maps_there(folder)]
 
 
 def read_map(path: Path) -> tuple[NDArray[np.float32], Grid]:

@@ -11,6 +11,7 @@ that it is expected to have) is made of overlapping triangles.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -73,7 +74,7 @@ def basis(shape: Shape) -> Basis:
     return Basis(_triangles, np.asarray(prior, np.float64), np.asarray(canonical / (canonical**2).sum(), np.float64))
 
 
-def response(t_s: ArrayLike, duration_s: float) -> Array:
+def response(t_s: ArrayLike, duration_s: float, width: float = 1.0, undershoot: float = 1.0) -> Array:
     """Response to an image, as a share of its own peak.
 
     Parameters
@@ -82,13 +83,32 @@ def response(t_s: ArrayLike, duration_s: float) -> Array:
         Time since the image's onset, seconds.
     duration_s : float
         How long it was shown, seconds, > 0.
+    width : float
+        Of the kernel's peak, as a multiple of the canonical one: its standard deviation; where the peak lies stays.
+    undershoot : float
+        As a multiple of the canonical one.
 
     Returns
     -------
     ndarray, float64, as `t_s`
         Zero before the onset and from ``HRF_LENGTH_S + duration_s`` on; its maximum over all times is 1.
     """
-    return _boxcar(np.asarray(t_s, np.float64), float(duration_s)) / _peak(float(duration_s))
+    own = float(width), float(undershoot)
+    return _boxcar(np.asarray(t_s, np.float64), float(duration_s), *own) / _peak(float(duration_s), *own)
+
+
+def share_of_peak(shown_s: float, duration_s: float, width: float = 1.0, undershoot: float = 1.0) -> float:
+    """Return the peak of the response to an image that was taken away after a part of its time, as a share of the whole image's.
+
+    Parameters
+    ----------
+    shown_s, duration_s : float
+        How long it was shown, and would have been, seconds, > 0.
+    width, undershoot : float
+        As for :func:`response`.
+    """
+    own = float(width), float(undershoot)
+    return _peak(float(shown_s), *own) / _peak(float(duration_s), *own)
 
 
 def _derivatives(t_s: ArrayLike, duration_s: float) -> Array:
@@ -106,21 +126,32 @@ def _triangles(t_s: ArrayLike, duration_s: float) -> Array:
     return np.maximum(1.0 - apart, 0.0)
 
 
-def _boxcar(t_s: Array, duration_s: float) -> Array:
+def _boxcar(t_s: Array, duration_s: float, width: float = 1.0, undershoot: float = 1.0) -> Array:
     """Integrate the kernel over the boxcar; not normalised."""
-    return _step(t_s) - _step(t_s - duration_s)
+    if width == 1.0:
+        return _step(t_s, undershoot=undershoot) - _step(t_s - duration_s, undershoot=undershoot)
+    shape, scale = _gamma(width)
+    return _step(t_s, scale, shape, undershoot) - _step(t_s - duration_s, scale, shape, undershoot)
 
 
-def _step(t_s: Array, dispersion: float = 1.0) -> Array:
-    """Integral of the kernel from 0 to t; `dispersion` widens the peak."""
+def _gamma(width: float) -> tuple[float, float]:
+    """Shape and scale of the gamma density whose peak lies where the canonical one's does, and whose standard deviation is a multiple."""
+    peak_s = _PEAK_SHAPE - 1.0
+    scale = (-peak_s + math.sqrt(peak_s**2 + 4.0 * width**2 * _PEAK_SHAPE)) / 2.0
+    return peak_s / scale + 1.0, scale
+
+
+def _step(t_s: Array, dispersion: float = 1.0, shape: float | None = None, undershoot: float = 1.0) -> Array:
+    """Integral of the kernel from 0 to t; `dispersion` widens the peak, and moves it unless `shape` holds it."""
     t = np.clip(t_s, 0.0, HRF_LENGTH_S)
-    peak = gammainc(_PEAK_SHAPE / dispersion, t / dispersion)
-    return np.asarray(peak - gammainc(_UNDERSHOOT_SHAPE, t) / _RATIO, np.float64)
+    peak = gammainc(_PEAK_SHAPE / dispersion if shape is None else shape, t / dispersion)
+    return np.asarray(peak - undershoot * gammainc(_UNDERSHOOT_SHAPE, t) / _RATIO, np.float64)
 
 
-@lru_cache(maxsize=64)
-def _peak(duration_s: float) -> float:
+@lru_cache(maxsize=512)
+def _peak(duration_s: float, width: float = 1.0, undershoot: float = 1.0) -> float:
     """Largest value of the response to a boxcar."""
     if not (np.isfinite(duration_s) and duration_s > 0):
         raise ValueError(f"duration_s: expected a finite number > 0, got {duration_s}")
-    return float(_boxcar(np.arange(0.0, HRF_LENGTH_S + duration_s, 0.01, dtype=np.float64), duration_s).max())
+    times = np.arange(0.0, HRF_LENGTH_S + duration_s, 0.01, dtype=np.float64)
+    return float(_boxcar(times, duration_s, width, undershoot).max())

@@ -76,6 +76,9 @@ class Peak:
         self._pending[key] = onset_s
         return self.settle()
 
+    def shown_for(self, key: tuple[int, int], shown_s: float) -> None:
+        """Nothing: images are taken to stand alone."""
+
     def add_volume(self, index: int, motion_mm: NDArray[np.float64], values: NDArray[np.float32] | None) -> list[Score]:
         """Take a volume, None where there is none to use; give the scores that are ready now."""
         self._last = max(self._last, index)
@@ -100,6 +103,9 @@ class Peak:
     def interrupt(self) -> None:
         """See :meth:`rtevo.decode.scorer.Scorer.interrupt`."""
         self._pending.clear()
+
+    def response(self) -> None:
+        """Nothing is learnt of the response."""
 
     def reliability(self) -> float:
         """Without standard errors: not known."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from rtevo.records import NEIGHBOURS
 
 __all__ = ["Score", "spearman_brown"]
 
@@ -28,6 +31,15 @@ class Score:
         The last one that the score rests on, -1 where there was none.
     revision : int
         0 = first value; later values replace it.
+    maps : tuple of (float, float)
+        Score and standard error of each map of an objective, in its order; empty where there is one map.
+    lag_s, lag_sd_s, width, width_sd : float
+        What was known of the response then: its lag against the canonical one and its width as a multiple of it, with standard deviations;
+        NaN where the method learns nothing of it.
+    measured, measured_se : float
+        The response as the volumes alone have it, not drawn to other images', and what its error has of its own; NaN where it is not known.
+    neighbours : tuple of float
+        How the error of `measured` follows from those of the scored images before it, the nearest first.
     """
 
     key: tuple[int, int]
@@ -37,6 +49,18 @@ class Score:
     volumes_used: int
     last_volume_index: int
     revision: int = 0
+    maps: tuple[tuple[float, float], ...] = ()
+    lag_s: float = math.nan
+    lag_sd_s: float = math.nan
+    width: float = math.nan
+    width_sd: float = math.nan
+    measured: float = math.nan
+    measured_se: float = math.nan
+    neighbours: tuple[float, ...] = ()
+
+    def padded(self) -> list[float]:
+        """`neighbours` as a slot of the ring ``scores`` holds them."""
+        return [*self.neighbours, *[0.0] * (NEIGHBOURS - len(self.neighbours))]
 
 
 def spearman_brown(r: float) -> float:

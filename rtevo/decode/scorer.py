@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rtevo.decode.deconvolve import Grid
 from rtevo.decode.folder import Decoder
+from rtevo.decode.grid import Grid, Response, ResponsePrior
 from rtevo.decode.hrf import SHAPES, Shape
 from rtevo.decode.nuisance import SPIKE_MM, Drift, Nuisance, motion_in_mm, penalties
 from rtevo.decode.peak import Peak
@@ -64,7 +64,7 @@ class Scorer:
     hrf : {"canonical", "derivatives", "fir"}
         See :func:`rtevo.decode.hrf.basis`.
     grid : Grid, optional
-        Parameters that the deconvolution considers.
+        Parameters that the deconvolution considers. Default: the usual ones, around the response that the decoder brings, where it does.
     delay_s : float
         From onset to the middle of the window, seconds (peak, as the rest).
     half_window_tr : int
@@ -85,7 +85,7 @@ class Scorer:
     ValueError
         A parameter is out of range.
     DecoderError
-        The decoder's unit is not a number > 0.
+        The decoder's unit is not a number > 0, or its response is none.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Scorer:
                 pattern=whole,
                 shape=hrf,
                 known=self._known(),
-                grid=grid,
+                grid=grid or _grid(decoder),
                 left_out=self.left_out,
                 unit=_unit(decoder),
             )
@@ -168,14 +168,27 @@ class Scorer:
         ValueError
             The index was added with a volume before, or `motion` has another shape.
         """
-        index = int(index)
         if np.shape(motion) != (6,):
             raise ValueError(f"motion of volume {index}: expected 6 parameters, got shape {np.shape(motion)}")
+        usable = volume is not None and np.isfinite(motion_in_mm(motion)).all()
+        self.add_values(int(index), self.values(int(index), volume) if usable and volume is not None else None, motion, volume is not None)
+
+    def add_values(self, index: int, values: NDArray[np.float32] | None, motion: ArrayLike, came: bool = True) -> None:
+        """Add one volume of which the mask's voxels are at hand, smoothed: what :meth:`values` returns; else as :meth:`add_volume`.
+
+        Parameters
+        ----------
+        index : int
+        values : ndarray, float32 (voxels,), or None
+            None: not usable.
+        motion : array-like of float, (6,)
+        came : bool
+            Whether there was a volume.
+        """
         motion_mm = motion_in_mm(motion)
         if index < 0 or index in self._seen:
             raise ValueError(f"volume {index}: expected an index >= 0 that was not added before")
-        values = None if volume is None or not np.isfinite(motion_mm).all() else self._values(index, volume)
-        if volume is not None:
+        if came:
             self._seen.add(index)
         if values is None and index not in self.left_out:
             self.left_out.append(index)
@@ -205,6 +218,17 @@ class Scorer:
         self._keys.add(key)
         self._done += self._method.add_onset(key, float(onset_s))
 
+    def shown_for(self, key: tuple[int, int], shown_s: float) -> None:
+        """Take note that an image was taken away before its time: its response overlaps its neighbours' all the same.
+
+        Parameters
+        ----------
+        key : tuple of int, (2,)
+        shown_s : float
+            How long it was shown, seconds.
+        """
+        self._method.shown_for(key, float(shown_s))
+
     def ready(self, final: bool = False) -> list[Score]:
         """Hand out the scores that have become ready since the last call, each once, in order of their onsets.
 
@@ -233,16 +257,26 @@ class Scorer:
         """
         return self._method.reliability()
 
+    def response(self) -> Response | None:
+        """What is known of the response's lag and width, now and beforehand; None for ``peak``."""
+        return self._method.response()
+
     def _known(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Noise of each voxel and the smoothed reference, where the decoder brings them."""
         decoder = self._decoder
         if decoder.noise_sd is None:
             return None
-        reference = self._values(-1, decoder.reference)
+        reference = self.values(-1, decoder.reference)
         return None if reference is None else (decoder.noise_sd[decoder.mask].astype(np.float64), reference.astype(np.float64))
 
-    def _values(self, index: int, volume: NDArray[Any]) -> NDArray[np.float32] | None:
-        """Smooth a volume and take the mask's voxels; None where they are not all finite."""
+    def values(self, index: int, volume: NDArray[Any]) -> NDArray[np.float32] | None:
+        """Smooth an aligned volume and return the mask's voxels, float32 (voxels,); None where they are not all finite.
+
+        Raises
+        ------
+        GeometryError
+            The volume has another shape than the decoder.
+        """
         grid, mask = self._decoder.grid, self._decoder.mask
         if volume.shape != grid.shape:
             raise GeometryError(f"volume {index}: expected the decoder's shape {grid.shape}, found {volume.shape}")
@@ -254,6 +288,15 @@ class Scorer:
         if self._fwhm_mm > 0:
             volume = smooth(volume, grid.voxel_size_mm, self._fwhm_mm)
         return volume[mask].astype(np.float32)
+
+
+def _grid(decoder: Decoder) -> Grid:
+    """Parameters that are considered: the participant's response, where the decoder knows it, else a wide range."""
+    try:
+        known = ResponsePrior.of(decoder.settings)
+    except ValueError as problem:
+        raise DecoderError(f"decoder '{decoder.name}', {problem} in decoder.json") from None
+    return Grid() if known is None else Grid().known(known)
 
 
 def _unit(decoder: Decoder) -> float:

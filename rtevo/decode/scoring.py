@@ -7,7 +7,7 @@ import csv
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from rtevo.decode.elsewhere import maps_for_run, sentence
 from rtevo.decode.events import Event, blocks, parse_target
 from rtevo.decode.folder import Decoder, maps_in
+from rtevo.decode.maps import load_decoder
 from rtevo.decode.recorded import aligned, events_of, open_with
 from rtevo.decode.score import Score, spearman_brown
 from rtevo.decode.scorer import Scorer
 from rtevo.decode.selection import area, pooled
+from rtevo.decode.several import SeveralScorer, scorer_of
 from rtevo.errors import DataError, DecoderError, GeometryError
 from rtevo.realign.series import Run
 
@@ -83,9 +85,9 @@ def replay_maps(decoders: Sequence[Decoder], run: Run, events: Sequence[Event], 
     """
     duration_s = float(np.median([event.duration_s for event in events]))
 
-    def scorer(decoder: Decoder) -> Scorer:
+    def scorer(decoder: Decoder) -> Scorer | SeveralScorer:
         fwhm_mm = float(decoder.settings.get("fwhm_mm", 4.0))
-        return Scorer(decoder, run.tr_s, method=method, fwhm_mm=fwhm_mm, duration_s=duration_s)
+        return scorer_of(decoder, run.tr_s, method=method, fwhm_mm=fwhm_mm, duration_s=duration_s)
 
     ways = (None, 0, 1) if halves else (None,)  # all volumes, the even ones, the odd ones
     scorers = [(scorer(decoder), way) for decoder in decoders for way in ways]
@@ -107,7 +109,18 @@ def replay_maps(decoders: Sequence[Decoder], run: Run, events: Sequence[Event], 
     for k, decoder in enumerate(decoders):
         split = _split_half(lists[k * step + 1], lists[k * step + 2]) if halves else math.nan
         made.append(Replayed(decoder, lists[k * step], scorers[k * step][0].reliability(), split))
-    return made
+    whole = scorers[0][0]
+    return made if not isinstance(whole, SeveralScorer) else [*made, *_of_maps(made[0], whole)]
+
+
+def _of_maps(found: Replayed, scorer: SeveralScorer) -> list[Replayed]:
+    """What the maps of an objective say, as it was when the objective was scored last."""
+    return [
+        Replayed(
+            decoder, [replace(s, score=s.maps[k][0], score_se=s.maps[k][1], maps=()) for s in found.scores], own.reliability(), math.nan
+        )
+        for k, (decoder, own) in enumerate(zip(found.decoder.maps, scorer.each, strict=True))
+    ]
 
 
 def _split_half(even: list[Score], odd: list[Score]) -> float:
@@ -119,10 +132,20 @@ def _split_half(even: list[Score], odd: list[Score]) -> float:
     return spearman_brown(float(np.corrcoef(pairs.T)[0, 1]))
 
 
+def _decoders(options: argparse.Namespace) -> list[Decoder]:
+    """Load the maps that are asked for, or an objective over them."""
+    if options.objective:
+        if options.name:
+            raise DecoderError("--name: expected none with --objective, which names its maps")
+        return [load_decoder(options.decoder, None, options.objective, options.more_folders or ())]
+    if options.more_folders:
+        raise DecoderError("--more-folders: expected --objective, which names their maps")
+    return [Decoder.load(options.decoder, name) for name in options.name or _names(options.decoder)]
+
+
 def score_run(options: argparse.Namespace) -> str:
-    """Score a run by one or all maps of a folder; return what to print."""
-    names = options.name or _names(options.decoder)
-    decoders = [Decoder.load(options.decoder, name) for name in names]
+    """Score a run by one or all maps of a folder, or by an objective over them; return what to print."""
+    decoders = _decoders(options)
     run = open_with(options.run, options)
     trained_s = decoders[0].settings.get("tr_s")
     if isinstance(trained_s, float) and abs(run.tr_s / trained_s - 1) > 0.01:
@@ -191,9 +214,10 @@ def table_of(replayed: Sequence[Replayed], events: Sequence[Event]) -> str:
         areas = _area(values, labels), _area(means, signs)
         cells = [f"{number:.3f}" if math.isfinite(number) else "n/a" for number in (*areas, one.reliability, one.split_half)]
         lines.append(f"{one.decoder.name:<16}{cells[0]:>10}{cells[1]:>10}{cells[2]:>12}{cells[3]:>11}")
-    own = [str(one.decoder.settings.get("category", one.decoder.name)) for one in replayed]
+    maps = [one for one in replayed if one.decoder.goal is None]
+    own = [str(one.decoder.settings.get("category", one.decoder.name)) for one in maps]
     if len(set(own) & set(kinds)) > 1:
-        scores = np.array([[score.score for score in one.scores] for one in replayed]).T
+        scores = np.array([[score.score for score in one.scores] for one in maps]).T
         shown = [k for k, event in enumerate(events) if event.trial_type in own]
         images = pooled(scores[shown], np.array([own.index(events[k].trial_type) for k in shown]))
         counted = [group for group in groups if events[group[0]].trial_type in own]
@@ -207,7 +231,12 @@ def table_of(replayed: Sequence[Replayed], events: Sequence[Event]) -> str:
 
 
 def _labels(decoder: Decoder, events: Sequence[Event], kinds: Sequence[str]) -> Array:
-    """Side of each event for a map: 1, -1, or NaN where it is on neither."""
+    """Side of each event for a map: 1, -1, or NaN where it is on neither; for an objective by the signs of its maps."""
+    if decoder.goal is not None:
+        weights = np.array([decoder.goal.linear, decoder.goal.rank]).sum(axis=0)
+        sides = {str(one.settings.get("category", one.name)): float(np.sign(w)) for one, w in zip(decoder.maps, weights, strict=True) if w}
+        rest = math.nan if len(set(sides.values())) > 1 else -sum(set(sides.values()))
+        return np.array([sides.get(event.trial_type, rest) if event.trial_type else math.nan for event in events])
     category = str(decoder.settings.get("category", decoder.name))
     if category not in kinds:
         try:

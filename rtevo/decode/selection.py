@@ -9,9 +9,7 @@ noise of its projection is its unit, so that scores of several maps can be compa
 How many voxels, which penalty and which smoothing is decided by nested cross-validation over stretches of the runs: volumes whose response
 reaches into a held-out block are left out of the fit. Voxels, centre, penalty, smoothing and unit of a fold know nothing of what it tests.
 Where no block can be held out (one block a category), the two parts of each block are told apart with a gap between them, what is chosen
-is the default, and the number is marked as weak: it shares the block's slow noise.
-
-As in :mod:`rtevo.decode.train` the fits happen in the space of the volumes: of the voxels only their products are needed.
+is the default, and the number is marked as weak: it shares the block's slow noise. Fits happen in the space of the volumes.
 """
 
 from __future__ import annotations
@@ -26,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.decode.categories import MOST_FOLDS, Categories, Fold, folds_of, halves_of
+from rtevo.decode.repeats import Repeats
+from rtevo.decode.telling import area, pooled
 from rtevo.errors import DataError
 
 __all__ = ["COUNTS", "DEFAULT", "PENALTIES", "Chosen", "Recipe", "area", "pooled", "select_maps"]
@@ -42,7 +42,6 @@ WEAK = (
 )
 _FEWEST = 10  # degrees of freedom, for the noise of what was held out
 TOO_FEW = "blocks are too few to choose by inside the folds: the number is that of the default voxels, penalty and smoothing"
-"""What is said where nothing better could be done."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,8 @@ class Chosen:
         Number of voxels and held-out agreement of volumes, for the figure.
     days : tuple of float
         Area (or correlation) and accuracy of each day's blocks by a fit to the other days; empty where there is one day.
+    outside : tuple of (ndarray, int (m,), ndarray, float64 (m, K))
+        Of each fold: the volumes that its maps have not seen, and their scores.
     """
 
     weights: Array
@@ -111,6 +112,7 @@ class Chosen:
     labels: Array
     curve: tuple[tuple[int, float], ...]
     days: tuple[float, ...] = ()
+    outside: tuple[tuple[NDArray[np.int64], Array], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON types for ``decoder.json``, None for NaN."""
@@ -146,14 +148,15 @@ class _Fit:
 class _Voxels:
     """Volumes in units of the voxels' noise, each less its mean over the mask (which the projection takes out too); voxels first."""
 
-    def __init__(self, patterns: NDArray[np.floating[Any]]) -> None:
+    def __init__(self, patterns: NDArray[np.floating[Any]], repeats: Repeats | None = None) -> None:
+        self.repeats = repeats
         centred = np.asarray(patterns, np.float32) - patterns.mean(axis=1, dtype=np.float64, keepdims=True).astype(np.float32)
         self.values = np.ascontiguousarray(centred.T)
         self.all = np.asarray(self.values.T @ self.values, np.float64)
         self._squares: dict[bytes, Array] = {}  # of the volumes of a fold, which permutations ask for again and again
 
     def order(self, train: Flags, design: Array) -> NDArray[np.int64]:
-        """Voxels in falling order of the F of the differences between the columns of the design, on some volumes."""
+        """Voxels in falling order of the F of the differences between the columns of the design, on some volumes; those that repeat."""
         x = design[train] - design[train].mean(axis=0)
         n, k = x.shape
         inverse = np.linalg.pinv(x.T @ x, hermitian=True)
@@ -162,26 +165,27 @@ class _Voxels:
         found = self.values @ rows
         betas, means = found[:, :k].astype(np.float64), found[:, k].astype(np.float64)
         if (key := train.tobytes()) not in self._squares:
-            kept = self.values[:, train]
-            self._squares = {**dict(list(self._squares.items())[-MOST_FOLDS:]), key: np.einsum("ij,ij->i", kept, kept).astype(np.float64)}
+            own = np.einsum("ij,ij->i", self.values[:, train], self.values[:, train]).astype(np.float64)
+            self._squares = {**dict(list(self._squares.items())[-MOST_FOLDS:]), key: own}
         squares = self._squares[key] - n * means**2
         explained = np.einsum("vi,ij,vj->v", betas, x.T @ x, betas)
         contrast = np.eye(k)[:-1] - 1.0 / k if k > 1 else np.eye(1)
         apart = betas @ contrast.T
         between = np.einsum("vi,ij,vj->v", apart, np.linalg.pinv(contrast @ inverse @ contrast.T, hermitian=True), apart)
         left = np.maximum(squares - explained, 1e-9 * np.maximum(squares, 1e-30))
-        return np.argsort(-between / left, kind="stable")
+        order = np.argsort(-between / left, kind="stable")
+        return order if self.repeats is None else order[self.repeats.kept(self.values, train, design)[order]]
 
     def products(self, order: NDArray[np.int64], counts: Sequence[int]) -> Iterator[tuple[int, Array]]:
         """Products of all volumes with each other on the first voxels, for each number of voxels in rising order."""
         total, done = np.zeros_like(self.all), 0
         for count in sorted({_some(count, len(order)) for count in counts}):
-            if count == len(order):
+            if count == len(self.values):
                 yield 0, self.all
                 return
             part = self.values[order[done:count]]
             total, done = total + part.T @ part, count
-            yield count, total
+            yield 0 if count == len(order) else count, total
 
 
 def _some(count: int, voxels: int) -> int:
@@ -259,7 +263,8 @@ def _held_out(
         for smoothing in sorted({recipe.smoothing for recipe in recipes}):
             mine = [recipe for recipe in recipes if recipe.smoothing == smoothing]
             voxels = versions[smoothing]
-            order = voxels.order(fold.train, design) if any(recipe.voxels for recipe in mine) else np.arange(len(voxels.values))
+            chosen = voxels.repeats is not None or any(recipe.voxels for recipe in mine)
+            order = voxels.order(fold.train, design) if chosen else np.arange(len(voxels.values))
             for count, products in voxels.products(order, [recipe.voxels for recipe in mine]):
                 for recipe in (each for each in mine if _some(each.voxels, len(order)) == _some(count, len(order))):
                     try:
@@ -292,31 +297,6 @@ def _best(held: dict[Recipe, _Held]) -> Recipe:
     return list(held)[int(np.argmax(np.nan_to_num(found, nan=-np.inf)))]
 
 
-def area(positive: Array, negative: Array) -> float:
-    """Area under the ROC curve; NaN where either side is empty."""
-    if not len(positive) or not len(negative):
-        return math.nan
-    difference = positive[:, np.newaxis] - negative
-    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
-
-
-def pooled(scores: Array, labels: Array) -> tuple[float, float]:
-    """Area under the ROC curve of all maps' scores together, own category against others, and share whose own map scores highest.
-
-    Parameters
-    ----------
-    scores : ndarray, float64 (n, K)
-    labels : ndarray, int (n,)
-        The column that is each one's own.
-    """
-    own = np.asarray(labels, np.int64)[:, np.newaxis] == np.arange(scores.shape[1])
-    known = np.isfinite(scores).all(axis=1)
-    scores, own = scores[known], own[known]
-    if not len(scores):
-        return math.nan, math.nan
-    return area(scores[own], scores[~own]), float(own[np.arange(len(scores)), scores.argmax(axis=1)].mean())
-
-
 def _measured(held: _Held, categories: Categories) -> tuple[float, float]:
     """Area (correlation for a numeric target) and accuracy of the held-out blocks."""
     if not len(held.labels):
@@ -338,6 +318,7 @@ def select_maps(
     rng: np.random.Generator | None = None,
     days: NDArray[np.int64] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    repeats: Repeats | None = None,
 ) -> Chosen:
     """Choose voxels, penalty and smoothing, fit the maps and measure them on what no choice has seen.
 
@@ -357,7 +338,9 @@ def select_maps(
     days : ndarray, int (n,), optional
         Day of each volume; where there are several, each day's blocks are also told apart by the others'.
     progress : callable, optional
-        Is called with what is done, how much of it, of how much.
+        Called with what is done, how much of it, of how much.
+    repeats : Repeats, optional
+        Only voxels whose responses repeat may be chosen; found anew in each fold, on the volumes that it may see.
 
     Returns
     -------
@@ -368,14 +351,13 @@ def select_maps(
     DataError
         A category's response is in no volume.
     """
-    versions = [_Voxels(each) for each in patterns]
+    versions = [_Voxels(each, repeats) for each in patterns]
     total = len(versions[0].values)
     tried = sorted({count for count in counts if 0 < count < total}) + [0] * (0 in counts or max(counts) >= total)
     grid = [Recipe(*each) for each in itertools.product(tried, penalties, range(len(versions)))]
     default = min(grid, key=lambda each: (each.smoothing, abs(math.log(each.penalty / DEFAULT.penalty)), _apart(each.voxels, total)))
     everything = np.ones(len(categories.design), bool)
-    outer = folds_of(categories, range(len(categories.blocks)), everything)
-    say = progress or (lambda what, done, of: None)
+    outer, say = folds_of(categories, range(len(categories.blocks)), everything), progress or (lambda what, done, of: None)
     weak, recipe = not outer, default
     if weak:
         outer, used, nested = halves_of(categories), [default, default], [False]
@@ -401,8 +383,25 @@ def select_maps(
     apart = _by_days(versions, categories, days, grid, default) if days is not None and len(np.unique(days)) > 1 else ()
     note = WEAK if weak else TOO_FEW if len(grid) > 1 and not any(nested) else ""
     return Chosen(
-        weights, recipe, units, auc, accuracy, p_value, len(outer), permutations, weak, note, held.blocks, held.labels, tuple(curve), apart
-    )
+        weights, recipe, units, auc, accuracy, p_value, len(outer), permutations, weak, note, held.blocks, held.labels, tuple(curve), apart,
+        tuple(_outside(versions, categories, outer, used[: len(outer)])),
+    )  # fmt: skip
+
+
+def _outside(
+    versions: Sequence[_Voxels], categories: Categories, folds: Sequence[Fold], used: Sequence[Recipe]
+) -> Iterator[tuple[NDArray[np.int64], Array]]:
+    """Scores of the volumes that each fold's maps have not seen."""
+    for fold, recipe in zip(folds, used, strict=True):
+        voxels = versions[recipe.smoothing]
+        order = voxels.order(fold.train, categories.design)
+        _, products = next(voxels.products(order, [recipe.voxels]))
+        try:
+            found = _scores(products, fold.train, *_solve(products, fold.train, categories.design, recipe.penalty, categories.numeric))
+        except DataError:
+            continue
+        unseen = np.flatnonzero(~fold.train)
+        yield unseen, found[unseen]
 
 
 def _apart(voxels: int, total: int) -> float:
@@ -481,7 +480,7 @@ def _final(voxels: _Voxels, categories: Categories, recipe: Recipe, held: _Held)
     part = voxels.values[kept]
     products = np.asarray(part.T @ part, np.float64)
     dual, noise = _solve(products, everything, categories.design, recipe.penalty, categories.numeric)
-    weights = np.zeros((dual.shape[1], len(order)))
+    weights = np.zeros((dual.shape[1], len(voxels.values)))
     weights[:, kept] = (part @ dual).T
     return weights, noise * _optimism(held)
 

@@ -12,13 +12,16 @@ pattern's length, so how strong the response is over the whole mask does not cou
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rtevo.decode.deconvolve import Amplitude, Deconvolver, Grid
+from rtevo.decode.deconvolve import Amplitude, Deconvolver
+from rtevo.decode.grid import Grid, Response
 from rtevo.decode.hrf import Shape
+from rtevo.decode.likelihood import Free
 from rtevo.decode.nuisance import DRIFT_SD, MOTION_SD, Nuisance, penalties
 from rtevo.decode.running import RunningFit
 from rtevo.decode.score import Score
@@ -34,6 +37,8 @@ REVISED = 64
 """So many of the latest images whose response has passed are still revised, as the volumes tell more of what all images share."""
 IMPROVED, MOVED = 0.9, 0.25
 """A revision is published when its standard error is at most this part of the one published, or the score has moved by this part of it."""
+WHOLE_S = 16.0
+"""So long after its end an image is published once more: what the volumes alone say of it is then complete."""
 _PRIOR_VOLUMES = 10.0  # volumes' worth of evidence that a voxel's variance is the median voxel's
 
 
@@ -90,6 +95,7 @@ class _Published:
 
     onset_s: float
     score: Score | None = None
+    whole: bool = False
 
 
 class Separate:
@@ -146,9 +152,11 @@ class Separate:
         self._baseline = RunningFit(len(weights), penalties(DRIFT_SD, MOTION_SD))
         self._waiting: list[tuple[int, Array, NDArray[np.float32]]] = []
         self._filter = Deconvolver(tr_s, nuisance.motion, grid, time_terms=nuisance.drift, shape=shape)
+        self._free = None if pattern else Free(tr_s, nuisance.motion, self._filter.grid, time_terms=nuisance.drift, shape=shape)
         self._images: dict[tuple[int, int], _Published] = {}
         self._open: dict[tuple[int, int], _Published] = {}  # those of which more may be said
         self._coming: dict[tuple[int, int], float] = {}
+        self._taken: dict[tuple[int, int], float] = {}  # how long an image was shown that was taken away
         self._last, self._last_used, self._began = -1, -1, 0
 
     def add_onset(self, key: tuple[int, int], onset_s: float) -> list[Score]:
@@ -156,6 +164,13 @@ class Separate:
         self._images[key] = self._open[key] = _Published(onset_s)
         self._coming[key] = onset_s
         return []
+
+    def shown_for(self, key: tuple[int, int], shown_s: float) -> None:
+        """Take note that an image was taken away before its time."""
+        self._taken[key] = shown_s
+        for each in (self._filter, self._free):
+            if each is not None:
+                each.shown_for(key, shown_s)
 
     def add_volume(self, index: int, motion_mm: Array, values: NDArray[np.float32] | None) -> list[Score]:
         """Take a volume, None where there is none to use; give the scores that are ready or have improved."""
@@ -193,6 +208,12 @@ class Separate:
         self._baseline = RunningFit(len(self._weights), penalties(DRIFT_SD, MOTION_SD))
         self._nuisance.interrupt()
         self._filter.interrupt()
+        if self._free is not None:
+            self._free.interrupt()
+
+    def response(self) -> Response:
+        """See :meth:`rtevo.decode.scorer.Scorer.response`."""
+        return self._filter.response()
 
     def reliability(self) -> float:
         """Expected squared correlation of the scores so far with the responses; NaN before the third."""
@@ -227,10 +248,17 @@ class Separate:
             for key, onset_s in sorted(self._coming.items(), key=lambda item: (item[1], item[0])):
                 if onset_s <= t_s:
                     self._filter.add_image(key, onset_s, self._duration_s)
+                    if self._free is not None:
+                        self._free.add_image(key, onset_s, self._duration_s)
+                    if key in self._taken:
+                        self.shown_for(key, self._taken[key])
                     del self._coming[key]
             value = self._projection(values)
             if self._filter.add_volume(t_s, value, terms, self._projection.standardised(values) if self._pattern else None):
                 self._last_used = index
+                if self._free is not None:
+                    self._free.follow(self._filter)
+                    self._free.add_volume(t_s, value, terms)
             else:
                 self._left_out.append(index)
         self._waiting.clear()
@@ -238,21 +266,45 @@ class Separate:
     def _publish(self, seen_s: float, everything: bool = False) -> list[Score]:
         """Scores of images that are ready and not published, or better than what was published."""
         amplitudes = self._filter.amplitudes(None if everything else REVISED)
-        scores = []
+        found: list[tuple[_Published, Score]] = []
         for key, image in list((self._images if everything else self._open).items()):
             if not everything and seen_s < image.onset_s + self._first_s:
                 continue
             if not everything and image.score is not None and key not in amplitudes:
                 del self._open[key]
                 continue
-            score = self._score(key, image, amplitudes.get(key))
+            whole = not image.whole and seen_s >= image.onset_s + self._duration_s + WHOLE_S
+            score = self._score(key, image, amplitudes.get(key), whole)
+            image.whole |= whole
             if score is not None:
-                image.score = score
-                scores.append(score)
-        return scores
+                found.append((image, score))
+        if found:
+            self._complete(found)
+        return [image.score for image, _ in found if image.score is not None]
 
-    def _score(self, key: tuple[int, int], image: _Published, found: Amplitude | None) -> Score | None:
-        """Make a score of an amplitude; None where it says no more than what was published."""
+    def _complete(self, found: Sequence[tuple[_Published, Score]]) -> None:
+        """Add to scores what is known of the response, and what the volumes alone say."""
+        known = self._filter.response()
+        response = {name: getattr(known, name) for name in ("lag_s", "lag_sd_s", "width", "width_sd")}
+        now = {score.key for _, score in found if math.isfinite(score.score)}
+        here = {} if self._free is None else self._free.measured(lambda key: key in now or self._said(key))
+        for image, score in found:
+            own, old = here.get(score.key), image.score
+            if own is not None:
+                image.score = replace(score, **response, measured=own.value, measured_se=own.se, neighbours=own.neighbours)
+            elif old is not None:  # its response has passed: what the volumes say of it stays
+                kept = {name: getattr(old, name) for name in ("measured", "measured_se", "neighbours")}
+                image.score = replace(score, **response, **kept)
+            else:
+                image.score = replace(score, **response)
+
+    def _said(self, key: tuple[int, int]) -> bool:
+        """Whether an image has a score."""
+        score = self._images[key].score
+        return score is not None and math.isfinite(score.score)
+
+    def _score(self, key: tuple[int, int], image: _Published, found: Amplitude | None, whole: bool = False) -> Score | None:
+        """Make a score of an amplitude; None where it says no more than what was published; `whole`: the response has just been seen."""
         old = image.score
         revision = 0 if old is None else old.revision + 1
         value, error = math.nan, math.nan
@@ -265,7 +317,7 @@ class Separate:
                 value, error = self._projection.compare(pattern, found)
         if math.isnan(value):
             return Score(key, image.onset_s, math.nan, math.nan, 0, -1, revision) if old is None else None
-        if old is not None and error > IMPROVED * old.score_se and abs(value - old.score) < MOVED * old.score_se:
+        if old is not None and not whole and error > IMPROVED * old.score_se and abs(value - old.score) < MOVED * old.score_se:
             return None
         assert found is not None
         return Score(key, image.onset_s, value, error, found.volumes, self._last_used, revision)

@@ -60,6 +60,13 @@ def _add_plan(commands: Any) -> None:
         metavar="X",
         help="contrast-to-noise ratio of one score: SD of true responses over the score's error",
     )
+    how_good = c.add_mutually_exclusive_group()
+    how_good.add_argument(
+        "--quality", type=finite, metavar="R", help="how good the map is: correlation of the response that it measures with the one "
+        "that is sought, 0 to 1 (default: 1, which no map is)"
+    )  # fmt: skip
+    how_good.add_argument("--decoder", type=Path, metavar="DIR", help="take that from what a decoder's folder says of held-out blocks")
+    c.add_argument("--map", default="", metavar="TEXT", help="with --decoder: which map, or a sum as 'face - 0.5 * place'")
     c.add_argument("--size", type=int, default=100, metavar="D", help="latent dimensions (default 100)")
     c.add_argument("--cadence", type=finite, default=4.0, metavar="S", help="seconds from onset to onset (default 4)")
     c.add_argument("--lag", type=finite, default=12.0, metavar="S", help="seconds from an onset to its score (default 12)")
@@ -73,13 +80,30 @@ def _add_plan(commands: Any) -> None:
     add_options(c)
 
 
+def _quality(options: argparse.Namespace) -> tuple[float, str]:
+    """Return how good the map is, and say it."""
+    if options.decoder is None:
+        if options.map:
+            raise ConfigError("--map: expected --decoder, whose maps it names")
+        if options.quality is None:
+            return 1.0, "a perfect map (--quality, --decoder)"
+        return options.quality, f"a map of r = {options.quality:g}"
+    from rtevo.decode.promise import map_quality
+
+    found = map_quality(options.decoder, options.map)
+    if not found.r > 0:
+        raise ConfigError(f"--decoder {options.decoder}: expected a map that tells held-out blocks apart, found {found}")
+    return min(found.r, 1.0), f"a map of {found}"
+
+
 def plan(options: argparse.Namespace) -> None:
     """Simulate, and print what is best."""
     from rich.console import Console
     from rich.table import Table
 
     try:
-        scan = planning.Scan(options.minutes, options.cnr, options.size, options.cadence, options.lag)
+        quality, said = _quality(options)
+        scan = planning.Scan(options.minutes, options.cnr, options.size, options.cadence, options.lag, quality)
         found = planning.choices(scan, options.strategies, options.schedules)
     except ValueError as problem:
         raise ConfigError(f"--{problem}") from None
@@ -88,7 +112,7 @@ def plan(options: argparse.Namespace) -> None:
         outcomes = iter(run_cases([case for part in parts for case in part], where, options.keep, on_progress=progress))
     ranked = planning.rank(found, [[next(outcomes) for _ in part] for part in parts], len(options.objectives))
     title = f"{scan.minutes:g} min, an image every {scan.cadence_s:g} s, CNR {scan.cnr:g}, {scan.size} dimensions, {options.seeds} seeds"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(title=f"{title}, {said}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name in ("gain (SD)", "±", "strategy", "schedule", "population", "generations", "mutation_sd"):
         table.add_column(name, justify="left" if name in ("strategy", "schedule") else "right")
     for c in ranked:

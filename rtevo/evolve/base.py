@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rtevo.evolve.state import rng_from_state, rng_to_state
+from rtevo.evolve.together import Link, Together
 
 __all__ = ["Evolver", "History"]
 
@@ -69,6 +70,7 @@ class Evolver(ABC):
         self._fitness = np.zeros(0)
         self._fitness_se = np.zeros(0)
         self._told = np.zeros(0, bool)
+        self._together = Together()
 
     @property
     def asked(self) -> int:
@@ -164,6 +166,21 @@ class Evolver(ABC):
         self._fitness[rows] = np.where(measured, values, np.nan)
         self._fitness_se[rows] = np.where(measured & np.isfinite(errors) & (errors >= 0), errors, np.nan)
 
+    def link(self, run: int, key: tuple[int, int], number: int, link: Link) -> None:
+        """Give what the volumes alone say of an image, and how its error goes with others'; strategies need not use it.
+
+        Parameters
+        ----------
+        run : int
+            Number of the first candidate of its run.
+        key : tuple of int
+            Names the image in its run.
+        number : int
+            Of the candidate; -1 for a probe.
+        link : Link
+        """
+        self._together.add(run, key, number, link)
+
     def history(self) -> History:
         """Return the candidates that have a score."""
         rows = np.flatnonzero(np.isfinite(self._fitness))
@@ -193,6 +210,7 @@ class Evolver(ABC):
             "fitness": [None if np.isnan(value) else value for value in self._fitness.tolist()],
             "fitness_se": [None if np.isnan(value) else value for value in self._fitness_se.tolist()],
             "told": self._told.tolist(),
+            "links": self._together.to_state(),
             "memory": self._memory(),
             "rng": rng_to_state(self._rng),
         }
@@ -218,6 +236,7 @@ class Evolver(ABC):
         evolver._fitness = np.array(fitness, np.float64)  # None becomes NaN
         evolver._fitness_se = np.array(errors, np.float64)
         evolver._told = np.array(told, bool)
+        evolver._together = Together.from_state(state.get("links", []))
         lengths = (len(latents), len(fitness), len(errors), len(told))
         if len(set(lengths)) != 1:
             raise ValueError(f"state: expected as many latents as scores, found {', '.join(map(str, lengths))}")

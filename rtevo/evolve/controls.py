@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +24,9 @@ class RandomEvolver(Evolver):
 
 class Feedback:
     """What evolution is told when a candidate is scored: here, its score."""
+
+    plain: ClassVar[bool] = True
+    """Whether what is told is the candidate's own score as it was measured."""
 
     def take(self, candidate: int, score: float, score_se: float) -> list[tuple[int, float, float]]:
         """Take one score, new or revised.
@@ -54,6 +58,8 @@ class Sham(Feedback):
     rng : numpy.random.Generator
         Source of the permutation.
     """
+
+    plain = False
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -90,6 +96,8 @@ class Yoked(Feedback):
     ValueError
         There are none.
     """
+
+    plain = False
 
     def __init__(self, recorded: ArrayLike) -> None:
         self._recorded = np.asarray(recorded, np.float64)

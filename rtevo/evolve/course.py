@@ -11,14 +11,16 @@ A course is pure: the sessions' stage and the simulations that compare strategie
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.evolve.base import Evolver
 from rtevo.evolve.controls import Feedback
+from rtevo.evolve.together import Link
 
 __all__ = ["MOST_AHEAD", "SCHEDULES", "Course", "CourseSettings", "Request", "Told"]
 
@@ -107,6 +109,18 @@ class Told:
     fitness_se: float
 
 
+class Adjust(Protocol):
+    """Keeps latents within what a study may show."""
+
+    def __call__(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Give latents, float32 (n, d), that are allowed, in place of those that were asked for."""
+        ...
+
+    def refused(self, latent: NDArray[np.float32]) -> None:
+        """Take note of a latent, float32 (d,), whose pictures were refused."""
+        ...
+
+
 class Course:
     """One run.
 
@@ -119,8 +133,8 @@ class Course:
         Default: evolution is told the candidate's own score.
     probes : ndarray, float (p, d), optional
         Latents of the probes; needed where there are to be any.
-    adjust : callable, optional
-        Called with the latents (n, d) that were asked for, gives those that are allowed instead.
+    adjust : Adjust, optional
+        Gives the latents that are allowed.
     """
 
     def __init__(
@@ -129,7 +143,7 @@ class Course:
         settings: CourseSettings,
         feedback: Feedback | None = None,
         probes: NDArray[np.floating] | None = None,
-        adjust: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
+        adjust: Adjust | None = None,
     ) -> None:
         self.evolver, self.settings, self.ahead = evolver, settings, settings.ahead
         self._feedback, self._adjust = feedback or Feedback(), adjust
@@ -140,6 +154,8 @@ class Course:
         self._images = self._shown = self._candidates = self._probed = 0
         self._open: set[int] = set()
         self._open_probes: set[tuple[int, int]] = set()
+        self._refused: set[tuple[int, int]] = set()
+        self._replaced = 0  # candidates that are asked for in place of others
         self._stopped = False
         evolver.extend(settings.candidates)
 
@@ -151,7 +167,7 @@ class Course:
     @property
     def finished(self) -> bool:
         """Whether nothing will be asked for any more."""
-        return self._stopped or self._candidates >= self.settings.candidates
+        return self._stopped or self._candidates >= self.settings.candidates + self._replaced
 
     @property
     def all_shown(self) -> bool:
@@ -232,14 +248,49 @@ class Course:
         if number is not None:
             self.evolver.place([self._first + number], np.asarray(latent)[np.newaxis])
 
-    def score(self, generation: int, candidate: int, score: float, score_se: float = math.nan) -> list[Told]:
-        """Take a candidate's score, new, revised or missing (NaN); give what evolution is told. Of a probe nothing is told."""
+    def score(self, generation: int, candidate: int, score: float, score_se: float = math.nan, link: Link | None = None) -> list[Told]:
+        """Take a candidate's score, new, revised or missing (NaN); give what evolution is told. Of a probe nothing is told.
+
+        With `link`, what the volumes alone say of the image, errors that go together are respected, where scores are told as they are.
+        """
         number = self._number(generation, candidate)
-        if number is None:
+        refused = (generation, candidate) in self._refused
+        if link is not None and self._feedback.plain:
+            own = -1 if number is None or refused else self._first + number
+            self.evolver.link(self._first, (generation, candidate), own, link)
+        if number is None or refused:
             self._open_probes.discard((generation, candidate))
             return []
         self._open.discard(number)
         return self._tell(self._feedback.take(number, float(score), float(score_se)))
+
+    def refuse(self, generation: int, candidate: int, latent: NDArray[np.float32] | None = None, *, shown: bool = False) -> list[Told]:
+        """Take note that an image may not be shown, or was taken away: its score does not count; gives what evolution is told.
+
+        Parameters
+        ----------
+        generation, candidate : int
+        latent : ndarray, float32 (d,), optional
+            Where its pictures come from, for who keeps away from what was refused.
+        shown : bool
+            It was on the screen. Where it was not, the steady schedule asks for another candidate in its place.
+        """
+        key, number = (generation, candidate), self._number(generation, candidate)
+        if key in self._refused or not (key in self._open_probes or number is not None):
+            return []
+        self._refused.add(key)
+        self._shown += not shown
+        if latent is not None and not shown and self._adjust is not None:
+            self._adjust.refused(latent)
+        if number is None:
+            self._open_probes.discard(key)
+            return [Told(generation, candidate, math.nan, math.nan)]
+        self._open.discard(number)
+        if not shown and self.settings.schedule == "steady" and self._replaced < self.settings.candidates:
+            self._replaced += 1
+            self.evolver.extend(1)
+        others = [change for change in self._feedback.take(number, math.nan, math.nan) if change[0] != number]
+        return self._tell([*others, (number, math.nan, math.nan)])  # whatever the feedback is: this one has none
 
     def give_up(self, among: Collection[tuple[int, int]] | None = None) -> list[Told]:
         """Wait no longer for the scores that are missing.

@@ -29,16 +29,17 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky
+from scipy.linalg import cho_solve, cholesky, solve_triangular
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["Curved", "Linear", "one_thread", "relative_precision", "without_outliers"]
+__all__ = ["Curved", "Errors", "Linear", "one_thread", "relative_precision", "without_outliers", "without_outliers_together"]
 
 SIGNAL_TO_NOISE = np.geomspace(0.03, 100.0, 9)
 """Variance of the signal (of random latents) over that of the noise."""
 _EXPECTED, _FACTOR = 0.3, 5.0  # of that: prior median, and the factor of one standard deviation
 _RADIAL = math.sqrt(0.5)  # prior spread of the effect of the length, as a share of that of the direction
 _SPREAD = 4.0  # standard errors count as at most this many times larger or smaller than the median
+_OWN = (0.0, 0.03, 0.1, 0.3, 1.0)  # variance of what is each image's own and no model explains, in those of the usual error
 _CONSTANT = 100.0  # prior variance of the mean fitness, in signal variances
 _INCREDIBLE = 4.0  # standard deviations from which on a score counts as less certain than it says
 _ROUNDS = 3  # of telling which these are
@@ -98,16 +99,24 @@ class Linear:
         n >= 2.
     fitness, precision : ndarray, float64 (n,)
         Scores and their weights.
+    errors : Errors, optional
+        Scores' errors where they go together: generalised least squares (A. C. Aitken 1936, doi:10.1017/S0370164600014346), and `precision`
+        does not count.
     """
 
-    def __init__(self, latents: Array, fitness: Array, precision: Array) -> None:
+    def __init__(self, latents: Array, fitness: Array, precision: Array, errors: Errors | None = None) -> None:
         n, d = latents.shape
         self._d = d
-        root = np.sqrt(precision)[:, np.newaxis]
         features = np.column_stack([latents / math.sqrt(d), radial(latents), fitness])
-        self._centred = features - (precision @ features) / precision.sum()
-        self._precision = precision
-        x, y = root * self._centred[:, :-1], root[:, 0] * self._centred[:, -1]
+        if errors is None:
+            root = np.sqrt(precision)[:, np.newaxis]
+            self._centred = features - (precision @ features) / precision.sum()
+            self._precision = precision
+            x, y = root * self._centred[:, :-1], root[:, 0] * self._centred[:, -1]
+        else:
+            x, y = np.split(errors.whitened(features), [-1], axis=1)
+            y = y[:, 0]
+            self._whitened = x, y
         values, self._basis = np.linalg.eigh(x.T @ x)
         self._values = np.maximum(values, 0.0)
         self._cross = self._basis.T @ (x.T @ y)
@@ -137,6 +146,17 @@ class Linear:
         left = np.maximum(1.0 - self._precision * known, 1e-9)  # leverage: a score's own share in what is said of it
         miss = (self._centred[:, -1] - turned @ (gain * self._cross)) / left
         return np.asarray(miss / np.sqrt(1.0 / precision + known / left), np.float64)
+
+    def surprise_together(self, errors: Errors) -> Array:
+        """The same where errors go together: of what each score adds to those before it, as it is expected to be."""
+        best, (x, y) = int(np.argmax(self.weights)), self._whitened
+        turned = x @ self._basis
+        gain = SIGNAL_TO_NOISE[best] / self._shrunk[best]
+        ones = errors.ones()
+        known = (turned**2) @ gain + ones**2 / (ones @ ones)
+        left = np.maximum(1.0 - known, 1e-9)
+        miss = (y - turned @ (gain * self._cross)) / left
+        return np.asarray(miss / errors.trust / np.sqrt(1.0 + known / left / errors.trust**2), np.float64)
 
     def mean(self) -> Slope:
         """Posterior mean, one draw."""
@@ -218,6 +238,81 @@ def without_outliers(latents: Array, fitness: Array, precision: Array) -> tuple[
     return Linear(latents, fitness, weights), weights
 
 
+def without_outliers_together(latents: Array, fitness: Array, covariance: Array) -> tuple[Linear, Errors]:
+    """The same as :func:`without_outliers` for scores whose errors go together.
+
+    Parameters
+    ----------
+    latents, fitness : ndarray
+        As for :class:`Linear`.
+    covariance : ndarray, float64 (n, n)
+        Of the errors, but for a common factor. What is an image's own, and neither the model's nor an error, is added to it, as much as is
+        the most probable.
+    """
+    nobody = np.ones(len(fitness))
+    usual = float(np.median(np.diag(covariance)))
+    tried = [covariance + share * usual * np.eye(len(fitness)) for share in _OWN]
+    covariance = max(tried, key=lambda each: _evidence(latents, fitness, Errors(each)))
+    errors = Errors(covariance)
+    for _ in range(_ROUNDS):
+        model = Linear(latents, fitness, nobody, errors)
+        far = np.abs(model.surprise_together(errors))
+        limit = _INCREDIBLE * 1.4826 * float(np.median(far))
+        trust = limit / np.maximum(far, limit) if limit > 0 else errors.trust
+        if np.array_equal(trust, errors.trust):
+            return model, errors
+        errors = Errors(covariance, trust)
+    return Linear(latents, fitness, nobody, errors), errors
+
+
+def _evidence(latents: Array, fitness: Array, errors: Errors) -> float:
+    """Log evidence of the linear model under some errors, but for a constant."""
+    model = Linear(latents, fitness, np.ones(len(fitness)), errors)
+    log = model.log_evidence - 0.5 * (np.log(SIGNAL_TO_NOISE / _EXPECTED) / math.log(_FACTOR)) ** 2
+    return float(np.logaddexp.reduce(log)) - float(np.log(np.diag(errors.factor)).sum())
+
+
+class Errors:
+    """Errors that go together.
+
+    Parameters
+    ----------
+    covariance : ndarray, float64 (n, n)
+        But for a common factor.
+    trust : ndarray, float64 (n,), optional
+        Factor, 0 to 1, of what each score adds to those before it: how far it is believed.
+    """
+
+    def __init__(self, covariance: Array, trust: Array | None = None) -> None:
+        n = len(covariance)
+        least = 1e-9 * float(np.trace(covariance)) / n  # whatever was rounded on the way
+        factor = cholesky(covariance + least * np.eye(n), lower=True, check_finite=False)
+        rows = solve_triangular(factor, np.eye(n), lower=True, check_finite=False)
+        scale = math.sqrt(float((rows**2).sum()) / n)  # so that a score's weight is 1 on average
+        self.trust = np.ones(n) if trust is None else trust
+        self._rows = self.trust[:, np.newaxis] * rows / scale
+        self.factor = factor * scale / self.trust
+        self.covariance = self.factor @ self.factor.T
+
+    def ones(self) -> Array:
+        """What the scores' mean adds to each, whitened."""
+        return np.asarray(self._rows.sum(axis=1), np.float64)
+
+    def whitened(self, features: Array) -> Array:
+        """Features (n, k) as they are where errors are independent and of variance 1; their mean is taken out."""
+        ones, made = self.ones(), self._rows @ features
+        return np.asarray(made - np.outer(ones, ones @ made / (ones @ ones)), np.float64)
+
+    def mean(self, values: Array) -> float:
+        """Mean of values (n,), weighted as they are known."""
+        ones = self.ones()
+        return float(ones @ (self._rows @ values) / (ones @ ones))
+
+    def of(self, keep: NDArray[np.int64]) -> Errors:
+        """Those of some of the scores."""
+        return Errors(self.covariance[np.ix_(keep, keep)])
+
+
 class Curved:
     """The curved model, fitted; its draws are of the linear part only, corrected by the data as a whole.
 
@@ -229,6 +324,8 @@ class Curved:
         The linear model of the same scores: gives the size of the signal to try.
     towards : ndarray, float64 (d,)
         The best direction so far.
+    errors : Errors, optional
+        As for :class:`Linear`.
 
     Attributes
     ----------
@@ -236,16 +333,20 @@ class Curved:
         Log evidence above that of the linear model of the same scores.
     """
 
-    def __init__(self, latents: Array, fitness: Array, precision: Array, linear: Linear, towards: Array) -> None:
+    def __init__(
+        self, latents: Array, fitness: Array, precision: Array, linear: Linear, towards: Array, errors: Errors | None = None
+    ) -> None:
         if len(latents) > _MOST:
             keep = np.sort(np.argsort(latents @ towards, kind="stable")[-_MOST:])
             latents, fitness, precision = latents[keep], fitness[keep], precision[keep]
-            linear = Linear(latents, fitness, precision)
+            errors = None if errors is None else errors.of(keep)
+            linear = Linear(latents, fitness, precision, errors)
         n, d = latents.shape
         self._latents, self._d, self._n = latents, d, n
         self._radial = radial(latents)
         covariance = np.exp(latents @ latents.T / d) - 1.0 + np.outer(self._radial, self._radial)
-        self._centre = float((precision * fitness).sum() / precision.sum())
+        self._errors = errors
+        self._centre = float((precision * fitness).sum() / precision.sum()) if errors is None else errors.mean(fitness)
         self._fitness = fitness - self._centre
         self._precision = precision
         best = int(np.argmax(linear.log_evidence))
@@ -256,11 +357,17 @@ class Curved:
     def _solve(self, covariance: Array, ratio: float) -> tuple[float, float, Array, float]:
         """Return log evidence (as the linear model counts it), the ratio itself, the Cholesky factor and the noise variance."""
         whole = ratio * (covariance + _CONSTANT)
-        whole[np.diag_indices(self._n)] += 1.0 / self._precision
+        if self._errors is None:
+            whole[np.diag_indices(self._n)] += 1.0 / self._precision
+            known, log_det = float(self._n), -float(np.log(self._precision).sum())
+        else:
+            whole += self._errors.covariance
+            known = float((self._errors.ones() ** 2).sum())
+            log_det = 2.0 * float(np.log(np.diag(self._errors.factor)).sum())
         factor = cholesky(whole, lower=True, overwrite_a=True, check_finite=False)
         squares = max(float(self._fitness @ cho_solve((factor, True), self._fitness, check_finite=False)), 1e-300)
         evidence = -float(np.log(np.diag(factor)).sum()) - 0.5 * (self._n - 1) * math.log(squares)
-        evidence += 0.5 * math.log(ratio * _CONSTANT * self._n) - 0.5 * float(np.log(self._precision).sum())  # a mean that is given
+        evidence += 0.5 * math.log(ratio * _CONSTANT * known) + 0.5 * log_det  # a mean that is given
         return evidence, ratio, factor, squares / self._n
 
     def ascend(self, start: Array, radius: Array, spread: float, rng: np.random.Generator, steps: int = 16) -> Slope:
@@ -296,7 +403,10 @@ class Curved:
             prior[:] = sd * math.sqrt(self._ratio / d) * rng.standard_normal((draws, d))
             prior_length[:] = sd * math.sqrt(self._ratio) * rng.standard_normal(draws)
             targets -= self._latents @ prior.T + np.outer(self._radial, prior_length)
-            targets -= sd / np.sqrt(self._precision)[:, np.newaxis] * rng.standard_normal((self._n, draws))
+            if self._errors is None:
+                targets -= sd / np.sqrt(self._precision)[:, np.newaxis] * rng.standard_normal((self._n, draws))
+            else:
+                targets -= sd * self._errors.factor @ rng.standard_normal((self._n, draws))
         alpha = self._ratio * cho_solve((self._factor, True), targets, check_finite=False).T
         length = (alpha @ self._radial + prior_length) * _RADIAL / math.sqrt(2 * d)
 

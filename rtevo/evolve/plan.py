@@ -31,6 +31,9 @@ class Scan:
         Latent dimensions.
     cadence_s, lag_s : float
         From onset to onset, and from an onset to its score.
+    quality : float
+        Correlation of the response that the map measures with the one that is sought, see :class:`rtevo.evolve.rehearse.Case`; 1: they are
+        one. The contrast-to-noise ratio is that of the response that the map measures.
     """
 
     minutes: float
@@ -38,11 +41,14 @@ class Scan:
     size: int = 100
     cadence_s: float = 4.0
     lag_s: float = 12.0
+    quality: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("minutes", "cnr", "cadence_s"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: expected > 0, got {getattr(self, name)}")
+        if not 0 < self.quality <= 1:
+            raise ValueError(f"quality: expected > 0 and at most 1, got {self.quality:g}")
         if self.size < 2 or self.lag_s < 0:
             raise ValueError(f"size and lag_s: expected at least 2 and 0, got {self.size} and {self.lag_s}")
 
@@ -88,7 +94,7 @@ def cases(scan: Scan, choice: Choice, objectives: Sequence[str], seeds: int) -> 
     """Give the simulated runs of a choice: every objective with every seed."""
     base = Case(
         choice.strategy, "", choice.generations, choice.population, 1 / scan.cnr, 0, choice.schedule,
-        size=scan.size, cadence_s=scan.cadence_s, lag_s=scan.lag_s,
+        size=scan.size, cadence_s=scan.cadence_s, lag_s=scan.lag_s, quality=scan.quality,
     )  # fmt: skip
     if not math.isnan(choice.mutation_sd):
         base = replace(base, mutation_sd=choice.mutation_sd)

@@ -116,6 +116,9 @@ class Case:
         From onset to onset, and from an onset to its score.
     ahead : int
         Steady: images asked for ahead of the one that is shown.
+    quality : float
+        Correlation of what the scores measure with the true fitness, over random images, 0 to 1: a map answers to something else, too,
+        which is a fitness of the same kind and independent of the true one. Gains are those of the true fitness.
     """
 
     strategy: str
@@ -133,6 +136,7 @@ class Case:
     cadence_s: float = 4.0
     lag_s: float = 12.0
     ahead: int = 2
+    quality: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -168,16 +172,39 @@ def play(case: Case, fitness: Fitness | None = None) -> Outcome:
     if fitness is None:
         raw = OBJECTIVES[case.objective](case.size, np.random.default_rng([case.seed, 0]))
         fitness = standardised(raw, case.size, np.random.default_rng([case.seed, 1]))
+    seen = fitness
+    if case.quality < 1:
+        other = OBJECTIVES[case.objective](case.size, np.random.default_rng([case.seed, 4]))
+        seen = mixed(fitness, other, case.quality, np.random.default_rng([case.seed, 5]).standard_normal((_SAMPLE, case.size)))
     rng = np.random.default_rng([case.seed, 2])
     evolver = create(case.strategy, case.size, case.population, rng, mutation_sd=case.mutation_sd)
-    return _Run(case, evolver, fitness).play()
+    return _Run(case, evolver, fitness, seen).play()
+
+
+def mixed(fitness: Fitness, other: Fitness, quality: float, images: Array) -> Fitness:
+    """Return what a map measures that correlates with the true fitness, of standard deviation 1 over random images.
+
+    Parameters
+    ----------
+    fitness, other : callable
+        The true one; what else the map answers to, as far as the true one does not say it already.
+    quality : float
+        Correlation, 0 to 1.
+    images : ndarray, float64 (n, size)
+        Random latents.
+    """
+    true, raw = fitness(images), other(images)
+    shared = float(np.cov(raw, true)[0, 1] / true.var(ddof=1))
+    left = raw - shared * true
+    mean, rest = float(left.mean()), math.sqrt(1 - quality**2) / float(left.std())
+    return lambda x: np.asarray((quality - rest * shared) * fitness(x) + rest * (other(x) - mean), np.float64)
 
 
 class _Run:
     """The clock of one run."""
 
-    def __init__(self, case: Case, evolver: Evolver, fitness: Fitness) -> None:
-        self._case, self._fitness, self._noise = case, fitness, np.random.default_rng([case.seed, 3])
+    def __init__(self, case: Case, evolver: Evolver, fitness: Fitness, seen: Fitness) -> None:
+        self._case, self._fitness, self._seen, self._noise = case, fitness, seen, np.random.default_rng([case.seed, 3])
         self._course = Course(evolver, CourseSettings(case.generations, case.population, case.schedule, case.ahead))
         self._scores: list[tuple[float, int, int, float]] = []  # when, generation, candidate, score
         self._t_s = 0.0
@@ -202,11 +229,13 @@ class _Run:
     def _show(self, request: Request) -> float:
         """Give an image's true fitness; its score is on the way."""
         case = self._case
-        value = float(self._fitness(request.latent[np.newaxis].astype(np.float64))[0])
+        latent = request.latent[np.newaxis].astype(np.float64)
+        value = float(self._fitness(latent)[0])
+        measured = value if self._seen is self._fitness else float(self._seen(latent)[0])
         noise, lost, late = case.noise * self._noise.standard_normal(), self._noise.random(), self._noise.random()
         if case.outliers and self._noise.random() < case.outliers:
             noise *= _OUTLIER
-        score = math.nan if lost < case.missing else value + noise
+        score = math.nan if lost < case.missing else measured + noise
         at_s = self._t_s + case.lag_s + (_LATE_S if late < case.late else 0.0)
         heapq.heappush(self._scores, (at_s, request.generation, request.candidate, score))
         return value

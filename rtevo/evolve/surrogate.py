@@ -29,7 +29,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.evolve.base import Evolver, History
-from rtevo.evolve.model import Array, Curved, Linear, Slope, one_thread, relative_precision, right_angles, unit, without_outliers
+from rtevo.evolve.model import (
+    Array,
+    Curved,
+    Errors,
+    Linear,
+    Slope,
+    one_thread,
+    relative_precision,
+    right_angles,
+    unit,
+    without_outliers,
+    without_outliers_together,
+)
 
 __all__ = ["Surrogate"]
 
@@ -119,9 +131,16 @@ class Surrogate(Evolver):
 
     def _best(self, n: int, known: History, spread: float) -> Array:
         """Return the best candidates under draws with a share of the posterior's spread."""
-        linear, precision = _linear(known)
+        together = self._together.of(known.ids, known.fitness, known.fitness_se)
+        errors: Errors | None = None
+        fitness = known.fitness
+        if together is None:
+            linear, precision = _linear(known)
+        else:
+            fitness, precision = together[0], np.ones(len(known.ids))
+            linear, errors = without_outliers_together(known.latents, fitness, together[1])
         slope = linear.draw(n, spread, self._rng)
-        curved = Curved(known.latents, known.fitness, precision, linear, linear.mean().direction[0])
+        curved = Curved(known.latents, fitness, precision, linear, linear.mean().direction[0], errors)
         if curved.advantage > _CURVED_EVIDENCE:
             slope = curved.ascend(slope.direction, self._radius(slope), spread, self._rng)
         directions = unit(slope.direction)

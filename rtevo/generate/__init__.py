@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rtevo.errors import ConfigError
-from rtevo.generate.base import BACKENDS, SCHEDULERS, Generator, GeneratorSettings, Painted
+from rtevo.generate.base import BACKENDS, DASK, SCHEDULERS, Generator, GeneratorSettings, Painted
 from rtevo.generate.folder import ModelFolder, describe
 from rtevo.generate.tiny import TINY_LATENT_SPACE, TINY_UNCLIP
 
@@ -86,6 +86,10 @@ def load(settings: GeneratorSettings, on_progress: Callable[[str], None] | None 
     folder = describe(settings.model_path or TINY_UNCLIP)
     if settings.noise_level >= folder.noise_levels:
         raise ConfigError(f"[generator] noise_level: expected below {folder.noise_levels} for this model, got {settings.noise_level}")
+    if settings.device.startswith(DASK):
+        from rtevo.generate.remote import RemoteGenerator
+
+        return RemoteGenerator(folder, settings, on_progress)
     from rtevo.generate.backends import make
 
     return make(folder, settings, on_progress)

@@ -75,7 +75,7 @@ def _agreed() -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m rtevo.generate", description="Work with image models.")
-    commands = parser.add_subparsers(required=True, dest="command", parser_class=Parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     get = commands.add_parser("get", help="download a model that is known to fit; without NAME, say which there are")
     get.add_argument("name", nargs="?", choices=KNOWN, metavar="NAME", help=", ".join(KNOWN))
     get.add_argument("--into", type=Path, metavar="DIR", help="folder to make (default: NAME); an interrupted download goes on")

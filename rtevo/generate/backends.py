@@ -17,7 +17,7 @@ from rtevo.generate.compiled import CompiledGenerator
 from rtevo.generate.eager import EagerGenerator
 from rtevo.generate.folder import ModelFolder
 from rtevo.generate.loading import pick_device
-from rtevo.generate.tensorrt import TensorRTGenerator
+from rtevo.generate.tensorrt import TensorRTGenerator, check_faster
 
 __all__ = ["FallbackGenerator", "make"]
 
@@ -35,8 +35,9 @@ KINDS: dict[str, Callable[..., EagerGenerator]] = {
 def make(folder: ModelFolder, settings: GeneratorSettings, on_progress: Tell = None) -> Generator:
     """Make the generator that `settings` ask for.
 
-    With backend ``auto``: on a GPU the fastest that can be loaded and whose first picture is the reference's, on a CPU the reference.
-    Which one it is, and why not a faster one, is logged.
+    With backend ``auto``: on a GPU engines that were measured to be faster than the compiled backend on this machine, else the compiled
+    backend, else the reference; always one whose first picture is the reference's. On a CPU the reference. Which one it is, and why not a
+    faster one, is logged.
 
     Raises
     ------
@@ -57,6 +58,8 @@ def _fastest(folder: ModelFolder, settings: GeneratorSettings, on_progress: Tell
     for name in ("tensorrt", "compiled"):
         generator = None
         try:
+            if name == "tensorrt":
+                check_faster(folder, settings)
             generator = KINDS[name](folder, settings, on_progress)
             generator.warm_up()
         except (ModelError, RuntimeError) as problem:

@@ -13,13 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from rtevo.errors import ConfigError
 
-__all__ = ["BACKENDS", "PRECISIONS", "SCHEDULERS", "Generator", "GeneratorSettings", "Painted", "check_request"]
+__all__ = ["BACKENDS", "DASK", "PRECISIONS", "SCHEDULERS", "Generator", "GeneratorSettings", "Painted", "check_request"]
 
 BACKENDS = ("auto", "eager", "compiled", "tensorrt")
-"""``auto``: the fastest that is there for the device and paints what the reference paints."""
+"""``auto``: the fastest on this machine that paints what the reference paints."""
 
 SCHEDULERS = ("model", "ddim", "pndm", "dpm++2m", "unipc", "euler", "lcm")
 """``model``: the one that the model folder names; ``euler`` (with trailing steps) and ``lcm``: for models distilled to few steps."""
+
+DASK = "dask://"
+"""What the name of a device begins with that is a scheduler of Dask workers: ``dask://HOST:PORT``."""
 
 PRECISIONS = ("auto", "float16", "float32")
 """``auto``: half on a GPU, single on a CPU."""
@@ -43,7 +46,7 @@ class GeneratorSettings:
     threads : int
         CPU threads of torch, >= 1. One is fastest where other processes are busy.
     device : str
-        ``auto`` (CUDA where there is a device, else CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+        ``auto`` (CUDA where there is a device, else CPU), ``cpu``, ``cuda``, ``cuda:N``, or ``dask://HOST:PORT`` for Dask workers.
     batch : int
         Images of a request that are denoised together after the first, which is always alone, >= 1.
     scheduler : str
@@ -64,6 +67,12 @@ class GeneratorSettings:
         Whether the compiler must choose kernels without timing them: every process then has the same ones and paints the same bits.
     fingerprint : str
         Of the model's files (:func:`rtevo.generate.hashes.fingerprint`), where they have been read already; empty: made when needed.
+    workers_model : str
+        Model folder on the workers' computers; empty: where it is here.
+    workers_keys : Path, optional
+        Folder with ``ca.pem``, ``cert.pem`` and ``key.pem``: TLS to scheduler and workers.
+    answer_s : float
+        A picture that a worker has not painted after this time is asked of another, s, > 0.
 
     Raises
     ------
@@ -87,6 +96,9 @@ class GeneratorSettings:
     fallback: bool = False
     repeatable: bool = False
     fingerprint: str = ""
+    workers_model: str = ""
+    workers_keys: Path | None = None
+    answer_s: float = 4.0
 
     def __post_init__(self) -> None:
         mistakes = [
@@ -102,9 +114,12 @@ class GeneratorSettings:
         ]
         if not np.isfinite(self.guidance_scale) or self.guidance_scale < 1:
             mistakes.append(f"[generator] guidance_scale: expected a number >= 1, got {self.guidance_scale!r}")
+        if not np.isfinite(self.answer_s) or self.answer_s <= 0:
+            mistakes.append(f"[generator] answer_s: expected a number > 0, got {self.answer_s!r}")
         kind, _, number = self.device.partition(":")
-        if self.device not in ("auto", "cpu", "cuda") and not (kind == "cuda" and number.isdecimal()):
-            mistakes.append(f"[generator] device: expected auto, cpu, cuda or cuda:N, got {self.device!r}")
+        there = kind == "cuda" or (self.device.startswith(DASK) and self.device.count(":") == 2)
+        if self.device not in ("auto", "cpu", "cuda") and not (there and number.rpartition(":")[2].isdecimal()):
+            mistakes.append(f"[generator] device: expected auto, cpu, cuda, cuda:N or dask://HOST:PORT, got {self.device!r}")
         for name, known, chosen in (
             ("scheduler", SCHEDULERS, self.scheduler),
             ("backend", BACKENDS, self.backend),

@@ -51,6 +51,11 @@ class CompiledGenerator(EagerGenerator):
     rewritten : bool
         Whether known parts of diffusers' networks are rewritten (:mod:`rtevo.generate.channels_last`); not, to measure what that gives.
 
+    Attributes
+    ----------
+    apart : float
+        Mean absolute difference of the first picture from the reference's, grey levels; not a number before :meth:`warm_up`.
+
     Raises
     ------
     ModelError
@@ -76,7 +81,7 @@ class CompiledGenerator(EagerGenerator):
         self._tell = on_progress or (lambda _: None)
         self._compiler = compiler or ("inductor" if self.device.type == "cuda" else None)
         self._wanted = self._sample(super()._denoise, super()._finish)
-        self._verified = False
+        self._verified, self.apart = False, float("nan")
         self._denoiser = self._model.denoiser(step_table(self._pipe.scheduler, settings.steps).timesteps)
         self._viewer = Viewer(self._pipe.feature_extractor.to_dict()).to(self.device)
         self._evaluate, self._view = self._networks()
@@ -107,7 +112,7 @@ class CompiledGenerator(EagerGenerator):
                 f"{self.backend} generator: expected the reference's picture within {VERIFY_TOLERANCE:g} grey levels on average, found it "
                 f"{apart:.1f} away: choose backend eager"
             )
-        self._verified = True
+        self._verified, self.apart = True, apart
 
     def close(self) -> None:
         """Free the device."""
@@ -125,6 +130,10 @@ class CompiledGenerator(EagerGenerator):
             for part in (self._pipe.unet, self._decoder_network):
                 part.to(memory_format=torch.channels_last)
         return self._compiled(self._denoiser), self._compiled(self._decode_and_encode)
+
+    def _capturable(self, stream: int) -> bool:
+        """Whether what the graphs run may be captured."""
+        return True
 
     @property
     def _decoder_network(self) -> Any:
@@ -145,7 +154,7 @@ class CompiledGenerator(EagerGenerator):
         self._draws = table.draws
         self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
         self._loops = {count: _Loop(self, count) for count in {1, self.settings.batch}}
-        self._look = Graph(self._run_look, self.device, self._pool)
+        self._look = Graph(self._run_look, self.device, self._pool, self._capturable)
 
     def _paint(self, embeddings: NDArray[np.float32], seeds: list[int]) -> Iterator[Painted]:
         if not self._verified:
@@ -241,7 +250,7 @@ class _Loop:
         self._latents = torch.zeros(shape, device=owner.device)
         self._given = [torch.zeros(t.shape, dtype=t.dtype, pin_memory=t.is_cuda) for t in (self._told, self._history[: self._first])]
         self._read = torch.cuda.Event() if owner.device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._graph = Graph(self._evaluate_all, owner.device, owner._pool)
+        self._graph = Graph(self._evaluate_all, owner.device, owner._pool, owner._capturable)
 
     def run(self, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """From conditions (n, k) and noise (1 + d, n, c, h, w) to latents (count, c, h, w), valid until the next run.

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rtevo.errors import ConfigError, ModelError
+from rtevo.errors import ConfigError, DataError, ModelError
 from rtevo.generate.folder import describe
+from rtevo.outside import read_json
 
 __all__ = ["KNOWN", "LOCK", "Known", "Source", "download", "plan"]
 
@@ -298,8 +299,8 @@ def _locked(folder: Path) -> dict[str, dict[str, Any]]:
     if not file.is_file():
         return {}
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+        return dict(read_json(file)["files"])
+    except (OSError, DataError, ValueError, KeyError, TypeError) as problem:
         raise ConfigError(f"{file}: expected what a download wrote, found something else: {problem}") from None
 
 

@@ -90,6 +90,21 @@ class EagerGenerator:
         self.settings = replace(self.settings, scheduler=scheduler, steps=steps)
         self._schedule()
 
+    @property
+    def prediction_type(self) -> str:
+        """What the scheduler takes the network's output for: ``epsilon``, ``v_prediction`` or ``sample``."""
+        return str(self._own_scheduler.config.get("prediction_type", "epsilon"))
+
+    def predicting(self, prediction_type: str) -> None:
+        """Take the network's output for something else from now on, whatever the model's scheduler is set to."""
+        self._own_scheduler = type(self._own_scheduler).from_config(self._own_scheduler.config, prediction_type=prediction_type)
+        self._schedule()
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embedding (e,) of a picture (H, W, 3)."""
+        with self._computing():
+            return self._encode(pixels)
+
     def warm_up(self) -> None:
         """Paint as many images as have a size of group of their own; see :meth:`rtevo.generate.Generator.warm_up`."""
         count = 1 if self.settings.batch == 1 else 1 + self.settings.batch

@@ -15,7 +15,9 @@ from rtevo.generate.folder import describe
 from rtevo.generate.loading import load_encoder, pick_device
 from rtevo.generate.tiny import TINY_UNCLIP
 
-__all__ = ["encode"]
+__all__ = ["encode", "encode_folder"]
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def encode(
@@ -64,6 +66,31 @@ def encode(
             if on_progress is not None:
                 on_progress(sum(map(len, rows)), len(files))
     return np.concatenate(rows)
+
+
+def encode_folder(folder: Path, model_path: Path | None = None, device: str = "auto") -> NDArray[np.float32]:
+    """Encode all pictures below a folder, in the order of their names, with a bar that shows how far it is.
+
+    Parameters
+    ----------
+    folder : Path
+    model_path, device
+        As for :func:`encode`.
+
+    Raises
+    ------
+    DataError
+        There are none, or one cannot be read.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
+    if not files:
+        raise DataError(f"{folder}: expected pictures ({', '.join(PICTURES)}), found none")
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("encoding", total=len(files))
+        return encode(files, model_path, device, on_progress=lambda done, total: progress.update(task, completed=done))
 
 
 def _parts(files: Sequence[Path], batch: int) -> Iterator[Sequence[Path]]:

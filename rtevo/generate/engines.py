@@ -1,9 +1,10 @@
-"""Folders of TensorRT engines: what an engine belongs to, how it is published, and which one may be loaded.
+"""Folders of TensorRT engines: what an engine belongs to, how it is published, which one may be loaded, and how fast it was where.
 
-An engine is good for one model, one GPU, one version of TensorRT, and fixed shapes: all of that is its key. A folder of engines holds
-one folder for each key, named after it, with ``unet.plan``, ``vae.plan`` and ``engine.json`` (the key, the plans' SHA-256, and what the
-verification found). It is built elsewhere and renamed into its place when all is verified, so that half an engine is never there to be
-loaded.
+An engine is good for one model, one version of TensorRT, fixed shapes, and one GPU; engines of TensorRT for RTX for every GPU of some
+compute capabilities. All of that is its key. A folder of engines holds one folder for each key, named after it, with ``unet.plan``,
+``vae.plan`` and ``engine.json`` (the key, the plans' SHA-256, and what the verification found). It is built elsewhere and renamed into its
+place when all is verified, so that half an engine is never there to be loaded. What belongs to a machine is added later: ``timed.json``
+(:func:`record_timing`) and TensorRT for RTX's compiled kernels (:func:`cache_file`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rtevo.errors import ModelError
+from rtevo.errors import DataError, ModelError
+from rtevo.outside import read_json
 
-__all__ = ["NETWORKS", "EngineKey", "default_folder", "find", "publish"]
+__all__ = ["NETWORKS", "EngineKey", "cache_file", "default_folder", "find", "publish", "read_plans", "record_timing", "timing"]
 
 NETWORKS = ("unet", "vae")
 MANIFEST = "engine.json"
+TIMED = "timed.json"
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,11 @@ class EngineKey:
     model : str
         SHA-256 of the model's files.
     gpu : str
-        Name, as the driver has it.
-    capability : str
-        Compute capability, ``"9.0"``.
+        Name, as the driver has it; empty: every GPU of these capabilities (TensorRT for RTX).
+    capabilities : tuple of str
+        Compute capabilities that it runs on, ``("9.0",)``.
     tensorrt : str
-        Version.
+        Module and version, ``"tensorrt 11.4.0.106"``.
     rows : int
         Samples that the network evaluates at once: twice the images with guidance.
     height, width : int
@@ -50,7 +53,7 @@ class EngineKey:
 
     model: str
     gpu: str
-    capability: str
+    capabilities: tuple[str, ...]
     tensorrt: str
     rows: int
     height: int
@@ -60,52 +63,68 @@ class EngineKey:
     @property
     def name(self) -> str:
         """Of its folder."""
-        gpu = re.sub(r"[^a-z0-9]+", "-", self.gpu.lower()).strip("-")
-        version = f"sm{self.capability.replace('.', '')}-trt{self.tensorrt}"
-        return f"{self.model[:12]}-{gpu}-{version}-{self.rows}x{self.width}x{self.height}-{self.precision}"
+        gpu = re.sub(r"[^a-z0-9]+", "-", self.gpu.lower()).strip("-") or "rtx"
+        where = f"{gpu}-sm{'-'.join(c.replace('.', '') for c in self.capabilities)}-{self.tensorrt.replace(' ', '-')}"
+        return f"{self.model[:12]}-{where}-{self.rows}x{self.width}x{self.height}-{self.precision}"
 
     def difference(self, other: Mapping[str, Any]) -> str:
-        """Say how another key differs; nothing where it does not."""
+        """How another key differs from this one, which is a machine's; empty where its engine runs there."""
         own = asdict(self)
-        return ", ".join(f"{k} {_short(other.get(k))} instead of {_short(v)}" for k, v in own.items() if other.get(k) != v)
+        found = {k: other.get(k) for k in own}
+        if found["gpu"] == "":
+            found["gpu"] = own["gpu"]
+        if isinstance(found["capabilities"], list) and set(own["capabilities"]) <= set(found["capabilities"]):
+            found["capabilities"] = own["capabilities"]
+        return ", ".join(f"{k} {_short(found[k])} instead of {_short(v)}" for k, v in own.items() if found[k] != v)
 
 
 def default_folder(model: Path) -> Path:
-    """Where a model's engines are if nothing else is said."""
+    """Where a model's engines are if nothing else is set."""
     return model / "engines"
 
 
-def find(folder: Path, key: EngineKey) -> dict[str, bytes]:
-    """Read the engines of a key.
+def find(folder: Path, key: EngineKey) -> Path:
+    """Look for the engines of a key.
 
     Parameters
     ----------
     folder : Path
         Folder of engines.
     key : EngineKey
+        The machine's: its GPU and that one's compute capability.
 
     Returns
     -------
-    dict of str to bytes
-        The plans, by the names of `NETWORKS`.
+    Path
+        Their folder.
 
     Raises
     ------
     ModelError
-        There are none for this key (with how those that are there differ), or they are not whole.
+        There are none for this key (with how those that are there differ), or one was not finished.
     """
-    own = folder / key.name
-    if not own.is_dir():
-        others = [f"{path.parent.name}: {key.difference(_manifest(path)['key'])}" for path in sorted(folder.glob(f"*/{MANIFEST}"))]
-        there = f"those there are for something else ({'; '.join(others)})" if others else "there are none"
-        raise ModelError(
-            f"{folder}: expected a TensorRT engine {key.name}, but {there}: build it (python build/engine.py MODEL_DIR), "
-            "or choose backend compiled"
-        )
-    manifest = _manifest(own / MANIFEST)
-    if different := key.difference(manifest["key"]):
-        raise ModelError(f"{own}: expected an engine as its folder is named, found {different}: build it anew")
-    plans = {}
+    others = []
+    for file in sorted(folder.glob(f"[!.]*/{MANIFEST}")):
+        different = key.difference(_manifest(file)["key"])
+        if not different:
+            return file.parent
+        others.append(f"{file.parent.name}: {different}")
+    there = f"those there are for something else ({'; '.join(others)})" if others else "there are none"
+    raise ModelError(
+        f"{folder}: expected a TensorRT engine {key.name}, but {there}: build it (python build/engine.py MODEL_DIR), "
+        "or choose backend compiled"
+    )
+
+
+def read_plans(own: Path) -> dict[str, bytes]:
+    """Read the plans of a folder that :func:`find` has found, by the names of `NETWORKS`.
+
+    Raises
+    ------
+    ModelError
+        They are not the ones that were published.
+    """
+    manifest, plans = _manifest(own / MANIFEST), {}
     for name in NETWORKS:
         file = own / f"{name}.plan"
         data = file.read_bytes() if file.is_file() else b""
@@ -150,16 +169,47 @@ def publish(folder: Path, key: EngineKey, plans: Mapping[str, Path], verified: M
     return own
 
 
+def record_timing(own: Path, machine: str, figures: Mapping[str, float]) -> None:
+    """Write down what an engine's pictures took on a machine, and how far from the reference they were."""
+    write(own / TIMED, (json.dumps({**_timings(own), machine: dict(figures)}, indent=2) + "\n").encode())
+
+
+def timing(own: Path, machine: str) -> dict[str, float]:
+    """What :func:`record_timing` wrote for a machine; empty where nothing was measured on it."""
+    found = _timings(own).get(machine)
+    return found if isinstance(found, dict) and all(isinstance(v, (int, float)) for v in found.values()) else {}
+
+
+def cache_file(own: Path, network: str, gpu: str, driver: str) -> Path:
+    """Where the kernels are kept that TensorRT for RTX has compiled for a GPU and driver."""
+    return own / f"{network}.{re.sub(r'[^A-Za-z0-9.]+', '-', f'{gpu} {driver}')}.cache"
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial.write_bytes(data)
+    os.replace(partial, path)
+
+
+def _timings(own: Path) -> dict[str, Any]:
+    try:
+        found = read_json(own / TIMED)
+    except (OSError, DataError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _manifest(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(found, dict) and isinstance(found.get("key"), dict) and isinstance(found.get("sha256"), dict):
-            return found
-    except (OSError, ValueError):
-        pass
+        found = read_json(file)
+    except (OSError, DataError):
+        found = None
+    if isinstance(found, dict) and isinstance(found.get("key"), dict) and isinstance(found.get("sha256"), dict):
+        return found
     raise ModelError(f"{file}: expected the description of an engine, found none: the engine was not finished; build it anew")
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = "+".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 
 from rtevo.errors import ConfigError, DataError, ModelError
 from rtevo.generate.entries import check_entries
-from rtevo.outside import read_json
+from rtevo.outside import parse_json, read_json
 
 __all__ = ["ADAPTER", "ADAPTER_XL", "FAMILIES", "KANDINSKY", "PIPELINE", "ModelFolder", "describe", "weight_summary"]
 
@@ -284,10 +283,10 @@ def _read_header(file: Path) -> dict[str, Any]:
             (header_size,) = struct.unpack("<Q", start)
             if header_size > min(size, 1 << 27):
                 raise ValueError(f"a header of {header_size} bytes in a file of {size}")
-            header = json.loads(stream.read(header_size))
+            header = parse_json(stream.read(header_size), 1 << 27)
             header.pop("__metadata__", None)
             wanted = 8 + header_size + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as problem:
+    except (OSError, DataError, ValueError, KeyError, TypeError, AttributeError, struct.error) as problem:
         raise ModelError(f"{file}: expected safetensors weights, found something else: {problem}") from None
     if wanted != size:
         raise ModelError(f"{file}: expected {wanted} bytes as its header says, found {size}: copy the model again")

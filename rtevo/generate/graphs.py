@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 __all__ = ["Graph"]
+
+log = logging.getLogger(__name__)
 
 
 class Graph:
@@ -20,6 +23,8 @@ class Graph:
     device : torch.device
     pool : object, optional
         Memory of intermediate results; graphs that never run at the same time may share one.
+    capturable : callable, optional
+        Asked, with the stream, whether the function may be captured now that it has run; otherwise it is called every time.
     """
 
     def __init__(
@@ -27,9 +32,10 @@ class Graph:
         function: Callable[[], None],
         device: torch.device,
         pool: Any = None,
+        capturable: Callable[[int], bool] = lambda _: True,
     ) -> None:
-        self._function, self._device, self._pool = function, device, pool
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._function, self._device, self._pool, self._capturable = function, device, pool, capturable
+        self._run: Callable[[], None] | None = None
 
     def __call__(self) -> None:
         """Run the function."""
@@ -37,12 +43,12 @@ class Graph:
             self._function()
             return
         with torch.cuda.device(self._device):
-            if self._graph is None:
-                self._graph = self._capture()
-            self._graph.replay()
+            if self._run is None:
+                self._run = self._capture()
+            self._run()
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
-        """Warm up on a side stream, as capture demands, then record."""
+    def _capture(self) -> Callable[[], None]:
+        """Warm up on a side stream, as capture demands, then record; gives what runs it."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -50,7 +56,12 @@ class Graph:
                 self._function()
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
+        if not self._capturable(stream.cuda_stream):
+            log.warning(
+                "generator: what runs on this device cannot be captured as a CUDA graph: it is queued piece by piece, which is slower"
+            )
+            return self._function
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             self._function()
-        return graph
+        return graph.replay

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from rtevo.errors import ModelError
+from rtevo.generate.entries import check_entries
 from rtevo.generate.folder import ADAPTER_XL, ModelFolder
+from rtevo.outside import read_json
 
 __all__ = [
     "load_adapter",
@@ -84,7 +86,9 @@ def load_pipeline(folder: ModelFolder, device: torch.device, dtype: torch.dtype,
     with _explained(folder, "a Stable unCLIP pipeline"):
         networks = {name: _network(kind, folder, name, dtype) for name, kind in kinds.items()}
         extractor = _feature_extractor(folder.path / "feature_extractor")
-        pipe = StableUnCLIPImg2ImgPipeline.from_pretrained(folder.path, feature_extractor=extractor, local_files_only=True, **networks)
+        pipe = StableUnCLIPImg2ImgPipeline.from_pretrained(
+            folder.path, feature_extractor=extractor, local_files_only=True, **networks, **_others(folder)
+        )
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
@@ -110,7 +114,7 @@ def load_kandinsky(folder: ModelFolder, device: torch.device, dtype: torch.dtype
         kinds = {"unet": UNet2DConditionModel, "movq": VQModel}
         networks = {name: _network(kind, folder, name, dtype) for name, kind in kinds.items()}
         encoder = _network(transformers.CLIPVisionModelWithProjection, folder, "image_encoder", dtype)
-        pipe = KandinskyV22Pipeline.from_pretrained(folder.path, local_files_only=True, **networks)
+        pipe = KandinskyV22Pipeline.from_pretrained(folder.path, local_files_only=True, **networks, **_others(folder))
         extractor = _feature_extractor(folder.path / "image_processor")
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
@@ -145,6 +149,7 @@ def load_adapter(folder: ModelFolder, device: torch.device, dtype: torch.dtype, 
         parts: dict[str, Any] = {name: _network(kind, folder, name, dtype) for name, kind in kinds.items()}
         upcast = AutoencoderKL.load_config(folder.path / "vae", local_files_only=True).get("force_upcast", True)
         parts["vae"] = _network(AutoencoderKL, folder, "vae", torch.float32 if upcast and folder.kind == ADAPTER_XL else dtype)
+        parts |= _others(folder)
         parts["feature_extractor"] = _adapter_extractor(folder, parts["image_encoder"].config.image_size)
         if folder.kind == ADAPTER_XL:
             pipe = StableDiffusionXLPipeline.from_pretrained(folder.path, local_files_only=True, add_watermarker=False, **parts)
@@ -262,6 +267,25 @@ def _network(kind: Any, folder: ModelFolder, name: str, dtype: torch.dtype) -> A
     if missing:
         raise ModelError(f"{folder.path / name}: expected weights for {missing[0]} and {len(missing) - 1} others, found none in its files")
     return network.eval()
+
+
+def _others(folder: ModelFolder) -> dict[str, Any]:
+    """Load tokenizers and schedulers, each by its own class of the table: diffusers then imports nothing by a name in the folder."""
+    import diffusers
+    import transformers
+
+    index = read_json(folder.path / "model_index.json")
+    check_entries(folder.path, index)
+    found = {}
+    for name in ("tokenizer", "tokenizer_2", "scheduler", "image_noising_scheduler"):
+        library, kind = index.get(name) or ("", "")
+        if not kind:
+            continue
+        class_ = getattr({"diffusers": diffusers, "transformers": transformers}[library], kind, None)
+        if not isinstance(class_, type):
+            raise ModelError(f"{folder.path / 'model_index.json'} {name}: this {library} has no {kind}")
+        found[name] = class_.from_pretrained(folder.path / name, local_files_only=True)  # type: ignore[attr-defined]
+    return found
 
 
 def _feature_extractor(path: Path) -> Any:

@@ -1,18 +1,46 @@
-"""Runs a TensorRT engine by device pointers and a stream: needs nothing of torch but the pointers.
+"""Runs a TensorRT engine by device pointers and a stream; of TensorRT and TensorRT for RTX alike.
 
-Imports nothing of this project and nothing newer than Python 3.10, so that an interpreter with TensorRT and without the rest can load
-this file alone (``build/builder.py`` does, to verify what it has built). The calls are those that TensorRT 8.6 and 10 share.
+What the two differ in, and what their versions differ in, is found out from what the module has, never from its version.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-__all__ = ["Runner", "RunnerError"]
+__all__ = ["Runner", "RunnerError", "logger_of"]
 
 
 class RunnerError(Exception):
-    """An engine cannot be loaded or run."""
+    """An engine cannot be loaded or run; the message ends with what TensorRT said."""
+
+
+@cache
+def logger_of(trt: Any) -> Any:
+    """The one logger of a module in this process: TensorRT keeps to the first that it is given.
+
+    Its `errors` collects what TensorRT reports, for the message of a failure; whoever begins something clears it. Its `tell` is called
+    with each at once.
+    """
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+            self.tell: Callable[[str], None] = lambda _: None
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.errors.append(text)
+                self.tell(f"TensorRT: {text}")
+
+        @property
+        def reason(self) -> str:
+            """What TensorRT has reported since `errors` was cleared."""
+            return "; ".join(self.errors) or "TensorRT does not say why"
+
+    return Logger()
 
 
 class Runner:
@@ -23,7 +51,10 @@ class Runner:
     plan : bytes
         The serialised engine.
     trt : module
-        ``tensorrt``.
+        ``tensorrt`` or ``tensorrt_rtx``.
+    cache : bytes
+        What :meth:`runtime_cache` returned on this GPU with this driver: TensorRT for RTX compiles its kernels when an engine is loaded,
+        and finds them there. One that does not fit is passed over.
 
     Attributes
     ----------
@@ -36,36 +67,54 @@ class Runner:
         TensorRT does not take the plan: it was built by another version or for another GPU, or it is damaged.
     """
 
-    def __init__(self, plan: bytes, trt: Any) -> None:
-        self._trt, self._logger = trt, trt.Logger(trt.Logger.ERROR)
+    def __init__(self, plan: bytes, trt: Any, cache: bytes = b"") -> None:
+        self._logger = logger_of(trt)
+        self._logger.errors.clear()
         self._runtime = trt.Runtime(self._logger)
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise RunnerError(
-                f"TensorRT {trt.__version__} does not take this engine: it was built by another version, for another GPU, or is damaged"
-            )
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise RunnerError("TensorRT cannot make an execution context: the GPU's memory does not suffice")
+        engine = self._runtime and self._runtime.deserialize_cuda_engine(plan)
+        if not engine:
+            raise RunnerError(f"{trt.__name__} {trt.__version__} does not take this engine: {self._logger.reason}")
+        self._engine, self._cache = engine, None
+        settings: Any = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
+        if hasattr(settings, "create_runtime_cache"):
+            self._cache = settings.create_runtime_cache()
+            if cache:
+                self._cache.deserialize(cache)
+            settings.set_runtime_cache(self._cache)
+        self._context = engine.create_execution_context() if settings is None else engine.create_execution_context(settings)
+        if not self._context:
+            raise RunnerError(f"{trt.__name__} cannot make an execution context: {self._logger.reason}")
         self.inputs: dict[str, tuple[tuple[int, ...], str]] = {}
         self.outputs: dict[str, tuple[tuple[int, ...], str]] = {}
-        for i in range(self._engine.num_io_tensors):
-            name = self._engine.get_tensor_name(i)
-            side = self.inputs if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else self.outputs
-            side[name] = tuple(self._engine.get_tensor_shape(name)), self._dtype(self._engine.get_tensor_dtype(name))
+        for i in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(i)
+            side = self.inputs if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else self.outputs
+            side[name] = tuple(engine.get_tensor_shape(name)), self._dtype(engine.get_tensor_dtype(name))
 
-    def _dtype(self, dtype: Any) -> str:
+    @staticmethod
+    def _dtype(dtype: Any) -> str:
         names = {"HALF": "float16", "FLOAT": "float32", "INT32": "int32", "INT64": "int64", "BF16": "bfloat16"}
         return names.get(str(dtype).rpartition(".")[2], str(dtype))
 
     def bind(self, name: str, pointer: int) -> None:
-        """Say where a tensor lies on the device; it stays there for all later runs."""
+        """Set where a tensor lies on the device; it stays there for all later runs."""
         if name not in self.inputs and name not in self.outputs:
             raise RunnerError(f"engine: expected one of {', '.join([*self.inputs, *self.outputs])}, got {name!r}")
-        if not self._context.set_tensor_address(name, pointer):
-            raise RunnerError(f"engine: TensorRT refused the address of {name!r}")
+        self._done(self._context.set_tensor_address(name, pointer), f"the address of {name!r} was refused")
 
     def run(self, stream: int) -> None:
         """Queue one run on a CUDA stream; does not wait for it."""
-        if not self._context.execute_async_v3(stream):
-            raise RunnerError("engine: TensorRT could not queue a run (see its message above)")
+        self._done(self._context.execute_async_v3(stream), "a run could not be queued")
+
+    def capturable(self, stream: int) -> bool:
+        """Whether runs on a stream may be captured in a CUDA graph; yes where TensorRT cannot be asked."""
+        ask = getattr(self._context, "is_stream_capturable", None)
+        return ask is None or bool(ask(stream))
+
+    def runtime_cache(self) -> bytes:
+        """Kernels compiled so far, for the next start; empty where the module compiles none at run time."""
+        return b"" if self._cache is None else bytes(memoryview(self._cache.serialize()))
+
+    def _done(self, good: bool, what: str) -> None:
+        if not good:
+            raise RunnerError(f"engine: {what}: {self._logger.reason}")

@@ -1,59 +1,147 @@
-"""The TensorRT backend: the compiled backend's loop with the network and the decoder run as engines."""
+"""The TensorRT backend: the compiled backend's loop with the network and the decoder run as engines.
+
+Engines are of TensorRT or of TensorRT for RTX, whichever is installed and has engines for this model and GPU. What stays in torch is what
+is computed once: the embeddings of timesteps, prompt and picture.
+"""
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+from torch import nn
 
 from rtevo.errors import ModelError
 from rtevo.generate.base import GeneratorSettings
 from rtevo.generate.compiled import CompiledGenerator
 from rtevo.generate.eager import precision_of
-from rtevo.generate.engines import EngineKey, default_folder, find
-from rtevo.generate.folder import PIPELINE, ModelFolder
+from rtevo.generate.engines import EngineKey, cache_file, default_folder, find, read_plans, timing, write
+from rtevo.generate.folder import ModelFolder
 from rtevo.generate.hashes import fingerprint, hash_files
 from rtevo.generate.loading import pick_device
 from rtevo.generate.runner import Runner, RunnerError
+from rtevo.outside import read_json
 
-__all__ = ["TensorRTGenerator", "engine_key", "import_tensorrt"]
+__all__ = [
+    "MODULES",
+    "Static",
+    "TensorRTGenerator",
+    "check_faster",
+    "find_engines",
+    "halves",
+    "installed",
+    "machine",
+    "machine_key",
+    "portable",
+    "timed_on",
+]
 
 log = logging.getLogger(__name__)
 
+MODULES = ("tensorrt", "tensorrt_rtx")
 
-def import_tensorrt() -> ModuleType:
-    """Import tensorrt.
+
+def installed(names: tuple[str, ...] = MODULES) -> list[ModuleType]:
+    """Import TensorRT and TensorRT for RTX, as far as they are there.
 
     Raises
     ------
     ModelError
-        It is not installed, or its libraries do not load.
+        Neither is installed, or their libraries do not load.
     """
-    try:
-        import tensorrt
-    except ImportError as problem:
+    found, problems = [], []
+    for name in names:
+        try:
+            found.append(importlib.import_module(name))
+        except ImportError as problem:
+            problems.append(str(problem))
+    if not found:
         raise ModelError(
-            "[generator] backend tensorrt: expected TensorRT 8.6 or later: pip install 'rtevo[tensorrt]', "
-            f"or choose backend compiled ({problem})"
-        ) from problem
-    module: ModuleType = tensorrt
-    return module
+            "[generator] backend tensorrt: expected TensorRT or TensorRT for RTX: pip install 'rtevo[tensorrt]', "
+            f"or choose backend compiled ({'; '.join(problems)})"
+        )
+    return found
 
 
-def engine_key(model: str, device: torch.device, version: str, rows: int, size: tuple[int, int], precision: str) -> EngineKey:
-    """Give the key of an engine on a device: its GPU's name and compute capability are the driver's."""
-    if device.type == "cuda":
-        gpu, capability = torch.cuda.get_device_name(device), ".".join(map(str, torch.cuda.get_device_capability(device)))
-    else:
-        gpu, capability = "cpu", "0.0"
-    return EngineKey(model, gpu, capability, version, rows, *size, precision)
+def portable(trt: Any) -> bool:
+    """Whether a module's engines are for GPUs of named compute capabilities, not for the one that they were built on."""
+    return hasattr(trt, "ComputeCapability")
+
+
+def machine(device: torch.device) -> tuple[str, str, str]:
+    """Name of a device, its compute capability, and its driver's version."""
+    if device.type != "cuda":
+        return "cpu", "0.0", "none"
+    version = Path("/sys/module/nvidia/version")
+    driver = version.read_text().strip() if version.is_file() else f"for CUDA {torch.version.cuda}"
+    return torch.cuda.get_device_name(device), ".".join(map(str, torch.cuda.get_device_capability(device))), driver
+
+
+def timed_on(device: torch.device) -> str:
+    """What figures of an engine beside the compiled backend's belong to."""
+    gpu, _, driver = machine(device)
+    return f"{gpu}, driver {driver}, torch {torch.__version__}"
+
+
+def halves(folder: ModelFolder, guidance_scale: float) -> int:
+    """How many samples the network evaluates for a picture: a network that is told the guidance needs no second one."""
+    told = read_json(folder.path / "unet" / "config.json").get("time_cond_proj_dim") is not None
+    return 2 if guidance_scale > 1 and not told else 1
+
+
+def machine_key(trt: Any, folder: ModelFolder, settings: GeneratorSettings, count: int, mark: str) -> EngineKey:
+    """Key that an engine for `count` pictures must have to run on this machine."""
+    device = pick_device(settings.device)
+    gpu, capability, _ = machine(device)
+    rows, size = count * halves(folder, settings.guidance_scale), folder.at(settings.px).image_size
+    precision = str(precision_of(settings, device)).removeprefix("torch.")
+    return EngineKey(mark, gpu, (capability,), f"{trt.__name__} {trt.__version__}", rows, *size, precision)
+
+
+def find_engines(folder: ModelFolder, settings: GeneratorSettings) -> tuple[ModuleType, dict[int, Path]]:
+    """Look for engines that run on this machine, by the number of pictures that they denoise together; and their module.
+
+    Raises
+    ------
+    ModelError
+        TensorRT is missing, or there are none (with how those that are there differ).
+    """
+    modules, mark = installed(), settings.fingerprint or fingerprint(hash_files(folder.path))
+    where, problems = settings.engines or default_folder(folder.path), []
+    for trt in modules:
+        keys = {count: machine_key(trt, folder, settings, count, mark) for count in sorted({1, settings.batch})}
+        try:
+            return trt, {count: find(where, key) for count, key in keys.items()}
+        except ModelError as problem:
+            problems.append(str(problem))
+    raise ModelError("; ".join(problems))
+
+
+def check_faster(folder: ModelFolder, settings: GeneratorSettings) -> None:
+    """Check that the engines painted the reference's picture on this machine, sooner than the compiled backend.
+
+    Raises
+    ------
+    ModelError
+        There are none, nothing was measured with this GPU, driver and torch, or the compiled backend is as fast.
+    """
+    own, here = find_engines(folder, settings)[1][1], timed_on(pick_device(settings.device))
+    figures = timing(own, here)
+    if not {"tensorrt_ms", "compiled_ms"} <= figures.keys():
+        raise ModelError(
+            f"{own}: expected figures of this machine ({here}), found none: python build/engine.py MODEL_DIR --time measures them"
+        )
+    if figures["tensorrt_ms"] >= figures["compiled_ms"]:
+        raise ModelError(f"{own}: a picture takes {figures['tensorrt_ms']:.1f} ms with it, {figures['compiled_ms']:.1f} ms with compiled")
 
 
 class TensorRTGenerator(CompiledGenerator):
-    """Paints like :class:`CompiledGenerator`, with engines that ``build/engine.py`` has built and verified.
+    """Paints like :class:`CompiledGenerator`, with engines that ``build/engine.py`` has built.
 
     Raises
     ------
@@ -64,70 +152,62 @@ class TensorRTGenerator(CompiledGenerator):
     backend = "tensorrt"
 
     def __init__(self, folder: ModelFolder, settings: GeneratorSettings, on_progress: Callable[[str], None] | None = None) -> None:
-        if folder.kind != PIPELINE:
-            raise ModelError(f"[generator] backend tensorrt: expected a Stable unCLIP model, found {folder.kind}: choose compiled")
-        self._trt = import_tensorrt()
-        device, mark = pick_device(settings.device), settings.fingerprint or fingerprint(hash_files(folder.path))
-        precision, size = str(precision_of(settings, device)).removeprefix("torch."), folder.at(settings.px).image_size
-        halves = 2 if settings.guidance_scale > 1 else 1
-        self._plans = {
-            count: find(
-                settings.engines or default_folder(folder.path),
-                engine_key(mark, device, self._trt.__version__, halves * count, size, precision),
-            )
-            for count in {1, settings.batch}
-        }  # before the model: what is missing is said at once
+        self._trt, self._found = find_engines(folder, settings)
+        self._plans = {count: read_plans(own) for count, own in self._found.items()}  # before the model: what is missing is said at once
+        self._runners: dict[Path, Runner] = {}
         super().__init__(folder, settings, on_progress)
 
+    def warm_up(self) -> None:
+        """As :meth:`CompiledGenerator.warm_up`; keeps the kernels that TensorRT for RTX has compiled, for the next start."""
+        super().warm_up()
+        for file, runner in self._runners.items():
+            data = runner.runtime_cache()
+            if data and not (file.is_file() and file.stat().st_size == len(data)):
+                try:
+                    write(file, data)
+                except OSError as problem:
+                    log.warning("generator: the next start compiles TensorRT's kernels again: %s", problem)
+
+    def close(self) -> None:
+        """Free the device."""
+        super().close()
+        self._runners = {}
+
     def _networks(self) -> tuple[Callable[..., torch.Tensor], Callable[..., tuple[torch.Tensor, ...]]]:
-        plans, scale = self._plans, self.settings.guidance_scale
-        units = {count: _EngineUnet(self._runner(found["unet"]), self._model.prompt, scale, self.device) for count, found in plans.items()}
-        self._denoiser = _Conditions(self._denoiser.time_embeddings, scale)
-        self._pipe.unet = _Freed(self._pipe.unet)
+        size = halves(self.folder, self.settings.guidance_scale)
+        units = {size * count: Static(self._runner(count, "unet"), self.device) for count in self._found}
+        self._denoiser._network = lambda sample, embedding, text: units[len(sample)](sample=sample, embedding=embedding, text=text)
+        unet = self._denoiser.unet
+        unet.down_blocks, unet.mid_block, unet.up_blocks = nn.ModuleList(), None, nn.ModuleList()  # they are in the engine
         if self.settings.tiny_vae is None:
-            self._decoder: Any = _EngineVae(self._runner(plans[1]["vae"]), self._pipe.vae.config.scaling_factor, self.device)
-            self._pipe.vae = None
+            decoder = Static(self._runner(1, "vae"), self.device)
+            decode: Callable[[torch.Tensor], torch.Tensor] = lambda latents: decoder(latents=latents)  # noqa: E731
+            setattr(self._pipe, "vae" if hasattr(self._pipe, "vae") else "movq", None)
         else:
-            self._decoder = self._compiled(self._model.decode)
+            decode = self._compiled(self._model.decode)
         self._plans = {}
         encode = self._compiled(self._encode_image)
-        return (
-            lambda latents, time, labels: units[len(latents)](latents, time, labels),
-            lambda latents: encode(self._decoder(latents.to(self.dtype))[0]),
-        )
+        return self._denoiser, lambda latents: encode(decode(latents.to(self.dtype))[0])
 
-    def _runner(self, plan: bytes) -> Runner:
+    def _runner(self, count: int, network: str) -> Runner:
+        gpu, _, driver = machine(self.device)
+        file = cache_file(self._found[count], network, gpu, driver)
         try:
-            return Runner(plan, self._trt)
+            runner = Runner(self._plans[count][network], self._trt, file.read_bytes() if file.is_file() else b"")
         except RunnerError as problem:
             raise ModelError(f"[generator] backend tensorrt: {problem}: build the engine anew, or choose backend compiled") from problem
+        self._runners[file] = runner
+        return runner
+
+    def _capturable(self, stream: int) -> bool:
+        return all(runner.capturable(stream) for runner in self._runners.values())
 
 
-class _Conditions:
-    """Stands where the compiled backend has its denoiser: an engine takes timesteps and class labels as they are."""
+class Static:
+    """A runner with static buffers for its tensors; called with inputs by name, it gives its one output.
 
-    def __init__(self, like: torch.Tensor, guidance_scale: float) -> None:
-        self._device, self._guided = like.device, guidance_scale > 1
-        self.time_embeddings = torch.zeros(0, device=like.device)
-
-    def at(self, timesteps: torch.Tensor) -> None:
-        """Take other timesteps (m,)."""
-        self.time_embeddings = timesteps.to(self._device, torch.float32)
-
-    def embed(self, labels: torch.Tensor) -> torch.Tensor:
-        """Class labels (n or 2 n, 2 e), the unguided half, zeros, first."""
-        return torch.cat([torch.zeros_like(labels), labels]) if self._guided else labels
-
-
-class _Freed:
-    """What is left of the network: its configuration."""
-
-    def __init__(self, network: Any) -> None:
-        self.config = network.config
-
-
-class _Static:
-    """A runner with static buffers for its tensors."""
+    Inputs that the engine has not, because the network makes no use of them, are passed over.
+    """
 
     def __init__(self, runner: Runner, device: torch.device) -> None:
         self._runner, self._device = runner, device
@@ -135,43 +215,11 @@ class _Static:
         for name, (shape, dtype) in {**runner.inputs, **runner.outputs}.items():
             self.tensors[name] = torch.zeros(shape, dtype=getattr(torch, dtype), device=device)
             runner.bind(name, self.tensors[name].data_ptr())
+        (self._output,) = runner.outputs
 
-    def run(self) -> None:
-        """Queue a run on the current stream."""
+    def __call__(self, **given: torch.Tensor) -> torch.Tensor:
+        """Queue a run on the current stream; what it returns is valid until the next."""
+        for name in self._runner.inputs:
+            self.tensors[name].copy_(given[name])
         self._runner.run(torch.cuda.current_stream(self._device).cuda_stream if self._device.type == "cuda" else 0)
-
-
-class _EngineUnet(_Static):
-    """One guided evaluation of the network."""
-
-    def __init__(self, runner: Runner, prompt: torch.Tensor, guidance_scale: float, device: torch.device) -> None:
-        super().__init__(runner, device)
-        self._scale = guidance_scale
-        self.tensors["encoder_hidden_states"].copy_(prompt.expand_as(self.tensors["encoder_hidden_states"]))
-
-    def __call__(self, latents: torch.Tensor, time: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Prediction float32 (n, c, h, w)."""
-        given, guided = self.tensors, self._scale > 1
-        given["sample"].copy_(torch.cat([latents, latents]) if guided else latents)
-        given["timestep"].copy_(time)
-        given["class_labels"].copy_(labels)
-        self.run()
-        found = given["prediction"].float()
-        if not guided:
-            return found
-        off, on = found.chunk(2)
-        return off + self._scale * (on - off)
-
-
-class _EngineVae(_Static):
-    """From latents to an image."""
-
-    def __init__(self, runner: Runner, scaling_factor: float, device: torch.device) -> None:
-        super().__init__(runner, device)
-        self._scaling = scaling_factor
-
-    def __call__(self, latents: torch.Tensor) -> torch.Tensor:
-        """Image (1, 3, H, W), -1 to 1."""
-        self.tensors["latents"].copy_(latents / self._scaling)
-        self.run()
-        return self.tensors["image"]
+        return self.tensors[self._output]

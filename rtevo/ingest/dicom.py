@@ -32,7 +32,7 @@ from rtevo.ingest.header import SeriesHeader, series_header
 from rtevo.ingest.parts import Part, enhanced_layout, filled_tiles, mosaic_layout, mosaic_slices, mosaic_tiles, slice_layout
 from rtevo.outside import open_regular, read_exactly, shown
 
-__all__ = ["DicomFile", "Part", "TruncatedError", "parse_dicom", "read_dicom", "why_undecodable"]
+__all__ = ["MAX_FILE", "DicomFile", "Part", "TruncatedError", "parse_dicom", "read_dicom", "why_undecodable"]
 
 PICTURE_CLASSES = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.7")  # MR (plain, enhanced, ...) and secondary capture
 MAX_PIXELS = 1 << 31
@@ -126,7 +126,7 @@ class DicomFile:
     stored: int = 0
 
 
-def read_dicom(path: Path | str, *, pixels: bool = True) -> DicomFile:
+def read_dicom(path: Path | str, *, pixels: bool = True, most_bytes: int = MAX_FILE) -> DicomFile:
     """Read one DICOM file.
 
     Parameters
@@ -135,6 +135,8 @@ def read_dicom(path: Path | str, *, pixels: bool = True) -> DicomFile:
         The file.
     pixels : bool
         Whether to decode the pixels, or only check that they are there.
+    most_bytes : int
+        A larger file is refused before it is read.
 
     Returns
     -------
@@ -149,17 +151,17 @@ def read_dicom(path: Path | str, *, pixels: bool = True) -> DicomFile:
     OSError
         If it cannot be opened.
     """
-    return parse_dicom(_contents(path), os.fspath(path), pixels=pixels)
+    return parse_dicom(_contents(path, most_bytes), os.fspath(path), pixels=pixels)
 
 
-def _contents(path: Path | str) -> bytes:
+def _contents(path: Path | str, most_bytes: int = MAX_FILE) -> bytes:
     """What a regular file holds; of a large one only once its beginning is DICOM's."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            raise NotDicomError(f"{shown(os.fspath(path), None)}: expected at most {most_bytes} bytes, found {size}")
         if size <= LARGE:
             return file.read() or b""
-        if size > MAX_FILE:
-            raise NotDicomError(f"{shown(os.fspath(path), None)}: expected at most {MAX_FILE} bytes, found {size}")
         try:
             _open(file.read(LARGE) or b"")
         except Incomplete:

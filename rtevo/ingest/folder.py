@@ -16,23 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from rtevo.errors import DicomError, NotDicomError
-from rtevo.ingest.dicom import DicomFile, TruncatedError, read_dicom
+from rtevo.ingest.dicom import MAX_FILE, DicomFile, TruncatedError, read_dicom
 from rtevo.ingest.gate import Gate
 from rtevo.ingest.listing import Listing, Signature, signature
 from rtevo.ingest.nifti import is_nifti, read_nifti
+from rtevo.ingest.present import Present, by_folder
 from rtevo.ingest.ranking import is_number
 from rtevo.ingest.selection import Selection, Stream
+from rtevo.ingest.turns import Turns
 from rtevo.ingest.volume import Outcome, Volume
 from rtevo.ingest.waiting import Taken, Waiting
-from rtevo.ingest.whole import SUSPECT_S, Whole, zeros_at_end
+from rtevo.ingest.whole import SUSPECT_S, Whole, closed_ns, one_by_one
 from rtevo.outside import shown
 
 __all__ = ["FolderSource"]
 
 BATCH_BYTES = 64 << 20  # read in one poll; the rest waits for the next, so that a large folder does not fill the memory
-IDLE_SHARE = 0.005  # of the time may be spent in files that were given up
-RECENT_NS = 10_000_000_000  # a modification time up to this long ago is taken for the moment at which the file was closed
-SLOW_LOOK_S = 1.0  # between looks at files that were given up, in case they grow after all
+BATCH_FILES = 256  # likewise
+OLD_FILES = 8  # of those that were there before, where they may be the run's
+OPEN = 32  # NIfTI files that are asked in every poll whether volumes were added to them, the last ones; others are known files
 
 
 class FolderSource:
@@ -70,6 +72,8 @@ class FolderSource:
         Whether a doubtful series that was taken may still give way to a better one that begins, whose volumes then come from index 0.
     confined : bool
         Whether links that lead out of the folder are named, and not followed: it is written to by others.
+    most_bytes : int
+        Of a DICOM file: a larger one is named and not read.
 
     Attributes
     ----------
@@ -101,6 +105,7 @@ class FolderSource:
         opened: Callable[[], int | None] | None = None,
         replaceable: Callable[[], bool] = lambda: False,
         confined: bool = False,
+        most_bytes: int = MAX_FILE,
     ) -> None:
         self.folder = Path(folder)
         self.problems: list[str] = []
@@ -108,13 +113,15 @@ class FolderSource:
         self.duplicates = 0
         gate = Gate(opened) if opened else None
         self._selection = Selection(series, patience_s=patience_s, first=first, confirm=confirm, replaceable=replaceable, gate=gate)
-        self._stall_s, self._clock_ns, self._pixels = stall_s, clock_ns, pixels
+        self._stall_s, self._clock_ns, self._pixels, self._most_bytes = stall_s, clock_ns, pixels, most_bytes
         self._listing, self._whole = Listing(self.folder, self.problems, confined), Whole(settle_s)
         self._taken: dict[str, Taken] = {}
         self._queue: deque[str] = deque()
         self._waiting: dict[str, Waiting] = {}  # not whole
-        self._given_up: dict[str, Waiting] = {}  # named as of no use, and looked at from time to time
-        self._next_slow_s = 0.0
+        self._given_up: dict[str, Waiting] = {}  # named as of no use, and looked at in turn
+        self._given_up_turns = Turns(lambda: self._given_up)
+        self._old: deque[str] = deque()  # there before the session, and not looked at yet
+        self._present = Present()
         self._volumes: dict[str, int] = {}  # taken from each NIfTI file so far
         self._open: dict[str, int] = {}  # size of the NIfTI files to which volumes may be added
         self._settled: set[str] = set()
@@ -134,6 +141,11 @@ class FolderSource:
             + len(self._waiting)
             + (self.run.assembler.held if self.run else sum(s.assembler.held for s in self._selection.streams.values()))
         )
+
+    @property
+    def backlog(self) -> int:
+        """Files that came and were not looked at yet, as there were too many for one poll."""
+        return len(self._queue)
 
     @property
     def run(self) -> Stream | None:
@@ -157,16 +169,15 @@ class FolderSource:
         now_s = self._clock_ns() / 1e9
         self._queue.extend(path for path in (*self._listing.new(now_s), *self._listing.changed()) if path not in self._waiting)
         budget = BATCH_BYTES
-        while self._queue and budget > 0:
-            budget -= self._look(self._queue.popleft(), now_s)
+        for queue, files in ((self._queue, BATCH_FILES), (self._old, OLD_FILES)):
+            while queue and budget > 0 and files > 0:
+                budget, files = budget - self._look(queue.popleft(), now_s), files - 1
         for path in list(self._waiting):
             self._look_again(path, now_s)
         self._look_for_more(now_s)
-        if self._given_up and now_s >= self._next_slow_s:
-            begin = time.perf_counter()
-            for path in list(self._given_up):
+        for path in self._given_up_turns.go():
+            if path in self._given_up:
                 self._look_again(path, now_s)
-            self._next_slow_s = now_s + max(SLOW_LOOK_S, (time.perf_counter() - begin) / IDLE_SHARE)
         return self._advance(now_s)
 
     def finish(self) -> list[Volume]:
@@ -178,6 +189,8 @@ class FolderSource:
         volumes = []
         self._listing.again()
         self._queue.extend(self._listing.new(now_s))
+        self.problems += [f"{self.folder}: {len(self._old)} files from before the session were not looked at"] * bool(self._old)
+        self._old.clear()
         self._look_for_more(now_s)
         while self._queue:
             budget = BATCH_BYTES
@@ -237,15 +250,22 @@ class FolderSource:
 
         A scanner's export folder may hold the runs before.
         """
+        now_s = self._clock_ns() / 1e9
+        self._listing.again()
+        files = {path: as_it_is for path in self._listing.new(now_s) if (as_it_is := signature(path)) is not None}
         if is_number(self._selection.pattern or ""):
+            (self._queue if len(files) <= BATCH_FILES else self._old).extend(by_folder(files))
             return ""
         pixels, self._pixels = self._pixels, False
-        self.read_all(final=False)
+        left = self._present.read(files, lambda path: self._look(path, now_s, final=True))
         self._pixels = pixels
+        for path in left:
+            self._listing.know(path, files[path])
         over = self._selection.pass_over()
-        others = len(self._given_up)
         self.problems.clear()
-        found = ([f"series that are not taken: {'; '.join(over)}"] if over else []) + ([f"files of no use: {others}"] if others else [])
+        found = [f"series that are not taken: {'; '.join(over)}"] * bool(over)
+        found += [f"files of no use: {len(self._given_up)}"] * bool(self._given_up)
+        found += [f"older files, of which only names, sizes and times are known: {len(left)}"] * bool(left)
         return f"{self.folder} holds from before the session {', '.join(found)}" if found else ""
 
     def close(self) -> None:
@@ -301,7 +321,7 @@ class FolderSource:
             if is_nifti(path):
                 self._take_nifti(path, (size, modified_ns), now_s, final)
                 return max(size, 0)
-            file = read_dicom(path, pixels=self._pixels)
+            file = read_dicom(path, pixels=self._pixels, most_bytes=self._most_bytes)
             after = os.stat(path)
         except FileNotFoundError:
             self._forget(path)
@@ -321,7 +341,7 @@ class FolderSource:
             if final or not self._selection.wants(file) or self._stays(path, file, as_read, now_s, unchanged):
                 self._settle_file(path, as_read)
                 self._finished(path, file, modified_ns)
-                self._take(path, file, self._closed_ns(modified_ns), now_s)
+                self._take(path, file, closed_ns(modified_ns), now_s)
         return max(size, 0)
 
     def _stays(self, path: str, file: DicomFile, as_read: Signature, now_s: float, unchanged: bool = True) -> bool:
@@ -358,14 +378,14 @@ class FolderSource:
             self._volumes.pop(path, None)
         before = self._volumes.get(path, 0)
         found = read_nifti(path, pixels=self._pixels, skip=before, most_bytes=BATCH_BYTES)
-        whole = next((k for k, f in enumerate(self._one_by_one(found.file)) if not (final or self._stays(path, f, as_read, now_s))), None)
+        whole = next((k for k, f in enumerate(one_by_one(found.file)) if not (final or self._stays(path, f, as_read, now_s))), None)
         parts = found.file.parts[:whole]
-        for file in self._one_by_one(replace(found.file, parts=parts)):
+        for file in one_by_one(replace(found.file, parts=parts)):
             self._finished(path, file, as_read[1])
         self._volumes[path] = found.there if whole is None else before + len(parts)
         if parts:
             checksum = zlib.crc32(b"".join(part.pixels.tobytes("F") for part in parts if part.pixels is not None))
-            self._take(path, replace(found.file, parts=parts, checksum=checksum), self._closed_ns(as_read[1]), now_s)
+            self._take(path, replace(found.file, parts=parts, checksum=checksum), closed_ns(as_read[1]), now_s)
         compressed = path.lower().endswith(".gz")
         if whole is not None:
             return
@@ -379,24 +399,12 @@ class FolderSource:
             self._settle_file(path, as_read)
             if not compressed:
                 self._open[path] = size
-
-    def _one_by_one(self, file: DicomFile) -> list[DicomFile]:
-        """A file for each volume of a NIfTI file, with what its pixels end in."""
-        found = []
-        for part in file.parts:
-            stored = 0 if part.pixels is None else part.pixels.nbytes
-            tail = 0 if part.pixels is None else zeros_at_end(part.pixels)
-            found.append(replace(file, parts=(part,), tail=tail, stored=stored, checksum=tail))
-        return found
+                self._open = dict(list(self._open.items())[-OPEN:])
 
     def _look_for_more(self, now_s: float) -> None:
         """See whether volumes were added to NIfTI files that were whole."""
         for path, size in list(self._open.items()):
-            try:
-                grown = os.stat(path).st_size > size
-            except OSError:  # the share is away
-                continue
-            if grown:
+            if (now := signature(path)) is not None and now[0] > size:
                 self._look(path, now_s)
 
     def _forget(self, path: str) -> None:
@@ -425,6 +433,8 @@ class FolderSource:
         else:
             paths.append(path)
             name = self._short(path)
+            for other in () if self._selection.knows(file) else self._present.neighbours(path, file.series.uid):
+                self._selection.was_there(other, now_s)
             outcomes = [self._selection.add(file, part, closed_ns, now_s, name) for part in file.parts]
             copied = Outcome.DUPLICATE in outcomes
         if copied:
@@ -480,15 +490,10 @@ class FolderSource:
         if path not in self._given_up:
             self.problems.append(shown(reason.replace(path, self._short(path), 1), None))
         self._given_up[path] = waiting
+        self._listing.expect(path, (waiting.size, waiting.modified_ns))
         self._settled.add(path)
         if waiting.file is not None:
             self._selection.expect(waiting.file)
-
-    def _closed_ns(self, modified_ns: int) -> int:
-        """When a file that is whole was closed by its writer, on the monotonic clock (see the class's notes)."""
-        now_ns = time.monotonic_ns()
-        age_ns = time.time_ns() - modified_ns
-        return now_ns - age_ns if 0 <= age_ns <= RECENT_NS else now_ns
 
     def _short(self, path: str) -> str:
         return shown(os.path.relpath(path, self.folder), None)

@@ -266,6 +266,11 @@ class DicomReceiver:
         """Leave out what the folder held before; as :meth:`FolderSource.pass_over_present`."""
         return self.source.pass_over_present()
 
+    @property
+    def backlog(self) -> int:
+        """Files that were not looked at yet; as :attr:`FolderSource.backlog`."""
+        return self.source.backlog
+
     def poll(self) -> list[Volume]:
         """Volumes that are ready now; as :meth:`FolderSource.poll`."""
         return self.source.poll()

@@ -192,6 +192,18 @@ class Selection:
         """Whether a file is of a series that was there before, and is not taken."""
         return any(self._key(file, part).uid in self._before for part in file.parts)
 
+    def knows(self, file: DicomFile) -> bool:
+        """Whether anything came of a file's series before."""
+        return file.series.uid in self._numbered
+
+    def was_there(self, file: DicomFile, now_s: float) -> None:
+        """Note a file that was there before :meth:`pass_over`: its series is not taken."""
+        file = self._told_apart(file)
+        for part in file.parts:
+            self._before.add(self._key(file, part).uid)
+            key = self._stream(file, part, now_s).key
+            self._before_numbers.setdefault(key, []).append(_given(part.numbers))
+
     def _revive(self, stream: Stream) -> None:
         """A volume comes a second time of a series that was there before: the run was started again under its name."""
         self._before.discard(stream.key.uid)

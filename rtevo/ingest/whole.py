@@ -9,6 +9,7 @@ for longer. No file is refused for that: many a picture ends in zeros, above all
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,13 @@ from numpy.typing import NDArray
 
 from rtevo.ingest.dicom import DicomFile
 
-__all__ = ["Whole", "zeros_at_end"]
+__all__ = ["Whole", "closed_ns", "one_by_one", "zeros_at_end"]
 
 SUSPECT_S = 1.0  # a file with a suspect end must have stayed as it is for so long; at most so long is any file looked at
 LEARNT = 2.0  # times the longest pause that was seen within a file: the settling time from then on
 OLD_NS = 60_000_000_000  # a file that was last written so long ago is finished, also where the share's clock is not this computer's
 SLACK = 512  # bytes of zeros that a picture may have more at its end than those before
+RECENT_NS = 10_000_000_000  # a modification time up to this long ago is taken for the moment at which the file was closed
 BLOCK = 4096  # bytes: fewer are written at once
 USUAL = 3  # files that end in so many zeros, and were taken in doubt, make that usual
 
@@ -94,3 +96,20 @@ def zeros_at_end(stored: NDArray[Any] | bytes | memoryview) -> int:
     """Number of bytes that are zero at the end of stored pixels; of an array, in the order in which a NIfTI file has them."""
     found = stored.tobytes("F") if isinstance(stored, np.ndarray) else bytes(stored)
     return len(found) - len(found.rstrip(b"\0"))
+
+
+def one_by_one(file: DicomFile) -> list[DicomFile]:
+    """Return a file for each volume of a NIfTI file, with what its pixels end in."""
+    found = []
+    for part in file.parts:
+        stored = 0 if part.pixels is None else part.pixels.nbytes
+        tail = 0 if part.pixels is None else zeros_at_end(part.pixels)
+        found.append(replace(file, parts=(part,), tail=tail, stored=stored, checksum=tail))
+    return found
+
+
+def closed_ns(modified_ns: int) -> int:
+    """When a file that is whole was closed by its writer, on the monotonic clock, given when it was modified, on the wall clock."""
+    now_ns = time.monotonic_ns()
+    age_ns = time.time_ns() - modified_ns
+    return now_ns - age_ns if 0 <= age_ns <= RECENT_NS else now_ns

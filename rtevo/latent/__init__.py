@@ -4,6 +4,7 @@
 
     space     LatentSpace: a principal component analysis of image embeddings
     avoid     embeddings to stay away from
+    enough    how many pictures and components are enough
     fitting   making a space from embeddings, from a pickled PCA; what it looks like
 
 ``python -m rtevo.latent fit`` makes one from a folder of images, ``import`` from the prototype's pickle.

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from rtevo.command import Parser, command
 from rtevo.errors import DataError
 from rtevo.latent import LatentSpace, draw, fit
+from rtevo.latent.enough import enough
 from rtevo.outside import load_array, load_arrays, parse_json, read_apart
 
 __all__ = ["main"]
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 READ_S = 120.0  # longest time to read a pickle
 
 
@@ -59,17 +59,9 @@ def embeddings_of(options: argparse.Namespace) -> NDArray[np.float32]:
             raise DataError(f"{source}: expected an .npy file of embeddings, found something else: {problem}") from None
     if not source.is_dir():
         raise DataError(f"{source}: expected a folder of pictures or an .npy file of embeddings, found neither")
-    files = sorted(file for file in source.rglob("*") if file.suffix.lower() in PICTURES)
-    if not files:
-        raise DataError(f"{source}: expected pictures ({', '.join(PICTURES)}), found none")
-    from rich.console import Console
-    from rich.progress import Progress
+    from rtevo.generate.encode import encode_folder
 
-    from rtevo.generate.encode import encode
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("encoding", total=len(files))
-        return encode(files, options.model, options.device, on_progress=lambda done, total: progress.update(task, completed=done))
+    return encode_folder(source, options.model, options.device)
 
 
 def imported(source: Path) -> tuple[LatentSpace, NDArray[np.float64]]:
@@ -139,7 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "import":
             space, explained = imported(options.source)
         else:
-            space, explained = fit(embeddings_of(options), options.components, whitened=not options.plain)
+            embeddings = embeddings_of(options)
+            space, explained = fit(embeddings, options.components, whitened=not options.plain)
+            if (found := enough(embeddings, options.components, np.random.default_rng(0))) is not None:
+                print(found)
         save(options, space, explained)
 
     return command(work)

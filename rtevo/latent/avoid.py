@@ -24,6 +24,12 @@ class Avoid:
         What to stay away from.
     distance : float
         Smallest cosine distance to any of them, between 0 and 2.
+    beside : Avoid, optional
+        What is to be kept away from besides, at a distance of its own.
+
+    Attributes
+    ----------
+    distance : float
 
     Raises
     ------
@@ -31,11 +37,16 @@ class Avoid:
         The embeddings are of another size, not finite, or zero.
     """
 
-    def __init__(self, space: LatentSpace, embeddings: ArrayLike, distance: float) -> None:
+    def __init__(self, space: LatentSpace, embeddings: ArrayLike, distance: float, beside: Avoid | None = None) -> None:
         rows = np.asarray(embeddings, np.float64)
         if rows.ndim != 2 or rows.shape[1] != space.embedding_size or not np.isfinite(rows).all() or not np.abs(rows).sum(axis=1).all():
             raise DataError(f"avoid: expected finite embeddings (k, {space.embedding_size}) other than zero, got shape {rows.shape}")
-        self._space, self._rows, self._distance = space, _directions(rows), float(distance)
+        self._space, self._rows, self.distance, self._beside = space, _directions(rows), float(distance), beside
+
+    @property
+    def rows(self) -> NDArray[np.float64]:
+        """Directions of the embeddings, float64 (k, e), each of length 1."""
+        return self._rows
 
     @classmethod
     def load(cls, space: LatentSpace, path: str | os.PathLike[str], distance: float) -> Avoid:
@@ -61,7 +72,8 @@ class Avoid:
 
     def allowed(self, latents: ArrayLike) -> NDArray[np.bool_]:
         """Whether latents (n, d) keep the distance, bool (n,)."""
-        return np.asarray(self.nearest(self._space.to_embedding(latents)) >= self._distance)
+        allowed = np.asarray(self.nearest(self._space.to_embedding(latents)) >= self.distance)
+        return allowed if self._beside is None else allowed & self._beside.allowed(latents)
 
     def away(self, latents: NDArray[np.float32], rng: np.random.Generator, tries: int = 64) -> NDArray[np.float32]:
         """Move latents that come too close, as little as it takes along the way to an allowed random one; the others stay.
@@ -84,7 +96,7 @@ class Avoid:
             targets = rng.standard_normal((tries, moved.shape[1]))
             targets = targets[self.allowed(targets)]
             if not len(targets):
-                raise DataError(f"avoid: a distance of {self._distance:g} leaves next to nothing: none of {tries} random latents keeps it")
+                raise DataError(f"avoid: a distance of {self.distance:g} leaves next to nothing: none of {tries} random latents keeps it")
             ways = [self._way(moved[row].astype(np.float64), target) for target in targets]
             moved[row] = max(ways, key=lambda point: float(_directions(point) @ _directions(latents[row].astype(np.float64))))
         return moved

@@ -65,7 +65,19 @@ class Again:
         scores : list of Score
             That became ready with it.
         reliability : float
+
+        Raises
+        ------
+        DataError
+            The log is no session's: its volumes or images cannot follow each other so.
         """
+        try:
+            yield from self._go_through()
+        except ValueError as error:
+            raise DataError(f"{self._out}: its log is no session's, and cannot be decoded again: {error}") from None
+
+    def _go_through(self) -> Iterator[tuple[Record, Aligned | None, list[Score], float]]:
+        """Decode part after part."""
         for number, part in enumerate(self._parts):
             start = part.start
             if number and start.decoder_state == "rebaselined":
@@ -86,6 +98,8 @@ class Again:
                     clock = clock.triggered(record.t_ns)
                 elif record.kind == EventKind.ONSET and clock.trigger_ns is not None:
                     self.decoding.onset((record.generation, record.candidate), clock.seconds(record.t_ns))
+                elif record.kind == EventKind.TAKEN and clock.trigger_ns is not None:
+                    self.decoding.taken((record.generation, record.candidate), clock.seconds(record.t_ns))
             follows = self._parts[number + 1].start.decoder_state == "kept" if number + 1 < len(self._parts) else self._kept
             if part.ended_well or follows:
                 yield part[-1], None, *self.decoding.scores(final=True)

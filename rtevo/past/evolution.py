@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rtevo.evolve import Course, Request, Told
-from rtevo.record import EventRecord, FitnessRecord, LatentRecord, Record, ScoreRecord, of_kind, parts
-from rtevo.records import EventKind
+from rtevo.evolve.together import Link
+from rtevo.record import EventRecord, FitnessRecord, ImageRecord, LatentRecord, Record, ScoreRecord, is_measured, of_kind, parts
+from rtevo.records import EventKind, Given
 from rtevo.session.plan import MEASURED
 
-__all__ = ["Past", "go_through", "measured"]
+__all__ = ["Past", "Scored", "go_through", "measured"]
 
+GONE = (EventKind.TAKEN, EventKind.REFUSED)
 Key = tuple[int, int]
+Scored = tuple[Key, float, float, Link | None]
 Decided = LatentRecord | FitnessRecord
 
 
@@ -33,35 +36,51 @@ class Past:
         Asked for and not shown, in their order.
     told : list of (Told, int)
         What evolution has been told that the log does not hold, each with the number of scores taken by then.
-    steps : list of (Told, int, bool)
-        All that it has been told, in its order; True where a score was given up.
+    steps : list of (Told, int, Given)
+        All that it has been told, in its order, each with the number of scores taken by then, and why none will come.
     asked : list of Request
         What it has asked for, in its order: where it was told something else than what the log holds, this is something else, too.
     shown : set of (int, int)
         Generation and candidate of the images that were shown.
+    refused : list of (int, int)
+        Of those that were refused or taken away, and evolution has not been told.
+    measured : set of (int, int)
+        Of those that were refused, or taken away, because of what they show.
+    latents : dict of (int, int) to ndarray, float32 (d,)
+        All that were asked for.
     scores_taken : int
     """
 
     pending: list[Request] = field(default_factory=list)
     told: list[tuple[Told, int]] = field(default_factory=list)
-    steps: list[tuple[Told, int, bool]] = field(default_factory=list)
+    steps: list[tuple[Told, int, Given]] = field(default_factory=list)
     asked: list[Request] = field(default_factory=list)
     shown: set[Key] = field(default_factory=set)
+    refused: list[Key] = field(default_factory=list)
+    measured: set[Key] = field(default_factory=set)
+    latents: dict[Key, np.ndarray] = field(default_factory=dict)
     scores_taken: int = 0
 
 
-def measured(log: Sequence[Record], condition: str) -> list[tuple[Key, float, float]]:
-    """Give what evolution takes as scores, in their order: image, value, standard error."""
+def measured(log: Sequence[Record], condition: str) -> list[Scored]:
+    """Give what evolution takes as scores, in their order: image, value, standard error, what the volumes alone say."""
     if condition in MEASURED:
         wanted = MEASURED[condition]
-        return [(_key(r), float(r.value), math.nan) for r in of_kind(log, EventRecord) if r.kind == wanted]
-    return [(_key(r), float(r.score), float(r.score_se)) for r in of_kind(log, ScoreRecord)]
+        return [(_key(r), float(r.value), math.nan, None) for r in of_kind(log, EventRecord) if r.kind == wanted]
+    return [(_key(r), float(r.score), float(r.score_se), _link(r)) for r in of_kind(log, ScoreRecord)]
+
+
+def _link(record: ScoreRecord) -> Link | None:
+    """What the volumes alone said of an image, where that was recorded."""
+    if record.measured is None or record.measured_se is None or record.neighbours is None:
+        return None
+    return Link.of(record.onset_s, record.measured, record.measured_se, record.neighbours)
 
 
 def go_through(
     course: Course,
     log: Sequence[Record],
-    scores: Sequence[tuple[Key, float, float]],
+    scores: Sequence[Scored],
     place: Mapping[Key, np.ndarray] | None = None,
     taken: Callable[[int], int] = lambda recorded: recorded,
 ) -> Past:
@@ -72,7 +91,7 @@ def go_through(
     course : Course
     log : sequence of Record
         Of the earlier parts.
-    scores : sequence of ((int, int), float, float)
+    scores : sequence of ((int, int), float, float, Link or None)
         See :func:`measured`.
     place : mapping of (int, int) to ndarray, float32 (d,), optional
         Latents that pictures turned out to have, by generation and candidate.
@@ -88,15 +107,27 @@ def go_through(
 
     def take_until(number: int) -> None:
         while past.scores_taken < min(number, len(scores)):
-            key, value, error = scores[past.scores_taken]
+            key, value, error, link = scores[past.scores_taken]
             past.scores_taken += 1
-            past.steps.extend((told, past.scores_taken, False) for told in course.score(*key, value, error))
+            past.steps.extend((told, past.scores_taken, Given.NO) for told in course.score(*key, value, error, link))
 
     known: dict[Key, Request] = {}
+    past.shown = {_key(r) for r in of_kind(log, EventRecord) if r.kind == EventKind.ONSET}
+    past.measured = _measured(log)
+    refused: set[Key] = set()
     for decisions in _decisions(log, course.settings.schedule == "steady"):
         take_until(taken(decisions[0].scores_taken))
-        if isinstance(decisions[0], FitnessRecord):
-            past.steps.extend((told, past.scores_taken, True) for told in course.give_up({_key(r) for r in decisions}))
+        first = decisions[0]
+        if isinstance(first, FitnessRecord) and first.given_up == Given.REFUSED:
+            refused |= {_key(r) for r in decisions}
+            for key in dict.fromkeys(_key(r) for r in decisions):
+                for told in course.refuse(
+                    *key, known[key].latent if key in known and key in past.measured else None, shown=key in past.shown
+                ):
+                    why = Given.REFUSED if (told.generation, told.candidate) == key else Given.NO
+                    past.steps.append((told, past.scores_taken, why))
+        elif isinstance(first, FitnessRecord):
+            past.steps.extend((told, past.scores_taken, Given.UP) for told in course.give_up({_key(r) for r in decisions}))
         elif recorded := [_request(r) for r in of_kind(decisions, LatentRecord) if _key(r) not in known]:
             asked = course.repeat(recorded)
             past.asked += asked
@@ -107,11 +138,31 @@ def go_through(
     take_until(len(scores))
     said = sum(not r.given_up for r in of_kind(log, FitnessRecord))
     past.told = [(told, number) for told, number, given_up in past.steps if not given_up][said:]
-    past.shown = {_key(r) for r in of_kind(log, EventRecord) if r.kind == EventKind.ONSET}
-    past.pending = [request for key, request in known.items() if key not in past.shown]
+    gone = _gone(log)
+    past.refused = [key for key in gone if key in known and key not in refused]
+    past.pending = [request for key, request in known.items() if key not in {*past.shown, *gone}]
+    past.latents = {key: request.latent for key, request in known.items()}
     for _ in past.shown:
         course.show()
     return past
+
+
+def _gone(log: Sequence[Record]) -> list[Key]:
+    """Give the images that were refused or taken away, in their order; what has been shown to its end cannot be."""
+    over: set[Key] = set()
+    found: list[Key] = []
+    for record in log:
+        if isinstance(record, EventRecord) and record.kind == EventKind.OFFSET:
+            over.add(_key(record))
+        elif (isinstance(record, ImageRecord) and record.refused) or (isinstance(record, EventRecord) and record.kind in GONE):
+            found += [] if _key(record) in over else [_key(record)]
+    return list(dict.fromkeys(found))
+
+
+def _measured(log: Sequence[Record]) -> set[Key]:
+    """Give the images that were refused or taken away because of what they show."""
+    taken = {_key(r) for r in of_kind(log, EventRecord) if r.kind == EventKind.TAKEN}
+    return taken | {_key(r) for r in of_kind(log, ImageRecord) if r.refused and is_measured(r.verdict)}
 
 
 def _decisions(log: Sequence[Record], steady: bool) -> Iterator[list[Decided]]:
@@ -133,11 +184,11 @@ def _together(a: Decided, b: Decided, steady: bool) -> bool:
     if type(a) is not type(b) or a.scores_taken != b.scores_taken:
         return False
     if isinstance(b, FitnessRecord):
-        return True
+        return isinstance(a, FitnessRecord) and a.given_up == b.given_up
     return a.generation == b.generation and (not steady or b.probe >= 0)
 
 
-def _key(record: Decided | ScoreRecord | EventRecord) -> Key:
+def _key(record: Decided | ImageRecord | ScoreRecord | EventRecord) -> Key:
     return record.generation, record.candidate
 
 

@@ -19,8 +19,9 @@ import numpy as np
 from rtevo.command import say
 from rtevo.config import Config
 from rtevo.errors import ConfigError, DataError
+from rtevo.evolve.together import Link
 from rtevo.past.comparison import compare
-from rtevo.past.evolution import Past, go_through, measured
+from rtevo.past.evolution import Past, Scored, go_through, measured
 from rtevo.past.resume import gone
 from rtevo.record import (
     LOG,
@@ -129,15 +130,17 @@ class _Decoded:
 def _decode(session: RecordedSession, config: Config) -> _Decoded:
     from rich.progress import track
 
-    from rtevo.decode import Decoder
+    from rtevo.decode import load_decoder
     from rtevo.past.decoding import Again
     from rtevo.realign import warm_up
     from rtevo.session.decoding import Decoding
     from rtevo.session.placing import Hints
 
-    warm_up()
-    folder = Path(config.decoder.folder) if config.decoder.folder else session.out / "decoder"
-    decoder, tr_s = Decoder.load(folder, config.decoder.name or None), session.start.tr_s
+    warm_up(say)
+    settings = config.decoder
+    folder = Path(settings.folder) if settings.folder else session.out / "decoder"
+    decoder, tr_s = load_decoder(folder, settings.name or None, settings.objective, settings.more_folders), session.start.tr_s
+    names = () if decoder.goal is None else decoder.goal.maps
     hints = Hints.of(config, decoder)
     recorded = {(r.index, r.flags & VolumeFlag.LATE): r for r in session.records(AlignedRecord)}  # a gap, and what came late
     found, volume = _Decoded(), -1
@@ -161,6 +164,14 @@ def _decode(session: RecordedSession, config: Config) -> _Decoded:
                     score_se=score.score_se,
                     reliability=reliability,
                     onset_s=score.onset_s,
+                    maps={name: list(own) for name, own in zip(names, score.maps, strict=True)} if score.maps else None,
+                    lag_s=score.lag_s,
+                    lag_sd_s=score.lag_sd_s,
+                    width=score.width,
+                    width_sd=score.width_sd,
+                    measured=score.measured,
+                    measured_se=score.measured_se,
+                    neighbours=score.padded(),
                 )
             )
     again.decoding.close()
@@ -190,20 +201,25 @@ def _evolve(session: RecordedSession, config: Config, decoded: _Decoded) -> Past
     """Tell a fresh evolution the new scores, in the order in which they would have come."""
     from rtevo.latent import LatentSpace
     from rtevo.session import course
+    from rtevo.session.safety import avoid_of
 
     log, space = session.log, LatentSpace.load(session.out / "latent_space.npz")
-    condition = course.check(config, space)
+    avoid = avoid_of(config, space, session.out)
+    condition = course.check(config, space, avoid)
     images = session.records(ImageRecord) if config.evolution.use_post_encodings else []
     place = {(r.generation, r.candidate): space.to_latent(r.embedding[np.newaxis])[0] for r in images}
-    told: Sequence[tuple[Key, float, float]] = measured(log, condition)
+    told: Sequence[Scored] = measured(log, condition)
     taken: Callable[[int], int] = _same
     if condition not in MEASURED:
         names = [(r.generation, r.candidate, r.revision) for r in session.records(ScoreRecord)]
-        told = [(score.key, score.score, score.score_se) for _, score in decoded.scores]
+        told = [
+            (score.key, score.score, score.score_se, Link.of(score.onset_s, score.measured, score.measured_se, score.neighbours))
+            for _, score in decoded.scores
+        ]
         if names != [(*score.key, score.revision) for _, score in decoded.scores]:
             taken = _by_volumes(log, [volume for volume, _ in decoded.scores])
     try:
-        return go_through(course.make_course(config, condition, space), log, told, place, taken)
+        return go_through(course.make_course(config, condition, space, avoid), log, told, place, taken)
     except ValueError as problem:
         raise ConfigError(f"--rerun {session.out}: evolution with these settings does not fit the recorded images: {problem}") from None
 

@@ -16,7 +16,7 @@ from rtevo import __version__
 from rtevo.config import Config
 from rtevo.errors import BusyError, ConfigError, DataError
 from rtevo.ingest import is_number
-from rtevo.session.checks import check_again, check_console, describe_source
+from rtevo.session.checks import check_again, check_console, check_open_files, describe_source
 from rtevo.session.prepare import make_plan
 from rtevo.session.provenance import hashes, model_hash
 
@@ -60,6 +60,7 @@ def resume(out: Path, rebaseline: bool = False) -> tuple[Plan, str]:
     """
     from rtevo.record import LOG, AlignedRecord, RecordedSession, VolumeRecord
 
+    check_open_files()
     out = out.resolve()
     if not (out / LOG).exists():
         raise DataError(f"--resume {out}: expected the folder of a session with something recorded, found no {LOG}: start it anew")
@@ -153,7 +154,7 @@ def _check_unfinished(session: RecordedSession) -> None:
 
 def _check_unchanged(session: RecordedSession, model_sha256: str) -> None:
     out, before = session.out, session.start.sha256 or {}
-    now = hashes(out, session.decoder_folder, model_sha256)
+    now = hashes(out, session.decoder_folder, model_sha256, session.settings.get("decoder", {}).get("more_folders", ()))
     changed = [_NAMES[name] for name in now if now[name] != before.get(name)]
     if changed:
         raise ConfigError(

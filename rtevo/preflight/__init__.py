@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from rtevo.config import Config, load
 from rtevo.errors import ConfigError, RtevoError
 from rtevo.preflight import machine, painting, stimulus, volumes
 from rtevo.preflight.findings import Check, Finding, Known, Verdict
+from rtevo.session.counting import counted
 
-__all__ = ["CHECKS", "Finding", "main", "preflight", "table"]
+__all__ = ["CHECKS", "Finding", "main", "preflight", "row"]
 
 CHECKS = (
     Check("leftovers", machine.leftovers, to_do="see python -m rtevo.shm"),
@@ -37,6 +38,7 @@ CHECKS = (
     Check("realignment", volumes.realignment, ("decoder", "tr_s"), "see docs/realign.md"),
     Check("model", painting.model, to_do="see docs/generator.md: how to get a model, and what is in its folder"),
     Check("evolution", painting.course, ("embedding_size",)),
+    Check("gate", painting.gate, ("image_size",), "see docs/safety.md"),
     Check("console", machine.console, to_do="end what listens there, choose another [console] port, or install what is missing"),
     Check("disk", machine.disk, ("grid", "image_size", "tr_s"), "choose another [record] out"),
     Check("shared memory", machine.shared_memory, ("grid", "tr_s", "embedding_size", "image_size")),
@@ -44,6 +46,7 @@ CHECKS = (
     Check("skin conductance", stimulus.conductance, to_do="mend [bridge] osc"),
     Check("presenter", stimulus.presenter, to_do="end what listens there, or mend [bridge]; keys: python -m rtevo.bridge keys"),
 )
+_OTHERS = ("session file", "presenter's clock")  # names of findings that are longer than their checks'
 STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 
 
@@ -80,46 +83,55 @@ def _session(session: Path | None, make: Callable[[], Config]) -> tuple[Config |
         config = make()
     except ConfigError as error:
         return None, [
-            Finding("session file", "fail", mistake, "mend it; python -m rtevo.run --example shows every key") for mistake in error.mistakes
+            Finding("session file", "fail", mistake, "mend it, or make what it names; python -m rtevo.run --example shows every key")
+            for mistake in error.mistakes
         ]
     return config, [Finding("session file", "pass", str(session) if session else "none: every key has its default")]
 
 
-def table(findings: Sequence[Finding]) -> object:
-    """Give the findings as a table for a terminal."""
+def row(each: Finding, names: int) -> object:
+    """Return a finding as a row for a terminal, printed when its check has ended; `names` is the width of the names, in characters."""
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=None, padding=(0, 2, 0, 0), title_justify="left", pad_edge=False)
-    for name in ("", "check", "found"):
-        shown.add_column(name, no_wrap=name != "found")
-    for each in findings:
-        text = Text(each.found)
-        if each.to_do:
-            text.append(f"\n-> {each.to_do}", style=STYLES[each.verdict])
-        shown.add_row(Text(each.verdict, style=STYLES[each.verdict]), each.check, text)
+    shown = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
+    for width in (len("pass"), names, None):
+        shown.add_column(width=width, no_wrap=width is not None)
+    text = Text(each.found)
+    if each.to_do:
+        text.append(f"\n-> {each.to_do}", style=STYLES[each.verdict])
+    shown.add_row(Text(each.verdict, style=STYLES[each.verdict]), each.check, text)
     return shown
 
 
 def main(
     session: Path | None, overrides: dict[tuple[str, str], object], sample: Path | None = None, wait_s: float = 30.0, as_json: bool = False
 ) -> int:
-    """Check a session and print what was found; gives the exit status: 0 where nothing fails, else 1."""
+    """Check a session, and print what was found when each check ends; gives the exit status: 0 where nothing fails, else 1."""
     from rich.console import Console
 
-    progress, output = Console(stderr=True, highlight=False), Console(highlight=False)
+    output = Console(highlight=False)
     if not output.is_terminal:
         output.width = 140
-    config, findings = _session(session, lambda: load(session, overrides))
-    with progress.status("session file") as status:
+    shown = output if output.is_terminal and not as_json else Console(stderr=True, highlight=False)  # one screen has one line that moves
+    names = max(len(each) for each in (*(check.name for check in CHECKS), *_OTHERS))
+    findings: list[Finding] = []
+
+    def take(found: Iterable[Finding]) -> None:
+        for each in found:
+            findings.append(each)
+            if not as_json:
+                output.print(row(each, names))
+
+    with shown.status("now: session file") as status:
+        config, first = _session(session, lambda: counted(load(session, overrides), fixed=("session", "run") in overrides))
+        take(first)
         if config is not None:
-            known = Known(config, sample, wait_s, lambda text: status.update(text))
-            findings += preflight(known)
+            take(preflight(Known(config, sample, wait_s, lambda text: status.update(f"now: {text}"))))
     counts = Counter(each.verdict for each in findings)
     if as_json:
         print(json.dumps({"verdict": _worst(counts), "findings": [asdict(each) for each in findings]}, indent=2))
     else:
-        output.print(table(findings))
         output.print(f"\n{counts['pass']} pass, {counts['warn']} warn, {counts['fail']} fail")
     return 1 if counts["fail"] else 0
 

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rtevo.preflight.findings import Finding, Known, megabytes
 from rtevo.session import checks
+from rtevo.session.safety import avoid_of, gate_of
 
-__all__ = ["course", "model", "painting"]
+__all__ = ["course", "gate", "model", "painting"]
 
 IMAGES = 5  # painted for the test
 NEAR = 0.8  # of the time that there is
@@ -48,12 +51,31 @@ def course(known: Known) -> Iterator[Finding]:
 
     assert known.embedding_size is not None
     known.space = checks.check_space(known.config, known.embedding_size)
-    course.check(known.config, known.space)
+    course.check(known.config, known.space, avoid_of(known.config, known.space))
     e, images = known.config.evolution, course.course_settings(known.config).images
     what = (
         f"condition {known.config.session.condition}, {e.strategy}, {e.schedule}; {images} images, at most {known.session_s / 60:.1f} min"
     )
     yield Finding("evolution", "pass", what, "", {"images": images, "longest_s": round(known.session_s, 1)})
+
+
+def gate(known: Known) -> Iterator[Finding]:
+    """Start every filter, and show that the marked picture is refused, and how long a picture takes."""
+    from rtevo.gate import check_gate
+
+    assert known.image_size is not None
+    assert known.space is not None
+    config = known.config
+    with gate_of(config, avoid_of(config, known.space), config.generator.devices[0]) as gate:
+        found = check_gate(gate, *known.image_size, known.space.to_embedding(np.zeros(known.space.latent_size, np.float32)))
+        ms = sum(finding.ms for finding in found)
+        what = f"{gate.description}: the marked picture was refused, in {ms:.0f} ms; approval: {config.safety.approval}"
+    figures: dict[str, float | None] = {"ms": round(ms, 3)}
+    if len(found) > 1 or config.safety.approval != "none" or config.acquisition.source != "watch":
+        yield Finding("gate", "pass", what, "", figures)
+    else:
+        to_do = "set [safety] avoid, checker, filters or approval (docs/safety.md)"
+        yield Finding("gate", "warn", f"{what}; nothing else looks at pictures, and nobody does", to_do, figures)
 
 
 def painting(known: Known) -> Iterator[Finding]:

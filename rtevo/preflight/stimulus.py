@@ -13,6 +13,7 @@ from pathlib import Path
 from rtevo import wire
 from rtevo.bridge import Bridge, Physiology, PresenterEvent
 from rtevo.config import presentation_settings, presenter_is_outside
+from rtevo.gate import marked_picture
 from rtevo.preflight.findings import Finding, Known
 from rtevo.records import NOTES, EventKind
 
@@ -23,6 +24,7 @@ LEAVE_S = 10.0
 LEAST_HZ = 50.0
 KNOWN_MS = 4.0  # clock: half a frame of 120 Hz
 SAMPLES_S = 3.0
+KEPT = NOTES | {EventKind.END, EventKind.REFUSED, EventKind.ONSET}
 
 
 def presenter(known: Known) -> Iterator[Finding]:
@@ -54,9 +56,11 @@ def presenter(known: Known) -> Iterator[Finding]:
             return
         _poll(link, 1.0, notes, lambda: len(link.clock) >= 8)
         offset_ns, bound_ns = link.clock.now() if len(link.clock) else (0, -1)
+        refused = _refuses(link, notes)
         link.end(wire.CHECK)
         _poll(link, LEAVE_S, notes, lambda: any(note.kind == EventKind.END for note in notes))
     yield _screen(link, outside)
+    yield refused
     for warning in link.warnings:
         yield Finding("presenter's computer", "warn", warning, "see to that on the stimulus PC; python -m presenter --selftest says more")
     if others := [note.text for note in notes if note.kind == EventKind.WAITS]:
@@ -64,11 +68,20 @@ def presenter(known: Known) -> Iterator[Finding]:
     yield clock(offset_ns, bound_ns)
 
 
+def _refuses(link: Bridge, notes: list[PresenterEvent]) -> Finding:
+    """See that the presenter shows nothing that the gate has not passed: it is sent the marked picture, without a verdict."""
+    link.send_image(0, 0, marked_picture(64, 64), verdict="")
+    _poll(link, LEAVE_S, notes, lambda: any(note.kind in (EventKind.REFUSED, EventKind.ONSET) for note in notes))
+    if any(note.kind == EventKind.REFUSED for note in notes):
+        return Finding("presenter's gate", "pass", "it refuses a picture without a verdict")
+    return Finding("presenter's gate", "fail", "it has not refused a picture without a verdict", "install the same version of rtevo there")
+
+
 def _poll(link: Bridge, wait_s: float, notes: list[PresenterEvent], enough: Callable[[], bool]) -> None:
     """Serve the link for a while; keep what is told."""
     until = time.monotonic() + wait_s
     while not enough() and time.monotonic() < until:
-        notes += [event for event in link.poll(0.05) if event.kind in NOTES or event.kind == EventKind.END]
+        notes += [event for event in link.poll(0.05) if event.kind in KEPT]
 
 
 @contextmanager

@@ -204,7 +204,7 @@ def decoder(known: Known) -> Iterator[Finding]:
     )
     if loaded is None and config.acquisition.source == "replay":
         yield Finding("decoder", "warn", f"{what}; a random map, its scores mean nothing", "name one: [decoder] folder, or --decoder")
-    elif made.noise_sd is None and config.decoder.method != "peak":
+    elif any(one.noise_sd is None for one in made.maps or (made,)) and config.decoder.method != "peak":
         to_do = "fit it again (python -m rtevo.decode fit), or accept that the first minute of scores is uncertain"
         yield Finding("decoder", "warn", f"{what}; without the voxels' noise", to_do)
     else:
@@ -323,9 +323,9 @@ def realignment(known: Known) -> Iterator[Finding]:
     assert known.decoder is not None
     assert known.tr_s is not None
     there = len(list(cache_folder().glob("**/*.nbi"))) if cache_folder().is_dir() else 0
-    known.tell("kernels: loading, or compiling where this is the first time")
+    known.tell("kernels: loading")
     began = time.monotonic()
-    warm_up()
+    warm_up(known.tell)
     took_s = time.monotonic() - began
     figures: dict[str, float | None] = {"load_s": round(took_s, 2)}
     kept = f"loaded from {cache_folder()} in {took_s:.1f} s" if there else f"compiled into {cache_folder()} in {took_s:.1f} s"

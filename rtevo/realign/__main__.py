@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rtevo.command import Parser, command
+from rtevo.command import Parser, command, say
 from rtevo.errors import DataError
 from rtevo.realign.figure import draw_motion
 from rtevo.realign.measures import framewise_displacement
@@ -67,7 +67,7 @@ def _work(options: argparse.Namespace) -> None:
         raise DataError(f"--threads: expected at least 1, got {options.threads}")
     run = _open_dicom(options.run, options.series) if options.run.is_dir() else open_nifti(options.run)
     options.out.mkdir(parents=True, exist_ok=True)
-    warm_up()
+    warm_up(say)
     try:
         motions = _align(run, _reference(run, options), options)
     except ValueError as error:

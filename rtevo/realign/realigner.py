@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import binary_dilation, binary_erosion, maximum_filter, minimum_filter
 
 from rtevo.kernels import interpolate
-from rtevo.kernels._compile import cache_lock
+from rtevo.kernels._compile import COMPILING, cache_lock, is_compiled
 from rtevo.kernels.align import pack_rows
 from rtevo.kernels.gains import make_gains
 from rtevo.kernels.mask import brain_mask
@@ -76,6 +78,10 @@ class Motion:
     reason: str = ""
 
 
+_OF_REFERENCE = ("mask", "_mean", "_fine", "_near", "_gains", "_far", "_balance")  # never changed once they are made
+_PREPARED: list[tuple[Array, Array, dict[str, Any]]] = []  # of the last reference, where it cannot change
+
+
 class Realigner:
     """Aligns volumes to a reference.
 
@@ -116,9 +122,11 @@ class Realigner:
             raise ValueError(f"Realigner threads: expected at least 1, got {threads}")
         self.grid = Grid(data.shape, np.asarray(affine, np.float64))
         self.centre: Array = self.grid.affine[:3, :3] @ ((np.array(data.shape) - 1) / 2) + self.grid.affine[:3, 3]
-        self.mask = guiding_mask(data, self.grid) if mask is None else np.array(mask, np.bool_)
         self._rows = self._wanted_rows(wanted)
-        self._prepare(data)
+        if not self._take_prepared(reference, mask):
+            self.mask = guiding_mask(data, self.grid) if mask is None else np.array(mask, np.bool_)
+            self._prepare(data)
+            self._keep_prepared(reference, mask)
         self._team = Team(threads or 1)
         self._matcher = Matcher(self.grid, self.centre, self._team, max(len(n.weight) for n in (self._near, self._fine, self._far)))
         self._volume = interpolate.padded(self.grid.shape)
@@ -126,6 +134,20 @@ class Realigner:
         self._lines = np.zeros((self._team.threads, lines), np.float32)
         self._last = np.eye(4)
         self._invalid = 0.0
+
+    def _take_prepared(self, reference: ArrayLike, mask: ArrayLike | None) -> bool:
+        """Take what the last realigner made of the very same reference: seconds of computing for large ones."""
+        for kept, affine, prepared in _PREPARED if mask is None else ():
+            if kept is reference and np.array_equal(affine, self.grid.affine):
+                self.__dict__.update(prepared)
+                return True
+        return False
+
+    def _keep_prepared(self, reference: ArrayLike, mask: ArrayLike | None) -> None:
+        """Keep what was made of a reference that nobody can change, for the next realigner."""
+        _PREPARED.clear()
+        if mask is None and isinstance(reference, np.ndarray) and reference.base is None and not reference.flags.writeable:
+            _PREPARED.append((reference, self.grid.affine, {name: self.__dict__[name] for name in _OF_REFERENCE}))
 
     def _wanted_rows(self, wanted: ArrayLike | None) -> NDArray[np.int64]:
         voxels = np.ones(self.grid.shape, np.float32) if wanted is None else np.asarray(wanted, np.float32)
@@ -324,8 +346,16 @@ def _balance(volume: NDArray[np.floating], affine: Array) -> Array:
     return np.asarray(affine[:3, :3] @ (np.array(sums) / total) + affine[:3, 3])
 
 
-def warm_up() -> None:
-    """Compile the kernels that a session needs, or load them from the cache; see :mod:`rtevo.kernels._compile`."""
+def warm_up(on_compile: Callable[[str], None] | None = None) -> None:
+    """Compile the kernels that a session needs, or load them from the cache; see :mod:`rtevo.kernels._compile`.
+
+    Parameters
+    ----------
+    on_compile : callable, optional
+        Called with a sentence where this is the first time on this computer, and takes long.
+    """
+    if on_compile is not None and not is_compiled():
+        on_compile(COMPILING)
     x, y, z = np.meshgrid(*[np.arange(12.0)] * 3, indexing="ij")
     ball = 100 * np.exp(-((x - 5) ** 2 + (y - 6) ** 2 + (z - 5.5) ** 2) / 12)
     with cache_lock():

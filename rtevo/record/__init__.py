@@ -21,16 +21,18 @@ from rtevo.record.kinds import (
     Other,
     PlacementRecord,
     Record,
+    RefusedRecord,
     ScoreRecord,
     Start,
     Truth,
     VolumeRecord,
     floats,
+    is_measured,
     record_of,
 )
 from rtevo.record.log import LOG, LogFollower, LogWriter, hold, read_log, skip_damaged
 from rtevo.record.parts import Part, earlier, of_kind, parts
-from rtevo.record.recorder import Recorder, compact, image_path, placement_folder, reference_path, volume_path
+from rtevo.record.recorder import Recorder, compact, image_path, placement_folder, reference_path, refused_path, volume_path
 from rtevo.record.reserve import release, reserve
 from rtevo.record.session import Images, RecordedSession, evolution_of, finalise, load
 from rtevo.record.tables import MOTION, TRIALS, frame, hidden_truth, write_table
@@ -61,6 +63,7 @@ __all__ = [
     "Record",
     "RecordedSession",
     "Recorder",
+    "RefusedRecord",
     "ScoreRecord",
     "Start",
     "Truth",
@@ -75,6 +78,7 @@ __all__ = [
     "hidden_truth",
     "hold",
     "image_path",
+    "is_measured",
     "load",
     "of_kind",
     "parts",
@@ -82,6 +86,7 @@ __all__ = [
     "read_log",
     "record_of",
     "reference_path",
+    "refused_path",
     "release",
     "reserve",
     "skip_damaged",

@@ -11,11 +11,14 @@ from rtevo.record.kinds import KINDS, Other, floats
 __all__ = ["fits"]
 
 ARRAYS = ("latent", "embedding")
-_OF_TYPE = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
+COUNTED, MOST = ("index", "first_volume", "generation", "candidate"), 1_000_000  # numbers up to which others are counted: a week of volumes
+_OF_TYPE: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
+_OF_TYPE |= {f"{name} | None": (*types, type(None)) for name, types in _OF_TYPE.items()}
 _TYPES = {
     kind: {f.name: _OF_TYPE[f.type] for f in fields(kind) if isinstance(f.type, str) and f.type in _OF_TYPE}
     for kind in {*KINDS.values(), Other}
 }
+_HELD = {kind: tuple(f.name for f in fields(kind) if f.name in ARRAYS) for kind in {*KINDS.values(), Other}}
 _NEEDED = {
     kind: frozenset(f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING and f.name != "level")
     for kind in {*KINDS.values(), Other}
@@ -34,10 +37,11 @@ def fits(found: Mapping[str, Any]) -> bool:
             continue
         if type(value) not in types or (type(value) is int and not -(1 << 63) <= value < 1 << 63):
             return False
+        if key in COUNTED and isinstance(value, int) and abs(value) > MOST:
+            return False
     try:
-        for array in ARRAYS if kind is not Other else ():
-            if isinstance(found.get(array), str):
-                floats(found[array])
-    except ValueError:
+        for array in _HELD[kind]:
+            floats(found.get(array, ""))
+    except (TypeError, ValueError):
         return False
     return _NEEDED[kind] <= found.keys()

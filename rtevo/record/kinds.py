@@ -38,11 +38,13 @@ __all__ = [
     "Other",
     "PlacementRecord",
     "Record",
+    "RefusedRecord",
     "ScoreRecord",
     "Start",
     "Truth",
     "VolumeRecord",
     "floats",
+    "is_measured",
     "record_of",
     "typed",
 ]
@@ -223,9 +225,17 @@ class ScoreRecord(Record):
     score: float = math.nan
     score_se: float = math.nan
     reliability: float = math.nan
+    lag_s: float | None = None  # from here to `neighbours` None: not recorded, as before there were these
+    lag_sd_s: float | None = None
+    width: float | None = None
+    width_sd: float | None = None
+    measured: float | None = None
+    measured_se: float | None = None
+    neighbours: Sequence[float] | None = None
     onset_s: float = math.nan
     closed_ns: int = 0
     scored_ns: int = 0
+    maps: Mapping[str, Sequence[float]] | None = None  # score and standard error of each map of an objective, by its name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -258,18 +268,39 @@ class LatentRecord(Record):
     embedding: NDArray[np.float32] = field(default_factory=lambda: floats(""))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ImageRecord(Record):
-    """An image was painted: see `rtevo.records.image_dtype`."""
+def is_measured(verdict: Sequence[Mapping[str, Any]] | None) -> bool:
+    """Whether a filter refused because of what it measured, and not because it could not say."""
+    return any(finding.get("refused") and finding.get("value") is not None for finding in verdict or ())
 
-    TYPE: ClassVar[str] = "images"
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Picture(Record):
+    """What ``images`` and ``refused`` hold: see `rtevo.records.image_dtype`."""
+
     generation: int = -1
     candidate: int = -1
     scored_ns: int = 0
     evolved_ns: int = 0
     painted_ns: int = 0
     embedding: NDArray[np.float32] = field(default_factory=lambda: floats(""))
-    sha256: str = ""  # of its pixels, which are in a file: `rtevo.record.image_path`
+    sha256: str = ""  # of its pixels, which are in a file: `rtevo.record.image_path`, `rtevo.record.refused_path`
+    attempt: int | None = None
+    refused: int | None = None
+    verdict: Sequence[Mapping[str, Any]] | None = None  # what each filter found (`rtevo.gate.Finding`); None before 0.2: there was no gate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ImageRecord(_Picture):
+    """An image was painted, or could not be painted so that the gate let it through (`refused`)."""
+
+    TYPE: ClassVar[str] = "images"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RefusedRecord(_Picture):
+    """A picture was painted that the gate did not let through."""
+
+    TYPE: ClassVar[str] = "refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -400,7 +431,7 @@ KINDS: dict[str, type[Record]] = {
     kind.TYPE: kind
     for kind in (
         Start, GridRecord, VolumeRecord, AlignedRecord, PlacementRecord, ScoreRecord, FitnessRecord, LatentRecord, ImageRecord,
-        EventRecord, Truth, Lost, End,
+        RefusedRecord, EventRecord, Truth, Lost, End,
     )
 } | dict.fromkeys(_LEVELS, Notice)  # fmt: skip
 _COMMON = ("seq", "clock_ns", "more")

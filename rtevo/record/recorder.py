@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.errors import full_disk
-from rtevo.record.kinds import ImageRecord, LatentRecord
+from rtevo.record.kinds import ImageRecord, LatentRecord, RefusedRecord
 from rtevo.record.log import LOG, LogWriter, read_log
 from rtevo.records import Grid, MessageKind, VolumeFlag, volume_of
 
-__all__ = ["Recorder", "compact", "image_path", "placement_folder", "reference_path", "volume_path"]
+__all__ = ["Recorder", "compact", "image_path", "placement_folder", "reference_path", "refused_path", "volume_path"]
 
 
 def image_path(out: Path, generation: int, candidate: int) -> Path:
     """Where a picture is saved."""
     return out / "images" / f"generation-{generation:02d}" / f"candidate-{candidate:02d}.png"
+
+
+def refused_path(out: Path, generation: int, candidate: int, attempt: int) -> Path:
+    """Where a picture is saved that the gate did not let through."""
+    return out / "refused" / f"generation-{generation:02d}" / f"candidate-{candidate:02d}-attempt-{attempt}.png"
 
 
 def volume_path(out: Path, index: int, kind: str = "volumes") -> Path:
@@ -70,6 +76,8 @@ class Recorder:
         Whether to keep volumes as they came; aligned ones are kept where they come with data.
     part : int
         Of the session, whose grid is recorded with its first volume.
+    maps : sequence of str
+        Names of the maps whose scores come beside those of an objective.
 
     Attributes
     ----------
@@ -77,11 +85,12 @@ class Recorder:
         What could not be saved, since somebody emptied this.
     """
 
-    def __init__(self, out: Path, save_raw: bool = False, part: int = 0) -> None:
+    def __init__(self, out: Path, save_raw: bool = False, part: int = 0, maps: Sequence[str] = ()) -> None:
         self.out, self.save_raw, self._part, self._grid_known = out, save_raw, part, False
+        self._maps = tuple(maps)
         self.problems: list[str] = []
         log = read_log(out / LOG) if (out / LOG).exists() else []
-        self._painted = {(r.type, r.generation, r.candidate) for r in log if isinstance(r, (LatentRecord, ImageRecord))}
+        self._painted = {_painting(r.type, r.fields()) for r in log if isinstance(r, (LatentRecord, ImageRecord, RefusedRecord))}
         self.log = LogWriter(out / LOG)
 
     def take(self, ring: str, slot: Any, clock_ns: int = 0) -> None:
@@ -98,10 +107,8 @@ class Recorder:
             Session time now, ns.
         """
         fields = {name: _plain(slot[name]) for name in slot.dtype.names if name not in ("pixels", "data", "shape", "affine")}
-        if ring == "images":
-            pixels = np.array(slot["pixels"])
-            fields["sha256"] = hashlib.sha256(pixels.tobytes()).hexdigest()
-            self._save_image(image_path(self.out, fields["generation"], fields["candidate"]), pixels)
+        if ring in ("images", "refused"):
+            self._take_picture(ring, fields, np.array(slot["pixels"]))
         elif ring == "volumes" and not fields["flags"] & VolumeFlag.MISSING:
             volume, grid = volume_of(slot)
             self._record_grid(grid, clock_ns)
@@ -113,10 +120,21 @@ class Recorder:
             del fields["acquisition"]
         elif ring == "volumes":
             fields["acquisition"] = json.loads(fields["acquisition"])
+        if "maps" in fields:
+            fields["maps"] = dict(zip(self._maps, fields["maps"], strict=True))
         if ring == "messages":
             ring = MessageKind(fields.pop("kind")).name.lower()
-        if (ring, fields.get("generation", -1), fields.get("candidate", -1)) not in self._painted:
+        if _painting(ring, fields) not in self._painted:
             self.log.append(ring, fields, clock_ns)
+
+    def _take_picture(self, ring: str, fields: dict[str, Any], pixels: NDArray[np.uint8]) -> None:
+        """Save a picture; of those that were refused, as such."""
+        fields["sha256"], fields["verdict"] = hashlib.sha256(pixels.tobytes()).hexdigest(), json.loads(fields["verdict"] or "[]")
+        where = fields["generation"], fields["candidate"]
+        if ring == "refused":
+            self._save_image(refused_path(self.out, *where, fields["attempt"]), pixels)
+        elif not fields["refused"]:
+            self._save_image(image_path(self.out, *where), pixels)
 
     def _save_image(self, path: Path, pixels: NDArray[np.uint8]) -> None:
         from PIL import Image
@@ -150,6 +168,11 @@ class Recorder:
         part = path.with_name(f".{path.name}")
         nibabel.save(nibabel.Nifti1Image(compact(data), grid.affine), part)
         _into_place(part, path)
+
+
+def _painting(kind: str, fields: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What makes a record of an image one that is there already, where an interrupted session paints it again."""
+    return (kind, *(fields.get(name) or 0 for name in ("generation", "candidate", "attempt", "refused", "sha256")))
 
 
 def _into_place(part: Path, path: Path) -> None:

@@ -14,7 +14,7 @@ import tomllib
 from numpy.typing import NDArray
 
 from rtevo.errors import DataError
-from rtevo.outside import read_regular, shown
+from rtevo.outside import read_json, read_regular, shown
 from rtevo.record.kinds import End, EventRecord, ImageRecord, Start, VolumeRecord
 from rtevo.record.log import LOG, read_log, read_up_to_damage
 from rtevo.record.parts import Part, RecordT, of_kind, parts
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Images", "RecordedSession", "evolution_of", "finalise", "load"]
 
 EVOLUTION = "evolution.json"
+STATE_DIGITS = 39  # of a whole number in the state of evolution: 128 bits of a random generator
 MOST_SETTINGS = 1 << 20  # bytes of a session file
 Key = tuple[int, int]
 
@@ -263,9 +264,12 @@ class RecordedSession:
     @property
     def decoder(self) -> Decoder:
         """The session's decoder, as it was made."""
-        from rtevo.decode import Decoder
+        from rtevo.decode import load_decoder
 
-        return Decoder.load(self.decoder_folder, self.settings.get("decoder", {}).get("name", "") or None)
+        settings = self.settings.get("decoder", {})
+        return load_decoder(
+            self.decoder_folder, settings.get("name", "") or None, settings.get("objective", ""), settings.get("more_folders", ())
+        )
 
     # --- its files ----------------------------------------------------------------------------------------------------------------------
 
@@ -342,8 +346,8 @@ def evolution_of(place: Path) -> Row:
 
     Raises
     ------
-    OSError, ValueError
+    OSError, ValueError, DataError
         It cannot be read.
     """
     path = place / EVOLUTION if place.is_dir() else place
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return dict(read_json(path, digits=STATE_DIGITS))

@@ -22,6 +22,7 @@ from rtevo.record.kinds import (
     Notice,
     PlacementRecord,
     Record,
+    RefusedRecord,
     ScoreRecord,
     Truth,
 )
@@ -64,9 +65,12 @@ TRIALS = {
     "fitness": ("float64", "what evolution was told of it"),
     "physiology": ("float64", "what it did to the participant's physiology; only where that was measured"),
     "true_response": ("float64", "a simulated participant's hidden preference; only where there is one"),
+    "refused": ("Int64", "number of its pictures that the gate did not let through; only where there were some"),
+    "taken_away": ("Int64", "1: it was taken away, or not let through, by operator, participant or stimulus PC; only where one was"),
     "part": ("Int64", "part of the session in which it was shown; only where there are several"),
 }
-"""Columns of ``trials.tsv`` and of :attr:`RecordedSession.trials`: type and meaning; after them ``x0``, ``x1``, ...: its latent."""
+"""Columns of ``trials.tsv`` and of :attr:`RecordedSession.trials`: type and meaning; after them, of an objective over several maps, each
+map's score ``score_MAP`` and its standard error ``score_MAP_se``; and then ``x0``, ``x1``, ...: its latent."""
 MOTION = {
     "volume": ("int64", "number of the volume in the session, 0 = first"),
     "onset": ("float64", "start of its acquisition, s from the session's first volume"),
@@ -80,7 +84,7 @@ MOTION = {
     "part": ("int64", "part of the session that it belongs to; only where there are several"),
 }
 """Columns of ``motion.tsv`` and of :attr:`RecordedSession.motion`: type and meaning."""
-_WHERE_KNOWN = ("physiology", "true_response")
+_WHERE_KNOWN = ("physiology", "true_response", "refused", "taken_away")
 _OF_THE_LOG = ("schema", "part", "first_volume", "decoder_state", "sha256", "rings", "warnings", "settings", "provenance")  # no summary's
 _OF_PLACEMENTS = ("attempt", "own_grid", "matrix", "correlation", "overlap", "weight_kept", "expected_error_mm", "verdict")
 Row = dict[str, Any]
@@ -119,12 +123,16 @@ class _Trials:
         elif isinstance(record, LatentRecord):
             asked = {"probe": None if record.probe < 0 else record.probe, "parents_scored_ns": record.scored_ns, "asked_part": self._part}
             self._row(record).update(latent=record.latent, embedding=record.embedding, **asked)
-        elif isinstance(record, ImageRecord):
+        elif isinstance(record, RefusedRecord):
+            row = self._row(record)
+            row["refused"] = row.get("refused", 0) + 1
+        elif isinstance(record, ImageRecord) and not record.refused:
             painted = {"post_embedding": record.embedding, "sha256": record.sha256, "painted_part": self._part}
             self._row(record).update(painted_ns=record.painted_ns, **painted)
         elif isinstance(record, ScoreRecord):
             names = ("score", "score_se", "volumes_used", "reliability", "closed_ns", "scored_ns")
-            self._row(record).update({name: getattr(record, name) for name in names})
+            maps = {f"score_{name}{end}": own[k] for name, own in (record.maps or {}).items() for k, end in enumerate(("", "_se"))}
+            self._row(record).update({name: getattr(record, name) for name in names}, **({"maps": maps} if maps else {}))
         elif isinstance(record, FitnessRecord):
             self._row(record)["fitness"] = record.fitness
 
@@ -140,6 +148,8 @@ class _Trials:
                 row["duration_error"] = row["onset_error"] + event.error_ns / 1e9
                 row["guessed"] |= int(event.guess)
             row["dropped_frames"] = None if math.isnan(event.value) else int(event.value)
+        elif kind in (EventKind.TAKEN, EventKind.REFUSED):
+            self._row(event)["taken_away"] = 1
         elif kind == EventKind.RATING:
             row = self._row(event)
             row.update(rating=event.value, response_time=event.response_time_s)
@@ -191,9 +201,10 @@ def trials_frame(rows: Sequence[Row], several: bool) -> DataFrame:
     """Make the table of the trials, see :data:`TRIALS`; `several`: the session has several parts."""
     left_out = {name for name in _WHERE_KNOWN if not any(name in row for row in rows)} | (set() if several else {"part"})
     size = max((len(row["latent"]) for row in rows if "latent" in row), default=0)
-    columns = {name: kind for name, (kind, _) in TRIALS.items() if name not in left_out} | {f"x{i}": "float64" for i in range(size)}
+    columns = {name: kind for name, (kind, _) in TRIALS.items() if name not in left_out}
+    columns |= {name: "float64" for row in rows for name in row.get("maps", ())} | {f"x{i}": "float64" for i in range(size)}
     latents = [{f"x{i}": float(x) for i, x in enumerate(row.get("latent", ()))} for row in rows]
-    return frame([{**row, **latent} for row, latent in zip(rows, latents, strict=True)], columns)
+    return frame([{**row, **row.get("maps", {}), **latent} for row, latent in zip(rows, latents, strict=True)], columns)
 
 
 def motion_frame(divided: Sequence[Part], tr_s: float) -> DataFrame:

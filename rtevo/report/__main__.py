@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rtevo.command import Parser, command
 from rtevo.errors import DataError
-from rtevo.report import gather, page, pages, save
+from rtevo.record import RecordedSession
+from rtevo.report import exposure_page, gather, page, pages, save
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,9 +32,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="file to write, may be given again: .html (self-contained), .pdf (pages), .png or .svg (a file each page: NAME, NAME-2, ...); "
         "default: OUT/report.html and OUT/report.pdf",
     )
+    p.add_argument(
+        "--exposure",
+        action="store_true",
+        help="instead: what the participant was exposed to, for an ethics board (OUT/exposure.html, .tsv): every picture that was on the "
+        "screen, for how long, with its verdicts; what was refused or taken away, by whom and why",
+    )
     options = p.parse_args(arguments)
 
     def work() -> None:
+        if options.exposure:
+            target = options.out / "exposure.html"
+            target.write_text(exposure_page(RecordedSession(options.out)), encoding="utf-8")
+            print(target)
+            return
         session, controls = gather(options.out), [gather(out) for out in options.control]
         for target in options.to or [options.out / "report.html", options.out / "report.pdf"]:
             if target.suffix == ".html":

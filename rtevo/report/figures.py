@@ -194,6 +194,25 @@ def responses(ax: Axes, session: Session) -> None:
         ax.legend(loc="upper left", ncol=2)
 
 
+def learnt(axes: Sequence[Axes], session: Session) -> None:
+    """Draw what was known of the response's lag and width as the run went on, and beforehand."""
+    found = session.learnt
+    assert found is not None
+    whose = "this participant's, from the decoder" if found.own else "people's in general"
+    for k, (ax, unit, title) in enumerate(zip(axes, ("lag, s", "width"), ("Lag of the response", "Width of the response"), strict=True)):
+        before, sd = found.before[2 * k : 2 * k + 2]
+        values, spread = found.values[:, 2 * k], found.values[:, 2 * k + 1]
+        ax.axhspan(before - sd, before + sd, color="#eef1f4", zorder=0)
+        ax.axhline(before, color=MUTED, linewidth=0.8, linestyle="--", label=f"beforehand: {whose}")
+        ax.fill_between(found.times_s, values - spread, values + spread, color=PALE, alpha=0.6, linewidth=0)
+        ax.plot(found.times_s, values, color=ACCENT, linewidth=1.2, label="as the images told")
+        _parts(ax, session)
+        ax.set(ylabel=unit, xlim=_span(session))
+        ax.set_title(f"{title} against the canonical one ± standard deviation: {values[-1]:.2f} ± {spread[-1]:.2f} at the end")
+    axes[0].legend(loc="upper left", ncol=2)
+    axes[-1].set_xlabel("time from the first volume, s")
+
+
 def _span(session: Session) -> tuple[float, float]:
     """Time that the run took, s."""
     shown = [t["onset"] + (t["duration"] or 0.0) for t in session.trials if t["onset"] is not None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -13,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.config import Config
-from rtevo.errors import DataError
+from rtevo.decode.grid import Grid, ResponsePrior
+from rtevo.errors import DataError, DecoderError
+from rtevo.outside import read_json
 from rtevo.record import LOG, AlignedRecord, ImageRecord, LatentRecord, Painting, RecordedSession, ScoreRecord, held
 from rtevo.records import EventKind, VolumeFlag
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Latency", "Session", "gather", "means"]
+__all__ = ["Latency", "Learnt", "Session", "gather", "means"]
 
 Row = dict[str, Any]
 HIDDEN = ("score", "score_se", "fitness", "rating", "physiology", "true_response")  # of a blinded session that goes on
@@ -50,6 +51,28 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Learnt:
+    """What was known of the response's lag (s) and width (multiples of the canonical one), beforehand and with every score.
+
+    Parameters
+    ----------
+    before : tuple of float
+        Lag, its standard deviation, width, its standard deviation.
+    times_s : ndarray, float64 (n,)
+        Onsets of the images with whose scores it was said, s from the first volume, rising.
+    values : ndarray, float64 (n, 4)
+        In the order of `before`.
+    own : bool
+        What was known beforehand is the participant's, from the decoder.
+    """
+
+    before: tuple[float, float, float, float]
+    times_s: NDArray[np.float64]
+    values: NDArray[np.float64]
+    own: bool
+
+
+@dataclass(frozen=True)
 class Session:
     """A run, read.
 
@@ -73,6 +96,10 @@ class Session:
         What the generator said of itself.
     presenter : str
         What the presenter said of its display.
+    gated : bool
+        Its pictures were judged before they were shown.
+    learnt : Learnt or None
+        Of the response; None where that is not recorded.
     """
 
     out: Path
@@ -86,6 +113,18 @@ class Session:
     blinded: bool = False
     painter: str = ""
     presenter: str = ""
+    learnt: Learnt | None = None
+    gated: bool = False
+
+    @property
+    def refused(self) -> int:
+        """Number of pictures that the gate did not let through."""
+        return sum(int(t.get("refused") or 0) for t in self.trials)
+
+    @property
+    def taken_away(self) -> int:
+        """Number of images that somebody took away, or did not let through."""
+        return sum(int(t.get("taken_away") or 0) for t in self.trials)
 
     @property
     def condition(self) -> str:
@@ -137,15 +176,18 @@ def gather(out: Path) -> Session:
         held_s=held(recorded.parts),
         painter=summary.get("generator") or _said(out / "session.log", "generate: ", " steps, "),
         presenter=_presenter(recorded),
+        gated=any(record.verdict is not None for record in recorded.records(ImageRecord)),
+        learnt=_learnt(recorded),
     )
-    if settings["session"]["condition"] == "blinded" and recorded.end is None:
+    hidden = settings["session"]["condition"] == "blinded" or settings["safety"]["approval"] != "none"  # who chooses must not know
+    if hidden and recorded.end is None:
         return _blind(session)
     return session
 
 
 def _blind(session: Session) -> Session:
     """Leave out whatever tells a session's condition, or how it goes."""
-    trials = [{key: None if key in HIDDEN else value for key, value in row.items()} for row in session.trials]
+    trials = [{key: None if key in HIDDEN or key.startswith("score_") else value for key, value in row.items()} for row in session.trials]
     settings = {name: dict(part) for name, part in session.settings.items()}
     settings["evolution"].update(yoked_to="", blinding_key="", blinding_secret="")
     summary = {key: value for key, value in session.summary.items() if key not in ("generations", "probes")}
@@ -154,7 +196,7 @@ def _blind(session: Session) -> Session:
 
 
 def _json(path: Path) -> Row:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    return dict(read_json(path)) if path.exists() else {}
 
 
 def _settings(found: Mapping[str, Any]) -> dict[str, Row]:
@@ -178,6 +220,28 @@ def _said(path: Path, begin: str, part: str) -> str:
 
 def _presenter(recorded: RecordedSession) -> str:
     return next((event.text.partition(": ")[2] for event in recorded.events(EventKind.READY)), "")
+
+
+def _learnt(recorded: RecordedSession) -> Learnt | None:
+    """Read what decoding said of the response with its scores."""
+    said = [r for r in recorded.records(ScoreRecord) if r.width is not None and r.width > 0]
+    if not said:
+        return None
+    try:
+        own = ResponsePrior.of(recorded.decoder.settings)
+    except (DecoderError, ValueError):  # the decoder's folder is no longer there
+        own = None
+    grid = Grid() if own is None else Grid().known(own)
+    before = grid.lag_mean_s, grid.lag_prior_s, grid.width_mean, grid.width_mean * grid.width_prior
+    last = {r.onset_s: _of(r) for r in said if r.revision == 0} or {r.onset_s: _of(r) for r in said}
+    times_s = np.array(sorted(last))
+    values = np.array([last[t] for t in times_s])
+    values[-1] = _of(said[-1])
+    return Learnt(before, times_s, values, own is not None)
+
+
+def _of(record: ScoreRecord) -> tuple[float, float, float, float]:
+    return record.lag_s or 0.0, record.lag_sd_s or 0.0, record.width or math.nan, record.width_sd or 0.0
 
 
 # --- latencies -------------------------------------------------------------------------------------------------------------------------

@@ -79,6 +79,7 @@ def methods(session: Session) -> tuple[list[tuple[str, str]], list[str]]:
         ("Realignment and quality", _realignment(session, cite)),
         ("Response estimates", _decoding(session, cite)),
         ("Images", _images(session, cite)),
+        ("Safety", _safety(session)),
         ("Evolution", _evolution(session, cite)),
         ("Presentation and timing", _presentation(session, cite)),
     ]
@@ -149,6 +150,7 @@ def _placement(session: Session, cite: _Cited) -> str:
 def _decoding(session: Session, cite: _Cited) -> str:
     decoder = session.settings["decoder"]
     name = f"the weight map ‘{decoder['name']}’" if decoder["name"] else "a weight map"
+    name = f"the sum of weight maps ‘{decoder['objective']}’" if decoder["objective"] else name
     if decoder["method"] == "peak":
         return (
             f"An image's score was the correlation, over the voxels of the decoder's mask, of {name} with the mean of the volumes within "
@@ -187,6 +189,48 @@ def _images(session: Session, cite: _Cited) -> str:
     told = f" (on this run: {session.painter})" if session.painter else ""
     noise = "All images started from the same noise, so that a picture depends on its embedding alone." if g["same_noise"] else ""
     return f"{painted}, in {g['steps']} denoising steps, {guidance}, noise level {g['noise_level']}{told}. {noise}".strip()
+
+
+def _safety(session: Session) -> str:
+    safety = session.settings["safety"]
+    if not session.gated:
+        return "Pictures were shown as they were painted; nothing judged them beforehand."
+    filters = []
+    if safety["avoid"]:
+        filters.append(
+            f"their own re-encoding had to keep a cosine distance of {safety['avoid_distance']:g} from a list of content to be avoided"
+        )
+    if safety["checker"]:
+        filters.append("a CLIP safety checker had to find nothing")
+    if safety["filters"]:
+        filters.append(f"filters of the site had to let them pass ({', '.join(safety['filters'])})")
+    judged = (
+        f"Pictures were judged before they were shown: {'; '.join(filters)}. "
+        if filters
+        else "No filter judged the pictures before they were shown. "
+    )
+    refused = session.refused
+    refused, taken = session.refused, session.taken_away
+    replaced = (
+        "the next candidate came in its place"
+        if session.settings["evolution"]["schedule"] == "steady"
+        else "the generation went on without it"
+    )
+    if filters:
+        judged += f"{refused or 'None'} {'was' if refused < 2 else 'were'} refused; a refused picture was painted once more with other noise, and where that was refused too {replaced}. "
+    if safety["keep_away"]:
+        judged += f"Evolution kept a cosine distance of {safety['keep_away']:g} to what was refused. "
+    approval = {
+        "none": "",
+        "veto": "Each picture was offered to the operator, who saw no scores, before it was due, and could be taken out. ",
+        "each": "Each picture was shown only once the operator, who saw no scores, had approved it. ",
+    }[safety["approval"]]
+    away = (
+        f"Images that were taken away or not let through by operator, participant or at the stimulus PC: {taken}; their scores were not used."
+        if taken
+        else ""
+    )
+    return (judged + approval + away).strip()
 
 
 def _evolution(session: Session, cite: _Cited) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rtevo.decode import Decoder, read_map
+from rtevo.decode import load_decoder, read_map
 from rtevo.place import Placement, Verdict, draw_placement
 from rtevo.record import PlacementRecord, RecordedSession, reference_path
 
@@ -37,11 +37,13 @@ def draw_attempt(out: Path, decoder: Path, name: str | None, part: int, attempt:
         return picture
     if not reference.exists():
         return None
-    records = [r for r in RecordedSession(out).parts[part].records(PlacementRecord) if r.attempt == attempt]
+    session = RecordedSession(out)
+    records = [r for r in session.parts[part].records(PlacementRecord) if r.attempt == attempt]
     if not records:
         return None
     today, today_grid = read_map(reference)
-    made = Decoder.load(decoder, name)
+    settings = session.settings.get("decoder", {})
+    made = load_decoder(decoder, name, settings.get("objective", ""), settings.get("more_folders", ()))
     found = _placement(records[-1])
     draw_placement(picture, found, made.reference, made.grid, today, today_grid, weight=np.abs(made.weights), title=out.name)
     return picture

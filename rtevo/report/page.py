@@ -18,7 +18,7 @@ from rtevo.report import figures, tables
 from rtevo.report.gather import Row, Session, means
 from rtevo.report.methods import methods
 
-__all__ = ["page"]
+__all__ = ["page", "thumbnail"]
 
 THUMBNAIL = 224  # pixels: twice as many as they are shown with
 WIDTH, DPI = 11.4, 100  # of a plot, inches
@@ -88,6 +88,10 @@ def _latency_note(session: Session) -> str:
 
 def _fitness_caption(session: Session, controls: Sequence[Session]) -> str:
     text = "Small: single images. Large: mean of a generation ± standard error of the mean over its images."
+    if session.gated or any(control.gated for control in controls):
+        arms = (session, *controls)
+        own = [f"{arm.condition}: {arm.refused} refused, {arm.taken_away} taken away, of {len(arm.trials)}" for arm in arms]
+        text += f" Pictures that did not pass: {'; '.join(own)}."
     if not controls:
         text += " No control session was given (--control OUT of a sham, yoked or random session)."
     return text
@@ -128,10 +132,11 @@ def _picture(session: Session, trial: Row, scale: tuple[float, float] | None, be
     generation, candidate = int(trial["generation"]), int(trial["candidate"])
     onset = "not shown" if trial["onset"] is None else f"onset {trial['onset']:.3f} s"
     probe = "" if trial.get("probe") is None else f", probe {trial['probe']:.0f}"
+    maps = "".join(f"; {name} {trial[column]:+.2f}" for name, column in tables.maps_of(session) if trial.get(column) is not None)
     return {
-        "data": _thumbnail(image_path(session.out, generation, candidate)),
+        "data": thumbnail(image_path(session.out, generation, candidate)),
         "label": figures.label(session, trial),
-        "title": f"generation {generation}, image {candidate}{probe}: {onset}",
+        "title": f"generation {generation}, image {candidate}{probe}: {onset}{maps}",
         "best": best,
         "shown": trial["onset"] is not None,
         "bar": _bar(trial, scale) if scale and trial.get("score") is not None else None,
@@ -149,7 +154,7 @@ def _bar(trial: Row, scale: tuple[float, float]) -> dict[str, float | None]:
     return {"at": at(trial["score"]), "low": at(trial["score"] - se), "high": at(trial["score"] + se), "zero": zero}
 
 
-def _thumbnail(path: Path) -> str:
+def thumbnail(path: Path) -> str:
     """A picture as a data URI, no larger than need be; empty where it was not kept."""
     from PIL import Image
 
@@ -187,6 +192,7 @@ def _plots(session: Session, controls: Sequence[Session]) -> dict[str, str]:
     return {
         "fitness": _svg(4.0, [1], all_of(lambda ax: figures.fitness(ax, session, controls))),
         "responses": _svg(3.0, [1], all_of(lambda ax: figures.responses(ax, session))),
+        "learnt": "" if session.learnt is None else _svg(3.6, [1, 1], lambda axes: figures.learnt(axes, session)),
         "quality": _svg(7.6, [1.4, 1, 1, 1], quality),
         "latencies": _svg(2.9, [1], all_of(lambda ax: figures.latencies(ax, session.latencies)), right=0.78),
         "timeline": _svg(1.6, [1], all_of(lambda ax: figures.timeline(ax, session)), left=0.17),

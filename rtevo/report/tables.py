@@ -16,7 +16,19 @@ from rtevo.decode.score import spearman_brown
 from rtevo.records import VolumeFlag
 from rtevo.report.gather import Session, means
 
-__all__ = ["RING_COLUMNS", "decoder_today", "figures_of", "heading", "late", "provenance", "rings", "settings", "steps", "warnings"]
+__all__ = [
+    "RING_COLUMNS",
+    "decoder_today",
+    "figures_of",
+    "heading",
+    "late",
+    "maps_of",
+    "provenance",
+    "rings",
+    "settings",
+    "steps",
+    "warnings",
+]
 
 RING_COLUMNS = ["ring", "messages", "kB each", "writer µs", "reader µs", "wake-up µs: mean", "worst", "writer waited", "lost by observers"]
 MANY = 20  # volumes that are named
@@ -51,9 +63,21 @@ def figures_of(session: Session) -> list[tuple[str, str, str]]:
         found.append(
             (f"Fitness, generation {where[0]} to {where[-1]}", f"{gain:+.2f} ± {error:.2f}", f"from {mean[0]:+.2f} to {mean[-1]:+.2f}")
         )
+    for name, column in maps_of(session):
+        where, mean, se = means(session.evolved, column, session.generations)
+        if len(where) > 1:
+            gain, error = mean[-1] - mean[0], math.hypot(*np.nan_to_num([se[0], se[-1]]))
+            found.append((f"Map {name}, the same", f"{gain:+.2f} ± {error:.2f}", f"from {mean[0]:+.2f} to {mean[-1]:+.2f}"))
     if quality.get("score_reliability") is not None:
         found.append(("Reliability of scores", f"{quality['score_reliability']:.2f}", "expected squared correlation with the responses"))
     return found
+
+
+def maps_of(session: Session) -> list[tuple[str, str]]:
+    """Names of the maps of an objective whose scores may be shown, and their columns in the table of the trials; none for one map."""
+    names = session.trials[0] if session.trials and not session.blinded else {}
+    found = [name for name in names if name.startswith("score_") and f"{name}_se" in names]
+    return [(name.removeprefix("score_"), name) for name in found]
 
 
 def decoder_today(session: Session) -> str:

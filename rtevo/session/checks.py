@@ -10,6 +10,7 @@ import grp
 import importlib.util
 import math
 import os
+import resource
 import secrets
 import socket
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = [
     "check_decoder",
     "check_delivery",
     "check_group",
+    "check_open_files",
     "check_out",
     "check_participant",
     "check_space",
@@ -39,6 +41,26 @@ __all__ = [
 ]
 
 SIMULATED_TR_S = 0.867
+OPEN_FILES, MOST_OPEN_FILES = 256, 4096  # that a process of a session may need; that are asked for where the system allows them
+
+
+def check_open_files() -> None:
+    """See that this process, and those that it starts, may open as many files as a session needs; raises the limit as far as is allowed.
+
+    Raises
+    ------
+    ConfigError
+        The system allows fewer.
+    """
+    now, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_OPEN_FILES if allowed == resource.RLIM_INFINITY else min(allowed, MOST_OPEN_FILES)
+    if now != resource.RLIM_INFINITY and now < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, allowed))
+    if most < OPEN_FILES:
+        raise ConfigError(
+            f"this account may open {most} files in a process, expected at least {OPEN_FILES}: "
+            "raise the limit (ulimit -Hn, /etc/security/limits.conf, LimitNOFILE of a service)"
+        )
 
 
 def check_out(wanted: str) -> Path:
@@ -89,10 +111,14 @@ def check_again(config: Config, latent_space: Path) -> tuple[str, int, tuple[int
     from rtevo import generate
     from rtevo.latent import LatentSpace
     from rtevo.session import course
+    from rtevo.session.safety import avoid_of, gate_of
 
     model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else None
     embedding_size, image_size = generate.probe(model, config.generator.px)
-    condition = course.check(config, LatentSpace.load(latent_space))
+    space = LatentSpace.load(latent_space)
+    avoid = avoid_of(config, space, latent_space.parent)
+    condition = course.check(config, space, avoid)
+    gate_of(config, avoid)
     check_delivery(config)
     return condition, embedding_size, image_size
 
@@ -180,13 +206,14 @@ def describe_source(config: Config) -> Any:
 
 
 def check_decoder(config: Config) -> tuple[Path, Any] | None:
-    """Load the decoder that the session names, if any."""
-    from rtevo.decode import Decoder
+    """Load the decoder that the session names, if any, with all maps of its objective."""
+    from rtevo.decode import load_decoder
 
-    if not config.decoder.folder:
+    settings = config.decoder
+    if not settings.folder:
         return None
-    folder = Path(config.decoder.folder).resolve()
-    return folder, Decoder.load(folder, config.decoder.name or None)
+    folder = Path(settings.folder).resolve()
+    return folder, load_decoder(folder, settings.name or None, settings.objective, settings.more_folders)
 
 
 def repetition_time(config: Config, source: Any) -> float:

@@ -8,6 +8,7 @@ import math
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
@@ -26,6 +27,7 @@ __all__ = ["LOST_S", "WAIT_S", "Context", "Turns", "serve"]
 InputT = TypeVar("InputT", bound="Ring | Turns")
 
 WAIT_S = 0.1  # how often a waiting stage looks at the shared words
+IN_A_ROW = 8  # messages of one ring that are taken before the others are looked at
 LOST_S = 0.02  # pause where a ring's writer is dead
 PROGRESS_S = 0.5  # how often a stage says how far it is
 
@@ -55,6 +57,7 @@ class Context:
         self.config = plan.config
         self._lock, self._go = threading.Lock(), threading.Event()
         self._told: dict[str, Any] = {}
+        self._orders: deque[tuple[str, str]] = deque()
         self._progress_s = -math.inf
         self._stack = ExitStack()
         self.clock = self._stack.enter_context(Clock(plan.runtime / "clock"))
@@ -66,8 +69,12 @@ class Context:
     def _listen(self) -> None:
         try:
             while True:
-                self._told = json.loads(self._pipe.recv_bytes())
-                self._go.set()
+                message = json.loads(self._pipe.recv_bytes())
+                if "order" in message:
+                    self._orders.append((message["order"], message["text"]))
+                else:
+                    self._told = message
+                    self._go.set()
         except (EOFError, OSError):
             os._exit(3)  # the supervisor is gone; the next start cleans up
 
@@ -92,6 +99,11 @@ class Context:
             if self.clock.ending:
                 break
         return self._told
+
+    def orders(self) -> Iterator[tuple[str, str]]:
+        """Give what the operator wants of this stage since the last call, each once: action and text."""
+        while self._orders:
+            yield self._orders.popleft()
 
     def writer(self, ring: str) -> Ring:
         """Attach as the ring's writer."""
@@ -142,6 +154,8 @@ class Turns:
 def serve(inputs: dict[str, InputT], handlers: Mapping[str, Callable[[Any], None]], timeout_s: float) -> list[str]:
     """Wait until an input has something, hand each waiting slot to its handler, in the order of `inputs`, and then release it.
 
+    Of one input at most `IN_A_ROW` are handed on before the others are looked at: whoever is slower than one input still hears the others.
+
     Returns
     -------
     list of str
@@ -153,7 +167,7 @@ def serve(inputs: dict[str, InputT], handlers: Mapping[str, Callable[[Any], None
     for ring in wait_any(list(now.values()), timeout_s):
         name = names[ring.name]
         try:
-            while True:
+            for _ in range(IN_A_ROW):
                 with inputs[name].read(timeout_s=0) as slot:
                     handlers[name](slot)
         except RingTimeout:

@@ -16,9 +16,11 @@ from rtevo.errors import ConfigError, DataError
 from rtevo.latent import Avoid, LatentSpace
 from rtevo.record import RecordedSession, evolution_of
 from rtevo.session.blinding import CONDITIONS, condition_of, load_secret, read_key, scramble
+from rtevo.session.safety import Adjustment
 
 __all__ = ["CONDITIONS", "check", "course_settings", "make_course", "resolve_condition", "scramble", "state_of"]
 
+AHEAD = {"none": 1, "veto": 3, "each": 3}  # images asked for ahead, at least: who approves needs time
 _PROBE_SEED = 20_000_523  # probes are the same in every session
 _SHAM, _PROBES, _AVOID = 1, 2, 3  # streams of random numbers beside evolution's own
 
@@ -26,12 +28,13 @@ _SHAM, _PROBES, _AVOID = 1, 2, 3  # streams of random numbers beside evolution's
 def course_settings(config: Config) -> evolve.CourseSettings:
     """Give the settings of a session's course."""
     e = config.evolution
+    ahead = max(e.prefetch, AHEAD[config.safety.approval])
     return evolve.CourseSettings(
-        e.generations, e.population, e.schedule, e.prefetch, e.probe_every, stop_s=60 * e.stop_minutes, stop_gain=e.stop_gain
+        e.generations, e.population, e.schedule, ahead, e.probe_every, stop_s=60 * e.stop_minutes, stop_gain=e.stop_gain
     )
 
 
-def make_course(config: Config, condition: str, space: LatentSpace) -> evolve.Course:
+def make_course(config: Config, condition: str, space: LatentSpace, avoid: Avoid | None = None) -> evolve.Course:
     """Make the course of a session.
 
     Parameters
@@ -40,6 +43,8 @@ def make_course(config: Config, condition: str, space: LatentSpace) -> evolve.Co
     condition : str
         Resolved: not "blinded".
     space : LatentSpace
+    avoid : Avoid, optional
+        What it stays away from; with what is refused it may grow.
 
     Raises
     ------
@@ -59,7 +64,7 @@ def make_course(config: Config, condition: str, space: LatentSpace) -> evolve.Co
         settings,
         feedback,
         probes.astype(np.float32) if e.probe_every else None,
-        _adjustment(config, space),
+        _adjustment(config, space, avoid),
     )
     if e.stop_minutes:
         course.evolver.extend(max(1, min(settings.candidates, _candidates_within(config))))
@@ -86,7 +91,7 @@ def _evolver(config: Config, condition: str, space: LatentSpace) -> evolve.Evolv
     try:
         state = evolution_of(Path(e.continue_from))
         evolver = evolve.from_state(state["evolver"])
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+    except (OSError, DataError, ValueError, KeyError, TypeError) as problem:
         raise ConfigError(f"{where}: expected the evolution.json of an earlier run, found something else: {problem}") from None
     if evolver.strategy != strategy:
         raise ConfigError(f"{where}: expected strategy {strategy!r} as in this session, found {evolver.strategy!r}")
@@ -95,22 +100,12 @@ def _evolver(config: Config, condition: str, space: LatentSpace) -> evolve.Evolv
     return evolver
 
 
-def _adjustment(config: Config, space: LatentSpace) -> Any:
-    """Give the function that keeps latents within the session's limits; None where it has none."""
-    e = config.evolution
-    avoid = Avoid.load(space, e.avoid, e.avoid_distance) if e.avoid else None
-    if avoid is None and not e.norm_limits:
+def _adjustment(config: Config, space: LatentSpace, avoid: Avoid | None) -> Adjustment | None:
+    """Give what keeps latents within the session's limits; None where it has none."""
+    if avoid is None and not (config.evolution.norm_limits or config.safety.keep_away > 0):
         return None
     rng = np.random.default_rng([config.session.seed, _AVOID])
-    usual = math.sqrt(space.latent_size)
-
-    def adjust(latents: NDArray[np.float32]) -> NDArray[np.float32]:
-        if e.norm_limits:
-            norm = np.linalg.norm(latents, axis=1, keepdims=True)
-            latents = (latents * (np.clip(norm, e.norm_limits[0] * usual, e.norm_limits[1] * usual) / norm)).astype(np.float32)
-        return avoid.away(latents, rng) if avoid is not None else latents
-
-    return adjust
+    return Adjustment(space, config.evolution.norm_limits, avoid, rng, config.safety.keep_away)
 
 
 def _recorded(name: str) -> NDArray[np.float64]:
@@ -155,8 +150,15 @@ def resolve_condition(config: Config) -> str:
         raise ConfigError(f"[evolution] blinding_key: {name}: the code of participant {who[0]!r}, session {who[1]!r} {problem}") from None
 
 
-def check(config: Config, space: LatentSpace) -> str:
+def check(config: Config, space: LatentSpace, avoid: Avoid | None = None) -> str:
     """Find what is wrong with a session's evolution before anything starts; give its condition.
+
+    Parameters
+    ----------
+    config : Config
+    space : LatentSpace
+    avoid : Avoid, optional
+        What it stays away from.
 
     Raises
     ------
@@ -167,7 +169,7 @@ def check(config: Config, space: LatentSpace) -> str:
     if condition == "yoked" and not config.evolution.yoked_to:
         raise ConfigError("[evolution] yoked_to: expected a file, as this session may be yoked, got none")
     try:
-        make_course(config, condition, space)
+        make_course(config, condition, space, avoid)
     except ValueError as problem:
         raise ConfigError(f"[evolution] {problem}") from None
     except ImportError:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.config import Config
-from rtevo.decode import Decoder, Quality, Score, Scorer, whole
+from rtevo.decode import Decoder, Quality, Score, Scorer, SeveralScorer, scorer_of, whole
 from rtevo.place import Verdict
 from rtevo.realign import framewise_displacement
 from rtevo.realign.first import FEWEST
@@ -19,6 +19,7 @@ from rtevo.session.placing import Attempt, Hints, Placing
 
 if TYPE_CHECKING:
     from rtevo.decode import Method
+    from rtevo.decode.grid import Response
     from rtevo.decode.hrf import Shape
     from rtevo.decode.nuisance import Drift
 
@@ -98,11 +99,12 @@ class Decoding:
         self._hints = hints or Hints.of(config, decoder)
         self._placing: Placing | None = None
         self._placed: tuple[Decoder, NDArray[np.float64]] | None = None  # the decoder on today's grid, and its place
-        self._scorer: Scorer | None = None
+        self._scorer: Scorer | SeveralScorer | None = None
         self.quality: Quality | None = None
         self._waiting: list[Aligned | tuple[tuple[int, int], float]] = []  # volumes and onsets, until the decoder is placed
         self._previous: NDArray[np.float64] | None = None
         self._begins = first  # number of the part's first volume
+        self._onsets: dict[tuple[int, int], float] = {}
         self.renewed = False
         self.news: list[Attempt] = []
 
@@ -126,10 +128,16 @@ class Decoding:
 
     def onset(self, key: tuple[int, int], onset_s: float) -> None:
         """Take an image that was shown, s from the session's first volume."""
+        self._onsets[key] = onset_s
         if self._scorer is None or not self.placed:
             self._waiting.append((key, onset_s))
         else:
             self._scorer.add_onset(key, onset_s - self._first * self._tr_s)
+
+    def taken(self, key: tuple[int, int], taken_s: float) -> None:
+        """Take note that an image was taken away, s from the session's first volume; one that was not on the screen has no response."""
+        if key in self._onsets and self._scorer is not None:
+            self._scorer.shown_for(key, taken_s - self._onsets[key])
 
     def align(self, index: int, volume: NDArray[Any] | None, flags: int, grid: Grid | None = None) -> Aligned:
         """Align a volume, and place the decoder where it is not yet.
@@ -237,9 +245,9 @@ class Decoding:
         """Decide attempts from now on otherwise."""
         self._decide = decide
 
-    def _make_scorer(self, decoder: Decoder) -> Scorer:
+    def _make_scorer(self, decoder: Decoder) -> Scorer | SeveralScorer:
         settings = self._config.decoder
-        return Scorer(
+        return scorer_of(
             decoder,
             self._tr_s,
             method=cast("Method", settings.method),
@@ -276,6 +284,11 @@ class Decoding:
             replace(s, onset_s=s.onset_s + self._first * self._tr_s, last_volume_index=s.last_volume_index + self._first) for s in scores
         ]
         return moved if self._first else scores, reliability
+
+    @property
+    def response(self) -> Response | None:
+        """What is known of the response's lag and width; None where nothing is learnt of it."""
+        return None if self._scorer is None else self._scorer.response()
 
     def interrupt(self) -> None:
         """The scanner's run is over and another one follows: what was learnt of the noise and the responses stays, the level is new.

@@ -37,6 +37,8 @@ class Plan:
     decoder : Path
         Decoder folder.
     decoder_name : str or None
+    maps : tuple of str
+        Of an objective, whose scores are recorded beside its own; empty where there is one map.
     embedding_size : int
     image_size : tuple of int
         Height, width.
@@ -75,6 +77,7 @@ class Plan:
     attended: bool = False
     session_file: Path | None = None
     model_sha256: str = ""
+    maps: tuple[str, ...] = ()
 
     @property
     def latent_space(self) -> Path:

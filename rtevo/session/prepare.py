@@ -20,6 +20,7 @@ from rtevo.session.checks import (
     check_decoder,
     check_delivery,
     check_group,
+    check_open_files,
     check_out,
     check_participant,
     check_space,
@@ -27,6 +28,7 @@ from rtevo.session.checks import (
     first_volume,
     repetition_time,
 )
+from rtevo.session.counting import SESSIONS, default_folder
 from rtevo.session.plan import Plan
 from rtevo.session.provenance import model_hash
 
@@ -61,7 +63,7 @@ def _made(wanted: str) -> Path:
     day = time.strftime("%Y-%m-%d")
     number = 1
     while True:
-        out = Path("sessions") / f"{day}-{number}"
+        out = SESSIONS / f"{day}-{number}"
         try:
             out.mkdir(mode=0o700, parents=True)
             return out.resolve()
@@ -83,14 +85,20 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
     RtevoError
         Whatever is wrong, before anything has started.
     """
+    import numpy as np
+
     from rtevo import generate
     from rtevo.session import course
+    from rtevo.session.safety import AVOIDED, avoid_of, gate_of
 
+    check_open_files()
     model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else None
     embedding_size, image_size = generate.probe(model, config.generator.px)
     space = check_space(config, embedding_size)
     check_participant(config)
-    condition = course.check(config, space)
+    avoid = avoid_of(config, space)
+    condition = course.check(config, space, avoid)
+    gate_of(config, avoid)
     check_delivery(config)
     token = check_console(config)
     source = describe_source(config)
@@ -98,9 +106,11 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
     tr_s = repetition_time(config, source)
     model_sha256 = model_hash(config)
     group = check_group(config)
-    out = _new_folder(config.record.out, group)
+    out = _new_folder(config.record.out or str(default_folder(config) or ""), group)
     try:
         space.save(out / "latent_space.npz")
+        if avoid is not None:
+            np.save(out / AVOIDED, avoid.rows.astype(np.float32))
         folder, decoder = loaded or make_decoder(config, source, tr_s, out / "decoder")
         return make_plan(
             config, out, folder, decoder, source,
@@ -123,7 +133,8 @@ def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder, source:
         incoming=incoming(config, out, runtime),
         capacity=capacity(config, source),
         decoder=folder,
-        decoder_name=decoder.name,
+        decoder_name=decoder.name if decoder.goal is None else None,
+        maps=() if decoder.goal is None else decoder.goal.maps,
         attended=config.console.port > 0 or (sys.stdin is not None and sys.stdin.isatty()),
         **rest,
     )

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib import metadata
@@ -47,11 +48,15 @@ def model_hash(config: Config) -> str:
     return fingerprint(hash_files(Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else TINY_UNCLIP))
 
 
-def hashes(out: Path, decoder: Path, model_sha256: str) -> dict[str, str]:
-    """Return the SHA-256 of what a session depends on, by what it is called in messages; that of the model is given."""
+def hashes(out: Path, decoder: Path, model_sha256: str, more: Sequence[str] = ()) -> dict[str, str]:
+    """Return the SHA-256 of what a session depends on, by what it is called in messages; that of the model is given.
+
+    `more` are further folders of the decoder's maps.
+    """
+    own = _hash(decoder)
     return {
         "session": _hash(out / "session.toml"),
-        "decoder": _hash(decoder),
+        "decoder": own if not more else hashlib.sha256(" ".join([own, *(_hash(Path(each)) for each in more)]).encode()).hexdigest(),
         "latent_space": _hash(out / "latent_space.npz"),
         "model": model_sha256,
     }
@@ -77,7 +82,7 @@ def _provenance(plan: Plan) -> dict[str, Any]:
         "platform": platform.platform(),
         **_machine(),
         "packages": {name: metadata.version(name) for name in packages},
-        "sha256": hashes(plan.out, plan.decoder, plan.model_sha256),
+        "sha256": hashes(plan.out, plan.decoder, plan.model_sha256, plan.config.decoder.more_folders),
     }
 
 

@@ -45,20 +45,22 @@ def _every_image(plan: Plan) -> int:
 
 
 def _generation(plan: Plan) -> int:
-    return max(8, plan.config.evolution.population)
+    return max(8, 2 * plan.config.evolution.population)  # and the probes in between
 
 
 RINGS: dict[str, RingSpec] = {
     "volumes": RingSpec(lambda p: records.volume_dtype(p.capacity), lambda p: 16, ("decode", "record")),
     "aligned": RingSpec(_aligned, lambda p: 16 if _saves_aligned(p) else 64, ("record",)),
     "placements": RingSpec(lambda p: records.placement_dtype(), lambda p: 64, ()),
-    "scores": RingSpec(lambda p: records.score_dtype(), _every_image, ("evolve",)),
+    "scores": RingSpec(lambda p: records.score_dtype(len(p.maps)), _every_image, ("evolve",)),
     "fitness": RingSpec(lambda p: records.fitness_dtype(), _every_image, ()),
     "latents": RingSpec(lambda p: records.latent_dtype(p.config.evolution.latent_size, p.embedding_size), _small, ("generate",)),
-    "images": RingSpec(lambda p: records.image_dtype(*p.image_size, p.embedding_size), _generation, ("bridge", "evolve")),
+    "images": RingSpec(lambda p: records.image_dtype(*p.image_size, p.embedding_size), _generation, ("bridge", "evolve", "record")),
+    "refused": RingSpec(lambda p: records.image_dtype(*p.image_size, p.embedding_size), lambda p: 4, ("record",)),
     "events": RingSpec(lambda p: records.event_dtype(), lambda p: 1024, ("decode", "evolve")),
     "messages": RingSpec(lambda p: records.message_dtype(), lambda p: 256, ()),  # the supervisor's
 }
+DEALT = ("images", "refused")  # rings of which each device has one
 OBSERVER = "record"  # reads every ring; it holds up only those that it is critical for
 
 
@@ -81,7 +83,7 @@ def readers_of(ring: str, devices: int = 1) -> list[str]:
 
 def ring_names(plan: Plan, names: Iterable[str] = RINGS) -> list[str]:
     """Give the names of a session's rings: of those that each device has, all."""
-    return [each for name in names for each in (numbered(name, plan.devices) if name == "images" else (name,))]
+    return [each for name in names for each in (numbered(name, plan.devices) if name in DEALT else (name,))]
 
 
 def create_rings(plan: Plan, stack: ExitStack) -> dict[str, Ring]:

@@ -9,9 +9,14 @@ from rtevo.session.clock import Clock
 from rtevo.session.plan import MEASURED, Plan
 from rtevo.session.pulses import Heard
 
-__all__ = ["ALONE_S", "LEAST_S", "News", "Silence"]
+__all__ = ["ALONE_S", "LEAST_S", "Answers", "News", "Silence"]
 
 LEAST_S = 5.0  # of silence, real time: a shorter one is no alarm at any repetition time
+UNANSWERED = 5  # images in a row without an answer are an alarm
+_ANSWERS = {
+    "ratings": "rating: see that the participant is awake and well, has the buttons, and that [presentation] rating_keys are theirs",
+    "physiology": "response: see that the sensor is on, its electrodes hold, and its program sends",
+}
 ALONE_S = 60.0  # of session time, after an alarm: so long a session that nobody attends waits for volumes
 
 
@@ -31,6 +36,29 @@ class News:
     text: str
     alarm: bool = True
     hold: bool = False
+
+
+class Answers:
+    """Looks whether the participant answers at all, where the images are judged by that.
+
+    Parameters
+    ----------
+    condition : str
+        One of :data:`rtevo.session.plan.MEASURED`.
+    """
+
+    def __init__(self, condition: str) -> None:
+        self._words = _ANSWERS[condition]
+        self._missed = 0
+
+    def take(self, value: float) -> News | None:
+        """Take note of an image's rating or response, NaN: none; returns what is to be said."""
+        missed, self._missed = self._missed, self._missed + 1 if math.isnan(value) else 0
+        if self._missed == UNANSWERED:
+            return News(f"the last {UNANSWERED} images have no {self._words}")
+        if missed >= UNANSWERED and not self._missed:
+            return News(f"images have answers again, after {missed} without", alarm=False)
+        return None
 
 
 class Silence:

@@ -10,16 +10,16 @@ import time
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtevo.config import Config, presentation_settings, presenter_is_outside
-from rtevo.records import NOTES, EventKind
+from rtevo.config import presentation_settings, presenter_is_outside
+from rtevo.records import NOTES, EventKind, named
 from rtevo.session.clock import RUNNING, Clock
 from rtevo.session.context import Context, Turns
 from rtevo.shm import Ring, RingClosed, RingTimeout
-from rtevo.wire import MAX_TEXT_BYTES, RESTART
+from rtevo.wire import MAX_TEXT_BYTES, PASSED, RESTART, TAKERS
 
 if TYPE_CHECKING:
     from rtevo.bridge import Bridge, Physiology, Predecessor, PresenterEvent
@@ -55,32 +55,65 @@ class _LockStep:
 
 
 class _Images:
-    """Hands images to the link, one at a time: the ring keeps each until the presenter has it."""
+    """Hands images to the link, one at a time: the ring keeps each until the presenter has it.
 
-    def __init__(self, ring: Turns, link: Bridge, config: Config) -> None:
-        self.ring, self.link = ring, link
+    Those that the gate refused are passed over; so are those that the operator does not let through.
+    """
+
+    def __init__(self, ring: Turns, link: Bridge, context: Context) -> None:
+        self.ring, self.link, self._context, config = ring, link, context, context.config
         self.ended = False
         self._held = ExitStack()
+        self._waiting: Any = None  # a slot that needs the operator's yes
+        self._each = config.safety.approval == "each"
+        self._approved: set[str] = set()
+        self._unwanted: set[tuple[int, int]] = set()
         self._jitter_s, self._washout_s = config.presentation.washout_jitter_s, config.presentation.washout_s
         self._seed = config.session.seed
 
+    def _order(self, action: str, text: str) -> None:
+        """Do what the operator wants of an image: GENERATION/CANDIDATE/SHA256 (its first digits); empty: the one on the screen."""
+        if action == "show":
+            self._approved.add(text)
+            return
+        key = (int(text.split("/")[0]), int(text.split("/")[1])) if text else (-1, -1)
+        if text:
+            self._unwanted.add(key)
+        if not self.link.take_away(*key):
+            self._context.log.warning("bridge: nothing was taken away: %s", "it is on no screen any more" if text else "no image was on it")
+
     def serve(self, lock_step: _LockStep | None, wanted: bool) -> None:
-        """Release what has come, send what is next; where nobody looks any more, only release."""
+        """Do what the operator wants, release what has come, send what is next; where nobody looks any more, only release."""
+        for action, text in self._context.orders():
+            self._order(action, text)
         if self.ended or (wanted and self.link.in_flight):
             return
+        slot = self._waiting if self._waiting is not None else self._next(lock_step)
+        self._waiting = None
+        if slot is None or not wanted or slot["refused"]:
+            return
+        key = int(slot["generation"]), int(slot["candidate"])
+        sha256 = bytes(slot["sha256"]).decode()
+        if key in self._unwanted:
+            self.link.never_show(*key)
+        elif self._each and named(*key, sha256) not in self._approved:
+            self._waiting = slot
+        else:
+            self.link.send_image(*key, slot["pixels"], self._washout(*key), verdict=PASSED, sha256=sha256)
+
+    def _next(self, lock_step: _LockStep | None) -> Any:
+        """Let go of the slot before, and give the next one; None where there is none."""
         self._held.close()
         try:
             slot = self._held.enter_context(self.ring.read(timeout_s=0))
         except RingTimeout:
-            return
+            return None
         except RingClosed:
             self.ended = True
-            return
+            return None
         if lock_step:
             lock_step.busy()
-        if wanted:
-            generation, candidate = int(slot["generation"]), int(slot["candidate"])
-            self.link.send_image(generation, candidate, slot["pixels"], self._washout(generation, candidate))
+        return slot
 
     def _washout(self, generation: int, candidate: int) -> float:
         """Draw the fixation after an image, s: the same for the same image, whoever asks."""
@@ -143,7 +176,7 @@ def run(context: Context) -> None:
         context.ready(endpoint=link.endpoint)
         context.wait_for_go()
         lock_step = _LockStep(clock, link) if clock.lock_step else None
-        outgoing = _Images(images, link, config)
+        outgoing = _Images(images, link, context)
         ending = ended = False
         _pause(clock, link, None)  # this bridge may follow one that was killed in a pause
         start = _Start(context)
@@ -256,7 +289,12 @@ def _tell(context: Context, event: PresenterEvent, *, last: bool) -> None:
     if event.kind in NOTES:
         (context.log.info if event.kind == EventKind.READY else context.log.warning)("bridge: %s", event.text)
     elif event.kind == EventKind.FIXATION and not last:
-        context.log.info("presenter holds fixation: the next image is not there yet")
+        context.log.info("presenter holds fixation: %s", event.text.removeprefix("held: "))
+    elif event.kind == EventKind.STOP_ASKED or (event.kind == EventKind.TAKEN and event.text == TAKERS[1]):
+        what = "asks to stop: Stop ends the session" if event.kind == EventKind.STOP_ASKED else "has taken the image away"
+        context.log.error("The participant %s", what)
+    elif event.kind == EventKind.REFUSED:
+        context.log.error("The stimulus PC has refused image %d/%d: %s", event.generation, event.candidate, event.text)
     elif event.kind == EventKind.OFFSET and event.value > 0:
         context.log.info("presenter dropped %d frames up to the end of image %d/%d", event.value, event.generation, event.candidate)
 

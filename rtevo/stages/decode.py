@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rtevo.session.decoding import Aligned, Decide, Decoding
     from rtevo.session.placing import Attempt
 
+EDGE_SCORES = 12  # images, before it is said that the response lies at the edge
 ATTEMPTS = 3  # to place the decoder, where nobody can be asked
 DECIDED = {
     Decision.PENDING: "",
@@ -37,15 +38,18 @@ class _Decode:
 
     def __init__(self, context: Context) -> None:
         from rtevo import place, realign
-        from rtevo.decode import Decoder
+        from rtevo.decode import load_decoder
         from rtevo.decode.carry import warm_up
+        from rtevo.decode.deconvolve import warm_up as warm_up_filters
         from rtevo.session.placing import Hints
 
-        plan = context.plan
-        for each in (realign.warm_up, place.warm_up, warm_up):
+        plan, settings = context.plan, context.config.decoder
+        realign.warm_up(lambda text: _say_once(context, text))
+        for each in (place.warm_up, warm_up, warm_up_filters):
             each()
-        self.context, self.decoder, self.compared, self.holes = context, Decoder.load(plan.decoder, plan.decoder_name), False, False
-        self.artefacts, self.last, self.answered = 0, plan.first_volume - 1, 0
+        self.context, self.compared, self.holes = context, False, False
+        self.decoder = load_decoder(plan.decoder, plan.decoder_name, settings.objective, settings.more_folders)
+        self.artefacts, self.last, self.answered, self.at_edge = 0, plan.first_volume - 1, 0, False
         self.hints = Hints.of(context.config, self.decoder)
         if self.hints.placement is not None:
             context.log.info("decode: on the scan of this visit, %s", words(self.hints.placement, self.decoder.grid))
@@ -96,12 +100,13 @@ class _Decode:
         return again.decoding
 
     def event(self, slot: Any) -> None:
-        """Take note of the trigger and of onsets."""
+        """Take note of the trigger, of onsets, and of images that are taken away."""
         self.events_taken += 1
         if slot["kind"] == EventKind.TRIGGER:  # a second one corrects it, before any image
             self.run = self.run.triggered(slot["t_ns"])
-        elif slot["kind"] == EventKind.ONSET and self.run.trigger_ns is not None:
-            self.decoding.onset((int(slot["generation"]), int(slot["candidate"])), self.run.seconds(slot["t_ns"]))
+        elif slot["kind"] in (EventKind.ONSET, EventKind.TAKEN) and self.run.trigger_ns is not None:
+            take = self.decoding.onset if slot["kind"] == EventKind.ONSET else self.decoding.taken
+            take((int(slot["generation"]), int(slot["candidate"])), self.run.seconds(slot["t_ns"]))
 
     def volume(self, slot: Any) -> None:
         """Align one volume, publish its motion, and the scores that it completes."""
@@ -195,7 +200,9 @@ class _Decode:
         d = self.decoding.decoder
         if d is not None and not attempt.own_grid:
             folder = placement_folder(out, self.context.plan.part) / "decoder"
-            write_decoder(folder, d.name, d.reference, d.mask, d.weights, d.grid.affine, d.settings, d.noise_sd)
+            own = {one.name: one.settings for one in d.maps} or None
+            for one in d.maps or (d,):
+                write_decoder(folder, one.name, one.reference, one.mask, one.weights, one.grid.affine, one.settings, one.noise_sd, own)
 
     def artefact(self, index: int) -> None:
         """Note a volume that is left out; warn of the first, the second, the fourth, and so on."""
@@ -211,7 +218,8 @@ class _Decode:
         self.compared = True
         plan, fwhm_mm = self.context.plan, self.context.config.decoder.fwhm_mm
         assert self.decoding.quality is not None
-        for difference in differences(self.decoder, plan.tr_s, fwhm_mm, self.decoding.quality.gain(), motion):
+        gain, maps = self.decoding.quality.gain(), self.decoder.maps or (self.decoder,)
+        for difference in dict.fromkeys(each for one in maps for each in differences(one, plan.tr_s, fwhm_mm, gain, motion)):
             self.context.log.warning("decode: %s", difference)
 
     def publish_aligned(self, aligned: Aligned, volume: Any, data: Any = None, events_taken: int = -1) -> None:
@@ -237,14 +245,37 @@ class _Decode:
         for score in scores:
             with self.scores.reserve(timeout_s=30) as out:
                 out["generation"], out["candidate"] = score.key
-                for name in ("revision", "volumes_used", "score", "score_se", "onset_s"):
+                for name in ("revision", "volumes_used", "score", "score_se", "onset_s", "lag_s", "lag_sd_s", "width", "width_sd"):
                     out[name] = getattr(score, name)
+                out["measured"], out["measured_se"], out["neighbours"] = score.measured, score.measured_se, score.padded()
                 out["reliability"] = reliability
+                if score.maps:
+                    out["maps"] = score.maps
                 out["closed_ns"] = self.closed_ns.get(score.last_volume_index, 0)
                 out["scored_ns"] = time.monotonic_ns()
             if math.isfinite(score.score):
                 self.scored.add(score.key)
         self.context.clock.set("scored", len(self.scored))
+        if scores and not self.at_edge and len(self.scored) >= EDGE_SCORES:
+            self.look_at_response()
+
+    def look_at_response(self) -> None:
+        """Warn where the response lies at the edge of what is considered."""
+        found = self.decoding.response
+        if found is None or found.edge < 0.5 or len(found.lags_s) < 2:
+            return
+        self.at_edge = True
+        self.context.log.warning(
+            "decode: the response comes %+.1f s against the canonical one, at the edge of the %.1f to %.1f s that are looked at: see "
+            "whether onsets and the repetition time are right, and fit the decoder to this participant's own run",
+            found.lag_s, found.lags_s[0], found.lags_s[-1],
+        )  # fmt: skip
+
+
+def _say_once(context: Context, text: str) -> None:
+    """Say what takes long at the start, in the log and in the line that shows what is waited for."""
+    context.log.info("decode: %s", text)
+    context.progress(text)
 
 
 def acceptable(placement: Placement, config: Config) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
@@ -10,15 +11,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from rtevo.errors import DataError
 from rtevo.evolve import Course, Request, Told
+from rtevo.evolve.together import Link
 from rtevo.latent import LatentSpace
+from rtevo.outside import parse_json
 from rtevo.past.evolution import go_through, measured
-from rtevo.record import ImageRecord, earlier, of_kind
-from rtevo.records import EventKind, RunClock
+from rtevo.record import ImageRecord, earlier, is_measured, of_kind
+from rtevo.records import EventKind, Given, RunClock
 from rtevo.session.context import WAIT_S, Context, Turns, serve
 from rtevo.session.course import make_course, state_of
 from rtevo.session.plan import MEASURED
+from rtevo.session.safety import avoid_of
+from rtevo.session.silence import Answers
 from rtevo.shm import Ring
 
 
@@ -28,13 +35,19 @@ class _Evolve:
     def __init__(self, context: Context) -> None:
         self.context, self.settings = context, context.config.evolution
         self.space = LatentSpace.load(context.plan.latent_space)
-        self.course: Course = make_course(context.config, context.plan.condition, self.space)
+        avoid = avoid_of(context.config, self.space, context.plan.out)
+        self.course: Course = make_course(context.config, context.plan.condition, self.space, avoid)
         self.latents_out, self.fitness_out = context.writer("latents"), context.writer("fitness")
         self.run = RunClock(context.plan.tr_s, context.plan.first_volume)
         self.elapsed_s, self.scored_ns, self.saved = self.run.begins_s, 0, -1
         self.scores_taken = 0
         self.last_offset_ns: int | None = None
+        self.approved = context.config.safety.approval == "each"  # then images wait for the operator, not for being painted
+        self.asked: dict[tuple[int, int], NDArray[np.float32]] = {}
+        self.shown: set[tuple[int, int]] = set()
+        self.over: set[tuple[int, int]] = set()  # shown to their end
         self.done = False
+        self.answers = Answers(context.plan.condition) if context.plan.condition in MEASURED else None
         if context.plan.part:
             self.take_up()
         self.go_on()
@@ -45,12 +58,18 @@ class _Evolve:
         log = earlier(plan.out, plan.part)
         images = of_kind(log, ImageRecord) if self.settings.use_post_encodings else []
         place = {(r.generation, r.candidate): self.space.to_latent(r.embedding[np.newaxis])[0] for r in images}
-        past = go_through(self.course, log, measured(log, plan.condition), place)
+        try:
+            past = go_through(self.course, log, measured(log, plan.condition), place)
+        except ValueError as error:
+            raise DataError(f"{plan.out}: its log is not that of a session of its settings: {error}") from None
         self.scores_taken = past.scores_taken
         for told, taken in past.told:
             self.publish([told], taken)
         if plan.rebaseline or plan.condition in MEASURED:  # nothing more will be known of what was shown
-            self.publish(self.course.give_up(past.shown), given_up=True)
+            self.publish(self.course.give_up(past.shown), given_up=Given.UP)
+        self.asked, self.shown = dict(past.latents), set(past.shown)
+        for key in past.refused:
+            self.refuse(key, measured=key in past.measured, go_on=False)
         self.ask(past.pending)
 
     def go_on(self) -> None:
@@ -71,6 +90,7 @@ class _Evolve:
                 slot["scores_taken"], slot["seed"] = self.scores_taken, self.noise_seed(request.generation, request.candidate)
                 slot["scored_ns"], slot["evolved_ns"] = self.scored_ns, time.monotonic_ns()
                 slot["latent"], slot["embedding"] = request.latent, self.space.to_embedding(request.latent)
+            self.asked[request.generation, request.candidate] = request.latent
         if requests:
             self.last_offset_ns = None
 
@@ -96,7 +116,25 @@ class _Evolve:
             self.course.stop()
             self.latents_out.close_writing()
 
-    def publish(self, told: Sequence[Told], taken: int | None = None, given_up: bool = False) -> None:
+    def refuse(self, key: tuple[int, int], *, measured: bool, go_on: bool = True) -> None:
+        """Take note that an image may not be shown, or was taken away, and go on without it.
+
+        Parameters
+        ----------
+        key : (int, int)
+            Generation and candidate.
+        measured : bool
+            Because of what it shows, and not because nobody could say what it does.
+        go_on : bool
+            Ask for what is due then.
+        """
+        for told in self.course.refuse(*key, self.asked.get(key) if measured else None, shown=key in self.shown):
+            self.publish([told], given_up=Given.REFUSED if (told.generation, told.candidate) == key else Given.NO)
+        self.last_offset_ns = self.last_offset_ns or (self.context.clock.now_ns() if self.course.all_shown else None)
+        if go_on:
+            self.go_on()
+
+    def publish(self, told: Sequence[Told], taken: int | None = None, given_up: Given = Given.NO) -> None:
         """Record what evolution has been told, after so many scores (default: all that it has taken)."""
         for each in told:
             with self.fitness_out.reserve(timeout_s=30) as slot:
@@ -105,21 +143,24 @@ class _Evolve:
                 slot["fitness"], slot["fitness_se"], slot["decided_ns"] = each.fitness, each.fitness_se, time.monotonic_ns()
 
     def image(self, slot: Any) -> None:
-        """Take the latent of the re-encoded picture as the candidate's where the session says so."""
-        if self.settings.use_post_encodings:
+        """Take note of a picture that was refused; take the latent of the re-encoded one as the candidate's where the session says so."""
+        if slot["refused"]:
+            self.refuse((int(slot["generation"]), int(slot["candidate"])), measured=is_measured(parse_json(slot["verdict"])))
+        elif self.settings.use_post_encodings:
             latent = self.space.to_latent(np.array(slot["embedding"])[None])[0]
             self.course.place(int(slot["generation"]), int(slot["candidate"]), latent)
 
-    def take(self, slot: Any, value: float, error: float, scored_ns: int) -> None:
+    def take(self, slot: Any, value: float, error: float, scored_ns: int, link: Link | None = None) -> None:
         """Take a candidate's score or rating, and go on where that was waited for."""
         self.scored_ns, self.scores_taken = scored_ns, self.scores_taken + 1
-        self.publish(self.course.score(int(slot["generation"]), int(slot["candidate"]), value, error))
+        self.publish(self.course.score(int(slot["generation"]), int(slot["candidate"]), value, error, link))
         self.go_on()
 
     def score(self, slot: Any) -> None:
         """Take a decoded score."""
         if self.context.plan.condition not in MEASURED:
-            self.take(slot, float(slot["score"]), float(slot["score_se"]), int(slot["scored_ns"]))
+            link = Link.of(slot["onset_s"], slot["measured"], slot["measured_se"], slot["neighbours"])
+            self.take(slot, float(slot["score"]), float(slot["score_se"]), int(slot["scored_ns"]), link)
 
     def event(self, slot: Any) -> None:
         """Follow what is shown; take a rating."""
@@ -128,17 +169,28 @@ class _Evolve:
             self.run = self.run.triggered(t_ns)
         if self.run.trigger_ns is not None:  # before it no time of the run has passed
             self.elapsed_s = self.run.seconds(t_ns)
+        key = int(slot["generation"]), int(slot["candidate"])
         if kind == EventKind.ONSET:
+            self.shown.add(key)
             self.course.show()
             self.go_on()
+        elif kind in (EventKind.TAKEN, EventKind.REFUSED) and key not in self.over:
+            self.refuse(key, measured=kind == EventKind.TAKEN)
         elif kind == EventKind.OFFSET:
+            self.over.add(key)
             known_ns = max(t_ns, self.context.clock.now_ns())  # it may have been on its way for a minute, and its score comes yet
             self.last_offset_ns = known_ns if self.course.all_shown else None
-        elif kind == EventKind.FIXATION and self.course.look_further_ahead():
+        elif kind == EventKind.FIXATION and slot["value"] != 1 and not self.approved and self.course.look_further_ahead():
             self.context.log.warning("evolve: an image came late: from now on %d are asked for ahead", self.course.ahead)
             self.go_on()
         elif kind == MEASURED.get(self.context.plan.condition):
+            self.hear(float(slot["value"]))
             self.take(slot, float(slot["value"]), math.nan, int(slot["received_ns"]))
+
+    def hear(self, value: float) -> None:
+        """Raise an alarm where a participant does not answer any more."""
+        if self.answers is not None and (news := self.answers.take(value)) is not None:
+            self.context.log.log(logging.ERROR if news.alarm else logging.WARNING, "evolve: %s", news.text)
 
     def overdue(self) -> bool:
         """Whether missing scores are no longer waited for."""
@@ -152,7 +204,7 @@ class _Evolve:
             "evolve: %d scores of generation %d are no longer waited for: they did not come within %g s of its end",
             self.course.missing, self.course.generation, self.settings.score_deadline_s,
         )  # fmt: skip
-        self.publish(self.course.give_up(), given_up=True)
+        self.publish(self.course.give_up(), given_up=Given.UP)
         self.go_on()
 
 

@@ -1,4 +1,7 @@
-"""``latents`` -> ``images``: one process for each device."""
+"""``latents`` -> ``images`` and ``refused``: one process for each device.
+
+Every picture is judged here, before anybody else sees it. One that is refused is painted once more, with other noise.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,17 @@ from typing import Any
 import numpy as np
 
 from rtevo.config import Generator
+from rtevo.gate import Gate, Verdict, check_gate
+from rtevo.latent import LatentSpace
 from rtevo.session.context import WAIT_S, Context
 from rtevo.session.rings import numbered
+from rtevo.session.safety import avoid_of, gate_of
 from rtevo.shm import Ring, RingClosed, RingTimeout
+from rtevo.wire import digest
 
-__all__ = ["Deadline", "run", "settings_of"]
+__all__ = ["Deadline", "other_seed", "run", "settings_of"]
 
+ATTEMPTS = 2  # to paint a picture that is not refused
 log = logging.getLogger("rtevo")
 
 
@@ -42,6 +50,9 @@ def settings_of(config: Generator, device: str, fingerprint: str = "") -> Any:
         fallback=config.fallback,
         repeatable=len(config.devices) > 1,
         fingerprint=fingerprint,
+        workers_model=config.workers_model,
+        workers_keys=_path(config.workers_keys),
+        answer_s=config.answer_s,
     )
 
 
@@ -75,33 +86,47 @@ class Deadline:
 
 
 def run(context: Context) -> None:
-    """``latents`` -> ``images``."""
+    """``latents`` -> ``images`` and ``refused``."""
     from rtevo.generate import load
 
     devices = context.config.generator.devices
     own = numbered("generate", len(devices)).index(context.stage)
     settings = settings_of(context.config.generator, devices[own], context.plan.model_sha256)
+    space = LatentSpace.load(context.plan.latent_space)
+    avoid = avoid_of(context.config, space, context.plan.out)
     gc.disable()  # collecting takes a quarter of the time in which these libraries are imported
-    with load(settings, on_progress=lambda text: log.info("%s: %s", context.stage, text)) as generator:
+    with (
+        load(settings, on_progress=lambda text: log.info("%s: %s", context.stage, text)) as generator,
+        gate_of(context.config, avoid, devices[own]) as gate,
+    ):
         generator.warm_up()
         gc.freeze()  # and what is there now stays: later collections need not look at it
         gc.enable()
-        log.info("%s: %s", context.stage, generator.description)
-        latents, images = context.reader("latents"), context.writer(numbered("images", len(devices))[own])
+        log.info("%s: %s; gate: %s", context.stage, generator.description, gate.description)
+        latents = context.reader("latents")
+        images, refused = (context.writer(numbered(name, len(devices))[own]) for name in ("images", "refused"))
+        check_gate(gate, *context.plan.image_size, space.to_embedding(np.zeros(space.latent_size, np.float32)))
         context.ready(generator=generator.description)
-        work = _Work(context, latents, own)
+        work = _Work(context, latents, own, gate)
         while not (context.clock.ending or work.ended):
-            for asked, painted in work.paint(generator):
-                _publish_image(images, asked, painted)
-                work.notice(asked)
+            for asked, attempt, painted, verdict in work.paint(generator):
+                if verdict.refused:
+                    _publish_image(refused, asked, attempt, painted, verdict)
+                if attempt == ATTEMPTS - 1 or not verdict.refused:
+                    _publish_image(images, asked, attempt, painted, verdict)
+                    work.notice(asked)
         images.close_writing()
+        refused.close_writing()
+
+
+Judged = tuple[Any, int, Any, Verdict]  # slot of ``latents``, attempt, what was painted, what the gate says
 
 
 class _Work:
     """What is asked of one device: every n-th of all latents, in the order in which they come."""
 
-    def __init__(self, context: Context, latents: Ring, own: int) -> None:
-        self._context, self._latents = context, latents
+    def __init__(self, context: Context, latents: Ring, own: int, gate: Gate) -> None:
+        self._context, self._latents, self._gate = context, latents, gate
         self._own, self._devices = own, context.plan.devices
         self._seen, self.ended = 0, False
         speed = context.clock.speed or 1.0
@@ -110,32 +135,44 @@ class _Work:
         self._deadline = Deadline(context.config.generator.deadline_s / speed or cadence_s, cadence_s)
         self._due: dict[tuple[int, int], int] = {}
 
-    def paint(self, generator: Any) -> Iterator[tuple[Any, Any]]:
-        """Paint what has been asked for by now; gives each slot with its image, as soon as it is finished.
+    def paint(self, generator: Any) -> Iterator[Judged]:
+        """Paint and judge what has been asked for by now; gives each attempt as soon as it is finished.
 
         In lock-step one slot at a time, which is held until its image is out: time moves on once every ring is drained.
         """
         if self._context.clock.lock_step:
             yield from self._paint_held(generator)
-            return
-        asked = list(self._waiting())
-        if asked:
-            embeddings, seeds = (np.array([slot[name] for slot in asked]) for name in ("embedding", "seed"))
-            for painted in generator.paint(embeddings, seeds):
-                yield asked[painted.index], painted
-                if self._context.clock.ending:
-                    return
+        else:
+            yield from self._paint_all(generator, list(self._waiting()))
 
-    def _paint_held(self, generator: Any) -> Iterator[tuple[Any, Any]]:
+    def _paint_held(self, generator: Any) -> Iterator[Judged]:
         try:
             with self._latents.read(timeout_s=WAIT_S) as slot:
                 if self._is_own(slot):
-                    for painted in generator.paint(np.array(slot["embedding"])[None], np.array(slot["seed"])[None]):
-                        yield slot, painted
+                    yield from self._paint_all(generator, [slot])
         except RingTimeout:
             return
         except RingClosed:
             self.ended = True
+
+    def _paint_all(self, generator: Any, asked: list[Any]) -> Iterator[Judged]:
+        """Paint several; where one is refused, it is painted again before the next ones: their order stays."""
+        attempt = 0  # of the first
+        while asked:
+            embeddings = np.array([slot["embedding"] for slot in asked])
+            seeds = [other_seed(int(slot["seed"]), attempt if k == 0 else 0) for k, slot in enumerate(asked)]
+            first, left = attempt, asked
+            for painted in generator.paint(embeddings, np.array(seeds, np.uint64)):
+                own = first if painted.index == 0 else 0
+                verdict = self._gate.judge(painted.pixels, painted.embedding)
+                yield asked[painted.index], own, painted, verdict
+                if self._context.clock.ending:
+                    return
+                again = verdict.refused and own + 1 < ATTEMPTS
+                left, attempt = asked[painted.index + (not again) :], own + 1 if again else 0
+                if again:
+                    break
+            asked = left
 
     def _waiting(self) -> Iterator[Any]:
         """Copies of the slots that wait for this device; waits a moment for the first."""
@@ -174,9 +211,16 @@ class _Work:
             )  # fmt: skip
 
 
-def _publish_image(images: Ring, slot: Any, painted: Any) -> None:
-    with images.reserve(timeout_s=60) as out:
+def other_seed(seed: int, attempt: int) -> int:
+    """Return the seed of an attempt's noise: the first attempt has the image's own."""
+    return seed if attempt == 0 else int(np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)[0])
+
+
+def _publish_image(images: Ring, slot: Any, attempt: int, painted: Any, verdict: Verdict) -> None:
+    with images.reserve(timeout_s=None) as out:  # the operator may take their time
         for name in ("generation", "candidate", "scored_ns", "evolved_ns"):
             out[name] = slot[name]
+        out["attempt"], out["refused"], out["verdict"] = attempt, verdict.refused, verdict.encoded()
         out["embedding"], out["pixels"] = painted.embedding, painted.pixels
+        out["sha256"] = digest(np.ascontiguousarray(painted.pixels)).encode()
         out["painted_ns"] = time.monotonic_ns()

@@ -26,6 +26,10 @@ NO_GRID = Grid((1, 1, 1), np.eye(4))  # of a volume that is missing before any h
 SETTLE_S = 0.02  # shortest time that a file must have stayed as it is: see rtevo.ingest.whole
 FIRST_VOLUMES = 8  # of a doubtful series, that are held back while a better one may begin
 MOST_WORDS, WORDS_A_S = 200, 0.5  # problems that are named at once, and in a second after that: a flood of them is counted
+LEAST_MOST, VOLUMES_A_FILE = (
+    1 << 28,
+    64,
+)  # bytes of a DICOM file, and of the session's largest volumes in one
 LONGEST = 100  # characters of what a header says of one thing, where all of it is too much
 TR_OFF = 0.01  # of the session's repetition time: how far the headers' may be from it
 
@@ -64,7 +68,7 @@ def run(context: Context) -> None:
             publisher.publish(volume, source)
         teller.tell()
         others.look()
-        if draining or not volumes:
+        if draining or not (volumes or getattr(source, "backlog", 0)):
             clock.set("settled", delivered)
         if draining:
             break
@@ -106,6 +110,7 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
         "opened": opened,
         "replaceable": lambda: not context.clock.get("shown"),
         "confined": True,
+        **({"most_bytes": max(LEAST_MOST, VOLUMES_A_FILE * 4 * plan.capacity)} if watched else {}),
     }
     source: DicomReceiver | FolderSource
     ready = {}

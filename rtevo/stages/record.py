@@ -18,7 +18,7 @@ def run(context: Context) -> None:
     from rtevo.record import Recorder
 
     save_raw = context.config.record.save_volumes in ("raw", "both")
-    recorder = Recorder(context.plan.out, save_raw, context.plan.part)
+    recorder = Recorder(context.plan.out, save_raw, context.plan.part, context.plan.maps)
     inputs = {name: context.reader(name) for name in ring_names(context.plan)}
     context.ready()
     with recorder.log:

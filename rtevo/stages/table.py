@@ -18,7 +18,7 @@ from rtevo.config import presenter_is_outside
 from rtevo.errors import RtevoError, full_disk
 from rtevo.session.context import Context
 from rtevo.session.plan import Plan
-from rtevo.session.rings import numbered, ring_names
+from rtevo.session.rings import DEALT, numbered, ring_names
 from rtevo.shm import RingPeerLost
 from rtevo.stages import bridge, console, decode, evolve, generate, ingest, presenter, record, scanner
 from rtevo.stops import ignore
@@ -69,7 +69,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("ingest", ingest.run, (), ("volumes",)),
     Stage("decode", decode.run, ("volumes", "events"), ("aligned", "placements", "scores")),
     Stage("evolve", evolve.run, ("scores", "images", "events"), ("latents", "fitness")),
-    Stage("generate", generate.run, ("latents",), ("images",), deadline_s=120),  # one for each device
+    Stage("generate", generate.run, ("latents",), ("images", "refused"), deadline_s=120),  # one for each device
     # it keeps an image unread as long as the stimulus PC cannot take it, and has a limit of its own ([bridge] lost_s)
     Stage("bridge", bridge.run, ("images",), ("events",), deadline_s=math.inf, restarts=3),
     Stage("record", record.run),
@@ -86,11 +86,14 @@ def stages_of(plan: Plan) -> list[Stage]:
         if not stage.wanted(plan):
             continue
         if stage.name == "generate":
-            pairs = zip(numbered("generate", plan.devices), numbered("images", plan.devices), strict=True)
-            found += [replace(stage, name=name, writes=(ring,)) for name, ring in pairs]
+            own = zip(*(numbered(name, plan.devices) for name in ("generate", *DEALT)), strict=True)
+            found += [replace(stage, name=name, writes=tuple(rings)) for name, *rings in own]
         else:
             found.append(replace(stage, reads=tuple(ring_names(plan, stage.reads))))
     return found
+
+
+NO_MEMORY = "found no memory left: end what else runs on this computer, or raise the limit (ulimit -v, MemoryMax of a service)"
 
 
 def child_main(stage: str, plan: Plan, pipe: Connection) -> None:
@@ -101,7 +104,7 @@ def child_main(stage: str, plan: Plan, pipe: Connection) -> None:
         next(s for s in stages_of(plan) if s.name == stage).target(context)
         context.tell("done")
     except BaseException as error:
-        full = full_disk(error, plan.out, plan.runtime)
+        full = full_disk(error, plan.out, plan.runtime) or (NO_MEMORY if isinstance(error, MemoryError) else "")
         text = full or (str(error) if isinstance(error, RtevoError) else traceback.format_exc())
         context.tell("error", text=text, follows=isinstance(error, RingPeerLost))
         raise SystemExit(1) from None

@@ -14,13 +14,15 @@ Support computer (ROUTER) and presenter (DEALER)::
                             <-    Welcome | Refused          settings of the session
                             <-    Ping                       clock samples and sign of life
     Pong             ->
-                            <-    Image, Tick, Pause, End    numbered: `sequence` 1, 2, 3, ...
+                            <-    Image, Away, Tick, Pause, End   numbered: `sequence` 1, 2, 3, ...
     Event, Idle, Ready ->                                    numbered, on their own count
     Ack              ->     <-    Ack                        everything up to `received` has come
 
 Numbered messages are kept by their sender (`Outbox`) until they are acknowledged and sent again after a reconnect; their receiver
 (`Inbox`) takes each once and in order. A bridge that has been started anew learns from the presenter's Hello what that has and what it
 still has to tell; `received` in its Welcome says what the earlier bridge had dealt with.
+
+The presenter checks every image by itself: it shows only what comes with a verdict over the SHA-256 of the very pixels that came.
 
 A bridge has one presenter. Another one's Hello is Refused, not for good, until the first is lost, has ended (its computer says so: `ended`)
 or the operator lets the other in; the first is then Refused as `replaced`. A presenter that cannot present says why in a last Hello.
@@ -55,15 +57,19 @@ from rtevo.wire.keys import (
 from rtevo.wire.messages import (
     CHECK,
     FOREVER_NS,
+    GIVEN,
     MAGIC,
     MAX_HEADER_BYTES,
     MAX_PIXEL_BYTES,
     MAX_SIDE,
     MAX_TEXT_BYTES,
     MESSAGES,
+    PASSED,
     RESTART,
     SELF_TEST,
+    TAKERS,
     Ack,
+    Away,
     End,
     Event,
     Hello,
@@ -85,6 +91,7 @@ from rtevo.wire.messages import (
     Tick,
     Welcome,
     decode,
+    digest,
     encode,
 )
 from rtevo.wire.settings import (
@@ -99,6 +106,7 @@ from rtevo.wire.stream import (
 __all__ = [
     "CHECK",
     "FOREVER_NS",
+    "GIVEN",
     "KEY_NAMES",
     "MAGIC",
     "MAX_HEADER_BYTES",
@@ -106,11 +114,14 @@ __all__ = [
     "MAX_SIDE",
     "MAX_TEXT_BYTES",
     "MESSAGES",
+    "PASSED",
     "PROTOCOL",
     "RESTART",
     "SELF_TEST",
+    "TAKERS",
     "TRIGGER",
     "Ack",
+    "Away",
     "End",
     "Event",
     "Hello",
@@ -138,6 +149,7 @@ __all__ = [
     "Welcome",
     "WireError",
     "decode",
+    "digest",
     "encode",
     "is_loopback",
     "key_mistake",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,15 +46,16 @@ class KeyFile:
         Raises
         ------
         WireError
-            Where the file is not there, is not a key file, or belongs to the other computer.
+            Where the file is not there, is not a key file, belongs to the other computer, or can be read by other users of this one.
         """
         try:
+            _private(Path(path))
             content = json.loads(Path(path).read_text())
             clients = tuple((str(name), str(key)) for name, key in content.get("clients", {}).items())
             keys = cls(content["role"], content["public"], content["secret"], content.get("server", ""), clients)
         except OSError as error:
             raise WireError(f"{path}: expected a key file, got {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise WireError(f"{path}: expected a key file as `python -m rtevo.bridge keys` writes, got {error!r}") from error
         if keys.role != role:
             raise WireError(f"{path}: expected the key file of the {role}, got that of the {keys.role}")
@@ -60,6 +63,13 @@ class KeyFile:
         if not all(isinstance(key, str) and len(key) == 40 and key.isascii() for key in needed):
             raise WireError(f"{path}: expected keys of 40 Z85 characters each")
         return keys
+
+
+def _private(path: Path) -> None:
+    """Refuse a file that others than its owner can read, as ssh does; where a computer has no such rights, nothing is known of it."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if os.name == "posix" and mode & 0o077:
+        raise WireError(f"{path}: a secret key that other users can read (mode {mode:04o}): chmod 600 it, or make new ones")
 
 
 def is_loopback(where: str) -> bool:

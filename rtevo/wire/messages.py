@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from dataclasses import dataclass
 from enum import IntEnum
@@ -22,6 +23,9 @@ MAX_PIXEL_BYTES = 64 * 1024 * 1024
 MAX_SIDE = 8192  # pixels
 MAX_TEXT_BYTES = 240  # of an event
 FOREVER_NS = 2**63 - 1  # "until something happens"
+PASSED = "passed"  # verdict of an image: every filter of the gate let it through
+GIVEN = "given"  # verdict of an image: the site's own, by its digest
+TAKERS = ("operator", "participant", "stimulus PC")  # who takes an image away
 
 
 class Kind(IntEnum):
@@ -38,6 +42,9 @@ class Kind(IntEnum):
     PHYSIOLOGY = 9
     PAUSE = 10
     GO_ON = 11
+    TAKEN = 18
+    REFUSED = 19
+    STOP_ASKED = 20
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,8 @@ class Ack:
 class Image:
     """Bridge: an image to show after those sent before it; pixels in the second frame.
 
-    `washout_s`: fixation after it, s; NaN: as the settings say.
+    `washout_s`: fixation after it, s; `image_s`: how long it stays, s; NaN: as the settings say. `verdict`: `PASSED` or `GIVEN`, over the
+    pixels whose SHA-256 is `sha256` (hexadecimal): the presenter shows nothing else.
     """
 
     generation: int
@@ -124,6 +132,18 @@ class Image:
     height: int
     width: int
     washout_s: float = math.nan
+    image_s: float = math.nan
+    verdict: str = ""
+    sha256: str = ""
+    sequence: int = 0
+
+
+@dataclass(frozen=True)
+class Away:
+    """Bridge: take an image away, at the next frame where it is on the screen; it is not shown (again). -1: the one on the screen."""
+
+    generation: int = -1
+    candidate: int = -1
     sequence: int = 0
 
 
@@ -224,13 +244,24 @@ class Pressed:
     name: str
 
 
-Numbered = Image | Tick | Pause | End | Ready | Event | Idle
+Numbered = Image | Away | Tick | Pause | End | Ready | Event | Idle
 Message = Hello | Welcome | Refused | Ping | Pong | Ack | Shown | Seen | Key | Pressed | Numbered
-NumberedT = TypeVar("NumberedT", Image, Tick, Pause, End, Ready, Event, Idle)
+NumberedT = TypeVar("NumberedT", Image, Away, Tick, Pause, End, Ready, Event, Idle)
 MESSAGES: dict[str, type[Any]] = {
     kind.__name__: kind
-    for kind in (Hello, Welcome, Refused, Ping, Pong, Ack, Image, Tick, Pause, End, Ready, Event, Idle, Shown, Seen, Key, Pressed)
+    for kind in (Hello, Welcome, Refused, Ping, Pong, Ack, Image, Away, Tick, Pause, End, Ready, Event, Idle, Shown, Seen, Key, Pressed)
 }
+
+
+def digest(pixels: Any) -> str:
+    """Return the SHA-256 of pixels, hexadecimal.
+
+    Parameters
+    ----------
+    pixels : buffer, uint8 (height, width, 3)
+        C-contiguous.
+    """
+    return hashlib.sha256(memoryview(pixels).cast("B")).hexdigest()
 
 
 def encode(message: Message, pixels: Any = None) -> list[bytes]:

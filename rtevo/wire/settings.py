@@ -82,6 +82,12 @@ class PresentationSettings:
         Fraction of the screen's height (the font's em).
     text_direction : str
         "auto" (as the characters say), "left-to-right" or "right-to-left".
+    away_key : str
+        Key at the stimulus PC that takes the image on the screen away; empty = none.
+    participant_key : str
+        Key of the response box that does the same; empty = none.
+    stop_key : str
+        Key of the response box with which the participant asks to stop; empty = none.
     lsl : bool
         Also send events as markers of the Lab Streaming Layer.
     speed : float
@@ -122,6 +128,9 @@ class PresentationSettings:
     font: str = ""
     text_height: float = 0.04
     text_direction: str = "auto"
+    away_key: str = ""
+    participant_key: str = ""
+    stop_key: str = ""
     lsl: bool = False
     speed: float = 1.0
 
@@ -173,6 +182,11 @@ def _setting_mistakes(settings: PresentationSettings) -> list[str]:
     check("dummy_triggers", 0 <= settings.dummy_triggers <= 1000, "0 to 1000")
     check("rating_labels", len(settings.rating_labels) in (0, len(keys)), "none, or one for each of rating_keys")
     check("rating_keys", "escape" not in keys, "keys other than escape")
+    others: tuple[str, ...] = ("escape", settings.trigger_key, *keys)
+    for name in ("away_key", "participant_key", "stop_key"):
+        own = getattr(settings, name)
+        check(name, not own or own not in others, "a key that means nothing else (trigger_key, rating_keys, escape, another of these)")
+        others = (*others, own)
     check("background", len(settings.background) == 3 and all(0 <= x <= 1 for x in settings.background), "three numbers from 0 to 1")
     check("image_height", 0 <= settings.image_height <= 1, "0 to 1")
     check("image_deg", 0 <= settings.image_deg < 90, "0 to 90 degrees")
@@ -196,5 +210,8 @@ def _setting_mistakes(settings: PresentationSettings) -> list[str]:
 def _key_mistakes(settings: PresentationSettings) -> list[str]:
     """Keys that no keyboard delivers by that name; a port delivers every character."""
     found = [("trigger_key", settings.trigger_key)] if settings.trigger == "keyboard" and settings.trigger_key else []
-    found += [("rating_keys", key) for key in settings.rating_keys if key and not (settings.answers_over_port and len(key) == 1)]
+    found += [("away_key", settings.away_key)] if settings.away_key else []
+    of_the_box = [("rating_keys", key) for key in settings.rating_keys]
+    of_the_box += [(name, getattr(settings, name)) for name in ("participant_key", "stop_key")]
+    found += [(where, key) for where, key in of_the_box if key and not (settings.answers_over_port and len(key) == 1)]
     return [f"presentation {where}: {mistake}" for where, key in found if (mistake := key_mistake(key))]

@@ -40,7 +40,7 @@ pytestmark = [
     pytest.mark.xdist_group("console"),
     pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt-get install chromium"),
 ]
-WIDTHS = {1280: 800, 1024: 768, 820: 1180}
+WIDTHS = {1280: 800, 1024: 768, 820: 1180, 390: 844}
 LONG_MS = 120_000  # a wait that takes longer never ends
 SESSION = ("--speed", "4", "--generations", "300", "--population", "3")  # it is stopped long before its end
 CHEAP = "[generator]\nsteps = 2\n[simulation]\nvoxel_mm = [6.0, 6.0, 6.6]\n"
@@ -148,6 +148,8 @@ def test_it_fits(watched: Watched, width: int, height: int) -> None:
         assert box["height"] >= 44  # fingers
         assert box["x"] + box["width"] <= width
         assert box["y"] + box["height"] <= height
+    for panel in watched.page.locator(".health, .now").all():
+        assert panel.evaluate("each => each.scrollWidth <= each.clientWidth")  # nothing is cut
 
 
 def test_a_note_has_the_time_at_which_it_was_asked_for(watched: Watched) -> None:
@@ -292,6 +294,14 @@ def test_stop_asks_and_then_ends_the_session_in_good_order(watched: Watched) -> 
     watched.press("x")
     question = watched.page.get_by_text("End the session now?")
     question.wait_for(timeout=LONG_MS)
+    watched.page.get_by_text("the session goes on until you stop it").wait_for(timeout=LONG_MS)
+    watched.page.set_viewport_size({"width": 390, "height": 844})
+    assert watched.page.locator(".q-dialog__backdrop").count() == 0  # what goes on is neither dimmed nor covered
+    top = watched.page.locator(".q-dialog .q-card").bounding_box()["y"]
+    for seen in (".state", ".figures", ".now img, .now .empty"):
+        box = watched.page.locator(seen).first.bounding_box()
+        assert box["y"] + box["height"] <= top
+    watched.page.set_viewport_size({"width": 1280, "height": 800})
     watched.press("Escape")
     question.wait_for(state="hidden", timeout=LONG_MS)
     assert watched.process.poll() is None

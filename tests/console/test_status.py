@@ -13,8 +13,8 @@ from rich.console import Console
 
 from rtevo.config import build
 from rtevo.console import Status
-from rtevo.record import LOG, LogWriter
-from rtevo.records import EventKind
+from rtevo.record import LOG, LogWriter, record_of
+from rtevo.records import Decision, EventKind
 
 
 @pytest.fixture
@@ -120,3 +120,36 @@ def test_one_key_shows_the_address_with_its_token_again(asked: Any, interrupted:
     ask("b\n")
     assert "http://127.0.0.1:8080/?token=secret" in printed.getvalue()
     assert done == []
+
+
+def said(interrupted: Any, words: dict[str, int], *records: dict[str, Any]) -> str:
+    """What the terminal's line says of the session first."""
+    with Status(interrupted, Console(file=io.StringIO())) as status:
+        for record in records:
+            status.view.take(record_of(record))
+        status._clock = SimpleNamespace(get=lambda word: words.get(word, 0), now_s=lambda: 3.0)  # type: ignore[assignment]
+        label, value, _ = status._cells()[0]
+    assert label == "session"
+    return value
+
+
+def test_the_line_says_who_is_waited_for_from_the_first_moment_to_the_last(interrupted: Any) -> None:
+    ready = {"type": "events", "kind": int(EventKind.READY), "text": "presenter ready: headless"}
+    trigger = {"type": "events", "kind": int(EventKind.TRIGGER), "t_ns": 10**9}
+    volume = {"type": "aligned", "index": 100, "clock_ns": 2 * 10**9}
+    placed = {"type": "placements", "decision": int(Decision.ACCEPTED), "verdict": "good"}
+    late = {"type": "events", "kind": int(EventKind.FIXATION), "t_ns": 3 * 10**9}
+    going = {"started_ns": 1}
+    assert said(interrupted, {}) == "getting ready"
+    assert said(interrupted, {"waiting": 1}) == "waits for Start (at the console)"
+    assert said(interrupted, going) == "waits for the presenter"
+    assert said(interrupted, going, ready) == "waits for the scanner's trigger"
+    assert said(interrupted, going, ready, trigger) == "waits for the first volume"
+    assert said(interrupted, going, ready, trigger, volume) == "waits for steady volumes, to place the decoder"
+    assert said(interrupted, going, ready, trigger, volume, placed) == "running"
+    assert said(interrupted, going, ready, trigger, volume, placed, late) == "waits for the next image to be painted"
+    assert said(interrupted, going | {"pause": 1}, ready, trigger, volume, placed) == "pauses after this image"
+    assert said(interrupted, going | {"held": 1}, ready, trigger, volume, placed) == "waits for you: images are held"
+    assert said(interrupted, going | {"end": 1}, ready, trigger, volume, placed) == "waits for the last scores"
+    interrupted.config = build({"simulation": {"participant": "tcp://127.0.0.1:5556"}})
+    assert said(interrupted, going) == "waits for the presenter at tcp://127.0.0.1:5555"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,6 +49,36 @@ def score(generation: int, candidate: int, value: float, error: float = 0.5) -> 
         record_of({"type": "scores", "score": value, "score_se": error, "closed_ns": S, "scored_ns": S + 60 * MS, **where}),
         record_of({"type": "fitness", "fitness": value, "decided_ns": S + 62 * MS, **where}),
     ]
+
+
+def approving(view: View, approval: str) -> Any:
+    config = build({"safety": {"approval": approval}, "console": {"port": 8080}})
+    return SimpleNamespace(view=view, over=False, plan=SimpleNamespace(config=config), clock=SimpleNamespace(now_s=lambda: 19.0))
+
+
+@pytest.mark.parametrize("approval", ["veto", "each"])
+def test_who_approves_sees_what_comes_next_and_no_scores(approval: str) -> None:
+    view = View(build({"safety": {"approval": approval}, "console": {"port": 8080}}), 2.0)
+    for record in [*session(), *image(1, 2), *image(2, 0), *image(2, 1)]:
+        view.take(record)
+    assert view.blinded
+    assert all(math.isnan(trial.value) and math.isnan(trial.fitness) for trial in view.trials.values())
+    assert [(t.generation, t.candidate) for t in view.upcoming] == [(1, 2), (2, 0), (2, 1)]
+    page = markup.upcoming(approving(view, approval))
+    assert page.count("<img ") == 3
+    first, *others = page.split("</figure>")[:3]
+    assert 'data-key="V"' in first
+    assert not any('data-key="V"' in other for other in others)
+    assert ('data-action="show"' in first) == (approval == "each")
+    view.take(record_of({"type": "operator", "action": "veto", "text": "1/2/", "t_ns": 18 * S}))
+    view.take(record_of({"type": "operator", "action": "show", "text": "2/0/", "t_ns": 18 * S}))
+    view.take(record_of({"type": "images", "generation": 3, "candidate": 0, "refused": 1, "verdict": []}))
+    view.take(record_of({"type": "refused", "generation": 3, "candidate": 0, "verdict": []}))
+    view.take(event(EventKind.TAKEN, 19, 2, 1, text="operator"))
+    assert [(t.generation, t.candidate) for t in view.upcoming] == [(2, 0)]
+    assert view.refusals == 1
+    assert 'data-action="show"' not in markup.upcoming(approving(view, approval))  # it has been said already
+    assert markup.upcoming(approving(view, "none")) == ""
 
 
 def session() -> list[Record]:
@@ -241,3 +272,54 @@ def test_a_presenter_that_waits_is_named_until_it_leaves_or_is_let_in() -> None:
         assert view.alarms(4.0, {}) == []
     view.take(record_of({"type": "operator", "action": "admit", "text": "", "t_ns": 4 * S}))
     assert view.messages[-1][2] == "the waiting presenter is let in"
+
+
+def test_the_scores_of_an_objectives_maps_stand_beside_its_own_unless_they_are_hidden() -> None:
+    both = {"face": [1.25, 0.5], "place": [-0.5, math.nan]}
+    record = record_of({"type": "scores", "generation": 0, "candidate": 0, "score": 1.5, "score_se": 0.5, "maps": both})
+    seen = view([*image(0, 0), record])
+    assert seen.trials[0, 0].maps == seen.score_maps == "face +1.25 ± 0.50, place -0.50"
+    assert "candidate-00: face +1.25 ± 0.50, place -0.50" in page(seen)
+    assert "face" not in page(view([*image(0, 0), record], "blinded"))
+
+
+def axes(records: list[Record], **evolution: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    made = charts.fitness(view(records, **evolution))
+    return made["xAxis"], made["yAxis"]
+
+
+def test_axes_make_sense_with_no_score_with_one_and_with_few_of_many_generations() -> None:
+    x, y = axes([], generations=300)
+    assert (x["min"], x["max"], y["min"], y["max"]) == (0, 9, -1, 1)
+    x, y = axes([*image(0, 0), *score(0, 0, -2.91, 0.5)], generations=300)
+    assert (y["min"], y["max"], y["interval"]) == (-3.5, -2.0, 0.5)  # its error on both sides, in round numbers
+    x, _ = axes([each for g in range(40) for each in (*image(g, 0), *score(g, 0, g))], generations=300)
+    assert 40 < x["max"] <= 60
+    assert x["max"] % x["interval"] == 0  # so that the ticks lie on generations
+    x, y = axes([each for g in range(7) for each in (*image(g, 0), *score(g, 0, 3.0 * g))], generations=7)
+    assert (x["max"], x["interval"]) == (8, 1)
+    assert y["min"] <= 0
+    assert y["max"] >= 18
+
+
+@pytest.mark.parametrize("values", [[0.0], [1e-9, 2e-9], [0.031, 0.034], [-250.0, 900.0], [7.0, 7.0]])
+def test_an_axis_has_round_numbers_and_holds_its_values(values: list[float]) -> None:
+    found = charts._round(values, [])
+    assert found["min"] <= min(values) + 1e-9
+    assert max(values) <= found["max"] + 1e-9
+    assert 2 <= (found["max"] - found["min"]) / found["interval"] <= 12 or max(values) < 1e-8
+
+
+def test_the_question_of_stop_says_that_the_session_goes_on_and_does_not_stay() -> None:
+    pytest.importorskip("nicegui", reason="the console is optional: pip install 'rtevo[console]'")
+    from rtevo.console.page import ANSWER_S, Page
+
+    closed, said = [], []
+    dialog = SimpleNamespace(value=True, close=lambda: closed.append(True))
+    asked = SimpleNamespace(stop_dialog=dialog, goes_on=None, _set=lambda _, words: said.append(words))
+    for age_s, state in ((1.0, "running"), (ANSWER_S + 1, "running"), (1.0, "failed")):
+        asked.desk, asked._asked_s = desk(view(session()), state=state), time.monotonic() - age_s
+        Page._draw_question(asked)  # type: ignore[arg-type]
+    assert len(closed) == 2
+    (words,) = said
+    assert "image 4 of 4: the session goes on until you stop it" in words

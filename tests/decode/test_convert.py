@@ -30,6 +30,7 @@ from rtevo.decode.__main__ import main
 from rtevo.decode.convert import convert_maps, convert_model, linear
 from rtevo.decode.unpickle import _Refused, read
 from rtevo.errors import DecoderError
+from rtevo.records import Grid
 
 SHAPE = (4, 5, 3)
 ROUNDING = 1e-9  # relative: a chain multiplied out against the chain itself, float64
@@ -258,3 +259,21 @@ def test_hostile_pickles_are_refused_by_name_and_do_nothing(maps: tuple[Path, Pa
             convert_model(tmp_path / "model.pkl", reference, mask, tmp_path / "out", "x")
         assert not trace.exists()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
+def test_pictures_show_left_at_the_left_however_the_voxels_are_stored(flips: tuple[int, ...], axes: tuple[int, ...]) -> None:
+    from rtevo.decode.carry import same_voxels
+    from rtevo.decode.figures import _ras
+
+    affine = np.eye(4)
+    affine[:3, :3] = (np.diag([3.0, 3.2, 4.0]) @ np.diag(flips))[:, list(axes)]
+    affine[:3, 3] = (5, -7, 11)
+    grid = Grid((4, 5, 6), affine)
+    order = same_voxels(grid, _ras(grid))
+    assert order is not None
+    place = np.stack([*np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), np.ones(grid.shape)], axis=-1)
+    world = place @ affine.T
+    for k in range(3):
+        assert (np.diff(order(world[..., k]), axis=k) > 0).all()  # to the right, to the front, up

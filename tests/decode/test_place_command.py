@@ -28,6 +28,8 @@ from rtevo.simulate import scan_grid
 from rtevo.simulate.dicom import MosaicWriter
 from rtevo.simulate.head import Head
 
+pytestmark = pytest.mark.xdist_group("place-command")  # one study for all
+
 TR_S = 2.0
 KEYS = {"matrix", "correlation", "overlap", "weight_kept", "expected_error_mm", "verdict"}
 MOVED = matrix_from_params([9.0, -7.0, 5.0, 0.15, -0.08, 0.2])  # decoder's world to today's

@@ -16,12 +16,15 @@ from rtevo.decode.elsewhere import carry_folder
 from rtevo.decode.events import Event, predicted
 from rtevo.decode.folder import maps_in, write_decoder
 from rtevo.decode.recorded import events_of, open_with
+from rtevo.decode.runs import open_run
 from rtevo.decode.score import spearman_brown
 from rtevo.decode.scoring import Replayed, replay, table_of
 from rtevo.decode.separate import Projection
 from rtevo.errors import DecoderError
 from rtevo.realign.series import Run
 from rtevo.records import Grid
+
+pytestmark = pytest.mark.xdist_group("scoring")  # one study for all
 
 TR_S, SHAPE, COUNT = 2.0, (20, 22, 14), 100
 
@@ -163,3 +166,76 @@ def test_a_unit_divides_the_projection_and_must_be_a_number(tmp_path: Path) -> N
 def test_halves_are_stepped_up() -> None:
     assert spearman_brown(0.5) == pytest.approx(2 / 3)
     assert spearman_brown(-0.2) == -0.2
+
+
+def test_an_objective_is_scored_beside_its_maps(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "scores.tsv"
+    words = ["score", study / "maps", study / "run.nii.gz", "--events", study / "run.tsv", "--no-halves", "--out", out]
+    assert main([*map(str, words), "--objective", "a - mean(b, c)"]) == 0
+    said = capsys.readouterr().out
+    assert [line.split()[0] for line in said.splitlines()[1:5]] == ["objective", "a", "b", "c"]
+    assert float(said.splitlines()[1].split()[1]) > 0.9  # AUC of a against b and c; it was fitted to this run
+    assert all(line.split()[3] != "n/a" for line in said.splitlines()[1:5])  # reliability
+    assert "3-way accuracy" in said  # of the maps; the objective is none
+    rows = [line.split("\t") for line in out.read_text().splitlines()]
+    assert rows[0][3:5] == ["objective", "objective_se"]
+    numbers = np.array([row[3:11] for row in rows[1:]], float)
+    expected = numbers[:, 2] - 0.5 * (numbers[:, 4] + numbers[:, 6])
+    assert np.corrcoef(numbers[:, 0], expected)[0, 1] > 0.98  # each filter shrinks by itself
+    assert main([*map(str, words), "--objective", "a - d"]) == 2
+    assert "unknown map 'd': expected one of a, b, c" in " ".join(capsys.readouterr().err.split())
+    assert main([*map(str, words), "--objective", "a", "--name", "a"]) == 2
+    assert "--name: expected none with --objective" in capsys.readouterr().err
+
+
+def test_what_repeats_is_asked_of_two_runs(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["fit", study / "run.nii.gz", "--events", study / "run.tsv", "--out", tmp_path / "one", "--reliable", "0.5"]
+    assert main([*map(str, words)]) == 2
+    assert "--reliable: expected two or more runs" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_decoder_says_that_its_voxels_repeat(study: Path, tmp_path: Path) -> None:
+    run, events = str(study / "run.nii.gz"), str(study / "run.tsv")
+    rest = ["--mask", str(study / "head.nii.gz"), "--voxels", "200", "--permutations", "0", "--reliable", "0.5"]
+    assert main(["fit", run, run, "--events", events, events, "--out", str(tmp_path / "two"), *rest]) == 0
+    selection = json.loads((tmp_path / "two" / "decoder.json").read_text())["settings"]["selection"]
+    assert selection["reliable"] == 0.5
+    assert 2 <= selection["voxels"] <= 200
+
+
+# --- maps from elsewhere ---------------------------------------------------------------------------------------------------------------
+
+
+def test_an_imported_map_takes_its_noise_and_unit_from_a_run(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = Decoder.load(study / "maps", "a")
+    common = ["--reference", study / "maps" / "ref_img.nii.gz", "--mask", study / "head.nii.gz", "--name", "a"]
+    words = ["import", study / "maps" / "a_img.nii.gz", *common, "--out", tmp_path / "a", "--noise", study / "run.nii.gz"]
+    assert main([*map(str, words)]) == 0
+    said = capsys.readouterr().out
+    assert f"from {COUNT} volumes of {study / 'run.nii.gz'}" in said
+    found = Decoder.load(tmp_path / "a")
+    assert found.noise_sd is not None
+    assert made.noise_sd is not None
+    counted = made.noise_sd > 0
+    np.testing.assert_allclose(found.noise_sd[counted], made.noise_sd[counted], rtol=0.02)  # the run that the map was fitted to
+    assert found.settings["unit"] == pytest.approx(_projected_sd(study, found), rel=0.02)
+    out = tmp_path / "scores.tsv"
+    score = ["score", tmp_path / "a", study / "run.nii.gz", "--events", study / "run.tsv", "--no-halves", "--out", out]
+    assert main([*map(str, score)]) == 0
+    first = out.read_text().splitlines()[1].split("\t")
+    assert first[3] != "n/a"
+
+
+def _projected_sd(study: Path, decoder: Decoder) -> float:
+    """Spread of the map's projection over the run without drift, in units of a voxel's noise."""
+    assert decoder.noise_sd is not None
+    project = Projection(decoder.weights[decoder.mask].astype(float), decoder.noise_sd[decoder.mask].astype(float))
+    from rtevo.decode.recorded import nuisance_of, series_of, terms_of
+
+    run = open_run(study / "run.nii.gz", None)
+    series = series_of(run, decoder.reference, decoder.mask, 4.0)
+    fit = nuisance_of(series, run.tr_s)
+    project(np.zeros(int(decoder.mask.sum()), np.float32))
+    rows = [fit.residual(terms, values) for terms, values in zip(terms_of(series, run.tr_s), series.values, strict=True)]
+    return float(np.std([project(row.astype(np.float32)) for row in rows]))

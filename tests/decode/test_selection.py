@@ -8,6 +8,7 @@ from sklearn.linear_model import Ridge
 
 from rtevo.decode.categories import GAP_S, PURGE_S, Categories, categories_of, folds_of, halves_of
 from rtevo.decode.events import Event, parse_target, predicted
+from rtevo.decode.repeats import LEAST_VOXELS, Repeats, reliability
 from rtevo.decode.selection import Recipe, _final, _Held, _solve, _Voxels, pooled, select_maps
 from rtevo.errors import DataError
 
@@ -155,3 +156,59 @@ def test_kinds_that_cannot_be_told_apart_are_refused() -> None:
 def test_pooled_scores_by_hand() -> None:
     scores = np.array([[2.0, 1.0], [0.0, 3.0], [1.5, 0.5]])
     assert pooled(scores, np.array([0, 1, 1])) == (7.0 / 9.0, 2.0 / 3.0)
+
+
+# --- voxels that repeat ------------------------------------------------------------------------------------------------------------------
+
+
+def two_runs(effect: float, seed: int = 0, unlike: int = 0) -> tuple[np.ndarray, np.ndarray, list[list[Event]], np.ndarray]:
+    """Two runs of one design; in the second, the responses of so many of the telling voxels are others."""
+    made = [make_run("abcbcacab", effect, seed + k) for k in range(2)]
+    volumes, times, events = made[1]
+    if unlike:
+        volumes[:, :unlike] = volumes[:, TELLING - unlike : TELLING][:, ::-1]  # the responses of other voxels
+    run = np.repeat([0, 1], [len(each) for each, _, _ in made])
+    return np.concatenate([made[0][0], volumes]), np.concatenate([made[0][1], times]), [made[0][2], events], run
+
+
+def test_reliability_is_the_correlation_of_two_runs_profiles() -> None:
+    volumes, times, events, run = two_runs(0.8)
+    categories, _ = categories_of(events, times, run)
+    found = reliability(volumes.T.astype(np.float32), [run == 0, run == 1], categories.design)
+    profiles = []
+    for number in (0, 1):
+        x = np.column_stack([categories.design[run == number], np.ones((run == number).sum())])
+        profiles.append(np.linalg.lstsq(x, volumes[run == number] - volumes[run == number].mean(axis=0), rcond=None)[0][:3])
+    expected = [np.corrcoef(a, b)[0, 1] for a, b in zip(profiles[0].T, profiles[1].T, strict=True)]
+    np.testing.assert_allclose(found, expected, atol=DENSE)
+    assert np.median(found[:TELLING]) > 0.8
+    assert abs(np.mean(found[TELLING:])) < 0.15  # 360 voxels, three categories: standard error 0.04
+
+
+def test_only_voxels_that_repeat_are_chosen() -> None:
+    volumes, times, events, run = two_runs(0.8, unlike=20)
+    found = select_maps([volumes], *categories_of(events, times, run), counts=(60,), penalties=(0.1,), repeats=Repeats(run, 0.9))
+    kept = (found.weights != 0).any(axis=0)
+    assert found.auc > 0.85
+    assert kept[20:TELLING].mean() > 0.6
+    assert kept[:20].mean() < 0.5  # three categories: a profile of chance is so like another in one of seven voxels
+
+
+def test_labels_that_mean_nothing_give_chance_with_voxels_that_repeat_too() -> None:
+    areas = []
+    for seed in range(8):
+        volumes, times, events, run = two_runs(0.0, 10 * seed)
+        told = categories_of(events, times, run)
+        areas.append(select_maps([volumes], *told, counts=(60,), penalties=(0.1,), repeats=Repeats(run, 0.5)).auc)
+    assert abs(np.mean(areas) - 0.5) < 3 * np.std(areas, ddof=1) / np.sqrt(len(areas)) + 0.01
+
+
+def test_some_voxels_are_kept_where_none_repeats_and_one_run_is_split_in_the_middle() -> None:
+    volumes, times, events, run = two_runs(0.0)
+    categories, _ = categories_of(events, times, run)
+    values, everything = volumes.T.astype(np.float32), np.ones(len(run), bool)
+    assert Repeats(run, 0.9999).kept(values, everything, categories.design).sum() == LEAST_VOXELS
+    assert Repeats(run, -1.0).kept(values, everything, categories.design).all()
+    volumes, times, events, run = two_runs(0.8)
+    alone = Repeats(run, 0.5).kept(volumes.T.astype(np.float32), run == 0, categories.design)
+    assert alone[:TELLING].mean() > 2 * alone[TELLING:].mean()

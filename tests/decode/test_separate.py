@@ -79,8 +79,9 @@ def test_revisions_are_numbered_and_worth_it() -> None:
     for key in ONSETS:
         mine = [score for _, score in came if score.key == key]
         assert [score.revision for score in mine] == list(range(len(mine)))
-        for before, after in pairwise(mine):
-            assert after.score_se <= 0.9 * before.score_se or abs(after.score - before.score) >= 0.25 * before.score_se
+        pairs = list(pairwise(mine))
+        worth_it = [b.score_se <= 0.9 * a.score_se or abs(b.score - a.score) >= 0.25 * a.score_se for a, b in pairs]
+        assert worth_it.count(False) <= 1  # once more when the response is whole, for what the volumes alone say
 
 
 def test_the_unit_is_the_noise_of_a_voxel() -> None:

@@ -7,12 +7,13 @@ import pytest
 from scipy.stats import gamma
 
 from rtevo.decode import Decoder, Deconvolver, Grid, Scorer
+from rtevo.decode.grid import ALONE
 from rtevo.decode.hrf import SHAPES, basis, response
 from rtevo.decode.nuisance import DRIFTS, Nuisance
 from rtevo.decode.separate import Projection
 from rtevo.records import Grid as VolumeGrid
 
-POINT = Grid(amplitude_sd=(2.0,), autocorrelation=(0.2,), drift_sd=(0.02,), motion_sd=(1.0,), lag_s=(0.0,))
+POINT = Grid((2.0,), (0.2,), (0.02,), (1.0,), (0.0,), (1.0,), (ALONE,))
 SAME = 1e-6  # relative: a recursion against a dense solution, the drift's start having a variance of 1e6
 TR_S = 1.0
 
@@ -101,7 +102,7 @@ def test_leaving_a_volume_out_is_fitting_a_spike_term() -> None:
     rng = np.random.default_rng(5)
     times = (np.arange(30) + 0.5) * TR_S
     series = rng.standard_normal(30)
-    white = Grid(amplitude_sd=(2.0,), autocorrelation=(0.0,), drift_sd=(0.0,), motion_sd=(1e4,), lag_s=(0.0,))
+    white = Grid((2.0,), (0.0,), (0.0,), (1e4,), (0.0,), (1.0,), (ALONE,))
     spike = np.zeros((30, 1))
     spike[12] = 1
     results = []

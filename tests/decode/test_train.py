@@ -33,6 +33,8 @@ from rtevo.realign import Realigner
 from rtevo.records import EventKind, aligned_dtype, placement_dtype, put_volume, score_dtype, volume_dtype
 from rtevo.stages.decode import _Decode
 
+pytestmark = pytest.mark.xdist_group("train")  # one study for all
+
 TR_S = 2.0
 SHAPE = (22, 24, 16)
 DENSE = 1e-6  # relative: the same normal equations solved in another space

@@ -86,6 +86,47 @@ def test_probes_and_strangers_tell_evolution_nothing_and_late_scores_do() -> Non
     np.testing.assert_array_equal(one.evolver.history().fitness, [4.0, 2.0])
 
 
+def test_what_is_refused_is_replaced_and_what_is_taken_away_has_no_score() -> None:
+    one = course(generations=1)
+    assert [(r.generation, r.candidate) for r in one.due()] == [(0, 0), (0, 1)]
+    assert [t.candidate for t in one.refuse(0, 0)] == [0]
+    assert one.refuse(0, 0) == []
+    assert [(r.generation, r.candidate) for r in one.due()] == [(0, 2)]  # as many ahead as before
+    one.show()
+    assert math.isnan(one.refuse(0, 1, shown=True)[0].fitness)  # it was on the screen: nothing comes in its place
+    assert one.score(0, 1, 5.0) == []
+    assert [(r.generation, r.candidate) for r in one.due()] == [(0, 3)]
+    one.show()
+    assert [(r.generation, r.candidate) for r in one.due()] == [(1, 0)]  # in place of the first
+    one.show()
+    one.show()
+    assert one.due() == []
+    for key in ((0, 2), (0, 3), (1, 0)):
+        one.score(*key, 1.0)
+    assert (one.finished, one.missing, one.all_shown) == (True, 0, True)
+    assert len(one.evolver.history().ids) == 3
+
+
+def test_everything_may_be_refused_and_the_course_ends() -> None:
+    for schedule in ("steady", "generational"):
+        one = course(schedule=schedule, probe_every=3)
+        asked: list[Request] = []
+        while wanted := one.due():
+            asked += wanted
+            for request in wanted:
+                one.refuse(request.generation, request.candidate)
+        assert one.finished
+        assert one.missing == 0
+        assert sum(r.probe < 0 for r in asked) == (24 if schedule == "steady" else 12)
+
+
+def test_a_refused_candidate_of_a_yoked_session_is_told_nothing() -> None:
+    one = course(Yoked([1.0, 2.0, 3.0, 4.0]))
+    one.due()
+    assert math.isnan(one.refuse(0, 0)[0].fitness)
+    assert one.score(0, 1, 9.0)[0].fitness == 2.0  # the partner's scores stay with what was asked
+
+
 def test_a_course_goes_on_where_an_earlier_one_ended() -> None:
     first = course()
     run(first)

@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from rtevo.errors import ConfigError
-from rtevo.evolve import jobs, plan
+from rtevo.evolve import create, jobs, plan
 from rtevo.evolve.__main__ import main
 from rtevo.evolve.jobs import add_options, client, run_cases
-from rtevo.evolve.rehearse import OBJECTIVES, Case, Outcome, play, standardised
+from rtevo.evolve.rehearse import OBJECTIVES, Case, Outcome, _Run, mixed, play, standardised
 
 CASES = [
     Case(strategy, "cosine", 3, 4, 0.5, seed, schedule, size=6)
@@ -137,3 +137,53 @@ def test_the_command_says_what_to_write_into_the_session_file(capsys: pytest.Cap
     assert "CNR 1, 4 dimensions" in printed
     assert main([*arguments[:2], "-1", *arguments[3:]]) == 2
     assert "--minutes: expected > 0" in capsys.readouterr().err
+
+
+# --- how good the map is -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("quality", [0.3, 0.8])
+def test_what_a_map_measures_correlates_with_the_truth_as_it_is_said_to(name: str, quality: float) -> None:
+    raw, other = (OBJECTIVES[name](12, np.random.default_rng([3, stream])) for stream in (0, 4))
+    one = standardised(raw, 12, np.random.default_rng(0))
+    values = mixed(one, other, quality, np.random.default_rng(1).standard_normal((4000, 12)))
+    sample = np.random.default_rng(2).standard_normal((4000, 12))
+    assert np.corrcoef(values(sample), one(sample))[0, 1] == pytest.approx(quality, abs=0.06)  # 4000 images: 0.015
+    assert values(sample).std() == pytest.approx(1, abs=0.1)
+
+
+def test_a_perfect_map_gives_what_it_gave_and_kept_outcomes_are_those() -> None:
+    case = Case("surrogate", "cosine", 3, 5, 1.0, 0, size=6)
+    assert case == replace(case, quality=1.0)
+    assert play(replace(case, quality=0.4)) != play(case)
+
+
+def delivered(case: Case, r: float) -> float:
+    """Gain where voxels answer to directions of their own; the truth is a pattern over them, and the map another, r between them."""
+    rng = np.random.default_rng([case.seed, 50])
+    directions = np.linalg.qr(rng.standard_normal((case.size, case.size)))[0]
+    truth = rng.standard_normal(case.size)
+    truth /= np.linalg.norm(truth)
+    away = rng.standard_normal(case.size)
+    away -= (away @ truth) * truth
+    weights = r * truth + math.sqrt(1 - r**2) * away / np.linalg.norm(away)
+
+    def responses(pattern: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda x: np.asarray(x @ directions.T @ pattern)
+
+    evolver = create(case.strategy, case.size, case.population, np.random.default_rng([case.seed, 2]), mutation_sd=case.mutation_sd)
+    return _Run(case, evolver, responses(truth), responses(weights)).play().gain
+
+
+@pytest.mark.parametrize("r", [0.3, 0.7])
+def test_a_plan_promises_what_a_map_of_that_quality_delivers(r: float) -> None:
+    scan = plan.Scan(minutes=4, cnr=1.0, size=20, quality=r)
+    choice = next(c for c in plan.choices(scan, ["surrogate"], ["steady"]) if c.population == 10)
+    cases = plan.cases(scan, choice, ["cosine"], 10)
+    promised = np.array([play(case).gain for case in cases])
+    found = np.array([delivered(case, r) for case in cases])
+    perfect = np.mean([play(replace(case, quality=1.0)).gain for case in cases])
+    error = math.hypot(*(each.std(ddof=1) / math.sqrt(len(each)) for each in (promised, found)))
+    assert abs(promised.mean() - found.mean()) < 2.5 * error
+    assert promised.mean() < 0.9 * perfect

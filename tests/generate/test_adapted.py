@@ -215,5 +215,3 @@ def test_what_is_wrong_with_a_folder(folders: dict[str, Path], tmp_path: Path) -
         probe(broken)
     with pytest.raises(ConfigError, match="noise_level: expected below 1 for this model"):
         load(GeneratorSettings(folders["sd15"], noise_level=1))
-    with pytest.raises(ModelError, match="backend tensorrt: expected a Stable unCLIP model, found StableDiffusionPipeline"):
-        load(GeneratorSettings(folders["sd15"], device="cpu", backend="tensorrt"))

@@ -16,6 +16,9 @@ from rtevo.generate import GeneratorSettings
 from rtevo.generate.__main__ import main
 from rtevo.generate.check import check
 from rtevo.generate.hashes import fingerprint, hash_files
+from tests.support.random_model import write_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:diffusers")
 
 ModelFolderMaker = Callable[..., Path]
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -28,6 +31,8 @@ def test_a_good_model(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert err == ""
     assert out.splitlines()[-1] == "good"
     assert "embeddings of 64 numbers, images of 64 x 64 px" in out
+    assert "prediction_type: v_prediction; pictures are nearer to their own embeddings" in out
+    assert "too near" not in out
     assert "unet: 11.6 M F16 in diffusion_pytorch_model.safetensors" in out
     assert np.asarray(Image.open(picture)).shape == (64, 64, 3)
 
@@ -54,6 +59,23 @@ def test_a_network_that_ignores_the_embedding(tiny: Path, tmp_path: Path) -> Non
     safetensors.torch.save_file(weights, deaf / WEIGHTS)
     with pytest.raises(ModelError, match="the network ignores its class_labels"):
         check(GeneratorSettings(steps=2, device="cpu"), deaf)
+
+
+def test_a_wrong_prediction_type_is_told_apart(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = shutil.copytree(tiny, tmp_path / "wrong")
+    config = wrong / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace('"v_prediction"', '"epsilon"'))
+    assert main(["check", str(wrong), "--steps", "4", "--device", "cpu"]) == 1
+    out, err = capsys.readouterr()
+    assert "prediction_type: expected what the network was trained to predict, found epsilon, but with v_prediction pictures follow" in err
+    assert "good" not in out
+
+
+def test_of_random_weights_no_prediction_type_is_refused(tmp_path: Path) -> None:
+    write_model(tmp_path / "random", "sdxl-turbo", narrow=16, px=64, half=False)
+    said: list[str] = []
+    check(GeneratorSettings(steps=2, device="cpu", guidance_scale=1.0), tmp_path / "random", said.append)
+    assert [line for line in said if "too near to each other to say which is right" in line]
 
 
 def digest(file: Path) -> str:

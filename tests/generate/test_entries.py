@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rtevo.errors import ModelError
 from rtevo.generate import TINY_UNCLIP
 from rtevo.generate.folder import describe
+from rtevo.generate.loading import load_pipeline
 
 
 @pytest.fixture
@@ -64,3 +66,19 @@ def test_json_that_is_made_to_do_harm_is_an_error_of_the_model(content: str, fol
     (folder / "model_index.json").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(ModelError, match="expected a JSON object"):
         describe(folder)
+
+
+def test_every_part_is_loaded_by_its_own_class_and_none_by_a_name_of_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What diffusers does with a name in ``model_index.json`` is never reached."""
+    from diffusers.pipelines import pipeline_utils
+
+    monkeypatch.setattr(pipeline_utils, "load_sub_model", lambda *_, **options: pytest.fail(f"loaded by its name: {options['name']}"))
+    pipe = load_pipeline(describe(folder), torch.device("cpu"), torch.float32)
+    assert type(pipe.scheduler).__name__ == "DDIMScheduler"
+    assert pipe.tokenizer.model_max_length > 0
+
+
+def test_a_scheduler_that_this_diffusers_does_not_have_is_an_error_of_the_model(folder: Path) -> None:
+    change(folder, scheduler=["diffusers", "NoSuchScheduler"])
+    with pytest.raises(ModelError, match="this diffusers has no NoSuchScheduler"):
+        load_pipeline(describe(folder), torch.device("cpu"), torch.float32)

@@ -195,4 +195,4 @@ def encode() -> Callable[..., bytes]:
 @pytest.fixture(autouse=True)
 def known_files_are_looked_at_in_every_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the look before has taken on a busy computer."""
-    monkeypatch.setattr("rtevo.ingest.listing.TURN_SHARE", math.inf)
+    monkeypatch.setattr("rtevo.ingest.turns.TURN_SHARE", math.inf)

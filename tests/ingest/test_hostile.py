@@ -237,6 +237,18 @@ def test_packed_in_blocks_or_with_what_follows_it_is_read_as_before(tmp_path: Pa
             np.testing.assert_array_equal(part.pixels, plain[..., 1 + k])
 
 
+def test_a_file_larger_than_a_sessions_can_be_is_named_and_not_read(
+    tmp_path: Path, clock: FakeClock, made: Any, encode: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it holds what it says."""
+    contents = encode(made.slice(0, 0))
+    (tmp_path / "large.dcm").write_bytes(contents + bytes(100))
+    source = FolderSource(tmp_path, patience_s=1, clock_ns=clock, most_bytes=len(contents) + 99)
+    monkeypatch.setattr("rtevo.ingest.dicom.parse_dicom", lambda *_, **__: pytest.fail("read"))
+    assert source.poll() == []
+    assert source.problems == [f"large.dcm: expected at most {len(contents) + 99} bytes, found {len(contents) + 100}"]
+
+
 def test_a_sparse_file_is_not_read_into_memory(tmp_path: Path, clock: FakeClock) -> None:
     for name in ("x.dcm", "y_1.nii.gz"):
         with (tmp_path / name).open("wb") as file:

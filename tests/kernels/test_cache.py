@@ -91,3 +91,28 @@ def test_a_folder_that_cannot_be_written_locks_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(_compile, "_FOLDER", tmp_path / "file" / "below")
     with _compile.cache_lock():
         pass
+
+
+SAY = """
+from rtevo.kernels import running
+from rtevo.kernels._compile import is_compiled
+import numpy as np
+print(int(is_compiled()), end=" ")
+running.running_moments(np.zeros((2, 2, 2)), 0, np.zeros((2, 2, 2)), np.zeros((2, 2, 2)))
+print(int(is_compiled()))
+"""
+
+
+def test_whether_there_is_compiled_code_is_known_before_the_first_call(tmp_path):
+    assert _counts(_start(tmp_path, SAY)) == (0, 1)
+    assert _counts(_start(tmp_path, SAY)) == (1, 1)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_first_time_is_said_and_later_ones_are_not(monkeypatch, there):
+    from rtevo.realign import realigner
+
+    said: list[str] = []
+    monkeypatch.setattr(realigner, "is_compiled", lambda: there)
+    realigner.warm_up(said.append)
+    assert said == ([] if there else [_compile.COMPILING])

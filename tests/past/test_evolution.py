@@ -13,8 +13,8 @@ from rtevo.config import Config
 from rtevo.evolve import Course, Told
 from rtevo.latent import LatentSpace
 from rtevo.past.evolution import go_through, measured
-from rtevo.record import FitnessRecord, LatentRecord, Record, of_kind, record_of
-from rtevo.records import EventKind
+from rtevo.record import FitnessRecord, ImageRecord, LatentRecord, Record, of_kind, record_of
+from rtevo.records import EventKind, Given
 from rtevo.session.course import make_course
 
 SPACE = LatentSpace(np.zeros(6, np.float32), np.eye(6, dtype=np.float32)[:3], np.ones(3, np.float32))
@@ -24,7 +24,8 @@ Key = tuple[int, int]
 class Session:
     """Does with a course what the evolve stage does, and keeps the log of it."""
 
-    def __init__(self, config: Config, condition: str) -> None:
+    def __init__(self, config: Config, condition: str, refused: float = 0.0) -> None:
+        self.refused, self.latents = refused, {}
         self.config, self.condition = config, condition
         self.course, self.rng = self.fresh(), np.random.default_rng(5)
         self.log: list[Record] = [record_of({"type": "start"})]
@@ -44,17 +45,32 @@ class Session:
             key = (request.generation, request.candidate)
             self.record("latents", key, probe=request.probe, latent=request.latent, scores_taken=self.taken, evolved_ns=self.now)
             self.unshown.append(key)
+            self.latents[key] = request.latent
 
-    def publish(self, told: list[Told], given_up: bool = False) -> None:
+    def refuse(self, key: Key, *, shown: bool) -> None:
+        if shown:
+            self.record("events", key, kind=int(EventKind.TAKEN), text="operator")
+        else:
+            self.record("images", key, refused=1, verdict=[{"refused": True, "value": 1.0}])
+        for told in self.course.refuse(*key, self.latents[key], shown=shown):
+            self.publish([told], Given.REFUSED if (told.generation, told.candidate) == key else Given.NO)
+        self.go_on()
+
+    def publish(self, told: list[Told], given_up: Given = Given.NO) -> None:
         for t in told:
             self.record("fitness", (t.generation, t.candidate), scores_taken=self.taken, given_up=int(given_up), decided_ns=self.now)
 
     def show(self) -> None:
         key = self.unshown.pop(0)
+        if self.rng.random() < self.refused:
+            self.refuse(key, shown=False)
+            return
         self.record("events", key, kind=int(EventKind.ONSET))
         self.course.show()
         self.waiting.append(key)
         self.go_on()
+        if self.rng.random() < self.refused:
+            self.refuse(key, shown=True)
 
     def score(self) -> None:
         key = self.waiting[int(self.rng.integers(len(self.waiting)))]
@@ -74,7 +90,7 @@ class Session:
             if self.unshown and (not self.waiting or self.rng.random() < 0.5):
                 self.show()
             elif self.rng.random() < 0.1 and not self.unshown:
-                self.publish(self.course.give_up(), given_up=True)
+                self.publish(self.course.give_up(), Given.UP)
                 self.waiting.clear()
                 self.go_on()
             else:
@@ -92,12 +108,14 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("refused", [0.0, 0.2])
 @pytest.mark.parametrize("condition", ["brain", "sham"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.values())))
-def test_the_state_is_that_of_the_moment_at_which_the_log_ends(case: dict[str, Any], condition: str) -> None:
+def test_the_state_is_that_of_the_moment_at_which_the_log_ends(case: dict[str, Any], condition: str, refused: float) -> None:
     config = Config()
-    config = replace(config, evolution=replace(config.evolution, generations=4, population=4, latent_size=3, **case))
-    session = Session(config, condition)
+    generations = 2 if refused else 4
+    config = replace(config, evolution=replace(config.evolution, generations=generations, population=4, latent_size=3, **case))
+    session = Session(replace(config, safety=replace(config.safety, keep_away=0.05 if refused else 0.0)), condition, refused)
     for length in session.run():
         log = session.log[:length]
         again = session.fresh()
@@ -108,6 +126,7 @@ def test_the_state_is_that_of_the_moment_at_which_the_log_ends(case: dict[str, A
         )  # fmt: skip
         assert [(r.generation, r.candidate) for r in past.pending] == session.unshown
         assert past.told == []
+        assert past.refused == []
         assert past.scores_taken == session.taken
     assert session.course.finished
 
@@ -115,7 +134,7 @@ def test_the_state_is_that_of_the_moment_at_which_the_log_ends(case: dict[str, A
 def test_whatever_the_last_record_was_nothing_is_asked_for_twice_and_everything_is_told() -> None:
     config = Config()
     settings = replace(config.evolution, generations=3, population=3, latent_size=3, strategy="truncation", schedule="generational")
-    session = Session(replace(config, evolution=replace(settings, probe_every=3)), "sham")
+    session = Session(replace(config, evolution=replace(settings, probe_every=3)), "sham", refused=0.1)
     list(session.run())
     for length in range(1, len(session.log) + 1):
         log = session.log[:length]
@@ -124,7 +143,10 @@ def test_whatever_the_last_record_was_nothing_is_asked_for_twice_and_everything_
         asked = {(r.generation, r.candidate) for r in of_kind(log, LatentRecord)}
         pending = [(r.generation, r.candidate) for r in past.pending]
         assert len(pending) == len(set(pending))
-        assert asked <= past.shown | set(pending)  # what a decision asked for is asked for as a whole
+        gone = {(r.generation, r.candidate) for r in of_kind(log, ImageRecord) if r.refused}
+        assert asked <= past.shown | set(pending) | gone  # what a decision asked for is asked for as a whole
+        told_of = {(r.generation, r.candidate) for r in of_kind(log, FitnessRecord) if r.given_up == Given.REFUSED}
+        assert set(past.refused) >= gone - told_of
         told = [r for r in of_kind(log, FitnessRecord) if not r.given_up]
         whole = [r for r in of_kind(session.log, FitnessRecord) if not r.given_up][: len(told) + len(past.told)]
         assert [(t.generation, t.candidate) for t, _ in past.told] == [(r.generation, r.candidate) for r in whole[len(told) :]]

@@ -25,6 +25,7 @@ from rtevo.run import main
 from rtevo.simulate import Delivery, FaultyWriter, ParticipantLink, RealTime, Simulation, make_decoder, run_scanner
 from rtevo.simulate.dicom import MosaicWriter
 from rtevo.simulate.send import StoreSender
+from tests.support.hostile import HOSTILE, Thrower
 
 SMALL = ("--speed", "max", "--generations", "1", "--population", "2")
 
@@ -252,3 +253,36 @@ def test_late_files_of_the_run_before_do_not_become_the_run(watch: Callable[[str
     assert "series 1 'bold': comes before the trigger; it is held" in told
     assert "series 1 'bold': 3 volumes from 40 on came before the trigger can have been theirs" in told
     assert "the run is series 2 'bold'" in told
+
+
+@pytest.mark.slow
+def test_a_session_whose_folder_is_thrown_full_of_hostile_files_loses_nothing(
+    watch: Callable[[str], subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    incoming = tmp_path / "incoming"
+    incoming.mkdir()
+    thrower = Thrower(incoming, seed=1)
+    process = watch(f'folder = "{incoming}"\nseries = "bold"')
+    log = tmp_path / "out" / "session.log"
+    while not (log.exists() and " has come" in log.read_text()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    thrower.start()
+    reading = threading.Thread(target=process.communicate)
+    reading.start()
+    with ParticipantLink(f"ipc://{tmp_path}/eyes") as link:
+        delivery = Delivery(incoming, "", seed=1)
+        writer = FaultyWriter(MosaicWriter(incoming, SETTINGS.grid, 1.0, description="bold", series_number=2), delivery)
+        with suppress(LinkError, RuntimeError):
+            run_scanner(SETTINGS, writer, link, RealTime(stop=lambda: process.poll() is not None), tmp_path, patience_s=200)
+    reading.join(120)
+    thrower.finish()
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (process.returncode, summary["status"], summary["images"]["shown"]) == (0, "completed", 2)
+    assert 4 <= summary["volumes"]["received"] <= len(delivery.fates)
+    assert summary["volumes"]["lost"] == 0
+    assert thrower.thrown > len(HOSTILE)
+    told = log.read_text()
+    assert "neither a file nor a folder; not looked at" in told
+    assert "a link out of the watched folder (/dev/zero); not followed" in told
+    assert all(line.isprintable() for line in told.splitlines())

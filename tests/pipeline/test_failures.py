@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -222,3 +223,29 @@ def test_an_existing_output_folder_is_never_written_to(refused: Callable[..., st
     (tmp_path / "out").mkdir()
     assert "nothing is ever overwritten" in refused()
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("dask")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the worker that is killed here
+def test_a_session_on_two_dask_workers_survives_a_killed_one(running: Start, tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster:
+        address = cluster.scheduler_address.partition("://")[2]
+        file = tmp_path / "dask.toml"
+        file.write_text(f'[generator]\ndevices = ["dask://{address}"]\nanswer_s = 10\n')
+        process, out = running(str(file), "--generations", "1", "--population", "5", "--speed", "max")
+        while len(RecordedSession(out).events(EventKind.ONSET)) < 2 and process.poll() is None:
+            time.sleep(0.02)
+        os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
+        _, printed = process.communicate(timeout=150)
+    assert process.returncode == 0, printed
+    recorded, summary = RecordedSession(out), json.loads((out / "summary.json").read_text())
+    assert summary["status"] == "completed"
+    assert summary["generator"].startswith(f"dask, 2 workers of {address}: eager, cpu")
+    assert summary["images"]["times_held"] == 0
+    images = [(0, candidate) for candidate in range(5)]
+    assert [(e.generation, e.candidate) for e in recorded.events(EventKind.ONSET)] == images
+    onsets = [e.t_ns for e in recorded.events(EventKind.ONSET)]
+    assert {b - a for a, b in itertools.pairwise(onsets)} == {4_000_000_000}

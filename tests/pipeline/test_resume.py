@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import shutil
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +20,18 @@ import numpy as np
 import pytest
 
 from rtevo.config import build
-from rtevo.past.resume import _of_next_run
-from rtevo.record import LOG, LogWriter, RecordedSession, hold, volume_path
+from rtevo.decode import Decoder
+from rtevo.errors import RtevoError
+from rtevo.latent import LatentSpace
+from rtevo.past.decoding import Again
+from rtevo.past.evolution import go_through, measured
+from rtevo.past.resume import _of_next_run, resume
+from rtevo.record import LOG, LogWriter, RecordedSession, earlier, hold, volume_path
 from rtevo.run import main
+from rtevo.session.course import make_course
+from rtevo.session.decoding import Decoding
+from rtevo.session.placing import Hints
+from rtevo.session.plan import Plan
 from tests.support.killed import KINDS, check, play, session_file
 
 from .conftest import Running, Warm
@@ -130,3 +144,44 @@ def test_a_session_that_was_stopped_can_go_on(tmp_path: Path, running: Callable[
     assert done.returncode == 0, done.stderr
     assert check(out) == []
     assert [p["status"] for p in json.loads((out / "summary.json").read_text())["parts"]] == ["stopped", "completed"]
+
+
+HARMFUL: list[Any] = [None, True, -1, 10**18, 2**63, 1e308, math.nan, "", "../../x", "\0", [], {}, [[1]], {"a": 1}, -0.5, 99999]
+
+
+def spoilt(records: list[dict[str, Any]], rng: np.random.Generator) -> list[dict[str, Any]]:
+    """One or a few values of a log changed to what does harm, and now and then its order."""
+    records = copy.deepcopy(records)
+    for _ in range(int(rng.integers(1, 4))):
+        record = records[int(rng.integers(len(records)))]
+        name = list(record)[int(rng.integers(len(record)))]
+        record[name] = HARMFUL[int(rng.integers(len(HARMFUL)))]
+    if rng.random() < 0.2:
+        records = [records[k] for k in rng.permutation(len(records))]
+    return [{**record, "seq": number} for number, record in enumerate(records)]
+
+
+@USES_COMPLETED
+def test_a_log_that_was_made_to_do_harm_is_taken_up_or_refused_with_the_reason(cut: Callable[..., Path]) -> None:
+    """Its checksums are right; what resume, evolution and the decoder make of it is a session or an error of rtevo's."""
+    out, rng = cut(0.6), np.random.default_rng(0)
+    records = [json.loads(line.split(b" ", 1)[1]) for line in (out / LOG).read_bytes().splitlines()]
+    taken_up = 0
+    for _ in range(40):
+        lines = [json.dumps(record).encode() for record in spoilt(records, rng)]
+        (out / LOG).write_bytes(b"".join(b"%08x %s\n" % (zlib.crc32(line), line) for line in lines))
+        with suppress(RtevoError):
+            plan, _ = resume(out)
+            shutil.rmtree(plan.runtime)
+            log, decoder = earlier(out, plan.part), Decoder.load(plan.decoder)
+            taken_up += 1
+            make = partial(_decoding, plan, decoder)
+            assert sum(1 for _ in Again(out, log, make, kept=True)) < len(records)
+            with suppress(ValueError):  # of another course: said by the stage
+                space = LatentSpace.load(plan.latent_space)
+                go_through(make_course(plan.config, plan.condition, space), log, measured(log, plan.condition))
+    assert taken_up > 0
+
+
+def _decoding(plan: Plan, decoder: Decoder, first: int, decide: Any) -> Decoding:
+    return Decoding(plan.config, decoder, plan.tr_s, first, decide, Hints())

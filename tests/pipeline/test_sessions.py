@@ -37,7 +37,7 @@ population = 3
 probe_every = 3
 norm_limits = [0.9, 1.0]
 avoid = "avoid.npy"
-avoid_distance = 0.9
+avoid_distance = 0.5
 """
 
 
@@ -85,7 +85,7 @@ def test_a_session_runs_leaves_everything_and_repeats_itself_on_any_number_of_de
 
     trials = first.table("trials.tsv")
     assert [t["duration"] for t in trials] == ["3.0"] * 6
-    assert all(int(t["volumes_used"]) >= 5 and float(t["score_se"]) > 0 for t in trials)
+    assert all(int(t["volumes_used"]) >= 4 and float(t["score_se"]) > 0 for t in trials)
     said = published(first.out)
     assert [int(t["volumes_used"]) for t in trials] == [said[key][-1].volumes_used for key in sorted(said)]
     for t in trials:  # evolution took the latest that there was when it went on

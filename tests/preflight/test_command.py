@@ -44,7 +44,8 @@ def test_a_simulated_session_as_it_comes(tmp_path: Path, capsys: pytest.CaptureF
         "model",
         "evolution",
     }
-    assert set(rows) == wanted | {"disk space", "disk speed", "shared memory", "painting", "presenter", "presenter's clock"}
+    stimulus = {"presenter", "presenter's clock", "presenter's gate"}
+    assert set(rows) == wanted | stimulus | {"gate", "disk space", "disk speed", "shared memory", "painting"}
     assert rows["painting"]["figures"]["each_s"] > 0
     assert rows["presenter"]["figures"]["refresh_hz"] == pytest.approx(60, abs=0.01)
     assert [path.name for path in tmp_path.iterdir()] == ["session.toml"]  # nothing is left
@@ -89,3 +90,19 @@ def test_warnings_let_a_session_start(checks: Callable[..., None], capsys: pytes
     checks(Check("needy", good, ("decoder",)))
     assert main(["--check"]) == 0
     assert "1 pass, 1 warn, 0 fail" in capsys.readouterr().out
+
+
+def test_what_was_found_is_shown_when_a_check_ends_and_not_after_the_last(
+    checks: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[str] = []
+
+    def looks(known: Known) -> Iterator[Finding]:
+        seen.append(capsys.readouterr().out)
+        yield Finding("looks", "pass", "well")
+
+    checks(Check("good", good), Check("looks", looks))
+    assert main(["--check"]) == 0
+    assert seen[0].splitlines()[-1].split() == ["pass", "good", "well"]
+    assert "looks" not in seen[0]
+    assert capsys.readouterr().out.split()[:3] == ["pass", "looks", "well"]

@@ -68,7 +68,8 @@ def test_the_presenter_that_a_rehearsal_brings_itself(known: Make) -> None:
     found = list(stimulus.presenter(known()))
     assert verdicts(found)["presenter"] == "pass"
     assert found[0].figures["refresh_hz"] == pytest.approx(60, abs=0.01)
-    assert found[1].check == "presenter's clock"
+    assert [each.check for each in found[1:]] == ["presenter's gate", "presenter's clock"]
+    assert verdicts(found)["presenter's gate"] == "pass"
 
 
 def test_a_presenter_that_waits_is_checked_and_waits_on(known: Make, port: int, start: Callable[..., list[Any]], tmp_path: Path) -> None:
@@ -77,8 +78,9 @@ def test_a_presenter_that_waits_is_checked_and_waits_on(known: Make, port: int, 
     endpoint = f"tcp://127.0.0.1:{port}"
     ended = start(endpoint, key=tmp_path / "keys" / "presenter.json")
     for _ in range(2):  # as often as one likes
-        screen, clock = stimulus.presenter(known(tables, wait_s=LIMIT_S))
+        screen, refuses, clock = stimulus.presenter(known(tables, wait_s=LIMIT_S))
         assert (screen.verdict, screen.found) == ("warn", "headless, 60.00 Hz: nobody sees its pictures")
+        assert (refuses.verdict, refuses.found) == ("pass", "it refuses a picture without a verdict")
         assert clock.figures["bound_ms"] is not None
         assert not ended
     with Bridge(endpoint, presentation_settings(build(tables)), keys=tmp_path / "keys") as link:  # and now the session
@@ -150,7 +152,12 @@ def test_what_a_presenter_warns_of_or_leaves_for_is_in_the_table(known: Make, po
                 link.leave(trouble)
                 return
             link.send(wire.Ready("psychopy", 60.0, ("keys come without Psychtoolbox",)))
-            while not any(isinstance(message, wire.End) for message, _ in link.take()):
+            taken: list[wire.Numbered] = []
+            while not any(isinstance(message, wire.End) for message in taken):
+                taken += [message for message, _ in link.take()]
+                if any(isinstance(message, wire.Image) for message in taken):  # an old one, that shows whatever comes
+                    link.send(wire.Event(int(EventKind.ONSET), 1, 0, 0))
+                    taken.clear()
                 link.wake.poll(50)
             link.send(wire.Event(int(EventKind.END), 1, text=wire.CHECK))
             link.flush(LIMIT_S)
@@ -163,7 +170,7 @@ def test_what_a_presenter_warns_of_or_leaves_for_is_in_the_table(known: Make, po
         if trouble:
             assert (verdicts(found), trouble in found[0].found) == ({"presenter": "fail"}, True)
         else:
-            assert verdicts(found[:2]) == {"presenter": "pass", "presenter's computer": "warn"}
+            assert verdicts(found[:3]) == {"presenter": "pass", "presenter's gate": "fail", "presenter's computer": "warn"}
 
 
 @pytest.mark.parametrize(("bound_ns", "verdict"), [(300_000, "pass"), (9_000_000, "warn"), (-1, "fail")])

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from rtevo.bridge import Bridge, PresenterEvent
 from rtevo.records import NOTES, EventKind
 from rtevo.simulate import FaultyNetwork
-from rtevo.wire import PresentationSettings
+from rtevo.wire import PresentationSettings, digest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIMIT_S = 120.0  # a test that takes longer hangs
@@ -282,7 +282,7 @@ def test_what_the_participant_sees(present: Callable[..., Show], desktop: Deskto
     ink = np.argwhere((cross != background).any(axis=2))
     np.testing.assert_allclose(ink.mean(axis=0), [299.5, 399.5], atol=1)  # a cross in the middle
     assert np.ptp(ink, axis=0).max() < 40
-    show.bridge.send_image(3, 4, first)
+    show.bridge.send_image(3, 4, first, verdict="given")
     onset = show.wait(EventKind.ONSET)
     assert (onset.generation, onset.candidate) == (3, 4)
     seen = desktop.pixels()
@@ -294,11 +294,43 @@ def test_what_the_participant_sees(present: Callable[..., Show], desktop: Deskto
 
 
 @pytest.mark.slow
+def test_no_frame_of_a_marked_picture_is_on_the_screen_and_one_that_is_taken_away_leaves_it(
+    present: Callable[..., Show], desktop: Desktop
+) -> None:
+    show = present(PresentationSettings(image_s=8, washout_s=0.1, image_height=0, away_key="backspace"))
+    marked, good = np.full((120, 200, 3), (255, 0, 255), np.uint8), random_pixels(5, 120, 200)
+    show.until(lambda: show.bridge.ready)
+    background = desktop.pixels()[0, 0]
+    show.press_until("5", EventKind.TRIGGER)
+    show.wait(EventKind.FIXATION)
+    cross = desktop.pixels()
+    show.bridge.send_image(0, 0, marked, verdict="")
+    show.bridge.send_image(0, 1, marked, verdict="passed", sha256=digest(good))
+    assert [show.wait(EventKind.REFUSED, k + 1).candidate for k in range(2)] == [0, 1]
+    np.testing.assert_array_equal(desktop.pixels(), cross)
+    show.bridge.send_image(0, 2, good, verdict="passed", sha256=digest(good))
+    show.wait(EventKind.ONSET)
+    np.testing.assert_array_equal(in_the_middle(desktop.pixels(), 120, 200), good)
+    show.bridge.take_away()
+    taken = show.wait(EventKind.TAKEN)
+    assert (taken.candidate, taken.text) == (2, "operator")
+    np.testing.assert_array_equal(desktop.pixels(), cross)
+    show.bridge.send_image(0, 3, good, verdict="given")
+    show.wait(EventKind.ONSET, 2)
+    assert show.press_until("BackSpace", EventKind.TAKEN, 2).text == "stimulus PC"
+    seen = desktop.pixels()
+    np.testing.assert_array_equal(seen[0, 0], background)
+    np.testing.assert_array_equal(seen, cross)
+    show.press_until("Escape", EventKind.END)
+    show.finish()
+
+
+@pytest.mark.slow
 def test_trials_ratings_and_durations(present: Callable[..., Show]) -> None:
     settings = PresentationSettings(image_s=0.5, washout_s=0.25, rating_window_s=30, image_height=0.5, end_s=0.1)
     show = present(settings)
     for k in range(4):
-        show.bridge.send_image(0, k, random_pixels(k, 64, 64))
+        show.bridge.send_image(0, k, random_pixels(k, 64, 64), verdict="given")
     show.until(lambda: show.bridge.ready and show.bridge.in_flight == 0)
     pressed = time.monotonic_ns()
     trigger = show.press_until("5", EventKind.TRIGGER)
@@ -435,13 +467,13 @@ def test_of_two_presenters_the_first_keeps_the_session_and_says_so_when_it_is_re
             show.after(3.5)
             wires.plug()
             show.told("presenter answers again")
-            show.bridge.send_image(0, 0, random_pixels(1, 64, 64))
+            show.bridge.send_image(0, 0, random_pixels(1, 64, 64), verdict="given")
             show.wait(EventKind.OFFSET)
             fixation = desktop.pixels()
             show.bridge.admit(1)
             show.told("has taken over")
             show.until(lambda: show.bridge.ready)
-            show.bridge.send_image(0, 1, random_pixels(2, 64, 64))
+            show.bridge.send_image(0, 1, random_pixels(2, 64, 64), verdict="given")
             show.wait(EventKind.ONSET, 2)
             show.until(lambda: int((desktop.pixels() != fixation).sum()) > 2000)  # a text
             np.testing.assert_array_equal(in_the_middle(other.pixels(), 64, 64), random_pixels(2, 64, 64))
@@ -509,7 +541,7 @@ def test_a_key_that_is_held_is_one_press_without_psychtoolbox(interpreter: str, 
         show.after(1.5)  # repeats begin after 0.66 s, 25 a second
         desktop.key("5", "keyup")
         for k in range(2):
-            show.bridge.send_image(0, k, random_pixels(k, 16, 16))
+            show.bridge.send_image(0, k, random_pixels(k, 16, 16), verdict="given")
         show.wait(EventKind.OFFSET)
         desktop.key("3", "keydown")  # held through the next trial
         show.wait(EventKind.RATING, 2)
@@ -561,7 +593,7 @@ def test_a_computer_that_stalls_over_an_offset_reports_bounds_that_hold(present:
     settings = PresentationSettings(image_s=1.0, washout_s=1.0, image_height=0.5)
     show = present(settings)
     for k in range(2):
-        show.bridge.send_image(0, k, random_pixels(k, 64, 64))
+        show.bridge.send_image(0, k, random_pixels(k, 64, 64), verdict="given")
     show.until(lambda: show.bridge.ready and show.bridge.in_flight == 0)
     show.press_until("5", EventKind.TRIGGER)
     onset = show.wait(EventKind.ONSET)

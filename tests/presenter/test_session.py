@@ -26,6 +26,7 @@ class FakeLink:
     now: Callable[[], int]
     arrivals: deque[tuple[int, wire.Numbered]]
     sent: list[wire.Numbered] = field(default_factory=list)
+    silences: tuple[tuple[int, int], ...] = ()
 
     def send(self, message: Any) -> int:
         self.sent.append(message)
@@ -40,6 +41,10 @@ class FakeLink:
 
     def shown(self, size: int) -> None:
         """Nothing is bounded here."""
+
+    @property
+    def silent(self) -> bool:
+        return any(begins <= self.now() < ends for begins, ends in self.silences)
 
     def flush(self, timeout_s: float) -> bool:
         return True
@@ -107,7 +112,7 @@ class FakeDisplay:
 
 
 def image(candidate: int) -> wire.Image:
-    return wire.Image(0, candidate, 1, 1)
+    return wire.Image(0, candidate, 1, 1, verdict=wire.PASSED)
 
 
 def run(
@@ -118,9 +123,11 @@ def run(
     stalls: dict[int, int] | None = None,
     started: bool = False,
     upload_frames: int = 0,
+    silences: tuple[tuple[float, float], ...] = (),
 ) -> tuple[str, FakeLink, FakeDisplay]:
     display = FakeDisplay(frame_ns, [(1.0, settings.trigger_key)] if keys is None else keys, stalls, upload_frames)
     link = FakeLink(display.now_ns, deque((round(t * SECOND), m) for t, m in arrivals))
+    link.silences = tuple((round(a * SECOND), round(b * SECOND)) for a, b in silences)
     return Session(settings, link, display, started).run(), link, display
 
 
@@ -314,7 +321,9 @@ def test_pulses_of_a_port_count_and_the_key_does_not() -> None:
 
 
 def test_washout_is_the_images_own() -> None:
-    images: list[tuple[float, wire.Numbered]] = [(0.0, wire.Image(0, k, 1, 1, w)) for k, w in enumerate((0.5, 2.0, math.nan, 1.0))]
+    images: list[tuple[float, wire.Numbered]] = [
+        (0.0, wire.Image(0, k, 1, 1, w, verdict=wire.GIVEN)) for k, w in enumerate((0.5, 2.0, math.nan, 1.0))
+    ]
     _, link, _ = run(PresentationSettings(), images, [(1.0, "5"), (16.0, "escape")])
     onsets = [e.t_ns / SECOND for e in link.events(Kind.ONSET)]
     assert [b - a for a, b in pairwise(onsets)] == pytest.approx([3.5, 5.0, 4.0], abs=0.017)
@@ -501,3 +510,92 @@ def test_the_end_text_is_left_to_whoever_goes_on() -> None:
     Session(PresentationSettings(end_s=60), link, display, lingers=False).run()
     assert display.now_ns() < 3 * SECOND
     assert display.flips[-1][1].text == PresentationSettings().end_text
+
+
+# --- what must not be seen ---------------------------------------------------------------------------------------------------------
+
+
+def seen(display: FakeDisplay) -> list[int]:
+    return [s.picture.candidate for _, s in display.flips if s.picture]
+
+
+def test_an_image_without_a_verdict_is_not_shown_and_both_computers_know() -> None:
+    judged = "the pixels that came are not those that were judged"
+    images = [image(0), wire.Image(0, 1, 1, 1), wire.Image(0, 2, 1, 1, verdict=judged), image(3)]
+    _, link, display = run(PresentationSettings(), [*((0.0, each) for each in images), (20.0, wire.End("done"))])
+    assert seen(display) == [0, 3]
+    refused = link.events(Kind.REFUSED)
+    assert [(e.candidate, e.text) for e in refused] == [
+        (1, "it came without a verdict"), (2, judged),
+    ]  # fmt: skip
+
+
+def test_the_image_on_the_screen_is_taken_away_at_the_next_frame_and_the_next_one_comes_in_time() -> None:
+    arrivals = sorted([*many(3, 40.0), (6.0, wire.Away())], key=lambda a: a[0])
+    _, link, display = run(PresentationSettings(), arrivals)
+    (taken,) = link.events(Kind.TAKEN)
+    assert (taken.candidate, taken.text) == (1, "operator")
+    assert 6.0 <= taken.t_ns / SECOND <= 6.0 + 2.5 / 60
+    offset = next(e for e in link.events(Kind.OFFSET) if e.candidate == 1)
+    assert offset.t_ns == taken.t_ns
+    onsets = [e.t_ns / SECOND for e in link.events(Kind.ONSET)]
+    assert onsets == pytest.approx([1.0, 5.0, 9.0], abs=0.04)  # the cadence is as it was
+    assert next(s.kind for t, s in display.flips if t == taken.t_ns) == "fixation"
+
+
+def test_an_image_that_waits_is_taken_out_and_never_seen() -> None:
+    arrivals = sorted([*many(3, 40.0), (2.0, wire.Away(0, 1))], key=lambda a: a[0])
+    _, link, display = run(PresentationSettings(), arrivals)
+    assert seen(display) == [0, 2]
+    assert [(e.candidate, e.text) for e in link.events(Kind.TAKEN)] == [(1, "operator")]
+
+
+def test_an_image_that_is_taken_out_before_it_comes_is_never_seen() -> None:
+    _, link, display = run(PresentationSettings(), [(0.0, wire.Away(0, 1)), *many(3, 40.0)])
+    assert seen(display) == [0, 2]
+    assert [(e.candidate, e.text) for e in link.events(Kind.TAKEN)] == [(1, "operator")]
+
+
+def test_an_image_that_has_gone_is_not_taken_away_again() -> None:
+    arrivals = sorted([*many(2, 40.0), (7.0, wire.Away(0, 0)), (4.5, wire.Away())], key=lambda a: a[0])
+    _, link, display = run(PresentationSettings(), arrivals)
+    assert seen(display) == [0, 1]
+    assert link.events(Kind.TAKEN) == []
+
+
+@pytest.mark.parametrize(("key", "who"), [("b", "participant"), ("backspace", "stimulus PC")])
+def test_a_key_takes_the_image_away_without_the_support_computer(key: str, who: str) -> None:
+    settings = PresentationSettings(participant_key="b", away_key="backspace")
+    _, link, _ = run(settings, many(2, 40.0), keys=[(1.0, "5"), (2.0, key), (4.5, key)], silences=((1.5, 3.0),))
+    (taken,) = link.events(Kind.TAKEN)  # in the fixation the key takes nothing away
+    assert (taken.candidate, taken.text) == (0, who)
+    assert taken.t_ns / SECOND == pytest.approx(2.0, abs=0.05)
+
+
+def test_the_participants_wish_to_stop_is_told_with_its_time_and_ends_nothing() -> None:
+    _, link, display = run(PresentationSettings(stop_key="y"), many(2, 40.0), keys=[(1.0, "5"), (2.5, "y")])
+    (asked,) = link.events(Kind.STOP_ASKED)
+    assert asked.t_ns / SECOND == pytest.approx(2.5, abs=0.03)
+    assert seen(display) == [0, 1]
+
+
+def test_nothing_is_shown_while_the_link_is_silent() -> None:
+    _, link, display = run(PresentationSettings(), many(3, 60.0), silences=((4.0, 20.0),))
+    onsets = [e.t_ns / SECOND for e in link.events(Kind.ONSET)]
+    assert onsets == pytest.approx([1.0, 20.0, 24.0], abs=0.06)
+    assert link.events(Kind.FIXATION)[0].text == "held: the support computer does not answer"
+    assert seen(display) == [0, 1, 2]
+
+
+def test_a_rating_is_not_asked_for_of_an_image_that_was_taken_away() -> None:
+    settings = PresentationSettings(rating_window_s=5)
+    _, link, _ = run(settings, sorted([*many(1, 20.0), (2.0, wire.Away())], key=lambda a: a[0]))
+    assert link.events(Kind.RATING) == []
+    assert len(link.events(Kind.TAKEN)) == 1
+
+
+def test_an_image_stays_as_long_as_it_says() -> None:
+    own = wire.Image(0, 0, 1, 1, image_s=1.5, verdict=wire.GIVEN)
+    _, link, _ = run(PresentationSettings(), [(0.0, own), (0.0, image(1)), (20.0, wire.End("done"))])
+    onset, offset, following = (link.events(kind)[k].t_ns / SECOND for kind, k in ((Kind.ONSET, 0), (Kind.OFFSET, 0), (Kind.ONSET, 1)))
+    assert (offset - onset, following - onset) == pytest.approx((1.5, 2.5), abs=0.03)

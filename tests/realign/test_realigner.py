@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from rtevo.kernels.rigid import matrix_from_params
 from rtevo.realign import Realigner, brain_mask, dvars, framewise_displacement, warm_up
+from rtevo.simulate.head import Head, scan_grid
 
 AFFINE = np.array([[-3.0, 0.1, 0.2, 40.0], [0.1, 2.9, -0.6, -35.0], [0.15, 0.6, 3.2, -20.0], [0, 0, 0, 1]])
 SHAPE = (28, 30, 22)
@@ -290,3 +291,24 @@ def test_warm_up_leaves_one_specialisation_per_kernel(phantom):
     kernels = [align.accumulate, align.advance, interpolate.prefilter_x, interpolate.prefilter_yz]
     kernels += [interpolate.reslice_rows, smooth._smooth_planes]
     assert {k.py_func.__name__: len(k.signatures) for k in kernels} == {k.py_func.__name__: 1 for k in kernels}
+
+
+def test_a_reference_that_cannot_change_is_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session's realigner is ready at the first volume, as the one that warmed up had the same reference; results are the same bits."""
+    rng = np.random.default_rng(0)
+    grid = scan_grid((32, 32, 16), (6.0, 6.0, 8.0))
+    reference, affine = Head.build(grid, rng).signal.copy(), grid.affine
+    volume = (0.7 * reference + 0.3 * np.roll(reference, 1, 0) + rng.normal(0, 5, grid.shape)).astype(np.float32)
+    with Realigner(reference, affine) as first:  # it may be written to
+        expected = first.estimate(volume)
+    reference.setflags(write=False)
+    with Realigner(reference, affine) as second:
+        second.estimate(reference)
+    monkeypatch.setattr(Realigner, "_prepare", lambda *_: pytest.fail("prepared again"))
+    with Realigner(reference, affine) as third:
+        found = third.estimate(volume)
+    assert found.converged
+    np.testing.assert_array_equal(found.matrix, expected.matrix)
+    monkeypatch.undo()
+    with Realigner(reference, 2 * affine) as other:
+        assert other.grid.voxel_size_mm[0] == 12.0

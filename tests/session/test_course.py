@@ -17,6 +17,7 @@ from rtevo.latent import LatentSpace
 from rtevo.record import LOG, LogWriter
 from rtevo.session.blinding import condition_of, load_secret, scramble
 from rtevo.session.course import check, make_course, resolve_condition, state_of
+from rtevo.session.safety import avoid_of
 
 SPACE = LatentSpace.random(6, 12, seed=1)
 
@@ -168,7 +169,7 @@ def test_no_image_is_asked_for_near_what_is_avoided(tmp_path: Path) -> None:
     avoided = rng.standard_normal((3, 12))
     np.save(tmp_path / "avoid.npy", avoided)
     settings = config(avoid=str(tmp_path / "avoid.npy"), avoid_distance=0.7, norm_limits=[1.0, 1.0], population=40, generations=1)
-    course = make_course(settings, "brain", SPACE)
+    course = make_course(settings, "brain", SPACE, avoid_of(settings, SPACE))
     asked = np.array([r.latent for r in course.due()])
     np.testing.assert_allclose(np.linalg.norm(asked, axis=1), np.sqrt(6), rtol=1e-6)
     embeddings = SPACE.to_embedding(asked).astype(float)
@@ -176,13 +177,31 @@ def test_no_image_is_asked_for_near_what_is_avoided(tmp_path: Path) -> None:
     assert cosine.max() <= 0.3 + 1e-6
     assert np.sum(cosine.max(axis=1) > 0.29) > 3  # some were moved, no further than needed
     np.testing.assert_array_equal(course.evolver._latents, asked.astype(float))
+    far = config(avoid=str(tmp_path / "avoid.npy"), avoid_distance=1.9)
+    course = make_course(far, "brain", SPACE, avoid_of(far, SPACE))
     with pytest.raises(DataError, match="leaves next to nothing"):
-        make_course(config(avoid=str(tmp_path / "avoid.npy"), avoid_distance=1.9), "brain", SPACE).due()
+        course.due()
     np.save(tmp_path / "avoid.npy", avoided[:, :5])
     with pytest.raises(DataError, match=r"expected finite embeddings \(k, 12\)"):
-        check(settings, SPACE)
+        avoid_of(settings, SPACE)
 
 
 def test_minutes_set_the_budget_that_the_surrogate_plans_for() -> None:
     course = make_course(config(generations=100, stop_minutes=2.0), "brain", SPACE)
     assert course.evolver.to_state()["settings"]["budget"] == 28  # (120 s - 6 s of baseline) / 4 s
+
+
+def test_what_was_refused_is_kept_away_from_and_so_much_may_be_refused_that_only_the_latest_counts() -> None:
+    settings = build({"safety": {"keep_away": 0.3}, "evolution": {"latent_size": 6, "generations": 20, "population": 10}})
+    course = make_course(settings, "brain", SPACE)
+    refused: list[np.ndarray] = []
+    for _ in range(120):
+        (first, *_) = wanted = course.due()
+        if refused:
+            now = SPACE.to_embedding(np.stack([r.latent for r in wanted])).astype(float)
+            near = 1 - now @ refused[-1] / np.linalg.norm(now, axis=1) / np.linalg.norm(refused[-1])
+            assert near.min() >= 0.3 - 1e-6
+        for request in wanted:
+            course.refuse(request.generation, request.candidate, request.latent)
+        refused.append(SPACE.to_embedding(wanted[-1].latent).astype(float))
+    assert first is not None

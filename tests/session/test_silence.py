@@ -11,8 +11,9 @@ import pytest
 from rtevo import supervisor as module
 from rtevo.config import build
 from rtevo.errors import StageError
+from rtevo.session.plan import MEASURED
 from rtevo.session.pulses import Heard
-from rtevo.session.silence import ALONE_S, Silence
+from rtevo.session.silence import ALONE_S, Answers, Silence
 from rtevo.supervisor import ENDS, Supervisor
 
 S = 10**9
@@ -48,7 +49,7 @@ def test_volumes_that_cannot_be_aligned_are_as_good_as_none() -> None:
 def watched() -> Any:
     """A supervisor with plain shared words, its bridge, and what it has said."""
     config = build({"session": {"speed": 1.0}})
-    plan = SimpleNamespace(config=config, condition="brain", tr_s=TR_S, devices=1, attended=True)
+    plan = SimpleNamespace(config=config, condition="brain", tr_s=TR_S, devices=1, attended=True, part=0)
     supervisor = Supervisor(plan)  # type: ignore[arg-type]
     words: dict[str, int] = {}
     clock = SimpleNamespace(
@@ -156,3 +157,13 @@ def test_a_session_without_a_score_is_never_completed(watched: Any, condition: s
     words["scored"] = 1
     assert not supervisor._unscored()
     assert module.ENDS == ENDS == ("", "completed", "stopped", "unscored")
+
+
+@pytest.mark.parametrize("condition", sorted(MEASURED))
+def test_a_participant_who_does_not_answer_any_more_is_one_alarm_and_one_line_when_answers_come_again(condition: str) -> None:
+    answers = Answers(condition)
+    values = [3.0, *[math.nan] * 4, 2.0, *[math.nan] * 12, 1.0, 2.0, math.nan]
+    said = [(number, news.alarm, news.text) for number, value in enumerate(values) if (news := answers.take(value)) is not None]
+    assert [(number, alarm) for number, alarm, _ in said] == [(10, True), (18, False)]
+    assert said[0][2].startswith("the last 5 images have no r")
+    assert said[1][2] == "images have answers again, after 12 without"

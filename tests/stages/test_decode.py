@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rtevo.config import build
+from rtevo.decode.grid import Response
 from rtevo.place import Placement, Verdict
 from rtevo.records import Decision
 from rtevo.session.placing import Attempt
@@ -25,6 +26,18 @@ def test_every_artefact_is_noted_and_ever_fewer_are_warned_of(caplog: pytest.Log
     assert ["volume 10" in r.getMessage() for r in caplog.records] == [True] * 9
     assert [r.levelname == "WARNING" for r in caplog.records] == [True, True, False, True, False, False, False, True, False]
     assert "(8 so far)" in caplog.records[7].getMessage()
+
+
+def test_a_response_at_the_edge_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    work = _Decode.__new__(_Decode)
+    work.context, work.at_edge = SimpleNamespace(log=logging.getLogger("session")), False  # type: ignore[assignment]
+    for edge in (0.3, 0.8):
+        found = Response(3.9, 0.2, 1.0, 0.1, 0.5, 1.8, 1.0, 0.3, edge, (-2.0, 1.0, 4.0))
+        work.decoding = SimpleNamespace(response=found)  # type: ignore[assignment]
+        work.look_at_response()
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert "the response comes +3.9 s against the canonical one, at the edge of the -2.0 to 4.0 s" in caplog.text
+    assert work.at_edge
 
 
 def placement(verdict: Verdict) -> Placement:

@@ -12,10 +12,11 @@ import pytest
 
 from rtevo.config import build
 from rtevo.errors import ConfigError, ModelError
+from rtevo.gate import Finding, Gate, Verdict
 from rtevo.session.context import Turns, serve
 from rtevo.session.rings import readers_of
 from rtevo.shm import RingClosed, RingTimeout
-from rtevo.stages.generate import Deadline, _Work, settings_of
+from rtevo.stages.generate import ATTEMPTS, Deadline, _Work, other_seed, settings_of
 from rtevo.stages.table import STAGES, stages_of
 
 
@@ -55,7 +56,8 @@ class FakeGenerator:
 
     def paint(self, embeddings: Any, seeds: Any) -> Any:
         self.requests.append(len(seeds))
-        return iter([SimpleNamespace(index=i, seed=int(s)) for i, s in enumerate(seeds)])
+        blank = {"pixels": np.zeros((2, 2, 3), np.uint8), "embedding": np.zeros(3, np.float32)}
+        return iter([SimpleNamespace(index=i, seed=int(s), **blank) for i, s in enumerate(seeds)])
 
 
 @pytest.mark.parametrize("lock_step", [False, True])
@@ -63,10 +65,10 @@ def test_images_are_dealt_in_turn(lock_step: bool) -> None:
     for devices in (1, 2, 3):
         dealt = []
         for own in range(devices):
-            work, generator = _Work(context(devices, lock_step=lock_step), FakeRing(slots(7)), own), FakeGenerator()  # type: ignore[arg-type]
+            work, generator = _Work(context(devices, lock_step=lock_step), FakeRing(slots(7)), own, Gate([])), FakeGenerator()  # type: ignore[arg-type]
             painted = []
             while not work.ended:
-                painted += [(int(slot["candidate"]), image.seed) for slot, image in work.paint(generator)]
+                painted += [(int(slot["candidate"]), image.seed) for slot, _, image, _ in work.paint(generator)]
             assert painted == [(k, k) for k in range(own, 7, devices)]
             assert generator.requests == ([1] * len(painted) if lock_step else [len(painted)])  # all that waits is one request
             dealt.append([k for k, _ in painted])
@@ -79,6 +81,37 @@ def test_images_are_dealt_in_turn(lock_step: bool) -> None:
         assert seen == list(range(7))
         with pytest.raises(RingTimeout), turns.read(0):
             pass
+
+
+class Refuses:
+    """A gate that refuses the first attempts of some candidates."""
+
+    def __init__(self, attempts: dict[int, int]) -> None:
+        self.left, self.judged = dict(attempts), 0
+
+    def judge(self, pixels: Any, embedding: Any) -> Verdict:
+        number = self.judged
+        self.judged += 1
+        candidate = self.order[number]
+        refused = self.left.get(candidate, 0) > 0
+        self.left[candidate] = self.left.get(candidate, 0) - 1
+        self.order.insert(number + 1, candidate) if refused and self.order.count(candidate) < ATTEMPTS else None
+        return Verdict((Finding("test", "1", refused),))
+
+    order: list[int]
+
+
+@pytest.mark.parametrize("lock_step", [False, True])
+def test_a_refused_picture_is_painted_once_more_with_other_noise_before_the_next_one(lock_step: bool) -> None:
+    gate = Refuses({1: 1, 3: 2})
+    gate.order = list(range(5))
+    work, painted = _Work(context(1, lock_step=lock_step), FakeRing(slots(5)), 0, gate), []  # type: ignore[arg-type]
+    while not work.ended:
+        painted += [(int(slot["candidate"]), attempt, image.seed, v.refused) for slot, attempt, image, v in work.paint(FakeGenerator())]
+    seeds = {k: other_seed(k, 1) for k in (1, 3)}
+    firsts = [(k, 0, k, k in (1, 3)) for k in range(5)]
+    assert painted == [*firsts[:2], (1, 1, seeds[1], False), *firsts[2:4], (3, 1, seeds[3], True), firsts[4]]
+    assert len({*seeds.values(), 1, 3}) == 4
 
 
 def test_serve_reads_rings_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +134,7 @@ def test_every_device_has_a_process_and_a_ring() -> None:
     plan: Any = SimpleNamespace(config=build({"generator": {"devices": ["cuda:0", "cuda:1"]}}), devices=2)
     stages = {stage.name: stage for stage in stages_of(plan)}
     assert set(stages) == {stage.name for stage in STAGES if stage.wanted(plan)} | {"generate-1"}
-    assert [stages[name].writes for name in ("generate", "generate-1")] == [("images",), ("images-1",)]
+    assert [stages[name].writes for name in ("generate", "generate-1")] == [("images", "refused"), ("images-1", "refused-1")]
     assert stages["bridge"].reads == ("images", "images-1")
     assert readers_of("latents", 2)[:2] == ["generate", "generate-1"]
     assert readers_of("images-1", 2) == readers_of("images")
@@ -126,9 +159,9 @@ def test_late_images_are_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
         ring = FakeRing(slots(2))
         for slot in ring.slots:
             slot["evolved_ns"] = 5 * 10**9
-        work = _Work(context(1, started_ns, lock_step), ring, 0)  # type: ignore[arg-type]
+        work = _Work(context(1, started_ns, lock_step), ring, 0, Gate([]))  # type: ignore[arg-type]
         while not work.ended:
-            for slot, _ in work.paint(FakeGenerator()):
+            for slot, *_ in work.paint(FakeGenerator()):
                 work.notice(slot)
         text = "generate: image 0 of generation 0 came 1.00 s late: fixation is held" if said else ""
         assert caplog.text == "" if not said else text in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 
 from rtevo.record import AlignedRecord, ImageRecord, RecordedSession, ScoreRecord
 
-__all__ = ["LATENCIES", "WARM", "Memory", "measure", "run_session"]
+__all__ = ["LATENCIES", "WARM", "Memory", "measure", "run_session", "watched_session"]
 
 LATENCIES = {
     "file closed -> in the ring": (AlignedRecord, "closed_ns", "ingested_ns"),
@@ -42,6 +43,7 @@ class Memory(threading.Thread):
         self._log, self._own = out / "session.log", supervisor
         self._over = threading.Event()
         self.samples: dict[str, list[tuple[int, float]]] = {}
+        self.cpu_s: dict[str, list[tuple[int, float]]] = {}
 
     def run(self) -> None:
         """Sample until told to stop."""
@@ -51,10 +53,12 @@ class Memory(threading.Thread):
             for name, pid in processes.items():
                 try:
                     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+                    ticks = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[11:13]
                 except OSError:
                     continue
                 if found := re.search(r"RssAnon:\s+(\d+) kB", status):
                     self.samples.setdefault(name, []).append((time.monotonic_ns(), int(found[1]) / 1024))
+                    self.cpu_s.setdefault(name, []).append((time.monotonic_ns(), sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")))
 
     def finish(self) -> None:
         """Take no more samples."""
@@ -64,6 +68,12 @@ class Memory(threading.Thread):
 
 def run_session(folder: Path, settings: str) -> tuple[Path, dict[str, list[tuple[int, float]]]]:
     """Run a session of these settings (TOML); gives its folder and the memory of its processes, MB, by monotonic time, ns."""
+    out, memory = watched_session(folder, settings)
+    return out, memory.samples
+
+
+def watched_session(folder: Path, settings: str, may_fail: bool = False) -> tuple[Path, Memory]:
+    """As `run_session`; gives the thread that watched: `cpu_s` is the processor time of each, s."""
     out, file = folder / "out", folder / "session.toml"
     file.write_text(settings, encoding="utf-8")
     with (folder / "printed.log").open("w") as printed:
@@ -72,9 +82,9 @@ def run_session(folder: Path, settings: str) -> tuple[Path, dict[str, list[tuple
         memory.start()
         status = process.wait()
         memory.finish()
-    if status:
+    if status and not may_fail:
         raise RuntimeError(f"the session ended with {status}: {(folder / 'printed.log').read_text()[-1000:]}")
-    return out, memory.samples
+    return out, memory
 
 
 def measure(out: Path, samples: dict[str, list[tuple[int, float]]], minutes: float = 10.0) -> dict[str, Any]:

@@ -26,7 +26,9 @@ _ADAPTER_GAIN = 3.0
 _CONTRAST = 0.5  # standard deviation of a colour, where black is -1 and white is 1
 
 
-def write_model(folder: Path, kind: str, narrow: int = 1, px: int = 0, device: str = "cpu", half: bool = True) -> None:
+def write_model(
+    folder: Path, kind: str, narrow: int = 1, px: int = 0, device: str = "cpu", half: bool = True, shallow: bool = False
+) -> None:
     """Write a model folder.
 
     Parameters
@@ -43,12 +45,14 @@ def write_model(folder: Path, kind: str, narrow: int = 1, px: int = 0, device: s
         Where the weights are drawn.
     half : bool
         Write half precision.
+    shallow : bool
+        Stable unCLIP and Stable Diffusion 1.5 with two levels of one layer: what must be exported in a test.
     """
     quieten()
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     with torch.device(device), torch.no_grad():
-        parts = (_kandinsky if kind == "kandinsky" else _diffusion if kind.startswith("sd") else _unclip)(kind, narrow, px)
+        parts = (_kandinsky if kind == "kandinsky" else _diffusion if kind.startswith("sd") else _unclip)(kind, narrow, px, shallow)
         _scale(parts, device)
         adapter = _adapter(parts) if kind.startswith("sd") else {}
     for name, part in parts.items():
@@ -103,7 +107,7 @@ def _widths(widths: tuple[int, ...], narrow: int) -> tuple[int, ...]:
     return tuple(max(32, width // narrow // 32 * 32) for width in widths)  # group norms have 32 groups
 
 
-def _unclip(kind: str, narrow: int, px: int) -> dict[str, Any]:
+def _unclip(kind: str, narrow: int, px: int, shallow: bool) -> dict[str, Any]:
     import diffusers
     import transformers
     from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
@@ -111,24 +115,27 @@ def _unclip(kind: str, narrow: int, px: int) -> dict[str, Any]:
     size = (1024 if kind == "large" else 768) // narrow
     text = 1024 // narrow
     vision = _vision(1280, 32, 16, 5120, 1024, narrow) if kind == "large" else _vision(1024, 24, 16, 4096, 768, narrow)
+    plain, cross = "DownBlock2D", "CrossAttnDownBlock2D"
+    down = (cross, plain) if shallow else (cross, cross, cross, plain)
     unet = diffusers.UNet2DConditionModel(
         sample_size=(px or 768) // 8,
-        block_out_channels=_widths((320, 640, 1280, 1280), narrow),
-        attention_head_dim=(5, 10, 20, 20) if narrow == 1 else 2,
+        block_out_channels=_widths((320, 640, 1280, 1280)[: len(down)], narrow),
+        down_block_types=down,
+        up_block_types=tuple(name.replace("Down", "Up") for name in reversed(down)),
+        layers_per_block=1 if shallow else 2,
+        attention_head_dim=(5, 10, 20, 20)[: len(down)] if narrow == 1 else 2,
         cross_attention_dim=text,
         class_embed_type="projection",
         projection_class_embeddings_input_dim=2 * size,
         use_linear_projection=True,
     )
-    cross = "CrossAttnDownBlock2D"
-    assert unet.config.down_block_types == (cross, cross, cross, "DownBlock2D")
     return {
         "unet": unet,
         "vae": diffusers.AutoencoderKL(
             block_out_channels=_widths((128, 256, 512, 512), narrow),
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
+            layers_per_block=1 if shallow else 2,
             latent_channels=4,
             sample_size=px or 768,
         ),
@@ -161,7 +168,7 @@ def _schedulers() -> dict[str, Any]:
         }
 
 
-def _kandinsky(kind: str, narrow: int, px: int) -> dict[str, Any]:
+def _kandinsky(kind: str, narrow: int, px: int, shallow: bool) -> dict[str, Any]:
     import diffusers
 
     vision = _vision(1664, 48, 16, 8192, 1280, narrow)
@@ -187,7 +194,7 @@ def _kandinsky(kind: str, narrow: int, px: int) -> dict[str, Any]:
             block_out_channels=_widths((128, 256, 256, 512), narrow),
             down_block_types=("DownEncoderBlock2D",) * 3 + ("AttnDownEncoderBlock2D",),
             up_block_types=("AttnUpDecoderBlock2D",) + ("UpDecoderBlock2D",) * 3,
-            layers_per_block=2,
+            layers_per_block=1 if shallow else 2,
             latent_channels=4,
             num_vq_embeddings=16384 // narrow,
             vq_embed_dim=4,
@@ -199,14 +206,14 @@ def _kandinsky(kind: str, narrow: int, px: int) -> dict[str, Any]:
     }
 
 
-def _diffusion(kind: str, narrow: int, px: int) -> dict[str, Any]:
+def _diffusion(kind: str, narrow: int, px: int, shallow: bool) -> dict[str, Any]:
     """Stable Diffusion 1.5, XL and XL-Turbo."""
     import diffusers
 
     xl, large = kind != "sd15", kind == "sdxl"
     vision = _vision(1664, 48, 16, 8192, 1280, narrow) if large else _vision(1280, 32, 16, 5120, 1024, narrow)
     plain, cross = "DownBlock2D", "CrossAttnDownBlock2D"
-    down = (plain, cross, cross) if xl else (cross, cross, cross, plain)
+    down = (plain, cross, cross) if xl else (cross, plain) if shallow else (cross, cross, cross, plain)
     layers = ((1, 2, 10) if narrow == 1 else (1, 1, 2)) if xl else 1
     side = (px or (1024 if kind in ("sdxl", "sdxl-vit-h") else 512)) // 8
     words = _text(768, 12, 12, 768, narrow)
@@ -226,8 +233,9 @@ def _diffusion(kind: str, narrow: int, px: int) -> dict[str, Any]:
         }
     parts["unet"] = diffusers.UNet2DConditionModel(
         sample_size=side,
-        block_out_channels=_widths((320, 640, 1280) if xl else (320, 640, 1280, 1280), narrow),
+        block_out_channels=_widths((320, 640, 1280, 1280)[: len(down)], narrow),
         down_block_types=down,
+        layers_per_block=1 if shallow else 2,
         up_block_types=tuple(name.replace("Down", "Up") for name in reversed(down)),
         transformer_layers_per_block=layers,
         **unet,
@@ -236,7 +244,7 @@ def _diffusion(kind: str, narrow: int, px: int) -> dict[str, Any]:
         block_out_channels=_widths((128, 256, 512, 512), narrow),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
+        layers_per_block=1 if shallow else 2,
         latent_channels=4,
         sample_size=8 * side,
         scaling_factor=0.13025 if xl else 0.18215,

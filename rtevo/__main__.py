@@ -1,0 +1,124 @@
+"""One command for all of it: ``rtevo``, and ``python -m rtevo``.
+
+Each part has its own command line (``python -m rtevo.decode``), which is found by its name here and is the only one to be imported: the
+options are its own, and so are its exit statuses (:mod:`rtevo.command`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rtevo import __version__
+from rtevo.command import INTERRUPTED, Parser, say, typed_as
+
+__all__ = ["COMMANDS", "WAY", "main"]
+
+
+class Command(NamedTuple):
+    """The command line of a part: the module whose ``main`` it is, and what it does."""
+
+    module: str
+    words: str
+
+
+COMMANDS = {
+    "init": Command("rtevo.init", "write a short session file for a scanner, or for a simulated one"),
+    "run": Command("rtevo.run", "run a session, check one before it (--check), go on with one, compute one again"),
+    "ingest": Command("rtevo.ingest.__main__", "list what a scanner has exported, convert a run"),
+    "decode": Command("rtevo.decode.__main__", "build decoders, score recorded runs, carry a decoder to today's grid"),
+    "latent": Command("rtevo.latent.__main__", "make a latent space: what evolution searches in"),
+    "generate": Command("rtevo.generate.__main__", "download image models and check them"),
+    "evolve": Command("rtevo.evolve.__main__", "plan a study's evolution, draw a blinding key"),
+    "realign": Command("rtevo.realign.__main__", "align a recorded run to one reference"),
+    "report": Command("rtevo.report.__main__", "write a page about a run"),
+    "export": Command("rtevo.export", "write a run as BIDS"),
+    "record": Command("rtevo.record.__main__", "make a run's tables again from its log"),
+    "bridge": Command("rtevo.bridge.__main__", "make the keys of the stimulus PC, answer its self-test"),
+    "gate": Command("rtevo.gate.__main__", "show what would be refused before the participant sees it"),
+    "shm": Command("rtevo.shm.__main__", "list rings in shared memory, remove what dead sessions have left"),
+}
+WAY = (
+    ("init siemens", "a short session file; or ge, philips; simulate: a look at all of it, without a scanner"),
+    ("ingest EXPORT_DIR", "what the scanner exports, and which series a session would take"),
+    ("decode fit RUN --events E.tsv --out decoder", "a decoder, from runs in which known pictures were shown"),
+    ("generate get sd15-lcm --into model", "an image model; generate get: which there are"),
+    ("latent fit PICTURES --model model --out latent.npz", "the latent space that evolution searches in"),
+    ("bridge keys keys", "keys for the stimulus PC"),
+    ("run --check session.toml", "everything, before the participant lies down"),
+    ("run --console 8080 session.toml", "the session, with the operator's page"),
+    ("export OUT BIDS_DIR", "the session as BIDS; report OUT: a page about it"),
+)
+"""An experiment from its first look to its data: arguments of ``rtevo``, and what comes of them."""
+
+
+OPTIONS = ("-h", "--help", "--version")  # all that there are without a command
+
+
+def _way(typed: str) -> str:
+    """Return the way of an experiment: a line for each step, and where there is more."""
+    steps = [*WAY, ("--help", "all commands; COMMAND --help: its options")]
+    width = max(len(step) for step, _ in steps)
+    return "\n".join(f"{typed} {step:{width}}  {words}" for step, words in steps)
+
+
+def _parser(typed: str) -> Parser:
+    """Make the parser of the first argument."""
+    parser = Parser(
+        prog=typed,
+        description="Real-time fMRI closed loop: evolves AI-generated images towards what a participant's brain responds to.",
+        epilog=f"{typed} COMMAND --help lists the options of a command; {typed} alone shows the way of an experiment.",
+    )
+    parser.add_argument("--version", action="version", version=f"rtevo {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, each in COMMANDS.items():
+        commands.add_parser(name, help=each.words, add_help=False)
+    return parser
+
+
+def _unknown(name: str, typed: str) -> str:
+    """Say that something is no command, and what may have been meant."""
+    if name.endswith(".toml"):
+        return f"expected a command, got {name!r}; for a session: {typed} run {name}"
+    if name.startswith("-"):
+        return f"expected a command before {name}; for a session: {typed} run {name} ..."
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    return f"expected a command, got {name!r}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(COMMANDS)}")
+
+
+def main(arguments: Sequence[str] | None = None, typed: str = "rtevo") -> int:
+    """Run the command line; gives the exit status.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Of the command; None: those of the process, which ends with it.
+    typed : str
+        What the command was called by, for its help.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given:
+        print(_way(typed))
+        return 0
+    name, *rest = given
+    if name not in COMMANDS:
+        parser = _parser(typed)
+        if name in OPTIONS:
+            parser.parse_args([name])  # which leaves
+        parser.error(_unknown(name, typed))
+    if arguments is None:
+        sys.argv = [f"{typed} {name}", *rest]
+    try:
+        with typed_as(f"{typed} "):
+            part = importlib.import_module(COMMANDS[name].module)
+            return int(part.main(None if arguments is None else rest))
+    except KeyboardInterrupt:  # while it was imported
+        say("interrupted")
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main(typed="python -m rtevo"))

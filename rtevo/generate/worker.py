@@ -1,0 +1,111 @@
+"""What a Dask worker does for a session: it loads the session's model once, and paints; bytes in, bytes out.
+
+A request and an answer are a header (JSON, its length before it) and arrays as they lie in memory. What goes wrong is in the answer, in
+words: an exception would be pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtevo.errors import DataError, ModelError, RtevoError
+
+__all__ = ["pack", "paint", "prepare", "unpack"]
+
+MOST_HEADER = 1 << 16
+
+_lock = threading.Lock()  # one picture at a time, however many threads the worker has
+_loaded: dict[str, Any] = {}
+
+
+def pack(header: Mapping[str, Any], *arrays: NDArray[Any]) -> bytes:
+    """Put a header and arrays into bytes."""
+    head = json.dumps(header).encode()
+    return b"".join([struct.pack("<I", len(head)), head, *(np.ascontiguousarray(array).tobytes() for array in arrays)])
+
+
+def unpack(data: bytes) -> tuple[dict[str, Any], memoryview]:
+    """Take the header off; what is left are the arrays.
+
+    Raises
+    ------
+    DataError
+        It is no header.
+    """
+    try:
+        (size,) = struct.unpack_from("<I", data)
+        found = json.loads(bytes(data[4 : 4 + size])) if size <= MOST_HEADER else None
+    except (struct.error, ValueError, RecursionError, TypeError) as problem:
+        raise DataError(f"expected a header of JSON, found something else: {problem}") from None
+    if not isinstance(found, dict):
+        raise DataError("expected a header of JSON, found something else")
+    return found, memoryview(data)[4 + size :]
+
+
+def prepare(request: bytes) -> bytes:
+    """Load the model of a request, or find it loaded; answers with the generator's `description`, or `error`."""
+    settings, _ = unpack(request)
+    with _lock:
+        try:
+            return pack({"description": _generator(settings["settings"], settings["model"]).description})
+        except (RtevoError, RuntimeError, ValueError) as problem:
+            return pack({"error": str(problem)})
+
+
+def paint(request: bytes) -> bytes:
+    """Paint one embedding.
+
+    Parameters
+    ----------
+    request : bytes
+        Header with `settings`, `model` and `seed`; the embedding, float32 (e,).
+
+    Returns
+    -------
+    bytes
+        Header with `shape` (H, W, 3) and `painted_ns`, the time that it took; pixels, uint8 (H, W, 3), and what they re-encode to,
+        float32 (e,). Or a header with `error`.
+    """
+    header, rest = unpack(request)
+    embedding = np.frombuffer(rest, np.float32)[None]
+    with _lock:
+        try:
+            generator = _generator(header["settings"], header["model"])
+            began = time.monotonic_ns()
+            (painted,) = generator.paint(embedding, np.array([header["seed"]], np.uint64))
+        except (RtevoError, RuntimeError, ValueError) as problem:
+            return pack({"error": str(problem)})
+        answer = {"shape": painted.pixels.shape, "painted_ns": time.monotonic_ns() - began}
+    return pack(answer, painted.pixels, painted.embedding.astype(np.float32))
+
+
+def _generator(settings: dict[str, Any], model: str) -> Any:
+    """The generator of some settings, loaded, verified and warm."""
+    from rtevo.generate import GeneratorSettings, load
+    from rtevo.generate.hashes import fingerprint, hash_files
+    from rtevo.generate.tiny import TINY_UNCLIP
+
+    wanted = json.dumps([settings, model], sort_keys=True)
+    if wanted not in _loaded:
+        while _loaded:  # of an earlier session
+            _loaded.popitem()[1].close()
+        path = Path(model) if model else TINY_UNCLIP
+        own = fingerprint(hash_files(path))
+        if settings["fingerprint"] and own != settings["fingerprint"]:
+            raise ModelError(
+                f"{path}: expected the session's model {settings['fingerprint'][:12]}, found {own[:12]}: copy the model here again"
+            )
+        tiny_vae = Path(settings["tiny_vae"]) if settings["tiny_vae"] else None
+        generator = load(GeneratorSettings(**{**settings, "model_path": path, "tiny_vae": tiny_vae}))
+        generator.warm_up()
+        _loaded[wanted] = generator
+    return _loaded[wanted]

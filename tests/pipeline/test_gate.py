@@ -1,0 +1,107 @@
+"""Whole sessions in which pictures are marked at random as not to be seen: none of them ever is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rtevo.record import FitnessRecord, ImageRecord, RecordedSession, RefusedRecord, hidden_truth, image_path, refused_path
+from rtevo.records import Given
+from rtevo.run import main
+from tests.support import filters
+
+from .conftest import Finished, command, quickly
+
+pytestmark = pytest.mark.slow
+GATED = """
+[evolution]
+generations = 2
+population = 6
+
+[safety]
+filters = ["marked-at-random"]
+keep_away = 0.1
+"""
+
+
+def pixels(path: Path) -> bytes:
+    with Image.open(path) as opened:
+        return np.asarray(opened).tobytes()
+
+
+def short(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+@pytest.fixture
+def gated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Finished]:
+    """Return a function that runs a session with the filter installed, in which it fails in a given way."""
+    filters.install(tmp_path / "site")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{Path(__file__).parents[2]}")
+
+    def run(*options: str, way: str = "", text: str = GATED, name: str = "out") -> Finished:
+        (tmp_path / "way").write_text(way)
+        monkeypatch.setenv("RTEVO_TEST_FILTER", str(tmp_path / "way"))
+        (tmp_path / "gated.toml").write_text(text)
+        out = tmp_path / name
+        words = command(out, *quickly(("gated.toml", *options), tmp_path))
+        done = subprocess.run(words, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+        return Finished(out, done.returncode, done.stdout + done.stderr)
+
+    return run
+
+
+def check_nothing_marked_was_seen(out: Path) -> None:
+    session = RecordedSession(out)
+    marked = {short(pixels(refused_path(out, r.generation, r.candidate, r.attempt))) for r in session.records(RefusedRecord)}
+    seen = set(hidden_truth(out))
+    assert marked
+    assert not marked & seen
+    for record in session.records(ImageRecord):
+        if not record.refused:
+            assert not filters.is_marked(pixels(image_path(out, record.generation, record.candidate)))
+
+
+def test_the_cadence_holds_with_a_third_of_the_pictures_refused_and_evolution_goes_on_without_them(
+    gated: Callable[..., Finished], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = gated("--speed", "max")
+    assert done.returncode == 0, done.printed
+    check_nothing_marked_was_seen(done.out)
+    session = RecordedSession(done.out)
+    assert done.summary["images"]["shown"] == 12  # in place of what was refused others were asked for
+    np.testing.assert_array_equal(np.diff(session.trials["onset"].dropna()), 4.0)
+    refused = session.records(RefusedRecord)
+    twice = [r for r in session.records(ImageRecord) if r.refused]
+    assert len(refused) > len(twice)
+    given = [(r.generation, r.candidate) for r in session.records(FitnessRecord) if r.given_up == Given.REFUSED]
+    assert given == [(r.generation, r.candidate) for r in twice]
+    assert all(r.verdict[-1]["reason"] == "it is marked (1, limit 0.5)" for r in refused)
+    table = session.trials
+    assert table["refused"].sum() == len(refused)
+    assert table["onset"].isna().sum() == len(twice)
+    # the same again, computed from what is kept
+    assert main(["--rerun", str(done.out), "--out", str(tmp_path / "again")]) == 0
+    printed = capsys.readouterr().out
+    assert "scores: identical" in printed
+    assert "latents asked for: identical" in printed
+
+
+def test_a_filter_that_hangs_and_dies_lets_nothing_through(gated: Callable[..., Finished]) -> None:
+    text = GATED.replace("population = 6", "population = 4").replace("keep_away = 0.1", "deadline_s = 5.0")
+    done = gated("--speed", "max", way="hang die raise", text=text)
+    assert done.returncode == 0, done.printed
+    check_nothing_marked_was_seen(done.out)
+    failed = [r for r in RecordedSession(done.out).records(RefusedRecord) if r.verdict[-1]["value"] is None]
+    assert failed  # refused because nobody could say
+    assert "is not shown" in failed[0].verdict[-1]["reason"]
+    assert any("gate: filter marked-at-random" in text for text in json.loads((done.out / "summary.json").read_text())["warnings"])
