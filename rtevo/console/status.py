@@ -39,6 +39,7 @@ HELD = "Type g (go on showing images), r (the scanner's run begins anew) or x (s
 AT_HELD = {"g": "go_on", "r": "restart", "x": "stop"}
 BROWSER = "b"  # shows the page's address again
 AWAY = "t"  # takes the image on the screen away
+TAKES_AWAY = "t and Enter takes the image on the participant's screen away."
 SEEN = "Type k and Enter when you have seen it."
 MORE = {  # shared word: action, key, question
     "presenter_waits": (
@@ -118,6 +119,8 @@ class Status:
     def watch(self, rings: dict[str, Ring], clock: Clock, operate: Callable[[str, str], None] | None = None) -> None:
         """Begin to show the session's time and the depths of its rings; `operate` does what is answered at the terminal."""
         self._clock, self._rings, self._operate = clock, rings, operate
+        if operate is not None and sys.stdin is not None and sys.stdin.isatty():
+            self.console.print(Text(TAKES_AWAY, style="dim"))
 
     def _follow(self) -> None:
         for record in self._follower.new():

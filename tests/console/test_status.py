@@ -103,6 +103,14 @@ def test_the_terminal_asks_once_about_an_alarm_and_any_answer_says_that_it_was_s
     assert printed.getvalue().count("Type g (go on showing images)") == 1
 
 
+def test_one_key_takes_the_image_away_whatever_is_asked(asked: Any) -> None:
+    words, ask, done, _ = asked
+    ask("t\n")
+    words["presenter_waits"] = 1
+    ask("", "T\n")
+    assert done == ["away", "away"]
+
+
 def test_no_text_from_outside_ends_the_log_or_moves_the_cursor(interrupted: Any) -> None:
     screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace")
     with Status(interrupted, Console(file=screen)) as status:

@@ -142,7 +142,7 @@ def test_neighbours_are_told_apart_whatever_the_lag(lag_s: float) -> None:
 @pytest.mark.parametrize("contrast", [0.7, 3.0])
 def test_standard_errors_mean_what_they_say(contrast: float) -> None:
     inside = []
-    for seed in range(12):
+    for seed in range(8):
         onsets, times, series, truth = simulate(np.random.default_rng(seed), 40, 4.0, contrast)
         found = run(onsets, times, series, np.zeros((len(times), 0))).amplitudes()
         inside += [abs(found[0, k].value - truth[k]) < 1.96 * found[0, k].se for k in range(40)]

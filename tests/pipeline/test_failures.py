@@ -235,7 +235,7 @@ def test_a_session_on_two_dask_workers_survives_a_killed_one(running: Start, tmp
         address = cluster.scheduler_address.partition("://")[2]
         file = tmp_path / "dask.toml"
         file.write_text(f'[generator]\ndevices = ["dask://{address}"]\nanswer_s = 10\n')
-        process, out = running(str(file), "--generations", "1", "--population", "5", "--speed", "max")
+        process, out = running(str(file), "--generations", "1", "--population", "4", "--speed", "max")
         while len(RecordedSession(out).events(EventKind.ONSET)) < 2 and process.poll() is None:
             time.sleep(0.02)
         os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
@@ -245,7 +245,7 @@ def test_a_session_on_two_dask_workers_survives_a_killed_one(running: Start, tmp
     assert summary["status"] == "completed"
     assert summary["generator"].startswith(f"dask, 2 workers of {address}: eager, cpu")
     assert summary["images"]["times_held"] == 0
-    images = [(0, candidate) for candidate in range(5)]
+    images = [(0, candidate) for candidate in range(4)]
     assert [(e.generation, e.candidate) for e in recorded.events(EventKind.ONSET)] == images
     onsets = [e.t_ns for e in recorded.events(EventKind.ONSET)]
     assert {b - a for a, b in itertools.pairwise(onsets)} == {4_000_000_000}
