@@ -45,6 +45,8 @@ def calibrate(session: Path, images: int, seed: int, out: Path) -> None:
     RtevoError
         The session file, the model or a filter cannot be used.
     """
+    from rich.progress import track
+
     from rtevo import generate
     from rtevo.config import load
     from rtevo.session.checks import check_space
@@ -62,8 +64,6 @@ def calibrate(session: Path, images: int, seed: int, out: Path) -> None:
     embeddings = space.to_embedding(latents)
     asked = None if avoid is None else avoid.nearest(embeddings)
     rows: list[dict[str, Any]] = []
-    from rich.progress import track
-
     with gate_of(config, avoid, device) as gate, generate.load(settings_of(config.generator, device), say) as generator:
         stream = generator.paint(embeddings, np.full(images, config.session.seed, np.uint64))
         for painted in track(stream, "painting", images, transient=True):
@@ -71,7 +71,7 @@ def calibrate(session: Path, images: int, seed: int, out: Path) -> None:
             found = [f for f in verdict.findings if f.name != "marked"]
             near = None if asked is None else float(asked[painted.index])
             rows.append({"data": _data(painted.pixels), "findings": found, "asked": near, "refused": verdict.refused})
-    out.write_text(page(rows, session, config.safety.avoid_distance), encoding="utf-8")
+    out.write_text(page(rows, session), encoding="utf-8")
     for line in summary(rows):
         print(line)
     print(out)
@@ -117,7 +117,7 @@ def _severity(row: dict[str, Any]) -> float:
     return max(map(of, row["findings"]), default=0.0)
 
 
-def page(rows: Sequence[dict[str, Any]], session: Path, distance: float) -> str:
+def page(rows: Sequence[dict[str, Any]], session: Path) -> str:
     """Write the page: all pictures, those that are refused first, then those that nearly are."""
     import jinja2
 
@@ -130,7 +130,7 @@ def page(rows: Sequence[dict[str, Any]], session: Path, distance: float) -> str:
     ]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((Path(__file__).parent / "calibrate.html").read_text(encoding="utf-8"))
-    return template.render(kinds=kinds, session=session.name, distance=distance, summary=summary(rows))
+    return template.render(kinds=kinds, session=session.name, summary=summary(rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
