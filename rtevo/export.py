@@ -274,10 +274,9 @@ def _events(run: _Run) -> None:
 def _maps(run: _Run) -> dict[str, dict[str, str]]:
     """Columns of the maps of an objective, and what they are."""
     names = list(run.session.trials.columns)
-    of = [name for name in names if name.startswith("score_") and f"{name}_se" in names]
     goal = run.settings["decoder"].get("objective", "")
     found = {}
-    for name in of:
+    for name in (name for name in names if name.startswith("score_") and f"{name}_se" in names):
         found[name] = {"Description": f"Score of the map {name.removeprefix('score_')}; score is that of the objective {goal}."}
         found[f"{name}_se"] = {"Description": f"Standard error of {name}."}
     return found
@@ -336,6 +335,8 @@ def _preprocessed(run: _Run, root: Path) -> None:
             if volume is None:
                 replaced.append(index)
             out.write(mean if volume is None else volume)
+    placed = "placement/part-00/decoder"  # of today, where there is one: its reference is what volumes were aligned to
+    decoder = placed if (run.out / placed).is_dir() else "decoder"
     sidecar: dict[str, Any] = {
         "TaskName": TASK,
         "RepetitionTime": run.tr_s,
@@ -343,18 +344,12 @@ def _preprocessed(run: _Run, root: Path) -> None:
         "SliceTimingCorrected": False,
         "SkullStripped": False,
         "Description": "Realigned during the session (rigid body, cubic B-splines), not smoothed.",
-        "SpatialReference": f"bids::{run.folder}/rtevo/{run.number}/{_todays_decoder(run)}/ref_img.nii.gz",
+        "SpatialReference": f"bids::{run.folder}/rtevo/{run.number}/{decoder}/ref_img.nii.gz",
         "Sources": [f"bids:raw:{run.prefix}_bold.nii.gz"],
     }
     if replaced:
         sidecar["ReplacedVolumes"] = replaced  # 0 = first; see the outlier columns of the confounds
     _json(root / f"{run.prefix}_{_SPACE}_bold.json", sidecar)
-
-
-def _todays_decoder(run: _Run) -> str:
-    """Where the decoder is whose reference volumes were aligned to: as it was made, or on today's grid."""
-    placed = "placement/part-00/decoder"
-    return placed if (run.out / placed).is_dir() else "decoder"
 
 
 def _aligned(run: _Run, row: Row | None, index: int) -> NDArray[np.float32] | None:
@@ -378,17 +373,15 @@ def _derivatives(run: _Run) -> None:
     """What the session computed."""
     root = run.bids / "derivatives" / "rtevo"
     if not (root / "dataset_description.json").exists():
-        _json(
-            root / "dataset_description.json",
-            {
-                "Name": "rtevo: realigned volumes, motion, scores, latents and decoders of real-time sessions",
-                "BIDSVersion": BIDS_VERSION,
-                "DatasetType": "derivative",
-                "GeneratedBy": [{"Name": "rtevo", "Version": run.session.start.rtevo}],
-                "SourceDatasets": [{"URL": "../.."}],
-                "DatasetLinks": {"raw": "../.."},
-            },
-        )
+        description = {
+            "Name": "rtevo: realigned volumes, motion, scores, latents and decoders of real-time sessions",
+            "BIDSVersion": BIDS_VERSION,
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "rtevo", "Version": run.session.start.rtevo}],
+            "SourceDatasets": [{"URL": "../.."}],
+            "DatasetLinks": {"raw": "../.."},
+        }
+        _json(root / "dataset_description.json", description)
         (root / "README.md").write_text(_README, encoding="utf-8")
         (root / ".bidsignore").write_text("**/rtevo\n**/rtevo/**\n*_timeseries.*\n", encoding="utf-8")
     columns, rows = _confounds(run)

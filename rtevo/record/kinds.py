@@ -4,7 +4,7 @@ A log holds one JSON object a line (:mod:`rtevo.record.log`): ``seq``, ``type``,
 is, by their names. The schema grows by addition and its version stays: a kind that this version does not know is an :class:`Other`, a
 field that it does not know is kept in ``more``, and both are written again as they were. A field that a record lacks, because an older
 version wrote it, has its default. The version stands in ``start``; logs of rtevo 0.1 have none (0). What 0.1 wrote otherwise is put
-right in :func:`typed`, so that nobody else has to know.
+right where a log is read (:func:`rtevo.record.log.typed`), so that nobody else has to know.
 
 Records of the rings have the fields of the ring's slot, whose meaning, units and clocks stand in :mod:`rtevo.records`. In the log flags and
 kinds are their numbers, and float32 arrays are base64 of their little-endian bytes, so that nothing is rounded.
@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-
-from rtevo.records import EventKind
 
 __all__ = [
     "KINDS",
@@ -46,7 +44,6 @@ __all__ = [
     "floats",
     "is_measured",
     "record_of",
-    "typed",
 ]
 
 SCHEMA = 1
@@ -469,40 +466,3 @@ def record_of(found: Mapping[str, Any]) -> Record:
     elif kind is Other:
         values["name"] = name
     return kind(**values)
-
-
-_NOTES_OF_0_1 = (  # how the bridge's notes began, or what was in them
-    ("presenter ready", EventKind.READY),
-    ("another presenter waits", EventKind.WAITS),
-    ("the other presenter waits no longer", EventKind.LEFT),
-    ("presenter silent", EventKind.SILENT),
-    ("presenter answers again", EventKind.BACK),
-)
-
-
-def typed(found: Iterable[Mapping[str, Any]], schema: int = SCHEMA) -> Iterator[Record]:
-    """Make records of a log's JSON objects, in their order.
-
-    Parameters
-    ----------
-    found : iterable of mapping
-    schema : int
-        Version of the log, until a ``start`` says it.
-    """
-    for each in found:
-        record = record_of(each)
-        if isinstance(record, Start):
-            schema = record.schema
-        elif schema < 1 and isinstance(record, EventRecord) and record.kind == EventKind.NOTE:
-            record = _as_of_schema_1(record)
-        yield record
-
-
-def _as_of_schema_1(note: EventRecord) -> EventRecord:
-    """Give a note of 0.1 the kind that it has now: there it could be told by its words only."""
-    kind = next((kind for words, kind in _NOTES_OF_0_1 if note.text.startswith(words)), EventKind.NOTE)
-    if "has taken over" in note.text:
-        kind = EventKind.REPLACED
-    elif "started anew" in note.text:
-        kind = EventKind.BACK
-    return note if kind == EventKind.NOTE else replace(note, kind=int(kind))

@@ -11,19 +11,28 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rtevo.errors import BusyError, DataError
 from rtevo.record.fitting import fits
-from rtevo.record.kinds import SCHEMA, Record, Start, typed
+from rtevo.record.kinds import SCHEMA, EventRecord, Record, Start, record_of
+from rtevo.records import EventKind
 
 __all__ = ["LOG", "LogFollower", "LogWriter", "hold", "read_log", "read_up_to_damage", "skip_damaged"]
 
 LOG = "record.jsonl"
+_NOTES_OF_0_1 = (  # how the bridge's notes began, or what was in them
+    ("presenter ready", EventKind.READY),
+    ("another presenter waits", EventKind.WAITS),
+    ("the other presenter waits no longer", EventKind.LEFT),
+    ("presenter silent", EventKind.SILENT),
+    ("presenter answers again", EventKind.BACK),
+)
 
 
 class LogWriter:
@@ -294,3 +303,31 @@ def hold(out: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def typed(found: Iterable[Mapping[str, Any]], schema: int = SCHEMA) -> Iterator[Record]:
+    """Make records of a log's JSON objects, in their order.
+
+    Parameters
+    ----------
+    found : iterable of mapping
+    schema : int
+        Version of the log, until a ``start`` says it.
+    """
+    for each in found:
+        record = record_of(each)
+        if isinstance(record, Start):
+            schema = record.schema
+        elif schema < 1 and isinstance(record, EventRecord) and record.kind == EventKind.NOTE:
+            record = _as_of_schema_1(record)
+        yield record
+
+
+def _as_of_schema_1(note: EventRecord) -> EventRecord:
+    """Give a note of 0.1 the kind that it has now: there it could be told by its words only."""
+    kind = next((kind for words, kind in _NOTES_OF_0_1 if note.text.startswith(words)), EventKind.NOTE)
+    if "has taken over" in note.text:
+        kind = EventKind.REPLACED
+    elif "started anew" in note.text:
+        kind = EventKind.BACK
+    return note if kind == EventKind.NOTE else replace(note, kind=int(kind))
