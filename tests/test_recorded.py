@@ -45,8 +45,9 @@ from rtevo.record import (
     record_of,
     volume_path,
 )
-from rtevo.record.kinds import KINDS, typed
-from rtevo.records import EventKind, RunClock, VolumeFlag
+from rtevo.record.kinds import KINDS
+from rtevo.record.log import typed
+from rtevo.records import MOTION_COLUMNS, EventKind, RunClock, VolumeFlag
 from rtevo.report import gather, page
 from rtevo.run import main
 
@@ -119,15 +120,20 @@ def test_it_has_a_report_and_an_export(copy: Copy, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SESSIONS)
 def test_it_is_computed_again_as_a_comparison(copy: Copy, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Decoding has changed on purpose since: the same images have a score, and what they are is a comparison."""
+    """Motion is the same; decoding has changed on purpose since: the same images have scores, that agree."""
     out = copy(name)
     assert main(["--rerun", str(out), "--out", str(out.parent / "again")]) == 0
     told = capsys.readouterr().out
     assert f"recorded by rtevo 0.1.0, computed by {rtevo.__version__}: a comparison, not the same to the last bit" in told
     result = json.loads((out.parent / "again" / "rerun.json").read_text())
     assert result["rtevo"] == {"recorded": ["0.1.0"], "now": rtevo.__version__}
-    before, again = RecordedSession(out).trials["score"], RecordedSession(out.parent / "again").trials["score"]
+    recorded, computed = RecordedSession(out), RecordedSession(out.parent / "again")
+    np.testing.assert_allclose(computed.motion[[*MOTION_COLUMNS]], recorded.motion[[*MOTION_COLUMNS]], atol=1e-4)
+    before, again = recorded.trials["score"], computed.trials["score"]
     np.testing.assert_array_equal(again.isna(), before.isna())
+    if before.count() > 2:  # of two images there is a sign only
+        assert before.corr(again) > 0.9
+        assert np.abs(again - before).max() < 0.6 * before.std()
 
 
 def test_a_session_of_another_version_is_not_resumed(copy: Copy, capsys: pytest.CaptureFixture[str]) -> None:
