@@ -269,11 +269,10 @@ def objective_values(goal: Goal, scores: Array, errors: Array, sums: Array | Non
     """
     n, count = scores.shape
     linear = np.array(goal.linear)
-    among = np.zeros((count + 1, count + 1))  # correlation of noise: the linear part, then the maps
     mixing = np.vstack([linear if linear.any() else np.zeros(count), np.eye(count)])
     mixed = mixing @ covariance @ mixing.T
     sd = np.sqrt(np.maximum(np.diag(mixed), 1e-30))
-    among = mixed / np.outer(sd, sd)
+    among = mixed / np.outer(sd, sd)  # correlation of noise: the linear part, then the maps
     values, variance = np.zeros(n), np.zeros(n)
     slopes, spreads = np.zeros((n, count + 1)), np.zeros((n, count + 1))
     if sums is not None:
