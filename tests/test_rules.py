@@ -15,9 +15,9 @@ READERS = {"DictReader", "reader", "read_csv", "read_table", "loadtxt", "genfrom
 WORDS = {"text", "note", "notes", "reason", "words", "mistake", "error", "problem"}  # what holds sentences for people is called so
 ASKED_OF_WORDS = {"startswith", "endswith", "find", "index", "count", "match", "search", "fullmatch"}
 ABOUT_WORDS = {
-    "rtevo/record/kinds.py: note.text.startswith": "logs of 0.1 hold kinds of notes in their words only: put right where they are read",
-    "rtevo/record/kinds.py: 'has taken over' in note.text": "the same",
-    "rtevo/record/kinds.py: 'started anew' in note.text": "the same",
+    "rtevo/record/log.py: note.text.startswith": "logs of 0.1 hold kinds of notes in their words only: put right where they are read",
+    "rtevo/record/log.py: 'has taken over' in note.text": "the same",
+    "rtevo/record/log.py: 'started anew' in note.text": "the same",
     "rtevo/run.py: text == 'max'": "an option's value",
     "rtevo/place/transforms.py: 'nxforms' in text": "the text of a file, whose format it tells",
 }
