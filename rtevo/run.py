@@ -243,6 +243,8 @@ def _complete(plan: Plan, supervisor: Supervisor, status: str, reason: str) -> d
             drove = plan.config.session.condition if plan.config.evolution.sealed else plan.condition
             end = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "status": status, "reason": reason, "condition": drove}
             statistics, warnings = supervisor.ring_statistics(), supervisor.warnings
+            if plan.config.evolution.sealed:  # how much evolution is told depends on what drives it
+                statistics.pop("fitness", None)
             log.append("end", {**end, "generator": painter, "rings": statistics, "warnings": warnings}, clock_ns)
         return finalise(plan.out)
     except OSError as error:

@@ -1,0 +1,105 @@
+"""A study as one BIDS data set with derivatives: every run that left volumes, its participants, what counts, and each picture once."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rtevo import export
+from rtevo.errors import DataError
+from rtevo.export import write_json, write_tsv
+from rtevo.record import LOG, volume_path
+from rtevo.study.allocation import KEY
+from rtevo.study.file import FILE
+from rtevo.study.ledger import LEDGER
+from rtevo.study.loading import Study, StudyRun
+
+__all__ = ["export_study", "validated"]
+
+_PEOPLE = {
+    "group": {"Description": "What drove evolution in the participant's loops (the arm that was drawn)."},
+    "pair": {"Description": "Block in which the arm was drawn: arms are exchangeable within blocks."},
+}
+_SCANS = {
+    "kind": {"Description": "Kind of the run in the study file."},
+    "planned": {"Description": "Number of the run in the visit's plan; repetitions share it."},
+    "status": {"Description": "How the run ended."},
+    "counts": {"Description": "Whether the run counts by the rules that the study file fixed beforehand."},
+    "excluded": {"Description": "Why it does not count."},
+}
+_SOURCE = "sourcedata/study"
+
+
+def export_study(study: Study, bids: Path) -> list[StudyRun]:
+    """Write a study as BIDS.
+
+    Parameters
+    ----------
+    study : Study
+    bids : Path
+        New or empty folder.
+
+    Returns
+    -------
+    list of StudyRun
+        The runs that left no volumes, and are not in it.
+
+    Raises
+    ------
+    DataError
+        The folder is not empty, or a run cannot be exported.
+    """
+    if bids.exists() and any(bids.iterdir()):
+        raise DataError(f"{bids}: expected a new or empty folder, found one with files: a study is exported as a whole")
+    left, rows = [], dict[Path, list[dict[str, Any]]]()
+    for run in study.runs:
+        if run.kind == "fit" or not (run.folder / LOG).exists() or not any((run.folder / volume_path(Path(), 0).parent).glob("*.nii.gz")):
+            left.append(run)
+            continue
+        bold = export.export(run.folder, bids, once=True)
+        row = {name: getattr(run, name) or None for name in ("kind", "planned", "status", "excluded")}
+        rows.setdefault(bold.parents[1], []).append({"filename": f"func/{bold.name}", **row, "counts": str(run.counts).lower()})
+    if not rows:
+        raise DataError(f"{study.folder}: expected a run that left volumes, the study has none yet")
+    for session, own in rows.items():
+        names = ["filename", "kind", "planned", "status", "counts", "excluded"]
+        write_tsv(session / f"{session.parent.name}_{session.name}_scans.tsv", names, own)
+    write_json(bids / "scans.json", _SCANS)
+    _people(study, bids)
+    for name in (FILE, LEDGER, *((KEY,) if study.unsealed else ())):
+        (bids / _SOURCE).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(study.folder / name, bids / _SOURCE / name)
+    return left
+
+
+def _people(study: Study, bids: Path) -> None:
+    """Say of each participant what the study knows: the arm, where it is unsealed."""
+    path = bids / "participants.tsv"
+    there = [line.partition("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    known = _PEOPLE if study.unsealed else {"pair": _PEOPLE["pair"]}
+    arms, pairs = study.arms() if study.unsealed else {}, study.pairs()
+    rows = [{"participant_id": who, "group": arms.get(who[4:]), "pair": pairs.get(who[4:])} for who in there]
+    write_tsv(path, ["participant_id", *known], rows)
+    write_json(path.with_suffix(".json"), known)
+
+
+def validated(bids: Path) -> str:
+    """Ask the BIDS validator about a data set and its derivatives, where it is installed; returns what it found, empty where nothing.
+
+    Raises
+    ------
+    DataError
+        It found errors.
+    """
+    if importlib.util.find_spec("bids_validator_deno") is None:
+        return "not validated: pip install bids-validator-deno, then `bids-validator-deno BIDS_DIR`"
+    for folder in (bids, bids / "derivatives" / "rtevo"):
+        command = [sys.executable, "-c", "import bids_validator_deno as v; v.cli()", "--ignoreWarnings", str(folder)]
+        checked = subprocess.run(command, capture_output=True, text=True, check=False)
+        if checked.returncode:
+            raise DataError(f"{folder}: the BIDS validator found errors:\n{checked.stdout}{checked.stderr}")
+    return "the BIDS validator found no error"
