@@ -269,6 +269,9 @@ class Generator:
     )
     threads: int = key(1, "CPU threads of torch; one is fastest where other processes are busy", *at_least(1))
     same_noise: bool = key(True, "every image starts from the same noise, so that a picture depends on its embedding alone")
+    noise_seed: int = key(
+        0, "seed of that noise: with one number in all runs a probe is the same picture in all; 0 = the session's", *at_least(0)
+    )
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class _Evolve:
 
     def noise_seed(self, generation: int, candidate: int) -> int:
         """Seed of one picture's diffusion noise."""
-        seed = self.context.config.session.seed
+        seed = self.context.config.generator.noise_seed or self.context.config.session.seed
         if self.context.config.generator.same_noise:
             return seed
         return int(np.random.SeedSequence([seed, generation, candidate]).generate_state(1)[0])

@@ -83,6 +83,8 @@ def _new(options: argparse.Namespace) -> None:
         return
     who = made.participants
     print(f"{options.folder}: drawn and sealed for {len(who)} participants; it begins with `rtevo study next {who[0]}`")
+    if not made.file.study.probe_every:
+        say("there are no probes ([study] probe_every = 0): the absolute gain across runs will not be identified")
     print(f"keep {made.file.path(made.file.study.secret)} where the operators do not look, and a copy of it elsewhere")
 
 

@@ -255,13 +255,9 @@ def _paths(found: StudyFile, origin: str) -> list[str]:
                 mistakes.append(f"{origin} [[visits]] {number} {name}: expected one that exists, got {value!r}")
         for kind in dict.fromkeys(kind for kind in visit.runs if kind != "fit" and kind in KINDS):
             if not (visit.session and kind in SHOWING) and not getattr(found.files, kind):
-                mistakes.append(
-                    f"{origin} [files] {kind}: expected the session file of a {kind}, as visit {visit.label} has one, found none"
-                )
-            elif not found.session_file(kind, visit).is_file():
-                mistakes.append(
-                    f"{origin}: session file of a {kind}: expected an existing file, got {str(found.session_file(kind, visit))!r}"
-                )
+                mistakes.append(f"{origin} [files] {kind}: expected a session file, as visit {visit.label} has such a run, found none")
+            elif not (named := found.session_file(kind, visit)).is_file():
+                mistakes.append(f"{origin}: session file of kind {kind}: expected an existing file, got {str(named)!r}")
     return list(dict.fromkeys(mistakes))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rtevo.errors import StudyError
-from rtevo.record import LogWriter, Other, read_log
+from rtevo.record import LogWriter, read_log
 
 __all__ = ["LEDGER", "Attempt", "Entry", "Slot", "append", "attempts_of", "entries", "now"]
 
@@ -108,7 +108,7 @@ def entries(study: Path) -> list[Entry]:
     path = study / LEDGER
     if not path.exists():
         raise StudyError(f"{path}: expected the ledger of a study, found no such file: `rtevo study new {study}` draws and seals one")
-    return [Entry(record.type, record.fields()) for record in read_log(path) if isinstance(record, Other)]
+    return [Entry(record.type, record.fields()) for record in read_log(path)]
 
 
 def attempts_of(ledger: Iterable[Entry]) -> list[Attempt]:

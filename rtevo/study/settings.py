@@ -12,6 +12,7 @@ import numpy as np
 from rtevo.config import Config, absolute, dump, load, overrides_of
 from rtevo.errors import StudyError
 from rtevo.record import RecordedSession, load_secret, seal
+from rtevo.record.sealing import LENGTH_BYTES
 from rtevo.session.course import fitness_of
 from rtevo.study.allocation import KEY
 from rtevo.study.file import SHOWING
@@ -75,7 +76,8 @@ def _showing(study: Study, planned: Planned) -> dict[tuple[str, str], Any]:
         ("decoder", "objective"): study.objective(planned.participant, visit),
     }
     used = {key: value for key, value in found.items() if value}
-    return {**used, ("evolution", "probe_every"): file.study.probe_every, ("session", "condition"): "ratings"}
+    alike = {("evolution", "probe_every"): file.study.probe_every, ("generator", "noise_seed"): _seed(study) or 1}
+    return {**used, **alike, ("session", "condition"): "ratings"}
 
 
 def _loop(study: Study, planned: Planned, scores: Path | None) -> dict[tuple[str, str], Any]:
@@ -102,7 +104,7 @@ def _loop(study: Study, planned: Planned, scores: Path | None) -> dict[tuple[str
 
 
 def _seed(study: Study, *what: object) -> int:
-    """Return the seed of a run: of its study, participant, visit and number."""
+    """Return a seed that follows from the study and from what it is for."""
     text = "\t".join(map(str, (study.drawn["id"], *what)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
@@ -195,4 +197,4 @@ def _write_scores(study: Study, planned: Planned, path: Path, images: int) -> No
     if study.concealed_arms()[planned.participant] == "yoked":
         own = fitness_of(RecordedSession(found[0]))[: len(told)]
         told[: len(own)] = own
-    path.write_bytes(seal(told.tobytes(), load_secret(study.file.path(study.file.study.secret)), told.nbytes))
+    path.write_bytes(seal(told.tobytes(), load_secret(study.file.path(study.file.study.secret)), told.nbytes + LENGTH_BYTES))
