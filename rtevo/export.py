@@ -10,7 +10,6 @@ al. 2016, doi:10.1038/sdata.2016.44.)
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import shutil
 import sys
@@ -26,19 +25,18 @@ from numpy.typing import NDArray
 from rtevo import __version__
 from rtevo.command import Parser, command
 from rtevo.errors import DataError, DecoderError
-from rtevo.outside import copy_inside, copy_regular, read_regular, shown
+from rtevo.outside import copy_inside, copy_regular, shown
 from rtevo.record import LOG, Notice, RecordedSession, Start, VolumeRecord, compact, image_path, volume_path
 from rtevo.records import MOTION_COLUMNS, Grid, VolumeFlag
 
-__all__ = ["export", "main", "write_json", "write_tsv"]
+__all__ = ["export", "main"]
 
 Row = dict[str, Any]
 TASK = "rtevo"
-MOST_PICTURE = 1 << 28  # bytes
 BIDS_VERSION = "1.10.0"
 _OPTIONAL_COLUMNS = (
-    "note", "onset_error", "duration_error", "guessed", "dropped_frames", "rating", "response_time", "score", "score_se", "volumes_used",
-    "fitness",
+    "note", "probe", "onset_error", "duration_error", "guessed", "dropped_frames", "rating", "response_time", "score", "score_se",
+    "volumes_used", "fitness",
 )  # fmt: skip
 
 _EVENTS = {
@@ -55,6 +53,7 @@ _EVENTS = {
     },
     "generation": {"Description": "Generation that the image belongs to, 0 = first."},
     "candidate": {"Description": "Number of the image in its generation."},
+    "probe": {"Description": "Number of the probe, an image that is shown again and again; n/a: a candidate of evolution."},
     "onset_error": {"Description": "Bound of the onset's error: of the stimulus computer's clock, and of a stalled screen.", "Units": "s"},
     "duration_error": {"Description": "Bound of the duration's error.", "Units": "s"},
     "guessed": {
@@ -88,7 +87,6 @@ class _Run:
     bids: Path
     settings: Mapping[str, Any]
     grid: Grid
-    once: bool = False  # each picture is there once, by its digest, whoever saw it
 
     @property
     def out(self) -> Path:
@@ -132,7 +130,7 @@ class _Run:
         return sorted({*self.session.missing, *gone})
 
 
-def _open(out: Path, bids: Path, once: bool) -> _Run:
+def _open(out: Path, bids: Path) -> _Run:
     """Read a session's folder and check that it can be exported."""
     session = RecordedSession(out)
     if not session.records(Start):
@@ -147,7 +145,7 @@ def _open(out: Path, bids: Path, once: bool) -> _Run:
     settings = session.file_settings
     if missing := [key for key in ("participant", "session", "run") if key not in settings.get("session", {})]:
         raise DataError(f"{session.session_file}: expected [session] {missing[0]}, by which files are named, found none")
-    run = _Run(session, bids, settings, grids[0], once)
+    run = _Run(session, bids, settings, grids[0])
     came = [row["volume"] for row in run.volumes if not row["flags"] & VolumeFlag.MISSING]
     absent = [index for index in came if not volume_path(out, index).exists()]
     if len(absent) == len(came):
@@ -157,8 +155,7 @@ def _open(out: Path, bids: Path, once: bool) -> _Run:
         )
     if absent:
         print(f"rtevo: {out / 'volumes'}: {len(absent)} volumes that came are not there: MissingVolumes lists them", file=sys.stderr)
-    existing = sorted(bids.glob(f"{run.prefix}_*"))
-    if existing:
+    if existing := sorted(bids.glob(f"{run.prefix}_*")):
         raise DataError(f"{existing[0]}: exists already, nothing is overwritten; set another [session] run, or another BIDS_DIR")
     if bids.exists() and any(bids.iterdir()) and not (bids / "dataset_description.json").exists():
         raise DataError(f"{bids}: expected an empty folder or a BIDS data set (with dataset_description.json)")
@@ -177,14 +174,12 @@ def _volumes(run: _Run) -> NDArray[Any]:
     return compact(data)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file of the data set."""
+def _json(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_tsv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], header: bool = True) -> None:
-    """Write a table of the data set: n/a for what is not known."""
+def _tsv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], header: bool = True) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ["\t".join(columns)] if header else []
     lines += ["\t".join(_cell(row.get(column)) for column in columns) for row in rows]
@@ -226,7 +221,7 @@ def _bold(run: _Run) -> None:
     sidecar |= _acquisition(run)
     if lost := run.missing:
         sidecar["MissingVolumes"] = lost  # 0 = first; their voxels are NaN
-    write_json(run.bids / f"{run.prefix}_bold.json", sidecar)
+    _json(run.bids / f"{run.prefix}_bold.json", sidecar)
 
 
 def _acquisition(run: _Run) -> dict[str, Any]:
@@ -261,8 +256,6 @@ def _events(run: _Run) -> None:
             continue
         source = image_path(run.out, trial["generation"], trial["candidate"])
         stimulus = f"{run.stimuli}/{source.parent.name}/{source.name}"
-        if run.once:
-            stimulus = f"{hashlib.sha256(read_regular(source, MOST_PICTURE)).hexdigest()[:32]}.png"
         target = run.bids / "stimuli" / stimulus
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_symlink():
@@ -273,9 +266,9 @@ def _events(run: _Run) -> None:
     columns = [name for name in _EVENTS if name not in _OPTIONAL_COLUMNS or any(_cell(row.get(name)) != "n/a" for row in rows)]
     words = {**_EVENTS, **_maps(run)}
     columns += [name for name in words if name not in _EVENTS]
-    write_tsv(run.bids / f"{run.prefix}_events.tsv", columns, rows)
+    _tsv(run.bids / f"{run.prefix}_events.tsv", columns, rows)
     presentation = {"StimulusPresentation": {"SoftwareName": "PsychoPy (rtevo presenter)", "SoftwareVersion": run.session.start.rtevo}}
-    write_json(run.bids / f"{run.prefix}_events.json", {**{name: words[name] for name in columns}, **presentation})
+    _json(run.bids / f"{run.prefix}_events.json", {**{name: words[name] for name in columns}, **presentation})
 
 
 def _maps(run: _Run) -> dict[str, dict[str, str]]:
@@ -356,7 +349,7 @@ def _preprocessed(run: _Run, root: Path) -> None:
     }
     if replaced:
         sidecar["ReplacedVolumes"] = replaced  # 0 = first; see the outlier columns of the confounds
-    write_json(root / f"{run.prefix}_{_SPACE}_bold.json", sidecar)
+    _json(root / f"{run.prefix}_{_SPACE}_bold.json", sidecar)
 
 
 def _aligned(run: _Run, row: Row | None, index: int) -> NDArray[np.float32] | None:
@@ -388,12 +381,12 @@ def _derivatives(run: _Run) -> None:
             "SourceDatasets": [{"URL": "../.."}],
             "DatasetLinks": {"raw": "../.."},
         }
-        write_json(root / "dataset_description.json", description)
+        _json(root / "dataset_description.json", description)
         (root / "README.md").write_text(_README, encoding="utf-8")
         (root / ".bidsignore").write_text("**/rtevo\n**/rtevo/**\n*_timeseries.*\n", encoding="utf-8")
     columns, rows = _confounds(run)
-    write_tsv(root / f"{run.prefix}_desc-confounds_timeseries.tsv", list(columns), rows)
-    write_json(root / f"{run.prefix}_desc-confounds_timeseries.json", {**columns, "SamplingFrequency": 1 / run.tr_s})
+    _tsv(root / f"{run.prefix}_desc-confounds_timeseries.tsv", list(columns), rows)
+    _json(root / f"{run.prefix}_desc-confounds_timeseries.json", {**columns, "SamplingFrequency": 1 / run.tr_s})
     _preprocessed(run, root)
     extra = root / run.folder / "rtevo" / run.number
     extra.mkdir(parents=True, exist_ok=True)
@@ -430,7 +423,7 @@ def _data_set(run: _Run) -> None:
     """The files of the data set as a whole; a participant is listed once."""
     description = run.bids / "dataset_description.json"
     if not description.exists():
-        write_json(
+        _json(
             description,
             {
                 "Name": "rtevo: real-time fMRI with evolved images",
@@ -443,7 +436,7 @@ def _data_set(run: _Run) -> None:
     people = run.bids / "participants.tsv"
     known = {line.partition("\t")[0] for line in people.read_text(encoding="utf-8").splitlines()[1:]} if people.exists() else set()
     known.add(run.folder.split("/")[0])
-    write_tsv(people, ["participant_id"], [{"participant_id": name} for name in sorted(known)])
+    _tsv(people, ["participant_id"], [{"participant_id": name} for name in sorted(known)])
 
 
 _README = """# Real-time fMRI with evolved images
@@ -465,7 +458,7 @@ complete event log.
 """
 
 
-def export(out: Path, bids: Path, once: bool = False) -> Path:
+def export(out: Path, bids: Path) -> Path:
     """Write a session's run as BIDS.
 
     Parameters
@@ -474,8 +467,6 @@ def export(out: Path, bids: Path, once: bool = False) -> Path:
         The session's folder. Its raw volumes must have been kept (``[record] save_volumes``).
     bids : Path
         The data set's folder: new, empty, or a BIDS data set that this run is added to.
-    once : bool
-        Have each picture once in ``stimuli``, by its digest, whichever runs it was shown in; else in a folder of the run.
 
     Returns
     -------
@@ -487,7 +478,7 @@ def export(out: Path, bids: Path, once: bool = False) -> Path:
     DataError
         The folder holds no session, volumes are missing, or the data set already holds this run.
     """
-    run = _open(out, bids, once)
+    run = _open(out, bids)
     bids.mkdir(parents=True, exist_ok=True)
     _data_set(run)
     _events(run)

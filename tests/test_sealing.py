@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from rtevo import records
 from rtevo.config import build
 from rtevo.errors import ConfigError, DataError
+from rtevo.past.rerun import rerun
 from rtevo.record import (
     LOG,
     FitnessRecord,
@@ -30,6 +31,7 @@ from rtevo.session.blinding import make_secret
 from rtevo.session.checks import check_space
 from rtevo.session.course import fitness_of, make_course
 
+KIND = re.compile(r'"type": "(\w+)"')
 Told = list[list[tuple[int, float]]]  # after each score: candidate, fitness
 BRAIN: Told = [[(0, 0.5)], [(1, -1.25)], [(2, 2.0)]]
 SHAM: Told = [[(0, 0.5)], [(0, -1.25), (1, 0.5)], [(1, 2.0), (2, 0.5)]]
@@ -78,7 +80,7 @@ def test_logs_of_all_conditions_look_the_same(tmp_path: Path, secret: Path, batc
         write(tmp_path / name, told, secret, batch)
         assert told_in(tmp_path / name) == [each for own in told for each in own]
     one, two = ((tmp_path / name / LOG).read_text().splitlines() for name in ("one", "two"))
-    assert [json.loads(line[9:])["type"] for line in one] == [json.loads(line[9:])["type"] for line in two]
+    assert [KIND.findall(line) for line in one] == [KIND.findall(line) for line in two]
     sealed = [[len(line) for line in lines if '"sealed", ' in line] for lines in (one, two)]
     assert sealed[0] == sealed[1]
     assert len(sealed[0]) == 3
@@ -110,6 +112,14 @@ def test_tables_of_a_sealed_run_hide_what_evolution_was_told_until_it_is_unseale
     assert session.trials["fitness"].tolist() == [-1.25, 2.0, 0.5]
     assert session.summary["condition"] == "sham"
     assert session.parts[-1].ended_well
+
+
+def test_a_sealed_run_is_not_computed_again(tmp_path: Path, secret: Path) -> None:
+    write(tmp_path / "out", SHAM, secret)
+    config = build({})
+    with pytest.raises(DataError, match="the session is sealed"):
+        rerun(tmp_path / "out", config, config, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 def test_what_is_sealed_says_nothing_by_its_length_and_cannot_be_changed(secret: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,8 +14,8 @@ from typing import Any
 
 from rtevo import export
 from rtevo.errors import DataError
-from rtevo.export import write_json, write_tsv
-from rtevo.record import LOG, volume_path
+from rtevo.outside import read_regular
+from rtevo.record import LOG, frame, volume_path, write_table
 from rtevo.study.allocation import KEY
 from rtevo.study.file import FILE
 from rtevo.study.ledger import LEDGER
@@ -32,6 +35,9 @@ _SCANS = {
     "excluded": {"Description": "Why it does not count."},
 }
 _SOURCE = "sourcedata/study"
+_STIMULUS = re.compile(r"sub-[^\t\n]*\.png")
+MOST_PICTURE = 1 << 28  # bytes
+Row = dict[str, Any]
 
 
 def export_study(study: Study, bids: Path) -> list[StudyRun]:
@@ -55,20 +61,20 @@ def export_study(study: Study, bids: Path) -> list[StudyRun]:
     """
     if bids.exists() and any(bids.iterdir()):
         raise DataError(f"{bids}: expected a new or empty folder, found one with files: a study is exported as a whole")
-    left, rows = [], dict[Path, list[dict[str, Any]]]()
+    left, rows = [], dict[Path, list[Row]]()
     for run in study.runs:
         if run.kind == "fit" or not (run.folder / LOG).exists() or not any((run.folder / volume_path(Path(), 0).parent).glob("*.nii.gz")):
             left.append(run)
             continue
-        bold = export.export(run.folder, bids, once=True)
+        bold = export.export(run.folder, bids)
         row = {name: getattr(run, name) or None for name in ("kind", "planned", "status", "excluded")}
         rows.setdefault(bold.parents[1], []).append({"filename": f"func/{bold.name}", **row, "counts": str(run.counts).lower()})
     if not rows:
         raise DataError(f"{study.folder}: expected a run that left volumes, the study has none yet")
     for session, own in rows.items():
-        names = ["filename", "kind", "planned", "status", "counts", "excluded"]
-        write_tsv(session / f"{session.parent.name}_{session.name}_scans.tsv", names, own)
-    write_json(bids / "scans.json", _SCANS)
+        _write(session / f"{session.parent.name}_{session.name}_scans.tsv", ["filename", *_SCANS], own)
+    _describe(bids / "scans.json", _SCANS)
+    _once(bids)
     _people(study, bids)
     for name in (FILE, LEDGER, *((KEY,) if study.unsealed else ())):
         (bids / _SOURCE).mkdir(parents=True, exist_ok=True)
@@ -83,8 +89,30 @@ def _people(study: Study, bids: Path) -> None:
     known = _PEOPLE if study.unsealed else {"pair": _PEOPLE["pair"]}
     arms, pairs = study.arms() if study.unsealed else {}, study.pairs()
     rows = [{"participant_id": who, "group": arms.get(who[4:]), "pair": pairs.get(who[4:])} for who in there]
-    write_tsv(path, ["participant_id", *known], rows)
-    write_json(path.with_suffix(".json"), known)
+    _write(path, ["participant_id", *known], rows)
+    _describe(path.with_suffix(".json"), known)
+
+
+def _write(path: Path, columns: list[str], rows: list[Row]) -> None:
+    write_table(frame(rows, dict.fromkeys(columns, "object")), path)
+
+
+def _describe(path: Path, columns: dict[str, dict[str, str]]) -> None:
+    path.write_text(json.dumps(columns, indent=2) + "\n", encoding="utf-8")
+
+
+def _once(bids: Path) -> None:
+    """Have each picture once, under its digest, whichever runs it was shown in."""
+    stimuli, names = bids / "stimuli", dict[str, str]()
+    for picture in sorted(stimuli.rglob("*.png")):
+        name = f"{hashlib.sha256(read_regular(picture, MOST_PICTURE)).hexdigest()[:32]}.png"
+        names[str(picture.relative_to(stimuli))] = name
+        picture.replace(stimuli / name)
+    for folder in stimuli.glob("sub-*"):
+        shutil.rmtree(folder)
+    for events in bids.glob("sub-*/ses-*/func/*_events.tsv"):
+        text = events.read_text(encoding="utf-8")
+        events.write_text(_STIMULUS.sub(lambda found: names.get(found[0], found[0]), text), encoding="utf-8")
 
 
 def validated(bids: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,7 @@ def begin(study: Study, planned: Planned) -> tuple[Attempt, list[str]]:
     if waiting := waits_for(study, planned):
         raise StudyError(f"{planned}: waits until this run of earlier participants is over: {', '.join(waiting)}")
     who, visit = planned.participant, planned.visit.label
-    taken = {attempt.run for attempt in study.attempts if (attempt.participant, attempt.visit) == (who, visit)}
-    number = planned.number if planned.number not in taken else max(*taken, len(planned.visit.runs)) + 1
-    out = study.folder / f"sub-{who}" / f"ses-{visit}" / (f"decoder-{number:02d}" if planned.kind == "fit" else f"run-{number:02d}")
+    number, out = _free(study, planned)
     if planned.kind == "fit":
         arguments, digest = fit_arguments(study, planned, out), ""
         out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -69,6 +68,17 @@ def begin(study: Study, planned: Planned) -> tuple[Attempt, list[str]]:
     fields = {"participant": who, "visit": visit, "planned": planned.number, "run": number, "kind": planned.kind}
     append(study.folder, "began", **fields, folder=attempt.folder, session_sha256=digest, arguments=arguments, rtevo=__version__)
     return attempt, arguments
+
+
+def _free(study: Study, planned: Planned) -> tuple[int, Path]:
+    """Return number and folder of a run: those of the plan, or the first after all others that are not there yet."""
+    taken = {attempt.run for attempt in study.attempts if (attempt.participant, attempt.visit) == planned.slot[:2]}
+    name = "decoder" if planned.kind == "fit" else "run"
+    folder = study.folder / f"sub-{planned.participant}" / f"ses-{planned.visit.label}"
+    for number in chain([planned.number], count(max([*taken, len(planned.visit.runs)]) + 1)):
+        if number not in taken and not (folder / f"{name}-{number:02d}").exists():
+            return number, folder / f"{name}-{number:02d}"
+    raise AssertionError
 
 
 def close(study: Study, attempt: Attempt, failed: bool = False) -> Attempt:
@@ -92,8 +102,8 @@ def close(study: Study, attempt: Attempt, failed: bool = False) -> Attempt:
         session = RecordedSession(folder, damaged=True)
         status, figures = session.status, figures_of(session.summary)
         why = excluded(study.file.exclusion, figures, attempt.kind)
-    if status != "completed":
-        why = "; ".join(filter(None, [f"it is {status}", why]))
+    if status not in ("completed", "not begun"):
+        why = f"it is {status}"
     counts = status == "completed" and not why
     append(study.folder, "ended", folder=attempt.folder, status=status, counts=counts, excluded=why, figures=figures)
     return replace(attempt, status=status, counts=counts, excluded=why, figures=figures)

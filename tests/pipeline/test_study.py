@@ -22,10 +22,12 @@ from rtevo.study.ledger import LEDGER, entries
 
 from .conftest import Warm
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("study")]  # one study for all
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("study"), pytest.mark.timeout(1500)]  # one study for all
 SESSION = """
 [session]
 speed = 0.0
+[acquisition]
+tr_s = 2.0
 [evolution]
 generations = 2
 population = 2
@@ -47,9 +49,13 @@ loop = "session.toml"
 [[visits]]
 label = "1"
 runs = ["loop"]
+[identity]
+patient_id = "simulated"
+anonymous = "refuse"
 """
 ARMS = re.compile(rb"\b(brain|sham|yoked|random)\b", re.IGNORECASE)
 MOMENTS_S = 0.01  # between two looks at a log
+LONGEST_S = 1200.0  # that a session of some seconds may take where others use the computer
 
 
 @dataclass
@@ -78,7 +84,7 @@ class Told:
             time.sleep(MOMENTS_S)
         if until:
             process.kill()
-        self.status[name], self.printed[name] = process.wait(200), printed.read_text()
+        self.status[name], self.printed[name] = process.wait(LONGEST_S), printed.read_text()
         printed.unlink()
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from rtevo.config import load as load_config
-from rtevo.errors import ConfigError, DataError, StudyError
-from rtevo.record import LogWriter, is_sealed, load_secret, open_sealed
+from rtevo.errors import BusyError, ConfigError, DataError, StudyError
+from rtevo.record import LogWriter, hold, is_sealed, load_secret, open_sealed
 from rtevo.record import load as load_run
 from rtevo.session.blinding import read_key
 from rtevo.session.course import resolve_condition
@@ -288,6 +288,25 @@ def test_a_repetition_has_a_number_of_its_own_and_the_first_one_that_counts_is_e
         (1, 1, False, "it is failed"),
         (3, 1, True, ""),
     ]
+
+
+def test_a_folder_that_was_left_without_a_log_is_not_used_again(sealed: Path) -> None:
+    study = load(sealed)
+    planned = study.following("01")
+    assert planned is not None
+    first, _ = begin(study, planned)
+    (sealed / first.folder).mkdir()  # killed before anything was recorded
+    close(load(sealed), first)
+    assert load(sealed).runs == []
+    attempt, _ = begin(load(sealed), planned)
+    assert (attempt.planned, attempt.run) == (1, 3)
+
+
+def test_two_cannot_start_the_same_participants_run(sealed: Path) -> None:
+    (sealed / "sub-01").mkdir()
+    with hold(sealed / "sub-01"), pytest.raises(BusyError, match="still running"):
+        following_run(sealed, "01", None, lambda *_: "again", print)
+    assert load(sealed).attempts == []
 
 
 def test_somebody_can_sign_for_a_run_that_the_rules_exclude(sealed: Path) -> None:
