@@ -75,7 +75,9 @@ def _check_sessions(file: StudyFile) -> None:
         for kind in dict.fromkeys(kind for kind in visit.runs if kind != "fit"):
             later = {("decoder", "folder"): str(file.folder)} if visit.decoder or "fit" in visit.runs else {}
             try:
-                load(file.session_file(kind, visit), later)
+                config = load(path := file.session_file(kind, visit), later)
+                if kind == "loop" and config.evolution.stop_gain:
+                    mistakes.append(f"{path.name} [evolution] stop_gain: expected 0 in a study: when a run ends would depend on its arm")
             except ConfigError as error:
                 mistakes += error.mistakes
     if mistakes:

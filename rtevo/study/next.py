@@ -161,10 +161,14 @@ def following_run(folder: Path, participant: str, again: int | None, ask: Ask, t
 def _settled(study: Study, participant: str) -> Study:
     """Write into the ledger how runs ended that ended without its knowledge; returns the study as it stands then."""
     for attempt in study.attempts:
-        folder = study.folder / attempt.folder
-        if attempt.participant != participant or attempt.status != "begun":
+        log = study.folder / attempt.folder / LOG
+        if attempt.participant != participant or attempt.status == "completed":
             continue
-        if attempt.kind == "fit" or not (folder / LOG).exists() or RecordedSession(folder, damaged=True).end is not None:
+        if attempt.kind == "fit" or not log.exists():
+            news = attempt.status == "begun"
+        else:
+            news = RecordedSession(log.parent, damaged=True).status not in ("unfinished", attempt.status)
+        if news:
             close(study, attempt)
     return Study(study.folder)
 

@@ -190,11 +190,12 @@ def write_session(study: Study, planned: Planned, number: int, out: Path) -> Pat
 
 def _write_scores(study: Study, planned: Planned, path: Path, images: int) -> None:
     """Fill the sealed file of scores for so many images."""
-    found = donors(study, planned)
-    if _block(study, planned.participant) and not found:
+    known = (fitness_of(RecordedSession(folder)) for folder in donors(study, planned))
+    found = [scores for scores in known if np.isfinite(scores).any()]
+    if _block(study, planned.participant) and not found:  # of whatever arm: it says nothing
         raise StudyError(f"{planned}: expected a run of the earlier blocks that it can be compared with, found none that counts")
     told = np.full(math.ceil(images / SCORES) * SCORES, np.nan, "<f8")
     if study.concealed_arms()[planned.participant] == "yoked":
-        own = fitness_of(RecordedSession(found[0]))[: len(told)]
+        own = found[0][: len(told)]
         told[: len(own)] = own
     path.write_bytes(seal(told.tobytes(), load_secret(study.file.path(study.file.study.secret)), told.nbytes + LENGTH_BYTES))

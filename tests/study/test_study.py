@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,16 @@ def test_a_study_begins_with_a_file_to_edit(tmp_path: Path, capsys: pytest.Captu
     assert (found.study.name, found.study.probe_every, found.visits[0].runs) == ("faces", 6, ("loop",))
 
 
+def test_the_study_file_of_the_docs_is_one(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "study.md").read_text(encoding="utf-8")
+    (found,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    for name in ("localizer.toml", "session.toml"):
+        (tmp_path / name).touch()
+    (tmp_path / "study.toml").write_text(found)
+    study = read(tmp_path / "study.toml")
+    assert [len(visit.runs) for visit in study.visits] == [5, 2]
+
+
 def test_all_mistakes_of_a_study_file_are_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text(
         '[study]\nparticipants = ["01", "01", "ä"]\narms = ["yoked"]\nprobe_every = 1\nmotto = "x"\n[lunch]\n[files]\nloop = "none.toml"\n'
@@ -103,6 +114,13 @@ def test_all_mistakes_of_a_study_file_are_told_at_once(tmp_path: Path) -> None:
         "expected a localizer before the first fit",
     ):
         assert said in told, (said, told)
+
+
+def test_when_a_run_ends_may_not_depend_on_its_arm(tmp_path: Path) -> None:
+    folder = write(tmp_path / "study")
+    (folder / "session.toml").write_text("[evolution]\nstop_gain = 0.1\n")
+    with pytest.raises(ConfigError, match=r"session.toml \[evolution\] stop_gain: expected 0 in a study"):
+        new(folder)
 
 
 def test_a_session_file_that_cannot_be_used_is_told_before_anything_is_drawn(tmp_path: Path) -> None:
