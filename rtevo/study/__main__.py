@@ -125,7 +125,10 @@ def _next(options: argparse.Namespace) -> int:
         print(f"{planned}: {last.folder} did not come to its end ({last.status}).")
         answer = ""
         while answer not in letters:
-            answer = input("; ".join(f"{choice[0]}: {words}" for choice, words in CHOICES.items()) + " > ").strip().lower()[:1]
+            print("; ".join(f"{choice[0]}: {words}" for choice, words in CHOICES.items()) + " > ", end="", flush=True)
+            if not (line := sys.stdin.readline()):
+                raise KeyboardInterrupt
+            answer = line.strip().lower()[:1]
         return letters[answer]
 
     return following_run(_folder(options.study), options.participant, options.again, ask, lambda text: print(text, flush=True))
@@ -147,9 +150,8 @@ def _export(options: argparse.Namespace) -> None:
     from rtevo.study.export import export_study, validated
 
     study = load(_folder(options.study))
-    for run in export_study(study, options.bids):
-        if run.kind != "fit":
-            say(f"{run.folder}: left no volumes ({run.status}), and is not exported")
+    for why in export_study(study, options.bids):
+        say(why)
     print(f"{options.bids}: {validated(options.bids)}")
 
 

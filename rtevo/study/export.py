@@ -15,11 +15,11 @@ from typing import Any
 from rtevo import export
 from rtevo.errors import DataError
 from rtevo.outside import read_regular
-from rtevo.record import LOG, frame, volume_path, write_table
+from rtevo.record import frame, write_table
 from rtevo.study.allocation import KEY
 from rtevo.study.file import FILE
 from rtevo.study.ledger import LEDGER
-from rtevo.study.loading import Study, StudyRun
+from rtevo.study.loading import Study
 
 __all__ = ["export_study", "validated"]
 
@@ -40,7 +40,7 @@ MOST_PICTURE = 1 << 28  # bytes
 Row = dict[str, Any]
 
 
-def export_study(study: Study, bids: Path) -> list[StudyRun]:
+def export_study(study: Study, bids: Path) -> list[str]:
     """Write a study as BIDS.
 
     Parameters
@@ -51,22 +51,25 @@ def export_study(study: Study, bids: Path) -> list[StudyRun]:
 
     Returns
     -------
-    list of StudyRun
-        The runs that left no volumes, and are not in it.
+    list of str
+        Which runs are not in it, and why: a sentence each. A fit is in the derivatives of the runs that used it.
 
     Raises
     ------
     DataError
-        The folder is not empty, or a run cannot be exported.
+        The folder is not empty, or there is no run that can be exported.
     """
     if bids.exists() and any(bids.iterdir()):
         raise DataError(f"{bids}: expected a new or empty folder, found one with files: a study is exported as a whole")
-    left, rows = [], dict[Path, list[Row]]()
+    left, rows = list[str](), dict[Path, list[Row]]()
     for run in study.runs:
-        if run.kind == "fit" or not (run.folder / LOG).exists() or not any((run.folder / volume_path(Path(), 0).parent).glob("*.nii.gz")):
-            left.append(run)
+        if run.kind == "fit":
             continue
-        bold = export.export(run.folder, bids)
+        try:
+            bold = export.export(run.folder, bids)
+        except DataError as error:
+            left.append(f"{run.folder}: is not exported: {error}")
+            continue
         row = {name: getattr(run, name) or None for name in ("kind", "planned", "status", "excluded")}
         rows.setdefault(bold.parents[1], []).append({"filename": f"func/{bold.name}", **row, "counts": str(run.counts).lower()})
     if not rows:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rtevo.errors import StudyError
+from rtevo.errors import BusyError, StudyError
 from rtevo.record import LogWriter, read_log
 
 __all__ = ["LEDGER", "Attempt", "Entry", "Slot", "append", "attempts_of", "entries", "now"]
 
 LEDGER = "study.jsonl"
+TRIES, PAUSE_S = 200, 0.05  # where another run of the study is being entered: that takes milliseconds
 Slot = tuple[str, str, int]  # participant, visit, number of the run in the visit's plan
 
 
@@ -89,10 +90,17 @@ def append(study: Path, kind: str, /, **fields: Any) -> None:
     Raises
     ------
     DataError
-        Another process writes to the ledger, or it is damaged.
+        The ledger is damaged; or another process writes to it, and does not come to an end.
     """
-    with LogWriter(study / LEDGER) as log:
-        log.append(kind, {"at": now(), **fields})
+    for left in reversed(range(TRIES)):
+        try:
+            with LogWriter(study / LEDGER) as log:
+                log.append(kind, {"at": now(), **fields})
+            return
+        except BusyError:
+            if not left:
+                raise
+            time.sleep(PAUSE_S)
 
 
 def entries(study: Path) -> list[Entry]:

@@ -66,7 +66,7 @@ def begin(study: Study, planned: Planned) -> tuple[Attempt, list[str]]:
         arguments, digest = [str(file)], hashlib.sha256(file.read_bytes()).hexdigest()
     attempt = Attempt(who, visit, planned.number, number, planned.kind, str(out.relative_to(study.folder)))
     fields = {"participant": who, "visit": visit, "planned": planned.number, "run": number, "kind": planned.kind}
-    append(study.folder, "began", **fields, folder=attempt.folder, session_sha256=digest, arguments=arguments, rtevo=__version__)
+    append(study.folder, "began", **fields, folder=attempt.folder, session_sha256=digest, rtevo=__version__)
     return attempt, arguments
 
 
