@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -160,7 +160,7 @@ class StudyFile:
         return (self.folder / Path(name).expanduser()).resolve()
 
 
-_SECTIONS = {name: kind for name, kind in get_type_hints(StudyFile).items() if name in ("study", "files", "fit", "exclusion", "identity")}
+_SECTIONS = {name: kind for name, kind in get_type_hints(StudyFile).items() if is_dataclass(kind)}
 
 
 def read(path: Path, text: str | None = None) -> StudyFile:
@@ -264,7 +264,7 @@ def _paths(found: StudyFile, origin: str) -> list[str]:
 def example(name: str) -> str:
     """Return a commented study file to begin with; every key is shown."""
     given: dict[str, Any] = {"name": name, "participants": ["01", "02", "03", "04"], "loop": "session.toml", "label": "1", "runs": ["loop"]}
-    heads = {"study": Design, "files": Files, "[visits]": Visit, "fit": Fit, "exclusion": Exclusion, "identity": Identity}
+    heads = {"study": Design, "files": Files, "[visits]": Visit, **_SECTIONS}
     lines = ["# An rtevo study. `rtevo study new FOLDER` draws and seals what it says; after that it cannot change. Paths: from this file."]
     for head, kind in heads.items():
         lines += ["", f"[{head}]  # {(kind.__doc__ or '').rstrip('.')}"]

@@ -120,7 +120,7 @@ def entries(study: Path) -> list[Entry]:
 
 
 def attempts_of(ledger: Iterable[Entry]) -> list[Attempt]:
-    """Return all runs that were begun, in their order, as they stand now."""
+    """Return all runs that were begun, in their order, as they stand now; of several that meet the rules the last one counts."""
     found: dict[str, Attempt] = {}
     for entry in ledger:
         attempt = found.get(entry["folder"])
@@ -134,4 +134,8 @@ def attempts_of(ledger: Iterable[Entry]) -> list[Attempt]:
             attempt.figures = entry.fields.get("figures")
         elif entry.kind == "override" and entry["what"] == "counts" and attempt is not None:
             attempt.counts, attempt.excluded = True, ""
+    last = {attempt.slot: attempt for attempt in found.values() if attempt.counts}
+    for attempt in found.values():
+        if attempt.counts and last[attempt.slot] is not attempt:
+            attempt.counts, attempt.excluded = False, f"it was repeated: {last[attempt.slot].folder}"
     return list(found.values())

@@ -90,16 +90,13 @@ def _loop(study: Study, planned: Planned, scores: Path | None) -> dict[tuple[str
     }
     if scores is not None:
         found["evolution", "yoked_to"] = str(scores)
-    before = [
-        attempt
-        for attempt in study.attempts
-        if attempt.participant == planned.participant and attempt.kind == "loop" and attempt.counts and attempt.slot != planned.slot
+    plan, goal = study.planned(planned.participant), study.objective(planned.participant, planned.visit)
+    earlier = [
+        each for each in plan[: plan.index(planned)] if each.kind == "loop" and study.objective(each.participant, each.visit) == goal
     ]
-    goal = study.objective(planned.participant, planned.visit)
-    visits = {visit.label: visit for visit in study.file.visits}
-    same = [attempt for attempt in before if study.objective(planned.participant, visits[attempt.visit]) == goal]
-    if same and study.file.study.evolution == "continue":
-        found["evolution", "continue_from"] = str(study.folder / same[-1].folder)
+    counting = [attempt for each in earlier for attempt in study.tried(each.slot) if attempt.counts]
+    if counting and study.file.study.evolution == "continue":
+        found["evolution", "continue_from"] = str(study.folder / counting[-1].folder)
     return found
 
 

@@ -308,6 +308,19 @@ def test_a_repetition_has_a_number_of_its_own_and_the_first_one_that_counts_is_e
     ]
 
 
+def test_of_a_run_that_was_repeated_the_last_that_meets_the_rules_counts(sealed: Path) -> None:
+    first = ran(sealed, "01")
+    second = ran(sealed, "01", planned=2)
+    again = ran(sealed, "01")
+    ran(sealed, "01", status="stopped", why="it is stopped")
+    runs = [(run.counts, run.excluded) for run in load(sealed).runs]
+    assert runs == [(False, f"it was repeated: {again}"), (True, ""), (True, ""), (False, "it is stopped")]
+    study = load(sealed)
+    files = [load_config(Path(begin(study, planned)[1][0])) for planned in study.planned("01")]
+    assert [config.evolution.continue_from for config in files] == ["", str(sealed / again)]  # never from a later one
+    assert len({first, second, again}) == 3
+
+
 def test_a_folder_that_was_left_without_a_log_is_not_used_again(sealed: Path) -> None:
     study = load(sealed)
     planned = study.following("01")
