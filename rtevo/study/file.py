@@ -160,7 +160,7 @@ class StudyFile:
         return (self.folder / Path(name).expanduser()).resolve()
 
 
-_SECTIONS = {name: kind for name, kind in get_type_hints(StudyFile).items() if is_dataclass(kind)}
+_SECTIONS = {name: kind for name, kind in get_type_hints(StudyFile).items() if isinstance(kind, type) and is_dataclass(kind)}
 
 
 def read(path: Path, text: str | None = None) -> StudyFile:
