@@ -25,6 +25,12 @@ __all__ = ["CHOICES", "Ask", "begin", "close", "following", "following_run", "wa
 
 CHOICES = {"resume": "go on with it where it stopped", "again": "repeat it", "on": "go on without it"}
 """What can be done about a run that was interrupted, stopped or failed."""
+BROKEN = {
+    "stopped": "it was stopped",
+    "failed": "it failed",
+    "unscored": "its images could not be scored",
+    "unfinished": "it was interrupted",
+}
 Ask = Callable[[Planned, Attempt], str]
 
 
@@ -103,7 +109,7 @@ def close(study: Study, attempt: Attempt, failed: bool = False) -> Attempt:
         status, figures = session.status, figures_of(session.summary)
         why = excluded(study.file.exclusion, figures, attempt.kind)
     if status not in ("completed", "not begun"):
-        why = f"it is {status}"
+        why = BROKEN.get(status, f"it is {status}")
     counts = status == "completed" and not why
     append(study.folder, "ended", folder=attempt.folder, status=status, counts=counts, excluded=why, figures=figures)
     return replace(attempt, status=status, counts=counts, excluded=why, figures=figures)

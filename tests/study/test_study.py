@@ -365,7 +365,7 @@ def test_in_one_sitting_the_next_run_of_the_visit_follows(sealed: Path) -> None:
         log.append("start", {})
     config = choose(Path(again.record.out), {}, "next")
     assert config is not None
-    assert load(sealed).attempts[0].excluded.startswith("it is stopped")
+    assert load(sealed).attempts[0].excluded.startswith("it was stopped")
     assert choose(Path(config.record.out), {}, "end") is None
 
 
