@@ -170,13 +170,14 @@ def read(path: Path, text: str | None = None) -> StudyFile:
     ----------
     path : Path
     text : str, optional
-        Its text, where that is known; None: what the file holds.
+        What the file held when it was sealed: the files that it names need not be there any more. None: what it holds now.
 
     Raises
     ------
     ConfigError
         With every mistake found.
     """
+    sealed = text is not None
     try:
         text = read_regular(path, MOST).decode("utf-8") if text is None else text
         tables: dict[str, Any] = tomllib.loads(text)
@@ -189,7 +190,7 @@ def read(path: Path, text: str | None = None) -> StudyFile:
     ]
     made = {name: section(kind, tables.get(name, {}), f"{path.name} [{name}]", mistakes) for name, kind in _SECTIONS.items()}
     found = StudyFile(**made, visits=_visits(tables.get("visits", []), path.name, mistakes), folder=path.resolve().parent, text=text)
-    mistakes += _together(found, tables, path.name)
+    mistakes += [] if sealed else _together(found, tables, path.name)
     if mistakes:
         raise ConfigError(mistakes)
     return found

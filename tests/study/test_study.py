@@ -167,6 +167,13 @@ def test_arms_are_sealed_in_a_key_that_sessions_read_and_nobody_else(sealed: Pat
         assert not any(arm in text for arm in ARMS), name
 
 
+def test_a_study_is_read_where_its_session_files_are_gone(sealed: Path) -> None:
+    (sealed / "session.toml").unlink()
+    study = load(sealed)
+    assert study.participants == ["01", "02", "03", "04", "05"]
+    assert len(study.table()) == 0
+
+
 def test_a_study_is_drawn_once(sealed: Path) -> None:
     with pytest.raises(ConfigError, match="the study is sealed already"):
         new(sealed)
