@@ -409,7 +409,11 @@ class End(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sealed(Record):
-    """What evolution was told after one score, in a session that is sealed: hexadecimal, see :mod:`rtevo.record.sealing`."""
+    """What evolution was told after one score, in a session that is sealed: see :mod:`rtevo.record.sealing`.
+
+    data : str
+        Hexadecimal.
+    """
 
     TYPE: ClassVar[str] = "sealed"
     data: str = ""
@@ -417,7 +421,13 @@ class Sealed(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Unsealed(Record):
-    """The study was unsealed: by whom, why and when (ISO 8601), what drove evolution, and the secret (hexadecimal) of `sealed` records."""
+    """The study was unsealed, and from here on the session shows what drove it.
+
+    condition, secret : str
+        What drove evolution, and what opens `sealed` records (hexadecimal).
+    by, why, at : str
+        Who unsealed it, for what reason, and when (ISO 8601).
+    """
 
     TYPE: ClassVar[str] = "unsealed"
     condition: str = ""
