@@ -66,7 +66,7 @@ def page(session: Session, controls: Sequence[Session] = ()) -> str:
 
 def _images_note(session: Session) -> str:
     if session.blinded:
-        return "Scores are hidden while the blinded session goes on."
+        return "Scores are hidden: the session is blinded."
     if session.condition == "ratings":
         return "Below each image its rating; the fittest of a generation framed."
     return (
