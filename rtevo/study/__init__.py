@@ -1,0 +1,1 @@
+"""A study: participants, visits, runs and arms; what comes of them as a group, and how many are needed."""
