@@ -345,7 +345,14 @@ def randomised(
     drawn, exact = allocations(arm, sizes, rng)
     estimate, own, shift = _statistics(y, arm, sizes, drawn)
     return Effect(
-        estimate, *_interval(estimate, own, shift, level), *_tails(estimate, own), len(drawn), exact, int(arm.sum()), int((~arm).sum()), alone
+        estimate,
+        *_interval(estimate, own, shift, level),
+        *_tails(estimate, own),
+        len(drawn),
+        exact,
+        int(arm.sum()),
+        int((~arm).sum()),
+        alone,
     )
 
 

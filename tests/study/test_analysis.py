@@ -62,7 +62,9 @@ def test_probes_put_runs_on_one_zero() -> None:
     np.testing.assert_allclose(found.images["level"], np.r_[np.linspace(0, 1, 12), np.linspace(1, 2, 12)], atol=1e-9)
     assert list(found.images["step"]) == [k // 3 for k in range(24)]
     assert found.images["progress"].iloc[[0, -1]].tolist() == [0, 1]
-    assert summaries(found, "gain").loc["01", "summary"] == pytest.approx(np.linspace(1, 2, 12)[-8:].mean() - np.linspace(0, 1, 12)[:8].mean())
+    assert summaries(found, "gain").loc["01", "summary"] == pytest.approx(
+        np.linspace(1, 2, 12)[-8:].mean() - np.linspace(0, 1, 12)[:8].mean()
+    )
 
 
 def test_without_probes_only_what_happens_within_runs_counts_for_everybody() -> None:
@@ -233,7 +235,7 @@ def images_without_an_effect(rng: np.random.Generator, participants: int, images
 def effects(paired: bool, seed: int, shift: float = 0.0) -> list[Effect]:
     """Tests of many studies of eight participants an arm, from images to p value."""
     rng = np.random.default_rng(seed)
-    names, treated, blocks = study(8, paired)
+    names, _, blocks = study(8, paired)
     found = []
     for _ in range(STUDIES):
         order = rng.permutation(16).reshape(8, 2) if not paired else np.arange(16).reshape(8, 2)
