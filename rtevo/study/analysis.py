@@ -4,7 +4,7 @@ The test asks of the draw itself: had chance allotted the arms otherwise, within
 as large? It assumes nothing of the scores' distribution, and not that participants are alike, so its false-positive rate holds at eight
 participants an arm as at eighty (R. A. Fisher 1935, The Design of Experiments; E. S. Edgington and P. Onghena 2007, Randomization Tests).
 
-What is estimated of a participant is fixed before the study (:class:`Prespecified`). Scores of different runs share no zero: the decoder
+What is estimated of a participant is fixed before the study (:class:`Analysis`). Scores of different runs share no zero: the decoder
 sets it anew in each. Images that came in several runs (probes) anchor them to each other; without these only changes within runs are
 identified.
 
@@ -23,14 +23,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rtevo.config.keys import key, one_of
+
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = [
     "SUMMARIES",
+    "Analysis",
     "Course",
     "Effect",
-    "Prespecified",
     "course",
     "gain",
     "holm",
@@ -48,39 +50,17 @@ _SAME = 1e-9  # statistics that differ by less, of their size, are the same
 
 
 @dataclass(frozen=True)
-class Prespecified:
-    """What is estimated and tested; fixed before the first participant.
+class Analysis:
+    """What is estimated and tested, fixed before the first participant."""
 
-    Parameters
-    ----------
-    summary : str
-        "gain": mean score of the last third of a participant's images less that of the first third. "slope": rise of the scores from the
-        first to the last image, by least squares.
-    treated : str
-        The arm that the others are compared with.
-    level : float
-        Of the test, two-sided; intervals hold 1 - level.
-    seed : int
-        Of the draw of allocations, where there are more than 20,000.
-
-    Raises
-    ------
-    ValueError
-        A parameter is out of range.
-    """
-
-    summary: str = "gain"
-    treated: str = "brain"
-    level: float = 0.05
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.summary not in SUMMARIES:
-            raise ValueError(f"summary: expected one of {', '.join(SUMMARIES)}, got {self.summary!r}")
-        if not 0 < self.level < 1:
-            raise ValueError(f"level: expected > 0 and < 1, got {self.level:g}")
-        if self.seed < 0:
-            raise ValueError(f"seed: expected at least 0, got {self.seed}")
+    summary: str = key(
+        "gain",
+        "one number a participant: gain (mean score of the last third of the images less that of the first), slope (rise of a line "
+        "through the scores from the first image to the last)",
+        **one_of(*SUMMARIES),
+    )
+    treated: str = key("brain", "the arm that each of the others is compared with", "an arm", bool)
+    level: float = key(0.05, "of the tests, two-sided; intervals hold the rest", "> 0 and < 1", lambda x: 0 < x < 1)
 
 
 # --- one number a participant ------------------------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def mixed_model(images: DataFrame, treated: Mapping[str, bool], level: float = 0
         warnings.simplefilter("ignore")  # that it did not converge, or ends at the border: `converged` says the first
         try:
             model = MixedLM(own["level"].to_numpy(np.float64), fixed, own["participant"].to_numpy(), fixed[:, [0, 2]])
-            fit = model.fit(reml=True, method=["lbfgs", "powell"])
+            fit = model.fit(reml=True, method="lbfgs")
             low, high = fit.conf_int(level)[3]
             found = Mixed(float(fit.fe_params[3]), float(low), float(high), float(fit.pvalues[3]), bool(fit.converged))
         except (ValueError, np.linalg.LinAlgError) as problem:

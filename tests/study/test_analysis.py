@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy import signal, stats
 
-from rtevo.study.analysis import MOST, Effect, Prespecified, allocations, course, gain, holm, randomised, slope, summaries, trajectories
+from rtevo.study.analysis import MOST, Analysis, Effect, allocations, course, gain, holm, randomised, slope, summaries, trajectories
 from rtevo.study.mixed import mixed_model
 
 UNLIKELY = 1e-4  # that a correct test fails one of the bounds below
@@ -214,10 +215,11 @@ def test_several_comparisons_are_adjusted_by_holm() -> None:
     assert holm([0.02]) == [0.02]
 
 
-@pytest.mark.parametrize(("wrong", "message"), [({"summary": "last"}, "gain, slope"), ({"level": 0.0}, "level"), ({"seed": -1}, "seed")])
-def test_what_is_fixed_beforehand_is_checked(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Prespecified(**wrong)
+def test_what_is_fixed_beforehand_has_a_rule_for_each_key() -> None:
+    right = Analysis()
+    rules = {spec.name: spec.metadata["check"] for spec in fields(Analysis)}
+    assert all(rules[name](getattr(right, name)) for name in rules)
+    assert not any(rules[name](wrong) for name, wrong in {"summary": "last", "treated": "", "level": 1.0}.items())
 
 
 # --- what it is worth --------------------------------------------------------------------------------------------------------------------
