@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["group_page", "main", "tables", "write"]
 
-IMAGES = ("participant", "visit", "run", "generation", "score", "se", "true_response", "step", "progress", "level")  # nothing that tells an arm
+IMAGES = ("participant", "visit", "run", "generation", "score", "se", "true_response", "step", "progress", "level")
+"""Columns of the table of images: nothing that tells an arm."""
 BEST = 3  # pictures of a participant's first and last generation
 _PACKAGES = ("numpy", "pandas", "scipy", "statsmodels", "matplotlib")
 
