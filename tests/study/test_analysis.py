@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import signal, stats
+from scipy import stats
 
 from rtevo.study.analysis import MOST, Analysis, Effect, allocations, course, gain, holm, randomised, slope, summaries, trajectories
 from rtevo.study.mixed import mixed_model
+from tests.support.studies import allotted, null_scores
 
 UNLIKELY = 1e-4  # that a correct test fails one of the bounds below
 
@@ -227,23 +228,14 @@ def test_what_is_fixed_beforehand_has_a_rule_for_each_key() -> None:
 STUDIES = 1000
 
 
-def images_without_an_effect(rng: np.random.Generator, participants: int, images: int = 60) -> np.ndarray:
-    """Scores of participants who all gain alike: drift that all share, gains and noise that differ, autocorrelated and heavy-tailed."""
-    noise = signal.lfilter([1.0], [1.0, -0.5], rng.standard_t(3, (participants, images)), axis=1)
-    spread, gains = rng.lognormal(0, 0.7, (participants, 1)), 0.5 + rng.exponential(1, (participants, 1))
-    return np.asarray((gains - 1.5) * np.linspace(0, 1, images) + spread * noise)
-
-
 def effects(paired: bool, seed: int, shift: float = 0.0) -> list[Effect]:
     """Tests of many studies of eight participants an arm, from images to p value."""
     rng = np.random.default_rng(seed)
     names, _, blocks = study(8, paired)
     found = []
     for _ in range(STUDIES):
-        order = rng.permutation(16).reshape(8, 2) if not paired else np.arange(16).reshape(8, 2)
-        flipped = np.array([rng.permutation(2) for _ in range(8)])
-        arm = {names[i]: bool(f) for pair, flips in zip(order, flipped, strict=True) for i, f in zip(pair, flips, strict=True)}
-        values = {n: gain(own)[0] + shift * arm[n] for n, own in zip(names, images_without_an_effect(rng, 16), strict=True)}
+        arm = dict(zip(names, allotted(rng, 8, paired).tolist(), strict=True))
+        values = {n: gain(own)[0] + shift * arm[n] for n, own in zip(names, null_scores(rng, 16), strict=True)}
         found.append(randomised(values, arm, blocks, rng))
     return found
 
