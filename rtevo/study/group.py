@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -28,14 +28,37 @@ _SEED = 20_240_601  # of drawn allocations, where there are too many to go throu
 class GroupRun(Protocol):
     """One run of a study."""
 
-    participant: str
-    visit: str
-    run: Any
-    kind: str
-    folder: Path
-    status: str
-    counts: bool
-    excluded: str
+    @property
+    def participant(self) -> str:
+        """Label."""
+
+    @property
+    def visit(self) -> str:
+        """Label."""
+
+    @property
+    def run(self) -> int:
+        """Number in the visit."""
+
+    @property
+    def kind(self) -> str:
+        """``loop``, or something else, which is not looked at."""
+
+    @property
+    def folder(self) -> Path:
+        """Of the session."""
+
+    @property
+    def status(self) -> str:
+        """How it ended."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it does."""
+
+    @property
+    def excluded(self) -> str:
+        """Why it does not count; empty where it does."""
 
 
 class GroupStudy(Protocol):

@@ -301,16 +301,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "allocation with its interval, a mixed model beside it, pictures, exclusions, the CRED-nf checklist; one HTML page and tables as "
         "CSV. While the study is sealed it shows all participants together, without arms.",
     )
-    p.add_argument("folder", type=Path, metavar="STUDY", help="the study's folder")
-    p.add_argument("--to", type=Path, metavar="DIR", help="folder to write into (default: STUDY/report)")
+    p.add_argument("--study", type=Path, default=Path(), metavar="FOLDER", help="the study's folder (default: the current one)")
+    p.add_argument("--to", type=Path, metavar="DIR", help="folder to write into (default: report, in the study's)")
     options = p.parse_args(arguments)
 
     def work() -> None:
         from rtevo.study import load  # type: ignore[attr-defined]
 
-        study = load(options.folder)
+        study = load(options.study)
         group = gather_group(study, study.file.analysis)
-        print("\n".join(map(str, write(group, options.folder.resolve().name, options.to or options.folder / "report"))))
+        print("\n".join(map(str, write(group, study.file.study.name, options.to or study.folder / "report"))))
 
     return command(work)
 
