@@ -153,8 +153,10 @@ def course(table: DataFrame) -> Course:
         else:
             rows.loc[own.index, "offset"] = own["key"].map(found)
     images = rows[rows["probe"].isna()].copy()
-    images["level"] = images["score"] - (images.groupby(["participant", "key"])["score"].transform("mean") if loose else images["offset"])
+    images["level"] = images["score"] - images["offset"]
     by_participant = images.groupby("participant", sort=False)
+    first = by_participant["level"].transform(lambda own: own.iloc[: max(1, len(own) // _PARTS)].mean())
+    images["level"] -= images.groupby(["participant", "key"])["level"].transform("mean") if loose else first
     images["step"] = _dense(list(zip(images["participant"], images["key"], images["generation"], strict=True)))
     images["progress"] = by_participant.cumcount() / np.maximum(by_participant["score"].transform("size") - 1, 1)
     return Course(images.drop(columns=["offset"]).reset_index(drop=True), not loose, tuple(loose))

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["colour_of", "courses", "effects", "participants"]
 
+_FEWEST = 0.5  # of an arm's participants, for its mean to be drawn: else it would show who is missing
+
 
 def colour_of(group: Group, arm: str) -> str:
     """Return an arm's colour: the treated one has the reports' own."""
@@ -28,10 +30,19 @@ def courses(ax: Any, group: Group) -> None:
         colour = colour_of(group, group.arms.get(str(who), group.analysis.treated))
         ax.plot(own["step"], own["mean"], color=colour, alpha=0.25, linewidth=0.9)
     for k, (arm, own) in enumerate(group.arm_trajectories().groupby("who", sort=True)):
-        where, colour = own["step"] + 0.08 * k, colour_of(group, str(arm))
+        colour = colour_of(group, str(arm))
+        own = own[own["n"] >= _FEWEST * own["n"].max()]
         label = f"{arm} (n = {own['n'].max()})" if group.arms else f"all participants (n = {own['n'].max()})"
         ax.errorbar(
-            where, own["mean"], np.nan_to_num(own["se"]), fmt="-o", color=colour, markersize=4.5, linewidth=1.8, capsize=2.5, label=label
+            own["step"] + 0.08 * k,
+            own["mean"],
+            np.nan_to_num(own["se"]),
+            fmt="-o",
+            color=colour,
+            markersize=4.5,
+            linewidth=1.8,
+            capsize=2.5,
+            label=label,
         )
     ax.axhline(0, color="#8b949e", linewidth=0.6)
     steps = int(group.course.images["step"].max()) + 1
@@ -41,7 +52,7 @@ def courses(ax: Any, group: Group) -> None:
 
 
 def _level(group: Group) -> str:
-    return "brain response" + ("" if group.course.anchored else ", about its run's mean")
+    return "brain response, " + ("from the first third" if group.course.anchored else "about its run's mean")
 
 
 def participants(ax: Any, group: Group) -> None:
@@ -91,6 +102,8 @@ def effects(ax: Any, found: Sequence[Comparison]) -> None:
             ax.plot(middle, y, marker, color=colour, markersize=6)
             if math.isfinite(low) and math.isfinite(high):
                 ax.plot([low, high], [y, y], color=colour, linewidth=1.6)
+            elif math.isfinite(middle):
+                ax.axhline(y, color=colour, linewidth=1, linestyle=":")  # nothing bounds it
         labels.append(f"{each.treated} − {each.control}")
     ax.axvline(0, color="#8b949e", linewidth=0.8)
     ax.set(
@@ -99,4 +112,4 @@ def effects(ax: Any, found: Sequence[Comparison]) -> None:
         ylim=(-len(found) + 0.3, 0.5),
         xlabel="difference of the brain response",
     )
-    ax.set_title("Effect with its interval: randomisation test (circle), mixed model (square)")
+    ax.set_title("Effect with its interval: randomisation test (circle; dotted: unbounded), mixed model (square)")

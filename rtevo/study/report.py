@@ -224,9 +224,7 @@ def _notes(group: Group) -> list[str]:
     for each in group.effects:
         name = f"{each.treated} − {each.control}"
         if each.effect.alone:
-            notes.append(
-                f"{name}: {', '.join(each.effect.alone)} count for nothing, because nobody of the other arm is left in their pair or block."
-            )
+            notes.append(f"{name}: left out, because nobody of the other arm is left in the pair or block: {', '.join(each.effect.alone)}.")
         if each.effect.smallest_p > group.analysis.level:
             notes.append(
                 f"{name}: {each.effect.allocations} allocations cannot reject at {group.analysis.level:g}, whatever the data: too few "

@@ -61,7 +61,8 @@ def test_probes_put_runs_on_one_zero() -> None:
     two = {("01", "01", 1): rising(1, probe=0.5), ("01", "02", 1): rising(1, start=1 - 40, probe=0.5 - 40)}
     found = course(table(two))
     assert found.anchored
-    np.testing.assert_allclose(found.images["level"], np.r_[np.linspace(0, 1, 12), np.linspace(1, 2, 12)], atol=1e-9)
+    rise = np.r_[np.linspace(0, 1, 12), np.linspace(1, 2, 12)]
+    np.testing.assert_allclose(found.images["level"], rise - rise[:8].mean(), atol=1e-9)
     assert list(found.images["step"]) == [k // 3 for k in range(24)]
     assert found.images["progress"].iloc[[0, -1]].tolist() == [0, 1]
     assert summaries(found, "gain").loc["01", "summary"] == pytest.approx(
@@ -103,13 +104,14 @@ def test_the_truth_of_simulated_participants_is_summarised_alike() -> None:
 
 
 def test_trajectories_count_participants_of_an_arm_alike() -> None:
-    runs = {("01", "01", 1): rising(0, n=12, start=1), ("02", "01", 1): rising(0, n=3, start=3), ("03", "01", 1): rising(0, start=7)}
+    runs = {("01", "01", 1): rising(11, start=100), ("02", "01", 1): rising(4, n=6), ("03", "01", 1): rising(0, start=7)}
     found = course(table(runs))
     own = trajectories(found)
-    assert own[own["who"] == "03"]["mean"].tolist() == [7] * 4
+    assert own[own["who"] == "03"]["mean"].tolist() == [0] * 4
+    assert own[own["who"] == "01"]["mean"].tolist() == [-0.5, 2.5, 5.5, 8.5]  # from the mean of the first four images
     arms = trajectories(found, {"01": "brain", "02": "brain", "03": "sham"})
-    first = arms[(arms["who"] == "brain") & (arms["step"] == 0)].iloc[0]
-    assert (first["mean"], first["se"], first["n"]) == (2, 1, 2)
+    second = arms[(arms["who"] == "brain") & (arms["step"] == 1)].iloc[0]
+    assert (second["mean"], second["se"], second["n"]) == pytest.approx((2.65, 0.15, 2))
     assert len(arms) == 8
 
 
