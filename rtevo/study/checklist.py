@@ -6,6 +6,7 @@ T. Ros and others 2020, Consensus on the reporting and experimental design of cl
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["ITEMS", "SOURCE", "Item", "checklist"]
 
 SOURCE = "doi:10.1093/brain/awaa009"
+_NUMBERS = re.compile(r" \[[\d, ]+\]")  # of references, which are in the run's own report
 UNKNOWN = "not known to rtevo: fill in"
 ITEMS = {
     "1a": ("Before the experiment", "protocol and analysis registered beforehand"),
@@ -93,8 +95,8 @@ def _design(group: Group) -> dict[str, tuple[str, str]]:
         else f"{len(group.participants)} participants; their arms are sealed."
     )
     blind = (
-        "Arms were drawn once and sealed; operators and participants saw no sign of them, and pictures, timing and instructions on the "
-        "screen are the same in all arms."
+        "Arms were drawn once and sealed; rtevo shows them to nobody before they are unsealed, and presents pictures in the same way in "
+        "all arms."
     )
     return {
         "1a": (fixed, "where the protocol is registered"),
@@ -110,7 +112,7 @@ def _design(group: Group) -> dict[str, tuple[str, str]]:
 
 def _feedback(session: Session) -> dict[str, tuple[str, str]]:
     """Say how feedback was made, from the settings of a run; nothing that tells its arm."""
-    words = dict(methods(session)[0])
+    words = {title: _NUMBERS.sub("", text) for title, text in methods(session)[0]}
     settings, packages = session.settings, session.provenance.get("packages", {})
     evolution, shown = settings["evolution"], settings["presentation"]
     schedule = (

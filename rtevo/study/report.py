@@ -151,6 +151,7 @@ def group_page(group: Group, name: str, items: Sequence[Item]) -> str:
         exclusions=[list(row.values()) for row in _exclusions(group)],
         items=items,
         source=SOURCE,
+        stands=next((f"participant {r.participant}, visit {r.visit}, run {r.run}" for r in group.loops if r.folder in group.sessions), ""),
         provenance=_provenance(group),
     )
 

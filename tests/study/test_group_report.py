@@ -234,6 +234,7 @@ def test_the_checklist_is_filled_in_as_far_as_records_know(group: Group, tmp_pat
     assert "brain (6 participants), sham (6 participants)" in found.loc["2a", "answer"]
     assert "abacus" in found.loc["4e", "answer"]
     assert "numpy 7.7" in found.loc["4e", "answer"]
+    assert "[" not in found.loc["3d", "answer"] + found.loc["4a", "answer"]  # references without a list
     assert "framewise displacement" in found.loc["3e", "answer"]
     assert "p = 0.0625" in found.loc["5c", "answer"]
     assert found.loc["3b", "missing"] == found.loc["6a", "missing"] == "not known to rtevo: fill in"
