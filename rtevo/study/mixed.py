@@ -25,7 +25,7 @@ class Mixed:
     Parameters
     ----------
     estimate, low, high, p : float
-        With its interval and two-sided p value, by a normal distribution: too small with few participants.
+        With its interval and two-sided p value, by a normal distribution: for many participants.
     converged : bool
         The fit found its optimum.
     """
