@@ -159,9 +159,9 @@ def group_page(group: Group, name: str, items: Sequence[Item]) -> str:
 def _lead(group: Group) -> str:
     numbers = [f"{arm}: {sum(a == arm for a in group.arms.values())}" for arm in sorted(set(group.arms.values()))]
     arms = ", ".join(numbers) if numbers else "arms sealed"
-    return (
-        f"{len(group.participants)} participants ({arms})  |  {len(group.loops)} loops that count, {len(group.excluded)} runs that do not"
-    )
+    out = len(group.excluded)
+    left_out = f"{out} run{'s' if out > 1 else ''} left out" if out else "none left out"
+    return f"{len(group.participants)} participants ({arms})  |  {len(group.loops)} loops that count, {left_out}"
 
 
 def _number(value: float, digits: int = 2) -> str:

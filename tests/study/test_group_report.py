@@ -182,7 +182,14 @@ def test_motion_is_compared_too(group: Group) -> None:
 def test_page_and_tables_hold_what_was_found(group: Group, tmp_path: Path) -> None:
     text, tables = written(group, tmp_path / "report")
     assert not text.loads
-    for words in ("cats", "brain − sham", "0.0625 (32)", "mean framewise displacement 0.81 mm, allowed 0.5 mm", "in the pair or block: 01"):
+    for words in (
+        "cats",
+        "12 loops that count, 2 runs left out",
+        "brain − sham",
+        "0.0625 (32)",
+        "mean framewise displacement 0.81 mm, allowed 0.5 mm",
+        "in the pair or block: 01",
+    ):
         assert words in text.words
     assert "no loop that counts" in text.words  # of participant 02
     assert set(tables) == {"participants", "trajectories", "images", "exclusions", "checklist", "arms", "effects"}
