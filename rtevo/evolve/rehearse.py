@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.evolve.base import Evolver
+from rtevo.evolve.controls import Feedback
 from rtevo.evolve.course import Course, CourseSettings, Request
 
-__all__ = ["OBJECTIVES", "Case", "Outcome", "play", "standardised"]
+__all__ = ["OBJECTIVES", "Case", "Outcome", "mixed", "play", "rehearse", "standardised"]
 
 Array = NDArray[np.float64]
 Fitness = Callable[[Array], Array]
@@ -200,23 +201,59 @@ def mixed(fitness: Fitness, other: Fitness, quality: float, images: Array) -> Fi
     return lambda x: np.asarray((quality - rest * shared) * fitness(x) + rest * (other(x) - mean), np.float64)
 
 
+def rehearse(
+    case: Case, evolver: Evolver, fitness: Fitness, seen: Fitness, noise: np.random.Generator, feedback: Feedback
+) -> tuple[Array, Array]:
+    """Run one case with an evolver that may have had other runs, and give what was measured.
+
+    Parameters
+    ----------
+    case : Case
+        Its strategy, objective and seed are not looked at.
+    evolver : Evolver
+    fitness, seen : callable
+        Scaled fitness of latents (n, size): the true one, and what the scores measure.
+    noise : numpy.random.Generator
+        Draws the scores' noise, and which are lost or late.
+    feedback : Feedback
+        What evolution is told.
+
+    Returns
+    -------
+    truth, scores : ndarray, float64 (images,)
+        Of each image in the order of presentation; NaN where its score was lost.
+    """
+    run = _Run(case, evolver, fitness, seen, noise, feedback)
+    run.play()
+    return np.array(run.truth), np.array(run.measured)
+
+
 class _Run:
     """The clock of one run."""
 
-    def __init__(self, case: Case, evolver: Evolver, fitness: Fitness, seen: Fitness) -> None:
-        self._case, self._fitness, self._seen, self._noise = case, fitness, seen, np.random.default_rng([case.seed, 3])
-        self._course = Course(evolver, CourseSettings(case.generations, case.population, case.schedule, case.ahead))
+    def __init__(
+        self,
+        case: Case,
+        evolver: Evolver,
+        fitness: Fitness,
+        seen: Fitness,
+        noise: np.random.Generator | None = None,
+        feedback: Feedback | None = None,
+    ) -> None:
+        self._case, self._fitness, self._seen, self._noise = case, fitness, seen, noise or np.random.default_rng([case.seed, 3])
+        self._course = Course(evolver, CourseSettings(case.generations, case.population, case.schedule, case.ahead), feedback)
+        self.truth: list[float] = []
+        self.measured: list[float] = []
         self._scores: list[tuple[float, int, int, float]] = []  # when, generation, candidate, score
         self._t_s = 0.0
 
     def play(self) -> Outcome:
         """Show one image after the other."""
-        truth: list[float] = []
         waiting = deque(self._course.due())
         while waiting:
             self._take(self._t_s)
             self._course.show()
-            truth.append(self._show(waiting.popleft()))
+            self.truth.append(self._show(waiting.popleft()))
             waiting += self._course.due(self._t_s)
             self._t_s += self._case.cadence_s
             if not waiting and not self._course.finished:  # generational: the participant looks at fixation
@@ -224,7 +261,7 @@ class _Run:
                 self._take(self._t_s)
                 self._course.give_up()
                 waiting += self._course.due(self._t_s)
-        return Outcome(float(np.mean(truth[-self._case.population :])), float(np.mean(truth)), self._t_s)
+        return Outcome(float(np.mean(self.truth[-self._case.population :])), float(np.mean(self.truth)), self._t_s)
 
     def _show(self, request: Request) -> float:
         """Give an image's true fitness; its score is on the way."""
@@ -236,6 +273,7 @@ class _Run:
         if case.outliers and self._noise.random() < case.outliers:
             noise *= _OUTLIER
         score = math.nan if lost < case.missing else measured + noise
+        self.measured.append(score)
         at_s = self._t_s + case.lag_s + (_LATE_S if late < case.late else 0.0)
         heapq.heappush(self._scores, (at_s, request.generation, request.candidate, score))
         return value

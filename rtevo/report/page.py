@@ -18,7 +18,7 @@ from rtevo.report import figures, tables
 from rtevo.report.gather import Row, Session, means
 from rtevo.report.methods import methods
 
-__all__ = ["page", "thumbnail"]
+__all__ = ["page", "render", "svg", "thumbnail"]
 
 THUMBNAIL = 224  # pixels: twice as many as they are shown with
 WIDTH, DPI = 11.4, 100  # of a plot, inches
@@ -33,11 +33,10 @@ def page(session: Session, controls: Sequence[Session] = ()) -> str:
     controls : sequence of Session
         Drawn beside it, for comparison.
     """
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
     paragraphs, references = methods(session)
     sections = [("images", "Images"), ("fitness", "Fitness"), ("quality", "Motion and quality"), ("timing", "Timing")]
-    return template.render(
+    return render(
+        Path(__file__).parent / "page.html",
         name=session.out.name,
         lead=f"{session.condition}, {session.summary.get('status', 'unfinished')}  |  {tables.heading(session)}",
         sections=[*sections, ("methods", "Methods"), ("provenance", "Provenance")],
@@ -47,7 +46,6 @@ def page(session: Session, controls: Sequence[Session] = ()) -> str:
         warnings=tables.warnings(session),
         images_note=_images_note(session),
         generations=_generations(session),
-        plot=_plot,
         plots=_plots(session, controls),
         overlays=_overlays(session),
         fitness_caption=_fitness_caption(session, controls),
@@ -62,6 +60,21 @@ def page(session: Session, controls: Sequence[Session] = ()) -> str:
         provenance=tables.provenance(session),
         settings=tables.settings(session),
     )
+
+
+def render(template: Path, **values: Any) -> str:
+    """Fill a page in; it has the reports' one style, and ``plot(data, caption)`` for its figures.
+
+    Parameters
+    ----------
+    template : Path
+        Of jinja2; text is escaped, and a name that is not there is an error.
+    **values
+        What it names.
+    """
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    style = Markup((Path(__file__).parent / "style.css").read_text(encoding="utf-8"))
+    return environment.from_string(template.read_text(encoding="utf-8")).render(style=style, plot=_plot, **values)
 
 
 def _images_note(session: Session) -> str:
@@ -190,12 +203,12 @@ def _plots(session: Session, controls: Sequence[Session]) -> dict[str, str]:
         figures.quality(axes[1:], session)
 
     return {
-        "fitness": _svg(4.0, [1], all_of(lambda ax: figures.fitness(ax, session, controls))),
-        "responses": _svg(3.0, [1], all_of(lambda ax: figures.responses(ax, session))),
-        "learnt": "" if session.learnt is None else _svg(3.6, [1, 1], lambda axes: figures.learnt(axes, session)),
-        "quality": _svg(7.6, [1.4, 1, 1, 1], quality),
-        "latencies": _svg(2.9, [1], all_of(lambda ax: figures.latencies(ax, session.latencies)), right=0.78),
-        "timeline": _svg(1.6, [1], all_of(lambda ax: figures.timeline(ax, session)), left=0.17),
+        "fitness": svg(4.0, [1], all_of(lambda ax: figures.fitness(ax, session, controls))),
+        "responses": svg(3.0, [1], all_of(lambda ax: figures.responses(ax, session))),
+        "learnt": "" if session.learnt is None else svg(3.6, [1, 1], lambda axes: figures.learnt(axes, session)),
+        "quality": svg(7.6, [1.4, 1, 1, 1], quality),
+        "latencies": svg(2.9, [1], all_of(lambda ax: figures.latencies(ax, session.latencies)), right=0.78),
+        "timeline": svg(1.6, [1], all_of(lambda ax: figures.timeline(ax, session)), left=0.17),
     }
 
 
@@ -216,8 +229,20 @@ def _overlays(session: Session) -> list[str]:
     return found
 
 
-def _svg(height: float, ratios: list[float], draw: Callable[[Sequence[Any]], None], left: float = 0.065, right: float = 0.94) -> str:
-    """Draw panels below each other; gives an SVG as a data URI."""
+def svg(height: float, ratios: list[float], draw: Callable[[Sequence[Any]], None], left: float = 0.065, right: float = 0.94) -> str:
+    """Draw panels below each other; gives an SVG as a data URI.
+
+    Parameters
+    ----------
+    height : float
+        Inches.
+    ratios : list of float
+        Heights of the panels, against each other.
+    draw : callable
+        Is given their axes.
+    left, right : float
+        Margins, as shares of the width.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

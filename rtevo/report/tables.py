@@ -199,6 +199,7 @@ def provenance(session: Session) -> list[tuple[str, str]]:
         ("seed", str(summary["seed"])),
         ("rtevo, Python", f"{summary['rtevo']}, {found.get('python', '?')}"),
         ("packages", ", ".join(f"{name} {version}" for name, version in found.get("packages", {}).items()) or "not recorded"),
+        ("linear algebra", "; ".join(found.get("blas", [])) or "not recorded"),
         ("machine", f"{found.get('platform', '?')}; {found.get('processor', 'processor not recorded')}; {found.get('cpus', '?')} cores"),
         ("memory", f"{found['memory_bytes'] / 1e9:.1f} GB" if "memory_bytes" in found else "not recorded"),
         ("GPU", "; ".join(found.get("gpus", [])) or "none"),

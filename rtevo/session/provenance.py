@@ -7,11 +7,11 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,14 @@ from rtevo import __version__
 from rtevo.config import Config, absolute, dump
 from rtevo.session.plan import Plan
 
-__all__ = ["hashes", "model_hash", "open_record"]
+__all__ = ["PACKAGES", "hashes", "model_hash", "open_record"]
+
+PACKAGES = (
+    "numpy", "scipy", "numba", "llvmlite", "scikit-learn", "pandas", "torch", "triton", "tensorrt-rtx-cu13", "tensorrt", "diffusers",
+    "transformers", "accelerate", "peft", "safetensors", "pydicom", "pynetdicom", "pylibjpeg", "nibabel", "nitransforms", "pillow", "pyzmq",
+    "msgpack", "posix_ipc", "cmaes", "cryptography", "distributed", "nicegui", "python-osc",
+)  # fmt: skip
+"""That a session's results may depend on, optional ones where they are installed."""
 
 
 def _hash(path: Path) -> str:
@@ -74,14 +81,43 @@ def _machine() -> dict[str, Any]:
     return {"cpus": os.cpu_count(), "processor": processor, "memory_bytes": memory, "gpus": gpus}
 
 
+def _installed() -> dict[str, str]:
+    """Return the versions of all that is installed, by the names of the folders that say so (PyPA); opens no file."""
+    found: dict[str, str] = {}
+    for place in filter(os.path.isdir, sys.path):
+        for entry in sorted(name for name in os.listdir(place) if name.endswith(".dist-info")):
+            name, _, version = entry.removesuffix(".dist-info").partition("-")
+            found.setdefault(name.lower(), version)
+    return dict(sorted(found.items()))
+
+
+def _blas() -> list[str]:
+    """Say which linear algebra computes here, and for what processor: the last digits depend on it."""
+    from threadpoolctl import threadpool_info
+
+    names = ("internal_api", "version", "architecture")
+    return sorted({" ".join(str(each.get(name) or "?") for name in names) for each in threadpool_info() if each.get("user_api") == "blas"})
+
+
+def _source() -> str:
+    """SHA-256 of rtevo's own modules: versions under development have one number for many."""
+    top, digest = Path(__file__).parents[1], hashlib.sha256()
+    for file in sorted(top.rglob("*.py")):
+        digest.update(file.relative_to(top).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
 def _provenance(plan: Plan) -> dict[str, Any]:
-    packages = ("numpy", "numba", "torch", "diffusers", "transformers", "pydicom", "nibabel", "pyzmq", "posix_ipc")
+    installed = _installed()
     return {
         "rtevo": __version__,
+        "rtevo_sha256": _source(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         **_machine(),
-        "packages": {name: metadata.version(name) for name in packages},
+        "blas": _blas(),
+        "packages": {name: installed[key] for name in PACKAGES if (key := name.replace("-", "_")) in installed},
+        "installed": installed,
         "sha256": hashes(plan.out, plan.decoder, plan.model_sha256, plan.config.decoder.more_folders),
     }
 
