@@ -27,6 +27,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "init": Command("rtevo.init", "write a short session file for a scanner, or for a simulated one"),
+    "localizer": Command("rtevo.localizer.__main__", "show pictures of known categories, for a decoder to be fitted to"),
     "run": Command("rtevo.run", "run a session, check one before it (--check), go on with one, compute one again"),
     "ingest": Command("rtevo.ingest.__main__", "list what a scanner has exported, convert a run"),
     "decode": Command("rtevo.decode.__main__", "build decoders, score recorded runs, carry a decoder to today's grid"),
@@ -44,7 +45,8 @@ COMMANDS = {
 WAY = (
     ("init siemens", "a short session file; or ge, philips; simulate: a look at all of it, without a scanner"),
     ("ingest EXPORT_DIR", "what the scanner exports, and which series a session would take"),
-    ("decode fit RUN --events E.tsv --out decoder", "a decoder, from runs in which known pictures were shown"),
+    ("localizer session.toml --folder PICTURES", "pictures of known categories, shown to the participant"),
+    ("decode fit RUN_FOLDER", "a decoder, from that run; or of runs from elsewhere: RUN --events E.tsv"),
     ("generate get sd15-lcm --into model", "an image model; generate get: which there are"),
     ("latent fit PICTURES --model model --out latent.npz", "the latent space that evolution searches in"),
     ("bridge keys keys", "keys for the stimulus PC"),

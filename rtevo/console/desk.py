@@ -39,7 +39,7 @@ class Desk:
         self.changed = 0  # grows with every record
         self._log = LogFollower(self.plan.out / LOG)
         self._rings = {name: Ring.attach(ring_name(self.plan.name, name)) for name in ring_names(self.plan)}
-        self._readers = {name: readers_of(name, self.plan.devices) for name in self._rings}
+        self._readers = {name: readers_of(name, self.plan.devices, self.plan.localizer) for name in self._rings}
         self._thumbnails: dict[tuple[int, int], bytes] = {}
 
     def close(self) -> None:

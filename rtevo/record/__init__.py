@@ -30,6 +30,7 @@ from rtevo.record.kinds import (
     is_measured,
     record_of,
 )
+from rtevo.record.localizer import EVENTS, event_rows, shown_trials, task_of
 from rtevo.record.log import LOG, LogFollower, LogWriter, hold, read_log, skip_damaged
 from rtevo.record.parts import Part, earlier, of_kind, parts
 from rtevo.record.recorder import Recorder, compact, image_path, placement_folder, reference_path, refused_path, volume_path
@@ -39,6 +40,7 @@ from rtevo.record.tables import MOTION, TRIALS, frame, hidden_truth, write_table
 from rtevo.record.waits import Holding, Painting, held
 
 __all__ = [
+    "EVENTS",
     "LOG",
     "MOTION",
     "SCHEMA",
@@ -70,6 +72,7 @@ __all__ = [
     "VolumeRecord",
     "compact",
     "earlier",
+    "event_rows",
     "evolution_of",
     "finalise",
     "floats",
@@ -89,7 +92,9 @@ __all__ = [
     "refused_path",
     "release",
     "reserve",
+    "shown_trials",
     "skip_damaged",
+    "task_of",
     "volume_path",
     "write_table",
 ]

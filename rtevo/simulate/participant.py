@@ -31,6 +31,7 @@ __all__ = [
     "ParticipantLink",
     "Preference",
     "Viewing",
+    "Vigilance",
     "boxcar_response",
     "haemodynamic_integral",
     "haemodynamic_response",
@@ -219,6 +220,41 @@ class Behaviour:
         return None if attention < self.missed else (response_s, self.keys[rating])
 
 
+DOT = (230, 20, 20)  # what a participant is told to look for
+
+
+@dataclass(frozen=True)
+class Vigilance:
+    """What a participant answers while pictures of known categories are shown, as it was told.
+
+    Parameters
+    ----------
+    task : str
+        "one-back": a picture that comes again at once; "detection": a red dot on one.
+    key : str
+        That is pressed.
+    median_s, spread : float
+        Median response time, s; standard deviation of its logarithm.
+    missed, false : float
+        Probability that a target is not answered, and that something else is.
+    """
+
+    task: str
+    key: str = "1"
+    median_s: float = 0.55
+    spread: float = 0.2
+    missed: float = 0.1
+    false: float = 0.01
+
+    def answer(self, pixels: Pixels, again: bool, rng: np.random.Generator) -> tuple[float, str] | None:
+        """Give response time (s) and key, or None. Draws two numbers from `rng` whatever happens."""
+        attention, pace = rng.random(), rng.standard_normal()
+        alike = (np.abs(pixels.astype(np.int16) - DOT) <= 3).all(axis=-1).mean()
+        target = again if self.task == "one-back" else alike > 0.005
+        answers = attention >= self.missed if target else attention < self.false
+        return (max(0.25, self.median_s * math.exp(self.spread * pace)), self.key) if answers else None
+
+
 class Participant:
     """Looks at pictures; responds.
 
@@ -232,6 +268,8 @@ class Participant:
         Peak response to a picture whose preference is 1, percent of the signal of a voxel of gain 1.
     behaviour : Behaviour
         How it answers.
+    vigilance : Vigilance, optional
+        What it answers in a localizer.
 
     Attributes
     ----------
@@ -244,9 +282,14 @@ class Participant:
     """
 
     def __init__(
-        self, preference: Preference, rng: np.random.Generator, amplitude_percent: float = 3.0, behaviour: Behaviour | None = None
+        self,
+        preference: Preference,
+        rng: np.random.Generator,
+        amplitude_percent: float = 3.0,
+        behaviour: Behaviour | None = None,
+        vigilance: Vigilance | None = None,
     ) -> None:
-        self.preference = preference
+        self.preference, self.vigilance = preference, vigilance
         self.amplitude_percent = amplitude_percent
         self.behaviour = behaviour or Behaviour()
         self.viewings: list[Viewing] = []
@@ -273,7 +316,8 @@ class Participant:
         Viewing or None
             The picture that has just appeared, if one has.
         """
-        self.planned = None
+        if self.vigilance is None:
+            self.planned = None
         self._close_viewing(t_s)
         if kind == "rating" and self.viewings:
             answer = self.behaviour.answer(self.viewings[-1].preference, self._rng)
@@ -284,6 +328,10 @@ class Participant:
         liked = float(self.preference(pixels))
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
         viewing = Viewing(len(self.viewings), t_s, math.inf, liked, liked * self.amplitude_percent, digest)
+        if self.vigilance is not None:
+            again = bool(self.viewings) and self.viewings[-1].pixels_sha256 == digest
+            answer = self.vigilance.answer(pixels, again, self._rng)
+            self.planned = self.planned if answer is None else (t_s + answer[0], answer[1])
         self.viewings.append(viewing)
         self._recent.append(viewing)
         return viewing
@@ -296,9 +344,9 @@ class Participant:
 
     def pressed(self) -> None:
         """Take note that the planned key has been pressed."""
-        if self.planned is not None:
+        if self.planned is not None and self.vigilance is None:
             self.answers[self.viewings[-1].number] = (self.planned[0] - self._rating_since_s, self.planned[1])
-            self.planned = None
+        self.planned = None
 
     def response(self, t_s: Times) -> tuple[Times, Times]:
         """Give the haemodynamic response to what has been seen until now.
