@@ -164,7 +164,13 @@ def _block(
     for place in range(count):
         target = place in targets
         pictures.append(pictures[-1] if target and repeats else next(drawn))
-        gap_s = float(rng.uniform(settings.gap_s[0], settings.gap_s[1])) if events else settings.rest_s if place == count - 1 else settings.blank_s
+        gap_s = (
+            float(rng.uniform(settings.gap_s[0], settings.gap_s[1]))
+            if events
+            else settings.rest_s
+            if place == count - 1
+            else settings.blank_s
+        )
         shown = pictures[-1]
         trials.append(Trial(block, place, name, shown.path.name, shown.sha256, settings.image_s, gap_s, target))
     return trials
