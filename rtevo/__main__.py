@@ -36,7 +36,7 @@ COMMANDS = {
     "evolve": Command("rtevo.evolve.__main__", "plan a study's evolution, draw a blinding key"),
     "realign": Command("rtevo.realign.__main__", "align a recorded run to one reference"),
     "report": Command("rtevo.report.__main__", "write a page about a run"),
-    "export": Command("rtevo.export", "write a run as BIDS"),
+    "export": Command("rtevo.export.__main__", "write a run as BIDS"),
     "record": Command("rtevo.record.__main__", "make a run's tables again from its log"),
     "bridge": Command("rtevo.bridge.__main__", "make the keys of the stimulus PC, answer its self-test"),
     "gate": Command("rtevo.gate.__main__", "show what would be refused before the participant sees it"),

@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     p = Parser(
         prog="python -m rtevo.localizer",
         description="Show a folder of pictures, a subfolder for each category, in blocks or one by one, with a task, and record the "
-        "volumes: `rtevo decode fit RUN_FOLDER` makes a decoder of it. With no argument, a simulated participant looks at a small built-in set.",
+        "volumes: `rtevo decode fit RUN_FOLDER` makes a decoder of it. Without a folder a simulated participant sees a small built-in set.",
         epilog="Ctrl-C ends a run properly: what was shown so far can be fitted.",
     )
     p.add_argument(

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from rtevo.record import image_path
 from rtevo.records import FD_LIMIT_MM
-from rtevo.report import figures, tables
+from rtevo.report import figures, localizer, tables
 from rtevo.report.gather import Row, Session, means
 from rtevo.report.methods import methods
 
@@ -36,17 +36,19 @@ def page(session: Session, controls: Sequence[Session] = ()) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
     paragraphs, references = methods(session)
-    sections = [("images", "Images"), ("fitness", "Fitness"), ("quality", "Motion and quality"), ("timing", "Timing")]
+    own = ("task", "Task") if session.localizer else ("fitness", "Fitness")
+    sections = [("images", "Images"), own, ("quality", "Motion and quality"), ("timing", "Timing")]
     return template.render(
         name=session.out.name,
         lead=f"{session.condition}, {session.summary.get('status', 'unfinished')}  |  {tables.heading(session)}",
         sections=[*sections, ("methods", "Methods"), ("provenance", "Provenance")],
         blinded=session.blinded,
+        task=localizer.task(session) if session.localizer else [],
         figures=tables.figures_of(session),
         decoder_today=tables.decoder_today(session),
         warnings=tables.warnings(session),
         images_note=_images_note(session),
-        generations=_generations(session),
+        generations=_categories(session) if session.localizer else _generations(session),
         plot=_plot,
         plots=_plots(session, controls),
         overlays=_overlays(session),
@@ -65,6 +67,8 @@ def page(session: Session, controls: Sequence[Session] = ()) -> str:
 
 
 def _images_note(session: Session) -> str:
+    if session.localizer:
+        return "Each picture of a category once, as it was shown first."
     if session.blinded:
         return "Scores are hidden while the blinded session goes on."
     if session.condition == "ratings":
@@ -119,6 +123,18 @@ def _generations(session: Session) -> list[dict[str, Any]]:
                 "pictures": [_picture(session, t, scale, False) for t in session.probes],
             }
         )
+    return rows
+
+
+def _categories(session: Session) -> list[dict[str, Any]]:
+    """Rows of pictures of a localizer: one for each category."""
+    rows = []
+    for name, text, pictures in localizer.categories(session):
+        shown = [
+            {"data": thumbnail(path), "label": "", "title": row["stim_file"], "best": False, "shown": True, "bar": None}
+            for path, row in pictures
+        ]
+        rows.append({"title": name, "mean": text, "pictures": shown})
     return rows
 
 
@@ -189,13 +205,18 @@ def _plots(session: Session, controls: Sequence[Session]) -> dict[str, str]:
         figures.motion(axes[0], session)
         figures.quality(axes[1:], session)
 
-    return {
-        "fitness": _svg(4.0, [1], all_of(lambda ax: figures.fitness(ax, session, controls))),
-        "responses": _svg(3.0, [1], all_of(lambda ax: figures.responses(ax, session))),
-        "learnt": "" if session.learnt is None else _svg(3.6, [1, 1], lambda axes: figures.learnt(axes, session)),
+    measured = {
         "quality": _svg(7.6, [1.4, 1, 1, 1], quality),
         "latencies": _svg(2.9, [1], all_of(lambda ax: figures.latencies(ax, session.latencies)), right=0.78),
         "timeline": _svg(1.6, [1], all_of(lambda ax: figures.timeline(ax, session)), left=0.17),
+    }
+    if session.localizer:
+        return {**measured, "learnt": "", "order": _svg(2.6, [1], all_of(lambda ax: localizer.order(ax, session)), left=0.12)}
+    return {
+        **measured,
+        "fitness": _svg(4.0, [1], all_of(lambda ax: figures.fitness(ax, session, controls))),
+        "responses": _svg(3.0, [1], all_of(lambda ax: figures.responses(ax, session))),
+        "learnt": "" if session.learnt is None else _svg(3.6, [1, 1], lambda axes: figures.learnt(axes, session)),
     }
 
 
