@@ -34,7 +34,7 @@ class Desk:
 
         self.context, self.plan, self.clock = context, context.plan, context.clock
         self.view = View(self.plan.config, self.plan.tr_s)
-        self.images = course_settings(self.plan.config).images
+        self.images = len(self.plan.trials) or course_settings(self.plan.config).images
         self.depths: dict[str, tuple[int, int]] = {}  # of each ring: waiting, places
         self.changed = 0  # grows with every record
         self._log = LogFollower(self.plan.out / LOG)

@@ -70,7 +70,7 @@ class Status:
         self._follower = LogFollower(plan.out / LOG)
         self._clock: Clock | None = None
         self._rings: dict[str, Ring] = {}
-        self._images = course_settings(plan.config).images
+        self._images = len(plan.trials) or course_settings(plan.config).images
         self._operate: Callable[[str, str], None] | None = None
         self._asked = 0  # the question about a placement that has been put
         self._alarm = (0, 0)  # what was asked about alarms
@@ -208,8 +208,13 @@ class Status:
             cells.append(("FD", "-" if math.isnan(displacement) else f"{displacement:.2f} mm", moved))
             cells.append(("aligned in", "missing" if missing else f"{took[-1]:.0f} ms" if took else "-", "red" if missing else ""))
         generation = max((trial.generation for trial in view.trials.values() if trial.shown), default=0)
-        cells.append(("generation", f"{generation + 1}/{config.evolution.generations}", "bold"))
+        if self.plan.localizer:
+            cells.append(("block", f"{generation + 1}/{self.plan.trials[-1].block + 1}", "bold"))
+        else:
+            cells.append(("generation", f"{generation + 1}/{config.evolution.generations}", "bold"))
         cells.append(("images", f"{view.shown}/{self._images}", ""))
+        if self.plan.localizer and config.localizer.task != "none":
+            cells.append(("task", view.task.words(), "yellow" if view.task.misses > view.task.hits else "green"))
         if view.blinded:
             cells.append(("score", "hidden", "green"))
         elif not math.isnan(view.score):
@@ -242,7 +247,13 @@ def closing_words(summary: dict[str, Any], out: Path, console: Console | None = 
         d = latencies[name]
         if d["n"]:
             table.add_row(label, f"p50 {d['p50']:.0f} ms, p99 {d['p99']:.0f} ms, max {d['max']:.0f} ms (n = {d['n']})")
-    for entry in summary["generations"]:
+    task = summary.get("localizer")
+    if task is not None:
+        table.add_row("categories", ", ".join(f"{name} {shown}" for name, shown in task["categories"].items()))
+        time_s = task["response_time_s"]
+        answered = f"{task['hits']} of {task['targets']} targets answered" + ("" if time_s is None else f", {time_s:.2f} s")
+        table.add_row("task", f"{answered}; {task['false_alarms']} false alarms" if task["targets"] else "none")
+    for entry in summary["generations"] if task is None else ():
         parts = [
             f"{label} {entry[key]:+.3f}"
             for key, label in (("mean_fitness", "fitness"), ("mean_true_response", "true response"))
@@ -250,4 +261,6 @@ def closing_words(summary: dict[str, Any], out: Path, console: Console | None = 
         ]
         table.add_row(f"generation {entry['generation']}", ", ".join(parts) or "not scored")
     console.print(table)
-    console.print(f"results: {out}\nreport:  python -m rtevo.report {out}")
+    console.print(
+        f"results: {out}\nreport:  python -m rtevo.report {out}" + (f"\ndecoder: python -m rtevo.decode fit {out}" if task else "")
+    )
