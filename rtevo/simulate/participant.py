@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -174,6 +175,8 @@ class Viewing:
         Peak response of the strongest hidden voxel to this picture for 3 s, percent of its signal.
     pixels_sha256 : str
         First 16 hexadecimal digits, to know the picture by.
+    areas_percent : tuple of float
+        Peak response of each area's strongest voxel, as `amplitude_percent`.
     """
 
     number: int
@@ -182,6 +185,7 @@ class Viewing:
     preference: float
     amplitude_percent: float
     pixels_sha256: str
+    areas_percent: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -270,6 +274,8 @@ class Participant:
         How it answers.
     vigilance : Vigilance, optional
         What it answers in a localizer.
+    areas : sequence of Preference
+        What areas of the brain respond to, each: nothing below 0.
 
     Attributes
     ----------
@@ -288,8 +294,9 @@ class Participant:
         amplitude_percent: float = 3.0,
         behaviour: Behaviour | None = None,
         vigilance: Vigilance | None = None,
+        areas: Sequence[Preference] = (),
     ) -> None:
-        self.preference, self.vigilance = preference, vigilance
+        self.preference, self.vigilance, self.areas = preference, vigilance, tuple(areas)
         self.amplitude_percent = amplitude_percent
         self.behaviour = behaviour or Behaviour()
         self.viewings: list[Viewing] = []
@@ -327,7 +334,8 @@ class Participant:
             return None
         liked = float(self.preference(pixels))
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
-        viewing = Viewing(len(self.viewings), t_s, math.inf, liked, liked * self.amplitude_percent, digest)
+        areas = tuple(self.amplitude_percent * max(0.0, float(area(pixels))) for area in self.areas)
+        viewing = Viewing(len(self.viewings), t_s, math.inf, liked, liked * self.amplitude_percent, digest, areas)
         if self.vigilance is not None:
             again = bool(self.viewings) and self.viewings[-1].pixels_sha256 == digest
             answer = self.vigilance.answer(pixels, again, self._rng)
@@ -339,8 +347,7 @@ class Participant:
     def _close_viewing(self, t_s: float) -> None:
         if self.viewings and math.isinf(self.viewings[-1].offset_s):
             last = self.viewings[-1]
-            closed = Viewing(last.number, last.onset_s, t_s, last.preference, last.amplitude_percent, last.pixels_sha256)
-            self.viewings[-1] = self._recent[-1] = closed
+            self.viewings[-1] = self._recent[-1] = replace(last, offset_s=t_s)
 
     def pressed(self) -> None:
         """Take note that the planned key has been pressed."""
@@ -367,6 +374,15 @@ class Participant:
         earliest_s = float(times.min()) - _FORGET_S
         self._recent = [v for v in self._recent if v.offset_s > earliest_s]
         return boxcar_response(times, self._recent)
+
+    def area_responses(self, t_s: Times) -> Times:
+        """Give the response of each area to what has been seen until now, percent of its signal: float64 (areas, n)."""
+        times = np.asarray(t_s, np.float64)
+        found = np.zeros((len(self.areas), len(times)))
+        for viewing in self._recent if self.areas else ():
+            course = haemodynamic_integral(times - viewing.onset_s) - haemodynamic_integral(times - viewing.offset_s)
+            found += np.outer(viewing.areas_percent, course / _PEAK)
+        return found
 
 
 def boxcar_response(t_s: Times, viewings: list[Viewing]) -> tuple[Times, Times]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.errors import LinkError
+from rtevo.simulate.concept import ConceptPreference
 from rtevo.simulate.head import Head
 from rtevo.simulate.participant import Behaviour, Participant, ParticipantLink, Preference, Vigilance
 from rtevo.simulate.scanner import BEHAVIOUR, Scanner, Simulation
@@ -304,8 +305,9 @@ def run_scanner(
     liked = preference or settings.preference()
     scanner = Scanner(head, settings)
     vigilance = Vigilance(task, settings.keys[0]) if task else None
-    participant = Participant(liked, settings.rng(BEHAVIOUR), settings.amplitude_percent, Behaviour(keys=settings.keys), vigilance)
-    hidden = {"voxels": int((head.gains != 0).sum()), "preference": liked.settings(), "simulation": asdict(settings)}
+    areas = [ConceptPreference(name) for name in settings.areas]
+    participant = Participant(liked, settings.rng(BEHAVIOUR), settings.amplitude_percent, Behaviour(keys=settings.keys), vigilance, areas)
+    hidden = {"voxels": int((head.gains != 0).sum()), "preference": liked.settings(), "simulation": settings.as_dict()}
     truth = HiddenTruth(out, {**hidden, "behaviour": asdict(participant.behaviour)}, settings.part, first_volume)
     with Room(link, session_time, participant, truth) as room:
         scanner.prepare(0)
