@@ -23,14 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo import __version__
-from rtevo.command import Parser, command
 from rtevo.errors import DataError, DecoderError
 from rtevo.export.words import DESCRIPTIONS, EVENTS, LOCALIZER, LOCALIZER_EVENTS, MOTION, OPTIONAL_COLUMNS, README, TASK
 from rtevo.outside import copy_inside, copy_regular, shown
 from rtevo.record import LOG, Notice, RecordedSession, Start, VolumeRecord, compact, image_path, volume_path
 from rtevo.records import MOTION_COLUMNS, Grid, VolumeFlag
 
-__all__ = ["export", "main"]
+__all__ = ["export"]
 
 Row = dict[str, Any]
 BIDS_VERSION = "1.10.0"
@@ -467,12 +466,3 @@ def export(out: Path, bids: Path) -> Path:
     _bold(run)
     _derivatives(run)
     return bids / f"{run.prefix}_bold.nii.gz"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status."""
-    p = Parser(prog="python -m rtevo.export", description="Write a run as BIDS: raw data, events, stimuli, derivatives.")
-    p.add_argument("out", type=Path, metavar="OUT", help="the session's folder")
-    p.add_argument("bids", type=Path, metavar="BIDS_DIR", help="new or empty folder, or a BIDS data set that the run is added to")
-    options = p.parse_args(arguments)
-    return command(lambda: print(export(options.out, options.bids)))

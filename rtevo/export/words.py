@@ -49,8 +49,9 @@ EVENTS: dict[str, dict[str, Any]] = {
     "volumes_used": {"Description": "Number of volumes that the score rests on."},
     "fitness": {"Description": "What evolution was told of the image."},
 }
+_SECONDS = ("onset", "duration", "response_time", "onset_error")
 LOCALIZER_EVENTS: dict[str, dict[str, Any]] = {  # units where they have some
-    name: {"Description": words[0].upper() + words[1:] + ".", **({"Units": "s"} if words.endswith(", s") else {})}
+    name: {"Description": words[0].upper() + words[1:] + ".", **({"Units": "s"} if name in _SECONDS else {})}
     for name, (_, words) in OF_LOCALIZER.items()
 }
 MOTION = {
