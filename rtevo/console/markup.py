@@ -64,12 +64,8 @@ def figures(desk: Desk) -> str:
     view, config = desk.view, desk.plan.config
     since = view.run.seconds(desk.clock.now_ns())
     generation = (view.last or (0, 0))[0] + 1
-    trials = desk.plan.trials
-    where = (
-        ("block", f"{generation} of {trials[-1].block + 1}")
-        if trials
-        else ("generation", f"{generation} of {config.evolution.generations}")
-    )
+    blocks = {block for block, _ in view.planned}
+    where = ("block", f"{generation} of {len(blocks)}") if blocks else ("generation", f"{generation} of {config.evolution.generations}")
     who = f"sub-{config.session.participant} ses-{config.session.session} run-{config.session.run}"
     cells = [
         ("", who),

@@ -70,7 +70,7 @@ class Status:
         self._follower = LogFollower(plan.out / LOG)
         self._clock: Clock | None = None
         self._rings: dict[str, Ring] = {}
-        self._images = len(plan.trials) or course_settings(plan.config).images
+        self._images = course_settings(plan.config).images
         self._operate: Callable[[str, str], None] | None = None
         self._asked = 0  # the question about a placement that has been put
         self._alarm = (0, 0)  # what was asked about alarms
@@ -208,12 +208,12 @@ class Status:
             cells.append(("FD", "-" if math.isnan(displacement) else f"{displacement:.2f} mm", moved))
             cells.append(("aligned in", "missing" if missing else f"{took[-1]:.0f} ms" if took else "-", "red" if missing else ""))
         generation = max((trial.generation for trial in view.trials.values() if trial.shown), default=0)
-        if self.plan.localizer:
-            cells.append(("block", f"{generation + 1}/{self.plan.trials[-1].block + 1}", "bold"))
+        if view.planned:
+            cells.append(("block", f"{generation + 1}/{len({block for block, _ in view.planned})}", "bold"))
         else:
             cells.append(("generation", f"{generation + 1}/{config.evolution.generations}", "bold"))
-        cells.append(("images", f"{view.shown}/{self._images}", ""))
-        if self.plan.localizer and config.localizer.task != "none":
+        cells.append(("images", f"{view.shown}/{len(view.planned) or self._images}", ""))
+        if view.planned and config.localizer.task != "none":
             cells.append(("task", view.task.words(), "yellow" if view.task.misses > view.task.hits else "green"))
         if view.blinded:
             cells.append(("score", "hidden", "green"))
