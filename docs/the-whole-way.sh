@@ -4,10 +4,11 @@
 set -eu
 
 # A session file. Then what this rehearsal sets in it: a participant whose runs are counted, the decoder and the latent space that are made
-# below, areas of the brain for what the pictures show, and, so that it is short, coarse voxels, short blocks and ten images.
+# below, areas of the brain for what the pictures show, and, so that it is short, few volumes of coarse voxels with little noise, short
+# blocks, and six images that are painted quickly.
 rtevo init simulate session.toml
-sed -i -e 's/^participant = .*/participant = "01"/' -e 's/^generations = .*/generations = 2\npca = "latent.npz"/' session.toml
-printf 'areas = ["face", "flag", "food"]\nvoxel_mm = [8.0, 8.0, 8.8]\n\n[decoder]\nfolder = "decoder"\nname = "animal"\n\n[localizer]\nblock_images = 6\nrest_s = 8.0\n' >> session.toml
+sed -i -e 's/^participant = .*/participant = "01"/' -e 's/^source = .*/&\ntr_s = 2.0/' -e 's/^generations = .*/generations = 2\npopulation = 3\npca = "latent.npz"/' session.toml
+printf 'areas = ["face", "flag", "food"]\nvoxel_mm = [8.0, 8.0, 8.8]\ntsnr = 90.0\n\n[decoder]\nfolder = "decoder"\nname = "animal"\n\n[localizer]\nblock_images = 6\nrest_s = 8.0\n\n[generator]\nsteps = 4\n' >> session.toml
 
 # Pictures of known categories, and a decoder of that run: ./decoder, a map for each category.
 rtevo localizer session.toml --speed max

@@ -89,7 +89,7 @@ def test_the_whole_way_is_fewer_than_15_commands_and_each_one_follows_from_those
         assert run.decoder.name == "animal"
         assert Path(run.settings["evolution"]["pca"]) == way.here / "latent.npz"
         assert run.summary["placements"][0]["verdict"] == "good"  # the localizer's head is today's, and its participant
-        assert len(run.trials["score"].dropna()) == 10
+        assert len(run.trials["score"].dropna()) == 6
     found = {path.name for path in (way.here / "bids" / "sub-01" / "ses-01" / "func").glob("*_bold.nii.gz")}
     assert found == {f"sub-01_ses-01_task-{task}_bold.nii.gz" for task in ("localizer_run-01", "rtevo_run-01", "rtevo_run-02")}
 
@@ -99,7 +99,7 @@ def test_it_says_its_length_before_it_starts(way: Way) -> None:
     assert "localizer: 4 categories (animal, face, flag, food), 16 blocks of 6 pictures, one-back, 8 targets; 3 min 51 s" in " ".join(
         said.split()
     )
-    assert way.session.summary["volumes"]["received"] == pytest.approx(231 / 0.867, abs=2)
+    assert way.session.summary["volumes"]["received"] == pytest.approx(231 / 2.0, abs=2)
 
 
 def test_pictures_appear_as_the_schedule_has_them(way: Way) -> None:
@@ -140,7 +140,7 @@ def test_the_decoder_tells_the_categories_apart_that_have_areas(way: Way) -> Non
     folder = way.here / "decoder"
     assert set(maps_in(folder)) == {"animal", "face", "flag", "food"}
     settings = Decoder.load(folder, "animal").settings
-    assert settings["performance"]["value"] > 0.8  # AUC of held-out blocks; chance 0.5
+    assert settings["performance"]["value"] > 0.7  # AUC of held-out blocks; chance 0.5
     assert settings["participant"] == "01"
     assert list(settings["provenance"]["sha256"]) == [f"sessions/{way.localizer.name}/{LOG}"]
 
@@ -171,7 +171,7 @@ def test_a_run_that_was_cut_short_can_be_fitted(way: Way, tmp_path: Path) -> Non
     (cut / LOG).write_bytes(b"".join(lines[: len(lines) // 2]) + lines[len(lines) // 2][:20])
     session = localizer_in(cut)
     run = run_of(session)
-    assert 80 < run.count < 220
+    assert 35 < run.count < 100
     assert run.volume(run.count - 1) is not None
     events = shown_in(session, run)
     assert 30 < len(events) < 80
