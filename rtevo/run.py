@@ -10,7 +10,7 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rtevo.session.plan import Plan
     from rtevo.supervisor import Supervisor
 
-__all__ = ["main", "run"]
+__all__ = ["WAIT_S", "conduct", "main", "run", "speed_of", "wait_of"]
 
 WAIT_S = 30.0  # that the presenter is waited for, when a session is checked
 
@@ -81,7 +81,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--prefers", metavar="CONCEPT", help="what the simulated participant likes: spider, fruit...; list: all names")
     p.add_argument("--seed", type=int, metavar="N", help="the same seed and input give the same session")
     p.add_argument(
-        "--speed", type=_speed, metavar="X|max", help="time runs X times faster (simulate and replay); max: as fast as the computer allows"
+        "--speed",
+        type=speed_of,
+        metavar="X|max",
+        help="time runs X times faster (simulate and replay); max: as fast as the computer allows",
     )
     p.add_argument(
         "--check",
@@ -92,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--sample", type=Path, metavar="PATH", help="with --check: a volume of the protocol to come (DICOM or NIfTI; file or folder)"
     )
-    p.add_argument("--wait", type=_wait, metavar="S", help="with --check: how long the presenter is waited for, s (default: 30)")
+    p.add_argument("--wait", type=wait_of, metavar="S", help="with --check: how long the presenter is waited for, s (default: 30)")
     p.add_argument("--json", action="store_true", help="with --check: print JSON")
     p.add_argument(
         "--console",
@@ -107,13 +110,15 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def _wait(text: str) -> float:
+def wait_of(text: str) -> float:
+    """Read how long is waited, s."""
     if (wait_s := finite(text)) < 0:
         raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text!r}")
     return wait_s
 
 
-def _speed(text: str) -> float:
+def speed_of(text: str) -> float:
+    """Read how fast time runs; max: 0, as fast as the computer allows."""
     if text == "max":
         return 0.0
     try:
@@ -179,6 +184,9 @@ def run(plan: Plan, stops: Stops) -> dict[str, Any]:
             stops.listener = _only_count  # from here on there is a record, and a signal cannot keep it from being completed and told
             summary = _run(plan, stops)
         if summary["status"] != "restarted":
+            return summary
+        if plan.localizer:
+            print("rtevo: this run of the localizer has ended: start the next with the same command", file=sys.stderr)
             return summary
         print("rtevo: the session begins again: start the scanner's run anew when everything is ready", file=sys.stderr)
         try:
@@ -356,13 +364,27 @@ def _main(options: argparse.Namespace, stops: Stops) -> int:
 
         wait_s = WAIT_S if options.wait is None else options.wait
         return command(lambda: check(options.session, _overrides(options), options.sample, wait_s, options.json))
+    if given := [name for name in ("sample", "wait", "json") if getattr(options, name) not in (None, False)]:
+        say(ConfigError([f"--{name}: expected together with --check" for name in given]))
+        return MISTAKE
+    if options.rerun is not None:
+        return command(lambda: _rerun(options))
+    return conduct(lambda: _plan(options), stops)
+
+
+def conduct(make: Callable[[], Plan], stops: Stops) -> int:
+    """Run the session that `make` prepares, and say how it ended; gives the exit status.
+
+    Parameters
+    ----------
+    make : callable
+        Returns the session's plan.
+    stops : Stops
+        The signals that end it; entered.
+    """
     plan: Plan | None = None
     try:
-        if given := [name for name in ("sample", "wait", "json") if getattr(options, name) not in (None, False)]:
-            raise ConfigError([f"--{name}: expected together with --check" for name in given])
-        if options.rerun is not None:
-            return _rerun(options)
-        plan = _plan(options)
+        plan = make()
         summary = run(plan, stops)
     except RtevoError as error:
         print(_explain(error, plan.out if plan else None), file=sys.stderr)

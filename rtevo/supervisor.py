@@ -111,7 +111,9 @@ class Supervisor:
         self._stack.callback(shutil.rmtree, self.plan.runtime, ignore_errors=True)
         self.silence = Silence(self.plan, self.clock)
         self.rings: dict[str, Ring] = create_rings(self.plan, self._stack)
-        self._conductor = Conductor(self.clock, self.rings, self.plan.devices, lambda: self.children["bridge"].done, self._hear)
+        self._conductor = Conductor(
+            self.clock, self.rings, self.plan.devices, lambda: self.children["bridge"].done, self._hear, self.plan.localizer
+        )
         self.on_log("DEBUG", f"session {self.plan.name}")
         return self
 
@@ -429,7 +431,8 @@ class Supervisor:
         """Whether images were shown that could not be scored, because the scanner was not heard."""
         if self.plan.config.acquisition.source == "replay" or self.plan.condition in MEASURED:
             return False  # a recording may be shorter than the session; ratings need no volumes
-        return self.silence.unheard or bool(self.clock.get("shown") and not self.clock.get("scored"))
+        unscored = self.clock.get("shown") and not (self.clock.get("scored") or self.plan.localizer)
+        return self.silence.unheard or bool(unscored)
 
     # --- ending -----------------------------------------------------------------------------------------------------------------
 

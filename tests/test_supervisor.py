@@ -12,7 +12,7 @@ from rtevo import supervisor as module
 from rtevo.errors import StageError
 from rtevo.records import Decision
 from rtevo.session.rings import readers_of
-from rtevo.stages.table import STAGES, Stage
+from rtevo.stages.table import LOCALIZER, STAGES, Stage
 from rtevo.supervisor import Supervisor
 
 DECODE = next(stage for stage in STAGES if stage.name == "decode")
@@ -176,6 +176,8 @@ def test_what_a_stage_reports_as_an_error_is_an_alarm(operated: Any, level: str,
 def test_every_stage_reads_what_it_is_declared_to_read() -> None:
     for stage in STAGES:
         assert all(stage.name in readers_of(ring) for ring in stage.reads)
+    for stage in LOCALIZER:
+        assert all(stage.name in readers_of(ring, localizer=True) for ring in stage.reads)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ __all__ = [
     "Decoder",
     "Evolution",
     "Generator",
+    "Localizer",
     "Presentation",
     "Record",
     "Safety",
@@ -24,6 +25,10 @@ __all__ = [
 
 DEVICE = re.compile(r"cuda:\d+|dask://[^:/\s]+:\d{1,5}")
 """Devices of the generator that have a number or an address."""
+
+
+def _is_range(x: tuple[float, ...]) -> bool:
+    return len(x) == 2 and 0 <= x[0] <= x[1]
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,12 @@ class Session:
         "what drives evolution: brain (decoded scores), ratings (button presses), physiology (skin conductance), sham (scores shuffled "
         "among the candidates), yoked (another session's scores), random (nothing), blinded (which of these says the blinding key)",
         **one_of("brain", "ratings", "physiology", "sham", "yoked", "random", "blinded"),
+    )
+    task: str = key(
+        "evolution",
+        "what the run is: evolution (images that evolve), localizer (pictures of known categories, which a decoder is then fitted to; "
+        "`rtevo localizer` sets it)",
+        **one_of("evolution", "localizer"),
     )
     seed: int = key(1, "seed of everything random; the same seed and input give the same session", *at_least(0))
     speed: float = key(1.0, "time runs this many times faster (simulate and replay only); 0 = as fast as the computer allows", *at_least(0))
@@ -365,6 +376,39 @@ class Presentation:
 
 
 @dataclass(frozen=True)
+class Localizer:
+    """Pictures of known categories, for a decoder to be fitted to: `rtevo localizer`, docs/localizer.md."""
+
+    folder: str = key("", "folder of pictures, a subfolder for each category; empty: simulate shows a small built-in set", path="folder")
+    design: str = key(
+        "blocks", "blocks (pictures of one category together, then rest), events (single pictures)", **one_of("blocks", "events")
+    )
+    image_s: float = key(0.8, "a picture stays this long, s", *above(0))
+    blank_s: float = key(0.2, "blocks: fixation after a picture within a block, s", *at_least(0))
+    block_images: int = key(
+        10, "pictures in a block; events: so many single pictures in place of a block", "2 to 1000", lambda x: 2 <= x <= 1000
+    )
+    rest_s: float = key(10.0, "blocks: fixation after a block, s", *at_least(0))
+    gap_s: tuple[float, ...] = key(
+        (2.0, 6.0), "events: fixation after a picture, drawn uniformly, s", "two numbers, 0 <= least <= greatest", _is_range
+    )
+    repetitions: int = key(
+        4,
+        "blocks of each category; where that is a multiple of the number of categories, each is in every position equally often",
+        "1 to 1000",
+        lambda x: 1 <= x <= 1000,
+    )
+    task: str = key(
+        "one-back",
+        "what the participant answers with any of [presentation] rating_keys: one-back (a picture that is shown twice in a row), detection "
+        "(a red dot on a picture), none",
+        **one_of("one-back", "detection", "none"),
+    )
+    targets: float = key(0.1, "share of the pictures that are to be answered", "0 to 0.3", lambda x: 0 <= x <= 0.3)
+    response_s: float = key(1.5, "a press counts for a target that appeared at most so long before, s", *above(0))
+
+
+@dataclass(frozen=True)
 class Bridge:
     """The link to the stimulus PC (simulate and replay bring their own presenter, unless [simulation] participant is given)."""
 
@@ -418,6 +462,9 @@ class Simulation:
         "animal",
         "what is liked: name or keyword of an emoji (spider, fruit; --prefers list); empty = colours and their layout, by participant_seed",
     )
+    areas: tuple[str, ...] = key(
+        (), 'what else has an area of its own in this brain, which responds to pictures of it: names or keywords as of prefers, as "face"'
+    )
     amplitude_percent: float = key(3.0, "response to a preferred image, percent of the signal", *at_least(0))
     tsnr: float = key(60.0, "temporal signal-to-noise ratio", *above(0))
     motion_mm: float = key(0.3, "extent of head motion, mm (and degrees)", *at_least(0))
@@ -455,6 +502,7 @@ class Config:
     generator: Generator = field(default_factory=Generator)
     safety: Safety = field(default_factory=Safety)
     presentation: Presentation = field(default_factory=Presentation)
+    localizer: Localizer = field(default_factory=Localizer)
     bridge: Bridge = field(default_factory=Bridge)
     record: Record = field(default_factory=Record)
     console: Console = field(default_factory=Console)

@@ -34,12 +34,12 @@ class Desk:
 
         self.context, self.plan, self.clock = context, context.plan, context.clock
         self.view = View(self.plan.config, self.plan.tr_s)
-        self.images = course_settings(self.plan.config).images
+        self.images = len(self.plan.trials) or course_settings(self.plan.config).images
         self.depths: dict[str, tuple[int, int]] = {}  # of each ring: waiting, places
         self.changed = 0  # grows with every record
         self._log = LogFollower(self.plan.out / LOG)
         self._rings = {name: Ring.attach(ring_name(self.plan.name, name)) for name in ring_names(self.plan)}
-        self._readers = {name: readers_of(name, self.plan.devices) for name in self._rings}
+        self._readers = {name: readers_of(name, self.plan.devices, self.plan.localizer) for name in self._rings}
         self._thumbnails: dict[tuple[int, int], bytes] = {}
 
     def close(self) -> None:

@@ -64,11 +64,13 @@ def figures(desk: Desk) -> str:
     view, config = desk.view, desk.plan.config
     since = view.run.seconds(desk.clock.now_ns())
     generation = (view.last or (0, 0))[0] + 1
+    blocks = {block for block, _ in view.planned}
+    where = ("block", f"{generation} of {len(blocks)}") if blocks else ("generation", f"{generation} of {config.evolution.generations}")
     who = f"sub-{config.session.participant} ses-{config.session.session} run-{config.session.run}"
     cells = [
         ("", who),
         ("time", _time(since)),
-        ("generation", f"{generation} of {config.evolution.generations}"),
+        where,
         ("image", f"{view.shown} of {desk.images}"),
         ("volume", str(view.volumes[-1].index + 1) if view.volumes else "–"),
     ]
@@ -103,7 +105,8 @@ def now(desk: Desk) -> str:
     if view.showing is not None:
         generation, candidate = view.showing
         picture = f'<img src="picture/{generation}/{candidate}" alt="">'
-        scene = f"Generation {generation + 1}, image {candidate + 1}"
+        trial = view.planned.get(view.showing)
+        scene = f"Generation {generation + 1}, image {candidate + 1}" if trial is None else escape(f"{trial['category']}/{trial['file']}")
     else:
         picture = f'<div class="empty">{"+" if view.scene in ("fixation", "late", "paused", "placing") else ""}</div>'
     return f'<h2>On the participant\'s screen</h2>{picture}<p class="scene">{scene}</p><p class="dim">{_next(desk)}</p>'
@@ -115,6 +118,8 @@ def _next(desk: Desk) -> str:
     elapsed = desk.clock.now_s() - view.since_s
     if view.run.trigger_ns is None or view.scene in ("over", "nothing", "waiting", "rating"):
         return "&nbsp;"
+    if view.planned and view.scene in ("image", "fixation") and view.last is not None:
+        return f"next picture in {max(0.0, view.due_s - desk.clock.now_s()):.0f} s"
     if view.scene == "image":
         return f"for another {max(0.0, p.image_s - elapsed):.0f} s"
     if view.scene == "fixation" and view.last is not None:
@@ -195,6 +200,9 @@ def generation(view: View, number: int, trials: list[Trial], limits: tuple[float
     scored = [t for t in trials if not math.isnan(t.value)]
     best = max(scored, key=lambda t: t.value, default=None) if len(scored) == len(trials) > 1 else None
     tiles = "".join(_tile(view, trial, limits, trial is best) for trial in trials)
+    of_block = view.planned.get((number, 0))
+    if of_block is not None:
+        return f'<h3>Block {number + 1}: {escape(of_block["category"])}</h3><div class="tiles">{tiles}</div>'
     return f'<h3>Generation {number + 1} {told}</h3><div class="tiles">{tiles}</div>'
 
 
@@ -207,6 +215,8 @@ def _tile(view: View, trial: Trial, limits: tuple[float, float], best: bool) -> 
     if math.isnan(trial.value):
         coming = "taken away" if trial.refused else "not shown" if view.scene == "over" else "to come"
         words = "on screen" if showing else coming if not trial.shown else "hidden" if view.blinded else "no score yet"
+        if view.planned and trial.shown and not showing:
+            words = "target" if view.planned.get((trial.generation, trial.candidate), {}).get("target") else "shown"
         return f'<figure class="tile {" ".join(kinds)}">{picture}<div class="dim">{words}</div></figure>'
     low, high = limits
     at, wide = (trial.value - low) / (high - low), (0.0 if math.isnan(trial.error) else trial.error) / (high - low)
@@ -250,7 +260,7 @@ def _equipment(desk: Desk) -> list[tuple[str, str, str]]:
     moved = view.volumes[-1].displacement_mm if view.volumes else math.nan
     return [
         ("Scanner", *scanner),
-        ("Decoder", *_decoder(view)),
+        ("Task", view.task.words(), "") if view.planned else ("Decoder", *_decoder(view)),
         ("Stimulus PC", *presenter),
         ("Its clock", clock, ""),
         ("Displacement", "–" if math.isnan(moved) else f"{moved:.2f} mm", ""),

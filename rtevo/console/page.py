@@ -95,6 +95,8 @@ class Page:
             "displacement": ("Framewise displacement, mm", "limits dashed", charts.displacement),
             "motion": ("Motion, mm", "limit: one voxel", charts.motion),
         }
+        if view.localizer:
+            del titles["fitness"]
         with ui.element("div").classes("charts"):
             for name, (title, note, options) in titles.items():
                 with ui.element("div").classes("panel"):

@@ -207,8 +207,13 @@ class Status:
             cells.append(("FD", "-" if math.isnan(displacement) else f"{displacement:.2f} mm", moved))
             cells.append(("aligned in", "missing" if missing else f"{took[-1]:.0f} ms" if took else "-", "red" if missing else ""))
         generation = max((trial.generation for trial in view.trials.values() if trial.shown), default=0)
-        cells.append(("generation", f"{generation + 1}/{config.evolution.generations}", "bold"))
-        cells.append(("images", f"{view.shown}/{self._images}", ""))
+        if view.planned:
+            cells.append(("block", f"{generation + 1}/{len({block for block, _ in view.planned})}", "bold"))
+        else:
+            cells.append(("generation", f"{generation + 1}/{config.evolution.generations}", "bold"))
+        cells.append(("images", f"{view.shown}/{len(view.planned) or self._images}", ""))
+        if view.planned and config.localizer.task != "none":
+            cells.append(("task", view.task.words(), "yellow" if view.task.misses > view.task.hits else "green"))
         if view.blinded:
             cells.append(("score", "hidden", "green"))
         elif not math.isnan(view.score):
@@ -241,7 +246,13 @@ def closing_words(summary: dict[str, Any], out: Path, console: Console | None = 
         d = latencies[name]
         if d["n"]:
             table.add_row(label, f"p50 {d['p50']:.0f} ms, p99 {d['p99']:.0f} ms, max {d['max']:.0f} ms (n = {d['n']})")
-    for entry in summary["generations"]:
+    task = summary.get("localizer")
+    if task is not None:
+        table.add_row("categories", ", ".join(f"{name} {shown}" for name, shown in task["categories"].items()))
+        time_s = task["response_time_s"]
+        answered = f"{task['hits']} of {task['targets']} targets answered" + ("" if time_s is None else f", {time_s:.2f} s")
+        table.add_row("task", f"{answered}; {task['false_alarms']} false alarms" if task["targets"] else "none")
+    for entry in summary["generations"] if task is None else ():
         parts = [
             f"{label} {entry[key]:+.3f}"
             for key, label in (("mean_fitness", "fitness"), ("mean_true_response", "true response"))
@@ -249,4 +260,6 @@ def closing_words(summary: dict[str, Any], out: Path, console: Console | None = 
         ]
         table.add_row(f"generation {entry['generation']}", ", ".join(parts) or "not scored")
     console.print(table)
-    console.print(f"results: {out}\nreport:  python -m rtevo.report {out}")
+    console.print(
+        f"results: {out}\nreport:  python -m rtevo.report {out}" + (f"\ndecoder: python -m rtevo.decode fit {out}" if task else "")
+    )

@@ -72,6 +72,10 @@ def rerun(out: Path, recorded: Config, config: Config, into: Path) -> dict[str, 
         The session cannot be computed again, or not with these settings.
     """
     session = RecordedSession(out)
+    if session.localizer:
+        raise DataError(
+            f"--rerun {out}: expected a session in which images evolve, found a localizer: `rtevo realign` aligns its volumes again"
+        )
     changed = _changed(recorded, config)
     _check(session, recorded, config)
     from threadpoolctl import threadpool_limits

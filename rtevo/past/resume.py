@@ -66,6 +66,11 @@ def resume(out: Path, rebaseline: bool = False) -> tuple[Plan, str]:
         raise DataError(f"--resume {out}: expected the folder of a session with something recorded, found no {LOG}: start it anew")
     dropped = _close_log(out)
     session = RecordedSession(out)
+    if session.localizer:
+        raise DataError(
+            f"--resume {out}: expected a session in which images evolve, found a localizer: run another; what this one has is used by "
+            "`rtevo decode fit`, which takes several runs"
+        )
     _check_unfinished(session)
     config = session.config
     model_sha256 = model_hash(config)

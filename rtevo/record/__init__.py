@@ -32,6 +32,7 @@ from rtevo.record.kinds import (
     is_measured,
     record_of,
 )
+from rtevo.record.localizer import EVENTS, event_rows, shown_trials, task_of
 from rtevo.record.log import LOG, LogFollower, LogWriter, hold, read_log, skip_damaged
 from rtevo.record.parts import Part, earlier, of_kind, parts
 from rtevo.record.recorder import Recorder, compact, image_path, placement_folder, reference_path, refused_path, volume_path
@@ -42,6 +43,7 @@ from rtevo.record.tables import MOTION, TRIALS, frame, hidden_truth, write_table
 from rtevo.record.waits import Holding, Painting, held
 
 __all__ = [
+    "EVENTS",
     "LOG",
     "MOTION",
     "SCHEMA",
@@ -77,6 +79,7 @@ __all__ = [
     "cipher_of",
     "compact",
     "earlier",
+    "event_rows",
     "evolution_of",
     "finalise",
     "floats",
@@ -101,7 +104,9 @@ __all__ = [
     "reserve",
     "seal",
     "secret_of",
+    "shown_trials",
     "skip_damaged",
+    "task_of",
     "volume_path",
     "write_table",
 ]

@@ -107,7 +107,7 @@ class Start(Record):
     started : str
         Date and time, ISO 8601.
     participant, condition, source : str
-        Of the session file; condition ``blinded`` where it is.
+        Of the session file; condition ``blinded`` where it is, ``localizer`` where nothing evolves.
     seed : int
     speed : float
         0: in lock-step.
@@ -120,6 +120,8 @@ class Start(Record):
         Versions, hashes, machine.
     shape, affine : list, optional
         The grid, in logs from before it was a record of its own.
+    trials : list of dict, optional
+        Of a localizer: its schedule, see `rtevo.localizer.Trial`.
     """
 
     TYPE: ClassVar[str] = "start"
@@ -141,6 +143,7 @@ class Start(Record):
     provenance: Mapping[str, Any] | None = None
     shape: Sequence[int] | None = None
     affine: Sequence[Sequence[float]] | None = None
+    trials: Sequence[Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from rtevo.errors import DataError
 from rtevo.outside import MOST_JSON, parse_json, read_regular, shown
 from rtevo.record.kinds import End, EventRecord, ImageRecord, Start, Unsealed, VolumeRecord
+from rtevo.record.localizer import EVENTS, event_rows, is_localizer
 from rtevo.record.log import LOG, read_log, read_up_to_damage
 from rtevo.record.parts import Part, RecordT, of_kind, parts
 from rtevo.record.recorder import image_path, volume_path
 from rtevo.record.sealing import is_sealed, open_sealed, secret_of
-from rtevo.record.tables import Row, aligned_volumes, hidden_truth, motion_frame, summarise, trial_rows, trials_frame, write_table
+from rtevo.record.tables import Row, aligned_volumes, frame, hidden_truth, motion_frame, summarise, trial_rows, trials_frame, write_table
 from rtevo.records import EventKind, Grid, RunClock, VolumeFlag
 
 if TYPE_CHECKING:
@@ -187,6 +188,16 @@ class RecordedSession:
         rows = [{**row, "fitness": None} for row in self.rows] if self.sealed else self.rows
         return trials_frame(rows, len(self.parts) > 1)
 
+    @property
+    def localizer(self) -> bool:
+        """Whether pictures of known categories were shown, and nothing evolved."""
+        return is_localizer(self.parts)
+
+    @cached_property
+    def events_table(self) -> DataFrame:
+        """Of a localizer: a row for each picture that was shown, as in ``events.tsv``: columns in `rtevo.record.EVENTS`."""
+        return frame(event_rows(self.parts), {name: kind for name, (kind, _) in EVENTS.items()})
+
     @cached_property
     def motion(self) -> DataFrame:
         """A row for each volume, as in ``motion.tsv``: columns in `rtevo.record.MOTION`."""
@@ -283,9 +294,20 @@ class RecordedSession:
     # --- its files ----------------------------------------------------------------------------------------------------------------------
 
     def save(self) -> Row:
-        """Write ``trials.tsv``, ``motion.tsv``, ``latents.npz`` and ``summary.json``; return the summary."""
+        """Write ``trials.tsv``, ``motion.tsv``, ``latents.npz`` and ``summary.json``; return the summary.
+
+        A localizer has ``events.tsv`` in place of latents.
+        """
         write_table(self.trials, self.out / "trials.tsv")
         write_table(self.motion, self.out / "motion.tsv")
+        if self.localizer:
+            write_table(self.events_table, self.out / "events.tsv")
+        else:
+            self._save_latents()
+        (self.out / "summary.json").write_text(json.dumps(self.summary, indent=2) + "\n", encoding="utf-8")
+        return self.summary
+
+    def _save_latents(self) -> None:
         asked = np.array(["latent" in row for row in self.rows], bool)
         keys = np.array([(row["generation"], row["candidate"]) for row in self.rows], np.int32).reshape(-1, 2)[asked]
         np.savez_compressed(
@@ -296,8 +318,6 @@ class RecordedSession:
             embeddings=self.embeddings[asked],
             post_embeddings=self.post_embeddings[asked],
         )
-        (self.out / "summary.json").write_text(json.dumps(self.summary, indent=2) + "\n", encoding="utf-8")
-        return self.summary
 
 
 def load(out: Path | str) -> RecordedSession:

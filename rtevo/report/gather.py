@@ -98,6 +98,8 @@ class Session:
         What the presenter said of its display.
     gated : bool
         Its pictures were judged before they were shown.
+    shown : list of dict
+        Of a localizer: what was shown, rows of its events; else empty.
     learnt : Learnt or None
         Of the response; None where that is not recorded.
     """
@@ -115,6 +117,17 @@ class Session:
     presenter: str = ""
     learnt: Learnt | None = None
     gated: bool = False
+    shown: list[Row] = field(default_factory=list)
+
+    @property
+    def localizer(self) -> bool:
+        """Whether pictures of known categories were shown, and nothing evolved."""
+        return "localizer" in self.summary
+
+    @property
+    def mask(self) -> str:
+        """Where quality was measured."""
+        return "the brain" if self.localizer else "the decoder's mask"
 
     @property
     def refused(self) -> int:
@@ -178,6 +191,7 @@ def gather(out: Path) -> Session:
         presenter=_presenter(recorded),
         gated=any(record.verdict is not None for record in recorded.records(ImageRecord)),
         learnt=_learnt(recorded),
+        shown=_rows(recorded.events_table) if recorded.localizer else [],
     )
     hidden = settings["session"]["condition"] == "blinded" or settings["safety"]["approval"] != "none"  # who chooses must not know
     if (hidden and recorded.end is None) or recorded.sealed:

@@ -8,6 +8,7 @@ import math
 
 from rtevo.records import VolumeFlag
 from rtevo.report.gather import Session
+from rtevo.report.localizer import presentation as shown_to
 
 __all__ = ["REFERENCES", "methods"]
 
@@ -74,6 +75,15 @@ def methods(session: Session) -> tuple[list[tuple[str, str]], list[str]]:
         In the order of their numbers.
     """
     cite = _Cited()
+    if session.localizer:
+        words, first = shown_to(session)
+        cite.names = [""] * len(first)  # their numbers are taken
+        paragraphs = [
+            ("Presentation and task", words),
+            ("Acquisition", _acquisition(session)),
+            ("Motion and quality", _motion(session, cite)),
+        ]
+        return paragraphs, first + [REFERENCES[name] for name in cite.names if name]
     paragraphs = [
         ("Acquisition", _acquisition(session)),
         ("Realignment and quality", _realignment(session, cite)),
@@ -131,6 +141,20 @@ def _realignment(session: Session, cite: _Cited) -> str:
     )
     tsnr = f" Temporal signal-to-noise ratio inside the decoder's mask was {quality['tsnr']:.0f} (median)." if quality.get("tsnr") else ""
     return f"{text}. Aligned volumes were {smoothing}.{tsnr}"
+
+
+def _motion(session: Session, cite: _Cited) -> str:
+    """Say how motion was measured where there is no decoder."""
+    quality = session.summary.get("quality", {})
+    found = quality.get("framewise_displacement_mm", {})
+    text = (
+        "During the run each volume was aligned to the first one by a rigid-body transformation (6 parameters, inverse-compositional Gauss-Newton "
+        f"{cite('baker2004')} with robust weights {cite('beaton1974')}); framewise displacement (50 mm sphere {cite('power2012')})"
+    )
+    if found.get("mean") is not None:
+        text += f" was {found['mean']:.2f} mm on average, {found['max']:.2f} mm at most"
+    tsnr = f" Temporal signal-to-noise ratio inside the brain was {quality['tsnr']:.0f} (median)." if quality.get("tsnr") else ""
+    return f"{text}.{tsnr} Volumes were kept as they came."
 
 
 def _placement(session: Session, cite: _Cited) -> str:

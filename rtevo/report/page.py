@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from rtevo.record import image_path
 from rtevo.records import FD_LIMIT_MM
-from rtevo.report import figures, tables
+from rtevo.report import figures, localizer, tables
 from rtevo.report.gather import Row, Session, means
 from rtevo.report.methods import methods
 
@@ -34,18 +34,20 @@ def page(session: Session, controls: Sequence[Session] = ()) -> str:
         Drawn beside it, for comparison.
     """
     paragraphs, references = methods(session)
-    sections = [("images", "Images"), ("fitness", "Fitness"), ("quality", "Motion and quality"), ("timing", "Timing")]
+    own = ("task", "Task") if session.localizer else ("fitness", "Fitness")
+    sections = [("images", "Images"), own, ("quality", "Motion and quality"), ("timing", "Timing")]
     return render(
         Path(__file__).parent / "page.html",
         name=session.out.name,
         lead=f"{session.condition}, {session.summary.get('status', 'unfinished')}  |  {tables.heading(session)}",
         sections=[*sections, ("methods", "Methods"), ("provenance", "Provenance")],
         blinded=session.blinded,
+        task=localizer.task(session) if session.localizer else [],
         figures=tables.figures_of(session),
         decoder_today=tables.decoder_today(session),
         warnings=tables.warnings(session),
         images_note=_images_note(session),
-        generations=_generations(session),
+        generations=_categories(session) if session.localizer else _generations(session),
         plots=_plots(session, controls),
         overlays=_overlays(session),
         fitness_caption=_fitness_caption(session, controls),
@@ -78,6 +80,8 @@ def render(template: Path, **values: Any) -> str:
 
 
 def _images_note(session: Session) -> str:
+    if session.localizer:
+        return "Each picture of a category once, as it was shown first."
     if session.blinded:
         return "Scores are hidden: the session is blinded."
     if session.condition == "ratings":
@@ -132,6 +136,18 @@ def _generations(session: Session) -> list[dict[str, Any]]:
                 "pictures": [_picture(session, t, scale, False) for t in session.probes],
             }
         )
+    return rows
+
+
+def _categories(session: Session) -> list[dict[str, Any]]:
+    """Rows of pictures of a localizer: one for each category."""
+    rows = []
+    for name, text, pictures in localizer.categories(session):
+        shown = [
+            {"data": thumbnail(path), "label": "", "title": row["stim_file"], "best": False, "shown": True, "bar": None}
+            for path, row in pictures
+        ]
+        rows.append({"title": name, "mean": text, "pictures": shown})
     return rows
 
 
@@ -202,13 +218,18 @@ def _plots(session: Session, controls: Sequence[Session]) -> dict[str, str]:
         figures.motion(axes[0], session)
         figures.quality(axes[1:], session)
 
-    return {
-        "fitness": svg(4.0, [1], all_of(lambda ax: figures.fitness(ax, session, controls))),
-        "responses": svg(3.0, [1], all_of(lambda ax: figures.responses(ax, session))),
-        "learnt": "" if session.learnt is None else svg(3.6, [1, 1], lambda axes: figures.learnt(axes, session)),
+    measured = {
         "quality": svg(7.6, [1.4, 1, 1, 1], quality),
         "latencies": svg(2.9, [1], all_of(lambda ax: figures.latencies(ax, session.latencies)), right=0.78),
         "timeline": svg(1.6, [1], all_of(lambda ax: figures.timeline(ax, session)), left=0.17),
+    }
+    if session.localizer:
+        return {**measured, "learnt": "", "order": svg(2.6, [1], all_of(lambda ax: localizer.order(ax, session)), left=0.12)}
+    return {
+        **measured,
+        "fitness": svg(4.0, [1], all_of(lambda ax: figures.fitness(ax, session, controls))),
+        "responses": svg(3.0, [1], all_of(lambda ax: figures.responses(ax, session))),
+        "learnt": "" if session.learnt is None else svg(3.6, [1, 1], lambda axes: figures.learnt(axes, session)),
     }
 
 

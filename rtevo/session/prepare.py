@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtevo.config import Config
+from rtevo.config import Config, is_localizer
 from rtevo.errors import ConfigError
 from rtevo.session.checks import (
     capacity,
@@ -35,10 +35,10 @@ from rtevo.session.provenance import model_hash
 if TYPE_CHECKING:
     from rtevo.decode import Decoder
 
-__all__ = ["clean_runtime", "incoming", "make_decoder", "make_plan", "prepare", "runtime_folder"]
+__all__ = ["clean_runtime", "incoming", "make_decoder", "make_plan", "new_folder", "prepare", "runtime_folder"]
 
 
-def _new_folder(wanted: str, group: int = -1) -> Path:
+def new_folder(wanted: str, group: int = -1) -> Path:
     """Make the session's folder; an existing one is never written to. Nobody but its owner, and `group`, can look into it."""
     out = _made(wanted)
     if group >= 0:
@@ -89,8 +89,11 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
 
     from rtevo import generate
     from rtevo.session import course
+    from rtevo.session.localizer import prepare_localizer
     from rtevo.session.safety import AVOIDED, avoid_of, gate_of
 
+    if is_localizer(config):
+        return prepare_localizer(config, session_file)
     check_open_files()
     model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else None
     embedding_size, image_size = generate.probe(model, config.generator.px)
@@ -106,7 +109,7 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
     tr_s = repetition_time(config, source)
     model_sha256 = model_hash(config)
     group = check_group(config)
-    out = _new_folder(config.record.out or str(default_folder(config) or ""), group)
+    out = new_folder(config.record.out or str(default_folder(config) or ""), group)
     try:
         space.save(out / "latent_space.npz")
         if avoid is not None:
@@ -122,8 +125,8 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
         raise
 
 
-def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder, source: Any, **rest: Any) -> Plan:
-    """Plan a session, or its next part, in its folder `out`, with the decoder that was loaded from `folder`."""
+def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder | None, source: Any, **rest: Any) -> Plan:
+    """Plan a session, or its next part, in its folder `out`, with the decoder that was loaded from `folder`; a localizer has none."""
     runtime = runtime_folder()
     return Plan(
         name=secrets.token_hex(3),
@@ -133,8 +136,8 @@ def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder, source:
         incoming=incoming(config, out, runtime),
         capacity=capacity(config, source),
         decoder=folder,
-        decoder_name=decoder.name if decoder.goal is None else None,
-        maps=() if decoder.goal is None else decoder.goal.maps,
+        decoder_name=decoder.name if decoder is not None and decoder.goal is None else None,
+        maps=() if decoder is None or decoder.goal is None else decoder.goal.maps,
         attended=config.console.port > 0 or (sys.stdin is not None and sys.stdin.isatty()),
         **rest,
     )

@@ -69,6 +69,14 @@ def hashes(out: Path, decoder: Path, model_sha256: str, more: Sequence[str] = ()
     }
 
 
+def _hashes_of(plan: Plan) -> dict[str, str]:
+    """Return the SHA-256 of what a session depends on, by what it is called in messages; of a localizer, of the pictures that it shows."""
+    if not plan.localizer:
+        return hashes(plan.out, plan.decoder, plan.model_sha256, plan.config.decoder.more_folders)
+    pictures = sorted({f"{trial.name} {trial.sha256}" for trial in plan.trials})
+    return {"session": _hash(plan.out / "session.toml"), "pictures": hashlib.sha256("\n".join(pictures).encode()).hexdigest()}
+
+
 def _machine() -> dict[str, Any]:
     """Say on what the session ran."""
     words = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -118,7 +126,7 @@ def _provenance(plan: Plan) -> dict[str, Any]:
         "blas": _blas(),
         "packages": {name: installed[key] for name in PACKAGES if (key := name.replace("-", "_")) in installed},
         "installed": installed,
-        "sha256": hashes(plan.out, plan.decoder, plan.model_sha256, plan.config.decoder.more_folders),
+        "sha256": _hashes_of(plan),
     }
 
 
@@ -152,7 +160,7 @@ def open_record(plan: Plan) -> None:
                 "rtevo": __version__,
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "participant": config.session.participant,
-                "condition": config.session.condition,
+                "condition": plan.condition if plan.localizer else config.session.condition,
                 "source": config.acquisition.source,
                 "seed": config.session.seed,
                 "speed": config.session.speed,
@@ -160,5 +168,6 @@ def open_record(plan: Plan) -> None:
                 "cadence_s": config.presentation.image_s + config.presentation.washout_s,
                 "settings": asdict(config),
                 "provenance": provenance,
+                **({"trials": [trial.fields() for trial in plan.trials]} if plan.localizer else {}),
             },
         )

@@ -20,10 +20,10 @@ from rtevo.session.context import Context
 from rtevo.session.plan import Plan
 from rtevo.session.rings import DEALT, numbered, ring_names
 from rtevo.shm import RingPeerLost
-from rtevo.stages import bridge, console, decode, evolve, generate, ingest, live, presenter, record, scanner
+from rtevo.stages import align, bridge, console, decode, evolve, generate, ingest, live, pictures, presenter, record, scanner
 from rtevo.stops import ignore
 
-__all__ = ["STAGES", "Stage", "child_main", "stages_of"]
+__all__ = ["LOCALIZER", "STAGES", "Stage", "child_main", "stages_of"]
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,18 @@ STAGES: tuple[Stage, ...] = (
 )
 
 
+LOCALIZER: tuple[Stage, ...] = (
+    Stage("align", align.run, ("volumes", "events"), ("aligned",)),
+    Stage("pictures", pictures.run, ("events",), ("images",)),
+    *(stage for stage in STAGES if stage.name not in ("decode", "evolve", "generate")),
+)
+"""Of a localizer: nothing is scored, and images come from a folder."""
+
+
 def stages_of(plan: Plan) -> list[Stage]:
     """Give the processes of a session: those that it wants of the table, and one that paints for each device."""
     found: list[Stage] = []
-    for stage in STAGES:
+    for stage in LOCALIZER if plan.localizer else STAGES:
         if not stage.wanted(plan):
             continue
         if stage.name == "generate":

@@ -45,6 +45,7 @@ class Kind(IntEnum):
     TAKEN = 18
     REFUSED = 19
     STOP_ASKED = 20
+    PRESS = 21
 
 
 @dataclass(frozen=True)

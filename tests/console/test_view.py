@@ -323,3 +323,22 @@ def test_the_question_of_stop_says_that_the_session_goes_on_and_does_not_stay() 
     assert len(closed) == 2
     (words,) = said
     assert "image 4 of 4: the session goes on until you stop it" in words
+
+
+def test_a_localizers_presses_are_judged_as_they_come() -> None:
+    view = View(build({"session": {"task": "localizer"}}), 1.0)
+    trials = [
+        {"block": 0, "place": k, "category": "face", "file": f"{k}.png", "image_s": 0.5, "washout_s": 0.5 + k, "target": k == 1}
+        for k in range(3)
+    ]
+    view.take(record_of({"type": "start", "part": 0, "trials": trials}))
+    view.take(event(EventKind.TRIGGER, 1.0))
+    assert view.placed  # there is no decoder that would have to be
+    for k in range(3):
+        view.take(event(EventKind.ONSET, 2.0 + k, 0, k))
+        view.take(event(EventKind.OFFSET, 2.5 + k, 0, k))
+    view.take(event(EventKind.PRESS, 3.6, text="1"))
+    view.take(event(EventKind.PRESS, 9.0, text="1"))
+    assert view.task.words() == "1 of 1 targets answered, 0.60 s; 1 false alarms"
+    assert view.due_s == pytest.approx(4.0 + 0.5 + 2.5)  # by the last picture's own times
+    assert "Block 1: face" in markup.generation(view, 0, list(view.trials.values()), (0.0, 1.0))

@@ -53,8 +53,8 @@ WARM = (*PRELOADED, "rtevo.run", "torch", "transformers.models.clip.modeling_cli
 """What a session imports: half of the processor time of a quick one."""
 
 
-def warm_run(arguments: list[str], folder: Path, printed: Path | Connection, module: str = "rtevo.run") -> None:
-    """Do what ``python -m rtevo.run`` does where all modules are imported already; stages are forked from here."""
+def warm_run(arguments: list[str], folder: Path, printed: Path | Connection, module: str) -> None:
+    """Do what ``python -m MODULE`` does where all modules are imported already; stages are forked from here."""
     from rtevo import supervisor
 
     os.setsid()
@@ -64,6 +64,7 @@ def warm_run(arguments: list[str], folder: Path, printed: Path | Connection, mod
         os.dup2(file, stream)
     if not isinstance(printed, Path):
         printed.close()
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - the one before had its place in another file
     fork = mp.get_context("fork")
     supervisor.mp.get_context = lambda _: fork  # type: ignore[assignment]
     sys.exit(importlib.import_module(module).main(arguments))

@@ -21,7 +21,15 @@ def plan_of(save: str) -> Any:
     config = build({"record": {"save_volumes": save}})
     grid = Grid((4, 4, 4), np.eye(4))
     return SimpleNamespace(
-        name=f"test{os.getpid()}", config=config, grid=grid, capacity=64, image_size=(4, 4), embedding_size=8, devices=1, maps=()
+        localizer=False,
+        name=f"test{os.getpid()}",
+        config=config,
+        grid=grid,
+        capacity=64,
+        image_size=(4, 4),
+        embedding_size=8,
+        devices=1,
+        maps=(),
     )
 
 
