@@ -32,7 +32,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Any:
     now = SimpleNamespace(s=0.0)
     monkeypatch.setattr(module.time, "monotonic", lambda: now.s)
     supervisor = Supervisor(SimpleNamespace(devices=1, part=0))  # type: ignore[arg-type]
-    supervisor.children["decode"] = module._Child(DECODE, None, None)  # type: ignore[arg-type]
+    supervisor.children["decode"] = module.Child(DECODE, None, None)  # type: ignore[arg-type]
     supervisor.rings = {"volumes": FakeRing(3, 2), "events": FakeRing(0, 0)}  # type: ignore[dict-item]
     return supervisor, now
 
@@ -150,7 +150,7 @@ def test_a_dead_observer_is_started_again_then_done_without_and_told(operated: A
     dead = SimpleNamespace(exitcode=-9, sentinel=0)
 
     def spawn(stage: Stage) -> None:
-        supervisor.children[stage.name] = module._Child(stage, dead, pipe)  # type: ignore[arg-type]
+        supervisor.children[stage.name] = module.Child(stage, dead, pipe)  # type: ignore[arg-type]
 
     monkeypatch.setattr(supervisor, "_spawn", spawn)
     monkeypatch.setattr(module, "wait", lambda objects, timeout_s: [0])
@@ -168,7 +168,7 @@ def test_what_a_stage_reports_as_an_error_is_an_alarm(operated: Any, level: str,
     words["alarm"] = 0
     messages = [json.dumps({"kind": "log", "level": level, "text": "a sender was refused"}).encode()]
     pipe = SimpleNamespace(poll=lambda: bool(messages), recv_bytes=messages.pop)
-    supervisor._listen(module._Child(DECODE, None, pipe))  # type: ignore[arg-type]
+    supervisor._listen(module.Child(DECODE, None, pipe))  # type: ignore[arg-type]
     assert words["alarm"] == alarms
     assert said == ([(kind, "", "a sender was refused")] if kind else [])
 

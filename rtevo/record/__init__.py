@@ -34,11 +34,12 @@ from rtevo.record.log import LOG, LogFollower, LogWriter, hold, read_log, skip_d
 from rtevo.record.parts import Part, earlier, of_kind, parts
 from rtevo.record.recorder import Recorder, compact, image_path, placement_folder, reference_path, refused_path, volume_path
 from rtevo.record.reserve import release, reserve
-from rtevo.record.session import Images, RecordedSession, evolution_of, finalise, load
+from rtevo.record.session import EVOLUTION, Images, RecordedSession, evolution_of, finalise, load
 from rtevo.record.tables import MOTION, TRIALS, frame, hidden_truth, write_table
 from rtevo.record.waits import Holding, Painting, held
 
 __all__ = [
+    "EVOLUTION",
     "LOG",
     "MOTION",
     "SCHEMA",

@@ -97,7 +97,7 @@ class Start(Record):
     first_volume : int
         Number of the part's first volume: the session's volumes are counted through.
     decoder_state : str
-        ``new``, ``kept`` or ``rebaselined``.
+        ``new``, ``taken over`` (from an earlier run), ``kept`` or ``rebaselined``.
     sha256 : dict of str to str
         Of what the session depends on: ``session``, ``decoder``, ``latent_space``, ``model``.
     rtevo : str
@@ -118,6 +118,10 @@ class Start(Record):
         Versions, hashes, machine.
     shape, affine : list, optional
         The grid, in logs from before it was a record of its own.
+    follows : str, optional
+        Of a run in a visit: folder of the run before; empty: it is the first.
+    repeats : str, optional
+        Folder of the run that it repeats, which therefore does not count.
     """
 
     TYPE: ClassVar[str] = "start"
@@ -139,6 +143,8 @@ class Start(Record):
     provenance: Mapping[str, Any] | None = None
     shape: Sequence[int] | None = None
     affine: Sequence[Sequence[float]] | None = None
+    follows: str | None = None
+    repeats: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -8,10 +8,29 @@ from pathlib import Path
 from rtevo.config import Config
 from rtevo.records import EventKind
 
-__all__ = ["MEASURED", "Plan"]
+__all__ = ["MEASURED", "Plan", "Visit"]
 
 MEASURED = {"ratings": EventKind.RATING, "physiology": EventKind.PHYSIOLOGY}
 """Conditions whose fitness comes with an event, by its kind: their images need no volumes."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A run's place in a visit: another may follow it.
+
+    Parameters
+    ----------
+    follows : str
+        Folder of the run before; empty: it is the first.
+    repeats : str
+        Folder of the run that it repeats, where it does.
+    passed : tuple of str
+        Series of the runs before, by their UIDs: what still comes of them is not this run's.
+    """
+
+    follows: str = ""
+    repeats: str = ""
+    passed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +75,8 @@ class Plan:
         The file that the settings were read from: its comments are kept in the run's own.
     model_sha256 : str
         Fingerprint of the image model.
+    visit : Visit or None
+        None: no other run follows.
     """
 
     name: str
@@ -78,6 +99,7 @@ class Plan:
     session_file: Path | None = None
     model_sha256: str = ""
     maps: tuple[str, ...] = ()
+    visit: Visit | None = None
 
     @property
     def latent_space(self) -> Path:

@@ -29,7 +29,7 @@ from rtevo.session.checks import (
     repetition_time,
 )
 from rtevo.session.counting import SESSIONS, default_folder
-from rtevo.session.plan import Plan
+from rtevo.session.plan import Plan, Visit
 from rtevo.session.provenance import model_hash
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _made(wanted: str) -> Path:
             number += 1
 
 
-def prepare(config: Config, session_file: Path | None = None) -> Plan:
+def prepare(config: Config, session_file: Path | None = None, visit: Visit | None = None, before: Plan | None = None) -> Plan:
     """Check everything and decide everything that the stages need to know.
 
     Parameters
@@ -79,6 +79,10 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
     config : Config
     session_file : Path, optional
         That it was read from.
+    visit : Visit, optional
+        Its place in a visit.
+    before : Plan, optional
+        Of the run before, in the same visit: the operator's page stays where it is, and a model that was fingerprinted is not read again.
 
     Raises
     ------
@@ -90,6 +94,7 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
     from rtevo import generate
     from rtevo.session import course
     from rtevo.session.safety import AVOIDED, avoid_of, gate_of
+    from rtevo.session.takeover import before_of, keep
 
     check_open_files()
     model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else None
@@ -100,11 +105,12 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
     condition = course.check(config, space, avoid)
     gate_of(config, avoid)
     check_delivery(config)
-    token = check_console(config)
+    token = before.token if before is not None and before.config.console == config.console else check_console(config)
     source = describe_source(config)
     loaded = check_decoder(config)
     tr_s = repetition_time(config, source)
-    model_sha256 = model_hash(config)
+    same_model = before is not None and before.config.generator == config.generator
+    model_sha256 = before.model_sha256 if before is not None and same_model else model_hash(config)
     group = check_group(config)
     out = _new_folder(config.record.out or str(default_folder(config) or ""), group)
     try:
@@ -112,10 +118,13 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
         if avoid is not None:
             np.save(out / AVOIDED, avoid.rows.astype(np.float32))
         folder, decoder = loaded or make_decoder(config, source, tr_s, out / "decoder")
+        before_of(config, decoder, tr_s)
+        if visit is not None:
+            config = keep(config, out)
         return make_plan(
             config, out, folder, decoder, source,
             tr_s=tr_s, condition=condition, embedding_size=embedding_size, image_size=image_size, token=token,
-            session_file=session_file, model_sha256=model_sha256,
+            session_file=session_file, model_sha256=model_sha256, visit=visit,
         )  # fmt: skip
     except BaseException:  # nothing has been recorded
         shutil.rmtree(out, ignore_errors=True)
