@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -11,7 +12,7 @@ from typing import Any
 from rtevo.session.plan import Plan
 from rtevo.stages.table import Stage
 
-__all__ = ["Child", "Standing", "let_go"]
+__all__ = ["Child", "Standing", "exit_reason", "let_go"]
 
 LEAVE_S = 2.0  # for what is still loaded to be let go, at the end of a visit
 
@@ -28,6 +29,13 @@ class Child:
     done: bool = False
     stays: bool = False  # done, and there for the next run of the visit
     progress: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+
+def exit_reason(code: int) -> str:
+    """Say how a process left that said nothing."""
+    if code < 0:
+        return f"was killed by signal {-code} ({signal.Signals(-code).name})"
+    return f"left with exit code {code} without a word"
 
 
 def let_go(child: Child) -> None:

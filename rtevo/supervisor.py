@@ -13,7 +13,6 @@ import json
 import multiprocessing as mp
 import os
 import shutil
-import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -21,7 +20,7 @@ from dataclasses import asdict
 from multiprocessing.connection import wait
 from typing import Any
 
-from rtevo.children import Child, Standing, let_go
+from rtevo.children import Child, Standing, exit_reason, let_go
 from rtevo.errors import StageError
 from rtevo.outside import shown_lines
 from rtevo.record import Notice, earlier, of_kind
@@ -249,7 +248,7 @@ class Supervisor:
                 found += self._listen(child)
                 if left and not child.done and not self._start_again(child):
                     child.done = True
-                    reason = _exit_reason(child.process.exitcode or 0)
+                    reason = exit_reason(child.process.exitcode or 0)
                     if child.stage.observer:
                         self._warn(f"{child.stage.name} {reason}: the session goes on without it")
                     else:
@@ -263,7 +262,7 @@ class Supervisor:
         if early or self.clock.get("abort") or so_far >= child.stage.restarts:
             return False
         self._restarts[name] = so_far + 1
-        self._warn(f"{name} {_exit_reason(child.process.exitcode or 0)} and was started again")
+        self._warn(f"{name} {exit_reason(child.process.exitcode or 0)} and was started again")
         child.pipe.close()
         self._spawn(child.stage)
         return True
@@ -439,6 +438,7 @@ class Supervisor:
         on_tick : callable
             Called again and again meanwhile.
         """
+        self._interrupts = self._interrupts_told = 0  # they were about the run
         self.clock.set("chosen", 0)
         self.clock.set("offered", bits_of(choices))
         while not (chosen := self.clock.get("chosen")):
@@ -498,9 +498,3 @@ def _ordered(plan: Plan) -> list[tuple[str, str]]:
         return []
     notices = of_kind(earlier(plan.out, plan.part), Notice)
     return [(n.action, n.text) for n in notices if n.level == "operator" and n.action in ORDERS and n.text]
-
-
-def _exit_reason(code: int) -> str:
-    if code < 0:
-        return f"was killed by signal {-code} ({signal.Signals(-code).name})"
-    return f"left with exit code {code} without a word"

@@ -10,6 +10,7 @@ from rtevo.console.view import View
 from rtevo.console.waits import OVER, state_of
 from rtevo.record import LOG, LogFollower, image_path
 from rtevo.session.course import course_settings
+from rtevo.session.orders import choices_of
 from rtevo.shm import Ring
 
 if TYPE_CHECKING:
@@ -79,7 +80,22 @@ class Desk:
     @property
     def over(self) -> bool:
         """Whether the session has ended."""
-        return self.state in (*OVER[1:], "failed")
+        return self.state in (*OVER[1:], "failed", "between", "following")
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """What may follow this run of a visit, where the operator is asked; see :data:`rtevo.session.orders.CHOICES`."""
+        return choices_of(self.clock.get("offered"))
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more can come: the session is over, and in a visit it is known what follows."""
+        return self.over and (self.plan.visit is None or bool(self.clock.get("parted")))
+
+    @property
+    def ends(self) -> bool:
+        """Whether this is the end, and no other run follows at this address."""
+        return self.closed and self.state != "following"
 
     def act(self, action: str, text: str = "", t_ns: int | None = None) -> None:
         """Hand to the supervisor what the operator does.
@@ -87,7 +103,7 @@ class Desk:
         Parameters
         ----------
         action : {"start", "pause", "go_on", "stop", "mark", "seen", "accept", "again", "restart", "admit", "correct", "show", "veto",
-            "away"}
+            "away", "next_run", "same_again", "resume_run", "end_visit"}
         text : str
             A note; of the last three the picture's name (`rtevo.records.named`).
         t_ns : int, optional

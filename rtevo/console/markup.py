@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from html import escape
 
+from rtevo.config import presenter_is_outside
 from rtevo.console.desk import Desk
 from rtevo.console.view import FULL, LATENCIES, Trial, View
+from rtevo.console.waits import FOLLOWING, how_it_ended
 
 __all__ = ["STATES", "alarms", "figures", "generation", "goes_on", "health", "messages", "now", "placement", "span", "state", "upcoming"]
 
@@ -27,6 +29,8 @@ STATES = {  # words, colour
     "stopped": ("Stopped", "amber"),
     "unscored": ("Ended without scores", "red"),
     "failed": ("Failed", "red"),
+    "between": ("Run over: what follows?", "amber"),
+    "following": ("The next run is being prepared", "blue"),
 }
 SCENES = {
     "nothing": "The stimulus PC has not come yet",
@@ -91,10 +95,23 @@ def alarms(desk: Desk) -> str:
     if desk.over:
         what = {"completed": "The session is over.", "stopped": "The session was stopped; everything is saved.", "unscored": UNSCORED}
         errors = [text for _, kind, text in desk.view.messages if kind == "error"]
-        words = what.get(desk.state) or " ".join(["The session has failed; what was recorded is saved.", *errors[-1:]])
-        colour = "red" if desk.state in ("failed", "unscored") else "calm"
-        return f'<p class="{colour}">{escape(words[:400])} Results: {escape(str(desk.plan.out))}</p>'
+        ended = how_it_ended(desk.clock.get)
+        words = what.get(ended) or " ".join(["The session has failed; what was recorded is saved.", *errors[-1:]])
+        colour = "red" if ended in ("failed", "unscored") else "calm"
+        return f'<p class="{colour}">{escape(words[:400])} Results: {escape(str(desk.plan.out))}</p>' + _offered(desk)
     return "".join(f"<p>{escape(text)}</p>" for text in found) or '<p class="calm">Nothing to report.</p>'
+
+
+def _offered(desk: Desk) -> str:
+    """Say what may follow a run of a visit, and what the participant sees meanwhile."""
+    if not desk.offered:
+        return ""
+    means = [(name, what) for choice, (_, name, what) in FOLLOWING.items() if choice in desk.offered and what]
+    found = "".join(f"<p><b>{escape(name.capitalize())}</b>: {escape(what)}.</p>" for name, what in means)
+    if not presenter_is_outside(desk.plan.config):
+        return found
+    there = f"The stimulus PC is there; the participant reads: {desk.plan.config.presentation.between_text}"
+    return f"{found}<p>{escape(there if desk.clock.get('between') else 'The stimulus PC is not there.')}</p>"
 
 
 def now(desk: Desk) -> str:

@@ -48,7 +48,9 @@ class Kept:
     """Something that takes long to make, and that a process keeps for the next runs of a visit; a context manager."""
 
     def __init__(self) -> None:
-        self._stack, self._key, self._thing = ExitStack(), None, None
+        self._stack = ExitStack()
+        self._key: Any = None
+        self._thing: Any = None
 
     def get(self, key: Any, make: Callable[[], AbstractContextManager[T]]) -> T:
         """Return what was made for an equal key, or make it, and close what was kept before."""

@@ -35,7 +35,7 @@ from rtevo.session.provenance import model_hash
 if TYPE_CHECKING:
     from rtevo.decode import Decoder
 
-__all__ = ["clean_runtime", "incoming", "make_decoder", "make_plan", "prepare", "runtime_folder"]
+__all__ = ["attended", "clean_runtime", "incoming", "make_decoder", "make_plan", "prepare", "runtime_folder"]
 
 
 def _new_folder(wanted: str, group: int = -1) -> Path:
@@ -144,9 +144,14 @@ def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder, source:
         decoder=folder,
         decoder_name=decoder.name if decoder.goal is None else None,
         maps=() if decoder.goal is None else decoder.goal.maps,
-        attended=config.console.port > 0 or (sys.stdin is not None and sys.stdin.isatty()),
+        attended=attended(config),
         **rest,
     )
+
+
+def attended(config: Config) -> bool:
+    """Whether somebody can answer questions: at the console, or at the terminal."""
+    return config.console.port > 0 or (sys.stdin is not None and sys.stdin.isatty())
 
 
 def incoming(config: Config, out: Path, runtime: Path) -> Path:

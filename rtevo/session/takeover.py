@@ -119,9 +119,7 @@ def before_of(config: Config, decoder: Decoder, tr_s: float) -> Before | None:
         carried = _carried(folder / _DECODER, decoder) if words["carried"] else decoder
         return Before(carried, place, load_arrays(folder / _LEARNT, _MOST_BYTES))
     except (OSError, DataError, DecoderError, ValueError, KeyError, TypeError) as problem:
-        raise ConfigError(
-            f"{where}: expected the state that a run of a visit has left, found something else: {problem}"
-        ) from None
+        raise ConfigError(f"{where}: expected the state that a run of a visit has left, found something else: {problem}") from None
 
 
 def keep(config: Config, out: Path) -> Config:
