@@ -82,7 +82,8 @@ def prepare(config: Config, session_file: Path | None = None, visit: Visit | Non
     visit : Visit, optional
         Its place in a visit.
     before : Plan, optional
-        Of the run before, in the same visit: the operator's page stays where it is, and a model that was fingerprinted is not read again.
+        Of the run before, in the same visit: the operator's page stays where it is, and what takes long is not done again (the model's
+        fingerprint, a decoder of the session's own).
 
     Raises
     ------
@@ -117,7 +118,7 @@ def prepare(config: Config, session_file: Path | None = None, visit: Visit | Non
         space.save(out / "latent_space.npz")
         if avoid is not None:
             np.save(out / AVOIDED, avoid.rows.astype(np.float32))
-        folder, decoder = loaded or make_decoder(config, source, tr_s, out / "decoder")
+        folder, decoder = loaded or _same_decoder(config, before, out) or make_decoder(config, source, tr_s, out / "decoder")
         before_of(config, decoder, tr_s)
         if visit is not None:
             config = keep(config, out)
@@ -179,6 +180,19 @@ def runtime_folder() -> Path:
     runtime = Path(tempfile.mkdtemp(prefix=f"rtevo-run-{os.getpid()}-"))
     (runtime / "incoming").mkdir()
     return runtime
+
+
+def _same_decoder(config: Config, before: Plan | None, out: Path) -> tuple[Path, Any] | None:
+    """Take the decoder that the run before has made by itself, where this one would make the same; None where it would not."""
+    from rtevo.decode import load_decoder
+
+    if before is None or before.decoder != before.out / "decoder":
+        return None
+    makes = [(c.simulation, c.acquisition, c.session.participant, c.session.seed) for c in (config, before.config)]
+    if makes[0] != makes[1]:
+        return None
+    shutil.copytree(before.decoder, out / "decoder")
+    return out / "decoder", load_decoder(out / "decoder")
 
 
 def make_decoder(config: Config, source: Any, tr_s: float, folder: Path) -> tuple[Path, Any]:

@@ -334,3 +334,4 @@ def run(context: Context) -> None:
         if "volumes" in ended:
             pulses.finish()
             work.end()
+    work.decoding.close()
