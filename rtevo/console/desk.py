@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtevo.console.view import View
-from rtevo.console.waits import OVER, state_of
+from rtevo.console.waits import OVER, how_it_ended, state_of
 from rtevo.record import LOG, LogFollower, image_path
 from rtevo.session.course import course_settings
 from rtevo.session.orders import choices_of
@@ -81,6 +81,16 @@ class Desk:
     def over(self) -> bool:
         """Whether the session has ended."""
         return self.state in (*OVER[1:], "failed", "between", "following")
+
+    @property
+    def ended(self) -> str:
+        """How the session has ended, see :func:`rtevo.console.waits.how_it_ended`."""
+        return how_it_ended(self.clock.get)
+
+    @property
+    def between(self) -> bool:
+        """Whether the stimulus PC is there between two runs of a visit."""
+        return bool(self.clock.get("between"))
 
     @property
     def offered(self) -> tuple[str, ...]:

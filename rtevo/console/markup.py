@@ -8,7 +8,7 @@ from html import escape
 from rtevo.config import presenter_is_outside
 from rtevo.console.desk import Desk
 from rtevo.console.view import FULL, LATENCIES, Trial, View
-from rtevo.console.waits import FOLLOWING, how_it_ended
+from rtevo.console.waits import FOLLOWING
 
 __all__ = ["STATES", "alarms", "figures", "generation", "goes_on", "health", "messages", "now", "placement", "span", "state", "upcoming"]
 
@@ -41,6 +41,7 @@ SCENES = {
     "paused": "Fixation: paused",
     "placing": "Fixation: the decoder is placed",
     "over": "The end",
+    "between": "Text between runs",
 }
 
 
@@ -95,7 +96,7 @@ def alarms(desk: Desk) -> str:
     if desk.over:
         what = {"completed": "The session is over.", "stopped": "The session was stopped; everything is saved.", "unscored": UNSCORED}
         errors = [text for _, kind, text in desk.view.messages if kind == "error"]
-        ended = how_it_ended(desk.clock.get)
+        ended = desk.ended
         words = what.get(ended) or " ".join(["The session has failed; what was recorded is saved.", *errors[-1:]])
         colour = "red" if ended in ("failed", "unscored") else "calm"
         return f'<p class="{colour}">{escape(words[:400])} Results: {escape(str(desk.plan.out))}</p>' + _offered(desk)
@@ -107,16 +108,18 @@ def _offered(desk: Desk) -> str:
     if not desk.offered:
         return ""
     means = [(name, what) for choice, (_, name, what) in FOLLOWING.items() if choice in desk.offered and what]
-    found = "".join(f"<p><b>{escape(name.capitalize())}</b>: {escape(what)}.</p>" for name, what in means)
+    found = "".join(f'<p class="calm"><b>{escape(name.capitalize())}</b>: {escape(what)}.</p>' for name, what in means)
     if not presenter_is_outside(desk.plan.config):
         return found
-    there = f"The stimulus PC is there; the participant reads: {desk.plan.config.presentation.between_text}"
-    return f"{found}<p>{escape(there if desk.clock.get('between') else 'The stimulus PC is not there.')}</p>"
+    if not desk.between:
+        return f"{found}<p>The stimulus PC is not there.</p>"
+    text = " ".join(desk.plan.config.presentation.between_text.split())
+    return f'{found}<p class="calm">The stimulus PC is there; the participant reads: {escape(text)}</p>'
 
 
 def now(desk: Desk) -> str:
     """Give what the participant sees."""
-    view, scene = desk.view, SCENES.get(desk.view.scene, "")
+    view, scene = desk.view, SCENES.get("between" if desk.between else desk.view.scene, "")
     if view.showing is not None:
         generation, candidate = view.showing
         picture = f'<img src="picture/{generation}/{candidate}" alt="">'

@@ -246,14 +246,9 @@ class FolderSource:
         return self.run.series.sidecar(self.run.te_ms, volume.slice_times_s) if self.run else {}
 
     def pass_over_present(self, known: Iterable[str] = ()) -> str:
-        """Leave out the series that are there already, unless one is asked for by its number or UID; returns what they are.
+        """Leave out the series that are there already, and those `known` by UID, unless one is asked for by its number or UID.
 
-        A scanner's export folder may hold the runs before.
-
-        Parameters
-        ----------
-        known : iterable of str
-            UIDs of series that are left out wherever their files are: late ones of the runs before.
+        A scanner's export folder may hold the runs before, and get late files of them. Returns what there is, in words.
         """
         now_s = self._clock_ns() / 1e9
         self._listing.again()
