@@ -7,6 +7,7 @@ is.
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -48,6 +49,7 @@ What the next run takes over is in its settings: ``[evolution] continue_from`` a
 (see :class:`Succession`). Its record says which run it follows, and which it repeats (``follows``, ``repeats`` in ``summary.json``).
 """
 
+TICK_S = 0.25  # between looks at the terminal
 OVER = ("completed", "unscored")  # status of a run that counts
 AFTER = {True: ("next", "again", "end"), False: ("again", "resume", "end")}  # a run that counts, one that was broken off
 
@@ -264,14 +266,17 @@ class _Between:
     def _choice(self, display: Status, supervisor: Supervisor, done: bool) -> str:
         """Wait for the operator's choice; the presenter is connected meanwhile."""
         with ExitStack() as stack:
-            lobby = self._lobby(display, stack)
+            lobby, shown_s = self._lobby(display, stack), -math.inf
 
             def tick() -> None:
+                nonlocal shown_s
                 if lobby is not None:
                     if lobby.serve():
                         display.log("ERROR", "The participant asks to stop")
                     supervisor.clock.set("between", int(lobby.there))
-                display.tick()
+                if time.monotonic() > shown_s + TICK_S:
+                    shown_s = time.monotonic()
+                    display.tick()
 
             choice = supervisor.offer(AFTER[done], tick)
             supervisor.clock.set("between", 0)

@@ -180,6 +180,7 @@ class Status:
         if select.select([sys.stdin], [], [], 0)[0]:
             word = sys.stdin.readline().strip().lower()[:1]
             if action := next((a for a, choice in CHOICES.items() if choice in choices and FOLLOWING[choice][0] == word), ""):
+                self._offered = 0  # it is asked again where that cannot be done
                 self._operate(action, "at the terminal")
             elif word:
                 self.console.print(Text(_follows(choices), style="bold yellow"))

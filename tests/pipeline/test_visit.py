@@ -27,6 +27,7 @@ from rtevo.visit import Succession
 from .conftest import Warm, command, quickly
 
 LIMIT_S = 200.0
+CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # of a terminal: colours, the cursor
 
 
 # --- what follows, without a session -----------------------------------------------------------------------------------------------------
@@ -152,8 +153,9 @@ class Terminal:
 
     def read(self, words: str) -> None:
         """Read on until these words come, after those of the last time."""
-        while words not in " ".join(self.printed[self._from :].split()):
+        while words not in " ".join(CODES.sub("", self.printed[self._from :]).split()):
             self.printed += os.read(self.mine, 4096).decode(errors="replace")
+            self._let_go()
         self._from = len(self.printed)
 
     def answer(self, words: str, answer: str) -> None:
@@ -162,20 +164,23 @@ class Terminal:
 
     def finish(self) -> int:
         """Read to the end, and return the exit status."""
-        os.close(self._its or 0)
-        self._its = None
         with suppress(OSError):  # the terminal's other end is closed
             while text := os.read(self.mine, 4096):
                 self.printed += text.decode(errors="replace")
         return self.process.wait(LIMIT_S)
 
+    def _let_go(self) -> None:
+        """The session has opened its end: this one's copy would hide that it has ended."""
+        if self._its is not None:
+            os.close(self._its)
+            self._its = None
+
     def close(self) -> None:
+        self._let_go()
         self.process.kill()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(60)
-        for end in (self.mine, self._its):
-            if end is not None:
-                os.close(end)
+        os.close(self.mine)
 
 
 @pytest.fixture
@@ -194,7 +199,8 @@ def test_a_run_that_was_stopped_goes_on_and_then_the_visit_ends_at_the_terminal(
     terminal.answer("n (next run", "e")
     assert terminal.finish() == 0, terminal.printed
     first, second = RecordedSession(tmp_path / "out").parts
-    assert first.end is not None and second.end is not None
+    assert first.end is not None
+    assert second.end is not None
     assert (first.end.status, second.end.status) == ("stopped", "completed")
     assert second.start.decoder_state == "kept"
     assert len(second.events(EventKind.ONSET)) == 2
