@@ -125,7 +125,7 @@ def _restarted(plan: Plan, stops: Stops) -> Plan | None:
     print("rtevo: the session begins again: start the scanner's run anew when everything is ready", file=sys.stderr)
     try:
         stops.listener = None
-        return resume(plan.out, rebaseline=True)[0]
+        return resume(plan.out, rebaseline=True, token=None if plan.visit is None else plan.token)[0]
     except KeyboardInterrupt:
         stops.listener = _only_count
         return None

@@ -120,7 +120,7 @@ def prepare(config: Config, session_file: Path | None = None, visit: Visit | Non
             np.save(out / AVOIDED, avoid.rows.astype(np.float32))
         folder, decoder = loaded or _same_decoder(config, before, out) or make_decoder(config, source, tr_s, out / "decoder")
         before_of(config, decoder, tr_s)
-        if visit is not None:
+        if visit is not None or config.decoder.continue_from:
             config = keep(config, out)
         return make_plan(
             config, out, folder, decoder, source,

@@ -123,7 +123,7 @@ def before_of(config: Config, decoder: Decoder, tr_s: float) -> Before | None:
 
 
 def keep(config: Config, out: Path) -> Config:
-    """Copy what a session of a visit takes over into its folder; returns the settings that name the copies."""
+    """Copy what a session takes over into its folder; returns the settings that name the copies."""
     decoder, evolution = config.decoder, config.evolution
     if decoder.continue_from:
         shutil.copytree(_state_in(Path(decoder.continue_from)), out / BEFORE)
