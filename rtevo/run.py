@@ -273,6 +273,8 @@ def _main(options: argparse.Namespace, stops: Stops) -> int:
         if given := [name for name in ("sample", "wait", "json") if getattr(options, name) not in (None, False)]:
             raise ConfigError([f"--{name}: expected together with --check" for name in given])
         if options.rerun is not None:
+            if options.visit is not None:
+                raise ConfigError("--visit: expected without --rerun, which computes one recorded session again")
             return _rerun(options)
         plan = _plan(options)
         if options.visit is not None:

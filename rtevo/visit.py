@@ -230,6 +230,7 @@ class _Between:
         self._series = supervisor.series
         if failure is not None:
             display.log("ERROR", str(failure))
+        display.tick()
         closing_words(summary, self._plan.out, display.console if display.console.is_terminal else None)
         with self._stops.heard_by(lambda: self._stop(supervisor)):
             found = self._prepared(display, supervisor, summary)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing as mp
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rtevo import supervisor as module
+from rtevo.children import Standing
 from rtevo.errors import StageError
 from rtevo.records import Decision
 from rtevo.session.rings import readers_of
@@ -191,3 +193,19 @@ def test_what_nobody_has_asked_is_not_answered(operated: Any, action: str, askin
     supervisor.operate(action, "at the terminal", 6)
     assert words[answering] == 3
     assert said == [("OPERATOR", action, "at the terminal")]
+
+
+def test_a_process_that_stayed_and_has_died_is_not_taken_into_the_next_run() -> None:
+    mine, its = mp.Pipe()
+    process = mp.get_context("fork").Process(target=its.recv)
+    process.start()
+    with Standing() as standing:
+        standing.add(module.Child(DECODE, process, mine))
+        taken = standing.take(DECODE, None)  # type: ignore[arg-type]
+        assert taken is not None
+        assert taken.ready is None  # it has to become so anew
+        process.join(60)
+        assert process.exitcode == 0  # what it was sent was the next run's plan
+        standing.add(taken)
+        assert standing.take(DECODE, None) is None  # type: ignore[arg-type]
+        assert standing.take(DECODE, None) is None  # type: ignore[arg-type]
