@@ -19,6 +19,7 @@ from rtevo.wire import (
     FOREVER_NS,
     GIVEN,
     MAX_TEXT_BYTES,
+    NEXT,
     PASSED,
     RESTART,
     TAKERS,
@@ -278,11 +279,10 @@ class Session:
 
     def _goodbye(self, reason: str) -> None:
         """End text, for a moment, or where the session begins again the waiting text; the bridge learns of it at once."""
-        again = reason == RESTART
-        text = self._settings.wait_text if again else self._settings.end_text
+        text = self._settings.wait_text if reason == RESTART else self._settings.end_text
         flip = self._display.show(Scene("text", text), self._display.now_ns())
         self._report_end(flip, reason)
-        if self._lingers and not (self._settings.lock_step or again):
+        if self._lingers and not (self._settings.lock_step or reason in (RESTART, NEXT)):
             with contextlib.suppress(BrokenOff, KeyboardInterrupt):
                 self._wait(flip + self._settings.real_ns(self._settings.end_s))
 

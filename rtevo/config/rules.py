@@ -177,8 +177,14 @@ def _objective(config: Config, origin: str) -> list[str]:
     return found
 
 
-def presentation_settings(config: Config) -> PresentationSettings:
+def presentation_settings(config: Config, *, visit: bool = False) -> PresentationSettings:
     """Give what the presenter is told of a session.
+
+    Parameters
+    ----------
+    config : Config
+    visit : bool
+        Another run may follow: the text between runs is shown at the end.
 
     Raises
     ------
@@ -187,6 +193,9 @@ def presentation_settings(config: Config) -> PresentationSettings:
     """
     told = asdict(config.presentation)
     del told["washout_jitter_s"]
+    between = told.pop("between_text")
+    if visit:
+        told["end_text"] = between
     told |= {name: getattr(config.safety, name) for name in KEYS}
     session, order = config.session, told.pop("rating_order")
     second = (session.run + sum(session.participant.encode())) % 2 == 1

@@ -171,6 +171,12 @@ class Decoder:
     first_score_s: float = key(8.0, "deconvolve: an image is scored when its response has been seen so long, s", *above(0))
     delay_s: float = key(6.0, "peak: centre of the scoring window after an image's onset, s", *at_least(0))
     half_window_tr: int = key(1, "peak: half width of the scoring window, TRs", *at_least(0))
+    continue_from: str = key(
+        "",
+        "folder of an earlier run of this visit: what its decoder had learnt of noise and responses is taken over, the signal's level is "
+        "not; the decoder is placed anew, and looked for where it lay",
+        path="folder",
+    )
     threads: int = key(1, "threads of the realignment kernels; one is fastest where other processes are busy", *at_least(1))
 
 
@@ -362,6 +368,7 @@ class Presentation:
     wait_text: str = key("The session is about to begin.\n\nPlease look at the middle of the screen.", "shown until the trigger")
     rating_text: str = key("How much did you like it?", "shown while a rating is waited for (condition ratings)")
     end_text: str = key("Thank you. Please keep still until we speak to you.", "shown at the end")
+    between_text: str = key("Please keep still. It goes on soon.", "shown between the runs of a visit (--visit)")
     end_s: float = key(
         2.0,
         "the end text stays so long where the presenter leaves then (--once), s; else until the next run, or Escape there",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from html import escape
 
+from rtevo.config import presenter_is_outside
 from rtevo.console.desk import Desk
 from rtevo.console.view import FULL, LATENCIES, Trial, View
+from rtevo.console.waits import FOLLOWING
 
 __all__ = ["STATES", "alarms", "figures", "generation", "goes_on", "health", "messages", "now", "placement", "span", "state", "upcoming"]
 
@@ -27,6 +29,8 @@ STATES = {  # words, colour
     "stopped": ("Stopped", "amber"),
     "unscored": ("Ended without scores", "red"),
     "failed": ("Failed", "red"),
+    "between": ("Run over: what follows?", "amber"),
+    "following": ("The next run is being prepared", "blue"),
 }
 SCENES = {
     "nothing": "The stimulus PC has not come yet",
@@ -37,6 +41,7 @@ SCENES = {
     "paused": "Fixation: paused",
     "placing": "Fixation: the decoder is placed",
     "over": "The end",
+    "between": "Text between runs",
 }
 
 
@@ -93,15 +98,30 @@ def alarms(desk: Desk) -> str:
     if desk.over:
         what = {"completed": "The session is over.", "stopped": "The session was stopped; everything is saved.", "unscored": UNSCORED}
         errors = [text for _, kind, text in desk.view.messages if kind == "error"]
-        words = what.get(desk.state) or " ".join(["The session has failed; what was recorded is saved.", *errors[-1:]])
-        colour = "red" if desk.state in ("failed", "unscored") else "calm"
-        return f'<p class="{colour}">{escape(words[:400])} Results: {escape(str(desk.plan.out))}</p>'
+        ended = desk.ended
+        words = what.get(ended) or " ".join(["The session has failed; what was recorded is saved.", *errors[-1:]])
+        colour = "red" if ended in ("failed", "unscored") else "calm"
+        return f'<p class="{colour}">{escape(words[:400])} Results: {escape(str(desk.plan.out))}</p>' + _offered(desk)
     return "".join(f"<p>{escape(text)}</p>" for text in found) or '<p class="calm">Nothing to report.</p>'
+
+
+def _offered(desk: Desk) -> str:
+    """Say what may follow a run of a visit, and what the participant sees meanwhile."""
+    if not desk.offered:
+        return ""
+    means = [(name, what) for choice, (_, name, what) in FOLLOWING.items() if choice in desk.offered and what]
+    found = "".join(f'<p class="calm"><b>{escape(name.capitalize())}</b>: {escape(what)}.</p>' for name, what in means)
+    if not presenter_is_outside(desk.plan.config):
+        return found
+    if not desk.between:
+        return f"{found}<p>The stimulus PC is not there.</p>"
+    text = " ".join(desk.plan.config.presentation.between_text.split())
+    return f'{found}<p class="calm">The stimulus PC is there; the participant reads: {escape(text)}</p>'
 
 
 def now(desk: Desk) -> str:
     """Give what the participant sees."""
-    view, scene = desk.view, SCENES.get(desk.view.scene, "")
+    view, scene = desk.view, SCENES.get("between" if desk.between else desk.view.scene, "")
     if view.showing is not None:
         generation, candidate = view.showing
         picture = f'<img src="picture/{generation}/{candidate}" alt="">'

@@ -38,12 +38,13 @@ from rtevo.record.parts import Part, earlier, of_kind, parts
 from rtevo.record.recorder import Recorder, compact, image_path, placement_folder, reference_path, refused_path, volume_path
 from rtevo.record.reserve import release, reserve
 from rtevo.record.sealing import SECRET_BYTES, cipher_of, is_sealed, load_secret, open_sealed, seal, secret_of
-from rtevo.record.session import Images, RecordedSession, evolution_of, finalise, load
+from rtevo.record.session import EVOLUTION, Images, RecordedSession, evolution_of, finalise, load
 from rtevo.record.tables import MOTION, TRIALS, frame, hidden_truth, write_table
 from rtevo.record.waits import Holding, Painting, held
 
 __all__ = [
     "EVENTS",
+    "EVOLUTION",
     "LOG",
     "MOTION",
     "SCHEMA",

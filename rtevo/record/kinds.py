@@ -99,7 +99,7 @@ class Start(Record):
     first_volume : int
         Number of the part's first volume: the session's volumes are counted through.
     decoder_state : str
-        ``new``, ``kept`` or ``rebaselined``.
+        ``new``, ``taken over`` (from an earlier run), ``kept`` or ``rebaselined``.
     sha256 : dict of str to str
         Of what the session depends on: ``session``, ``decoder``, ``latent_space``, ``model``.
     rtevo : str
@@ -122,6 +122,10 @@ class Start(Record):
         The grid, in logs from before it was a record of its own.
     trials : list of dict, optional
         Of a localizer: its schedule, see `rtevo.localizer.Trial`.
+    follows : str, optional
+        Of a run in a visit: folder of the run before; empty: it is the first.
+    repeats : str, optional
+        Folder of the run that it repeats, which therefore does not count.
     """
 
     TYPE: ClassVar[str] = "start"
@@ -144,6 +148,8 @@ class Start(Record):
     shape: Sequence[int] | None = None
     affine: Sequence[Sequence[float]] | None = None
     trials: Sequence[Mapping[str, Any]] | None = None
+    follows: str | None = None
+    repeats: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

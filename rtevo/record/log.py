@@ -303,6 +303,7 @@ def hold(out: Path) -> Iterator[None]:
         _lock(descriptor, out)
         yield
     finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # also where a process that was forked meanwhile has it still
         os.close(descriptor)
 
 

@@ -9,10 +9,29 @@ from rtevo.config import Config
 from rtevo.localizer import Trial
 from rtevo.records import EventKind
 
-__all__ = ["MEASURED", "Plan"]
+__all__ = ["MEASURED", "Plan", "Visit"]
 
 MEASURED = {"ratings": EventKind.RATING, "physiology": EventKind.PHYSIOLOGY}
 """Conditions whose fitness comes with an event, by its kind: their images need no volumes."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A run's place in a visit: another may follow it.
+
+    Parameters
+    ----------
+    follows : str
+        Folder of the run before; empty: it is the first.
+    repeats : str
+        Folder of the run that it repeats, where it does.
+    passed : tuple of str
+        Series of the runs before, by their UIDs: what still comes of them is not this run's.
+    """
+
+    follows: str = ""
+    repeats: str = ""
+    passed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +80,8 @@ class Plan:
         Of a localizer, in the order of presentation; empty where images evolve.
     pictures : Path or None
         Of a localizer: the folder of its pictures.
+    visit : Visit or None
+        None: no other run follows.
     """
 
     name: str
@@ -85,6 +106,7 @@ class Plan:
     maps: tuple[str, ...] = ()
     trials: tuple[Trial, ...] = ()
     pictures: Path | None = None
+    visit: Visit | None = None
 
     @property
     def localizer(self) -> bool:

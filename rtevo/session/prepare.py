@@ -29,13 +29,13 @@ from rtevo.session.checks import (
     repetition_time,
 )
 from rtevo.session.counting import SESSIONS, default_folder
-from rtevo.session.plan import Plan
+from rtevo.session.plan import Plan, Visit
 from rtevo.session.provenance import model_hash
 
 if TYPE_CHECKING:
     from rtevo.decode import Decoder
 
-__all__ = ["clean_runtime", "incoming", "make_decoder", "make_plan", "new_folder", "prepare", "runtime_folder"]
+__all__ = ["attended", "clean_runtime", "incoming", "make_decoder", "make_plan", "new_folder", "prepare", "runtime_folder"]
 
 
 def new_folder(wanted: str, group: int = -1) -> Path:
@@ -71,7 +71,7 @@ def _made(wanted: str) -> Path:
             number += 1
 
 
-def prepare(config: Config, session_file: Path | None = None) -> Plan:
+def prepare(config: Config, session_file: Path | None = None, visit: Visit | None = None, before: Plan | None = None) -> Plan:
     """Check everything and decide everything that the stages need to know.
 
     Parameters
@@ -79,6 +79,11 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
     config : Config
     session_file : Path, optional
         That it was read from.
+    visit : Visit, optional
+        Its place in a visit.
+    before : Plan, optional
+        Of the run before, in the same visit: the operator's page stays where it is, and what takes long is not done again (the model's
+        fingerprint, a decoder of the session's own).
 
     Raises
     ------
@@ -91,6 +96,7 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
     from rtevo.session import course
     from rtevo.session.localizer import prepare_localizer
     from rtevo.session.safety import AVOIDED, avoid_of, gate_of
+    from rtevo.session.takeover import before_of, keep
 
     if is_localizer(config):
         return prepare_localizer(config, session_file)
@@ -103,22 +109,26 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
     condition = course.check(config, space, avoid)
     gate_of(config, avoid)
     check_delivery(config)
-    token = check_console(config)
+    token = before.token if before is not None and before.config.console == config.console else check_console(config)
     source = describe_source(config)
     loaded = check_decoder(config)
     tr_s = repetition_time(config, source)
-    model_sha256 = model_hash(config)
+    same_model = before is not None and before.config.generator == config.generator
+    model_sha256 = before.model_sha256 if before is not None and same_model else model_hash(config)
     group = check_group(config)
     out = new_folder(config.record.out or str(default_folder(config) or ""), group)
     try:
         space.save(out / "latent_space.npz")
         if avoid is not None:
             np.save(out / AVOIDED, avoid.rows.astype(np.float32))
-        folder, decoder = loaded or make_decoder(config, source, tr_s, out / "decoder")
+        folder, decoder = loaded or _same_decoder(config, before, out) or make_decoder(config, source, tr_s, out / "decoder")
+        before_of(config, decoder, tr_s)
+        if visit is not None or config.decoder.continue_from:
+            config = keep(config, out)
         return make_plan(
             config, out, folder, decoder, source,
             tr_s=tr_s, condition=condition, embedding_size=embedding_size, image_size=image_size, token=token,
-            session_file=session_file, model_sha256=model_sha256,
+            session_file=session_file, model_sha256=model_sha256, visit=visit,
         )  # fmt: skip
     except BaseException:  # nothing has been recorded
         shutil.rmtree(out, ignore_errors=True)
@@ -138,9 +148,14 @@ def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder | None, 
         decoder=folder,
         decoder_name=decoder.name if decoder is not None and decoder.goal is None else None,
         maps=() if decoder is None or decoder.goal is None else decoder.goal.maps,
-        attended=config.console.port > 0 or (sys.stdin is not None and sys.stdin.isatty()),
+        attended=attended(config),
         **rest,
     )
+
+
+def attended(config: Config) -> bool:
+    """Whether somebody can answer questions: at the console, or at the terminal."""
+    return config.console.port > 0 or (sys.stdin is not None and sys.stdin.isatty())
 
 
 def incoming(config: Config, out: Path, runtime: Path) -> Path:
@@ -168,6 +183,19 @@ def runtime_folder() -> Path:
     runtime = Path(tempfile.mkdtemp(prefix=f"rtevo-run-{os.getpid()}-"))
     (runtime / "incoming").mkdir()
     return runtime
+
+
+def _same_decoder(config: Config, before: Plan | None, out: Path) -> tuple[Path, Any] | None:
+    """Take the decoder that the run before has made by itself, where this one would make the same; None where it would not."""
+    from rtevo.decode import load_decoder
+
+    if before is None or before.decoder != before.out / "decoder":
+        return None
+    makes = [(c.simulation, c.acquisition, c.session.participant, c.session.seed) for c in (config, before.config)]
+    if makes[0] != makes[1]:
+        return None
+    shutil.copytree(before.decoder, out / "decoder")
+    return out / "decoder", load_decoder(out / "decoder")
 
 
 def make_decoder(config: Config, source: Any, tr_s: float, folder: Path) -> tuple[Path, Any]:

@@ -148,6 +148,7 @@ def open_record(plan: Plan) -> None:
     provenance = _provenance(plan)
     name = f"provenance-{plan.part}.json" if plan.part else "provenance.json"
     (plan.out / name).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    state = "taken over" if config.decoder.continue_from else "new"
     with LogWriter(plan.out / LOG) as log:
         log.append(
             "start",
@@ -155,7 +156,7 @@ def open_record(plan: Plan) -> None:
                 "schema": SCHEMA,
                 "part": plan.part,
                 "first_volume": plan.first_volume,
-                "decoder_state": ("rebaselined" if plan.rebaseline else "kept") if plan.part else "new",
+                "decoder_state": ("rebaselined" if plan.rebaseline else "kept") if plan.part else state,
                 "sha256": provenance["sha256"],
                 "rtevo": __version__,
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -169,5 +170,13 @@ def open_record(plan: Plan) -> None:
                 "settings": asdict(config),
                 "provenance": provenance,
                 **({"trials": [trial.fields() for trial in plan.trials]} if plan.localizer else {}),
+                **_of_visit(plan),
             },
         )
+
+
+def _of_visit(plan: Plan) -> dict[str, str]:
+    """Say which run a run of a visit follows, and which it repeats."""
+    if plan.visit is None:
+        return {}
+    return {"follows": plan.visit.follows} | ({"repeats": plan.visit.repeats} if plan.visit.repeats else {})

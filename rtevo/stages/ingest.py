@@ -78,6 +78,8 @@ def run(context: Context) -> None:
             time.sleep(0.001 if clock.lock_step else 0.01)
     source.close()
     out.close_writing()
+    streams = getattr(others.source, "streams", ())
+    context.tell("series", uids=sorted({uid for stream in streams for uid in (stream.key.uid, stream.series.uid)}))
 
 
 def _open(context: Context) -> tuple[Any, dict[str, Any]]:
@@ -124,7 +126,7 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
         source = FolderSource(plan.incoming, settle_s=SETTLE_S if context.clock.speed == 1 else None, **options)
     if watched:
         context.log.info("ingest: looking at what %s holds already", plan.incoming)
-        if before := source.pass_over_present():
+        if before := source.pass_over_present(plan.visit.passed if plan.visit else ()):
             context.log.info("ingest: %s", before)
     return source, ready
 
@@ -158,12 +160,12 @@ class _Others:
     """Notes what comes in that is not the run: volumes before the trigger, and a series that began after the run's last volume."""
 
     def __init__(self, context: Context, source: Any) -> None:
-        self._context, self._source = context, getattr(source, "source", source)  # of a receiver: the folder that it writes to
+        self._context, self.source = context, getattr(source, "source", source)  # of a receiver: the folder that it writes to
         self._named: set[tuple[str, int]] = set()
 
     def look(self) -> None:
         """Pass on what is new."""
-        clock, source = self._context.clock, self._source
+        clock, source = self._context.clock, self.source
         if getattr(source, "before_trigger", 0) and not (clock.get("early_ns") or clock.get("triggered")):
             clock.set("early_ns", clock.now_ns())
         run: Any = getattr(source, "run", None)

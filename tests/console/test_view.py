@@ -101,11 +101,12 @@ def view(records: list[Record], condition: str = "brain", **evolution: Any) -> V
     return made
 
 
-def desk(seen: View, now_s: float = 18.0, state: str = "running") -> Any:
+def desk(seen: View, now_s: float = 18.0, state: str = "running", offered: tuple[str, ...] = (), between: bool = False) -> Any:
     clock = SimpleNamespace(now_s=lambda: now_s, now_ns=lambda: round(now_s * S))
-    over = state in ("completed", "stopped", "failed")
+    over = state in ("completed", "stopped", "failed", "between")
     plan = SimpleNamespace(config=seen.config, out=Path("/sessions/x"))
-    return SimpleNamespace(view=seen, clock=clock, plan=plan, images=4, depths={"volumes": (1, 16)}, state=state, over=over)
+    visit = {"offered": offered, "between": between, "ended": "completed" if offered else state if over else ""}
+    return SimpleNamespace(view=seen, clock=clock, plan=plan, images=4, depths={"volumes": (1, 16)}, state=state, over=over, **visit)
 
 
 def page(seen: View) -> str:
@@ -114,6 +115,20 @@ def page(seen: View) -> str:
     parts = [markup.now, markup.health, markup.alarms, markup.figures, markup.state]
     options = [charts.fitness(seen), charts.displacement(seen), charts.motion(seen)]
     return "".join([*rows, markup.messages(seen), *(part(desk(seen)) for part in parts), str(options)])
+
+
+def test_between_runs_the_page_says_what_may_follow_and_what_the_participant_reads() -> None:
+    config = build({"simulation": {"participant": "tcp://127.0.0.1:5556"}, "presentation": {"between_text": "Soon <more>."}})
+    seen = View(config, 2.0)
+    for record in session():
+        seen.take(record)
+    told = markup.alarms(desk(seen, state="between", offered=("next", "again", "end"), between=True))
+    assert "<b>Next run</b>: evolution and decoder go on" in told
+    assert "<b>Same again</b>" in told
+    assert "Go on with it" not in told
+    assert "the participant reads: Soon &lt;more&gt;." in told
+    assert "Text between runs" in markup.now(desk(View(config, 2.0), state="between", between=True))
+    assert "The stimulus PC is not there." in markup.alarms(desk(seen, state="between", offered=("again", "resume", "end")))
 
 
 def test_a_session_is_followed() -> None:

@@ -59,9 +59,12 @@ def warm_run(arguments: list[str], folder: Path, printed: Path | Connection, mod
 
     os.setsid()
     os.chdir(folder)
-    file = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if isinstance(printed, Path) else printed.fileno()
+    file = os.open(printed, os.O_RDWR | os.O_CREAT | os.O_APPEND) if isinstance(printed, Path) else printed.fileno()
     for stream in (1, 2):
         os.dup2(file, stream)
+    if os.isatty(file):
+        os.dup2(file, 0)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - as long as the process
     if not isinstance(printed, Path):
         printed.close()
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - the one before had its place in another file
@@ -73,7 +76,8 @@ def warm_run(arguments: list[str], folder: Path, printed: Path | Connection, mod
 class Warm:
     """A session in a fork of a process that has imported everything; used like the :class:`subprocess.Popen` of the command.
 
-    It has a process group of its own. What it prints goes to a file, where one is given, or is read from `stderr`.
+    It has a process group of its own. What it prints goes to a file, where one is given, or is read from `stderr`. Of a terminal it also
+    reads.
     """
 
     def __init__(self, arguments: Sequence[str], folder: Path, printed: Path | None = None, module: str = "rtevo.run") -> None:

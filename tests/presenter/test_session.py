@@ -391,6 +391,15 @@ def test_a_session_that_begins_again_leaves_the_participant_with_the_waiting_tex
     assert display.now_ns() < 6 * SECOND  # nothing is waited for: the next run may come at any moment
 
 
+def test_a_run_of_a_visit_leaves_the_participant_with_the_text_at_its_end_and_waits_for_nothing() -> None:
+    settings = PresentationSettings(end_text="Soon more.")
+    reason, link, display = run(settings, [(0.0, image(0)), (8.0, wire.End(wire.NEXT))])
+    assert reason == wire.NEXT
+    assert [event.text for event in link.events(Kind.END)] == [wire.NEXT]
+    assert display.flips[-1][1] == Scene("text", "Soon more.")
+    assert display.now_ns() < 9 * SECOND
+
+
 # --- times that are late, or not known --------------------------------------------------------------------------------------------------
 
 
