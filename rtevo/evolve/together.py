@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
+from scipy.linalg import cholesky, solve_triangular
 
-__all__ = ["Link", "Together"]
+__all__ = ["Errors", "Link", "Pool", "Together"]
 
 Array = NDArray[np.float64]
 
@@ -113,3 +113,90 @@ class Together:
         for run, generation, candidate, number, onset_s, value, se, neighbours in state:
             made.add(int(run), (int(generation), int(candidate)), int(number), Link(onset_s, value, se, tuple(neighbours)))
         return made
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Which run each of some scores is of, and how much it counts.
+
+    Parameters
+    ----------
+    run : ndarray, int64 (n,)
+        0 to the number of runs less one; each has a score.
+    weight : ndarray, float64 (n,)
+        0 to 1: a score of weight 1/2 counts as half a score (a power prior: J. G. Ibrahim, M.-H. Chen 2000, doi:10.1214/ss/1009212519).
+    """
+
+    run: NDArray[np.int64]
+    weight: Array
+
+    @property
+    def runs(self) -> int:
+        """How many there are."""
+        return int(self.run.max()) + 1
+
+    def of(self, keep: NDArray[np.int64]) -> Pool:
+        """That of some of the scores."""
+        return Pool(np.unique(self.run[keep], return_inverse=True)[1].astype(np.int64), self.weight[keep])
+
+
+class Errors:
+    """Errors that go together, within runs of which each has a mean of its own.
+
+    Parameters
+    ----------
+    covariance : ndarray, float64 (n, n)
+        But for a common factor; 0 between runs.
+    trust : ndarray, float64 (n,), optional
+        Factor, 0 to 1, of what each score adds to those before it: how far it is believed.
+    pool : Pool, optional
+        Of several runs, or of scores that count less than others.
+    """
+
+    def __init__(self, covariance: Array, trust: Array | None = None, pool: Pool | None = None) -> None:
+        n = len(covariance)
+        least = 1e-9 * float(np.trace(covariance)) / n  # whatever was rounded on the way
+        factor = cholesky(covariance + least * np.eye(n), lower=True, check_finite=False)
+        rows = solve_triangular(factor, np.eye(n), lower=True, check_finite=False)
+        scale = math.sqrt(float((rows**2).sum()) / n)  # so that a score's weight is 1 on average
+        self.trust = np.ones(n) if trust is None else trust
+        self.pool = pool
+        self._rows = self.trust[:, np.newaxis] * rows / scale
+        self.factor = factor * scale / self.trust
+        self.covariance = self.factor @ self.factor.T
+
+    @property
+    def freedom(self) -> float:
+        """Scores, as they count, above the means that are found from them."""
+        if self.pool is None:
+            return len(self.trust) - 1.0
+        return max(float(self.pool.weight.sum()) - self.pool.runs, 1.0)
+
+    def means(self) -> list[Array]:
+        """What each run's mean adds to each score, whitened (n,); those of different runs are at right angles."""
+        if self.pool is None:
+            return [np.asarray(self._rows.sum(axis=1), np.float64)]
+        return [np.asarray(self._rows[:, self.pool.run == run].sum(axis=1), np.float64) for run in range(self.pool.runs)]
+
+    def whitened(self, features: Array) -> Array:
+        """Features (n, k) as they are where errors are independent and of variance 1; the means of runs are taken out."""
+        made: Array = self._rows @ features
+        for ones in self.means():
+            made = made - np.outer(ones, ones @ made / (ones @ ones))
+        return made
+
+    def without_mean(self, values: Array) -> Array:
+        """Values (n,) less the mean of their run, weighted as they are known."""
+        less = values.copy()
+        for run, ones in enumerate(self.means()):
+            own = slice(None) if self.pool is None else self.pool.run == run
+            less[own] -= float(ones @ (self._rows @ values) / (ones @ ones))
+        return less
+
+    def together(self) -> Array | float:
+        """1 where two scores have the same mean (n, n)."""
+        return 1.0 if self.pool is None else (self.pool.run[:, np.newaxis] == self.pool.run).astype(np.float64)
+
+    def of(self, keep: NDArray[np.int64]) -> Errors:
+        """Those of some of the scores."""
+        return Errors(self.covariance[np.ix_(keep, keep)], pool=None if self.pool is None else self.pool.of(keep))
