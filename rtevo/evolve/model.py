@@ -38,7 +38,8 @@ __all__ = ["Curved", "Errors", "Linear", "one_thread", "relative_precision", "wi
 
 SIGNAL_TO_NOISE = np.geomspace(0.03, 100.0, 9)
 """Variance of the signal (of random latents) over that of the noise."""
-_EXPECTED, _FACTOR = 0.3, 5.0  # of that: prior median, and the factor of one standard deviation
+LOG_PRIOR = -0.5 * (np.log(SIGNAL_TO_NOISE / 0.3) / math.log(5.0)) ** 2
+"""Of that: the median is 0.3, one standard deviation a factor of 5."""
 _RADIAL = math.sqrt(0.5)  # prior spread of the effect of the length, as a share of that of the direction
 _SPREAD = 4.0  # standard errors count as at most this many times larger or smaller than the median
 OWN = (0.0, 0.03, 0.1, 0.3, 1.0)  # variance of what is each image's own and no model explains, in those of the usual error
@@ -127,7 +128,7 @@ class Linear:
         squares = np.maximum(total - (SIGNAL_TO_NOISE[:, np.newaxis] * self._cross**2 / shrunk).sum(axis=1), 1e-12 * total + 1e-300)
         freedom = n - 1 if errors is None else errors.freedom
         self.log_evidence = -0.5 * np.log(shrunk).sum(axis=1) - 0.5 * freedom * np.log(squares)
-        log = self.log_evidence - 0.5 * (np.log(SIGNAL_TO_NOISE / _EXPECTED) / math.log(_FACTOR)) ** 2
+        log = self.log_evidence + LOG_PRIOR
         weights = np.exp(log - log.max())
         self.weights = weights / weights.sum()
         self.noise_variance = squares / max(freedom, 1)
@@ -275,8 +276,7 @@ def without_outliers_together(
 def _evidence(latents: Array, fitness: Array, errors: Errors) -> float:
     """Log evidence of the linear model under some errors, but for a constant."""
     model = Linear(latents, fitness, np.ones(len(fitness)), errors)
-    log = model.log_evidence - 0.5 * (np.log(SIGNAL_TO_NOISE / _EXPECTED) / math.log(_FACTOR)) ** 2
-    return float(np.logaddexp.reduce(log)) - float(np.log(np.diag(errors.factor)).sum())
+    return float(np.logaddexp.reduce(model.log_evidence + LOG_PRIOR)) - float(np.log(np.diag(errors.factor)).sum())
 
 
 class Curved:

@@ -9,7 +9,7 @@ With ``A`` the unit lower triangular matrix of these sums and ``D`` the variance
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,14 +64,19 @@ class Together:
         """Take an image's link, or a better one; `number` is its candidate's, -1 for a probe."""
         self._links[(run, *key)] = number, link
 
-    def of(self, numbers: NDArray[np.int64], fitness: Array, fitness_se: Array) -> tuple[Array, Array] | None:
-        """Values of some candidates and their errors' covariance, float64 (n,) and (n, n).
+    def of(
+        self, numbers: NDArray[np.int64], fitness: Array, fitness_se: Array, probes: Sequence[tuple[int, int, int]] = ()
+    ) -> tuple[Array, Array] | None:
+        """Values of some candidates and probes, and their errors' covariance, float64 (n,) and (n, n).
 
         Parameters
         ----------
-        numbers : ndarray, int64 (n,)
+        numbers : ndarray, int64 (n - p,)
+            Of the candidates.
         fitness, fitness_se : ndarray, float64 (n,)
             What is known of those that are not linked; theirs are independent errors.
+        probes : sequence of (int, int, int), (p,)
+            Run, generation and candidate of the probes, which come last.
 
         Returns
         -------
@@ -79,8 +84,10 @@ class Together:
             None where none of them is linked.
         """
         order = sorted(self._links.items(), key=lambda item: (item[0][0], item[1][1].onset_s, item[0][1:]))
-        rows = {number: row for row, (_, (number, _)) in enumerate(order) if number >= 0}
-        linked = np.array([int(number) in rows for number in numbers], bool)
+        rows: dict[Any, int] = {number: row for row, (_, (number, _)) in enumerate(order) if number >= 0}
+        rows |= {key: row for row, (key, _) in enumerate(order)}
+        wanted = [*(int(number) for number in numbers), *probes]
+        linked = np.array([each in rows for each in wanted], bool)
         if not linked.any():
             return None
         size = len(order)
@@ -92,7 +99,7 @@ class Together:
                     break
                 chain[row, row - back] = -weight
         inverse = solve_triangular(chain, np.diag(own), lower=True, unit_diagonal=True, check_finite=False)
-        at = np.array([rows[int(number)] for number in numbers[linked]], np.int64)
+        at = np.array([rows[each] for each in wanted if each in rows], np.int64)
         values = np.where(linked, np.nan, fitness)
         values[linked] = [order[row][1][1].value for row in at]
         known = np.isfinite(fitness_se) & (fitness_se > 0)
