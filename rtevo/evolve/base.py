@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rtevo.evolve.probes import Probes, ProbeScores
+from rtevo.evolve.probes import Anchor, Probes, ProbeScores, anchor
 from rtevo.evolve.state import rng_from_state, rng_to_state
 from rtevo.evolve.together import Link, Together
 
@@ -229,6 +229,18 @@ class Evolver(ABC):
     def probes(self) -> ProbeScores:
         """Return the scores of probes, of all runs."""
         return self._probes.scores(self.latent_size)
+
+    def anchor(self, first: int, second: int) -> Anchor:
+        """Return what images that were scored in both of two runs (from 0), probes above all, say of how far these are apart."""
+        known, probes = self.history(), self.probes()
+        return anchor(
+            np.concatenate([known.latents, probes.latents]),
+            np.concatenate([known.fitness, probes.fitness]),
+            np.concatenate([known.fitness_se, probes.fitness_se]),
+            np.concatenate([self.run_of(known.ids), self.run_of([key[0] for key in probes.keys])]),
+            first,
+            second,
+        )
 
     def together(self, known: History, probes: ProbeScores) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Return what the volumes alone say of candidates and probes, and their errors' covariance, see :meth:`Together.of`."""

@@ -2,8 +2,9 @@
 
 Images are counted by generation and candidate. In the generational schedule a generation is asked for as a whole, once all of the last one
 is scored. In the steady one every image is asked for by itself, from the scores there are, always a few ahead of the one that is shown;
-generations are then blocks of `population` images, for counting. Probes, the same few images again and again, come in between: nothing
-is told of them as fitness: they show drift and reliability, and what lies between two runs. A probe of a generation is counted as a candidate after its last one.
+generations are then blocks of `population` images, for counting. Probes, the same few images again and again, come in between: no fitness
+is told of them, they show drift and reliability, and what lies between two runs. A probe of a generation is counted as a candidate after
+its last one.
 
 A course is pure: the sessions' stage and the simulations that compare strategies drive the same one.
 """

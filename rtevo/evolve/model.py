@@ -110,14 +110,14 @@ class Linear:
     def __init__(self, latents: Array, fitness: Array, precision: Array, errors: Errors | None = None) -> None:
         n, d = latents.shape
         self._d = d
-        features = np.column_stack([latents / math.sqrt(d), radial(latents), fitness])
+        known = np.column_stack([features(latents), fitness])
         if errors is None:
             root = np.sqrt(precision)[:, np.newaxis]
-            self._centred = features - (precision @ features) / precision.sum()
+            self._centred = known - (precision @ known) / precision.sum()
             self._precision = precision
             x, y = root * self._centred[:, :-1], root[:, 0] * self._centred[:, -1]
         else:
-            x, y = np.split(errors.whitened(features), [-1], axis=1)
+            x, y = np.split(errors.whitened(known), [-1], axis=1)
             y = y[:, 0]
             self._whitened = x, y
         values, self._basis = np.linalg.eigh(x.T @ x)
@@ -160,6 +160,11 @@ class Linear:
         left = np.maximum(1.0 - known, 1e-9)
         miss = (y - turned @ (gain * self._cross)) / left
         return np.asarray(miss / errors.trust / np.sqrt(1.0 + known / left / errors.trust**2), np.float64)
+
+    def sums(self, of: Array) -> tuple[Array, Array]:
+        """Mean and variance of what sums of :func:`features` (k, d + 1) are worth."""
+        best, turned = int(np.argmax(self.weights)), of @ self._basis
+        return turned @ self._mean, (turned**2) @ (self.noise_variance[best] * SIGNAL_TO_NOISE[best] / self._shrunk[best])
 
     def mean(self) -> Slope:
         """Posterior mean, one draw."""
@@ -402,6 +407,11 @@ def radial(latents: Array) -> Array:
     """Effect of the length: 0 on average over N(0, I), spread a share of that of a direction."""
     d = latents.shape[1]
     return np.asarray(_RADIAL * ((latents**2).sum(axis=1) - d) / math.sqrt(2 * d), np.float64)
+
+
+def features(latents: Array) -> Array:
+    """What the linear model is linear in (n, d + 1)."""
+    return np.column_stack([latents / math.sqrt(latents.shape[1]), radial(latents)])
 
 
 def right_angles(rows: Array, earlier: Array | None = None) -> Array:

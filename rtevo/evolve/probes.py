@@ -1,4 +1,4 @@
-"""Probes' scores, run by run: what says how far the scores of two runs are apart, whatever the model makes of candidates."""
+"""Probes' scores, run by run, and what they say of how far the scores of two runs are apart."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ProbeScores", "Probes"]
+__all__ = ["Anchor", "ProbeScores", "Probes", "anchor"]
 
 Array = NDArray[np.float64]
 
@@ -81,3 +81,60 @@ class Probes:
             own = int(which), int(before), float(fitness), math.nan if error is None else float(error)
             made._scores[int(run), int(generation), int(candidate)] = own
         return made
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """What images that were scored in two runs say of these.
+
+    Parameters
+    ----------
+    images : int
+        That were scored in both; 0: what one run gained over the other cannot be said without a model of the preference.
+    difference : float
+        How much higher they scored in the second run, on average over the images, in the scores' unit; NaN without any.
+    difference_se : float
+        Its standard error, from the scores' own where they are known, else from the spread of each image's scores in a run; NaN where
+        neither is there.
+    """
+
+    images: int
+    difference: float
+    difference_se: float
+
+    @property
+    def anchored(self) -> bool:
+        """Whether an absolute gain from run to run can be said, with an error."""
+        return self.images > 0 and math.isfinite(self.difference_se)
+
+
+def anchor(images: Array, fitness: Array, fitness_se: Array, run: NDArray[np.int64], first: int, second: int) -> Anchor:
+    """Compare the scores of the images that were shown in two runs.
+
+    Parameters
+    ----------
+    images : ndarray, float64 (n, d)
+        Latents; the same image has the same.
+    fitness, fitness_se : ndarray, float64 (n,)
+        Standard errors are NaN where not known.
+    run : ndarray, int64 (n,)
+    first, second : int
+        The runs to compare.
+    """
+    parts: dict[bytes, tuple[list[int], list[int]]] = {}
+    for row, number in enumerate(run):
+        if number in (first, second):
+            parts.setdefault(images[row].tobytes(), ([], []))[int(number == second)].append(row)
+    both = [part for part in parts.values() if all(part)]
+    if not both:
+        return Anchor(0, math.nan, math.nan)
+    differences = [float(fitness[b].mean() - fitness[a].mean()) for a, b in both]
+    variance = 0.0
+    for side in (0, 1):
+        own = [part[side] for part in both]
+        rows = [row for part in own for row in part]
+        squares = sum(float(((fitness[part] - fitness[part].mean()) ** 2).sum()) for part in own)
+        spread = squares / (len(rows) - len(own)) if len(rows) > len(own) else math.nan
+        errors = np.where(np.isfinite(fitness_se), fitness_se**2, spread)
+        variance += sum(float(errors[part].sum()) / len(part) ** 2 for part in own)
+    return Anchor(len(both), float(np.mean(differences)), math.sqrt(variance) / len(both))

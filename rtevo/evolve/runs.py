@@ -27,7 +27,7 @@ from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize
 
 from rtevo.evolve.base import Evolver
-from rtevo.evolve.model import LOG_PRIOR, OWN, SIGNAL_TO_NOISE, Linear, radial, relative_precision, without_outliers_together
+from rtevo.evolve.model import LOG_PRIOR, OWN, SIGNAL_TO_NOISE, Linear, features, relative_precision, without_outliers_together
 from rtevo.evolve.together import Errors, Pool
 
 __all__ = ["Effects", "Pooled", "Scores", "fit_effects", "fit_pooled"]
@@ -145,13 +145,13 @@ class _Evidence:
         self.runs = runs
         self.gram, self.cross = np.zeros((runs, d + 1, d + 1)), np.zeros((runs, d + 1))
         self.total, self.freedom, self.unit = np.zeros(runs), np.zeros(runs), np.ones(runs)
-        features = np.column_stack([scores.latents / math.sqrt(d), radial(scores.latents), scores.values])
+        known = np.column_stack([features(scores.latents), scores.values])
         for run in range(runs):
             own = np.flatnonzero(scores.pool.run == run)
             block = scores.covariance[np.ix_(own, own)]
             self.unit[run] = _usual(scores.covariance, scores.pool.run == run)
             factor = cholesky(block / self.unit[run] ** 2 + 1e-9 * np.eye(len(own)), lower=True, check_finite=False)
-            made = solve_triangular(factor, np.column_stack([features[own], np.ones(len(own))]), lower=True, check_finite=False)
+            made = solve_triangular(factor, np.column_stack([known[own], np.ones(len(own))]), lower=True, check_finite=False)
             ones = made[:, -1]
             made = made[:, :-1] - np.outer(ones, ones @ made[:, :-1] / (ones @ ones))
             x, y = made[:, :-1], made[:, -1] / self.unit[run]
@@ -205,9 +205,8 @@ def fit_effects(scores: Scores, *, errors: bool = False) -> Effects:
         Find how sure that is, too, from the curvature there; else those are NaN.
     """
     evidence = _Evidence(scores)
-    found = minimize(
-        evidence, evidence.start(), jac=True, method="L-BFGS-B", bounds=[(-_LARGEST, _LARGEST)] * (2 * evidence.runs), options={"maxiter": 60}
-    )
+    limits = [(-_LARGEST, _LARGEST)] * (2 * evidence.runs)
+    found = minimize(evidence, evidence.start(), jac=True, method="L-BFGS-B", bounds=limits, options={"maxiter": 60})
     logs = np.asarray(found.x, np.float64)
     noise, gain = np.exp(logs[: evidence.runs]) * evidence.unit, np.exp(logs[evidence.runs :])
     sd = np.full(evidence.runs, np.nan)
@@ -236,6 +235,18 @@ class Pooled:
     values: Array
     errors: Errors
     linear: Linear
+
+    def offsets(self, effects: Effects) -> tuple[Array, Array]:
+        """How much higher a random image would score in each run than in the first (runs,), and the standard deviation of that."""
+        scale, at = effects.scale, self.errors.averages(features(self.latents))
+        shown, _ = self.linear.sums(at)
+        moved, variance = self.linear.sums(at * scale[:, np.newaxis] - at[0])
+        level = self.errors.averages(self.values) * scale
+        noise = float(self.linear.noise_variance[int(np.argmax(self.linear.weights))])
+        own = scale**2 * np.array([noise / float(ones @ ones) for ones in self.errors.means()])
+        sd = np.sqrt(variance + own + own[0] + (scale * shown * effects.log_scale_sd) ** 2)
+        sd[0] = 0.0
+        return level - level[0] - moved, sd
 
 
 def fit_pooled(scores: Scores) -> Pooled:

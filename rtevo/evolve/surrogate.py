@@ -128,10 +128,21 @@ class Surrogate(Evolver):
             linear = _linear(known)[0] if pooled is None else pooled.linear
             return linear.expected_gain(n, np.random.default_rng(self.asked))
 
-    def effects(self) -> Effects:
-        """How the runs so far differ, with errors: what evolution takes out of their scores."""
+    def run_effects(self) -> tuple[Effects, Array, Array]:
+        """How the runs so far differ: what is taken out of their scores.
+
+        Returns
+        -------
+        effects : Effects
+            Noises, gains and units, with the errors of these.
+        offset, offset_sd : ndarray, float64 (runs,)
+            How much higher a random image would score than in the first run, and the standard deviation of that: only as sure as the
+            preference that is found, where no image was shown in both.
+        """
         with one_thread():
-            return fit_effects(Scores.of(self, self.half_life), errors=True)
+            scores = Scores.of(self, self.half_life)
+            effects = fit_effects(scores, errors=True)
+            return effects, *fit_pooled(scores).offsets(effects)
 
     def _propose(self, n: int) -> NDArray[np.float64]:
         known = self.history()

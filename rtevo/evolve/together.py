@@ -192,13 +192,14 @@ class Errors:
             made = made - np.outer(ones, ones @ made / (ones @ ones))
         return made
 
+    def averages(self, values: Array) -> Array:
+        """Mean in each run (runs, ...) of values (n, ...), weighted as they are known."""
+        return np.array([ones @ (self._rows @ values) / (ones @ ones) for ones in self.means()], np.float64)
+
     def without_mean(self, values: Array) -> Array:
-        """Values (n,) less the mean of their run, weighted as they are known."""
-        less = values.copy()
-        for run, ones in enumerate(self.means()):
-            own = slice(None) if self.pool is None else self.pool.run == run
-            less[own] -= float(ones @ (self._rows @ values) / (ones @ ones))
-        return less
+        """Values (n,) less the mean of their run."""
+        averages = self.averages(values)
+        return values - (averages[0] if self.pool is None else averages[self.pool.run])
 
     def together(self) -> Array | float:
         """1 where two scores have the same mean (n, n)."""
