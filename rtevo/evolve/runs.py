@@ -32,7 +32,7 @@ from rtevo.evolve.together import Errors, Pool
 
 __all__ = ["Effects", "Pooled", "Scores", "fit_effects", "fit_pooled"]
 
-_NOISE = 1.5  # prior spread of the log of a run's noise, in units of its standard errors where they are known
+_NOISE = 1.5  # prior spread of the log of a run's noise, in units of its standard errors, or of all that its scores vary
 _GAIN = 0.4  # and of its signal over that
 _DRIFT, _DRIFT_IMAGES = 3.0, 50.0  # prior spread of a drift: so many times the usual error in so many images
 _STEP = 1e-3  # of the logs, for second derivatives
@@ -79,7 +79,7 @@ class Scores:
         at = np.concatenate([known.ids, probes.before - 0.5])
         run = np.unique(run, return_inverse=True)[1].astype(np.int64)
         together = evolver.together(known, probes)
-        values, covariance = (fitness, np.diag(_variances(errors, run))) if together is None else together
+        values, covariance = (fitness, np.diag(_variances(fitness, errors, run))) if together is None else together
         covariance = covariance + _drift(covariance, at, run)
         weight = 0.5 ** ((evolver.asked - 1 - at) / half_life) if half_life else np.ones(len(at))
         weight = np.clip(weight, 1e-3, 1.0)
@@ -87,15 +87,17 @@ class Scores:
         return cls(latents, values, covariance, Pool(run, weight), together is not None)
 
 
-def _variances(errors: Array, run: NDArray[np.int64]) -> Array:
-    """Variances of independent errors (n,), from standard errors as far as they are known; a run without any has the others' usual one."""
+def _variances(fitness: Array, errors: Array, run: NDArray[np.int64]) -> Array:
+    """Variances of independent errors (n,), from standard errors; in a run without any, all that scores vary (a prior makes them less)."""
     known = np.isfinite(errors) & (errors > 0)
-    usual = float(np.median(errors[known])) if known.any() else 1.0
-    made = np.empty(len(errors))
-    for number in range(int(run.max()) + 1):
+    middles = np.zeros(int(run.max()) + 1)
+    for number in range(len(middles)):
         own = run == number
-        middle = float(np.median(errors[own & known])) if (own & known).any() else usual
-        made[own] = middle**2 / relative_precision(errors[own])
+        middles[number] = np.median(errors[own & known]) if (own & known).any() else fitness[own].std()
+    middles[middles == 0] = np.median(middles[middles > 0]) if middles.any() else 1.0  # of a single score, say
+    made = np.empty(len(errors))
+    for number, middle in enumerate(middles):
+        made[run == number] = middle**2 / relative_precision(errors[run == number])
     return made
 
 
