@@ -33,7 +33,7 @@ from rtevo.evolve.together import Errors, Pool
 __all__ = ["Effects", "Pooled", "Scores", "fit_effects", "fit_pooled"]
 
 _NOISE = 1.5  # prior spread of the log of a run's noise, in units of its standard errors, or of all that its scores vary
-_GAIN = 0.4  # and of its signal over that
+_GAIN = 0.25  # and of its signal over that
 _DRIFT, _DRIFT_IMAGES = 3.0, 50.0  # prior spread of a drift: so many times the usual error in so many images
 _STEP = 1e-3  # of the logs, for second derivatives
 _LARGEST = 6.0  # logs, at most: numbers stay numbers
