@@ -50,10 +50,8 @@ def _painter() -> Any:
     from rtevo import generate
     from rtevo.latent import LatentSpace
 
-    embedding_size, _ = generate.probe(None)
     generator = generate.load(generate.GeneratorSettings(model_path=None, steps=4, guidance_scale=1.0))
-    space = getattr(generate, "latent_space", lambda size: LatentSpace.random(size, embedding_size, seed=1))(PICTURE_SIZE)
-    return generator, space
+    return generator, LatentSpace.load(generate.TINY_LATENT_SPACE).first(PICTURE_SIZE)
 
 
 def picture(x: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:

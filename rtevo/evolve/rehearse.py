@@ -197,7 +197,7 @@ def play(case: Case, fitness: Fitness | None = None) -> Outcome:
         seen = mixed(fitness, other, case.quality, np.random.default_rng([case.seed, 5]).standard_normal((_SAMPLE, case.size)))
     rng = np.random.default_rng([case.seed, 2])
     evolver = create(case.strategy, case.size, case.population, rng, mutation_sd=case.mutation_sd)
-    outcome = _Run(case, evolver, fitness, seen, 0).play()
+    outcome = _Run(case, evolver, fitness, seen).play()
     for run in range(1, case.runs):
         evolver = from_state(json.loads(json.dumps(evolver.to_state())))
         outcome = _Run(case, evolver, fitness, seen, run).play()
@@ -226,7 +226,7 @@ def mixed(fitness: Fitness, other: Fitness, quality: float, images: Array) -> Fi
 class _Run:
     """The clock of one run."""
 
-    def __init__(self, case: Case, evolver: Evolver, fitness: Fitness, seen: Fitness, run: int) -> None:
+    def __init__(self, case: Case, evolver: Evolver, fitness: Fitness, seen: Fitness, run: int = 0) -> None:
         self._case, self._fitness, self._seen = case, fitness, seen
         self._noise = np.random.default_rng([case.seed, 3, run] if run else [case.seed, 3])
         probes = np.random.default_rng(_PROBE_SEED).standard_normal((_PROBES, case.size)) if case.probe_every else None
