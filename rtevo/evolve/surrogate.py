@@ -129,7 +129,7 @@ class Surrogate(Evolver):
             return linear.expected_gain(n, np.random.default_rng(self.asked))
 
     def run_effects(self) -> tuple[Effects, Array, Array]:
-        """How the runs so far differ: what is taken out of their scores.
+        """How the runs that have scores differ: what is taken out of these.
 
         Returns
         -------

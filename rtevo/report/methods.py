@@ -275,6 +275,8 @@ def _evolution(session: Session, cite: _Cited) -> str:
             " Each run's scores had an offset, a unit, a noise level and a slow drift of their own, found together with the preference "
             f"{cite('patterson1971')}."
         )
+    if continued and not e["probe_every"]:
+        continued += " No probes were shown, so an absolute gain over the earlier run is not identified."
     return (
         f"Evolution was driven by {driven}. Candidates were points of a {e['latent_size']}-dimensional latent space of principal components of image "
         f"embeddings; the next ones came from {strategy}. {schedule}; a generation is {e['population']} images. {images['shown']} images were shown in "

@@ -230,6 +230,21 @@ def test_wild_scores_do_not_change_what_a_run_s_unit_is() -> None:
     assert direction[0] @ direction[1] > 0.9
 
 
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+@pytest.mark.parametrize("unit", [1.0, 1e-80, 1e60])
+@pytest.mark.parametrize("informed", [False, True])
+def test_runs_of_one_score_of_equal_ones_or_of_none_do_no_harm(strategy: str, unit: float, informed: bool) -> None:
+    evolver = create(strategy, 3, 4, np.random.default_rng(0))
+    for fitness in ([1.0], [2.0, 2.0, 2.0], [math.nan, math.nan], [5.0, 1.0, 3.0, 9.0, 2.0], [4.0, 4.0, 4.0, 4.0], [-7.0]):
+        evolver.begin()
+        latents = evolver.ask(len(fitness))
+        assert np.isfinite(latents).all()
+        assert np.linalg.norm(latents, axis=1).max() < 30
+        errors = np.full(len(fitness), unit if informed else math.nan)
+        evolver.tell(np.arange(evolver.asked - len(fitness), evolver.asked), unit * np.array(fitness), errors)
+    assert np.isfinite(evolver.ask(2)).all()
+
+
 def test_a_state_of_before_has_the_runs_that_its_links_name() -> None:
     evolver = chain(create("surrogate", 8, 4, np.random.default_rng(0)))
     state = evolver.to_state()
