@@ -263,6 +263,17 @@ def test_every_condition_and_strategy_has_its_words(recorded: Record, strategy: 
     assert all(len(words) > 40 for _, words in paragraphs)
 
 
+@pytest.mark.parametrize(("strategy", "pooled"), [("surrogate", True), ("truncation", False)])
+def test_the_methods_say_that_evolution_went_on_from_an_earlier_run(recorded: Record, tmp_path: Path, strategy: str, pooled: bool) -> None:
+    evolution = {"strategy": strategy, "continue_from": str(tmp_path), "probe_every": 0}
+    words, references = methods(gather(recorded(end={"condition": "brain"}, evolution=evolution)))
+    text = dict(words)["Evolution"]
+    assert "went on from an earlier run." in text
+    assert "an absolute gain over the earlier run is not identified" in text
+    assert ("an offset, a unit, a noise level and a slow drift of their own" in text) == pooled
+    assert (REFERENCES["patterson1971"] in references) == pooled
+
+
 def test_a_blinded_session_stays_blinded_until_its_end(recorded: Record) -> None:
     out = recorded(ended=False, condition="blinded")
     session = gather(out)

@@ -150,8 +150,9 @@ def _evolution(config: Config, origin: str) -> list[str]:
             f"{origin} [evolution] sealed: expected condition 'blinded' and a blinding_secret, got {condition!r} and "
             f"{evolution.blinding_secret!r}"
         )
-    if evolution.stop_gain and evolution.strategy != "surrogate":
-        found.append(f"{origin} [evolution] stop_gain: expected 0 for strategy {evolution.strategy!r}, got {evolution.stop_gain:g}")
+    for key in ("stop_gain", "preference_half_life"):
+        if (value := getattr(evolution, key)) and evolution.strategy != "surrogate":
+            found.append(f"{origin} [evolution] {key}: expected 0 for strategy {evolution.strategy!r}, got {value:g}")
     if (images := evolution.generations * evolution.population) > MOST_IMAGES:
         found.append(f"{origin} [evolution] generations, population: expected at most {MOST_IMAGES:,} images, got {images:,}")
     if evolution.strategy in ("cma", "sepcma") and min(evolution.population, evolution.latent_size) < 2:

@@ -209,6 +209,9 @@ class Evolution:
         *at_least(0),
     )
     mutation_sd: float = key(0.5, "truncation: standard deviation of new latents around the weighted mean of the parents", *at_least(0))
+    preference_half_life: float = key(
+        0.0, "surrogate: images after which a score counts half as much, as preferences drift; 0 = the preference stays", *at_least(0)
+    )
     norm_limits: tuple[float, ...] = key(
         (),
         "least and greatest length of a latent, 1 = that of random ones; empty = the strategy's own (surrogate: 0.5 to 1 + 1/sqrt(size))",
@@ -242,7 +245,10 @@ class Evolution:
         "until its study is unsealed",
     )
     continue_from: str = key(
-        "", "evolution.json of an earlier run, or its folder: evolution goes on from there", path="file or folder", once="resume"
+        "",
+        "evolution.json of an earlier run, or its folder: evolution goes on from there, with all runs that it went on from",
+        path="file or folder",
+        once="resume",
     )
 
 

@@ -1,4 +1,4 @@
-"""Thousands of independent simulated runs, on this computer's cores or on a cluster (Dask; optional: ``pip install 'rtevo[dask]'``).
+"""Thousands of independent simulated runs: on this computer's cores, or on a cluster (Dask; optional: ``pip install 'rtevo[dask]'``).
 
 A run depends on its case alone, seed included, so the same cases give the same outcomes wherever they run and in whatever order. With a
 file to keep them in, outcomes are written as they come, and a later call with the same file only runs what is not there yet. What a lost
@@ -10,7 +10,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,9 +39,7 @@ _LOST = 8  # times that a task is handed in again after Dask has given it up, be
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where simulations run."""
     where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--jobs", type=int, metavar="N", help="processes on this computer (default: one for each core; 0: in this process, without Dask)"
-    )
+    where.add_argument("--jobs", type=int, metavar="N", help="processes on this computer (default: one for each core; 0: in this process)")
     where.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster that runs already, as tcp://HOST:8786")
     where.add_argument("--slurm", type=int, metavar="N", help="N SLURM jobs through dask-jobqueue, as its own jobqueue.yaml describes them")
     parser.add_argument(
@@ -47,33 +49,48 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def client(options: argparse.Namespace) -> Iterator[Any]:
-    """Give the Dask client that the options ask for; None to run in this process.
+    """Give what the options ask for: processes of this computer, the client of a Dask cluster, or None to run in this process.
 
     Raises
     ------
     ConfigError
-        Dask is not installed, or the cluster does not answer.
+        Dask is asked for and not installed, or the cluster does not answer.
     """
-    if options.jobs == 0:
+    if options.scheduler or options.slurm:
+        with _cluster(options) as cluster:
+            yield cluster
+    elif options.jobs == 0:
         yield None
-        return
+    else:
+        jobs = options.jobs or len(os.sched_getaffinity(0))
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_prepare) as processes:
+            try:
+                yield processes
+            except BaseException:
+                processes.shutdown(cancel_futures=True)
+                raise
+
+
+def _prepare() -> None:
+    """Leave an interruption to the process that began this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _cluster(options: argparse.Namespace) -> Iterator[Any]:
+    """Give the client of the Dask cluster that the options name."""
     try:
         import distributed
 
         if options.slurm:
             import dask_jobqueue
     except ImportError as missing:
-        raise ConfigError(f"{missing.name} is not installed: pip install 'rtevo[dask]', or --jobs 0 to run in this process") from None
+        raise ConfigError(f"{missing.name} is not installed: pip install 'rtevo[dask]', or --jobs N to run on this computer") from None
     with contextlib.ExitStack() as stack:
-        if options.scheduler:
-            cluster: Any = options.scheduler
-        elif options.slurm:
+        cluster: Any = options.scheduler
+        if options.slurm:
             cluster = stack.enter_context(dask_jobqueue.SLURMCluster())
             cluster.scale(jobs=options.slurm)
-        else:
-            cluster = stack.enter_context(
-                distributed.LocalCluster(n_workers=options.jobs, threads_per_worker=1, dashboard_address=None, silence_logs=40)
-            )
         try:
             yield stack.enter_context(distributed.Client(cluster, timeout=ANSWER_S))
         except OSError as problem:
@@ -107,7 +124,7 @@ def run_cases(
     ----------
     cases : sequence of Case
         All different.
-    where : distributed.Client, optional
+    where : concurrent.futures.Executor or distributed.Client, optional
         None: in this process.
     keep : Path, optional
         File of outcomes so far; appended to.
@@ -177,11 +194,17 @@ def _outcomes(cases: list[CaseT], where: Any, play_case: Callable[[CaseT], Outco
         for case in cases:
             yield case, play_case(case)
         return
-    import distributed
-
-    workers = max(1, len(where.scheduler_info(n_workers=-1)["workers"]))
+    own = isinstance(where, ProcessPoolExecutor)
+    workers = len(os.sched_getaffinity(0)) if own else max(1, len(where.scheduler_info(n_workers=-1)["workers"]))
     size = min(max(1, len(cases) // (_CHUNKS * workers)), _LARGEST)
     chunks = [cases[k : k + size] for k in range(0, len(cases), size)]
+    if own:
+        waiting = {where.submit(_play_all, chunk, play_case): chunk for chunk in chunks}
+        for done in as_completed(list(waiting)):
+            yield from zip(waiting.pop(done), done.result(), strict=True)
+        return
+    import distributed
+
     futures = {where.submit(_play_all, chunk, play_case, pure=False): (chunk, 0) for chunk in chunks}
     coming = distributed.as_completed(list(futures))
     for future in coming:
