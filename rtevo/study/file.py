@@ -18,6 +18,7 @@ from rtevo.errors import ConfigError
 from rtevo.objective import parse_objective
 from rtevo.outside import read_regular, shown
 from rtevo.session.blinding import CONDITIONS
+from rtevo.study.analysis import Analysis
 
 __all__ = ["FILE", "KINDS", "SHOWING", "Design", "Exclusion", "Files", "Fit", "Identity", "StudyFile", "Visit", "example", "read"]
 
@@ -129,6 +130,7 @@ class StudyFile:
     visits : tuple of Visit
     fit : Fit
     exclusion : Exclusion
+    analysis : Analysis
     identity : Identity
     folder : Path
         That relative paths are taken from.
@@ -141,6 +143,7 @@ class StudyFile:
     visits: tuple[Visit, ...] = ()
     fit: Fit = field(default_factory=Fit)
     exclusion: Exclusion = field(default_factory=Exclusion)
+    analysis: Analysis = field(default_factory=Analysis)
     identity: Identity = field(default_factory=Identity)
     folder: Path = Path()
     text: str = field(default="", repr=False)
@@ -224,6 +227,9 @@ def _together(found: StudyFile, tables: Mapping[str, Any], origin: str) -> list[
         mistakes.append(
             f"{origin} [study] participants: expected at least one for each of {len(design.arms)} arms, got {len(design.participants)}"
         )
+    if "analysis" in tables and found.analysis.treated not in design.arms:
+        arms = ", ".join(design.arms)
+        mistakes.append(f"{origin} [analysis] treated: expected one of the arms ({arms}), got {found.analysis.treated!r}")
     mistakes += _objectives(found, origin) + _paths(found, origin)
     kinds = [kind for visit in found.visits for kind in visit.runs]
     if "fit" in kinds and "localizer" not in kinds[: kinds.index("fit")]:
