@@ -338,13 +338,13 @@ def _table(found: Sequence[Cell]) -> Any:
     """Lay power out: a row for each number of participants, a column for each number of runs."""
     from rich.table import Table
 
-    table = Table(title="Power ± its standard error", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(title="Power with its 95% interval", title_justify="left", box=None, padding=(0, 2, 0, 0))
     runs = sorted({cell.runs for cell in found})
     for name in ("participants an arm", *map(_runs, runs)):
         table.add_column(name, justify="right")
     for n in sorted({cell.participants for cell in found}):
         own = {cell.runs: cell for cell in found if cell.participants == n}
-        table.add_row(str(n), *(f"{own[run].power:.2f} ± {own[run].se:.2f}" for run in runs))
+        table.add_row(str(n), *("{:.2f} ({:.2f} to {:.2f})".format(own[run].power, *own[run].interval) for run in runs))
     return table
 
 
