@@ -90,7 +90,7 @@ class Page:
             self.following = {
                 "next": self._button("Next run", "N", "next_run", "go"),
                 "again": self._button("Same again", "A", "same_again"),
-                "resume": self._button("Go on with it", "R", "resume_run"),
+                "resume": self._button("Resume run", "R", "resume_run"),
                 "end": self._button("End the visit", "E", "end_visit", "halt"),
             }
 

@@ -14,7 +14,7 @@ __all__ = ["FOLLOWING", "OVER", "awaited", "how_it_ended", "state_of"]
 FOLLOWING = {  # what may follow a run of a visit: key at the terminal, its name, what it means
     "next": ("n", "next run", "evolution and decoder go on from where this one has ended"),
     "again": ("s", "same again", "this run is repeated from where it began, and does not count"),
-    "resume": ("r", "go on with it", "this run goes on at the first image that was not shown, with a new run of the scanner"),
+    "resume": ("r", "resume run", "this run goes on at the first image that was not shown, with a new run of the scanner"),
     "end": ("e", "end the visit", ""),
 }
 OVER = ("", "completed", "stopped", "unscored")  # by the shared word `over`

@@ -125,7 +125,7 @@ def test_between_runs_the_page_says_what_may_follow_and_what_the_participant_rea
     told = markup.alarms(desk(seen, state="between", offered=("next", "again", "end"), between=True))
     assert "<b>Next run</b>: evolution and decoder go on" in told
     assert "<b>Same again</b>" in told
-    assert "Go on with it" not in told
+    assert "Resume run" not in told
     assert "the participant reads: Soon &lt;more&gt;." in told
     assert "Text between runs" in markup.now(desk(View(config, 2.0), state="between", between=True))
     assert "The stimulus PC is not there." in markup.alarms(desk(seen, state="between", offered=("again", "resume", "end")))

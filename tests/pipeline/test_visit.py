@@ -194,8 +194,8 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
 def test_a_run_that_was_stopped_goes_on_and_then_the_visit_ends_at_the_terminal(terminal: Terminal, tmp_path: Path) -> None:
     terminal.read("presenter ready")
     terminal.process.send_signal(signal.SIGINT)
-    terminal.answer("r (go on with it", "n")  # that is not offered
-    terminal.answer("r (go on with it", "r")
+    terminal.answer("r (resume run", "n")  # that is not offered
+    terminal.answer("r (resume run", "r")
     terminal.answer("n (next run", "e")
     assert terminal.finish() == 0, terminal.printed
     first, second = RecordedSession(tmp_path / "out").parts
