@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from rtevo import __version__
-from rtevo.command import INTERRUPTED, Parser, say, typed_as
+from rtevo.command import ASKED, INTERRUPTED, Parser, say, typed_as
 
 __all__ = ["COMMANDS", "WAY", "main"]
 
@@ -40,6 +41,7 @@ COMMANDS = {
     "record": Command("rtevo.record.__main__", "make a run's tables again from its log"),
     "bridge": Command("rtevo.bridge.__main__", "make the keys of the stimulus PC, answer its self-test"),
     "gate": Command("rtevo.gate.__main__", "show what would be refused before the participant sees it"),
+    "completion": Command("rtevo.completion", "make a shell complete commands, options and file names"),
     "shm": Command("rtevo.shm.__main__", "list rings in shared memory, remove what dead sessions have left"),
 }
 WAY = (
@@ -91,6 +93,16 @@ def _unknown(name: str, typed: str) -> str:
     return f"expected a command, got {name!r}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(COMMANDS)}")
 
 
+def _half_typed() -> list[str]:
+    """Return the arguments before the one that a shell wants to be completed, and have it completed by the command that they name."""
+    before = os.environ["COMP_LINE"].encode()[: int(os.environ["COMP_POINT"])].decode(errors="ignore")
+    words = before.split()[1 : None if before[-1:].isspace() else -1]
+    if words[:1] and words[0] in COMMANDS:
+        os.environ[ASKED] = "2"  # its command line begins with the second word
+        return words
+    return ["--help"]
+
+
 def main(arguments: Sequence[str] | None = None, typed: str = "rtevo") -> int:
     """Run the command line; gives the exit status.
 
@@ -101,7 +113,7 @@ def main(arguments: Sequence[str] | None = None, typed: str = "rtevo") -> int:
     typed : str
         What the command was called by, for its help.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = _half_typed() if ASKED in os.environ else list(sys.argv[1:] if arguments is None else arguments)
     if not given:
         print(_way(typed))
         return 0

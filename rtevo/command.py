@@ -17,9 +17,10 @@ from typing import Any, NoReturn
 
 from rtevo.errors import ConfigError, RtevoError, full_disk
 
-__all__ = ["FAILED", "INTERRUPTED", "MISTAKE", "Parser", "command", "finite", "say", "typed_as"]
+__all__ = ["ASKED", "FAILED", "INTERRUPTED", "MISTAKE", "Parser", "command", "finite", "say", "typed_as"]
 
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
+ASKED = "_ARGCOMPLETE"  # set by a shell that completes a command (argcomplete's protocol): the number of the word at which it begins
 MODULE = "python -m rtevo."  # what the name of a part's command line begins with
 _typed: ContextVar[str] = ContextVar("typed", default=MODULE)
 
@@ -49,6 +50,14 @@ class Parser(argparse.ArgumentParser):
         if prog is not None and prog.startswith(MODULE):
             prog = _typed.get() + prog.removeprefix(MODULE)
         super().__init__(prog=prog, **rest)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the command line; where a shell asks what can be typed next, answer it and leave."""
+        if ASKED in os.environ:
+            from argcomplete import autocomplete
+
+            autocomplete(self)
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Say it and leave."""

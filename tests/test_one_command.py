@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -63,6 +64,28 @@ def test_every_part_that_has_a_command_line_is_a_command() -> None:
     parts = {path.parent.name for path in (REPOSITORY / "rtevo").glob("*/__main__.py")}
     lines = {path.stem for path in (REPOSITORY / "rtevo").glob("*.py") if "sys.exit(main(" in path.read_text(encoding="utf-8")}
     assert set(COMMANDS) == (parts | lines) - {"__main__"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("rtevo de", {"decode"}),
+        ("rtevo decode ", {"-h", "--help", *SUBCOMMANDS["decode"]}),
+        ("rtevo decode fit --met", {"--method"}),
+        ("rtevo run --schedule st", {"steady"}),
+        ("rtevo completion ", {"-h", "--help", "bash", "zsh", "fish"}),
+    ],
+)
+def test_a_shell_completes_what_is_typed(typed: str, offered: set[str], tmp_path: Path) -> None:
+    answer = tmp_path / "answer"
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "COMP_LINE": typed, "COMP_POINT": str(len(typed))}
+    subprocess.run([sys.executable, "-m", "rtevo"], check=True, env={**os.environ, **asked}, cwd=REPOSITORY)
+    assert {word.strip() for word in answer.read_text().split("\v")} == offered
+
+
+def test_completion_is_a_script_that_the_shell_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    subprocess.run(["bash", "-n"], input=capsys.readouterr().out, text=True, check=True)
 
 
 def test_a_parts_exit_status_and_words_are_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

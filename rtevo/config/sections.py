@@ -412,6 +412,7 @@ class Record:
         "volumes to keep: raw (volumes/volume-00000.nii.gz, as they came; what export and rerun need), aligned (aligned/...), both, none",
         **one_of("raw", "aligned", "both", "none"),
     )
+    lsl: bool = key(False, "also send motion, scores and events live over the Lab Streaming Layer (pip install 'rtevo[lsl]'; docs/live.md)")
 
 
 @dataclass(frozen=True)

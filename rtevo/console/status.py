@@ -177,7 +177,6 @@ class Status:
             return
         known = {**{key: action for action, key, _ in waiting}, **(AT_HELD if held else {}), **(ANSWERS if asked else {})}
         if word in known:
-            self._asked = 0 if word in ANSWERS else self._asked
             self._operate(known[word], "at the terminal")
         elif questions := [*([QUESTION] if asked else []), *([HELD] if held else []), *(question for *_, question in waiting)]:
             self.console.print(Text(" ".join(questions), style="bold yellow"))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from rtevo.decode.selection import COUNTS, Chosen, select_maps
 from rtevo.decode.shape import Piece, estimate_responses
 from rtevo.decode.train import Performance
 from rtevo.errors import DataError
+from rtevo.progress import shown
 from rtevo.records import Grid
 
 __all__ = ["draw_all", "fit_selected", "map_name", "performance_of", "response_told", "told", "write_selected"]
@@ -80,7 +79,7 @@ def fit_selected(
         raise DataError(f"training: expected volumes that show each category's response, found none of {', '.join(missing)}")
     names = sorted(set(days))
     of_volume = np.array([names.index(day) for day in days], np.int64)[examples.run]
-    with _shown() as progress:
+    with shown() as progress:
         chosen = select_maps(
             [each.patterns[:, counted] for each, _ in made],
             categories,
@@ -116,27 +115,6 @@ def _sides(categories: Categories, targets: list[Target] | None) -> list[str]:
     if targets is None:
         return list(categories.names)
     return [f"'{targets[0].text}'"] if categories.numeric else [f"the first side of '{targets[0].text}'", "its other side"]
-
-
-@contextmanager
-def _shown() -> Iterator[Callable[[str, int, int], None] | None]:
-    """Show progress on a terminal; nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress, TaskID
-
-    console = Console(file=sys.stderr)
-    if not console.is_terminal:
-        yield None
-        return
-    with Progress(console=console, transient=True) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def progress(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=of)
-            bar.update(tasks[what], completed=done)
-
-        yield progress
 
 
 def map_name(text: str) -> str:

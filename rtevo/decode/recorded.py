@@ -19,6 +19,7 @@ from rtevo.decode.runs import open_run
 from rtevo.decode.train import Examples
 from rtevo.errors import DataError
 from rtevo.kernels.smooth import smooth
+from rtevo.progress import shown
 from rtevo.realign import Realigner
 from rtevo.realign.series import Run, align_run, mean_aligned
 from rtevo.records import Grid
@@ -51,7 +52,8 @@ class Series:
 
 def open_with(path: Path, options: argparse.Namespace) -> Run:
     """Open a run; its TR is known afterwards."""
-    run = open_run(path, options.series)
+    with shown() as progress:
+        run = open_run(path, options.series, progress)
     tr_s = run.tr_s if options.tr is None else options.tr
     if not tr_s > 0:
         raise DataError(f"{path}: expected a repetition time, found none (give --tr)")

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from rtevo.decode.elsewhere import Volume, steady
 from rtevo.errors import DataError
+from rtevo.progress import Progress
 from rtevo.realign.series import Run, open_nifti
 from rtevo.records import Grid
 
 __all__ = ["open_run", "open_scan", "read_scan"]
 
 
-def open_run(path: Path, series: str | None = None) -> Run:
+def open_run(path: Path, series: str | None = None, progress: Progress | None = None) -> Run:
     """Open a run: a folder of DICOM files, or a NIfTI file.
 
     Parameters
@@ -22,6 +23,8 @@ def open_run(path: Path, series: str | None = None) -> Run:
     path : Path
     series : str, optional
         Which series of a folder.
+    progress : Progress, optional
+        Called before each file of a folder.
 
     Raises
     ------
@@ -32,8 +35,8 @@ def open_run(path: Path, series: str | None = None) -> Run:
         return open_nifti(path)
     from rtevo.ingest import FolderSource, describe
 
-    info = describe(path, series)
-    source = FolderSource(path, series=series, patience_s=0.0)
+    info = describe(path, series, progress)
+    source = FolderSource(path, series=series, patience_s=0.0, progress=progress)
     volumes = {volume.index: volume.data for volume in (*source.poll(), *source.finish())}
     if not volumes:
         raise DataError(f"{path}: expected at least one volume, found none: {'; '.join(source.problems)}")

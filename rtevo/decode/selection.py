@@ -27,6 +27,7 @@ from rtevo.decode.categories import MOST_FOLDS, Categories, Fold, folds_of, halv
 from rtevo.decode.repeats import Repeats
 from rtevo.decode.telling import area, pooled
 from rtevo.errors import DataError
+from rtevo.progress import Progress
 
 __all__ = ["COUNTS", "DEFAULT", "PENALTIES", "Chosen", "Recipe", "area", "pooled", "select_maps"]
 
@@ -317,7 +318,7 @@ def select_maps(
     permutations: int = 0,
     rng: np.random.Generator | None = None,
     days: NDArray[np.int64] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     repeats: Repeats | None = None,
 ) -> Chosen:
     """Choose voxels, penalty and smoothing, fit the maps and measure them on what no choice has seen.
@@ -451,7 +452,7 @@ def _by_days(
     return _measured(_nested(versions, categories, folds, used), categories)
 
 
-def _counter(say: Callable[[str, int, int], None], what: str, of: int) -> Callable[[], None]:
+def _counter(say: Progress, what: str, of: int) -> Callable[[], None]:
     """Return a function that reports one more done."""
     done = itertools.count(1)
     return lambda: say(what, next(done), of)

@@ -14,6 +14,7 @@ from rtevo.errors import DataError, ModelError
 from rtevo.generate.folder import describe
 from rtevo.generate.loading import load_encoder, pick_device
 from rtevo.generate.tiny import TINY_UNCLIP
+from rtevo.progress import shown
 
 __all__ = ["encode", "encode_folder"]
 
@@ -82,15 +83,11 @@ def encode_folder(folder: Path, model_path: Path | None = None, device: str = "a
     DataError
         There are none, or one cannot be read.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
     if not files:
         raise DataError(f"{folder}: expected pictures ({', '.join(PICTURES)}), found none")
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("encoding", total=len(files))
-        return encode(files, model_path, device, on_progress=lambda done, total: progress.update(task, completed=done))
+    with shown() as progress:
+        return encode(files, model_path, device, on_progress=lambda done, total: progress("encoding", done, total))
 
 
 def _parts(files: Sequence[Path], batch: int) -> Iterator[Sequence[Path]]:

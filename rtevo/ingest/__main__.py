@@ -25,6 +25,7 @@ from rtevo.command import FAILED, Parser, command, say
 from rtevo.errors import DataError
 from rtevo.ingest.folder import FolderSource
 from rtevo.ingest.survey import SeriesInfo, Survey, survey
+from rtevo.progress import shown
 from rtevo.records import VolumeFlag
 
 __all__ = ["main"]
@@ -75,7 +76,8 @@ def _work(options: argparse.Namespace) -> int:
     if options.listen is not None:
         out = sys.stderr if options.json else sys.stdout
         listen(options.folder, options.listen, options.ae_title, options.peer, options.series, options.volumes, out)
-    found = survey(options.folder, options.series)
+    with shown() as progress:
+        found = survey(options.folder, options.series, progress)
     if options.json:
         json.dump(as_json(found, options.folder), sys.stdout, indent=2)
         sys.stdout.write("\n")

@@ -28,6 +28,7 @@ from rtevo.ingest.volume import Outcome, Volume
 from rtevo.ingest.waiting import Taken, Waiting
 from rtevo.ingest.whole import SUSPECT_S, Whole, closed_ns, one_by_one
 from rtevo.outside import shown
+from rtevo.progress import Progress
 
 __all__ = ["FolderSource"]
 
@@ -74,6 +75,8 @@ class FolderSource:
         Whether links that lead out of the folder are named, and not followed: it is written to by others.
     most_bytes : int
         Of a DICOM file: a larger one is named and not read.
+    progress : Progress, optional
+        Called before each file.
 
     Attributes
     ----------
@@ -106,6 +109,7 @@ class FolderSource:
         replaceable: Callable[[], bool] = lambda: False,
         confined: bool = False,
         most_bytes: int = MAX_FILE,
+        progress: Progress | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.problems: list[str] = []
@@ -127,6 +131,7 @@ class FolderSource:
         self._settled: set[str] = set()
         self._uids: dict[str, list[str]] = {}  # the files that hold an instance, copies included
         self._copies: list[tuple[str, DicomFile]] = []
+        self._progress = progress or (lambda what, done, of: None)
 
     @property
     def seen(self) -> int:
@@ -136,11 +141,8 @@ class FolderSource:
     @property
     def pending(self) -> int:
         """Files not looked at or not whole yet, and volumes that are incomplete or held back until an earlier one came."""
-        return (
-            len(self._queue)
-            + len(self._waiting)
-            + (self.run.assembler.held if self.run else sum(s.assembler.held for s in self._selection.streams.values()))
-        )
+        held = sum(stream.assembler.held for stream in ([self.run] if self.run else self.streams))
+        return len(self._queue) + len(self._waiting) + held
 
     @property
     def backlog(self) -> int:
@@ -193,10 +195,8 @@ class FolderSource:
         self._old.clear()
         self._look_for_more(now_s)
         while self._queue:
-            budget = BATCH_BYTES
-            while self._queue and budget > 0:
-                budget -= self._look(self._queue.popleft(), now_s, final=True)
-                volumes += self._advance(now_s)
+            self._look(self._queue.popleft(), now_s, final=True)
+            volumes += self._advance(now_s)
         self._last_look(now_s)
         volumes += self._advance(now_s, final=True)
         if self.run is None and self._settled:
@@ -304,6 +304,7 @@ class FolderSource:
 
         Whatever a file does to those who read it, it is a file that is named and passed over.
         """
+        self._progress("reading files", self.seen, self.seen + len(self._queue) + 1)
         try:
             return self._read(path, now_s, final)
         except Exception as error:  # what nobody thought of

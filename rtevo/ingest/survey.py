@@ -15,6 +15,7 @@ from rtevo.ingest.dicom import why_undecodable
 from rtevo.ingest.folder import FolderSource
 from rtevo.ingest.selection import Stream
 from rtevo.ingest.volume import Volume
+from rtevo.progress import Progress
 from rtevo.records import Grid, VolumeFlag
 
 __all__ = ["SeriesInfo", "Survey", "describe", "survey"]
@@ -110,7 +111,7 @@ class Survey:
     reason: str
 
 
-def describe(folder: Path | str, series: str | None = None) -> SeriesInfo:
+def describe(folder: Path | str, series: str | None = None, progress: Progress | None = None) -> SeriesInfo:
     """Describe the series that a run over a folder would use.
 
     Parameters
@@ -119,6 +120,8 @@ def describe(folder: Path | str, series: str | None = None) -> SeriesInfo:
         Folder of DICOM files; folders in it are looked into.
     series : str, optional
         Number, UID, or (part of) description or protocol name; None takes what looks functional.
+    progress : Progress, optional
+        Called before each file.
 
     Returns
     -------
@@ -129,18 +132,18 @@ def describe(folder: Path | str, series: str | None = None) -> SeriesInfo:
     DataError
         If there is no such folder, no DICOM file in it, no series to use, no whole volume, or no decoder for its pixels.
     """
-    found = survey(folder, series)
+    found = survey(folder, series, progress)
     if found.run is None:
         raise DataError(found.reason)
     return found.run
 
 
-def survey(folder: Path | str, series: str | None = None) -> Survey:
+def survey(folder: Path | str, series: str | None = None, progress: Progress | None = None) -> Survey:
     """List what is in a folder.
 
     Parameters
     ----------
-    folder, series
+    folder, series, progress
         As for :func:`describe`.
 
     Returns
@@ -154,7 +157,7 @@ def survey(folder: Path | str, series: str | None = None) -> Survey:
     """
     if not os.path.isdir(folder):
         raise DataError(f"{folder}: expected a folder of DICOM files, found {'a file' if os.path.exists(folder) else 'nothing'}")
-    source = FolderSource(folder, series=series, patience_s=math.inf, stall_s=math.inf, pixels=False)
+    source = FolderSource(folder, series=series, patience_s=math.inf, stall_s=math.inf, pixels=False, progress=progress)
     source.read_all()
     volumes = {stream.key: stream.assembler.advance(0.0, final=True) for stream in source.streams}
     infos = {stream.key: _info(stream, volumes[stream.key]) for stream in source.streams if volumes[stream.key]}

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from rtevo.command import Parser, command, say
+from rtevo.decode.runs import open_run
 from rtevo.errors import DataError
+from rtevo.progress import shown
 from rtevo.realign.figure import draw_motion
 from rtevo.realign.measures import framewise_displacement
 from rtevo.realign.realigner import Motion, Realigner, warm_up
@@ -25,7 +26,6 @@ from rtevo.realign.series import (
     align_run,
     first_volume,
     mean_aligned,
-    open_nifti,
     params_of,
     reference_from,
     write_motion,
@@ -65,7 +65,8 @@ def _work(options: argparse.Namespace) -> None:
     """Align a run, and write what came out."""
     if options.threads < 1:
         raise DataError(f"--threads: expected at least 1, got {options.threads}")
-    run = _open_dicom(options.run, options.series) if options.run.is_dir() else open_nifti(options.run)
+    with shown() as progress:
+        run = open_run(options.run, options.series, progress)
     options.out.mkdir(parents=True, exist_ok=True)
     warm_up(say)
     try:
@@ -97,19 +98,6 @@ def _align(run: Run, reference: Volume, options: argparse.Namespace) -> list[Mot
             motions.append(motion)
             file.write(aligned)
     return motions
-
-
-def _open_dicom(folder: Path, series: str | None) -> Run:
-    """Read a run from a folder of DICOM files as a session does."""
-    from rtevo.ingest import FolderSource, describe
-
-    info = describe(folder, series)
-    source = FolderSource(folder, series=series, patience_s=0.0)
-    volumes = {v.index: v.data for v in (*source.poll(), *source.finish())}
-    if not volumes:
-        raise DataError(f"{folder}: expected at least one volume, found none: {'; '.join(source.problems)}")
-    tr_s = math.nan if info.tr_s is None else float(info.tr_s)
-    return Run(info.grid, tr_s, max(volumes) + 1, volumes.get)
 
 
 def _summary(motions: list[Motion | None], out: Path) -> str:

@@ -32,6 +32,7 @@ __all__ = [
     "check_decoder",
     "check_delivery",
     "check_group",
+    "check_live",
     "check_open_files",
     "check_out",
     "check_participant",
@@ -121,7 +122,24 @@ def check_again(config: Config, latent_space: Path) -> tuple[str, int, tuple[int
     condition = course.check(config, space, avoid)
     gate_of(config, avoid)
     check_delivery(config)
+    check_live(config)
     return condition, embedding_size, image_size
+
+
+def check_live(config: Config) -> None:
+    """See whether streams of the Lab Streaming Layer can be opened where they are wanted.
+
+    Raises
+    ------
+    ConfigError
+        They cannot.
+    """
+    if not config.record.lsl:
+        return
+    try:
+        import pylsl  # noqa: F401
+    except (ImportError, RuntimeError) as error:  # RuntimeError: no liblsl
+        raise ConfigError(f"[record] lsl: live streams need the package pylsl (pip install 'rtevo[lsl]'): {error}") from None
 
 
 def check_console(config: Config) -> str:

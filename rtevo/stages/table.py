@@ -20,7 +20,7 @@ from rtevo.session.context import Context
 from rtevo.session.plan import Plan
 from rtevo.session.rings import DEALT, numbered, ring_names
 from rtevo.shm import RingPeerLost
-from rtevo.stages import align, bridge, console, decode, evolve, generate, ingest, pictures, presenter, record, scanner
+from rtevo.stages import align, bridge, console, decode, evolve, generate, ingest, live, pictures, presenter, record, scanner
 from rtevo.stops import ignore
 
 __all__ = ["LOCALIZER", "STAGES", "Stage", "child_main", "stages_of"]
@@ -62,6 +62,8 @@ class Stage:
             return not presenter_is_outside(plan.config)
         if self.name == "console":
             return plan.config.console.port > 0
+        if self.name == "live":
+            return plan.config.record.lsl
         return not self.rehearsal or plan.config.acquisition.source != "watch"
 
 
@@ -74,6 +76,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("bridge", bridge.run, ("images",), ("events",), deadline_s=math.inf, restarts=3),
     Stage("record", record.run),
     Stage("console", console.run, restarts=3, observer=True),  # it reads the log
+    Stage("live", live.run, restarts=3, observer=True),  # likewise
     Stage("scanner", scanner.run, rehearsal=True),
     Stage("presenter", presenter.run, rehearsal=True),
 )

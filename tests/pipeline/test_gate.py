@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +17,11 @@ import pytest
 from PIL import Image
 
 from rtevo.record import FitnessRecord, ImageRecord, RecordedSession, RefusedRecord, hidden_truth, image_path, refused_path
-from rtevo.records import Given
+from rtevo.records import EventKind, Given
 from rtevo.run import main
 from tests.support import filters
 
-from .conftest import Finished, command, quickly
+from .conftest import Finished, Running, command, quickly
 
 pytestmark = pytest.mark.slow
 GATED = """
@@ -48,11 +52,13 @@ def gated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Fini
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{Path(__file__).parents[2]}")
 
-    def run(*options: str, way: str = "", text: str = GATED, name: str = "out") -> Finished:
+    monkeypatch.setenv("RTEVO_TEST_FILTER", str(tmp_path / "way"))
+    (tmp_path / "way").touch()
+    (tmp_path / "gated.toml").write_text(GATED)
+
+    def run(*options: str, way: str = "") -> Finished:
         (tmp_path / "way").write_text(way)
-        monkeypatch.setenv("RTEVO_TEST_FILTER", str(tmp_path / "way"))
-        (tmp_path / "gated.toml").write_text(text)
-        out = tmp_path / name
+        out = tmp_path / "out"
         words = command(out, *quickly(("gated.toml", *options), tmp_path))
         done = subprocess.run(words, capture_output=True, text=True, timeout=300, cwd=tmp_path)
         return Finished(out, done.returncode, done.stdout + done.stderr)
@@ -99,3 +105,22 @@ def test_the_cadence_holds_though_pictures_are_refused_and_the_filter_hangs_dies
     printed = capsys.readouterr().out
     assert "scores: identical" in printed
     assert "latents asked for: identical" in printed
+
+
+def test_nothing_marked_is_seen_though_the_generator_is_killed_while_marked_pictures_wait(
+    gated: Callable[..., Finished], running: Callable[..., tuple[Running, Path]], tmp_path: Path
+) -> None:
+    process, out = running("gated.toml", "--population", "3", "--speed", "4", warm=False)
+    while not RecordedSession(out).records(RefusedRecord):
+        time.sleep(0.02)
+    pid = re.search(r"stage generate is process (\d+)", (out / "session.log").read_text())
+    assert pid is not None
+    os.kill(int(pid[1]), signal.SIGKILL)
+    _, printed = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert "stage 'generate' failed: was killed by signal 9 (SIGKILL)" in printed
+    subprocess.run([sys.executable, "-m", "rtevo.run", "--resume", str(out), "--rebaseline"], check=True, timeout=200)
+    check_nothing_marked_was_seen(out)
+    first, second = RecordedSession(out).parts
+    assert first.end.status == "failed"
+    assert sum(len(part.events(EventKind.ONSET)) for part in (first, second)) == 6

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
 
 from rtevo.export.__main__ import main as export
 from rtevo.record import LOG, AlignedRecord, LogWriter, RecordedSession, ScoreRecord, VolumeRecord, image_path, read_log
@@ -178,12 +179,15 @@ def test_sham_gives_each_picture_anothers_score(long: tuple[Path, Memory]) -> No
 
 @pytest.mark.parametrize(
     ("series", "volumes", "speed"),
-    [("siemens-mosaic", 10, "4"), ("siemens-xa30-enhanced", 20, "max"), ("philips-slices", 78, "max")],
+    [("siemens-mosaic", 10, "4"), ("siemens-xa30-enhanced", 20, "max"), ("philips-slices", 30, "max")],
 )
 def test_recorded_series_are_replayed_to_their_end(
-    session: Callable[..., object], scanner_data: Callable[[str], object], series: str, volumes: int, speed: str
+    session: Callable[..., object], scanner_data: Callable[[str], Path], series: str, volumes: int, speed: str, tmp_path: Path
 ) -> None:
-    done = session("--replay", f"{scanner_data(series)}/dicom", "--speed", speed, "--generations", "2", "--population", "3")
+    folder = scanner_data(series) / "dicom"
+    if series == "philips-slices":
+        folder = first_volumes(folder, volumes, tmp_path / "dicom")
+    done = session("--replay", str(folder), "--speed", speed, "--generations", "2", "--population", "3")
     assert done.returncode == 0, done.printed
     assert done.summary["volumes"] == {"received": volumes, "aligned": volumes, "lost": 0, "unaligned": 0, "late": 0}
     assert [row["volume"] for row in done.table("motion.tsv")] == [str(k) for k in range(volumes)]
@@ -192,6 +196,15 @@ def test_recorded_series_are_replayed_to_their_end(
         assert_valid_bids(done.out, done.out.parent / "bids", "Philips")
     if series == "siemens-xa30-enhanced":
         assert_goes_on(done.out)
+
+
+def first_volumes(folder: Path, count: int, into: Path) -> Path:
+    """Copy the slices of a Philips run's first volumes; returns where they are."""
+    into.mkdir()
+    for file in folder.iterdir():
+        if dcmread(file, specific_tags=["TemporalPositionIdentifier"]).TemporalPositionIdentifier <= count:
+            shutil.copy2(file, into)
+    return into
 
 
 def assert_goes_on(out: Path) -> None:

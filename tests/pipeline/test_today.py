@@ -113,10 +113,13 @@ today = "{today}"
 """
 
 
-def _answer(terminal: int, printed: list[str], word: str, question: str) -> None:
-    """Wait for a question at the terminal, and answer it."""
-    seen = sum(text.count(question) for text in printed)
-    while sum(text.count(question) for text in printed) == seen:
+QUESTION = "Look at"  # its beginning, where no line of the terminal is broken: other hints say "and Enter" too
+
+
+def _answer(terminal: int, printed: list[str], word: str) -> None:
+    """Wait for the question about the placement at the terminal, and answer it."""
+    seen = "".join(printed).count(QUESTION)
+    while "".join(printed).count(QUESTION) == seen:
         printed.append(os.read(terminal, 4096).decode(errors="replace"))
     os.write(terminal, f"{word}\n".encode())
 
@@ -132,8 +135,8 @@ def test_the_operator_begins_the_scanners_run_anew_and_then_accepts_at_the_termi
     os.close(its)
     printed: list[str] = []
     try:
-        _answer(mine, printed, "r", "and Enter")
-        _answer(mine, printed, "y", "and Enter")
+        _answer(mine, printed, "r")
+        _answer(mine, printed, "y")
         with suppress(OSError):  # the terminal's other end is closed
             while text := os.read(mine, 4096):
                 printed.append(text.decode(errors="replace"))

@@ -1,0 +1,34 @@
+"""``rtevo completion bash``: print what makes a shell complete rtevo's commands, options and file names."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rtevo.command import Parser, command
+
+__all__ = ["main"]
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; gives the exit status."""
+    p = Parser(
+        prog="python -m rtevo.completion",
+        description="Print what makes a shell complete rtevo's commands, options and file names.",
+        epilog='For bash and zsh: eval "$(rtevo completion bash)", in ~/.bashrc say; for fish: rtevo completion fish | source',
+    )
+    p.add_argument("shell", choices=SHELLS)
+    options = p.parse_args(arguments)
+    return command(lambda: _print(options.shell))
+
+
+def _print(shell: str) -> None:
+    from argcomplete.shell_integration import shellcode
+
+    print(shellcode(["rtevo"], shell=shell))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
