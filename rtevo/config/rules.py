@@ -78,7 +78,7 @@ def together(config: Config, origin: str, base: Path) -> list[str]:
     participant = config.simulation.participant
     if participant and not is_loopback(participant) and not config.bridge.keys:
         found.append(f"{origin} [bridge] keys: expected a folder of keys for [simulation] participant {participant!r}, got none")
-    if config.safety.approval != "none" and not config.console.port:
+    if config.safety.approval != "none" and not config.console.port and not is_localizer(config):
         found.append(
             f"{origin} [safety] approval: {config.safety.approval!r} expects the operator's page, where pictures are seen: "
             "[console] port, or --console"

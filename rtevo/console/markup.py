@@ -47,6 +47,7 @@ SCENES = {
 
 MOST_UPCOMING = 5
 LINGER_S = 1.0  # a picture that has just appeared can be taken out like one that is about to
+OF_EVOLUTION = ("score", "evolve", "paint")  # latencies that a localizer does not have
 UNSCORED = "The session is over, but its last images, or all of them, could not be scored: see the warnings."
 
 
@@ -249,7 +250,7 @@ def _tile(view: View, trial: Trial, limits: tuple[float, float], best: bool) -> 
 def health(desk: Desk) -> str:
     """Give the state of scanner, presenter, stages and rings."""
     rows = "".join(f"<div>{label}</div><div class='{colour}'>{escape(words)}</div>" for label, words, colour in _equipment(desk))
-    stages = "".join(_latency_row(desk.view, name) for name in LATENCIES)
+    stages = "".join(_latency_row(desk.view, name) for name in LATENCIES if not (desk.view.planned and name in OF_EVOLUTION))
     rings = "".join(
         f"<div><span>{name}</span><b class='{'amber' if waiting > FULL * slots else ''}'>{waiting}/{slots}</b></div>"
         for name, (waiting, slots) in desk.depths.items()

@@ -76,7 +76,7 @@ def awaited(state: str, view: View) -> str:
         "pausing": "pauses after this image",
         "paused": "paused, waits for you to go on (at the console)",
         "held": "waits for you: images are held",
-        "stopping": "waits for the last scores",
+        "stopping": "waits for the last volumes" if view.localizer else "waits for the last scores",
         "between": "over, waits for you: what follows?",
         "following": "over, what follows is being prepared",
     }.get(state, "")

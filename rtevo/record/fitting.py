@@ -25,6 +25,19 @@ _NEEDED = {
 }
 
 
+_TRIAL: dict[str, tuple[type, ...]] = {
+    "block": (int,), "place": (int,), "category": (str,), "file": (str,), "image_s": (float, int), "washout_s": (float, int),
+    "target": (bool,),
+}  # fmt: skip
+
+
+def _is_schedule(trials: Any) -> bool:
+    """Whether this can be a localizer's schedule: every trial has what is asked of it."""
+    if not isinstance(trials, list):
+        return trials is None
+    return all(isinstance(trial, dict) and all(type(trial.get(name)) in types for name, types in _TRIAL.items()) for trial in trials)
+
+
 def fits(found: Mapping[str, Any]) -> bool:
     """Whether a line's JSON object can be a record: what it holds under the names of its kind is of their types, and of 64 bits."""
     name = found.get("type", "")
@@ -39,6 +52,8 @@ def fits(found: Mapping[str, Any]) -> bool:
             return False
         if key in COUNTED and isinstance(value, int) and abs(value) > MOST:
             return False
+    if not _is_schedule(found.get("trials")):
+        return False
     try:
         for array in _HELD[kind]:
             floats(found.get(array, ""))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rtevo.config import Localizer
 from rtevo.errors import ConfigError
 from rtevo.localizer import TAIL_S, Picture, Trial, adjacent, balanced, length_s, make_schedule
+from rtevo.record.fitting import fits
 
 BLOCKS = Localizer(image_s=0.5, blank_s=0.25, rest_s=9.0, block_images=6, repetitions=4, targets=0.2)
 EVENTS = replace(BLOCKS, design="events", gap_s=(2.0, 4.0))
@@ -115,3 +116,11 @@ def test_the_length_counts_everything_from_the_first_volume_to_the_last_response
 def test_too_few_pictures_are_named_with_what_to_do(settings: Localizer, each: int, needed: int) -> None:
     with pytest.raises(ConfigError, match=rf"expected at least {needed} pictures in each category.*body {each}, face {each}.*add pictures"):
         schedule(settings, each=each)
+
+
+def test_a_log_whose_schedule_is_none_counts_as_damaged() -> None:
+    good = [trial.fields() for trial in schedule(BLOCKS)]
+    assert fits({"type": "start", "trials": good})
+    assert fits({"type": "start"})
+    for bad in ("x", [1], [{}], [{**good[0], "block": "0"}], [{**good[0], "target": 1}]):
+        assert not fits({"type": "start", "trials": bad})

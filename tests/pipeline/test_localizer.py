@@ -197,8 +197,8 @@ def test_single_pictures_with_dots_in_a_folder_of_ones_own(tmp_path: Path) -> No
     for name in ("animal", "flag"):
         shutil.copytree(BUILT_IN / name, tmp_path / "mine" / name)
     (tmp_path / "s.toml").write_text(
-        '[session]\nspeed = 0\n[simulation]\nvoxel_mm = [10.0, 10.0, 10.0]\n[localizer]\ndesign = "events"\nfolder = "mine"\n'
-        'task = "detection"\ntargets = 0.25\nblock_images = 2\nrepetitions = 2\n'
+        "[session]\nspeed = 0\n[acquisition]\ntr_s = 2.0\n[simulation]\nvoxel_mm = [10.0, 10.0, 10.0]\n"
+        '[localizer]\ndesign = "events"\nfolder = "mine"\ntask = "detection"\ntargets = 0.25\nblock_images = 2\nrepetitions = 2\n'
     )
     done("rtevo localizer s.toml --out out", tmp_path)
     session = RecordedSession(tmp_path / "out")
