@@ -14,12 +14,14 @@ from rtevo.command import INTERRUPTED, MISTAKE
 from rtevo.config import Config, load
 from rtevo.errors import StudyError
 from rtevo.record import LOG, RecordedSession, hold
+from rtevo.session.prepare import attended
+from rtevo.session.takeover import STATE
 from rtevo.study.counting import excluded, figures_of, fit_figures, fit_refused
 from rtevo.study.file import SHOWING
 from rtevo.study.ledger import Attempt, append
 from rtevo.study.loading import Planned, Study
 from rtevo.study.settings import write_session
-from rtevo.study.start import RESUMES, STARTED, fit_arguments, main_of
+from rtevo.study.start import RESUMES, STARTED, fit_arguments, main_of, sit
 
 __all__ = ["CHOICES", "Ask", "begin", "close", "following", "following_run", "waits_for"]
 
@@ -152,16 +154,24 @@ def following_run(folder: Path, participant: str, again: int | None, ask: Ask, t
             tell(f"{planned}: goes on in {last.folder}")
             append(study.folder, "resumed", folder=last.folder)
             status = main_of(RESUMES)(["--resume", str(study.folder / last.folder)])
+            ended = [close(study, last)]
         else:
             last, arguments = begin(study, planned)
             tell(f"{planned}: {last.folder}")
-            status = main_of(STARTED[planned.kind].module)(arguments)
-        ended = close(study, last, failed=status != 0)
-    if ended.status != "not begun":
-        tell(f"{planned}: {ended.status}, " + ("counts" if ended.counts else f"does not count: {ended.excluded}"))
+            if planned.kind in SHOWING and attended(load(Path(arguments[0]))):
+                status = sit(Path(arguments[0]), following(folder, participant))
+                known = {attempt.folder for attempt in study.attempts}
+                ended = [attempt for attempt in _settled(Study(folder), participant).attempts if attempt.folder not in known]
+            else:
+                status = main_of(STARTED[planned.kind].module)(arguments)
+                ended = [close(study, last, failed=status != 0)]
+    for one in ended:
+        if one.status != "not begun":
+            tell(f"{one.folder}: {one.status}, " + ("counts" if one.counts else f"does not count: {one.excluded}"))
     coming = Study(folder).following(participant)
     tell(f"next: {coming}" if coming else f"participant {participant} has done all runs")
-    return status if status in (MISTAKE, INTERRUPTED) or ended.status != "completed" else 0
+    done = bool(ended) and ended[-1].status == "completed"
+    return status if status in (MISTAKE, INTERRUPTED) or not done else 0
 
 
 def _settled(study: Study, participant: str) -> Study:
@@ -214,9 +224,9 @@ def following(folder: Path, participant: str) -> Callable[[Path, Mapping[str, An
     """
 
     def choose(finished: Path, summary: Mapping[str, Any], choice: str) -> Config | None:
-        study = Study(folder)
+        study = _settled(Study(folder), participant)
         name = str(finished.resolve().relative_to(study.folder))
-        attempt = close(study, next(each for each in study.attempts if each.folder == name))
+        attempt = next(each for each in study.attempts if each.folder == name)
         plan = {planned.slot: planned for planned in study.planned(participant)}
         if choice == "next" and not attempt.counts and attempt.status != "completed":
             append(study.folder, "passed_over", participant=participant, visit=attempt.visit, planned=attempt.planned)
@@ -224,6 +234,10 @@ def following(folder: Path, participant: str) -> Callable[[Path, Mapping[str, An
         planned = plan[attempt.slot] if choice == "again" else study.following(participant) if choice == "next" else None
         if planned is None or planned.kind not in SHOWING or planned.visit.label != attempt.visit or waits_for(study, planned):
             return None
-        return load(Path(begin(study, planned)[1][0]))
+        config = load(Path(begin(study, planned)[1][0]))
+        learnt = load(finished / "session.toml").decoder.continue_from  # what the finished run itself began from
+        if choice == "next" and (finished / STATE).is_dir():
+            learnt = str(finished)
+        return replace(config, decoder=replace(config.decoder, continue_from=learnt))
 
     return choose

@@ -6,13 +6,17 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rtevo.command import MISTAKE
+from rtevo.config import load
 from rtevo.errors import StudyError
 from rtevo.study.loading import Planned, Study
 
-__all__ = ["STARTED", "Started", "fit_arguments", "main_of"]
+if TYPE_CHECKING:
+    from rtevo.visit import Following
+
+__all__ = ["STARTED", "Started", "fit_arguments", "main_of", "sit"]
 
 
 class Started(NamedTuple):
@@ -50,6 +54,23 @@ def main_of(name: str) -> Callable[[Sequence[str]], int]:
             return left.code if isinstance(left.code, int) else MISTAKE
 
     return start
+
+
+def sit(file: Path, follow: Following) -> int:
+    """Run what a session file says, and what follows it in the same sitting; gives the exit status of the last run.
+
+    Parameters
+    ----------
+    file : Path
+    follow : Following
+        See :data:`rtevo.visit.Following`.
+    """
+    from rtevo.run import conduct
+    from rtevo.session.prepare import prepare
+    from rtevo.stops import Stops
+
+    with Stops() as stops:
+        return conduct(lambda: prepare(load(file), file), stops, lambda plan: follow)
 
 
 def fit_arguments(study: Study, planned: Planned, into: Path) -> list[str]:
