@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "KINDS",
+    "NAMES",
     "SCHEMA",
     "AlignedRecord",
     "End",
@@ -45,7 +46,6 @@ __all__ = [
     "VolumeRecord",
     "floats",
     "is_measured",
-    "record_of",
 ]
 
 SCHEMA = 1
@@ -82,7 +82,7 @@ class Record:
 
     def fields(self) -> dict[str, Any]:
         """Its own fields as the log holds them; those that are None are not there."""
-        values = ((name, getattr(self, name)) for name in _NAMES[type(self)])
+        values = ((name, getattr(self, name)) for name in NAMES[type(self)])
         return {**{name: _plain(value) for name, value in values if value is not None}, **(self.more or {})}
 
 
@@ -473,37 +473,11 @@ KINDS: dict[str, type[Record]] = {
     )
 } | dict.fromkeys(_LEVELS, Notice)  # fmt: skip
 _COMMON = ("seq", "clock_ns", "more")
-_NAMES = {
+NAMES = {
     kind: tuple(f.name for f in fields(kind) if f.name not in (*_COMMON, *(("level",) if kind is Notice else ())))
     for kind in {*KINDS.values()}
 } | {Other: ()}
-_KNOWN = {kind: frozenset(names) | {"seq", "clock_ns"} for kind, names in _NAMES.items()}
-_ARRAYS = {kind: tuple(n for n in ("latent", "embedding") if n in _NAMES[kind]) for kind in _NAMES}
 
 
 def _plain(value: Any) -> Any:
     return base64.b64encode(value.tobytes()).decode() if isinstance(value, np.ndarray) else value
-
-
-def record_of(found: Mapping[str, Any]) -> Record:
-    """Make a record of a line's JSON object.
-
-    Parameters
-    ----------
-    found : mapping
-        With the record's ``type``.
-    """
-    values = dict(found)
-    name = values.pop("type", "")
-    kind = KINDS.get(name, Other)
-    known, arrays = _KNOWN[kind], _ARRAYS[kind]
-    if not known.issuperset(values):
-        values["more"] = {key: values.pop(key) for key in list(values) if key not in known}
-    for array in arrays:
-        if isinstance(values.get(array), str):
-            values[array] = floats(values[array])
-    if kind is Notice:
-        values["level"] = name
-    elif kind is Other:
-        values["name"] = name
-    return kind(**values)

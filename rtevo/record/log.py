@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import Any
 
 from rtevo.errors import BusyError, DataError
-from rtevo.record.fitting import fits
-from rtevo.record.kinds import SCHEMA, EventRecord, Record, Start, record_of
+from rtevo.record.fitting import fits, record_of
+from rtevo.record.kinds import SCHEMA, EventRecord, Record, Start
 from rtevo.record.sealing import opened
 from rtevo.records import EventKind
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from rtevo.errors import ConfigError, DataError
 from rtevo.outside import parse_json
-from rtevo.record.kinds import FitnessRecord, Record, Sealed, Start, Unsealed, record_of
+from rtevo.record.fitting import record_of
+from rtevo.record.kinds import FitnessRecord, Record, Sealed, Start, Unsealed
 
 __all__ = ["SECRET_BYTES", "cipher_of", "is_sealed", "load_secret", "open_sealed", "opened", "seal", "sealed_told", "secret_of"]
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rtevo.decode import Learnt
     from rtevo.session.decoding import Decoding
 
-__all__ = ["STATE", "Before", "before_of", "keep", "save_decoder", "save_state"]
+__all__ = ["BEFORE", "STATE", "Before", "before_of", "keep", "save_decoder", "save_state"]
 
 STATE = "decoder-state"
 BEFORE, EVOLUTION_BEFORE = "decoder-before", "evolution-before.json"
