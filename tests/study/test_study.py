@@ -401,12 +401,15 @@ def test_in_one_sitting_the_next_run_of_the_visit_follows(sealed: Path) -> None:
     again = choose(out, summary, "again")
     assert again is not None
     assert again.session.run == 3
-    with LogWriter(Path(again.record.out).parent / "unused.jsonl") as log:  # the second attempt never left a log
-        log.append("start", {})
-    config = choose(Path(again.record.out), {}, "next")
+    assert again.decoder.continue_from == ""
+    (out / "decoder-state").mkdir()
+    config = choose(out, summary, "next")  # the second attempt could not be prepared, and the operator was asked again
     assert config is not None
-    assert load(sealed).attempts[0].excluded.startswith("it was stopped")
-    assert choose(Path(config.record.out), {}, "end") is None
+    assert config.session.run == 2
+    assert config.decoder.continue_from == str(out / "decoder-state")
+    (attempt, _) = load(sealed).attempts
+    assert attempt.excluded.startswith("it was stopped")
+    assert choose(out, summary, "end") is None
 
 
 def test_the_current_folder_or_one_above_it_is_the_study(
