@@ -24,6 +24,7 @@ SUBCOMMANDS = {
     "gate": ("calibrate",),
     "generate": ("get", "check"),
     "latent": ("fit", "import"),
+    "study": ("new", "status", "next", "override", "export", "unseal", "report", "plan"),
 }
 CALLS = [*COMMANDS, *(f"{name} {sub}" for name, subs in SUBCOMMANDS.items() for sub in subs)]
 
