@@ -56,7 +56,7 @@ def schedule_of(config: Config) -> tuple[Path, Mapping[str, Sequence[Picture]], 
     folder = Path(config.localizer.folder).resolve() if config.localizer.folder else BUILT_IN
     categories = read_folder(folder, config.presentation.background)
     session = config.session
-    seed = [session.seed, _ORDER, session.run, *session.participant.encode()]  # another run, another order
+    seed = [session.seed, _ORDER, session.run, *f"{session.participant}/{session.session}".encode()]  # another run, another order
     return folder, categories, make_schedule(config.localizer, categories, np.random.default_rng(seed))
 
 
