@@ -29,6 +29,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "init": Command("rtevo.init", "write a short session file for a scanner, or for a simulated one"),
     "run": Command("rtevo.run", "run a session, check one before it (--check), go on with one, compute one again"),
+    "study": Command("rtevo.study.__main__", "participants, visits and arms in one file: what comes next, what counts, unsealing"),
     "ingest": Command("rtevo.ingest.__main__", "list what a scanner has exported, convert a run"),
     "decode": Command("rtevo.decode.__main__", "build decoders, score recorded runs, carry a decoder to today's grid"),
     "latent": Command("rtevo.latent.__main__", "make a latent space: what evolution searches in"),

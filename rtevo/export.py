@@ -35,8 +35,8 @@ Row = dict[str, Any]
 TASK = "rtevo"
 BIDS_VERSION = "1.10.0"
 _OPTIONAL_COLUMNS = (
-    "note", "onset_error", "duration_error", "guessed", "dropped_frames", "rating", "response_time", "score", "score_se", "volumes_used",
-    "fitness",
+    "note", "probe", "onset_error", "duration_error", "guessed", "dropped_frames", "rating", "response_time", "score", "score_se",
+    "volumes_used", "fitness",
 )  # fmt: skip
 
 _EVENTS = {
@@ -53,6 +53,7 @@ _EVENTS = {
     },
     "generation": {"Description": "Generation that the image belongs to, 0 = first."},
     "candidate": {"Description": "Number of the image in its generation."},
+    "probe": {"Description": "Number of the probe, an image that is shown again and again; n/a: a candidate of evolution."},
     "onset_error": {"Description": "Bound of the onset's error: of the stimulus computer's clock, and of a stalled screen.", "Units": "s"},
     "duration_error": {"Description": "Bound of the duration's error.", "Units": "s"},
     "guessed": {
@@ -154,8 +155,7 @@ def _open(out: Path, bids: Path) -> _Run:
         )
     if absent:
         print(f"rtevo: {out / 'volumes'}: {len(absent)} volumes that came are not there: MissingVolumes lists them", file=sys.stderr)
-    existing = sorted(bids.glob(f"{run.prefix}_*"))
-    if existing:
+    if existing := sorted(bids.glob(f"{run.prefix}_*")):
         raise DataError(f"{existing[0]}: exists already, nothing is overwritten; set another [session] run, or another BIDS_DIR")
     if bids.exists() and any(bids.iterdir()) and not (bids / "dataset_description.json").exists():
         raise DataError(f"{bids}: expected an empty folder or a BIDS data set (with dataset_description.json)")

@@ -240,8 +240,11 @@ def _complete(plan: Plan, supervisor: Supervisor, status: str, reason: str) -> d
         with LogWriter(plan.out / LOG) as log:
             if truth := hidden_truth(plan.out):
                 log.append("truth", {"preferences": truth}, clock_ns)
-            end = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "status": status, "reason": reason, "condition": plan.condition}
+            drove = plan.config.session.condition if plan.config.evolution.sealed else plan.condition
+            end = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "status": status, "reason": reason, "condition": drove}
             statistics, warnings = supervisor.ring_statistics(), supervisor.warnings
+            if plan.config.evolution.sealed:  # how much evolution is told depends on what drives it
+                statistics.pop("fitness", None)
             log.append("end", {**end, "generator": painter, "rings": statistics, "warnings": warnings}, clock_ns)
         return finalise(plan.out)
     except OSError as error:

@@ -5,7 +5,7 @@ the same table that :func:`load` checks against, so that the two cannot drift ap
 ``rules``: what must go together; ``file``: reading and writing.
 """
 
-from rtevo.config.file import absolute, build, choices, dump, example, load, overrides_of, recorded
+from rtevo.config.file import absolute, build, choices, dump, example, load, overrides_of, recorded, section
 from rtevo.config.keys import suggested_label
 from rtevo.config.rules import presentation_settings, presenter_is_outside
 from rtevo.config.sections import Config, Console, Generator
@@ -24,5 +24,6 @@ __all__ = [
     "presentation_settings",
     "presenter_is_outside",
     "recorded",
+    "section",
     "suggested_label",
 ]

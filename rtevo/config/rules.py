@@ -118,6 +118,11 @@ def _evolution(config: Config, origin: str) -> list[str]:
     for wanted, key in (("yoked", "yoked_to"), ("blinded", "blinding_key")):
         if condition == wanted and not getattr(evolution, key):
             found.append(f"{origin} [evolution] {key}: expected a file for condition {wanted!r}, got none")
+    if evolution.sealed and (condition != "blinded" or not evolution.blinding_secret):
+        found.append(
+            f"{origin} [evolution] sealed: expected condition 'blinded' and a blinding_secret, got {condition!r} and "
+            f"{evolution.blinding_secret!r}"
+        )
     if evolution.stop_gain and evolution.strategy != "surrogate":
         found.append(f"{origin} [evolution] stop_gain: expected 0 for strategy {evolution.strategy!r}, got {evolution.stop_gain:g}")
     if (images := evolution.generations * evolution.population) > MOST_IMAGES:

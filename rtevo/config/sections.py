@@ -85,6 +85,20 @@ class Acquisition:
         "empty = the one that looks functional; what was there before the session is taken only by number or UID",
     )
     tr_s: float = key(0.0, "repetition time, s; 0 = from the headers (watch: must be given)", *at_least(0))
+    patient_id: str = key(
+        "", "what the scanner's PatientID must be, * and ? allowed: another one stops the run before the first image; empty = not looked at"
+    )
+    study_date: str = key(
+        "",
+        "what the scanner's study date must be: today, or YYYYMMDD; another stops the run before the first image; empty = not looked at",
+        "today, or eight digits",
+        lambda x: x in ("", "today") or (len(x) == 8 and x.isascii() and x.isdigit()),
+    )
+    anonymous: str = key(
+        "accept",
+        "patient_id, study_date: headers that say nothing of it (the scanner anonymises, scripts push): accept, refuse",
+        **one_of("accept", "refuse"),
+    )
     largest: tuple[int, ...] = key(
         (128, 128, 96),
         "watch: voxels along X, Y, Z of the largest volume that the scanner may send (their product counts): room for it is kept",
@@ -199,9 +213,17 @@ class Evolution:
         0, "every so manieth image is a probe, to track drift and reliability; 0 = none", "0 or >= 2", lambda x: x == 0 or x >= 2
     )
     probes: int = key(2, "different probes, shown in turn; the same in every session of a latent space", *at_least(1))
-    yoked_to: str = key("", "condition yoked: folder of the session whose scores are used, or the trials.tsv in it", path="file or folder")
+    yoked_to: str = key(
+        "", "condition yoked: folder of the session whose scores are used, or the trials.tsv in it, or a study's sealed file of scores",
+        path="file or folder",
+    )  # fmt: skip
     blinding_key: str = key("", "condition blinded: file made by `python -m rtevo.evolve blind`", path="file")
     blinding_secret: str = key("", "condition blinded: the secret that the key was made with (--secret); empty = none", path="file")
+    sealed: bool = key(
+        False,
+        "condition blinded, with blinding_secret: what drives the run is kept from its log, tables, summary and report also after its end, "
+        "until its study is unsealed",
+    )
     continue_from: str = key(
         "", "evolution.json of an earlier run, or its folder: evolution goes on from there", path="file or folder", once="resume"
     )
@@ -247,6 +269,9 @@ class Generator:
     )
     threads: int = key(1, "CPU threads of torch; one is fastest where other processes are busy", *at_least(1))
     same_noise: bool = key(True, "every image starts from the same noise, so that a picture depends on its embedding alone")
+    noise_seed: int = key(
+        0, "seed of that noise: with one number in all runs a probe is the same picture in all; 0 = the session's", *at_least(0)
+    )
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,8 @@ def _check(session: RecordedSession, recorded: Config, config: Config) -> None:
             [f"[{s}] {k}: expected {before[s][k]!r} as in the session that is computed again, got {now[s][k]!r}" for s, k in fixed]
         )
     absent = [index for index in session.absent if index not in session.unsaved]
+    if session.sealed:
+        raise DataError(f"--rerun {out}: the session is sealed, and what is computed would show what drove it: unseal its study first")
     if not session.came:
         raise DataError(f"--rerun {out}: expected at least one volume, the session recorded none")
     if absent:

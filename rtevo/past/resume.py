@@ -139,7 +139,7 @@ def _check_unfinished(session: RecordedSession) -> None:
     out = session.out
     if not session.log:
         raise DataError(f"--resume {out}: nothing was recorded before the session was interrupted: start it anew")
-    if session.log[-1] is session.end and session.status == "completed":
+    if session.parts[-1].ended_well and session.status == "completed":
         raise ConfigError(
             f"--resume {out}: the session was completed, there is nothing left of it to run; --evolution-from lets a new session's "
             "evolution go on from it"

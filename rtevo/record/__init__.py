@@ -23,8 +23,10 @@ from rtevo.record.kinds import (
     Record,
     RefusedRecord,
     ScoreRecord,
+    Sealed,
     Start,
     Truth,
+    Unsealed,
     VolumeRecord,
     floats,
     is_measured,
@@ -34,6 +36,7 @@ from rtevo.record.log import LOG, LogFollower, LogWriter, hold, read_log, skip_d
 from rtevo.record.parts import Part, earlier, of_kind, parts
 from rtevo.record.recorder import Recorder, compact, image_path, placement_folder, reference_path, refused_path, volume_path
 from rtevo.record.reserve import release, reserve
+from rtevo.record.sealing import SECRET_BYTES, cipher_of, is_sealed, load_secret, open_sealed, seal, secret_of
 from rtevo.record.session import Images, RecordedSession, evolution_of, finalise, load
 from rtevo.record.tables import MOTION, TRIALS, frame, hidden_truth, write_table
 from rtevo.record.waits import Holding, Painting, held
@@ -42,6 +45,7 @@ __all__ = [
     "LOG",
     "MOTION",
     "SCHEMA",
+    "SECRET_BYTES",
     "TRIALS",
     "AlignedRecord",
     "End",
@@ -65,9 +69,12 @@ __all__ = [
     "Recorder",
     "RefusedRecord",
     "ScoreRecord",
+    "Sealed",
     "Start",
     "Truth",
+    "Unsealed",
     "VolumeRecord",
+    "cipher_of",
     "compact",
     "earlier",
     "evolution_of",
@@ -79,8 +86,11 @@ __all__ = [
     "hold",
     "image_path",
     "is_measured",
+    "is_sealed",
     "load",
+    "load_secret",
     "of_kind",
+    "open_sealed",
     "parts",
     "placement_folder",
     "read_log",
@@ -89,6 +99,8 @@ __all__ = [
     "refused_path",
     "release",
     "reserve",
+    "seal",
+    "secret_of",
     "skip_damaged",
     "volume_path",
     "write_table",

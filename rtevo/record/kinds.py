@@ -38,8 +38,10 @@ __all__ = [
     "Record",
     "RefusedRecord",
     "ScoreRecord",
+    "Sealed",
     "Start",
     "Truth",
+    "Unsealed",
     "VolumeRecord",
     "floats",
     "is_measured",
@@ -386,7 +388,7 @@ class End(Record):
     reason : str
         Why it failed.
     condition : str
-        What drove evolution, also of a blinded session.
+        What drove evolution, also of a blinded session; ``blinded`` of a sealed one.
     generator : str
         What painted, in its own words.
     rings : dict of dict
@@ -403,6 +405,36 @@ class End(Record):
     generator: str | None = None
     rings: Mapping[str, Any] | None = None
     warnings: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sealed(Record):
+    """What evolution was told after one score, in a session that is sealed: see :mod:`rtevo.record.sealing`.
+
+    data : str
+        Hexadecimal.
+    """
+
+    TYPE: ClassVar[str] = "sealed"
+    data: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Unsealed(Record):
+    """The study was unsealed, and from here on the session shows what drove it.
+
+    condition, secret : str
+        What drove evolution, and what opens `sealed` records (hexadecimal).
+    by, why, at : str
+        Who unsealed it, for what reason, and when (ISO 8601).
+    """
+
+    TYPE: ClassVar[str] = "unsealed"
+    condition: str = ""
+    secret: str = ""
+    by: str = ""
+    why: str = ""
+    at: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -428,7 +460,7 @@ KINDS: dict[str, type[Record]] = {
     kind.TYPE: kind
     for kind in (
         Start, GridRecord, VolumeRecord, AlignedRecord, PlacementRecord, ScoreRecord, FitnessRecord, LatentRecord, ImageRecord,
-        RefusedRecord, EventRecord, Truth, Lost, End,
+        RefusedRecord, EventRecord, Truth, Lost, End, Sealed, Unsealed,
     )
 } | dict.fromkeys(_LEVELS, Notice)  # fmt: skip
 _COMMON = ("seq", "clock_ns", "more")

@@ -14,11 +14,12 @@ import tomllib
 from numpy.typing import NDArray
 
 from rtevo.errors import DataError
-from rtevo.outside import read_json, read_regular, shown
-from rtevo.record.kinds import End, EventRecord, ImageRecord, Start, VolumeRecord
+from rtevo.outside import MOST_JSON, parse_json, read_regular, shown
+from rtevo.record.kinds import End, EventRecord, ImageRecord, Start, Unsealed, VolumeRecord
 from rtevo.record.log import LOG, read_log, read_up_to_damage
 from rtevo.record.parts import Part, RecordT, of_kind, parts
 from rtevo.record.recorder import image_path, volume_path
+from rtevo.record.sealing import is_sealed, open_sealed, secret_of
 from rtevo.record.tables import Row, aligned_volumes, hidden_truth, motion_frame, summarise, trial_rows, trials_frame, write_table
 from rtevo.records import EventKind, Grid, RunClock, VolumeFlag
 
@@ -130,6 +131,12 @@ class RecordedSession:
         return (self.end.status if self.end else None) or "unfinished"
 
     @property
+    def sealed(self) -> bool:
+        """Whether nobody may know yet what drove it: tables, summary and report then hide it, also after its end."""
+        evolution = (self.start.settings or {}).get("evolution", {})
+        return bool(evolution.get("sealed")) and not self.records(Unsealed)
+
+    @property
     def versions(self) -> list[str]:
         """Versions of rtevo that recorded it."""
         return list(dict.fromkeys(part.start.rtevo for part in self.parts))
@@ -177,7 +184,8 @@ class RecordedSession:
     @cached_property
     def trials(self) -> DataFrame:
         """A row for each image in the order of presentation, as in ``trials.tsv``: columns in `rtevo.record.TRIALS`."""
-        return trials_frame(self.rows, len(self.parts) > 1)
+        rows = [{**row, "fitness": None} for row in self.rows] if self.sealed else self.rows
+        return trials_frame(rows, len(self.parts) > 1)
 
     @cached_property
     def motion(self) -> DataFrame:
@@ -212,7 +220,8 @@ class RecordedSession:
     @cached_property
     def summary(self) -> Row:
         """What ``summary.json`` holds; its schema is in the README."""
-        return summarise(self.parts, self.rows)
+        found = summarise(self.parts, [{**row, "fitness": None} for row in self.rows] if self.sealed else self.rows)
+        return found | {"condition": told[-1].condition} if (told := self.records(Unsealed)) else found
 
     # --- what the log tells of ----------------------------------------------------------------------------------------------------------
 
@@ -346,8 +355,11 @@ def evolution_of(place: Path) -> Row:
 
     Raises
     ------
-    OSError, ValueError, DataError
-        It cannot be read.
+    OSError, ValueError, DataError, ConfigError
+        It cannot be read, or opened where it is sealed.
     """
     path = place / EVOLUTION if place.is_dir() else place
-    return dict(read_json(path, digits=STATE_DIGITS))
+    data = read_regular(path, MOST_JSON)
+    if is_sealed(data):
+        data = open_sealed(data, secret_of(RecordedSession(path.parent).start.settings or {}))
+    return dict(parse_json(data, digits=STATE_DIGITS))

@@ -100,7 +100,7 @@ def fitness(ax: Axes, session: Session, controls: Sequence[Session] = ()) -> Non
     """Draw every image's fitness, generations' means with standard errors, controls, and a simulated participant's true response."""
     generations = session.generations
     if session.blinded:
-        _nothing(ax, "hidden while the blinded session goes on", "Fitness by generation")
+        _nothing(ax, "hidden: the session is blinded", "Fitness by generation")
         return
     name = "score" if session.condition == "random" else "fitness"
     drawn = _course(ax, session.evolved, name, generations, ACCENT, "-o", f"{what(session)} (n = {_known(session.evolved, name)})")
@@ -167,7 +167,7 @@ def responses(ax: Axes, session: Session) -> None:
     title = "Response to each image ± standard error, in order of presentation"
     shown = [t for t in session.trials if t["onset"] is not None and t.get("score") is not None]
     if session.blinded or not shown:
-        _nothing(ax, "hidden while the blinded session goes on" if session.blinded else "no image was scored", title)
+        _nothing(ax, "hidden: the session is blinded" if session.blinded else "no image was scored", title)
         return
     for generation in session.generations[1::2]:
         own = [t["onset"] for t in session.evolved if int(t["generation"]) == generation and t["onset"] is not None]

@@ -91,7 +91,7 @@ class Session:
     held_s : list of float
         When fixation was held for want of an image, s from the first volume.
     blinded : bool
-        The session goes on, and nobody may know what drives it: scores and condition are left out.
+        The session goes on or is sealed, and nobody may know what drives it: scores and condition are left out.
     painter : str
         What the generator said of itself.
     presenter : str
@@ -180,7 +180,7 @@ def gather(out: Path) -> Session:
         learnt=_learnt(recorded),
     )
     hidden = settings["session"]["condition"] == "blinded" or settings["safety"]["approval"] != "none"  # who chooses must not know
-    if hidden and recorded.end is None:
+    if (hidden and recorded.end is None) or recorded.sealed:
         return _blind(session)
     return session
 

@@ -79,7 +79,7 @@ def render(template: Path, **values: Any) -> str:
 
 def _images_note(session: Session) -> str:
     if session.blinded:
-        return "Scores are hidden while the blinded session goes on."
+        return "Scores are hidden: the session is blinded."
     if session.condition == "ratings":
         return "Below each image its rating; the fittest of a generation framed."
     return (

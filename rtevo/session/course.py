@@ -14,13 +14,15 @@ from rtevo import evolve
 from rtevo.config import Config
 from rtevo.errors import ConfigError, DataError
 from rtevo.latent import Avoid, LatentSpace
-from rtevo.record import RecordedSession, evolution_of
+from rtevo.outside import read_regular
+from rtevo.record import RecordedSession, evolution_of, is_sealed, open_sealed
 from rtevo.session.blinding import CONDITIONS, condition_of, load_secret, read_key, scramble
 from rtevo.session.safety import Adjustment
 
-__all__ = ["CONDITIONS", "check", "course_settings", "make_course", "resolve_condition", "scramble", "state_of"]
+__all__ = ["CONDITIONS", "check", "course_settings", "fitness_of", "make_course", "resolve_condition", "scramble", "state_of"]
 
 AHEAD = {"none": 1, "veto": 3, "each": 3}  # images asked for ahead, at least: who approves needs time
+MOST_FEEDBACK = 1 << 24  # bytes of a sealed file
 _PROBE_SEED = 20_000_523  # probes are the same in every session
 _SHAM, _PROBES, _AVOID = 1, 2, 3  # streams of random numbers beside evolution's own
 
@@ -57,7 +59,7 @@ def make_course(config: Config, condition: str, space: LatentSpace, avoid: Avoid
     if condition == "sham":
         feedback = evolve.Sham(np.random.default_rng([seed, _SHAM]))
     elif condition == "yoked":
-        feedback = evolve.Yoked(_recorded(e.yoked_to))
+        feedback = evolve.Yoked(_recorded(e.yoked_to, e.blinding_secret))
     probes = np.random.default_rng([_PROBE_SEED, _PROBES]).standard_normal((e.probes, space.latent_size))
     course = evolve.Course(
         _evolver(config, condition, space),
@@ -108,13 +110,20 @@ def _adjustment(config: Config, space: LatentSpace, avoid: Avoid | None) -> Adju
     return Adjustment(space, config.evolution.norm_limits, avoid, rng, config.safety.keep_away)
 
 
-def _recorded(name: str) -> NDArray[np.float64]:
-    """Read the fitness of a recorded session's candidates, in the order in which they were asked for."""
-    out = Path(name) if Path(name).is_dir() else Path(name).parent
+def _recorded(name: str, secret: str) -> NDArray[np.float64]:
+    """Read the fitness of a recorded session's candidates, in the order in which they were asked for: from its folder, or sealed."""
+    path = Path(name)
     try:
-        rows = [row for row in RecordedSession(out).rows if row.get("probe") is None]
-    except (OSError, DataError) as problem:
+        if path.is_file() and is_sealed(data := read_regular(path, MOST_FEEDBACK)):
+            return np.frombuffer(open_sealed(data, load_secret(Path(secret))), "<f8")
+        return fitness_of(RecordedSession(path if path.is_dir() else path.parent))
+    except (OSError, ValueError, DataError) as problem:
         raise ConfigError(f"[evolution] yoked_to: expected the folder of a session, got {name!r}: {problem}") from None
+
+
+def fitness_of(session: RecordedSession) -> NDArray[np.float64]:
+    """Return what evolution was told last of each candidate: float64 (candidates,), in the order in which they were asked for."""
+    rows = [row for row in session.rows if row.get("probe") is None]
     rows.sort(key=lambda row: (row["generation"], row["candidate"]))
     return np.array([row.get("fitness", math.nan) for row in rows], np.float64)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import math
@@ -12,11 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rtevo.errors import GeometryError
+from rtevo.errors import DataError, GeometryError
 from rtevo.ingest import Volume
 from rtevo.ingest.header import Likeness
 from rtevo.records import ACQUISITION_BYTES, Grid, RunClock, VolumeFlag, put_volume
 from rtevo.session.context import Context
+from rtevo.session.identity import misnamed
 from rtevo.shm import Ring
 from rtevo.wire import KeyFile
 from rtevo.wire.keys import SUPPORT_FILE
@@ -231,6 +233,7 @@ class _Publisher:
         self._capacity, self._first = context.plan.capacity, context.plan.first_volume
         self._clock, self._tr_s = context.clock, context.plan.tr_s
         self._grid: Grid | None = None
+        self._settings, self._named = context.config.acquisition, False
 
     def publish(self, volume: Volume, source: Source) -> None:
         """Publish a volume; one that lies on another grid than the run's first is named, and is as good as missing.
@@ -239,7 +242,10 @@ class _Publisher:
         ------
         GeometryError
             The run's volumes are larger than the ring's places.
+        DataError
+            They are of another participant or day than the session is for.
         """
+        self._check_names(source)
         data, acquisition, flags = volume.data, {}, int(volume.flags)
         if data is not None and self._grid is None:
             self._grid = self._checked(volume)
@@ -256,6 +262,16 @@ class _Publisher:
             slot["ingested_ns"] = time.monotonic_ns()
         if data is not None:
             self._heard(volume.index)
+
+    def _check_names(self, source: Source) -> None:
+        """Compare the run's headers with whom the session is for, before its first volume goes on: without one nothing is shown."""
+        run: Any = getattr(getattr(source, "source", source), "run", None)
+        if self._named or (run is None and self._settings.anonymous == "accept"):
+            return
+        self._named = True
+        patient_id, study_date = ("", "") if run is None else (run.series.patient_id, run.series.study_date)
+        if problem := misnamed(self._settings, patient_id, study_date, datetime.date.today()):
+            raise DataError(problem)
 
     def _heard(self, index: int) -> None:
         """Note in the shared words that a volume of the run has come in, and after what time."""

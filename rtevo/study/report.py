@@ -305,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = p.parse_args(arguments)
 
     def work() -> None:
-        from rtevo.study import load  # type: ignore[attr-defined]
+        from rtevo.study import load
 
         study = load(options.study)
         group = gather_group(study, study.file.analysis)

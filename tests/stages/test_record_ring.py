@@ -66,6 +66,9 @@ class Written:
     def take(self, ring: str, slot: Any, clock_ns: int) -> None:
         self.taken.append(ring)
 
+    def flush(self) -> None:
+        """Nothing is held."""
+
 
 def test_no_effect_is_recorded_without_its_cause_though_both_came_while_the_rings_were_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, context, recorder, held = plan_of("none"), SimpleNamespace(clock=SimpleNamespace(now_ns=lambda: 0)), Written(), []

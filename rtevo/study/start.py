@@ -1,0 +1,75 @@
+"""How each kind of run is started: the one table of them. What is not there yet is said when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rtevo.command import MISTAKE
+from rtevo.errors import StudyError
+from rtevo.study.loading import Planned, Study
+
+__all__ = ["STARTED", "Started", "fit_arguments", "main_of"]
+
+
+class Started(NamedTuple):
+    """How a kind of run is started: the module whose ``main`` does it, and what it is in words."""
+
+    module: str
+    words: str
+
+
+STARTED = {
+    "scout": Started("rtevo.localizer", "volumes are received and motion is measured, nothing evolves"),
+    "localizer": Started("rtevo.localizer", "known pictures are shown"),
+    "fit": Started("rtevo.decode.__main__", "a decoder is made from the localizers"),
+    "loop": Started("rtevo.run", "images evolve"),
+    "ratings": Started("rtevo.run", "images evolve by the participant's ratings"),
+}
+RESUMES = "rtevo.run"  # goes on with a run of any kind that has a log
+
+
+def main_of(name: str) -> Callable[[Sequence[str]], int]:
+    """Return what starts a kind of run: takes the arguments of its command, gives its exit status.
+
+    Raises
+    ------
+    StudyError
+        This version of rtevo has no such part.
+    """
+    if importlib.util.find_spec(name) is None:
+        raise StudyError(f"{name}: expected a part of this version of rtevo, found none: such runs cannot be started with it")
+
+    def start(arguments: Sequence[str]) -> int:
+        try:
+            return int(importlib.import_module(name).main(list(arguments)))
+        except SystemExit as left:  # of a parser: it has said why
+            return left.code if isinstance(left.code, int) else MISTAKE
+
+    return start
+
+
+def fit_arguments(study: Study, planned: Planned, into: Path) -> list[str]:
+    """Return the arguments of `rtevo decode` that make a participant's decoder from the localizers that count so far.
+
+    Parameters
+    ----------
+    study : Study
+    planned : Planned
+        The fit.
+    into : Path
+        The decoder's folder, which is not there yet.
+
+    Raises
+    ------
+    StudyError
+        No localizer counts.
+    """
+    own = [a for a in study.attempts if a.participant == planned.participant and a.kind == "localizer" and a.counts]
+    if not own:
+        raise StudyError(f"{planned}: expected a localizer of the participant that counts, found none")
+    target = ["--target", study.file.fit.target] if study.file.fit.target else []
+    return ["fit", *(str(study.folder / a.folder) for a in own), *target, "--out", str(into)]
