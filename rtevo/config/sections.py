@@ -90,7 +90,8 @@ class Acquisition:
     )
     study_date: str = key(
         "",
-        "what the scanner's study date must be: today, or YYYYMMDD; another stops the run before the first image; empty = not looked at",
+        "what the scanner's study date must be: today (until 6 o'clock also the day before), or YYYYMMDD; another one stops the run before "
+        "the first image; empty = not looked at",
         "today, or eight digits",
         lambda x: x in ("", "today") or (len(x) == 8 and x.isascii() and x.isdigit()),
     )

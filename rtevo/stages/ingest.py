@@ -270,7 +270,7 @@ class _Publisher:
             return
         self._named = True
         patient_id, study_date = ("", "") if run is None else (run.series.patient_id, run.series.study_date)
-        if problem := misnamed(self._settings, patient_id, study_date, datetime.date.today()):
+        if problem := misnamed(self._settings, patient_id, study_date, datetime.datetime.now()):
             raise DataError(problem)
 
     def _heard(self, index: int) -> None:

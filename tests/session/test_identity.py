@@ -18,7 +18,7 @@ from rtevo.session.identity import misnamed
 from rtevo.stages.ingest import _Publisher
 from tests.ingest.conftest import SLICES, Made
 
-DAY = datetime.date(2026, 1, 2)
+DAY = datetime.datetime(2026, 1, 2, 10, 15)
 
 
 def settings(**keys: Any) -> Any:
@@ -42,6 +42,13 @@ def test_headers_are_compared_with_what_the_session_expects(keys: dict[str, Any]
     problem = misnamed(settings(**keys), *found, DAY)
     assert said in problem
     assert bool(said) == bool(problem)
+
+
+def test_a_visit_may_go_on_after_midnight() -> None:
+    night = DAY.replace(hour=0)
+    assert misnamed(settings(study_date="today"), "", "20260101", night) == ""
+    assert "found '20251231'" in misnamed(settings(study_date="today"), "", "20251231", night)
+    assert "found 'S08'" in misnamed(settings(study_date="today", patient_id="S07"), "S08", "20260101", night)
 
 
 def test_a_study_date_is_today_or_eight_digits() -> None:

@@ -229,6 +229,39 @@ def test_runs_of_a_participant_go_on_from_each_other_and_probes_are_the_same_pic
     assert one.generator.noise_seed == other.generator.noise_seed > 0
 
 
+def test_the_scanner_is_asked_for_the_participant_unless_somebody_signs(tmp_path: Path) -> None:
+    more = '[identity]\npatient_id = "FACES_{participant}*"\nstudy_date = "today"\nanonymous = "refuse"\n'
+    folder = write(tmp_path / "study", more=more, arms=["brain", "sham"])
+    new(folder)
+    planned = load(folder).planned("02")[0]
+    asked = load_config(Path(begin(load(folder), planned)[1][0])).acquisition
+    assert (asked.patient_id, asked.study_date, asked.anonymous) == ("FACES_02*", "today", "refuse")
+    assert main(["override", "02", "--what", "identity", "--by", "N. N.", "--why", "registered as 20", "--study", str(folder)]) == 0
+    asked = load_config(Path(begin(load(folder), planned)[1][0])).acquisition
+    assert (asked.patient_id, asked.study_date) == ("", "")
+
+
+def test_objectives_take_turns_and_evolution_goes_on_within_one(tmp_path: Path) -> None:
+    folder = write(tmp_path / "study", runs='"loop"', arms=["brain", "sham"], participants=["01", "02"], counterbalance=["face", "place"])
+    (folder / "maps").mkdir()
+    visits = "".join(f'[[visits]]\nlabel = "{label}"\nruns = ["loop"]\ndecoder = "maps"\n' for label in "abc")
+    text = (folder / "study.toml").read_text()
+    (folder / "study.toml").write_text(text[: text.index("[[visits]]")] + visits)
+    new(folder)
+    first = {}
+    for who in ("01", "02"):
+        study = load(folder)
+        goals = [study.objective(who, planned.visit) for planned in study.planned(who)]
+        assert goals in (["face", "place", "face"], ["place", "face", "place"])
+        first[who] = goals[0]
+        one = ran(folder, who)
+        configs = [load_config(Path(begin(load(folder), planned)[1][0])) for planned in load(folder).planned(who)[1:]]
+        assert [config.decoder.objective for config in configs] == goals[1:]
+        assert [config.evolution.continue_from for config in configs] == ["", str(folder / one)]
+        assert configs[0].decoder.folder == str(folder / "maps")
+    assert set(first.values()) == {"face", "place"}
+
+
 def test_everybody_waits_for_the_earlier_blocks_alike_and_gets_a_file_of_scores_of_one_length(sealed: Path) -> None:
     for who in ("03", "04", "05"):
         planned = load(sealed).following(who)
