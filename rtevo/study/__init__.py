@@ -2,9 +2,11 @@
 
 ``file`` reads ``study.toml``; ``allocation`` draws the arms; ``ledger`` is the append-only log of what happened; ``loading`` is the study,
 read; ``next`` starts what comes next for a participant (``settings`` fills its session file in, ``start`` knows how each kind of run is
-started, ``counting`` whether it counts); ``unseal`` opens the arms, ``export`` writes all of it as one BIDS data set; ``report`` and
-``analysis`` are the group, ``power`` says how many participants are needed. Nothing shows an arm before a study is unsealed: docs/study.md
-says what is sealed how.
+started, ``counting`` whether it counts); ``unseal`` opens the arms, ``export`` writes all of it as one BIDS data set. Nothing shows an arm
+before a study is unsealed: docs/study.md says what is sealed how.
+
+``analysis`` says what a study found (one summary a participant, a randomisation test), ``mixed`` is the model beside it; ``group`` asks
+them of a study, ``report``, ``figures`` and ``checklist`` write its page. ``power`` simulates whole studies before there is one.
 """
 
 from rtevo.study.loading import Study, StudyRun, load

@@ -130,8 +130,8 @@ class StudyFile:
     visits : tuple of Visit
     fit : Fit
     exclusion : Exclusion
-    analysis : Analysis
     identity : Identity
+    analysis : Analysis
     folder : Path
         That relative paths are taken from.
     text : str
@@ -143,8 +143,8 @@ class StudyFile:
     visits: tuple[Visit, ...] = ()
     fit: Fit = field(default_factory=Fit)
     exclusion: Exclusion = field(default_factory=Exclusion)
-    analysis: Analysis = field(default_factory=Analysis)
     identity: Identity = field(default_factory=Identity)
+    analysis: Analysis = field(default_factory=Analysis)
     folder: Path = Path()
     text: str = field(default="", repr=False)
 
@@ -227,9 +227,8 @@ def _together(found: StudyFile, tables: Mapping[str, Any], origin: str) -> list[
         mistakes.append(
             f"{origin} [study] participants: expected at least one for each of {len(design.arms)} arms, got {len(design.participants)}"
         )
-    if "analysis" in tables and found.analysis.treated not in design.arms:
-        arms = ", ".join(design.arms)
-        mistakes.append(f"{origin} [analysis] treated: expected one of the arms ({arms}), got {found.analysis.treated!r}")
+    if len(design.arms) > 1 and found.analysis.treated not in design.arms:
+        mistakes.append(f"{origin} [analysis] treated: expected one of the arms ({', '.join(design.arms)}), got {found.analysis.treated!r}")
     mistakes += _objectives(found, origin) + _paths(found, origin)
     kinds = [kind for visit in found.visits for kind in visit.runs]
     if "fit" in kinds and "localizer" not in kinds[: kinds.index("fit")]:

@@ -160,6 +160,8 @@ def test_after_it_is_unsealed_the_arms_and_one_valid_data_set_are_there(told: To
     sealed = study.table()
     assert not {"arm", "fitness"} & set(sealed)
     where = ("--study", str(told.folder))
+    assert "report.html" in told.do("sealed report", "report", *where, "--to", str(tmp_path / "sealed")), told.printed["sealed report"]
+    assert not any(b"sham" in path.read_bytes() for path in (tmp_path / "sealed").iterdir())
     said = told.do("unsealed", "unseal", "--by", "N. N.", "--why", "all runs are done", *where)
     study = load(told.folder)
     arms = study.arms()
@@ -176,6 +178,8 @@ def test_after_it_is_unsealed_the_arms_and_one_valid_data_set_are_there(told: To
     record = entries(told.folder)[-1]
     assert (record.kind, record["by"], record["why"], record["complete"]) == ("unsealed", "N. N.", "all runs are done", True)
 
+    assert "effects.csv" in told.do("report", "report", *where, "--to", str(tmp_path / "report")), told.printed["report"]
+    assert "brain (1 participants), sham (1 participants)" in (tmp_path / "report" / "checklist.csv").read_text()
     assert "the BIDS validator found no error" in told.do("export", "export", str(tmp_path / "bids"), *where), told.printed["export"]
     people = (tmp_path / "bids" / "participants.tsv").read_text().splitlines()
     assert people == ["participant_id\tgroup\tpair", *(f"sub-{who}\t{arm}\tblock-01" for who, arm in arms.items())]
