@@ -165,9 +165,10 @@ def following_run(folder: Path, participant: str, again: int | None, ask: Ask, t
             else:
                 status = main_of(STARTED[planned.kind].module)(arguments)
                 ended = [close(study, last, failed=status != 0)]
+    plan = {each.slot: each for each in study.planned(participant)}
     for one in ended:
         if one.status != "not begun":
-            tell(f"{one.folder}: {one.status}, " + ("counts" if one.counts else f"does not count: {one.excluded}"))
+            tell(f"{plan[one.slot]}: {one.status}, " + ("counts" if one.counts else f"does not count: {one.excluded}"))
     coming = Study(folder).following(participant)
     tell(f"next: {coming}" if coming else f"participant {participant} has done all runs")
     done = bool(ended) and ended[-1].status == "completed"
