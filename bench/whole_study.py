@@ -9,6 +9,7 @@ and exported as BIDS.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -84,8 +85,7 @@ def participant_runs(folder: Path, who: str) -> dict[str, int]:
         tried = load(folder).tried(planned.slot)
         rng = np.random.default_rng([int(who), int(planned.visit.label), planned.number, len(tried)])
         if tried:
-            done("next", who, "--resume", *where)
-            found["resumed"] += 1
+            found["resumed"] += "goes on in" in done("next", who, "--resume", *where)
         elif (drawn := rng.random()) < KILLED_WITHIN + KILLED_BETWEEN:
             kind = "killed within" if drawn < KILLED_WITHIN else "killed between"
             kill(folder, who, int(rng.integers(20, 80)) if kind == "killed within" else 0)
@@ -107,10 +107,8 @@ def kill(folder: Path, who: str, records: int) -> None:
         if not records and {path for path in (folder / f"sub-{who}").glob("ses-*/run-*/summary.json")} - before:
             break
         time.sleep(LOOK_S)
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it was faster
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:  # it was faster
-        pass
     process.communicate()
 
 
@@ -129,10 +127,9 @@ def main() -> None:
         labels = ", ".join(f'"{k:02d}"' for k in range(1, options.participants + 1))
         (folder / "session.toml").write_text(SESSION.format(generations=options.generations))
         (folder / "study.toml").write_text(STUDY.format(participants=labels))
-        n = str(options.participants // 2)
-        print(
-            done("plan", "--participants", n, "--runs", "6", "--studies", str(options.studies), "--jobs", "0", "--to", str(folder / "plan"))
-        )
+        minutes, half, n = str(options.generations * 5 * 4 / 60), str(options.participants // 2), str(options.studies)
+        sizes = ("--minutes", minutes, "--cnr", "1", "--participants", half, "--runs", "6", "--studies", n)
+        print(done("plan", *sizes, "--jobs", "0", "--out", str(folder / "plan")))
         print(done("new", str(folder)))
     began = time.monotonic()
     with ThreadPoolExecutor(options.jobs) as pool:
