@@ -91,9 +91,8 @@ class Supervisor:
         self._stack.callback(shutil.rmtree, self.plan.runtime, ignore_errors=True)
         self.silence = Silence(self.plan, self.clock)
         self.rings: dict[str, Ring] = create_rings(self.plan, self._stack)
-        self._conductor = Conductor(
-            self.clock, self.rings, self.plan.devices, lambda: self.children["bridge"].done, self._hear, self.plan.localizer
-        )
+        devices, localizer = self.plan.devices, self.plan.localizer
+        self._conductor = Conductor(self.clock, self.rings, devices, lambda: self.children["bridge"].done, self._hear, localizer)
         self.on_log("DEBUG", f"session {self.plan.name}")
         return self
 
@@ -160,8 +159,7 @@ class Supervisor:
 
     def _wait_for_operator(self) -> None:
         """Let the session begin when the operator says so, where there is a console."""
-        console = self.children.get("console")
-        self.clock.set("waiting", int(console is not None))
+        self.clock.set("waiting", int("console" in self.children))
         while self.clock.get("waiting") and not self.children["console"].done:
             self.on_progress("everything is ready, waiting for Start at the console")
             self.pump(0.2)
@@ -410,8 +408,7 @@ class Supervisor:
         silence, clock = self.silence, self.clock
         if clock.ending or clock.get("drain") or self.children["bridge"].done:
             return
-        now_s = clock.now_s()
-        news = silence.look(now_s)
+        news = silence.look(now_s := clock.now_s())
         if news is not None and news.alarm:
             self._warn(news.text, alarm=True)
             clock.set("held", int(news.hold))
