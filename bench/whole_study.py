@@ -127,7 +127,7 @@ def main() -> None:
         labels = ", ".join(f'"{k:02d}"' for k in range(1, options.participants + 1))
         (folder / "session.toml").write_text(SESSION.format(generations=options.generations))
         (folder / "study.toml").write_text(STUDY.format(participants=labels))
-        minutes, half, n = str(options.generations * 5 * 4 / 60), str(options.participants // 2), str(options.studies)
+        minutes, half, n = str(max(2.0, options.generations * 5 * 4 / 60)), str(options.participants // 2), str(options.studies)
         sizes = ("--minutes", minutes, "--cnr", "1", "--participants", half, "--runs", "6", "--studies", n)
         print(done("plan", *sizes, "--jobs", "0", "--out", str(folder / "plan")))
         print(done("new", str(folder)))
