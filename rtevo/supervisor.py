@@ -449,6 +449,7 @@ class Supervisor:
 
     def part(self) -> None:
         """Let the observers go, now that it is known what follows."""
+        self._interrupts = self._interrupts_told = 0
         self.clock.set("parted", 1)
         deadline = time.monotonic() + PART_S
         while any(not child.done for child in self.children.values()) and time.monotonic() < deadline:
@@ -494,7 +495,5 @@ class Supervisor:
 
 def _ordered(plan: Plan) -> list[tuple[str, str]]:
     """Read what the operator wanted of images in the earlier parts of a session."""
-    if not plan.part:
-        return []
-    notices = of_kind(earlier(plan.out, plan.part), Notice)
+    notices = of_kind(earlier(plan.out, plan.part), Notice) if plan.part else ()
     return [(n.action, n.text) for n in notices if n.level == "operator" and n.action in ORDERS and n.text]

@@ -167,6 +167,8 @@ def _run(plan: Plan, stops: Stops, between: _Between | None = None, standing: St
         held.close()
         if failure is not None and between is None:
             raise failure
+        if between is not None and status == "restarted":
+            between.go_on(supervisor)
         if between is None or status == "restarted":
             return _Ended(summary)
         return _Ended(summary, failure, between.find(display, supervisor, summary, failure))
@@ -227,7 +229,7 @@ class _Between:
         self._plan, self._stops, self._following = plan, stops, following
         self._outside = presenter_is_outside(plan.config)
         self._series: tuple[str, ...] = ()
-        self._stopped = False
+        self._heard, self._stopped = stops.count, False
 
     def find(self, display: Status, supervisor: Supervisor, summary: dict[str, Any], failure: StageError | None) -> Plan | None:
         """Return the plan of what follows; None where the visit is over."""
@@ -240,16 +242,22 @@ class _Between:
         closing_words(summary, self._plan.out, display.console if display.console.is_terminal else None)
         with self._stops.heard_by(lambda: self._stop(supervisor)):
             found = self._prepared(display, supervisor, summary)
-            if found is not None and self._stopped:
-                _discard(found)
-                found = None
             if found is None:
                 supervisor.clock.set("chosen", bit_of("end"))
             supervisor.part()
+            if found is not None and self._stopped:
+                _discard(found)
+                self._farewell()
+                found = None
         return found
 
+    def go_on(self, supervisor: Supervisor) -> None:
+        """Let the observers go where the run goes on at once, with another run of the scanner: the page comes again at the same address."""
+        supervisor.clock.set("chosen", bit_of("resume"))
+        supervisor.part()
+
     def _stop(self, supervisor: Supervisor) -> None:
-        """A signal between two runs ends the visit."""
+        """A signal between two runs ends the visit, whatever was chosen."""
         self._stopped = True
         supervisor.clock.set("chosen", bit_of("end"))
 
@@ -257,14 +265,15 @@ class _Between:
         """Ask, and prepare what was chosen; ask again where that cannot be done."""
         done = summary["status"] in OVER
         while True:
-            alone = "next" if summary["status"] == OVER[0] else "end"
+            stopped = self._stops.count > self._heard  # while the last volumes came, or the tables were written
+            alone = "next" if summary["status"] == OVER[0] and not stopped else "end"
             choice = self._choice(display, supervisor, done) if self._plan.attended else alone
             try:
                 found = self._plan_of(choice, summary)
-            except RtevoError as error:
+            except (RtevoError, OSError) as error:
                 if not self._plan.attended:
                     raise
-                display.log("ERROR", str(error))
+                display.log("ERROR", full_disk(error, self._plan.out) or str(error))
                 continue
             if found is None and (choice != "end" or not self._plan.attended):
                 self._farewell()
@@ -277,6 +286,8 @@ class _Between:
 
             def tick() -> None:
                 nonlocal shown_s
+                if self._stopped:
+                    supervisor.clock.set("chosen", bit_of("end"))
                 if lobby is not None:
                     if lobby.serve():
                         display.log("ERROR", "The participant asks to stop")
@@ -355,6 +366,8 @@ class Succession:
 
     def __call__(self, out: Path, summary: dict[str, Any], choice: str) -> Config | None:
         """Return the settings of the next run."""
+        from rtevo.past.resume import of_next_run
+
         if choice == "end":
             return None
         if choice == "next":
@@ -362,6 +375,7 @@ class Succession:
             if not self._attended and self._counted >= self._runs:
                 return None
             self._config = _continued(self._config, out)
+        self._config = of_next_run(self._config)[0]  # a series that was asked for by its number or UID was that of the first
         session = replace(self._config.session, run=self._config.session.run + 1)
         self._config = counted(replace(self._config, session=session, record=replace(self._config.record, out=self._beside())))
         return self._config
@@ -378,8 +392,6 @@ class Succession:
 
 def _continued(config: Config, out: Path) -> Config:
     """Return the settings of a run that goes on from where another has ended."""
-    from rtevo.past.resume import of_next_run
-
     evolution = replace(config.evolution, continue_from=str(out))
     state = str(out) if (out / STATE).is_dir() else config.decoder.continue_from
-    return of_next_run(replace(config, evolution=evolution, decoder=replace(config.decoder, continue_from=state)))[0]
+    return replace(config, evolution=evolution, decoder=replace(config.decoder, continue_from=state))

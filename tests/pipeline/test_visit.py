@@ -54,6 +54,20 @@ def test_the_next_run_goes_on_from_the_last_and_the_same_again_begins_where_that
     assert following(second, {}, "end") is None
 
 
+def test_a_series_that_was_asked_for_is_that_of_the_first_run_and_of_no_other(tmp_path: Path) -> None:
+    watched = {"source": "watch", "folder": str(tmp_path), "series": "7"}
+    for choice in ("next", "again"):
+        first = plan(tmp_path / "a", attended=True)
+        config = replace(first.config, acquisition=replace(first.config.acquisition, **watched))
+        following = Succession(replace(first, config=config), 0)(tmp_path / "a", {}, choice)
+        assert following is not None
+        assert following.acquisition.series == ""  # its volumes are there already, and would be taken for the run's
+    named = replace(config, acquisition=replace(config.acquisition, series="bold*"))
+    following = Succession(replace(first, config=named), 0)(tmp_path / "a", {}, "again")
+    assert following is not None
+    assert following.acquisition.series == "bold*"
+
+
 def test_where_nobody_attends_as_many_runs_follow_as_were_asked_for(tmp_path: Path) -> None:
     following = Succession(plan(tmp_path / "a", attended=False), 3)
     config = following(tmp_path / "a", {}, "next")
