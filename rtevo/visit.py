@@ -8,19 +8,21 @@ is.
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtevo.config import Config, presentation_settings, presenter_is_outside
 from rtevo.errors import DataError, LinkError, RtevoError, StageError, full_disk
+from rtevo.outside import shown_lines
 from rtevo.session.counting import counted
-from rtevo.session.orders import bit_of
+from rtevo.session.orders import SAID, bit_of
 from rtevo.session.plan import Plan, Visit
 from rtevo.session.prepare import prepare
 from rtevo.session.provenance import open_record
@@ -230,6 +232,7 @@ class _Between:
         self._outside = presenter_is_outside(plan.config)
         self._series: tuple[str, ...] = ()
         self._heard, self._stopped = stops.count, False
+        self._said: list[str] = []
 
     def find(self, display: Status, supervisor: Supervisor, summary: dict[str, Any], failure: StageError | None) -> Plan | None:
         """Return the plan of what follows; None where the visit is over."""
@@ -273,7 +276,7 @@ class _Between:
             except (RtevoError, OSError) as error:
                 if not self._plan.attended:
                     raise
-                display.log("ERROR", full_disk(error, self._plan.out) or str(error))
+                self._say(display, full_disk(error, self._plan.out) or str(error))
                 continue
             if found is None and (choice != "end" or not self._plan.attended):
                 self._farewell()
@@ -290,7 +293,7 @@ class _Between:
                     supervisor.clock.set("chosen", bit_of("end"))
                 if lobby is not None:
                     if lobby.serve():
-                        display.log("ERROR", "The participant asks to stop")
+                        self._say(display, "The participant asks to stop")
                     supervisor.clock.set("between", int(lobby.there))
                 if time.monotonic() > shown_s + TICK_S:
                     shown_s = time.monotonic()
@@ -301,6 +304,15 @@ class _Between:
             if lobby is not None:
                 lobby.leave("finished" if choice == "end" else RESTART, wait=choice == "end")
             return choice
+
+    def _say(self, display: Status, text: str) -> None:
+        """Tell the operator, at the terminal and on the page."""
+        display.log("ERROR", text)
+        self._said += shown_lines(text).splitlines()
+        partial = self._plan.runtime / f"{SAID}.part"
+        with suppress(OSError):  # a full disk, which may be what is said
+            partial.write_text("\n".join(self._said), encoding="utf-8")
+            os.replace(partial, self._plan.runtime / SAID)
 
     def _lobby(self, display: Status | None, stack: ExitStack) -> Lobby | None:
         """Open the door to the presenter, where there is one outside."""

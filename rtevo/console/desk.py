@@ -10,7 +10,7 @@ from rtevo.console.view import View
 from rtevo.console.waits import OVER, how_it_ended, state_of
 from rtevo.record import LOG, LogFollower, image_path
 from rtevo.session.course import course_settings
-from rtevo.session.orders import choices_of
+from rtevo.session.orders import SAID, choices_of
 from rtevo.shm import Ring
 
 if TYPE_CHECKING:
@@ -91,6 +91,14 @@ class Desk:
     def between(self) -> bool:
         """Whether the stimulus PC is there between two runs of a visit."""
         return bool(self.clock.get("between"))
+
+    @property
+    def said(self) -> list[str]:
+        """What the operator has to know between two runs of a visit."""
+        try:
+            return (self.plan.runtime / SAID).read_text(encoding="utf-8").splitlines()
+        except OSError:  # nothing
+            return []
 
     @property
     def offered(self) -> tuple[str, ...]:

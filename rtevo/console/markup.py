@@ -111,7 +111,8 @@ def _offered(desk: Desk) -> str:
     if not desk.offered:
         return ""
     means = [(name, what) for choice, (_, name, what) in FOLLOWING.items() if choice in desk.offered and what]
-    found = "".join(f'<p class="calm"><b>{escape(name.capitalize())}</b>: {escape(what)}.</p>' for name, what in means)
+    found = "".join(f"<p>{escape(text[:400])}</p>" for text in desk.said)
+    found += "".join(f'<p class="calm"><b>{escape(name.capitalize())}</b>: {escape(what)}.</p>' for name, what in means)
     if not presenter_is_outside(desk.plan.config):
         return found
     if not desk.between:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from rtevo.records import Decision
 
-__all__ = ["ANSWERS", "ASKED", "CHOICES", "OPERATOR", "ORDERS", "bit_of", "bits_of", "choices_of"]
+__all__ = ["ANSWERS", "ASKED", "CHOICES", "OPERATOR", "ORDERS", "SAID", "bit_of", "bits_of", "choices_of"]
 
 OPERATOR: dict[str, tuple[str, int] | None] = {  # shared words
     "start": ("waiting", 0),
@@ -29,6 +29,8 @@ ASKED = {"admit": ("presenter_waits", "presenter_admitted"), "correct": ("start_
 ANSWERS = {"accept": Decision.ACCEPTED, "again": Decision.AGAIN}  # to a placement that waits for the operator
 CHOICES = {"next_run": "next", "same_again": "again", "resume_run": "resume", "end_visit": "end"}
 """What may follow a run of a visit, by the action that chooses it."""
+SAID = "said-between-runs.txt"
+"""File in a session's runtime folder: what the operator has to know between two runs, a line each; the log is closed by then."""
 
 
 def bit_of(choice: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -101,11 +102,13 @@ def view(records: list[Record], condition: str = "brain", **evolution: Any) -> V
     return made
 
 
-def desk(seen: View, now_s: float = 18.0, state: str = "running", offered: tuple[str, ...] = (), between: bool = False) -> Any:
+def desk(
+    seen: View, now_s: float = 18.0, state: str = "running", offered: tuple[str, ...] = (), between: bool = False, said: Sequence[str] = ()
+) -> Any:
     clock = SimpleNamespace(now_s=lambda: now_s, now_ns=lambda: round(now_s * S))
     over = state in ("completed", "stopped", "failed", "between")
     plan = SimpleNamespace(config=seen.config, out=Path("/sessions/x"))
-    visit = {"offered": offered, "between": between, "ended": "completed" if offered else state if over else ""}
+    visit = {"offered": offered, "between": between, "said": said, "ended": "completed" if offered else state if over else ""}
     return SimpleNamespace(view=seen, clock=clock, plan=plan, images=4, depths={"volumes": (1, 16)}, state=state, over=over, **visit)
 
 
@@ -127,6 +130,8 @@ def test_between_runs_the_page_says_what_may_follow_and_what_the_participant_rea
     assert "<b>Same again</b>" in told
     assert "Resume run" not in told
     assert "the participant reads: Soon &lt;more&gt;." in told
+    told = markup.alarms(desk(seen, state="between", offered=("next",), said=["[decoder] folder: got <x>", "The participant asks to stop"]))
+    assert told.index("<p>[decoder] folder: got &lt;x&gt;</p>") < told.index("<p>The participant asks to stop</p>") < told.index("Next run")
     assert "Text between runs" in markup.now(desk(View(config, 2.0), state="between", between=True))
     assert "The stimulus PC is not there." in markup.alarms(desk(seen, state="between", offered=("again", "resume", "end")))
 
