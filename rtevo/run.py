@@ -216,10 +216,11 @@ def _rerun(options: argparse.Namespace) -> int:
     """Compute a session again and say what came out."""
     from rtevo.config import overrides_of
     from rtevo.past.rerun import rerun
+    from rtevo.record import taken_over
 
     out: Path = options.rerun.resolve()
-    recorded = load(out / "session.toml")
-    changes = {**(overrides_of(options.session) if options.session else {}), **_overrides(options)}
+    recorded = load(out / "session.toml", taken := taken_over(out))
+    changes = {**taken, **(overrides_of(options.session) if options.session else {}), **_overrides(options)}
     into = Path(changes.pop(("record", "out"), "") or _free(out))
     if into.exists():
         raise ConfigError(f"--out: expected a folder that does not exist yet, got {str(into)!r}: nothing is ever overwritten")

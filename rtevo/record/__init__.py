@@ -38,13 +38,25 @@ from rtevo.record.parts import Part, earlier, of_kind, parts
 from rtevo.record.recorder import Recorder, compact, image_path, placement_folder, reference_path, refused_path, volume_path
 from rtevo.record.reserve import release, reserve
 from rtevo.record.sealing import SECRET_BYTES, cipher_of, is_sealed, load_secret, open_sealed, seal, secret_of
-from rtevo.record.session import EVOLUTION, Images, RecordedSession, evolution_of, finalise, load
+from rtevo.record.session import (
+    DECODER_BEFORE,
+    EVOLUTION,
+    EVOLUTION_BEFORE,
+    Images,
+    RecordedSession,
+    evolution_of,
+    finalise,
+    load,
+    taken_over,
+)
 from rtevo.record.tables import MOTION, TRIALS, frame, hidden_truth, write_table
 from rtevo.record.waits import Holding, Painting, held
 
 __all__ = [
+    "DECODER_BEFORE",
     "EVENTS",
     "EVOLUTION",
+    "EVOLUTION_BEFORE",
     "LOG",
     "MOTION",
     "SCHEMA",
@@ -107,6 +119,7 @@ __all__ = [
     "secret_of",
     "shown_trials",
     "skip_damaged",
+    "taken_over",
     "task_of",
     "volume_path",
     "write_table",

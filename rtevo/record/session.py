@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from rtevo.config import Config
     from rtevo.decode import Decoder
 
-__all__ = ["Images", "RecordedSession", "evolution_of", "finalise", "load"]
+__all__ = ["Images", "RecordedSession", "evolution_of", "finalise", "load", "taken_over"]
 
 EVOLUTION = "evolution.json"
+DECODER_BEFORE, EVOLUTION_BEFORE = "decoder-before", "evolution-before.json"  # copies of what a run of a visit took over
 STATE_DIGITS = 39  # of a whole number in the state of evolution: 128 bits of a random generator
 MOST_SETTINGS = 1 << 20  # bytes of a session file
 Key = tuple[int, int]
@@ -273,7 +274,7 @@ class RecordedSession:
         """The session's settings, checked like those of a session that begins: what they name must be there."""
         from rtevo.config import load
 
-        return load(self.session_file)
+        return load(self.session_file, taken_over(self.out))
 
     @property
     def decoder_folder(self) -> Path:
@@ -363,6 +364,21 @@ def finalise(out: Path) -> Row:
         Where there is no log or it is damaged.
     """
     return RecordedSession(out).save()
+
+
+def taken_over(out: Path) -> dict[tuple[str, str], str]:
+    """Return settings that name what a run took over, where the copy of it lies now: its folder may have been moved."""
+    found: dict[tuple[str, str], str] = {}
+    try:
+        tables = tomllib.loads(read_regular(out / "session.toml", MOST_SETTINGS).decode("utf-8"))
+    except (OSError, ValueError, RecursionError):  # whoever loads the file says what is wrong with it
+        return found
+    for section, name in (("decoder", DECODER_BEFORE), ("evolution", EVOLUTION_BEFORE)):
+        table = tables.get(section)
+        named = table.get("continue_from") if isinstance(table, dict) else None
+        if isinstance(named, str) and Path(named).name == name and (out / name).exists():
+            found[section, "continue_from"] = str(out / name)
+    return found
 
 
 def evolution_of(place: Path) -> Row:

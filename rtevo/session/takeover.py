@@ -21,16 +21,15 @@ from rtevo.config import Config
 from rtevo.decode import Decoder, together, write_decoder
 from rtevo.errors import ConfigError, DataError, DecoderError
 from rtevo.outside import load_arrays, read_json
-from rtevo.record import EVOLUTION
+from rtevo.record import DECODER_BEFORE, EVOLUTION, EVOLUTION_BEFORE
 
 if TYPE_CHECKING:
     from rtevo.decode import Learnt
     from rtevo.session.decoding import Decoding
 
-__all__ = ["BEFORE", "STATE", "Before", "before_of", "keep", "save_decoder", "save_state"]
+__all__ = ["STATE", "Before", "before_of", "keep", "save_decoder", "save_state"]
 
 STATE = "decoder-state"
-BEFORE, EVOLUTION_BEFORE = "decoder-before", "evolution-before.json"
 _LEARNT, _WORDS, _DECODER = "learnt.npz", "state.json", "decoder"
 _SETTINGS = ("method", "motion_terms", "drift", "hrf", "fwhm_mm")  # of [decoder], which what has been learnt rests on
 _MOST_BYTES = 1 << 30
@@ -126,8 +125,8 @@ def keep(config: Config, out: Path) -> Config:
     """Copy what a session takes over into its folder; returns the settings that name the copies."""
     decoder, evolution = config.decoder, config.evolution
     if decoder.continue_from:
-        shutil.copytree(_state_in(Path(decoder.continue_from)), out / BEFORE)
-        decoder = replace(decoder, continue_from=str(out / BEFORE))
+        shutil.copytree(_state_in(Path(decoder.continue_from)), out / DECODER_BEFORE)
+        decoder = replace(decoder, continue_from=str(out / DECODER_BEFORE))
     if evolution.continue_from:
         place = Path(evolution.continue_from)
         shutil.copyfile(place / EVOLUTION if place.is_dir() else place, out / EVOLUTION_BEFORE)

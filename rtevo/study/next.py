@@ -13,9 +13,9 @@ from rtevo import __version__
 from rtevo.command import INTERRUPTED, MISTAKE
 from rtevo.config import Config, load
 from rtevo.errors import StudyError
-from rtevo.record import LOG, RecordedSession, hold
+from rtevo.record import DECODER_BEFORE, LOG, RecordedSession, hold
 from rtevo.session.prepare import attended
-from rtevo.session.takeover import BEFORE, STATE
+from rtevo.session.takeover import STATE
 from rtevo.study.counting import excluded, figures_of, fit_figures, fit_refused
 from rtevo.study.file import SHOWING
 from rtevo.study.ledger import Attempt, append
@@ -236,7 +236,7 @@ def following(folder: Path, participant: str) -> Callable[[Path, Mapping[str, An
         if planned is None or planned.kind not in SHOWING or planned.visit.label != attempt.visit or waits_for(study, planned):
             return None
         config = load(Path(begin(study, planned)[1][0]))
-        learnt = finished / (STATE if choice == "next" else BEFORE)
+        learnt = finished / (STATE if choice == "next" else DECODER_BEFORE)
         return replace(config, decoder=replace(config.decoder, continue_from=str(learnt) if learnt.is_dir() else ""))
 
     return choose

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -123,12 +124,17 @@ def test_the_second_run_of_a_visit_takes_over_what_the_first_has_learnt(visit: t
 @pytest.mark.xdist_group("visit")
 def test_each_run_of_a_visit_is_computed_again_from_its_own_folder(visit: tuple[Path, Path, str], tmp_path: Path) -> None:
     one, two, _ = visit
-    hidden = one.with_name("away")
-    one.rename(hidden)  # the second needs nothing of the first
+    moved = tmp_path / "moved"
+    shutil.copytree(two, moved / two.name)
+    hidden = one.with_name("away"), two.with_name("away-2")
+    one.rename(hidden[0])  # the second needs nothing of the first
+    two.rename(hidden[1])  # and its own copies are found wherever it lies
     try:
-        assert main(["--rerun", str(two), "--out", str(tmp_path / "again")]) == 0
+        assert main(["--rerun", str(moved / two.name), "--out", str(tmp_path / "again")]) == 0
+        assert RecordedSession(moved / two.name).config.decoder.continue_from == str(moved / two.name / "decoder-before")
     finally:
-        hidden.rename(one)
+        hidden[0].rename(one)
+        hidden[1].rename(two)
     found = json.loads((tmp_path / "again" / "rerun.json").read_text())
     assert found["scores_identical"]
     assert found["latents_identical"]
