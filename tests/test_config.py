@@ -114,6 +114,15 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
     ]
 
 
+def test_a_text_that_the_presenter_would_not_take_between_two_runs_is_found_before_the_first() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build({"presentation": {"between_text": "x" * 4001, "text_height": 2.0}})
+    assert [m.partition(", got")[0] for m in caught.value.mistakes] == [
+        "options [presentation] text_height: expected 0.01 to 0.5 of the screen's height",
+        "options [presentation] between_text: expected at most 4000 bytes",
+    ]
+
+
 def test_a_real_session_needs_what_only_the_lab_knows() -> None:
     with pytest.raises(ConfigError) as caught:
         build({"acquisition": {"source": "watch"}, "session": {"speed": 2}})

@@ -83,10 +83,7 @@ def together(config: Config, origin: str, base: Path) -> list[str]:
             f"{origin} [safety] approval: {config.safety.approval!r} expects the operator's page, where pictures are seen: "
             "[console] port, or --console"
         )
-    try:
-        presentation_settings(config)
-    except WireError as error:
-        found += [f"{origin} {_where(mistake)}" for mistake in error.mistakes]
+    found += _shown(config, origin)
     for key in ("participant", "session"):
         if len(label := getattr(config.session, key)) > LONGEST_LABEL:
             found.append(f"{origin} [session] {key}: expected at most {LONGEST_LABEL} characters, got {len(label)}")
@@ -103,6 +100,17 @@ def together(config: Config, origin: str, base: Path) -> list[str]:
         if not later and not _there(base / value, kind := spec.metadata["path"]):
             found.append(f"{origin} [{section}] {spec.name}: expected an existing {kind}, got {value!r}")
     return found
+
+
+def _shown(config: Config, origin: str) -> list[str]:
+    """Find what the presenter would not accept, in a run and between the runs of a visit."""
+    mistakes: list[str] = []
+    for visit in (False, True):
+        try:
+            presentation_settings(config, visit=visit)
+        except WireError as error:
+            mistakes += [mistake.replace("end_text", "between_text", 1) if visit else mistake for mistake in error.mistakes]
+    return [f"{origin} {_where(mistake)}" for mistake in dict.fromkeys(mistakes)]
 
 
 def _where(mistake: str) -> str:
