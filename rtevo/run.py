@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtevo import __version__
 from rtevo.command import FAILED, MISTAKE, Parser, command, finite, say
-from rtevo.config import choices, example, load
+from rtevo.config import choices, example, is_localizer, load
 from rtevo.errors import ConfigError, RtevoError, StageError, full_disk
 from rtevo.session.counting import counted, said
 from rtevo.session.prepare import attended, prepare
@@ -197,6 +197,8 @@ def _plan(options: argparse.Namespace) -> Plan:
         if options.rebaseline:
             raise ConfigError("--rebaseline: expected together with --resume")
         config = counted(load(options.session, overrides), fixed=options.run is not None)
+        if options.visit is not None and is_localizer(config):
+            raise ConfigError("--visit: expected a session in which images evolve, got a localizer: start each of its runs by itself")
         if options.visit == 0 and not attended(config):
             raise ConfigError("--visit: expected the number of runs where nobody is at the console or the terminal, got none")
         if words := said(config):

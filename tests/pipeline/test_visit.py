@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +22,10 @@ from rtevo.errors import ConfigError
 from rtevo.record import RecordedSession
 from rtevo.records import EventKind
 from rtevo.run import main
-from rtevo.session.plan import Plan
+from rtevo.session.plan import Plan, Visit
 from rtevo.session.takeover import STATE, before_of
-from rtevo.visit import Succession
+from rtevo.stops import Stops
+from rtevo.visit import Succession, _Between
 
 from .conftest import Warm, command, quickly
 
@@ -78,9 +80,32 @@ def test_where_nobody_attends_as_many_runs_follow_as_were_asked_for(tmp_path: Pa
     assert following(tmp_path / "a-3", {}, "next") is None
 
 
+def test_a_signal_while_the_tables_of_a_run_are_written_ends_a_visit_that_nobody_attends(tmp_path: Path) -> None:
+    chosen = []
+
+    def following(out: Path, summary: dict[str, Any], choice: str) -> None:
+        chosen.append(choice)
+
+    with Stops() as stops:
+        stops.listener = lambda: None
+        between = _Between(replace(plan(tmp_path / "a", attended=False), visit=Visit()), stops, following)
+        for _ in range(2):
+            assert between._prepared(None, None, {"status": "completed"}) is None  # type: ignore[arg-type]
+            stops.take(signal.SIGTERM)
+    assert chosen == ["next", "end"]
+
+
 def test_a_number_of_runs_is_needed_where_nobody_can_say_what_follows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--out", str(tmp_path / "x"), "--visit"]) == 2
     assert "--visit: expected the number of runs where nobody is at the console or the terminal" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_runs_of_a_localizer_are_started_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "localizer.toml"
+    file.write_text('[session]\ntask = "localizer"\n', encoding="utf-8")
+    assert main([str(file), "--out", str(tmp_path / "x"), "--visit", "2"]) == 2
+    assert "--visit: expected a session in which images evolve, got a localizer" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 
