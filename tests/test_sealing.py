@@ -135,10 +135,16 @@ def test_what_is_sealed_says_nothing_by_its_length_and_cannot_be_changed(secret:
         open_sealed(data, bytes(32))
 
 
-def test_the_state_of_a_sealed_evolution_is_read_through_the_runs_own_settings(tmp_path: Path, secret: Path) -> None:
+def test_the_state_of_a_sealed_evolution_is_read_through_the_runs_own_settings_or_once_it_is_unsealed_its_log(
+    tmp_path: Path, secret: Path
+) -> None:
     write(tmp_path / "out", BRAIN, secret)
     (tmp_path / "out" / "evolution.json").write_bytes(seal(b'{"schema": 1}', load_secret(secret), 1024))
     assert evolution_of(tmp_path / "out") == evolution_of(tmp_path / "out" / "evolution.json") == {"schema": 1}
+    with LogWriter(tmp_path / "out" / LOG) as log:
+        log.append("unsealed", {"condition": "brain", "secret": secret.read_text().strip(), "by": "N. N.", "why": "the end", "at": "now"})
+    secret.unlink()
+    assert evolution_of(tmp_path / "out") == {"schema": 1}
 
 
 def test_a_sealed_file_of_scores_is_what_a_yoked_session_is_told(tmp_path: Path, secret: Path) -> None:

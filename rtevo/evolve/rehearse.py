@@ -307,7 +307,8 @@ class _Run:
             noise *= _OUTLIER
         drift = self._per_image * self._t_s / case.cadence_s
         score = math.nan if lost < case.missing else self._offset + self._scale * (measured + noise + drift)
-        self.measured.append(score)
+        if request.probe < 0:
+            self.measured.append(score)
         at_s = self._t_s + case.lag_s + (_LATE_S if late < case.late else 0.0)
         heapq.heappush(self._scores, (at_s, request.generation, request.candidate, score))
         return value

@@ -20,7 +20,18 @@ from rtevo.outside import parse_json
 from rtevo.record.fitting import record_of
 from rtevo.record.kinds import FitnessRecord, Record, Sealed, Start, Unsealed
 
-__all__ = ["SECRET_BYTES", "cipher_of", "is_sealed", "load_secret", "open_sealed", "opened", "seal", "sealed_told", "secret_of"]
+__all__ = [
+    "SECRET_BYTES",
+    "cipher_of",
+    "is_sealed",
+    "load_secret",
+    "open_sealed",
+    "opened",
+    "seal",
+    "sealed_told",
+    "secret_in",
+    "secret_of",
+]
 
 SECRET_BYTES, NONCE_BYTES, LENGTH_BYTES = 32, 12, 8
 MAGIC = b"rtevo sealed\n"
@@ -121,6 +132,19 @@ def secret_of(settings: Mapping[str, Any]) -> bytes:
     return load_secret(Path(evolution["blinding_secret"])) if evolution.get("sealed") else b""
 
 
+def secret_in(records: Sequence[Record]) -> bytes:
+    """Return the secret that a log was sealed with: the one that it was unsealed with, or that of its settings.
+
+    Raises
+    ------
+    ConfigError
+        It was not unsealed, and the secret cannot be read.
+    """
+    secret = next((bytes.fromhex(record.secret) for record in reversed(records) if isinstance(record, Unsealed)), b"")
+    start = next((record for record in records if isinstance(record, Start)), Start())
+    return secret or secret_of(start.settings or {})
+
+
 def sealed_told(told: Sequence[Mapping[str, Any]], secret: bytes) -> dict[str, str]:
     """Return the fields of a record `sealed`: what evolution was told after one score."""
     return {"data": seal(json.dumps(list(told)).encode(), secret, TOLD_BYTES).hex()}
@@ -136,14 +160,10 @@ def opened(records: Sequence[Record]) -> list[Record]:
     """
     if not any(isinstance(record, Sealed) for record in records):
         return list(records)
-    secret = next((bytes.fromhex(record.secret) for record in reversed(records) if isinstance(record, Unsealed)), b"")
-    if not secret:
-        start = next((record for record in records if isinstance(record, Start)), Start())
-        try:
-            secret = secret_of(start.settings or {})
-        except ConfigError:
-            return list(records)
-    return list(_opened(records, secret))
+    try:
+        return list(_opened(records, secret_in(records)))
+    except ConfigError:
+        return list(records)
 
 
 def _opened(records: Sequence[Record], secret: bytes) -> Iterator[Record]:
