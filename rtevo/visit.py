@@ -275,6 +275,7 @@ class _Between:
                 found = self._plan_of(choice, summary)
             except (RtevoError, OSError) as error:
                 if not self._plan.attended:
+                    self._farewell()
                     raise
                 self._say(display, full_disk(error, self._plan.out) or str(error))
                 continue
