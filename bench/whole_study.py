@@ -123,7 +123,7 @@ def main() -> None:
     p.add_argument("folder", type=Path, help="the study's; made if it is not there")
     p.add_argument("--participants", type=int, default=16)
     p.add_argument("--generations", type=int, default=2, help="of five images, in each run")
-    p.add_argument("--studies", type=int, default=20, help="that are simulated to plan it")
+    p.add_argument("--studies", type=int, default=7, help="that are simulated to plan it")
     p.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="participants at a time")
     options = p.parse_args()
     folder: Path = options.folder.resolve()
@@ -134,7 +134,7 @@ def main() -> None:
         (folder / "study.toml").write_text(STUDY.format(participants=labels))
         minutes, half, n = str(max(2.0, options.generations * 5 * 4 / 60)), str(options.participants // 2), str(options.studies)
         sizes = ("--minutes", minutes, "--cnr", "1", "--participants", half, "--runs", "6", "--studies", n)
-        print(done("plan", *sizes, "--jobs", "0", "--out", str(folder / "plan")))
+        print(done("plan", *sizes, "--jobs", str(options.jobs), "--out", str(folder / "plan")))
         print(done("new", str(folder)))
     began = time.monotonic()
     with ThreadPoolExecutor(options.jobs) as pool:
