@@ -45,7 +45,7 @@ Called when a run is over and its tables are written, with the run's folder, its
 chosen: ``next``, ``again`` (this run is repeated, and does not count) or ``end``; where nobody attends, ``next`` after a run that was
 completed and ``end`` after any other. Returns the settings of the next run, or None: the visit is over. After ``end`` what it returns does
 not count. A run that is resumed goes on in its own folder, and this is asked when it is over. Where it raises an
-:class:`rtevo.errors.RtevoError`, or the next run cannot be prepared, the operator is told and asked again.
+:class:`rtevo.errors.RtevoError`, or the next run cannot be prepared, the operator is told and asked again; after ``end`` it ends the visit.
 
 What the next run takes over is in its settings: ``[evolution] continue_from`` and ``[decoder] continue_from``, both the folder of a run
 (see :class:`Succession`). Its record says which run it follows, and which it repeats (``follows``, ``repeats`` in ``summary.json``).
@@ -276,6 +276,7 @@ class _Between:
             except (RtevoError, OSError) as error:
                 if not self._plan.attended:
                     self._farewell()
+                if choice == "end" or not self._plan.attended:
                     raise
                 self._say(display, full_disk(error, self._plan.out) or str(error))
                 continue
