@@ -14,7 +14,7 @@ from rtevo.errors import StudyError
 from rtevo.study.file import FILE
 from rtevo.study.ledger import Attempt, append
 from rtevo.study.loading import Planned, Study, load
-from rtevo.study.next import CHOICES, following_run, waits_for
+from rtevo.study.next import choices_of, following_run, waits_for
 
 __all__ = ["main"]
 
@@ -118,14 +118,15 @@ def _next(options: argparse.Namespace) -> int:
     def ask(planned: Planned, last: Attempt) -> str:
         if options.choice:
             return str(options.choice)
-        ways = "; ".join(f"--{choice}: {words}" for choice, words in CHOICES.items())
+        choices = choices_of(planned)
+        ways = "; ".join(f"--{choice}: {words}" for choice, words in choices.items())
         if sys.stdin is None or not sys.stdin.isatty():
             raise StudyError(f"{planned}: {last.folder} did not come to its end ({last.status}): say what to do ({ways})")
-        letters = {choice[0]: choice for choice in CHOICES}
+        letters = {choice[0]: choice for choice in choices}
         print(f"{planned}: {last.folder} did not come to its end ({last.status}).")
         answer = ""
         while answer not in letters:
-            print("; ".join(f"{choice[0]}: {words}" for choice, words in CHOICES.items()) + " > ", end="", flush=True)
+            print("; ".join(f"{choice[0]}: {words}" for choice, words in choices.items()) + " > ", end="", flush=True)
             if not (line := sys.stdin.readline()):
                 raise KeyboardInterrupt
             answer = line.strip().lower()[:1]

@@ -27,8 +27,8 @@ class Started(NamedTuple):
 
 
 STARTED = {
-    "scout": Started("rtevo.localizer", "volumes are received and motion is measured, nothing evolves"),
-    "localizer": Started("rtevo.localizer", "known pictures are shown"),
+    "scout": Started("rtevo.localizer.__main__", "volumes are received and motion is measured, nothing evolves"),
+    "localizer": Started("rtevo.localizer.__main__", "known pictures are shown"),
     "fit": Started("rtevo.decode.__main__", "a decoder is made from the localizers"),
     "loop": Started("rtevo.run", "images evolve"),
     "ratings": Started("rtevo.run", "images evolve by the participant's ratings"),

@@ -428,6 +428,8 @@ def test_the_current_folder_or_one_above_it_is_the_study(
 
 def test_parts_of_rtevo_that_are_not_there_are_named() -> None:
     assert set(STARTED) == {"scout", "localizer", "fit", "loop", "ratings"}
+    for started in STARTED.values():
+        assert main_of(started.module)(["--help"]) == 0
     with pytest.raises(StudyError, match=r"rtevo\.nowhere: expected a part of this version of rtevo, found none"):
         main_of("rtevo.nowhere")
 
@@ -502,6 +504,29 @@ def test_loops_wait_for_a_fit_that_passed_or_for_a_signature(tmp_path: Path) -> 
     assert main(["override", "01", "--what", "fit", "--by", "N. N.", "--why", "few blocks", "--study", str(folder)]) == 0
     config = load_config(Path(begin(load(folder), loop)[1][0]))
     assert config.decoder.folder == str(folder / attempt.folder)
+
+
+def test_a_localizer_that_was_broken_off_is_repeated_and_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "study", runs='"localizer", "loop"')
+    new(folder)
+    ran(folder, "01", kind="localizer", status="stopped", why="it was stopped")
+    before = (folder / LEDGER).read_bytes()
+    for choice in ([], ["--resume"]):
+        assert main(["next", "01", *choice, "--study", str(folder)]) == 2
+        assert "say what to do (--again: repeat it; --on: go on without it)" in capsys.readouterr().err
+    assert (folder / LEDGER).read_bytes() == before
+
+
+def test_session_files_of_a_scanner_need_no_decoder_before_the_fit_and_none_after_it(tmp_path: Path) -> None:
+    folder = write(tmp_path / "study", runs='"scout", "localizer", "fit", "loop"', arms=["brain"])
+    scanner = '[acquisition]\nsource = "watch"\nfolder = "."\ntr_s = 2.0\n[decoder]\nname = "face"\n[localizer]\nfolder = "."\n'
+    (folder / "session.toml").write_text(scanner)
+    text = (folder / "study.toml").read_text().replace("[files]", '[files]\nscout = "session.toml"')
+    (folder / "study.toml").write_text(text + '[[visits]]\nlabel = "b"\nruns = ["localizer", "loop"]\n')
+    new(folder)
+    for planned in load(folder).planned("01")[:2]:
+        _, (file,) = begin(load(folder), planned)
+        assert load_config(Path(file)).session.task == "localizer"
 
 
 def test_a_damaged_ledger_is_named(sealed: Path) -> None:
