@@ -143,6 +143,15 @@ def test_the_state_of_a_sealed_evolution_is_read_through_the_runs_own_settings(t
     assert evolution_of(tmp_path / "out") == evolution_of(tmp_path / "out" / "evolution.json") == {"schema": 1}
 
 
+def test_a_run_after_the_unsealing_goes_on_from_its_copy_of_a_sealed_evolution(tmp_path: Path, secret: Path) -> None:
+    out = tmp_path / "later"
+    out.mkdir()
+    (out / "evolution-before.json").write_bytes(seal(b'{"schema": 1}', load_secret(secret), 1024))
+    with LogWriter(out / LOG) as log:
+        log.append("start", {"schema": 1, "tr_s": 2.0, "settings": {"evolution": {"sealed": False, "blinding_secret": str(secret)}}})
+    assert evolution_of(out / "evolution-before.json") == {"schema": 1}
+
+
 def test_a_sealed_file_of_scores_is_what_a_yoked_session_is_told(tmp_path: Path, secret: Path) -> None:
     told = np.array([0.5, np.nan, 2.0], "<f8")
     (tmp_path / "scores").write_bytes(seal(told.tobytes(), load_secret(secret), 4096))

@@ -20,7 +20,18 @@ from rtevo.outside import parse_json
 from rtevo.record.fitting import record_of
 from rtevo.record.kinds import FitnessRecord, Record, Sealed, Start, Unsealed
 
-__all__ = ["SECRET_BYTES", "cipher_of", "is_sealed", "load_secret", "open_sealed", "opened", "seal", "sealed_told", "secret_of"]
+__all__ = [
+    "SECRET_BYTES",
+    "cipher_of",
+    "is_sealed",
+    "load_secret",
+    "open_sealed",
+    "opened",
+    "opener_of",
+    "seal",
+    "sealed_told",
+    "secret_of",
+]
 
 SECRET_BYTES, NONCE_BYTES, LENGTH_BYTES = 32, 12, 8
 MAGIC = b"rtevo sealed\n"
@@ -117,8 +128,30 @@ def secret_of(settings: Mapping[str, Any]) -> bytes:
     ConfigError
         The secret cannot be read.
     """
-    evolution = settings.get("evolution", {})
-    return load_secret(Path(evolution["blinding_secret"])) if evolution.get("sealed") else b""
+    return _secret_named(settings) if settings.get("evolution", {}).get("sealed") else b""
+
+
+def _secret_named(settings: Mapping[str, Any]) -> bytes:
+    """Read the secret that settings name."""
+    return load_secret(Path(settings.get("evolution", {}).get("blinding_secret", "")))
+
+
+def opener_of(records: Sequence[Record]) -> bytes:
+    """Return the secret that opens what a run holds: as its unsealing left it, or as its settings name it, whether or not it is sealed.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        Of a whole log.
+
+    Raises
+    ------
+    ConfigError
+        The secret cannot be read.
+    """
+    if told := next((record.secret for record in reversed(records) if isinstance(record, Unsealed)), ""):
+        return bytes.fromhex(told)
+    return _secret_named(next((record.settings or {} for record in records if isinstance(record, Start)), {}))
 
 
 def sealed_told(told: Sequence[Mapping[str, Any]], secret: bytes) -> dict[str, str]:
@@ -136,14 +169,10 @@ def opened(records: Sequence[Record]) -> list[Record]:
     """
     if not any(isinstance(record, Sealed) for record in records):
         return list(records)
-    secret = next((bytes.fromhex(record.secret) for record in reversed(records) if isinstance(record, Unsealed)), b"")
-    if not secret:
-        start = next((record for record in records if isinstance(record, Start)), Start())
-        try:
-            secret = secret_of(start.settings or {})
-        except ConfigError:
-            return list(records)
-    return list(_opened(records, secret))
+    try:
+        return list(_opened(records, opener_of(records)))
+    except ConfigError:
+        return list(records)
 
 
 def _opened(records: Sequence[Record], secret: bytes) -> Iterator[Record]:
