@@ -27,7 +27,7 @@ class Started(NamedTuple):
 
 
 STARTED = {
-    "scout": Started("rtevo.localizer.__main__", "volumes are received and motion is measured, nothing evolves"),
+    "scout": Started("rtevo.localizer.__main__", "known pictures are shown, and no decoder is made of them"),
     "localizer": Started("rtevo.localizer.__main__", "known pictures are shown"),
     "fit": Started("rtevo.decode.__main__", "a decoder is made from the localizers"),
     "loop": Started("rtevo.run", "images evolve"),
