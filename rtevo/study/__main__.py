@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -167,11 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in ELSEWHERE:
-        module = ELSEWHERE[given[0]][0]
-        if importlib.util.find_spec(module) is None:
-            say(f"rtevo study {given[0]}: this version of rtevo has no such part")
-            return 2
-        return int(importlib.import_module(module).main(given[1:]))
+        return int(importlib.import_module(ELSEWHERE[given[0]][0]).main(given[1:]))
     options = parser().parse_args(given)
     work = {"new": _new, "status": _status, "next": _next, "override": _override, "export": _export, "unseal": _unseal}
     return command(lambda: work[options.command](options))

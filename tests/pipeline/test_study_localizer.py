@@ -27,15 +27,15 @@ baseline_s = 3.0
 [generator]
 steps = 4
 [simulation]
-voxel_mm = [8.0, 8.0, 8.8]
+voxel_mm = [10.0, 10.0, 10.0]
 tsnr = 90.0
 areas = ["face", "flag", "food"]
 [decoder]
 name = "animal"
 [localizer]
 block_images = 3
-rest_s = 6.0
-repetitions = 3
+rest_s = 5.0
+repetitions = 2
 """
 STUDY = """
 [study]
@@ -53,6 +53,7 @@ runs = ["localizer", "fit"]
 label = "2"
 runs = ["loop"]
 [fit]
+target = "animal"
 auc = 0.0
 """
 LONGEST_S = 1200.0  # that a run of some seconds may take where others use the computer

@@ -199,6 +199,27 @@ def test_unsealing_is_for_good_and_says_who_did_it(sealed: Path, capsys: pytest.
     assert load(sealed).pairs() == {"01": "block-01", "02": "block-01", "03": "block-02", "04": "block-02", "05": "block-02"}
 
 
+def test_a_damaged_log_does_not_keep_the_other_runs_sealed(sealed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"session": {"condition": "blinded"}, "evolution": {"sealed": True, "blinding_secret": str(sealed / "secret")}}
+    logs = [sealed / ran(sealed, who) / "record.jsonl" for who in ("01", "02")]
+    for log in logs:
+        log.unlink()
+        with LogWriter(log) as writer:
+            writer.append("start", {"schema": 1, "tr_s": 2.0, "condition": "blinded", "settings": settings})
+            writer.append("end", {"status": "completed", "condition": "blinded"})
+    whole = logs[0].read_bytes()
+    logs[0].write_bytes(whole.replace(b"blinded", b"blinked", 1))
+    arguments = ["unseal", "--by", "N. N.", "--why", "the end", "--study", str(sealed)]
+    assert main(arguments) == 2
+    assert "the study is unsealed, 1 of its runs are not: mend their logs" in capsys.readouterr().err
+    assert load_run(logs[1].parent).summary["condition"] == load(sealed).arms()["02"]
+    logs[0].write_bytes(whole)
+    (logs[1].parent / "summary.json").unlink()  # as if it had been cut short there
+    assert main(arguments) == 0
+    for log, who in zip(logs, ("01", "02"), strict=True):
+        assert json.loads((log.parent / "summary.json").read_text())["condition"] == load(sealed).arms()[who]
+
+
 # --- what comes next ------------------------------------------------------------------------------------------------------------------
 
 
@@ -426,12 +447,10 @@ def test_the_current_folder_or_one_above_it_is_the_study(
     assert "participant '09': expected one of the study's: 01, 02" in capsys.readouterr().err
 
 
-def test_parts_of_rtevo_that_are_not_there_are_named() -> None:
+def test_every_kind_of_run_is_started_by_a_command() -> None:
     assert set(STARTED) == {"scout", "localizer", "fit", "loop", "ratings"}
     for started in STARTED.values():
         assert main_of(started.module)(["--help"]) == 0
-    with pytest.raises(StudyError, match=r"rtevo\.nowhere: expected a part of this version of rtevo, found none"):
-        main_of("rtevo.nowhere")
 
 
 # --- what counts ----------------------------------------------------------------------------------------------------------------------
