@@ -12,7 +12,7 @@ from rtevo.command import Parser, command, say
 from rtevo.errors import StudyError
 from rtevo.study.file import FILE
 from rtevo.study.ledger import Attempt, append
-from rtevo.study.loading import Planned, Study, load
+from rtevo.study.loading import Planned, Study, folder_of, load
 from rtevo.study.next import choices_of, following_run, waits_for
 
 __all__ = ["main"]
@@ -62,17 +62,6 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def _folder(given: Path | None) -> Path:
-    """Find the study's folder."""
-    if given is not None:
-        return given
-    here = Path.cwd()
-    found = next((folder for folder in (here, *here.parents) if (folder / FILE).is_file()), None)
-    if found is None:
-        raise StudyError(f"{here}: expected a study's folder (with {FILE}), or one in it, found none: name it by --study")
-    return found
-
-
 def _new(options: argparse.Namespace) -> None:
     from rtevo.study.new import new
 
@@ -88,7 +77,7 @@ def _new(options: argparse.Namespace) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
-    print("\n".join(status_lines(load(_folder(options.study)))))
+    print("\n".join(status_lines(load(folder_of(options.study)))))
 
 
 def status_lines(study: Study) -> list[str]:
@@ -131,11 +120,11 @@ def _next(options: argparse.Namespace) -> int:
             answer = line.strip().lower()[:1]
         return letters[answer]
 
-    return following_run(_folder(options.study), options.participant, options.again, ask, lambda text: print(text, flush=True))
+    return following_run(folder_of(options.study), options.participant, options.again, ask, lambda text: print(text, flush=True))
 
 
 def _override(options: argparse.Namespace) -> None:
-    study = load(_folder(options.study))
+    study = load(folder_of(options.study))
     study.planned(options.participant)
     own = [attempt for attempt in study.attempts if attempt.participant == options.participant]
     if options.what == "counts" and not own:
@@ -149,7 +138,7 @@ def _override(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from rtevo.study.export import export_study, validated
 
-    study = load(_folder(options.study))
+    study = load(folder_of(options.study))
     for why in export_study(study, options.bids):
         say(why)
     print(f"{options.bids}: {validated(options.bids)}")
@@ -158,7 +147,7 @@ def _export(options: argparse.Namespace) -> None:
 def _unseal(options: argparse.Namespace) -> None:
     from rtevo.study.unseal import unseal
 
-    study = unseal(_folder(options.study), options.by, options.why)
+    study = unseal(folder_of(options.study), options.by, options.why)
     print("\n".join(f"participant {who}: {arm}" for who, arm in study.arms().items()))
 
 
