@@ -190,7 +190,7 @@ def _settled(study: Study, participant: str) -> Study:
         else:
             news = RecordedSession(log.parent, damaged=True).status not in ("unfinished", attempt.status)
         if news:
-            close(study, attempt)
+            close(study, attempt, failed=attempt.kind == "fit")  # it was killed, and its folder may hold a part of the maps
     return Study(study.folder)
 
 

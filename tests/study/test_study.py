@@ -501,6 +501,17 @@ def test_a_fit_passes_by_its_held_out_blocks(tmp_path: Path) -> None:
     assert fit_refused(Fit(), fit_figures(tmp_path)) == "auc is not known, the study file wants 0.7"
 
 
+def test_a_fit_that_was_killed_is_no_decoder_whatever_it_has_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "study", runs='"localizer", "fit", "loop"', more="[fit]\nauc = 0.0\n")
+    new(folder)
+    ran(folder, "01", kind="localizer")
+    attempt, _ = begin(load(folder), load(folder).planned("01")[1])
+    (folder / attempt.folder).mkdir()
+    assert main(["next", "01", "--study", str(folder)]) == 2
+    assert f"{attempt.folder} did not come to its end (failed): say what to do (--again: repeat it;" in capsys.readouterr().err
+    assert load(folder).attempts[-1].counts is False
+
+
 def test_loops_wait_for_a_fit_that_passed_or_for_a_signature(tmp_path: Path) -> None:
     more = '[fit]\ntarget = "face - object"\n'
     folder = write(tmp_path / "study", runs='"localizer", "fit", "loop"', more=more, arms=["brain", "sham"])
