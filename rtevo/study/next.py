@@ -244,6 +244,7 @@ def following(folder: Path, participant: str) -> Callable[[Path, Mapping[str, An
             return None
         config = load(Path(begin(study, planned)[1][0]))
         learnt = finished / (STATE if choice == "next" else BEFORE)
-        return replace(config, decoder=replace(config.decoder, continue_from=str(learnt) if learnt.is_dir() else ""))
+        taken = config.decoder.folder and learnt.is_dir()  # without a folder each run makes a decoder of its own
+        return replace(config, decoder=replace(config.decoder, continue_from=str(learnt) if taken else ""))
 
     return choose
