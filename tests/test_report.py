@@ -18,7 +18,7 @@ import pytest
 
 from rtevo import records
 from rtevo.config import build, dump
-from rtevo.record import ImageRecord, LatentRecord, LogWriter, RecordedSession, Recorder, read_log
+from rtevo.record import LOG, ImageRecord, LatentRecord, LogWriter, RecordedSession, Recorder, read_log
 from rtevo.records import EventKind, VolumeFlag
 from rtevo.report import gather, page, pages
 from rtevo.report.__main__ import main
@@ -170,6 +170,13 @@ class Page(HTMLParser):
 def test_a_folder_without_a_session_is_a_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
     assert "expected the folder of a session" in capsys.readouterr().err
+
+
+def test_a_session_that_ended_before_its_first_volume_has_no_page_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with LogWriter(tmp_path / LOG) as log:
+        log.append("start", {"schema": 1, "tr_s": 2.0})
+    assert main([str(tmp_path)]) == 2
+    assert "expected at least one volume, the session recorded none: there is nothing to report" in capsys.readouterr().err
 
 
 def test_the_page_is_complete_and_asks_for_nothing_from_outside(recorded: Record) -> None:

@@ -44,8 +44,8 @@ def slot(dtype: np.dtype[np.void], **fields: object) -> np.void:
     return record[()]
 
 
-def write(out: Path, told: Told, secret: Path, batch: bool = True) -> None:
-    """Record a sealed session of three candidates."""
+def write(out: Path, told: Told, secret: Path, asks: bool = True) -> None:
+    """Record a sealed session of three candidates; a score comes while evolution is being told of the one before."""
     out.mkdir()
     settings = {"session": {"condition": "blinded"}, "evolution": {"sealed": True, "blinding_secret": str(secret)}}
     with LogWriter(out / LOG) as log:
@@ -54,11 +54,13 @@ def write(out: Path, told: Told, secret: Path, batch: bool = True) -> None:
     for number, own in enumerate(told):
         key = {"generation": 0, "candidate": number}
         recorder.take("scores", slot(records.score_dtype(), **key, score=own[0][1], score_se=1.0, scored_ns=number))
-        for candidate, fitness in own:
+        for place, (candidate, fitness) in enumerate(own):
             given = {"generation": 0, "candidate": candidate, "fitness": fitness, "fitness_se": np.nan, "scores_taken": number + 1}
             recorder.take("fitness", slot(records.fitness_dtype(), **given))
-        if batch:
-            recorder.flush()
+            if not place:
+                recorder.take("scores", slot(records.score_dtype(), **key, score=own[0][1], score_se=1.0, scored_ns=number))
+        if asks:
+            recorder.take("latents", slot(records.latent_dtype(2, 2), **key, probe=-1))
     recorder.flush()
     recorder.log.append("end", {"status": "completed", "condition": "blinded"})
     recorder.log.close()
@@ -74,10 +76,10 @@ def told_in(out: Path) -> list[tuple[int, float]]:
     return [(record.candidate, record.fitness) for record in read_log(out / LOG) if isinstance(record, FitnessRecord)]
 
 
-@pytest.mark.parametrize("batch", [True, False])
-def test_logs_of_all_conditions_look_the_same(tmp_path: Path, secret: Path, batch: bool) -> None:
+@pytest.mark.parametrize("asks", [True, False])
+def test_logs_of_all_conditions_look_the_same(tmp_path: Path, secret: Path, asks: bool) -> None:
     for name, told in (("one", BRAIN), ("two", SHAM)):
-        write(tmp_path / name, told, secret, batch)
+        write(tmp_path / name, told, secret, asks)
         assert told_in(tmp_path / name) == [each for own in told for each in own]
     one, two = ((tmp_path / name / LOG).read_text().splitlines() for name in ("one", "two"))
     assert [KIND.findall(line) for line in one] == [KIND.findall(line) for line in two]
@@ -145,6 +147,15 @@ def test_the_state_of_a_sealed_evolution_is_read_through_the_runs_own_settings_o
         log.append("unsealed", {"condition": "brain", "secret": secret.read_text().strip(), "by": "N. N.", "why": "the end", "at": "now"})
     secret.unlink()
     assert evolution_of(tmp_path / "out") == {"schema": 1}
+
+
+def test_a_run_after_the_unsealing_goes_on_from_its_copy_of_a_sealed_evolution(tmp_path: Path, secret: Path) -> None:
+    out = tmp_path / "later"
+    out.mkdir()
+    (out / "evolution-before.json").write_bytes(seal(b'{"schema": 1}', load_secret(secret), 1024))
+    with LogWriter(out / LOG) as log:
+        log.append("start", {"schema": 1, "tr_s": 2.0, "settings": {"evolution": {"sealed": False, "blinding_secret": str(secret)}}})
+    assert evolution_of(out / "evolution-before.json") == {"schema": 1}
 
 
 def test_a_sealed_file_of_scores_is_what_a_yoked_session_is_told(tmp_path: Path, secret: Path) -> None:

@@ -255,6 +255,7 @@ def health(desk: Desk) -> str:
     rings = "".join(
         f"<div><span>{name}</span><b class='{'amber' if waiting > FULL * slots else ''}'>{waiting}/{slots}</b></div>"
         for name, (waiting, slots) in desk.depths.items()
+        if not (desk.view.blinded and name == "fitness")  # how much evolution is told depends on what drives it
     )
     head = "<tr class='head'><td></td><td>usual</td><td>longest</td><td>allowed</td><td></td></tr>"
     return (

@@ -245,6 +245,8 @@ class Status:
             cells.append(("next image due in", "waiting" if late else f"{view.due_s - now_s:.1f} s", "yellow" if late else ""))
         if self._clock:
             depths = {name: max(ring.statistics().lag.values(), default=0) for name, ring in self._rings.items()}
+            if view.blinded:
+                depths.pop("fitness", None)  # how much evolution is told depends on what drives it
             cells.append(("queues", " ".join(f"{name[:3]} {depth}" for name, depth in depths.items() if depth) or "empty", ""))
         return cells
 

@@ -127,7 +127,8 @@ class Recorder:
         if self._secret and ring == "fitness":
             self._hold(fields, clock_ns)
             return
-        self.flush()
+        if ring == "latents":  # evolution has asked for more: of the score before it is told nothing any more
+            self.flush()
         if "maps" in fields:
             fields["maps"] = dict(zip(self._maps, fields["maps"], strict=True))
         if ring == "messages":
@@ -136,7 +137,7 @@ class Recorder:
             self.log.append(ring, fields, clock_ns)
 
     def flush(self) -> None:
-        """Record what is held of a session that is sealed; called after each look at the rings."""
+        """Record what is held of a session that is sealed; called at the end."""
         if self._told:
             self.log.append("sealed", sealed_told([fields for fields, _ in self._told], self._secret), self._told[0][1])
             self._told.clear()

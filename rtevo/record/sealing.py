@@ -27,9 +27,9 @@ __all__ = [
     "load_secret",
     "open_sealed",
     "opened",
+    "opener_of",
     "seal",
     "sealed_told",
-    "secret_in",
     "secret_of",
 ]
 
@@ -128,21 +128,30 @@ def secret_of(settings: Mapping[str, Any]) -> bytes:
     ConfigError
         The secret cannot be read.
     """
-    evolution = settings.get("evolution", {})
-    return load_secret(Path(evolution["blinding_secret"])) if evolution.get("sealed") else b""
+    return _secret_named(settings) if settings.get("evolution", {}).get("sealed") else b""
 
 
-def secret_in(records: Sequence[Record]) -> bytes:
-    """Return the secret that a log was sealed with: the one that it was unsealed with, or that of its settings.
+def _secret_named(settings: Mapping[str, Any]) -> bytes:
+    """Read the secret that settings name."""
+    return load_secret(Path(settings.get("evolution", {}).get("blinding_secret", "")))
+
+
+def opener_of(records: Sequence[Record]) -> bytes:
+    """Return the secret that opens what a run holds: as its unsealing left it, or as its settings name it, whether or not it is sealed.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        Of a whole log.
 
     Raises
     ------
     ConfigError
-        It was not unsealed, and the secret cannot be read.
+        The secret cannot be read.
     """
-    secret = next((bytes.fromhex(record.secret) for record in reversed(records) if isinstance(record, Unsealed)), b"")
-    start = next((record for record in records if isinstance(record, Start)), Start())
-    return secret or secret_of(start.settings or {})
+    if told := next((record.secret for record in reversed(records) if isinstance(record, Unsealed)), ""):
+        return bytes.fromhex(told)
+    return _secret_named(next((record.settings or {} for record in records if isinstance(record, Start)), {}))
 
 
 def sealed_told(told: Sequence[Mapping[str, Any]], secret: bytes) -> dict[str, str]:
@@ -161,7 +170,7 @@ def opened(records: Sequence[Record]) -> list[Record]:
     if not any(isinstance(record, Sealed) for record in records):
         return list(records)
     try:
-        return list(_opened(records, secret_in(records)))
+        return list(_opened(records, opener_of(records)))
     except ConfigError:
         return list(records)
 

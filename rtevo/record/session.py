@@ -20,7 +20,7 @@ from rtevo.record.localizer import EVENTS, event_rows, is_localizer
 from rtevo.record.log import LOG, read_log, read_up_to_damage
 from rtevo.record.parts import Part, RecordT, of_kind, parts
 from rtevo.record.recorder import image_path, volume_path
-from rtevo.record.sealing import is_sealed, open_sealed, secret_in
+from rtevo.record.sealing import is_sealed, open_sealed, opener_of
 from rtevo.record.tables import Row, aligned_volumes, frame, hidden_truth, motion_frame, summarise, trial_rows, trials_frame, write_table
 from rtevo.records import EventKind, Grid, RunClock, VolumeFlag
 
@@ -397,5 +397,5 @@ def evolution_of(place: Path) -> Row:
     path = place / EVOLUTION if place.is_dir() else place
     data = read_regular(path, MOST_JSON)
     if is_sealed(data):
-        data = open_sealed(data, secret_in(RecordedSession(path.parent).log))
+        data = open_sealed(data, opener_of(RecordedSession(path.parent).log))
     return dict(parse_json(data, digits=STATE_DIGITS))

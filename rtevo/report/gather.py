@@ -170,11 +170,13 @@ def gather(out: Path) -> Session:
     Raises
     ------
     DataError
-        Where it holds no session.
+        Where it holds no session, or one that has ended before its first volume.
     """
     if not (out / LOG).exists():
         raise DataError(f"{out}: expected the folder of a session (with {LOG}), found none")
     recorded, summary_file = RecordedSession(out), out / "summary.json"
+    if recorded.grid is None:
+        raise DataError(f"{out}: expected at least one volume, the session recorded none: there is nothing to report")
     if not summary_file.exists() or summary_file.stat().st_mtime_ns <= (out / LOG).stat().st_mtime_ns:
         recorded.save()
     summary, settings = recorded.summary, _settings(recorded.settings)

@@ -30,6 +30,7 @@ def run(context: Context) -> None:
                 recorder.log.sync()
             elif leaving and not held:
                 break
+        recorder.flush()
 
 
 class Taken(NamedTuple):
@@ -58,7 +59,6 @@ def take_all(recorder: Recorder, inputs: dict[str, Ring], held: list[Taken], con
     del held[: len(ready)]
     for taken in ready:
         recorder.take(taken.ring, taken.slot, taken.clock_ns)
-    recorder.flush()
     while recorder.problems:
         context.log.warning("record: %s", recorder.problems.pop(0))
     return len(ready)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,8 @@ from rtevo.command import Parser, command, say
 from rtevo.errors import StudyError
 from rtevo.study.file import FILE
 from rtevo.study.ledger import Attempt, append
-from rtevo.study.loading import Planned, Study, load
-from rtevo.study.next import CHOICES, following_run, waits_for
+from rtevo.study.loading import Planned, Study, folder_of, load
+from rtevo.study.next import choices_of, following_run, waits_for
 
 __all__ = ["main"]
 
@@ -63,17 +62,6 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def _folder(given: Path | None) -> Path:
-    """Find the study's folder."""
-    if given is not None:
-        return given
-    here = Path.cwd()
-    found = next((folder for folder in (here, *here.parents) if (folder / FILE).is_file()), None)
-    if found is None:
-        raise StudyError(f"{here}: expected a study's folder (with {FILE}), or one in it, found none: name it by --study")
-    return found
-
-
 def _new(options: argparse.Namespace) -> None:
     from rtevo.study.new import new
 
@@ -89,7 +77,7 @@ def _new(options: argparse.Namespace) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
-    print("\n".join(status_lines(load(_folder(options.study)))))
+    print("\n".join(status_lines(load(folder_of(options.study)))))
 
 
 def status_lines(study: Study) -> list[str]:
@@ -118,24 +106,25 @@ def _next(options: argparse.Namespace) -> int:
     def ask(planned: Planned, last: Attempt) -> str:
         if options.choice:
             return str(options.choice)
-        ways = "; ".join(f"--{choice}: {words}" for choice, words in CHOICES.items())
+        choices = choices_of(planned)
+        ways = "; ".join(f"--{choice}: {words}" for choice, words in choices.items())
         if sys.stdin is None or not sys.stdin.isatty():
             raise StudyError(f"{planned}: {last.folder} did not come to its end ({last.status}): say what to do ({ways})")
-        letters = {choice[0]: choice for choice in CHOICES}
+        letters = {choice[0]: choice for choice in choices}
         print(f"{planned}: {last.folder} did not come to its end ({last.status}).")
         answer = ""
         while answer not in letters:
-            print("; ".join(f"{choice[0]}: {words}" for choice, words in CHOICES.items()) + " > ", end="", flush=True)
+            print("; ".join(f"{choice[0]}: {words}" for choice, words in choices.items()) + " > ", end="", flush=True)
             if not (line := sys.stdin.readline()):
                 raise KeyboardInterrupt
             answer = line.strip().lower()[:1]
         return letters[answer]
 
-    return following_run(_folder(options.study), options.participant, options.again, ask, lambda text: print(text, flush=True))
+    return following_run(folder_of(options.study), options.participant, options.again, ask, lambda text: print(text, flush=True))
 
 
 def _override(options: argparse.Namespace) -> None:
-    study = load(_folder(options.study))
+    study = load(folder_of(options.study))
     study.planned(options.participant)
     own = [attempt for attempt in study.attempts if attempt.participant == options.participant]
     if options.what == "counts" and not own:
@@ -149,7 +138,7 @@ def _override(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from rtevo.study.export import export_study, validated
 
-    study = load(_folder(options.study))
+    study = load(folder_of(options.study))
     for why in export_study(study, options.bids):
         say(why)
     print(f"{options.bids}: {validated(options.bids)}")
@@ -158,7 +147,7 @@ def _export(options: argparse.Namespace) -> None:
 def _unseal(options: argparse.Namespace) -> None:
     from rtevo.study.unseal import unseal
 
-    study = unseal(_folder(options.study), options.by, options.why)
+    study = unseal(folder_of(options.study), options.by, options.why)
     print("\n".join(f"participant {who}: {arm}" for who, arm in study.arms().items()))
 
 
@@ -166,11 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in ELSEWHERE:
-        module = ELSEWHERE[given[0]][0]
-        if importlib.util.find_spec(module) is None:
-            say(f"rtevo study {given[0]}: this version of rtevo has no such part")
-            return 2
-        return int(importlib.import_module(module).main(given[1:]))
+        return int(importlib.import_module(ELSEWHERE[given[0]][0]).main(given[1:]))
     options = parser().parse_args(given)
     work = {"new": _new, "status": _status, "next": _next, "override": _override, "export": _export, "unseal": _unseal}
     return command(lambda: work[options.command](options))

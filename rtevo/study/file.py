@@ -71,7 +71,7 @@ class Files:
     loop: str = key("", "of the loops")
     ratings: str = key("", "of the runs in which ratings drive evolution")
     localizer: str = key("", "of the localizers")
-    scout: str = key("", "of the scouts: runs that only receive volumes and measure motion")
+    scout: str = key("", "of the scouts: localizers of which no decoder is made, to see that volumes arrive and how much somebody moves")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from rtevo.study.ledger import Attempt, Entry, Slot, attempts_of, entries
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Planned", "Study", "StudyRun", "load"]
+__all__ = ["Planned", "Study", "StudyRun", "folder_of", "load"]
 
 COLUMNS = ("generation", "candidate", "probe", "onset", "score", "score_se", "fitness", "true_response", "rating")
 OF_TRIALS = {"score_se": "se"}  # what columns of trials are called in a study's table
@@ -270,6 +270,23 @@ class Study:
         for run in self.runs:
             if run.kind in SHOWING and (run.folder / LOG).exists():
                 yield run, RecordedSession(run.folder, damaged=True)
+
+
+def folder_of(given: Path | None) -> Path:
+    """Return the study's folder: as it was given, or the current one, or one above it.
+
+    Raises
+    ------
+    StudyError
+        There is none.
+    """
+    if given is not None:
+        return given
+    here = Path.cwd()
+    found = next((folder for folder in (here, *here.parents) if (folder / FILE).is_file()), None)
+    if found is None:
+        raise StudyError(f"{here}: expected a study's folder (with {FILE}), or one in it, found none: name it by --study")
+    return found
 
 
 def load(folder: Path | str) -> Study:

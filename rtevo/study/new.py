@@ -16,6 +16,7 @@ from rtevo.study.allocation import KEY, draw, rotated, write_key
 from rtevo.study.file import FILE, StudyFile, example, read
 from rtevo.study.ledger import LEDGER, append
 from rtevo.study.loading import Study
+from rtevo.study.settings import of_kind
 
 __all__ = ["new"]
 
@@ -71,11 +72,13 @@ def _check_sessions(file: StudyFile) -> None:
         With every mistake found.
     """
     mistakes: list[str] = []
+    fitted = False
     for visit in file.visits:
+        fitted = fitted or "fit" in visit.runs
         for kind in dict.fromkeys(kind for kind in visit.runs if kind != "fit"):
-            later = {("decoder", "folder"): str(file.folder)} if visit.decoder or "fit" in visit.runs else {}
+            later = {("decoder", "folder"): str(file.folder)} if visit.decoder or fitted else {}
             try:
-                config = load(path := file.session_file(kind, visit), later)
+                config = load(path := file.session_file(kind, visit), {**of_kind(kind), **later})
                 if kind == "loop" and config.evolution.stop_gain:
                     mistakes.append(f"{path.name} [evolution] stop_gain: expected 0 in a study: when a run ends would depend on its arm")
             except ConfigError as error:

@@ -23,10 +23,9 @@ from rtevo.study.loading import Planned, Study
 from rtevo.study.settings import write_session
 from rtevo.study.start import RESUMES, STARTED, fit_arguments, main_of, sit
 
-__all__ = ["CHOICES", "Ask", "begin", "close", "following", "following_run", "waits_for"]
+__all__ = ["Ask", "begin", "choices_of", "close", "following", "following_run", "waits_for"]
 
 CHOICES = {"resume": "go on with it where it stopped", "again": "repeat it", "on": "go on without it"}
-"""What can be done about a run that was interrupted, stopped or failed."""
 BROKEN = {
     "stopped": "it was stopped",
     "failed": "it failed",
@@ -46,6 +45,11 @@ def waits_for(study: Study, planned: Planned) -> list[str]:
     own = next(number for number, block in enumerate(study.blocks) if planned.participant in block)
     earlier = [who for block in study.blocks[:own] for who in block]
     return [who for who in earlier if not study.settled(replace(planned, participant=who))]
+
+
+def choices_of(planned: Planned) -> dict[str, str]:
+    """Return what can be done about a run that was interrupted, stopped or failed; only where images evolve it can go on."""
+    return {choice: words for choice, words in CHOICES.items() if choice != "resume" or planned.kind in SHOWING}
 
 
 def begin(study: Study, planned: Planned) -> tuple[Attempt, list[str]]:
@@ -134,7 +138,7 @@ def following_run(folder: Path, participant: str, again: int | None, ask: Ask, t
     again : int or None
         Repeat this run of the latest visit; 0: the last one that was begun.
     ask : callable
-        What to do about a run that did not come to its end: one of `CHOICES`.
+        What to do about a run that did not come to its end: one of its :func:`choices_of`.
     tell : callable
         Is told what happens.
 
@@ -186,7 +190,7 @@ def _settled(study: Study, participant: str) -> Study:
         else:
             news = RecordedSession(log.parent, damaged=True).status not in ("unfinished", attempt.status)
         if news:
-            close(study, attempt)
+            close(study, attempt, failed=attempt.kind == "fit")  # it was killed, and its folder may hold a part of the maps
     return Study(study.folder)
 
 
@@ -209,6 +213,9 @@ def _chosen(study: Study, participant: str, ask: Ask) -> tuple[Planned, Attempt 
         if not tried:
             return planned, None
         choice = ask(planned, tried[-1])
+        if choice not in (ways := choices_of(planned)):
+            said = "; ".join(f"--{way}: {words}" for way, words in ways.items())
+            raise StudyError(f"{planned}: --{choice}: expected a run in which images evolve, no other goes on: say what to do ({said})")
         if choice != "on":
             return planned, tried[-1] if choice == "resume" else None
         append(study.folder, "passed_over", participant=participant, visit=planned.visit.label, planned=planned.number)

@@ -19,6 +19,7 @@ from rtevo.report.page import render, svg, thumbnail
 from rtevo.study import figures
 from rtevo.study.checklist import SOURCE, Item, checklist
 from rtevo.study.group import Comparison, Group, GroupRun, gather_group
+from rtevo.study.loading import folder_of, load
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -300,14 +301,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "allocation with its interval, a mixed model beside it, pictures, exclusions, the CRED-nf checklist; one HTML page and tables as "
         "CSV. While the study is sealed it shows all participants together, without arms.",
     )
-    p.add_argument("--study", type=Path, default=Path(), metavar="FOLDER", help="the study's folder (default: the current one)")
+    p.add_argument("--study", type=Path, metavar="FOLDER", help="the study's folder (default: the current one, or one above it)")
     p.add_argument("--to", type=Path, metavar="DIR", help="folder to write into (default: report, in the study's)")
     options = p.parse_args(arguments)
 
     def work() -> None:
-        from rtevo.study import load
-
-        study = load(options.study)
+        study = load(folder_of(options.study))
         group = gather_group(study, study.file.analysis)
         print("\n".join(map(str, write(group, study.file.study.name, options.to or study.folder / "report"))))
 

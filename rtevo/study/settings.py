@@ -18,9 +18,14 @@ from rtevo.study.allocation import KEY
 from rtevo.study.file import SHOWING
 from rtevo.study.loading import Planned, Study
 
-__all__ = ["decoder_of", "donors", "session_config", "write_session"]
+__all__ = ["decoder_of", "donors", "of_kind", "session_config", "write_session"]
 
 SCORES = 4096  # sealed files of scores hold a multiple of so many
+
+
+def of_kind(kind: str) -> dict[tuple[str, str], Any]:
+    """Return what the kind of a run settles before its session file is looked at: a localizer's names of decoders may not be there yet."""
+    return {} if kind in SHOWING else {("session", "task"): "localizer"}
 
 
 def session_config(study: Study, planned: Planned, number: int, out: Path, scores: Path | None = None) -> Config:
@@ -46,6 +51,7 @@ def session_config(study: Study, planned: Planned, number: int, out: Path, score
     who, visit, file = planned.participant, planned.visit, study.file
     named = not study.overridden(who, "identity")
     settings: dict[tuple[str, str], Any] = {
+        **of_kind(planned.kind),
         ("session", "participant"): who,
         ("session", "session"): visit.label,
         ("session", "run"): number,

@@ -1,9 +1,8 @@
-"""How each kind of run is started: the one table of them. What is not there yet is said when it is asked for."""
+"""How each kind of run is started: the one table of them."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,8 +26,8 @@ class Started(NamedTuple):
 
 
 STARTED = {
-    "scout": Started("rtevo.localizer", "volumes are received and motion is measured, nothing evolves"),
-    "localizer": Started("rtevo.localizer", "known pictures are shown"),
+    "scout": Started("rtevo.localizer.__main__", "known pictures are shown, and no decoder is made of them"),
+    "localizer": Started("rtevo.localizer.__main__", "known pictures are shown"),
     "fit": Started("rtevo.decode.__main__", "a decoder is made from the localizers"),
     "loop": Started("rtevo.run", "images evolve"),
     "ratings": Started("rtevo.run", "images evolve by the participant's ratings"),
@@ -37,15 +36,7 @@ RESUMES = "rtevo.run"  # goes on with a run of any kind that has a log
 
 
 def main_of(name: str) -> Callable[[Sequence[str]], int]:
-    """Return what starts a kind of run: takes the arguments of its command, gives its exit status.
-
-    Raises
-    ------
-    StudyError
-        This version of rtevo has no such part.
-    """
-    if importlib.util.find_spec(name) is None:
-        raise StudyError(f"{name}: expected a part of this version of rtevo, found none: such runs cannot be started with it")
+    """Return what starts a kind of run: takes the arguments of its command, gives its exit status."""
 
     def start(arguments: Sequence[str]) -> int:
         try:

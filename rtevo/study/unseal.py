@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from rtevo.record import LOG, LogWriter, RecordedSession, hold, load_secret
+from rtevo.errors import DataError, StudyError
+from rtevo.record import LOG, LogWriter, RecordedSession, Unsealed, hold, load_secret
 from rtevo.study.ledger import append
 from rtevo.study.loading import Study
 
@@ -25,7 +27,7 @@ def unseal(folder: Path, by: str, why: str) -> Study:
     Raises
     ------
     RtevoError
-        The arms cannot be read, or a run of the study goes on.
+        The arms cannot be read, or a run of the study goes on; or logs are damaged: then all other runs are unsealed.
     """
     study = Study(folder)
     arms = study.concealed_arms()
@@ -39,11 +41,25 @@ def unseal(folder: Path, by: str, why: str) -> Study:
             study = Study(folder)
         told = next(entry for entry in study.ledger if entry.kind == "unsealed")
         secret = load_secret(study.file.path(study.file.study.secret)).hex()
+        left: list[str] = []
         for run in runs:
-            if not RecordedSession(run.folder, damaged=True).sealed:
-                continue
-            with LogWriter(run.folder / LOG) as log:
-                fields = {"condition": arms[run.participant], "secret": secret, "at": told["at"], "by": told["by"], "why": told["why"]}
-                log.append("unsealed", fields)
-            RecordedSession(run.folder).save()
+            fields = {"condition": arms[run.participant], "secret": secret, "at": told["at"], "by": told["by"], "why": told["why"]}
+            try:
+                _open(run.folder, fields)
+            except DataError as problem:
+                left.append(str(problem))
+    if left:
+        more = f"{len(left)} of its runs are not: mend their logs (`rtevo record RUN --skip-damaged`), then unseal again"
+        raise StudyError("\n".join([f"{study.folder}: the study is unsealed, {more}", *left]))
     return study
+
+
+def _open(run: Path, fields: Mapping[str, str]) -> None:
+    """Let a run's log say what drove it, and write its tables again, also where only that was missing."""
+    session = RecordedSession(run)
+    if session.sealed:
+        with LogWriter(run / LOG) as log:
+            log.append("unsealed", fields)
+        session = RecordedSession(run)
+    if session.records(Unsealed):
+        session.save()

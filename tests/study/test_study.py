@@ -199,6 +199,27 @@ def test_unsealing_is_for_good_and_says_who_did_it(sealed: Path, capsys: pytest.
     assert load(sealed).pairs() == {"01": "block-01", "02": "block-01", "03": "block-02", "04": "block-02", "05": "block-02"}
 
 
+def test_a_damaged_log_does_not_keep_the_other_runs_sealed(sealed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"session": {"condition": "blinded"}, "evolution": {"sealed": True, "blinding_secret": str(sealed / "secret")}}
+    logs = [sealed / ran(sealed, who) / "record.jsonl" for who in ("01", "02")]
+    for log in logs:
+        log.unlink()
+        with LogWriter(log) as writer:
+            writer.append("start", {"schema": 1, "tr_s": 2.0, "condition": "blinded", "settings": settings})
+            writer.append("end", {"status": "completed", "condition": "blinded"})
+    whole = logs[0].read_bytes()
+    logs[0].write_bytes(whole.replace(b"blinded", b"blinked", 1))
+    arguments = ["unseal", "--by", "N. N.", "--why", "the end", "--study", str(sealed)]
+    assert main(arguments) == 2
+    assert "the study is unsealed, 1 of its runs are not: mend their logs" in capsys.readouterr().err
+    assert load_run(logs[1].parent).summary["condition"] == load(sealed).arms()["02"]
+    logs[0].write_bytes(whole)
+    (logs[1].parent / "summary.json").unlink()  # as if it had been cut short there
+    assert main(arguments) == 0
+    for log, who in zip(logs, ("01", "02"), strict=True):
+        assert json.loads((log.parent / "summary.json").read_text())["condition"] == load(sealed).arms()[who]
+
+
 # --- what comes next ------------------------------------------------------------------------------------------------------------------
 
 
@@ -426,10 +447,10 @@ def test_the_current_folder_or_one_above_it_is_the_study(
     assert "participant '09': expected one of the study's: 01, 02" in capsys.readouterr().err
 
 
-def test_parts_of_rtevo_that_are_not_there_are_named() -> None:
+def test_every_kind_of_run_is_started_by_a_command() -> None:
     assert set(STARTED) == {"scout", "localizer", "fit", "loop", "ratings"}
-    with pytest.raises(StudyError, match=r"rtevo\.nowhere: expected a part of this version of rtevo, found none"):
-        main_of("rtevo.nowhere")
+    for started in STARTED.values():
+        assert main_of(started.module)(["--help"]) == 0
 
 
 # --- what counts ----------------------------------------------------------------------------------------------------------------------
@@ -480,6 +501,17 @@ def test_a_fit_passes_by_its_held_out_blocks(tmp_path: Path) -> None:
     assert fit_refused(Fit(), fit_figures(tmp_path)) == "auc is not known, the study file wants 0.7"
 
 
+def test_a_fit_that_was_killed_is_no_decoder_whatever_it_has_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "study", runs='"localizer", "fit", "loop"', more="[fit]\nauc = 0.0\n")
+    new(folder)
+    ran(folder, "01", kind="localizer")
+    attempt, _ = begin(load(folder), load(folder).planned("01")[1])
+    (folder / attempt.folder).mkdir()
+    assert main(["next", "01", "--study", str(folder)]) == 2
+    assert f"{attempt.folder} did not come to its end (failed): say what to do (--again: repeat it;" in capsys.readouterr().err
+    assert load(folder).attempts[-1].counts is False
+
+
 def test_loops_wait_for_a_fit_that_passed_or_for_a_signature(tmp_path: Path) -> None:
     more = '[fit]\ntarget = "face - object"\n'
     folder = write(tmp_path / "study", runs='"localizer", "fit", "loop"', more=more, arms=["brain", "sham"])
@@ -502,6 +534,29 @@ def test_loops_wait_for_a_fit_that_passed_or_for_a_signature(tmp_path: Path) -> 
     assert main(["override", "01", "--what", "fit", "--by", "N. N.", "--why", "few blocks", "--study", str(folder)]) == 0
     config = load_config(Path(begin(load(folder), loop)[1][0]))
     assert config.decoder.folder == str(folder / attempt.folder)
+
+
+def test_a_localizer_that_was_broken_off_is_repeated_and_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "study", runs='"localizer", "loop"')
+    new(folder)
+    ran(folder, "01", kind="localizer", status="stopped", why="it was stopped")
+    before = (folder / LEDGER).read_bytes()
+    for choice in ([], ["--resume"]):
+        assert main(["next", "01", *choice, "--study", str(folder)]) == 2
+        assert "say what to do (--again: repeat it; --on: go on without it)" in capsys.readouterr().err
+    assert (folder / LEDGER).read_bytes() == before
+
+
+def test_session_files_of_a_scanner_need_no_decoder_before_the_fit_and_none_after_it(tmp_path: Path) -> None:
+    folder = write(tmp_path / "study", runs='"scout", "localizer", "fit", "loop"', arms=["brain"])
+    scanner = '[acquisition]\nsource = "watch"\nfolder = "."\ntr_s = 2.0\n[decoder]\nname = "face"\n[localizer]\nfolder = "."\n'
+    (folder / "session.toml").write_text(scanner)
+    text = (folder / "study.toml").read_text().replace("[files]", '[files]\nscout = "session.toml"')
+    (folder / "study.toml").write_text(text + '[[visits]]\nlabel = "b"\nruns = ["localizer", "loop"]\n')
+    new(folder)
+    for planned in load(folder).planned("01")[:2]:
+        _, (file,) = begin(load(folder), planned)
+        assert load_config(Path(file)).session.task == "localizer"
 
 
 def test_a_damaged_ledger_is_named(sealed: Path) -> None:
