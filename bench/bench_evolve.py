@@ -5,7 +5,8 @@ it prints the true fitness of the last generation's candidates, in standard devi
 the seeds: every strategy at every budget and noise (``gain``), against the prototype's rule at equal evaluations and at a quarter of
 them (``prototype``), generational and steady at equal scan time (``schedule``), with late, missing and wild scores (``gaps``), and for the
 built-in image model's own objective, the similarity of the re-encoded picture to a hidden one (``picture``); with maps that measure
-something else, too (``quality``), and what objectives over two maps do to both (``maps``). Simulations run on the local cores or a Dask
+something else, too (``quality``), what objectives over two maps do to both (``maps``), and evolution that goes on in runs whose
+scores have another offset and unit (``runs``). Simulations run on the local cores or a Dask
 cluster, see --help. Under pytest-benchmark the cost of one ask is timed, for 100 to 1,000 scores.
 
 Budgets are generations x population. An image every 4 s, a score 12 s after its onset.
@@ -38,7 +39,7 @@ from rtevo.objective import parse_objective
 
 BUDGETS = ((4, 20), (6, 10), (10, 20), (20, 20))
 QUARTERS = ((4, 5), (3, 5), (5, 10), (5, 20))  # a quarter of the evaluations of each
-TABLES = ("gain", "prototype", "schedule", "gaps", "picture", "quality", "maps")
+TABLES = ("gain", "prototype", "schedule", "gaps", "picture", "quality", "maps", "runs")
 PICTURE_SIZE = 16
 COLOURS = {"surrogate": "#0b6e75", "truncation": "#c1561a", "cma": "#6a4ba0", "sepcma": "#b0a3d4", "random": "#9aa3ad"}
 
@@ -49,10 +50,8 @@ def _painter() -> Any:
     from rtevo import generate
     from rtevo.latent import LatentSpace
 
-    embedding_size, _ = generate.probe(None)
     generator = generate.load(generate.GeneratorSettings(model_path=None, steps=4, guidance_scale=1.0))
-    space = getattr(generate, "latent_space", lambda size: LatentSpace.random(size, embedding_size, seed=1))(PICTURE_SIZE)
-    return generator, space
+    return generator, LatentSpace.load(generate.TINY_LATENT_SPACE).first(PICTURE_SIZE)
 
 
 def picture(x: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
@@ -270,6 +269,35 @@ def maps_table(bench: Bench) -> None:
         print(f"{text:<34}" + "".join(f"{cell(list(part)):>14}" for part in found.T))
 
 
+def runs_table(bench: Bench) -> None:
+    """Two, three and five runs of 35 images, each with an offset and a unit of its own."""
+    counts, offsets, scales = (2, 3, 5), (-6.0, 0.0, 6.0), (0.3, 1.0, 3.0)
+    base = Case("surrogate", "cosine", 7, 5, 1.0, 0, "steady", size=30)
+    fresh, *long = bench.run([base, *(replace(base, generations=7 * count) for count in counts)])
+    cells = [replace(base, runs=count, offset=o, scale=s) for count in counts for s in scales for o in offsets]
+    parts = np.array(bench.run(cells)).reshape(len(counts), len(scales), len(offsets), -1)
+    print("\ncosine, noise 1, 30 dimensions, 7 x 5 images a run, steady; offset (SD) and scale are the second run's, others differ as")
+    print(f"rehearse.Case says; the first run alone: {cell(fresh)}; * less than 95% of the gain at offset 0, scale 1")
+    for count, of_count, whole in zip(counts, parts, long, strict=True):
+        print(f"\n{count} runs (as many images in one run: {cell(whole)})\n{'scale':>8}" + "".join(f"{o:>+15g}" for o in offsets))
+        least = 0.95 * float(of_count[scales.index(1.0), offsets.index(0.0)].mean())
+        for scale, row in zip(scales, of_count, strict=True):
+            print(f"{scale:>8g}" + "".join(f"{cell(list(own)) + ('*' if own.mean() < least else ' '):>15}" for own in row))
+    others = {
+        "one in six a probe": replace(base, runs=2, offset=3.0, scale=3.0, probe_every=6),
+        "standard errors known": replace(base, runs=2, offset=3.0, scale=3.0, informed=True),
+        "drift of 2 SD a run": replace(base, runs=2, offset=3.0, scale=3.0, drift=2.0),
+        "drift of -2 SD a run": replace(base, runs=2, offset=3.0, scale=3.0, drift=-2.0),
+        "one in twenty wild": replace(base, runs=2, offset=3.0, scale=3.0, outliers=0.05),
+    }
+    others |= {name: replace(base, strategy=name, runs=2, offset=3.0, scale=3.0) for name in ("truncation", "cma", "sepcma")}
+    flat = [replace(case, offset=0.0, scale=1.0) for case in others.values()]
+    found = bench.run([*others.values(), *flat])
+    print(f"\ntwo runs{'':<20}{'+3 SD, scale 3':>15}{'neither':>15}")
+    for name, own, neither in zip(others, found, found[len(others) :], strict=False):
+        print(f"{name:<28}{cell(own):>15}{cell(neither):>15}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -287,7 +315,7 @@ def main(arguments: list[str] | None = None) -> int:
     machine = platform.processor() or platform.machine()
     print(f"{options.seeds} seeds from 0; {machine}, Python {platform.python_version()}, NumPy {np.__version__}")
     tables = {"gain": gain_tables, "prototype": prototype_table, "schedule": schedule_table, "gaps": gaps_table, "picture": picture_table}
-    tables |= {"quality": quality_table, "maps": maps_table}
+    tables |= {"quality": quality_table, "maps": maps_table, "runs": runs_table}
     try:
         with client(options) as where:
             bench = Bench(options, where)

@@ -55,7 +55,7 @@ def present(
     connect_s : float
         Give up where no session answers for so long, s.
     restarts : bool
-        A session that begins again, with another run of the scanner, is waited for.
+        A session that begins again, with another run of the scanner, is waited for; so is the next run of a visit.
     stay : bool
         Wait for the next session, with the end text on the screen, until Escape is pressed.
 
@@ -91,6 +91,8 @@ def present(
                 _log.info("the support computer has checked this presenter")
             elif restarts and reason == wire.RESTART:
                 _log.info("the session begins again: waiting for the scanner's next run")
+            elif restarts and reason == wire.NEXT:
+                _log.info("the run is over: waiting for the visit's next")
             elif stay and reason != ESCAPE:
                 _log.info("ended (%s): waiting for the next run", reason)
                 ended = reason

@@ -19,6 +19,7 @@ from rtevo.wire import (
     FOREVER_NS,
     GIVEN,
     MAX_TEXT_BYTES,
+    NEXT,
     PASSED,
     RESTART,
     TAKERS,
@@ -278,11 +279,10 @@ class Session:
 
     def _goodbye(self, reason: str) -> None:
         """End text, for a moment, or where the session begins again the waiting text; the bridge learns of it at once."""
-        again = reason == RESTART
-        text = self._settings.wait_text if again else self._settings.end_text
+        text = self._settings.wait_text if reason == RESTART else self._settings.end_text
         flip = self._display.show(Scene("text", text), self._display.now_ns())
         self._report_end(flip, reason)
-        if self._lingers and not (self._settings.lock_step or again):
+        if self._lingers and not (self._settings.lock_step or reason in (RESTART, NEXT)):
             with contextlib.suppress(BrokenOff, KeyboardInterrupt):
                 self._wait(flip + self._settings.real_ns(self._settings.end_s))
 
@@ -323,6 +323,7 @@ class Session:
             self._take_messages()
             self._take_pulses(presses)
             self._take_wishes(presses)
+            self._take_presses(presses)
             if any(press.key == ESCAPE for press in presses):
                 raise BrokenOff(ESCAPE)
             for press in presses:
@@ -334,7 +335,7 @@ class Session:
         port = self._pulses
         for text in [*self._display.told(), *(port.told() if port is not None else ())]:
             self._tell(text)
-        meant = {ESCAPE, *self._wishes, *(self._settings.rating_keys if self._rating_open else ())}
+        meant = {ESCAPE, *self._wishes, *(self._settings.rating_keys if self._rating_open or self._settings.presses else ())}
         meant |= {self._settings.trigger_key} if port is None else set()
         for key in {press.key for press in presses if press.elsewhere} & meant:
             self._tell(f"key {key!r} was typed into another window: it does not count (click the presenter's window)")
@@ -366,6 +367,13 @@ class Session:
                 self._taker = self._taker or (who if self._shown is not None else "")
             else:
                 self._report(Kind.STOP_ASKED, press.t_ns, self._shown, text="the participant asks to stop", error_ns=press.error_ns)
+
+    def _take_presses(self, presses: list[Press]) -> None:
+        """Report what the participant presses, where the session wants every press."""
+        if self._settings.presses and self._started and not self._over:
+            for press in presses:
+                if press.key in self._settings.rating_keys:
+                    self._report(Kind.PRESS, press.t_ns, self._shown, text=press.key, error_ns=press.error_ns)
 
     def _take_pulses(self, presses: list[Press]) -> None:
         """Report the scanner's pulses: the first one after the dummies is the trigger."""

@@ -28,7 +28,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "init": Command("rtevo.init", "write a short session file for a scanner, or for a simulated one"),
+    "localizer": Command("rtevo.localizer.__main__", "show pictures of known categories, for a decoder to be fitted to"),
     "run": Command("rtevo.run", "run a session, check one before it (--check), go on with one, compute one again"),
+    "study": Command("rtevo.study.__main__", "participants, visits and arms in one file: what comes next, what counts, unsealing"),
     "ingest": Command("rtevo.ingest.__main__", "list what a scanner has exported, convert a run"),
     "decode": Command("rtevo.decode.__main__", "build decoders, score recorded runs, carry a decoder to today's grid"),
     "latent": Command("rtevo.latent.__main__", "make a latent space: what evolution searches in"),
@@ -36,7 +38,7 @@ COMMANDS = {
     "evolve": Command("rtevo.evolve.__main__", "plan a study's evolution, draw a blinding key"),
     "realign": Command("rtevo.realign.__main__", "align a recorded run to one reference"),
     "report": Command("rtevo.report.__main__", "write a page about a run"),
-    "export": Command("rtevo.export", "write a run as BIDS"),
+    "export": Command("rtevo.export.__main__", "write a run as BIDS"),
     "record": Command("rtevo.record.__main__", "make a run's tables again from its log"),
     "bridge": Command("rtevo.bridge.__main__", "make the keys of the stimulus PC, answer its self-test"),
     "gate": Command("rtevo.gate.__main__", "show what would be refused before the participant sees it"),
@@ -46,7 +48,8 @@ COMMANDS = {
 WAY = (
     ("init siemens", "a short session file; or ge, philips; simulate: a look at all of it, without a scanner"),
     ("ingest EXPORT_DIR", "what the scanner exports, and which series a session would take"),
-    ("decode fit RUN --events E.tsv --out decoder", "a decoder, from runs in which known pictures were shown"),
+    ("localizer session.toml --folder PICTURES", "pictures of known categories, shown to the participant"),
+    ("decode fit RUN_FOLDER", "a decoder, from that run; or of runs from elsewhere: RUN --events E.tsv"),
     ("generate get sd15-lcm --into model", "an image model; generate get: which there are"),
     ("latent fit PICTURES --model model --out latent.npz", "the latent space that evolution searches in"),
     ("bridge keys keys", "keys for the stimulus PC"),

@@ -14,6 +14,7 @@
     |-- ModelError             an image model folder is missing, incomplete or gives bad pictures
     |-- RingError              shared-memory rings (see rtevo.shm for its branches)
     |-- LinkError              the link to the stimulus PC: version, keys, peer lost
+    |-- StudyError             a study does not allow it: sealed, not this participant's turn, a fit that did not pass
     `-- StageError             a process of the session died; carries its name and traceback
 """
 
@@ -37,6 +38,7 @@ __all__ = [
     "RingError",
     "RtevoError",
     "StageError",
+    "StudyError",
     "full_disk",
 ]
 
@@ -99,6 +101,10 @@ class RingError(RtevoError):
 
 class LinkError(RtevoError):
     """The link to the stimulus PC failed: version, keys, or a peer that is gone."""
+
+
+class StudyError(RtevoError):
+    """A study does not allow what is asked for; the message says what has to come first."""
 
 
 class StageError(RtevoError):

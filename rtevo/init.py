@@ -90,10 +90,12 @@ SESSIONS = {
 }
 """The session file for each vendor."""
 _CHECK_AND_RUN = (
+    ("localizer {file} --folder PICTURES", "known pictures, shown to the participant; then decode fit RUN_FOLDER: the decoder"),
     ("run --check {file}", "everything, before the participant lies down; it names what is not there yet"),
     ("run {file}", "the session"),
 )
 _SIMULATED = (
+    ("localizer {file} --speed max", "pictures of known categories; decode fit RUN_FOLDER makes a decoder of them"),
     ("run {file}", "the session, about 4 minutes; --speed max: as fast as this computer can"),
     ("report OUT", "a page about it; OUT: the folder that it names"),
 )

@@ -81,6 +81,7 @@ class EventKind(IntEnum):
     TAKEN = 18  # an image was taken away, or will not be shown; text: by whom, see `rtevo.wire.TAKERS`; the flip where it was on the screen
     REFUSED = 19  # the presenter did not take an image: its verdict or its digest is not right; text: why
     STOP_ASKED = 20  # the participant asks to stop: the session goes on until the operator ends it
+    PRESS = 21  # a key of the response box, where every press is reported (a localizer's task); text: the key; the image on the screen
 
 
 NOTES = frozenset({EventKind.NOTE, *(kind for kind in EventKind if EventKind.READY <= kind <= EventKind.REPLACED)})

@@ -9,25 +9,23 @@ import argparse
 import logging
 import shutil
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtevo import __version__
 from rtevo.command import FAILED, MISTAKE, Parser, command, finite, say
-from rtevo.config import choices, example, load
-from rtevo.errors import ConfigError, DataError, RtevoError, StageError, full_disk
+from rtevo.config import choices, example, is_localizer, load
+from rtevo.errors import ConfigError, RtevoError, StageError, full_disk
 from rtevo.session.counting import counted, said
-from rtevo.session.prepare import prepare
-from rtevo.session.provenance import open_record
+from rtevo.session.prepare import attended, prepare
 from rtevo.stops import Stops
+from rtevo.visit import Following, Succession, run, sit
 
 if TYPE_CHECKING:
     from rtevo.session.plan import Plan
-    from rtevo.supervisor import Supervisor
 
-__all__ = ["main", "run"]
+__all__ = ["WAIT_S", "conduct", "main", "run", "speed_of", "wait_of"]
 
 WAIT_S = 30.0  # that the presenter is waited for, when a session is checked
 
@@ -81,7 +79,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--prefers", metavar="CONCEPT", help="what the simulated participant likes: spider, fruit...; list: all names")
     p.add_argument("--seed", type=int, metavar="N", help="the same seed and input give the same session")
     p.add_argument(
-        "--speed", type=_speed, metavar="X|max", help="time runs X times faster (simulate and replay); max: as fast as the computer allows"
+        "--speed",
+        type=speed_of,
+        metavar="X|max",
+        help="time runs X times faster (simulate and replay); max: as fast as the computer allows",
     )
     p.add_argument(
         "--check",
@@ -92,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--sample", type=Path, metavar="PATH", help="with --check: a volume of the protocol to come (DICOM or NIfTI; file or folder)"
     )
-    p.add_argument("--wait", type=_wait, metavar="S", help="with --check: how long the presenter is waited for, s (default: 30)")
+    p.add_argument("--wait", type=wait_of, metavar="S", help="with --check: how long the presenter is waited for, s (default: 30)")
     p.add_argument("--json", action="store_true", help="with --check: print JSON")
     p.add_argument(
         "--console",
@@ -102,18 +103,35 @@ def parser() -> argparse.ArgumentParser:
         metavar="PORT",
         help="serve the operator's page in a browser, at 127.0.0.1 and this port (default: 8080); the session begins when Start is pressed",
     )
+    p.add_argument(
+        "--visit",
+        nargs="?",
+        const=0,
+        type=_runs,
+        metavar="N",
+        help="several runs in one sitting: after each one the console or the terminal offers the next, the same again, or the end; where "
+        "nobody attends, N runs follow each other. Each goes on from where the one before has ended",
+    )
     p.add_argument("--example", action="store_true", help="print a commented session file and leave")
     p.add_argument("--version", action="version", version=f"rtevo {__version__}")
     return p
 
 
-def _wait(text: str) -> float:
+def wait_of(text: str) -> float:
+    """Read how long is waited, s."""
     if (wait_s := finite(text)) < 0:
         raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text!r}")
     return wait_s
 
 
-def _speed(text: str) -> float:
+def _runs(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 1000):
+        raise argparse.ArgumentTypeError(f"expected a number of runs, 1 to 1000, got {text!r}")
+    return int(text)
+
+
+def speed_of(text: str) -> float:
+    """Read how fast time runs; max: 0, as fast as the computer allows."""
     if text == "max":
         return 0.0
     try:
@@ -149,106 +167,6 @@ def _overrides(options: argparse.Namespace) -> dict[tuple[str, str], Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-# --- the session -----------------------------------------------------------------------------------------------------------------------
-
-
-def run(plan: Plan, stops: Stops) -> dict[str, Any]:
-    """Run a prepared session to its end and give its summary.
-
-    Where the operator wants another run of the scanner, because the decoder could not be placed, it follows as the session's next part.
-
-    Parameters
-    ----------
-    plan : Plan
-    stops : Stops
-        The signals that end it; entered.
-
-    Raises
-    ------
-    StageError
-        A process died; what had been recorded has been saved, and the summary written.
-    KeyboardInterrupt
-        The session was stopped before its record began.
-    """
-    from rtevo.past.resume import resume
-    from rtevo.record import hold
-
-    while True:
-        with hold(plan.out):
-            open_record(plan)
-            stops.listener = _only_count  # from here on there is a record, and a signal cannot keep it from being completed and told
-            summary = _run(plan, stops)
-        if summary["status"] != "restarted":
-            return summary
-        print("rtevo: the session begins again: start the scanner's run anew when everything is ready", file=sys.stderr)
-        try:
-            stops.listener = None
-            plan, _ = resume(plan.out, rebaseline=True)
-        except KeyboardInterrupt:
-            stops.listener = _only_count
-            return summary
-
-
-def _only_count() -> None:
-    """Take note of a signal that changes nothing any more."""
-
-
-def _run(plan: Plan, stops: Stops) -> dict[str, Any]:
-    from rtevo.console import Status
-    from rtevo.supervisor import Supervisor
-
-    failure: StageError | None = None
-    status, asked = "failed", stops.count
-    with (
-        Status(plan) as display,
-        Supervisor(plan, display.log, display.progress) as supervisor,
-        stops.heard_by(supervisor.stop),
-    ):
-        try:
-            display.invite()
-            if stops.count > asked:  # while the rings were made
-                raise KeyboardInterrupt
-            supervisor.start()
-            display.watch(supervisor.rings, supervisor.clock, supervisor.operate)
-            status = supervisor.run(display.tick)
-        except KeyboardInterrupt:
-            status = "stopped"
-            supervisor.abandon()
-        except StageError as error:
-            failure = error
-            supervisor.abandon(str(error))
-        supervisor.dismiss()
-        summary = _complete(plan, supervisor, status, str(failure or ""))  # before the rings go, which others could hold up
-    if failure:
-        raise failure
-    return summary
-
-
-def _complete(plan: Plan, supervisor: Supervisor, status: str, reason: str) -> dict[str, Any]:
-    """Write the log's last records, and make the tables; where the disk is full, in the room that was kept for them.
-
-    Raises
-    ------
-    DataError
-        They cannot be written.
-    """
-    from rtevo.record import LOG, LogWriter, finalise, hidden_truth, release
-
-    release(plan.out)
-    clock_ns, painter = supervisor.clock.now_ns(), supervisor.told.get("generator", "")
-    try:
-        with LogWriter(plan.out / LOG) as log:
-            if truth := hidden_truth(plan.out):
-                log.append("truth", {"preferences": truth}, clock_ns)
-            end = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "status": status, "reason": reason, "condition": plan.condition}
-            statistics, warnings = supervisor.ring_statistics(), supervisor.warnings
-            log.append("end", {**end, "generator": painter, "rings": statistics, "warnings": warnings}, clock_ns)
-        return finalise(plan.out)
-    except OSError as error:
-        what = full_disk(error, plan.out) or f"{error.strerror or error}"
-        raise DataError(f"{plan.out}: the tables could not be written: {what}, then `python -m rtevo.record {plan.out}`") from None
-
-
 def _forget(plan: Plan | None) -> str:
     """Remove what a session that never began has left, and say what is there of it; of one that was to go on nothing is removed."""
     if plan is not None:
@@ -279,6 +197,10 @@ def _plan(options: argparse.Namespace) -> Plan:
         if options.rebaseline:
             raise ConfigError("--rebaseline: expected together with --resume")
         config = counted(load(options.session, overrides), fixed=options.run is not None)
+        if options.visit is not None and is_localizer(config):
+            raise ConfigError("--visit: expected a session in which images evolve, got a localizer: start each of its runs by itself")
+        if options.visit == 0 and not attended(config):
+            raise ConfigError("--visit: expected the number of runs where nobody is at the console or the terminal, got none")
         if words := said(config):
             print(f"rtevo: {words}", file=sys.stderr)
         return prepare(config, options.session)
@@ -296,10 +218,11 @@ def _rerun(options: argparse.Namespace) -> int:
     """Compute a session again and say what came out."""
     from rtevo.config import overrides_of
     from rtevo.past.rerun import rerun
+    from rtevo.record import taken_over
 
     out: Path = options.rerun.resolve()
-    recorded = load(out / "session.toml")
-    changes = {**(overrides_of(options.session) if options.session else {}), **_overrides(options)}
+    recorded = load(out / "session.toml", taken := taken_over(out))
+    changes = {**taken, **(overrides_of(options.session) if options.session else {}), **_overrides(options)}
     into = Path(changes.pop(("record", "out"), "") or _free(out))
     if into.exists():
         raise ConfigError(f"--out: expected a folder that does not exist yet, got {str(into)!r}: nothing is ever overwritten")
@@ -353,13 +276,35 @@ def _main(options: argparse.Namespace, stops: Stops) -> int:
 
         wait_s = WAIT_S if options.wait is None else options.wait
         return command(lambda: check(options.session, _overrides(options), options.sample, wait_s, options.json))
+    if given := [name for name in ("sample", "wait", "json") if getattr(options, name) not in (None, False)]:
+        say(ConfigError([f"--{name}: expected together with --check" for name in given]))
+        return MISTAKE
+    if options.rerun is not None:
+        if options.visit is not None:
+            say("--visit: expected without --rerun, which computes one recorded session again")
+            return MISTAKE
+        return command(lambda: _rerun(options))
+    runs = options.visit
+    return conduct(lambda: _plan(options), stops, None if runs is None else lambda plan: Succession(plan, runs))
+
+
+def conduct(make: Callable[[], Plan], stops: Stops, follow: Callable[[Plan], Following] | None = None) -> int:
+    """Run the session that `make` prepares, or a visit that begins with it, and say how it ended; gives the exit status.
+
+    Parameters
+    ----------
+    make : callable
+        Returns the session's plan.
+    stops : Stops
+        The signals that end it; entered.
+    follow : callable, optional
+        Of a visit: takes that plan, and returns what says which run follows which.
+    """
     plan: Plan | None = None
     try:
-        if given := [name for name in ("sample", "wait", "json") if getattr(options, name) not in (None, False)]:
-            raise ConfigError([f"--{name}: expected together with --check" for name in given])
-        if options.rerun is not None:
-            return _rerun(options)
-        plan = _plan(options)
+        plan = make()
+        if follow is not None:
+            return _visit(plan, stops, follow(plan))
         summary = run(plan, stops)
     except RtevoError as error:
         print(_explain(error, plan.out if plan else None), file=sys.stderr)
@@ -376,11 +321,24 @@ def _main(options: argparse.Namespace, stops: Stops) -> int:
     from rtevo.console import closing_words
 
     closing_words(summary, plan.out)
-    if summary["status"] == "unscored":
-        why = "no usable volumes came in, or too few of them to see a response"
-        print(f"rtevo: images were shown that could not be scored: {why}; see the warnings", file=sys.stderr)
-        return 1
-    return 0
+    return _status(summary)
+
+
+def _visit(plan: Plan, stops: Stops, following: Following) -> int:
+    """Run a visit; gives the exit status, that of its last run."""
+    try:
+        return _status(sit(plan, stops, following))
+    except StageError:  # it was told when the run had ended
+        return FAILED
+
+
+def _status(summary: dict[str, Any]) -> int:
+    """Give the exit status of a session that was neither broken off nor failed; say where its images have no scores."""
+    if summary["status"] != "unscored":
+        return 0
+    why = "no usable volumes came in, or too few of them to see a response"
+    print(f"rtevo: images were shown that could not be scored: {why}; see the warnings", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -13,21 +13,21 @@ import json
 import multiprocessing as mp
 import os
 import shutil
-import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from dataclasses import asdict
+from multiprocessing.connection import wait
 from typing import Any
 
+from rtevo.children import Child, Standing, exit_reason, let_go
 from rtevo.errors import StageError
 from rtevo.outside import shown_lines
 from rtevo.record import Notice, earlier, of_kind
-from rtevo.records import Decision, MessageKind
+from rtevo.records import MessageKind
 from rtevo.session.clock import NEVER, Clock
 from rtevo.session.conductor import Conductor
+from rtevo.session.orders import ANSWERS, ASKED, CHOICES, OPERATOR, ORDERS, bit_of, bits_of, choices_of
 from rtevo.session.plan import MEASURED, Plan
 from rtevo.session.rings import create_rings
 from rtevo.session.silence import ALONE_S, Silence
@@ -43,40 +43,8 @@ START_S = 900.0  # for becoming ready: the first start compiles kernels and load
 PART_S = 5.0  # for an observer to say goodbye
 AGAIN_S = 30.0  # for one that is just being started again to come so far: somebody waits for its page
 ENDS = ("", "completed", "stopped", "unscored")  # by the shared word "over"
-OPERATOR = {  # shared words
-    "start": ("waiting", 0),
-    "pause": ("pause", 1),
-    "go_on": ("pause", 0),
-    "stop": ("end", 1),
-    "restart": ("restart", 1),
-    "seen": None,
-    "accept": None,
-    "again": None,
-    "admit": None,
-    "correct": None,
-    "mark": None,
-    "show": None,
-    "veto": None,
-    "away": None,
-}
-ORDERS = ("show", "veto", "away")  # about images: handed on to the bridge
-ASKED = {"admit": ("presenter_waits", "presenter_admitted"), "correct": ("start_shift", "start_accepted")}  # words: asking, answering
-ANSWERS = {"accept": Decision.ACCEPTED, "again": Decision.AGAIN}  # to a placement that waits for the operator
 PRELOADED = [f"rtevo.{name}" for name in ("bridge", "decode", "ingest", "kernels", "realign", "record", "simulate", "stages.evolve")]
 """Imported once for all processes, which are forked from that one; none of these starts a thread, opens a socket or touches a GPU."""
-
-
-@dataclass
-class _Child:
-    """One running stage."""
-
-    stage: Stage
-    process: BaseProcess
-    pipe: Connection
-    ready: dict[str, Any] | None = None
-    doing: str = ""  # how far it is on the way to that
-    done: bool = False
-    progress: dict[str, tuple[int, float]] = field(default_factory=dict)
 
 
 class Supervisor:
@@ -89,15 +57,27 @@ class Supervisor:
         Called with (level, text) for every message of a stage.
     on_progress : callable, optional
         Called with what is being waited for while stages become ready.
+    standing : Standing, optional
+        Takes the processes that stay for the next run of the visit, and has those of the run before.
+
+    Attributes
+    ----------
+    series : tuple of str
+        Series that have come in by the end, by their UIDs.
     """
 
     def __init__(
-        self, plan: Plan, on_log: Callable[[str, str], None] | None = None, on_progress: Callable[[str], None] | None = None
+        self,
+        plan: Plan,
+        on_log: Callable[[str, str], None] | None = None,
+        on_progress: Callable[[str], None] | None = None,
+        standing: Standing | None = None,
     ) -> None:
-        self.plan = plan
+        self.plan, self._standing = plan, standing
+        self.series: tuple[str, ...] = ()
         self.on_log = on_log or (lambda level, text: None)
         self.on_progress = on_progress or (lambda text: None)
-        self.children: dict[str, _Child] = {}
+        self.children: dict[str, Child] = {}
         self.warnings: list[str] = []
         self._stack = ExitStack()
         self._interrupts = self._interrupts_told = 0
@@ -111,7 +91,8 @@ class Supervisor:
         self._stack.callback(shutil.rmtree, self.plan.runtime, ignore_errors=True)
         self.silence = Silence(self.plan, self.clock)
         self.rings: dict[str, Ring] = create_rings(self.plan, self._stack)
-        self._conductor = Conductor(self.clock, self.rings, self.plan.devices, lambda: self.children["bridge"].done, self._hear)
+        devices, localizer = self.plan.devices, self.plan.localizer
+        self._conductor = Conductor(self.clock, self.rings, devices, lambda: self.children["bridge"].done, self._hear, localizer)
         self.on_log("DEBUG", f"session {self.plan.name}")
         return self
 
@@ -129,6 +110,10 @@ class Supervisor:
     # --- starting ---------------------------------------------------------------------------------------------------------------
 
     def _spawn(self, stage: Stage) -> None:
+        if self._standing is not None and (child := self._standing.take(stage, self.plan)) is not None:
+            self.on_log("DEBUG", f"stage {stage.name} is still process {child.process.pid}")
+            self.children[stage.name] = child
+            return
         context = mp.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         mine, its = context.Pipe()
@@ -136,7 +121,7 @@ class Supervisor:
         start(process)
         its.close()
         self.on_log("DEBUG", f"stage {stage.name} is process {process.pid}")
-        self.children[stage.name] = _Child(stage, process, mine)
+        self.children[stage.name] = Child(stage, process, mine)
 
     def start(self) -> None:
         """Start every stage, wait until all are ready, then let the session begin.
@@ -174,8 +159,7 @@ class Supervisor:
 
     def _wait_for_operator(self) -> None:
         """Let the session begin when the operator says so, where there is a console."""
-        console = self.children.get("console")
-        self.clock.set("waiting", int(console is not None))
+        self.clock.set("waiting", int("console" in self.children))
         while self.clock.get("waiting") and not self.children["console"].done:
             self.on_progress("everything is ready, waiting for Start at the console")
             self.pump(0.2)
@@ -220,11 +204,15 @@ class Supervisor:
         status = "stopped" if self.clock.get("end") else "unscored" if self._unscored() else "completed"
         self.clock.set("over", ENDS.index(status))
         latest, deadline = time.monotonic() + AGAIN_S, time.monotonic() + PART_S
-        while (left := [c for c in self.children.values() if not c.done]) and time.monotonic() < deadline:
+        while (left := [c for c in self.children.values() if not (c.done or self._waits(c))]) and time.monotonic() < deadline:
             self.pump(0.05)
             if any(c.ready is None for c in left):
                 deadline = min(time.monotonic(), latest) + PART_S
         return "restarted" if self.clock.get("restart") else status
+
+    def _waits(self, child: Child) -> bool:
+        """Whether an observer stays until the operator has said what follows in the visit."""
+        return child.stage.observer and self.plan.visit is not None
 
     def pump(self, timeout_s: float) -> None:
         """Handle what stages have said, and notice those that died.
@@ -260,26 +248,26 @@ class Supervisor:
                 found += self._listen(child)
                 if left and not child.done and not self._start_again(child):
                     child.done = True
-                    reason = _exit_reason(child.process.exitcode or 0)
+                    reason = exit_reason(child.process.exitcode or 0)
                     if child.stage.observer:
                         self._warn(f"{child.stage.name} {reason}: the session goes on without it")
                     else:
                         found.append((StageError(child.stage.name, reason), False))
         return found
 
-    def _start_again(self, child: _Child) -> bool:
+    def _start_again(self, child: Child) -> bool:
         """Start a stage again that was killed, where that can be done without losing anything; whether it was."""
         name, so_far = child.stage.name, self._restarts.get(child.stage.name, 0)
         early = (self._told is None or self.clock.lock_step) and not child.stage.observer
         if early or self.clock.get("abort") or so_far >= child.stage.restarts:
             return False
         self._restarts[name] = so_far + 1
-        self._warn(f"{name} {_exit_reason(child.process.exitcode or 0)} and was started again")
+        self._warn(f"{name} {exit_reason(child.process.exitcode or 0)} and was started again")
         child.pipe.close()
         self._spawn(child.stage)
         return True
 
-    def _listen(self, child: _Child) -> list[tuple[StageError, bool]]:
+    def _listen(self, child: Child) -> list[tuple[StageError, bool]]:
         found = []
         try:
             while child.pipe.poll():
@@ -297,6 +285,8 @@ class Supervisor:
                         self.on_log(message["level"], message["text"])
                 elif message["kind"] == "elsewhere":
                     self.silence.elsewhere(message["text"])
+                elif message["kind"] == "series":
+                    self.series = tuple(message["uids"])
                 elif message["kind"] == "operator":
                     self.operate(message["action"], message["text"], message["t_ns"])
                 elif message["kind"] == "error" and child.stage.observer:
@@ -306,11 +296,12 @@ class Supervisor:
                     found.append((StageError(child.stage.name, message["text"]), bool(message["follows"])))
                 elif message["kind"] == "done":
                     child.done = True
+                    child.stays = child.stage.stays and self._standing is not None
         except (EOFError, OSError):
             pass  # the sentinel tells
         return found
 
-    def _tell(self, child: _Child) -> None:
+    def _tell(self, child: Child) -> None:
         """Tell a stage that it may go on, and the bridge what the operator wants of images, since the session's first part."""
         orders = self._orders if child.stage.name == "bridge" else []
         for said in (self._told, *({"order": action, "text": text} for action, text in orders)):
@@ -327,7 +318,7 @@ class Supervisor:
 
     def operate(self, action: str, text: str, t_ns: int | None = None) -> None:
         """Do what the operator asks for at the console or the terminal, and record it; what is so already is left so."""
-        word = OPERATOR[action]
+        word = OPERATOR.get(action)
         if action in ANSWERS:
             if not (asked := self.clock.get("placement_asked")):
                 return
@@ -341,6 +332,10 @@ class Supervisor:
             if not (number := self.clock.get(asking)):
                 return
             self.clock.set(answering, number)
+        elif action in CHOICES:
+            if self.clock.get("chosen") or not self.clock.get("offered") & bit_of(CHOICES[action]):
+                return
+            self.clock.set("chosen", bit_of(CHOICES[action]))
         elif word is not None:
             held = action == "go_on" and self.clock.get("held")
             if self.clock.get(word[0]) == word[1] and not held:
@@ -413,8 +408,7 @@ class Supervisor:
         silence, clock = self.silence, self.clock
         if clock.ending or clock.get("drain") or self.children["bridge"].done:
             return
-        now_s = clock.now_s()
-        news = silence.look(now_s)
+        news = silence.look(now_s := clock.now_s())
         if news is not None and news.alarm:
             self._warn(news.text, alarm=True)
             clock.set("held", int(news.hold))
@@ -429,7 +423,37 @@ class Supervisor:
         """Whether images were shown that could not be scored, because the scanner was not heard."""
         if self.plan.config.acquisition.source == "replay" or self.plan.condition in MEASURED:
             return False  # a recording may be shorter than the session; ratings need no volumes
-        return self.silence.unheard or bool(self.clock.get("shown") and not self.clock.get("scored"))
+        unscored = self.clock.get("shown") and not (self.clock.get("scored") or self.plan.localizer)
+        return self.silence.unheard or bool(unscored)
+
+    # --- between the runs of a visit ------------------------------------------------------------------------------------------------
+
+    def offer(self, choices: Sequence[str], on_tick: Callable[[], None]) -> str:
+        """Wait until the operator has said what follows this run, which is over; returns one of `choices`.
+
+        Parameters
+        ----------
+        choices : sequence of str
+            Of :data:`rtevo.session.orders.CHOICES`.
+        on_tick : callable
+            Called again and again meanwhile.
+        """
+        self._interrupts = self._interrupts_told = 0  # they were about the run
+        self.clock.set("chosen", 0)
+        self.clock.set("offered", bits_of(choices))
+        while not (chosen := self.clock.get("chosen")):
+            self.pump(0.05)
+            on_tick()
+        self.clock.set("offered", 0)
+        return choices_of(chosen)[0]
+
+    def part(self) -> None:
+        """Let the observers go, now that it is known what follows."""
+        self._interrupts = self._interrupts_told = 0
+        self.clock.set("parted", 1)
+        deadline = time.monotonic() + PART_S
+        while any(not child.done for child in self.children.values()) and time.monotonic() < deadline:
+            self.pump(0.05)
 
     # --- ending -----------------------------------------------------------------------------------------------------------------
 
@@ -439,21 +463,25 @@ class Supervisor:
             self._say(MessageKind.ERROR, reason)
         self.clock.set("abort", 1)
         deadline = time.monotonic() + GRACE_S
-        while time.monotonic() < deadline and any(c.process.is_alive() for c in self.children.values()):
+        while time.monotonic() < deadline and any(c.process.is_alive() and not (c.stays or self._waits(c)) for c in self.children.values()):
             for child in self.children.values():
                 self._listen(child)
             time.sleep(0.02)
-        self.dismiss()
+        self.dismiss(observers=self.plan.visit is None)
 
-    def dismiss(self) -> None:
-        """See that no process is left."""
-        for child in self.children.values():
-            if child.process.is_alive():
+    def dismiss(self, observers: bool = True) -> None:
+        """See that no process is left but those that stay for the next run; and, where they are not to go yet, `observers`."""
+        here = {name: child for name, child in self.children.items() if child.stage.observer and not (observers or child.done)}
+        leaving = [child for name, child in self.children.items() if name not in here]
+        for child in leaving:
+            if self._standing is not None and child.stays:
+                self._standing.add(child)
+            elif child.process.is_alive():
                 child.process.kill()
-        for child in self.children.values():
-            child.process.join(5)
-            child.pipe.close()
-        self.children = {}
+        for child in leaving:
+            if not child.stays:
+                let_go(child)
+        self.children = here
 
     @property
     def told(self) -> dict[str, Any]:
@@ -467,13 +495,5 @@ class Supervisor:
 
 def _ordered(plan: Plan) -> list[tuple[str, str]]:
     """Read what the operator wanted of images in the earlier parts of a session."""
-    if not plan.part:
-        return []
-    notices = of_kind(earlier(plan.out, plan.part), Notice)
+    notices = of_kind(earlier(plan.out, plan.part), Notice) if plan.part else ()
     return [(n.action, n.text) for n in notices if n.level == "operator" and n.action in ORDERS and n.text]
-
-
-def _exit_reason(code: int) -> str:
-    if code < 0:
-        return f"was killed by signal {-code} ({signal.Signals(-code).name})"
-    return f"left with exit code {code} without a word"

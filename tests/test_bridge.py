@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from presenter.link import Link, LinkLost
 from presenter.run import present
 from rtevo import wire
-from rtevo.bridge import Bridge, ClockOffset, Predecessor, PresenterEvent, make_keys
+from rtevo.bridge import Bridge, ClockOffset, Lobby, Predecessor, PresenterEvent, make_keys
 from rtevo.bridge.__main__ import main as keys_main
 from rtevo.bridge.bridge import SILENT_S
 from rtevo.errors import LinkError
@@ -579,3 +579,42 @@ def test_clock_needs_a_sample_and_ignores_nonsense() -> None:
     clock.add(100, 10, 500, 200)
     with pytest.raises(ValueError, match="at least one round-trip"):
         clock.map(1)
+
+
+def test_between_two_runs_the_presenter_shows_its_text_and_what_is_scanned_meanwhile_begins_nothing() -> None:
+    between = False
+
+    def scanning(shown: wire.Shown) -> list[tuple[int, str]]:
+        return [(0, "5")] * 3 if between else []
+
+    settings, participant = PresentationSettings(end_text="The end."), Participant(scanning)
+
+    def look() -> None:
+        participant.serve()
+        if participant.keys and not participant.waits:
+            participant.press()
+
+    try:
+        with Bridge(LOOPBACK, settings, session="a") as link:
+            endpoint, presenter = link.endpoint, Presenter(link.endpoint, participant.endpoint)
+            until(lambda: link.ready, lambda: link.poll(0.01))
+            link.end(wire.NEXT)
+            until(lambda: any(event.kind == EventKind.END for event in link.poll(0.01)))
+        until(lambda: len(participant.shown) == 2, participant.serve)  # waiting text, end text
+        before, between = 2, True
+        with Lobby(endpoint, settings, "Soon more.") as lobby:
+            until(lambda: lobby.there and len(participant.shown) > before, lambda: (lobby.serve(), look()))
+            until(lambda: not (participant.keys or participant.waits), lambda: (lobby.serve(), look()))
+            lobby.leave(wire.RESTART, wait=False)
+        between = False
+        look()
+        assert {kind for kind, _, _ in participant.shown[before:]} == {"text"}
+        with Bridge(endpoint, settings, session="b") as link:
+            until(lambda: link.ready, lambda: link.poll(0.01))
+            link.end(wire.NEXT)
+            until(lambda: any(event.kind == EventKind.END for event in link.poll(0.01)))
+        with Lobby(endpoint, settings, "Soon more.") as lobby:
+            lobby.leave("finished", wait=True)  # nobody has looked whether the presenter is there again
+        assert presenter.join() == "finished"
+    finally:
+        participant.close()

@@ -50,7 +50,7 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {  # what it is: module, argum
     "no log": ("rtevo.record.__main__", ["here"], "expected the log of a session, found no such file"),
     "unreadable log": ("rtevo.record.__main__", ["odd"], "record.jsonl: Is a directory"),
     "no session": ("rtevo.report.__main__", ["here"], "here: expected the folder of a session"),
-    "nothing to export": ("rtevo.export", ["here", "bids"], "expected the log of a session, found no such file"),
+    "nothing to export": ("rtevo.export.__main__", ["here", "bids"], "expected the log of a session, found no such file"),
     "infinite minutes": ("rtevo.evolve.__main__", ["plan", "--minutes", "inf"], "argument --minutes: expected a number, got 'inf'"),
     "picture as a model": ("rtevo.latent.__main__", ["import", "picture.png", "--out", "new.npz"], "picture.png: refused"),
     "no run": ("rtevo.realign.__main__", ["nothing.nii", "--out", "aligned"], "nothing.nii"),
@@ -99,7 +99,7 @@ def test_one_slice_is_no_sample(place: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_every_command_says_its_mistakes_in_the_same_way() -> None:
     folder = Path(checks.__file__).parents[1]
-    for path in [*folder.glob("*/__main__.py"), folder / "run.py", folder / "export.py", folder / "init.py"]:
+    for path in [*folder.glob("*/__main__.py"), folder / "run.py", folder / "init.py"]:
         text = path.read_text(encoding="utf-8")
         assert "argparse.ArgumentParser(" not in text, path
         assert re.search(r"\bcommand\(", text), path

@@ -114,6 +114,15 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
     ]
 
 
+def test_a_text_that_the_presenter_would_not_take_between_two_runs_is_found_before_the_first() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build({"presentation": {"between_text": "x" * 4001, "text_height": 2.0}})
+    assert [m.partition(", got")[0] for m in caught.value.mistakes] == [
+        "options [presentation] text_height: expected 0.01 to 0.5 of the screen's height",
+        "options [presentation] between_text: expected at most 4000 bytes",
+    ]
+
+
 def test_a_real_session_needs_what_only_the_lab_knows() -> None:
     with pytest.raises(ConfigError) as caught:
         build({"acquisition": {"source": "watch"}, "session": {"speed": 2}})
@@ -250,3 +259,29 @@ def test_a_list_of_folders_is_relative_to_the_file_and_can_be_made_absolute(tmp_
     assert everywhere.decoder.more_folders == (str((tmp_path / "monday").resolve()), str((tmp_path / "tuesday").resolve()))
     (tmp_path / "again.toml").write_text(dump(everywhere), encoding="utf-8")
     assert load(tmp_path / "again.toml") == everywhere
+
+
+def test_a_localizer_does_not_ask_for_what_is_made_of_it(tmp_path: Path) -> None:
+    later = {
+        "decoder": {"folder": "decoder", "objective": "?"},
+        "evolution": {"pca": "no.npz"},
+        "generator": {"unclip_model_path": "model"},
+    }
+    watch = {"acquisition": {"source": "watch", "folder": str(tmp_path), "tr_s": 2.0}}
+    shown = {"localizer": {"folder": str(tmp_path)}}
+    assert build({**later, **watch, **shown, "session": {"task": "localizer"}}).localizer.folder == str(tmp_path)
+    with pytest.raises(ConfigError) as raised:
+        build({**later, **watch, "session": {"task": "localizer"}})
+    assert raised.value.mistakes == ["options [localizer] folder: expected a folder of pictures for source 'watch', got none (--folder)"]
+    with pytest.raises(ConfigError, match="decoder"):
+        build({**later, **watch, **shown})
+    assert build({"localizer": {"folder": "gone"}}).localizer.folder == "gone"  # a session does not look at it
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [("gap_s", [3.0, 2.0], "two numbers, 0 <= least <= greatest"), ("targets", 0.5, "0 to 0.3"), ("block_images", 1, "2 to 1000")],
+)
+def test_rules_of_a_localizer(key: str, value: object, rule: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\[localizer\] {key}: expected {rule}"):
+        build({"localizer": {key: value}})

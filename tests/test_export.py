@@ -16,7 +16,8 @@ from rtevo import records
 from rtevo.config import Config, build, dump
 from rtevo.decode.folder import write_decoder
 from rtevo.errors import DataError
-from rtevo.export import export, main
+from rtevo.export import export
+from rtevo.export.__main__ import main
 from rtevo.record import LogWriter, Recorder, compact, volume_path
 from rtevo.records import EventKind, MessageKind, VolumeFlag
 

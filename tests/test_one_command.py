@@ -24,6 +24,7 @@ SUBCOMMANDS = {
     "gate": ("calibrate",),
     "generate": ("get", "check"),
     "latent": ("fit", "import"),
+    "study": ("new", "status", "next", "override", "export", "unseal", "report", "plan"),
 }
 CALLS = [*COMMANDS, *(f"{name} {sub}" for name, subs in SUBCOMMANDS.items() for sub in subs)]
 
@@ -95,10 +96,10 @@ def test_a_parts_exit_status_and_words_are_its_own(tmp_path: Path, capsys: pytes
     assert capsys.readouterr().out == (REPOSITORY / "session.example.toml").read_text(encoding="utf-8")
 
 
-def test_alone_it_shows_the_way_of_an_experiment_in_ten_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_alone_it_shows_the_way_of_an_experiment_in_eleven_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 10
+    assert len(lines) == 11
     assert all(line.startswith("rtevo ") for line in lines)
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from rtevo import records
 from rtevo.config import build, dump
-from rtevo.record import ImageRecord, LatentRecord, LogWriter, RecordedSession, Recorder, read_log
+from rtevo.record import LOG, ImageRecord, LatentRecord, LogWriter, RecordedSession, Recorder, read_log
 from rtevo.records import EventKind, VolumeFlag
 from rtevo.report import gather, page, pages
 from rtevo.report.__main__ import main
@@ -172,6 +172,13 @@ def test_a_folder_without_a_session_is_a_clear_error(tmp_path: Path, capsys: pyt
     assert "expected the folder of a session" in capsys.readouterr().err
 
 
+def test_a_session_that_ended_before_its_first_volume_has_no_page_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with LogWriter(tmp_path / LOG) as log:
+        log.append("start", {"schema": 1, "tr_s": 2.0})
+    assert main([str(tmp_path)]) == 2
+    assert "expected at least one volume, the session recorded none: there is nothing to report" in capsys.readouterr().err
+
+
 def test_the_page_is_complete_and_asks_for_nothing_from_outside(recorded: Record) -> None:
     found = Page(page(gather(recorded(end={"condition": "brain"}))))
     assert all(source.startswith(("data:", "#")) for source in found.sources)
@@ -261,6 +268,17 @@ def test_every_condition_and_strategy_has_its_words(recorded: Record, strategy: 
     out = recorded(end={"condition": condition}, evolution={"strategy": strategy}, decoder={"method": "peak"})
     paragraphs, _ = methods(gather(out))
     assert all(len(words) > 40 for _, words in paragraphs)
+
+
+@pytest.mark.parametrize(("strategy", "pooled"), [("surrogate", True), ("truncation", False)])
+def test_the_methods_say_that_evolution_went_on_from_an_earlier_run(recorded: Record, tmp_path: Path, strategy: str, pooled: bool) -> None:
+    evolution = {"strategy": strategy, "continue_from": str(tmp_path), "probe_every": 0}
+    words, references = methods(gather(recorded(end={"condition": "brain"}, evolution=evolution)))
+    text = dict(words)["Evolution"]
+    assert "went on from an earlier run." in text
+    assert "an absolute gain over the earlier run is not identified" in text
+    assert ("an offset, a unit, a noise level and a slow drift of their own" in text) == pooled
+    assert (REFERENCES["patterson1971"] in references) == pooled
 
 
 def test_a_blinded_session_stays_blinded_until_its_end(recorded: Record) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import multiprocessing as mp
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rtevo import supervisor as module
+from rtevo.children import Standing
 from rtevo.errors import StageError
 from rtevo.records import Decision
 from rtevo.session.rings import readers_of
-from rtevo.stages.table import STAGES, Stage
+from rtevo.stages.table import LOCALIZER, STAGES, Stage
 from rtevo.supervisor import Supervisor
 
 DECODE = next(stage for stage in STAGES if stage.name == "decode")
@@ -32,7 +34,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Any:
     now = SimpleNamespace(s=0.0)
     monkeypatch.setattr(module.time, "monotonic", lambda: now.s)
     supervisor = Supervisor(SimpleNamespace(devices=1, part=0))  # type: ignore[arg-type]
-    supervisor.children["decode"] = module._Child(DECODE, None, None)  # type: ignore[arg-type]
+    supervisor.children["decode"] = module.Child(DECODE, None, None)  # type: ignore[arg-type]
     supervisor.rings = {"volumes": FakeRing(3, 2), "events": FakeRing(0, 0)}  # type: ignore[dict-item]
     return supervisor, now
 
@@ -150,7 +152,7 @@ def test_a_dead_observer_is_started_again_then_done_without_and_told(operated: A
     dead = SimpleNamespace(exitcode=-9, sentinel=0)
 
     def spawn(stage: Stage) -> None:
-        supervisor.children[stage.name] = module._Child(stage, dead, pipe)  # type: ignore[arg-type]
+        supervisor.children[stage.name] = module.Child(stage, dead, pipe)  # type: ignore[arg-type]
 
     monkeypatch.setattr(supervisor, "_spawn", spawn)
     monkeypatch.setattr(module, "wait", lambda objects, timeout_s: [0])
@@ -168,7 +170,7 @@ def test_what_a_stage_reports_as_an_error_is_an_alarm(operated: Any, level: str,
     words["alarm"] = 0
     messages = [json.dumps({"kind": "log", "level": level, "text": "a sender was refused"}).encode()]
     pipe = SimpleNamespace(poll=lambda: bool(messages), recv_bytes=messages.pop)
-    supervisor._listen(module._Child(DECODE, None, pipe))  # type: ignore[arg-type]
+    supervisor._listen(module.Child(DECODE, None, pipe))  # type: ignore[arg-type]
     assert words["alarm"] == alarms
     assert said == ([(kind, "", "a sender was refused")] if kind else [])
 
@@ -176,6 +178,8 @@ def test_what_a_stage_reports_as_an_error_is_an_alarm(operated: Any, level: str,
 def test_every_stage_reads_what_it_is_declared_to_read() -> None:
     for stage in STAGES:
         assert all(stage.name in readers_of(ring) for ring in stage.reads)
+    for stage in LOCALIZER:
+        assert all(stage.name in readers_of(ring, localizer=True) for ring in stage.reads)
 
 
 @pytest.mark.parametrize(
@@ -191,3 +195,19 @@ def test_what_nobody_has_asked_is_not_answered(operated: Any, action: str, askin
     supervisor.operate(action, "at the terminal", 6)
     assert words[answering] == 3
     assert said == [("OPERATOR", action, "at the terminal")]
+
+
+def test_a_process_that_stayed_and_has_died_is_not_taken_into_the_next_run() -> None:
+    mine, its = mp.Pipe()
+    process = mp.get_context("fork").Process(target=its.recv)
+    process.start()
+    with Standing() as standing:
+        standing.add(module.Child(DECODE, process, mine))
+        taken = standing.take(DECODE, None)  # type: ignore[arg-type]
+        assert taken is not None
+        assert taken.ready is None  # it has to become so anew
+        process.join(60)
+        assert process.exitcode == 0  # what it was sent was the next run's plan
+        standing.add(taken)
+        assert standing.take(DECODE, None) is None  # type: ignore[arg-type]
+        assert standing.take(DECODE, None) is None  # type: ignore[arg-type]

@@ -13,7 +13,8 @@ from __future__ import annotations
 from rtevo.bridge.bridge import Bridge
 from rtevo.bridge.events import Predecessor, PresenterEvent
 from rtevo.bridge.keys import make_keys
+from rtevo.bridge.lobby import Lobby
 from rtevo.bridge.offset import ClockOffset
 from rtevo.bridge.physiology import Physiology
 
-__all__ = ["Bridge", "ClockOffset", "Physiology", "Predecessor", "PresenterEvent", "make_keys"]
+__all__ = ["Bridge", "ClockOffset", "Lobby", "Physiology", "Predecessor", "PresenterEvent", "make_keys"]

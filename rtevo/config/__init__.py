@@ -5,24 +5,27 @@ the same table that :func:`load` checks against, so that the two cannot drift ap
 ``rules``: what must go together; ``file``: reading and writing.
 """
 
-from rtevo.config.file import absolute, build, choices, dump, example, load, overrides_of, recorded
+from rtevo.config.file import absolute, build, choices, dump, example, load, overrides_of, recorded, section
 from rtevo.config.keys import suggested_label
-from rtevo.config.rules import presentation_settings, presenter_is_outside
-from rtevo.config.sections import Config, Console, Generator
+from rtevo.config.rules import is_localizer, presentation_settings, presenter_is_outside
+from rtevo.config.sections import Config, Console, Generator, Localizer
 
 __all__ = [
     "Config",
     "Console",
     "Generator",
+    "Localizer",
     "absolute",
     "build",
     "choices",
     "dump",
     "example",
+    "is_localizer",
     "load",
     "overrides_of",
     "presentation_settings",
     "presenter_is_outside",
     "recorded",
+    "section",
     "suggested_label",
 ]

@@ -19,7 +19,7 @@ from rtevo.config.sections import Config
 from rtevo.errors import ConfigError, DataError
 from rtevo.outside import shown
 
-__all__ = ["absolute", "build", "choices", "dump", "example", "load", "overrides_of", "recorded"]
+__all__ = ["absolute", "build", "choices", "dump", "example", "load", "overrides_of", "recorded", "section"]
 
 MOST_RUNS = 1_000_000
 SECTIONS: dict[str, type] = {name: kind for name, kind in get_type_hints(Config).items() if name in {f.name for f in fields(Config)}}
@@ -140,24 +140,38 @@ def build(tables: Mapping[str, Any], origin: str = "options", base: Path | None 
         if name not in SECTIONS:
             mistakes.append(f"{origin} [{name}]: unknown section{_hint(name, list(SECTIONS))}")
     for name, kind in SECTIONS.items():
-        table = tables.get(name, {})
-        if not isinstance(table, Mapping):
-            mistakes.append(f"{origin} [{name}]: expected a section, got {table!r}")
-            table = {}
-        types, specs = get_type_hints(kind), {f.name: f for f in fields(kind)}
-        values = {}
-        for key, value in table.items():
-            where = f"{origin} [{name}] {key}"
-            if key not in specs:
-                mistakes.append(f"{where}: unknown key{_hint(key, list(specs))}")
-            else:
-                values[key] = _value(where, specs[key], types[key], value, mistakes)
-        sections[name] = kind(**values)
+        sections[name] = section(kind, tables.get(name, {}), f"{origin} [{name}]", mistakes)
     config = Config(**sections)
     mistakes += together(config, origin, base or Path())
     if mistakes:
         raise ConfigError(mistakes)
     return config
+
+
+def section(kind: type, table: Any, where: str, mistakes: list[str]) -> Any:
+    """Make one section from its table.
+
+    Parameters
+    ----------
+    kind : type
+        Frozen dataclass whose fields are keys (`rtevo.config.keys.key`).
+    table : mapping of key to value
+    where : str
+        File and section, for messages.
+    mistakes : list of str
+        What is wrong is added; the key then has its default.
+    """
+    if not isinstance(table, Mapping):
+        mistakes.append(f"{where}: expected a section, got {table!r}")
+        table = {}
+    types, specs = get_type_hints(kind), {f.name: f for f in fields(kind)}
+    values = {}
+    for key, value in table.items():
+        if key not in specs:
+            mistakes.append(f"{where} {key}: unknown key{_hint(key, list(specs))}")
+        else:
+            values[key] = _value(f"{where} {key}", specs[key], types[key], value, mistakes)
+    return kind(**values)
 
 
 def load(path: Path | None, overrides: Mapping[tuple[str, str], Any] | None = None) -> Config:
@@ -183,8 +197,14 @@ def load(path: Path | None, overrides: Mapping[tuple[str, str], Any] | None = No
     return build(tables, origin=path.name if path else "options")
 
 
-def overrides_of(path: Path) -> dict[tuple[str, str], Any]:
+def overrides_of(path: Path, checked: bool = True) -> dict[tuple[str, str], Any]:
     """Give the keys that a session file sets, as overrides of another one.
+
+    Parameters
+    ----------
+    path : Path
+    checked : bool
+        See that it is a session file by itself; False: it is a part of one, and what is no section is left out.
 
     Raises
     ------
@@ -192,8 +212,9 @@ def overrides_of(path: Path) -> dict[tuple[str, str], Any]:
         With every mistake found in it.
     """
     tables = _read(path)
-    build(tables, origin=path.name)
-    return {(section, key): value for section, own in tables.items() for key, value in own.items()}
+    if checked:
+        build(tables, origin=path.name)
+    return {(name, key): value for name, own in tables.items() if isinstance(own, dict) for key, value in own.items()}
 
 
 def _read(path: Path) -> dict[str, Any]:

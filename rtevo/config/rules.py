@@ -15,7 +15,14 @@ from rtevo.wire import PresentationSettings, WireError, is_loopback
 
 KEYS = ("away_key", "participant_key", "stop_key")  # of [safety], that the presenter is told
 
-__all__ = ["is_path", "paths", "presentation_settings", "presenter_is_outside", "together"]
+OF_EVOLUTION = ("decoder", "evolution", "generator", "safety")  # sections that a localizer does not use: what they name may be made later
+
+__all__ = ["is_localizer", "is_path", "paths", "presentation_settings", "presenter_is_outside", "together"]
+
+
+def is_localizer(config: Config) -> bool:
+    """Whether pictures of known categories are shown, and nothing evolves."""
+    return config.session.task == "localizer"
 
 
 def presenter_is_outside(config: Config) -> bool:
@@ -59,43 +66,51 @@ def together(config: Config, origin: str, base: Path) -> list[str]:
     if source == "watch":
         if acquisition.tr_s == 0:
             found.append(f"{origin} [acquisition] tr_s: expected > 0 seconds for source 'watch', got 0")
-        if not config.decoder.folder:
+        if not config.decoder.folder and not is_localizer(config):
             found.append(f"{origin} [decoder] folder: expected a decoder folder for source 'watch', got none")
         if config.session.speed != 1:
             found.append(f"{origin} [session] speed: expected 1 for source 'watch', got {config.session.speed:g}")
         found += _peers(acquisition, origin)
         if config.simulation.faults:
             found.append(f"{origin} [simulation] faults: expected none for source 'watch', got {config.simulation.faults!r}")
-    if config.generator.unclip_model_path and not config.evolution.pca:
-        found.append(f"{origin} [evolution] pca: expected the latent space of [generator] unclip_model_path, got none")
     if config.session.condition == "physiology" and (not config.bridge.osc or config.session.speed != 1):
         found.append(f"{origin} [bridge] osc: expected an address for condition 'physiology', and speed 1, got {config.bridge.osc!r}")
     participant = config.simulation.participant
     if participant and not is_loopback(participant) and not config.bridge.keys:
         found.append(f"{origin} [bridge] keys: expected a folder of keys for [simulation] participant {participant!r}, got none")
-    if config.safety.approval != "none" and not config.console.port:
+    if config.safety.approval != "none" and not config.console.port and not is_localizer(config):
         found.append(
             f"{origin} [safety] approval: {config.safety.approval!r} expects the operator's page, where pictures are seen: "
             "[console] port, or --console"
         )
-    try:
-        presentation_settings(config)
-    except WireError as error:
-        found += [f"{origin} {_where(mistake)}" for mistake in error.mistakes]
-    for device in config.generator.devices:
-        if device.startswith("dask://") and not is_loopback(device.removeprefix("dask://")) and not config.generator.workers_keys:
-            found.append(f"{origin} [generator] workers_keys: expected a folder of keys (TLS) for {device}, got none")
-    if config.generator.px and not config.generator.unclip_model_path:
-        found.append(f"{origin} [generator] px: expected 0 for the built-in model, got {config.generator.px}")
+    found += _shown(config, origin)
     for key in ("participant", "session"):
         if len(label := getattr(config.session, key)) > LONGEST_LABEL:
             found.append(f"{origin} [session] {key}: expected at most {LONGEST_LABEL} characters, got {len(label)}")
-    found += _evolution(config, origin) + _objective(config, origin)
+    unused: tuple[str, ...] = ("localizer",)
+    if is_localizer(config):
+        unused = OF_EVOLUTION
+        found += _localizer(config, origin)
+    else:
+        found += _generator(config, origin) + _evolution(config, origin) + _objective(config, origin)
     for section, spec, value in paths(config):
+        if section in unused:
+            continue
         later = (section, spec.name) == ("acquisition", "folder") and (source == "simulate" or acquisition.delivery != "folder")
         if not later and not _there(base / value, kind := spec.metadata["path"]):
             found.append(f"{origin} [{section}] {spec.name}: expected an existing {kind}, got {value!r}")
     return found
+
+
+def _shown(config: Config, origin: str) -> list[str]:
+    """Find what the presenter would not accept, in a run and between the runs of a visit."""
+    mistakes: list[str] = []
+    for visit in (False, True):
+        try:
+            presentation_settings(config, visit=visit)
+        except WireError as error:
+            mistakes += [mistake.replace("end_text", "between_text", 1) if visit else mistake for mistake in error.mistakes]
+    return [f"{origin} {_where(mistake)}" for mistake in dict.fromkeys(mistakes)]
 
 
 def _where(mistake: str) -> str:
@@ -112,14 +127,40 @@ def _there(path: Path, kind: str) -> bool:
         return False
 
 
+def _generator(config: Config, origin: str) -> list[str]:
+    """Find what does not go together in [generator]."""
+    found, generator = [], config.generator
+    if generator.unclip_model_path and not config.evolution.pca:
+        found.append(f"{origin} [evolution] pca: expected the latent space of [generator] unclip_model_path, got none")
+    for device in generator.devices:
+        if device.startswith("dask://") and not is_loopback(device.removeprefix("dask://")) and not generator.workers_keys:
+            found.append(f"{origin} [generator] workers_keys: expected a folder of keys (TLS) for {device}, got none")
+    if generator.px and not generator.unclip_model_path:
+        found.append(f"{origin} [generator] px: expected 0 for the built-in model, got {generator.px}")
+    return found
+
+
+def _localizer(config: Config, origin: str) -> list[str]:
+    """Find what does not go together in [localizer]."""
+    if not config.localizer.folder and config.acquisition.source != "simulate":
+        return [f"{origin} [localizer] folder: expected a folder of pictures for source {config.acquisition.source!r}, got none (--folder)"]
+    return []
+
+
 def _evolution(config: Config, origin: str) -> list[str]:
     """Find what does not go together in [evolution]."""
     found, evolution, condition = [], config.evolution, config.session.condition
     for wanted, key in (("yoked", "yoked_to"), ("blinded", "blinding_key")):
         if condition == wanted and not getattr(evolution, key):
             found.append(f"{origin} [evolution] {key}: expected a file for condition {wanted!r}, got none")
-    if evolution.stop_gain and evolution.strategy != "surrogate":
-        found.append(f"{origin} [evolution] stop_gain: expected 0 for strategy {evolution.strategy!r}, got {evolution.stop_gain:g}")
+    if evolution.sealed and (condition != "blinded" or not evolution.blinding_secret):
+        found.append(
+            f"{origin} [evolution] sealed: expected condition 'blinded' and a blinding_secret, got {condition!r} and "
+            f"{evolution.blinding_secret!r}"
+        )
+    for key in ("stop_gain", "preference_half_life"):
+        if (value := getattr(evolution, key)) and evolution.strategy != "surrogate":
+            found.append(f"{origin} [evolution] {key}: expected 0 for strategy {evolution.strategy!r}, got {value:g}")
     if (images := evolution.generations * evolution.population) > MOST_IMAGES:
         found.append(f"{origin} [evolution] generations, population: expected at most {MOST_IMAGES:,} images, got {images:,}")
     if evolution.strategy in ("cma", "sepcma") and min(evolution.population, evolution.latent_size) < 2:
@@ -145,8 +186,14 @@ def _objective(config: Config, origin: str) -> list[str]:
     return found
 
 
-def presentation_settings(config: Config) -> PresentationSettings:
+def presentation_settings(config: Config, *, visit: bool = False) -> PresentationSettings:
     """Give what the presenter is told of a session.
+
+    Parameters
+    ----------
+    config : Config
+    visit : bool
+        Another run may follow: the text between runs is shown at the end.
 
     Raises
     ------
@@ -155,12 +202,16 @@ def presentation_settings(config: Config) -> PresentationSettings:
     """
     told = asdict(config.presentation)
     del told["washout_jitter_s"]
+    between = told.pop("between_text")
+    if visit:
+        told["end_text"] = between
     told |= {name: getattr(config.safety, name) for name in KEYS}
     session, order = config.session, told.pop("rating_order")
     second = (session.run + sum(session.participant.encode())) % 2 == 1
     told["ratings_reversed"] = order == "descending" or (order == "counterbalanced" and second)
-    if session.condition != "ratings":
+    if session.condition != "ratings" or is_localizer(config):
         told["rating_window_s"] = 0.0
+    told["presses"] = is_localizer(config) and config.localizer.task != "none"
     return PresentationSettings(**told, speed=session.speed)
 
 

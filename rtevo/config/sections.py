@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from rtevo.config.keys import LABEL_RULE, above, at_least, is_address, is_label, is_peer, is_title, key, one_of
+from rtevo.config.simulation import Simulation
 
 __all__ = [
     "Acquisition",
@@ -15,6 +16,7 @@ __all__ = [
     "Decoder",
     "Evolution",
     "Generator",
+    "Localizer",
     "Presentation",
     "Record",
     "Safety",
@@ -24,6 +26,10 @@ __all__ = [
 
 DEVICE = re.compile(r"cuda:\d+|dask://[^:/\s]+:\d{1,5}")
 """Devices of the generator that have a number or an address."""
+
+
+def _is_range(x: tuple[float, ...]) -> bool:
+    return len(x) == 2 and 0 <= x[0] <= x[1]
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,12 @@ class Session:
         "what drives evolution: brain (decoded scores), ratings (button presses), physiology (skin conductance), sham (scores shuffled "
         "among the candidates), yoked (another session's scores), random (nothing), blinded (which of these says the blinding key)",
         **one_of("brain", "ratings", "physiology", "sham", "yoked", "random", "blinded"),
+    )
+    task: str = key(
+        "evolution",
+        "what the run is: evolution (images that evolve), localizer (pictures of known categories, which a decoder is then fitted to; "
+        "`rtevo localizer` sets it)",
+        **one_of("evolution", "localizer"),
     )
     seed: int = key(1, "seed of everything random; the same seed and input give the same session", *at_least(0))
     speed: float = key(1.0, "time runs this many times faster (simulate and replay only); 0 = as fast as the computer allows", *at_least(0))
@@ -85,6 +97,21 @@ class Acquisition:
         "empty = the one that looks functional; what was there before the session is taken only by number or UID",
     )
     tr_s: float = key(0.0, "repetition time, s; 0 = from the headers (watch: must be given)", *at_least(0))
+    patient_id: str = key(
+        "", "what the scanner's PatientID must be, * and ? allowed: another one stops the run before the first image; empty = not looked at"
+    )
+    study_date: str = key(
+        "",
+        "what the scanner's study date must be: today (until 6 o'clock also the day before), or YYYYMMDD; another one stops the run before "
+        "the first image; empty = not looked at",
+        "today, or eight digits",
+        lambda x: x in ("", "today") or (len(x) == 8 and x.isascii() and x.isdigit()),
+    )
+    anonymous: str = key(
+        "accept",
+        "patient_id, study_date: headers that say nothing of it (the scanner anonymises, scripts push): accept, refuse",
+        **one_of("accept", "refuse"),
+    )
     largest: tuple[int, ...] = key(
         (128, 128, 96),
         "watch: voxels along X, Y, Z of the largest volume that the scanner may send (their product counts): room for it is kept",
@@ -146,6 +173,12 @@ class Decoder:
     first_score_s: float = key(8.0, "deconvolve: an image is scored when its response has been seen so long, s", *above(0))
     delay_s: float = key(6.0, "peak: centre of the scoring window after an image's onset, s", *at_least(0))
     half_window_tr: int = key(1, "peak: half width of the scoring window, TRs", *at_least(0))
+    continue_from: str = key(
+        "",
+        "folder of an earlier run of this visit: what its decoder had learnt of noise and responses is taken over, the signal's level is "
+        "not; the decoder is placed anew, and looked for where it lay",
+        path="folder",
+    )
     threads: int = key(1, "threads of the realignment kernels; one is fastest where other processes are busy", *at_least(1))
 
 
@@ -178,6 +211,9 @@ class Evolution:
         *at_least(0),
     )
     mutation_sd: float = key(0.5, "truncation: standard deviation of new latents around the weighted mean of the parents", *at_least(0))
+    preference_half_life: float = key(
+        0.0, "surrogate: images after which a score counts half as much, as preferences drift; 0 = the preference stays", *at_least(0)
+    )
     norm_limits: tuple[float, ...] = key(
         (),
         "least and greatest length of a latent, 1 = that of random ones; empty = the strategy's own (surrogate: 0.5 to 1 + 1/sqrt(size))",
@@ -199,11 +235,22 @@ class Evolution:
         0, "every so manieth image is a probe, to track drift and reliability; 0 = none", "0 or >= 2", lambda x: x == 0 or x >= 2
     )
     probes: int = key(2, "different probes, shown in turn; the same in every session of a latent space", *at_least(1))
-    yoked_to: str = key("", "condition yoked: folder of the session whose scores are used, or the trials.tsv in it", path="file or folder")
+    yoked_to: str = key(
+        "", "condition yoked: folder of the session whose scores are used, or the trials.tsv in it, or a study's sealed file of scores",
+        path="file or folder",
+    )  # fmt: skip
     blinding_key: str = key("", "condition blinded: file made by `python -m rtevo.evolve blind`", path="file")
     blinding_secret: str = key("", "condition blinded: the secret that the key was made with (--secret); empty = none", path="file")
+    sealed: bool = key(
+        False,
+        "condition blinded, with blinding_secret: what drives the run is kept from its log, tables, summary and report also after its end, "
+        "until its study is unsealed",
+    )
     continue_from: str = key(
-        "", "evolution.json of an earlier run, or its folder: evolution goes on from there", path="file or folder", once="resume"
+        "",
+        "evolution.json of an earlier run, or its folder: evolution goes on from there, with all runs that it went on from",
+        path="file or folder",
+        once="resume",
     )
 
 
@@ -247,6 +294,9 @@ class Generator:
     )
     threads: int = key(1, "CPU threads of torch; one is fastest where other processes are busy", *at_least(1))
     same_noise: bool = key(True, "every image starts from the same noise, so that a picture depends on its embedding alone")
+    noise_seed: int = key(
+        0, "seed of that noise: with one number in all runs a probe is the same picture in all; 0 = the session's", *at_least(0)
+    )
 
 
 @dataclass(frozen=True)
@@ -326,6 +376,7 @@ class Presentation:
     wait_text: str = key("The session is about to begin.\n\nPlease look at the middle of the screen.", "shown until the trigger")
     rating_text: str = key("How much did you like it?", "shown while a rating is waited for (condition ratings)")
     end_text: str = key("Thank you. Please keep still until we speak to you.", "shown at the end")
+    between_text: str = key("Please keep still. It goes on soon.", "shown between the runs of a visit (--visit)")
     end_s: float = key(
         2.0,
         "the end text stays so long where the presenter leaves then (--once), s; else until the next run, or Escape there",
@@ -337,6 +388,39 @@ class Presentation:
         "auto", "auto (as the characters say), left-to-right or right-to-left", **one_of("auto", "left-to-right", "right-to-left")
     )
     lsl: bool = key(False, "also send events as markers of the Lab Streaming Layer (pylsl on the stimulus PC)")
+
+
+@dataclass(frozen=True)
+class Localizer:
+    """Pictures of known categories, for a decoder to be fitted to: `rtevo localizer`, docs/localizer.md."""
+
+    folder: str = key("", "folder of pictures, a subfolder for each category; empty: simulate shows a small built-in set", path="folder")
+    design: str = key(
+        "blocks", "blocks (pictures of one category together, then rest), events (single pictures)", **one_of("blocks", "events")
+    )
+    image_s: float = key(0.8, "a picture stays this long, s", *above(0))
+    blank_s: float = key(0.2, "blocks: fixation after a picture within a block, s", *at_least(0))
+    block_images: int = key(
+        10, "pictures in a block; events: so many single pictures in place of a block", "2 to 1000", lambda x: 2 <= x <= 1000
+    )
+    rest_s: float = key(10.0, "blocks: fixation after a block, s", *at_least(0))
+    gap_s: tuple[float, ...] = key(
+        (2.0, 6.0), "events: fixation after a picture, drawn uniformly, s", "two numbers, 0 <= least <= greatest", _is_range
+    )
+    repetitions: int = key(
+        4,
+        "blocks of each category; where that is a multiple of the number of categories, each is in every position equally often",
+        "1 to 1000",
+        lambda x: 1 <= x <= 1000,
+    )
+    task: str = key(
+        "one-back",
+        "what the participant answers with any of [presentation] rating_keys: one-back (a picture that is shown twice in a row), detection "
+        "(a red dot on a picture), none",
+        **one_of("one-back", "detection", "none"),
+    )
+    targets: float = key(0.1, "share of the pictures that are to be answered", "0 to 0.3", lambda x: 0 <= x <= 0.3)
+    response_s: float = key(1.5, "a press counts for a target that appeared at most so long before, s", *above(0))
 
 
 @dataclass(frozen=True)
@@ -385,41 +469,6 @@ class Console:
 
 
 @dataclass(frozen=True)
-class Simulation:
-    """The simulated participant."""
-
-    participant_seed: int = key(1, "who lies in the scanner: head, hidden voxels, preference", *at_least(0))
-    prefers: str = key(
-        "animal",
-        "what is liked: name or keyword of an emoji (spider, fruit; --prefers list); empty = colours and their layout, by participant_seed",
-    )
-    amplitude_percent: float = key(3.0, "response to a preferred image, percent of the signal", *at_least(0))
-    tsnr: float = key(60.0, "temporal signal-to-noise ratio", *above(0))
-    motion_mm: float = key(0.3, "extent of head motion, mm (and degrees)", *at_least(0))
-    voxel_mm: tuple[float, ...] = key(
-        (3.0, 3.0, 3.3),
-        "voxels of the simulated run, in a field of view of 240 x 240 x 115.5 mm; larger ones take less computing",
-        "three numbers of 1.5 to 10",
-        lambda x: len(x) == 3 and all(1.5 <= v <= 10 for v in x),
-    )
-    today: str = key(
-        "",
-        "where head and slices lie today, if not as in the decoder's run: shift=12 -8 5 (mm) and turn=4 -3 6 (degrees) of the head, "
-        "slab=0 10 -6 (mm) of the slices, voxel=2.5 2.5 3 (mm), slices=axial, coronal or sagittal, person=2 (somebody else's head)",
-    )
-    participant: str = key(
-        "",
-        "simulate and replay: address at which the simulated participant looks at a headless presenter that is started elsewhere; "
-        "empty = the session brings its own presenter",
-        "tcp://ADDRESS:PORT",
-        lambda x: not x or x.startswith("tcp://"),
-    )
-    faults: str = key(
-        "", "deliveries go wrong (simulate and replay), e.g. drop=0.02, duplicate=0.05, grow=0.3, reorder=5: see docs/scanners.md"
-    )
-
-
-@dataclass(frozen=True)
 class Config:
     """A whole session: one attribute per section of the file."""
 
@@ -430,6 +479,7 @@ class Config:
     generator: Generator = field(default_factory=Generator)
     safety: Safety = field(default_factory=Safety)
     presentation: Presentation = field(default_factory=Presentation)
+    localizer: Localizer = field(default_factory=Localizer)
     bridge: Bridge = field(default_factory=Bridge)
     record: Record = field(default_factory=Record)
     console: Console = field(default_factory=Console)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtevo.console.view import View
-from rtevo.console.waits import OVER, state_of
+from rtevo.console.waits import OVER, how_it_ended, state_of
 from rtevo.record import LOG, LogFollower, image_path
 from rtevo.session.course import course_settings
+from rtevo.session.orders import SAID, choices_of
 from rtevo.shm import Ring
 
 if TYPE_CHECKING:
@@ -34,12 +35,12 @@ class Desk:
 
         self.context, self.plan, self.clock = context, context.plan, context.clock
         self.view = View(self.plan.config, self.plan.tr_s)
-        self.images = course_settings(self.plan.config).images
+        self.images = len(self.plan.trials) or course_settings(self.plan.config).images
         self.depths: dict[str, tuple[int, int]] = {}  # of each ring: waiting, places
         self.changed = 0  # grows with every record
         self._log = LogFollower(self.plan.out / LOG)
         self._rings = {name: Ring.attach(ring_name(self.plan.name, name)) for name in ring_names(self.plan)}
-        self._readers = {name: readers_of(name, self.plan.devices) for name in self._rings}
+        self._readers = {name: readers_of(name, self.plan.devices, self.plan.localizer) for name in self._rings}
         self._thumbnails: dict[tuple[int, int], bytes] = {}
 
     def close(self) -> None:
@@ -79,7 +80,40 @@ class Desk:
     @property
     def over(self) -> bool:
         """Whether the session has ended."""
-        return self.state in (*OVER[1:], "failed")
+        return self.state in (*OVER[1:], "failed", "between", "following")
+
+    @property
+    def ended(self) -> str:
+        """How the session has ended, see :func:`rtevo.console.waits.how_it_ended`."""
+        return how_it_ended(self.clock.get)
+
+    @property
+    def between(self) -> bool:
+        """Whether the stimulus PC is there between two runs of a visit."""
+        return bool(self.clock.get("between"))
+
+    @property
+    def said(self) -> list[str]:
+        """What the operator has to know between two runs of a visit."""
+        try:
+            return (self.plan.runtime / SAID).read_text(encoding="utf-8").splitlines()
+        except OSError:  # nothing
+            return []
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """What may follow this run of a visit, where the operator is asked; see :data:`rtevo.session.orders.CHOICES`."""
+        return choices_of(self.clock.get("offered"))
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more can come: the session is over, and in a visit it is known what follows."""
+        return self.over and (self.plan.visit is None or bool(self.clock.get("parted")))
+
+    @property
+    def ends(self) -> bool:
+        """Whether this is the end, and no other run follows at this address."""
+        return self.closed and self.state != "following"
 
     def act(self, action: str, text: str = "", t_ns: int | None = None) -> None:
         """Hand to the supervisor what the operator does.
@@ -87,7 +121,7 @@ class Desk:
         Parameters
         ----------
         action : {"start", "pause", "go_on", "stop", "mark", "seen", "accept", "again", "restart", "admit", "correct", "show", "veto",
-            "away"}
+            "away", "next_run", "same_again", "resume_run", "end_visit"}
         text : str
             A note; of the last three the picture's name (`rtevo.records.named`).
         t_ns : int, optional

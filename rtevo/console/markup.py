@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from html import escape
 
+from rtevo.config import presenter_is_outside
 from rtevo.console.desk import Desk
 from rtevo.console.view import FULL, LATENCIES, Trial, View
+from rtevo.console.waits import FOLLOWING
 
 __all__ = ["STATES", "alarms", "figures", "generation", "goes_on", "health", "messages", "now", "placement", "span", "state", "upcoming"]
 
@@ -27,6 +29,8 @@ STATES = {  # words, colour
     "stopped": ("Stopped", "amber"),
     "unscored": ("Ended without scores", "red"),
     "failed": ("Failed", "red"),
+    "between": ("Run over: what follows?", "amber"),
+    "following": ("The next run is being prepared", "blue"),
 }
 SCENES = {
     "nothing": "The stimulus PC has not come yet",
@@ -37,11 +41,13 @@ SCENES = {
     "paused": "Fixation: paused",
     "placing": "Fixation: the decoder is placed",
     "over": "The end",
+    "between": "Text between runs",
 }
 
 
 MOST_UPCOMING = 5
 LINGER_S = 1.0  # a picture that has just appeared can be taken out like one that is about to
+OF_EVOLUTION = ("score", "evolve", "paint")  # latencies that a localizer does not have
 UNSCORED = "The session is over, but its last images, or all of them, could not be scored: see the warnings."
 
 
@@ -64,11 +70,13 @@ def figures(desk: Desk) -> str:
     view, config = desk.view, desk.plan.config
     since = view.run.seconds(desk.clock.now_ns())
     generation = (view.last or (0, 0))[0] + 1
+    blocks = {block for block, _ in view.planned}
+    where = ("block", f"{generation} of {len(blocks)}") if blocks else ("generation", f"{generation} of {config.evolution.generations}")
     who = f"sub-{config.session.participant} ses-{config.session.session} run-{config.session.run}"
     cells = [
         ("", who),
         ("time", _time(since)),
-        ("generation", f"{generation} of {config.evolution.generations}"),
+        where,
         ("image", f"{view.shown} of {desk.images}"),
         ("volume", str(view.volumes[-1].index + 1) if view.volumes else "–"),
     ]
@@ -91,19 +99,36 @@ def alarms(desk: Desk) -> str:
     if desk.over:
         what = {"completed": "The session is over.", "stopped": "The session was stopped; everything is saved.", "unscored": UNSCORED}
         errors = [text for _, kind, text in desk.view.messages if kind == "error"]
-        words = what.get(desk.state) or " ".join(["The session has failed; what was recorded is saved.", *errors[-1:]])
-        colour = "red" if desk.state in ("failed", "unscored") else "calm"
-        return f'<p class="{colour}">{escape(words[:400])} Results: {escape(str(desk.plan.out))}</p>'
+        ended = desk.ended
+        words = what.get(ended) or " ".join(["The session has failed; what was recorded is saved.", *errors[-1:]])
+        colour = "red" if ended in ("failed", "unscored") else "calm"
+        return f'<p class="{colour}">{escape(words[:400])} Results: {escape(str(desk.plan.out))}</p>' + _offered(desk)
     return "".join(f"<p>{escape(text)}</p>" for text in found) or '<p class="calm">Nothing to report.</p>'
+
+
+def _offered(desk: Desk) -> str:
+    """Say what may follow a run of a visit, and what the participant sees meanwhile."""
+    if not desk.offered:
+        return ""
+    means = [(name, what) for choice, (_, name, what) in FOLLOWING.items() if choice in desk.offered and what]
+    found = "".join(f"<p>{escape(text[:400])}</p>" for text in desk.said)
+    found += "".join(f'<p class="calm"><b>{escape(name.capitalize())}</b>: {escape(what)}.</p>' for name, what in means)
+    if not presenter_is_outside(desk.plan.config):
+        return found
+    if not desk.between:
+        return f"{found}<p>The stimulus PC is not there.</p>"
+    text = " ".join(desk.plan.config.presentation.between_text.split())
+    return f'{found}<p class="calm">The stimulus PC is there; the participant reads: {escape(text)}</p>'
 
 
 def now(desk: Desk) -> str:
     """Give what the participant sees."""
-    view, scene = desk.view, SCENES.get(desk.view.scene, "")
+    view, scene = desk.view, SCENES.get("between" if desk.between else desk.view.scene, "")
     if view.showing is not None:
         generation, candidate = view.showing
         picture = f'<img src="picture/{generation}/{candidate}" alt="">'
-        scene = f"Generation {generation + 1}, image {candidate + 1}"
+        trial = view.planned.get(view.showing)
+        scene = f"Generation {generation + 1}, image {candidate + 1}" if trial is None else escape(f"{trial['category']}/{trial['file']}")
     else:
         picture = f'<div class="empty">{"+" if view.scene in ("fixation", "late", "paused", "placing") else ""}</div>'
     return f'<h2>On the participant\'s screen</h2>{picture}<p class="scene">{scene}</p><p class="dim">{_next(desk)}</p>'
@@ -115,6 +140,8 @@ def _next(desk: Desk) -> str:
     elapsed = desk.clock.now_s() - view.since_s
     if view.run.trigger_ns is None or view.scene in ("over", "nothing", "waiting", "rating"):
         return "&nbsp;"
+    if view.planned and view.scene in ("image", "fixation") and view.last is not None:
+        return f"next picture in {max(0.0, view.due_s - desk.clock.now_s()):.0f} s"
     if view.scene == "image":
         return f"for another {max(0.0, p.image_s - elapsed):.0f} s"
     if view.scene == "fixation" and view.last is not None:
@@ -195,6 +222,9 @@ def generation(view: View, number: int, trials: list[Trial], limits: tuple[float
     scored = [t for t in trials if not math.isnan(t.value)]
     best = max(scored, key=lambda t: t.value, default=None) if len(scored) == len(trials) > 1 else None
     tiles = "".join(_tile(view, trial, limits, trial is best) for trial in trials)
+    of_block = view.planned.get((number, 0))
+    if of_block is not None:
+        return f'<h3>Block {number + 1}: {escape(of_block["category"])}</h3><div class="tiles">{tiles}</div>'
     return f'<h3>Generation {number + 1} {told}</h3><div class="tiles">{tiles}</div>'
 
 
@@ -207,6 +237,8 @@ def _tile(view: View, trial: Trial, limits: tuple[float, float], best: bool) -> 
     if math.isnan(trial.value):
         coming = "taken away" if trial.refused else "not shown" if view.scene == "over" else "to come"
         words = "on screen" if showing else coming if not trial.shown else "hidden" if view.blinded else "no score yet"
+        if view.planned and trial.shown and not showing:
+            words = "target" if view.planned.get((trial.generation, trial.candidate), {}).get("target") else "shown"
         return f'<figure class="tile {" ".join(kinds)}">{picture}<div class="dim">{words}</div></figure>'
     low, high = limits
     at, wide = (trial.value - low) / (high - low), (0.0 if math.isnan(trial.error) else trial.error) / (high - low)
@@ -219,10 +251,11 @@ def _tile(view: View, trial: Trial, limits: tuple[float, float], best: bool) -> 
 def health(desk: Desk) -> str:
     """Give the state of scanner, presenter, stages and rings."""
     rows = "".join(f"<div>{label}</div><div class='{colour}'>{escape(words)}</div>" for label, words, colour in _equipment(desk))
-    stages = "".join(_latency_row(desk.view, name) for name in LATENCIES)
+    stages = "".join(_latency_row(desk.view, name) for name in LATENCIES if not (desk.view.planned and name in OF_EVOLUTION))
     rings = "".join(
         f"<div><span>{name}</span><b class='{'amber' if waiting > FULL * slots else ''}'>{waiting}/{slots}</b></div>"
         for name, (waiting, slots) in desk.depths.items()
+        if not (desk.view.blinded and name == "fitness")  # how much evolution is told depends on what drives it
     )
     head = "<tr class='head'><td></td><td>usual</td><td>longest</td><td>allowed</td><td></td></tr>"
     return (
@@ -250,7 +283,7 @@ def _equipment(desk: Desk) -> list[tuple[str, str, str]]:
     moved = view.volumes[-1].displacement_mm if view.volumes else math.nan
     return [
         ("Scanner", *scanner),
-        ("Decoder", *_decoder(view)),
+        ("Task", view.task.words(), "") if view.planned else ("Decoder", *_decoder(view)),
         ("Stimulus PC", *presenter),
         ("Its clock", clock, ""),
         ("Displacement", "–" if math.isnan(moved) else f"{moved:.2f} mm", ""),

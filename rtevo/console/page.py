@@ -13,6 +13,7 @@ from nicegui import ui
 
 from rtevo.console import charts, markup
 from rtevo.console.desk import Desk
+from rtevo.session.orders import CHOICES
 
 __all__ = ["Page"]
 
@@ -86,6 +87,12 @@ class Page:
             self.seen = self._button("Seen", "K", "seen", "halt")
             self.away = self._button("Take away", "T", "away", "away")
             self.stop = self._button("Stop", "X", "ask-stop", "halt")
+            self.following = {
+                "next": self._button("Next run", "N", "next_run", "go"),
+                "again": self._button("Same again", "A", "same_again"),
+                "resume": self._button("Resume run", "R", "resume_run"),
+                "end": self._button("End the visit", "E", "end_visit", "halt"),
+            }
 
     def _make_charts(self) -> None:
         view = self.desk.view
@@ -95,6 +102,8 @@ class Page:
             "displacement": ("Framewise displacement, mm", "limits dashed", charts.displacement),
             "motion": ("Motion, mm", "limit: one voxel", charts.motion),
         }
+        if view.localizer:
+            del titles["fitness"]
         with ui.element("div").classes("charts"):
             for name, (title, note, options) in titles.items():
                 with ui.element("div").classes("panel"):
@@ -171,6 +180,7 @@ class Page:
                 "admit": bool(desk.admittable),
                 "correct": bool(desk.correctable),
                 "stop": not desk.over,
+                **{action: choice in desk.offered for action, choice in CHOICES.items()},
             }.items()
             if so
         }
@@ -220,7 +230,7 @@ class Page:
     async def tick(self) -> None:
         """Bring the page up to date, and see that the browser has the end."""
         self.draw()
-        if self.desk.over and not self.ended:
+        if self.desk.ends and not self.ended:
             with suppress(TimeoutError):
                 await ui.run_javascript("document.body.classList.add('over')", timeout=REFRESH_S * 4)
                 self.ended = True
@@ -260,6 +270,11 @@ class Page:
         self.generations.set_visibility(not asked)
         self.pause.set_visibility(not (self.go_on.visible or self.start.visible or asked))
         self.pause.set_enabled(state in ("presenter", "trigger", "running"))
+        between, offered = state in ("between", "following"), self.desk.offered
+        for choice, button in self.following.items():
+            button.set_visibility(choice in offered)
+        for button in (self.pause, self.mark, self.stop, self.away) if between else ():
+            button.set_visibility(False)
         self.mark.set_enabled(not self.desk.over)
         self.stop.set_enabled(not self.desk.over and state != "stopping")
         self.away.set_enabled(not self.desk.over)  # whatever is on the screen by then: this page knows it half a second later

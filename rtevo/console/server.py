@@ -124,15 +124,15 @@ async def _serve(context: Context, desk: Desk) -> None:
     while not server.started and not serving.done():
         await asyncio.sleep(0.02)
     context.ready()
-    while not serving.done() and not desk.over:
+    while not serving.done() and not desk.closed:
         desk.refresh()
         await asyncio.sleep(LOOK_S)
     desk.refresh()
     for _ in range(round(PART_S / LOOK_S)):
-        if (looking or not again) and all(page.ended for page in looking.values()):
+        if not desk.ends or ((looking or not again) and all(page.ended for page in looking.values())):
             break
         await asyncio.sleep(LOOK_S)
-    await asyncio.sleep(FAREWELL_S)
+    await asyncio.sleep(FAREWELL_S if desk.ends else LOOK_S)  # the next run's page comes at the same address
     server.should_exit = True
     with suppress(asyncio.CancelledError):
         await serving

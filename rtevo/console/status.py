@@ -6,7 +6,7 @@ import math
 import select
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -18,11 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from rtevo.console.view import View
-from rtevo.console.waits import awaited, state_of
+from rtevo.console.waits import FOLLOWING, awaited, state_of
 from rtevo.outside import shown_lines
 from rtevo.record import LOG, LogFollower
 from rtevo.records import FD_LIMIT_MM, VolumeFlag
 from rtevo.session.course import course_settings
+from rtevo.session.orders import CHOICES, choices_of
 from rtevo.shm import Ring
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Status:
         self._images = course_settings(plan.config).images
         self._operate: Callable[[str, str], None] | None = None
         self._asked = 0  # the question about a placement that has been put
+        self._offered = 0  # what was asked about what follows
         self._alarm = (0, 0)  # what was asked about alarms
         self._more = dict.fromkeys(MORE, 0)  # what has been asked
         self._printed = 0.0
@@ -141,6 +143,9 @@ class Status:
         if self._clock is None or self._operate is None or sys.stdin is None or not sys.stdin.isatty():
             return
         get = self._clock.get
+        if offered := get("offered"):
+            self._ask_what_follows(offered)
+            return
         asked = get("placement_asked")
         more = {word: get(word) for word in MORE}
         for word, (_, _, question) in MORE.items():
@@ -164,6 +169,21 @@ class Status:
             if alarm:  # any answer says that it has been seen
                 self._operate("seen", "at the terminal")
             self._answer(sys.stdin.readline().strip().lower()[:1], asked, held)
+
+    def _ask_what_follows(self, offered: int) -> None:
+        """Ask what follows a run of a visit, and do what is answered."""
+        assert self._operate is not None
+        choices = choices_of(offered)
+        if offered != self._offered:
+            self._offered = offered
+            self.console.print(Text(_follows(choices), style="bold yellow"))
+        if select.select([sys.stdin], [], [], 0)[0]:
+            word = sys.stdin.readline().strip().lower()[:1]
+            if action := next((a for a, choice in CHOICES.items() if choice in choices and FOLLOWING[choice][0] == word), ""):
+                self._offered = 0  # it is asked again where that cannot be done
+                self._operate(action, "at the terminal")
+            elif word:
+                self.console.print(Text(_follows(choices), style="bold yellow"))
 
     def _answer(self, word: str, asked: int, held: int) -> None:
         """Do what was answered."""
@@ -196,7 +216,7 @@ class Status:
         view, config = self.view, self.plan.config
         now_s = self._clock.now_s() if self._clock else math.nan
         state = state_of(self._clock.get, view) if self._clock else "starting"
-        yours = state in ("ready", "asked", "paused", "held")
+        yours = state in ("ready", "asked", "paused", "held", "between")
         cells = [("session", awaited(state, view) or state, "bold yellow" if yours else "" if state == "running" else "cyan")]
         cells.append(("t", f"{now_s:.0f} s" if self._clock else "-", "bold"))
         if view.volumes:
@@ -207,8 +227,13 @@ class Status:
             cells.append(("FD", "-" if math.isnan(displacement) else f"{displacement:.2f} mm", moved))
             cells.append(("aligned in", "missing" if missing else f"{took[-1]:.0f} ms" if took else "-", "red" if missing else ""))
         generation = max((trial.generation for trial in view.trials.values() if trial.shown), default=0)
-        cells.append(("generation", f"{generation + 1}/{config.evolution.generations}", "bold"))
-        cells.append(("images", f"{view.shown}/{self._images}", ""))
+        if view.planned:
+            cells.append(("block", f"{generation + 1}/{len({block for block, _ in view.planned})}", "bold"))
+        else:
+            cells.append(("generation", f"{generation + 1}/{config.evolution.generations}", "bold"))
+        cells.append(("images", f"{view.shown}/{len(view.planned) or self._images}", ""))
+        if view.planned and config.localizer.task != "none":
+            cells.append(("task", view.task.words(), "yellow" if view.task.misses > view.task.hits else "green"))
         if view.blinded:
             cells.append(("score", "hidden", "green"))
         elif not math.isnan(view.score):
@@ -220,8 +245,16 @@ class Status:
             cells.append(("next image due in", "waiting" if late else f"{view.due_s - now_s:.1f} s", "yellow" if late else ""))
         if self._clock:
             depths = {name: max(ring.statistics().lag.values(), default=0) for name, ring in self._rings.items()}
+            if view.blinded:
+                depths.pop("fitness", None)  # how much evolution is told depends on what drives it
             cells.append(("queues", " ".join(f"{name[:3]} {depth}" for name, depth in depths.items() if depth) or "empty", ""))
         return cells
+
+
+def _follows(choices: Sequence[str]) -> str:
+    """Ask what follows a run of a visit."""
+    each = [f"{key} ({name}{f': {what}' if what else ''})" for key, name, what in (FOLLOWING[choice] for choice in choices)]
+    return f"What follows? Type {', '.join(each[:-1])} or {each[-1]}, and Enter."
 
 
 def closing_words(summary: dict[str, Any], out: Path, console: Console | None = None) -> None:
@@ -241,7 +274,13 @@ def closing_words(summary: dict[str, Any], out: Path, console: Console | None = 
         d = latencies[name]
         if d["n"]:
             table.add_row(label, f"p50 {d['p50']:.0f} ms, p99 {d['p99']:.0f} ms, max {d['max']:.0f} ms (n = {d['n']})")
-    for entry in summary["generations"]:
+    task = summary.get("localizer")
+    if task is not None:
+        table.add_row("categories", ", ".join(f"{name} {shown}" for name, shown in task["categories"].items()))
+        time_s = task["response_time_s"]
+        answered = f"{task['hits']} of {task['targets']} targets answered" + ("" if time_s is None else f", {time_s:.2f} s")
+        table.add_row("task", f"{answered}; {task['false_alarms']} false alarms" if task["targets"] else "none")
+    for entry in summary["generations"] if task is None else ():
         parts = [
             f"{label} {entry[key]:+.3f}"
             for key, label in (("mean_fitness", "fitness"), ("mean_true_response", "true response"))
@@ -249,4 +288,6 @@ def closing_words(summary: dict[str, Any], out: Path, console: Console | None = 
         ]
         table.add_row(f"generation {entry['generation']}", ", ".join(parts) or "not scored")
     console.print(table)
-    console.print(f"results: {out}\nreport:  python -m rtevo.report {out}")
+    console.print(
+        f"results: {out}\nreport:  python -m rtevo.report {out}" + (f"\ndecoder: python -m rtevo.decode fit {out}" if task else "")
+    )

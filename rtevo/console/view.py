@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rtevo.config import Config
+from rtevo.config import Config, is_localizer
+from rtevo.localizer import Task, judge
 from rtevo.record import (
     AlignedRecord,
     EventRecord,
@@ -155,6 +156,9 @@ class View:
         self.latencies = {name: Latency(limits_ms[limit]) for name, (_, _, limit) in LATENCIES.items()}
         self._painting, self._holding = Painting(1e3 * cadence_s / speed), Holding()
         self.trials: dict[tuple[int, int], Trial] = {}
+        self.localizer = is_localizer(config)
+        self.planned: dict[tuple[int, int], Mapping[str, Any]] = {}  # of a localizer: its schedule
+        self.presses_s: list[float] = []  # session time
         self.refusals = 0  # pictures that the gate did not let through
         self.approved: set[str] = set()  # names of pictures
         self.vetoed: set[str] = set()
@@ -195,6 +199,7 @@ class View:
     def _start(self, record: Start) -> None:
         self.begin()
         self.part = record.part
+        self.planned = {(trial["block"], trial["place"]): trial for trial in record.trials or ()}
 
     def _grid(self, record: GridRecord) -> None:
         self.voxel_mm = float(np.linalg.norm(np.array(record.affine)[:3, :3], axis=0).min())
@@ -210,8 +215,8 @@ class View:
 
     @property
     def placed(self) -> bool:
-        """Whether the decoder lies on today's head."""
-        return self.placement is not None and self.placement.decision == Decision.ACCEPTED
+        """Whether the decoder lies on today's head; a localizer has none that would have to."""
+        return self.localizer or (self.placement is not None and self.placement.decision == Decision.ACCEPTED)
 
     def _trial(self, record: OfImage) -> Trial:
         key = (record.generation, record.candidate)
@@ -295,6 +300,8 @@ class View:
             self._scene("rating" if self.measured == EventKind.RATING else "fixation", t_s)
         elif kind in (EventKind.TAKEN, EventKind.REFUSED):
             self._trial(record).refused = True
+        elif kind == EventKind.PRESS:
+            self.presses_s.append(t_s)
         elif kind in (EventKind.FIXATION, EventKind.PAUSE, EventKind.GO_ON, EventKind.END):
             paused = "paused" if self.placed else "placing"
             scenes = {EventKind.FIXATION: "late", EventKind.PAUSE: paused, EventKind.GO_ON: "fixation", EventKind.END: "over"}
@@ -362,8 +369,16 @@ class View:
         """Session time at which the next image is due; NaN where none is."""
         if self.scene not in ("image", "fixation", "rating") or self.onset_s != self.onset_s:
             return math.nan
+        if (trial := self.planned.get(self.last or (-1, -1))) is not None:
+            return self.onset_s + float(trial["image_s"]) + float(trial["washout_s"])
         settings = self.config.presentation
         return self.onset_s + settings.image_s + settings.washout_s
+
+    @property
+    def task(self) -> Task:
+        """How a localizer's task has been done so far."""
+        targets = [bool(self.planned.get((trial.generation, trial.candidate), {}).get("target")) for _, trial in self.onsets]
+        return judge([onset_s for onset_s, _ in self.onsets], targets, self.presses_s, self.config.localizer.response_s)
 
     @property
     def shown(self) -> int:

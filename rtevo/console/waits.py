@@ -7,9 +7,16 @@ from collections.abc import Callable
 
 from rtevo.config import presenter_is_outside
 from rtevo.console.view import View
+from rtevo.session.orders import bit_of
 
-__all__ = ["OVER", "awaited", "state_of"]
+__all__ = ["FOLLOWING", "OVER", "awaited", "how_it_ended", "state_of"]
 
+FOLLOWING = {  # what may follow a run of a visit: key at the terminal, its name, what it means
+    "next": ("n", "next run", "evolution and decoder go on from where this one has ended"),
+    "again": ("s", "same again", "this run is repeated from where it began, and does not count"),
+    "resume": ("r", "resume run", "this run goes on at the first image that was not shown, with a new run of the scanner"),
+    "end": ("e", "end the visit", ""),
+}
 OVER = ("", "completed", "stopped", "unscored")  # by the shared word `over`
 
 
@@ -23,10 +30,12 @@ def state_of(get: Callable[[str], int], view: View) -> str:
     view : View
         What its log tells.
     """
-    if over := get("over"):
-        return OVER[over]
-    if get("abort"):
-        return "failed"
+    if get("offered"):
+        return "between"
+    if get("chosen") and not get("chosen") & bit_of("end"):
+        return "following"
+    if ended := how_it_ended(get):
+        return ended
     if get("waiting"):
         return "ready"
     if not get("started_ns"):
@@ -46,6 +55,11 @@ def state_of(get: Callable[[str], int], view: View) -> str:
     return "running"
 
 
+def how_it_ended(get: Callable[[str], int]) -> str:
+    """Return how the session has ended, of `OVER` or "failed"; empty while it goes on."""
+    return OVER[get("over")] or ("failed" if get("abort") else "")
+
+
 def awaited(state: str, view: View) -> str:
     """Say what the session waits for, or that it runs; empty where that is not known."""
     if state == "running":
@@ -62,5 +76,7 @@ def awaited(state: str, view: View) -> str:
         "pausing": "pauses after this image",
         "paused": "paused, waits for you to go on (at the console)",
         "held": "waits for you: images are held",
-        "stopping": "waits for the last scores",
+        "stopping": "waits for the last volumes" if view.localizer else "waits for the last scores",
+        "between": "over, waits for you: what follows?",
+        "following": "over, what follows is being prepared",
     }.get(state, "")

@@ -11,8 +11,9 @@ volumes and image onsets as they come and gives each image's score.
     peak          mean of the volumes around the peak, correlated with the map
     nuisance    regressors of motion and drift, spikes
     running     fits to all volumes so far, one volume at a time
-    deconvolve  amplitudes of overlapping responses in one series
+    deconvolve  amplitudes of overlapping responses in one series; amplitudes: of one image, of many
     hrf         shape of a response
+    learnt      what the next run of a visit takes over
     quality     how good the incoming data are, and whether they are like the decoder's
     events      what was shown in a training run, and targets
     categories  what is told apart in training runs, their blocks, and how they are held out
@@ -34,9 +35,10 @@ volumes and image onsets as they come and gives each image's score.
 converts maps and models.
 """
 
-from rtevo.decode.carry import carry, reorder, same_voxels
+from rtevo.decode.carry import carry, reorder, same_voxels, together
 from rtevo.decode.deconvolve import Deconvolver, Grid
 from rtevo.decode.folder import Decoder, read_map, write_decoder
+from rtevo.decode.learnt import Learnt
 from rtevo.decode.maps import load_decoder
 from rtevo.decode.peak import pearson, response_window
 from rtevo.decode.quality import Quality, differences, whole
@@ -50,6 +52,7 @@ __all__ = [
     "Decoder",
     "Deconvolver",
     "Grid",
+    "Learnt",
     "Method",
     "Quality",
     "RunningFit",
@@ -65,6 +68,7 @@ __all__ = [
     "response_window",
     "same_voxels",
     "scorer_of",
+    "together",
     "whole",
     "write_decoder",
 ]

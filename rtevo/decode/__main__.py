@@ -1,6 +1,7 @@
 """Command line: build a decoder from training runs, score a recorded run with one as a session would, carry one to today's grid.
 
-``python -m rtevo.decode fit RUN [RUN ...] --events E.tsv [E.tsv ...] [--target "face - object"] --out DIR``
+``python -m rtevo.decode fit RUN_FOLDER [RUN_FOLDER ...]``
+``python -m rtevo.decode fit RUN [RUN ...] --events E.tsv [E.tsv ...] [--target "face - object"] [--out DIR]``
 ``python -m rtevo.decode score DECODER RUN --events E.tsv [--name MAP ... | --objective "face - 0.5 * place"] [--out SCORES.tsv]``
 ``python -m rtevo.decode place DECODER --on TODAY --out DIR [--transform FILE]``
 ``python -m rtevo.decode import (MAP.nii.gz | MODEL.pkl) --reference REF.nii.gz --mask MASK.nii.gz --out DIR [--transform A B ...]``
@@ -41,6 +42,8 @@ from rtevo.place import Placement, Verdict, place
 from rtevo.place.transforms import DIRECTION, read_affine
 from rtevo.realign import warm_up
 from rtevo.realign.series import Run, open_nifti
+from rtevo.record import LOG, RecordedSession
+from rtevo.record.training import localizer_in, run_of, shown_in
 from rtevo.records import Grid
 
 __all__ = ["main"]
@@ -131,12 +134,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fit_options(fit: argparse.ArgumentParser) -> None:
-    fit.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folder of DICOM files, or 4-D NIfTI file")
-    fit.add_argument("--events", nargs="+", required=True, metavar="TSV", type=Path, help="BIDS events, one file a run")
+    fit.add_argument(
+        "runs", nargs="+", metavar="RUN", type=Path, help="run folder of `rtevo localizer`, folder of DICOM files, or 4-D NIfTI file"
+    )
+    fit.add_argument(
+        "--events", nargs="+", default=[], metavar="TSV", type=Path, help="BIDS events, one file a run; a run folder has its own"
+    )
     fit.add_argument(
         "--target", help="one map: 'face - object', 'face' (against all others) or a numeric column (default: one map for each trial_type)"
     )
-    fit.add_argument("--out", required=True, metavar="DIR", type=Path, help="the decoder's folder")
+    fit.add_argument("--out", metavar="DIR", type=Path, help="the decoder's folder (default: decoder, which must not be there yet)")
     fit.add_argument("--name", help="of the map (default: made from the target)")
     fit.add_argument(
         "--method", choices=("select", *METHODS, "best"), default="select",
@@ -173,11 +180,18 @@ def _count(text: str) -> int:
 
 def _fit(options: argparse.Namespace) -> str:
     """Build a decoder; return what to tell the user."""
-    if len(options.events) != len(options.runs):
-        raise DataError(f"--events: expected one file a run, got {len(options.events)} for {len(options.runs)} runs")
-    runs = [open_with(path, options) for path in options.runs]
+    if options.out is None:
+        options.out = Path("decoder")
+        if options.out.exists():
+            raise DataError(
+                f"{options.out}: expected no such folder yet: name another one with --out, or this one to replace what is in it"
+            )
+    sessions = _sessions(options)
+    runs = [run_of(session) for session in sessions] or [open_with(path, options) for path in options.runs]
     runs = [in_order(run, runs[0].grid) for run in runs]
-    events = [events_of(path, run, options.first) for path, run in zip(options.events, runs, strict=True)]
+    events = [shown_in(session, run) for session, run in zip(sessions, runs, strict=False)] or [
+        events_of(path, run, options.first) for path, run in zip(options.events, runs, strict=True)
+    ]
     if options.permutations is None:
         options.permutations = 100 if options.method == "select" else 200
     if options.method != "select" and options.target is None:
@@ -213,6 +227,22 @@ def _fit(options: argparse.Namespace) -> str:
     if options.method == "select":
         return _fit_selected(options, series_at, events, targets, (reference, mask, first), days, placements)
     return _fit_whole(options, series_at(options.fwhm[0]), events, targets or [], (reference, mask, first), days, placements)
+
+
+def _sessions(options: argparse.Namespace) -> list[RecordedSession]:
+    """Open the runs of a localizer; none where runs come from elsewhere."""
+    folders = [path for path in options.runs if (path / LOG).exists()]
+    if len(folders) == len(options.runs) and not options.events:
+        sessions = [localizer_in(path) for path in folders]
+        if len(people := {session.settings["session"]["participant"] for session in sessions}) > 1:
+            raise DataError(f"runs: expected those of one participant, found {', '.join(sorted(people))}")
+        options.participant = people.pop()
+        options.day = options.day or [(session.start.started or "")[:10] for session in sessions]
+        return sessions
+    if len(options.events) != len(options.runs) or folders:
+        what = f"; {folders[0]} is a run folder, which has its own: give such alone" if folders else ""
+        raise DataError(f"--events: expected one file a run, got {len(options.events)} for {len(options.runs)} runs{what}")
+    return []
 
 
 def _fit_selected(
@@ -381,8 +411,11 @@ def _mask(reference: NDArray[np.float32], run: Run, options: argparse.Namespace)
 def _settings(options: argparse.Namespace, method: str, performance: dict[str, Any], tr_s: float, tsnr: float) -> dict[str, Any]:
     """What goes into decoder.json."""
     versions = {name: metadata.version(name) for name in ("numpy", "scipy", "scikit-learn", "nibabel")}
-    sources = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (*options.events, *filter(Path.is_file, options.runs))}
+    logs = [path / LOG for path in options.runs if (path / LOG).is_file()]
+    files = (*options.events, *filter(Path.is_file, options.runs), *logs)
+    sources = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     return {
+        **({"participant": options.participant} if logs else {}),
         "target": options.target,
         "method": method,
         "fwhm_mm": options.fwhm[0],

@@ -27,16 +27,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import erfc
 
+from rtevo.decode.amplitudes import Amplitude, Image, Snapshot
 from rtevo.decode.grid import Grid, Response
 from rtevo.decode.hrf import HRF_LENGTH_S, Shape, basis, response, share_of_peak
+from rtevo.decode.learnt import Learnt, checked
 from rtevo.kernels.kalman import compact, correct, predict
 
 __all__ = ["Amplitude", "Deconvolver", "Grid", "warm_up"]
@@ -53,63 +54,9 @@ _MOST = 2_000_000  # numbers in the covariances of all points that are kept from
 _SPARE = 0.9  # of the points may stay, for dropping the others to be worth it
 _ROOM = 12  # images for which room is made at once
 _ROWS = 64  # images whose response has passed, for which room is made at first
+_LEARNT = ("kept", "which", "kinds", "amplitude_sd", "rho", "drift_sd", "share", "reach_s", "log_prior", "log_det", "squares")
 SHORTEST_S = 0.05  # seconds that an image counts as shown at least
 _READ = 0.98  # the most probable points that hold so much are what is said of the images
-
-
-@dataclass(frozen=True)
-class Amplitude:
-    """Response to one image.
-
-    Parameters
-    ----------
-    value : float
-        Posterior mean of its peak, in units of the series.
-    se : float
-        Posterior standard deviation.
-    se_apart : float
-        The same if the common mean were known, which is what is uncertain about all images alike (the series' level is, and the mean with
-        it): the error of one image against others. What an image shares with those near it only, the error of the drift there, counts.
-    volumes : int
-        Volumes that saw at least half of the response's peak.
-    """
-
-    value: float
-    se: float
-    se_apart: float
-    volumes: int
-
-
-@dataclass
-class _Image:
-    """An image whose response has not passed yet, and its place in the state."""
-
-    key: tuple[int, int]
-    onset_s: float
-    duration_s: float
-    at: int
-    volumes: int = 0
-    shown_s: float = math.nan  # where it was taken away before its time
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    """Amplitudes of images, (points, images), under each point of the grid, and how they depend on the common mean."""
-
-    value: Array
-    variance: Array
-    slope: Array
-    mu: Array
-    mu_variance: Array
-
-    def rows(self, rows: slice, points: NDArray[Any]) -> _Snapshot:
-        """Some of the rows, at some of the points, where all arrays have an image a row."""
-        return _Snapshot(*[each[rows][:, points] for each in (self.value, self.variance, self.slope, self.mu, self.mu_variance)])
-
-    def longer(self) -> _Snapshot:
-        """The same with room for twice as many rows."""
-        arrays = (self.value, self.variance, self.slope, self.mu, self.mu_variance)
-        return _Snapshot(*[np.concatenate([each, np.zeros_like(each)]) for each in arrays])
 
 
 class Deconvolver:
@@ -158,9 +105,9 @@ class Deconvolver:
         for k in range(self._terms.start, size):
             self._cov[:, k, k] = motion_sd**2 if k < self._terms.start + motion_terms else _TERM_SD**2
         self._voxels: Array | None = None
-        self._images: list[_Image] = []
+        self._images: list[Image] = []
         self._past: dict[tuple[int, int], int] = {}  # images whose response has passed, and the volumes that saw them
-        self._gone = _Snapshot(*np.zeros((5, _ROWS, self._all)))  # theirs, an image a row
+        self._gone = Snapshot(*np.zeros((5, _ROWS, self._all)))  # theirs, an image a row
         self._t_s, self._onset_s = -math.inf, -math.inf
         self.volumes = 0
         self._starts = 0  # runs so far: the first volume of each only sets its level
@@ -194,7 +141,7 @@ class Deconvolver:
         if self._voxels is not None:
             self._voxels[s] *= decay[self._best()]
             self._voxels[own] = self._voxels[s]
-        self._images.append(_Image(key, float(onset_s), float(duration_s), at))
+        self._images.append(Image(key, float(onset_s), float(duration_s), at))
 
     def shown_for(self, key: tuple[int, int], shown_s: float) -> None:
         """Take note that an image was taken away before its time: its amplitude remains that of the whole one, of which a part was seen.
@@ -299,6 +246,39 @@ class Deconvolver:
             self._cov[:, place, :] = self._cov[:, :, place] = 0.0
             self._cov[:, place, place] = variance
         self._fresh = True
+
+    def learnt(self) -> Learnt:
+        """What the volumes so far say of everything but single images, for :meth:`take_over`: after :meth:`interrupt`."""
+        used, voxels = self._terms.stop, np.zeros((0, 0)) if self._voxels is None else self._voxels[: self._terms.stop]
+        counts = np.array([self.volumes, self._starts])
+        own = {"mean": self._mean[:, :used], "cov": self._cov[:, :used, :used], "voxels": voxels, "counts": counts}
+        return own | {name: getattr(self, f"_{name}") for name in _LEARNT}
+
+    def take_over(self, learnt: Learnt) -> None:
+        """Begin a run with what an earlier one has learnt, before any volume; images and their times begin anew.
+
+        Raises
+        ------
+        ValueError
+            It is not of filters like these.
+        """
+        used, points = self._terms.stop, len(learnt.get("kept", ()))
+        shapes = {"mean": (points, used), "cov": (points, used, used), "counts": (2,), "kinds": (None, 2), "voxels": (None, None)}
+        found = checked(learnt, shapes | {name: (points,) for name in _LEARNT if name != "kinds"})
+        kept, which = found["kept"].astype(np.int64), found["which"].astype(np.int64)
+        if not points or kept.min() < 0 or kept.max() >= self._all or which.min() < 0 or which.max() >= len(found["kinds"]):
+            raise ValueError("parameters that these filters do not have")
+        for name in _LEARNT:
+            setattr(self, f"_{name}", found[name])
+        self._kept, self._which = kept, which
+        room = used + _ROOM * self._width
+        self._mean, self._cov, self._size = np.zeros((points, room)), np.zeros((points, room, room)), used
+        self._mean[:, :used], self._cov[:, :used, :used] = found["mean"], found["cov"]
+        self._gone = Snapshot(*np.zeros((5, _ROWS, points)))
+        if len(found["voxels"]) == used:
+            self._voxels = np.zeros((room, found["voxels"].shape[1]))
+            self._voxels[:used] = found["voxels"]
+        self.volumes, self._starts = map(int, found["counts"])
 
     def amplitudes(self, past: int | None = None) -> dict[tuple[int, int], Amplitude]:
         """Amplitudes of the images so far, given all volumes so far.
@@ -453,7 +433,7 @@ class Deconvolver:
         self._images = [image for k, image in enumerate(self._images) if k not in gone]
         self._size = max([self._terms.stop, *(image.at + self._width for image in self._images)])
 
-    def _snapshot(self, points: NDArray[np.int64]) -> _Snapshot:
+    def _snapshot(self, points: NDArray[np.int64]) -> Snapshot:
         """Amplitudes of the images in the state at some points of the grid."""
         r, w = self._basis.readout, self._width
         at = np.array([image.at for image in self._images], np.int64)[:, np.newaxis] + np.arange(w)
@@ -466,7 +446,7 @@ class Deconvolver:
         value = mean[points][:, at] @ r + mu_value[:, np.newaxis]
         covariance = with_mu + mu_variance[:, np.newaxis]
         slope = covariance / mu_variance[:, np.newaxis]
-        return _Snapshot(value, own + with_mu + covariance, slope, mu_value, mu_variance)
+        return Snapshot(value, own + with_mu + covariance, slope, mu_value, mu_variance)
 
 
 def warm_up() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rtevo.decode.learnt import Learnt
 from rtevo.decode.running import RunningFit
 from rtevo.decode.score import Score
 
@@ -103,6 +104,15 @@ class Peak:
     def interrupt(self) -> None:
         """See :meth:`rtevo.decode.scorer.Scorer.interrupt`."""
         self._pending.clear()
+
+    def learnt(self) -> Learnt:
+        """See :meth:`rtevo.decode.scorer.Scorer.learnt`."""
+        return self._fit.learnt()
+
+    def take_over(self, learnt: Learnt) -> None:
+        """See :meth:`rtevo.decode.scorer.Scorer.take_over`."""
+        if learnt:
+            self._fit.take_over(learnt)
 
     def response(self) -> None:
         """Nothing is learnt of the response."""

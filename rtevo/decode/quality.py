@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +18,29 @@ _AWAY_MM = 10.0
 _TR = 0.01
 
 
+class Masked(Protocol):
+    """A reference with a mask: a decoder, or of a run without one its first volume and the brain in it."""
+
+    @property
+    def reference(self) -> NDArray[np.float32]:
+        """Volume that others are aligned to, (X, Y, Z)."""
+        ...
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Voxels that are measured."""
+        ...
+
+
 class Quality:
     """Running measures of the aligned volumes inside the decoder's mask. Costs the same at every volume.
 
     Parameters
     ----------
-    decoder : Decoder
+    decoder : Decoder, or what has a reference and a mask
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Masked) -> None:
         self._mask = decoder.mask
         reference = decoder.reference[decoder.mask].astype(np.float64)
         self._reference = float(np.median(reference[reference > 0])) if (reference > 0).any() else math.nan

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rtevo.decode.learnt import Learnt, checked
+
 __all__ = ["RunningFit"]
 
 _EXPLAINED = 1e-10  # residual variance below this part of the total is rounding: the voxel has nothing left to standardise
@@ -73,6 +75,26 @@ class RunningFit:
         y *= y
         y *= part
         self._yy += y
+
+    def learnt(self) -> Learnt:
+        """Return the sums so far, for :meth:`take_over`."""
+        sums = {name: getattr(self, f"_{name}") for name in ("x_mean", "y_mean", "xx", "xy", "yy")}
+        return {"volumes": np.array(self.volumes), **sums}
+
+    def take_over(self, learnt: Learnt) -> None:
+        """Begin with an earlier run's sums.
+
+        Raises
+        ------
+        ValueError
+            They are not of a fit like this.
+        """
+        terms, voxels = self._xy.shape
+        shapes = {"x_mean": (terms,), "y_mean": (voxels,), "xx": (terms, terms), "xy": (terms, voxels), "yy": (voxels,)}
+        found = checked(learnt, {"volumes": (), **shapes})
+        self.volumes = int(found.pop("volumes"))
+        for name, sums in found.items():
+            setattr(self, f"_{name}", sums)
 
     def residual(self, terms: NDArray[np.float64], values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Take the fitted constant and nuisance terms out of a volume, or out of the mean of several (of terms and values alike)."""

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from rtevo.decode.folder import Decoder
 from rtevo.decode.grid import Grid, Response, ResponsePrior
 from rtevo.decode.hrf import SHAPES, Shape
+from rtevo.decode.learnt import Learnt
 from rtevo.decode.nuisance import SPIKE_MM, Drift, Nuisance, motion_in_mm, penalties
 from rtevo.decode.peak import Peak
 from rtevo.decode.score import Score
@@ -249,6 +250,26 @@ class Scorer:
         (peak). Images without a score get none any more: ask for :meth:`ready` with `final` before.
         """
         self._method.interrupt()
+
+    def learnt(self) -> Learnt:
+        """What stays where the next run has a scorer of its own, for :meth:`take_over`: after :meth:`interrupt`.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Empty where nothing has been learnt.
+        """
+        return self._method.learnt()
+
+    def take_over(self, learnt: Learnt) -> None:
+        """Begin a run with what an earlier one's scorer has learnt, before any volume: at a new signal level, with images of its own.
+
+        Raises
+        ------
+        ValueError
+            It is not of a scorer with these settings.
+        """
+        self._method.take_over(learnt)
 
     def reliability(self) -> float:
         """Expected squared correlation of the scores so far with the responses they measure; NaN where it is not known (yet).

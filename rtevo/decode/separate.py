@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from rtevo.decode.deconvolve import Amplitude, Deconvolver
 from rtevo.decode.grid import Grid, Response
 from rtevo.decode.hrf import Shape
+from rtevo.decode.learnt import Learnt, checked, of_part, prefixed
 from rtevo.decode.likelihood import Free
 from rtevo.decode.nuisance import DRIFT_SD, MOTION_SD, Nuisance, penalties
 from rtevo.decode.running import RunningFit
@@ -56,7 +57,7 @@ class Projection:
     """
 
     def __init__(self, weights: Array, sd: Array, unit: float = 1.0) -> None:
-        self._unit = unit
+        self._unit, self.sd = unit, sd
         counts = sd > 0
         centred = np.where(counts, weights - weights[counts].mean() if counts.any() else 0.0, 0.0)
         norm = math.sqrt(float((centred**2).sum()))
@@ -82,6 +83,15 @@ class Projection:
         if not length > 0:
             return math.nan, math.nan
         return float((self._map * centred).sum()) / length, amplitude.se_apart * self._unit / length
+
+    @property
+    def origin(self) -> Array:
+        """The first volume that was projected, float64 (voxels,); empty before it."""
+        return np.zeros(0) if self._origin is None else self._origin
+
+    def begin_at(self, origin: Array) -> None:
+        """Take an earlier run's first volume for the first."""
+        self._origin = origin
 
     def _change(self, values: NDArray[np.float32]) -> Array:
         if self._origin is None:
@@ -210,6 +220,24 @@ class Separate:
         self._filter.interrupt()
         if self._free is not None:
             self._free.interrupt()
+
+    def learnt(self) -> Learnt:
+        """See :meth:`rtevo.decode.scorer.Scorer.learnt`; nothing where the voxels' scale was not known yet."""
+        if self._projection is None or not len(self._projection.origin):
+            return {}
+        free = {} if self._free is None else prefixed("free", self._free.learnt())
+        return {"sd": self._projection.sd, "origin": self._projection.origin, **prefixed("filter", self._filter.learnt()), **free}
+
+    def take_over(self, learnt: Learnt) -> None:
+        """See :meth:`rtevo.decode.scorer.Scorer.take_over`."""
+        if not learnt:
+            return
+        found = checked(learnt, {"sd": self._weights.shape, "origin": self._weights.shape})
+        self._filter.take_over(of_part("filter", learnt))
+        if self._free is not None:
+            self._free.take_over(of_part("free", learnt))
+        self._projection = Projection(self._weights, found["sd"], self._unit)
+        self._projection.begin_at(found["origin"])
 
     def response(self) -> Response:
         """See :meth:`rtevo.decode.scorer.Scorer.response`."""

@@ -19,6 +19,7 @@ from scipy.special import ndtr, ndtri
 
 from rtevo.decode.folder import Decoder
 from rtevo.decode.grid import Response
+from rtevo.decode.learnt import Learnt, of_part, prefixed
 from rtevo.decode.nuisance import motion_in_mm
 from rtevo.decode.score import Score
 from rtevo.decode.scorer import Scorer
@@ -215,6 +216,20 @@ class SeveralScorer:
             scorer.interrupt()
         if self._shared is not None:
             self._shared.interrupt()
+
+    def learnt(self) -> Learnt:
+        """See :meth:`Scorer.learnt`."""
+        found = {} if self._shared is None else prefixed("shared", self._shared.learnt())
+        for number, scorer in enumerate(self._scorers):
+            found |= prefixed(str(number), scorer.learnt())
+        return found
+
+    def take_over(self, learnt: Learnt) -> None:
+        """See :meth:`Scorer.take_over`."""
+        for number, scorer in enumerate(self._scorers):
+            scorer.take_over(of_part(str(number), learnt))
+        if self._shared is not None:
+            self._shared.take_over(of_part("shared", learnt))
 
     def reliability(self) -> float:
         """Expected squared correlation of the scores so far with the responses, see :meth:`Scorer.reliability`."""

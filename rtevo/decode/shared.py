@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rtevo.decode.folder import Decoder
 from rtevo.decode.hrf import response
+from rtevo.decode.learnt import Learnt, checked
 
 __all__ = ["SharedNoise", "unit_map"]
 
@@ -83,6 +84,21 @@ class SharedNoise:
         self._left, self._freedom = self._left + left, self._freedom + freedom
         self._clear()
         self._found = None
+
+    def learnt(self) -> Learnt:
+        """What earlier runs have left, for :meth:`take_over`: after :meth:`interrupt`."""
+        return {"left": self._left, "freedom": np.array(self._freedom)}
+
+    def take_over(self, learnt: Learnt) -> None:
+        """Begin with what earlier runs have left.
+
+        Raises
+        ------
+        ValueError
+            It is not of as many maps.
+        """
+        found = checked(learnt, {"left": self._left.shape, "freedom": ()})
+        self._left, self._freedom = found["left"], int(found["freedom"])
 
     def covariance(self) -> Array:
         """Return the covariance of the noise, float64 (K, K), in the units of the scores; only its ratios mean something."""

@@ -11,6 +11,9 @@ measured; such a candidate is left out and never counts as zero.
     surrogate   a Bayesian model of all scores so far
     model       that model
     cma         CMA-ES, plain and separable
+    runs        several runs: an offset, a unit, noise and a drift of each
+    together    errors that go together; means of runs
+    probes      probes' scores, and what they say of two runs
     controls    sham, yoked, random
     rehearse    simulated participants and whole simulated runs
     jobs        thousands of these, on this computer or a cluster
@@ -25,6 +28,8 @@ from rtevo.evolve.base import Evolver, History
 from rtevo.evolve.cma import Cma, SepCma
 from rtevo.evolve.controls import Feedback, RandomEvolver, Sham, Yoked
 from rtevo.evolve.course import MOST_AHEAD, SCHEDULES, Course, CourseSettings, Request, Told
+from rtevo.evolve.probes import Anchor
+from rtevo.evolve.runs import Effects
 from rtevo.evolve.state import rng_from_state, rng_to_state
 from rtevo.evolve.surrogate import Surrogate
 from rtevo.evolve.truncation import Truncation, TruncationEvolver, truncation_weights
@@ -33,9 +38,11 @@ __all__ = [
     "MOST_AHEAD",
     "SCHEDULES",
     "STRATEGIES",
+    "Anchor",
     "Cma",
     "Course",
     "CourseSettings",
+    "Effects",
     "Evolver",
     "Feedback",
     "History",

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rtevo.evolve.probes import Anchor, Probes, ProbeScores, anchor
 from rtevo.evolve.state import rng_from_state, rng_to_state
 from rtevo.evolve.together import Link, Together
 
@@ -71,6 +72,8 @@ class Evolver(ABC):
         self._fitness_se = np.zeros(0)
         self._told = np.zeros(0, bool)
         self._together = Together()
+        self._starts = [0]  # of each run: the number of its first candidate
+        self._probes = Probes()
 
     @property
     def asked(self) -> int:
@@ -98,6 +101,27 @@ class Evolver(ABC):
         self._fitness_se = np.concatenate([self._fitness_se, np.full(n, np.nan)])
         self._told = np.concatenate([self._told, np.zeros(n, bool)])
         return latents
+
+    @property
+    def runs(self) -> int:
+        """Number of runs so far; of the first one, where none has begun yet, 1."""
+        return len(self._starts)
+
+    def begin(self) -> int:
+        """Say that a run begins: scores of another one may have another offset and unit.
+
+        Returns
+        -------
+        int
+            What the run is called: the number of its first candidate.
+        """
+        if self.asked > self._starts[-1]:
+            self._starts.append(self.asked)
+        return self.asked
+
+    def run_of(self, ids: ArrayLike) -> NDArray[np.int64]:
+        """Return which run, from 0, each of some candidates (m,) is of."""
+        return np.searchsorted(self._starts, np.asarray(ids, np.int64), side="right").astype(np.int64) - 1
 
     def extend(self, n: int) -> None:  # noqa: B027 - most strategies do not look ahead
         """Say how many more candidates this session will ask for.
@@ -181,10 +205,47 @@ class Evolver(ABC):
         """
         self._together.add(run, key, number, link)
 
+    def probe(self, run: int, key: tuple[int, int], latent: ArrayLike, before: int, fitness: float, fitness_se: float) -> None:
+        """Give the score of a probe, new, revised or withdrawn (NaN); it anchors the runs in which it is shown.
+
+        Parameters
+        ----------
+        run : int
+            What :meth:`begin` called it.
+        key : tuple of int
+            Names the image in its run.
+        latent : array-like of float, (latent_size,)
+        before : int
+            Candidates that had been asked for before it, of all runs.
+        fitness, fitness_se : float
+        """
+        self._probes.add(run, key, np.asarray(latent, np.float64), before, fitness, fitness_se)
+
     def history(self) -> History:
         """Return the candidates that have a score."""
         rows = np.flatnonzero(np.isfinite(self._fitness))
         return History(rows, self._latents[rows], self._fitness[rows], self._fitness_se[rows])
+
+    def probes(self) -> ProbeScores:
+        """Return the scores of probes, of all runs."""
+        return self._probes.scores(self.latent_size)
+
+    def anchor(self, first: int, second: int) -> Anchor:
+        """Return what images that were scored in both of two runs (from 0), probes above all, say of how far these are apart."""
+        known, probes = self.history(), self.probes()
+        return anchor(
+            np.concatenate([known.latents, probes.latents]),
+            np.concatenate([known.fitness, probes.fitness]),
+            np.concatenate([known.fitness_se, probes.fitness_se]),
+            np.concatenate([self.run_of(known.ids), self.run_of([key[0] for key in probes.keys])]),
+            first,
+            second,
+        )
+
+    def together(self, known: History, probes: ProbeScores) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Return what the volumes alone say of candidates and probes, and their errors' covariance, see :meth:`Together.of`."""
+        fitness, errors = np.concatenate([known.fitness, probes.fitness]), np.concatenate([known.fitness_se, probes.fitness_se])
+        return self._together.of(known.ids, fitness, errors, probes.keys)
 
     @abstractmethod
     def _propose(self, n: int) -> NDArray[np.float64]:
@@ -211,6 +272,8 @@ class Evolver(ABC):
             "fitness_se": [None if np.isnan(value) else value for value in self._fitness_se.tolist()],
             "told": self._told.tolist(),
             "links": self._together.to_state(),
+            "runs": list(self._starts),
+            "probes": self._probes.to_state(),
             "memory": self._memory(),
             "rng": rng_to_state(self._rng),
         }
@@ -237,6 +300,8 @@ class Evolver(ABC):
         evolver._fitness_se = np.array(errors, np.float64)
         evolver._told = np.array(told, bool)
         evolver._together = Together.from_state(state.get("links", []))
+        evolver._starts = [int(first) for first in state.get("runs") or sorted({0, *(int(link[0]) for link in state.get("links", []))})]
+        evolver._probes = Probes.from_state(state.get("probes", {}))
         lengths = (len(latents), len(fitness), len(errors), len(told))
         if len(set(lengths)) != 1:
             raise ValueError(f"state: expected as many latents as scores, found {', '.join(map(str, lengths))}")

@@ -25,7 +25,8 @@ class Cma(Evolver):
     """Strategy "cma": starts from N(0, I), in generations of `population` candidates.
 
     A generation is the first `population` candidates that have a score and have not been used; it is used when the next candidate is asked
-    for. So scores may come late, and those that never come are left out; a score that is revised afterwards is not taken back.
+    for. So scores may come late, and those that never come are left out; a score that is revised afterwards is not taken back. A generation
+    is of one run, and only ranks in it count: a run's offset and unit do not matter; what is left over at a run's end is not used.
 
     Parameters
     ----------
@@ -68,11 +69,12 @@ class Cma(Evolver):
     def _propose(self, n: int) -> NDArray[np.float64]:
         fresh = np.isfinite(self._fitness)
         fresh[[row for rows, _, _ in self._used for row in rows]] = False
-        rows = np.flatnonzero(fresh)
-        while len(rows) >= self._population:
-            first, rows = rows[: self._population], rows[self._population :]
-            self._used.append((first.tolist(), self._fitness[first].tolist(), self.asked))
-            self._use(first.tolist(), self._fitness[first].tolist())
+        for run in range(self.runs):
+            rows = np.flatnonzero(fresh & (self.run_of(np.arange(self.asked)) == run))
+            while len(rows) >= self._population:
+                first, rows = rows[: self._population], rows[self._population :]
+                self._used.append((first.tolist(), self._fitness[first].tolist(), self.asked))
+                self._use(first.tolist(), self._fitness[first].tolist())
         return np.array([self._optimizer.ask() for _ in range(n)])
 
     def _use(self, rows: list[int], fitness: list[float]) -> None:

@@ -2,8 +2,9 @@
 
 Images are counted by generation and candidate. In the generational schedule a generation is asked for as a whole, once all of the last one
 is scored. In the steady one every image is asked for by itself, from the scores there are, always a few ahead of the one that is shown;
-generations are then blocks of `population` images, for counting. Probes, the same few images again and again, come in between: nothing
-is told of them, they show drift and reliability. A probe of a generation is counted as a candidate after its last one.
+generations are then blocks of `population` images, for counting. Probes, the same few images again and again, come in between: no fitness
+is told of them, they show drift and reliability, and what lies between two runs. A probe of a generation is counted as a candidate after
+its last one.
 
 A course is pure: the sessions' stage and the simulations that compare strategies drive the same one.
 """
@@ -150,10 +151,11 @@ class Course:
         self._probes = np.zeros((0, evolver.latent_size), np.float32) if probes is None else np.asarray(probes, np.float32)
         if settings.probe_every and not len(self._probes):
             raise ValueError(f"probes: expected at least one latent for probe_every = {settings.probe_every}, got none")
-        self._first = evolver.asked
+        self._first = evolver.begin()
         self._images = self._shown = self._candidates = self._probed = 0
         self._open: set[int] = set()
         self._open_probes: set[tuple[int, int]] = set()
+        self._probes_asked: dict[tuple[int, int], tuple[int, int]] = {}  # which probe it is, and candidates asked for before it
         self._refused: set[tuple[int, int]] = set()
         self._replaced = 0  # candidates that are asked for in place of others
         self._stopped = False
@@ -230,6 +232,7 @@ class Course:
         candidate = population + self._probed - before
         self._probed += 1
         self._open_probes.add((generation, candidate))
+        self._probes_asked[generation, candidate] = which, self._first + self._candidates
         return Request(generation, candidate, which, self._probes[which])
 
     def show(self) -> None:
@@ -249,7 +252,7 @@ class Course:
             self.evolver.place([self._first + number], np.asarray(latent)[np.newaxis])
 
     def score(self, generation: int, candidate: int, score: float, score_se: float = math.nan, link: Link | None = None) -> list[Told]:
-        """Take a candidate's score, new, revised or missing (NaN); give what evolution is told. Of a probe nothing is told.
+        """Take a candidate's score, new, revised or missing (NaN); give what evolution is told. A probe's is no fitness: it anchors runs.
 
         With `link`, what the volumes alone say of the image, errors that go together are respected, where scores are told as they are.
         """
@@ -260,9 +263,16 @@ class Course:
             self.evolver.link(self._first, (generation, candidate), own, link)
         if number is None or refused:
             self._open_probes.discard((generation, candidate))
+            self._anchor((generation, candidate), math.nan if refused else float(score), float(score_se))
             return []
         self._open.discard(number)
         return self._tell(self._feedback.take(number, float(score), float(score_se)))
+
+    def _anchor(self, key: tuple[int, int], score: float, score_se: float) -> None:
+        """Pass a probe's score on; NaN: it does not count."""
+        if key in self._probes_asked and self._feedback.plain:
+            which, before = self._probes_asked[key]
+            self.evolver.probe(self._first, key, self._probes[which], before, score, score_se)
 
     def refuse(self, generation: int, candidate: int, latent: NDArray[np.float32] | None = None, *, shown: bool = False) -> list[Told]:
         """Take note that an image may not be shown, or was taken away: its score does not count; gives what evolution is told.
@@ -284,6 +294,7 @@ class Course:
             self._adjust.refused(latent)
         if number is None:
             self._open_probes.discard(key)
+            self._anchor(key, math.nan, math.nan)
             return [Told(generation, candidate, math.nan, math.nan)]
         self._open.discard(number)
         if not shown and self.settings.schedule == "steady" and self._replaced < self.settings.candidates:

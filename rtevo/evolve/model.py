@@ -22,24 +22,27 @@ would depend on the number of threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.linalg import cho_solve, cholesky
 from threadpoolctl import ThreadpoolController
+
+from rtevo.evolve.together import Errors, Pool
 
 __all__ = ["Curved", "Errors", "Linear", "one_thread", "relative_precision", "without_outliers", "without_outliers_together"]
 
 SIGNAL_TO_NOISE = np.geomspace(0.03, 100.0, 9)
 """Variance of the signal (of random latents) over that of the noise."""
-_EXPECTED, _FACTOR = 0.3, 5.0  # of that: prior median, and the factor of one standard deviation
+LOG_PRIOR = -0.5 * (np.log(SIGNAL_TO_NOISE / 0.3) / math.log(5.0)) ** 2
+"""Of that: the median is 0.3, one standard deviation a factor of 5."""
 _RADIAL = math.sqrt(0.5)  # prior spread of the effect of the length, as a share of that of the direction
 _SPREAD = 4.0  # standard errors count as at most this many times larger or smaller than the median
-_OWN = (0.0, 0.03, 0.1, 0.3, 1.0)  # variance of what is each image's own and no model explains, in those of the usual error
+OWN = (0.0, 0.03, 0.1, 0.3, 1.0)  # variance of what is each image's own and no model explains, in those of the usual error
 _CONSTANT = 100.0  # prior variance of the mean fitness, in signal variances
 _INCREDIBLE = 4.0  # standard deviations from which on a score counts as less certain than it says
 _ROUNDS = 3  # of telling which these are
@@ -107,14 +110,14 @@ class Linear:
     def __init__(self, latents: Array, fitness: Array, precision: Array, errors: Errors | None = None) -> None:
         n, d = latents.shape
         self._d = d
-        features = np.column_stack([latents / math.sqrt(d), radial(latents), fitness])
+        known = np.column_stack([features(latents), fitness])
         if errors is None:
             root = np.sqrt(precision)[:, np.newaxis]
-            self._centred = features - (precision @ features) / precision.sum()
+            self._centred = known - (precision @ known) / precision.sum()
             self._precision = precision
             x, y = root * self._centred[:, :-1], root[:, 0] * self._centred[:, -1]
         else:
-            x, y = np.split(errors.whitened(features), [-1], axis=1)
+            x, y = np.split(errors.whitened(known), [-1], axis=1)
             y = y[:, 0]
             self._whitened = x, y
         values, self._basis = np.linalg.eigh(x.T @ x)
@@ -123,11 +126,12 @@ class Linear:
         total = float(y @ y)
         shrunk = 1.0 + np.outer(SIGNAL_TO_NOISE, self._values)
         squares = np.maximum(total - (SIGNAL_TO_NOISE[:, np.newaxis] * self._cross**2 / shrunk).sum(axis=1), 1e-12 * total + 1e-300)
-        self.log_evidence = -0.5 * np.log(shrunk).sum(axis=1) - 0.5 * (n - 1) * np.log(squares)
-        log = self.log_evidence - 0.5 * (np.log(SIGNAL_TO_NOISE / _EXPECTED) / math.log(_FACTOR)) ** 2
+        freedom = n - 1 if errors is None else errors.freedom
+        self.log_evidence = -0.5 * np.log(shrunk).sum(axis=1) - 0.5 * freedom * np.log(squares)
+        log = self.log_evidence + LOG_PRIOR
         weights = np.exp(log - log.max())
         self.weights = weights / weights.sum()
-        self.noise_variance = squares / max(n - 1, 1)
+        self.noise_variance = squares / max(freedom, 1)
         self._shrunk = shrunk
         self._mean = ((self.weights * SIGNAL_TO_NOISE)[:, np.newaxis] * self._cross / shrunk).sum(axis=0)
 
@@ -152,11 +156,15 @@ class Linear:
         best, (x, y) = int(np.argmax(self.weights)), self._whitened
         turned = x @ self._basis
         gain = SIGNAL_TO_NOISE[best] / self._shrunk[best]
-        ones = errors.ones()
-        known = (turned**2) @ gain + ones**2 / (ones @ ones)
+        known = (turned**2) @ gain + sum(ones**2 / (ones @ ones) for ones in errors.means())
         left = np.maximum(1.0 - known, 1e-9)
         miss = (y - turned @ (gain * self._cross)) / left
         return np.asarray(miss / errors.trust / np.sqrt(1.0 + known / left / errors.trust**2), np.float64)
+
+    def sums(self, of: Array) -> tuple[Array, Array]:
+        """Mean and variance of what sums of :func:`features` (k, d + 1) are worth."""
+        best, turned = int(np.argmax(self.weights)), of @ self._basis
+        return turned @ self._mean, (turned**2) @ (self.noise_variance[best] * SIGNAL_TO_NOISE[best] / self._shrunk[best])
 
     def mean(self) -> Slope:
         """Posterior mean, one draw."""
@@ -238,7 +246,9 @@ def without_outliers(latents: Array, fitness: Array, precision: Array) -> tuple[
     return Linear(latents, fitness, weights), weights
 
 
-def without_outliers_together(latents: Array, fitness: Array, covariance: Array) -> tuple[Linear, Errors]:
+def without_outliers_together(
+    latents: Array, fitness: Array, covariance: Array, pool: Pool | None = None, own: Sequence[float] = OWN
+) -> tuple[Linear, Errors]:
     """The same as :func:`without_outliers` for scores whose errors go together.
 
     Parameters
@@ -246,14 +256,17 @@ def without_outliers_together(latents: Array, fitness: Array, covariance: Array)
     latents, fitness : ndarray
         As for :class:`Linear`.
     covariance : ndarray, float64 (n, n)
-        Of the errors, but for a common factor. What is an image's own, and neither the model's nor an error, is added to it, as much as is
-        the most probable.
+        Of the errors, but for a common factor.
+    pool : Pool, optional
+        The runs that the scores are of.
+    own : sequence of float
+        What may be an image's own, and neither the model's nor an error, in variances of the usual error: the most probable is added.
     """
     nobody = np.ones(len(fitness))
     usual = float(np.median(np.diag(covariance)))
-    tried = [covariance + share * usual * np.eye(len(fitness)) for share in _OWN]
-    covariance = max(tried, key=lambda each: _evidence(latents, fitness, Errors(each)))
-    errors = Errors(covariance)
+    tried = [covariance + share * usual * np.eye(len(fitness)) for share in own]
+    covariance = max(tried, key=lambda each: _evidence(latents, fitness, Errors(each, pool=pool)))
+    errors = Errors(covariance, pool=pool)
     for _ in range(_ROUNDS):
         model = Linear(latents, fitness, nobody, errors)
         far = np.abs(model.surprise_together(errors))
@@ -261,56 +274,14 @@ def without_outliers_together(latents: Array, fitness: Array, covariance: Array)
         trust = limit / np.maximum(far, limit) if limit > 0 else errors.trust
         if np.array_equal(trust, errors.trust):
             return model, errors
-        errors = Errors(covariance, trust)
+        errors = Errors(covariance, trust, pool)
     return Linear(latents, fitness, nobody, errors), errors
 
 
 def _evidence(latents: Array, fitness: Array, errors: Errors) -> float:
     """Log evidence of the linear model under some errors, but for a constant."""
     model = Linear(latents, fitness, np.ones(len(fitness)), errors)
-    log = model.log_evidence - 0.5 * (np.log(SIGNAL_TO_NOISE / _EXPECTED) / math.log(_FACTOR)) ** 2
-    return float(np.logaddexp.reduce(log)) - float(np.log(np.diag(errors.factor)).sum())
-
-
-class Errors:
-    """Errors that go together.
-
-    Parameters
-    ----------
-    covariance : ndarray, float64 (n, n)
-        But for a common factor.
-    trust : ndarray, float64 (n,), optional
-        Factor, 0 to 1, of what each score adds to those before it: how far it is believed.
-    """
-
-    def __init__(self, covariance: Array, trust: Array | None = None) -> None:
-        n = len(covariance)
-        least = 1e-9 * float(np.trace(covariance)) / n  # whatever was rounded on the way
-        factor = cholesky(covariance + least * np.eye(n), lower=True, check_finite=False)
-        rows = solve_triangular(factor, np.eye(n), lower=True, check_finite=False)
-        scale = math.sqrt(float((rows**2).sum()) / n)  # so that a score's weight is 1 on average
-        self.trust = np.ones(n) if trust is None else trust
-        self._rows = self.trust[:, np.newaxis] * rows / scale
-        self.factor = factor * scale / self.trust
-        self.covariance = self.factor @ self.factor.T
-
-    def ones(self) -> Array:
-        """What the scores' mean adds to each, whitened."""
-        return np.asarray(self._rows.sum(axis=1), np.float64)
-
-    def whitened(self, features: Array) -> Array:
-        """Features (n, k) as they are where errors are independent and of variance 1; their mean is taken out."""
-        ones, made = self.ones(), self._rows @ features
-        return np.asarray(made - np.outer(ones, ones @ made / (ones @ ones)), np.float64)
-
-    def mean(self, values: Array) -> float:
-        """Mean of values (n,), weighted as they are known."""
-        ones = self.ones()
-        return float(ones @ (self._rows @ values) / (ones @ ones))
-
-    def of(self, keep: NDArray[np.int64]) -> Errors:
-        """Those of some of the scores."""
-        return Errors(self.covariance[np.ix_(keep, keep)])
+    return float(np.logaddexp.reduce(model.log_evidence + LOG_PRIOR)) - float(np.log(np.diag(errors.factor)).sum())
 
 
 class Curved:
@@ -346,8 +317,10 @@ class Curved:
         self._radial = radial(latents)
         covariance = np.exp(latents @ latents.T / d) - 1.0 + np.outer(self._radial, self._radial)
         self._errors = errors
-        self._centre = float((precision * fitness).sum() / precision.sum()) if errors is None else errors.mean(fitness)
-        self._fitness = fitness - self._centre
+        if errors is None:
+            self._fitness = fitness - float((precision * fitness).sum() / precision.sum())
+        else:
+            self._fitness = errors.without_mean(fitness)
         self._precision = precision
         best = int(np.argmax(linear.log_evidence))
         tries = [self._solve(covariance, float(SIGNAL_TO_NOISE[k])) for k in range(max(best - 1, 0), min(best + 2, len(SIGNAL_TO_NOISE)))]
@@ -356,19 +329,19 @@ class Curved:
 
     def _solve(self, covariance: Array, ratio: float) -> tuple[float, float, Array, float]:
         """Return log evidence (as the linear model counts it), the ratio itself, the Cholesky factor and the noise variance."""
-        whole = ratio * (covariance + _CONSTANT)
         if self._errors is None:
+            whole = ratio * (covariance + _CONSTANT)
             whole[np.diag_indices(self._n)] += 1.0 / self._precision
-            known, log_det = float(self._n), -float(np.log(self._precision).sum())
+            known, log_det, freedom = [float(self._n)], -float(np.log(self._precision).sum()), self._n - 1.0
         else:
-            whole += self._errors.covariance
-            known = float((self._errors.ones() ** 2).sum())
-            log_det = 2.0 * float(np.log(np.diag(self._errors.factor)).sum())
+            whole = ratio * (covariance + _CONSTANT * self._errors.together()) + self._errors.covariance
+            known = [float((ones**2).sum()) for ones in self._errors.means()]
+            log_det, freedom = 2.0 * float(np.log(np.diag(self._errors.factor)).sum()), self._errors.freedom
         factor = cholesky(whole, lower=True, overwrite_a=True, check_finite=False)
         squares = max(float(self._fitness @ cho_solve((factor, True), self._fitness, check_finite=False)), 1e-300)
-        evidence = -float(np.log(np.diag(factor)).sum()) - 0.5 * (self._n - 1) * math.log(squares)
-        evidence += 0.5 * math.log(ratio * _CONSTANT * known) + 0.5 * log_det  # a mean that is given
-        return evidence, ratio, factor, squares / self._n
+        evidence = -float(np.log(np.diag(factor)).sum()) - 0.5 * freedom * math.log(squares)
+        evidence += sum(0.5 * math.log(ratio * _CONSTANT * each) for each in known) + 0.5 * log_det  # means that are given
+        return evidence, ratio, factor, squares / (freedom + len(known))
 
     def ascend(self, start: Array, radius: Array, spread: float, rng: np.random.Generator, steps: int = 16) -> Slope:
         """Slopes at the maxima on a sphere that are reached from `start`, one for each draw from the posterior.
@@ -434,6 +407,11 @@ def radial(latents: Array) -> Array:
     """Effect of the length: 0 on average over N(0, I), spread a share of that of a direction."""
     d = latents.shape[1]
     return np.asarray(_RADIAL * ((latents**2).sum(axis=1) - d) / math.sqrt(2 * d), np.float64)
+
+
+def features(latents: Array) -> Array:
+    """What the linear model is linear in (n, d + 1)."""
+    return np.column_stack([latents / math.sqrt(latents.shape[1]), radial(latents)])
 
 
 def right_angles(rows: Array, earlier: Array | None = None) -> Array:

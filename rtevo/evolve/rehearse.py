@@ -8,6 +8,7 @@ the same :class:`rtevo.evolve.course.Course` as sessions.
 from __future__ import annotations
 
 import heapq
+import json
 import math
 from collections import deque
 from collections.abc import Callable
@@ -17,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.evolve.base import Evolver
+from rtevo.evolve.controls import Feedback
 from rtevo.evolve.course import Course, CourseSettings, Request
 
-__all__ = ["OBJECTIVES", "Case", "Outcome", "play", "standardised"]
+__all__ = ["OBJECTIVES", "Case", "Outcome", "mixed", "play", "rehearse", "standardised"]
 
 Array = NDArray[np.float64]
 Fitness = Callable[[Array], Array]
@@ -27,6 +29,8 @@ Fitness = Callable[[Array], Array]
 _SAMPLE = 4000  # random images that set the scale
 _LATE_S = 30.0  # a late score comes so much later
 _OUTLIER = 10.0  # times the noise
+_UNLIKE = (0.0, 1.0, -1.0, 0.5, -0.5)  # how far each run of a chain differs from the first: shares of the offset, powers of the scale
+_PROBES, _PROBE_SEED = 2, 7
 
 
 def _unit(points: Array) -> Array:
@@ -119,6 +123,16 @@ class Case:
     quality : float
         Correlation of what the scores measure with the true fitness, over random images, 0 to 1: a map answers to something else, too,
         which is a fitness of the same kind and independent of the true one. Gains are those of the true fitness.
+    runs : int
+        Runs of `generations`, each of which goes on from the one before, as on another day; 1 to 5. The gain is that of the last.
+    offset, scale : float
+        Of the second run's scores (their noise is scaled, too); the third has the opposite, the fourth half of it, the fifth its opposite.
+    drift : float
+        Of the scores, from a run's first image to its last.
+    probe_every : int
+        Every so manieth image is a probe; 0: none.
+    informed : bool
+        Whether scores come with their standard errors.
     """
 
     strategy: str
@@ -137,6 +151,12 @@ class Case:
     lag_s: float = 12.0
     ahead: int = 2
     quality: float = 1.0
+    runs: int = 1
+    offset: float = 0.0
+    scale: float = 1.0
+    drift: float = 0.0
+    probe_every: int = 0
+    informed: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,7 +187,7 @@ def play(case: Case, fitness: Fitness | None = None) -> Outcome:
     fitness : callable, optional
         Scaled fitness of latents (n, size) instead of that of the case's objective.
     """
-    from rtevo.evolve import create
+    from rtevo.evolve import create, from_state
 
     if fitness is None:
         raw = OBJECTIVES[case.objective](case.size, np.random.default_rng([case.seed, 0]))
@@ -178,7 +198,11 @@ def play(case: Case, fitness: Fitness | None = None) -> Outcome:
         seen = mixed(fitness, other, case.quality, np.random.default_rng([case.seed, 5]).standard_normal((_SAMPLE, case.size)))
     rng = np.random.default_rng([case.seed, 2])
     evolver = create(case.strategy, case.size, case.population, rng, mutation_sd=case.mutation_sd)
-    return _Run(case, evolver, fitness, seen).play()
+    outcome = _Run(case, evolver, fitness, seen).play()
+    for run in range(1, case.runs):
+        evolver = from_state(json.loads(json.dumps(evolver.to_state())))
+        outcome = _Run(case, evolver, fitness, seen, run).play()
+    return outcome
 
 
 def mixed(fitness: Fitness, other: Fitness, quality: float, images: Array) -> Fitness:
@@ -200,23 +224,68 @@ def mixed(fitness: Fitness, other: Fitness, quality: float, images: Array) -> Fi
     return lambda x: np.asarray((quality - rest * shared) * fitness(x) + rest * (other(x) - mean), np.float64)
 
 
+def rehearse(
+    case: Case, evolver: Evolver, fitness: Fitness, seen: Fitness, noise: np.random.Generator, feedback: Feedback
+) -> tuple[Array, Array]:
+    """Run one case with an evolver that may have had other runs, and give what was measured.
+
+    Parameters
+    ----------
+    case : Case
+        Its strategy, objective and seed are not looked at.
+    evolver : Evolver
+    fitness, seen : callable
+        Scaled fitness of latents (n, size): the true one, and what the scores measure.
+    noise : numpy.random.Generator
+        Draws the scores' noise, and which are lost or late.
+    feedback : Feedback
+        What evolution is told.
+
+    Returns
+    -------
+    truth, scores : ndarray, float64 (images,)
+        Of each image in the order of presentation; NaN where its score was lost.
+    """
+    run = _Run(case, evolver, fitness, seen, noise=noise, feedback=feedback)
+    run.play()
+    return np.array(run.truth), np.array(run.measured)
+
+
 class _Run:
     """The clock of one run."""
 
-    def __init__(self, case: Case, evolver: Evolver, fitness: Fitness, seen: Fitness) -> None:
-        self._case, self._fitness, self._seen, self._noise = case, fitness, seen, np.random.default_rng([case.seed, 3])
-        self._course = Course(evolver, CourseSettings(case.generations, case.population, case.schedule, case.ahead))
+    def __init__(
+        self,
+        case: Case,
+        evolver: Evolver,
+        fitness: Fitness,
+        seen: Fitness,
+        run: int = 0,
+        noise: np.random.Generator | None = None,
+        feedback: Feedback | None = None,
+    ) -> None:
+        self._case, self._fitness, self._seen = case, fitness, seen
+        self._noise = noise or np.random.default_rng([case.seed, 3, run] if run else [case.seed, 3])
+        probes = np.random.default_rng(_PROBE_SEED).standard_normal((_PROBES, case.size)) if case.probe_every else None
+        settings = CourseSettings(case.generations, case.population, case.schedule, case.ahead, case.probe_every)
+        self._course = Course(evolver, settings, feedback, probes=probes)
+        self._offset, self._scale = case.offset * _UNLIKE[run], case.scale ** _UNLIKE[run]
+        self._per_image = case.drift / settings.images
+        self.truth: list[float] = []
+        self.measured: list[float] = []
         self._scores: list[tuple[float, int, int, float]] = []  # when, generation, candidate, score
         self._t_s = 0.0
 
     def play(self) -> Outcome:
         """Show one image after the other."""
-        truth: list[float] = []
         waiting = deque(self._course.due())
         while waiting:
             self._take(self._t_s)
             self._course.show()
-            truth.append(self._show(waiting.popleft()))
+            request = waiting.popleft()
+            value = self._show(request)
+            if request.probe < 0:
+                self.truth.append(value)
             waiting += self._course.due(self._t_s)
             self._t_s += self._case.cadence_s
             if not waiting and not self._course.finished:  # generational: the participant looks at fixation
@@ -224,7 +293,8 @@ class _Run:
                 self._take(self._t_s)
                 self._course.give_up()
                 waiting += self._course.due(self._t_s)
-        return Outcome(float(np.mean(truth[-self._case.population :])), float(np.mean(truth)), self._t_s)
+        self._take(math.inf)  # what the next run goes on from
+        return Outcome(float(np.mean(self.truth[-self._case.population :])), float(np.mean(self.truth)), self._t_s)
 
     def _show(self, request: Request) -> float:
         """Give an image's true fitness; its score is on the way."""
@@ -235,7 +305,10 @@ class _Run:
         noise, lost, late = case.noise * self._noise.standard_normal(), self._noise.random(), self._noise.random()
         if case.outliers and self._noise.random() < case.outliers:
             noise *= _OUTLIER
-        score = math.nan if lost < case.missing else measured + noise
+        drift = self._per_image * self._t_s / case.cadence_s
+        score = math.nan if lost < case.missing else self._offset + self._scale * (measured + noise + drift)
+        if request.probe < 0:
+            self.measured.append(score)
         at_s = self._t_s + case.lag_s + (_LATE_S if late < case.late else 0.0)
         heapq.heappush(self._scores, (at_s, request.generation, request.candidate, score))
         return value
@@ -244,4 +317,5 @@ class _Run:
         """Tell the scores that have come."""
         while self._scores and self._scores[0][0] <= until_s:
             _, generation, candidate, score = heapq.heappop(self._scores)
-            self._course.score(generation, candidate, score)
+            error = self._scale * self._case.noise if self._case.informed else math.nan
+            self._course.score(generation, candidate, score, error)

@@ -42,6 +42,7 @@ from rtevo.evolve.model import (
     without_outliers,
     without_outliers_together,
 )
+from rtevo.evolve.runs import Effects, Pooled, Scores, fit_effects, fit_pooled
 
 __all__ = ["Surrogate"]
 
@@ -72,6 +73,8 @@ class Surrogate(Evolver):
     norm_limits : tuple of float, (2,)
         Least and greatest length of a candidate, as shares of ``sqrt(latent_size)``. Defaults: half of it; one more than it, which is 1.4
         standard deviations of the length of random latents.
+    half_life : float
+        Images after which a score counts half as much, as the preference may drift; 0: it stays.
     rng : numpy.random.Generator
         Source of every draw.
 
@@ -91,6 +94,7 @@ class Surrogate(Evolver):
         final: int | None = None,
         exploration: float = 0.6,
         norm_limits: tuple[float, float] | None = None,
+        half_life: float = 0.0,
     ) -> None:
         super().__init__(latent_size, rng)
         if budget is not None and budget < 1:
@@ -103,6 +107,9 @@ class Surrogate(Evolver):
         if not 0 < low <= high < math.inf:
             raise ValueError(f"norm_limits: expected 0 < least <= greatest, got {norm_limits}")
         self._budget, self._exploration, self._norm_limits = budget, float(exploration), (float(low), float(high))
+        if not 0 <= half_life < math.inf:
+            raise ValueError(f"half_life: expected at least 0, got {half_life}")
+        self.half_life = float(half_life)
         self._final = math.ceil(_FINAL_SHARE * (budget or 0)) if final is None else int(final)
 
     def extend(self, n: int) -> None:
@@ -117,8 +124,25 @@ class Surrogate(Evolver):
         if len(known.ids) < _FEWEST or np.ptp(known.fitness) == 0:
             return math.nan
         with one_thread():
-            linear, _ = _linear(known)
+            pooled = self._pooled()
+            linear = _linear(known)[0] if pooled is None else pooled.linear
             return linear.expected_gain(n, np.random.default_rng(self.asked))
+
+    def run_effects(self) -> tuple[Effects, Array, Array]:
+        """How the runs that have scores differ: what is taken out of these.
+
+        Returns
+        -------
+        effects : Effects
+            Noises, gains and units, with the errors of these.
+        offset, offset_sd : ndarray, float64 (runs,)
+            How much higher a random image would score than in the first run, and the standard deviation of that: only as sure as the
+            preference that is found, where no image was shown in both.
+        """
+        with one_thread():
+            scores = Scores.of(self, self.half_life)
+            effects = fit_effects(scores, errors=True)
+            return effects, *fit_pooled(scores).offsets(effects)
 
     def _propose(self, n: int) -> NDArray[np.float64]:
         known = self.history()
@@ -129,18 +153,26 @@ class Surrogate(Evolver):
         with one_thread():
             return self._best(n, known, 0.0 if final else self._exploration)
 
+    def _pooled(self) -> Pooled | None:
+        """Fit the model of several runs; None where there is only one, all of whose scores count the same."""
+        if not self.half_life and len(np.unique(self.run_of(self.history().ids))) < 2:
+            return None
+        return fit_pooled(Scores.of(self, self.half_life))
+
     def _best(self, n: int, known: History, spread: float) -> Array:
         """Return the best candidates under draws with a share of the posterior's spread."""
-        together = self._together.of(known.ids, known.fitness, known.fitness_se)
         errors: Errors | None = None
-        fitness = known.fitness
-        if together is None:
-            linear, precision = _linear(known)
+        latents, fitness, precision = known.latents, known.fitness, np.ones(len(known.ids))
+        if (pooled := self._pooled()) is not None:
+            latents, fitness, errors, linear = pooled.latents, pooled.values, pooled.errors, pooled.linear
+            precision = np.ones(len(fitness))
+        elif (together := self._together.of(known.ids, known.fitness, known.fitness_se)) is not None:
+            fitness = together[0]
+            linear, errors = without_outliers_together(latents, fitness, together[1])
         else:
-            fitness, precision = together[0], np.ones(len(known.ids))
-            linear, errors = without_outliers_together(known.latents, fitness, together[1])
+            linear, precision = _linear(known)
         slope = linear.draw(n, spread, self._rng)
-        curved = Curved(known.latents, fitness, precision, linear, linear.mean().direction[0], errors)
+        curved = Curved(latents, fitness, precision, linear, linear.mean().direction[0], errors)
         if curved.advantage > _CURVED_EVIDENCE:
             slope = curved.ascend(slope.direction, self._radius(slope), spread, self._rng)
         directions = unit(slope.direction)
@@ -157,4 +189,4 @@ class Surrogate(Evolver):
 
     def _settings(self) -> dict[str, Any]:
         own = {"budget": self._budget, "final": self._final, "exploration": self._exploration, "norm_limits": list(self._norm_limits)}
-        return {**super()._settings(), **own}
+        return {**super()._settings(), **own, "half_life": self.half_life}

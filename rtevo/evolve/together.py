@@ -9,15 +9,15 @@ With ``A`` the unit lower triangular matrix of these sums and ``D`` the variance
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
+from scipy.linalg import cholesky, solve_triangular
 
-__all__ = ["Link", "Together"]
+__all__ = ["Errors", "Link", "Pool", "Together"]
 
 Array = NDArray[np.float64]
 
@@ -64,14 +64,19 @@ class Together:
         """Take an image's link, or a better one; `number` is its candidate's, -1 for a probe."""
         self._links[(run, *key)] = number, link
 
-    def of(self, numbers: NDArray[np.int64], fitness: Array, fitness_se: Array) -> tuple[Array, Array] | None:
-        """Values of some candidates and their errors' covariance, float64 (n,) and (n, n).
+    def of(
+        self, numbers: NDArray[np.int64], fitness: Array, fitness_se: Array, probes: Sequence[tuple[int, int, int]] = ()
+    ) -> tuple[Array, Array] | None:
+        """Values of some candidates and probes, and their errors' covariance, float64 (n,) and (n, n).
 
         Parameters
         ----------
-        numbers : ndarray, int64 (n,)
+        numbers : ndarray, int64 (n - p,)
+            Of the candidates.
         fitness, fitness_se : ndarray, float64 (n,)
             What is known of those that are not linked; theirs are independent errors.
+        probes : sequence of (int, int, int), (p,)
+            Run, generation and candidate of the probes, which come last.
 
         Returns
         -------
@@ -79,8 +84,10 @@ class Together:
             None where none of them is linked.
         """
         order = sorted(self._links.items(), key=lambda item: (item[0][0], item[1][1].onset_s, item[0][1:]))
-        rows = {number: row for row, (_, (number, _)) in enumerate(order) if number >= 0}
-        linked = np.array([int(number) in rows for number in numbers], bool)
+        rows: dict[Any, int] = {number: row for row, (_, (number, _)) in enumerate(order) if number >= 0}
+        rows |= {key: row for row, (key, _) in enumerate(order)}
+        wanted = [*(int(number) for number in numbers), *probes]
+        linked = np.array([each in rows for each in wanted], bool)
         if not linked.any():
             return None
         size = len(order)
@@ -92,7 +99,7 @@ class Together:
                     break
                 chain[row, row - back] = -weight
         inverse = solve_triangular(chain, np.diag(own), lower=True, unit_diagonal=True, check_finite=False)
-        at = np.array([rows[int(number)] for number in numbers[linked]], np.int64)
+        at = np.array([rows[each] for each in wanted if each in rows], np.int64)
         values = np.where(linked, np.nan, fitness)
         values[linked] = [order[row][1][1].value for row in at]
         known = np.isfinite(fitness_se) & (fitness_se > 0)
@@ -113,3 +120,91 @@ class Together:
         for run, generation, candidate, number, onset_s, value, se, neighbours in state:
             made.add(int(run), (int(generation), int(candidate)), int(number), Link(onset_s, value, se, tuple(neighbours)))
         return made
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Which run each of some scores is of, and how much it counts.
+
+    Parameters
+    ----------
+    run : ndarray, int64 (n,)
+        0 to the number of runs less one; each has a score.
+    weight : ndarray, float64 (n,)
+        0 to 1: a score of weight 1/2 counts as half a score (a power prior: J. G. Ibrahim, M.-H. Chen 2000, doi:10.1214/ss/1009212519).
+    """
+
+    run: NDArray[np.int64]
+    weight: Array
+
+    @property
+    def runs(self) -> int:
+        """How many there are."""
+        return int(self.run.max()) + 1
+
+    def of(self, keep: NDArray[np.int64]) -> Pool:
+        """That of some of the scores."""
+        return Pool(np.unique(self.run[keep], return_inverse=True)[1].astype(np.int64), self.weight[keep])
+
+
+class Errors:
+    """Errors that go together, within runs of which each has a mean of its own.
+
+    Parameters
+    ----------
+    covariance : ndarray, float64 (n, n)
+        But for a common factor; 0 between runs.
+    trust : ndarray, float64 (n,), optional
+        Factor, 0 to 1, of what each score adds to those before it: how far it is believed.
+    pool : Pool, optional
+        Of several runs, or of scores that count less than others.
+    """
+
+    def __init__(self, covariance: Array, trust: Array | None = None, pool: Pool | None = None) -> None:
+        n = len(covariance)
+        least = 1e-9 * float(np.trace(covariance)) / n  # whatever was rounded on the way
+        factor = cholesky(covariance + least * np.eye(n), lower=True, check_finite=False)
+        rows = solve_triangular(factor, np.eye(n), lower=True, check_finite=False)
+        scale = math.sqrt(float((rows**2).sum()) / n)  # so that a score's weight is 1 on average
+        self.trust = np.ones(n) if trust is None else trust
+        self.pool = pool
+        self._rows = self.trust[:, np.newaxis] * rows / scale
+        self.factor = factor * scale / self.trust
+        self.covariance = self.factor @ self.factor.T
+
+    @property
+    def freedom(self) -> float:
+        """Scores, as they count, above the means that are found from them."""
+        if self.pool is None:
+            return len(self.trust) - 1.0
+        return max(float(self.pool.weight.sum()) - self.pool.runs, 1.0)
+
+    def means(self) -> list[Array]:
+        """What each run's mean adds to each score, whitened (n,); those of different runs are at right angles."""
+        if self.pool is None:
+            return [np.asarray(self._rows.sum(axis=1), np.float64)]
+        return [np.asarray(self._rows[:, self.pool.run == run].sum(axis=1), np.float64) for run in range(self.pool.runs)]
+
+    def whitened(self, features: Array) -> Array:
+        """Features (n, k) as they are where errors are independent and of variance 1; the means of runs are taken out."""
+        made: Array = self._rows @ features
+        for ones in self.means():
+            made = made - np.outer(ones, ones @ made / (ones @ ones))
+        return made
+
+    def averages(self, values: Array) -> Array:
+        """Mean in each run (runs, ...) of values (n, ...), weighted as they are known."""
+        return np.array([ones @ (self._rows @ values) / (ones @ ones) for ones in self.means()], np.float64)
+
+    def without_mean(self, values: Array) -> Array:
+        """Values (n,) less the mean of their run."""
+        averages = self.averages(values)
+        return values - (averages[0] if self.pool is None else averages[self.pool.run])
+
+    def together(self) -> Array | float:
+        """1 where two scores have the same mean (n, n)."""
+        return 1.0 if self.pool is None else (self.pool.run[:, np.newaxis] == self.pool.run).astype(np.float64)
+
+    def of(self, keep: NDArray[np.int64]) -> Errors:
+        """Those of some of the scores."""
+        return Errors(self.covariance[np.ix_(keep, keep)], pool=None if self.pool is None else self.pool.of(keep))

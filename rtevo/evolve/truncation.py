@@ -191,7 +191,7 @@ class TruncationEvolver(Evolver):
     Parents are the last `population` candidates of which something has been told; those whose score is missing (NaN) are left out, and
     where none has one the mean stays what it was. Asked for whole generations and told all of each before the next, it draws the same
     candidates as :class:`Truncation`; asked one by one while scores are late, every score moves the mean. Before `population` have been
-    told, candidates are drawn from N(0, I).
+    told, candidates are drawn from N(0, I). Parents are of one run, the last that has so many: weights do not depend on its offset or unit.
 
     Parameters
     ----------
@@ -208,7 +208,8 @@ class TruncationEvolver(Evolver):
     def _propose(self, n: int) -> NDArray[np.float64]:
         rule = self._rule
         told = np.flatnonzero(self._told)
-        last = told[-rule.population :] if len(told) >= rule.population else told[:0]
+        runs = [told[self.run_of(told) == run] for run in range(self.runs)]
+        last = next((own[-rule.population :] for own in reversed(runs) if len(own) >= rule.population), told[:0])
         weights = truncation_weights(self._fitness[last])
         if weights.any():
             rule.mean = weights @ self._latents[last]

@@ -10,7 +10,7 @@ import os
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -245,10 +245,10 @@ class FolderSource:
         """What the headers say of the run that a volume is of; see :meth:`rtevo.ingest.header.SeriesHeader.sidecar`."""
         return self.run.series.sidecar(self.run.te_ms, volume.slice_times_s) if self.run else {}
 
-    def pass_over_present(self) -> str:
-        """Leave out the series that are there already, unless one is asked for by its number or UID; returns what they are.
+    def pass_over_present(self, known: Iterable[str] = ()) -> str:
+        """Leave out the series that are there already, and those `known` by UID, unless one is asked for by its number or UID.
 
-        A scanner's export folder may hold the runs before.
+        A scanner's export folder may hold the runs before, and get late files of them. Returns what there is, in words.
         """
         now_s = self._clock_ns() / 1e9
         self._listing.again()
@@ -261,7 +261,7 @@ class FolderSource:
         self._pixels = pixels
         for path in left:
             self._listing.know(path, files[path])
-        over = self._selection.pass_over()
+        over = self._selection.pass_over(known)
         self.problems.clear()
         found = [f"series that are not taken: {'; '.join(over)}"] * bool(over)
         found += [f"files of no use: {len(self._given_up)}"] * bool(self._given_up)

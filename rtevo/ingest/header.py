@@ -91,6 +91,8 @@ class SeriesHeader:
         Whether every other slice is acquired first; None where nothing but the slices' times say it.
     encoding : mapping
         See :func:`rtevo.ingest.encoding.encoding`.
+    patient_id, study_date : str
+        Who and on what day (YYYYMMDD), as was registered at the scanner; empty where the header has none. They are compared, not recorded.
     """
 
     uid: str
@@ -116,6 +118,8 @@ class SeriesHeader:
     delay_s: float = 0.0
     interleaved: bool | None = None
     encoding: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    patient_id: str = field(default="", compare=False, repr=False)
+    study_date: str = field(default="", compare=False, repr=False)
 
     def sidecar(self, te_ms: float = 0.0, slice_times_s: NDArray[np.float64] | None = None) -> dict[str, Any]:
         """Say of a run what BIDS has names for and the header tells (Brain Imaging Data Structure 1.10, MRI).
@@ -323,6 +327,8 @@ def series_header(elements: Elements, kind: str, picture: tuple[int, int], share
         delay_s=delay_s,
         interleaved=ge_interleaved(elements) if vendor == "GE" and 0x00181060 not in elements else None,
         encoding=encoding(elements, vendor, picture),
+        patient_id=elements.text(0x00100020),
+        study_date=elements.text(0x00080020),
         spin_labelled=0x00189251 in elements or bool(elements.text(0x00189250)) or bool(shared and 0x00189251 in shared),
     )
 

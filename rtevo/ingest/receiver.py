@@ -14,7 +14,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -262,9 +262,9 @@ class DicomReceiver:
         """What the headers say of the run; as :meth:`FolderSource.sidecar`."""
         return self.source.sidecar(volume)
 
-    def pass_over_present(self) -> str:
+    def pass_over_present(self, known: Iterable[str] = ()) -> str:
         """Leave out what the folder held before; as :meth:`FolderSource.pass_over_present`."""
-        return self.source.pass_over_present()
+        return self.source.pass_over_present(known)
 
     @property
     def backlog(self) -> int:

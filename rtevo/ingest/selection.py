@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -172,9 +172,9 @@ class Selection:
         indices = [self.chosen.assembler.index_of(part) for part in file.parts] if self.chosen else []
         return min((index for index in indices if index is not None), default=None)
 
-    def pass_over(self) -> list[str]:
-        """Take none of the series that came so far; returns their labels."""
-        self._before = {stream.key.uid for stream in self.streams.values()}
+    def pass_over(self, known: Iterable[str] = ()) -> list[str]:
+        """Take none of the series that came so far, nor those of these UIDs; returns the labels of those that came."""
+        self._before = {*known, *(stream.key.uid for stream in self.streams.values())}
         self._before_numbers = {key: list(map(_given, stream.assembler.numbers())) for key, stream in self.streams.items()}
         for stream in self.streams.values():
             stream.assembler = Assembler(stream.series, patience_s=math.inf)  # lets its volumes go

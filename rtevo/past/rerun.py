@@ -72,6 +72,10 @@ def rerun(out: Path, recorded: Config, config: Config, into: Path) -> dict[str, 
         The session cannot be computed again, or not with these settings.
     """
     session = RecordedSession(out)
+    if session.localizer:
+        raise DataError(
+            f"--rerun {out}: expected a session in which images evolve, found a localizer: `rtevo realign` aligns its volumes again"
+        )
     changed = _changed(recorded, config)
     _check(session, recorded, config)
     from threadpoolctl import threadpool_limits
@@ -105,6 +109,8 @@ def _check(session: RecordedSession, recorded: Config, config: Config) -> None:
             [f"[{s}] {k}: expected {before[s][k]!r} as in the session that is computed again, got {now[s][k]!r}" for s, k in fixed]
         )
     absent = [index for index in session.absent if index not in session.unsaved]
+    if session.sealed:
+        raise DataError(f"--rerun {out}: the session is sealed, and what is computed would show what drove it: unseal its study first")
     if not session.came:
         raise DataError(f"--rerun {out}: expected at least one volume, the session recorded none")
     if absent:
@@ -135,16 +141,17 @@ def _decode(session: RecordedSession, config: Config) -> _Decoded:
     from rtevo.realign import warm_up
     from rtevo.session.decoding import Decoding
     from rtevo.session.placing import Hints
+    from rtevo.session.takeover import before_of
 
     warm_up(say)
     settings = config.decoder
     folder = Path(settings.folder) if settings.folder else session.out / "decoder"
     decoder, tr_s = load_decoder(folder, settings.name or None, settings.objective, settings.more_folders), session.start.tr_s
     names = () if decoder.goal is None else decoder.goal.maps
-    hints = Hints.of(config, decoder)
+    hints, before = Hints.of(config, decoder), before_of(config, decoder, tr_s)
     recorded = {(r.index, r.flags & VolumeFlag.LATE): r for r in session.records(AlignedRecord)}  # a gap, and what came late
     found, volume = _Decoded(), -1
-    again = Again(session.out, session.log, lambda first, decide: Decoding(config, decoder, tr_s, first, decide, hints))
+    again = Again(session.out, session.log, lambda first, decide: Decoding(config, decoder, tr_s, first, decide, hints, before))
     for record, aligned, scores, reliability in track(again, "computing", again.volumes, transient=True):
         own = found.records.setdefault(record.seq, [])
         if aligned is not None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rtevo.record import RecordedSession
     from rtevo.session.plan import Plan
 
-__all__ = ["describe", "gone", "resume"]
+__all__ = ["describe", "gone", "of_next_run", "resume"]
 
 MANY = 20  # volumes that are named
 LEAVING_S = 5.0  # processes of a killed session may take so long to leave
@@ -36,7 +36,7 @@ _NAMES = {
 }
 
 
-def resume(out: Path, rebaseline: bool = False) -> tuple[Plan, str]:
+def resume(out: Path, rebaseline: bool = False, token: str | None = None) -> tuple[Plan, str]:
     """Check that a session can go on, and from where.
 
     Parameters
@@ -46,6 +46,8 @@ def resume(out: Path, rebaseline: bool = False) -> tuple[Plan, str]:
     rebaseline : bool
         Images are scored from the volumes that come now alone. Else the decoder is first brought to where it stood, from the volumes that
         were kept.
+    token : str, optional
+        Of the operator's page, where it is served already.
 
     Returns
     -------
@@ -66,6 +68,11 @@ def resume(out: Path, rebaseline: bool = False) -> tuple[Plan, str]:
         raise DataError(f"--resume {out}: expected the folder of a session with something recorded, found no {LOG}: start it anew")
     dropped = _close_log(out)
     session = RecordedSession(out)
+    if session.localizer:
+        raise DataError(
+            f"--resume {out}: expected a session in which images evolve, found a localizer: run another; what this one has is used by "
+            "`rtevo decode fit`, which takes several runs"
+        )
     _check_unfinished(session)
     config = session.config
     model_sha256 = model_hash(config)
@@ -74,7 +81,7 @@ def resume(out: Path, rebaseline: bool = False) -> tuple[Plan, str]:
     if not rebaseline:
         _check_volumes(session, config)
     condition, embedding_size, image_size = check_again(config, out / "latent_space.npz")
-    config, found = _of_next_run(config)
+    config, found = of_next_run(config)
     plan = make_plan(
         config,
         out,
@@ -88,7 +95,7 @@ def resume(out: Path, rebaseline: bool = False) -> tuple[Plan, str]:
         part=len(session.parts),
         first_volume=max(indices, default=-1) + 1,
         rebaseline=rebaseline,
-        token=check_console(config),
+        token=check_console(config) if token is None else token,
         model_sha256=model_sha256,
     )
     unsaved = "" if rebaseline or not session.unsaved else f"; {gone(session.unsaved)}"
@@ -111,7 +118,7 @@ def gone(volumes: Sequence[int]) -> str:
     return f"{len(volumes)} volumes were not saved and count as missing for the decoder: {which}"
 
 
-def _of_next_run(config: Config) -> tuple[Config, str]:
+def of_next_run(config: Config) -> tuple[Config, str]:
     """Look for the scanner's next run: a number names the one that was interrupted. Gives words for the operator, too."""
     acquisition = config.acquisition
     if acquisition.source != "watch" or not is_number(acquisition.series):
@@ -139,7 +146,7 @@ def _check_unfinished(session: RecordedSession) -> None:
     out = session.out
     if not session.log:
         raise DataError(f"--resume {out}: nothing was recorded before the session was interrupted: start it anew")
-    if session.log[-1] is session.end and session.status == "completed":
+    if session.parts[-1].ended_well and session.status == "completed":
         raise ConfigError(
             f"--resume {out}: the session was completed, there is nothing left of it to run; --evolution-from lets a new session's "
             "evolution go on from it"

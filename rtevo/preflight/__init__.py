@@ -13,37 +13,35 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from rtevo.config import Config, load
+from rtevo.config import Config, is_localizer, load
 from rtevo.errors import ConfigError, RtevoError
-from rtevo.preflight import machine, painting, stimulus, volumes
+from rtevo.preflight import machine, painting, pictures, stimulus, volumes
 from rtevo.preflight.findings import Check, Finding, Known, Verdict
 from rtevo.session.counting import counted
+from rtevo.session.localizer import as_localizer
 
 __all__ = ["CHECKS", "Finding", "main", "preflight", "row"]
 
+EVOLUTION = "evolution"
 CHECKS = (
     Check("leftovers", machine.leftovers, to_do="see python -m rtevo.shm"),
     Check("volumes", volumes.source),
     Check(
         "delivery", volumes.delivery, to_do="end what listens there (ss -ltnp), choose another [acquisition] port, or mend the session file"
     ),
-    Check("decoder", volumes.decoder, ("tr_s",), "mend [decoder] folder, or make one: python -m rtevo.decode fit, or import"),
-    Check(
-        "sample volume",
-        volumes.sample,
-        ("tr_s",),
-        "give a volume of the run's protocol: --sample FILE or DIR",
-    ),
-    Check("placement", volumes.placement, ("decoder",), "see docs/placement.md"),
-    Check("realignment", volumes.realignment, ("decoder", "tr_s"), "see docs/realign.md"),
-    Check("model", painting.model, to_do="see docs/generator.md: how to get a model, and what is in its folder"),
-    Check("evolution", painting.course, ("embedding_size",)),
-    Check("gate", painting.gate, ("image_size",), "see docs/safety.md"),
+    Check("decoder", volumes.decoder, ("tr_s",), "mend [decoder] folder, or make one: python -m rtevo.decode fit, or import", EVOLUTION),
+    Check("sample volume", volumes.sample, ("tr_s",), "give a volume of the run's protocol: --sample FILE or DIR", EVOLUTION),
+    Check("placement", volumes.placement, ("decoder",), "see docs/placement.md", EVOLUTION),
+    Check("realignment", volumes.realignment, ("decoder", "tr_s"), "see docs/realign.md", EVOLUTION),
+    Check("model", painting.model, (), "see docs/generator.md: how to get a model, and what is in its folder", EVOLUTION),
+    Check("evolution", painting.course, ("embedding_size",), of=EVOLUTION),
+    Check("gate", painting.gate, ("image_size",), "see docs/safety.md", EVOLUTION),
+    Check("pictures", pictures.pictures, ("tr_s",), "see docs/localizer.md", "localizer"),
     Check("console", machine.console, to_do="end what listens there, choose another [console] port, or install what is missing"),
     Check("disk", machine.disk, ("grid", "image_size", "tr_s"), "choose another [record] out"),
     Check("shared memory", machine.shared_memory, ("grid", "tr_s", "embedding_size", "image_size")),
-    Check("painting", painting.painting, ("image_size",), "see docs/generator.md; python -m rtevo.generate check says more"),
-    Check("skin conductance", stimulus.conductance, to_do="mend [bridge] osc"),
+    Check("painting", painting.painting, ("image_size",), "see docs/generator.md; python -m rtevo.generate check says more", EVOLUTION),
+    Check("skin conductance", stimulus.conductance, (), "mend [bridge] osc", EVOLUTION),
     Check("presenter", stimulus.presenter, to_do="end what listens there, or mend [bridge]; keys: python -m rtevo.bridge keys"),
 )
 _OTHERS = ("session file", "presenter's clock")  # names of findings that are longer than their checks'
@@ -63,6 +61,8 @@ def preflight(known: Known) -> Iterator[Finding]:
     Finding
     """
     for check in CHECKS:
+        if check.of not in ("", known.config.session.task):
+            continue
         known.tell(check.name)
         if missing := check.missing(known):
             words = {"tr_s": "repetition time", "embedding_size": "model", "image_size": "model", "grid": "decoder"}
@@ -127,7 +127,13 @@ def main(
         config, first = _session(session, lambda: counted(load(session, overrides), fixed=("session", "run") in overrides))
         take(first)
         if config is not None:
-            take(preflight(Known(config, sample, wait_s, lambda text: status.update(f"now: {text}"))))
+            take(
+                preflight(
+                    Known(
+                        as_localizer(config) if is_localizer(config) else config, sample, wait_s, lambda text: status.update(f"now: {text}")
+                    )
+                )
+            )
     counts = Counter(each.verdict for each in findings)
     if as_json:
         print(json.dumps({"verdict": _worst(counts), "findings": [asdict(each) for each in findings]}, indent=2))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rtevo.localizer import length_s
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from rtevo.decode import Decoder
     from rtevo.ingest import SeriesInfo
     from rtevo.latent import LatentSpace
+    from rtevo.localizer import Trial
     from rtevo.records import Grid
 
 __all__ = ["Check", "Finding", "Known", "Verdict", "megabytes"]
@@ -76,6 +79,14 @@ class Known:
     embedding_size: int | None = None
     image_size: tuple[int, int] | None = None
     space: LatentSpace | None = None
+    trials: tuple[Trial, ...] = ()  # of a localizer
+
+    @property
+    def images(self) -> int:
+        """Number of images that may be shown."""
+        from rtevo.session.course import course_settings
+
+        return len(self.trials) or course_settings(self.config).images
 
     @property
     def cadence_s(self) -> float:
@@ -87,12 +98,12 @@ class Known:
     @property
     def session_s(self) -> float:
         """Longest duration of the session, s, as far as it is known beforehand."""
-        from rtevo.session.course import course_settings
-
         config, shown = self.config, self.config.presentation
+        if self.trials:
+            return length_s(self.trials, shown.baseline_s)
         rating_s = shown.rating_window_s if config.session.condition == "ratings" else 0.0
         each_s = shown.image_s + shown.washout_s + shown.washout_jitter_s + rating_s
-        longest_s = shown.baseline_s + course_settings(config).images * each_s + config.evolution.score_deadline_s
+        longest_s = shown.baseline_s + self.images * each_s + config.evolution.score_deadline_s
         return min(longest_s, 60 * config.evolution.stop_minutes or longest_s)
 
 
@@ -109,12 +120,15 @@ class Check:
         What of :class:`Known` it cannot do without.
     to_do : str
         What to do where it raises.
+    of : str
+        Task that it is for; empty: any.
     """
 
     name: str
     run: Callable[[Known], Iterator[Finding]]
     needs: tuple[str, ...] = ()
     to_do: str = "mend the session file"
+    of: str = ""
 
     def missing(self, known: Known) -> list[str]:
         """Give what an earlier check should have found and has not."""

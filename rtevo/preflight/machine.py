@@ -80,8 +80,6 @@ def disk(known: Known) -> Iterator[Finding]:
 
 def needed(known: Known) -> tuple[int, int]:
     """Most bytes of one volume, and of a whole session, on the disk; nothing is compressed well."""
-    from rtevo.session.course import course_settings
-
     assert known.grid is not None
     assert known.image_size is not None
     assert known.tr_s is not None
@@ -92,7 +90,7 @@ def needed(known: Known) -> tuple[int, int]:
         volume += 2 * voxels  # what is received is kept as well
     volumes = known.source.n_volumes if known.source is not None else round(known.session_s / known.tr_s)
     image = 3 * known.image_size[0] * known.image_size[1] + 100_000  # with its log records
-    return volume, volume * volumes + image * course_settings(known.config).images + 2_000 * volumes
+    return volume, volume * volumes + image * known.images + 2_000 * volumes
 
 
 def _write(known: Known, place: Path, size: int) -> Finding:
@@ -136,7 +134,7 @@ def shared_memory(known: Known) -> Iterator[Finding]:
     plan = Plan(
         name=secrets.token_hex(3), config=known.config, condition="", out=nowhere, runtime=nowhere, incoming=nowhere,
         capacity=checks.capacity(known.config, known.source), tr_s=known.tr_s, decoder=nowhere, decoder_name=None,
-        embedding_size=known.embedding_size, image_size=known.image_size,
+        embedding_size=known.embedding_size, image_size=known.image_size, trials=known.trials,
     )  # fmt: skip
     try:
         with ExitStack() as stack:

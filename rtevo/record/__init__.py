@@ -7,6 +7,7 @@ the one way to read what a run has left (:func:`rtevo.load` in a notebook). It m
 onsets are timed, as if each part had followed upon the one before without a gap.
 """
 
+from rtevo.record.fitting import record_of
 from rtevo.record.kinds import (
     SCHEMA,
     AlignedRecord,
@@ -23,25 +24,43 @@ from rtevo.record.kinds import (
     Record,
     RefusedRecord,
     ScoreRecord,
+    Sealed,
     Start,
     Truth,
+    Unsealed,
     VolumeRecord,
     floats,
     is_measured,
-    record_of,
 )
+from rtevo.record.localizer import EVENTS, event_rows, shown_trials, task_of
 from rtevo.record.log import LOG, LogFollower, LogWriter, hold, read_log, skip_damaged
 from rtevo.record.parts import Part, earlier, of_kind, parts
 from rtevo.record.recorder import Recorder, compact, image_path, placement_folder, reference_path, refused_path, volume_path
 from rtevo.record.reserve import release, reserve
-from rtevo.record.session import Images, RecordedSession, evolution_of, finalise, load
+from rtevo.record.sealing import SECRET_BYTES, cipher_of, is_sealed, load_secret, open_sealed, seal, secret_of
+from rtevo.record.session import (
+    DECODER_BEFORE,
+    EVOLUTION,
+    EVOLUTION_BEFORE,
+    Images,
+    RecordedSession,
+    evolution_of,
+    finalise,
+    load,
+    taken_over,
+)
 from rtevo.record.tables import MOTION, TRIALS, frame, hidden_truth, write_table
 from rtevo.record.waits import Holding, Painting, held
 
 __all__ = [
+    "DECODER_BEFORE",
+    "EVENTS",
+    "EVOLUTION",
+    "EVOLUTION_BEFORE",
     "LOG",
     "MOTION",
     "SCHEMA",
+    "SECRET_BYTES",
     "TRIALS",
     "AlignedRecord",
     "End",
@@ -65,11 +84,15 @@ __all__ = [
     "Recorder",
     "RefusedRecord",
     "ScoreRecord",
+    "Sealed",
     "Start",
     "Truth",
+    "Unsealed",
     "VolumeRecord",
+    "cipher_of",
     "compact",
     "earlier",
+    "event_rows",
     "evolution_of",
     "finalise",
     "floats",
@@ -79,8 +102,11 @@ __all__ = [
     "hold",
     "image_path",
     "is_measured",
+    "is_sealed",
     "load",
+    "load_secret",
     "of_kind",
+    "open_sealed",
     "parts",
     "placement_folder",
     "read_log",
@@ -89,7 +115,12 @@ __all__ = [
     "refused_path",
     "release",
     "reserve",
+    "seal",
+    "secret_of",
+    "shown_trials",
     "skip_damaged",
+    "taken_over",
+    "task_of",
     "volume_path",
     "write_table",
 ]

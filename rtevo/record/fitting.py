@@ -1,4 +1,4 @@
-"""Whether a line of the log can be a record: whoever wrote it, its fields are of their kind's types."""
+"""A line of the log as a record: whether it can be one, whoever wrote it (its fields are of their kind's types), and the record."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from rtevo.record.kinds import KINDS, Other, floats
+from rtevo.record.kinds import KINDS, NAMES, Notice, Other, Record, floats
 
-__all__ = ["fits"]
+__all__ = ["fits", "record_of"]
 
 ARRAYS = ("latent", "embedding")
 COUNTED, MOST = ("index", "first_volume", "generation", "candidate"), 1_000_000  # numbers up to which others are counted: a week of volumes
@@ -25,6 +25,19 @@ _NEEDED = {
 }
 
 
+_TRIAL: dict[str, tuple[type, ...]] = {
+    "block": (int,), "place": (int,), "category": (str,), "file": (str,), "image_s": (float, int), "washout_s": (float, int),
+    "target": (bool,),
+}  # fmt: skip
+
+
+def _is_schedule(trials: Any) -> bool:
+    """Whether this can be a localizer's schedule: every trial has what is asked of it."""
+    if not isinstance(trials, list):
+        return trials is None
+    return all(isinstance(trial, dict) and all(type(trial.get(name)) in types for name, types in _TRIAL.items()) for trial in trials)
+
+
 def fits(found: Mapping[str, Any]) -> bool:
     """Whether a line's JSON object can be a record: what it holds under the names of its kind is of their types, and of 64 bits."""
     name = found.get("type", "")
@@ -39,9 +52,38 @@ def fits(found: Mapping[str, Any]) -> bool:
             return False
         if key in COUNTED and isinstance(value, int) and abs(value) > MOST:
             return False
+    if not _is_schedule(found.get("trials")):
+        return False
     try:
         for array in _HELD[kind]:
             floats(found.get(array, ""))
     except (TypeError, ValueError):
         return False
     return _NEEDED[kind] <= found.keys()
+
+
+_KNOWN = {kind: frozenset(names) | {"seq", "clock_ns"} for kind, names in NAMES.items()}
+
+
+def record_of(found: Mapping[str, Any]) -> Record:
+    """Make a record of a line's JSON object.
+
+    Parameters
+    ----------
+    found : mapping
+        With the record's ``type``.
+    """
+    values = dict(found)
+    name = values.pop("type", "")
+    kind = KINDS.get(name, Other)
+    known, arrays = _KNOWN[kind], _HELD[kind]
+    if not known.issuperset(values):
+        values["more"] = {key: values.pop(key) for key in list(values) if key not in known}
+    for array in arrays:
+        if isinstance(values.get(array), str):
+            values[array] = floats(values[array])
+    if kind is Notice:
+        values["level"] = name
+    elif kind is Other:
+        values["name"] = name
+    return kind(**values)

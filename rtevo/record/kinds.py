@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "KINDS",
+    "NAMES",
     "SCHEMA",
     "AlignedRecord",
     "End",
@@ -38,12 +39,13 @@ __all__ = [
     "Record",
     "RefusedRecord",
     "ScoreRecord",
+    "Sealed",
     "Start",
     "Truth",
+    "Unsealed",
     "VolumeRecord",
     "floats",
     "is_measured",
-    "record_of",
 ]
 
 SCHEMA = 1
@@ -80,7 +82,7 @@ class Record:
 
     def fields(self) -> dict[str, Any]:
         """Its own fields as the log holds them; those that are None are not there."""
-        values = ((name, getattr(self, name)) for name in _NAMES[type(self)])
+        values = ((name, getattr(self, name)) for name in NAMES[type(self)])
         return {**{name: _plain(value) for name, value in values if value is not None}, **(self.more or {})}
 
 
@@ -97,7 +99,7 @@ class Start(Record):
     first_volume : int
         Number of the part's first volume: the session's volumes are counted through.
     decoder_state : str
-        ``new``, ``kept`` or ``rebaselined``.
+        ``new``, ``taken over`` (from an earlier run), ``kept`` or ``rebaselined``.
     sha256 : dict of str to str
         Of what the session depends on: ``session``, ``decoder``, ``latent_space``, ``model``.
     rtevo : str
@@ -105,7 +107,7 @@ class Start(Record):
     started : str
         Date and time, ISO 8601.
     participant, condition, source : str
-        Of the session file; condition ``blinded`` where it is.
+        Of the session file; condition ``blinded`` where it is, ``localizer`` where nothing evolves.
     seed : int
     speed : float
         0: in lock-step.
@@ -118,6 +120,12 @@ class Start(Record):
         Versions, hashes, machine.
     shape, affine : list, optional
         The grid, in logs from before it was a record of its own.
+    trials : list of dict, optional
+        Of a localizer: its schedule, see `rtevo.localizer.Trial`.
+    follows : str, optional
+        Of a run in a visit: folder of the run before; empty: it is the first.
+    repeats : str, optional
+        Folder of the run that it repeats, which therefore does not count.
     """
 
     TYPE: ClassVar[str] = "start"
@@ -139,6 +147,9 @@ class Start(Record):
     provenance: Mapping[str, Any] | None = None
     shape: Sequence[int] | None = None
     affine: Sequence[Sequence[float]] | None = None
+    trials: Sequence[Mapping[str, Any]] | None = None
+    follows: str | None = None
+    repeats: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -386,7 +397,7 @@ class End(Record):
     reason : str
         Why it failed.
     condition : str
-        What drove evolution, also of a blinded session.
+        What drove evolution, also of a blinded session; ``blinded`` of a sealed one.
     generator : str
         What painted, in its own words.
     rings : dict of dict
@@ -403,6 +414,36 @@ class End(Record):
     generator: str | None = None
     rings: Mapping[str, Any] | None = None
     warnings: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sealed(Record):
+    """What evolution was told after one score, in a session that is sealed: see :mod:`rtevo.record.sealing`.
+
+    data : str
+        Hexadecimal.
+    """
+
+    TYPE: ClassVar[str] = "sealed"
+    data: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Unsealed(Record):
+    """The study was unsealed, and from here on the session shows what drove it.
+
+    condition, secret : str
+        What drove evolution, and what opens `sealed` records (hexadecimal).
+    by, why, at : str
+        Who unsealed it, for what reason, and when (ISO 8601).
+    """
+
+    TYPE: ClassVar[str] = "unsealed"
+    condition: str = ""
+    secret: str = ""
+    by: str = ""
+    why: str = ""
+    at: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -428,41 +469,15 @@ KINDS: dict[str, type[Record]] = {
     kind.TYPE: kind
     for kind in (
         Start, GridRecord, VolumeRecord, AlignedRecord, PlacementRecord, ScoreRecord, FitnessRecord, LatentRecord, ImageRecord,
-        RefusedRecord, EventRecord, Truth, Lost, End,
+        RefusedRecord, EventRecord, Truth, Lost, End, Sealed, Unsealed,
     )
 } | dict.fromkeys(_LEVELS, Notice)  # fmt: skip
 _COMMON = ("seq", "clock_ns", "more")
-_NAMES = {
+NAMES = {
     kind: tuple(f.name for f in fields(kind) if f.name not in (*_COMMON, *(("level",) if kind is Notice else ())))
     for kind in {*KINDS.values()}
 } | {Other: ()}
-_KNOWN = {kind: frozenset(names) | {"seq", "clock_ns"} for kind, names in _NAMES.items()}
-_ARRAYS = {kind: tuple(n for n in ("latent", "embedding") if n in _NAMES[kind]) for kind in _NAMES}
 
 
 def _plain(value: Any) -> Any:
     return base64.b64encode(value.tobytes()).decode() if isinstance(value, np.ndarray) else value
-
-
-def record_of(found: Mapping[str, Any]) -> Record:
-    """Make a record of a line's JSON object.
-
-    Parameters
-    ----------
-    found : mapping
-        With the record's ``type``.
-    """
-    values = dict(found)
-    name = values.pop("type", "")
-    kind = KINDS.get(name, Other)
-    known, arrays = _KNOWN[kind], _ARRAYS[kind]
-    if not known.issuperset(values):
-        values["more"] = {key: values.pop(key) for key in list(values) if key not in known}
-    for array in arrays:
-        if isinstance(values.get(array), str):
-            values[array] = floats(values[array])
-    if kind is Notice:
-        values["level"] = name
-    elif kind is Other:
-        values["name"] = name
-    return kind(**values)

@@ -19,8 +19,9 @@ from types import TracebackType
 from typing import Any
 
 from rtevo.errors import BusyError, DataError
-from rtevo.record.fitting import fits
-from rtevo.record.kinds import SCHEMA, EventRecord, Record, Start, record_of
+from rtevo.record.fitting import fits, record_of
+from rtevo.record.kinds import SCHEMA, EventRecord, Record, Start
+from rtevo.record.sealing import opened
 from rtevo.records import EventKind
 
 __all__ = ["LOG", "LogFollower", "LogWriter", "hold", "read_log", "read_up_to_damage", "skip_damaged"]
@@ -251,7 +252,7 @@ def read_up_to_damage(path: Path) -> tuple[list[Record], str]:
             raise DataError(
                 f"{path}: expected a log of schema {SCHEMA} or less, found {start.schema}: rtevo {start.rtevo} recorded it; use that"
             )
-    return records, whole.damage
+    return opened(records), whole.damage
 
 
 class LogFollower:
@@ -302,6 +303,7 @@ def hold(out: Path) -> Iterator[None]:
         _lock(descriptor, out)
         yield
     finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # also where a process that was forked meanwhile has it still
         os.close(descriptor)
 
 

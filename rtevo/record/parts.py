@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from rtevo.record.kinds import End, EventRecord, GridRecord, Record, Start, VolumeRecord
+from rtevo.record.kinds import End, EventRecord, GridRecord, Record, Start, Unsealed, VolumeRecord
 from rtevo.record.log import LOG, read_log
 from rtevo.records import EventKind, Grid, RunClock, VolumeFlag
 
@@ -46,7 +46,8 @@ class Part(list[Record]):
     @property
     def ended_well(self) -> bool:
         """Whether it was ended in good order, so that its last images were scored with what there was of them."""
-        return self[-1] is self.end and self.end.status in ("completed", "stopped", "unscored")
+        last = next(record for record in reversed(self) if not isinstance(record, Unsealed))
+        return last is self.end and self.end.status in ("completed", "stopped", "unscored")
 
     @property
     def grid(self) -> Grid | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rtevo.errors import full_disk
 from rtevo.record.kinds import ImageRecord, LatentRecord, RefusedRecord
 from rtevo.record.log import LOG, LogWriter, read_log
+from rtevo.record.sealing import sealed_told
 from rtevo.records import Grid, MessageKind, VolumeFlag, volume_of
 
 __all__ = ["Recorder", "compact", "image_path", "placement_folder", "reference_path", "refused_path", "volume_path"]
@@ -78,6 +79,8 @@ class Recorder:
         Of the session, whose grid is recorded with its first volume.
     maps : sequence of str
         Names of the maps whose scores come beside those of an objective.
+    secret : bytes
+        Of a session that is sealed: what evolution is told is recorded so that nobody reads it. Empty: of another one.
 
     Attributes
     ----------
@@ -85,9 +88,10 @@ class Recorder:
         What could not be saved, since somebody emptied this.
     """
 
-    def __init__(self, out: Path, save_raw: bool = False, part: int = 0, maps: Sequence[str] = ()) -> None:
+    def __init__(self, out: Path, save_raw: bool = False, part: int = 0, maps: Sequence[str] = (), secret: bytes = b"") -> None:
         self.out, self.save_raw, self._part, self._grid_known = out, save_raw, part, False
-        self._maps = tuple(maps)
+        self._maps, self._secret = tuple(maps), secret
+        self._told: list[tuple[dict[str, Any], int]] = []  # to evolution after one score, and when; of a session that is sealed
         self.problems: list[str] = []
         log = read_log(out / LOG) if (out / LOG).exists() else []
         self._painted = {_painting(r.type, r.fields()) for r in log if isinstance(r, (LatentRecord, ImageRecord, RefusedRecord))}
@@ -120,12 +124,29 @@ class Recorder:
             del fields["acquisition"]
         elif ring == "volumes":
             fields["acquisition"] = json.loads(fields["acquisition"])
+        if self._secret and ring == "fitness":
+            self._hold(fields, clock_ns)
+            return
+        if ring == "latents":  # evolution has asked for more: of the score before it is told nothing any more
+            self.flush()
         if "maps" in fields:
             fields["maps"] = dict(zip(self._maps, fields["maps"], strict=True))
         if ring == "messages":
             ring = MessageKind(fields.pop("kind")).name.lower()
         if _painting(ring, fields) not in self._painted:
             self.log.append(ring, fields, clock_ns)
+
+    def flush(self) -> None:
+        """Record what is held of a session that is sealed; called at the end."""
+        if self._told:
+            self.log.append("sealed", sealed_told([fields for fields, _ in self._told], self._secret), self._told[0][1])
+            self._told.clear()
+
+    def _hold(self, fields: dict[str, Any], clock_ns: int) -> None:
+        """Hold what evolution was told until all of it that followed from one score is there: its number would say what drives it."""
+        if self._told and self._told[0][0]["scores_taken"] != fields["scores_taken"]:
+            self.flush()
+        self._told.append((fields, clock_ns))
 
     def _take_picture(self, ring: str, fields: dict[str, Any], pixels: NDArray[np.uint8]) -> None:
         """Save a picture; of those that were refused, as such."""

@@ -14,12 +14,14 @@ import tomllib
 from numpy.typing import NDArray
 
 from rtevo.errors import DataError
-from rtevo.outside import read_json, read_regular, shown
-from rtevo.record.kinds import End, EventRecord, ImageRecord, Start, VolumeRecord
+from rtevo.outside import MOST_JSON, parse_json, read_regular, shown
+from rtevo.record.kinds import End, EventRecord, ImageRecord, Start, Unsealed, VolumeRecord
+from rtevo.record.localizer import EVENTS, event_rows, is_localizer
 from rtevo.record.log import LOG, read_log, read_up_to_damage
 from rtevo.record.parts import Part, RecordT, of_kind, parts
 from rtevo.record.recorder import image_path, volume_path
-from rtevo.record.tables import Row, aligned_volumes, hidden_truth, motion_frame, summarise, trial_rows, trials_frame, write_table
+from rtevo.record.sealing import is_sealed, open_sealed, opener_of
+from rtevo.record.tables import Row, aligned_volumes, frame, hidden_truth, motion_frame, summarise, trial_rows, trials_frame, write_table
 from rtevo.records import EventKind, Grid, RunClock, VolumeFlag
 
 if TYPE_CHECKING:
@@ -29,9 +31,10 @@ if TYPE_CHECKING:
     from rtevo.config import Config
     from rtevo.decode import Decoder
 
-__all__ = ["Images", "RecordedSession", "evolution_of", "finalise", "load"]
+__all__ = ["Images", "RecordedSession", "evolution_of", "finalise", "load", "taken_over"]
 
 EVOLUTION = "evolution.json"
+DECODER_BEFORE, EVOLUTION_BEFORE = "decoder-before", "evolution-before.json"  # copies of what a run of a visit took over
 STATE_DIGITS = 39  # of a whole number in the state of evolution: 128 bits of a random generator
 MOST_SETTINGS = 1 << 20  # bytes of a session file
 Key = tuple[int, int]
@@ -130,6 +133,12 @@ class RecordedSession:
         return (self.end.status if self.end else None) or "unfinished"
 
     @property
+    def sealed(self) -> bool:
+        """Whether nobody may know yet what drove it: tables, summary and report then hide it, also after its end."""
+        evolution = (self.start.settings or {}).get("evolution", {})
+        return bool(evolution.get("sealed")) and not self.records(Unsealed)
+
+    @property
     def versions(self) -> list[str]:
         """Versions of rtevo that recorded it."""
         return list(dict.fromkeys(part.start.rtevo for part in self.parts))
@@ -177,7 +186,18 @@ class RecordedSession:
     @cached_property
     def trials(self) -> DataFrame:
         """A row for each image in the order of presentation, as in ``trials.tsv``: columns in `rtevo.record.TRIALS`."""
-        return trials_frame(self.rows, len(self.parts) > 1)
+        rows = [{**row, "fitness": None} for row in self.rows] if self.sealed else self.rows
+        return trials_frame(rows, len(self.parts) > 1)
+
+    @property
+    def localizer(self) -> bool:
+        """Whether pictures of known categories were shown, and nothing evolved."""
+        return is_localizer(self.parts)
+
+    @cached_property
+    def events_table(self) -> DataFrame:
+        """Of a localizer: a row for each picture that was shown, as in ``events.tsv``: columns in `rtevo.record.EVENTS`."""
+        return frame(event_rows(self.parts), {name: kind for name, (kind, _) in EVENTS.items()})
 
     @cached_property
     def motion(self) -> DataFrame:
@@ -212,7 +232,8 @@ class RecordedSession:
     @cached_property
     def summary(self) -> Row:
         """What ``summary.json`` holds; its schema is in the README."""
-        return summarise(self.parts, self.rows)
+        found = summarise(self.parts, [{**row, "fitness": None} for row in self.rows] if self.sealed else self.rows)
+        return found | {"condition": told[-1].condition} if (told := self.records(Unsealed)) else found
 
     # --- what the log tells of ----------------------------------------------------------------------------------------------------------
 
@@ -253,7 +274,7 @@ class RecordedSession:
         """The session's settings, checked like those of a session that begins: what they name must be there."""
         from rtevo.config import load
 
-        return load(self.session_file)
+        return load(self.session_file, taken_over(self.out))
 
     @property
     def decoder_folder(self) -> Path:
@@ -274,9 +295,20 @@ class RecordedSession:
     # --- its files ----------------------------------------------------------------------------------------------------------------------
 
     def save(self) -> Row:
-        """Write ``trials.tsv``, ``motion.tsv``, ``latents.npz`` and ``summary.json``; return the summary."""
+        """Write ``trials.tsv``, ``motion.tsv``, ``latents.npz`` and ``summary.json``; return the summary.
+
+        A localizer has ``events.tsv`` in place of latents.
+        """
         write_table(self.trials, self.out / "trials.tsv")
         write_table(self.motion, self.out / "motion.tsv")
+        if self.localizer:
+            write_table(self.events_table, self.out / "events.tsv")
+        else:
+            self._save_latents()
+        (self.out / "summary.json").write_text(json.dumps(self.summary, indent=2) + "\n", encoding="utf-8")
+        return self.summary
+
+    def _save_latents(self) -> None:
         asked = np.array(["latent" in row for row in self.rows], bool)
         keys = np.array([(row["generation"], row["candidate"]) for row in self.rows], np.int32).reshape(-1, 2)[asked]
         np.savez_compressed(
@@ -287,8 +319,6 @@ class RecordedSession:
             embeddings=self.embeddings[asked],
             post_embeddings=self.post_embeddings[asked],
         )
-        (self.out / "summary.json").write_text(json.dumps(self.summary, indent=2) + "\n", encoding="utf-8")
-        return self.summary
 
 
 def load(out: Path | str) -> RecordedSession:
@@ -336,6 +366,21 @@ def finalise(out: Path) -> Row:
     return RecordedSession(out).save()
 
 
+def taken_over(out: Path) -> dict[tuple[str, str], str]:
+    """Return settings that name what a run took over, where the copy of it lies now: its folder may have been moved."""
+    found: dict[tuple[str, str], str] = {}
+    try:
+        tables = tomllib.loads(read_regular(out / "session.toml", MOST_SETTINGS).decode("utf-8"))
+    except (OSError, ValueError, RecursionError):  # whoever loads the file says what is wrong with it
+        return found
+    for section, name in (("decoder", DECODER_BEFORE), ("evolution", EVOLUTION_BEFORE)):
+        table = tables.get(section)
+        named = table.get("continue_from") if isinstance(table, dict) else None
+        if isinstance(named, str) and Path(named).name == name and (out / name).exists():
+            found[section, "continue_from"] = str(out / name)
+    return found
+
+
 def evolution_of(place: Path) -> Row:
     """Read where an earlier run's evolution stood at its end.
 
@@ -346,8 +391,11 @@ def evolution_of(place: Path) -> Row:
 
     Raises
     ------
-    OSError, ValueError, DataError
-        It cannot be read.
+    OSError, ValueError, DataError, ConfigError
+        It cannot be read, or opened where it is sealed.
     """
     path = place / EVOLUTION if place.is_dir() else place
-    return dict(read_json(path, digits=STATE_DIGITS))
+    data = read_regular(path, MOST_JSON)
+    if is_sealed(data):
+        data = open_sealed(data, opener_of(RecordedSession(path.parent).log))
+    return dict(parse_json(data, digits=STATE_DIGITS))

@@ -26,6 +26,7 @@ from rtevo.record.kinds import (
     ScoreRecord,
     Truth,
 )
+from rtevo.record.localizer import is_localizer, summary_of
 from rtevo.record.parts import Part
 from rtevo.record.waits import held
 from rtevo.records import MOTION_COLUMNS, Decision, EventKind, VolumeFlag
@@ -85,7 +86,8 @@ MOTION = {
 }
 """Columns of ``motion.tsv`` and of :attr:`RecordedSession.motion`: type and meaning."""
 _WHERE_KNOWN = ("physiology", "true_response", "refused", "taken_away")
-_OF_THE_LOG = ("schema", "part", "first_volume", "decoder_state", "sha256", "rings", "warnings", "settings", "provenance")  # no summary's
+_OF_THE_LOG = ("schema", "part", "first_volume", "decoder_state", "sha256", "rings", "warnings", "settings", "provenance", "trials")
+"""Fields of its start and end that are no summary's."""
 _OF_PLACEMENTS = ("attempt", "own_grid", "matrix", "correlation", "overlap", "weight_kept", "expected_error_mm", "verdict")
 Row = dict[str, Any]
 
@@ -268,6 +270,8 @@ def summarise(divided: Sequence[Part], rows: Sequence[Row]) -> Row:
         "rings": end.rings or {},
         "warnings": [text for part in divided for text in _warnings(part)],
     }
+    if is_localizer(divided):
+        summary["localizer"] = summary_of(divided)
     if len(divided) > 1:
         summary["parts"] = [_part(part) for part in divided]
     return summary

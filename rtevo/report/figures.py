@@ -15,7 +15,7 @@ from rtevo.report.gather import Latency, Row, Session, means
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["ACCENT", "INK", "MUTED", "STYLE", "fitness", "latencies", "motion", "pictures", "quality", "responses", "timeline"]
+__all__ = ["ACCENT", "INK", "MUTED", "STYLE", "fitness", "latencies", "motion", "pictures", "quality", "responses", "span", "timeline"]
 
 INK, MUTED, ACCENT, SECOND, WARN, PALE = "#1b1f24", "#57606a", "#0b6e75", "#c2571a", "#b3261e", "#c8ced4"
 CONTROL = ("#7a5195", "#8b7a00", "#4a6fa5", "#a05195")
@@ -100,7 +100,7 @@ def fitness(ax: Axes, session: Session, controls: Sequence[Session] = ()) -> Non
     """Draw every image's fitness, generations' means with standard errors, controls, and a simulated participant's true response."""
     generations = session.generations
     if session.blinded:
-        _nothing(ax, "hidden while the blinded session goes on", "Fitness by generation")
+        _nothing(ax, "hidden: the session is blinded", "Fitness by generation")
         return
     name = "score" if session.condition == "random" else "fitness"
     drawn = _course(ax, session.evolved, name, generations, ACCENT, "-o", f"{what(session)} (n = {_known(session.evolved, name)})")
@@ -167,7 +167,7 @@ def responses(ax: Axes, session: Session) -> None:
     title = "Response to each image ± standard error, in order of presentation"
     shown = [t for t in session.trials if t["onset"] is not None and t.get("score") is not None]
     if session.blinded or not shown:
-        _nothing(ax, "hidden while the blinded session goes on" if session.blinded else "no image was scored", title)
+        _nothing(ax, "hidden: the session is blinded" if session.blinded else "no image was scored", title)
         return
     for generation in session.generations[1::2]:
         own = [t["onset"] for t in session.evolved if int(t["generation"]) == generation and t["onset"] is not None]
@@ -188,7 +188,7 @@ def responses(ax: Axes, session: Session) -> None:
     if len(known) > 2 and np.std(_column(known, "score")) > 0 and np.std(_column(known, "true_response")) > 0:
         r = float(np.corrcoef(_column(known, "score"), _column(known, "true_response"))[0, 1])
         title += f"; r = {r:.2f} with the hidden true response"
-    ax.set(xlabel="time from the first volume, s", ylabel="brain response", xlim=_span(session))
+    ax.set(xlabel="time from the first volume, s", ylabel="brain response", xlim=span(session))
     ax.set_title(title)
     if session.probes:
         ax.legend(loc="upper left", ncol=2)
@@ -207,14 +207,14 @@ def learnt(axes: Sequence[Axes], session: Session) -> None:
         ax.fill_between(found.times_s, values - spread, values + spread, color=PALE, alpha=0.6, linewidth=0)
         ax.plot(found.times_s, values, color=ACCENT, linewidth=1.2, label="as the images told")
         _parts(ax, session)
-        ax.set(ylabel=unit, xlim=_span(session))
+        ax.set(ylabel=unit, xlim=span(session))
         ax.set_title(f"{title} against the canonical one ± standard deviation: {values[-1]:.2f} ± {spread[-1]:.2f} at the end")
     axes[0].legend(loc="upper left", ncol=2)
     axes[-1].set_xlabel("time from the first volume, s")
 
 
-def _span(session: Session) -> tuple[float, float]:
-    """Time that the run took, s."""
+def span(session: Session) -> tuple[float, float]:
+    """Return the time that the run took, from and to, s."""
     shown = [t["onset"] + (t["duration"] or 0.0) for t in session.trials if t["onset"] is not None]
     return 0.0, max([len(session.motion) * float(session.summary["tr_s"]), *shown, 1.0])
 
@@ -235,7 +235,7 @@ def motion(ax: Axes, session: Session) -> None:
         ax.plot(onsets, values, style, color=ACCENT if kind == "trans" else SECOND, linewidth=1, label=f"{kind} {axis}")
     _parts(ax, session)
     low, high = ax.get_ylim()
-    ax.set(ylim=(low, high + 0.28 * (high - low)), xlim=_span(session))
+    ax.set(ylim=(low, high + 0.28 * (high - low)), xlim=span(session))
     ax.legend(ncol=6, loc="upper left", handlelength=1.8, columnspacing=1)
     ax.set_ylabel("mm / deg")
     ax.set_title("Head motion against the run's reference")
@@ -246,14 +246,14 @@ def quality(axes: Sequence[Axes], session: Session) -> None:
     onsets, spike_mm = _column(session.motion, "onset"), float(session.settings["decoder"]["spike_mm"])
     panels = (
         ("framewise_displacement", "FD, mm", "Framewise displacement (Power 2012)"),
-        ("dvars", "DVARS, %", "DVARS: change from volume to volume inside the decoder's mask"),
+        ("dvars", "DVARS, %", f"DVARS: change from volume to volume inside {session.mask}"),
         ("tsnr", "tSNR", "Temporal signal-to-noise ratio so far (median inside the mask)"),
     )
     for ax, (name, unit, title) in zip(axes, panels, strict=True):
         values = _column(session.motion, name)
         ax.plot(onsets, values, color=INK, linewidth=1)
         _parts(ax, session)
-        ax.set(ylabel=unit, xlim=_span(session))
+        ax.set(ylabel=unit, xlim=span(session))
         ax.set_title(title)
         if not np.isfinite(values).any():
             ax.text(0.5, 0.5, "not recorded", ha="center", va="center", transform=ax.transAxes, color=MUTED)
@@ -304,7 +304,7 @@ def timeline(ax: Axes, session: Session) -> None:
     tr_s = float(session.summary["tr_s"])
     lost = [index * tr_s for index in session.flagged(VolumeFlag.MISSING)]
     ax.plot(lost, [0] * len(lost), "|", color=WARN, markersize=11, markeredgewidth=1.5)
-    ax.set(xlim=_span(session), ylim=(-0.6, 2.6), xlabel="time from the first volume, s")
+    ax.set(xlim=span(session), ylim=(-0.6, 2.6), xlabel="time from the first volume, s")
     ax.set_yticks(
         [2, 1, 0], [f"images ({len(rows)})", f"held for want of an image ({len(session.held_s)})", f"volumes missing ({len(lost)})"]
     )

@@ -91,13 +91,15 @@ class Session:
     held_s : list of float
         When fixation was held for want of an image, s from the first volume.
     blinded : bool
-        The session goes on, and nobody may know what drives it: scores and condition are left out.
+        The session goes on or is sealed, and nobody may know what drives it: scores and condition are left out.
     painter : str
         What the generator said of itself.
     presenter : str
         What the presenter said of its display.
     gated : bool
         Its pictures were judged before they were shown.
+    shown : list of dict
+        Of a localizer: what was shown, rows of its events; else empty.
     learnt : Learnt or None
         Of the response; None where that is not recorded.
     """
@@ -115,6 +117,17 @@ class Session:
     presenter: str = ""
     learnt: Learnt | None = None
     gated: bool = False
+    shown: list[Row] = field(default_factory=list)
+
+    @property
+    def localizer(self) -> bool:
+        """Whether pictures of known categories were shown, and nothing evolved."""
+        return "localizer" in self.summary
+
+    @property
+    def mask(self) -> str:
+        """Where quality was measured."""
+        return "the brain" if self.localizer else "the decoder's mask"
 
     @property
     def refused(self) -> int:
@@ -157,11 +170,13 @@ def gather(out: Path) -> Session:
     Raises
     ------
     DataError
-        Where it holds no session.
+        Where it holds no session, or one that has ended before its first volume.
     """
     if not (out / LOG).exists():
         raise DataError(f"{out}: expected the folder of a session (with {LOG}), found none")
     recorded, summary_file = RecordedSession(out), out / "summary.json"
+    if recorded.grid is None:
+        raise DataError(f"{out}: expected at least one volume, the session recorded none: there is nothing to report")
     if not summary_file.exists() or summary_file.stat().st_mtime_ns <= (out / LOG).stat().st_mtime_ns:
         recorded.save()
     summary, settings = recorded.summary, _settings(recorded.settings)
@@ -178,9 +193,10 @@ def gather(out: Path) -> Session:
         presenter=_presenter(recorded),
         gated=any(record.verdict is not None for record in recorded.records(ImageRecord)),
         learnt=_learnt(recorded),
+        shown=_rows(recorded.events_table) if recorded.localizer else [],
     )
     hidden = settings["session"]["condition"] == "blinded" or settings["safety"]["approval"] != "none"  # who chooses must not know
-    if hidden and recorded.end is None:
+    if (hidden and recorded.end is None) or recorded.sealed:
         return _blind(session)
     return session
 

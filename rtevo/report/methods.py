@@ -8,6 +8,7 @@ import math
 
 from rtevo.records import VolumeFlag
 from rtevo.report.gather import Session
+from rtevo.report.localizer import presentation as shown_to
 
 __all__ = ["REFERENCES", "methods"]
 
@@ -40,6 +41,8 @@ REFERENCES = {
     "ho2022": "Ho J, Salimans T (2022). Classifier-free diffusion guidance. arXiv:2207.12598",
     "thompson1933": "Thompson WR (1933). On the likelihood that one unknown probability exceeds another in view of the evidence of two samples. "
     "Biometrika 25:285–294. doi:10.1093/biomet/25.3-4.285",
+    "patterson1971": "Patterson HD, Thompson R (1971). Recovery of inter-block information when block sizes are unequal. Biometrika 58:545–554. "
+    "doi:10.1093/biomet/58.3.545",
     "hansen2001": "Hansen N, Ostermeier A (2001). Completely derandomized self-adaptation in evolution strategies. Evol Comput 9:159–195. "
     "doi:10.1162/106365601750190398",
     "ros2008": "Ros R, Hansen N (2008). A simple modification in CMA-ES achieving linear time and space complexity. PPSN X:296–305. "
@@ -74,6 +77,15 @@ def methods(session: Session) -> tuple[list[tuple[str, str]], list[str]]:
         In the order of their numbers.
     """
     cite = _Cited()
+    if session.localizer:
+        words, first = shown_to(session)
+        cite.names = [""] * len(first)  # their numbers are taken
+        paragraphs = [
+            ("Presentation and task", words),
+            ("Acquisition", _acquisition(session)),
+            ("Motion and quality", _motion(session, cite)),
+        ]
+        return paragraphs, first + [REFERENCES[name] for name in cite.names if name]
     paragraphs = [
         ("Acquisition", _acquisition(session)),
         ("Realignment and quality", _realignment(session, cite)),
@@ -131,6 +143,20 @@ def _realignment(session: Session, cite: _Cited) -> str:
     )
     tsnr = f" Temporal signal-to-noise ratio inside the decoder's mask was {quality['tsnr']:.0f} (median)." if quality.get("tsnr") else ""
     return f"{text}. Aligned volumes were {smoothing}.{tsnr}"
+
+
+def _motion(session: Session, cite: _Cited) -> str:
+    """Say how motion was measured where there is no decoder."""
+    quality = session.summary.get("quality", {})
+    found = quality.get("framewise_displacement_mm", {})
+    text = (
+        "During the run each volume was aligned to the first one by a rigid-body transformation (6 parameters, inverse-compositional Gauss-Newton "
+        f"{cite('baker2004')} with robust weights {cite('beaton1974')}); framewise displacement (50 mm sphere {cite('power2012')})"
+    )
+    if found.get("mean") is not None:
+        text += f" was {found['mean']:.2f} mm on average, {found['max']:.2f} mm at most"
+    tsnr = f" Temporal signal-to-noise ratio inside the brain was {quality['tsnr']:.0f} (median)." if quality.get("tsnr") else ""
+    return f"{text}.{tsnr} Volumes were kept as they came."
 
 
 def _placement(session: Session, cite: _Cited) -> str:
@@ -265,12 +291,20 @@ def _evolution(session: Session, cite: _Cited) -> str:
         else f"A generation was asked for once all images of the one before were scored, or {e['score_deadline_s']:g} s after its last image"
     )
     probes = (
-        f" Every {e['probe_every']}th image was one of {e['probes']} probes, which take no part in evolution." if e["probe_every"] else ""
+        f" Every {e['probe_every']}th image was one of {e['probes']} probes, from which nothing is evolved." if e["probe_every"] else ""
     )
+    continued = " Evolution went on from an earlier run." if e.get("continue_from") else ""
+    if continued and e["strategy"] == "surrogate" and condition != "random":
+        continued += (
+            " Each run's scores had an offset, a unit, a noise level and a slow drift of their own, found together with the preference "
+            f"{cite('patterson1971')}."
+        )
+    if continued and not e["probe_every"]:
+        continued += " No probes were shown, so an absolute gain over the earlier run is not identified."
     return (
         f"Evolution was driven by {driven}. Candidates were points of a {e['latent_size']}-dimensional latent space of principal components of image "
         f"embeddings; the next ones came from {strategy}. {schedule}; a generation is {e['population']} images. {images['shown']} images were shown in "
-        f"{len(session.generations)} generations.{probes} Seed {session.summary['seed']}."
+        f"{len(session.generations)} generations.{probes}{continued} Seed {session.summary['seed']}."
     )
 
 

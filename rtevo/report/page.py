@@ -14,11 +14,11 @@ from markupsafe import Markup
 
 from rtevo.record import image_path
 from rtevo.records import FD_LIMIT_MM
-from rtevo.report import figures, tables
+from rtevo.report import figures, localizer, tables
 from rtevo.report.gather import Row, Session, means
 from rtevo.report.methods import methods
 
-__all__ = ["page", "thumbnail"]
+__all__ = ["page", "render", "svg", "thumbnail"]
 
 THUMBNAIL = 224  # pixels: twice as many as they are shown with
 WIDTH, DPI = 11.4, 100  # of a plot, inches
@@ -33,21 +33,21 @@ def page(session: Session, controls: Sequence[Session] = ()) -> str:
     controls : sequence of Session
         Drawn beside it, for comparison.
     """
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
     paragraphs, references = methods(session)
-    sections = [("images", "Images"), ("fitness", "Fitness"), ("quality", "Motion and quality"), ("timing", "Timing")]
-    return template.render(
+    own = ("task", "Task") if session.localizer else ("fitness", "Fitness")
+    sections = [("images", "Images"), own, ("quality", "Motion and quality"), ("timing", "Timing")]
+    return render(
+        Path(__file__).parent / "page.html",
         name=session.out.name,
         lead=f"{session.condition}, {session.summary.get('status', 'unfinished')}  |  {tables.heading(session)}",
         sections=[*sections, ("methods", "Methods"), ("provenance", "Provenance")],
         blinded=session.blinded,
+        task=localizer.task(session) if session.localizer else [],
         figures=tables.figures_of(session),
         decoder_today=tables.decoder_today(session),
         warnings=tables.warnings(session),
         images_note=_images_note(session),
-        generations=_generations(session),
-        plot=_plot,
+        generations=_categories(session) if session.localizer else _generations(session),
         plots=_plots(session, controls),
         overlays=_overlays(session),
         fitness_caption=_fitness_caption(session, controls),
@@ -64,9 +64,26 @@ def page(session: Session, controls: Sequence[Session] = ()) -> str:
     )
 
 
+def render(template: Path, **values: Any) -> str:
+    """Fill a page in; it has the reports' one style, and ``plot(data, caption)`` for its figures.
+
+    Parameters
+    ----------
+    template : Path
+        Of jinja2; text is escaped, and a name that is not there is an error.
+    **values
+        What it names.
+    """
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    style = Markup((Path(__file__).parent / "style.css").read_text(encoding="utf-8"))
+    return environment.from_string(template.read_text(encoding="utf-8")).render(style=style, plot=_plot, **values)
+
+
 def _images_note(session: Session) -> str:
+    if session.localizer:
+        return "Each picture of a category once, as it was shown first."
     if session.blinded:
-        return "Scores are hidden while the blinded session goes on."
+        return "Scores are hidden: the session is blinded."
     if session.condition == "ratings":
         return "Below each image its rating; the fittest of a generation framed."
     return (
@@ -119,6 +136,18 @@ def _generations(session: Session) -> list[dict[str, Any]]:
                 "pictures": [_picture(session, t, scale, False) for t in session.probes],
             }
         )
+    return rows
+
+
+def _categories(session: Session) -> list[dict[str, Any]]:
+    """Rows of pictures of a localizer: one for each category."""
+    rows = []
+    for name, text, pictures in localizer.categories(session):
+        shown = [
+            {"data": thumbnail(path), "label": "", "title": row["stim_file"], "best": False, "shown": True, "bar": None}
+            for path, row in pictures
+        ]
+        rows.append({"title": name, "mean": text, "pictures": shown})
     return rows
 
 
@@ -189,13 +218,18 @@ def _plots(session: Session, controls: Sequence[Session]) -> dict[str, str]:
         figures.motion(axes[0], session)
         figures.quality(axes[1:], session)
 
+    measured = {
+        "quality": svg(7.6, [1.4, 1, 1, 1], quality),
+        "latencies": svg(2.9, [1], all_of(lambda ax: figures.latencies(ax, session.latencies)), right=0.78),
+        "timeline": svg(1.6, [1], all_of(lambda ax: figures.timeline(ax, session)), left=0.17),
+    }
+    if session.localizer:
+        return {**measured, "learnt": "", "order": svg(2.6, [1], all_of(lambda ax: localizer.order(ax, session)), left=0.12)}
     return {
-        "fitness": _svg(4.0, [1], all_of(lambda ax: figures.fitness(ax, session, controls))),
-        "responses": _svg(3.0, [1], all_of(lambda ax: figures.responses(ax, session))),
-        "learnt": "" if session.learnt is None else _svg(3.6, [1, 1], lambda axes: figures.learnt(axes, session)),
-        "quality": _svg(7.6, [1.4, 1, 1, 1], quality),
-        "latencies": _svg(2.9, [1], all_of(lambda ax: figures.latencies(ax, session.latencies)), right=0.78),
-        "timeline": _svg(1.6, [1], all_of(lambda ax: figures.timeline(ax, session)), left=0.17),
+        **measured,
+        "fitness": svg(4.0, [1], all_of(lambda ax: figures.fitness(ax, session, controls))),
+        "responses": svg(3.0, [1], all_of(lambda ax: figures.responses(ax, session))),
+        "learnt": "" if session.learnt is None else svg(3.6, [1, 1], lambda axes: figures.learnt(axes, session)),
     }
 
 
@@ -216,8 +250,20 @@ def _overlays(session: Session) -> list[str]:
     return found
 
 
-def _svg(height: float, ratios: list[float], draw: Callable[[Sequence[Any]], None], left: float = 0.065, right: float = 0.94) -> str:
-    """Draw panels below each other; gives an SVG as a data URI."""
+def svg(height: float, ratios: list[float], draw: Callable[[Sequence[Any]], None], left: float = 0.065, right: float = 0.94) -> str:
+    """Draw panels below each other; gives an SVG as a data URI.
+
+    Parameters
+    ----------
+    height : float
+        Inches.
+    ratios : list of float
+        Heights of the panels, against each other.
+    draw : callable
+        Is given their axes.
+    left, right : float
+        Margins, as shares of the width.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

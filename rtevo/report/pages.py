@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtevo.report import figures
+from rtevo.report import figures, localizer
 from rtevo.report.figures import INK, MUTED, STYLE
 from rtevo.report.gather import Session
 from rtevo.report.methods import methods
@@ -35,6 +35,8 @@ def pages(session: Session, controls: Sequence[Session] = ()) -> list[Figure]:
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
+        if session.localizer:
+            return [_localizer(session), *_text(session)]
         return [_overview(session, controls), _course(session), *_text(session)]
 
 
@@ -123,6 +125,22 @@ def _course(session: Session) -> Figure:
     )
     axes = [figure.add_subplot(grid[k]) for k in range(6)]
     figures.responses(axes[0], session)
+    figures.timeline(axes[1], session)
+    figures.motion(axes[2], session)
+    figures.quality(axes[3:], session)
+    return figure
+
+
+def _localizer(session: Session) -> Figure:
+    """What was shown when, and how good the volumes are."""
+    figure = _new(session, f"rtevo localizer {session.out.name}: {session.summary.get('status', 'unfinished')}")
+    told = "; ".join(f"{what}: {value}" for what, value in localizer.task(session)[:-1])
+    figure.text(0.03, 0.925, told, fontsize=8, color=MUTED, va="center")
+    grid = figure.add_gridspec(
+        6, 1, left=0.16, right=0.95, top=0.88, bottom=0.06, hspace=0.62, height_ratios=[1.6, 0.7, 1.1, 0.9, 0.9, 0.9]
+    )
+    axes = [figure.add_subplot(grid[k]) for k in range(6)]
+    localizer.order(axes[0], session)
     figures.timeline(axes[1], session)
     figures.motion(axes[2], session)
     figures.quality(axes[3:], session)

@@ -15,6 +15,7 @@ from rtevo.config import Config
 from rtevo.decode.score import spearman_brown
 from rtevo.records import VolumeFlag
 from rtevo.report.gather import Session, means
+from rtevo.report.localizer import task_in_words
 
 __all__ = [
     "RING_COLUMNS",
@@ -55,8 +56,10 @@ def figures_of(session: Session) -> list[tuple[str, str, str]]:
         ("Images shown", f"{i['shown']}", f"of {i['painted']} painted; fixation held {len(session.held_s)} times"),
         ("Onset to onset", f"{i['cadence_s']['p50']:.3f} s" if i["cadence_s"].get("p50") else "–", _spread(i["cadence_s"])),
         ("Framewise displacement", f"{fd['mean']:.2f} mm" if fd.get("mean") is not None else "–", _largest(fd, "mm")),
-        ("tSNR", f"{quality['tsnr']:.0f}" if quality.get("tsnr") else "–", "median in the decoder's mask"),
+        ("tSNR", f"{quality['tsnr']:.0f}" if quality.get("tsnr") else "–", f"median in {session.mask}"),
     ]
+    if session.localizer:
+        return [*found, task_in_words(session)]
     where, mean, se = means(session.evolved, "fitness", session.generations)
     if len(where) > 1:
         gain, error = mean[-1] - mean[0], math.hypot(*np.nan_to_num([se[0], se[-1]]))
@@ -199,6 +202,7 @@ def provenance(session: Session) -> list[tuple[str, str]]:
         ("seed", str(summary["seed"])),
         ("rtevo, Python", f"{summary['rtevo']}, {found.get('python', '?')}"),
         ("packages", ", ".join(f"{name} {version}" for name, version in found.get("packages", {}).items()) or "not recorded"),
+        ("linear algebra", "; ".join(found.get("blas", [])) or "not recorded"),
         ("machine", f"{found.get('platform', '?')}; {found.get('processor', 'processor not recorded')}; {found.get('cpus', '?')} cores"),
         ("memory", f"{found['memory_bytes'] / 1e9:.1f} GB" if "memory_bytes" in found else "not recorded"),
         ("GPU", "; ".join(found.get("gpus", [])) or "none"),

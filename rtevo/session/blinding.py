@@ -16,14 +16,14 @@ import os
 import secrets
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from rtevo.errors import ConfigError
+from rtevo.record import SECRET_BYTES, cipher_of, load_secret
 
 __all__ = ["CONDITIONS", "condition_of", "load_secret", "make_secret", "read_key", "scramble"]
 
 CONDITIONS = ("brain", "sham", "yoked", "random")  # that an operator can be blind to
-NONCE_BYTES, SEALED_NONCE_BYTES, SECRET_BYTES = 16, 12, 32
+NONCE_BYTES, SEALED_NONCE_BYTES = 16, 12
 WIDTH = 16  # bytes to which conditions are filled up, so that all codes have one length
 
 
@@ -43,7 +43,7 @@ def scramble(condition: str, participant: str, session: str, secret: bytes = b""
     """
     if secret:
         nonce = secrets.token_bytes(SEALED_NONCE_BYTES)
-        sealed: bytes = _cipher(secret).encrypt(nonce, condition.encode().ljust(WIDTH), _row(participant, session))
+        sealed: bytes = cipher_of(secret).encrypt(nonce, condition.encode().ljust(WIDTH), _row(participant, session))
         return "s" + (nonce + sealed).hex()
     nonce = secrets.token_bytes(NONCE_BYTES)
     return (nonce + _digest(nonce, condition, participant, session)).hex()
@@ -64,7 +64,7 @@ def condition_of(code: str, participant: str, session: str, secret: bytes = b"")
 
         data = bytes.fromhex(code[1:])
         try:
-            plain: bytes = _cipher(secret).decrypt(data[:SEALED_NONCE_BYTES], data[SEALED_NONCE_BYTES:], _row(participant, session))
+            plain: bytes = cipher_of(secret).decrypt(data[:SEALED_NONCE_BYTES], data[SEALED_NONCE_BYTES:], _row(participant, session))
         except (InvalidTag, ValueError):
             raise ValueError("is damaged, or was written with another secret") from None
         return plain.decode().strip()
@@ -94,14 +94,6 @@ def _row(participant: str, session: str) -> bytes:
     return f"{participant}\t{session}".encode()
 
 
-def _cipher(secret: bytes) -> Any:
-    try:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-    except ImportError:
-        raise ConfigError("a blinding key with a secret needs the package cryptography (pip install 'rtevo[blinding]')") from None
-    return AESGCM(secret)
-
-
 def make_secret(path: Path) -> bytes:
     """Read a file with a secret, or make one that only its owner can read.
 
@@ -110,7 +102,7 @@ def make_secret(path: Path) -> bytes:
     ConfigError
         It can neither be read nor made.
     """
-    _cipher(b"\0" * SECRET_BYTES)  # see that there is one before anything is written
+    cipher_of(b"\0" * SECRET_BYTES)  # see that there is one before anything is written
     if path.exists():
         return load_secret(path)
     secret = secrets.token_bytes(SECRET_BYTES)
@@ -119,23 +111,6 @@ def make_secret(path: Path) -> bytes:
             file.write(secret.hex() + "\n")
     except OSError as problem:
         raise ConfigError(f"--secret {path}: cannot be made: {problem.strerror}") from None
-    return secret
-
-
-def load_secret(path: Path) -> bytes:
-    """Read the secret that a key was written with.
-
-    Raises
-    ------
-    ConfigError
-        It cannot be read, or is none.
-    """
-    try:
-        secret = bytes.fromhex(path.read_text(encoding="ascii"))
-    except (OSError, ValueError) as problem:
-        raise ConfigError(f"{path}: expected the secret of a blinding key, cannot read it: {problem}") from None
-    if len(secret) != SECRET_BYTES:
-        raise ConfigError(f"{path}: expected the secret of a blinding key, {SECRET_BYTES} bytes in hexadecimal, found {len(secret)}")
     return secret
 
 

@@ -13,6 +13,7 @@ import os
 import resource
 import secrets
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,6 +213,11 @@ def check_participant(config: Config) -> None:
         except ConfigError as error:
             raise ConfigError([f"[simulation] {mistake}" for mistake in error.mistakes]) from None
         simulated.preference()
+        for name in simulated.areas:
+            try:
+                replace(simulated, prefers=name).preference()
+            except ConfigError as error:
+                raise ConfigError([mistake.replace("prefers", "areas", 1) for mistake in error.mistakes]) from None
 
 
 def describe_source(config: Config) -> Any:

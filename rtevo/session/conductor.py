@@ -34,6 +34,8 @@ class Conductor:
         Whether the bridge has ended: nobody acts on words for the presenter any more.
     at_rest : callable, optional
         Called whenever everything is at rest, before time moves: what it changes is acted on first.
+    localizer : bool
+        Nothing evolves: there are fewer rings.
     """
 
     def __init__(
@@ -43,9 +45,10 @@ class Conductor:
         devices: int,
         bridge_left: Callable[[], bool],
         at_rest: Callable[[], None] = lambda: None,
+        localizer: bool = False,
     ) -> None:
         self._clock, self._rings, self._bridge_left, self._at_rest = clock, rings, bridge_left, at_rest
-        self._readers = {name: readers_of(name, devices) for name in rings}
+        self._readers = {name: readers_of(name, devices, localizer) for name in rings}
 
     def state(self) -> tuple[int, ...] | None:
         """Return all counters where everything seems at rest, else None."""
@@ -65,7 +68,8 @@ class Conductor:
     def _winding_down(self) -> bool:
         """Whether a ring has been closed, and the end of it has not come through yet: a closing is no message that waits to be read."""
         images = [ring.closed for name, ring in self._rings.items() if name.startswith("images")]
-        return (self._rings["latents"].closed and not all(images)) or (all(images) and not self._clock.get("images_told"))
+        latents = self._rings.get("latents")
+        return (latents is not None and latents.closed and not all(images)) or (all(images) and not self._clock.get("images_told"))
 
     def conduct(self) -> None:
         """Move time to what is waited for next, where everything is at rest."""

@@ -6,13 +6,15 @@ import json
 import logging
 import math
 import os
+import pickle
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from queue import Queue
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -22,8 +24,9 @@ from rtevo.session.plan import Plan
 from rtevo.session.rings import numbered, ring_name
 from rtevo.shm import Ring, RingClosed, RingTimeout, WriterLost, wait_any
 
-__all__ = ["LOST_S", "WAIT_S", "Context", "Turns", "serve"]
+__all__ = ["LOST_S", "WAIT_S", "Context", "Kept", "Turns", "serve"]
 
+T = TypeVar("T")
 InputT = TypeVar("InputT", bound="Ring | Turns")
 
 WAIT_S = 0.1  # how often a waiting stage looks at the shared words
@@ -41,6 +44,27 @@ class _PipeHandler(logging.Handler):
         self.tell("log", level=record.levelname, text=shown_lines(record.getMessage()))
 
 
+class Kept:
+    """Something that takes long to make, and that a process keeps for the next runs of a visit; a context manager."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._key: Any = None
+        self._thing: Any = None
+
+    def get(self, key: Any, make: Callable[[], AbstractContextManager[T]]) -> T:
+        """Return what was made for an equal key, or make it, and close what was kept before."""
+        if self._thing is None or key != self._key:
+            self.close()
+            self._key, self._thing = key, self._stack.enter_context(make())
+        return cast("T", self._thing)
+
+    def close(self) -> None:
+        """Close it."""
+        self._key = self._thing = None
+        self._stack.close()
+
+
 class Context:
     """What a stage sees of the session: the plan, the clock, its rings, and a pipe to the supervisor.
 
@@ -49,11 +73,15 @@ class Context:
     stage : str
     plan : Plan
     pipe : Connection
-        Control messages (JSON): progress, ready, log, done, error out; go in. Its end tells that the supervisor is gone.
+        Control messages (JSON): progress, ready, log, done, error out; go in, and, where the process stays, the next run's plan. Its end
+        tells that the supervisor is gone.
+    kept : Kept, optional
+        What the process has kept from the run before.
     """
 
-    def __init__(self, stage: str, plan: Plan, pipe: Connection) -> None:
-        self.stage, self.plan, self._pipe = stage, plan, pipe
+    def __init__(self, stage: str, plan: Plan, pipe: Connection, kept: Kept | None = None) -> None:
+        self.stage, self.plan, self._pipe, self.kept = stage, plan, pipe, kept or Kept()
+        self._following: Queue[Plan | None] = Queue()
         self.config = plan.config
         self._lock, self._go = threading.Lock(), threading.Event()
         self._told: dict[str, Any] = {}
@@ -63,13 +91,18 @@ class Context:
         self.clock = self._stack.enter_context(Clock(plan.runtime / "clock"))
         self.log = logging.getLogger("rtevo")
         self.log.setLevel(logging.INFO)
-        self.log.addHandler(_PipeHandler(self.tell))
+        handler = _PipeHandler(self.tell)
+        self.log.addHandler(handler)
+        self._stack.callback(self.log.removeHandler, handler)
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
         try:
             while True:
-                message = json.loads(self._pipe.recv_bytes())
+                came = self._pipe.recv_bytes()
+                if not came.startswith(b"{"):  # no message: the next run's plan
+                    return self._following.put(pickle.loads(came))
+                message = json.loads(came)
                 if "order" in message:
                     self._orders.append((message["order"], message["text"]))
                 else:
@@ -99,6 +132,10 @@ class Context:
             if self.clock.ending:
                 break
         return self._told
+
+    def wait_for_next(self) -> Plan | None:
+        """Wait for the next run's plan, once this one is over; None where the visit is."""
+        return self._following.get()
 
     def orders(self) -> Iterator[tuple[str, str]]:
         """Give what the operator wants of this stage since the last call, each once: action and text."""

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from rtevo.config import Config
+from rtevo.config import Config, is_localizer
 from rtevo.errors import ConfigError
 
 __all__ = ["SESSIONS", "SIMULATED", "counted", "default_folder", "said"]
@@ -23,7 +23,8 @@ def default_folder(config: Config) -> Path | None:
 
 
 def _beginning(config: Config) -> str:
-    return f"sub-{config.session.participant}_ses-{config.session.session}_run-"
+    task = "task-localizer_" if is_localizer(config) else ""
+    return f"sub-{config.session.participant}_ses-{config.session.session}_{task}run-"
 
 
 def _runs(config: Config) -> set[int]:
@@ -67,4 +68,5 @@ def said(config: Config) -> str:
         return ""
     before = sorted(_runs(config))
     why = f"; there already: {', '.join(map(str, before))}" if before else ""
-    return f"participant {config.session.participant}, session {config.session.session}, run {config.session.run}: {folder}{why}"
+    run = f"{'localizer run' if is_localizer(config) else 'run'} {config.session.run}"
+    return f"participant {config.session.participant}, session {config.session.session}, {run}: {folder}{why}"

@@ -14,13 +14,15 @@ from rtevo import evolve
 from rtevo.config import Config
 from rtevo.errors import ConfigError, DataError
 from rtevo.latent import Avoid, LatentSpace
-from rtevo.record import RecordedSession, evolution_of
+from rtevo.outside import read_regular
+from rtevo.record import RecordedSession, evolution_of, is_sealed, open_sealed
 from rtevo.session.blinding import CONDITIONS, condition_of, load_secret, read_key, scramble
 from rtevo.session.safety import Adjustment
 
-__all__ = ["CONDITIONS", "check", "course_settings", "make_course", "resolve_condition", "scramble", "state_of"]
+__all__ = ["CONDITIONS", "check", "course_settings", "fitness_of", "make_course", "resolve_condition", "scramble", "state_of"]
 
 AHEAD = {"none": 1, "veto": 3, "each": 3}  # images asked for ahead, at least: who approves needs time
+MOST_FEEDBACK = 1 << 24  # bytes of a sealed file
 _PROBE_SEED = 20_000_523  # probes are the same in every session
 _SHAM, _PROBES, _AVOID = 1, 2, 3  # streams of random numbers beside evolution's own
 
@@ -57,7 +59,7 @@ def make_course(config: Config, condition: str, space: LatentSpace, avoid: Avoid
     if condition == "sham":
         feedback = evolve.Sham(np.random.default_rng([seed, _SHAM]))
     elif condition == "yoked":
-        feedback = evolve.Yoked(_recorded(e.yoked_to))
+        feedback = evolve.Yoked(_recorded(e.yoked_to, e.blinding_secret))
     probes = np.random.default_rng([_PROBE_SEED, _PROBES]).standard_normal((e.probes, space.latent_size))
     course = evolve.Course(
         _evolver(config, condition, space),
@@ -86,7 +88,8 @@ def _evolver(config: Config, condition: str, space: LatentSpace) -> evolve.Evolv
     limits = (e.norm_limits[0], e.norm_limits[1]) if e.norm_limits else None
     strategy = "random" if condition == "random" else e.strategy
     if not e.continue_from:
-        return evolve.create(strategy, space.latent_size, e.population, rng, budget=None, mutation_sd=e.mutation_sd, norm_limits=limits)
+        evolver = evolve.create(strategy, space.latent_size, e.population, rng, budget=None, mutation_sd=e.mutation_sd, norm_limits=limits)
+        return _ageing(evolver, e.preference_half_life)
     where = f"[evolution] continue_from: {e.continue_from}"
     try:
         state = evolution_of(Path(e.continue_from))
@@ -97,6 +100,13 @@ def _evolver(config: Config, condition: str, space: LatentSpace) -> evolve.Evolv
         raise ConfigError(f"{where}: expected strategy {strategy!r} as in this session, found {evolver.strategy!r}")
     if state.get("latent_space") != _fingerprint(space):
         raise ConfigError(f"{where}: that run had another latent space; its latents mean nothing in this one")
+    return _ageing(evolver, e.preference_half_life)
+
+
+def _ageing(evolver: evolve.Evolver, half_life: float) -> evolve.Evolver:
+    """Let scores count less as they age: as this session says, whatever the runs before it did."""
+    if isinstance(evolver, evolve.Surrogate):
+        evolver.half_life = half_life
     return evolver
 
 
@@ -108,13 +118,20 @@ def _adjustment(config: Config, space: LatentSpace, avoid: Avoid | None) -> Adju
     return Adjustment(space, config.evolution.norm_limits, avoid, rng, config.safety.keep_away)
 
 
-def _recorded(name: str) -> NDArray[np.float64]:
-    """Read the fitness of a recorded session's candidates, in the order in which they were asked for."""
-    out = Path(name) if Path(name).is_dir() else Path(name).parent
+def _recorded(name: str, secret: str) -> NDArray[np.float64]:
+    """Read the fitness of a recorded session's candidates, in the order in which they were asked for: from its folder, or sealed."""
+    path = Path(name)
     try:
-        rows = [row for row in RecordedSession(out).rows if row.get("probe") is None]
-    except (OSError, DataError) as problem:
+        if path.is_file() and is_sealed(data := read_regular(path, MOST_FEEDBACK)):
+            return np.frombuffer(open_sealed(data, load_secret(Path(secret))), "<f8")
+        return fitness_of(RecordedSession(path if path.is_dir() else path.parent))
+    except (OSError, ValueError, DataError) as problem:
         raise ConfigError(f"[evolution] yoked_to: expected the folder of a session, got {name!r}: {problem}") from None
+
+
+def fitness_of(session: RecordedSession) -> NDArray[np.float64]:
+    """Return what evolution was told last of each candidate: float64 (candidates,), in the order in which they were asked for."""
+    rows = [row for row in session.rows if row.get("probe") is None]
     rows.sort(key=lambda row: (row["generation"], row["candidate"]))
     return np.array([row.get("fitness", math.nan) for row in rows], np.float64)
 

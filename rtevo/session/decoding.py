@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rtevo.config import Config
 from rtevo.decode import Decoder, Quality, Score, Scorer, SeveralScorer, scorer_of, whole
+from rtevo.errors import DataError
 from rtevo.place import Verdict
 from rtevo.realign import framewise_displacement
 from rtevo.realign.first import FEWEST
@@ -18,10 +19,11 @@ from rtevo.records import Decision, Grid, VolumeFlag
 from rtevo.session.placing import Attempt, Hints, Placing
 
 if TYPE_CHECKING:
-    from rtevo.decode import Method
+    from rtevo.decode import Learnt, Method
     from rtevo.decode.grid import Response
     from rtevo.decode.hrf import Shape
     from rtevo.decode.nuisance import Drift
+    from rtevo.session.takeover import Before
 
 __all__ = ["Aligned", "Decide", "Decoding", "accept_good"]
 
@@ -74,6 +76,8 @@ class Decoding:
         the others wait for :meth:`decide`.
     hints : Hints, optional
         What is known beforehand of where the head lies; from the session's settings if None.
+    before : Before, optional
+        What is taken over from an earlier run of the visit.
 
     Attributes
     ----------
@@ -81,6 +85,8 @@ class Decoding:
         None until the decoder is placed.
     news : list of Attempt
         Attempts that were made or decided since somebody emptied this.
+    lay : tuple of (Decoder, ndarray float64 (4, 4)), or None
+        The decoder as it was placed last, and where it lies: the world of the decoder as it was made to its own.
     renewed : bool
         A part lies on another grid than the one before: what was learnt of responses and noise began anew with it.
     """
@@ -93,6 +99,7 @@ class Decoding:
         first: int = 0,
         decide: Decide | None = None,
         hints: Hints | None = None,
+        before: Before | None = None,
     ) -> None:
         self._config, self._decoder, self._first, self._tr_s = config, decoder, first, tr_s
         self._decide = decide or accept_good
@@ -101,12 +108,30 @@ class Decoding:
         self._placed: tuple[Decoder, NDArray[np.float64]] | None = None  # the decoder on today's grid, and its place
         self._scorer: Scorer | SeveralScorer | None = None
         self.quality: Quality | None = None
+        self.lay: tuple[Decoder, NDArray[np.float64]] | None = None
         self._waiting: list[Aligned | tuple[tuple[int, int], float]] = []  # volumes and onsets, until the decoder is placed
         self._previous: NDArray[np.float64] | None = None
         self._begins = first  # number of the part's first volume
         self._onsets: dict[tuple[int, int], float] = {}
         self.renewed = False
         self.news: list[Attempt] = []
+        if before is not None:
+            self._take_over(before)
+
+    def _take_over(self, before: Before) -> None:
+        """Begin where an earlier run of the visit has ended; the decoder is placed anew.
+
+        Raises
+        ------
+        DataError
+            What was learnt does not fit this decoder.
+        """
+        self._placed = self.lay = before.decoder, before.place
+        self._scorer, self.quality = self._make_scorer(before.decoder), Quality(before.decoder)
+        try:
+            self._scorer.take_over(before.learnt)
+        except ValueError as problem:
+            raise DataError(f"[decoder] continue_from: what was learnt is not of this decoder: {problem}") from None
 
     @property
     def placed(self) -> bool:
@@ -229,6 +254,7 @@ class Decoding:
         decoder = self._placing.decoder()
         before = None if self._placed is None else self._placed[0]
         self._placed = decoder, attempt.placement.matrix
+        self.lay = decoder, self._placing.place
         if before is None or decoder is not before or self._scorer is None or self.quality is None:
             if self._scorer is not None:
                 self._first, self.renewed = self._begins, True
@@ -301,6 +327,13 @@ class Decoding:
         if self._scorer is not None and self.quality is not None:
             self._scorer.interrupt()
             self.quality.interrupt()
+
+    def learnt(self) -> Learnt:
+        """Return what the next run of the visit may take over of noise and responses; no volume of this one follows."""
+        if self._scorer is None:
+            return {}
+        self._scorer.interrupt()
+        return self._scorer.learnt()
 
     def close(self) -> None:
         """End the realigner's threads."""

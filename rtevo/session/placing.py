@@ -252,6 +252,11 @@ class Placing:
             return judge(self._given, decoder.reference, decoder.grid, reference, self.grid, weight=weight)
         return place(decoder.reference, decoder.grid, reference, self.grid, weight=weight, starts=self._starts)
 
+    @property
+    def place(self) -> NDArray[np.float64]:
+        """Where the decoder lies on what volumes are aligned to: the decoder's world to that of :meth:`decoder`, by the last attempt."""
+        return self.attempts[-1].placement.matrix if self._own is None else self._own[1]
+
     def decide(self, decision: Decision, index: int) -> Attempt:
         """Decide the last attempt; `index` is the last volume that has come. On `AGAIN` the next volumes are tried."""
         decided = replace(self.attempts[-1], decision=decision, volume=index)

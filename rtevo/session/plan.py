@@ -6,12 +6,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rtevo.config import Config
+from rtevo.localizer import Trial
 from rtevo.records import EventKind
 
-__all__ = ["MEASURED", "Plan"]
+__all__ = ["MEASURED", "Plan", "Visit"]
 
 MEASURED = {"ratings": EventKind.RATING, "physiology": EventKind.PHYSIOLOGY}
 """Conditions whose fitness comes with an event, by its kind: their images need no volumes."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A run's place in a visit: another may follow it.
+
+    Parameters
+    ----------
+    follows : str
+        Folder of the run before; empty: it is the first.
+    repeats : str
+        Folder of the run that it repeats, where it does.
+    passed : tuple of str
+        Series of the runs before, by their UIDs: what still comes of them is not this run's.
+    """
+
+    follows: str = ""
+    repeats: str = ""
+    passed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +76,12 @@ class Plan:
         The file that the settings were read from: its comments are kept in the run's own.
     model_sha256 : str
         Fingerprint of the image model.
+    trials : tuple of Trial
+        Of a localizer, in the order of presentation; empty where images evolve.
+    pictures : Path or None
+        Of a localizer: the folder of its pictures.
+    visit : Visit or None
+        None: no other run follows.
     """
 
     name: str
@@ -78,6 +104,14 @@ class Plan:
     session_file: Path | None = None
     model_sha256: str = ""
     maps: tuple[str, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    pictures: Path | None = None
+    visit: Visit | None = None
+
+    @property
+    def localizer(self) -> bool:
+        """Whether pictures of known categories are shown, and nothing evolves."""
+        return bool(self.trials)
 
     @property
     def latent_space(self) -> Path:
@@ -86,8 +120,8 @@ class Plan:
 
     @property
     def devices(self) -> int:
-        """Number of processes that paint: one for each device."""
-        return len(self.config.generator.devices)
+        """Number of processes that paint: one for each device; in a localizer, the one that reads pictures."""
+        return 1 if self.localizer else len(self.config.generator.devices)
 
     @property
     def participant_endpoint(self) -> str:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtevo.config import Config
+from rtevo.config import Config, is_localizer
 from rtevo.errors import ConfigError
 from rtevo.session.checks import (
     capacity,
@@ -29,16 +29,16 @@ from rtevo.session.checks import (
     repetition_time,
 )
 from rtevo.session.counting import SESSIONS, default_folder
-from rtevo.session.plan import Plan
+from rtevo.session.plan import Plan, Visit
 from rtevo.session.provenance import model_hash
 
 if TYPE_CHECKING:
     from rtevo.decode import Decoder
 
-__all__ = ["clean_runtime", "incoming", "make_decoder", "make_plan", "prepare", "runtime_folder"]
+__all__ = ["attended", "clean_runtime", "incoming", "make_decoder", "make_plan", "new_folder", "prepare", "runtime_folder"]
 
 
-def _new_folder(wanted: str, group: int = -1) -> Path:
+def new_folder(wanted: str, group: int = -1) -> Path:
     """Make the session's folder; an existing one is never written to. Nobody but its owner, and `group`, can look into it."""
     out = _made(wanted)
     if group >= 0:
@@ -71,7 +71,7 @@ def _made(wanted: str) -> Path:
             number += 1
 
 
-def prepare(config: Config, session_file: Path | None = None) -> Plan:
+def prepare(config: Config, session_file: Path | None = None, visit: Visit | None = None, before: Plan | None = None) -> Plan:
     """Check everything and decide everything that the stages need to know.
 
     Parameters
@@ -79,6 +79,11 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
     config : Config
     session_file : Path, optional
         That it was read from.
+    visit : Visit, optional
+        Its place in a visit.
+    before : Plan, optional
+        Of the run before, in the same visit: the operator's page stays where it is, and what takes long is not done again (the model's
+        fingerprint, a decoder of the session's own).
 
     Raises
     ------
@@ -89,8 +94,12 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
 
     from rtevo import generate
     from rtevo.session import course
+    from rtevo.session.localizer import prepare_localizer
     from rtevo.session.safety import AVOIDED, avoid_of, gate_of
+    from rtevo.session.takeover import before_of, keep
 
+    if is_localizer(config):
+        return prepare_localizer(config, session_file)
     check_open_files()
     model = Path(config.generator.unclip_model_path) if config.generator.unclip_model_path else None
     embedding_size, image_size = generate.probe(model, config.generator.px)
@@ -100,30 +109,34 @@ def prepare(config: Config, session_file: Path | None = None) -> Plan:
     condition = course.check(config, space, avoid)
     gate_of(config, avoid)
     check_delivery(config)
-    token = check_console(config)
+    token = before.token if before is not None and before.config.console == config.console else check_console(config)
     source = describe_source(config)
     loaded = check_decoder(config)
     tr_s = repetition_time(config, source)
-    model_sha256 = model_hash(config)
+    same_model = before is not None and before.config.generator == config.generator
+    model_sha256 = before.model_sha256 if before is not None and same_model else model_hash(config)
     group = check_group(config)
-    out = _new_folder(config.record.out or str(default_folder(config) or ""), group)
+    out = new_folder(config.record.out or str(default_folder(config) or ""), group)
     try:
         space.save(out / "latent_space.npz")
         if avoid is not None:
             np.save(out / AVOIDED, avoid.rows.astype(np.float32))
-        folder, decoder = loaded or make_decoder(config, source, tr_s, out / "decoder")
+        folder, decoder = loaded or _same_decoder(config, before, out) or make_decoder(config, source, tr_s, out / "decoder")
+        before_of(config, decoder, tr_s)
+        if visit is not None or config.decoder.continue_from:
+            config = keep(config, out)
         return make_plan(
             config, out, folder, decoder, source,
             tr_s=tr_s, condition=condition, embedding_size=embedding_size, image_size=image_size, token=token,
-            session_file=session_file, model_sha256=model_sha256,
+            session_file=session_file, model_sha256=model_sha256, visit=visit,
         )  # fmt: skip
     except BaseException:  # nothing has been recorded
         shutil.rmtree(out, ignore_errors=True)
         raise
 
 
-def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder, source: Any, **rest: Any) -> Plan:
-    """Plan a session, or its next part, in its folder `out`, with the decoder that was loaded from `folder`."""
+def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder | None, source: Any, **rest: Any) -> Plan:
+    """Plan a session, or its next part, in its folder `out`, with the decoder that was loaded from `folder`; a localizer has none."""
     runtime = runtime_folder()
     return Plan(
         name=secrets.token_hex(3),
@@ -133,11 +146,16 @@ def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder, source:
         incoming=incoming(config, out, runtime),
         capacity=capacity(config, source),
         decoder=folder,
-        decoder_name=decoder.name if decoder.goal is None else None,
-        maps=() if decoder.goal is None else decoder.goal.maps,
-        attended=config.console.port > 0 or (sys.stdin is not None and sys.stdin.isatty()),
+        decoder_name=decoder.name if decoder is not None and decoder.goal is None else None,
+        maps=() if decoder is None or decoder.goal is None else decoder.goal.maps,
+        attended=attended(config),
         **rest,
     )
+
+
+def attended(config: Config) -> bool:
+    """Whether somebody can answer questions: at the console, or at the terminal."""
+    return config.console.port > 0 or (sys.stdin is not None and sys.stdin.isatty())
 
 
 def incoming(config: Config, out: Path, runtime: Path) -> Path:
@@ -165,6 +183,19 @@ def runtime_folder() -> Path:
     runtime = Path(tempfile.mkdtemp(prefix=f"rtevo-run-{os.getpid()}-"))
     (runtime / "incoming").mkdir()
     return runtime
+
+
+def _same_decoder(config: Config, before: Plan | None, out: Path) -> tuple[Path, Any] | None:
+    """Take the decoder that the run before has made by itself, where this one would make the same; None where it would not."""
+    from rtevo.decode import load_decoder
+
+    if before is None or before.decoder != before.out / "decoder":
+        return None
+    makes = [(c.simulation, c.acquisition, c.session.participant, c.session.seed) for c in (config, before.config)]
+    if makes[0] != makes[1]:
+        return None
+    shutil.copytree(before.decoder, out / "decoder")
+    return out / "decoder", load_decoder(out / "decoder")
 
 
 def make_decoder(config: Config, source: Any, tr_s: float, folder: Path) -> tuple[Path, Any]:

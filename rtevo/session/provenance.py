@@ -7,11 +7,11 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,14 @@ from rtevo import __version__
 from rtevo.config import Config, absolute, dump
 from rtevo.session.plan import Plan
 
-__all__ = ["hashes", "model_hash", "open_record"]
+__all__ = ["PACKAGES", "hashes", "model_hash", "open_record"]
+
+PACKAGES = (
+    "numpy", "scipy", "numba", "llvmlite", "scikit-learn", "pandas", "torch", "triton", "tensorrt-rtx-cu13", "tensorrt", "diffusers",
+    "transformers", "accelerate", "peft", "safetensors", "pydicom", "pynetdicom", "pylibjpeg", "nibabel", "nitransforms", "pillow", "pyzmq",
+    "msgpack", "posix_ipc", "cmaes", "cryptography", "distributed", "nicegui", "python-osc",
+)  # fmt: skip
+"""That a session's results may depend on, optional ones where they are installed."""
 
 
 def _hash(path: Path) -> str:
@@ -62,6 +69,14 @@ def hashes(out: Path, decoder: Path, model_sha256: str, more: Sequence[str] = ()
     }
 
 
+def _hashes_of(plan: Plan) -> dict[str, str]:
+    """Return the SHA-256 of what a session depends on, by what it is called in messages; of a localizer, of the pictures that it shows."""
+    if not plan.localizer:
+        return hashes(plan.out, plan.decoder, plan.model_sha256, plan.config.decoder.more_folders)
+    pictures = sorted({f"{trial.name} {trial.sha256}" for trial in plan.trials})
+    return {"session": _hash(plan.out / "session.toml"), "pictures": hashlib.sha256("\n".join(pictures).encode()).hexdigest()}
+
+
 def _machine() -> dict[str, Any]:
     """Say on what the session ran."""
     words = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -74,15 +89,44 @@ def _machine() -> dict[str, Any]:
     return {"cpus": os.cpu_count(), "processor": processor, "memory_bytes": memory, "gpus": gpus}
 
 
+def _installed() -> dict[str, str]:
+    """Return the versions of all that is installed, by the names of the folders that say so (PyPA); opens no file."""
+    found: dict[str, str] = {}
+    for place in filter(os.path.isdir, sys.path):
+        for entry in sorted(name for name in os.listdir(place) if name.endswith(".dist-info")):
+            name, _, version = entry.removesuffix(".dist-info").partition("-")
+            found.setdefault(name.lower(), version)
+    return dict(sorted(found.items()))
+
+
+def _blas() -> list[str]:
+    """Say which linear algebra computes here, and for what processor: the last digits depend on it."""
+    from threadpoolctl import threadpool_info
+
+    names = ("internal_api", "version", "architecture")
+    return sorted({" ".join(str(each.get(name) or "?") for name in names) for each in threadpool_info() if each.get("user_api") == "blas"})
+
+
+def _source() -> str:
+    """SHA-256 of rtevo's own modules: versions under development have one number for many."""
+    top, digest = Path(__file__).parents[1], hashlib.sha256()
+    for file in sorted(top.rglob("*.py")):
+        digest.update(file.relative_to(top).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
 def _provenance(plan: Plan) -> dict[str, Any]:
-    packages = ("numpy", "numba", "torch", "diffusers", "transformers", "pydicom", "nibabel", "pyzmq", "posix_ipc")
+    installed = _installed()
     return {
         "rtevo": __version__,
+        "rtevo_sha256": _source(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         **_machine(),
-        "packages": {name: metadata.version(name) for name in packages},
-        "sha256": hashes(plan.out, plan.decoder, plan.model_sha256, plan.config.decoder.more_folders),
+        "blas": _blas(),
+        "packages": {name: installed[key] for name in PACKAGES if (key := name.replace("-", "_")) in installed},
+        "installed": installed,
+        "sha256": _hashes_of(plan),
     }
 
 
@@ -104,6 +148,7 @@ def open_record(plan: Plan) -> None:
     provenance = _provenance(plan)
     name = f"provenance-{plan.part}.json" if plan.part else "provenance.json"
     (plan.out / name).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    state = "taken over" if config.decoder.continue_from else "new"
     with LogWriter(plan.out / LOG) as log:
         log.append(
             "start",
@@ -111,12 +156,12 @@ def open_record(plan: Plan) -> None:
                 "schema": SCHEMA,
                 "part": plan.part,
                 "first_volume": plan.first_volume,
-                "decoder_state": ("rebaselined" if plan.rebaseline else "kept") if plan.part else "new",
+                "decoder_state": ("rebaselined" if plan.rebaseline else "kept") if plan.part else state,
                 "sha256": provenance["sha256"],
                 "rtevo": __version__,
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "participant": config.session.participant,
-                "condition": config.session.condition,
+                "condition": plan.condition if plan.localizer else config.session.condition,
                 "source": config.acquisition.source,
                 "seed": config.session.seed,
                 "speed": config.session.speed,
@@ -124,5 +169,14 @@ def open_record(plan: Plan) -> None:
                 "cadence_s": config.presentation.image_s + config.presentation.washout_s,
                 "settings": asdict(config),
                 "provenance": provenance,
+                **({"trials": [trial.fields() for trial in plan.trials]} if plan.localizer else {}),
+                **_of_visit(plan),
             },
         )
+
+
+def _of_visit(plan: Plan) -> dict[str, str]:
+    """Say which run a run of a visit follows, and which it repeats."""
+    if plan.visit is None:
+        return {}
+    return {"follows": plan.visit.follows} | ({"repeats": plan.visit.repeats} if plan.visit.repeats else {})

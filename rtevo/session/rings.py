@@ -61,6 +61,14 @@ RINGS: dict[str, RingSpec] = {
     "messages": RingSpec(lambda p: records.message_dtype(), lambda p: 256, ()),  # the supervisor's
 }
 DEALT = ("images", "refused")  # rings of which each device has one
+LOCALIZER = {
+    "volumes": ("align", "record"),
+    "aligned": ("record",),
+    "images": ("bridge", "record"),
+    "events": ("align", "pictures"),
+    "messages": (),
+}
+"""Rings of a localizer, and who must not miss anything."""
 OBSERVER = "record"  # reads every ring; it holds up only those that it is critical for
 
 
@@ -74,15 +82,16 @@ def numbered(name: str, devices: int) -> tuple[str, ...]:
     return (name, *(f"{name}-{k}" for k in range(1, devices)))
 
 
-def readers_of(ring: str, devices: int = 1) -> list[str]:
+def readers_of(ring: str, devices: int = 1, localizer: bool = False) -> list[str]:
     """Names of a ring's readers, the critical ones first."""
     base = ring.partition("-")[0]
-    critical = numbered("generate", devices) if base == "latents" else RINGS[base].critical
+    critical = LOCALIZER[base] if localizer else numbered("generate", devices) if base == "latents" else RINGS[base].critical
     return [*critical, *([OBSERVER] if OBSERVER not in critical else [])]
 
 
 def ring_names(plan: Plan, names: Iterable[str] = RINGS) -> list[str]:
-    """Give the names of a session's rings: of those that each device has, all."""
+    """Give the names of a session's rings, of those asked for: of those that each device has, all; of a localizer, those that it has."""
+    names = [name for name in names if not plan.localizer or name in LOCALIZER]
     return [each for name in names for each in (numbered(name, plan.devices) if name in DEALT else (name,))]
 
 
@@ -90,10 +99,11 @@ def create_rings(plan: Plan, stack: ExitStack) -> dict[str, Ring]:
     """Create every ring of a session; `stack` unlinks them."""
     rings = {}
     for name in ring_names(plan):
-        spec = RINGS[name.partition("-")[0]]
+        base = name.partition("-")[0]
+        spec, critical = RINGS[base], LOCALIZER[base] if plan.localizer else RINGS[base].critical
         readers = [
-            Reader(r, critical=r != OBSERVER or r in spec.critical, semaphore=f"/rtevo-{plan.name}-{r}")
-            for r in readers_of(name, plan.devices)
+            Reader(r, critical=r != OBSERVER or r in critical, semaphore=f"/rtevo-{plan.name}-{r}")
+            for r in readers_of(name, plan.devices, plan.localizer)
         ]
         ring = Ring.create(ring_name(plan.name, name), spec.slot(plan), spec.slots(plan), readers, writer=name == "messages")
         rings[name] = stack.enter_context(ring)

@@ -27,6 +27,7 @@ def simulation(config: Config, tr_s: float, part: int = 0) -> Simulation:
         tsnr=settings.tsnr,
         motion_mm=settings.motion_mm,
         prefers=settings.prefers,
+        areas=settings.areas,
         keys=config.presentation.rating_keys,
         trigger_key=config.presentation.trigger_key,
         part=part,

@@ -60,6 +60,10 @@ WORDS = (
     "restart",  # the session ends in order to begin again with another run of the scanner
     "waiting",  # everything is ready; the operator has not yet let the session begin
     "over",  # 1: the session has been completed, 2: stopped, 3: completed, but its images could not be scored
+    "offered",  # what may follow this run of a visit, as bits of rtevo.session.orders; 0: nothing is asked
+    "chosen",  # the operator's: one of these bits
+    "between",  # 1: the stimulus PC is there between two runs, and shows the text for that
+    "parted",  # what follows is known: whoever has waited for it may go
 )
 
 

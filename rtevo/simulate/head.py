@@ -8,6 +8,7 @@ air-filled sinuses.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ __all__ = ["Head", "HeadMotion", "motion_matrix", "rotation_matrix", "scan_grid"
 Field = NDArray[np.float32]
 
 INTENSITY = {"bone": 60.0, "scalp": 430.0, "muscle": 260.0, "fluid": 1300.0, "grey": 980.0, "white": 720.0, "eye": 1150.0}
+AREA_BLOBS = 3  # of a category's area
 _EDGE_MM = 0.7  # softness of a boundary: its partial-volume ramp is about 3 mm wide
 
 
@@ -68,6 +70,8 @@ class Head:
         The hidden voxels: how strongly, and with which sign, the signal follows the preference; the strongest blob peaks at 1; 0 elsewhere.
     visual : ndarray, float32 (X, Y, Z)
         How strongly the signal follows any picture, liked or not, 0..1.
+    areas : tuple of ndarray, float32 (X, Y, Z)
+        Of categories that have voxels of their own: how strongly the signal follows each, 0..1.
     """
 
     grid: Grid
@@ -76,9 +80,10 @@ class Head:
     brain: NDArray[np.bool_]
     gains: Field
     visual: Field
+    areas: tuple[Field, ...] = ()
 
     @classmethod
-    def build(cls, grid: Grid, rng: np.random.Generator, blobs: int = 7) -> Head:
+    def build(cls, grid: Grid, rng: np.random.Generator, blobs: int = 7, areas: Sequence[np.random.Generator] = ()) -> Head:
         """Draw a head; another generator state gives another person.
 
         Parameters
@@ -89,6 +94,8 @@ class Head:
             Shapes, folds and hidden voxels come from here.
         blobs : int
             Number of hidden blobs, 5 to 8 mm in radius.
+        areas : sequence of numpy.random.Generator
+            Each draws an area of its own.
 
         Raises
         ------
@@ -102,7 +109,8 @@ class Head:
         for side in (-1.0, 1.0):
             visual += _ball(points, (side * 11.0, -84.0, 4.0), 17.0)
         visual = np.clip(visual, 0, 1) * np.clip(1.5 * grey, 0, 1)
-        return cls(grid, signal, grey, brain, gains, visual.astype(np.float32))
+        own = tuple(np.abs(_blobs(points, grey, brain, each, AREA_BLOBS)) for each in areas)
+        return cls(grid, signal, grey, brain, gains, visual.astype(np.float32), own)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -90,7 +90,7 @@ def make_decoder(settings: Simulation, duration_s: float = 300.0, fwhm_mm: float
     mask = _mask(reference, [_smooth(x, sigma) for x in t])
     noise_sd = np.where(mask, np.sqrt(_smooth(variance, sigma)), 0).astype(np.float32)
     weights = np.divide(_smooth(betas[0], sigma), noise_sd, out=np.zeros_like(noise_sd), where=mask)
-    about = {"kind": "simulated localizer", "volumes": n, "pictures": len(liked), "fwhm_mm": fwhm_mm, "simulation": asdict(settings)}
+    about = {"kind": "simulated localizer", "volumes": n, "pictures": len(liked), "fwhm_mm": fwhm_mm, "simulation": settings.as_dict()}
     still = np.rint(np.maximum(reference, 0)).astype(np.int16)
     return SimulatedDecoder(head.grid, still, mask, weights, t[0].astype(np.float32), noise_sd, about)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -31,6 +32,7 @@ __all__ = [
     "ParticipantLink",
     "Preference",
     "Viewing",
+    "Vigilance",
     "boxcar_response",
     "haemodynamic_integral",
     "haemodynamic_response",
@@ -173,6 +175,8 @@ class Viewing:
         Peak response of the strongest hidden voxel to this picture for 3 s, percent of its signal.
     pixels_sha256 : str
         First 16 hexadecimal digits, to know the picture by.
+    areas_percent : tuple of float
+        Peak response of each area's strongest voxel, as `amplitude_percent`.
     """
 
     number: int
@@ -181,6 +185,7 @@ class Viewing:
     preference: float
     amplitude_percent: float
     pixels_sha256: str
+    areas_percent: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -219,6 +224,41 @@ class Behaviour:
         return None if attention < self.missed else (response_s, self.keys[rating])
 
 
+DOT = (230, 20, 20)  # what a participant is told to look for
+
+
+@dataclass(frozen=True)
+class Vigilance:
+    """What a participant answers while pictures of known categories are shown, as it was told.
+
+    Parameters
+    ----------
+    task : str
+        "one-back": a picture that comes again at once; "detection": a red dot on one.
+    key : str
+        That is pressed.
+    median_s, spread : float
+        Median response time, s; standard deviation of its logarithm.
+    missed, false : float
+        Probability that a target is not answered, and that something else is.
+    """
+
+    task: str
+    key: str = "1"
+    median_s: float = 0.55
+    spread: float = 0.2
+    missed: float = 0.1
+    false: float = 0.01
+
+    def answer(self, pixels: Pixels, again: bool, rng: np.random.Generator) -> tuple[float, str] | None:
+        """Give response time (s) and key, or None. Draws two numbers from `rng` whatever happens."""
+        attention, pace = rng.random(), rng.standard_normal()
+        alike = (np.abs(pixels.astype(np.int16) - DOT) <= 3).all(axis=-1).mean()
+        target = again if self.task == "one-back" else alike > 0.005
+        answers = attention >= self.missed if target else attention < self.false
+        return (max(0.25, self.median_s * math.exp(self.spread * pace)), self.key) if answers else None
+
+
 class Participant:
     """Looks at pictures; responds.
 
@@ -232,6 +272,10 @@ class Participant:
         Peak response to a picture whose preference is 1, percent of the signal of a voxel of gain 1.
     behaviour : Behaviour
         How it answers.
+    vigilance : Vigilance, optional
+        What it answers in a localizer.
+    areas : sequence of Preference
+        What areas of the brain respond to, each: nothing below 0.
 
     Attributes
     ----------
@@ -244,9 +288,15 @@ class Participant:
     """
 
     def __init__(
-        self, preference: Preference, rng: np.random.Generator, amplitude_percent: float = 3.0, behaviour: Behaviour | None = None
+        self,
+        preference: Preference,
+        rng: np.random.Generator,
+        amplitude_percent: float = 3.0,
+        behaviour: Behaviour | None = None,
+        vigilance: Vigilance | None = None,
+        areas: Sequence[Preference] = (),
     ) -> None:
-        self.preference = preference
+        self.preference, self.vigilance, self.areas = preference, vigilance, tuple(areas)
         self.amplitude_percent = amplitude_percent
         self.behaviour = behaviour or Behaviour()
         self.viewings: list[Viewing] = []
@@ -273,7 +323,8 @@ class Participant:
         Viewing or None
             The picture that has just appeared, if one has.
         """
-        self.planned = None
+        if self.vigilance is None:
+            self.planned = None
         self._close_viewing(t_s)
         if kind == "rating" and self.viewings:
             answer = self.behaviour.answer(self.viewings[-1].preference, self._rng)
@@ -283,7 +334,12 @@ class Participant:
             return None
         liked = float(self.preference(pixels))
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
-        viewing = Viewing(len(self.viewings), t_s, math.inf, liked, liked * self.amplitude_percent, digest)
+        areas = tuple(self.amplitude_percent * max(0.0, float(area(pixels))) for area in self.areas)
+        viewing = Viewing(len(self.viewings), t_s, math.inf, liked, liked * self.amplitude_percent, digest, areas)
+        if self.vigilance is not None:
+            again = bool(self.viewings) and self.viewings[-1].pixels_sha256 == digest
+            answer = self.vigilance.answer(pixels, again, self._rng)
+            self.planned = self.planned if answer is None else (t_s + answer[0], answer[1])
         self.viewings.append(viewing)
         self._recent.append(viewing)
         return viewing
@@ -291,14 +347,13 @@ class Participant:
     def _close_viewing(self, t_s: float) -> None:
         if self.viewings and math.isinf(self.viewings[-1].offset_s):
             last = self.viewings[-1]
-            closed = Viewing(last.number, last.onset_s, t_s, last.preference, last.amplitude_percent, last.pixels_sha256)
-            self.viewings[-1] = self._recent[-1] = closed
+            self.viewings[-1] = self._recent[-1] = replace(last, offset_s=t_s)
 
     def pressed(self) -> None:
         """Take note that the planned key has been pressed."""
-        if self.planned is not None:
+        if self.planned is not None and self.vigilance is None:
             self.answers[self.viewings[-1].number] = (self.planned[0] - self._rating_since_s, self.planned[1])
-            self.planned = None
+        self.planned = None
 
     def response(self, t_s: Times) -> tuple[Times, Times]:
         """Give the haemodynamic response to what has been seen until now.
@@ -319,6 +374,15 @@ class Participant:
         earliest_s = float(times.min()) - _FORGET_S
         self._recent = [v for v in self._recent if v.offset_s > earliest_s]
         return boxcar_response(times, self._recent)
+
+    def area_responses(self, t_s: Times) -> Times:
+        """Give the response of each area to what has been seen until now, percent of its signal: float64 (areas, n)."""
+        times = np.asarray(t_s, np.float64)
+        found = np.zeros((len(self.areas), len(times)))
+        for viewing in self._recent if self.areas else ():
+            course = haemodynamic_integral(times - viewing.onset_s) - haemodynamic_integral(times - viewing.offset_s)
+            found += np.outer(viewing.areas_percent, course / _PEAK)
+        return found
 
 
 def boxcar_response(t_s: Times, viewings: list[Viewing]) -> tuple[Times, Times]:

@@ -7,7 +7,8 @@ Every volume is the head at rest, moved as it lies at that moment, plus the resp
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ __all__ = ["Noise", "Scanner", "Simulation", "slice_times_s"]
 
 Field = NDArray[np.float32]
 HEAD, PREFERENCE, NOISE, MOTION, BEHAVIOUR, LOCALIZER = range(6)  # streams of random numbers
+AREA = 7  # another
 _RANGES = {
     "seed": (0, math.inf),
     "participant_seed": (0, math.inf),
@@ -79,6 +81,8 @@ class Simulation:
     today : Today, optional
         Another day than the localizer's: head and slices lie elsewhere. With it the head is sampled from a fine one (see
         :mod:`rtevo.simulate.today`), so it is another than without.
+    areas : tuple of str
+        Concepts that have voxels of their own, beside those of what is preferred: each responds to pictures that look like its concept.
 
     Raises
     ------
@@ -103,6 +107,7 @@ class Simulation:
     trigger_key: str = "5"
     part: int = 0
     today: Today | None = None
+    areas: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -125,10 +130,19 @@ class Simulation:
     def head(self) -> Head:
         """Draw the participant's head (about 0.2 s at 80 x 80 x 35)."""
         if self.today is None:
-            return Head.build(self.grid, self.rng(HEAD))
+            return Head.build(self.grid, self.rng(HEAD), areas=self._of_areas())
         person = self.participant_seed if self.today.person is None else self.today.person
-        whole = Head.build(MASTER, replace(self, participant_seed=person).rng(HEAD))
+        other = replace(self, participant_seed=person)
+        whole = Head.build(MASTER, other.rng(HEAD), areas=other._of_areas())
         return sampled(whole, self.grid, self.today.pose)
+
+    def _of_areas(self) -> list[np.random.Generator]:
+        """Give what draws each area: the same for a concept, whatever other areas there are."""
+        return [np.random.default_rng([AREA, self.participant_seed, *name.encode()]) for name in self.areas]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give it as plain values; without areas where there are none."""
+        return {name: value for name, value in asdict(self).items() if name != "areas" or value}
 
     def localizer(self) -> Simulation:
         """The day of the localizer: the same participant, where head and slices lay then."""
@@ -229,10 +243,13 @@ class Scanner:
         self._box = _bounding_box(head.signal > 1.0)
         self._spline = ndimage.spline_filter(head.signal, order=3, mode="mirror", output=np.float32)
         active = (head.gains != 0) | (head.visual > 0.02)
+        for area in head.areas:
+            active |= area != 0
         self._active_box = _bounding_box(active)
         percent = np.float32(0.01) * head.signal
         self._hidden, self._visual = percent * head.gains, percent * np.where(active, head.visual, 0)
-        self._prepared: tuple[int, Field, Field, Field] | None = None
+        self._areas = [percent * area for area in head.areas]
+        self._prepared: tuple[int, Field, Field, Field, list[Field]] | None = None
         self._next = 0
 
     def params(self, index: int) -> NDArray[np.float64]:
@@ -256,7 +273,8 @@ class Scanner:
         still += self._noise.next((index + 0.5) * self.settings.tr_s)
         hidden = _moved(self._hidden, voxels, self._active_box, order=1, whole=False)
         visual = _moved(self._visual, voxels, self._active_box, order=1, whole=False)
-        self._prepared = (index, still, hidden, visual)
+        areas = [_moved(area, voxels, self._active_box, order=1, whole=False) for area in self._areas]
+        self._prepared = (index, still, hidden, visual, areas)
         self._next += 1
 
     def acquire(self, index: int, participant: Participant) -> NDArray[np.int16]:
@@ -277,11 +295,13 @@ class Scanner:
         if self._prepared is None or self._prepared[0] != index:
             self.prepare(index)
         assert self._prepared is not None
-        _, volume, hidden, visual = self._prepared
+        _, volume, hidden, visual, areas = self._prepared
         self._prepared = None
         times_s = index * self.settings.tr_s + self.slice_times_s
         liked, seen = (course.astype(np.float32)[self._active_box[2]] for course in participant.response(times_s))
         volume[self._active_box] += hidden * liked + visual * (np.float32(self.settings.visual_percent) * seen)
+        for area, course in zip(areas, participant.area_responses(times_s), strict=True):
+            volume[self._active_box] += area * course.astype(np.float32)[self._active_box[2]]
         quadrature = self._rng.standard_normal(volume.shape, dtype=np.float32)
         quadrature *= np.float32(self._noise.thermal_sd)
         return np.asarray(np.rint(np.hypot(volume, quadrature)), np.int16)

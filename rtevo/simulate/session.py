@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.errors import LinkError
+from rtevo.simulate.concept import ConceptPreference
 from rtevo.simulate.head import Head
-from rtevo.simulate.participant import Behaviour, Participant, ParticipantLink, Preference
+from rtevo.simulate.participant import Behaviour, Participant, ParticipantLink, Preference, Vigilance
 from rtevo.simulate.scanner import BEHAVIOUR, Scanner, Simulation
 from rtevo.simulate.truth import HiddenTruth
 from rtevo.wire import Pressed, Shown
@@ -256,6 +257,7 @@ def run_scanner(
     on_volume: Callable[[int], None] | None = None,
     patience_s: float = 60.0,
     first_volume: int = 0,
+    task: str = "",
 ) -> int:
     """Scan the simulated participant until the session says stop.
 
@@ -286,6 +288,8 @@ def run_scanner(
         Longest (real) wait for the presenter.
     first_volume : int
         What the log of the hidden truth calls the first volume: more than 0 where the run was interrupted and is taken up.
+    task : str
+        That the participant does with pictures of known categories ("one-back", "detection"); empty: none.
 
     Returns
     -------
@@ -300,8 +304,10 @@ def run_scanner(
     head = head or settings.head()
     liked = preference or settings.preference()
     scanner = Scanner(head, settings)
-    participant = Participant(liked, settings.rng(BEHAVIOUR), settings.amplitude_percent, Behaviour(keys=settings.keys))
-    hidden = {"voxels": int((head.gains != 0).sum()), "preference": liked.settings(), "simulation": asdict(settings)}
+    vigilance = Vigilance(task, settings.keys[0]) if task else None
+    areas = [ConceptPreference(name) for name in settings.areas]
+    participant = Participant(liked, settings.rng(BEHAVIOUR), settings.amplitude_percent, Behaviour(keys=settings.keys), vigilance, areas)
+    hidden = {"voxels": int((head.gains != 0).sum()), "preference": liked.settings(), "simulation": settings.as_dict()}
     truth = HiddenTruth(out, {**hidden, "behaviour": asdict(participant.behaviour)}, settings.part, first_volume)
     with Room(link, session_time, participant, truth) as room:
         scanner.prepare(0)

@@ -154,4 +154,4 @@ def sampled(head: Head, grid: Grid, pose: NDArray[np.float64]) -> Head:
 
     brain = at(head.brain.astype(np.float32), 1) > 0.5
     signal = np.maximum(at(head.signal, 3), 0)
-    return Head(grid, signal, at(head.grey, 1), brain, at(head.gains, 1), at(head.visual, 1))
+    return Head(grid, signal, at(head.grey, 1), brain, at(head.gains, 1), at(head.visual, 1), tuple(at(area, 1) for area in head.areas))

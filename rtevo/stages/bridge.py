@@ -19,7 +19,7 @@ from rtevo.records import NOTES, EventKind, named
 from rtevo.session.clock import RUNNING, Clock
 from rtevo.session.context import Context, Turns
 from rtevo.shm import Ring, RingClosed, RingTimeout
-from rtevo.wire import MAX_TEXT_BYTES, PASSED, RESTART, TAKERS
+from rtevo.wire import GIVEN, MAX_TEXT_BYTES, NEXT, PASSED, RESTART, TAKERS
 
 if TYPE_CHECKING:
     from rtevo.bridge import Bridge, Physiology, Predecessor, PresenterEvent
@@ -65,7 +65,8 @@ class _Images:
         self.ended = False
         self._held = ExitStack()
         self._waiting: Any = None  # a slot that needs the operator's yes
-        self._each = config.safety.approval == "each"
+        self._given = {trial.key: trial for trial in context.plan.trials}  # the site's own pictures: it has chosen them
+        self._each = config.safety.approval == "each" and not self._given
         self._approved: set[str] = set()
         self._unwanted: set[tuple[int, int]] = set()
         self._jitter_s, self._washout_s = config.presentation.washout_jitter_s, config.presentation.washout_s
@@ -98,6 +99,8 @@ class _Images:
             self.link.never_show(*key)
         elif self._each and named(*key, sha256) not in self._approved:
             self._waiting = slot
+        elif (trial := self._given.get(key)) is not None:
+            self.link.send_image(*key, slot["pixels"], trial.washout_s, verdict=GIVEN, sha256=sha256, image_s=trial.image_s)
         else:
             self.link.send_image(*key, slot["pixels"], self._washout(*key), verdict=PASSED, sha256=sha256)
 
@@ -161,7 +164,7 @@ def run(context: Context) -> None:
     with (
         Bridge(
             config.bridge.bind if outside else f"tcp://127.0.0.1:{port}",
-            presentation_settings(config),
+            presentation_settings(config, visit=context.plan.visit is not None),
             keys=Path(config.bridge.keys) if outside and config.bridge.keys else None,
             lost_s=config.bridge.lost_s,
             session=f"{context.plan.name}-{context.plan.out.name}",
@@ -204,7 +207,7 @@ def run(context: Context) -> None:
                 if lock_step:
                     lock_step.busy()
                 stopped = bool(clock.get("end"))
-                link.end(_reason(clock, stopped), at_once=stopped)
+                link.end(_reason(clock, stopped, context.plan.visit is not None), at_once=stopped)
             clock.set("images_told", int(outgoing.ended and (ending or not met)))
             if clock.get("abort"):
                 break
@@ -225,10 +228,12 @@ def _at_the_door(clock: Clock, link: Bridge) -> None:
             link.admit(number)
 
 
-def _reason(clock: Clock, stopped: bool) -> str:
+def _reason(clock: Clock, stopped: bool, visit: bool) -> str:
     """Say to the presenter why the session ends."""
     if clock.get("restart"):
         return RESTART
+    if visit:
+        return NEXT
     return "failed" if clock.get("abort") else "stopped" if stopped else "finished"
 
 

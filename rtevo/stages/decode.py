@@ -42,6 +42,7 @@ class _Decode:
         from rtevo.decode.carry import warm_up
         from rtevo.decode.deconvolve import warm_up as warm_up_filters
         from rtevo.session.placing import Hints
+        from rtevo.session.takeover import before_of
 
         plan, settings = context.plan, context.config.decoder
         realign.warm_up(lambda text: _say_once(context, text))
@@ -51,6 +52,7 @@ class _Decode:
         self.decoder = load_decoder(plan.decoder, plan.decoder_name, settings.objective, settings.more_folders)
         self.artefacts, self.last, self.answered, self.at_edge = 0, plan.first_volume - 1, 0, False
         self.hints = Hints.of(context.config, self.decoder)
+        self.before = before_of(context.config, self.decoder, plan.tr_s)
         if self.hints.placement is not None:
             context.log.info("decode: on the scan of this visit, %s", words(self.hints.placement, self.decoder.grid))
         self._warm()
@@ -66,7 +68,7 @@ class _Decode:
     def _make(self, first: int, decide: Decide) -> Decoding:
         from rtevo.session.decoding import Decoding
 
-        return Decoding(self.context.config, self.decoder, self.context.plan.tr_s, first, decide, self.hints)
+        return Decoding(self.context.config, self.decoder, self.context.plan.tr_s, first, decide, self.hints, self.before)
 
     def _warm(self) -> None:
         """Do everything once, with a realigner of its own: the session's starts from where the head lay last."""
@@ -195,14 +197,21 @@ class _Decode:
 
     def _save_decoder(self, out: Path, attempt: Attempt) -> None:
         """Save the decoder as it lies on today's grid."""
-        from rtevo.decode import write_decoder
+        from rtevo.session.takeover import save_decoder
 
-        d = self.decoding.decoder
-        if d is not None and not attempt.own_grid:
-            folder = placement_folder(out, self.context.plan.part) / "decoder"
-            own = {one.name: one.settings for one in d.maps} or None
-            for one in d.maps or (d,):
-                write_decoder(folder, one.name, one.reference, one.mask, one.weights, one.grid.affine, one.settings, one.noise_sd, own)
+        if self.decoding.decoder is not None and not attempt.own_grid:
+            save_decoder(placement_folder(out, self.context.plan.part) / "decoder", self.decoding.decoder)
+
+    def end(self) -> None:
+        """Say the last word on all images; keep what the next run of the visit may take over."""
+        from rtevo.session.takeover import save_state
+
+        plan = self.context.plan
+        self.publish(final=True)
+        self.scores.close_writing()
+        self.aligned.close_writing()
+        if plan.visit is not None:
+            save_state(plan.out, self.decoding, self.context.config, self.decoder, plan.tr_s)
 
     def artefact(self, index: int) -> None:
         """Note a volume that is left out; warn of the first, the second, the fourth, and so on."""
@@ -324,6 +333,5 @@ def run(context: Context) -> None:
         work.answer()
         if "volumes" in ended:
             pulses.finish()
-            work.publish(final=True)
-            work.scores.close_writing()
-            work.aligned.close_writing()
+            work.end()
+    work.decoding.close()

@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from rtevo.evolve.together import Link
 from rtevo.latent import LatentSpace
 from rtevo.outside import parse_json
 from rtevo.past.evolution import go_through, measured
-from rtevo.record import ImageRecord, earlier, is_measured, of_kind
+from rtevo.record import ImageRecord, earlier, is_measured, of_kind, seal, secret_of
 from rtevo.records import EventKind, Given, RunClock
 from rtevo.session.context import WAIT_S, Context, Turns, serve
 from rtevo.session.course import make_course, state_of
@@ -27,6 +28,8 @@ from rtevo.session.plan import MEASURED
 from rtevo.session.safety import avoid_of
 from rtevo.session.silence import Answers
 from rtevo.shm import Ring
+
+STATE_BYTES = 1 << 20  # that the state of a session that is sealed is filled up to: how long it is depends on what drives it
 
 
 class _Evolve:
@@ -47,6 +50,7 @@ class _Evolve:
         self.shown: set[tuple[int, int]] = set()
         self.over: set[tuple[int, int]] = set()  # shown to their end
         self.done = False
+        self.secret = secret_of(asdict(context.config))
         self.answers = Answers(context.plan.condition) if context.plan.condition in MEASURED else None
         if context.plan.part:
             self.take_up()
@@ -96,7 +100,7 @@ class _Evolve:
 
     def noise_seed(self, generation: int, candidate: int) -> int:
         """Seed of one picture's diffusion noise."""
-        seed = self.context.config.session.seed
+        seed = self.context.config.generator.noise_seed or self.context.config.session.seed
         if self.context.config.generator.same_noise:
             return seed
         return int(np.random.SeedSequence([seed, generation, candidate]).generate_state(1)[0])
@@ -106,7 +110,8 @@ class _Evolve:
         self.saved = self.course.generation
         path = self.context.plan.out / "evolution.json"
         partial = path.with_name(path.name + ".part")
-        partial.write_text(json.dumps(state_of(self.course, self.space)), encoding="utf-8")
+        state = json.dumps(state_of(self.course, self.space)).encode()
+        partial.write_bytes(seal(state, self.secret, STATE_BYTES) if self.secret else state)
         os.replace(partial, path)
 
     def finish(self) -> None:

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -87,21 +88,13 @@ class Deadline:
 
 def run(context: Context) -> None:
     """``latents`` -> ``images`` and ``refused``."""
-    from rtevo.generate import load
-
     devices = context.config.generator.devices
     own = numbered("generate", len(devices)).index(context.stage)
-    settings = settings_of(context.config.generator, devices[own], context.plan.model_sha256)
     space = LatentSpace.load(context.plan.latent_space)
     avoid = avoid_of(context.config, space, context.plan.out)
-    gc.disable()  # collecting takes a quarter of the time in which these libraries are imported
-    with (
-        load(settings, on_progress=lambda text: log.info("%s: %s", context.stage, text)) as generator,
-        gate_of(context.config, avoid, devices[own]) as gate,
-    ):
-        generator.warm_up()
-        gc.freeze()  # and what is there now stays: later collections need not look at it
-        gc.enable()
+    model = context.kept.get((context.config.generator, context.plan.model_sha256), lambda: _Model(context, devices[own]))
+    with gate_of(context.config, avoid, devices[own]) as gate:
+        generator = model.warmed_up()
         log.info("%s: %s; gate: %s", context.stage, generator.description, gate.description)
         latents = context.reader("latents")
         images, refused = (context.writer(numbered(name, len(devices))[own]) for name in ("images", "refused"))
@@ -117,6 +110,34 @@ def run(context: Context) -> None:
                     work.notice(asked)
         images.close_writing()
         refused.close_writing()
+
+
+class _Model:
+    """A model that has been loaded, and stays so over the runs of a visit; a context manager."""
+
+    def __init__(self, context: Context, device: str) -> None:
+        from rtevo.generate import load
+
+        settings = settings_of(context.config.generator, device, context.plan.model_sha256)
+        self._warm = False
+        gc.disable()  # collecting takes a quarter of the time in which these libraries are imported
+        self._generator = load(settings, on_progress=lambda text: log.info("%s: %s", context.stage, text))
+
+    def __enter__(self) -> _Model:
+        self._generator.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._generator.__exit__(kind, error, trace)
+
+    def warmed_up(self) -> Any:
+        """Return the generator; it has painted once."""
+        if not self._warm:
+            self._generator.warm_up()
+            gc.freeze()  # and what is there now stays: later collections need not look at it
+            gc.enable()
+            self._warm = True
+        return self._generator
 
 
 Judged = tuple[Any, int, Any, Verdict]  # slot of ``latents``, attempt, what was painted, what the gate says

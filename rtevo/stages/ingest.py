@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import math
@@ -12,11 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rtevo.errors import GeometryError
+from rtevo.errors import DataError, GeometryError
 from rtevo.ingest import Volume
 from rtevo.ingest.header import Likeness
 from rtevo.records import ACQUISITION_BYTES, Grid, RunClock, VolumeFlag, put_volume
 from rtevo.session.context import Context
+from rtevo.session.identity import misnamed
 from rtevo.shm import Ring
 from rtevo.wire import KeyFile
 from rtevo.wire.keys import SUPPORT_FILE
@@ -76,6 +78,8 @@ def run(context: Context) -> None:
             time.sleep(0.001 if clock.lock_step else 0.01)
     source.close()
     out.close_writing()
+    streams = getattr(others.source, "streams", ())
+    context.tell("series", uids=sorted({uid for stream in streams for uid in (stream.key.uid, stream.series.uid)}))
 
 
 def _open(context: Context) -> tuple[Any, dict[str, Any]]:
@@ -122,7 +126,7 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
         source = FolderSource(plan.incoming, settle_s=SETTLE_S if context.clock.speed == 1 else None, **options)
     if watched:
         context.log.info("ingest: looking at what %s holds already", plan.incoming)
-        if before := source.pass_over_present():
+        if before := source.pass_over_present(plan.visit.passed if plan.visit else ()):
             context.log.info("ingest: %s", before)
     return source, ready
 
@@ -156,12 +160,12 @@ class _Others:
     """Notes what comes in that is not the run: volumes before the trigger, and a series that began after the run's last volume."""
 
     def __init__(self, context: Context, source: Any) -> None:
-        self._context, self._source = context, getattr(source, "source", source)  # of a receiver: the folder that it writes to
+        self._context, self.source = context, getattr(source, "source", source)  # of a receiver: the folder that it writes to
         self._named: set[tuple[str, int]] = set()
 
     def look(self) -> None:
         """Pass on what is new."""
-        clock, source = self._context.clock, self._source
+        clock, source = self._context.clock, self.source
         if getattr(source, "before_trigger", 0) and not (clock.get("early_ns") or clock.get("triggered")):
             clock.set("early_ns", clock.now_ns())
         run: Any = getattr(source, "run", None)
@@ -231,6 +235,7 @@ class _Publisher:
         self._capacity, self._first = context.plan.capacity, context.plan.first_volume
         self._clock, self._tr_s = context.clock, context.plan.tr_s
         self._grid: Grid | None = None
+        self._settings, self._named = context.config.acquisition, False
 
     def publish(self, volume: Volume, source: Source) -> None:
         """Publish a volume; one that lies on another grid than the run's first is named, and is as good as missing.
@@ -239,7 +244,10 @@ class _Publisher:
         ------
         GeometryError
             The run's volumes are larger than the ring's places.
+        DataError
+            They are of another participant or day than the session is for.
         """
+        self._check_names(source)
         data, acquisition, flags = volume.data, {}, int(volume.flags)
         if data is not None and self._grid is None:
             self._grid = self._checked(volume)
@@ -256,6 +264,16 @@ class _Publisher:
             slot["ingested_ns"] = time.monotonic_ns()
         if data is not None:
             self._heard(volume.index)
+
+    def _check_names(self, source: Source) -> None:
+        """Compare the run's headers with whom the session is for, before its first volume goes on: without one nothing is shown."""
+        run: Any = getattr(getattr(source, "source", source), "run", None)
+        if self._named or (run is None and self._settings.anonymous == "accept"):
+            return
+        self._named = True
+        patient_id, study_date = ("", "") if run is None else (run.series.patient_id, run.series.study_date)
+        if problem := misnamed(self._settings, patient_id, study_date, datetime.datetime.now()):
+            raise DataError(problem)
 
     def _heard(self, index: int) -> None:
         """Note in the shared words that a volume of the run has come in, and after what time."""

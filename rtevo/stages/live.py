@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rtevo.records import NOTES, EventKind
@@ -28,12 +28,21 @@ def run(context: Context) -> None:
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where the library says what it does: the operator's terminal is no place for that
     follower, streams = LogFollower(context.plan.out / LOG), Streams(context)
+    streams.push(of_last_part(follower.new()))
     context.ready()
     over = False
     while not over:
         over = bool(context.clock.get("over") or context.clock.get("abort"))
         streams.push(follower.new())
         time.sleep(LOOK_S)
+
+
+def of_last_part(records: Sequence[Record]) -> list[Record]:
+    """Return what has been recorded since the session's last part began: those before had clocks of their own, and were sent then."""
+    from rtevo.record import Start
+
+    begins = max((k for k, record in enumerate(records) if isinstance(record, Start)), default=0)
+    return list(records[begins:])
 
 
 class Streams:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rtevo.session.context import LOST_S, WAIT_S, Context
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 
 def run(context: Context) -> None:
     """Every ring -> the session's log and files."""
-    from rtevo.record import Recorder
+    from rtevo.record import Recorder, secret_of
 
     save_raw = context.config.record.save_volumes in ("raw", "both")
-    recorder = Recorder(context.plan.out, save_raw, context.plan.part, context.plan.maps)
+    recorder = Recorder(context.plan.out, save_raw, context.plan.part, context.plan.maps, secret_of(asdict(context.config)))
     inputs = {name: context.reader(name) for name in ring_names(context.plan)}
     context.ready()
     with recorder.log:
@@ -29,6 +30,7 @@ def run(context: Context) -> None:
                 recorder.log.sync()
             elif leaving and not held:
                 break
+        recorder.flush()
 
 
 class Taken(NamedTuple):

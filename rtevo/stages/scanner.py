@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rtevo.config import Config, presenter_is_outside
+from rtevo.config import Config, is_localizer, presenter_is_outside
 from rtevo.session.clock import NEVER
 from rtevo.session.context import Context
 from rtevo.session.simulation import simulation
@@ -54,8 +54,13 @@ def _simulate(context: Context, link: ParticipantLink) -> None:
         run_scanner(
             settings, writer, link, clock, plan.out,
             head=head, on_volume=lambda index: clock.set("delivered", index + 1), patience_s=_patience_s(context.config),
-            first_volume=plan.first_volume,
+            first_volume=plan.first_volume, task=_task(context.config),
         )  # fmt: skip
+
+
+def _task(config: Config) -> str:
+    """What the participant was told to answer in a localizer."""
+    return config.localizer.task if is_localizer(config) and config.localizer.task != "none" else ""
 
 
 def _patience_s(config: Config) -> float:

@@ -11,19 +11,20 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
 from rtevo.config import presenter_is_outside
 from rtevo.errors import RtevoError, full_disk
-from rtevo.session.context import Context
+from rtevo.session.context import Context, Kept
 from rtevo.session.plan import Plan
 from rtevo.session.rings import DEALT, numbered, ring_names
 from rtevo.shm import RingPeerLost
-from rtevo.stages import bridge, console, decode, evolve, generate, ingest, live, presenter, record, scanner
+from rtevo.stages import align, bridge, console, decode, evolve, generate, ingest, live, pictures, presenter, record, scanner
 from rtevo.stops import ignore
 
-__all__ = ["STAGES", "Stage", "child_main", "stages_of"]
+__all__ = ["LOCALIZER", "STAGES", "Stage", "child_main", "stages_of"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Stage:
         So often it is started again when it is killed: its rings keep what it had not done.
     observer : bool
         The session goes on without it.
+    stays : bool
+        Between the runs of a visit its process stays, with what it has loaded.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Stage:
     rehearsal: bool = False
     restarts: int = 0
     observer: bool = False
+    stays: bool = False
 
     def wanted(self, plan: Plan) -> bool:
         """Whether a session has this process."""
@@ -69,9 +73,9 @@ class Stage:
 
 STAGES: tuple[Stage, ...] = (
     Stage("ingest", ingest.run, (), ("volumes",)),
-    Stage("decode", decode.run, ("volumes", "events"), ("aligned", "placements", "scores")),
+    Stage("decode", decode.run, ("volumes", "events"), ("aligned", "placements", "scores"), stays=True),
     Stage("evolve", evolve.run, ("scores", "images", "events"), ("latents", "fitness")),
-    Stage("generate", generate.run, ("latents",), ("images", "refused"), deadline_s=120),  # one for each device
+    Stage("generate", generate.run, ("latents",), ("images", "refused"), deadline_s=120, stays=True),  # one for each device
     # it keeps an image unread as long as the stimulus PC cannot take it, and has a limit of its own ([bridge] lost_s)
     Stage("bridge", bridge.run, ("images",), ("events",), deadline_s=math.inf, restarts=3),
     Stage("record", record.run),
@@ -82,10 +86,18 @@ STAGES: tuple[Stage, ...] = (
 )
 
 
+LOCALIZER: tuple[Stage, ...] = (
+    Stage("align", align.run, ("volumes", "events"), ("aligned",)),
+    Stage("pictures", pictures.run, ("events",), ("images",)),
+    *(stage for stage in STAGES if stage.name not in ("decode", "evolve", "generate")),
+)
+"""Of a localizer: nothing is scored, and images come from a folder."""
+
+
 def stages_of(plan: Plan) -> list[Stage]:
     """Give the processes of a session: those that it wants of the table, and one that paints for each device."""
     found: list[Stage] = []
-    for stage in STAGES:
+    for stage in LOCALIZER if plan.localizer else STAGES:
         if not stage.wanted(plan):
             continue
         if stage.name == "generate":
@@ -100,11 +112,20 @@ NO_MEMORY = "found no memory left: end what else runs on this computer, or raise
 
 
 def child_main(stage: str, plan: Plan, pipe: Connection) -> None:
-    """Run one stage in this process; report ready, log messages and a traceback through `pipe`."""
+    """Run one stage in this process, of one run after the other where it stays; report ready, messages and a traceback through `pipe`."""
     ignore()  # Ctrl-C reaches every process of the terminal; it is the supervisor's
-    context = Context(stage, plan, pipe)
+    following: Plan | None = plan
+    with closing(Kept()) as kept:
+        while following is not None:
+            following = _serve(stage, following, pipe, kept)
+
+
+def _serve(stage: str, plan: Plan, pipe: Connection, kept: Kept) -> Plan | None:
+    """Run one stage of one run; returns the plan of the next, None where this process is to leave."""
+    context = Context(stage, plan, pipe, kept)
     try:
-        next(s for s in stages_of(plan) if s.name == stage).target(context)
+        own = next(s for s in stages_of(plan) if s.name == stage)
+        own.target(context)
         context.tell("done")
     except BaseException as error:
         full = full_disk(error, plan.out, plan.runtime) or (NO_MEMORY if isinstance(error, MemoryError) else "")
@@ -113,3 +134,4 @@ def child_main(stage: str, plan: Plan, pipe: Connection) -> None:
         raise SystemExit(1) from None
     finally:
         context.close()
+    return context.wait_for_next() if own.stays and plan.visit is not None else None

@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["PROTOCOL", "VersionError", "WireError", "fits", "type_mistakes"]
 
-PROTOCOL = 5
+PROTOCOL = 6
 _TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
 
 

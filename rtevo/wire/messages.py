@@ -17,6 +17,7 @@ from rtevo.wire.settings import PresentationSettings
 MAGIC = "rtevo"
 CHECK = "check"  # name of a session, and reason to end it, that only looks whether the presenter is there: it goes on waiting
 RESTART = "restart"  # reason to end a session that begins again with another run of the scanner: the presenter waits for it
+NEXT = "next"  # reason to end a run of a visit, which may have another: the presenter waits for it, with the end text
 SELF_TEST = "selftest"  # name of a session and of a display, and reason to end, of a test of the link: the presenter's own
 MAX_HEADER_BYTES = 64 * 1024
 MAX_PIXEL_BYTES = 64 * 1024 * 1024
@@ -45,6 +46,7 @@ class Kind(IntEnum):
     TAKEN = 18
     REFUSED = 19
     STOP_ASKED = 20
+    PRESS = 21
 
 
 @dataclass(frozen=True)

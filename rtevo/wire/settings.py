@@ -40,6 +40,8 @@ class PresentationSettings:
         What the scale says for the ratings 0, 1, 2, ...; empty = 1, 2, 3, ...
     ratings_reversed : bool
         The leftmost key is the highest rating.
+    presses : bool
+        Every press of a rating key is reported from the trigger on, also where no rating is asked for.
     trigger : str
         Where the scanner's pulses come in: "keyboard", "serial:PORT@BAUD" (every byte is a pulse), "serial:PORT@BAUD=5,0x74" (these bytes
         are; every other one is a key, so that a box may send answers on the same line) or "parallel:ADDRESS@PIN" (rising edges).
@@ -105,6 +107,7 @@ class PresentationSettings:
     rating_keys: tuple[str, ...] = ("1", "2", "3", "4", "6")
     rating_labels: tuple[str, ...] = ()
     ratings_reversed: bool = False
+    presses: bool = False
     trigger: str = "keyboard"
     trigger_key: str = "5"
     pulses_per_volume: int = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -101,11 +102,14 @@ def view(records: list[Record], condition: str = "brain", **evolution: Any) -> V
     return made
 
 
-def desk(seen: View, now_s: float = 18.0, state: str = "running") -> Any:
+def desk(
+    seen: View, now_s: float = 18.0, state: str = "running", offered: tuple[str, ...] = (), between: bool = False, said: Sequence[str] = ()
+) -> Any:
     clock = SimpleNamespace(now_s=lambda: now_s, now_ns=lambda: round(now_s * S))
-    over = state in ("completed", "stopped", "failed")
+    over = state in ("completed", "stopped", "failed", "between")
     plan = SimpleNamespace(config=seen.config, out=Path("/sessions/x"))
-    return SimpleNamespace(view=seen, clock=clock, plan=plan, images=4, depths={"volumes": (1, 16)}, state=state, over=over)
+    visit = {"offered": offered, "between": between, "said": said, "ended": "completed" if offered else state if over else ""}
+    return SimpleNamespace(view=seen, clock=clock, plan=plan, images=4, depths={"volumes": (1, 16)}, state=state, over=over, **visit)
 
 
 def page(seen: View) -> str:
@@ -114,6 +118,22 @@ def page(seen: View) -> str:
     parts = [markup.now, markup.health, markup.alarms, markup.figures, markup.state]
     options = [charts.fitness(seen), charts.displacement(seen), charts.motion(seen)]
     return "".join([*rows, markup.messages(seen), *(part(desk(seen)) for part in parts), str(options)])
+
+
+def test_between_runs_the_page_says_what_may_follow_and_what_the_participant_reads() -> None:
+    config = build({"simulation": {"participant": "tcp://127.0.0.1:5556"}, "presentation": {"between_text": "Soon <more>."}})
+    seen = View(config, 2.0)
+    for record in session():
+        seen.take(record)
+    told = markup.alarms(desk(seen, state="between", offered=("next", "again", "end"), between=True))
+    assert "<b>Next run</b>: evolution and decoder go on" in told
+    assert "<b>Same again</b>" in told
+    assert "Resume run" not in told
+    assert "the participant reads: Soon &lt;more&gt;." in told
+    told = markup.alarms(desk(seen, state="between", offered=("next",), said=["[decoder] folder: got <x>", "The participant asks to stop"]))
+    assert told.index("<p>[decoder] folder: got &lt;x&gt;</p>") < told.index("<p>The participant asks to stop</p>") < told.index("Next run")
+    assert "Text between runs" in markup.now(desk(View(config, 2.0), state="between", between=True))
+    assert "The stimulus PC is not there." in markup.alarms(desk(seen, state="between", offered=("again", "resume", "end")))
 
 
 def test_a_session_is_followed() -> None:
@@ -323,3 +343,22 @@ def test_the_question_of_stop_says_that_the_session_goes_on_and_does_not_stay() 
     assert len(closed) == 2
     (words,) = said
     assert "image 4 of 4: the session goes on until you stop it" in words
+
+
+def test_a_localizers_presses_are_judged_as_they_come() -> None:
+    view = View(build({"session": {"task": "localizer"}}), 1.0)
+    trials = [
+        {"block": 0, "place": k, "category": "face", "file": f"{k}.png", "image_s": 0.5, "washout_s": 0.5 + k, "target": k == 1}
+        for k in range(3)
+    ]
+    view.take(record_of({"type": "start", "part": 0, "trials": trials}))
+    view.take(event(EventKind.TRIGGER, 1.0))
+    assert view.placed  # there is no decoder that would have to be
+    for k in range(3):
+        view.take(event(EventKind.ONSET, 2.0 + k, 0, k))
+        view.take(event(EventKind.OFFSET, 2.5 + k, 0, k))
+    view.take(event(EventKind.PRESS, 3.6, text="1"))
+    view.take(event(EventKind.PRESS, 9.0, text="1"))
+    assert view.task.words() == "1 of 1 targets answered, 0.60 s; 1 false alarms"
+    assert view.due_s == pytest.approx(4.0 + 0.5 + 2.5)  # by the last picture's own times
+    assert "Block 1: face" in markup.generation(view, 0, list(view.trials.values()), (0.0, 1.0))

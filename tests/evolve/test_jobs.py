@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -30,12 +31,12 @@ CASES = [
 
 @pytest.fixture
 def two_workers() -> Iterator[Any]:
-    """Return the client of a local cluster of two processes."""
-    pytest.importorskip("distributed")
+    """Return a Dask cluster of two processes."""
+    distributed = pytest.importorskip("distributed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the library, while it starts and stops
-        with client(options("--jobs", "2")) as where:
-            yield where
+        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=40) as cluster:
+            yield cluster
 
 
 def options(*arguments: str) -> argparse.Namespace:
@@ -46,11 +47,18 @@ def options(*arguments: str) -> argparse.Namespace:
 
 @pytest.mark.slow
 def test_two_workers_give_what_one_process_gives(two_workers: Any) -> None:
-    assert len(two_workers.scheduler_info(n_workers=-1)["workers"]) == 2
-    assert run_cases(CASES, two_workers) == run_cases(CASES)
-    address = two_workers.scheduler.address
-    with client(options("--scheduler", address)) as other:
-        assert run_cases(CASES[:3], other) == run_cases(CASES[:3])
+    with client(options("--scheduler", two_workers.scheduler_address)) as where:
+        assert len(where.scheduler_info(n_workers=-1)["workers"]) == 2
+        assert run_cases(CASES, where) == run_cases(CASES)
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives_without_dask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)  # as where it is not installed
+    with client(options("--jobs", "2")) as where:
+        assert run_cases(CASES, where) == run_cases(CASES)
+    with pytest.raises(ConfigError, match="distributed is not installed: pip install"), client(options("--scheduler", "tcp://127.0.0.1:1")):
+        pass
 
 
 def test_outcomes_are_kept_and_not_run_again(tmp_path: Path) -> None:
@@ -104,6 +112,19 @@ def test_the_clock_of_a_run() -> None:
     lost = play(replace(case, strategy="surrogate", missing=1.0))
     assert lost == play(replace(case, strategy="surrogate", missing=1.0))
     assert abs(lost.gain) < 2
+
+
+def test_runs_that_go_on_gain_more_than_the_first_whatever_their_offset_and_unit() -> None:
+    case = Case("surrogate", "cosine", 7, 5, 1.0, 0, "steady", size=30)
+    first, second, other = (
+        np.array([play(replace(each, seed=seed)).gain for seed in range(3)])
+        for each in (case, replace(case, runs=2), replace(case, runs=2, offset=6.0, scale=3.0))
+    )
+    assert second.mean() > first.mean() + 0.2
+    np.testing.assert_allclose(other, second, atol=0.05)
+    probed = replace(case, runs=2, offset=6.0, scale=3.0, probe_every=6, drift=1.0, informed=True)
+    assert play(probed).gain > 1
+    assert play(probed).scan_s == (35 + 7) * 4
 
 
 def test_a_plan_ranks_what_fits_into_the_scan() -> None:

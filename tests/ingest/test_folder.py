@@ -436,6 +436,32 @@ def test_series_from_before_the_session_are_passed_over(tmp_path: Path, clock: F
     before.check(named.poll(), [0, 1, 2, 3])
 
 
+@pytest.mark.parametrize("emptied", [False, True])
+def test_late_files_of_the_run_before_begin_no_run_of_a_visit(tmp_path: Path, clock: FakeClock, emptied: bool) -> None:
+    """Its series lies in the folder, or was moved away before the next run began: then it is known by its UID."""
+    before, now = Scanner(tmp_path, "bold", 3), Scanner(tmp_path, "bold", 5)
+    before.send(0, 1, 2)
+    last = FolderSource(tmp_path, patience_s=PATIENCE_S, stall_s=STALL_S, clock_ns=clock)
+    last.poll()
+    known = [stream.series.uid for stream in last.streams]
+    if emptied:
+        for path in list(tmp_path.iterdir()):
+            path.unlink()
+    trigger_s = clock.now_ns + round(20e9)
+    opened = {"opened": lambda: trigger_s if clock.now_ns >= trigger_s else None}
+    source = FolderSource(tmp_path, patience_s=PATIENCE_S, stall_s=STALL_S, clock_ns=clock, **opened)
+    source.pass_over_present(known)
+    before.send(3)
+    assert source.poll() == []
+    clock.advance(20 + 4 * TR_S)  # the next run's trigger has been, and a late file comes at a time that would fit
+    before.send(4)
+    assert source.poll() == []
+    assert source.told == ""
+    now.send(0, 1)
+    now.check(source.poll(), [0, 1])
+    assert source.told.startswith("series 5 'bold'")
+
+
 def test_the_closing_time_is_the_files_where_it_is_recent(scanner: Scanner, source: FolderSource) -> None:
     scanner.send(0, 1)
     now_ns, mono_ns = time.time_ns(), time.monotonic_ns()

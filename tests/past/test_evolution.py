@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,12 @@ import pytest
 
 from rtevo.config import Config
 from rtevo.evolve import Course, Told
+from rtevo.evolve.together import Link
 from rtevo.latent import LatentSpace
 from rtevo.past.evolution import go_through, measured
 from rtevo.record import FitnessRecord, ImageRecord, LatentRecord, Record, of_kind, record_of
 from rtevo.records import EventKind, Given
-from rtevo.session.course import make_course
+from rtevo.session.course import make_course, state_of
 
 SPACE = LatentSpace(np.zeros(6, np.float32), np.eye(6, dtype=np.float32)[:3], np.ones(3, np.float32))
 Key = tuple[int, int]
@@ -24,8 +27,8 @@ Key = tuple[int, int]
 class Session:
     """Does with a course what the evolve stage does, and keeps the log of it."""
 
-    def __init__(self, config: Config, condition: str, refused: float = 0.0) -> None:
-        self.refused, self.latents = refused, {}
+    def __init__(self, config: Config, condition: str, refused: float = 0.0, *, linked: bool = False) -> None:
+        self.refused, self.linked, self.latents = refused, linked, {}
         self.config, self.condition = config, condition
         self.course, self.rng = self.fresh(), np.random.default_rng(5)
         self.log: list[Record] = [record_of({"type": "start"})]
@@ -77,9 +80,11 @@ class Session:
         if self.rng.random() < 0.7:
             self.waiting.remove(key)  # else it will be revised
         value = float(self.rng.normal()) if self.rng.random() < 0.9 else float("nan")
-        self.record("scores", key, score=value, score_se=0.5)
+        known = {"onset_s": 4.0 * self.taken, "measured": value, "measured_se": 0.4, "neighbours": [0.3, 0.1]} if self.linked else {}
+        self.record("scores", key, score=value, score_se=0.5, **known)
         self.taken += 1
-        self.publish(self.course.score(*key, value, 0.5))
+        link = Link.of(known["onset_s"], value, known["measured_se"], known["neighbours"]) if known else None
+        self.publish(self.course.score(*key, value, 0.5, link))
         self.go_on()
 
     def run(self) -> Iterator[int]:
@@ -129,6 +134,23 @@ def test_the_state_is_that_of_the_moment_at_which_the_log_ends(case: dict[str, A
         assert past.refused == []
         assert past.scores_taken == session.taken
     assert session.course.finished
+
+
+@pytest.mark.parametrize("strategy", ["surrogate", "truncation"])
+def test_a_session_that_went_on_from_earlier_ones_stands_where_it_stood_too(strategy: str, tmp_path: Path) -> None:
+    config = Config()
+    settings = replace(config.evolution, generations=2, population=4, latent_size=3, strategy=strategy, probe_every=4)
+    before = ""
+    for number in range(3):
+        session = Session(replace(config, evolution=replace(settings, continue_from=before)), "brain", linked=True)
+        for length in session.run():
+            if number == 2:
+                again = session.fresh()
+                go_through(again, session.log[:length], measured(session.log[:length], "brain"))
+                assert again.evolver.to_state() == session.course.evolver.to_state()
+        before = str(tmp_path / f"{number}.json")
+        Path(before).write_text(json.dumps(state_of(session.course, SPACE)), encoding="utf-8")
+    assert session.course.evolver.to_state()["runs"] == [0, 8, 16]
 
 
 def test_whatever_the_last_record_was_nothing_is_asked_for_twice_and_everything_is_told() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import multiprocessing as mp
 import os
@@ -52,36 +53,41 @@ WARM = (*PRELOADED, "rtevo.run", "torch", "transformers.models.clip.modeling_cli
 """What a session imports: half of the processor time of a quick one."""
 
 
-def warm_run(arguments: list[str], folder: Path, printed: Path | Connection) -> None:
-    """Do what ``python -m rtevo.run`` does where all modules are imported already; stages are forked from here."""
-    from rtevo import run, supervisor
+def warm_run(arguments: list[str], folder: Path, printed: Path | Connection, module: str) -> None:
+    """Do what ``python -m MODULE`` does where all modules are imported already; stages are forked from here."""
+    from rtevo import supervisor
 
     os.setsid()
     os.chdir(folder)
-    file = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if isinstance(printed, Path) else printed.fileno()
+    file = os.open(printed, os.O_RDWR | os.O_CREAT | os.O_APPEND) if isinstance(printed, Path) else printed.fileno()
     for stream in (1, 2):
         os.dup2(file, stream)
+    if os.isatty(file):
+        os.dup2(file, 0)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - as long as the process
     if not isinstance(printed, Path):
         printed.close()
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - the one before had its place in another file
     fork = mp.get_context("fork")
     supervisor.mp.get_context = lambda _: fork  # type: ignore[assignment]
-    sys.exit(run.main(arguments))
+    sys.exit(importlib.import_module(module).main(arguments))
 
 
 class Warm:
     """A session in a fork of a process that has imported everything; used like the :class:`subprocess.Popen` of the command.
 
-    It has a process group of its own. What it prints goes to a file, where one is given, or is read from `stderr`.
+    It has a process group of its own. What it prints goes to a file, where one is given, or is read from `stderr`. Of a terminal it also
+    reads.
     """
 
-    def __init__(self, arguments: Sequence[str], folder: Path, printed: Path | None = None) -> None:
+    def __init__(self, arguments: Sequence[str], folder: Path, printed: Path | None = None, module: str = "rtevo.run") -> None:
         context = mp.get_context("forkserver")
         context.set_forkserver_preload(list(WARM))
         mine, its = context.Pipe(duplex=False)
         with mine, its, pytest.MonkeyPatch.context() as patch:  # the server keeps the environment that it was started in
             patch.setenv("OMP_NUM_THREADS", "1")
             patch.setenv("OPENBLAS_NUM_THREADS", "1")
-            self._process = context.Process(target=warm_run, args=(list(arguments), folder, printed or its))
+            self._process = context.Process(target=warm_run, args=(list(arguments), folder, printed or its, module))
             self._process.start()
             self.stderr = None if printed else os.fdopen(os.dup(mine.fileno()), errors="replace")
         self.pid = int(self._process.pid or 0)

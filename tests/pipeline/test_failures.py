@@ -21,7 +21,7 @@ from rtevo.records import EventKind
 
 from .conftest import Finished, Running, command, quickly
 
-STAGES = ("ingest", "decode", "evolve", "generate", "record", "scanner", "presenter")
+STAGES = ("ingest", "generate", "record", "presenter")  # that read nothing, that read, that observe, that are outside otherwise
 QUICK = ("--generations", "2", "--population", "3")
 Start = Callable[..., tuple[Running, Path]]
 

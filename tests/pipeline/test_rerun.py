@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rtevo.record import LOG, LogWriter, RecordedSession, ScoreRecord, read_log
+from rtevo.config import load
+from rtevo.evolve.together import Link
+from rtevo.record import LOG, LogWriter, RecordedSession, ScoreRecord, evolution_of, read_log
 from rtevo.records import EventKind
 from rtevo.run import main
+from rtevo.session.checks import check_space
+from rtevo.session.course import make_course, state_of
 from tests.support.killed import session_file
 
 from .conftest import Warm
@@ -103,3 +108,36 @@ def test_what_cannot_be_computed_again_is_refused_with_the_reason(
     assert "expected a folder that does not exist yet" in refused("--out", str(tmp_path))
     assert main(["--rerun", str(tmp_path)]) == 2
     assert "session.toml" in capsys.readouterr().err
+
+
+def test_a_session_that_went_on_from_earlier_runs_is_taken_up_and_computed_again_to_the_last_bit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out, before = session_file(tmp_path, {"probe_every": 3}), tmp_path / "out", ""
+    for number in range(2):
+        config = load(file)
+        config = replace(config, evolution=replace(config.evolution, continue_from=before))
+        space = check_space(config, 64)
+        course, rng = make_course(config, "brain", space), np.random.default_rng(number)
+        while asked := course.due():
+            for request in asked:
+                course.show()
+                score = 10 * number + float(rng.standard_normal())
+                course.score(request.generation, request.candidate, score, 1.0, Link.of(0.0, score, 1.0, ()))
+        before = str(tmp_path / f"{number}.json")
+        Path(before).write_text(json.dumps(state_of(course, space)), encoding="utf-8")
+    arguments = [str(file), "--out", str(out), "--evolution-from", before]
+    assert Warm(arguments, tmp_path, tmp_path / "printed").wait(200) == 0, (tmp_path / "printed").read_text()
+    runs = evolution_of(out)["evolver"]["runs"]
+    assert len(runs) == 3
+    lines = (out / LOG).read_bytes().splitlines(keepends=True)
+    onsets = RecordedSession(out).events(EventKind.ONSET)
+    (out / LOG).write_bytes(b"".join(lines[: onsets[len(onsets) // 2].seq + 1]))
+    assert Warm(["--resume", str(out)], tmp_path, tmp_path / "printed").wait(200) == 0
+    assert evolution_of(out)["evolver"]["runs"] == runs
+    assert main(["--rerun", str(out), "--out", str(tmp_path / "again")]) == 0
+    assert "scores: identical" in capsys.readouterr().out
+    assert (tmp_path / "again" / "latents.npz").read_bytes() == (out / "latents.npz").read_bytes()
+    asked, recorded = np.load(tmp_path / "again" / "rerun.npz"), np.load(out / "latents.npz")
+    order, again = (np.lexsort((each["candidate"], each["generation"])) for each in (recorded, asked))
+    assert asked["latents"][again].tobytes() == recorded["latents"][order].tobytes()

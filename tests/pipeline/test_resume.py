@@ -25,7 +25,7 @@ from rtevo.errors import RtevoError
 from rtevo.latent import LatentSpace
 from rtevo.past.decoding import Again
 from rtevo.past.evolution import go_through, measured
-from rtevo.past.resume import _of_next_run, resume
+from rtevo.past.resume import of_next_run, resume
 from rtevo.record import LOG, LogWriter, RecordedSession, earlier, hold, volume_path
 from rtevo.run import main
 from rtevo.session.course import make_course
@@ -129,11 +129,11 @@ def test_a_series_that_was_named_by_its_number_is_not_taken_for_the_next_run(tmp
     watched = {"source": "watch", "tr_s": 1.0, "folder": str(tmp_path)}
     for series, next_one in (("2", ""), ("1.3.12.2", ""), ("bold", "bold"), ("2 runs", "2 runs")):
         config = build({"acquisition": {**watched, "series": series}, "decoder": {"folder": str(tmp_path)}})
-        found, words = _of_next_run(config)
+        found, words = of_next_run(config)
         assert found.acquisition.series == next_one
         assert (f"series {series} was the interrupted run's" in words) == (not next_one)
     recorded = build({"acquisition": {"source": "replay", "folder": str(tmp_path), "series": "2"}})
-    assert _of_next_run(recorded) == (recorded, "")  # it is delivered once more
+    assert of_next_run(recorded) == (recorded, "")  # it is delivered once more
 
 
 def test_a_session_that_was_stopped_can_go_on(tmp_path: Path, running: Callable[..., tuple[Running, Path]]) -> None:

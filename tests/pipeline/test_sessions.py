@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
-from rtevo import export
+from rtevo.export.__main__ import main as export
 from rtevo.record import LOG, AlignedRecord, LogWriter, RecordedSession, ScoreRecord, VolumeRecord, image_path, read_log
 from rtevo.record.__main__ import main as record_command
 from rtevo.records import EventKind
@@ -237,7 +237,7 @@ def assert_valid_bids(out: Path, bids: Path, vendor: str) -> None:
     """Export a session, with a note of the operator's; the data set and its derivatives must pass the validator without an error."""
     with LogWriter(out / LOG) as log:
         log.append("operator", {"action": "mark", "text": "has coughed", "stage": "", "t_ns": 5_000_000_000})
-    assert export.main([str(out), str(bids)]) == 0
+    assert export([str(out), str(bids)]) == 0
     assert "\tmark\tn/a\t" in next(bids.rglob("*_events.tsv")).read_text(encoding="utf-8")
     sidecar = json.loads(next(bids.glob("sub-*/**/*_bold.json")).read_text(encoding="utf-8"))
     assert sidecar["Manufacturer"] == vendor

@@ -391,6 +391,15 @@ def test_a_session_that_begins_again_leaves_the_participant_with_the_waiting_tex
     assert display.now_ns() < 6 * SECOND  # nothing is waited for: the next run may come at any moment
 
 
+def test_a_run_of_a_visit_leaves_the_participant_with_the_text_at_its_end_and_waits_for_nothing() -> None:
+    settings = PresentationSettings(end_text="Soon more.")
+    reason, link, display = run(settings, [(0.0, image(0)), (8.0, wire.End(wire.NEXT))])
+    assert reason == wire.NEXT
+    assert [event.text for event in link.events(Kind.END)] == [wire.NEXT]
+    assert display.flips[-1][1] == Scene("text", "Soon more.")
+    assert display.now_ns() < 9 * SECOND
+
+
 # --- times that are late, or not known --------------------------------------------------------------------------------------------------
 
 
@@ -599,3 +608,21 @@ def test_an_image_stays_as_long_as_it_says() -> None:
     _, link, _ = run(PresentationSettings(), [(0.0, own), (0.0, image(1)), (20.0, wire.End("done"))])
     onset, offset, following = (link.events(kind)[k].t_ns / SECOND for kind, k in ((Kind.ONSET, 0), (Kind.OFFSET, 0), (Kind.ONSET, 1)))
     assert (offset - onset, following - onset) == pytest.approx((1.5, 2.5), abs=0.03)
+
+
+def test_presses_are_reported_whenever_they_come_where_the_session_wants_them() -> None:
+    keys = [(0.5, "1"), (1.0, "5"), (2.0, "1"), (2.2, "x"), (4.5, "2")]
+    _, link, _ = run(PresentationSettings(presses=True), many(2, 9.5), keys)
+    found = [(e.text, e.generation, e.candidate, round(e.t_ns / SECOND, 1)) for e in link.events(Kind.PRESS)]
+    assert found == [("1", 0, 0, 2.0), ("2", -1, -1, 4.5)]  # none before the trigger, no other keys; between images, none is meant
+    _, link, _ = run(PresentationSettings(), many(2, 9.5), keys)
+    assert link.events(Kind.PRESS) == []
+
+
+def test_given_pictures_stay_for_their_own_times() -> None:
+    times = [(0.5, 0.25), (0.5, 2.0), (1.0, 0.25)]
+    arrivals = [(0.0, wire.Image(0, k, 1, 1, washout_s=w, image_s=i, verdict=wire.GIVEN)) for k, (i, w) in enumerate(times)]
+    _, link, _ = run(PresentationSettings(), [*arrivals, (5.3, wire.End("done"))])
+    onsets, offsets = ([e.t_ns / SECOND for e in link.events(kind)] for kind in (Kind.ONSET, Kind.OFFSET))
+    assert [b - a for a, b in zip(onsets, offsets, strict=True)] == pytest.approx([0.5, 0.5, 1.0], abs=0.009)
+    assert [b - a for a, b in pairwise(onsets)] == pytest.approx([0.75, 2.5], abs=0.017)

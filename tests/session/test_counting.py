@@ -111,3 +111,13 @@ def test_a_run_that_is_there_is_refused_before_anything_starts(more: list[str], 
 def test_a_label_that_is_none_is_refused_with_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--participant", "sub-02"]) == 2
     assert "[session] participant: expected letters a to z and digits, got 'sub-02'; did you mean '02'?" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("here")
+def test_localizers_count_by_themselves() -> None:
+    record("sub-02_ses-01_run-01", "sub-02_ses-01_task-localizer_run-01", "sub-02_ses-01_task-localizer_run-02")
+    config = counted(session(task="localizer"))
+    assert said(config) == (
+        "participant 02, session 01, localizer run 3: sessions/sub-02_ses-01_task-localizer_run-03; there already: 1, 2"
+    )
+    assert counted(session()).session.run == 2

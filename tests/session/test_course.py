@@ -164,6 +164,45 @@ def test_a_run_goes_on_from_anothers_state_only_in_the_same_space_and_strategy(t
         make_course(config(continue_from=str(tmp_path)), "brain", SPACE)
 
 
+def test_a_chain_of_runs_brings_all_of_them_each_by_itself(tmp_path: Path) -> None:
+    """Each of three folders goes on from the one before; the second's scores are in another unit, and lie elsewhere."""
+    asked = {}
+    for offset, scale in ((0.0, 1.0), (30.0, 3.0)):
+        before = ""
+        for number, (add, times) in enumerate(((0.0, 1.0), (offset, scale), (0.0, 1.0))):
+            settings = config(continue_from=before, probe_every=4)
+            course = make_course(settings, "brain", SPACE)
+            rng = np.random.default_rng(number)
+            while wanted := course.due():
+                for request in wanted:
+                    course.show()
+                    score = add + times * (float(request.latent[0]) + 0.3 * rng.standard_normal())
+                    course.score(request.generation, request.candidate, score, 0.3 * times)
+            out = tmp_path / f"{scale:g}-{number}"
+            out.mkdir()
+            (out / "evolution.json").write_text(json.dumps(state_of(course, SPACE)))
+            before = str(out)
+        state = json.loads((out / "evolution.json").read_text())["evolver"]
+        assert state["runs"] == [0, 8, 16]
+        assert len(state["latents"]) == 24
+        assert [sum(row[0] == first for row in state["probes"]["scores"]) for first in state["runs"]] == [2, 2, 2]
+        assert len(state["probes"]["latents"]) == 2  # the same in every run
+        assert [course.evolver.anchor(0, other).images for other in (1, 2)] == [2, 2]
+        asked[scale] = state["latents"]
+    np.testing.assert_allclose(asked[3.0], asked[1.0], rtol=0, atol=0.02)
+
+
+def test_how_scores_age_is_what_this_session_says_whatever_the_run_before_did(tmp_path: Path) -> None:
+    first = make_course(config(preference_half_life=40.0), "brain", SPACE)
+    first.due()
+    (tmp_path / "evolution.json").write_text(json.dumps(state_of(first, SPACE)))
+    assert first.evolver.to_state()["settings"]["half_life"] == 40.0
+    again = make_course(config(continue_from=str(tmp_path), preference_half_life=9.0), "brain", SPACE)
+    assert again.evolver.to_state()["settings"]["half_life"] == 9.0
+    with pytest.raises(ConfigError, match="preference_half_life: expected 0 for strategy 'truncation', got 5"):
+        config(preference_half_life=5.0, strategy="truncation")
+
+
 def test_no_image_is_asked_for_near_what_is_avoided(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     avoided = rng.standard_normal((3, 12))

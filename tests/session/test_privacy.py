@@ -15,7 +15,7 @@ from rtevo.bridge.keys import make_keys
 from rtevo.config import Config, build
 from rtevo.errors import ConfigError
 from rtevo.session.checks import check_group
-from rtevo.session.prepare import _new_folder, runtime_folder
+from rtevo.session.prepare import new_folder, runtime_folder
 from rtevo.shm import Ring
 
 
@@ -33,15 +33,15 @@ def generous() -> Iterator[None]:
 @pytest.mark.usefixtures("generous")
 def test_a_runs_folder_is_its_owners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert mode(_new_folder(str(tmp_path / "a" / "b"))) == 0o700
-    assert mode(_new_folder("")) == 0o700
+    assert mode(new_folder(str(tmp_path / "a" / "b"))) == 0o700
+    assert mode(new_folder("")) == 0o700
 
 
 @pytest.mark.usefixtures("generous")
 def test_a_group_may_read_where_the_session_says_so(tmp_path: Path) -> None:
     own = grp.getgrgid(os.getegid()).gr_name
     number = check_group(build({"record": {"group": own}}))
-    out = _new_folder(str(tmp_path / "a"), number)
+    out = new_folder(str(tmp_path / "a"), number)
     assert (stat.S_IMODE(out.stat().st_mode), out.stat().st_gid) == (0o2750, os.getegid())
     (out / "x").mkdir()
     assert (out / "x").stat().st_gid == os.getegid()

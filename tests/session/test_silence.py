@@ -49,7 +49,7 @@ def test_volumes_that_cannot_be_aligned_are_as_good_as_none() -> None:
 def watched() -> Any:
     """A supervisor with plain shared words, its bridge, and what it has said."""
     config = build({"session": {"speed": 1.0}})
-    plan = SimpleNamespace(config=config, condition="brain", tr_s=TR_S, devices=1, attended=True, part=0)
+    plan = SimpleNamespace(config=config, condition="brain", tr_s=TR_S, devices=1, attended=True, part=0, localizer=False)
     supervisor = Supervisor(plan)  # type: ignore[arg-type]
     words: dict[str, int] = {}
     clock = SimpleNamespace(

@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 from scipy import signal, stats
 
 from rtevo.errors import LinkError
+from rtevo.localizer.pictures import marked
 from rtevo.simulate.participant import (
     REFERENCE_S,
     Behaviour,
     ColourPreference,
     Participant,
     ParticipantLink,
+    Vigilance,
+    boxcar_response,
     haemodynamic_integral,
     haemodynamic_response,
 )
@@ -206,3 +209,51 @@ def test_link_brings_pictures_and_takes_keys(transport: str, tmp_path: Path) -> 
 def test_link_says_where_it_cannot_listen() -> None:
     with ParticipantLink("tcp://127.0.0.1:0") as link, pytest.raises(LinkError, match="cannot listen on 'tcp://"):
         ParticipantLink(link.endpoint)
+
+
+class Vigilant:
+    """Pictures shown one after the other to a participant with a task, and when it presses."""
+
+    def __init__(self, task: str, missed: float = 0.0) -> None:
+        self.participant = Participant(Level(), np.random.default_rng(1), vigilance=Vigilance(task, "2", missed=missed, false=0.0))
+
+    def look(self, *pictures: np.ndarray) -> list[float | None]:
+        found: list[float | None] = []
+        for k, pixels in enumerate(pictures):
+            self.participant.look("image", float(k), pixels)
+            self.participant.look("fixation", k + 0.3)  # a flip does not forget an answer that is on its way
+            planned = self.participant.planned
+            found.append(None if planned is None else planned[0] - k)
+            if planned is not None:
+                assert planned[1] == "2"
+                self.participant.pressed()
+        return found
+
+
+def test_a_picture_that_comes_again_at_once_is_answered_by_its_pixels() -> None:
+    a, b = (np.full((20, 20, 3), level, np.uint8) for level in (50, 150))
+    answers = Vigilant("one-back").look(a, b, b.copy(), a, b)
+    assert [answer is not None for answer in answers] == [False, False, True, False, False]
+    assert answers[2] is not None
+    assert 0.25 <= answers[2] < 1.5
+    assert Vigilant("one-back", missed=1.0).look(b, b) == [None, None]
+
+
+def test_a_dot_is_answered_by_its_pixels() -> None:
+    plain = np.full((100, 100, 3), 90, np.uint8)
+    dotted = marked(plain, np.random.default_rng(3))
+    assert [answer is not None for answer in Vigilant("detection").look(plain, dotted, plain, plain)] == [False, True, False, False]
+
+
+def test_areas_respond_to_what_they_are_for_and_never_below_nothing() -> None:
+    light, dark = (np.full((4, 4, 3), level, np.uint8) for level in (200, 50))
+    participant = Participant(Level(), np.random.default_rng(1), areas=[Level(), Level()])
+    participant.look("image", 0.0, dark)
+    participant.look("image", 3.0, light)
+    participant.look("fixation", 6.0)
+    assert [viewing.areas_percent for viewing in participant.viewings] == [(0.0, 0.0), (3.0, 3.0)]
+    times_s = np.arange(0.0, 20.0, 0.1)
+    areas, (hidden, _) = participant.area_responses(times_s), participant.response(times_s)
+    only = boxcar_response(times_s, participant.viewings[1:])[0]
+    np.testing.assert_allclose(areas, [only, only])
+    assert not np.allclose(areas[0], hidden)

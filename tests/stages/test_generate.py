@@ -131,7 +131,7 @@ def test_serve_reads_rings_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_device_has_a_process_and_a_ring() -> None:
-    plan: Any = SimpleNamespace(config=build({"generator": {"devices": ["cuda:0", "cuda:1"]}}), devices=2)
+    plan: Any = SimpleNamespace(config=build({"generator": {"devices": ["cuda:0", "cuda:1"]}}), devices=2, localizer=False)
     stages = {stage.name: stage for stage in stages_of(plan)}
     assert set(stages) == {stage.name for stage in STAGES if stage.wanted(plan)} | {"generate-1"}
     assert [stages[name].writes for name in ("generate", "generate-1")] == [("images", "refused"), ("images-1", "refused-1")]

@@ -13,10 +13,10 @@ import pytest
 
 from rtevo.config import build
 from rtevo.errors import ConfigError
-from rtevo.record import AlignedRecord, EventRecord, ScoreRecord
+from rtevo.record import AlignedRecord, EventRecord, ScoreRecord, Start
 from rtevo.records import EventKind
 from rtevo.session.checks import check_live
-from rtevo.stages.live import MOTION, SCORES, Streams
+from rtevo.stages.live import MOTION, SCORES, Streams, of_last_part
 
 LIMIT_S = 30.0
 
@@ -81,11 +81,19 @@ def test_every_record_comes_once_with_its_time_and_its_units(pylsl: ModuleType, 
     assert events.pull_sample(timeout=0.0) == (None, None)
 
 
-@pytest.mark.parametrize("sections", [{"safety": {"approval": "veto"}, "console": {"port": 8080}}])
+BLIND = {"session": {"condition": "blinded"}, "evolution": {"blinding_key": __file__}}
+
+
+@pytest.mark.parametrize("sections", [{"safety": {"approval": "veto"}, "console": {"port": 8080}}, BLIND])
 def test_where_nobody_may_see_scores_there_is_no_stream_of_them(sections: dict[str, Any], pylsl: ModuleType) -> None:
     streams = Streams(context("hidden", **sections))
     streams.push([ScoreRecord(score=1.5)])
     assert not pylsl.resolve_byprop("source_id", "rtevo-scores-hidden", timeout=0.5)
+
+
+def test_a_session_that_goes_on_sends_nothing_again() -> None:
+    before, now = AlignedRecord(index=1), AlignedRecord(index=2)
+    assert of_last_part([Start(), before, Start(part=1), now])[1:] == [now]
 
 
 def test_without_pylsl_it_is_said_before_the_session(monkeypatch: pytest.MonkeyPatch) -> None:

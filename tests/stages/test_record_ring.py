@@ -21,7 +21,15 @@ def plan_of(save: str) -> Any:
     config = build({"record": {"save_volumes": save}})
     grid = Grid((4, 4, 4), np.eye(4))
     return SimpleNamespace(
-        name=f"test{os.getpid()}", config=config, grid=grid, capacity=64, image_size=(4, 4), embedding_size=8, devices=1, maps=()
+        localizer=False,
+        name=f"test{os.getpid()}",
+        config=config,
+        grid=grid,
+        capacity=64,
+        image_size=(4, 4),
+        embedding_size=8,
+        devices=1,
+        maps=(),
     )
 
 
@@ -65,6 +73,9 @@ class Written:
 
     def take(self, ring: str, slot: Any, clock_ns: int) -> None:
         self.taken.append(ring)
+
+    def flush(self) -> None:
+        """Nothing is held."""
 
 
 def test_no_effect_is_recorded_without_its_cause_though_both_came_while_the_rings_were_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,54 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo import __version__
-from rtevo.command import Parser, command
 from rtevo.errors import DataError, DecoderError
+from rtevo.export.words import DESCRIPTIONS, EVENTS, LOCALIZER, LOCALIZER_EVENTS, MOTION, OPTIONAL_COLUMNS, README, TASK
 from rtevo.outside import copy_inside, copy_regular, shown
 from rtevo.record import LOG, Notice, RecordedSession, Start, VolumeRecord, compact, image_path, volume_path
 from rtevo.records import MOTION_COLUMNS, Grid, VolumeFlag
 
-__all__ = ["export", "main"]
+__all__ = ["export"]
 
 Row = dict[str, Any]
-TASK = "rtevo"
 BIDS_VERSION = "1.10.0"
-_OPTIONAL_COLUMNS = (
-    "note", "onset_error", "duration_error", "guessed", "dropped_frames", "rating", "response_time", "score", "score_se", "volumes_used",
-    "fitness",
-)  # fmt: skip
-
-_EVENTS = {
-    "onset": {"Description": "Flip at which the image appeared, from the start of the first volume.", "Units": "s"},
-    "duration": {"Description": "Time until the flip that took the image away.", "Units": "s"},
-    "trial_type": {
-        "Description": "What was shown, or noted.",
-        "Levels": {"image": "an evolved image", "mark": "the operator marked this moment, see note"},
-    },
-    "stim_file": {"Description": "The image, in stimuli/."},
-    "note": {
-        "Description": "What the operator wrote about a moment. Marks made while the scanner did not run have the onset of the last volume "
-        "before, or of the first one of a run that goes on after an interruption."
-    },
-    "generation": {"Description": "Generation that the image belongs to, 0 = first."},
-    "candidate": {"Description": "Number of the image in its generation."},
-    "onset_error": {"Description": "Bound of the onset's error: of the stimulus computer's clock, and of a stalled screen.", "Units": "s"},
-    "duration_error": {"Description": "Bound of the duration's error.", "Units": "s"},
-    "guessed": {
-        "Description": "1: onset, end or response of the image is a guess within its bounds (a stalled screen, a presenter that ended)."
-    },
-    "dropped_frames": {"Description": "Frames of the screen that were missed between the end of the image before and that of this one."},
-    "rating": {"Description": "The participant's rating, 0 = lowest; n/a where there was none."},
-    "response_time": {"Description": "From the rating screen to the key press.", "Units": "s"},
-    "score": {"Description": "The brain's response to the image as decoded during the session (last revision)."},
-    "score_se": {"Description": "Standard error of score."},
-    "volumes_used": {"Description": "Number of volumes that the score rests on."},
-    "fitness": {"Description": "What evolution was told of the image."},
-}
-_MOTION = {
-    **{name: {"Description": f"Translation along {name[-1]} (RAS+).", "Units": "mm"} for name in MOTION_COLUMNS[:3]},
-    **{name: {"Description": f"Rotation about {name[-1]} (RAS+).", "Units": "rad"} for name in MOTION_COLUMNS[3:]},
-    "framewise_displacement": {"Description": "Power et al. 2012, doi:10.1016/j.neuroimage.2011.10.018, 50 mm sphere.", "Units": "mm"},
-}
 _SPIKES = {  # by flag: what the column of a volume is called that a model has to leave out, and why
     VolumeFlag.MISSING: ("missing_outlier", "1 for volume {}, which never arrived or was not saved, 0 for all others."),
     VolumeFlag.UNALIGNED: ("unaligned_outlier", "1 for volume {}, which could not be aligned, 0 for all others."),
@@ -100,7 +62,17 @@ class _Run:
     @property
     def prefix(self) -> str:
         """``sub-X/ses-Y/func/sub-X_ses-Y_task-rtevo_run-Z``."""
-        return f"{self.folder}/func/{self.folder.replace('/', '_')}_task-{TASK}_{self.number}"
+        return f"{self.folder}/func/{self.folder.replace('/', '_')}_task-{self.task}_{self.number}"
+
+    @property
+    def task(self) -> str:
+        """Label of the task."""
+        return LOCALIZER if self.session.localizer else TASK
+
+    @property
+    def label(self) -> str:
+        """``run-Z``; of a localizer ``task-localizer_run-Z``: its folder in ``stimuli`` and in the derivatives."""
+        return f"task-{LOCALIZER}_{self.number}" if self.session.localizer else self.number
 
     @property
     def number(self) -> str:
@@ -115,7 +87,7 @@ class _Run:
     @property
     def stimuli(self) -> str:
         """The run's pictures, from ``stimuli/``."""
-        return f"{self.folder}/{self.number}"
+        return f"{self.folder}/{self.label}"
 
     @cached_property
     def volumes(self) -> list[Row]:
@@ -154,8 +126,7 @@ def _open(out: Path, bids: Path) -> _Run:
         )
     if absent:
         print(f"rtevo: {out / 'volumes'}: {len(absent)} volumes that came are not there: MissingVolumes lists them", file=sys.stderr)
-    existing = sorted(bids.glob(f"{run.prefix}_*"))
-    if existing:
+    if existing := sorted(bids.glob(f"{run.prefix}_*")):
         raise DataError(f"{existing[0]}: exists already, nothing is overwritten; set another [session] run, or another BIDS_DIR")
     if bids.exists() and any(bids.iterdir()) and not (bids / "dataset_description.json").exists():
         raise DataError(f"{bids}: expected an empty folder or a BIDS data set (with dataset_description.json)")
@@ -211,8 +182,8 @@ def _bold(run: _Run) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(image, path)
     sidecar: dict[str, Any] = {
-        "TaskName": TASK,
-        "TaskDescription": "Looks at images that evolve towards what the brain responds to (real-time closed loop).",
+        "TaskName": run.task,
+        "TaskDescription": DESCRIPTIONS[run.task],
         "RepetitionTime": run.tr_s,
         "NumberOfVolumesDiscardedByScanner": 0,
         "ConversionSoftware": "rtevo",
@@ -248,6 +219,37 @@ def _marks(run: _Run) -> list[Row]:
     return rows
 
 
+def _stimulus(run: _Run, source: Path, stimulus: str) -> None:
+    """Copy a picture to ``stimuli/``."""
+    target = run.bids / "stimuli" / stimulus
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_symlink():
+        raise DataError(f"{source}: expected a picture, found a link: what it leads to is not exported")
+    shutil.copyfile(source, target)
+
+
+def _shown(run: _Run) -> None:
+    """One row per picture of a localizer, and the pictures as they were shown; one per mark of the operator's."""
+    rows = _marks(run)
+    dots = run.settings["localizer"]["task"] == "detection"
+    for row in run.session.events_table.to_dict("records"):
+        category, _, file = row["stim_file"].partition("/")
+        dot = "-dot" if dots and row["target"] else ""
+        stimulus = f"{run.stimuli}/{category}/{file.removesuffix('.png')}{dot}.png"
+        if not (run.bids / "stimuli" / stimulus).exists():
+            _stimulus(run, image_path(run.out, row["block"], row["position"]), stimulus)
+        rows.append({**row, "stim_file": stimulus})
+    rows.sort(key=lambda row: float(row["onset"]))
+    _write_events(run, rows, {**LOCALIZER_EVENTS, **({"note": EVENTS["note"]} if any("note" in row for row in rows) else {})})
+
+
+def _write_events(run: _Run, rows: Sequence[Row], words: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the table, a column for each of `words`, and its sidecar."""
+    _tsv(run.bids / f"{run.prefix}_events.tsv", list(words), rows)
+    presentation = {"StimulusPresentation": {"SoftwareName": "PsychoPy (rtevo presenter)", "SoftwareVersion": run.session.start.rtevo}}
+    _json(run.bids / f"{run.prefix}_events.json", {**words, **presentation})
+
+
 def _events(run: _Run) -> None:
     """One row per image that was shown, and the images; one per mark of the operator's."""
     rows = _marks(run)
@@ -256,19 +258,13 @@ def _events(run: _Run) -> None:
             continue
         source = image_path(run.out, trial["generation"], trial["candidate"])
         stimulus = f"{run.stimuli}/{source.parent.name}/{source.name}"
-        target = run.bids / "stimuli" / stimulus
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_symlink():
-            raise DataError(f"{source}: expected a picture, found a link: what it leads to is not exported")
-        shutil.copyfile(source, target)
+        _stimulus(run, source, stimulus)
         rows.append({**trial, "trial_type": "image", "stim_file": stimulus})
     rows.sort(key=lambda row: float(row["onset"]))
-    columns = [name for name in _EVENTS if name not in _OPTIONAL_COLUMNS or any(_cell(row.get(name)) != "n/a" for row in rows)]
-    words = {**_EVENTS, **_maps(run)}
-    columns += [name for name in words if name not in _EVENTS]
-    _tsv(run.bids / f"{run.prefix}_events.tsv", columns, rows)
-    presentation = {"StimulusPresentation": {"SoftwareName": "PsychoPy (rtevo presenter)", "SoftwareVersion": run.session.start.rtevo}}
-    _json(run.bids / f"{run.prefix}_events.json", {**{name: words[name] for name in columns}, **presentation})
+    columns = [name for name in EVENTS if name not in OPTIONAL_COLUMNS or any(_cell(row.get(name)) != "n/a" for row in rows)]
+    words = {**EVENTS, **_maps(run)}
+    columns += [name for name in words if name not in EVENTS]
+    _write_events(run, rows, {name: words[name] for name in columns})
 
 
 def _maps(run: _Run) -> dict[str, dict[str, str]]:
@@ -303,7 +299,7 @@ def _confounds(run: _Run) -> tuple[dict[str, dict[str, str]], list[dict[str, Any
         moved = {name: row[name] if known[k] else f"{value:.6g}" for name, value in zip(MOTION_COLUMNS, params[k], strict=True)}
         given = row["framewise_displacement"]
         rows.append({**moved, "framewise_displacement": given if np.isfinite(given) or k == 0 else f"{filled[k]:.6g}"})
-    columns: dict[str, dict[str, str]] = dict(_MOTION)
+    columns: dict[str, dict[str, str]] = dict(MOTION)
     lost = set(run.missing)
     for flag, (name, text) in _SPIKES.items():
         own = lost if flag == VolumeFlag.MISSING else set()
@@ -338,15 +334,17 @@ def _preprocessed(run: _Run, root: Path) -> None:
     placed = "placement/part-00/decoder"  # of today, where there is one: its reference is what volumes were aligned to
     decoder = placed if (run.out / placed).is_dir() else "decoder"
     sidecar: dict[str, Any] = {
-        "TaskName": TASK,
+        "TaskName": run.task,
         "RepetitionTime": run.tr_s,
         "StartTime": run.tr_s / 2,  # slices are not brought to one time: a volume stands for the middle of its acquisition
         "SliceTimingCorrected": False,
         "SkullStripped": False,
         "Description": "Realigned during the session (rigid body, cubic B-splines), not smoothed.",
-        "SpatialReference": f"bids::{run.folder}/rtevo/{run.number}/{decoder}/ref_img.nii.gz",
+        "SpatialReference": f"bids::{run.folder}/rtevo/{run.label}/{decoder}/ref_img.nii.gz",
         "Sources": [f"bids:raw:{run.prefix}_bold.nii.gz"],
     }
+    if run.session.localizer:
+        sidecar["SpatialReference"] = "the run's first volume"
     if replaced:
         sidecar["ReplacedVolumes"] = replaced  # 0 = first; see the outlier columns of the confounds
     _json(root / f"{run.prefix}_{_SPACE}_bold.json", sidecar)
@@ -382,19 +380,20 @@ def _derivatives(run: _Run) -> None:
             "DatasetLinks": {"raw": "../.."},
         }
         _json(root / "dataset_description.json", description)
-        (root / "README.md").write_text(_README, encoding="utf-8")
+        (root / "README.md").write_text(README, encoding="utf-8")
         (root / ".bidsignore").write_text("**/rtevo\n**/rtevo/**\n*_timeseries.*\n", encoding="utf-8")
     columns, rows = _confounds(run)
     _tsv(root / f"{run.prefix}_desc-confounds_timeseries.tsv", list(columns), rows)
     _json(root / f"{run.prefix}_desc-confounds_timeseries.json", {**columns, "SamplingFrequency": 1 / run.tr_s})
     _preprocessed(run, root)
-    extra = root / run.folder / "rtevo" / run.number
+    extra = root / run.folder / "rtevo" / run.label
     extra.mkdir(parents=True, exist_ok=True)
     kept = ("trials.tsv", "latents.npz", "latent_space.npz", "session.toml", "provenance.json", "summary.json", LOG)
     for name in (*kept, "hidden_truth.tsv", "hidden_truth.json"):
         if (run.out / name).is_file() and not (run.out / name).is_symlink():
             copy_regular(run.out / name, extra / name)
-    _copy_decoder(run, extra / "decoder")
+    if not run.session.localizer:
+        _copy_decoder(run, extra / "decoder")
     if (run.out / "placement").is_dir() and not (run.out / "placement").is_symlink():
         for left in copy_inside(run.out / "placement", extra / "placement"):
             print(f"rtevo: {run.out / 'placement'}: {shown(left)} is a link or no file, and is left out", file=sys.stderr)
@@ -432,30 +431,11 @@ def _data_set(run: _Run) -> None:
                 "GeneratedBy": [{"Name": "rtevo", "Version": run.session.start.rtevo}],
             },
         )
-        (run.bids / "README.md").write_text(_README, encoding="utf-8")
+        (run.bids / "README.md").write_text(README, encoding="utf-8")
     people = run.bids / "participants.tsv"
     known = {line.partition("\t")[0] for line in people.read_text(encoding="utf-8").splitlines()[1:]} if people.exists() else set()
     known.add(run.folder.split("/")[0])
     _tsv(people, ["participant_id"], [{"participant_id": name} for name in sorted(known)])
-
-
-_README = """# Real-time fMRI with evolved images
-
-Participants looked at images that an image model painted while they lay in the scanner. The response to each image was decoded as
-volumes arrived, and evolution in the model's latent space drove the next images towards what the brain responded to (software: rtevo).
-
-`events.tsv` has a row for each image: onset on the scanner's clock, the image (`stimuli/`), and its score and fitness as they were known
-during the session; and one for each moment that the operator marked, with a note. Voxels of a volume that never arrived are NaN; the
-sidecar's `MissingVolumes` lists them. `derivatives/rtevo` holds what was computed during the session: realigned volumes
-(`*_space-scanner_desc-preproc_bold.nii.gz`, in which the mean stands for what is missing), motion and a spike for every volume that a model
-has to leave out (`*_desc-confounds_timeseries.tsv`), scores with standard errors, latents, the decoder, all settings and versions, and the
-complete event log.
-
-    from nilearn.glm.first_level import first_level_from_bids
-    models, images, events, confounds = first_level_from_bids(
-        "BIDS_DIR", "rtevo", space_label="scanner", derivatives_folder="derivatives/rtevo", slice_time_ref=0.5
-    )
-"""
 
 
 def export(out: Path, bids: Path) -> Path:
@@ -481,20 +461,7 @@ def export(out: Path, bids: Path) -> Path:
     run = _open(out, bids)
     bids.mkdir(parents=True, exist_ok=True)
     _data_set(run)
-    _events(run)
+    (_shown if run.session.localizer else _events)(run)
     _bold(run)
     _derivatives(run)
     return bids / f"{run.prefix}_bold.nii.gz"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status."""
-    p = Parser(prog="python -m rtevo.export", description="Write a run as BIDS: raw data, events, stimuli, derivatives.")
-    p.add_argument("out", type=Path, metavar="OUT", help="the session's folder")
-    p.add_argument("bids", type=Path, metavar="BIDS_DIR", help="new or empty folder, or a BIDS data set that the run is added to")
-    options = p.parse_args(arguments)
-    return command(lambda: print(export(options.out, options.bids)))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Amplitudes of images: what is said of one, and what filters keep of many."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Amplitude", "Image", "Snapshot"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Amplitude:
+    """Response to one image.
+
+    Parameters
+    ----------
+    value : float
+        Posterior mean of its peak, in units of the series.
+    se : float
+        Posterior standard deviation.
+    se_apart : float
+        The same if the common mean were known, which is what is uncertain about all images alike (the series' level is, and the mean with
+        it): the error of one image against others. What an image shares with those near it only, the error of the drift there, counts.
+    volumes : int
+        Volumes that saw at least half of the response's peak.
+    """
+
+    value: float
+    se: float
+    se_apart: float
+    volumes: int
+
+
+@dataclass
+class Image:
+    """An image whose response has not passed yet, and its place in the state."""
+
+    key: tuple[int, int]
+    onset_s: float
+    duration_s: float
+    at: int
+    volumes: int = 0
+    shown_s: float = math.nan  # where it was taken away before its time
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Amplitudes of images, (points, images), under each point of the grid, and how they depend on the common mean."""
+
+    value: Array
+    variance: Array
+    slope: Array
+    mu: Array
+    mu_variance: Array
+
+    def rows(self, rows: slice, points: NDArray[Any]) -> Snapshot:
+        """Some of the rows, at some of the points, where all arrays have an image a row."""
+        return Snapshot(*[each[rows][:, points] for each in (self.value, self.variance, self.slope, self.mu, self.mu_variance)])
+
+    def longer(self) -> Snapshot:
+        """The same with room for twice as many rows."""
+        arrays = (self.value, self.variance, self.slope, self.mu, self.mu_variance)
+        return Snapshot(*[np.concatenate([each, np.zeros_like(each)]) for each in arrays])

@@ -1,0 +1,83 @@
+"""A localizer's run folder as a training run: its volumes, and what was shown."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtevo.decode.events import Event
+from rtevo.errors import DataError
+from rtevo.outside import shown
+from rtevo.realign.series import Run
+from rtevo.record.recorder import volume_path
+from rtevo.record.session import RecordedSession
+
+__all__ = ["localizer_in", "run_of", "shown_in"]
+
+
+def localizer_in(out: Path) -> RecordedSession:
+    """Open the run folder of a localizer, also of one that was cut short.
+
+    Raises
+    ------
+    DataError
+        It is that of another session, or its volumes were not kept.
+    """
+    session = RecordedSession(out, damaged=True)
+    if not session.localizer:
+        raise DataError(f"{out}: expected the run folder of `rtevo localizer`, found a session in which images evolve")
+    if session.damage:
+        sys.stderr.write(f"rtevo.decode: {out}: read up to the damage: {session.damage}\n")
+    if session.grid is None or len(session.absent) == len(session.came):
+        raise DataError(
+            f"{out / 'volumes'}: expected the run's volumes as they came, found none of {len(session.came)}; runs keep them with [record] "
+            'save_volumes = "raw"'
+        )
+    return session
+
+
+def run_of(session: RecordedSession) -> Run:
+    """Give the volumes of a recorded run."""
+    assert session.grid is not None
+    return Run(session.grid, session.start.tr_s, max(session.came) + 1, partial(_volume, session.out))
+
+
+def _volume(out: Path, index: int) -> NDArray[np.float32] | None:
+    """Read a volume as it came; None where it is not there."""
+    import nibabel
+
+    path = volume_path(out, index)
+    if not path.exists():
+        return None
+    try:
+        return np.asarray(nibabel.load(path).dataobj, np.float32)
+    except (OSError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
+        raise DataError(f"{path}: expected a volume, found something else ({shown(error)})") from None
+
+
+def shown_in(session: RecordedSession, run: Run) -> list[Event]:
+    """Give what was shown while a recorded run went on.
+
+    Raises
+    ------
+    DataError
+        Nothing was.
+    """
+    rows = session.events_table.to_dict("records")
+    events = [
+        Event(
+            float(row["onset"]),
+            float(row["duration"]) if row["duration"] == row["duration"] else 0.1,
+            str(row["trial_type"]),
+            {name: str(value) for name, value in row.items()},
+        )
+        for row in rows
+        if row["onset"] < run.count * run.tr_s
+    ]
+    if not events:
+        raise DataError(f"{session.out}: expected pictures that were shown while volumes came, found none")
+    return events

@@ -1,0 +1,99 @@
+"""Volumes of a run without a decoder: motion and quality, measured as they come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtevo.decode import Quality, whole
+from rtevo.realign import Realigner, framewise_displacement
+from rtevo.records import Grid, VolumeFlag
+from rtevo.session.decoding import Aligned
+
+__all__ = ["Aligning"]
+
+LOST = 3  # volumes in a row that cannot be aligned to the first: the next one is the first anew
+
+
+@dataclass(frozen=True, eq=False)
+class _First:
+    """The volume that others are aligned to, and the brain in it."""
+
+    reference: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+
+
+class Aligning:
+    """Aligns each volume to the run's first that can be used.
+
+    Parameters
+    ----------
+    threads : int
+        Of the kernels.
+    spike_mm : float
+        A volume displaced by more since the last is a spike.
+    """
+
+    def __init__(self, threads: int, spike_mm: float) -> None:
+        self._threads, self._spike_mm = threads, spike_mm
+        self._realigner: Realigner | None = None
+        self._quality: Quality | None = None
+        self._previous: NDArray[np.float64] | None = None
+        self._lost = 0
+        self.grid: Grid | None = None
+
+    def align(self, index: int, volume: NDArray[Any] | None, flags: int, grid: Grid) -> Aligned:
+        """Align a volume.
+
+        Parameters
+        ----------
+        index : int
+        volume : ndarray, float32 (X, Y, Z), or None
+            None where it is missing.
+        flags : int
+        grid : Grid
+            That the volume lies on.
+        """
+        motion, data, displacement = np.full(6, np.nan), None, np.nan
+        if volume is not None:
+            if self._begun(volume, grid):
+                assert self._realigner is not None
+                estimate = self._realigner.estimate(volume)
+                self._lost = 0 if estimate.converged else self._lost + 1
+                if estimate.converged:
+                    motion = np.asarray(estimate.params, np.float64)
+                    data = self._realigner.reslice(volume, estimate) if whole(volume, self._realigner.mask) else None
+            if np.isnan(motion[0]):
+                flags |= VolumeFlag.UNALIGNED
+            if flags & VolumeFlag.LATE:  # those after it came before: it is no step from them
+                return Aligned(index, int(flags), motion, np.nan, np.nan, np.nan, data)
+        if data is not None:
+            if self._previous is not None:
+                displacement = float(framewise_displacement(np.stack([self._previous, motion]))[1])
+            self._previous = motion
+        if displacement > self._spike_mm:
+            flags |= VolumeFlag.SPIKE
+        dvars, tsnr = (np.nan, np.nan) if self._quality is None else self._quality.add(data)
+        return Aligned(index, int(flags), motion, displacement, dvars, tsnr, data)
+
+    def _begun(self, volume: NDArray[Any], grid: Grid) -> bool:
+        """Whether there is a volume to align to: the first one is that, and the next where several are lost to it."""
+        if self._realigner is None or self._lost >= LOST:
+            self.close()
+            reference = np.nan_to_num(np.asarray(volume, np.float32))
+            try:
+                self._realigner = Realigner(reference, grid.affine, threads=self._threads)
+            except ValueError:  # nothing to align to in it: the next one is tried
+                return False
+            self.grid, self._lost, self._previous = grid, 0, None
+            self._quality = Quality(_First(reference, self._realigner.mask))
+        return True
+
+    def close(self) -> None:
+        """End the realigner's threads."""
+        if self._realigner is not None:
+            self._realigner.close()
+            self._realigner = None

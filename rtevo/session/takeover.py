@@ -1,0 +1,155 @@
+"""What the next run of a visit takes over from a run: how the decoder lay on the head, what it had learnt, where evolution stood.
+
+At the end of a run of a visit its decoder's state is saved in the run's folder (``decoder-state/``). A run that goes on from another one
+keeps copies of what it takes over in its own folder, so that it can be computed again from that alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtevo.config import Config
+from rtevo.decode import Decoder, together, write_decoder
+from rtevo.errors import ConfigError, DataError, DecoderError
+from rtevo.outside import load_arrays, read_json
+from rtevo.record import DECODER_BEFORE, EVOLUTION, EVOLUTION_BEFORE
+
+if TYPE_CHECKING:
+    from rtevo.decode import Learnt
+    from rtevo.session.decoding import Decoding
+
+__all__ = ["STATE", "Before", "before_of", "keep", "save_decoder", "save_state"]
+
+STATE = "decoder-state"
+_LEARNT, _WORDS, _DECODER = "learnt.npz", "state.json", "decoder"
+_SETTINGS = ("method", "motion_terms", "drift", "hrf", "fwhm_mm")  # of [decoder], which what has been learnt rests on
+_MOST_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Before:
+    """What a run's decoder takes over.
+
+    Parameters
+    ----------
+    decoder : Decoder
+        On the grid of the earlier run.
+    place : ndarray, float64 (4, 4)
+        Where it lay: the session's decoder's world to that of `decoder`, rigid.
+    learnt : dict of str to ndarray
+        See :meth:`rtevo.decode.Scorer.learnt`.
+    """
+
+    decoder: Decoder
+    place: NDArray[np.float64]
+    learnt: Learnt
+
+
+def save_decoder(folder: Path, decoder: Decoder) -> None:
+    """Save a decoder, with all its maps, as a decoder folder."""
+    own = {one.name: one.settings for one in decoder.maps} or None
+    for one in decoder.maps or (decoder,):
+        write_decoder(folder, one.name, one.reference, one.mask, one.weights, one.grid.affine, one.settings, one.noise_sd, own)
+
+
+def save_state(out: Path, decoding: Decoding, config: Config, decoder: Decoder, tr_s: float) -> None:
+    """Save what the next run may take over; nothing where the decoder was never placed. No volume follows.
+
+    Parameters
+    ----------
+    out : Path
+        The run's folder.
+    decoding : Decoding
+    config : Config
+    decoder : Decoder
+        The session's, as it was made.
+    tr_s : float
+    """
+    if (lay := decoding.lay) is None:
+        return
+    partial, place = out / f"{STATE}.part", out / STATE
+    for folder in (partial, place):
+        shutil.rmtree(folder, ignore_errors=True)
+    partial.mkdir()
+    carried, matrix = lay
+    np.savez(partial / _LEARNT, **decoding.learnt())  # type: ignore[arg-type]
+    if carried is not decoder:
+        save_decoder(partial / _DECODER, carried)
+    words = {"schema": 1, "place": matrix.tolist(), "carried": carried is not decoder, "made_with": _made_with(config, decoder, tr_s)}
+    (partial / _WORDS).write_text(json.dumps(words, indent=2) + "\n", encoding="utf-8")
+    partial.rename(place)
+
+
+def before_of(config: Config, decoder: Decoder, tr_s: float) -> Before | None:
+    """Read what the session takes over from an earlier run; None where it names none.
+
+    Parameters
+    ----------
+    config : Config
+    decoder : Decoder
+        The session's, as it was made.
+    tr_s : float
+
+    Raises
+    ------
+    ConfigError
+        There is no such state, or it is that of another decoder, or of other settings.
+    """
+    if not config.decoder.continue_from:
+        return None
+    folder, where = _state_in(Path(config.decoder.continue_from)), f"[decoder] continue_from: {config.decoder.continue_from}"
+    try:
+        words = read_json(folder / _WORDS)
+        place = np.array(words["place"], np.float64)
+        if place.shape != (4, 4) or not np.isfinite(place).all():
+            raise ValueError("place: expected a matrix of 4 x 4 numbers")
+        made_with, now = dict(words["made_with"]), _made_with(config, decoder, tr_s)
+        if others := [f"{name} {made_with.get(name)!r}, not {own!r}" for name, own in now.items() if made_with.get(name) != own]:
+            raise ConfigError(f"{where}: expected the state of this session's decoder with its settings, found {'; '.join(others)}")
+        carried = _carried(folder / _DECODER, decoder) if words["carried"] else decoder
+        return Before(carried, place, load_arrays(folder / _LEARNT, _MOST_BYTES))
+    except (OSError, DataError, DecoderError, ValueError, KeyError, TypeError) as problem:
+        raise ConfigError(f"{where}: expected the state that a run of a visit has left, found something else: {problem}") from None
+
+
+def keep(config: Config, out: Path) -> Config:
+    """Copy what a session takes over into its folder; returns the settings that name the copies."""
+    decoder, evolution = config.decoder, config.evolution
+    if decoder.continue_from:
+        shutil.copytree(_state_in(Path(decoder.continue_from)), out / DECODER_BEFORE)
+        decoder = replace(decoder, continue_from=str(out / DECODER_BEFORE))
+    if evolution.continue_from:
+        place = Path(evolution.continue_from)
+        shutil.copyfile(place / EVOLUTION if place.is_dir() else place, out / EVOLUTION_BEFORE)
+        evolution = replace(evolution, continue_from=str(out / EVOLUTION_BEFORE))
+    return replace(config, decoder=decoder, evolution=evolution)
+
+
+def _state_in(place: Path) -> Path:
+    """Return the folder of a state, that of a run or its own."""
+    return place / STATE if (place / STATE).is_dir() else place
+
+
+def _carried(folder: Path, decoder: Decoder) -> Decoder:
+    """Read a decoder as it was carried to the grid of a run."""
+    if decoder.maps:
+        return together(decoder, [Decoder.load(folder, one.name) for one in decoder.maps])
+    return Decoder.load(folder, decoder.name)
+
+
+def _made_with(config: Config, decoder: Decoder, tr_s: float) -> Mapping[str, Any]:
+    """Say what a state rests on."""
+    digest = hashlib.sha256(repr(decoder.goal).encode())
+    for one in decoder.maps or (decoder,):
+        for array in (one.grid.affine, one.reference, one.mask, one.weights):
+            digest.update(np.ascontiguousarray(array, np.float32).tobytes())  # as files hold it
+    return {"decoder": digest.hexdigest(), "tr_s": tr_s, **{name: getattr(config.decoder, name) for name in _SETTINGS}}

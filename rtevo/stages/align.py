@@ -1,0 +1,80 @@
+"""``volumes`` -> ``aligned``: a run without a decoder, a localizer's."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rtevo.records import EventKind, RunClock, VolumeFlag, put_volume, volume_of
+from rtevo.session.aligning import Aligning
+from rtevo.session.context import WAIT_S, Context, serve
+from rtevo.session.decoding import Aligned
+from rtevo.session.pulses import PulseWatch
+
+__all__ = ["run"]
+
+
+class _Align:
+    """The align stage between volumes."""
+
+    def __init__(self, context: Context) -> None:
+        from rtevo import realign
+
+        settings = context.config.decoder
+        realign.warm_up(lambda text: context.progress(text))
+        self.context, self.out = context, context.writer("aligned")
+        self.aligning = Aligning(settings.threads, settings.spike_mm)
+        self.save = context.config.record.save_volumes in ("aligned", "both")
+        self.run = RunClock(context.plan.tr_s)
+        self.events_taken = 0
+        context.clock.set("placed", 1)  # there is no decoder that would have to lie on the head before an image is shown
+
+    def event(self, slot: Any) -> None:
+        """Take note of the trigger."""
+        self.events_taken += 1
+        if slot["kind"] == EventKind.TRIGGER:
+            self.run = self.run.triggered(slot["t_ns"])
+
+    def volume(self, slot: Any) -> None:
+        """Align one volume, and publish its motion."""
+        from rtevo.stages.ingest import NO_GRID
+
+        flags, clock = int(slot["flags"]), self.context.clock
+        volume, grid = volume_of(slot)
+        missing = bool(flags & VolumeFlag.MISSING)
+        aligned: Aligned = self.aligning.align(int(slot["index"]), None if missing else volume, flags, grid)
+        if not missing:
+            clock.set("unusable", clock.get("unusable") + 1 if aligned.data is None else 0)
+        with self.out.reserve(timeout_s=None) as out:  # a slow disk holds it up, and loses nothing
+            for name in ("index", "acquired_s", "closed_ns", "ingested_ns"):
+                out[name] = slot[name]
+            out["flags"], out["motion"], out["aligned_ns"] = aligned.flags, aligned.motion, time.monotonic_ns()
+            out["framewise_displacement_mm"] = aligned.displacement_mm
+            out["dvars_percent"], out["tsnr"], out["events_taken"] = aligned.dvars_percent, aligned.tsnr, self.events_taken
+            if self.save:
+                put_volume(out, volume if aligned.data is None else aligned.data, self.aligning.grid or NO_GRID)
+
+    def finish(self) -> None:
+        """Let go of everything."""
+        self.aligning.close()
+        self.out.close_writing()
+
+
+def run(context: Context) -> None:
+    """``volumes`` -> ``aligned``."""
+    work, pulses = _Align(context), PulseWatch(context)
+
+    def event(slot: Any) -> None:
+        pulses.event(slot)
+        work.event(slot)
+
+    def volume(slot: Any) -> None:
+        work.volume(slot)
+        pulses.volume(slot)
+
+    inputs = {"events": context.reader("events"), "volumes": context.reader("volumes")}
+    context.ready()
+    while inputs and not context.clock.get("abort"):
+        if "volumes" in serve(inputs, {"events": event, "volumes": volume}, WAIT_S):
+            pulses.finish()
+            work.finish()
