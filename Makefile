@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SESSION ?=
-WORKERS ?= 3
+WORKERS ?= 4
 
 .PHONY: run test bench lint format psychopy clean
 

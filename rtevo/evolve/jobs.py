@@ -15,11 +15,12 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rtevo.errors import ConfigError
+from rtevo.errors import ConfigError, DataError
 from rtevo.evolve.rehearse import Case, Outcome, play
 
 __all__ = ["add_options", "client", "run_all", "run_cases", "shown_progress"]
@@ -200,8 +201,13 @@ def _outcomes(cases: list[CaseT], where: Any, play_case: Callable[[CaseT], Outco
     chunks = [cases[k : k + size] for k in range(0, len(cases), size)]
     if own:
         waiting = {where.submit(_play_all, chunk, play_case): chunk for chunk in chunks}
-        for done in as_completed(list(waiting)):
-            yield from zip(waiting.pop(done), done.result(), strict=True)
+        try:
+            for done in as_completed(list(waiting)):
+                yield from zip(waiting.pop(done), done.result(), strict=True)
+        except BrokenProcessPool:
+            raise DataError(
+                "a process that simulated runs was killed (no memory left?): the same command goes on with what it has kept"
+            ) from None
         return
     import distributed
 

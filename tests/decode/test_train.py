@@ -369,7 +369,20 @@ def test_a_run_without_a_head_is_refused(study: Path, fitted: Path, tmp_path: Pa
 def test_a_real_localizer_run(scanner_data: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = scanner_data("philips-slices")
     events = str(folder / "events.tsv")
-    command = ["fit", str(folder / "dicom"), "--events", events, "--target", "face", "--out", str(tmp_path / "decoder")]
+    command = [
+        "fit",
+        str(folder / "dicom"),
+        "--events",
+        events,
+        "--target",
+        "face",
+        "--fwhm",
+        "4",
+        "--voxels",
+        "1000",
+        "--out",
+        str(tmp_path / "decoder"),
+    ]
     assert main(command) == 0
     assert "parts of blocks were told apart" in capsys.readouterr().err  # said aloud, and the number is marked as weak
     assert Decoder.load(tmp_path / "decoder").settings["performance"]["weak"] is True

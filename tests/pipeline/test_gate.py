@@ -110,7 +110,7 @@ def test_the_cadence_holds_though_pictures_are_refused_and_the_filter_hangs_dies
 def test_nothing_marked_is_seen_though_the_generator_is_killed_while_marked_pictures_wait(
     gated: Callable[..., Finished], running: Callable[..., tuple[Running, Path]], tmp_path: Path
 ) -> None:
-    process, out = running("gated.toml", "--population", "3", "--speed", "4", warm=False)
+    process, out = running("gated.toml", "--population", "3", "--speed", "8", warm=False)
     while not RecordedSession(out).records(RefusedRecord):
         time.sleep(0.02)
     pid = re.search(r"stage generate is process (\d+)", (out / "session.log").read_text())

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rtevo.evolve.jobs import add_options, client, run_all
+from rtevo.evolve.jobs import add_options, run_all
 from rtevo.study.power import ARMS, Cell, Found, Member, Need, cells, enough, main, play_member
 
 SMALL = Member(0, "brain", 0, seed=3, runs=2, generations=3, population=5, size=6, cnr=1.0)
@@ -97,12 +97,13 @@ def options(*arguments: str) -> argparse.Namespace:
 @pytest.fixture
 def two_workers() -> Iterator[Any]:
     """Return the client of a local cluster of two processes, whose scheduler gives up what a lost worker had at once."""
-    pytest.importorskip("distributed")
+    distributed = pytest.importorskip("distributed")
     import dask
 
     with warnings.catch_warnings(), dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         warnings.simplefilter("ignore")  # of the library, while it starts and stops
-        with client(options("--jobs", "2")) as where:
+        local = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 40}
+        with distributed.LocalCluster(**local) as cluster, distributed.Client(cluster) as where:
             yield where
 
 
