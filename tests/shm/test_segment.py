@@ -233,9 +233,9 @@ def locked() -> Iterator[Callable[[Path], None]]:
 
 
 def test_a_locked_registry_is_reported(ring_name: Name, monkeypatch: pytest.MonkeyPatch, locked: Callable[[Path], None]) -> None:
-    monkeypatch.setattr("rtevo.shm.segment.LOCK_S", 0)
     clean()  # the lock's file is there
     locked(SHM / f".rtevo-lock-{os.getuid()}")
+    monkeypatch.setattr("rtevo.shm.segment.LOCK_S", 0)  # from here on: others take the lock for a moment, too
     with pytest.raises(RingError, match="another process has kept it locked"):
         Ring.create(ring_name(), SLOT, 4)
 
