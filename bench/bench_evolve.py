@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,10 @@ import pytest
 from rtevo.decode.several import objective_values
 from rtevo.errors import RtevoError
 from rtevo.evolve import STRATEGIES, Surrogate, create
-from rtevo.evolve.jobs import add_options, client, run_cases, shown_progress
+from rtevo.evolve.jobs import add_options, client, run_cases
 from rtevo.evolve.rehearse import OBJECTIVES, Case, Outcome, play, standardised
 from rtevo.objective import parse_objective
+from rtevo.progress import shown
 
 BUDGETS = ((4, 20), (6, 10), (10, 20), (20, 20))
 QUARTERS = ((4, 5), (3, 5), (5, 10), (5, 20))  # a quarter of the evaluations of each
@@ -83,8 +84,8 @@ class Bench:
         """Run each case with every seed; give their gains."""
         seeds = self.options.seeds
         every = [replace(case, seed=seed) for case in cases for seed in range(seeds)]
-        with shown_progress("sessions") as progress:
-            outcomes = run_cases(every, self.where, self.options.keep, on_progress=progress, **how)
+        with shown() as progress:
+            outcomes = run_cases(every, self.where, self.options.keep, on_progress=partial(progress, "sessions"), **how)
         self.rows += [{**asdict(case), **asdict(outcome)} for case, outcome in zip(every, outcomes, strict=True)]
         gains = [outcome.gain for outcome in outcomes]
         return [gains[k : k + seeds] for k in range(0, len(gains), seeds)]

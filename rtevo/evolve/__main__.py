@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from rtevo.config import suggested_label
 from rtevo.errors import ConfigError
 from rtevo.evolve import SCHEDULES, STRATEGIES
 from rtevo.evolve import plan as planning
-from rtevo.evolve.jobs import add_options, client, run_cases, shown_progress
+from rtevo.evolve.jobs import add_options, client, run_cases
 from rtevo.evolve.rehearse import OBJECTIVES
+from rtevo.progress import shown
 from rtevo.session.blinding import CONDITIONS, make_secret, scramble
 
 __all__ = ["main"]
@@ -108,8 +110,9 @@ def plan(options: argparse.Namespace) -> None:
     except ValueError as problem:
         raise ConfigError(f"--{problem}") from None
     parts = [planning.cases(scan, choice, options.objectives, options.seeds) for choice in found]
-    with client(options) as where, shown_progress("simulated sessions") as progress:
-        outcomes = iter(run_cases([case for part in parts for case in part], where, options.keep, on_progress=progress))
+    with client(options) as where, shown() as progress:
+        every = [case for part in parts for case in part]
+        outcomes = iter(run_cases(every, where, options.keep, on_progress=partial(progress, "simulated sessions")))
     ranked = planning.rank(found, [[next(outcomes) for _ in part] for part in parts], len(options.objectives))
     title = f"{scan.minutes:g} min, an image every {scan.cadence_s:g} s, CNR {scan.cnr:g}, {scan.size} dimensions, {options.seeds} seeds"
     table = Table(title=f"{title}, {said}", title_justify="left", box=None, padding=(0, 2, 0, 0))

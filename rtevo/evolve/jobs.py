@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rtevo.errors import ConfigError, DataError
 from rtevo.evolve.rehearse import Case, Outcome, play
 
-__all__ = ["add_options", "client", "run_all", "run_cases", "shown_progress"]
+__all__ = ["add_options", "client", "run_all", "run_cases"]
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -98,18 +98,6 @@ def _cluster(options: argparse.Namespace) -> Iterator[Any]:
             if not options.scheduler:
                 raise
             raise ConfigError(f"--scheduler {options.scheduler}: no Dask scheduler answers there: {problem}") from None
-
-
-@contextlib.contextmanager
-def shown_progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on standard error; gives the function that moves it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(label, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def run_cases(

@@ -9,13 +9,14 @@ came too early (dummy volumes).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from rtevo.records import EventKind, RunClock, VolumeFlag
 from rtevo.session.context import Context
 
-__all__ = ["Heard", "PulseWatch", "Pulses"]
+__all__ = ["Heard", "PulseWatch", "Pulses", "Work"]
 
 TOLERANCE = 0.2  # of a repetition time, by which an interval between pulses may differ from a multiple of it
 TR_ERROR = 0.002  # relative; of the headers' repetition time
@@ -171,6 +172,16 @@ class Heard:
         return "usable" if self.unusable * tr_s > limit_s else ""
 
 
+class Work(Protocol):
+    """What a stage does that reads ``events`` and ``volumes``."""
+
+    def event(self, slot: Any) -> None:
+        """Take an event."""
+
+    def volume(self, slot: Any) -> None:
+        """Take a volume."""
+
+
 class PulseWatch:
     """Holds pulses against volumes while a stage reads ``events`` and ``volumes``, and reports where they do not fit."""
 
@@ -179,6 +190,19 @@ class PulseWatch:
         self._found = Pulses(context.plan.tr_s, early_s=0.1 * max(1.0, context.config.session.speed))
         self._run = RunClock(context.plan.tr_s)  # of this run alone
         self._shown = False
+
+    def beside(self, work: Work) -> dict[str, Callable[[Any], None]]:
+        """Return what handles each message of ``events`` and ``volumes``: the stage's work, and this watch beside it."""
+
+        def event(slot: Any) -> None:
+            self.event(slot)
+            work.event(slot)
+
+        def volume(slot: Any) -> None:
+            work.volume(slot)
+            self.volume(slot)
+
+        return {"events": event, "volumes": volume}
 
     def event(self, slot: Any) -> None:
         """Take note of a pulse, of a start that was corrected, and of the first image, after which it no longer can be."""

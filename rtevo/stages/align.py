@@ -63,18 +63,10 @@ class _Align:
 def run(context: Context) -> None:
     """``volumes`` -> ``aligned``."""
     work, pulses = _Align(context), PulseWatch(context)
-
-    def event(slot: Any) -> None:
-        pulses.event(slot)
-        work.event(slot)
-
-    def volume(slot: Any) -> None:
-        work.volume(slot)
-        pulses.volume(slot)
-
+    handlers = pulses.beside(work)
     inputs = {"events": context.reader("events"), "volumes": context.reader("volumes")}
     context.ready()
     while inputs and not context.clock.get("abort"):
-        if "volumes" in serve(inputs, {"events": event, "volumes": volume}, WAIT_S):
+        if "volumes" in serve(inputs, handlers, WAIT_S):
             pulses.finish()
             work.finish()

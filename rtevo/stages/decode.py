@@ -317,19 +317,11 @@ def _fill(slot: Any, attempt: Attempt) -> None:
 def run(context: Context) -> None:
     """``volumes`` and ``events`` -> ``aligned`` and ``scores``."""
     work, pulses = _Decode(context), PulseWatch(context)
-
-    def event(slot: Any) -> None:
-        pulses.event(slot)
-        work.event(slot)
-
-    def volume(slot: Any) -> None:
-        work.volume(slot)
-        pulses.volume(slot)
-
+    handlers = pulses.beside(work)
     inputs = {"events": context.reader("events"), "volumes": context.reader("volumes")}
     context.ready()
     while inputs and not context.clock.get("abort"):
-        ended = serve(inputs, {"events": event, "volumes": volume}, WAIT_S)
+        ended = serve(inputs, handlers, WAIT_S)
         work.answer()
         if "volumes" in ended:
             pulses.finish()

@@ -16,6 +16,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ import numpy as np
 from rtevo.command import Parser, command, finite
 from rtevo.errors import ConfigError
 from rtevo.evolve import SCHEDULES, STRATEGIES, Feedback, Sham, create
-from rtevo.evolve.jobs import add_options, client, run_all, shown_progress
+from rtevo.evolve.jobs import add_options, client, run_all
 from rtevo.evolve.rehearse import OBJECTIVES, Case, mixed, rehearse, standardised
+from rtevo.progress import shown
 from rtevo.study.analysis import SUMMARIES, gain, randomised, slope
 
 __all__ = ["ARMS", "Cell", "Found", "Member", "Need", "cells", "enough", "main", "play_member"]
@@ -398,8 +400,8 @@ def _simulated(first: Member, options: argparse.Namespace) -> dict[tuple[int, st
     members = [replace(first, study=study, arm=arm, place=place) for study in range(options.studies) for place in places for arm in ARMS]
     options.out.mkdir(parents=True, exist_ok=True)
     keep = options.keep or options.out / "participants.jsonl"
-    with client(options) as where, shown_progress("simulated participants") as progress:
-        outcomes = run_all(members, play_member, Member, Found, where, keep, progress)
+    with client(options) as where, shown() as progress:
+        outcomes = run_all(members, play_member, Member, Found, where, keep, partial(progress, "simulated participants"))
     return {(m.study, m.arm, m.place): outcome for m, outcome in zip(members, outcomes, strict=True)}
 
 
