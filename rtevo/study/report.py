@@ -241,7 +241,8 @@ def _participants(group: Group) -> list[list[str]]:
     """Rows of the table of participants."""
     rows = []
     for who, p in group.participants.iterrows():
-        row = [str(who), f"{p['arm']}, {p['block']}" if group.arms else "sealed", f"{p['runs']}", f"{p['images']}", _number(p["summary"])]
+        arm = f"{p['arm']}, {p['block']}" if group.arms else "sealed"
+        row = [str(who), arm, f"{p['runs']:.0f}", f"{p['images']:.0f}", _number(p["summary"])]
         row += ["–" if math.isnan(value) else f"{value:.2f}" for value in (p["se"], p["displacement_mm"])]
         rows.append([*row, _number(p["true_summary"])])
     return rows

@@ -18,7 +18,7 @@ from rtevo.records import EventKind
 from rtevo.study.analysis import Analysis
 from rtevo.study.checklist import ITEMS, checklist
 from rtevo.study.group import Group, gather_group
-from rtevo.study.report import write
+from rtevo.study.report import _participants, write
 
 SECOND_NS = 1_000_000_000
 GENERATIONS, POPULATION = 4, 3
@@ -210,6 +210,7 @@ def test_a_sealed_study_shows_everybody_together_and_no_arm(study: Study, tmp_pa
     sealed = gather_group(replace(study, unsealed=False), Analysis(summary="slope"))
     text, tables = written(sealed, tmp_path)
     assert "The allocation is sealed" in text.words
+    assert [row[2:4] for row in _participants(sealed)] == [[str(p.runs), str(p.images)] for p in sealed.participants.itertuples()]
     assert "all participants" in text.words
     assert not {"arms", "effects"} & set(tables)
     for path in tmp_path.iterdir():
