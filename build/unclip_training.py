@@ -224,9 +224,9 @@ def concept_space(embeddings: torch.Tensor, share: torch.Tensor, keywords: list[
 
 def keyword_means(embeddings: torch.Tensor, share: torch.Tensor, keywords: list[str]) -> tuple[list[str], torch.Tensor]:
     """Keywords of three letters or more that 8 pictures or more have, one of those with the same pictures; their mean embeddings (n, e)."""
-    words = {word for text in keywords for word in text.split() if len(word) > 2 and word not in NOT_WORDS}
-    words = sorted(words, key=lambda word: (-len(word), word))
-    has = torch.tensor([[word in said for word in words] for said in (set(text.split()) for text in keywords)], dtype=torch.float64)
+    said = {word for text in keywords for word in text.split() if len(word) > 2 and word not in NOT_WORDS}
+    words = sorted(said, key=lambda word: (-len(word), word))
+    has = torch.tensor([[word in own for word in words] for own in (set(text.split()) for text in keywords)], dtype=torch.float64)
     first = {tuple(column.nonzero()[:, 0].tolist()): k for k, column in reversed(list(enumerate(has.T)))}
     chosen = sorted((k for pictures, k in first.items() if len(pictures) >= 8), key=words.__getitem__)
     weight = has[:, chosen] * share.double().cpu()[:, None]

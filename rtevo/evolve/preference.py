@@ -24,6 +24,29 @@ _CURVED_EVIDENCE = 3.0  # the curved model is used where its log evidence is bet
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Scores of images, and what of their errors is known.
+
+    Parameters
+    ----------
+    latents : ndarray, float64 (n, d)
+    values : ndarray, float64 (n,)
+    run : ndarray, int64 (n,)
+        Each of these has a mean of its own.
+    covariance : ndarray, float64 (n, n)
+        Of the errors of measurement.
+    own : float
+        Variance of what is each image's own: neither the model's nor an error of measurement.
+    """
+
+    latents: Array
+    values: Array
+    run: NDArray[np.int64]
+    covariance: Array
+    own: float
+
+
+@dataclass(frozen=True)
 class Preference:
     """The model of all scores.
 
@@ -32,10 +55,13 @@ class Preference:
     linear : Linear
     curved : Curved or None
         None where the scores do not call for more than a direction.
+    measured : Measured
+        The images that it was fitted to.
     """
 
     linear: Linear
     curved: Curved | None
+    measured: Measured
 
     @property
     def advantage(self) -> float:
@@ -63,6 +89,28 @@ class Preference:
                 return self.curved.posterior(latents, n, rng)
             return np.asarray(self.linear.posterior(n, rng) @ features(latents).T, np.float64)
 
+    def images(self, n: int, rng: np.random.Generator) -> Array:
+        """Draws (n, m) of the responses to the scored images themselves, above that to a random one.
+
+        An image's response is what the model says of its latent and something of its own, of which its score tells as much as it is
+        surer than images differ from the model (a random effect: C. R. Henderson 1975, doi:10.2307/2529430).
+        """
+        known, draws = self.measured, self.responses(self.measured.latents, n, rng)
+        if known.own <= 0:
+            return draws
+        with one_thread():
+            size = len(known.values)
+            inverse = np.linalg.inv(known.covariance + known.own * np.eye(size))
+            left = known.values - draws
+            for run in np.unique(known.run):
+                ones = (known.run == run) @ inverse
+                weight = float(ones @ (known.run == run))
+                level = left @ ones / weight + rng.standard_normal(n) / np.sqrt(weight)
+                left -= np.outer(level, known.run == run)
+            values, basis = np.linalg.eigh(known.own * np.eye(size) - known.own**2 * inverse)
+            spread = np.sqrt(np.maximum(values, 0.0)) * rng.standard_normal((n, size))
+            return np.asarray(draws + known.own * left @ inverse + spread @ basis.T, np.float64)
+
 
 def fit_linear(known: History) -> tuple[Linear, Array]:
     """Fit the linear model; gives also how far each score is trusted: its standard error, and whether the others make it credible."""
@@ -85,14 +133,20 @@ def preference_of(evolver: Evolver) -> Preference | None:
     if len(known.ids) < FEWEST or np.ptp(known.fitness) == 0:
         return None
     errors: Errors | None = None
-    latents, fitness, precision = known.latents, known.fitness, np.ones(len(known.ids))
+    latents, fitness, precision, run = known.latents, known.fitness, np.ones(len(known.ids)), np.zeros(len(known.ids), np.int64)
+    covariance = np.diag(np.where(np.isfinite(known.fitness_se), known.fitness_se, np.inf) ** 2)
     if (several := pooled(evolver)) is not None:
         latents, fitness, errors, linear = several.latents, several.values, several.errors, several.linear
-        precision = np.ones(len(fitness))
+        precision, run, covariance = np.ones(len(fitness)), several.run, several.covariance
     elif (together := evolver.own_together(known)) is not None:
-        fitness = together[0]
-        linear, errors = without_outliers_together(latents, fitness, together[1])
+        fitness, covariance = together
+        linear, errors = without_outliers_together(latents, fitness, covariance)
     else:
         linear, precision = fit_linear(known)
-    curved = Curved(latents, fitness, precision, linear, linear.mean().direction[0], errors)
-    return Preference(linear, curved if curved.advantage > _CURVED_EVIDENCE else None)
+    curved: Curved | None = Curved(latents, fitness, precision, linear, linear.mean().direction[0], errors)
+    if curved is not None and curved.advantage <= _CURVED_EVIDENCE:
+        curved = None
+    noise = curved.noise_variance if curved is not None else float(linear.noise_variance[int(np.argmax(linear.weights))])
+    varies = noise * float(np.median(1.0 / precision if errors is None else np.diag(errors.covariance)))
+    own, m = max(varies - float(np.median(np.diag(covariance))), 0.0), len(known.ids)  # probes come after the candidates
+    return Preference(linear, curved, Measured(latents[:m], fitness[:m], run[:m], covariance[:m, :m], own))

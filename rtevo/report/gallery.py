@@ -9,9 +9,8 @@ direction in which responses rise, said by the pictures of the latent space that
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +19,23 @@ from rtevo.errors import RtevoError
 from rtevo.evolve import Evolver, Preference, from_state, preference_of
 from rtevo.evolve.model import one_thread
 from rtevo.latent import Examples, LatentSpace, examples_of
-from rtevo.record import RecordedSession, evolution_of
+from rtevo.record import EVOLUTION, RecordedSession, evolution_of
 
-__all__ = ["KNOWN", "Chosen", "Named", "Preferred", "choose", "driven_by", "gallery_of", "own_optima", "preferred"]
+__all__ = [
+    "KNOWN",
+    "Chosen",
+    "Named",
+    "Preferred",
+    "choose",
+    "driven_by",
+    "gallery_of",
+    "own_optima",
+    "preferred",
+    "preferred_of",
+    "verdict",
+    "what_it_means",
+    "words",
+]
 
 Array = NDArray[np.float64]
 Key = tuple[int, int]
@@ -71,7 +84,8 @@ class Chosen:
     better : float
         Probability that its response is larger than that of the next; NaN for the last.
     own : float
-        Probability that the response is lower somewhere on the way to each better image of the gallery; NaN for the first.
+        Probability that the response is lower somewhere on the way to each better image of the gallery; NaN for the first, and where the
+        scores do not call for more than one direction.
     near : tuple of Named
         The pictures of the latent space that are nearest to it.
     """
@@ -148,12 +162,14 @@ def choose(responses: Array, latents: Array, most: int = MOST) -> list[int]:
 
 
 def own_optima(preference: Preference, latents: Array, rng: np.random.Generator) -> Array:
-    """Probability (n,) that each of some images (n, d), the best first, has an optimum of its own: NaN for the first.
+    """Probability (n,) that each of some images (n, d), the best first, has an optimum of its own; NaN for the first, and if flat.
 
     For each better image it is looked whether the response is lower than both ends somewhere on the way, along the great circle; the least
     of these probabilities counts.
     """
     found = np.full(len(latents), np.nan)
+    if preference.curved is None:
+        return found
     for k in range(1, len(latents)):
         own = []
         for other in latents[:k]:
@@ -189,23 +205,24 @@ def driven_by(directions: Array, examples: Examples | None, scale: Array) -> tup
     return tuple(named[:few]), tuple(named[few:])
 
 
-def gallery_of(preference: Preference, keys: Sequence[Key], latents: Array, space: LatentSpace, rng: np.random.Generator) -> tuple[Chosen, ...]:
-    """Choose the gallery among a run's scored images.
+def gallery_of(preference: Preference, keys: Mapping[int, Key], space: LatentSpace, rng: np.random.Generator) -> tuple[Chosen, ...]:
+    """Choose the gallery among scored images.
 
     Parameters
     ----------
     preference : Preference
-    keys : sequence of tuple, (n,)
-        Generation and candidate of each.
-    latents : ndarray, float64 (n, d)
+    keys : mapping of int to tuple, (n,)
+        Generation and candidate of those that may be chosen, by their places among the model's images.
     space : LatentSpace
     rng : numpy.random.Generator
     """
-    chosen = choose(preference.responses(latents, DRAWS, rng), latents)
+    places = np.array(list(keys), np.int64)
+    latents, draws = preference.measured.latents[places], preference.images(DRAWS, rng)[:, places]
+    chosen = choose(draws, latents)
     if not chosen:
         return ()
-    points = latents[chosen]
-    draws, own = preference.responses(points, DRAWS, rng), own_optima(preference, points, rng)
+    points, draws = latents[chosen], draws[:, chosen]
+    own = own_optima(preference, points, rng)
     nearest, cosines = _cosines(latents, points).argmax(axis=1), _cosines(latents, points).max(axis=1)
     examples, found = examples_of(space), []
     for k, which in enumerate(chosen):
@@ -213,7 +230,9 @@ def gallery_of(preference: Preference, keys: Sequence[Key], latents: Array, spac
         better = float((draws[:, k] > draws[:, k + 1]).mean()) if k + 1 < len(chosen) else math.nan
         alike = int(((nearest == k) & (cosines > LIMIT)).sum())
         near, _ = driven_by(points[k : k + 1], examples, space.scale.astype(np.float64))
-        found.append(Chosen(keys[which], float(draws[:, k].mean()), float(low), float(high), alike, better, float(own[k]), near[:NEAR]))
+        found.append(
+            Chosen(keys[int(places[which])], float(draws[:, k].mean()), float(low), float(high), alike, better, float(own[k]), near[:NEAR])
+        )
     return tuple(found)
 
 
@@ -226,6 +245,8 @@ def preferred(session: RecordedSession, population: int) -> Preferred:
     population : int
         Images in a generation.
     """
+    if not (session.out / EVOLUTION).exists():
+        return Preferred(f"this run has no {EVOLUTION}")
     try:
         evolver = from_state(evolution_of(session.out)["evolver"])
         space = LatentSpace.load(session.out / "latent_space.npz")
@@ -244,16 +265,70 @@ def preferred_of(evolver: Evolver, space: LatentSpace, population: int) -> Prefe
         if preference is None:
             return Preferred(f"{len(known.ids)} images were scored, or all alike: too few for a model")
         directions = preference.directions(DRAWS, rng)
-        cosine = _cosines(directions, preference.direction[np.newaxis])[:, 0]
+        cosines = _cosines(directions, preference.direction[np.newaxis])[:, 0]
+        low, high = map(float, np.percentile(cosines, INTERVAL))
         along, against = driven_by(directions, examples_of(space), space.scale.astype(np.float64))
-        own = known.ids >= evolver.first
-        keys = [divmod(int(number) - evolver.first, population) for number in known.ids[own]]
+        numbers = known.ids - evolver.first
+        keys = {place: divmod(int(number), population) for place, number in enumerate(numbers) if number >= 0}
         found = Preferred(
-            "", preference.advantage, (float(cosine.mean()), *map(float, np.percentile(cosine, INTERVAL))), len(known.ids), evolver.runs,
+            "", preference.advantage, (float(cosines.mean()), low, high), len(known.ids), evolver.runs,
             evolver.latent_size, preference.curved is not None, along, against,
-            gallery_of(preference, keys, known.latents[own], space, rng),
+            gallery_of(preference, keys, space, rng),
         )  # fmt: skip
     return found
+
+
+# --- in words --------------------------------------------------------------------------------------------------------------------------
+
+
+def odds(advantage: float) -> str:
+    """Say a log evidence as odds."""
+    if abs(advantage) > math.log(1e6):
+        return "more than a million to 1" if advantage > 0 else "1 to more than a million"
+    ratio = math.exp(abs(advantage))
+    number = f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:,.0f}"
+    return f"{number} to 1" if advantage >= 0 else f"1 to {number}"
+
+
+def verdict(found: Preferred) -> str:
+    """Say in a sentence or two whether there is a preference, and how sure its direction is."""
+    if found.problem:
+        return f"Not known: {found.problem}."
+    of = f"{found.scored} scored images" + (f" of {found.runs} runs" if found.runs > 1 else "") + f" in {found.size} dimensions"
+    if not found.known:
+        return (
+            f"Not known: the scores speak {odds(found.advantage)} for a preference against none, and 20 to 1 is asked for ({of}). "
+            "So neither preferred images nor a direction are named."
+        )
+    mean, low, high = found.cosine
+    return (
+        f"Known: the scores speak {odds(found.advantage)} for a preference against none ({of}). The cosine of the direction found "
+        f"with the true one is expected to be {mean:.2f} (90% interval {low:.2f} to {high:.2f})."
+    )
+
+
+def what_it_means(condition: str) -> str:
+    """Say what the answer means where evolution was not told the brain's own scores, or selected nothing; empty where it did."""
+    return {
+        "sham": "Sham: evolution was told scores permuted over the run, of which this answer is made. It came about by chance.",
+        "yoked": "Yoked: evolution was told another participant's scores, of which this answer is made, not this one's.",
+        "random": "Random: nothing was selected. The answer is made of the brain's own scores of random images.",
+    }.get(condition, "")
+
+
+def words(chosen: Chosen) -> list[str]:
+    """Say of an image of the gallery all but its response, a line each."""
+    lines = [f"{chosen.alike} image{'s' if chosen.alike != 1 else ''} of its kind"]
+    if not math.isnan(chosen.better):
+        lines.append(
+            f"better than the next ({chosen.better:.0%})" if chosen.better >= SURE else f"not told from the next ({chosen.better:.0%})"
+        )
+    if not math.isnan(chosen.own):
+        own = f"own optimum: not known ({chosen.own:.0%})"
+        if chosen.own >= SURE or chosen.own <= 1 - SURE:
+            own = "an optimum of its own" if chosen.own >= SURE else "on the slope of a better one"
+        lines.append(own)
+    return lines + ([f"near {', '.join(each.name for each in chosen.near)}"] if chosen.near else [])
 
 
 def _named(examples: Examples, k: int, cosines: Array) -> Named:
