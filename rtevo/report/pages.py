@@ -144,7 +144,7 @@ def _preferred(session: Session) -> Figure:
         grid = figure.add_gridspec(1, gallery.MOST, left=0.03, right=0.97, top=0.83, bottom=0.66, wspace=0.15)
         figures.gallery([figure.add_subplot(grid[k]) for k in range(len(found.gallery))], session.out, found.gallery)
     if found.along:
-        bars = figure.add_gridspec(1, 2, left=0.16, right=0.97, top=0.4, bottom=0.1, wspace=0.45)
+        bars = figure.add_gridspec(1, 2, left=0.16, right=0.97, top=0.5, bottom=0.2, wspace=0.45)
         titles = "responses rise towards", "and fall towards"
         for k, (title, named) in enumerate(zip(titles, (found.along, found.against), strict=True)):
             figures.along(figure.add_subplot(bars[k]), named, title)
