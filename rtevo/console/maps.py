@@ -1,8 +1,9 @@
 """Live maps for the operator: tSNR so far, the decoder's map, and what each voxel contributes now, on three planes of today's volumes.
 
 They are made of the volumes that the session saves, in the console's process, at its low priority: no stage knows of them, and no ring has
-another reader. As far as the volumes are kept as they came (``[record] save_volumes = "raw"``) they are not realigned, so that motion shows
-at edges. The decoder's map is sampled where the decoder was placed; decoding itself carries it (:mod:`rtevo.decode.carry`).
+another reader. Where the volumes are kept as they came (``[record] save_volumes = "raw"``) they are not realigned, so that motion shows at
+edges. The decoder's map is sampled where the decoder was placed, as the head lay in the first volume of the maps; decoding carries it
+(:mod:`rtevo.decode.carry`) and realigns every volume.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rtevo.kernels.rigid import matrix_from_params
 from rtevo.record import AlignedRecord, GridRecord, PlacementRecord, Record, volume_path
 from rtevo.records import Decision, VolumeFlag
 
@@ -93,6 +95,7 @@ class LiveMaps:
         self._waiting: deque[int] = deque()
         self._grid: GridRecord | None = None
         self._planes: _Planes | None = None
+        self._placed: Array | None = None  # the decoder's world to today's
         self.volumes, self._mean, self._squares = 0, list[Array](), list[Array]()
         self._recent.clear()
 
@@ -103,12 +106,13 @@ class LiveMaps:
         if isinstance(record, GridRecord):
             self._begin()
             self._grid = record
-            if self._decoder is None:
-                self._planes = _planes(record, None, np.eye(4))
+            self._placed = np.eye(4) if self._decoder is None else None
         elif isinstance(record, PlacementRecord) and record.decision == Decision.ACCEPTED and self._grid is not None:
-            self._planes = _planes(self._grid, self._decoder, np.array(record.matrix or np.eye(4), np.float64))
-            self._waiting.clear()  # volumes before it are partly not yet in the steady state
-        elif isinstance(record, AlignedRecord) and not record.flags & LEFT_OUT and self._planes is not None:
+            self._placed = np.array(record.matrix, np.float64) if len(record.matrix) else np.eye(4)
+        elif isinstance(record, AlignedRecord) and not record.flags & LEFT_OUT and self._placed is not None and self._grid is not None:
+            if self._planes is None:
+                moved = _motion(record, self._grid) if self._folder == "volumes" else np.eye(4)
+                self._planes = _planes(self._grid, self._decoder, moved @ self._placed)
             self._waiting.append(record.index)
 
     def step(self) -> bool:
@@ -121,12 +125,17 @@ class LiveMaps:
             return True
         self._add(planes.of(volume))
         if self.volumes >= FEWEST and time.monotonic() - self._drawn_s >= EVERY_S:
-            self.draw(planes)
+            self.draw()
         return True
 
     def picture(self, kind: str) -> bytes | None:
         """Return a map as a PNG file; None where there is none."""
         return self._pictures.get(kind)
+
+    @property
+    def realigned(self) -> bool:
+        """Whether the volumes are realigned ones."""
+        return self._folder == "aligned"
 
     @property
     def decoded(self) -> bool:
@@ -166,8 +175,11 @@ class LiveMaps:
                 ]
         return found
 
-    def draw(self, planes: _Planes) -> None:
-        """Draw all maps."""
+    def draw(self) -> None:
+        """Draw all maps of the volumes so far."""
+        planes = self._planes
+        if planes is None or not self.volumes:
+            return
         sizes = np.linalg.norm(planes.affine[:3, :3], axis=0)
         self._pictures = {kind: _draw(values, self._mean, sizes, signed=kind != "tsnr") for kind, values in self.maps().items()}
         self._drawn_s = time.monotonic()
@@ -179,9 +191,15 @@ def _read(path: Path) -> NDArray[Any] | None:
     import nibabel
 
     try:
-        return np.asarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
+        return np.asarray(nibabel.load(path).dataobj)
     except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError):
         return None
+
+
+def _motion(record: AlignedRecord, grid: GridRecord) -> Array:
+    """Return where the head lies in a volume, against its reference: from the reference's world to the volume's."""
+    affine, shape = np.array(grid.affine, np.float64), np.array(grid.shape)
+    return matrix_from_params(record.motion, affine[:3, :3] @ ((shape - 1) / 2) + affine[:3, 3])
 
 
 def _planes(grid: GridRecord, decoder: Decoder | None, matrix: Array) -> _Planes:
@@ -189,7 +207,7 @@ def _planes(grid: GridRecord, decoder: Decoder | None, matrix: Array) -> _Planes
     from nibabel.orientations import inv_ornt_aff, io_orientation
     from scipy.ndimage import map_coordinates
 
-    affine, shape = np.array(grid.affine, np.float64), tuple(grid.shape)
+    affine, shape = np.array(grid.affine, np.float64), tuple(grid.shape or ())
     orientation = io_orientation(affine)
     turned = affine @ inv_ornt_aff(orientation, shape)
     sizes = tuple(shape[int(axis)] for axis in np.argsort(orientation[:, 0]))

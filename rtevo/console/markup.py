@@ -276,7 +276,8 @@ def maps(desk: Desk) -> str:
         f'<p class="dim">{KINDS[kind]}</p><img src="map/{kind}?{found.version}" alt="{KINDS[kind]}, three planes">' for kind in found.kinds
     )
     hidden = '<p class="dim">The contribution is hidden: it would tell the score.</p>' if desk.view.blinded and found.decoded else ""
-    return f"<h2>Live maps <span>{found.volumes} volumes</span></h2>{pictures}{hidden}"
+    how = "" if found.realigned else ", not realigned"
+    return f"<h2>Live maps <span>{found.volumes} volumes{how}</span></h2>{pictures}{hidden}"
 
 
 def _equipment(desk: Desk) -> list[tuple[str, str, str]]:
