@@ -75,10 +75,10 @@ class LiveMaps:
     ----------
     problem : str
         Why there are no maps; empty where there are, or will be.
-    version : int
-        Grows with every drawing.
     volumes : int
-        So many are in them.
+        So many have been read.
+    shown : int
+        So many were in what was drawn last.
     """
 
     def __init__(self, out: Path, kind: str, decoder: Decoder | None, tr_s: float, hidden: bool) -> None:
@@ -87,7 +87,7 @@ class LiveMaps:
         self.problem = "" if kind != "none" else "There are no maps: this session saves no volumes ([record] save_volumes)."
         self._recent: deque[list[Array]] = deque(maxlen=max(3, round(RECENT_S / tr_s)))
         self._pictures: dict[str, bytes] = {}
-        self.version, self._drawn_s = 0, -math.inf
+        self.shown, self._drawn_s = 0, -math.inf
         self._begin()
 
     def _begin(self) -> None:
@@ -183,7 +183,7 @@ class LiveMaps:
         sizes = np.linalg.norm(planes.affine[:3, :3], axis=0)
         self._pictures = {kind: _draw(values, self._mean, sizes, signed=kind != "tsnr") for kind, values in self.maps().items()}
         self._drawn_s = time.monotonic()
-        self.version += 1
+        self.shown = self.volumes
 
 
 def _read(path: Path) -> NDArray[Any] | None:

@@ -273,11 +273,11 @@ def maps(desk: Desk) -> str:
     if not found.kinds:
         return f'<h2>Live maps</h2><p class="dim">After {FEWEST} volumes, once the decoder lies on today\'s head.</p>'
     pictures = "".join(
-        f'<p class="dim">{KINDS[kind]}</p><img src="map/{kind}?{found.version}" alt="{KINDS[kind]}, three planes">' for kind in found.kinds
+        f'<p class="dim">{KINDS[kind]}</p><img src="map/{kind}?{found.shown}" alt="{KINDS[kind]}, three planes">' for kind in found.kinds
     )
     hidden = '<p class="dim">The contribution is hidden: it would tell the score.</p>' if desk.view.blinded and found.decoded else ""
     how = "" if found.realigned else ", not realigned"
-    return f"<h2>Live maps <span>{found.volumes} volumes{how}</span></h2>{pictures}{hidden}"
+    return f"<h2>Live maps <span>{found.shown} volumes{how}</span></h2>{pictures}{hidden}"
 
 
 def _equipment(desk: Desk) -> list[tuple[str, str, str]]:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from rtevo.console import markup
-from rtevo.console.maps import EVERY_S, FEWEST, LiveMaps
+from rtevo.console.maps import FEWEST, LiveMaps
 from rtevo.decode import Decoder
 from rtevo.record import record_of, volume_path
 from rtevo.records import Decision, Grid, VolumeFlag
@@ -68,7 +68,7 @@ def followed(out: Path, n: int, kind: str = "raw", hidden: bool = False, **how: 
 def test_maps_have_the_signal_to_noise_of_the_volumes_and_the_contribution_of_a_response(tmp_path: Path) -> None:
     write(tmp_path, 40, response=30.0)
     maps = followed(tmp_path, 40)
-    assert (maps.volumes, maps.kinds, maps.version) == (40, ["tsnr", "decoder", "contribution"], 1)
+    assert (maps.volumes, maps.kinds, maps.shown) == (40, ["tsnr", "decoder", "contribution"], FEWEST)  # not drawn again so soon
     sagittal, coronal, axial = maps.maps()["tsnr"]
     assert np.nanmedian(sagittal) == pytest.approx(SIGNAL / NOISE, rel=TSNR_TOLERANCE)
     assert np.isnan(coronal[:, 0]).all()  # air
@@ -145,4 +145,3 @@ def test_the_page_shows_the_maps_and_says_why_there_are_none(tmp_path: Path) -> 
     assert "it would tell the score" in hidden
     assert "saves no volumes" in words(followed(tmp_path, FEWEST, kind="none"))
     assert f"After {FEWEST} volumes" in words(followed(tmp_path, 3))
-    assert EVERY_S > 0
