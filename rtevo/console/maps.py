@@ -34,6 +34,7 @@ EVERY_S = 10.0  # a picture is drawn at most that often
 RECENT_S = 10.0  # "now"
 FEWEST = 20  # volumes for a standard deviation
 PX_PER_MM = 1.2
+TEXT_PX, FOOT_PX = 30, 44  # of a picture that the page shows at about two fifths of its size
 LEFT_OUT = VolumeFlag.MISSING | VolumeFlag.UNALIGNED | VolumeFlag.SPIKE
 WARM, COLD = (240, 150, 30), (70, 150, 240)
 SEQUENCE = np.array([[40, 20, 90], [35, 90, 140], [40, 160, 130], [150, 210, 80], [250, 235, 60]], np.float64)  # dark to light
@@ -238,14 +239,20 @@ def _draw(values: list[Array], under: list[Array], sizes_mm: Array, *, signed: b
         picture = Image.fromarray(np.ascontiguousarray(colours.transpose(1, 0, 2)[::-1]))
         shape = (round(own.shape[0] * sizes_mm[a] * PX_PER_MM), round(own.shape[1] * sizes_mm[b] * PX_PER_MM))
         parts.append(picture.resize((max(shape[0], 1), max(shape[1], 1)), Image.Resampling.BILINEAR))
-    whole = Image.new("RGB", (sum(part.width for part in parts) + 8, max(part.height for part in parts) + 34), "#0b0d10")
+    whole = Image.new("RGB", (sum(part.width for part in parts) + 8, max(part.height for part in parts) + FOOT_PX), "#0b0d10")
     pen, left = ImageDraw.Draw(whole), 0
     for part, (first, second) in zip(parts, (("back", "front"), ("L", "R"), ("L", "R")), strict=True):
-        whole.paste(part, (left, 0))
-        pen.text((left + 4, whole.height - 18), first, fill="#aeb7c0", font_size=16, anchor="lm")
-        pen.text((left + part.width - 4, whole.height - 18), second, fill="#aeb7c0", font_size=16, anchor="rm")
+        whole.paste(part, (left, (whole.height - FOOT_PX - part.height) // 2))
+        pen.text((left + 4, whole.height - FOOT_PX // 2), first, fill="#aeb7c0", font_size=TEXT_PX, anchor="lm")
+        pen.text((left + part.width - 4, whole.height - FOOT_PX // 2), second, fill="#aeb7c0", font_size=TEXT_PX, anchor="rm")
         left += part.width + 4
-    pen.text((whole.width // 2, whole.height - 18), f"{'±' if signed else '0 to '}{top:.3g}", fill="#d3dae0", font_size=16, anchor="mm")
+    pen.text(
+        (whole.width // 2, whole.height - FOOT_PX // 2),
+        f"{'±' if signed else '0 to '}{top:.3g}",
+        fill="#d3dae0",
+        font_size=TEXT_PX,
+        anchor="mm",
+    )
     file = io.BytesIO()
     whole.save(file, "png", compress_level=1)
     return file.getvalue()
