@@ -101,6 +101,11 @@ def test_an_image_that_scored_nothing_is_not_preferred_because_it_lies_along_the
     slope = preference.responses(latents[along : along + 1], 2000, np.random.default_rng(0))
     assert slope.mean() > 0.5
     assert responses.mean() < -0.5
+    evolver = told(latents, scores + own, 0.1)
+    evolver.tell([0, 1], (scores + own)[:2])  # of these the error is not known
+    partly = preference_of(evolver)
+    assert partly is not None
+    assert np.isfinite(partly.images(10, np.random.default_rng(0))).all()
     keys = {(each.key[0] * 5 + each.key[1]) for each in preferred_of(told(latents, scores + own, 0.1), SPACE, 5).gallery}
     assert along not in keys
 

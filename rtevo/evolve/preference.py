@@ -134,7 +134,9 @@ def preference_of(evolver: Evolver) -> Preference | None:
         return None
     errors: Errors | None = None
     latents, fitness, precision, run = known.latents, known.fitness, np.ones(len(known.ids)), np.zeros(len(known.ids), np.int64)
-    covariance = np.diag(np.where(np.isfinite(known.fitness_se), known.fitness_se, np.inf) ** 2)
+    errors_known = np.isfinite(known.fitness_se)
+    usual = float(np.median(known.fitness_se[errors_known])) if errors_known.any() else np.inf
+    covariance = np.diag(np.where(errors_known, known.fitness_se, usual) ** 2)
     if (several := pooled(evolver)) is not None:
         latents, fitness, errors, linear = several.latents, several.values, several.errors, several.linear
         precision, run, covariance = np.ones(len(fitness)), several.run, several.covariance
