@@ -13,6 +13,8 @@ On one H100 the whole takes some 15 minutes; ``--share 0.001`` goes through the 
 3. ``vae``: an AutoencoderKL (Rombach et al. 2022, arXiv:2112.10752) from 64 x 64 pixels to 16 x 16 x 4 latents.
 4. ``unet``: predicts v (Salimans & Ho 2022, arXiv:2202.00512) from noisy latents, given a noised image embedding as
    StableUnCLIPImg2ImgPipeline hands it over; one embedding in ten is left out for guidance (Ho & Salimans 2022, arXiv:2207.12598).
+5. ``assemble``: the pipeline's folder, its latent space, and the keywords' mean embeddings (``keyword-means.npz``), by which a report says
+   a direction in words.
 """
 
 from __future__ import annotations

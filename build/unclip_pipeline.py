@@ -27,7 +27,7 @@ from unclip_parts import (
     text_tower,
     vision_tower,
 )
-from unclip_training import Conditioning, concept_space, decode, embed, load, retrieval, tokens
+from unclip_training import Conditioning, concept_space, decode, embed, keyword_means, load, retrieval, tokens
 
 
 def stage_assemble(run: Run) -> None:
@@ -76,6 +76,8 @@ def stage_assemble(run: Run) -> None:
     (folder / "model_index.json").write_text(json.dumps(index, indent=2))
     mean, components, scale = concept_space(gallery, share, pictures.keywords)
     np.savez(folder / "latent_space.npz", mean=mean.numpy(), components=components.numpy(), scale=scale.numpy())
+    words, means = keyword_means(gallery, share, pictures.keywords)
+    np.savez_compressed(run.work / "keyword-means.npz", names=np.array(words), embeddings=means.numpy().astype(np.float16))
     size = sum(f.stat().st_size for f in folder.rglob("*.safetensors")) / 1e6
     run.say(f"assemble: {size:.1f} MB of weights in {folder}")
 

@@ -153,6 +153,9 @@ def stage_clip(run: Run) -> None:
     check_clip(run, vision, draw)
 
 
+NOT_WORDS = {"apanese", "laus", "slands", "the", "you"}  # what is left of words with a capital, and no kind of thing
+
+
 def embed(vision: Any, pictures: torch.Tensor, batch: int = 2048) -> torch.Tensor:
     """Image embeddings (n, e), float32."""
     with torch.inference_mode():
@@ -217,6 +220,17 @@ def concept_space(embeddings: torch.Tensor, share: torch.Tensor, keywords: list[
     components = components * components.sum(1, keepdim=True).sign()
     deviation = (((centred @ components.T) ** 2) * weight).sum(0).clamp(min=1e-12).sqrt()
     return mean.float(), components.float(), deviation.float()
+
+
+def keyword_means(embeddings: torch.Tensor, share: torch.Tensor, keywords: list[str]) -> tuple[list[str], torch.Tensor]:
+    """Keywords of three letters or more that 8 pictures or more have, one of those with the same pictures; their mean embeddings (n, e)."""
+    said = {word for text in keywords for word in text.split() if len(word) > 2 and word not in NOT_WORDS}
+    words = sorted(said, key=lambda word: (-len(word), word))
+    has = torch.tensor([[word in own for word in words] for own in (set(text.split()) for text in keywords)], dtype=torch.float64)
+    first = {tuple(column.nonzero()[:, 0].tolist()): k for k, column in reversed(list(enumerate(has.T)))}
+    chosen = sorted((k for pictures, k in first.items() if len(pictures) >= 8), key=words.__getitem__)
+    weight = has[:, chosen] * share.double().cpu()[:, None]
+    return [words[k] for k in chosen], ((weight / weight.sum(0)).T @ embeddings.double().cpu()).float()
 
 
 def stage_judge(run: Run) -> None:

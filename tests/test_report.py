@@ -18,6 +18,7 @@ import pytest
 
 from rtevo import records
 from rtevo.config import build, dump
+from rtevo.evolve import RandomEvolver
 from rtevo.record import LOG, ImageRecord, LatentRecord, LogWriter, RecordedSession, Recorder, read_log
 from rtevo.records import EventKind, VolumeFlag
 from rtevo.report import gather, page, pages
@@ -294,6 +295,46 @@ def test_a_blinded_session_stays_blinded_until_its_end(recorded: Record) -> None
     session = gather(out)
     assert session.condition == "sham"
     assert "permuted among the images" in Page(page(session)).words
+
+
+def evolved(out: Path, noise: float) -> Path:
+    """Leave the state of evolution and the built-in space, as a run of six images with a clear preference or none does."""
+    from rtevo.generate import TINY_LATENT_SPACE
+    from rtevo.latent import LatentSpace
+
+    LatentSpace.load(TINY_LATENT_SPACE).first(3).save(out / "latent_space.npz")
+    rng = np.random.default_rng(0)
+    evolver = RandomEvolver(3, rng)
+    evolver.begin()
+    latents = evolver.ask(60)
+    evolver.tell(np.arange(60), (latents[:, 0] if noise < 1 else 0) + noise * rng.standard_normal(60))
+    (out / "evolution.json").write_text(json.dumps({"evolver": evolver.to_state()}), encoding="utf-8")
+    return out
+
+
+def test_the_page_names_what_is_preferred_where_it_is_known_and_may_be_told(recorded: Record) -> None:
+    known = gather(evolved(recorded(end={"condition": "brain"}), 0.3))
+    words = Page(page(known)).words
+    assert "Known: the scores speak" in words
+    assert "Responses rise towards" in words
+    assert "of its kind" in words
+    assert "Sham" not in words
+    assert len(pages(known)) == 4
+    nothing = gather(evolved(recorded("none"), 1.0))  # that ended as sham
+    words = Page(page(nothing)).words
+    assert "Not known: the scores speak" in words
+    assert "It came about by chance" in words
+    assert "Responses rise towards" not in words
+    assert len(pages(nothing)) == 3
+    hidden = gather(evolved(recorded("hidden", ended=False, condition="blinded"), 0.3))
+    words = Page(page(hidden)).words
+    assert hidden.preferred is None
+    assert "the scores speak" not in words
+    assert "Hidden: the session is blinded." in words
+    assert len(pages(hidden)) == 3
+    (known.out / "evolution.json").write_text("{}")
+    assert "Not known: where evolution stood cannot be read" in Page(page(gather(known.out))).words
+    assert "this run has no evolution.json" in Page(page(gather(recorded("older")))).words
 
 
 def test_a_session_that_was_cut_short_has_a_page_too(recorded: Record) -> None:

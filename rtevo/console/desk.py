@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rtevo.console.maps import LiveMaps
 from rtevo.console.view import View
 from rtevo.console.waits import OVER, how_it_ended, state_of
+from rtevo.errors import DecoderError
 from rtevo.record import LOG, LogFollower, image_path
 from rtevo.session.course import course_settings
 from rtevo.session.orders import SAID, choices_of
@@ -42,6 +45,18 @@ class Desk:
         self._rings = {name: Ring.attach(ring_name(self.plan.name, name)) for name in ring_names(self.plan)}
         self._readers = {name: readers_of(name, self.plan.devices, self.plan.localizer) for name in self._rings}
         self._thumbnails: dict[tuple[int, int], bytes] = {}
+        self.maps = self._make_maps()
+
+    def _make_maps(self) -> LiveMaps:
+        """Make the live maps, of the decoder as it was made; where it is no longer there, of the volumes alone."""
+        from rtevo.decode import load_decoder
+
+        settings, kind = self.plan.config.decoder, self.plan.config.record.save_volumes
+        decoder = None
+        if kind != "none" and not self.view.localizer:
+            with suppress(DecoderError):
+                decoder = load_decoder(self.plan.decoder, self.plan.decoder_name, settings.objective, settings.more_folders)
+        return LiveMaps(self.plan.out, kind, decoder, self.plan.tr_s, self.view.blinded)
 
     def close(self) -> None:
         """Let go of the rings."""
@@ -53,6 +68,7 @@ class Desk:
         for record in self._log.new():
             self.changed += 1
             self.view.take(record)
+            self.maps.take(record)
         self.depths = {name: (max(map(ring.lag, self._readers[name])), ring.slots) for name, ring in self._rings.items()}
 
     @property

@@ -7,6 +7,7 @@ from html import escape
 
 from rtevo.config import presenter_is_outside
 from rtevo.console.desk import Desk
+from rtevo.console.maps import FEWEST, KINDS
 from rtevo.console.view import FULL, LATENCIES, Trial, View
 from rtevo.console.waits import FOLLOWING
 
@@ -262,6 +263,21 @@ def health(desk: Desk) -> str:
         f'<div class="rows">{rows}</div><h2>Time that the stages take, ms</h2><table>{head}{stages}</table>'
         f'<h2>Waiting in the rings</h2><div class="rings">{rings}</div>'
     )
+
+
+def maps(desk: Desk) -> str:
+    """Give the live maps, or why there are none."""
+    found = desk.maps
+    if found.problem:
+        return f'<h2>Live maps</h2><p class="dim">{escape(found.problem)}</p>'
+    if not found.kinds:
+        return f'<h2>Live maps</h2><p class="dim">After {FEWEST} volumes, once the decoder lies on today\'s head.</p>'
+    pictures = "".join(
+        f'<p class="dim">{KINDS[kind]}</p><img src="map/{kind}?{found.shown}" alt="{KINDS[kind]}, three planes">' for kind in found.kinds
+    )
+    hidden = '<p class="dim">The contribution is hidden: it would tell the score.</p>' if desk.view.blinded and found.decoded else ""
+    how = "" if found.realigned else ", not realigned"
+    return f"<h2>Live maps <span>{found.shown} volumes{how}</span></h2>{pictures}{hidden}"
 
 
 def _equipment(desk: Desk) -> list[tuple[str, str, str]]:

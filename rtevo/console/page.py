@@ -49,7 +49,8 @@ class Page:
             self.upcoming = self._html("panel upcoming")
             self.placement = self._html("panel generations")
             self.generations = ui.element("div").classes("panel generations")
-            self.health = self._html("panel health")
+            with ui.element("div").classes("panel health"):
+                self.health, self.maps = self._html(""), self._html("maps")
             self._make_charts()
         self._make_dialogs()
         self.client = ui.context.client
@@ -246,6 +247,7 @@ class Page:
         self._set(self.upcoming, markup.upcoming(desk))
         self.upcoming.set_visibility(bool(self.upcoming.content))
         self._set(self.health, markup.health(desk))
+        self._set(self.maps, markup.maps(desk))
         self._draw_buttons()
         self._draw_question()
         if self._changed != desk.changed:

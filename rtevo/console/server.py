@@ -84,6 +84,11 @@ def _application(desk: Desk, looking: dict[str, Page]) -> Guard:
         found = desk.overlay(part, attempt)
         return Response(status_code=404) if found is None else Response(found, media_type="image/png")
 
+    @application.get("/map/{kind}")
+    def live_map(kind: str) -> Response:
+        found = desk.maps.picture(kind)
+        return Response(status_code=404) if found is None else Response(found, media_type="image/png")
+
     @application.get("/alive/{client}", status_code=204)
     def alive(client: str) -> Response:
         """Answer a page that looks for its server; 404 where this is another one, that does not know it."""
@@ -126,6 +131,7 @@ async def _serve(context: Context, desk: Desk) -> None:
     context.ready()
     while not serving.done() and not desk.closed:
         desk.refresh()
+        await asyncio.to_thread(desk.maps.step)
         await asyncio.sleep(LOOK_S)
     desk.refresh()
     for _ in range(round(PART_S / LOOK_S)):

@@ -10,6 +10,7 @@ measured; such a candidate is left out and never counts as zero.
     truncation  the weighted mean of the better half, and mutation
     surrogate   a Bayesian model of all scores so far
     model       that model
+    preference  what it says at the end, and how sure that is
     cma         CMA-ES, plain and separable
     runs        several runs: an offset, a unit, noise and a drift of each
     together    errors that go together; means of runs
@@ -28,6 +29,7 @@ from rtevo.evolve.base import Evolver, History
 from rtevo.evolve.cma import Cma, SepCma
 from rtevo.evolve.controls import Feedback, RandomEvolver, Sham, Yoked
 from rtevo.evolve.course import MOST_AHEAD, SCHEDULES, Course, CourseSettings, Request, Told
+from rtevo.evolve.preference import Preference, preference_of
 from rtevo.evolve.probes import Anchor
 from rtevo.evolve.runs import Effects
 from rtevo.evolve.state import rng_from_state, rng_to_state
@@ -46,6 +48,7 @@ __all__ = [
     "Evolver",
     "Feedback",
     "History",
+    "Preference",
     "RandomEvolver",
     "Request",
     "SepCma",
@@ -57,6 +60,7 @@ __all__ = [
     "Yoked",
     "create",
     "from_state",
+    "preference_of",
     "rng_from_state",
     "rng_to_state",
     "truncation_weights",

@@ -61,6 +61,7 @@ class Evolver(ABC):
     """
 
     strategy: ClassVar[str]
+    half_life: float = 0.0  # images after which a score counts half as much; 0: it stays
 
     def __init__(self, latent_size: int, rng: np.random.Generator) -> None:
         if latent_size < 1:
@@ -241,6 +242,15 @@ class Evolver(ABC):
             first,
             second,
         )
+
+    @property
+    def first(self) -> int:
+        """Number of the first candidate of the last run."""
+        return self._starts[-1]
+
+    def own_together(self, known: History) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """As :meth:`together`, of the candidates alone."""
+        return self._together.of(known.ids, known.fitness, known.fitness_se)
 
     def together(self, known: History, probes: ProbeScores) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Return what the volumes alone say of candidates and probes, and their errors' covariance, see :meth:`Together.of`."""

@@ -132,7 +132,8 @@ class Linear:
         weights = np.exp(log - log.max())
         self.weights = weights / weights.sum()
         self.noise_variance = squares / max(freedom, 1)
-        self._shrunk = shrunk
+        self._shrunk, self._freedom = shrunk, max(freedom, 1)
+        self._of_none = -0.5 * freedom * math.log(max(total, 1e-300))
         self._mean = ((self.weights * SIGNAL_TO_NOISE)[:, np.newaxis] * self._cross / shrunk).sum(axis=0)
 
     def surprise(self, precision: Array) -> Array:
@@ -165,6 +166,20 @@ class Linear:
         """Mean and variance of what sums of :func:`features` (k, d + 1) are worth."""
         best, turned = int(np.argmax(self.weights)), of @ self._basis
         return turned @ self._mean, (turned**2) @ (self.noise_variance[best] * SIGNAL_TO_NOISE[best] / self._shrunk[best])
+
+    @property
+    def advantage(self) -> float:
+        """Log evidence above that of no preference at all: scores that vary about their mean, whatever the latents."""
+        prior = LOG_PRIOR - np.logaddexp.reduce(LOG_PRIOR)
+        return float(np.logaddexp.reduce(self.log_evidence + prior)) - self._of_none
+
+    def posterior(self, n: int, rng: np.random.Generator) -> Array:
+        """Draws (n, d + 1) from the whole posterior: what a unit of each of :func:`features` is worth, the noise being unknown, too."""
+        which = rng.choice(len(SIGNAL_TO_NOISE), size=n, p=self.weights)
+        noise = self.noise_variance[which] * self._freedom / rng.chisquare(self._freedom, n)
+        gain = SIGNAL_TO_NOISE[which, np.newaxis] / self._shrunk[which]
+        turned = gain * self._cross + np.sqrt(noise[:, np.newaxis] * gain) * rng.standard_normal((n, len(self._cross)))
+        return np.asarray(turned @ self._basis.T, np.float64)
 
     def mean(self) -> Slope:
         """Posterior mean, one draw."""
@@ -325,6 +340,7 @@ class Curved:
         best = int(np.argmax(linear.log_evidence))
         tries = [self._solve(covariance, float(SIGNAL_TO_NOISE[k])) for k in range(max(best - 1, 0), min(best + 2, len(SIGNAL_TO_NOISE)))]
         log_evidence, self._ratio, self._factor, self.noise_variance = max(tries, key=lambda found: found[0])
+        self._freedom = max(n - 1.0 if errors is None else errors.freedom, 1.0)
         self.advantage = log_evidence - float(linear.log_evidence.max())
 
     def _solve(self, covariance: Array, ratio: float) -> tuple[float, float, Array, float]:
@@ -342,6 +358,18 @@ class Curved:
         evidence = -float(np.log(np.diag(factor)).sum()) - 0.5 * freedom * math.log(squares)
         evidence += sum(0.5 * math.log(ratio * _CONSTANT * each) for each in known) + 0.5 * log_det  # means that are given
         return evidence, ratio, factor, squares / (freedom + len(known))
+
+    def posterior(self, points: Array, n: int, rng: np.random.Generator) -> Array:
+        """Draws (n, m) from the posterior at points (m, d), above a random image; the noise is unknown, too."""
+        own = np.vstack([self._latents, points])
+        lengths = radial(own)
+        prior = self._ratio * (np.exp(points @ own.T / self._d) - 1.0 + np.outer(lengths[self._n :], lengths))
+        cross, within = prior[:, : self._n], prior[:, self._n :]
+        mean = cross @ cho_solve((self._factor, True), self._fitness, check_finite=False)
+        values, basis = np.linalg.eigh(within - cross @ cho_solve((self._factor, True), cross.T, check_finite=False))
+        noise = self.noise_variance * self._freedom / rng.chisquare(self._freedom, n)
+        spread = np.sqrt(np.maximum(values, 0.0)) * rng.standard_normal((n, len(points)))
+        return np.asarray(mean + np.sqrt(noise)[:, np.newaxis] * (spread @ basis.T), np.float64)
 
     def ascend(self, start: Array, radius: Array, spread: float, rng: np.random.Generator, steps: int = 16) -> Slope:
         """Slopes at the maxima on a sphere that are reached from `start`, one for each draw from the posterior.

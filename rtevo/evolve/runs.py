@@ -231,12 +231,17 @@ class Pooled:
         In the unit of the preference.
     errors : Errors
     linear : Linear
+    run : ndarray, int64 (n,)
+    covariance : ndarray, float64 (n, n)
+        Of the errors as scores came with them, in the unit of the preference.
     """
 
     latents: Array
     values: Array
     errors: Errors
     linear: Linear
+    run: NDArray[np.int64]
+    covariance: Array
 
     def offsets(self, effects: Effects) -> tuple[Array, Array]:
         """How much higher a random image would score in each run than in the first (runs,), and the standard deviation of that."""
@@ -267,4 +272,5 @@ def _fitted(scores: Scores, effects: Effects) -> Pooled:
     values, covariance = scores.values / effects.scale[run], scores.covariance / np.outer(error[run], error[run])
     shares = OWN if scores.linked else OWN[:1]
     linear, errors = without_outliers_together(scores.latents, values, covariance, scores.pool, shares)
-    return Pooled(scores.latents, values, errors, linear)
+    measured = scores.covariance / np.outer(effects.scale[run], effects.scale[run])
+    return Pooled(scores.latents, values, errors, linear, run, measured)

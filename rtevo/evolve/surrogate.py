@@ -28,33 +28,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtevo.evolve.base import Evolver, History
-from rtevo.evolve.model import (
-    Array,
-    Curved,
-    Errors,
-    Linear,
-    Slope,
-    one_thread,
-    relative_precision,
-    right_angles,
-    unit,
-    without_outliers,
-    without_outliers_together,
-)
-from rtevo.evolve.runs import Effects, Pooled, Scores, fit_effects, fit_pooled
+from rtevo.evolve.base import Evolver
+from rtevo.evolve.model import Array, Slope, one_thread, right_angles, unit
+from rtevo.evolve.preference import FEWEST, Preference, fit_linear, pooled, preference_of
+from rtevo.evolve.runs import Effects, Scores, fit_effects, fit_pooled
 
 __all__ = ["Surrogate"]
 
-_CURVED_EVIDENCE = 3.0  # the curved model is used where its log evidence is better by this
 _FINAL_SHARE = 0.05  # of the budget, for the best images
 _FINAL_SPREAD = 0.1  # of their directions around the best one, as a share of it
-_FEWEST = 4  # scores before a model is fitted
-
-
-def _linear(known: History) -> tuple[Linear, Array]:
-    """Fit the linear model; gives also how far each score is trusted: its standard error, and whether the others make it credible."""
-    return without_outliers(known.latents, known.fitness, relative_precision(known.fitness_se))
 
 
 class Surrogate(Evolver):
@@ -121,11 +103,11 @@ class Surrogate(Evolver):
     def expected_gain(self, n: int) -> float:
         """Gain expected of the next `n` scores, in standard deviations of the fitness of random images; NaN before the first."""
         known = self.history()
-        if len(known.ids) < _FEWEST or np.ptp(known.fitness) == 0:
+        if len(known.ids) < FEWEST or np.ptp(known.fitness) == 0:
             return math.nan
         with one_thread():
-            pooled = self._pooled()
-            linear = _linear(known)[0] if pooled is None else pooled.linear
+            several = pooled(self)
+            linear = fit_linear(known)[0] if several is None else several.linear
             return linear.expected_gain(n, np.random.default_rng(self.asked))
 
     def run_effects(self) -> tuple[Effects, Array, Array]:
@@ -145,36 +127,18 @@ class Surrogate(Evolver):
             return effects, *fit_pooled(scores).offsets(effects)
 
     def _propose(self, n: int) -> NDArray[np.float64]:
-        known = self.history()
-        if len(known.ids) < _FEWEST or np.ptp(known.fitness) == 0:
-            with one_thread():
-                return right_angles(self._rng.standard_normal((n, self.latent_size)), self._latents)
-        final = self._budget is not None and self.asked + max(n, self._final) >= self._budget
         with one_thread():
-            return self._best(n, known, 0.0 if final else self._exploration)
+            preference = preference_of(self)
+            if preference is None:
+                return right_angles(self._rng.standard_normal((n, self.latent_size)), self._latents)
+            final = self._budget is not None and self.asked + max(n, self._final) >= self._budget
+            return self._best(n, preference, 0.0 if final else self._exploration)
 
-    def _pooled(self) -> Pooled | None:
-        """Fit the model of several runs; None where there is only one, all of whose scores count the same."""
-        if not self.half_life and len(np.unique(self.run_of(self.history().ids))) < 2:
-            return None
-        return fit_pooled(Scores.of(self, self.half_life))
-
-    def _best(self, n: int, known: History, spread: float) -> Array:
+    def _best(self, n: int, preference: Preference, spread: float) -> Array:
         """Return the best candidates under draws with a share of the posterior's spread."""
-        errors: Errors | None = None
-        latents, fitness, precision = known.latents, known.fitness, np.ones(len(known.ids))
-        if (pooled := self._pooled()) is not None:
-            latents, fitness, errors, linear = pooled.latents, pooled.values, pooled.errors, pooled.linear
-            precision = np.ones(len(fitness))
-        elif (together := self._together.of(known.ids, known.fitness, known.fitness_se)) is not None:
-            fitness = together[0]
-            linear, errors = without_outliers_together(latents, fitness, together[1])
-        else:
-            linear, precision = _linear(known)
-        slope = linear.draw(n, spread, self._rng)
-        curved = Curved(latents, fitness, precision, linear, linear.mean().direction[0], errors)
-        if curved.advantage > _CURVED_EVIDENCE:
-            slope = curved.ascend(slope.direction, self._radius(slope), spread, self._rng)
+        slope = preference.linear.draw(n, spread, self._rng)
+        if preference.curved is not None:
+            slope = preference.curved.ascend(slope.direction, self._radius(slope), spread, self._rng)
         directions = unit(slope.direction)
         if spread == 0:
             directions = unit(directions + _FINAL_SPREAD * unit(self._rng.standard_normal(directions.shape)))

@@ -16,7 +16,7 @@ from rtevo.generate.loading import load_encoder, pick_device
 from rtevo.generate.tiny import TINY_UNCLIP
 from rtevo.progress import shown
 
-__all__ = ["encode", "encode_folder"]
+__all__ = ["encode", "encode_folder", "pictures_below"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -83,11 +83,23 @@ def encode_folder(folder: Path, model_path: Path | None = None, device: str = "a
     DataError
         There are none, or one cannot be read.
     """
+    files = pictures_below(folder)
+    with shown() as progress:
+        return encode(files, model_path, device, on_progress=lambda done, total: progress("encoding", done, total))
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """List all pictures below a folder, in the order of their names.
+
+    Raises
+    ------
+    DataError
+        There are none.
+    """
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
     if not files:
         raise DataError(f"{folder}: expected pictures ({', '.join(PICTURES)}), found none")
-    with shown() as progress:
-        return encode(files, model_path, device, on_progress=lambda done, total: progress("encoding", done, total))
+    return files
 
 
 def _parts(files: Sequence[Path], batch: int) -> Iterator[Sequence[Path]]:

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rtevo.record import image_path
 from rtevo.records import FD_LIMIT_MM, MOTION_COLUMNS, VolumeFlag
+from rtevo.report.gallery import Chosen, Named, words
 from rtevo.report.gather import Latency, Row, Session, means
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["ACCENT", "INK", "MUTED", "STYLE", "fitness", "latencies", "motion", "pictures", "quality", "responses", "span", "timeline"]
+__all__ = [
+    "ACCENT",
+    "INK",
+    "MUTED",
+    "STYLE",
+    "along",
+    "fitness",
+    "gallery",
+    "latencies",
+    "motion",
+    "pictures",
+    "quality",
+    "responses",
+    "span",
+    "timeline",
+]
 
 INK, MUTED, ACCENT, SECOND, WARN, PALE = "#1b1f24", "#57606a", "#0b6e75", "#c2571a", "#b3261e", "#c8ced4"
 CONTROL = ("#7a5195", "#8b7a00", "#4a6fa5", "#a05195")
@@ -81,6 +98,32 @@ def pictures(axes: Any, session: Session, generations: Sequence[int]) -> None:
                 for spine in ax.spines.values():
                     spine.set(visible=True, color=ACCENT, linewidth=2)
         row[0].text(-0.12, 0.5, f"{generation}", transform=row[0].transAxes, ha="right", va="center", fontsize=8, color=INK)
+
+
+def gallery(axes: Sequence[Axes], out: Path, chosen: Sequence[Chosen]) -> None:
+    """Draw preferred images, with what is known of each below it."""
+    from PIL import Image
+
+    for ax, each in zip(axes, chosen, strict=True):
+        path = image_path(out, *each.key)
+        ax.set_axis_off()
+        if path.exists():
+            with Image.open(path) as picture:
+                ax.imshow(np.asarray(picture))
+        ax.set_title(f"{each.response:+.2f}  [{each.low:+.2f}, {each.high:+.2f}]", fontsize=8, loc="center", color=ACCENT)
+        ax.text(0.5, -0.04, "\n".join(words(each)), transform=ax.transAxes, ha="center", va="top", fontsize=7, color=MUTED)
+
+
+def along(ax: Axes, named: Sequence[Named], title: str) -> None:
+    """Draw the cosines of named pictures with the direction, with their intervals."""
+    at = np.arange(len(named))[::-1]
+    middle = np.array([each.cosine for each in named])
+    ends = np.abs(np.array([(each.low, each.high) for each in named]).T - middle)
+    ax.errorbar(middle, at, xerr=ends, fmt="o", color=ACCENT, ms=4, lw=1.2)
+    ax.axvline(0, color=PALE, lw=1)
+    ax.set(
+        yticks=at, yticklabels=[each.name for each in named], xlim=(-1, 1), title=title, xlabel="cosine with the direction, 90% interval"
+    )
 
 
 def label(session: Session, trial: Row) -> str:

@@ -17,6 +17,7 @@ from rtevo.errors import DataError, DecoderError
 from rtevo.outside import read_json
 from rtevo.record import LOG, AlignedRecord, ImageRecord, LatentRecord, Painting, RecordedSession, ScoreRecord, held
 from rtevo.records import EventKind, VolumeFlag
+from rtevo.report.gallery import Preferred, preferred
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -102,6 +103,8 @@ class Session:
         Of a localizer: what was shown, rows of its events; else empty.
     learnt : Learnt or None
         Of the response; None where that is not recorded.
+    preferred : Preferred or None
+        What is known of the preference; None where it is hidden, and of a localizer.
     """
 
     out: Path
@@ -118,6 +121,7 @@ class Session:
     learnt: Learnt | None = None
     gated: bool = False
     shown: list[Row] = field(default_factory=list)
+    preferred: Preferred | None = None
 
     @property
     def localizer(self) -> bool:
@@ -198,7 +202,7 @@ def gather(out: Path) -> Session:
     hidden = settings["session"]["condition"] == "blinded" or settings["safety"]["approval"] != "none"  # who chooses must not know
     if (hidden and recorded.end is None) or recorded.sealed:
         return _blind(session)
-    return session
+    return session if session.localizer else replace(session, preferred=preferred(recorded, settings["evolution"]["population"]))
 
 
 def _blind(session: Session) -> Session:
