@@ -270,7 +270,7 @@ def test_methods_name_the_nuisance_terms_and_how_probable_each_was(recorded: Rec
     with LogWriter(out / "record.jsonl") as log:
         log.append("scores", {"generation": 0, "candidate": 0, "revision": 1, "score": 1.0, "nuisance": [0.97, math.nan]})
     paragraphs, references = methods(gather(out))
-    words = dict(paragraphs)["Decoding"]
+    words = dict(paragraphs)["Response estimates"]
     assert "the mean of cerebrospinal fluid (probability 0.97 at the end), five principal components" in words
     assert "(not judged)" in words
     assert "fluid given as a mask; scaled on the first 40 s" in words

@@ -39,7 +39,7 @@ def test_fluid_and_white_matter_are_guessed_from_the_brightness() -> None:
     reference, white, fluid = head()
     found = compartments_of(reference, GRID)
     assert (found["csf"] & fluid).sum() > 0.8 * found["csf"].sum()
-    assert (found["white_matter"] & white).sum() > 0.95 * found["white_matter"].sum() > 50
+    assert (found["white_matter"] & white).sum() > 0.8 * found["white_matter"].sum() > 50
     assert found["global"].sum() > 0.9 * (reference > 300).sum()
 
 
