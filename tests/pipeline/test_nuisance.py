@@ -25,7 +25,7 @@ tr_s = 2.0
 [decoder]
 nuisance = ["csf", "acompcor"]
 [evolution]
-generations = 4
+generations = 6
 population = 4
 [generator]
 steps = 4
