@@ -105,6 +105,8 @@ class Session:
         Of the response; None where that is not recorded.
     preferred : Preferred or None
         What is known of the preference; None where it is hidden, and of a localizer.
+    nuisance : tuple of float
+        Probability of each group of nuisance terms at the end; NaN where too few volumes had shown it, empty where there were none.
     """
 
     out: Path
@@ -122,6 +124,7 @@ class Session:
     gated: bool = False
     shown: list[Row] = field(default_factory=list)
     preferred: Preferred | None = None
+    nuisance: tuple[float, ...] = ()
 
     @property
     def localizer(self) -> bool:
@@ -197,6 +200,7 @@ def gather(out: Path) -> Session:
         presenter=_presenter(recorded),
         gated=any(record.verdict is not None for record in recorded.records(ImageRecord)),
         learnt=_learnt(recorded),
+        nuisance=next((tuple(r.nuisance) for r in reversed(recorded.records(ScoreRecord)) if r.nuisance), ()),
         shown=_rows(recorded.events_table) if recorded.localizer else [],
     )
     hidden = settings["session"]["condition"] == "blinded" or settings["safety"]["approval"] != "none"  # who chooses must not know

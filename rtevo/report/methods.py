@@ -29,6 +29,10 @@ REFERENCES = {
     "responses. NeuroImage 7:30–40. doi:10.1006/nimg.1997.0306",
     "glover1999": "Glover GH (1999). Deconvolution of impulse response in event-related BOLD fMRI. NeuroImage 9:416–429. "
     "doi:10.1006/nimg.1998.0419",
+    "behzadi2007": "Behzadi Y, Restom K, Liau J, Liu TT (2007). A component based noise correction method (CompCor) for BOLD and perfusion "
+    "based fMRI. NeuroImage 37:90–101. doi:10.1016/j.neuroimage.2007.04.042",
+    "dickey1971": "Dickey JM (1971). The weighted likelihood ratio, linear hypotheses on normal location parameters. Ann Math Stat "
+    "42:204–223. doi:10.1214/aoms/1177693507",
     "kalman1960": "Kalman RE (1960). A new approach to linear filtering and prediction problems. J Basic Eng 82:35–45. doi:10.1115/1.3662552",
     "hoeting1999": "Hoeting JA, Madigan D, Raftery AE, Volinsky CT (1999). Bayesian model averaging: a tutorial. Stat Sci 14:382–417. "
     "doi:10.1214/ss/1009212519",
@@ -190,6 +194,7 @@ def _decoding(session: Session, cite: _Cited) -> str:
     shape += f" {cite(named)}"
     drift = {"walk": "drift as a random walk", "cosine": "drift as cosines", "polynomial": "drift as polynomials"}[decoder["drift"]]
     terms = f"{decoder['motion_terms']} motion regressors" + (f" {cite('friston1996')}" if decoder["motion_terms"] == 24 else "")
+    terms += _nuisance(session, cite)
     what = (
         f"The projection of each volume on {name}"
         if decoder["method"] == "deconvolve"
@@ -201,6 +206,27 @@ def _decoding(session: Session, cite: _Cited) -> str:
         f"(Kalman filter {cite('kalman1960')}, averaged over noise models {cite('hoeting1999')}), so that overlapping responses are taken apart. "
         f"An image was first scored {decoder['first_score_s']:g} s after its onset and revised from then on; the values reported are the last ones."
     )
+
+
+def _nuisance(session: Session, cite: _Cited) -> str:
+    """Nuisance terms of the volumes, as a part of a list."""
+    decoder = session.settings["decoder"]
+    if not (kinds := decoder["nuisance"]):
+        return ""
+    named = {
+        "white_matter": "the mean of white matter",
+        "csf": "the mean of cerebrospinal fluid",
+        "acompcor": "five principal components of white matter and cerebrospinal fluid",
+        "global": "the mean of the head",
+    }
+    words = []
+    for kind, there in zip(kinds, session.nuisance or [math.nan] * len(kinds), strict=False):
+        cited = f" {cite('behzadi2007')}" if kind == "acompcor" else ""
+        found = "not judged" if math.isnan(there) else f"probability {there:.2f} at the end"
+        words.append(f"{named[kind]}{cited} ({found})")
+    given = [f"{name} given as a mask" for name, key in (("white matter", "white_matter_mask"), ("fluid", "csf_mask")) if decoder[key]]
+    source = " and ".join(given) or "compartments guessed from the brightness of the reference"
+    return f", {', '.join(words)}, each as far as the volumes showed it {cite('dickey1971')} ({source}; scaled on the first 40 s)"
 
 
 def _images(session: Session, cite: _Cited) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.config import Config
+from rtevo.config import sections as settings_of
 from rtevo.decode import Decoder, Quality, Score, Scorer, SeveralScorer, scorer_of, whole
 from rtevo.errors import DataError
 from rtevo.place import Verdict
@@ -20,6 +22,7 @@ from rtevo.session.placing import Attempt, Hints, Placing
 
 if TYPE_CHECKING:
     from rtevo.decode import Learnt, Method
+    from rtevo.decode.compartments import Compartments
     from rtevo.decode.grid import Response
     from rtevo.decode.hrf import Shape
     from rtevo.decode.nuisance import Drift
@@ -107,6 +110,7 @@ class Decoding:
         self._placing: Placing | None = None
         self._placed: tuple[Decoder, NDArray[np.float64]] | None = None  # the decoder on today's grid, and its place
         self._scorer: Scorer | SeveralScorer | None = None
+        self._compartments: Compartments | None = None  # of the nuisance terms, where the session has any
         self.quality: Quality | None = None
         self.lay: tuple[Decoder, NDArray[np.float64]] | None = None
         self._waiting: list[Aligned | tuple[tuple[int, int], float]] = []  # volumes and onsets, until the decoder is placed
@@ -127,7 +131,7 @@ class Decoding:
             What was learnt does not fit this decoder.
         """
         self._placed = self.lay = before.decoder, before.place
-        self._scorer, self.quality = self._make_scorer(before.decoder), Quality(before.decoder)
+        self._scorer, self.quality = self._make_scorer(before.decoder, before.place), Quality(before.decoder)
         try:
             self._scorer.take_over(before.learnt)
         except ValueError as problem:
@@ -205,7 +209,13 @@ class Decoding:
             self._waiting.append(aligned)
             self._forget()
         else:
-            self._scorer.add_volume(aligned.index - self._first, aligned.data, aligned.motion)
+            self._scorer.add_volume(aligned.index - self._first, aligned.data, aligned.motion, self._others(aligned))
+
+    def _others(self, aligned: Aligned) -> NDArray[np.float64]:
+        """Nuisance terms of a volume that come from the volume itself; none of one that came late, whose place was given to others."""
+        if self._compartments is None or aligned.data is None or aligned.flags & VolumeFlag.LATE:
+            return np.zeros(0)
+        return self._compartments.terms(aligned.data)
 
     def _forget(self) -> None:
         """Keep no more volumes that wait than the decoder can make use of."""
@@ -258,7 +268,7 @@ class Decoding:
         if before is None or decoder is not before or self._scorer is None or self.quality is None:
             if self._scorer is not None:
                 self._first, self.renewed = self._begins, True
-            self._scorer, self.quality = self._make_scorer(decoder), Quality(decoder)
+            self._scorer, self.quality = self._make_scorer(decoder, self._placing.place), Quality(decoder)
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             if isinstance(each, Aligned):
@@ -271,8 +281,9 @@ class Decoding:
         """Decide attempts from now on otherwise."""
         self._decide = decide
 
-    def _make_scorer(self, decoder: Decoder) -> Scorer | SeveralScorer:
+    def _make_scorer(self, decoder: Decoder, place: NDArray[np.float64]) -> Scorer | SeveralScorer:
         settings = self._config.decoder
+        self._compartments = compartments(settings, decoder, place, self._tr_s)
         return scorer_of(
             decoder,
             self._tr_s,
@@ -283,6 +294,7 @@ class Decoding:
             motion_terms=settings.motion_terms,
             drift=cast("Drift", settings.drift),
             spike_mm=settings.spike_mm,
+            nuisance_terms=() if self._compartments is None else self._compartments.sizes,
             hrf=cast("Shape", settings.hrf),
             delay_s=settings.delay_s,
             half_window_tr=settings.half_window_tr,
@@ -327,6 +339,8 @@ class Decoding:
         if self._scorer is not None and self.quality is not None:
             self._scorer.interrupt()
             self.quality.interrupt()
+        if self._compartments is not None:
+            self._compartments.interrupt()
 
     def learnt(self) -> Learnt:
         """Return what the next run of the visit may take over of noise and responses; no volume of this one follows."""
@@ -339,6 +353,37 @@ class Decoding:
         """End the realigner's threads."""
         if self._placing is not None:
             self._placing.close()
+
+
+def compartments(settings: settings_of.Decoder, decoder: Decoder, place: NDArray[np.float64], tr_s: float) -> Compartments | None:
+    """Return what makes a session's nuisance terms of its volumes; None where it has none.
+
+    Parameters
+    ----------
+    settings : rtevo.config.Decoder
+    decoder : Decoder
+        On today's grid.
+    place : ndarray, float64 (4, 4)
+        The world of the decoder as it was made to its own.
+    tr_s : float
+        Repetition time, s.
+
+    Raises
+    ------
+    DecoderError
+        A mask cannot be read, or a compartment has too few voxels.
+    """
+    if not settings.nuisance or settings.method == "peak":
+        return None
+    from rtevo.decode import read_map
+    from rtevo.decode.compartments import Compartments, compartments_of, placed_mask
+
+    masks = compartments_of(decoder.reference, decoder.grid)
+    for name, path in (("white_matter", settings.white_matter_mask), ("csf", settings.csf_mask)):
+        if path:
+            given, grid = read_map(Path(path))
+            masks[name] = placed_mask(given, grid.affine, place, decoder.grid)
+    return Compartments(settings.nuisance, masks, decoder.weights != 0, tr_s)
 
 
 def accept_good(attempt: Attempt) -> Decision:
