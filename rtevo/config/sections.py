@@ -97,6 +97,31 @@ class Acquisition:
         "empty = the one that looks functional; what was there before the session is taken only by number or UID",
     )
     tr_s: float = key(0.0, "repetition time, s; 0 = from the headers (watch: must be given)", *at_least(0))
+    echoes: int = key(
+        1,
+        "so many echoes of each volume, the first ones, are waited for and combined, weighted by T2*; a volume without one of them is "
+        "missing; 1 = the first echo alone is taken",
+        "1 to 8",
+        lambda x: 1 <= x <= 8,
+    )
+    t2star: str = key("", "echoes: a map of T2* in s, in today's scanner space; empty = from the run's first volumes", path="file")
+    distortion: str = key(
+        "",
+        "a map of the distortion along phase encoding, in today's scanner space (FSL, ANTs, SDCFlows): each volume is corrected by it; "
+        "empty = volumes stay distorted",
+        path="file",
+    )
+    distortion_unit: str = key(
+        "Hz",
+        "what the map holds: Hz or rad/s (a field map), voxels (a shift along phase encoding), mm (a displacement field of ANTs)",
+        **one_of("Hz", "rad/s", "voxels", "mm"),
+    )
+    phase_encoding: str = key(
+        "",
+        "distortion: direction of phase encoding on the volumes' grid, as BIDS says it; empty = from the headers",
+        **one_of("", "i", "i-", "j", "j-", "k", "k-"),
+    )
+    readout_s: float = key(0.0, "distortion: total read-out time, s; 0 = from the headers", *at_least(0))
     patient_id: str = key(
         "", "what the scanner's PatientID must be, * and ? allowed: another one stops the run before the first image; empty = not looked at"
     )

@@ -6,7 +6,8 @@ A script connects a ZeroMQ REQ or DEALER socket and sends one message of two fra
    ``index`` counts from 0; ``dtype`` is NumPy's (integers and real numbers); ``affine`` maps voxel indices to RAS+ millimetres.
    Optional: ``order`` (``"C"``, the default, or ``"F"``: which index runs slowest or fastest in memory), ``acquired_s`` (acquisition
    time, seconds from any moment), ``slice_times_s`` (one for each slice, from 0 to the repetition time), ``series`` (name of the run),
-   ``token`` (any text, the same in all messages of a run: those with another one are refused, whoever sends them).
+   ``token`` (any text, the same in all messages of a run: those with another one are refused, whoever sends them). Where the session
+   combines echoes, ``echo_times_s`` (seconds) lists them, and ``shape`` and voxels have a first axis more, one for each.
 2. The voxels, as many bytes as shape and dtype say.
 
 The answer is JSON, and is given after everything was checked: ``{"ok": true}``, or ``{"ok": false, "error": "..."}``. With ``held`` in it
@@ -65,7 +66,7 @@ QUEUED = 1  # volumes of a connection that wait unread; the network holds back w
 LONGEST, LONGEST_NAME = 500, 200  # characters: of an answer, of a series and a token
 BATCH = 16  # messages taken in one poll
 CLOSE = 5  # volumes that one from another connection may be ahead of the run's last
-NAMES = {"index", "shape", "dtype", "affine", "tr_s", "order", "acquired_s", "slice_times_s", "series", "token"}
+NAMES = {"index", "shape", "dtype", "affine", "tr_s", "order", "acquired_s", "slice_times_s", "series", "token", "echo_times_s"}
 
 
 class PushSource:
@@ -87,6 +88,8 @@ class PushSource:
         Returns the trigger's time on `clock_ns`, None before it: see :class:`rtevo.ingest.gate.Gate`. Without it nothing is held.
     most_voxels : int, optional
         Of a volume; a larger one is refused, and none is read that is larger than these take in the widest type.
+    echoes : int
+        So many echoes of each volume make a message.
     keys : wire.KeyFile, optional
         The support computer's: only senders whose keys it lists come in, encrypted. Without it only addresses are looked at.
 
@@ -117,6 +120,7 @@ class PushSource:
         confirm: bool = False,
         opened: Callable[[], int | None] | None = None,
         most_voxels: int | None = None,
+        echoes: int = 1,
         keys: KeyFile | None = None,
     ) -> None:
         self.problems: list[str] = []
@@ -126,7 +130,7 @@ class PushSource:
         self._patience_s = patience_s
         self._peers = {peer.removeprefix("@") for peer in peers}
         self._clock_ns = clock_ns
-        self._confirm, self._most_voxels = confirm, most_voxels
+        self._confirm, self._most_voxels, self._echoes = confirm, most_voxels, echoes
         self._gate = Gate(opened) if opened else None
         self._runs: list[_Run] = []  # those that came; one is taken
         self._run: _Run | None = None
@@ -135,7 +139,7 @@ class PushSource:
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._socket.set(zmq.LINGER, 1000)
         self._socket.set(zmq.RCVHWM, QUEUED)
-        self._socket.set(zmq.MAXMSGSIZE, MAX_BYTES if most_voxels is None else min(MAX_BYTES, WIDEST * most_voxels + MAX_HEADER))
+        self._socket.set(zmq.MAXMSGSIZE, MAX_BYTES if most_voxels is None else min(MAX_BYTES, WIDEST * most_voxels * echoes + MAX_HEADER))
         if self._admission is not None:
             self._socket.zap_domain = DOMAIN
         if keys is not None:
@@ -172,7 +176,10 @@ class PushSource:
 
     def sidecar(self, volume: Volume) -> dict[str, Any]:
         """What the script says of the run; as :meth:`rtevo.ingest.FolderSource.sidecar`."""
-        return self._run.assembler.series.sidecar(0.0, volume.slice_times_s) if self._run else {}
+        if self._run is None:
+            return {}
+        times = {"EchoTimes": list(self._run.echo_times_s)} if self._echoes > 1 else {}
+        return {**self._run.assembler.series.sidecar(0.0, volume.slice_times_s), **times}
 
     @property
     def before_trigger(self) -> int:
@@ -276,8 +283,8 @@ class PushSource:
             return {}
         if len(frames) != 2:
             raise DataError(f"expected two frames, JSON and voxels, found {len(frames)}")
-        data, grid = _data(header, frames[1])
-        if self._most_voxels is not None and data.size > self._most_voxels:
+        data, grid = _data(header, frames[1], self._echoes)
+        if self._most_voxels is not None and math.prod(grid.shape) > self._most_voxels:
             raise DataError(f"shape: expected at most {self._most_voxels} voxels, found {grid.shape}: set [acquisition] largest")
         series, index, times = _series(header), header["index"], header.get("slice_times_s")
         file = volume_file(
@@ -292,6 +299,7 @@ class PushSource:
         )
         file = replace(file, checksum=zlib.crc32(frames[1]))
         run = self._run_of(series, index, sender, header.get("token", ""), address)
+        run.check_echoes(tuple(header.get("echo_times_s", ())))
         self._check_time(run, index)
         run.check_grid(file, grid, self._clock_ns() / 1e9, self.problems)
         self._add(run, file, index)
@@ -350,6 +358,19 @@ class _Run:
     refused: set[bytes] = field(default_factory=set)  # of which it turned out that they speak beside the first
     aside: DicomFile | None = None  # a volume that was refused because it lies elsewhere than the first
     missed_trigger: bool = False  # it was taken although it began before the trigger
+    echo_times_s: tuple[float, ...] = ()  # of the echoes of each volume, where they are combined
+
+    def check_echoes(self, times_s: tuple[float, ...]) -> None:
+        """Hold a message's echo times against the run's.
+
+        Raises
+        ------
+        DataError
+            They are others.
+        """
+        self.echo_times_s = self.echo_times_s or times_s
+        if times_s != self.echo_times_s:
+            raise DataError(f"echo_times_s: expected the run's, {list(self.echo_times_s)}, got {list(times_s)}")
 
     def accepts(self, sender: bytes, token: Any) -> bool:
         """Whether a sender is this run's."""
@@ -420,8 +441,8 @@ def _header(frames: list[bytes]) -> dict[str, Any]:
     return header
 
 
-def _data(header: dict[str, Any], voxels: bytes) -> tuple[NDArray[Any], Grid]:
-    """The volume and its grid, everything checked."""
+def _data(header: dict[str, Any], voxels: bytes, echoes: int) -> tuple[NDArray[Any], Grid]:
+    """The volume, of several echoes with an axis for them, and its grid, everything checked."""
     if unknown := set(header) - NAMES:
         raise DataError(f"expected the names {', '.join(sorted(NAMES))}; found {shown(', '.join(sorted(unknown)))}")
     if missing := {"index", "shape", "dtype", "affine"} - set(header):
@@ -434,7 +455,10 @@ def _data(header: dict[str, Any], voxels: bytes) -> tuple[NDArray[Any], Grid]:
             raise DataError(f"shape: expected three whole numbers, got {shown(repr(header['shape']))}")
         if any(isinstance(value, bool) for row in header["affine"] for value in row):
             raise DataError(f"affine: expected numbers, got {shown(repr(header['affine']))}")
-        grid = Grid(tuple(header["shape"]), np.array(header["affine"], np.float64))
+        shape = tuple(header["shape"])
+        if echoes > 1 and (len(shape) != 4 or shape[0] != echoes):
+            raise DataError(f"shape: expected {echoes} echoes, and the three of a volume, got {shown(repr(header['shape']))}")
+        grid = Grid(shape[1:] if echoes > 1 else shape, np.array(header["affine"], np.float64))
         if not isinstance(header["dtype"], str):
             raise TypeError(f"dtype: expected NumPy's name of one, got {shown(repr(header['dtype']))}")
         dtype = np.dtype(header["dtype"])
@@ -444,16 +468,16 @@ def _data(header: dict[str, Any], voxels: bytes) -> tuple[NDArray[Any], Grid]:
         raise DataError(str(error)) from None
     if dtype.kind not in "iuf":
         raise DataError(f"dtype: expected integers or real numbers, got {shown(repr(header['dtype']))}")
-    needed = math.prod(grid.shape) * dtype.itemsize
+    needed = math.prod(shape) * dtype.itemsize
     if len(voxels) != needed:
         raise DataError(f"expected {needed} bytes of voxels for shape {grid.shape} and dtype {dtype.str}, found {len(voxels)}")
-    _check_times(header, grid)
+    _check_times(header, grid, echoes)
     if header.get("order", "C") not in ("C", "F"):
         raise DataError(f"order: expected C or F, got {shown(repr(header['order']))}")
-    return np.frombuffer(voxels, dtype).reshape(grid.shape, order=header.get("order", "C")), grid
+    return np.frombuffer(voxels, dtype).reshape(shape, order=header.get("order", "C")), grid
 
 
-def _check_times(header: dict[str, Any], grid: Grid) -> None:
+def _check_times(header: dict[str, Any], grid: Grid, echoes: int) -> None:
     def is_number(value: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -464,6 +488,10 @@ def _check_times(header: dict[str, Any], grid: Grid) -> None:
         raise DataError(f"acquired_s: expected seconds, got {shown(repr(acquired_s))}")
     if times is not None and not (isinstance(times, list) and len(times) == grid.shape[2] and all(map(is_number, times))):
         raise DataError(f"slice_times_s: expected {grid.shape[2]} numbers, got {shown(repr(times))}")
+    te_s, wanted = header.get("echo_times_s", []), echoes if echoes > 1 else 0
+    if not (isinstance(te_s, list) and len(te_s) == wanted and all(map(is_number, te_s)) and all(te > 0 for te in te_s)):
+        what = f"{wanted} times in seconds" if wanted else "none, as echoes are not combined here"
+        raise DataError(f"echo_times_s: expected {what}, got {shown(repr(te_s))} ([acquisition] echoes)")
     if times is not None and not (min(times) >= 0 and max(times) <= (math.inf if tr_s is None else tr_s)):
         raise DataError(f"slice_times_s: expected 0 to tr_s ({tr_s} s), got {min(times)} to {max(times)}")
 

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 from rtevo.ingest.assembly import Assembler
 from rtevo.ingest.dicom import DicomFile
+from rtevo.ingest.echoes import EchoJoin
 from rtevo.ingest.gate import MOST_HELD, Gate
 from rtevo.ingest.header import Likeness, SeriesHeader
 from rtevo.ingest.parts import Part
 from rtevo.ingest.ranking import Rank, rank
 from rtevo.ingest.split import SplitRuns
-from rtevo.ingest.volume import Outcome
+from rtevo.ingest.volume import Outcome, Volume
 
 __all__ = ["Selection", "Stream", "StreamKey"]
 
@@ -74,6 +75,8 @@ class Selection:
         Whether a doubtful stream that was chosen may still give way to a better one that begins now.
     gate : Gate, optional
         Nothing is chosen before it is open, and nothing that came too early.
+    echoes : int
+        So many echoes of each volume make the run, the shortest ones; 1: the stream that is chosen is the run.
     """
 
     def __init__(
@@ -85,8 +88,11 @@ class Selection:
         confirm: bool = False,
         replaceable: Callable[[], bool] = lambda: False,
         gate: Gate | None = None,
+        echoes: int = 1,
     ) -> None:
         self.pattern = pattern
+        self._echoes, self._join, self._joined = echoes, EchoJoin(echoes, patience_s), list[Stream]()
+        self._few = False  # it was said that echoes are missing from the beginning
         self.chosen: Stream | None = None
         self.streams: dict[StreamKey, Stream] = {}
         self.problems: list[str] = []
@@ -120,7 +126,7 @@ class Selection:
                 f"{stream.label}: files still come, but it was there before the session, and is not taken unless it is named by number"
             )
         self._see_diffusion(stream, file.series, part)
-        if self.chosen not in (None, stream) and not self._may_follow(stream):
+        if self.chosen is not None and not self.of_run(stream) and not self._may_follow(stream):
             return Outcome.NEW
         if self.pattern is None and stream.likeness == Likeness.UNLIKELY:
             part = replace(part, pixels=None)
@@ -137,9 +143,9 @@ class Selection:
         passed = []
         for part in file.parts:
             stream = self.streams.get(self._key(file, part))
-            if stream is not None and self.chosen in (None, stream):
+            if stream is not None and (self.chosen is None or self.of_run(stream)):
                 index = stream.assembler.replace(file, self._place(file, part), closed_ns, name)
-                passed += [index] if index is not None and stream is self.chosen else []
+                passed += [index] if index is not None and self.of_run(stream) else []
         return passed
 
     def _see_diffusion(self, stream: Stream, series: SeriesHeader, part: Part) -> None:
@@ -159,13 +165,61 @@ class Selection:
         file = self._told_apart(file)
         for part in file.parts:
             stream = self.streams.get(self._key(file, part))
-            if stream is not None and self.chosen in (None, stream):
+            if stream is not None and (self.chosen is None or self.of_run(stream)):
                 stream.assembler.expect(part)
 
     def in_run(self, file: DicomFile) -> bool:
         """Whether a file belongs to the chosen stream."""
         file = self._told_apart(file)
-        return self.chosen is not None and any(self._key(file, part) == self.chosen.key for part in file.parts)
+        return any(self._key_of_run(self._key(file, part)) for part in file.parts)
+
+    def of_run(self, stream: Stream) -> bool:
+        """Whether a stream is the chosen one, or another echo of it that is combined with it."""
+        return self._key_of_run(stream.key)
+
+    def _key_of_run(self, key: StreamKey) -> bool:
+        if self.chosen is None:
+            return False
+        if self._joined:
+            return any(key == stream.key for stream in self._joined)
+        return key == self.chosen.key if self._echoes == 1 else key[:2] == self.chosen.key[:2]
+
+    @property
+    def run(self) -> list[Stream]:
+        """The streams of the run: the chosen one, or all echoes that are combined, the shortest first."""
+        streams = [self.chosen] if self.chosen is not None and self._echoes == 1 else [s for s in self.streams.values() if self.of_run(s)]
+        return sorted(streams, key=lambda stream: stream.key.te_ms)
+
+    @property
+    def held(self) -> int:
+        """Volumes of the run of which some echoes came, and that are not passed on."""
+        return self._join.held
+
+    def advance(self, now_s: float, *, final: bool = False) -> list[Volume]:
+        """Return the volumes of the run that can be passed on now; see :meth:`rtevo.ingest.assembly.Assembler.advance`."""
+        run = self.run
+        if self._echoes == 1:
+            return run[0].assembler.advance(now_s, final=final) if run else []
+        if not self._joined and len(run) >= self._echoes:
+            self._joined = run[: self._echoes]
+            for stream in run[self._echoes :]:
+                stream.assembler = Assembler(stream.series, patience_s=math.inf)  # lets its pictures go
+        if not self._joined and run and (final or now_s - run[0].first_s >= LAST_PATIENCES * self._patience_s):
+            self._name_few(run)
+        elif not self._joined:
+            return []
+        for number, stream in enumerate(self._joined or run):
+            self._join.add(number, stream.assembler.advance(now_s, final=final), now_s)
+        volumes = self._join.advance(now_s, final=final)
+        self.problems += self._join.problems
+        self._join.problems.clear()
+        return volumes
+
+    def _name_few(self, run: list[Stream]) -> None:
+        """Say once that there are fewer echoes than are combined: the run's volumes are missing until the others come."""
+        if not self._few:
+            self._few = True
+            self.problems.append(f"{run[0].label}: expected {self._echoes} echoes of each volume ([acquisition] echoes), found {len(run)}")
 
     def index_of(self, file: DicomFile) -> int | None:
         """The first volume of the run that a file's headers name."""
@@ -184,7 +238,7 @@ class Selection:
         """Whether a file's pixels may be those of the run."""
         keys = [self._key(file, part) for part in file.parts]
         if self.chosen is not None and not self._replaceable():
-            return self.chosen.key in keys or file.series.uid not in {key.uid for key in self.streams}
+            return any(map(self._key_of_run, keys)) or file.series.uid not in {key.uid for key in self.streams}
         ranks = [rank(file.series, part.component, part.echo, self.pattern) for part in file.parts]
         return any(each < Rank.LAST for each in ranks)
 
@@ -231,8 +285,9 @@ class Selection:
         self._name_early()
         for other in found[1:]:
             self._name_rival(other)
+        self._join, self._joined = EchoJoin(self._echoes, self._patience_s), []
         for stream in self.streams.values():
-            if stream is not self.chosen:
+            if not self.of_run(stream):
                 stream.assembler = Assembler(stream.series, patience_s=math.inf)  # lets its pictures go
 
     def _opens(self, now_s: float, gate: Gate) -> bool:
@@ -283,15 +338,16 @@ class Selection:
         return self.chosen is not None and self._rank(self.chosen) > Rank.AT_ONCE and self._replaceable()
 
     def told(self) -> str:
-        """Which stream was chosen, and why; empty where none is yet."""
-        if self.chosen is None:
+        """Which stream was chosen, and why; empty where none is yet, or echoes of it have not come that are combined."""
+        if self.chosen is None or (self._echoes > 1 and not self._joined):
             return ""
         stream, series = self.chosen, self.chosen.series
         tr = f", TR {series.tr_s:g} s" if series.tr_s else ""
         why = f"it is '{self.pattern}'" if self.pattern is not None else f"it looks functional: {stream.why}"
         if self.pattern is None and stream.likeness != Likeness.FUNCTIONAL:
             why = f"nothing looks more functional ({stream.why})"
-        return f"{stream.label} ({series.vendor} {series.kind}{tr}): {why}"
+        echoes = f", echoes of {', '.join(f'{s.te_ms:g}' for s in self._joined)} ms combined" if self._joined else ""
+        return f"{stream.label} ({series.vendor} {series.kind}{tr}{echoes}): {why}"
 
     def explain(self) -> str:
         """Why no stream was chosen."""

@@ -97,7 +97,7 @@ def _replay(context: Context, link: ParticipantLink) -> None:
     from rtevo.ingest import Replay
 
     plan, clock, settings = context.plan, context.clock, context.config.acquisition
-    recording = Replay(settings.folder, plan.incoming, series=settings.series or None, tr_s=plan.tr_s)
+    recording = Replay(settings.folder, plan.incoming, series=settings.series or None, tr_s=plan.tr_s, echoes=settings.echoes)
     context.ready()
     if not (told := context.wait_for_go()):
         return
