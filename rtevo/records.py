@@ -241,7 +241,9 @@ def volume_of(slot: Any) -> tuple[NDArray[np.float32], Grid]:
 def volume_dtype(capacity: int, echoes: int = 1) -> np.dtype[np.void]:
     """Slot of the ``volumes`` ring: one brain volume of up to `capacity` voxels as the scanner gave it (rescaled), on its own grid.
 
-    Where echoes are combined the slot holds all of them, so that a volume crosses to another process once. All volumes of a run lie on one grid; a volume that is missing has that of the others (one voxel, where none has come yet).
+    Where echoes are combined the slot holds all of them, so that a volume crosses to another process once.
+
+    All volumes of a run lie on one grid; a volume that is missing has that of the others (one voxel, where none has come yet).
     """
     return _with_volume(
         [
