@@ -6,16 +6,23 @@ step as no response does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rtevo.ingest.assembly import Assembler
 from rtevo.ingest.volume import Volume
 from rtevo.records import VolumeFlag
 
-__all__ = ["EchoJoin"]
+if TYPE_CHECKING:
+    from rtevo.ingest.selection import Stream, StreamKey
 
+__all__ = ["EchoJoin", "RunEchoes"]
+
+FEW_PATIENCES = 3  # patiences after which it is said that echoes have not come at all
 KEPT = 8  # volumes declared missing whose echoes are kept, in case the others come after all
 
 
@@ -109,3 +116,79 @@ class EchoJoin:
         one = next(iter(joining.echoes.values()))
         files = tuple(dict.fromkeys(name for volume in joining.echoes.values() for name in volume.files))
         return replace(one, data=None, closed_ns=0, flags=VolumeFlag.MISSING, files=files)
+
+
+class RunEchoes:
+    """The streams that make the run: the chosen one, or all echoes that are combined, and their volumes.
+
+    Parameters
+    ----------
+    echoes : int
+        How many are combined; 1: the chosen stream is the run.
+    patience_s : float
+        See :class:`EchoJoin`.
+
+    Attributes
+    ----------
+    joined : list of Stream
+        Those that are combined, the shortest echo first; empty before all have begun, and where one is the run.
+    """
+
+    def __init__(self, echoes: int, patience_s: float) -> None:
+        self.joined: list[Stream] = []
+        self._echoes, self._patience_s = echoes, patience_s
+        self._join, self._few = EchoJoin(echoes, patience_s), False
+
+    def begin_again(self) -> None:
+        """Another stream was chosen."""
+        self.joined, self._join = [], EchoJoin(self._echoes, self._patience_s)
+
+    def holds(self, key: StreamKey, chosen: StreamKey) -> bool:
+        """Whether a stream is of the run whose chosen one has the other key."""
+        if self.joined:
+            return any(key == stream.key for stream in self.joined)
+        return key == chosen if self._echoes == 1 else key[:2] == chosen[:2]
+
+    def held(self, run: Sequence[Stream]) -> int:
+        """Volumes of the run that are begun or whole, and neither passed on nor declared missing."""
+        return sum(stream.assembler.held for stream in run) + self._join.held
+
+    def advance(self, run: Sequence[Stream], now_s: float, final: bool, problems: list[str]) -> list[Volume]:
+        """Return the volumes of the run that can be passed on now; see :meth:`rtevo.ingest.assembly.Assembler.advance`.
+
+        Fewer streams than echoes are waited for; after a while the run's volumes are missing until the others come.
+        """
+        if self._echoes == 1:
+            return run[0].assembler.advance(now_s, final=final) if run else []
+        if not self.joined and len(run) >= self._echoes:
+            self.joined = list(run[: self._echoes])
+            for stream in run[self._echoes :]:
+                stream.assembler = Assembler(stream.series, patience_s=math.inf)  # lets its pictures go
+        if not self.joined and not (run and (final or now_s - run[0].first_s >= FEW_PATIENCES * self._patience_s)):
+            return []
+        if not self.joined and not self._few:
+            self._few = True
+            problems.append(f"{run[0].label}: expected {self._echoes} echoes of each volume ([acquisition] echoes), found {len(run)}")
+        for number, stream in enumerate(self.joined or run):
+            self._join.add(number, stream.assembler.advance(now_s, final=final), now_s)
+        volumes = self._join.advance(now_s, final=final)
+        problems += self._join.problems
+        self._join.problems.clear()
+        return volumes
+
+    def sidecar(self, run: Sequence[Stream], volume: Volume) -> dict[str, Any]:
+        """What the headers say of the run that a volume is of; of several echoes their times (s) as well."""
+        if not run:
+            return {}
+        said = run[0].series.sidecar(run[0].te_ms, volume.slice_times_s)
+        return said if self._echoes == 1 else {**said, "EchoTimes": [round(stream.te_ms / 1000, 6) for stream in run]}
+
+    @property
+    def told(self) -> str:
+        """Which echoes are combined; empty where one is the run."""
+        return f", echoes of {', '.join(f'{stream.te_ms:g}' for stream in self.joined)} ms combined" if self.joined else ""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether echoes are combined and have not all begun."""
+        return self._echoes > 1 and not self.joined

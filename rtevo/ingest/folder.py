@@ -146,8 +146,7 @@ class FolderSource:
     @property
     def pending(self) -> int:
         """Files not looked at or not whole yet, and volumes that are incomplete or held back until an earlier one came."""
-        held = sum(stream.assembler.held for stream in self._selection.run or self.streams)
-        return len(self._queue) + len(self._waiting) + held + self._selection.held
+        return len(self._queue) + len(self._waiting) + self._selection.echoes.held(self._selection.run or self.streams)
 
     @property
     def backlog(self) -> int:
@@ -192,8 +191,7 @@ class FolderSource:
 
         Files that never completed are named in :attr:`problems`.
         """
-        now_s = self._clock_ns() / 1e9
-        volumes = []
+        now_s, volumes = self._clock_ns() / 1e9, list[Volume]()
         self._listing.again()
         self._queue.extend(self._listing.new(now_s))
         self.problems += [f"{self.folder}: {len(self._old)} files from before the session were not looked at"] * bool(self._old)
@@ -248,11 +246,7 @@ class FolderSource:
 
     def sidecar(self, volume: Volume) -> dict[str, Any]:
         """What the headers say of the run that a volume is of; see :meth:`rtevo.ingest.header.SeriesHeader.sidecar`."""
-        run = self._selection.run
-        if not run:
-            return {}
-        times = {"EchoTimes": [round(stream.te_ms / 1000, 6) for stream in run]} if len(run) > 1 else {}
-        return {**run[0].series.sidecar(run[0].te_ms, volume.slice_times_s), **times}
+        return self._selection.echoes.sidecar(self._selection.run, volume)
 
     def pass_over_present(self, known: Iterable[str] = ()) -> str:
         """Leave out the series that are there already, and those `known` by UID, unless one is asked for by its number or UID.
@@ -301,8 +295,9 @@ class FolderSource:
 
     def _advance(self, now_s: float, *, final: bool = False) -> list[Volume]:
         self._selection.settle(now_s, final=final)
-        volumes = self._selection.advance(now_s, final=final)
-        for problems in (self._selection.problems, *(stream.assembler.problems for stream in self._selection.run)):
+        run = self._selection.run
+        volumes = self._selection.echoes.advance(run, now_s, final, self._selection.problems)
+        for problems in (self._selection.problems, *(stream.assembler.problems for stream in run)):
             self.problems += problems
             problems.clear()
         return volumes
@@ -489,10 +484,7 @@ class FolderSource:
 
     def _wait(self, path: str, found: Waiting) -> None:
         """Note a file that is not whole."""
-        if path in self._given_up:
-            self._given_up[path] = found
-        else:
-            self._waiting[path] = found
+        (self._given_up if path in self._given_up else self._waiting)[path] = found
 
     def _give_up(self, path: str, waiting: Waiting, reason: str) -> None:
         """Name a file that is of no use, and go on looking at it from time to time."""

@@ -42,7 +42,6 @@ from typing import Any
 
 import numpy as np
 import zmq
-from numpy.typing import NDArray
 
 from rtevo.errors import DataError
 from rtevo.ingest.admission import DOMAIN, Admission
@@ -51,22 +50,20 @@ from rtevo.ingest.dicom import DicomFile
 from rtevo.ingest.gate import Gate
 from rtevo.ingest.header import SeriesHeader
 from rtevo.ingest.nifti import volume_file
+from rtevo.ingest.pushed import MAX_HEADER, data_of, header_of, series_of
 from rtevo.ingest.volume import Outcome, Volume
-from rtevo.outside import parse_json, shown
+from rtevo.outside import shown
 from rtevo.records import Grid
 from rtevo.wire import KeyFile
 
 __all__ = ["PushSource"]
 
 MAX_BYTES = 1 << 30  # of a message
-MAX_INDEX = 1_000_000
-MAX_HEADER = 1 << 16  # bytes of a message's first frame
 WIDEST = 16  # bytes of a voxel
 QUEUED = 1  # volumes of a connection that wait unread; the network holds back what is beyond
-LONGEST, LONGEST_NAME = 500, 200  # characters: of an answer, of a series and a token
+LONGEST = 500  # characters of an answer
 BATCH = 16  # messages taken in one poll
 CLOSE = 5  # volumes that one from another connection may be ahead of the run's last
-NAMES = {"index", "shape", "dtype", "affine", "tr_s", "order", "acquired_s", "slice_times_s", "series", "token", "echo_times_s"}
 
 
 class PushSource:
@@ -275,7 +272,7 @@ class PushSource:
 
     def _read(self, frames: list[bytes], sender: bytes, address: str) -> dict[str, str]:
         """Take a message; returns what the answer says besides that it was taken."""
-        header = _header(frames)
+        header = header_of(frames)
         if header.get("end") is True:
             if self._run is not None and not self._run.accepts(sender, header.get("token")):
                 raise DataError("end: expected it from the sender of the run, found another one")
@@ -283,10 +280,10 @@ class PushSource:
             return {}
         if len(frames) != 2:
             raise DataError(f"expected two frames, JSON and voxels, found {len(frames)}")
-        data, grid = _data(header, frames[1], self._echoes)
+        data, grid = data_of(header, frames[1], self._echoes)
         if self._most_voxels is not None and math.prod(grid.shape) > self._most_voxels:
             raise DataError(f"shape: expected at most {self._most_voxels} voxels, found {grid.shape}: set [acquisition] largest")
-        series, index, times = _series(header), header["index"], header.get("slice_times_s")
+        series, index, times = series_of(header), header["index"], header.get("slice_times_s")
         file = volume_file(
             f"pushed volume {index}",
             series,
@@ -429,96 +426,3 @@ class _Run:
         self.aside = None
         assembler.add(aside, aside.parts[0], time.monotonic_ns(), now_s, aside.name)
         problems.append(f"{aside.name}, which was refused, is taken after all: it lies where the one after it does, unlike the first")
-
-
-def _header(frames: list[bytes]) -> dict[str, Any]:
-    try:
-        header = parse_json(frames[0] if frames else b"", MAX_HEADER)
-    except DataError as error:
-        raise DataError(f"expected JSON in the first frame ({error})") from None
-    if not isinstance(header, dict):
-        raise DataError("expected a JSON object in the first frame")
-    return header
-
-
-def _data(header: dict[str, Any], voxels: bytes, echoes: int) -> tuple[NDArray[Any], Grid]:
-    """The volume, of several echoes with an axis for them, and its grid, everything checked."""
-    if unknown := set(header) - NAMES:
-        raise DataError(f"expected the names {', '.join(sorted(NAMES))}; found {shown(', '.join(sorted(unknown)))}")
-    if missing := {"index", "shape", "dtype", "affine"} - set(header):
-        raise DataError(f"expected {', '.join(sorted(missing))}, found nothing")
-    index = header["index"]
-    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= MAX_INDEX:
-        raise DataError(f"index: expected a whole number from 0, got {shown(repr(index))}")
-    try:
-        if not all(isinstance(n, int) and not isinstance(n, bool) for n in header["shape"]):
-            raise DataError(f"shape: expected three whole numbers, got {shown(repr(header['shape']))}")
-        if any(isinstance(value, bool) for row in header["affine"] for value in row):
-            raise DataError(f"affine: expected numbers, got {shown(repr(header['affine']))}")
-        shape = tuple(header["shape"])
-        if echoes > 1 and (len(shape) != 4 or shape[0] != echoes):
-            raise DataError(f"shape: expected {echoes} echoes, and the three of a volume, got {shown(repr(header['shape']))}")
-        grid = Grid(shape[1:] if echoes > 1 else shape, np.array(header["affine"], np.float64))
-        if not isinstance(header["dtype"], str):
-            raise TypeError(f"dtype: expected NumPy's name of one, got {shown(repr(header['dtype']))}")
-        dtype = np.dtype(header["dtype"])
-    except DataError:
-        raise
-    except Exception as error:  # NumPy reads a name of a type as it would read code
-        raise DataError(str(error)) from None
-    if dtype.kind not in "iuf":
-        raise DataError(f"dtype: expected integers or real numbers, got {shown(repr(header['dtype']))}")
-    needed = math.prod(shape) * dtype.itemsize
-    if len(voxels) != needed:
-        raise DataError(f"expected {needed} bytes of voxels for shape {grid.shape} and dtype {dtype.str}, found {len(voxels)}")
-    _check_times(header, grid, echoes)
-    if header.get("order", "C") not in ("C", "F"):
-        raise DataError(f"order: expected C or F, got {shown(repr(header['order']))}")
-    return np.frombuffer(voxels, dtype).reshape(shape, order=header.get("order", "C")), grid
-
-
-def _check_times(header: dict[str, Any], grid: Grid, echoes: int) -> None:
-    def is_number(value: Any) -> bool:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-    tr_s, acquired_s, times = header.get("tr_s"), header.get("acquired_s"), header.get("slice_times_s")
-    if tr_s is not None and not (is_number(tr_s) and tr_s > 0):
-        raise DataError(f"tr_s: expected > 0 seconds, got {shown(repr(tr_s))}")
-    if acquired_s is not None and not is_number(acquired_s):
-        raise DataError(f"acquired_s: expected seconds, got {shown(repr(acquired_s))}")
-    if times is not None and not (isinstance(times, list) and len(times) == grid.shape[2] and all(map(is_number, times))):
-        raise DataError(f"slice_times_s: expected {grid.shape[2]} numbers, got {shown(repr(times))}")
-    te_s, wanted = header.get("echo_times_s", []), echoes if echoes > 1 else 0
-    if not (isinstance(te_s, list) and len(te_s) == wanted and all(map(is_number, te_s)) and all(te > 0 for te in te_s)):
-        what = f"{wanted} times in seconds" if wanted else "none, as echoes are not combined here"
-        raise DataError(f"echo_times_s: expected {what}, got {shown(repr(te_s))} ([acquisition] echoes)")
-    if times is not None and not (min(times) >= 0 and max(times) <= (math.inf if tr_s is None else tr_s)):
-        raise DataError(f"slice_times_s: expected 0 to tr_s ({tr_s} s), got {min(times)} to {max(times)}")
-
-
-def _series(header: dict[str, Any]) -> SeriesHeader:
-    tr_s, name = header.get("tr_s"), header.get("series", "")
-    for what in ("series", "token"):
-        if not isinstance(header.get(what, ""), str):
-            raise DataError(f"{what}: expected text, got {shown(repr(header[what]))}")
-        if len(header.get(what, "")) > LONGEST_NAME:
-            raise DataError(f"{what}: expected at most {LONGEST_NAME} characters, got {len(header[what])}")
-    return SeriesHeader(
-        uid=name,
-        study_uid="",
-        number=None,
-        description=name,
-        protocol="",
-        vendor="script",
-        model="",
-        kind="pushed",
-        image_type=(),
-        sequence="",
-        echo_planar=True,
-        spin_echo=False,
-        modality="MR",
-        tr_s=None if tr_s is None else float(tr_s),
-        volumes=None,
-        slices=None,
-        b_value=0.0,
-    )

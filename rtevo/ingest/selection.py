@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from rtevo.ingest.assembly import Assembler
 from rtevo.ingest.dicom import DicomFile
-from rtevo.ingest.echoes import EchoJoin
+from rtevo.ingest.echoes import RunEchoes
 from rtevo.ingest.gate import MOST_HELD, Gate
 from rtevo.ingest.header import Likeness, SeriesHeader
 from rtevo.ingest.parts import Part
 from rtevo.ingest.ranking import Rank, rank
 from rtevo.ingest.split import SplitRuns
-from rtevo.ingest.volume import Outcome, Volume
+from rtevo.ingest.volume import Outcome
 
 __all__ = ["Selection", "Stream", "StreamKey"]
 
@@ -91,8 +91,7 @@ class Selection:
         echoes: int = 1,
     ) -> None:
         self.pattern = pattern
-        self._echoes, self._join, self._joined = echoes, EchoJoin(echoes, patience_s), list[Stream]()
-        self._few = False  # it was said that echoes are missing from the beginning
+        self.echoes = RunEchoes(echoes, patience_s)
         self.chosen: Stream | None = None
         self.streams: dict[StreamKey, Stream] = {}
         self.problems: list[str] = []
@@ -178,48 +177,12 @@ class Selection:
         return self._key_of_run(stream.key)
 
     def _key_of_run(self, key: StreamKey) -> bool:
-        if self.chosen is None:
-            return False
-        if self._joined:
-            return any(key == stream.key for stream in self._joined)
-        return key == self.chosen.key if self._echoes == 1 else key[:2] == self.chosen.key[:2]
+        return self.chosen is not None and self.echoes.holds(key, self.chosen.key)
 
     @property
     def run(self) -> list[Stream]:
-        """The streams of the run: the chosen one, or all echoes that are combined, the shortest first."""
-        streams = [self.chosen] if self.chosen is not None and self._echoes == 1 else [s for s in self.streams.values() if self.of_run(s)]
-        return sorted(streams, key=lambda stream: stream.key.te_ms)
-
-    @property
-    def held(self) -> int:
-        """Volumes of the run of which some echoes came, and that are not passed on."""
-        return self._join.held
-
-    def advance(self, now_s: float, *, final: bool = False) -> list[Volume]:
-        """Return the volumes of the run that can be passed on now; see :meth:`rtevo.ingest.assembly.Assembler.advance`."""
-        run = self.run
-        if self._echoes == 1:
-            return run[0].assembler.advance(now_s, final=final) if run else []
-        if not self._joined and len(run) >= self._echoes:
-            self._joined = run[: self._echoes]
-            for stream in run[self._echoes :]:
-                stream.assembler = Assembler(stream.series, patience_s=math.inf)  # lets its pictures go
-        if not self._joined and run and (final or now_s - run[0].first_s >= LAST_PATIENCES * self._patience_s):
-            self._name_few(run)
-        elif not self._joined:
-            return []
-        for number, stream in enumerate(self._joined or run):
-            self._join.add(number, stream.assembler.advance(now_s, final=final), now_s)
-        volumes = self._join.advance(now_s, final=final)
-        self.problems += self._join.problems
-        self._join.problems.clear()
-        return volumes
-
-    def _name_few(self, run: list[Stream]) -> None:
-        """Say once that there are fewer echoes than are combined: the run's volumes are missing until the others come."""
-        if not self._few:
-            self._few = True
-            self.problems.append(f"{run[0].label}: expected {self._echoes} echoes of each volume ([acquisition] echoes), found {len(run)}")
+        """The streams of the run, the shortest echo first."""
+        return sorted(filter(self.of_run, self.streams.values()), key=lambda stream: stream.key.te_ms)
 
     def index_of(self, file: DicomFile) -> int | None:
         """The first volume of the run that a file's headers name."""
@@ -285,7 +248,7 @@ class Selection:
         self._name_early()
         for other in found[1:]:
             self._name_rival(other)
-        self._join, self._joined = EchoJoin(self._echoes, self._patience_s), []
+        self.echoes.begin_again()
         for stream in self.streams.values():
             if not self.of_run(stream):
                 stream.assembler = Assembler(stream.series, patience_s=math.inf)  # lets its pictures go
@@ -339,15 +302,14 @@ class Selection:
 
     def told(self) -> str:
         """Which stream was chosen, and why; empty where none is yet, or echoes of it have not come that are combined."""
-        if self.chosen is None or (self._echoes > 1 and not self._joined):
+        if self.chosen is None or self.echoes.waiting:
             return ""
         stream, series = self.chosen, self.chosen.series
         tr = f", TR {series.tr_s:g} s" if series.tr_s else ""
         why = f"it is '{self.pattern}'" if self.pattern is not None else f"it looks functional: {stream.why}"
         if self.pattern is None and stream.likeness != Likeness.FUNCTIONAL:
             why = f"nothing looks more functional ({stream.why})"
-        echoes = f", echoes of {', '.join(f'{s.te_ms:g}' for s in self._joined)} ms combined" if self._joined else ""
-        return f"{stream.label} ({series.vendor} {series.kind}{tr}{echoes}): {why}"
+        return f"{stream.label} ({series.vendor} {series.kind}{tr}{self.echoes.told}): {why}"
 
     def explain(self) -> str:
         """Why no stream was chosen."""

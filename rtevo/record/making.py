@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,13 @@ from rtevo.config import Config
 from rtevo.config.sections import Acquisition
 from rtevo.errors import DataError
 from rtevo.realign import PLAIN, Echoes, Encoding, Making, load_map, map_on, read_warp
+from rtevo.record.kinds import VolumeRecord
 from rtevo.records import Grid
 
-__all__ = ["as_they_come", "check_maps", "making_of"]
+if TYPE_CHECKING:
+    from rtevo.record.session import RecordedSession
+
+__all__ = ["as_they_come", "check_maps", "making_of", "recorded_making"]
 
 SECONDS = (0.002, 0.5)  # between which the median of a map of T2* lies
 LEAST_S = 0.001  # of T2* in a voxel of a map
@@ -48,6 +52,20 @@ def making_of(settings: Acquisition, grid: Grid, acquisition: Mapping[str, Any])
         encoding = Encoding.of(acquisition, settings.phase_encoding, settings.readout_s) if unit != "mm" else None
         warp = read_warp(Path(settings.distortion), unit, grid, encoding)
     return Making(warp, _echoes(settings, grid, acquisition) if several else None)
+
+
+def recorded_making(session: RecordedSession) -> Making:
+    """Make it for a run that was recorded.
+
+    Raises
+    ------
+    DataError
+        As for :func:`making_of`.
+    """
+    recorded = session.settings.get("acquisition", {})
+    settings = Acquisition(**{each.name: recorded[each.name] for each in fields(Acquisition) if each.name in recorded})
+    said = next((record.acquisition for record in session.records(VolumeRecord) if record.acquisition), {})
+    return PLAIN if session.grid is None else making_of(settings, session.grid, said)
 
 
 def _echoes(settings: Acquisition, grid: Grid, acquisition: Mapping[str, Any]) -> Echoes:
