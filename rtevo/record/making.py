@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,16 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.config import Config
-from rtevo.config.sections import Acquisition
+from rtevo.config.acquisition import Acquisition
 from rtevo.errors import DataError
 from rtevo.realign import PLAIN, Echoes, Encoding, Making, load_map, map_on, read_warp
 from rtevo.record.kinds import VolumeRecord
+from rtevo.record.session import MAPS, taken_over
 from rtevo.records import Grid
 
 if TYPE_CHECKING:
     from rtevo.record.session import RecordedSession
 
-__all__ = ["as_they_come", "check_maps", "making_of", "recorded_making"]
+__all__ = ["as_they_come", "check_maps", "keep_maps", "making_of", "recorded_making"]
 
 SECONDS = (0.002, 0.5)  # between which the median of a map of T2* lies
 LEAST_S = 0.001  # of T2* in a voxel of a map
@@ -63,7 +65,8 @@ def recorded_making(session: RecordedSession) -> Making:
         As for :func:`making_of`.
     """
     recorded = session.settings.get("acquisition", {})
-    settings = Acquisition(**{each.name: recorded[each.name] for each in fields(Acquisition) if each.name in recorded})
+    moved = {key: value for (section, key), value in taken_over(session.out).items() if section == "acquisition"}
+    settings = Acquisition(**{each.name: recorded[each.name] for each in fields(Acquisition) if each.name in recorded} | moved)
     said = next((record.acquisition for record in session.records(VolumeRecord) if record.acquisition), {})
     return PLAIN if session.grid is None else making_of(settings, session.grid, said)
 
@@ -97,6 +100,17 @@ def check_maps(config: Config) -> None:
         load_map(Path(config.acquisition.distortion), config.acquisition.distortion_unit)
     if config.acquisition.t2star:
         _t2star(Path(config.acquisition.t2star))
+
+
+def keep_maps(config: Config, out: Path) -> Config:
+    """Copy the maps into the session's folder, so that it can be computed again from that alone; returns the settings that name them."""
+    for key in MAPS:
+        if named := getattr(config.acquisition, key):
+            copy = out / f"{key}{'.nii.gz' if named.endswith('.gz') else '.nii'}"
+            shutil.copyfile(named, copy)
+            changes: dict[str, Any] = {key: str(copy)}
+            config = replace(config, acquisition=replace(config.acquisition, **changes))
+    return config
 
 
 def _t2star(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -13,7 +13,7 @@ from rtevo.config import Config
 from rtevo.decode import Decoder, Quality, Score, Scorer, SeveralScorer, scorer_of, whole
 from rtevo.errors import DataError
 from rtevo.place import Verdict
-from rtevo.realign import PLAIN, Making, framewise_displacement
+from rtevo.realign import Making, framewise_displacement
 from rtevo.realign.first import FEWEST
 from rtevo.record.making import making_of
 from rtevo.records import Decision, Grid, VolumeFlag
@@ -111,7 +111,7 @@ class Decoding:
         self.quality: Quality | None = None
         self.lay: tuple[Decoder, NDArray[np.float64]] | None = None
         self._waiting: list[Aligned | tuple[tuple[int, int], float]] = []  # volumes and onsets, until the decoder is placed
-        self._making: Making = PLAIN
+        self._making: Making | None = None
         self._guide: NDArray[np.float32] | None = None  # of the part before
         self._previous: NDArray[np.float64] | None = None
         self._begins = first  # number of the part's first volume
@@ -130,6 +130,7 @@ class Decoding:
             What was learnt does not fit this decoder.
         """
         self._placed = self.lay = before.decoder, before.place
+        self._guide = before.guide
         self._scorer, self.quality = self._make_scorer(before.decoder), Quality(before.decoder)
         try:
             self._scorer.take_over(before.learnt)
@@ -153,6 +154,12 @@ class Decoding:
         if self._placing is None or self._placing.realigner is None:
             return None
         return self._placing.realigner.grid
+
+    @property
+    def guide(self) -> NDArray[np.float32] | None:
+        """What motion is estimated against, where that is no reference of a decoder's; None before the decoder is placed."""
+        plain = self._making is None or self._making.plain
+        return None if plain or self._placing is None or not self.placed else self._placing.guide
 
     def onset(self, key: tuple[int, int], onset_s: float) -> None:
         """Take an image that was shown, s from the session's first volume."""
@@ -238,11 +245,12 @@ class Decoding:
             if given is None:
                 at_hand.append((self._decoder, np.eye(4)))
             starts = [matrix for _, matrix in at_hand]
-            guided = None
-            if self._guide is not None and self._placed is not None and not self._placed[0].grid.difference(grid):
-                guided = (*self._placed, self._guide)
-            else:
+            same = self._guide is not None and self._placed is not None and not self._placed[0].grid.difference(grid)
+            if self._making is None or not same:
                 self._making = making_of(self._config.acquisition, grid, acquisition)
+            guided = None
+            if same and not self._making.plain and self._placed is not None and self._guide is not None:
+                guided = (*self._placed, self._guide)
             self._placing = Placing(self._config, self._decoder, grid, self._tr_s, at_hand, starts, given, self._making, guided)
         return self._placing
 
@@ -338,8 +346,7 @@ class Decoding:
         The next part is placed anew. On the same grid what was learnt goes on; on another one the decoder begins anew.
         """
         self.close()
-        if self._placing is not None and not self._making.plain:
-            self._guide = self._placing.guide if self.placed else None
+        self._guide = self._guide if self.guide is None else self.guide
         self._placing, self._previous = None, None
         self._waiting.clear()
         if self._scorer is not None and self.quality is not None:
