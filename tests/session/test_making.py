@@ -15,7 +15,7 @@ from rtevo.decode import Decoder
 from rtevo.errors import DataError
 from rtevo.realign import first_echo
 from rtevo.record.making import check_maps, keep_maps, making_of
-from rtevo.records import Grid, put_volume, volume_dtype, volume_of
+from rtevo.records import Decision, Grid, put_volume, volume_dtype, volume_of
 from rtevo.session.aligning import Aligning
 from rtevo.session.decoding import Decoding
 from rtevo.session.placing import Hints
@@ -62,8 +62,24 @@ def config(**acquisition: object) -> Config:
     return build({"acquisition": {"echoes": 3, **acquisition}})
 
 
-def decoding(decoder: Decoder, wanted: Config, **options: object) -> Decoding:
-    return Decoding(wanted, decoder, TR_S, 0, None, Hints(), **options)  # type: ignore[arg-type]
+ITK = """#Insight Transform File V1.0
+#Transform 0
+Transform: AffineTransform_double_3_3
+Parameters: 1 0 0 0 1 0 0 0 1 0 0 0
+FixedParameters: 0 0 0
+"""
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Hints:
+    """Where the decoder lies, which is seconds of computing less than finding it."""
+    path = tmp_path_factory.mktemp("known") / "placement.txt"
+    path.write_text(ITK)
+    return Hints(file=path)
+
+
+def decoding(decoder: Decoder, wanted: Config, hints: Hints, **options: object) -> Decoding:
+    return Decoding(wanted, decoder, TR_S, 0, lambda _: Decision.ACCEPTED, hints, **options)  # type: ignore[arg-type]
 
 
 def feed(work: Decoding, volumes: list[NDArray[np.float32]], grid: Grid, first: int = 0) -> list[NDArray[np.float32]]:
@@ -81,7 +97,7 @@ def test_echoes_are_combined_and_the_decoder_is_placed_on_what_comes_of_it(
     decoder: Decoder, run: tuple[list[NDArray[np.float32]], Grid]
 ) -> None:
     volumes, grid = run
-    work = decoding(decoder, config())
+    work = decoding(decoder, config(), Hints())
     aligned = feed(work, volumes, grid)
     assert len(aligned) == len(volumes)
     assert work.placed
@@ -96,17 +112,19 @@ def test_echoes_are_combined_and_the_decoder_is_placed_on_what_comes_of_it(
     assert work.guide[decoder.mask].mean() == pytest.approx(high, rel=0.02)  # motion is seen in the first echo
 
 
-def test_what_is_not_finite_in_any_echo_is_left_out(decoder: Decoder, run: tuple[list[NDArray[np.float32]], Grid]) -> None:
+def test_what_is_not_finite_in_any_echo_is_left_out(decoder: Decoder, known: Hints, run: tuple[list[NDArray[np.float32]], Grid]) -> None:
     volumes, grid = run
-    work = decoding(decoder, config())
+    work = decoding(decoder, config(), known)
     holed = volumes[1].copy()
     holed[2, 20:28, 20:28, 8:12] = np.nan
     assert len(feed(work, [volumes[0], holed, volumes[2]], grid)) == 2
 
 
-def test_a_part_that_goes_on_keeps_decoder_guide_and_weights(decoder: Decoder, run: tuple[list[NDArray[np.float32]], Grid]) -> None:
+def test_a_part_that_goes_on_keeps_decoder_guide_and_weights(
+    decoder: Decoder, known: Hints, run: tuple[list[NDArray[np.float32]], Grid]
+) -> None:
     volumes, grid = run
-    work = decoding(decoder, config())
+    work = decoding(decoder, config(), known)
     feed(work, volumes[:8], grid)
     before, guide = work.decoder, work.guide
     work.interrupt()
@@ -118,10 +136,10 @@ def test_a_part_that_goes_on_keeps_decoder_guide_and_weights(decoder: Decoder, r
 
 
 def test_the_next_run_of_a_visit_goes_on_with_the_guide(
-    decoder: Decoder, run: tuple[list[NDArray[np.float32]], Grid], tmp_path: Path
+    decoder: Decoder, known: Hints, run: tuple[list[NDArray[np.float32]], Grid], tmp_path: Path
 ) -> None:
     volumes, grid = run
-    work = decoding(decoder, config())
+    work = decoding(decoder, config(), known)
     feed(work, volumes[:6], grid)
     guide = work.guide
     save_state(tmp_path, work, config(), decoder, TR_S)
@@ -129,7 +147,7 @@ def test_the_next_run_of_a_visit_goes_on_with_the_guide(
     wanted = replace(wanted, decoder=replace(wanted.decoder, continue_from=str(tmp_path)))
     before = before_of(wanted, decoder, TR_S)
     assert before is not None
-    after = decoding(decoder, wanted, before=before)
+    after = decoding(decoder, wanted, known, before=before)
     feed(after, volumes[6:8], grid)
     assert after.placed  # with its first volume
     assert after.guide is not None
@@ -148,16 +166,18 @@ def test_a_localizer_is_aligned_by_its_first_echo(run: tuple[list[NDArray[np.flo
 
 @pytest.mark.parametrize("echoes", [1, 3])
 def test_a_field_that_is_nowhere_leaves_volumes_as_they_are_and_one_that_is_moves_them(
-    echoes: int, decoder: Decoder, run: tuple[list[NDArray[np.float32]], Grid], tmp_path: Path
+    echoes: int, decoder: Decoder, known: Hints, run: tuple[list[NDArray[np.float32]], Grid], tmp_path: Path
 ) -> None:
     volumes, grid = [volume if echoes > 1 else volume[1] for volume in run[0][:4]], run[1]
     found = []
     for hertz in (0.0, 40.0):
         path = tmp_path / f"{hertz}.nii"
         nibabel.save(nibabel.Nifti1Image(np.full(grid.shape, hertz, np.float32), grid.affine), path)
-        work = decoding(decoder, config(echoes=echoes, distortion=str(path)))
+        work = decoding(decoder, config(echoes=echoes, distortion=str(path)), known)
         found.append(feed(work, volumes, grid)[-1])
-    work = decoding(decoder, config(echoes=echoes, readout_s=1 / 40, distortion=str(path)))  # one voxel: a shift without interpolation
+    work = decoding(
+        decoder, config(echoes=echoes, readout_s=1 / 40, distortion=str(path)), known
+    )  # one voxel: a shift without interpolation
     whole = feed(work, volumes, grid)[-1]
     slack = 0.02 * float(found[0].max())  # weights by T2* move by a voxel too
     np.testing.assert_allclose(whole[:, 6:-6], found[0][:, 5:-7], atol=slack)
