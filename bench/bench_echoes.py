@@ -1,6 +1,6 @@
 """What combining echoes and undoing distortion gain and cost, on simulated heads whose truth is known.
 
-``python bench/bench_echoes.py [echoes] [distortion] [speed] [--seeds N] [--out FILE]`` prints tables, and writes them to a file. It needs
+``python bench/bench_echoes.py [echoes] [distortion] [speed] [--seeds N] [--jobs N] [--out FILE]`` prints tables, and writes them to a file. It needs
 no data.
 
 * echoes: volumes of 12, 29 and 46 ms of heads that move; motion is estimated from the first echo. *One echo*: the second alone. *Before*:
@@ -22,7 +22,8 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,7 @@ from rtevo.simulate.head import Head, scan_grid
 
 Array = NDArray[np.float64]
 Volume = NDArray[np.float32]
+Pool = Callable[[Callable[..., Any], Sequence[tuple[int, float]]], list[Any]]
 TE_S = echo_times_s(3)
 SIZES = {"small": 0.2, "moderate": 1.0, "large": 3.0}  # mm and degrees, uniform in +/- size along and about each axis
 VOLUMES = 12
@@ -140,13 +142,14 @@ def one_run(seed: int, size: float) -> dict[str, tuple[float, float]]:
     return {name: (float(np.mean(errors[name])), contrast[name] / contrast["one echo"]) for name in wanted}
 
 
-def echoes(seeds: int) -> list[str]:
+def echoes(pool: Pool, seeds: int) -> list[str]:
     """The table of ways to combine echoes."""
     lines = ["| motion | way | error, % | contrast |", "|---|---|---|---|"]
-    for label, size in SIZES.items():
-        runs = [one_run(seed, size) for seed in range(seeds)]
+    found = pool(one_run, [(seed, size) for size in SIZES.values() for seed in range(seeds)])
+    for k, label in enumerate(SIZES):
+        runs = found[k * seeds : (k + 1) * seeds]
         for name in runs[0]:
-            error, contrast = (statistics.mean(run[name][k] for run in runs) for k in (0, 1))
+            error, contrast = (statistics.mean(run[name][part] for run in runs) for part in (0, 1))
             lines.append(f"| {label} | {name} | {error:.2f} | {contrast:.2f} |")
     return lines
 
@@ -187,23 +190,28 @@ def corrections(place: Scene, warp: Warp, realigner: Realigner, volume: Volume, 
     }
 
 
-def distortion(seeds: int) -> list[str]:
+def one_distorted(seed: int, size: float) -> dict[str, float]:
+    """Error of each way, of one head that moves with its field."""
+    place, rng = scene(seed), np.random.default_rng([seed, 2, round(1000 * size)])
+    warp = Warp.of(np.stack([np.zeros(place.shift.shape), place.shift, np.zeros(place.shift.shape)], axis=-1))
+    region = place.brain & (np.abs(place.shift) > 0.5)
+    level = place.signal[place.brain].mean()
+    errors: dict[str, list[float]] = {}
+    with Realigner(distorted(place.signal, place.shift), place.grid.affine) as realigner:
+        for matrix in motions(place.grid, size, VOLUMES // 2, rng)[1:]:
+            came = distorted(moved(place.signal, matrix, place.grid), moved(place.shift, matrix, place.grid)).astype(np.float32)
+            for name, volume in corrections(place, warp, realigner, came, realigner.estimate(came)).items():
+                errors.setdefault(name, []).append(100 * float(np.abs(volume - place.signal)[region].mean() / level))
+    return {name: statistics.mean(found) for name, found in errors.items()}
+
+
+def distortion(pool: Pool, seeds: int) -> list[str]:
     """The table of ways to undo distortion."""
     lines = ["| motion | way | error, % |", "|---|---|---|"]
-    for label, size in SIZES.items():
-        errors: dict[str, list[float]] = {}
-        for seed in range(seeds):
-            place, rng = scene(seed), np.random.default_rng([seed, 2, round(1000 * size)])
-            warp = Warp.of(np.stack([np.zeros(place.shift.shape), place.shift, np.zeros(place.shift.shape)], axis=-1))
-            region = place.brain & (np.abs(place.shift) > 0.5)
-            level = place.signal[place.brain].mean()
-            first = distorted(place.signal, place.shift)
-            with Realigner(first, place.grid.affine) as realigner:
-                for matrix in motions(place.grid, size, VOLUMES // 2, rng)[1:]:
-                    came = distorted(moved(place.signal, matrix, place.grid), moved(place.shift, matrix, place.grid)).astype(np.float32)
-                    for name, volume in corrections(place, warp, realigner, came, realigner.estimate(came)).items():
-                        errors.setdefault(name, []).append(100 * float(np.abs(volume - place.signal)[region].mean() / level))
-        lines += [f"| {label} | {name} | {statistics.mean(found):.2f} |" for name, found in errors.items()]
+    found = pool(one_distorted, [(seed, size) for size in SIZES.values() for seed in range(seeds)])
+    for k, label in enumerate(SIZES):
+        runs = found[k * seeds : (k + 1) * seeds]
+        lines += [f"| {label} | {name} | {statistics.mean(run[name] for run in runs):.2f} |" for name in runs[0]]
     return lines
 
 
@@ -233,7 +241,7 @@ def speed_of(label: str, shape: tuple[int, int, int]) -> str:
     return f"| {label} | {' | '.join(f'{t:.1f} ms' for t in times)} |"
 
 
-def speed(_seeds: int) -> list[str]:
+def speed(_pool: Pool, _seeds: int) -> list[str]:
     """The table of times."""
     lines = [
         "| voxels | estimate | reslice | reslice, undistorted | three echoes | three echoes, undistorted |",
@@ -249,16 +257,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--seeds", type=int, default=3, help="heads")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--out", type=Path, help="file for the tables")
     options = parser.parse_args()
     lines = [f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, NumPy {np.__version__}"]
     print(lines[0])
-    for name in options.parts or PARTS:
-        table = ["", name, "", *PARTS[name](options.seeds)]
-        print("\n".join(table), flush=True)
-        lines += table
-        if options.out:
-            options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with ProcessPoolExecutor(options.jobs) as workers:
+
+        def pool(work: Callable[..., Any], tasks: Sequence[tuple[int, float]]) -> list[Any]:
+            return list(workers.map(work, *zip(*tasks, strict=True)))
+
+        for name in options.parts or PARTS:
+            table = ["", name, "", *PARTS[name](pool, options.seeds)]
+            print("\n".join(table), flush=True)
+            lines += table
+            if options.out:
+                options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return 0
 
 
