@@ -1,6 +1,6 @@
 """What combining echoes and undoing distortion gain and cost, on simulated heads whose truth is known.
 
-``python bench/bench_echoes.py [echoes] [distortion] [speed] [--seeds N] [--jobs N] [--out FILE]`` prints tables, and writes them to a file. It needs
+``python bench/bench_echoes.py [echoes] [distortion] [speed] [--seeds N] [--jobs N] [--out FILE]`` prints tables, and writes them. It needs
 no data.
 
 * echoes: volumes of 12, 29 and 46 ms of heads that move; motion is estimated from the first echo. *One echo*: the second alone. *Before*:
