@@ -45,17 +45,19 @@ class Encoding:
     readout_s: float
 
     @classmethod
-    def of(cls, acquisition: Mapping[str, Any], direction: str = "", readout_s: float = 0.0) -> Encoding:
-        """Take it from what the headers say, except what is given.
+    def of(cls, acquisition: Mapping[str, Any], direction: str = "", readout_s: float = 0.0, unit: str = "Hz") -> Encoding:
+        """Take it from what the headers say, except what is given; of a map in voxels only the axis is needed.
 
         Raises
         ------
         DataError
             Headers do not say it, and it is not given.
         """
-        direction = direction or str(acquisition.get("PhaseEncodingDirection", ""))
+        shifts = unit == "voxels"
+        axis = acquisition.get("PhaseEncodingAxis", "") if shifts else ""
+        direction = direction or str(acquisition.get("PhaseEncodingDirection", axis))
         readout_s = readout_s or float(acquisition.get("TotalReadoutTime", 0.0))
-        if not direction or not readout_s > 0:
+        if not direction or not (readout_s > 0 or shifts):
             what = "phase_encoding" if not direction else "readout_s"
             raise DataError(f"[acquisition] distortion: the scanner's headers do not say enough of phase encoding: set {what}")
         return cls(direction, readout_s)

@@ -51,7 +51,7 @@ def making_of(settings: Acquisition, grid: Grid, acquisition: Mapping[str, Any])
     warp = None
     if settings.distortion:
         unit = settings.distortion_unit
-        encoding = Encoding.of(acquisition, settings.phase_encoding, settings.readout_s) if unit != "mm" else None
+        encoding = Encoding.of(acquisition, settings.phase_encoding, settings.readout_s, unit) if unit != "mm" else None
         warp = read_warp(Path(settings.distortion), unit, grid, encoding)
     return Making(warp, _echoes(settings, grid, acquisition) if several else None)
 

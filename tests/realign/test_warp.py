@@ -91,6 +91,9 @@ def test_headers_that_do_not_say_how_pictures_were_encoded_are_named():
         Encoding.of({"TotalReadoutTime": 0.04})
     with pytest.raises(DataError, match="set readout_s"):
         Encoding.of({"PhaseEncodingDirection": "j"})
+    with pytest.raises(DataError, match="set phase_encoding"):  # the polarity is not known
+        Encoding.of({"PhaseEncodingAxis": "j", "TotalReadoutTime": 0.04})
+    assert Encoding.of({"PhaseEncodingAxis": "j"}, unit="voxels").direction == "j"
 
 
 def phantom() -> np.ndarray:
