@@ -189,6 +189,11 @@ class RunEchoes:
         return f", echoes of {', '.join(f'{stream.te_ms:g}' for stream in self.joined)} ms combined" if self.joined else ""
 
     @property
+    def combined(self) -> bool:
+        """Whether several echoes make the run."""
+        return self._echoes > 1
+
+    @property
     def waiting(self) -> bool:
         """Whether echoes are combined and have not all begun."""
-        return self._echoes > 1 and not self.joined
+        return self.combined and not self.joined

@@ -157,7 +157,8 @@ class Selection:
 
     def _may_follow(self, stream: Stream) -> bool:
         """Whether a stream may still become the run in place of the one that was chosen."""
-        return self.chosen is not None and self._rank(stream) < self._rank(self.chosen) and self._replaceable()
+        together = [s for s in self.streams.values() if s.key[:2] == stream.key[:2]] if self.echoes.combined else [stream]
+        return self.chosen is not None and min(map(self._rank, together)) < self._rank(self.chosen) and self._replaceable()
 
     def expect(self, file: DicomFile) -> None:
         """Note the volumes of a damaged file, whose header is there."""

@@ -114,6 +114,19 @@ def test_fewer_echoes_than_wanted_are_named_and_give_no_volume(tmp_path: Path, c
     assert any("expected 3 echoes of each volume ([acquisition] echoes), found 2" in problem for problem in source.problems)
 
 
+def test_a_doubtful_series_gives_way_to_all_echoes_of_a_better_one(tmp_path: Path, clock: FakeClock) -> None:
+    source = source_of(tmp_path, clock, replaceable=lambda: True)
+    corrected = MosaicWriter(tmp_path, GRID, TR_S, description="bold_MoCo", series_number=9)
+    for index in range(2):
+        corrected.write(index, np.full(GRID.shape, 1, np.float32))
+    source.poll()
+    clock.advance(PATIENCE_S)
+    assert source.poll() == []
+    for index in range(2):
+        write(tmp_path, index, 3, 2, 1)
+    assert values(source.poll()) == [(0, [100, 200, 300]), (1, [101, 201, 301])]
+
+
 def test_of_more_echoes_the_shortest_are_combined(tmp_path: Path, clock: FakeClock) -> None:
     source = source_of(tmp_path, clock, echoes=2)
     for index in range(2):
