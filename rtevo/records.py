@@ -201,9 +201,10 @@ class Grid:
         )
 
 
-def _with_volume(fields: list[tuple[Any, ...]], capacity: int) -> np.dtype[np.void]:
-    """Add a volume of any shape of up to `capacity` voxels, with its grid; see :func:`put_volume`."""
-    return np.dtype([*fields, ("shape", "<i4", (3,)), ("affine", "<f8", (4, 4)), ("data", "<f4", (capacity,))], align=True)
+def _with_volume(fields: list[tuple[Any, ...]], capacity: int, echoes: int = 1) -> np.dtype[np.void]:
+    """Add a volume of any shape of up to `capacity` voxels, with its grid, or so many echoes of it; see :func:`put_volume`."""
+    voxels = (capacity,) if echoes == 1 else (echoes, capacity)
+    return np.dtype([*fields, ("shape", "<i4", (3,)), ("affine", "<f8", (4, 4)), ("data", "<f4", voxels)], align=True)
 
 
 def put_volume(slot: Any, data: NDArray[Any] | None, grid: Grid) -> None:
@@ -212,23 +213,35 @@ def put_volume(slot: Any, data: NDArray[Any] | None, grid: Grid) -> None:
     Parameters
     ----------
     slot : numpy.void
-    data : ndarray (X, Y, Z), or None
+    data : ndarray (X, Y, Z), or (echoes, X, Y, Z) in a slot of several, or None
         None: zeros.
     grid : Grid
         Of at most as many voxels as the slot holds.
     """
     slot["shape"], slot["affine"] = grid.shape, grid.affine
-    slot["data"][: math.prod(grid.shape)].reshape(grid.shape)[...] = 0 if data is None else data
+    voxels = slot["data"]
+    into = voxels[..., : math.prod(grid.shape)]
+    if voxels.ndim == 1:
+        into.reshape(grid.shape)[...] = 0 if data is None else data
+        return
+    for k, echo in enumerate(into):  # of which each is contiguous, and all together are not
+        echo.reshape(grid.shape)[...] = 0 if data is None else data[k]
 
 
 def volume_of(slot: Any) -> tuple[NDArray[np.float32], Grid]:
-    """Return the volume in a slot, float32 (X, Y, Z), without a copy, and the grid that it lies on."""
+    """Return the volume in a slot, float32 (X, Y, Z) or (echoes, X, Y, Z), without a copy, and the grid that it lies on."""
     grid = Grid(tuple(slot["shape"]), slot["affine"])
-    return slot["data"][: math.prod(grid.shape)].reshape(grid.shape), grid
+    voxels, count = slot["data"], math.prod(grid.shape)
+    if voxels.ndim == 1:
+        return voxels[:count].reshape(grid.shape), grid
+    steps = (voxels.strides[0], *(4 * math.prod(grid.shape[axis + 1 :]) for axis in range(3)))
+    return np.lib.stride_tricks.as_strided(voxels, (len(voxels), *grid.shape), steps, writeable=False), grid
 
 
-def volume_dtype(capacity: int) -> np.dtype[np.void]:
+def volume_dtype(capacity: int, echoes: int = 1) -> np.dtype[np.void]:
     """Slot of the ``volumes`` ring: one brain volume of up to `capacity` voxels as the scanner gave it (rescaled), on its own grid.
+
+    Where echoes are combined the slot holds all of them, so that a volume crosses to another process once.
 
     All volumes of a run lie on one grid; a volume that is missing has that of the others (one voxel, where none has come yet).
     """
@@ -242,6 +255,7 @@ def volume_dtype(capacity: int) -> np.dtype[np.void]:
             ("acquisition", f"S{ACQUISITION_BYTES}"),  # of the run's first volume: what the headers say, JSON with BIDS's names
         ],
         capacity,
+        echoes,
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from rtevo.config.keys import LABEL_RULE, above, at_least, is_address, is_label, is_peer, is_title, key, one_of
+from rtevo.config.acquisition import Acquisition
+from rtevo.config.keys import LABEL_RULE, above, at_least, is_address, is_label, key, one_of
 from rtevo.config.simulation import Simulation
 
 __all__ = [
@@ -53,73 +54,6 @@ class Session:
     )
     seed: int = key(1, "seed of everything random; the same seed and input give the same session", *at_least(0))
     speed: float = key(1.0, "time runs this many times faster (simulate and replay only); 0 = as fast as the computer allows", *at_least(0))
-
-
-@dataclass(frozen=True)
-class Acquisition:
-    """Where volumes come from."""
-
-    source: str = key(
-        "simulate",
-        "simulate (a simulated participant in a simulated scanner), replay (a recorded series), watch (a real scanner)",
-        **one_of("simulate", "replay", "watch"),
-    )
-    delivery: str = key(
-        "folder",
-        "how volumes come: folder (files in a watched folder), dicom (sent to this computer, C-STORE), push (sent by a script, ZeroMQ)",
-        **one_of("folder", "dicom", "push"),
-    )
-    folder: str = key(
-        "",
-        "replay: the recorded series; watch: where the scanner exports to, or (dicom) where what was received is kept, "
-        "empty = received/ in the run's folder",
-        path="folder",
-    )
-    address: str = key(
-        "127.0.0.1", "watch, dicom and push: this computer's address to listen at, 0.0.0.0 = all", "an IP address", is_address
-    )
-    port: int = key(11112, "watch, dicom and push: TCP port to listen at", "1 to 65535", lambda x: 1 <= x <= 65535)
-    ae_title: str = key("RTEVO", "dicom: this computer's name, which senders must call", "1 to 16 characters", is_title)
-    peers: tuple[str, ...] = key(
-        (),
-        "watch, dicom and push: who may send; needed where address is not loopback; push knows addresses only",
-        "a list of TITLE, TITLE@ADDRESS or @ADDRESS",
-        lambda x: all(map(is_peer, x)),
-    )
-    keys: str = key(
-        "",
-        "push: folder made by `python -m rtevo.bridge keys`, with a key for each sender; needed where address is not loopback",
-        path="folder",
-    )
-    series: str = key(
-        "",
-        "series to take: its number or UID, or (part of) its description or protocol name, * and ? allowed; "
-        "empty = the one that looks functional; what was there before the session is taken only by number or UID",
-    )
-    tr_s: float = key(0.0, "repetition time, s; 0 = from the headers (watch: must be given)", *at_least(0))
-    patient_id: str = key(
-        "", "what the scanner's PatientID must be, * and ? allowed: another one stops the run before the first image; empty = not looked at"
-    )
-    study_date: str = key(
-        "",
-        "what the scanner's study date must be: today (until 6 o'clock also the day before), or YYYYMMDD; another one stops the run before "
-        "the first image; empty = not looked at",
-        "today, or eight digits",
-        lambda x: x in ("", "today") or (len(x) == 8 and x.isascii() and x.isdigit()),
-    )
-    anonymous: str = key(
-        "accept",
-        "patient_id, study_date: headers that say nothing of it (the scanner anonymises, scripts push): accept, refuse",
-        **one_of("accept", "refuse"),
-    )
-    largest: tuple[int, ...] = key(
-        (128, 128, 96),
-        "watch: voxels along X, Y, Z of the largest volume that the scanner may send (their product counts): room for it is kept",
-        "three whole numbers of 4 to 1024",
-        lambda x: len(x) == 3 and all(4 <= v <= 1024 for v in x),
-    )
-    patience_tr: float = key(3.0, "a volume that is still missing this many TRs after its successor is declared missing", *above(0))
-    stall_s: float = key(30.0, "a file that is still incomplete after this many seconds is reported by name", *above(0))
 
 
 @dataclass(frozen=True)

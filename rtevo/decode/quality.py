@@ -119,5 +119,5 @@ def differences(decoder: Decoder, tr_s: float, fwhm_mm: float, gain: float, moti
 
 
 def whole(volume: NDArray[Any], mask: NDArray[np.bool_]) -> bool:
-    """Say whether a volume, as it came, has a finite number in every voxel of the mask (realignment takes others for 0)."""
-    return bool(np.isfinite(volume.sum(dtype=np.float64)) or np.isfinite(volume[mask]).all())
+    """Say whether a volume, as it came, has a finite number in every voxel of the mask, in each echo (realignment takes others for 0)."""
+    return bool(np.isfinite(volume.sum(dtype=np.float64)) or np.isfinite(volume[..., mask]).all())

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,8 @@ from rtevo import __version__
 from rtevo.errors import DataError, DecoderError
 from rtevo.export.words import DESCRIPTIONS, EVENTS, LOCALIZER, LOCALIZER_EVENTS, MOTION, OPTIONAL_COLUMNS, README, TASK
 from rtevo.outside import copy_inside, copy_regular, shown
-from rtevo.record import LOG, Notice, RecordedSession, Start, VolumeRecord, compact, image_path, volume_path
+from rtevo.record import LOG, Notice, RecordedSession, Start, VolumeRecord, compact, image_path, read_volume, volume_path
+from rtevo.record.making import recorded_making
 from rtevo.records import MOTION_COLUMNS, Grid, VolumeFlag
 
 __all__ = ["export"]
@@ -38,6 +39,10 @@ _SPIKES = {  # by flag: what the column of a volume is called that a model has t
     VolumeFlag.UNALIGNED: ("unaligned_outlier", "1 for volume {}, which could not be aligned, 0 for all others."),
 }
 _SPACE = "space-scanner_desc-preproc"
+
+
+if TYPE_CHECKING:
+    from rtevo.realign import Making
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,20 @@ class _Run:
         return f"{self.folder}/{self.label}"
 
     @cached_property
+    def series(self) -> dict[str, dict[str, Any]]:
+        """What the scanner's headers said of the raw series, by its file below the data set: one, or one for each echo."""
+        said = _acquisition(self)
+        times_s = said.pop("EchoTimes", [])
+        if not times_s:
+            return {f"{self.prefix}_bold.nii.gz": said}
+        return {f"{self.prefix}_echo-{k}_bold.nii.gz": {**said, "EchoTime": te_s} for k, te_s in enumerate(times_s, 1)}
+
+    @cached_property
+    def making(self) -> Making:
+        """What happened to volumes besides their motion."""
+        return recorded_making(self.session)
+
+    @cached_property
     def volumes(self) -> list[Row]:
         """Rows of the session's motion."""
         return list(self.session.motion.to_dict("records"))
@@ -133,15 +152,16 @@ def _open(out: Path, bids: Path) -> _Run:
     return run
 
 
-def _volumes(run: _Run) -> NDArray[Any]:
-    """All volumes, (X, Y, Z, T): NaN where one is missing."""
+def _volumes(run: _Run, echo: int) -> NDArray[Any]:
+    """All volumes of an echo (0 = first), (X, Y, Z, T): NaN where one is missing."""
     import nibabel
 
     data = np.full((*run.grid.shape, max(row["volume"] for row in run.volumes) + 1), np.nan, np.float32, order="F")
     for index in range(data.shape[3]):
         path = volume_path(run.out, index)
         if path.exists():
-            data[..., index] = np.asanyarray(nibabel.load(path).dataobj)
+            volume = np.asanyarray(nibabel.load(path).dataobj)
+            data[..., index] = volume[..., echo] if volume.ndim == 4 else volume
     return compact(data)
 
 
@@ -169,16 +189,22 @@ def _cell(value: Any) -> str:
 
 
 def _bold(run: _Run) -> None:
-    """The raw series and its sidecar."""
+    """The raw series, of each echo where several were combined, and its sidecar."""
+    import nibabel
+
+    for echo, (name, said) in enumerate(run.series.items()):
+        _write_bold(run, nibabel.Nifti1Image(_volumes(run, echo), run.grid.affine), run.bids / name, said)
+
+
+def _write_bold(run: _Run, image: Any, path: Path, said: Mapping[str, Any]) -> None:
+    """Write a raw series and its sidecar."""
     import nibabel
 
     affine = run.grid.affine
-    image = nibabel.Nifti1Image(_volumes(run), affine)
     image.header.set_xyzt_units("mm", "sec")
     image.header.set_zooms((*image.header.get_zooms()[:3], run.tr_s))
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
-    path = run.bids / f"{run.prefix}_bold.nii.gz"
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(image, path)
     sidecar: dict[str, Any] = {
@@ -189,10 +215,10 @@ def _bold(run: _Run) -> None:
         "ConversionSoftware": "rtevo",
         "ConversionSoftwareVersion": __version__,
     }
-    sidecar |= _acquisition(run)
+    sidecar |= said
     if lost := run.missing:
         sidecar["MissingVolumes"] = lost  # 0 = first; their voxels are NaN
-    _json(run.bids / f"{run.prefix}_bold.json", sidecar)
+    _json(path.with_name(path.name.replace(".nii.gz", ".json")), sidecar)
 
 
 def _acquisition(run: _Run) -> dict[str, Any]:
@@ -339,9 +365,9 @@ def _preprocessed(run: _Run, root: Path) -> None:
         "StartTime": run.tr_s / 2,  # slices are not brought to one time: a volume stands for the middle of its acquisition
         "SliceTimingCorrected": False,
         "SkullStripped": False,
-        "Description": "Realigned during the session (rigid body, cubic B-splines), not smoothed.",
+        "Description": f"Realigned during the session (rigid body, cubic B-splines){run.making.words}, not smoothed.",
         "SpatialReference": f"bids::{run.folder}/rtevo/{run.label}/{decoder}/ref_img.nii.gz",
-        "Sources": [f"bids:raw:{run.prefix}_bold.nii.gz"],
+        "Sources": [f"bids:raw:{name}" for name in run.series],
     }
     if run.session.localizer:
         sidecar["SpatialReference"] = "the run's first volume"
@@ -354,8 +380,6 @@ def _aligned(run: _Run, row: Row | None, index: int) -> NDArray[np.float32] | No
     """One realigned volume: as it was saved, or sampled again by its motion; None where there is none."""
     import nibabel
 
-    from rtevo.realign import resliced
-
     if row is None or row["flags"] & (VolumeFlag.MISSING | VolumeFlag.UNALIGNED):
         return None
     params = [row[name] for name in MOTION_COLUMNS]
@@ -364,7 +388,7 @@ def _aligned(run: _Run, row: Row | None, index: int) -> NDArray[np.float32] | No
         return np.nan_to_num(np.asarray(nibabel.load(saved).dataobj, np.float32))
     if not raw.exists() or not np.isfinite(params).all():
         return None
-    return resliced(np.asarray(nibabel.load(raw).dataobj), run.grid.affine, params)
+    return run.making.resliced(read_volume(raw), run.grid.affine, params)
 
 
 def _derivatives(run: _Run) -> None:
@@ -451,7 +475,7 @@ def export(out: Path, bids: Path) -> Path:
     Returns
     -------
     Path
-        The run's four-dimensional NIfTI file.
+        The run's four-dimensional NIfTI file; of several echoes the first one's.
 
     Raises
     ------
@@ -464,4 +488,4 @@ def export(out: Path, bids: Path) -> Path:
     (_shown if run.session.localizer else _events)(run)
     _bold(run)
     _derivatives(run)
-    return bids / f"{run.prefix}_bold.nii.gz"
+    return bids / next(iter(run.series))

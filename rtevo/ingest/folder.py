@@ -75,6 +75,8 @@ class FolderSource:
         Whether links that lead out of the folder are named, and not followed: it is written to by others.
     most_bytes : int
         Of a DICOM file: a larger one is named and not read.
+    echoes : int
+        So many echoes of each volume are waited for, and passed on together, (echoes, X, Y, Z); 1: the first one is the run.
     progress : Progress, optional
         Called before each file.
 
@@ -109,6 +111,7 @@ class FolderSource:
         replaceable: Callable[[], bool] = lambda: False,
         confined: bool = False,
         most_bytes: int = MAX_FILE,
+        echoes: int = 1,
         progress: Progress | None = None,
     ) -> None:
         self.folder = Path(folder)
@@ -116,7 +119,9 @@ class FolderSource:
         self.alarms: set[str] = set()
         self.duplicates = 0
         gate = Gate(opened) if opened else None
-        self._selection = Selection(series, patience_s=patience_s, first=first, confirm=confirm, replaceable=replaceable, gate=gate)
+        self._selection = Selection(
+            series, patience_s=patience_s, first=first, confirm=confirm, replaceable=replaceable, gate=gate, echoes=echoes
+        )
         self._stall_s, self._clock_ns, self._pixels, self._most_bytes = stall_s, clock_ns, pixels, most_bytes
         self._listing, self._whole = Listing(self.folder, self.problems, confined), Whole(settle_s)
         self._taken: dict[str, Taken] = {}
@@ -141,8 +146,7 @@ class FolderSource:
     @property
     def pending(self) -> int:
         """Files not looked at or not whole yet, and volumes that are incomplete or held back until an earlier one came."""
-        held = sum(stream.assembler.held for stream in ([self.run] if self.run else self.streams))
-        return len(self._queue) + len(self._waiting) + held
+        return len(self._queue) + len(self._waiting) + self._selection.echoes.held(self._selection.run or self.streams)
 
     @property
     def backlog(self) -> int:
@@ -187,8 +191,7 @@ class FolderSource:
 
         Files that never completed are named in :attr:`problems`.
         """
-        now_s = self._clock_ns() / 1e9
-        volumes = []
+        now_s, volumes = self._clock_ns() / 1e9, list[Volume]()
         self._listing.again()
         self._queue.extend(self._listing.new(now_s))
         self.problems += [f"{self.folder}: {len(self._old)} files from before the session were not looked at"] * bool(self._old)
@@ -243,7 +246,7 @@ class FolderSource:
 
     def sidecar(self, volume: Volume) -> dict[str, Any]:
         """What the headers say of the run that a volume is of; see :meth:`rtevo.ingest.header.SeriesHeader.sidecar`."""
-        return self.run.series.sidecar(self.run.te_ms, volume.slice_times_s) if self.run else {}
+        return self._selection.echoes.sidecar(self._selection.run, volume)
 
     def pass_over_present(self, known: Iterable[str] = ()) -> str:
         """Leave out the series that are there already, and those `known` by UID, unless one is asked for by its number or UID.
@@ -292,9 +295,9 @@ class FolderSource:
 
     def _advance(self, now_s: float, *, final: bool = False) -> list[Volume]:
         self._selection.settle(now_s, final=final)
-        run = self._selection.chosen
-        volumes = run.assembler.advance(now_s, final=final) if run else []
-        for problems in (self._selection.problems, run.assembler.problems if run else []):
+        run = self._selection.run
+        volumes = self._selection.echoes.advance(run, now_s, final, self._selection.problems)
+        for problems in (self._selection.problems, *(stream.assembler.problems for stream in run)):
             self.problems += problems
             problems.clear()
         return volumes
@@ -481,10 +484,7 @@ class FolderSource:
 
     def _wait(self, path: str, found: Waiting) -> None:
         """Note a file that is not whole."""
-        if path in self._given_up:
-            self._given_up[path] = found
-        else:
-            self._waiting[path] = found
+        (self._given_up if path in self._given_up else self._waiting)[path] = found
 
     def _give_up(self, path: str, waiting: Waiting, reason: str) -> None:
         """Name a file that is of no use, and go on looking at it from time to time."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from rtevo.ingest.assembly import Assembler
 from rtevo.ingest.dicom import DicomFile
+from rtevo.ingest.echoes import RunEchoes
 from rtevo.ingest.gate import MOST_HELD, Gate
 from rtevo.ingest.header import Likeness, SeriesHeader
 from rtevo.ingest.parts import Part
@@ -74,6 +75,8 @@ class Selection:
         Whether a doubtful stream that was chosen may still give way to a better one that begins now.
     gate : Gate, optional
         Nothing is chosen before it is open, and nothing that came too early.
+    echoes : int
+        So many echoes of each volume make the run, the shortest ones; 1: the stream that is chosen is the run.
     """
 
     def __init__(
@@ -85,8 +88,10 @@ class Selection:
         confirm: bool = False,
         replaceable: Callable[[], bool] = lambda: False,
         gate: Gate | None = None,
+        echoes: int = 1,
     ) -> None:
         self.pattern = pattern
+        self.echoes = RunEchoes(echoes, patience_s)
         self.chosen: Stream | None = None
         self.streams: dict[StreamKey, Stream] = {}
         self.problems: list[str] = []
@@ -120,7 +125,7 @@ class Selection:
                 f"{stream.label}: files still come, but it was there before the session, and is not taken unless it is named by number"
             )
         self._see_diffusion(stream, file.series, part)
-        if self.chosen not in (None, stream) and not self._may_follow(stream):
+        if self.chosen is not None and not self.of_run(stream) and not self._may_follow(stream):
             return Outcome.NEW
         if self.pattern is None and stream.likeness == Likeness.UNLIKELY:
             part = replace(part, pixels=None)
@@ -137,9 +142,9 @@ class Selection:
         passed = []
         for part in file.parts:
             stream = self.streams.get(self._key(file, part))
-            if stream is not None and self.chosen in (None, stream):
+            if stream is not None and (self.chosen is None or self.of_run(stream)):
                 index = stream.assembler.replace(file, self._place(file, part), closed_ns, name)
-                passed += [index] if index is not None and stream is self.chosen else []
+                passed += [index] if index is not None and self.of_run(stream) else []
         return passed
 
     def _see_diffusion(self, stream: Stream, series: SeriesHeader, part: Part) -> None:
@@ -152,20 +157,33 @@ class Selection:
 
     def _may_follow(self, stream: Stream) -> bool:
         """Whether a stream may still become the run in place of the one that was chosen."""
-        return self.chosen is not None and self._rank(stream) < self._rank(self.chosen) and self._replaceable()
+        together = [s for s in self.streams.values() if s.key[:2] == stream.key[:2]] if self.echoes.combined else [stream]
+        return self.chosen is not None and min(map(self._rank, together)) < self._rank(self.chosen) and self._replaceable()
 
     def expect(self, file: DicomFile) -> None:
         """Note the volumes of a damaged file, whose header is there."""
         file = self._told_apart(file)
         for part in file.parts:
             stream = self.streams.get(self._key(file, part))
-            if stream is not None and self.chosen in (None, stream):
+            if stream is not None and (self.chosen is None or self.of_run(stream)):
                 stream.assembler.expect(part)
 
     def in_run(self, file: DicomFile) -> bool:
         """Whether a file belongs to the chosen stream."""
         file = self._told_apart(file)
-        return self.chosen is not None and any(self._key(file, part) == self.chosen.key for part in file.parts)
+        return any(self._key_of_run(self._key(file, part)) for part in file.parts)
+
+    def of_run(self, stream: Stream) -> bool:
+        """Whether a stream is the chosen one, or another echo of it that is combined with it."""
+        return self._key_of_run(stream.key)
+
+    def _key_of_run(self, key: StreamKey) -> bool:
+        return self.chosen is not None and self.echoes.holds(key, self.chosen.key)
+
+    @property
+    def run(self) -> list[Stream]:
+        """The streams of the run, the shortest echo first."""
+        return sorted(filter(self.of_run, self.streams.values()), key=lambda stream: stream.key.te_ms)
 
     def index_of(self, file: DicomFile) -> int | None:
         """The first volume of the run that a file's headers name."""
@@ -184,7 +202,7 @@ class Selection:
         """Whether a file's pixels may be those of the run."""
         keys = [self._key(file, part) for part in file.parts]
         if self.chosen is not None and not self._replaceable():
-            return self.chosen.key in keys or file.series.uid not in {key.uid for key in self.streams}
+            return any(map(self._key_of_run, keys)) or file.series.uid not in {key.uid for key in self.streams}
         ranks = [rank(file.series, part.component, part.echo, self.pattern) for part in file.parts]
         return any(each < Rank.LAST for each in ranks)
 
@@ -231,8 +249,9 @@ class Selection:
         self._name_early()
         for other in found[1:]:
             self._name_rival(other)
+        self.echoes.begin_again()
         for stream in self.streams.values():
-            if stream is not self.chosen:
+            if not self.of_run(stream):
                 stream.assembler = Assembler(stream.series, patience_s=math.inf)  # lets its pictures go
 
     def _opens(self, now_s: float, gate: Gate) -> bool:
@@ -283,15 +302,15 @@ class Selection:
         return self.chosen is not None and self._rank(self.chosen) > Rank.AT_ONCE and self._replaceable()
 
     def told(self) -> str:
-        """Which stream was chosen, and why; empty where none is yet."""
-        if self.chosen is None:
+        """Which stream was chosen, and why; empty where none is yet, or echoes of it have not come that are combined."""
+        if self.chosen is None or self.echoes.waiting:
             return ""
         stream, series = self.chosen, self.chosen.series
         tr = f", TR {series.tr_s:g} s" if series.tr_s else ""
         why = f"it is '{self.pattern}'" if self.pattern is not None else f"it looks functional: {stream.why}"
         if self.pattern is None and stream.likeness != Likeness.FUNCTIONAL:
             why = f"nothing looks more functional ({stream.why})"
-        return f"{stream.label} ({series.vendor} {series.kind}{tr}): {why}"
+        return f"{stream.label} ({series.vendor} {series.kind}{tr}{self.echoes.told}): {why}"
 
     def explain(self) -> str:
         """Why no stream was chosen."""

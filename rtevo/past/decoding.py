@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rtevo.decode import Score
 from rtevo.errors import DataError, DecoderError
 from rtevo.place import Verdict
-from rtevo.record import AlignedRecord, EventRecord, Part, PlacementRecord, Record, VolumeRecord, parts, volume_path
+from rtevo.record import AlignedRecord, EventRecord, Part, PlacementRecord, Record, VolumeRecord, parts, read_volume, volume_path
 from rtevo.records import Decision, EventKind, RunClock, VolumeFlag
 from rtevo.session.decoding import Aligned, Decide, Decoding
 from rtevo.session.placing import Attempt
@@ -90,7 +90,7 @@ class Again:
             self._decided = {r.attempt: r for r in part.records(PlacementRecord) if r.decision != Decision.PENDING}
             for record in _as_decoded(part):
                 if isinstance(record, VolumeRecord):
-                    aligned = self.decoding.align(record.index, *self._load(record), grid)
+                    aligned = self.decoding.align(record.index, *self._load(record), grid, record.acquisition)
                     self.decoding.learn(aligned)
                     self._decide_later(record.index)
                     yield record, aligned, *self.decoding.scores()
@@ -128,7 +128,7 @@ class Again:
             return None, record.flags | VolumeFlag.MISSING
         path = volume_path(self._out, record.index)
         try:
-            return np.asarray(nibabel.load(path).dataobj, np.float32), record.flags
+            return read_volume(path), record.flags
         except (OSError, nibabel.filebasedimages.ImageFileError):
             raise DataError(f'{path}: expected the volume as it came ([record] save_volumes = "raw" keeps it), cannot read it') from None
 

@@ -35,7 +35,16 @@ from rtevo.record.kinds import (
 from rtevo.record.localizer import EVENTS, event_rows, shown_trials, task_of
 from rtevo.record.log import LOG, LogFollower, LogWriter, hold, read_log, skip_damaged
 from rtevo.record.parts import Part, earlier, of_kind, parts
-from rtevo.record.recorder import Recorder, compact, image_path, placement_folder, reference_path, refused_path, volume_path
+from rtevo.record.recorder import (
+    Recorder,
+    compact,
+    image_path,
+    placement_folder,
+    read_volume,
+    reference_path,
+    refused_path,
+    volume_path,
+)
 from rtevo.record.reserve import release, reserve
 from rtevo.record.sealing import SECRET_BYTES, cipher_of, is_sealed, load_secret, open_sealed, seal, secret_of
 from rtevo.record.session import (
@@ -110,6 +119,7 @@ __all__ = [
     "parts",
     "placement_folder",
     "read_log",
+    "read_volume",
     "record_of",
     "reference_path",
     "refused_path",

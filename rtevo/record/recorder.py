@@ -19,7 +19,7 @@ from rtevo.record.log import LOG, LogWriter, read_log
 from rtevo.record.sealing import sealed_told
 from rtevo.records import Grid, MessageKind, VolumeFlag, volume_of
 
-__all__ = ["Recorder", "compact", "image_path", "placement_folder", "reference_path", "refused_path", "volume_path"]
+__all__ = ["Recorder", "compact", "image_path", "placement_folder", "read_volume", "reference_path", "refused_path", "volume_path"]
 
 
 def image_path(out: Path, generation: int, candidate: int) -> Path:
@@ -35,6 +35,20 @@ def refused_path(out: Path, generation: int, candidate: int, attempt: int) -> Pa
 def volume_path(out: Path, index: int, kind: str = "volumes") -> Path:
     """Where a volume is saved; `kind` is ``volumes`` (as it came) or ``aligned``."""
     return out / kind / f"volume-{index:05d}.nii.gz"
+
+
+def read_volume(path: Path) -> NDArray[np.float32]:
+    """Read a volume that was saved: float32 (X, Y, Z), or (echoes, X, Y, Z) where the file has a fourth dimension.
+
+    Raises
+    ------
+    OSError, nibabel.filebasedimages.ImageFileError, ValueError
+        It is not there, or no volume.
+    """
+    import nibabel
+
+    data = np.asarray(nibabel.load(path).dataobj, np.float32)
+    return np.ascontiguousarray(np.moveaxis(data, -1, 0)) if data.ndim == 4 else data
 
 
 def placement_folder(out: Path, part: int) -> Path:
@@ -187,7 +201,7 @@ class Recorder:
 
         path.parent.mkdir(exist_ok=True)
         part = path.with_name(f".{path.name}")
-        nibabel.save(nibabel.Nifti1Image(compact(data), grid.affine), part)
+        nibabel.save(nibabel.Nifti1Image(compact(np.moveaxis(data, 0, -1) if data.ndim == 4 else data), grid.affine), part)
         _into_place(part, path)
 
 

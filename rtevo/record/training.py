@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,10 @@ from numpy.typing import NDArray
 from rtevo.decode.events import Event
 from rtevo.errors import DataError
 from rtevo.outside import shown
+from rtevo.realign.echoes import FITTED
 from rtevo.realign.series import Run
-from rtevo.record.recorder import volume_path
+from rtevo.record.making import recorded_making
+from rtevo.record.recorder import read_volume, volume_path
 from rtevo.record.session import RecordedSession
 
 __all__ = ["localizer_in", "run_of", "shown_in"]
@@ -41,9 +42,17 @@ def localizer_in(out: Path) -> RecordedSession:
 
 
 def run_of(session: RecordedSession) -> Run:
-    """Give the volumes of a recorded run."""
+    """Give the volumes of a recorded run: with echoes combined and distortion undone where the session did that."""
     assert session.grid is not None
-    return Run(session.grid, session.start.tr_s, max(session.came) + 1, partial(_volume, session.out))
+    making, grid = recorded_making(session), session.grid
+
+    def volume(index: int) -> NDArray[np.float32] | None:
+        return making.still(_volume(session.out, index), grid.affine)
+
+    if not making.plain:
+        for index in [index for index in session.came if index not in session.absent][:FITTED]:  # from which T2* is known
+            volume(index)
+    return Run(grid, session.start.tr_s, max(session.came) + 1, volume)
 
 
 def _volume(out: Path, index: int) -> NDArray[np.float32] | None:
@@ -54,7 +63,7 @@ def _volume(out: Path, index: int) -> NDArray[np.float32] | None:
     if not path.exists():
         return None
     try:
-        return np.asarray(nibabel.load(path).dataobj, np.float32)
+        return read_volume(path)
     except (OSError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
         raise DataError(f"{path}: expected a volume, found something else ({shown(error)})") from None
 

@@ -21,6 +21,10 @@ REFERENCES = {
     "Med Image Anal 12:26–41. doi:10.1016/j.media.2007.06.004",
     "beaton1974": "Beaton AE, Tukey JW (1974). The fitting of power series, meaning polynomials, illustrated on band-spectroscopic data. "
     "Technometrics 16:147–185. doi:10.1080/00401706.1974.10489171",
+    "posse1999": "Posse S, Wiese S, Gembris D, et al. (1999). Enhancement of BOLD-contrast sensitivity by single-shot multi-echo functional "
+    "MR imaging. Magn Reson Med 42:87–97. doi:10.1002/(SICI)1522-2594(199907)42:1<87::AID-MRM13>3.0.CO;2-O",
+    "jezzard1995": "Jezzard P, Balaban RS (1995). Correction for geometric distortion in echo planar images from B0 field variations. Magn "
+    "Reson Med 34:65–73. doi:10.1002/mrm.1910340111",
     "power2012": "Power JD, Barnes KA, Snyder AZ, Schlaggar BL, Petersen SE (2012). Spurious but systematic correlations in functional "
     "connectivity MRI networks arise from subject motion. NeuroImage 59:2142–2154. doi:10.1016/j.neuroimage.2011.10.018",
     "friston1996": "Friston KJ, Williams S, Howard R, Frackowiak RSJ, Turner R (1996). Movement-related effects in fMRI time-series. Magn Reson "
@@ -146,7 +150,20 @@ def _realignment(session: Session, cite: _Cited) -> str:
         f"smoothed with a Gaussian of {decoder['fwhm_mm']:g} mm full width at half maximum" if decoder["fwhm_mm"] else "not smoothed"
     )
     tsnr = f" Temporal signal-to-noise ratio inside the decoder's mask was {quality['tsnr']:.0f} (median)." if quality.get("tsnr") else ""
-    return f"{text}. Aligned volumes were {smoothing}.{tsnr}"
+    return f"{text}.{_made(session, cite)} Aligned volumes were {smoothing}.{tsnr}"
+
+
+def _made(session: Session, cite: _Cited) -> str:
+    """Say what happened to volumes besides their motion; nothing where that is so."""
+    settings = session.settings["acquisition"]
+    echoes, warp = settings.get("echoes", 1), bool(settings.get("distortion"))
+    text = ""
+    if echoes > 1:
+        fitted = "given as a map" if settings.get("t2star") else "fitted to the run's first 8 volumes"
+        text += f" Motion was estimated from the first of {echoes} echoes and applied to all, and they were combined with weights by T2* {cite('posse1999')}, {fitted}; a volume without one of them counted as missing."
+    if warp:
+        text += f" Distortion along phase encoding was undone {cite('jezzard1995')} by a map that was measured beforehand and moved with the head, with the signal's density restored, in the same interpolation."
+    return text
 
 
 def _motion(session: Session, cite: _Cited) -> str:
@@ -160,7 +177,7 @@ def _motion(session: Session, cite: _Cited) -> str:
     if found.get("mean") is not None:
         text += f" was {found['mean']:.2f} mm on average, {found['max']:.2f} mm at most"
     tsnr = f" Temporal signal-to-noise ratio inside the brain was {quality['tsnr']:.0f} (median)." if quality.get("tsnr") else ""
-    return f"{text}.{tsnr} Volumes were kept as they came."
+    return f"{text}.{_made(session, cite)}{tsnr} Volumes were kept as they came."
 
 
 def _placement(session: Session, cite: _Cited) -> str:
@@ -170,8 +187,10 @@ def _placement(session: Session, cite: _Cited) -> str:
         return "Each volume was aligned to the decoder's reference"
     errors = " and ".join(f"{p['expected_error_mm']:.2f} mm" for p in found)
     kept = min(p["weight_kept"] for p in found)
+    settings = session.settings["acquisition"]
+    as_it_came = settings.get("echoes", 1) == 1 and not settings.get("distortion")
     return (
-        "The decoder had been made on another grid. It was placed on the mean of the run's first steady volumes by a rigid-body "
+        f"{'The decoder had been made on another grid. It' if as_it_came else 'The decoder'} was placed on the mean of the run's first steady volumes by a rigid-body "
         f"transformation found from the images (local normalised cross-correlation {cite('avants2008')}; expected error {errors}), and its "
         f"map was carried to the run's grid ({kept:.0%} of its weight lay in the field of view). Each volume was aligned to that mean"
     )

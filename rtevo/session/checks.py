@@ -112,6 +112,7 @@ def check_again(config: Config, latent_space: Path) -> tuple[str, int, tuple[int
     """
     from rtevo import generate
     from rtevo.latent import LatentSpace
+    from rtevo.record.making import check_maps
     from rtevo.session import course
     from rtevo.session.safety import avoid_of, gate_of
 
@@ -122,6 +123,7 @@ def check_again(config: Config, latent_space: Path) -> tuple[str, int, tuple[int
     condition = course.check(config, space, avoid)
     gate_of(config, avoid)
     check_delivery(config)
+    check_maps(config)
     check_live(config)
     return condition, embedding_size, image_size
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,8 +15,9 @@ from rtevo.config import sections as settings_of
 from rtevo.decode import Decoder, Quality, Score, Scorer, SeveralScorer, scorer_of, whole
 from rtevo.errors import DataError
 from rtevo.place import Verdict
-from rtevo.realign import framewise_displacement
+from rtevo.realign import Making, framewise_displacement
 from rtevo.realign.first import FEWEST
+from rtevo.record.making import making_of
 from rtevo.records import Decision, Grid, VolumeFlag
 from rtevo.session.placing import Attempt, Hints, Placing
 
@@ -114,6 +115,8 @@ class Decoding:
         self.quality: Quality | None = None
         self.lay: tuple[Decoder, NDArray[np.float64]] | None = None
         self._waiting: list[Aligned | tuple[tuple[int, int], float]] = []  # volumes and onsets, until the decoder is placed
+        self._making: Making | None = None
+        self._guide: NDArray[np.float32] | None = None  # of the part before
         self._previous: NDArray[np.float64] | None = None
         self._begins = first  # number of the part's first volume
         self._onsets: dict[tuple[int, int], float] = {}
@@ -131,6 +134,7 @@ class Decoding:
             What was learnt does not fit this decoder.
         """
         self._placed = self.lay = before.decoder, before.place
+        self._guide = before.guide
         self._scorer, self.quality = self._make_scorer(before.decoder, before.place), Quality(before.decoder)
         try:
             self._scorer.take_over(before.learnt)
@@ -155,6 +159,12 @@ class Decoding:
             return None
         return self._placing.realigner.grid
 
+    @property
+    def guide(self) -> NDArray[np.float32] | None:
+        """What motion is estimated against, where that is no reference of a decoder's; None before the decoder is placed."""
+        plain = self._making is None or self._making.plain
+        return None if plain or self._placing is None or not self.placed else self._placing.guide
+
     def onset(self, key: tuple[int, int], onset_s: float) -> None:
         """Take an image that was shown, s from the session's first volume."""
         self._onsets[key] = onset_s
@@ -168,27 +178,35 @@ class Decoding:
         if key in self._onsets and self._scorer is not None:
             self._scorer.shown_for(key, taken_s - self._onsets[key])
 
-    def align(self, index: int, volume: NDArray[Any] | None, flags: int, grid: Grid | None = None) -> Aligned:
+    def align(
+        self, index: int, volume: NDArray[Any] | None, flags: int, grid: Grid | None = None, acquisition: Mapping[str, Any] | None = None
+    ) -> Aligned:
         """Align a volume, and place the decoder where it is not yet.
 
         Parameters
         ----------
         index : int
-        volume : ndarray, float32 (X, Y, Z), or None
+        volume : ndarray, float32 (X, Y, Z), or (echoes, X, Y, Z), or None
             None where it is missing.
         flags : int
         grid : Grid, optional
             That the volume lies on; needed with the part's first one.
+        acquisition : dict, optional
+            What the headers say, with the part's first volume: needed where echoes are combined or distortion is undone.
+
+        Raises
+        ------
+        DataError
+            Headers and settings do not say enough for that, or a map cannot be read.
         """
         motion, data, displacement = np.full(6, np.nan), None, np.nan
         if volume is not None:
-            placing = self._begun(grid, index)
+            placing = self._begun(grid, index, acquisition or {})
             estimate = placing.estimate(volume)
             if estimate.converged:
-                assert placing.realigner is not None
                 motion = np.asarray(estimate.params, np.float64)
                 counts = placing.mask if self.decoder is None else self.decoder.mask
-                data = placing.realigner.reslice(volume, estimate) if whole(volume, counts) else None
+                data = placing.aligned(volume, estimate) if whole(volume, counts) else None
             else:
                 flags |= VolumeFlag.UNALIGNED
             if flags & VolumeFlag.LATE:  # those after it came before: it is no step from them
@@ -226,7 +244,7 @@ class Decoding:
 
     # --- placement ------------------------------------------------------------------------------------------------------------------
 
-    def _begun(self, grid: Grid | None, index: int) -> Placing:
+    def _begun(self, grid: Grid | None, index: int, acquisition: Mapping[str, Any]) -> Placing:
         """The part's placing: begun with its first volume."""
         if self._placing is None:
             if grid is None:
@@ -237,7 +255,13 @@ class Decoding:
             if given is None:
                 at_hand.append((self._decoder, np.eye(4)))
             starts = [matrix for _, matrix in at_hand]
-            self._placing = Placing(self._config, self._decoder, grid, self._tr_s, at_hand, starts, given)
+            same = self._guide is not None and self._placed is not None and not self._placed[0].grid.difference(grid)
+            if self._making is None or not same:
+                self._making = making_of(self._config.acquisition, grid, acquisition)
+            guided = None
+            if same and not self._making.plain and self._placed is not None and self._guide is not None:
+                guided = (*self._placed, self._guide)
+            self._placing = Placing(self._config, self._decoder, grid, self._tr_s, at_hand, starts, given, self._making, guided)
         return self._placing
 
     def _place(self, attempt: Attempt | None) -> None:
@@ -334,6 +358,7 @@ class Decoding:
         The next part is placed anew. On the same grid what was learnt goes on; on another one the decoder begins anew.
         """
         self.close()
+        self._guide = self._guide if self.guide is None else self.guide
         self._placing, self._previous = None, None
         self._waiting.clear()
         if self._scorer is not None and self.quality is not None:

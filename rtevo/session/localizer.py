@@ -12,6 +12,7 @@ import numpy as np
 
 from rtevo.config import Config
 from rtevo.localizer import BUILT_IN, Picture, Trial, length_s, make_schedule, read_folder
+from rtevo.record.making import check_maps, keep_maps
 from rtevo.session.checks import (
     check_console,
     check_delivery,
@@ -92,6 +93,7 @@ def prepare_localizer(config: Config, session_file: Path | None = None) -> Plan:
     check_participant(config)
     folder, categories, trials = schedule_of(config)
     check_delivery(config)
+    check_maps(config)
     token = check_console(config)
     source = describe_source(config)
     tr_s = repetition_time(config, source)
@@ -100,6 +102,7 @@ def prepare_localizer(config: Config, session_file: Path | None = None) -> Plan:
     try:
         if folder == BUILT_IN:
             folder = _keep(categories, out / "pictures")
+        config = keep_maps(config, out)
         size = next(iter(categories.values()))[0].size
         rest: dict[str, Any] = {"tr_s": tr_s, "condition": LOCALIZER, "embedding_size": 0, "image_size": size, "token": token}
         return make_plan(config, out, out, None, source, session_file=session_file, trials=trials, pictures=folder, **rest)

@@ -2,7 +2,9 @@
 
 On the decoder's own grid volumes are aligned to the decoder's reference, and the first that can be aligned is judged. On any other, the
 first steady volumes, aligned to each other, are today's reference; the decoder is placed on it (:mod:`rtevo.place`) and carried to today's
-grid (:mod:`rtevo.decode.carry`). Nothing here waits or asks: an :class:`Attempt` is made, and somebody decides.
+grid (:mod:`rtevo.decode.carry`). So it is on any grid where echoes are combined or distortion is undone: motion is then estimated against
+the same volumes as they came (the *guide*), because no decoder's reference looks like those. Nothing here waits or asks: an
+:class:`Attempt` is made, and somebody decides.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from rtevo.config import Config
 from rtevo.decode import Decoder, carry, reorder
 from rtevo.errors import DataError, DecoderError
 from rtevo.place import Placement, Verdict, judge, place
-from rtevo.realign import FirstVolumes, Motion, Realigner
+from rtevo.realign import PLAIN, FirstVolumes, Making, Motion, Realigner, first_echo
 from rtevo.records import Decision, Grid
 
 __all__ = ["Attempt", "Hints", "Placing"]
@@ -141,11 +143,17 @@ class Placing:
         Where the head may be looked for first.
     given : ndarray, float64 (4, 4), optional
         The placement, where it comes from a file.
+    making : Making
+        What happens to a volume besides its motion.
+    guided : tuple of (Decoder, ndarray float64 (4, 4), ndarray float32 (X, Y, Z)), optional
+        The decoder as it lay in the part before, on this grid, its place, and the guide there.
 
     Attributes
     ----------
     attempts : list of Attempt
         Made so far.
+    guide : ndarray, float32 (X, Y, Z), or None
+        What motion is estimated against.
     """
 
     def __init__(
@@ -157,15 +165,22 @@ class Placing:
         at_hand: Iterable[tuple[Decoder, NDArray[np.float64]]] = (),
         starts: Iterable[NDArray[np.float64]] = (),
         given: NDArray[np.float64] | None = None,
+        making: Making = PLAIN,
+        guided: tuple[Decoder, NDArray[np.float64], Volume] | None = None,
     ) -> None:
         self._config, self._decoder, self.grid, self._tr_s = config, decoder, grid, tr_s
-        self._starts, self._given = tuple(starts), given
+        self._starts, self._given, self._making = tuple(starts), given, making
         self.attempts: list[Attempt] = []
         self._first = FirstVolumes(tr_s)
+        self._guides: list[tuple[Volume, Volume]] = []  # of the first volumes: aligned, and as they came on the same grid
         self._lost, self._asked = 0, False
         self.realigner: Realigner | None = None
+        self.guide: Volume | None = None
         self._own: tuple[Decoder, NDArray[np.float64]] | None = None
-        for known, matrix in at_hand:
+        if guided is not None:
+            self._own = guided[:2]
+            self._align_to(guided[2])
+        for known, matrix in at_hand if making.plain else ():
             if (fitting := reorder(known, grid)) is not None:
                 self._own = fitting, matrix
                 self._align_to(fitting.reference)
@@ -182,6 +197,7 @@ class Placing:
             self.realigner.close()
         own = self._own
         affine = own[0].grid.affine if own is not None else self.grid.affine
+        self.guide = reference
         self.realigner = Realigner(reference, affine, threads=self._config.decoder.threads)
 
     def close(self) -> None:
@@ -191,8 +207,11 @@ class Placing:
 
     def estimate(self, volume: Volume) -> Motion:
         """Estimate the motion of a volume against today's reference; the first one is that, until a better one is there."""
+        volume = first_echo(volume)
         if self.realigner is None or (self._lost >= LOST and not self.attempts):
             self._own, self._lost, self._first = None, 0, FirstVolumes(self._tr_s)
+            self._guides.clear()
+            self._making.begin_again()
             try:
                 self._align_to(np.nan_to_num(np.asarray(volume, np.float32)))
             except ValueError as problem:  # nothing to align to in it: the next one is tried
@@ -203,6 +222,11 @@ class Placing:
         self._lost = 0 if motion.converged else self._lost + 1
         return motion
 
+    def aligned(self, volume: Volume, motion: Motion) -> Volume:
+        """Make the aligned volume of one whose motion was estimated."""
+        assert self.realigner is not None
+        return self._making.aligned(self.realigner, volume, motion)
+
     def take(self, index: int, volume: Volume, motion: Motion, aligned: Volume | None) -> Attempt | None:
         """Take a volume that came after the last decision; return the attempt that it completes.
 
@@ -210,26 +234,40 @@ class Placing:
         ----------
         index : int
         volume, aligned : ndarray, float32 (X, Y, Z)
-            As it came; aligned to today's reference, None where it cannot be used.
+            As it came, (echoes, X, Y, Z) of several echoes; aligned to today's reference, None where it cannot be used.
         motion : Motion
         """
         if self._asked or aligned is None:
             return None
         steady: tuple[Volume, ...] = (aligned,)
-        reference = np.asarray(volume, np.float32)
+        reference = np.asarray(volume if self._making.plain else aligned, np.float32)
         if self._own is not None:
-            placement = self._judged(volume, motion)
+            placement = self._judged(volume, motion) if self._making.plain else self._judged_aligned(aligned)
         else:
             self._first.add(aligned, motion.params, self.grid.affine)
+            if not self._making.plain:
+                assert self.realigner is not None
+                self._guides.append((aligned, self.realigner.reslice(first_echo(volume), motion)))
             if not (steady := self._first.steady()):
                 return None
             reference = np.asarray(np.mean(steady, axis=0, dtype=np.float64), np.float32)
             placement = self._placed(reference)
-            self._align_to(reference)
+            self._align_to(reference if self._making.plain else self._guide_of(steady))
         self._asked = True
         attempt = Attempt(len(self.attempts), index, self._own is not None, self._named(placement), reference, steady)
         self.attempts.append(attempt)
         return attempt
+
+    def _guide_of(self, steady: tuple[Volume, ...]) -> Volume:
+        """Mean of the steady volumes as they came, which those that follow are aligned to."""
+        came = [guide for aligned, guide in self._guides if any(aligned is each for each in steady)]
+        return np.asarray(np.mean(came, axis=0, dtype=np.float64), np.float32)
+
+    def _judged_aligned(self, aligned: Volume) -> Placement:
+        """Judge where the head lies in a part that goes on with the guide of the one before."""
+        assert self._own is not None
+        weight = np.abs(self._decoder.weights)
+        return judge(self._own[1], self._decoder.reference, self._decoder.grid, aligned, self.grid, weight=weight)
 
     def _judged(self, volume: Volume, motion: Motion) -> Placement:
         """Judge where the head lies on a grid that the decoder lies on."""
@@ -263,6 +301,7 @@ class Placing:
         self.attempts[-1] = decided
         if decision == Decision.AGAIN:
             self._asked, self._first = False, FirstVolumes(self._tr_s)
+            self._guides.clear()
         return decided
 
     def decoder(self) -> Decoder:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtevo.config import Config, is_localizer
 from rtevo.errors import ConfigError
+from rtevo.record.making import check_maps, keep_maps
 from rtevo.session.checks import (
     capacity,
     check_console,
@@ -109,6 +110,7 @@ def prepare(config: Config, session_file: Path | None = None, visit: Visit | Non
     condition = course.check(config, space, avoid)
     gate_of(config, avoid)
     check_delivery(config)
+    check_maps(config)
     token = before.token if before is not None and before.config.console == config.console else check_console(config)
     source = describe_source(config)
     loaded = check_decoder(config)
@@ -125,6 +127,7 @@ def prepare(config: Config, session_file: Path | None = None, visit: Visit | Non
         before_of(config, decoder, tr_s)
         if visit is not None or config.decoder.continue_from:
             config = keep(config, out)
+        config = keep_maps(config, out)
         return make_plan(
             config, out, folder, decoder, source,
             tr_s=tr_s, condition=condition, embedding_size=embedding_size, image_size=image_size, token=token,

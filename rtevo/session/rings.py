@@ -53,7 +53,7 @@ def _groups(plan: Plan) -> int:
 
 
 RINGS: dict[str, RingSpec] = {
-    "volumes": RingSpec(lambda p: records.volume_dtype(p.capacity), lambda p: 16, ("decode", "record")),
+    "volumes": RingSpec(lambda p: records.volume_dtype(p.capacity, p.config.acquisition.echoes), lambda p: 16, ("decode", "record")),
     "aligned": RingSpec(_aligned, lambda p: 16 if _saves_aligned(p) else 64, ("record",)),
     "placements": RingSpec(lambda p: records.placement_dtype(), lambda p: 64, ()),
     "scores": RingSpec(lambda p: records.score_dtype(len(p.maps), _groups(p)), _every_image, ("evolve",)),

@@ -6,6 +6,7 @@ import math
 
 from rtevo.config import Config
 from rtevo.simulate import Simulation
+from rtevo.simulate.echoes import echo_times_s
 from rtevo.simulate.today import Today
 
 __all__ = ["simulation"]
@@ -31,5 +32,6 @@ def simulation(config: Config, tr_s: float, part: int = 0) -> Simulation:
         keys=config.presentation.rating_keys,
         trigger_key=config.presentation.trigger_key,
         part=part,
+        echo_times_s=echo_times_s(config.acquisition.echoes),
         today=Today.parse(settings.today) if settings.today else None,
     )

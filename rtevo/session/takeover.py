@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["STATE", "Before", "before_of", "keep", "save_decoder", "save_state"]
 
 STATE = "decoder-state"
-_LEARNT, _WORDS, _DECODER = "learnt.npz", "state.json", "decoder"
+_LEARNT, _WORDS, _DECODER, _GUIDE = "learnt.npz", "state.json", "decoder", "guide.npz"
 _SETTINGS = ("method", "motion_terms", "drift", "hrf", "fwhm_mm")  # of [decoder], which what has been learnt rests on
 _MOST_BYTES = 1 << 30
 
@@ -47,11 +47,14 @@ class Before:
         Where it lay: the session's decoder's world to that of `decoder`, rigid.
     learnt : dict of str to ndarray
         See :meth:`rtevo.decode.Scorer.learnt`.
+    guide : ndarray, float32 (X, Y, Z), optional
+        What motion was estimated against, where that was no reference of a decoder's: see :mod:`rtevo.session.placing`.
     """
 
     decoder: Decoder
     place: NDArray[np.float64]
     learnt: Learnt
+    guide: NDArray[np.float32] | None = None
 
 
 def save_decoder(folder: Path, decoder: Decoder) -> None:
@@ -84,6 +87,8 @@ def save_state(out: Path, decoding: Decoding, config: Config, decoder: Decoder, 
     np.savez(partial / _LEARNT, **decoding.learnt())  # type: ignore[arg-type]
     if carried is not decoder:
         save_decoder(partial / _DECODER, carried)
+    if decoding.guide is not None:
+        np.savez(partial / _GUIDE, guide=decoding.guide)
     words = {"schema": 1, "place": matrix.tolist(), "carried": carried is not decoder, "made_with": _made_with(config, decoder, tr_s)}
     (partial / _WORDS).write_text(json.dumps(words, indent=2) + "\n", encoding="utf-8")
     partial.rename(place)
@@ -116,7 +121,10 @@ def before_of(config: Config, decoder: Decoder, tr_s: float) -> Before | None:
         if others := [f"{name} {made_with.get(name)!r}, not {own!r}" for name, own in now.items() if made_with.get(name) != own]:
             raise ConfigError(f"{where}: expected the state of this session's decoder with its settings, found {'; '.join(others)}")
         carried = _carried(folder / _DECODER, decoder) if words["carried"] else decoder
-        return Before(carried, place, load_arrays(folder / _LEARNT, _MOST_BYTES))
+        guide = load_arrays(folder / _GUIDE, _MOST_BYTES)["guide"] if (folder / _GUIDE).exists() else None
+        if guide is not None and guide.shape != carried.grid.shape:
+            raise ValueError(f"{_GUIDE}: expected shape {carried.grid.shape}, found {guide.shape}")
+        return Before(carried, place, load_arrays(folder / _LEARNT, _MOST_BYTES), guide)
     except (OSError, DataError, DecoderError, ValueError, KeyError, TypeError) as problem:
         raise ConfigError(f"{where}: expected the state that a run of a visit has left, found something else: {problem}") from None
 

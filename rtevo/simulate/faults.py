@@ -334,14 +334,21 @@ class FaultyWriter:
         Gives the files and their names.
     delivery : Delivery
         Takes them.
+    more : sequence of MosaicWriter
+        Of further echoes: volumes then have an axis for echoes, and each is a file of its own.
     """
 
-    def __init__(self, writer: _Encoder, delivery: Delivery) -> None:
+    def __init__(self, writer: _Encoder, delivery: Delivery, more: Sequence[_Encoder] = ()) -> None:
         self.delivery = delivery
-        self._writer = writer
+        self._writer, self._more = writer, [FaultyWriter(other, delivery) for other in more]
 
     def write(self, index: int, volume: NDArray[np.float32] | NDArray[np.int16]) -> Path:
-        """Deliver one volume; returns the path that its file has if nothing goes wrong."""
+        """Deliver one volume; returns the path that its (first) file has if nothing goes wrong."""
+        if self._more:
+            path = FaultyWriter(self._writer, self.delivery).write(index, volume[0])
+            for other, echo in zip(self._more, volume[1:], strict=True):
+                other.write(index, echo)
+            return path
         path = self._writer.path(index)
         self.delivery.send(path.name, self._writer.encode(index, volume))
         return self.delivery.folder / path.name

@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from rtevo.records import Grid
 from rtevo.simulate.concept import ConceptPreference
+from rtevo.simulate.echoes import echoes_of, relaxation_per_s
 from rtevo.simulate.head import Head, HeadMotion, motion_matrix, scan_grid
 from rtevo.simulate.participant import ColourPreference, Participant, Preference
 from rtevo.simulate.today import MASTER, Today, sampled
@@ -83,6 +84,8 @@ class Simulation:
         :mod:`rtevo.simulate.today`), so it is another than without.
     areas : tuple of str
         Concepts that have voxels of their own, beside those of what is preferred: each responds to pictures that look like its concept.
+    echo_times_s : tuple of float
+        Of each volume, s; empty: one echo.
 
     Raises
     ------
@@ -108,6 +111,7 @@ class Simulation:
     part: int = 0
     today: Today | None = None
     areas: tuple[str, ...] = ()
+    echo_times_s: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -141,12 +145,12 @@ class Simulation:
         return [np.random.default_rng([AREA, self.participant_seed, *name.encode()]) for name in self.areas]
 
     def as_dict(self) -> dict[str, Any]:
-        """Give it as plain values; without areas where there are none."""
-        return {name: value for name, value in asdict(self).items() if name != "areas" or value}
+        """Give it as plain values; without areas and echo times where there are none."""
+        return {name: value for name, value in asdict(self).items() if name not in ("areas", "echo_times_s") or value}
 
     def localizer(self) -> Simulation:
         """The day of the localizer: the same participant, where head and slices lay then."""
-        return self if self.today is None else replace(self, today=Today())
+        return replace(self, today=None if self.today is None else Today(), echo_times_s=())
 
     def preference(self) -> Preference:
         """Give the participant's preference: for a concept, or drawn.
@@ -249,6 +253,8 @@ class Scanner:
         percent = np.float32(0.01) * head.signal
         self._hidden, self._visual = percent * head.gains, percent * np.where(active, head.visual, 0)
         self._areas = [percent * area for area in head.areas]
+        self._relaxation = relaxation_per_s(head.grid) if settings.echo_times_s else None
+        self._relaxes: Field | None = None  # as the head lies in the volume that is prepared
         self._prepared: tuple[int, Field, Field, Field, list[Field]] | None = None
         self._next = 0
 
@@ -274,6 +280,8 @@ class Scanner:
         hidden = _moved(self._hidden, voxels, self._active_box, order=1, whole=False)
         visual = _moved(self._visual, voxels, self._active_box, order=1, whole=False)
         areas = [_moved(area, voxels, self._active_box, order=1, whole=False) for area in self._areas]
+        if self._relaxation is not None:
+            self._relaxes = _moved(self._relaxation, voxels, self._box, order=1)
         self._prepared = (index, still, hidden, visual, areas)
         self._next += 1
 
@@ -289,7 +297,7 @@ class Scanner:
 
         Returns
         -------
-        ndarray, int16 (X, Y, Z)
+        ndarray, int16 (X, Y, Z), or (echoes, X, Y, Z) of several
             Magnitude in scanner units.
         """
         if self._prepared is None or self._prepared[0] != index:
@@ -297,11 +305,18 @@ class Scanner:
         assert self._prepared is not None
         _, volume, hidden, visual, areas = self._prepared
         self._prepared = None
+        still = volume.copy() if self._relaxes is not None else volume
         times_s = index * self.settings.tr_s + self.slice_times_s
         liked, seen = (course.astype(np.float32)[self._active_box[2]] for course in participant.response(times_s))
         volume[self._active_box] += hidden * liked + visual * (np.float32(self.settings.visual_percent) * seen)
         for area, course in zip(areas, participant.area_responses(times_s), strict=True):
             volume[self._active_box] += area * course.astype(np.float32)[self._active_box[2]]
+        if self._relaxes is not None:
+            echoes = echoes_of(still, volume - still, self._relaxes, self.settings.echo_times_s)
+            return np.stack([self._magnitude(echo) for echo in echoes])
+        return self._magnitude(volume)
+
+    def _magnitude(self, volume: Field) -> NDArray[np.int16]:
         quadrature = self._rng.standard_normal(volume.shape, dtype=np.float32)
         quadrature *= np.float32(self._noise.thermal_sd)
         return np.asarray(np.rint(np.hypot(volume, quadrature)), np.int16)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
+from rtevo.realign import first_echo
+from rtevo.record.making import making_of
 from rtevo.records import EventKind, RunClock, VolumeFlag, put_volume, volume_of
 from rtevo.session.aligning import Aligning
 from rtevo.session.context import WAIT_S, Context, serve
@@ -23,7 +26,9 @@ class _Align:
         settings = context.config.decoder
         realign.warm_up(lambda text: context.progress(text))
         self.context, self.out = context, context.writer("aligned")
-        self.aligning = Aligning(settings.threads, settings.spike_mm)
+        self.aligning = Aligning(
+            settings.threads, settings.spike_mm, lambda grid, said: making_of(context.config.acquisition, grid, said or {})
+        )
         self.save = context.config.record.save_volumes in ("aligned", "both")
         self.run = RunClock(context.plan.tr_s)
         self.events_taken = 0
@@ -42,7 +47,8 @@ class _Align:
         flags, clock = int(slot["flags"]), self.context.clock
         volume, grid = volume_of(slot)
         missing = bool(flags & VolumeFlag.MISSING)
-        aligned: Aligned = self.aligning.align(int(slot["index"]), None if missing else volume, flags, grid)
+        said = json.loads(slot["acquisition"]) if slot["acquisition"] else None
+        aligned: Aligned = self.aligning.align(int(slot["index"]), None if missing else volume, flags, grid, said)
         if not missing:
             clock.set("unusable", clock.get("unusable") + 1 if aligned.data is None else 0)
         with self.out.reserve(timeout_s=None) as out:  # a slow disk holds it up, and loses nothing
@@ -52,7 +58,7 @@ class _Align:
             out["framewise_displacement_mm"] = aligned.displacement_mm
             out["dvars_percent"], out["tsnr"], out["events_taken"] = aligned.dvars_percent, aligned.tsnr, self.events_taken
             if self.save:
-                put_volume(out, volume if aligned.data is None else aligned.data, self.aligning.grid or NO_GRID)
+                put_volume(out, first_echo(volume) if aligned.data is None else aligned.data, self.aligning.grid or NO_GRID)
 
     def finish(self) -> None:
         """Let go of everything."""

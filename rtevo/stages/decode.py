@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -72,10 +73,13 @@ class _Decode:
 
     def _warm(self) -> None:
         """Do everything once, with a realigner of its own: the session's starts from where the head lay last."""
+        from rtevo.record.making import as_they_come
         from rtevo.session.decoding import Decoding
         from rtevo.session.placing import Hints
 
-        decoding = Decoding(self.context.config, self.decoder, self.context.plan.tr_s, 0, lambda _: Decision.ACCEPTED, Hints())
+        decoding = Decoding(
+            as_they_come(self.context.config), self.decoder, self.context.plan.tr_s, 0, lambda _: Decision.ACCEPTED, Hints()
+        )
         decoding.learn(decoding.align(0, self.decoder.reference, 0, self.decoder.grid))
         decoding.close()
 
@@ -112,9 +116,12 @@ class _Decode:
 
     def volume(self, slot: Any) -> None:
         """Align one volume, publish its motion, and the scores that it completes."""
+        from rtevo.realign import first_echo
+
         index, flags = int(slot["index"]), int(slot["flags"])
         volume, grid = volume_of(slot)
-        aligned = self.decoding.align(index, None if flags & VolumeFlag.MISSING else volume, flags, grid)
+        said = json.loads(slot["acquisition"]) if slot["acquisition"] else None
+        aligned = self.decoding.align(index, None if flags & VolumeFlag.MISSING else volume, flags, grid, said)
         self.last = index
         if not flags & VolumeFlag.MISSING:
             self.context.clock.set("unusable", self.context.clock.get("unusable") + 1 if aligned.data is None else 0)
@@ -125,7 +132,7 @@ class _Decode:
             self.holes = True
             self.context.log.warning("decode: volumes with numbers in the decoder's mask that are not finite are left out")
         self.closed_ns[index] = int(slot["closed_ns"])
-        self.publish_aligned(aligned, slot, volume, self.events_taken)
+        self.publish_aligned(aligned, slot, first_echo(volume), self.events_taken)
         before = self.decoding.left_out
         self.decoding.learn(aligned)
         if aligned.data is not None and self.decoding.left_out > before:

@@ -101,6 +101,7 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
             confirm=True,
             opened=opened,
             most_voxels=plan.capacity,
+            echoes=settings.echoes,
             keys=KeyFile.read(Path(settings.keys) / SUPPORT_FILE, "support") if watched and settings.keys else None,
         )
         context.log.info("ingest: scripts push volumes to %s", pushed.endpoint)
@@ -114,7 +115,8 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
         "opened": opened,
         "replaceable": lambda: not context.clock.get("shown"),
         "confined": True,
-        **({"most_bytes": max(LEAST_MOST, VOLUMES_A_FILE * 4 * plan.capacity)} if watched else {}),
+        "echoes": settings.echoes,
+        **({"most_bytes": max(LEAST_MOST, VOLUMES_A_FILE * 4 * plan.capacity * settings.echoes)} if watched else {}),
     }
     source: DicomReceiver | FolderSource
     ready = {}

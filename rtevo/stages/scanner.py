@@ -34,6 +34,7 @@ def run(context: Context) -> None:
 
 def _simulate(context: Context, link: ParticipantLink) -> None:
     from rtevo.simulate.dicom import MosaicWriter
+    from rtevo.simulate.echoes import ECHO_S
     from rtevo.simulate.send import PushEncoder
 
     plan, clock = context.plan, context.clock
@@ -41,16 +42,19 @@ def _simulate(context: Context, link: ParticipantLink) -> None:
     head = settings.head()
     started = datetime.datetime(2000, 1, 1, 12) if clock.lock_step else None  # the same files, byte for byte, every time
     name = "rtevo_simulated_bold"
-    encoder = (
-        PushEncoder(head.grid, plan.tr_s, name)
-        if context.config.acquisition.delivery == "push"
-        else MosaicWriter(plan.incoming, head.grid, plan.tr_s, description=name, started=started)
-    )
+    encoders: list[Any]
+    if context.config.acquisition.delivery == "push":
+        encoders = [PushEncoder(head.grid, plan.tr_s, name, settings.echo_times_s)]
+    else:
+        times_s = settings.echo_times_s or (ECHO_S,)
+        echoes = [(k + 1, len(times_s), te_s) for k, te_s in enumerate(times_s)]
+        started = started or datetime.datetime.now()
+        encoders = [MosaicWriter(plan.incoming, head.grid, plan.tr_s, description=name, started=started, echo=echo) for echo in echoes]
     context.ready()
     if not (told := context.wait_for_go()):
         return
     with _delivery(context, told) as delivery:
-        writer = FaultyWriter(encoder, delivery)
+        writer = FaultyWriter(encoders[0], delivery, encoders[1:])
         run_scanner(
             settings, writer, link, clock, plan.out,
             head=head, on_volume=lambda index: clock.set("delivered", index + 1), patience_s=_patience_s(context.config),
@@ -97,7 +101,7 @@ def _replay(context: Context, link: ParticipantLink) -> None:
     from rtevo.ingest import Replay
 
     plan, clock, settings = context.plan, context.clock, context.config.acquisition
-    recording = Replay(settings.folder, plan.incoming, series=settings.series or None, tr_s=plan.tr_s)
+    recording = Replay(settings.folder, plan.incoming, series=settings.series or None, tr_s=plan.tr_s, echoes=settings.echoes)
     context.ready()
     if not (told := context.wait_for_go()):
         return
