@@ -30,7 +30,8 @@ from threadpoolctl import threadpool_limits
 from rtevo.decode.deconvolve import Deconvolver
 from rtevo.decode.grid import Grid
 from rtevo.decode.hrf import response
-from rtevo.physio import Physiology, Sensor, moments
+from rtevo.physio import Sensor
+from rtevo.physio.regressors import Physiology, moments
 from rtevo.simulate.body import Body
 
 Array = NDArray[np.float64]
@@ -103,7 +104,7 @@ class Run:
         delay_s = 0.08 * depth + 0.03 * rng.standard_normal(n)
         tissue = self.body.tissue(times.ravel(), np.broadcast_to(delay_s, times.shape).ravel()).reshape(times.shape)
         chest = self.body.chest(times - (0.1 + 0.1 * depth))
-        air, heart = self.body.blood(starts + self.protocol.tr_s / 2)
+        _, _, air, heart = self.body.effects(starts + self.protocol.tr_s / 2)
         noise = rng.standard_normal((len(starts), n)) * 0.8
         noise[1:] += 0.3 * noise[:-1]
         noise += np.cumsum(rng.standard_normal((len(starts), n)) * 0.03 * np.sqrt(self.protocol.tr_s), axis=0)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from rtevo.config.keys import LABEL_RULE, above, at_least, is_address, is_label, is_peer, is_title, key, one_of
+from rtevo.config.physio import Physio
 from rtevo.config.simulation import Simulation
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Evolution",
     "Generator",
     "Localizer",
+    "Physio",
     "Presentation",
     "Record",
     "Safety",
@@ -475,6 +477,7 @@ class Config:
     session: Session = field(default_factory=Session)
     acquisition: Acquisition = field(default_factory=Acquisition)
     decoder: Decoder = field(default_factory=Decoder)
+    physio: Physio = field(default_factory=Physio)
     evolution: Evolution = field(default_factory=Evolution)
     generator: Generator = field(default_factory=Generator)
     safety: Safety = field(default_factory=Safety)

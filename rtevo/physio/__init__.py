@@ -1,9 +1,9 @@
 """Pulse and respiration: where they come from, when they were measured, and what they explain of a volume.
 
-`beats`, `breath` and `regressors` are pure functions of samples; `sources` reads them; `clock` finds their times.
+`beats`, `breath` and `regressors` are pure functions of samples; `sources` and `text` read them; `clock` finds their times. What is
+imported from here is light; the others need SciPy.
 """
 
-from rtevo.physio.regressors import SENSORS, TERMS, Physiology, Sensor, State, moments, sizes
-from rtevo.physio.trace import Trouble
+from rtevo.physio.terms import SENSORS, Sensor, sizes
 
-__all__ = ["SENSORS", "TERMS", "Physiology", "Sensor", "State", "Trouble", "moments", "sizes"]
+__all__ = ["SENSORS", "Sensor", "sizes"]

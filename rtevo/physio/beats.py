@@ -16,7 +16,7 @@ SHORTEST_S, LONGEST_S = 0.33, 2.0
 """Intervals between beats that a heart can have, s: 180 and 30 a minute."""
 _PEAK_S, _BEAT_S, _OFFSET = 0.111, 0.667, 0.02  # Elgendi et al. 2013
 _BAND_HZ = (0.5, 8.0)
-_WINDOW_S = 12.0  # of samples that are searched at once
+_BEFORE_S = 8.0  # of samples before those that are searched
 _EDGE_S = 0.35  # at their end: a beat there is known with the next samples
 _RECENT = 5  # intervals by which the next one is foretold
 _MOST = 4096  # beats that are kept
@@ -71,19 +71,21 @@ class Beats:
     def __init__(self, rate_hz: float) -> None:
         self._rate_hz = rate_hz
         self._numbers: list[float] = []  # samples at which there was a beat
+        self._searched = 0
 
     def search(self, values: Array, first: int) -> None:
-        """Search the newest samples for beats after the last one.
+        """Search for beats in what has come since the last search.
 
         Parameters
         ----------
         values : ndarray, float64 (samples,)
-            All that are at hand; the last 12 s are looked at.
+            All that are at hand.
         first : int
             Number of the first.
         """
         rate = self._rate_hz
-        skipped = max(0, len(values) - round(_WINDOW_S * rate))
+        skipped = max(0, self._searched - round(_BEFORE_S * rate) - first)
+        self._searched = first + len(values)
         values, first = values[skipped:], first + skipped
         last = self._numbers[-1] if self._numbers else -math.inf
         found = first + find_beats(values, rate)

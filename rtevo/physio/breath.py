@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,5 +74,5 @@ def breaths(values: Array, rate_hz: float) -> tuple[Array, Array]:
     peaks, _ = find_peaks(values, prominence=_PROMINENT * (high - low), distance=max(1, round(_SHORTEST_S * rate_hz)))
     if len(peaks) < 2:
         return np.zeros(0), np.zeros(0)
-    depth = np.array([values[b] - values[a:b].min() for a, b in zip(peaks[:-1], peaks[1:], strict=True)])
+    depth = np.array([values[b] - values[a:b].min() for a, b in pairwise(peaks)])
     return peaks[1:].astype(np.float64), depth * rate_hz / np.diff(peaks)

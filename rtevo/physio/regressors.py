@@ -16,22 +16,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rtevo.physio import breath
 from rtevo.physio.beats import LONGEST_S, SHORTEST_S, Beats, phase
+from rtevo.physio.terms import LONG_TR_S, ORDER, Sensor, sizes
 from rtevo.physio.trace import LOST_S, Trace, Trouble
 
-__all__ = ["SENSORS", "TERMS", "Physiology", "Sensor", "State", "moments", "sizes"]
+__all__ = ["Physiology", "State", "moments"]
 
 Array = NDArray[np.float64]
-TERMS = ("retroicor", "rvt", "hrv")
-ORDER = 2  # harmonics of either phase
-LONG_TR_S = 1.2
-"""From this repetition time on phases are taken at two moments of a volume."""
 _PULSE_HZ = 100.0  # samples of the pulse are averaged down to about this
 _BEATS, _BREATH_S = 6, 10.0  # at least, before they are used
 _UNEVEN = 0.35  # median deviation of the last intervals from their median, as a share of it
@@ -40,17 +36,6 @@ _STEP_S, _REACH_S = 0.5, 40.0  # of the response functions
 _RATE_S = 6.0  # heart rate is a mean over this (Chang et al. 2009)
 _BREATHS_S = 30.0  # by which the respiration rate is said
 _SPREAD = {"rvt": 0.3, "hrv": 0.06}  # usual relative spread of what goes into the response functions: columns are about 1
-
-
-class Sensor(IntEnum):
-    """What is measured."""
-
-    CARDIAC = 0
-    RESPIRATORY = 1
-    TRIGGER = 2  # the scanner's pulses, beside the others
-
-
-SENSORS = {Sensor.CARDIAC: "pulse", Sensor.RESPIRATORY: "respiration", Sensor.TRIGGER: "trigger"}
 
 
 @dataclass(frozen=True)
@@ -98,23 +83,6 @@ def moments(tr_s: float, slice_s: ArrayLike, energy: ArrayLike) -> Array:
     return np.array([mean - sd, mean + sd])
 
 
-def sizes(terms: Sequence[str], sensors: Sequence[Sensor], tr_s: float) -> tuple[int, ...]:
-    """Return the number of columns of each group: cardiac and respiratory phases, and each of the slow terms.
-
-    Parameters
-    ----------
-    terms : sequence of str
-        Of :data:`TERMS`.
-    sensors : sequence of Sensor
-        That there are.
-    tr_s : float
-        Repetition time, s.
-    """
-    of_phase = 2 * ORDER * (1 if tr_s < LONG_TR_S else 2)
-    found = [of_phase for each in (Sensor.CARDIAC, Sensor.RESPIRATORY) if each in sensors and "retroicor" in terms]
-    return (*found, *(1 for name, of in (("rvt", Sensor.RESPIRATORY), ("hrv", Sensor.CARDIAC)) if name in terms and of in sensors))
-
-
 def respiration_response(t_s: Array) -> Array:
     """Response of the signal to a deep breath (R. M. Birn et al. 2008, doi:10.1016/j.neuroimage.2007.11.059), any unit."""
     return np.asarray(0.6 * t_s**2.1 * np.exp(-t_s / 1.6) - 0.0023 * t_s**3.54 * np.exp(-t_s / 4.25), np.float64)
@@ -131,7 +99,7 @@ def _kernel(response: Array) -> Array:
     return response / math.sqrt(float(response @ response) * 8.0 / _STEP_S)
 
 
-_T = np.arange(0.0, _REACH_S, _STEP_S)
+_T = np.arange(0.0, _REACH_S, _STEP_S, dtype=np.float64)
 _KERNELS = {"rvt": _kernel(respiration_response(_T)), "hrv": _kernel(cardiac_response(_T))}
 
 
@@ -141,7 +109,7 @@ class Physiology:
     Parameters
     ----------
     terms : sequence of str
-        Of :data:`TERMS`.
+        Of :data:`rtevo.physio.TERMS`.
     sensors : sequence of Sensor
         That there are.
     tr_s : float

@@ -10,7 +10,7 @@ from rtevo.record.kinds import KINDS, NAMES, Notice, Other, Record, floats
 
 __all__ = ["fits", "record_of"]
 
-ARRAYS = ("latent", "embedding")
+ARRAYS = ("latent", "embedding", "values")
 COUNTED, MOST = ("index", "first_volume", "generation", "candidate"), 1_000_000  # numbers up to which others are counted: a week of volumes
 _OF_TYPE: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
 _OF_TYPE |= {f"{name} | None": (*types, type(None)) for name, types in _OF_TYPE.items()}

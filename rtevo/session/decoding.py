@@ -46,6 +46,8 @@ class Aligned:
         See `rtevo.records.aligned_dtype`.
     data : ndarray, float32 (X, Y, Z), or None
         Aligned; None where it cannot be scored.
+    physio : ndarray, float64 (terms,), or None
+        What pulse and respiration say of it; None: they are not measured.
     """
 
     index: int
@@ -55,6 +57,7 @@ class Aligned:
     dvars_percent: float
     tsnr: float
     data: NDArray[np.float32] | None
+    physio: NDArray[np.float64] | None = None
 
 
 class Decoding:
@@ -164,7 +167,9 @@ class Decoding:
         if key in self._onsets and self._scorer is not None:
             self._scorer.shown_for(key, taken_s - self._onsets[key])
 
-    def align(self, index: int, volume: NDArray[Any] | None, flags: int, grid: Grid | None = None) -> Aligned:
+    def align(
+        self, index: int, volume: NDArray[Any] | None, flags: int, grid: Grid | None = None, physio: NDArray[np.float64] | None = None
+    ) -> Aligned:
         """Align a volume, and place the decoder where it is not yet.
 
         Parameters
@@ -175,6 +180,8 @@ class Decoding:
         flags : int
         grid : Grid, optional
             That the volume lies on; needed with the part's first one.
+        physio : ndarray, float64 (terms,), optional
+            What pulse and respiration say of the volume.
         """
         motion, data, displacement = np.full(6, np.nan), None, np.nan
         if volume is not None:
@@ -188,7 +195,7 @@ class Decoding:
             else:
                 flags |= VolumeFlag.UNALIGNED
             if flags & VolumeFlag.LATE:  # those after it came before: it is no step from them
-                return Aligned(index, int(flags), motion, np.nan, np.nan, np.nan, data)
+                return Aligned(index, int(flags), motion, np.nan, np.nan, np.nan, data, physio)
             self._place(placing.take(index, volume, estimate, data))
         if data is not None:
             if self._previous is not None:
@@ -197,7 +204,7 @@ class Decoding:
         if displacement > self._config.decoder.spike_mm:
             flags |= VolumeFlag.SPIKE
         dvars, tsnr = self.quality.add(data) if self.quality is not None and self.placed else (np.nan, np.nan)
-        return Aligned(index, int(flags), motion, displacement, dvars, tsnr, data)
+        return Aligned(index, int(flags), motion, displacement, dvars, tsnr, data, physio)
 
     def learn(self, aligned: Aligned) -> None:
         """Take an aligned volume into the scores."""

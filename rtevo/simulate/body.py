@@ -8,13 +8,18 @@ field at once, and depth and rate change the blood's oxygen some seconds later. 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Body"]
+__all__ = ["LONGEST_S", "RATE_HZ", "Body", "SensorFile"]
 
 Array = NDArray[np.float64]
+RATE_HZ = 50.0
+"""Samples of a simulated participant's sensors a second."""
+LONGEST_S = 3.0 * 3600
+"""So long a simulated participant's heart beats."""
 _RISE = 0.4  # share of a breath that goes in
 _SIGH, _PAUSE = 0.02, 0.015  # of the breaths
 _STEP_S, _REACH_S = 0.25, 40.0  # of what comes later
@@ -34,6 +39,9 @@ class Body:
         self.begins_s = -30.0
         self._breathe(rng, length_s)
         self._beat(rng, length_s)
+        t = np.arange(0.0, min(length_s, 600.0), 0.25, dtype=np.float64)
+        found = self._raw(t)
+        self._mean, self._sd = found.mean(axis=1), found.std(axis=1)
 
     def _breathe(self, rng: np.random.Generator, length_s: float) -> None:
         usual_s = rng.uniform(3.2, 5.0)
@@ -92,15 +100,55 @@ class Body:
         t = np.asarray(t_s, np.float64)
         return np.asarray(self.chest(t) + 0.03 * self.tissue(t) + 0.1 * np.sin(2 * math.pi * t / 170.0), np.float64)
 
-    def blood(self, t_s: ArrayLike) -> tuple[Array, Array]:
-        """Return what depth and rate of breathing, and the heart's rate, do to the signal some seconds later; each of spread about 1."""
-        t = np.asarray(t_s, np.float64)
+    def effects(self, t_s: ArrayLike) -> Array:
+        """Return what the body does to the signal, each about a mean of 0 with a spread of 1.
+
+        Parameters
+        ----------
+        t_s : array-like of float, (times,)
+
+        Returns
+        -------
+        ndarray, float64 (4, times)
+            Of the pulse and the chest; and of the depth and rate of breathing and the heart's rate, some seconds later.
+        """
+        found: Array = (self._raw(np.asarray(t_s, np.float64)) - self._mean[:, np.newaxis]) / self._sd[:, np.newaxis]
+        return found
+
+    def _raw(self, t: Array) -> Array:
+        """The same in any units."""
         past = np.arange(0.0, _REACH_S, _STEP_S)
-        air, heart = (past / 4) ** 2 * np.exp(-past / 2.2) - 0.05 * (past / 5) ** 3 * np.exp(-past / 4.5), -((past / 6) ** 3) * np.exp(-past / 3)
+        air = (past / 4) ** 2 * np.exp(-past / 2.2) - 0.05 * (past / 5) ** 3 * np.exp(-past / 4.5)
+        heart = -((past / 6) ** 3) * np.exp(-past / 3)
         moments = np.subtract.outer(t, past)
         breath = np.clip(np.searchsorted(self.breaths_s, moments, side="right") - 1, 0, len(self.breaths_s) - 1)
-        rate = self._depths[breath] / self._periods[breath]
         beat = np.clip(np.searchsorted(self.beats_s, moments, side="right"), 1, len(self.beats_s) - 1)
-        bpm = 60.0 / (self.beats_s[beat] - self.beats_s[beat - 1])
-        found = [(x - x.mean()) @ kernel for x, kernel in ((rate, air), (bpm, heart))]
-        return found[0] / max(float(found[0].std()), 1e-9), found[1] / max(float(found[1].std()), 1e-9)
+        rate = (self._depths[breath] / self._periods[breath]) @ air
+        return np.stack([self.tissue(t), self.chest(t - 0.15), rate, (1.0 / (self.beats_s[beat] - self.beats_s[beat - 1])) @ heart])
+
+
+class SensorFile:
+    """What sensors see of a body, in a file that grows: rows with the session time of a sample, s, the pulse and the belt.
+
+    Parameters
+    ----------
+    path : Path
+    body : Body
+    rng : Generator
+        Of their noise.
+    """
+
+    def __init__(self, path: Path, body: Body, rng: np.random.Generator) -> None:
+        self._path, self._body, self._rng = path, body, rng
+        self._next = round(body.begins_s * RATE_HZ)
+
+    def until(self, t_s: float, start_s: float) -> None:
+        """Write what was measured until `t_s`, s from the first volume, which starts at session time `start_s`."""
+        end = round(t_s * RATE_HZ)
+        t = np.arange(self._next, end) / RATE_HZ
+        self._next = max(end, self._next)
+        noise = self._rng.standard_normal((2, len(t)))
+        pulse, belt = 2048 + 400 * (self._body.pulse(t) + 0.03 * noise[0]), 1000 + 900 * (self._body.belt(t) + 0.01 * noise[1])
+        rows = (f"{start_s + t[k]:.6f} {pulse[k]:.0f} {belt[k]:.0f}\n" for k in range(len(t)))
+        with self._path.open("ab", buffering=0) as file:
+            file.write("".join(rows).encode())
