@@ -130,9 +130,9 @@ class Physiology:
         if trace.add(segment, number, np.asarray(values, np.float64), t_s, step_s) and trace is self.pulse:
             self._beats = Beats(trace.rate_hz)
 
-    def end_s(self) -> float:
+    def heard_s(self) -> float:
         """When the last sample was measured that all sensors have; NaN before."""
-        ends = [(self.pulse if each == Sensor.CARDIAC else self.respiration).end_s for each in self._sensors]
+        ends = [(self.pulse if each == Sensor.CARDIAC else self.respiration).heard_s for each in self._sensors]
         return float(np.min(ends)) if ends else math.nan
 
     def at(self, t_s: ArrayLike, end_s: float) -> State:

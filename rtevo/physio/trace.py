@@ -63,6 +63,8 @@ class Trace:
         Number of the first of them since the sensor's series began.
     segment : int
         Counts the series: after a gap another one begins.
+    heard_s : float
+        When the last sample was measured that came; NaN before the first.
     """
 
     def __init__(self, rate_hz: float) -> None:
@@ -74,6 +76,7 @@ class Trace:
         self.segment, self.first, self.values = segment, 0, np.zeros(0)
         self._factor = max(1, int(1.0 / (step_s * self._enough_hz) + 1e-6))
         self._rest = np.zeros(0)
+        self.heard_s = math.nan
         self._start_s, self._step_s = math.nan, step_s * self._factor
         self._low, self._high = math.inf, -math.inf
 
@@ -106,6 +109,7 @@ class Trace:
         factor = self._factor
         self._step_s = step_s * factor
         self._start_s = t_s - (number - (factor - 1) / 2) * step_s
+        self.heard_s = t_s + (len(values) - 1) * step_s
         raw = np.concatenate([self._rest, values])
         whole = len(raw) // factor * factor
         self._rest = raw[whole:]
@@ -124,14 +128,9 @@ class Trace:
         """Return the places of moments, in samples."""
         return np.asarray((np.asarray(t_s, np.float64) - self._start_s) / self._step_s, np.float64)
 
-    @property
-    def end_s(self) -> float:
-        """When the last sample was measured; NaN before the first."""
-        return float(self.seconds(self.first + len(self.values) - 1)) if len(self.values) else math.nan
-
     def trouble(self, t_s: float) -> Trouble:
         """Say whether the samples can be used at a moment, s."""
-        if not len(self.values) or not self.end_s > t_s - LOST_S:
+        if not len(self.values) or not self.heard_s > t_s - LOST_S:
             return Trouble.SILENT
         newest = self.values[-max(2, round(_LOOK_S / self._step_s)) :]
         reach = self._high - self._low

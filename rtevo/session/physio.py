@@ -71,7 +71,7 @@ class PhysioTerms:
 
     def covers(self, t_s: float) -> bool:
         """Whether all sensors have been heard until a session time, s."""
-        return self._physiology.end_s() >= t_s
+        return self._physiology.heard_s() >= t_s
 
     def volume(self, begins_s: float) -> State:
         """Return what is known at the end of a volume that began at a session time, s; NaN: not known when."""

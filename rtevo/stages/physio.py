@@ -124,7 +124,7 @@ class _Reader:
                     slot["sensor"], slot["segment"], slot["number"], slot["count"] = sensor, self._segment, number, len(part)
                     slot["t_ns"] = t_ns if exact else session.session_ns(t_ns)
                     slot["step_ns"], slot["error_ns"] = 1e9 * clock.step_s, round(1e9 * clock.error_s)
-                    slot["anchored"], slot["values"][: len(part)] = clock.anchored or exact, part
+                    slot["anchored"], slot["values"][: len(part)] = clock.anchored, part
         self._first += len(values)
         if not self._said and self._first > 10 * clock.rate_hz:
             self._said = True
