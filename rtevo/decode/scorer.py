@@ -9,6 +9,7 @@ and the mean pattern around the peak of the response is correlated with the map,
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -62,6 +63,8 @@ class Scorer:
         A score is published when the response has been seen until so long after the onset.
     motion_terms, drift, spike_mm
         See :class:`rtevo.decode.nuisance.Nuisance`.
+    nuisance_terms : sequence of int
+        Sizes of groups of other terms, which come with the volumes; the evidence chooses among them.
     hrf : {"canonical", "derivatives", "fir"}
         See :func:`rtevo.decode.hrf.basis`.
     grid : Grid, optional
@@ -101,6 +104,7 @@ class Scorer:
         motion_terms: int = 6,
         drift: Drift = "walk",
         spike_mm: float = SPIKE_MM,
+        nuisance_terms: Sequence[int] = (),
         hrf: Shape = "canonical",
         grid: Grid | None = None,
         delay_s: float = 6.0,
@@ -128,7 +132,7 @@ class Scorer:
         if method == "peak":
             self._method = Peak(weights, tr_s, delay_s, half_window_tr, penalties(drift_sd, motion_sd))
         else:
-            nuisance = Nuisance(tr_s, motion_terms, drift, spike_mm)
+            nuisance = Nuisance(tr_s, motion_terms, drift, spike_mm, nuisance_terms)
             whole = method == "pattern"
             self._method = Separate(
                 weights,
@@ -148,7 +152,7 @@ class Scorer:
         self._keys: set[tuple[int, int]] = set()
         self._done: list[Score] = []
 
-    def add_volume(self, index: int, volume: NDArray[Any] | None, motion: ArrayLike) -> None:
+    def add_volume(self, index: int, volume: NDArray[Any] | None, motion: ArrayLike, others: ArrayLike = ()) -> None:
         """Add one volume.
 
         Parameters
@@ -161,6 +165,8 @@ class Scorer:
             Aligned volume on the decoder's grid; None: missing.
         motion : array-like of float, (6,)
             Of this volume, see ``records.MOTION_COLUMNS`` (mm, rad); NaN: not aligned.
+        others : array-like of float, (sum of nuisance_terms,) or empty
+            Nuisance terms of this volume, see :meth:`rtevo.decode.nuisance.Nuisance.terms` (not peak).
 
         Raises
         ------
@@ -172,9 +178,12 @@ class Scorer:
         if np.shape(motion) != (6,):
             raise ValueError(f"motion of volume {index}: expected 6 parameters, got shape {np.shape(motion)}")
         usable = volume is not None and np.isfinite(motion_in_mm(motion)).all()
-        self.add_values(int(index), self.values(int(index), volume) if usable and volume is not None else None, motion, volume is not None)
+        values = self.values(int(index), volume) if usable and volume is not None else None
+        self.add_values(int(index), values, motion, volume is not None, others)
 
-    def add_values(self, index: int, values: NDArray[np.float32] | None, motion: ArrayLike, came: bool = True) -> None:
+    def add_values(
+        self, index: int, values: NDArray[np.float32] | None, motion: ArrayLike, came: bool = True, others: ArrayLike = ()
+    ) -> None:
         """Add one volume of which the mask's voxels are at hand, smoothed: what :meth:`values` returns; else as :meth:`add_volume`.
 
         Parameters
@@ -185,6 +194,7 @@ class Scorer:
         motion : array-like of float, (6,)
         came : bool
             Whether there was a volume.
+        others : array-like of float
         """
         motion_mm = motion_in_mm(motion)
         if index < 0 or index in self._seen:
@@ -195,7 +205,10 @@ class Scorer:
             self.left_out.append(index)
         elif values is not None and index in self.left_out and self._uses_late:
             self.left_out.remove(index)
-        self._done += self._method.add_volume(index, motion_mm, values)
+        if isinstance(self._method, Peak):
+            self._done += self._method.add_volume(index, motion_mm, values)
+        else:
+            self._done += self._method.add_volume(index, motion_mm, values, others)
 
     def add_onset(self, key: tuple[int, int], onset_s: float) -> None:
         """Add an image that was shown, when it appears: before the volumes that its response reaches.
@@ -277,6 +290,10 @@ class Scorer:
         Scores are posterior means: the responses are expected to vary by the scores' variance and the mean squared error together.
         """
         return self._method.reliability()
+
+    def there(self) -> list[float]:
+        """Probability that each group of nuisance terms is there, NaN where too few volumes have shown it; empty for ``peak``."""
+        return [] if isinstance(self._method, Peak) else self._method.there()
 
     def response(self) -> Response | None:
         """What is known of the response's lag and width, now and beforehand; None for ``peak``."""

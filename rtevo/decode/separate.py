@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rtevo.decode.deconvolve import Amplitude, Deconvolver
 from rtevo.decode.grid import Grid, Response
@@ -161,8 +161,10 @@ class Separate:
         self._known = known
         self._baseline = RunningFit(len(weights), penalties(DRIFT_SD, MOTION_SD))
         self._waiting: list[tuple[int, Array, NDArray[np.float32]]] = []
-        self._filter = Deconvolver(tr_s, nuisance.motion, grid, time_terms=nuisance.drift, shape=shape)
-        self._free = None if pattern else Free(tr_s, nuisance.motion, self._filter.grid, time_terms=nuisance.drift, shape=shape)
+        motion, drift, groups = nuisance.motion, nuisance.drift, nuisance.groups
+        self._filter = Deconvolver(tr_s, motion, grid, time_terms=drift, shape=shape, nuisance_terms=groups)
+        free = None if pattern else Free(tr_s, motion, self._filter.grid, time_terms=drift, shape=shape, nuisance_terms=groups)
+        self._free = free
         self._images: dict[tuple[int, int], _Published] = {}
         self._open: dict[tuple[int, int], _Published] = {}  # those of which more may be said
         self._coming: dict[tuple[int, int], float] = {}
@@ -182,12 +184,12 @@ class Separate:
             if each is not None:
                 each.shown_for(key, shown_s)
 
-    def add_volume(self, index: int, motion_mm: Array, values: NDArray[np.float32] | None) -> list[Score]:
-        """Take a volume, None where there is none to use; give the scores that are ready or have improved."""
+    def add_volume(self, index: int, motion_mm: Array, values: NDArray[np.float32] | None, others: ArrayLike = ()) -> list[Score]:
+        """Take a volume, None where there is none to use, and its nuisance terms; give the scores that are ready or have improved."""
         late = index <= self._last
         self._last = max(self._last, index)
         if values is not None and not late and not self._nuisance.spike(motion_mm):
-            self._waiting.append((index, self._nuisance.terms(index), values))
+            self._waiting.append((index, self._nuisance.terms(index, others), values))
             if self._projection is None and self._known is not None:
                 self._take_scale(values, *self._known)
             if self._projection is None:
@@ -238,6 +240,10 @@ class Separate:
             self._free.take_over(of_part("free", learnt))
         self._projection = Projection(self._weights, found["sd"], self._unit)
         self._projection.begin_at(found["origin"])
+
+    def there(self) -> list[float]:
+        """See :meth:`rtevo.decode.scorer.Scorer.there`."""
+        return self._filter.there()
 
     def response(self) -> Response:
         """See :meth:`rtevo.decode.scorer.Scorer.response`."""

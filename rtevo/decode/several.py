@@ -119,7 +119,7 @@ class SeveralScorer:
         self._sums: dict[Key, Score] = {}  # of the linear part
         self._published: dict[Key, Score] = {}
 
-    def add_volume(self, index: int, volume: NDArray[Any] | None, motion: ArrayLike) -> None:
+    def add_volume(self, index: int, volume: NDArray[Any] | None, motion: ArrayLike, others: ArrayLike = ()) -> None:
         """Add one volume, see :meth:`Scorer.add_volume`."""
         if volume is not None and volume.shape != self._shape:
             raise GeometryError(f"volume {index}: expected the decoder's shape {self._shape}, found {volume.shape}")
@@ -131,7 +131,7 @@ class SeveralScorer:
                 values.append(values[first])
             else:
                 values.append(scorer.values(index, volume) if usable and volume is not None else None)
-            scorer.add_values(index, values[-1], motion, volume is not None)
+            scorer.add_values(index, values[-1], motion, volume is not None, others)
         own = [each for each in values[: len(self.each)] if each is not None]
         if self._shared is not None and len(own) == len(self.each) and index not in self.left_out:
             self._shared.add_volume(index, own, motion_mm)
@@ -147,6 +147,10 @@ class SeveralScorer:
         """Take note that an image was taken away before its time, see :meth:`Scorer.shown_for`."""
         for scorer in self._scorers:
             scorer.shown_for(key, shown_s)
+
+    def there(self) -> list[float]:
+        """Probability that each group of nuisance terms is there, see :meth:`Scorer.there`: as :meth:`response`."""
+        return (self._main or self.each[0]).there()
 
     def response(self) -> Response | None:
         """What is known of the response: of the objective's own projection, or of the first map's."""
