@@ -30,7 +30,7 @@ from threadpoolctl import threadpool_limits
 from rtevo.decode.deconvolve import Deconvolver
 from rtevo.decode.grid import Grid
 from rtevo.decode.hrf import response
-from rtevo.physio import Sensor
+from rtevo.physio import Sensor, sizes
 from rtevo.physio.regressors import Physiology, moments
 from rtevo.simulate.body import Body
 
@@ -171,10 +171,9 @@ def offline(run: Run, slow: Array | None) -> Array:
     return cleaned
 
 
-def scores(run: Run, series: Array, terms: Array | None = None) -> tuple[Array, float]:
+def scores(run: Run, series: Array, terms: Array | None = None, groups: tuple[int, ...] = ()) -> tuple[Array, float]:
     """Scores of all images by the session's filter, and what a volume costs, ms."""
-    count = 0 if terms is None else terms.shape[1]
-    filters = Deconvolver(run.protocol.tr_s, count, replace(Grid(), motion_sd=(0.0, 0.7)) if count else Grid())
+    filters = Deconvolver(run.protocol.tr_s, 0, replace(Grid(), motion_sd=(0.0,)), nuisance_terms=groups)
     unit = float(np.std(np.diff(series[:30]))) / np.sqrt(2)
     coming, spent = list(enumerate(run.onsets)), []
     for index, value in enumerate(series):
@@ -210,13 +209,13 @@ def one(job: tuple[Protocol, int]) -> tuple[str, dict[str, tuple[float, float, f
     with threadpool_limits(1):
         run, found = Run(protocol, seed), {}
         columns = {name: causal_terms(run, terms) for name, terms in CAUSAL.items()}
+        groups = {name: sizes(terms, BOTH, protocol.tr_s) for name, terms in CAUSAL.items()}
         cases: dict[str, tuple[Array, Array | None, float]] = {"nothing": (run.series, None, 0.0)}
         cases |= {name: (run.series, terms, float(np.median(ms))) for name, (terms, ms) in columns.items()}
         cases["each voxel, afterwards: retroicor"] = (offline(run, None), None, 0.0)
         cases["each voxel, afterwards: all"] = (offline(run, columns["rvt, hrv"][0]), None, 0.0)
         for name, (series, terms, ms) in cases.items():
-            found[name], cost = scores(run, series, terms), 0.0
-            value, cost = found[name]
+            value, cost = scores(run, series, terms, groups.get(name, ()))
             found[name] = (float(np.corrcoef(value, run.truth)[0, 1]), auc(run.truth, value), left(run, series, terms), ms, cost)
     return protocol.name, found
 

@@ -48,7 +48,7 @@ class Recording:
 
     def sidecar(self) -> dict[str, Any]:
         """What BIDS wants to know of it."""
-        known = "the scanner's pulses on a channel of the same device" if self.anchored else "when samples came, without a delay of the device"
+        known = "the scanner's pulses on a channel of the same device" if self.anchored else "when they came, if the device has no delay"
         return {
             "SamplingFrequency": self.rate_hz,
             "StartTime": round(self.start_s, 6),

@@ -29,6 +29,12 @@ REFERENCES = {
     "responses. NeuroImage 7:30–40. doi:10.1006/nimg.1997.0306",
     "glover1999": "Glover GH (1999). Deconvolution of impulse response in event-related BOLD fMRI. NeuroImage 9:416–429. "
     "doi:10.1006/nimg.1998.0419",
+    "glover2000": "Glover GH, Li TQ, Ress D (2000). Image-based method for retrospective correction of physiological motion effects in fMRI: "
+    "RETROICOR. Magn Reson Med 44:162–167. doi:10.1002/1522-2594(200007)44:1<162::AID-MRM23>3.0.CO;2-E",
+    "birn2006": "Birn RM, Diamond JB, Smith MA, Bandettini PA (2006). Separating respiratory-variation-related fluctuations from "
+    "neuronal-activity-related fluctuations in fMRI. NeuroImage 31:1536–1548. doi:10.1016/j.neuroimage.2006.02.048",
+    "chang2009": "Chang C, Cunningham JP, Glover GH (2009). Influence of heart rate on the BOLD signal: the cardiac response function. "
+    "NeuroImage 44:857–869. doi:10.1016/j.neuroimage.2008.09.029",
     "kalman1960": "Kalman RE (1960). A new approach to linear filtering and prediction problems. J Basic Eng 82:35–45. doi:10.1115/1.3662552",
     "hoeting1999": "Hoeting JA, Madigan D, Raftery AE, Volinsky CT (1999). Bayesian model averaging: a tutorial. Stat Sci 14:382–417. "
     "doi:10.1214/ss/1009212519",
@@ -190,6 +196,7 @@ def _decoding(session: Session, cite: _Cited) -> str:
     shape += f" {cite(named)}"
     drift = {"walk": "drift as a random walk", "cosine": "drift as cosines", "polynomial": "drift as polynomials"}[decoder["drift"]]
     terms = f"{decoder['motion_terms']} motion regressors" + (f" {cite('friston1996')}" if decoder["motion_terms"] == 24 else "")
+    terms += _physiology(session, cite)
     what = (
         f"The projection of each volume on {name}"
         if decoder["method"] == "deconvolve"
@@ -201,6 +208,20 @@ def _decoding(session: Session, cite: _Cited) -> str:
         f"(Kalman filter {cite('kalman1960')}, averaged over noise models {cite('hoeting1999')}), so that overlapping responses are taken apart. "
         f"An image was first scored {decoder['first_score_s']:g} s after its onset and revised from then on; the values reported are the last ones."
     )
+
+
+def _physiology(session: Session, cite: _Cited) -> str:
+    """Name the regressors that come from pulse and respiration, where they were measured."""
+    physio = session.settings.get("physio", {})
+    sensors = [name for name, key in (("cardiac", "cardiac"), ("respiratory", "respiration")) if physio.get(key)]
+    found = []
+    if sensors and "retroicor" in physio["terms"]:
+        found.append(f"{' and '.join(sensors)} phases with their first harmonics {cite('glover2000')}")
+    if "respiratory" in sensors and "rvt" in physio["terms"]:
+        found.append(f"respiration volume per time {cite('birn2006')}")
+    if "cardiac" in sensors and "hrv" in physio["terms"]:
+        found.append(f"heart rate {cite('chang2009')}")
+    return f", {', '.join(found)} (as known by the end of each volume, where the evidence was for it)" if found else ""
 
 
 def _images(session: Session, cite: _Cited) -> str:

@@ -17,6 +17,7 @@ from rtevo.realign import framewise_displacement
 from rtevo.realign.first import FEWEST
 from rtevo.records import Decision, Grid, VolumeFlag
 from rtevo.session.placing import Attempt, Hints, Placing
+from rtevo.session.sensors import physio_sizes
 
 if TYPE_CHECKING:
     from rtevo.decode import Learnt, Method
@@ -114,6 +115,7 @@ class Decoding:
         self.lay: tuple[Decoder, NDArray[np.float64]] | None = None
         self._waiting: list[Aligned | tuple[tuple[int, int], float]] = []  # volumes and onsets, until the decoder is placed
         self._previous: NDArray[np.float64] | None = None
+        self._groups = physio_sizes(config, tr_s)
         self._begins = first  # number of the part's first volume
         self._onsets: dict[tuple[int, int], float] = {}
         self.renewed = False
@@ -212,7 +214,12 @@ class Decoding:
             self._waiting.append(aligned)
             self._forget()
         else:
-            self._scorer.add_volume(aligned.index - self._first, aligned.data, aligned.motion)
+            self._scorer.add_volume(aligned.index - self._first, aligned.data, aligned.motion, self._others(aligned))
+
+    def _others(self, aligned: Aligned) -> NDArray[np.float64]:
+        """Return the nuisance terms that come with a volume; none where what was recorded is not what these settings make."""
+        fits = aligned.physio is not None and len(aligned.physio) == sum(self._groups)
+        return np.zeros(0) if aligned.physio is None or not fits else aligned.physio
 
     def _forget(self) -> None:
         """Keep no more volumes that wait than the decoder can make use of."""
@@ -290,6 +297,7 @@ class Decoding:
             motion_terms=settings.motion_terms,
             drift=cast("Drift", settings.drift),
             spike_mm=settings.spike_mm,
+            nuisance_terms=self._groups,
             hrf=cast("Shape", settings.hrf),
             delay_s=settings.delay_s,
             half_window_tr=settings.half_window_tr,
