@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ def find_beats(values: Array, rate_hz: float) -> Array:
     """
     if len(values) < 3 * rate_hz:
         return np.zeros(0)
-    wave = sosfiltfilt(butter(3, _BAND_HZ, "bandpass", fs=rate_hz, output="sos"), values)
+    wave = sosfiltfilt(_band(round(rate_hz, 1)), values)
     power = np.maximum(wave, 0.0) ** 2
     short, long = (uniform_filter1d(power, max(3, round(s * rate_hz)), mode="nearest") for s in (_PEAK_S, _BEAT_S))
     inside = np.concatenate([[False], short > long + _OFFSET * power.mean(), [False]])
@@ -48,6 +49,12 @@ def find_beats(values: Array, rate_hz: float) -> Array:
         if not found or peak - found[-1] > SHORTEST_S * rate_hz:
             found.append(peak + _vertex(wave, peak))
     return np.array(found)
+
+
+@lru_cache(8)
+def _band(rate_hz: float) -> Array:
+    """Second-order sections of the band in which pulses are looked for."""
+    return np.asarray(butter(3, _BAND_HZ, "bandpass", fs=rate_hz, output="sos"), np.float64)
 
 
 def _vertex(wave: Array, k: int) -> float:

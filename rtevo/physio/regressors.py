@@ -30,11 +30,11 @@ __all__ = ["Physiology", "State", "moments"]
 Array = NDArray[np.float64]
 _PULSE_HZ = 100.0  # samples of the pulse are averaged down to about this
 _BEATS, _BREATH_S = 6, 10.0  # at least, before they are used
-_UNEVEN = 0.35  # median deviation of the last intervals from their median, as a share of it
-_RECENT = 8
+_RECENT, _UNEVEN = 16, 0.22  # intervals, and their spread as a share of their mean: a calm heart has 0.03 to 0.15, noise 0.23 and more
 _STEP_S, _REACH_S = 0.5, 40.0  # of the response functions
 _RATE_S = 6.0  # heart rate is a mean over this (Chang et al. 2009)
 _BREATHS_S = 30.0  # by which the respiration rate is said
+_SIZE = 2.0  # of sines and cosines: what they explain is expected to be twice the noise's variance (bench_physio: 1 is too little)
 _SPREAD = {"rvt": 0.3, "hrv": 0.06}  # usual relative spread of what goes into the response functions: columns are about 1
 
 
@@ -165,7 +165,7 @@ class Physiology:
             columns.append(_slow("hrv", *_rates(beats), float(times.mean())) if not heart else np.zeros(1))
         recent = breaths[breaths > end_s - _BREATHS_S]
         a_minute = 60.0 / float(np.diff(recent).mean()) if len(recent) > 1 and not breathing else math.nan
-        bpm = 60.0 / float(np.diff(beats[-_RECENT:]).mean()) if not heart else math.nan
+        bpm = 60.0 / float(np.diff(beats[-_BEATS:]).mean()) if not heart else math.nan
         return State(np.concatenate(columns) if columns else np.zeros(0), bpm, a_minute, (heart, breathing))
 
     def _nothing(self, times: Array) -> Array:
@@ -186,9 +186,11 @@ class Physiology:
         if t_s - beats[-1] > LOST_S:
             return Trouble.NO_BEATS
         recent = np.diff(beats[-_RECENT - 1 :])
-        typical = float(np.median(recent))
-        even = float(np.median(np.abs(recent - typical))) < _UNEVEN * typical
-        return Trouble.NONE if SHORTEST_S < typical < LONGEST_S and even else Trouble.RATE
+        recent = recent[1 + int(np.flatnonzero(recent > LOST_S).max(initial=-1)) :]  # since it was there again
+        if len(recent) < _BEATS - 1:
+            return Trouble.SHORT
+        usual, even = SHORTEST_S < float(np.median(recent)) < LONGEST_S, float(recent.std()) < _UNEVEN * float(recent.mean())
+        return Trouble.NONE if usual and even else Trouble.RATE
 
     def _breathing(self, t_s: float) -> Trouble:
         """Say whether the respiration can be used."""
@@ -200,14 +202,15 @@ class Physiology:
 
 
 def _harmonics(angle: Array) -> Array:
-    """Sine and cosine of each phase and of its multiples, float64 (2 ORDER times,)."""
+    """Sine and cosine of each phase and of its multiples, of the size :data:`_SIZE`, float64 (2 ORDER times,)."""
     multiples = np.multiply.outer(np.arange(1, ORDER + 1), angle).ravel()
-    return np.concatenate([np.cos(multiples), np.sin(multiples)])
+    return _SIZE * np.concatenate([np.cos(multiples), np.sin(multiples)])
 
 
 def _rates(beats: Array) -> tuple[Array, Array]:
     """Heart rate in the middle of each interval, as a mean over 6 s."""
-    middle, rate = (beats[1:] + beats[:-1]) / 2, 1.0 / np.diff(beats)
+    heard = np.diff(beats) < LOST_S
+    middle, rate = ((beats[1:] + beats[:-1]) / 2)[heard], 1.0 / np.diff(beats)[heard]
     total = np.concatenate([[0.0], np.cumsum(rate)])
     begin, end = (np.searchsorted(middle, middle + step) for step in (-_RATE_S / 2, _RATE_S / 2))
     return middle, (total[end] - total[begin]) / np.maximum(end - begin, 1)

@@ -266,7 +266,7 @@ class Lsl:
             self._look()
         try:
             rows, stamps = self._inlet.pull_chunk(timeout=0.0, max_samples=16384)
-        except self._lsl.LostError as error:
+        except self._lsl.util.LostError as error:
             raise LinkError(f"the stream is gone: {error}") from error
         if not stamps:
             return []
@@ -276,7 +276,7 @@ class Lsl:
 
     def _look(self) -> None:
         """Ask for the offset of the sender's clock, and of LSL's clock here."""
-        lib, error = self._lsl.lib, ctypes.c_int()
+        lib, error = self._lsl.lib.lib, ctypes.c_int()
         remote, uncertainty = ctypes.c_double(), ctypes.c_double()
         ask = lib.lsl_time_correction_ex
         ask.restype = ctypes.c_double
