@@ -34,8 +34,8 @@ def test_every_volume_has_the_terms_of_its_pulse_and_respiration(session: Path) 
     recorded = RecordedSession(session)
     volumes = recorded.records(AlignedRecord)
     terms = np.array([r.physio for r in volumes])
-    assert terms.shape == (len(volumes), 10)
-    np.testing.assert_allclose(terms[:, 0] ** 2 + terms[:, 2] ** 2, 4.0)  # sine and cosine of the heart's phase
+    assert terms.shape == (len(volumes), 18)  # phases at two moments of a volume of 2 s
+    np.testing.assert_allclose(terms[:, 0] ** 2 + terms[:, 4] ** 2, 4.0)  # sine and cosine of the heart's phase
     assert all(40 < (r.heart_rate or 0) < 110 for r in volumes)
     last_s = max(r.t_ns + len(r.values) * r.step_ns for r in recorded.records(PhysiologyRecord)) / 1e9
     assert last_s > recorded.start.tr_s * len(volumes)
