@@ -31,9 +31,7 @@ def seen(body: Body) -> tuple[Array, Array, Array]:
     return t, body.pulse(t) + 0.05 * rng.standard_normal(len(t)), body.belt(t) + 0.02 * rng.standard_normal(len(t))
 
 
-def heard(
-    t: Array, pulse: Array, belt: Array, until_s: float, physiology: Physiology | None = None, from_s: float = -np.inf
-) -> Physiology:
+def heard(t: Array, pulse: Array, belt: Array, until_s: float, physiology: Physiology | None = None, from_s: float = -np.inf) -> Physiology:
     """What has heard everything from one moment until another."""
     physiology = physiology or Physiology(ALL, BOTH, 1.0)
     a, b = np.searchsorted(t, [from_s, until_s])

@@ -78,7 +78,10 @@ def test_of_what_a_file_held_before_a_minute_is_taken(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with closing(open_source("file", str(tmp_path / "pipe"), ("1",), 50.0, tmp_path)) as source, pytest.raises(DataError, match="expected a file"):
+    with (
+        closing(open_source("file", str(tmp_path / "pipe"), ("1",), 50.0, tmp_path)) as source,
+        pytest.raises(DataError, match="expected a file"),
+    ):
         source.poll()
 
 

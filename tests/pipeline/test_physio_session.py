@@ -42,9 +42,7 @@ def test_every_volume_has_the_terms_of_its_pulse_and_respiration(session: Path) 
     assert not [notice for notice in recorded.records(Notice) if "pulse" in notice.text]
 
 
-def test_computed_again_it_is_the_same_to_the_last_bit(
-    session: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_computed_again_it_is_the_same_to_the_last_bit(session: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--rerun", str(session), "--out", str(tmp_path / "again")]) == 0
     assert "scores: identical" in capsys.readouterr().out
     assert (tmp_path / "again" / "trials.tsv").read_bytes() == (session / "trials.tsv").read_bytes()

@@ -17,7 +17,7 @@ from rtevo.config import build
 from rtevo.errors import ConfigError
 from rtevo.export.physio import recordings
 from rtevo.physio import Sensor
-from rtevo.record import Recorder, RecordedSession
+from rtevo.record import RecordedSession, Recorder
 from rtevo.records import EventKind, RunClock, event_dtype, physiology_dtype
 from rtevo.session.physio import PhysioTerms
 from rtevo.session.sensors import devices_of, physio_sizes
