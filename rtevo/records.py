@@ -326,9 +326,13 @@ NEIGHBOURS = 8
 """So many images before an image are those that a score's error is said to go with."""
 
 
-def score_dtype(maps: int = 0) -> np.dtype[np.void]:
-    """Slot of the ``scores`` ring: the response to one image, NaN where it could not be measured; with those of `maps` maps."""
+def score_dtype(maps: int = 0, nuisance: int = 0) -> np.dtype[np.void]:
+    """Slot of the ``scores`` ring: the response to one image, NaN where it could not be measured; with those of `maps` maps.
+
+    `nuisance` groups of nuisance terms: the probability that each is there, NaN where it is not known yet.
+    """
     several: list[tuple[Any, ...]] = [("maps", "<f8", (maps, 2))] if maps else []  # score and standard error of each
+    several += [("nuisance", "<f8", (nuisance,))] if nuisance else []
     return np.dtype(
         [
             *several,

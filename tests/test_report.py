@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -260,6 +261,20 @@ def test_methods_have_the_actual_settings_and_their_references(recorded: Record)
     assert list(dict.fromkeys(cited)) == sorted(set(cited))  # numbered in the order in which they are cited
     assert REFERENCES["glover1999"] in references
     assert REFERENCES["thompson1933"] not in references
+
+
+def test_methods_name_the_nuisance_terms_and_how_probable_each_was(recorded: Record, tmp_path: Path) -> None:
+    mask = tmp_path / "csf.nii.gz"
+    mask.touch()
+    out = recorded(end={"condition": "brain"}, decoder={"nuisance": ["csf", "acompcor"], "csf_mask": str(mask)})
+    with LogWriter(out / "record.jsonl") as log:
+        log.append("scores", {"generation": 0, "candidate": 0, "revision": 1, "score": 1.0, "nuisance": [0.97, math.nan]})
+    paragraphs, references = methods(gather(out))
+    words = dict(paragraphs)["Response estimates"]
+    assert "the mean of cerebrospinal fluid (probability 0.97 at the end), five principal components" in words
+    assert "(not judged)" in words
+    assert "fluid given as a mask; scaled on the first 40 s" in words
+    assert {REFERENCES["behzadi2007"], REFERENCES["dickey1971"]} <= set(references)
 
 
 @pytest.mark.parametrize("strategy", ["surrogate", "truncation", "cma", "sepcma", "random"])

@@ -170,6 +170,17 @@ class Decoder:
         6, "motion regressors (not peak): 6 parameters, or 24 with the last volume's and squares", "6 or 24", lambda x: x in (6, 24)
     )
     drift: str = key("walk", "drift (not peak): a random walk, or terms fixed beforehand", **one_of("walk", "cosine", "polynomial"))
+    nuisance: tuple[str, ...] = key(
+        (),
+        "more nuisance terms (not peak), kept as far as the volumes show them: white_matter, csf (the mean of each), acompcor (5 "
+        "components of both), global (the mean of the head: it holds responses too)",
+        "some of white_matter, csf, acompcor, global, each once",
+        lambda x: len(set(x)) == len(x) and {"white_matter", "csf", "acompcor", "global"}.issuperset(x),
+    )
+    white_matter_mask: str = key(
+        "", "nuisance: white matter, a NIfTI file in the decoder's space; empty = guessed from the reference's brightness", path="file"
+    )
+    csf_mask: str = key("", "nuisance: cerebrospinal fluid, likewise", path="file")
     hrf: str = key("canonical", "shape of the response (not peak)", **one_of("canonical", "derivatives", "fir"))
     spike_mm: float = key(1.0, "a volume displaced by more since the last (framewise, mm) is a spike: left out (not peak)", *above(0))
     first_score_s: float = key(8.0, "deconvolve: an image is scored when its response has been seen so long, s", *above(0))

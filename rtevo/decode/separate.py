@@ -319,7 +319,7 @@ class Separate:
     def _complete(self, found: Sequence[tuple[_Published, Score]]) -> None:
         """Add to scores what is known of the response, and what the volumes alone say."""
         known = self._filter.response()
-        response = {name: getattr(known, name) for name in ("lag_s", "lag_sd_s", "width", "width_sd")}
+        response = {name: getattr(known, name) for name in ("lag_s", "lag_sd_s", "width", "width_sd")} | {"nuisance": tuple(self.there())}
         now = {score.key for _, score in found if math.isfinite(score.score)}
         here = {} if self._free is None else self._free.measured(lambda key: key in now or self._said(key))
         for image, score in found:

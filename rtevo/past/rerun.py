@@ -184,6 +184,7 @@ def _decode(session: RecordedSession, config: Config) -> _Decoded:
                     measured=score.measured,
                     measured_se=score.measured_se,
                     neighbours=score.padded(),
+                    nuisance=list(score.nuisance) or None,
                 )
             )
     again.decoding.close()

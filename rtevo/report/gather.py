@@ -102,6 +102,8 @@ class Session:
         Of a localizer: what was shown, rows of its events; else empty.
     learnt : Learnt or None
         Of the response; None where that is not recorded.
+    nuisance : tuple of float
+        Probability of each group of nuisance terms at the end; NaN where too few volumes had shown it, empty where there were none.
     """
 
     out: Path
@@ -118,6 +120,7 @@ class Session:
     learnt: Learnt | None = None
     gated: bool = False
     shown: list[Row] = field(default_factory=list)
+    nuisance: tuple[float, ...] = ()
 
     @property
     def localizer(self) -> bool:
@@ -193,6 +196,7 @@ def gather(out: Path) -> Session:
         presenter=_presenter(recorded),
         gated=any(record.verdict is not None for record in recorded.records(ImageRecord)),
         learnt=_learnt(recorded),
+        nuisance=next((tuple(r.nuisance) for r in reversed(recorded.records(ScoreRecord)) if r.nuisance), ()),
         shown=_rows(recorded.events_table) if recorded.localizer else [],
     )
     hidden = settings["session"]["condition"] == "blinded" or settings["safety"]["approval"] != "none"  # who chooses must not know

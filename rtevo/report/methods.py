@@ -35,6 +35,10 @@ REFERENCES = {
     "neuronal-activity-related fluctuations in fMRI. NeuroImage 31:1536–1548. doi:10.1016/j.neuroimage.2006.02.048",
     "chang2009": "Chang C, Cunningham JP, Glover GH (2009). Influence of heart rate on the BOLD signal: the cardiac response function. "
     "NeuroImage 44:857–869. doi:10.1016/j.neuroimage.2008.09.029",
+    "behzadi2007": "Behzadi Y, Restom K, Liau J, Liu TT (2007). A component based noise correction method (CompCor) for BOLD and perfusion "
+    "based fMRI. NeuroImage 37:90–101. doi:10.1016/j.neuroimage.2007.04.042",
+    "dickey1971": "Dickey JM (1971). The weighted likelihood ratio, linear hypotheses on normal location parameters. Ann Math Stat "
+    "42:204–223. doi:10.1214/aoms/1177693507",
     "kalman1960": "Kalman RE (1960). A new approach to linear filtering and prediction problems. J Basic Eng 82:35–45. doi:10.1115/1.3662552",
     "hoeting1999": "Hoeting JA, Madigan D, Raftery AE, Volinsky CT (1999). Bayesian model averaging: a tutorial. Stat Sci 14:382–417. "
     "doi:10.1214/ss/1009212519",
@@ -196,7 +200,7 @@ def _decoding(session: Session, cite: _Cited) -> str:
     shape += f" {cite(named)}"
     drift = {"walk": "drift as a random walk", "cosine": "drift as cosines", "polynomial": "drift as polynomials"}[decoder["drift"]]
     terms = f"{decoder['motion_terms']} motion regressors" + (f" {cite('friston1996')}" if decoder["motion_terms"] == 24 else "")
-    terms += _physiology(session, cite)
+    terms += _nuisance(session, cite) + _physiology(session, cite)
     what = (
         f"The projection of each volume on {name}"
         if decoder["method"] == "deconvolve"
@@ -211,17 +215,46 @@ def _decoding(session: Session, cite: _Cited) -> str:
 
 
 def _physiology(session: Session, cite: _Cited) -> str:
-    """Name the regressors that come from pulse and respiration, where they were measured."""
+    """Regressors that come from pulse and respiration, as a part of a list, where they were measured."""
     physio = session.settings.get("physio", {})
     sensors = [name for name, key in (("cardiac", "cardiac"), ("respiratory", "respiration")) if physio.get(key)]
     found = []
-    if sensors and "retroicor" in physio["terms"]:
-        found.append(f"{' and '.join(sensors)} phases with their first harmonics {cite('glover2000')}")
+    if "retroicor" in physio.get("terms", ()):
+        found += [f"{name} phases with their first harmonics {cite('glover2000')}" for name in sensors]
     if "respiratory" in sensors and "rvt" in physio["terms"]:
         found.append(f"respiration volume per time {cite('birn2006')}")
     if "cardiac" in sensors and "hrv" in physio["terms"]:
         found.append(f"heart rate {cite('chang2009')}")
-    return f", {', '.join(found)} (as known by the end of each volume, where the evidence was for it)" if found else ""
+    if not found:
+        return ""
+    there = session.nuisance[len(session.settings["decoder"].get("nuisance", ())) :] or [math.nan] * len(found)
+    words = (f"{text} ({_probability(each)})" for text, each in zip(found, there, strict=False))
+    return f", {', '.join(words)}, as pulse and respiration were known by the end of each volume, as far as the volumes showed it {cite('dickey1971')}"
+
+
+def _probability(there: float) -> str:
+    """Say how probable it was in the end that a group of terms is there."""
+    return "not judged" if math.isnan(there) else f"probability {there:.2f} at the end"
+
+
+def _nuisance(session: Session, cite: _Cited) -> str:
+    """Nuisance terms of the volumes, as a part of a list."""
+    decoder = session.settings["decoder"]
+    if not (kinds := decoder["nuisance"]):
+        return ""
+    named = {
+        "white_matter": "the mean of white matter",
+        "csf": "the mean of cerebrospinal fluid",
+        "acompcor": "five principal components of white matter and cerebrospinal fluid",
+        "global": "the mean of the head",
+    }
+    words = []
+    for kind, there in zip(kinds, session.nuisance or [math.nan] * len(kinds), strict=False):
+        cited = f" {cite('behzadi2007')}" if kind == "acompcor" else ""
+        words.append(f"{named[kind]}{cited} ({_probability(there)})")
+    given = [f"{name} given as a mask" for name, key in (("white matter", "white_matter_mask"), ("fluid", "csf_mask")) if decoder[key]]
+    source = " and ".join(given) or "compartments guessed from the brightness of the reference"
+    return f", {', '.join(words)}, each as far as the volumes showed it {cite('dickey1971')} ({source}; scaled on the first 40 s)"
 
 
 def _images(session: Session, cite: _Cited) -> str:

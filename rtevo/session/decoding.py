@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.config import Config
+from rtevo.config import sections as settings_of
 from rtevo.decode import Decoder, Quality, Score, Scorer, SeveralScorer, scorer_of, whole
 from rtevo.errors import DataError
 from rtevo.place import Verdict
@@ -21,6 +23,7 @@ from rtevo.session.sensors import physio_sizes
 
 if TYPE_CHECKING:
     from rtevo.decode import Learnt, Method
+    from rtevo.decode.compartments import Compartments
     from rtevo.decode.grid import Response
     from rtevo.decode.hrf import Shape
     from rtevo.decode.nuisance import Drift
@@ -111,11 +114,12 @@ class Decoding:
         self._placing: Placing | None = None
         self._placed: tuple[Decoder, NDArray[np.float64]] | None = None  # the decoder on today's grid, and its place
         self._scorer: Scorer | SeveralScorer | None = None
+        self._compartments: Compartments | None = None  # of the nuisance terms, where the session has any
         self.quality: Quality | None = None
         self.lay: tuple[Decoder, NDArray[np.float64]] | None = None
         self._waiting: list[Aligned | tuple[tuple[int, int], float]] = []  # volumes and onsets, until the decoder is placed
         self._previous: NDArray[np.float64] | None = None
-        self._groups = physio_sizes(config, tr_s)
+        self._physio = physio_sizes(config, tr_s)
         self._begins = first  # number of the part's first volume
         self._onsets: dict[tuple[int, int], float] = {}
         self.renewed = False
@@ -132,7 +136,7 @@ class Decoding:
             What was learnt does not fit this decoder.
         """
         self._placed = self.lay = before.decoder, before.place
-        self._scorer, self.quality = self._make_scorer(before.decoder), Quality(before.decoder)
+        self._scorer, self.quality = self._make_scorer(before.decoder, before.place), Quality(before.decoder)
         try:
             self._scorer.take_over(before.learnt)
         except ValueError as problem:
@@ -217,9 +221,14 @@ class Decoding:
             self._scorer.add_volume(aligned.index - self._first, aligned.data, aligned.motion, self._others(aligned))
 
     def _others(self, aligned: Aligned) -> NDArray[np.float64]:
-        """Return the nuisance terms that come with a volume; none where what was recorded is not what these settings make."""
-        fits = aligned.physio is not None and len(aligned.physio) == sum(self._groups)
-        return np.zeros(0) if aligned.physio is None or not fits else aligned.physio
+        """Return the nuisance terms of a volume: those that come from itself, and those of pulse and respiration; NaN where not known."""
+        sizes = () if self._compartments is None else self._compartments.sizes
+        own, physio = np.full(sum(sizes), np.nan), np.full(sum(self._physio), np.nan)
+        if self._compartments is not None and aligned.data is not None and not aligned.flags & VolumeFlag.LATE:
+            own = self._compartments.terms(aligned.data)
+        if aligned.physio is not None and len(aligned.physio) == len(physio):  # not where these settings make others of them
+            physio = aligned.physio
+        return np.concatenate([own, physio])
 
     def _forget(self) -> None:
         """Keep no more volumes that wait than the decoder can make use of."""
@@ -272,7 +281,7 @@ class Decoding:
         if before is None or decoder is not before or self._scorer is None or self.quality is None:
             if self._scorer is not None:
                 self._first, self.renewed = self._begins, True
-            self._scorer, self.quality = self._make_scorer(decoder), Quality(decoder)
+            self._scorer, self.quality = self._make_scorer(decoder, self._placing.place), Quality(decoder)
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             if isinstance(each, Aligned):
@@ -285,8 +294,9 @@ class Decoding:
         """Decide attempts from now on otherwise."""
         self._decide = decide
 
-    def _make_scorer(self, decoder: Decoder) -> Scorer | SeveralScorer:
+    def _make_scorer(self, decoder: Decoder, place: NDArray[np.float64]) -> Scorer | SeveralScorer:
         settings = self._config.decoder
+        self._compartments = compartments(settings, decoder, place, self._tr_s)
         return scorer_of(
             decoder,
             self._tr_s,
@@ -297,7 +307,7 @@ class Decoding:
             motion_terms=settings.motion_terms,
             drift=cast("Drift", settings.drift),
             spike_mm=settings.spike_mm,
-            nuisance_terms=self._groups,
+            nuisance_terms=(*(() if self._compartments is None else self._compartments.sizes), *self._physio),
             hrf=cast("Shape", settings.hrf),
             delay_s=settings.delay_s,
             half_window_tr=settings.half_window_tr,
@@ -342,6 +352,8 @@ class Decoding:
         if self._scorer is not None and self.quality is not None:
             self._scorer.interrupt()
             self.quality.interrupt()
+        if self._compartments is not None:
+            self._compartments.interrupt()
 
     def learnt(self) -> Learnt:
         """Return what the next run of the visit may take over of noise and responses; no volume of this one follows."""
@@ -354,6 +366,37 @@ class Decoding:
         """End the realigner's threads."""
         if self._placing is not None:
             self._placing.close()
+
+
+def compartments(settings: settings_of.Decoder, decoder: Decoder, place: NDArray[np.float64], tr_s: float) -> Compartments | None:
+    """Return what makes a session's nuisance terms of its volumes; None where it has none.
+
+    Parameters
+    ----------
+    settings : rtevo.config.Decoder
+    decoder : Decoder
+        On today's grid.
+    place : ndarray, float64 (4, 4)
+        The world of the decoder as it was made to its own.
+    tr_s : float
+        Repetition time, s.
+
+    Raises
+    ------
+    DecoderError
+        A mask cannot be read, or a compartment has too few voxels.
+    """
+    if not settings.nuisance or settings.method == "peak":
+        return None
+    from rtevo.decode import read_map
+    from rtevo.decode.compartments import Compartments, compartments_of, placed_mask
+
+    masks = compartments_of(decoder.reference, decoder.grid)
+    for name, path in (("white_matter", settings.white_matter_mask), ("csf", settings.csf_mask)):
+        if path:
+            given, grid = read_map(Path(path))
+            masks[name] = placed_mask(given, grid.affine, place, decoder.grid)
+    return Compartments(settings.nuisance, masks, decoder.weights != 0, tr_s)
 
 
 def accept_good(attempt: Attempt) -> Decision:

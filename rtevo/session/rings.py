@@ -50,11 +50,16 @@ def _generation(plan: Plan) -> int:
     return max(8, 2 * plan.config.evolution.population)  # and the probes in between
 
 
+def _groups(plan: Plan) -> int:
+    config = plan.config
+    return 0 if config.decoder.method == "peak" else len(config.decoder.nuisance) + len(physio_sizes(config, plan.tr_s))
+
+
 RINGS: dict[str, RingSpec] = {
     "volumes": RingSpec(lambda p: records.volume_dtype(p.capacity), lambda p: 16, ("decode", "record")),
     "aligned": RingSpec(_aligned, lambda p: 16 if _saves_aligned(p) else 64, ("record",)),
     "placements": RingSpec(lambda p: records.placement_dtype(), lambda p: 64, ()),
-    "scores": RingSpec(lambda p: records.score_dtype(len(p.maps)), _every_image, ("evolve",)),
+    "scores": RingSpec(lambda p: records.score_dtype(len(p.maps), _groups(p)), _every_image, ("evolve",)),
     "fitness": RingSpec(lambda p: records.fitness_dtype(), _every_image, ()),
     "latents": RingSpec(lambda p: records.latent_dtype(p.config.evolution.latent_size, p.embedding_size), _small, ("generate",)),
     "images": RingSpec(lambda p: records.image_dtype(*p.image_size, p.embedding_size), _generation, ("bridge", "evolve", "record")),

@@ -152,4 +152,5 @@ def _made_with(config: Config, decoder: Decoder, tr_s: float) -> Mapping[str, An
     for one in decoder.maps or (decoder,):
         for array in (one.grid.affine, one.reference, one.mask, one.weights):
             digest.update(np.ascontiguousarray(array, np.float32).tobytes())  # as files hold it
-    return {"decoder": digest.hexdigest(), "tr_s": tr_s, **{name: getattr(config.decoder, name) for name in _SETTINGS}}
+    made_with = {"decoder": digest.hexdigest(), "tr_s": tr_s, **{name: getattr(config.decoder, name) for name in _SETTINGS}}
+    return made_with | ({"nuisance": list(config.decoder.nuisance)} if config.decoder.nuisance else {})

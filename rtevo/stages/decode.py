@@ -269,6 +269,8 @@ class _Decode:
                 out["reliability"] = reliability
                 if score.maps:
                     out["maps"] = score.maps
+                if score.nuisance:
+                    out["nuisance"] = score.nuisance
                 out["closed_ns"] = self.closed_ns.get(score.last_volume_index, 0)
                 out["scored_ns"] = time.monotonic_ns()
             if math.isfinite(score.score):
