@@ -65,7 +65,7 @@ class Groups:
 
         One at a time: several at once would make too many filters for a moment. The others follow with the next volumes.
         """
-        found = []
+        found: list[int] = []
         for k, group in enumerate(self.places):
             if self.shown[k] >= 0 and design[group].any():
                 self.shown[k] += 1

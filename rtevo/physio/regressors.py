@@ -204,7 +204,7 @@ class Physiology:
 def _harmonics(angle: Array) -> Array:
     """Sine and cosine of each phase and of its multiples, of the size :data:`_SIZE`, float64 (2 ORDER times,)."""
     multiples = np.multiply.outer(np.arange(1, ORDER + 1), angle).ravel()
-    return _SIZE * np.concatenate([np.cos(multiples), np.sin(multiples)])
+    return np.asarray(_SIZE * np.concatenate([np.cos(multiples), np.sin(multiples)]), np.float64)
 
 
 def _rates(beats: Array) -> tuple[Array, Array]:
