@@ -144,8 +144,8 @@ def _generator(config: Config, origin: str) -> list[str]:
 def _physio(config: Config, origin: str) -> list[str]:
     """Find what does not go together in [physio]."""
     settings, found = config.physio, []
-    wanted = {name: text for name in ("cardiac", "respiration", "trigger") if (text := getattr(settings, name))}
-    outside = {name: text for name, text in wanted.items() if text != "simulated"}
+    wanted = {name: where for name in ("cardiac", "respiration", "trigger") if (where := getattr(settings, name))}
+    outside = {name: where for name, where in wanted.items() if where != "simulated"}
     if "trigger" in wanted and not settings.measured:
         found.append(f"{origin} [physio] cardiac, respiration: expected one beside trigger, got none")
     if len(outside) < len(wanted) and (config.acquisition.source != "simulate" or not config.simulation.physiology_percent):
@@ -154,7 +154,7 @@ def _physio(config: Config, origin: str) -> list[str]:
         found.append(f"{origin} [physio] trigger: expected none of a simulated participant, whose samples have their times")
     if outside and config.session.speed != 1:
         found.append(f"{origin} [session] speed: expected 1 with [physio] {next(iter(outside))}, got {config.session.speed:g}")
-    if not settings.rate_hz and (without := [name for name, text in outside.items() if not text.startswith("lsl:")]):
+    if not settings.rate_hz and (without := [name for name, where in outside.items() if not where.startswith("lsl:")]):
         found.append(f"{origin} [physio] rate_hz: expected > 0 for {without[0]} = {outside[without[0]]!r}, got 0")
     return found
 

@@ -46,7 +46,6 @@ __all__ = [
     "Unsealed",
     "VolumeRecord",
     "floats",
-    "is_measured",
 ]
 
 SCHEMA = 1
@@ -294,11 +293,6 @@ class LatentRecord(Record):
     evolved_ns: int = 0
     latent: NDArray[np.float32] = field(default_factory=lambda: floats(""))
     embedding: NDArray[np.float32] = field(default_factory=lambda: floats(""))
-
-
-def is_measured(verdict: Sequence[Mapping[str, Any]] | None) -> bool:
-    """Whether a filter refused because of what it measured, and not because it could not say."""
-    return any(finding.get("refused") and finding.get("value") is not None for finding in verdict or ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
