@@ -271,8 +271,7 @@ class Lsl:
         if not stamps:
             return []
         values = np.array(rows, np.float64)[:, self._columns]
-        known = np.isfinite(values).all(axis=1)
-        return [Chunk(values, stamps[-1] + self._correction_s, self._error_s)] if known.all() else []
+        return [Chunk(_held(values), stamps[-1] + self._correction_s, self._error_s)]
 
     def _look(self) -> None:
         """Ask for the offset of the sender's clock, and of LSL's clock here."""
@@ -292,6 +291,15 @@ class Lsl:
     def close(self) -> None:
         """See :class:`Source`."""
         self._inlet.close_stream()
+
+
+def _held(values: Array) -> Array:
+    """Put the sample before in the place of one that is no number, so that none is missing in the count; 0 where all are none."""
+    known = np.isfinite(values).all(axis=1)
+    if known.all() or not known.any():
+        return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    first = int(known.argmax())
+    return np.asarray(values[np.maximum.accumulate(np.where(known, np.arange(len(values)), first))], np.float64)
 
 
 def _column(name: str, channel: str, labels: Sequence[str]) -> int:

@@ -120,9 +120,9 @@ def test_a_stream_is_found_by_name_and_its_channels_by_label() -> None:
         assert source.rate_hz == 50.0
         until(outlet.have_consumers)
         pushed_s = pylsl.local_clock()
-        outlet.push_chunk([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], pushed_s)
+        outlet.push_chunk([[1.0, 2.0, 3.0], [np.nan, 0.0, 0.0], [4.0, 5.0, 6.0]], pushed_s)
         chunk = until(source.poll)[0]
-        assert_array_equal(chunk.values, [[2, 1], [5, 4]])
+        assert_array_equal(chunk.values, [[2, 1], [2, 1], [5, 4]])
         assert abs(chunk.stamp_s - (pushed_s + time.monotonic() - pylsl.local_clock())) < 0.05 + chunk.error_s
         with pytest.raises(LinkError, match="PPG, RSP, GSR"):
             open_source("lsl", name, ("EKG",), 0.0, Path())
