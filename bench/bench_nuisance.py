@@ -42,7 +42,8 @@ from rtevo.records import Grid
 Array = NDArray[np.float64]
 IMAGE_S, CADENCE_S, CONTRAST = 3.0, 4.0, 1.0
 SHAPE, VOXEL_MM = (40, 48, 30), 4.0
-GIVEN = ("white_matter", "csf", "acompcor", "global")
+PARTS = ("real", "head", "slices", "cost")
+CASES = ((1.0, False, 1.0), (2.0, False, 1.0), (2.0, True, 1.0), (2.0, False, 0.0), (2.0, True, 0.0))
 SETS: dict[str, tuple[str, ...]] = {
     "white matter": ("white_matter",),
     "csf": ("csf",),
@@ -396,6 +397,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--real", type=Path, help="what `prepare` has written")
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="tables (default all)")
     parser.add_argument("--seeds", type=int, default=24, help="runs of each table (default 24)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--out", type=Path, help="write the tables here as well")
@@ -409,15 +411,16 @@ def main(arguments: list[str] | None = None) -> int:
         if options.out:
             options.out.write_text("\n".join(lines) + "\n")
 
-    if options.real:
+    if "real" in options.parts and options.real:
         say(table("responses put into a real run", run(partial(planted, options.real), options.seeds, options.jobs)))
-    for size in (1.0, 0.3, 0.0):
+    for size in (1.0, 0.3, 0.0) if "head" in options.parts else ():
         title = f"simulated head, physiology {size:g} times"
         say(table(title, run(partial(simulated, size), options.seeds, options.jobs)))
-    for case in ((1.0, False, 1.0), (2.0, False, 1.0), (2.0, True, 1.0), (2.0, False, 0.0), (2.0, True, 0.0)):
+    for case in CASES if "slices" in options.parts else ():
         words = f"TR {case[0]:g} s, {'interleaved' if case[2] else 'one after another'}, response {'of a fit' if case[1] else 'not known'}"
         say(table(f"slice times: {words}", run(partial(slices, case), options.seeds, options.jobs)))
-    say(cost())
+    if "cost" in options.parts:
+        say(cost())
     return 0
 
 

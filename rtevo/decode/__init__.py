@@ -9,9 +9,10 @@ volumes and image onsets as they come and gives each image's score.
     scorer      volumes and onsets in, scores out, by one of two ways:
     separate      projection on the map, overlapping responses taken apart
     peak          mean of the volumes around the peak, correlated with the map
-    nuisance    regressors of motion and drift, spikes
+    nuisance    regressors of motion and drift, spikes; compartments: of white matter and fluid
     running     fits to all volumes so far, one volume at a time
     deconvolve  amplitudes of overlapping responses in one series; amplitudes: of one image, of many
+    groups      nuisance terms that are there or not, by the evidence
     hrf         shape of a response
     learnt      what the next run of a visit takes over
     quality     how good the incoming data are, and whether they are like the decoder's

@@ -30,6 +30,8 @@ COMPONENTS = 5
 """Of ``acompcor``."""
 BASELINE_S, FEWEST = 40.0, 20
 """Length of the baseline: seconds, and volumes at least."""
+LEVEL_S = 30.0
+"""A term is relative to its level, which follows it with this time constant: slow drift is the filter's own."""
 FEWEST_VOXELS = 20
 """Of a compartment."""
 MOST_VOXELS = 4000
@@ -116,12 +118,14 @@ class Compartments:
         self._parts = [self._voxels(kind, masks, weighed) for kind in kinds]
         self._components = [kind == "acompcor" for kind in kinds]
         self._needed = max(round(BASELINE_S / tr_s), FEWEST)
+        self._follows = -np.expm1(-tr_s / LEVEL_S)
         self.interrupt()
 
     def interrupt(self) -> None:
         """A new run follows: it has a baseline of its own."""
         self._first: list[list[NDArray[np.float32]]] = []
         self._readouts: list[_Readout] = []
+        self._level = np.zeros(sum(self.sizes))
 
     def terms(self, volume: NDArray[np.float32]) -> Array:
         """Return the terms of an aligned volume that is not smoothed, float64 (sum of sizes,); NaN where they are not known (yet)."""
@@ -130,7 +134,10 @@ class Compartments:
             flat[part] if several else flat[part].mean(keepdims=True) for part, several in zip(self._parts, self._components, strict=True)
         ]
         if self._readouts:
-            return np.concatenate([readout(each) for readout, each in zip(self._readouts, values, strict=True)])
+            found = np.concatenate([readout(each) for readout, each in zip(self._readouts, values, strict=True)])
+            if np.isfinite(found).all():
+                self._level += self._follows * (found - self._level)
+            return found - self._level
         if all(np.isfinite(each).all() for each in values):
             self._first.append(values)
         if len(self._first) >= self._needed:
