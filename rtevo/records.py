@@ -34,6 +34,7 @@ __all__ = [
     "latent_dtype",
     "message_dtype",
     "named",
+    "physiology_dtype",
     "placement_dtype",
     "put_volume",
     "score_dtype",
@@ -150,6 +151,10 @@ class RunClock:
         """Return a session time in s from the session's first volume; NaN before the trigger."""
         return self.since_trigger_s(t_ns) + self.begins_s
 
+    def starts_s(self, index: int) -> float:
+        """Return the session time at which a volume of the run starts, s; NaN before the trigger."""
+        return math.nan if self.trigger_ns is None else self.trigger_ns / 1e9 + (index - self.first_volume) * self.tr_s
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
@@ -259,8 +264,11 @@ def volume_dtype(capacity: int, echoes: int = 1) -> np.dtype[np.void]:
     )
 
 
-def aligned_dtype(capacity: int | None = None) -> np.dtype[np.void]:
-    """Slot of the ``aligned`` ring: motion of one volume, and where `capacity` (voxels) is given the aligned volume with its grid."""
+def aligned_dtype(capacity: int | None = None, physio: int | None = None) -> np.dtype[np.void]:
+    """Slot of the ``aligned`` ring: motion of one volume, and where `capacity` (voxels) is given the aligned volume with its grid.
+
+    Where pulse or respiration is measured (`physio`: the number of terms that are made of them) these come with it.
+    """
     fields: list[tuple[Any, ...]] = [
         ("index", "<i4"),
         ("flags", "<u4"),
@@ -274,7 +282,34 @@ def aligned_dtype(capacity: int | None = None) -> np.dtype[np.void]:
         ("aligned_ns", "<i8"),
         ("events_taken", "<i4"),  # of the part, that decoding had taken before it; -1: not known
     ]
+    if physio is not None:
+        fields += [
+            ("physio", "<f8", (physio,)),  # terms of the volume, see `rtevo.physio.Physiology`; 0 where a sensor was not used
+            ("heart_rate", "<f8"),  # a minute; NaN where the pulse was not used
+            ("respiration_rate", "<f8"),  # a minute; NaN where it is not known
+        ]
     return np.dtype(fields, align=True) if capacity is None else _with_volume(fields, capacity)
+
+
+SAMPLES = 256
+
+
+def physiology_dtype() -> np.dtype[np.void]:
+    """Slot of the ``physiology`` ring: samples of pulse or respiration as they came, evenly measured."""
+    return np.dtype(
+        [
+            ("sensor", "<i4"),  # rtevo.physio.Sensor
+            ("segment", "<i4"),  # counts series: after lost samples another one begins
+            ("number", "<i8"),  # of the first sample in its series
+            ("count", "<i4"),
+            ("t_ns", "<i8"),  # session time of the first sample, as it is known now: it holds for those before, too
+            ("error_ns", "<i8"),  # bound of that; where `anchored` is 0, for a device that sends what it has measured at once
+            ("anchored", "<i4"),  # 1: by the scanner's pulses on a channel of the same device
+            ("step_ns", "<f8"),  # between two samples
+            ("values", "<f4", (SAMPLES,)),
+        ],
+        align=True,
+    )
 
 
 def placement_dtype() -> np.dtype[np.void]:

@@ -284,9 +284,10 @@ def test_whoever_holds_a_session_is_an_exception_of_its_own(tmp_path: Path) -> N
 
 SLOTS: dict[str, tuple[np.dtype[Any], set[str], set[str]]] = {  # slot; what is in a file instead, or is the record's kind; what is added
     "volumes": (records.volume_dtype(8), {"data", "shape", "affine"}, {"saved"}),
-    "aligned": (records.aligned_dtype(), set(), set()),
+    "aligned": (records.aligned_dtype(physio=3), set(), set()),
+    "physiology": (records.physiology_dtype(), {"count"}, set()),
     "placements": (records.placement_dtype(), set(), set()),
-    "scores": (records.score_dtype(2), set(), set()),
+    "scores": (records.score_dtype(2, 1), set(), set()),
     "fitness": (records.fitness_dtype(), set(), set()),
     "latents": (records.latent_dtype(3, 4), set(), set()),
     "images": (records.image_dtype(4, 4, 3), {"pixels"}, set()),

@@ -35,7 +35,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(module.time, "monotonic", lambda: now.s)
     supervisor = Supervisor(SimpleNamespace(devices=1, part=0))  # type: ignore[arg-type]
     supervisor.children["decode"] = module.Child(DECODE, None, None)  # type: ignore[arg-type]
-    supervisor.rings = {"volumes": FakeRing(3, 2), "events": FakeRing(0, 0)}  # type: ignore[dict-item]
+    supervisor.rings = {"volumes": FakeRing(3, 2), **{name: FakeRing(0, 0) for name in ("events", "physiology")}}  # type: ignore[dict-item]
     return supervisor, now
 
 

@@ -83,6 +83,7 @@ def together(config: Config, origin: str, base: Path) -> list[str]:
             f"{origin} [safety] approval: {config.safety.approval!r} expects the operator's page, where pictures are seen: "
             "[console] port, or --console"
         )
+    found += _physio(config, origin)
     found += _shown(config, origin)
     for key in ("participant", "session"):
         if len(label := getattr(config.session, key)) > LONGEST_LABEL:
@@ -137,6 +138,24 @@ def _generator(config: Config, origin: str) -> list[str]:
             found.append(f"{origin} [generator] workers_keys: expected a folder of keys (TLS) for {device}, got none")
     if generator.px and not generator.unclip_model_path:
         found.append(f"{origin} [generator] px: expected 0 for the built-in model, got {generator.px}")
+    return found
+
+
+def _physio(config: Config, origin: str) -> list[str]:
+    """Find what does not go together in [physio]."""
+    settings, found = config.physio, []
+    wanted = {name: where for name in ("cardiac", "respiration", "trigger") if (where := getattr(settings, name))}
+    outside = {name: where for name, where in wanted.items() if where != "simulated"}
+    if "trigger" in wanted and not settings.measured:
+        found.append(f"{origin} [physio] cardiac, respiration: expected one beside trigger, got none")
+    if len(outside) < len(wanted) and (config.acquisition.source != "simulate" or not config.simulation.physiology_percent):
+        found.append(f"{origin} [physio]: 'simulated' expects source 'simulate' and [simulation] physiology_percent > 0")
+    if wanted.get("trigger") == "simulated":
+        found.append(f"{origin} [physio] trigger: expected none of a simulated participant, whose samples have their times")
+    if outside and config.session.speed != 1:
+        found.append(f"{origin} [session] speed: expected 1 with [physio] {next(iter(outside))}, got {config.session.speed:g}")
+    if not settings.rate_hz and (without := [name for name, where in outside.items() if not where.startswith("lsl:")]):
+        found.append(f"{origin} [physio] rate_hz: expected > 0 for {without[0]} = {outside[without[0]]!r}, got 0")
     return found
 
 

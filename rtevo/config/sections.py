@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from rtevo.config.acquisition import Acquisition
 from rtevo.config.keys import LABEL_RULE, above, at_least, is_address, is_label, key, one_of
+from rtevo.config.physio import Physio
 from rtevo.config.simulation import Simulation
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Evolution",
     "Generator",
     "Localizer",
+    "Physio",
     "Presentation",
     "Record",
     "Safety",
@@ -420,6 +422,7 @@ class Config:
     session: Session = field(default_factory=Session)
     acquisition: Acquisition = field(default_factory=Acquisition)
     decoder: Decoder = field(default_factory=Decoder)
+    physio: Physio = field(default_factory=Physio)
     evolution: Evolution = field(default_factory=Evolution)
     generator: Generator = field(default_factory=Generator)
     safety: Safety = field(default_factory=Safety)

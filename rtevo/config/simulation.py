@@ -23,6 +23,11 @@ class Simulation:
     )
     amplitude_percent: float = key(3.0, "response to a preferred image, percent of the signal", *at_least(0))
     tsnr: float = key(60.0, "temporal signal-to-noise ratio", *above(0))
+    physiology_percent: float = key(
+        0.0,
+        "what pulse and respiration do to the signal, standard deviation of grey matter, percent of the signal; 0 = nothing",
+        *at_least(0),
+    )
     motion_mm: float = key(0.3, "extent of head motion, mm (and degrees)", *at_least(0))
     voxel_mm: tuple[float, ...] = key(
         (3.0, 3.0, 3.3),

@@ -303,10 +303,16 @@ def _equipment(desk: Desk) -> list[tuple[str, str, str]]:
         ("Stimulus PC", *presenter),
         ("Its clock", clock, ""),
         ("Displacement", "–" if math.isnan(moved) else f"{moved:.2f} mm", ""),
+        *((name.capitalize(), *_rate(rate)) for name, rate in view.rates.items()),
         ("Volumes missing", str(view.missing), "amber" if view.missing else ""),
         ("Images late", str(view.held), "amber" if view.held else ""),
         ("Pictures refused", str(view.refusals), "amber" if view.refusals else ""),
     ]
+
+
+def _rate(rate: float) -> tuple[str, str]:
+    """Say a rate."""
+    return ("not used", "amber") if math.isnan(rate) else (f"{rate:.0f} a minute", "")
 
 
 def _decoder(view: View) -> tuple[str, str]:

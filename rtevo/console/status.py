@@ -226,6 +226,8 @@ class Status:
             cells.append(("volume", f"{volume.index} (TR {self.plan.tr_s:g} s)", "bold red" if missing else ""))
             cells.append(("FD", "-" if math.isnan(displacement) else f"{displacement:.2f} mm", moved))
             cells.append(("aligned in", "missing" if missing else f"{took[-1]:.0f} ms" if took else "-", "red" if missing else ""))
+        for name, rate in view.rates.items():
+            cells.append((name, "lost" if math.isnan(rate) else f"{rate:.0f}/min", "yellow" if math.isnan(rate) else ""))
         generation = max((trial.generation for trial in view.trials.values() if trial.shown), default=0)
         if view.planned:
             cells.append(("block", f"{generation + 1}/{len({block for block, _ in view.planned})}", "bold"))

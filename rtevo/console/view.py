@@ -37,6 +37,7 @@ CLOCK_LIMIT_MS = 8.0  # half a frame at 60 Hz
 SILENCE_TR = 4.0  # without a volume for so long, and the operator is told
 FULL = 0.75  # share of a ring that is waiting to be read, above which the operator is told
 RECENT = 8  # volumes
+SENSORS_S = 15.0  # of the run, from which on pulse and respiration should be known
 LATENCIES = {  # what is slow when it is; its short name; in what time it has to be done
     "align": ("Aligning a volume", "volume aligned", "TR"),
     "score": ("Scoring", "image scored", "TR"),
@@ -178,6 +179,7 @@ class View:
         self.showing: tuple[int, int] | None = None  # on the screen now
         self.last: tuple[int, int] | None = None  # shown last
         self.volume_s = math.nan  # when the last volume came
+        self.rates: dict[str, float] = {}  # a minute, of pulse and respiration where they are measured; NaN: not used now
         self.onset_s = math.nan  # when the last image appeared
         self.placement: PlacementRecord | None = None  # the latest attempt to place the decoder on today's head
         self.clock_error_ms = math.nan
@@ -261,6 +263,11 @@ class View:
         else:
             self.volumes.append(volume)
         self.volume_s = record.clock_ns / 1e9
+        known = (
+            ("pulse", self.config.physio.cardiac, record.heart_rate),
+            ("respiration", self.config.physio.respiration, record.respiration_rate),
+        )
+        self.rates = {name: rate for name, there, rate in known if there and rate is not None}
         if self.placed and not record.flags & VolumeFlag.MISSING:  # before, it may take longer: nobody waits for a score
             self.latencies["align"].add((record.aligned_ns - record.closed_ns) / 1e6)
 
@@ -441,6 +448,8 @@ class View:
         last = self.volume_s if not math.isnan(self.volume_s) else (self.run.trigger_ns or 0) / 1e9
         if self.run.trigger_ns is not None and self.scene != "over" and now_s - last > SILENCE_TR * self.tr_s:
             found.append(f"No volume for {now_s - last:.0f} s: does the scanner still run and export?")
+        if lost := [name for name, rate in self.rates.items() if math.isnan(rate) and len(self.volumes) * self.tr_s > SENSORS_S]:
+            found.append(f"The {' and the '.join(lost)} cannot be used now, and what it does to the signal stays in it: see to the sensor.")
         recent = self.volumes[-RECENT:]
         moved = max((v.displacement_mm for v in recent if not math.isnan(v.displacement_mm)), default=0.0)
         if moved > self.config.decoder.spike_mm:

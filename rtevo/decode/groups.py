@@ -61,12 +61,15 @@ class Groups:
         self.shown = np.minimum(self.shown, 0)
 
     def due(self, design: Array) -> list[int]:
-        """Count a volume, float64 (state,); return the groups for which the filters are to be divided now."""
-        found = []
+        """Count a volume, float64 (state,); return the groups for which the filters are to be divided now.
+
+        One at a time: several at once would make too many filters for a moment. The others follow with the next volumes.
+        """
+        found: list[int] = []
         for k, group in enumerate(self.places):
             if self.shown[k] >= 0 and design[group].any():
                 self.shown[k] += 1
-                if self.shown[k] >= JUDGED:
+                if self.shown[k] >= JUDGED and not found:
                     self.shown[k] = -1
                     found.append(k)
         return found

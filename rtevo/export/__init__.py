@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from rtevo import __version__
 from rtevo.errors import DataError, DecoderError
+from rtevo.export.physio import recordings
 from rtevo.export.words import DESCRIPTIONS, EVENTS, LOCALIZER, LOCALIZER_EVENTS, MOTION, OPTIONAL_COLUMNS, README, TASK
 from rtevo.outside import copy_inside, copy_regular, shown
 from rtevo.record import LOG, Notice, RecordedSession, Start, VolumeRecord, compact, image_path, read_volume, volume_path
@@ -219,6 +220,15 @@ def _write_bold(run: _Run, image: Any, path: Path, said: Mapping[str, Any]) -> N
     if lost := run.missing:
         sidecar["MissingVolumes"] = lost  # 0 = first; their voxels are NaN
     _json(path.with_name(path.name.replace(".nii.gz", ".json")), sidecar)
+
+
+def _physio(run: _Run) -> None:
+    """Pulse and respiration, where they were measured."""
+    for recording in recordings(run.session):
+        stem = f"{run.prefix}_recording-{recording.name}_physio"
+        path = run.bids / f"{stem}.tsv.gz"
+        _tsv(path, [recording.name], [{recording.name: value} for value in recording.values.tolist()], header=False)
+        _json(run.bids / f"{stem}.json", recording.sidecar())
 
 
 def _acquisition(run: _Run) -> dict[str, Any]:
@@ -487,5 +497,6 @@ def export(out: Path, bids: Path) -> Path:
     _data_set(run)
     (_shown if run.session.localizer else _events)(run)
     _bold(run)
+    _physio(run)
     _derivatives(run)
     return bids / next(iter(run.series))

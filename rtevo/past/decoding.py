@@ -87,10 +87,13 @@ class Again:
                 self.decoding.interrupt()
             grid = part.grid
             clock = RunClock(start.tr_s, start.first_volume)
+            physio = {(r.index, r.flags & VolumeFlag.LATE): r.physio for r in part.records(AlignedRecord) if r.physio is not None}
             self._decided = {r.attempt: r for r in part.records(PlacementRecord) if r.decision != Decision.PENDING}
             for record in _as_decoded(part):
                 if isinstance(record, VolumeRecord):
-                    aligned = self.decoding.align(record.index, *self._load(record), grid, record.acquisition)
+                    terms = physio.get((record.index, record.flags & VolumeFlag.LATE))
+                    known = None if terms is None else np.asarray(terms, np.float64)
+                    aligned = self.decoding.align(record.index, *self._load(record), grid, record.acquisition, known)
                     self.decoding.learn(aligned)
                     self._decide_later(record.index)
                     yield record, aligned, *self.decoding.scores()

@@ -108,6 +108,11 @@ def _check(session: RecordedSession, recorded: Config, config: Config) -> None:
         raise ConfigError(
             [f"[{s}] {k}: expected {before[s][k]!r} as in the session that is computed again, got {now[s][k]!r}" for s, k in fixed]
         )
+    if now["physio"]["terms"] not in (before["physio"]["terms"], ()):
+        raise ConfigError(
+            f"[physio] terms: expected {list(recorded.physio.terms)} as in the session that is computed again, or none, got "
+            f"{list(config.physio.terms)}: what was made of pulse and respiration was recorded"
+        )
     absent = [index for index in session.absent if index not in session.unsaved]
     if session.sealed:
         raise DataError(f"--rerun {out}: the session is sealed, and what is computed would show what drove it: unseal its study first")

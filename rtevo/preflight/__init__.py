@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rtevo.config import Config, is_localizer, load
 from rtevo.errors import ConfigError, RtevoError
-from rtevo.preflight import machine, painting, pictures, stimulus, volumes
+from rtevo.preflight import machine, painting, pictures, sensors, stimulus, volumes
 from rtevo.preflight.findings import Check, Finding, Known, Verdict
 from rtevo.session.counting import counted
 from rtevo.session.localizer import as_localizer
@@ -41,6 +41,7 @@ CHECKS = (
     Check("disk", machine.disk, ("grid", "image_size", "tr_s"), "choose another [record] out"),
     Check("shared memory", machine.shared_memory, ("grid", "tr_s", "embedding_size", "image_size")),
     Check("painting", painting.painting, ("image_size",), "see docs/generator.md; python -m rtevo.generate check says more", EVOLUTION),
+    Check("pulse and respiration", sensors.sensors, (), "see docs/physio.md"),
     Check("skin conductance", stimulus.conductance, (), "mend [bridge] osc", EVOLUTION),
     Check("presenter", stimulus.presenter, to_do="end what listens there, or mend [bridge]; keys: python -m rtevo.bridge keys"),
 )

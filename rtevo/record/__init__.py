@@ -7,7 +7,7 @@ the one way to read what a run has left (:func:`rtevo.load` in a notebook). It m
 onsets are timed, as if each part had followed upon the one before without a gap.
 """
 
-from rtevo.record.fitting import record_of
+from rtevo.record.fitting import is_measured, record_of
 from rtevo.record.kinds import (
     SCHEMA,
     AlignedRecord,
@@ -20,6 +20,7 @@ from rtevo.record.kinds import (
     Lost,
     Notice,
     Other,
+    PhysiologyRecord,
     PlacementRecord,
     Record,
     RefusedRecord,
@@ -30,7 +31,6 @@ from rtevo.record.kinds import (
     Unsealed,
     VolumeRecord,
     floats,
-    is_measured,
 )
 from rtevo.record.localizer import EVENTS, event_rows, shown_trials, task_of
 from rtevo.record.log import LOG, LogFollower, LogWriter, hold, read_log, skip_damaged
@@ -87,6 +87,7 @@ __all__ = [
     "Other",
     "Painting",
     "Part",
+    "PhysiologyRecord",
     "PlacementRecord",
     "Record",
     "RecordedSession",

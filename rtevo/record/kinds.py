@@ -35,6 +35,7 @@ __all__ = [
     "Lost",
     "Notice",
     "Other",
+    "PhysiologyRecord",
     "PlacementRecord",
     "Record",
     "RefusedRecord",
@@ -45,7 +46,6 @@ __all__ = [
     "Unsealed",
     "VolumeRecord",
     "floats",
-    "is_measured",
 ]
 
 SCHEMA = 1
@@ -200,6 +200,24 @@ class AlignedRecord(Record):
     ingested_ns: int = 0
     aligned_ns: int = 0
     events_taken: int | None = None  # of the part, that decoding had taken before it; -1, None: not known
+    physio: Sequence[float] | None = None  # from here on None: neither pulse nor respiration was measured
+    heart_rate: float | None = None
+    respiration_rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PhysiologyRecord(Record):
+    """Samples of pulse or respiration came: see `rtevo.records.physiology_dtype`."""
+
+    TYPE: ClassVar[str] = "physiology"
+    sensor: int = -1
+    segment: int = 0
+    number: int = 0
+    t_ns: int = 0
+    error_ns: int = 0
+    anchored: int = 0
+    step_ns: float = math.nan
+    values: NDArray[np.float32] = field(default_factory=lambda: floats(""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -275,11 +293,6 @@ class LatentRecord(Record):
     evolved_ns: int = 0
     latent: NDArray[np.float32] = field(default_factory=lambda: floats(""))
     embedding: NDArray[np.float32] = field(default_factory=lambda: floats(""))
-
-
-def is_measured(verdict: Sequence[Mapping[str, Any]] | None) -> bool:
-    """Whether a filter refused because of what it measured, and not because it could not say."""
-    return any(finding.get("refused") and finding.get("value") is not None for finding in verdict or ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -470,7 +483,7 @@ KINDS: dict[str, type[Record]] = {
     kind.TYPE: kind
     for kind in (
         Start, GridRecord, VolumeRecord, AlignedRecord, PlacementRecord, ScoreRecord, FitnessRecord, LatentRecord, ImageRecord,
-        RefusedRecord, EventRecord, Truth, Lost, End, Sealed, Unsealed,
+        RefusedRecord, EventRecord, PhysiologyRecord, Truth, Lost, End, Sealed, Unsealed,
     )
 } | dict.fromkeys(_LEVELS, Notice)  # fmt: skip
 _COMMON = ("seq", "clock_ns", "more")

@@ -125,6 +125,8 @@ class Recorder:
             Session time now, ns.
         """
         fields = {name: _plain(slot[name]) for name in slot.dtype.names if name not in ("pixels", "data", "shape", "affine")}
+        if ring == "physiology":
+            fields["values"] = _plain(np.array(slot["values"][: fields.pop("count")]))
         if ring in ("images", "refused"):
             self._take_picture(ring, fields, np.array(slot["pixels"]))
         elif ring == "volumes" and not fields["flags"] & VolumeFlag.MISSING:

@@ -33,6 +33,12 @@ REFERENCES = {
     "responses. NeuroImage 7:30–40. doi:10.1006/nimg.1997.0306",
     "glover1999": "Glover GH (1999). Deconvolution of impulse response in event-related BOLD fMRI. NeuroImage 9:416–429. "
     "doi:10.1006/nimg.1998.0419",
+    "glover2000": "Glover GH, Li TQ, Ress D (2000). Image-based method for retrospective correction of physiological motion effects in fMRI: "
+    "RETROICOR. Magn Reson Med 44:162–167. doi:10.1002/1522-2594(200007)44:1<162::AID-MRM23>3.0.CO;2-E",
+    "birn2006": "Birn RM, Diamond JB, Smith MA, Bandettini PA (2006). Separating respiratory-variation-related fluctuations from "
+    "neuronal-activity-related fluctuations in fMRI. NeuroImage 31:1536–1548. doi:10.1016/j.neuroimage.2006.02.048",
+    "chang2009": "Chang C, Cunningham JP, Glover GH (2009). Influence of heart rate on the BOLD signal: the cardiac response function. "
+    "NeuroImage 44:857–869. doi:10.1016/j.neuroimage.2008.09.029",
     "behzadi2007": "Behzadi Y, Restom K, Liau J, Liu TT (2007). A component based noise correction method (CompCor) for BOLD and perfusion "
     "based fMRI. NeuroImage 37:90–101. doi:10.1016/j.neuroimage.2007.04.042",
     "dickey1971": "Dickey JM (1971). The weighted likelihood ratio, linear hypotheses on normal location parameters. Ann Math Stat "
@@ -213,7 +219,7 @@ def _decoding(session: Session, cite: _Cited) -> str:
     shape += f" {cite(named)}"
     drift = {"walk": "drift as a random walk", "cosine": "drift as cosines", "polynomial": "drift as polynomials"}[decoder["drift"]]
     terms = f"{decoder['motion_terms']} motion regressors" + (f" {cite('friston1996')}" if decoder["motion_terms"] == 24 else "")
-    terms += _nuisance(session, cite)
+    terms += _nuisance(session, cite) + _physiology(session, cite)
     what = (
         f"The projection of each volume on {name}"
         if decoder["method"] == "deconvolve"
@@ -225,6 +231,29 @@ def _decoding(session: Session, cite: _Cited) -> str:
         f"(Kalman filter {cite('kalman1960')}, averaged over noise models {cite('hoeting1999')}), so that overlapping responses are taken apart. "
         f"An image was first scored {decoder['first_score_s']:g} s after its onset and revised from then on; the values reported are the last ones."
     )
+
+
+def _physiology(session: Session, cite: _Cited) -> str:
+    """Regressors that come from pulse and respiration, as a part of a list, where they were measured."""
+    physio = session.settings.get("physio", {})
+    sensors = [name for name, key in (("cardiac", "cardiac"), ("respiratory", "respiration")) if physio.get(key)]
+    found = []
+    if "retroicor" in physio.get("terms", ()):
+        found += [f"{name} phases with their first harmonics {cite('glover2000')}" for name in sensors]
+    if "respiratory" in sensors and "rvt" in physio["terms"]:
+        found.append(f"respiration volume per time {cite('birn2006')}")
+    if "cardiac" in sensors and "hrv" in physio["terms"]:
+        found.append(f"heart rate {cite('chang2009')}")
+    if not found:
+        return ""
+    there = session.nuisance[len(session.settings["decoder"].get("nuisance", ())) :] or [math.nan] * len(found)
+    words = (f"{text} ({_probability(each)})" for text, each in zip(found, there, strict=False))
+    return f", {', '.join(words)}, as pulse and respiration were known by the end of each volume, as far as the volumes showed it {cite('dickey1971')}"
+
+
+def _probability(there: float) -> str:
+    """Say how probable it was in the end that a group of terms is there."""
+    return "not judged" if math.isnan(there) else f"probability {there:.2f} at the end"
 
 
 def _nuisance(session: Session, cite: _Cited) -> str:
@@ -241,8 +270,7 @@ def _nuisance(session: Session, cite: _Cited) -> str:
     words = []
     for kind, there in zip(kinds, session.nuisance or [math.nan] * len(kinds), strict=False):
         cited = f" {cite('behzadi2007')}" if kind == "acompcor" else ""
-        found = "not judged" if math.isnan(there) else f"probability {there:.2f} at the end"
-        words.append(f"{named[kind]}{cited} ({found})")
+        words.append(f"{named[kind]}{cited} ({_probability(there)})")
     given = [f"{name} given as a mask" for name, key in (("white matter", "white_matter_mask"), ("fluid", "csf_mask")) if decoder[key]]
     source = " and ".join(given) or "compartments guessed from the brightness of the reference"
     return f", {', '.join(words)}, each as far as the volumes showed it {cite('dickey1971')} ({source}; scaled on the first 40 s)"

@@ -20,6 +20,7 @@ from rtevo.realign.first import FEWEST
 from rtevo.record.making import making_of
 from rtevo.records import Decision, Grid, VolumeFlag
 from rtevo.session.placing import Attempt, Hints, Placing
+from rtevo.session.sensors import physio_sizes
 
 if TYPE_CHECKING:
     from rtevo.decode import Learnt, Method
@@ -50,6 +51,8 @@ class Aligned:
         See `rtevo.records.aligned_dtype`.
     data : ndarray, float32 (X, Y, Z), or None
         Aligned; None where it cannot be scored.
+    physio : ndarray, float64 (terms,), or None
+        What pulse and respiration say of it; None: they are not measured.
     """
 
     index: int
@@ -59,6 +62,7 @@ class Aligned:
     dvars_percent: float
     tsnr: float
     data: NDArray[np.float32] | None
+    physio: NDArray[np.float64] | None = None
 
 
 class Decoding:
@@ -118,6 +122,7 @@ class Decoding:
         self._making: Making | None = None
         self._guide: NDArray[np.float32] | None = None  # of the part before
         self._previous: NDArray[np.float64] | None = None
+        self._physio = physio_sizes(config, tr_s)
         self._begins = first  # number of the part's first volume
         self._onsets: dict[tuple[int, int], float] = {}
         self.renewed = False
@@ -179,7 +184,13 @@ class Decoding:
             self._scorer.shown_for(key, taken_s - self._onsets[key])
 
     def align(
-        self, index: int, volume: NDArray[Any] | None, flags: int, grid: Grid | None = None, acquisition: Mapping[str, Any] | None = None
+        self,
+        index: int,
+        volume: NDArray[Any] | None,
+        flags: int,
+        grid: Grid | None = None,
+        acquisition: Mapping[str, Any] | None = None,
+        physio: NDArray[np.float64] | None = None,
     ) -> Aligned:
         """Align a volume, and place the decoder where it is not yet.
 
@@ -193,6 +204,8 @@ class Decoding:
             That the volume lies on; needed with the part's first one.
         acquisition : dict, optional
             What the headers say, with the part's first volume: needed where echoes are combined or distortion is undone.
+        physio : ndarray, float64 (terms,), optional
+            What pulse and respiration say of the volume.
 
         Raises
         ------
@@ -210,7 +223,7 @@ class Decoding:
             else:
                 flags |= VolumeFlag.UNALIGNED
             if flags & VolumeFlag.LATE:  # those after it came before: it is no step from them
-                return Aligned(index, int(flags), motion, np.nan, np.nan, np.nan, data)
+                return Aligned(index, int(flags), motion, np.nan, np.nan, np.nan, data, physio)
             self._place(placing.take(index, volume, estimate, data))
         if data is not None:
             if self._previous is not None:
@@ -219,7 +232,7 @@ class Decoding:
         if displacement > self._config.decoder.spike_mm:
             flags |= VolumeFlag.SPIKE
         dvars, tsnr = self.quality.add(data) if self.quality is not None and self.placed else (np.nan, np.nan)
-        return Aligned(index, int(flags), motion, displacement, dvars, tsnr, data)
+        return Aligned(index, int(flags), motion, displacement, dvars, tsnr, data, physio)
 
     def learn(self, aligned: Aligned) -> None:
         """Take an aligned volume into the scores."""
@@ -230,10 +243,14 @@ class Decoding:
             self._scorer.add_volume(aligned.index - self._first, aligned.data, aligned.motion, self._others(aligned))
 
     def _others(self, aligned: Aligned) -> NDArray[np.float64]:
-        """Nuisance terms of a volume that come from the volume itself; none of one that came late, whose place was given to others."""
-        if self._compartments is None or aligned.data is None or aligned.flags & VolumeFlag.LATE:
-            return np.zeros(0)
-        return self._compartments.terms(aligned.data)
+        """Return the nuisance terms of a volume: those that come from itself, and those of pulse and respiration; NaN where not known."""
+        sizes = () if self._compartments is None else self._compartments.sizes
+        own, physio = np.full(sum(sizes), np.nan), np.full(sum(self._physio), np.nan)
+        if self._compartments is not None and aligned.data is not None and not aligned.flags & VolumeFlag.LATE:
+            own = self._compartments.terms(aligned.data)
+        if aligned.physio is not None and len(aligned.physio) == len(physio):  # not where these settings make others of them
+            physio = aligned.physio
+        return np.concatenate([own, physio])
 
     def _forget(self) -> None:
         """Keep no more volumes that wait than the decoder can make use of."""
@@ -318,7 +335,7 @@ class Decoding:
             motion_terms=settings.motion_terms,
             drift=cast("Drift", settings.drift),
             spike_mm=settings.spike_mm,
-            nuisance_terms=() if self._compartments is None else self._compartments.sizes,
+            nuisance_terms=(*(() if self._compartments is None else self._compartments.sizes), *self._physio),
             hrf=cast("Shape", settings.hrf),
             delay_s=settings.delay_s,
             half_window_tr=settings.half_window_tr,

@@ -10,6 +10,7 @@ import numpy as np
 
 from rtevo import records
 from rtevo.session.plan import Plan
+from rtevo.session.sensors import physio_sizes
 from rtevo.shm import Reader, Ring
 
 __all__ = ["RINGS", "RingSpec", "create_rings", "numbered", "readers_of", "ring_name", "ring_names"]
@@ -27,7 +28,8 @@ class RingSpec:
 
 
 def _aligned(plan: Plan) -> np.dtype[np.void]:
-    return records.aligned_dtype(plan.capacity if _saves_aligned(plan) else None)
+    terms = sum(physio_sizes(plan.config, plan.tr_s)) if plan.config.physio.measured and not plan.localizer else None
+    return records.aligned_dtype(plan.capacity if _saves_aligned(plan) else None, terms)
 
 
 def _saves_aligned(plan: Plan) -> bool:
@@ -49,7 +51,8 @@ def _generation(plan: Plan) -> int:
 
 
 def _groups(plan: Plan) -> int:
-    return 0 if plan.config.decoder.method == "peak" else len(plan.config.decoder.nuisance)
+    config = plan.config
+    return 0 if config.decoder.method == "peak" else len(config.decoder.nuisance) + len(physio_sizes(config, plan.tr_s))
 
 
 RINGS: dict[str, RingSpec] = {
@@ -61,6 +64,7 @@ RINGS: dict[str, RingSpec] = {
     "latents": RingSpec(lambda p: records.latent_dtype(p.config.evolution.latent_size, p.embedding_size), _small, ("generate",)),
     "images": RingSpec(lambda p: records.image_dtype(*p.image_size, p.embedding_size), _generation, ("bridge", "evolve", "record")),
     "refused": RingSpec(lambda p: records.image_dtype(*p.image_size, p.embedding_size), lambda p: 4, ("record",)),
+    "physiology": RingSpec(lambda p: records.physiology_dtype(), lambda p: 256, ("decode", "record")),
     "events": RingSpec(lambda p: records.event_dtype(), lambda p: 1024, ("decode", "evolve")),
     "messages": RingSpec(lambda p: records.message_dtype(), lambda p: 256, ()),  # the supervisor's
 }
@@ -70,6 +74,7 @@ LOCALIZER = {
     "aligned": ("record",),
     "images": ("bridge", "record"),
     "events": ("align", "pictures"),
+    "physiology": ("record",),
     "messages": (),
 }
 """Rings of a localizer, and who must not miss anything."""
@@ -94,8 +99,9 @@ def readers_of(ring: str, devices: int = 1, localizer: bool = False) -> list[str
 
 
 def ring_names(plan: Plan, names: Iterable[str] = RINGS) -> list[str]:
-    """Give the names of a session's rings, of those asked for: of those that each device has, all; of a localizer, those that it has."""
+    """Give the names of a session's rings, of those asked for: of those that each device has, all; those that this session has."""
     names = [name for name in names if not plan.localizer or name in LOCALIZER]
+    names = [name for name in names if name != "physiology" or plan.config.physio.measured]
     return [each for name in names for each in (numbered(name, plan.devices) if name in DEALT else (name,))]
 
 

@@ -27,6 +27,7 @@ def simulation(config: Config, tr_s: float, part: int = 0) -> Simulation:
         amplitude_percent=settings.amplitude_percent,
         tsnr=settings.tsnr,
         motion_mm=settings.motion_mm,
+        physiology_percent=settings.physiology_percent,
         prefers=settings.prefers,
         areas=settings.areas,
         keys=config.presentation.rating_keys,

@@ -38,6 +38,7 @@ WORDS = (
     "presenter_admitted",  # the operator's: number of the one that is to be let in
     "triggered",  # the trigger has been
     "trigger_ns",  # session time of the trigger; 0 before
+    "trigger_error_ns",  # bound of that
     "shown",  # an image has been
     "volume_ns",  # session time at which the run's last volume came in; 0 before
     "volume_count",  # how many have come in, in this part of the session

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from rtevo.records import Grid
+from rtevo.simulate.body import LONGEST_S, Body
 from rtevo.simulate.concept import ConceptPreference
 from rtevo.simulate.echoes import echoes_of, relaxation_per_s
 from rtevo.simulate.head import Head, HeadMotion, motion_matrix, scan_grid
@@ -25,7 +26,7 @@ __all__ = ["Noise", "Scanner", "Simulation", "slice_times_s"]
 
 Field = NDArray[np.float32]
 HEAD, PREFERENCE, NOISE, MOTION, BEHAVIOUR, LOCALIZER = range(6)  # streams of random numbers
-AREA = 7  # another
+AREA, BODY, SENSORS = 7, 8, 9  # others
 _RANGES = {
     "seed": (0, math.inf),
     "participant_seed": (0, math.inf),
@@ -37,6 +38,7 @@ _RANGES = {
     "physiological": (0, 1),
     "drift_percent": (0, 50),
     "motion_mm": (0, 50),
+    "physiology_percent": (0, 50),
 }
 
 
@@ -86,6 +88,8 @@ class Simulation:
         Concepts that have voxels of their own, beside those of what is preferred: each responds to pictures that look like its concept.
     echo_times_s : tuple of float
         Of each volume, s; empty: one echo.
+    physiology_percent : float
+        What pulse and respiration (:mod:`rtevo.simulate.body`) do to grey matter, standard deviation, percent of the signal.
 
     Raises
     ------
@@ -112,6 +116,7 @@ class Simulation:
     today: Today | None = None
     areas: tuple[str, ...] = ()
     echo_times_s: tuple[float, ...] = ()
+    physiology_percent: float = 0.0
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -145,12 +150,17 @@ class Simulation:
         return [np.random.default_rng([AREA, self.participant_seed, *name.encode()]) for name in self.areas]
 
     def as_dict(self) -> dict[str, Any]:
-        """Give it as plain values; without areas and echo times where there are none."""
-        return {name: value for name, value in asdict(self).items() if name not in ("areas", "echo_times_s") or value}
+        """Give it as plain values; without areas, echo times and physiology where there are none."""
+        optional = ("areas", "echo_times_s", "physiology_percent")
+        return {name: value for name, value in asdict(self).items() if name not in optional or value}
 
     def localizer(self) -> Simulation:
         """The day of the localizer: the same participant, where head and slices lay then."""
         return replace(self, today=None if self.today is None else Today(), echo_times_s=())
+
+    def body(self) -> Body | None:
+        """Give the participant's heart and breathing; None where they do nothing."""
+        return Body(self.rng(BODY), LONGEST_S) if self.physiology_percent else None
 
     def preference(self) -> Preference:
         """Give the participant's preference: for a concept, or drawn.
@@ -255,8 +265,21 @@ class Scanner:
         self._areas = [percent * area for area in head.areas]
         self._relaxation = relaxation_per_s(head.grid) if settings.echo_times_s else None
         self._relaxes: Field | None = None  # as the head lies in the volume that is prepared
+        self.body = settings.body()
+        self._body_maps = [] if self.body is None else self._of_body(head, settings.physiology_percent)
         self._prepared: tuple[int, Field, Field, Field, list[Field]] | None = None
         self._next = 0
+
+    def _of_body(self, head: Head, percent: float) -> list[Field]:
+        """What pulse, chest, breathing and heart rate do to each voxel: smooth over space, and more at some places."""
+        rng, shape = self.settings.rng(BODY), head.grid.shape
+        maps = []
+        for share in (0.7, 0.55, 0.35, 0.25):
+            coarse = rng.standard_normal((7, 7, 5)) * np.exp(0.5 * rng.standard_normal((7, 7, 5)))
+            smooth = ndimage.zoom(coarse, np.array(shape) / coarse.shape, order=1)
+            smooth *= share / float(smooth[head.grey > 0.5 * head.grey.max()].std())
+            maps.append(head.signal * (0.01 * percent * smooth).astype(np.float32))
+        return maps
 
     def params(self, index: int) -> NDArray[np.float64]:
         """Give the head's true displacement in the middle of volume `index`, float64 (6,); see :class:`rtevo.simulate.head.HeadMotion`."""
@@ -311,6 +334,9 @@ class Scanner:
         volume[self._active_box] += hidden * liked + visual * (np.float32(self.settings.visual_percent) * seen)
         for area, course in zip(areas, participant.area_responses(times_s), strict=True):
             volume[self._active_box] += area * course.astype(np.float32)[self._active_box[2]]
+        if self.body is not None:
+            for field, course in zip(self._body_maps, self.body.effects(times_s), strict=True):
+                volume += field * course.astype(np.float32)
         if self._relaxes is not None:
             echoes = echoes_of(still, volume - still, self._relaxes, self.settings.echo_times_s)
             return np.stack([self._magnitude(echo) for echo in echoes])

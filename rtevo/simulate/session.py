@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.errors import LinkError
+from rtevo.simulate.body import SensorFile
 from rtevo.simulate.concept import ConceptPreference
 from rtevo.simulate.head import Head
 from rtevo.simulate.participant import Behaviour, Participant, ParticipantLink, Preference, Vigilance
-from rtevo.simulate.scanner import BEHAVIOUR, Scanner, Simulation
+from rtevo.simulate.scanner import BEHAVIOUR, SENSORS, Scanner, Simulation
 from rtevo.simulate.truth import HiddenTruth
 from rtevo.wire import Pressed, Shown
 
@@ -258,6 +259,7 @@ def run_scanner(
     patience_s: float = 60.0,
     first_volume: int = 0,
     task: str = "",
+    sensors: Path | None = None,
 ) -> int:
     """Scan the simulated participant until the session says stop.
 
@@ -290,6 +292,8 @@ def run_scanner(
         What the log of the hidden truth calls the first volume: more than 0 where the run was interrupted and is taken up.
     task : str
         That the participant does with pictures of known categories ("one-back", "detection"); empty: none.
+    sensors : Path, optional
+        File that pulse and respiration are written into, where the settings have any.
 
     Returns
     -------
@@ -313,12 +317,15 @@ def run_scanner(
         scanner.prepare(0)
         if not room.begin(settings.tr_s, settings.trigger_key, patience_s):
             return 0
+        file = SensorFile(sensors, scanner.body, settings.rng(SENSORS)) if sensors is not None and scanner.body is not None else None
         index = 0
         while volumes is None or index < volumes:
             if index:
                 scanner.prepare(index)
             if not room.wait_until(room.start_s + (index + 1) * settings.tr_s):
                 break
+            if file is not None:
+                file.until((index + 1) * settings.tr_s, room.start_s)
             writer.write(index, scanner.acquire(index, participant))
             truth.volume(index, scanner.params(index))
             if on_volume is not None:

@@ -277,6 +277,7 @@ def _predecessor(clock: Clock, events: Ring) -> Predecessor:
 def _publish_event(events: Ring, event: PresenterEvent, clock: Clock) -> None:
     if event.kind == EventKind.TRIGGER:
         clock.set("trigger_ns", clock.session_ns(event.mono_ns))
+        clock.set("trigger_error_ns", event.error_ns)
         clock.set("triggered", 1)
     elif event.kind == EventKind.ONSET:
         clock.set("shown", 1)

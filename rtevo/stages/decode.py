@@ -21,6 +21,7 @@ from rtevo.session.pulses import PulseWatch
 
 if TYPE_CHECKING:
     from rtevo.decode import Score
+    from rtevo.physio.regressors import State
     from rtevo.place import Placement
     from rtevo.session.decoding import Aligned, Decide, Decoding
     from rtevo.session.placing import Attempt
@@ -42,6 +43,7 @@ class _Decode:
         from rtevo.decode import load_decoder
         from rtevo.decode.carry import warm_up
         from rtevo.decode.deconvolve import warm_up as warm_up_filters
+        from rtevo.session.physio import Heard
         from rtevo.session.placing import Hints
         from rtevo.session.takeover import before_of
 
@@ -63,6 +65,7 @@ class _Decode:
         self.closed_ns: dict[int, int] = {}
         self.scored: set[tuple[int, int]] = set()
         self.events_taken = 0  # whoever decodes again takes as many before each volume
+        self.physio = Heard(context) if context.config.physio.measured else None
         keep = plan.part > 0 and not plan.rebaseline
         self.decoding = self._take_up() if keep else self._make(plan.first_volume, self._decide)
 
@@ -121,7 +124,9 @@ class _Decode:
         index, flags = int(slot["index"]), int(slot["flags"])
         volume, grid = volume_of(slot)
         said = json.loads(slot["acquisition"]) if slot["acquisition"] else None
-        aligned = self.decoding.align(index, None if flags & VolumeFlag.MISSING else volume, flags, grid, said)
+        state = None if self.physio is None else self.physio.volume(slot, self.run, self.decoding.decoder)
+        terms = None if state is None else state.terms
+        aligned = self.decoding.align(index, None if flags & VolumeFlag.MISSING else volume, flags, grid, said, terms)
         self.last = index
         if not flags & VolumeFlag.MISSING:
             self.context.clock.set("unusable", self.context.clock.get("unusable") + 1 if aligned.data is None else 0)
@@ -132,7 +137,7 @@ class _Decode:
             self.holes = True
             self.context.log.warning("decode: volumes with numbers in the decoder's mask that are not finite are left out")
         self.closed_ns[index] = int(slot["closed_ns"])
-        self.publish_aligned(aligned, slot, first_echo(volume), self.events_taken)
+        self.publish_aligned(aligned, slot, first_echo(volume), self.events_taken, state)
         before = self.decoding.left_out
         self.decoding.learn(aligned)
         if aligned.data is not None and self.decoding.left_out > before:
@@ -238,7 +243,7 @@ class _Decode:
         for difference in dict.fromkeys(each for one in maps for each in differences(one, plan.tr_s, fwhm_mm, gain, motion)):
             self.context.log.warning("decode: %s", difference)
 
-    def publish_aligned(self, aligned: Aligned, volume: Any, data: Any = None, events_taken: int = -1) -> None:
+    def publish_aligned(self, aligned: Aligned, volume: Any, data: Any = None, events_taken: int = -1, state: State | None = None) -> None:
         """Publish what is known of a volume; `volume` says when it came, `data` stands in where it could not be aligned."""
         from rtevo.stages.ingest import NO_GRID
 
@@ -249,6 +254,10 @@ class _Decode:
             out["flags"], out["motion"], out["aligned_ns"] = aligned.flags, aligned.motion, aligned_ns
             out["framewise_displacement_mm"] = aligned.displacement_mm
             out["dvars_percent"], out["tsnr"], out["events_taken"] = aligned.dvars_percent, aligned.tsnr, events_taken
+            if self.physio is not None:
+                out["physio"] = 0.0 if aligned.physio is None else aligned.physio
+                for name in ("heart_rate", "respiration_rate"):
+                    out[name] = math.nan if state is None else getattr(state, name)
             if self.save:
                 put_volume(out, data if aligned.data is None else aligned.data, self.decoding.grid or NO_GRID)
 
@@ -328,6 +337,8 @@ def run(context: Context) -> None:
     work, pulses = _Decode(context), PulseWatch(context)
     handlers = pulses.beside(work)
     inputs = {"events": context.reader("events"), "volumes": context.reader("volumes")}
+    if work.physio is not None:
+        inputs["physiology"], handlers["physiology"] = work.physio.ring, work.physio.terms.take
     context.ready()
     while inputs and not context.clock.get("abort"):
         ended = serve(inputs, handlers, WAIT_S)

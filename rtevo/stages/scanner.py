@@ -12,6 +12,7 @@ from typing import Any
 from rtevo.config import Config, is_localizer, presenter_is_outside
 from rtevo.session.clock import NEVER
 from rtevo.session.context import Context
+from rtevo.session.sensors import SIMULATED_SENSORS
 from rtevo.session.simulation import simulation
 from rtevo.simulate import Delivery, FaultyWriter, ParticipantLink, Room, run_scanner
 
@@ -58,7 +59,7 @@ def _simulate(context: Context, link: ParticipantLink) -> None:
         run_scanner(
             settings, writer, link, clock, plan.out,
             head=head, on_volume=lambda index: clock.set("delivered", index + 1), patience_s=_patience_s(context.config),
-            first_volume=plan.first_volume, task=_task(context.config),
+            first_volume=plan.first_volume, task=_task(context.config), sensors=plan.runtime / SIMULATED_SENSORS,
         )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from rtevo.session.context import Context, Kept
 from rtevo.session.plan import Plan
 from rtevo.session.rings import DEALT, numbered, ring_names
 from rtevo.shm import RingPeerLost
-from rtevo.stages import align, bridge, console, decode, evolve, generate, ingest, live, pictures, presenter, record, scanner
+from rtevo.stages import align, bridge, console, decode, evolve, generate, ingest, live, physio, pictures, presenter, record, scanner
 from rtevo.stops import ignore
 
 __all__ = ["LOCALIZER", "STAGES", "Stage", "child_main", "stages_of"]
@@ -68,12 +68,15 @@ class Stage:
             return plan.config.console.port > 0
         if self.name == "live":
             return plan.config.record.lsl
+        if self.name == "physio":
+            return plan.config.physio.measured
         return not self.rehearsal or plan.config.acquisition.source != "watch"
 
 
 STAGES: tuple[Stage, ...] = (
     Stage("ingest", ingest.run, (), ("volumes",)),
-    Stage("decode", decode.run, ("volumes", "events"), ("aligned", "placements", "scores"), stays=True),
+    Stage("physio", physio.run, (), ("physiology",)),
+    Stage("decode", decode.run, ("volumes", "events", "physiology"), ("aligned", "placements", "scores"), stays=True),
     Stage("evolve", evolve.run, ("scores", "images", "events"), ("latents", "fitness")),
     Stage("generate", generate.run, ("latents",), ("images", "refused"), deadline_s=120, stays=True),  # one for each device
     # it keeps an image unread as long as the stimulus PC cannot take it, and has a limit of its own ([bridge] lost_s)
