@@ -9,6 +9,7 @@ measured; such a candidate is left out and never counts as zero.
     base        Evolver: ask and tell, candidates by number, state
     truncation  the weighted mean of the better half, and mutation
     surrogate   a Bayesian model of all scores so far
+    direct      the same model of the series itself; series: what that says of all images together
     model       that model
     cma         CMA-ES, plain and separable
     runs        several runs: an offset, a unit, noise and a drift of each
@@ -28,8 +29,10 @@ from rtevo.evolve.base import Evolver, History
 from rtevo.evolve.cma import Cma, SepCma
 from rtevo.evolve.controls import Feedback, RandomEvolver, Sham, Yoked
 from rtevo.evolve.course import MOST_AHEAD, SCHEDULES, Course, CourseSettings, Request, Told
+from rtevo.evolve.direct import Direct
 from rtevo.evolve.probes import Anchor
 from rtevo.evolve.runs import Effects
+from rtevo.evolve.series import Projected
 from rtevo.evolve.state import rng_from_state, rng_to_state
 from rtevo.evolve.surrogate import Surrogate
 from rtevo.evolve.truncation import Truncation, TruncationEvolver, truncation_weights
@@ -42,10 +45,12 @@ __all__ = [
     "Cma",
     "Course",
     "CourseSettings",
+    "Direct",
     "Effects",
     "Evolver",
     "Feedback",
     "History",
+    "Projected",
     "RandomEvolver",
     "Request",
     "SepCma",
@@ -62,7 +67,7 @@ __all__ = [
     "truncation_weights",
 ]
 
-STRATEGIES: dict[str, type[Evolver]] = {kind.strategy: kind for kind in (Surrogate, TruncationEvolver, Cma, SepCma, RandomEvolver)}
+STRATEGIES: dict[str, type[Evolver]] = {kind.strategy: kind for kind in (Surrogate, Direct, TruncationEvolver, Cma, SepCma, RandomEvolver)}
 
 
 def create(
@@ -84,23 +89,23 @@ def create(
     latent_size : int
         Dimensions of a latent vector.
     population : int
-        Candidates in a generation; for the surrogate, how many at the end of the budget are the best.
+        Candidates in a generation; for the surrogate and direct, how many at the end of the budget are the best.
     rng : numpy.random.Generator
         Source of every draw.
     budget : int, optional
-        Candidates in the whole session (surrogate).
+        Candidates in the whole session (surrogate, direct).
     mutation_sd : float
         Standard deviation of the mutation (truncation).
     norm_limits : tuple of float, (2,), optional
-        Least and greatest length of a candidate, as shares of ``sqrt(latent_size)`` (surrogate; None: its own).
+        Least and greatest length of a candidate, as shares of ``sqrt(latent_size)`` (surrogate, direct; None: their own).
 
     Raises
     ------
     ValueError
         There is no such strategy, or a parameter is out of range.
     """
-    if strategy == "surrogate":
-        return Surrogate(latent_size, budget, rng, final=population, norm_limits=norm_limits)
+    if strategy in ("surrogate", "direct"):
+        return (Direct if strategy == "direct" else Surrogate)(latent_size, budget, rng, final=population, norm_limits=norm_limits)
     if strategy == "truncation":
         return TruncationEvolver(latent_size, population, mutation_sd, rng)
     if strategy in ("cma", "sepcma"):

@@ -34,7 +34,7 @@ from threadpoolctl import ThreadpoolController
 
 from rtevo.evolve.together import Errors, Pool
 
-__all__ = ["Curved", "Errors", "Linear", "one_thread", "relative_precision", "without_outliers", "without_outliers_together"]
+__all__ = ["Curved", "Errors", "Linear", "evidence", "one_thread", "relative_precision", "without_outliers", "without_outliers_together"]
 
 SIGNAL_TO_NOISE = np.geomspace(0.03, 100.0, 9)
 """Variance of the signal (of random latents) over that of the noise."""
@@ -261,11 +261,13 @@ def without_outliers_together(
         The runs that the scores are of.
     own : sequence of float
         What may be an image's own, and neither the model's nor an error, in variances of the usual error: the most probable is added.
+        None of them: it is part of the covariance.
     """
     nobody = np.ones(len(fitness))
     usual = float(np.median(np.diag(covariance)))
-    tried = [covariance + share * usual * np.eye(len(fitness)) for share in own]
-    covariance = max(tried, key=lambda each: _evidence(latents, fitness, Errors(each, pool=pool)))
+    if own:
+        tried = [covariance + share * usual * np.eye(len(fitness)) for share in own]
+        covariance = max(tried, key=lambda each: evidence(latents, fitness, Errors(each, pool=pool)))
     errors = Errors(covariance, pool=pool)
     for _ in range(_ROUNDS):
         model = Linear(latents, fitness, nobody, errors)
@@ -278,7 +280,7 @@ def without_outliers_together(
     return Linear(latents, fitness, nobody, errors), errors
 
 
-def _evidence(latents: Array, fitness: Array, errors: Errors) -> float:
+def evidence(latents: Array, fitness: Array, errors: Errors) -> float:
     """Log evidence of the linear model under some errors, but for a constant."""
     model = Linear(latents, fitness, np.ones(len(fitness)), errors)
     return float(np.logaddexp.reduce(model.log_evidence + LOG_PRIOR)) - float(np.log(np.diag(errors.factor)).sum())

@@ -159,6 +159,11 @@ class Surrogate(Evolver):
             return None
         return fit_pooled(Scores.of(self, self.half_life))
 
+    def _fitted(self, known: History) -> tuple[Array, Linear, Errors] | None:
+        """Fit the linear model where it is known how errors go together: values, model, errors; None where it is not."""
+        together = self._together.of(known.ids, known.fitness, known.fitness_se)
+        return None if together is None else (together[0], *without_outliers_together(known.latents, *together))
+
     def _best(self, n: int, known: History, spread: float) -> Array:
         """Return the best candidates under draws with a share of the posterior's spread."""
         errors: Errors | None = None
@@ -166,9 +171,8 @@ class Surrogate(Evolver):
         if (pooled := self._pooled()) is not None:
             latents, fitness, errors, linear = pooled.latents, pooled.values, pooled.errors, pooled.linear
             precision = np.ones(len(fitness))
-        elif (together := self._together.of(known.ids, known.fitness, known.fitness_se)) is not None:
-            fitness = together[0]
-            linear, errors = without_outliers_together(latents, fitness, together[1])
+        elif (found := self._fitted(known)) is not None:
+            fitness, linear, errors = found
         else:
             linear, precision = _linear(known)
         slope = linear.draw(n, spread, self._rng)
