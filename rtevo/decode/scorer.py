@@ -21,7 +21,7 @@ from rtevo.decode.learnt import Learnt
 from rtevo.decode.nuisance import SPIKE_MM, Drift, Nuisance, motion_in_mm, penalties
 from rtevo.decode.peak import Peak
 from rtevo.decode.score import Score
-from rtevo.decode.separate import FIRST_S, Separate
+from rtevo.decode.separate import FIRST_S, Separate, Used
 from rtevo.errors import DecoderError, GeometryError
 from rtevo.kernels.smooth import smooth
 
@@ -281,6 +281,14 @@ class Scorer:
     def response(self) -> Response | None:
         """What is known of the response's lag and width, now and beforehand; None for ``peak``."""
         return self._method.response()
+
+    def used(self) -> list[Used]:
+        """Hand out the volumes that the fit has used since the last call: number, projection, motion in mm; none for ``peak``."""
+        return self._method.used() if isinstance(self._method, Separate) else []
+
+    def noise(self) -> tuple[float, float]:
+        """What is expected of the noise: autocorrelation over a second, the drift's spread after one; NaN for ``peak``."""
+        return self._method.noise() if isinstance(self._method, Separate) else (math.nan, math.nan)
 
     def _known(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Noise of each voxel and the smoothed reference, where the decoder brings them."""

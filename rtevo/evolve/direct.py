@@ -19,6 +19,7 @@ from rtevo.evolve.model import Array, Errors, Linear, evidence, one_thread, with
 from rtevo.evolve.probes import Probes, ProbeScores
 from rtevo.evolve.series import Estimate, Projected, Series
 from rtevo.evolve.surrogate import Surrogate
+from rtevo.evolve.together import ManyErrors
 
 __all__ = ["Direct"]
 
@@ -104,7 +105,7 @@ class Direct(Surrogate):
         """Fit the linear model to what the volumes say."""
         values, covariance = self.together(known, self.probes())
         covariance = _with_own(known.latents, values, covariance, float(np.median([each.alone for each in self._estimates()])))
-        return values, *without_outliers_together(known.latents, values, covariance, own=())
+        return values, *without_outliers_together(known.latents, values, covariance, own=(), kind=ManyErrors)
 
     def _memory(self) -> dict[str, Any]:
         return {**super()._memory(), "series": {str(run): series.to_state() for run, series in self._series.items()}}
@@ -123,7 +124,7 @@ def _with_own(latents: Array, values: Array, covariance: Array, usual: float) ->
 
     def worth(number: int) -> float:
         if number not in tried:
-            tried[number] = evidence(latents, values, Errors(made(number))) if 0 <= number < len(_OWN) else -math.inf
+            tried[number] = evidence(latents, values, ManyErrors(made(number))) if 0 <= number < len(_OWN) else -math.inf
         return tried[number]
 
     best = len(_OWN) // 2 - 1

@@ -247,7 +247,12 @@ def without_outliers(latents: Array, fitness: Array, precision: Array) -> tuple[
 
 
 def without_outliers_together(
-    latents: Array, fitness: Array, covariance: Array, pool: Pool | None = None, own: Sequence[float] = OWN
+    latents: Array,
+    fitness: Array,
+    covariance: Array,
+    pool: Pool | None = None,
+    own: Sequence[float] = OWN,
+    kind: type[Errors] = Errors,
 ) -> tuple[Linear, Errors]:
     """The same as :func:`without_outliers` for scores whose errors go together.
 
@@ -262,13 +267,15 @@ def without_outliers_together(
     own : sequence of float
         What may be an image's own, and neither the model's nor an error, in variances of the usual error: the most probable is added.
         None of them: it is part of the covariance.
+    kind : type
+        Of the errors.
     """
     nobody = np.ones(len(fitness))
     usual = float(np.median(np.diag(covariance)))
     if own:
         tried = [covariance + share * usual * np.eye(len(fitness)) for share in own]
-        covariance = max(tried, key=lambda each: evidence(latents, fitness, Errors(each, pool=pool)))
-    errors = Errors(covariance, pool=pool)
+        covariance = max(tried, key=lambda each: evidence(latents, fitness, kind(each, pool=pool)))
+    errors = kind(covariance, pool=pool)
     for _ in range(_ROUNDS):
         model = Linear(latents, fitness, nobody, errors)
         far = np.abs(model.surprise_together(errors))
@@ -276,7 +283,7 @@ def without_outliers_together(
         trust = limit / np.maximum(far, limit) if limit > 0 else errors.trust
         if np.array_equal(trust, errors.trust):
             return model, errors
-        errors = Errors(covariance, trust, pool)
+        errors = kind(covariance, trust, pool)
     return Linear(latents, fitness, nobody, errors), errors
 
 

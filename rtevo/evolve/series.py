@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky
+from scipy.linalg import cholesky
+from scipy.linalg.lapack import dtrtri
 
 from rtevo.decode.hrf import HRF_LENGTH_S, response, share_of_peak
 from rtevo.kernels.whiten import whiten
@@ -38,6 +39,8 @@ class Projected:
 
     Parameters
     ----------
+    index : int
+        Its number in the session.
     t_s : float
         Middle of its acquisition, s from the session's first volume.
     value : float
@@ -52,6 +55,7 @@ class Projected:
         Of the response, see :mod:`rtevo.decode.grid`.
     """
 
+    index: int
     t_s: float
     value: float
     motion_mm: tuple[float, ...]
@@ -139,7 +143,8 @@ class Series:
         held = gram[motion, motion] + np.eye(6) / _MOTION_SD**2
         gram = gram - gram[:, motion] @ np.linalg.solve(held, gram[motion])
         known = gram[:size, :size] + np.eye(size) / _FREE_SD**2
-        covariance = cho_solve((cholesky(known, lower=True), True), np.eye(size))
+        half = dtrtri(cholesky(known, lower=True, check_finite=False), lower=1)[0]
+        covariance = half.T @ half
         values = covariance @ gram[:size, -1]
         numbers = np.array([image.number for image in images], np.int64)
         own = np.flatnonzero(numbers >= 0)
@@ -175,8 +180,8 @@ class Series:
     def from_state(cls, state: dict[str, Iterable[list[Any]]]) -> Series:
         """Continue where :meth:`to_state` left off."""
         made = cls()
-        for part, t_s, value, motion_mm, *rest in state["volumes"]:
-            made._volumes.append((int(part), Projected(t_s, value, tuple(motion_mm), *rest)))
+        for part, index, t_s, value, motion_mm, *rest in state["volumes"]:
+            made._volumes.append((int(part), Projected(int(index), t_s, value, tuple(motion_mm), *rest)))
         for generation, candidate, *image in state["images"]:
             made._images[int(generation), int(candidate)] = _Shown(*image)
         return made
