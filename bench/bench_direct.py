@@ -1,21 +1,21 @@
 """What evolution gains a minute of scanning where it looks at the series itself, and where it looks at scores, over cadence.
 
-``python bench/bench_direct.py [--table NAME ...] [--seeds N] [--jobs N] [--runs FILE] [--out FILE] [--figure FILE]``; every run is a line of
-FILE, and what it holds is not run again. ``--cost`` times an ask after 20 minutes instead.
+``python bench/bench_direct.py [--table NAME ...] [--seeds N] [--jobs N] [--runs FILE] [--out FILE] [--figure FILE]``; every run is a line
+of FILE, and what it holds is not run again. ``--cost`` times an ask after 20 minutes instead.
 
-A session is simulated as in ``bench/loops.py``: a direction in 100 latent dimensions, what an image has of its own half the spread of random
-ones, gamma responses, AR(1) noise, drift of some minutes, small motion; the filter that sessions have, the course that sessions have. Gain is
-the mean response of the best images, the last ten, as if images were 4 s apart, in standard deviations of random ones. An image is on for
-three quarters of the time between two onsets, the rest is washout. Contrast: spread of the responses to images 4 s apart, in noise standard
-deviations of a volume.
+A session is simulated as in ``bench/loops.py``: a direction in 100 latent dimensions, what an image has of its own half the spread of
+random ones, gamma responses, AR(1) noise, drift of some minutes, small motion; the filter that sessions have, the course that sessions
+have. Gain is the mean response of the best images, the last ten, as if images were 4 s apart, in standard deviations of random ones. An
+image is on for three quarters of the time between two onsets, the rest is washout. Contrast: spread of the responses to images 4 s apart,
+in noise standard deviations of a volume.
 
 Worlds, by what becomes of a response where images are closer:
 
 - additive: nothing; a brief image drives the brain as much as a long one.
-- published: a response is divided by one plus 0.95 times the sum over all images before of exp(-seconds / 2.8). A second image 1 s and 6 s after
-  a first has 0.6 and 0.9 of its response (S. A. Huettel, G. McCarthy 2000, doi:10.1006/nimg.2000.0553), images every 5 s 0.84 of single ones
-  (0.75 to 0.83: F. M. Miezin et al. 2000, doi:10.1006/nimg.2000.0568), images every 1 s 0.31, where responses are far from additive (T. D. Wager
-  et al. 2005, doi:10.1016/j.neuroimage.2004.11.008).
+- published: a response is divided by one plus 0.95 times the sum over all images before of exp(-seconds / 2.8). A second image 1 s and 6
+  s after a first has 0.6 and 0.9 of its response (S. A. Huettel, G. McCarthy 2000, doi:10.1006/nimg.2000.0553), images every 5 s 0.84 of
+  single ones (0.75 to 0.83: F. M. Miezin et al. 2000, doi:10.1006/nimg.2000.0568), images every 1 s 0.31, where responses are far from
+  additive (T. D. Wager et al. 2005, doi:10.1016/j.neuroimage.2004.11.008).
 - repeated: the same, and repetition suppression: an image loses up to 0.4 of its response to the most similar of the images before it (its
   cosine, as far as positive, times exp(-seconds / 15)).
 - lasting: additive, but the brain is driven as long as the image is on: short images have small responses.
@@ -28,7 +28,6 @@ import itertools
 import json
 import math
 import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -36,18 +35,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(name, "1")  # before NumPy is loaded: each process has one core
-
 import numpy as np
 from cells import drawn_noise, kernel, sampled
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from rtevo.decode.grid import Grid, ResponsePrior
 from rtevo.decode.nuisance import Nuisance
 from rtevo.decode.separate import Separate
-from rtevo.evolve import Course, CourseSettings, Direct, Feedback, Projected, Sham, Yoked, create
+from rtevo.evolve import Course, CourseSettings, Direct, Feedback, Sham, Yoked, create
 from rtevo.evolve.together import Link
+from rtevo.records import Projected
 
 Array = NDArray[np.float64]
 SIZE, OWN, BASELINE_S, FINAL, ON = 100, 0.5, 10.0, 10, 0.75
@@ -192,7 +190,8 @@ def projected(scorer: Separate, tr_s: float) -> Iterator[Projected]:
 
 def _job(job: tuple[Session, int]) -> dict[str, Any]:
     session, seed = job
-    found = play(session, seed)
+    with threadpool_limits(1):  # each process has one core
+        found = play(session, seed)
     return {**asdict(session), "seed": seed, **{name: found[name] for name in ("gain", "mean", "ask_ms")}}
 
 
@@ -291,24 +290,20 @@ def cost() -> None:
     """Time an ask after 20 minutes, 100 dimensions."""
     for cadence_s, tr_s in ((4.0, 0.8), (2.0, 0.8), (2.0, 1.5)):
         rng, images, volumes = np.random.default_rng(0), int(1200 / cadence_s), int(1200 / tr_s)
-        evolver = Direct(100, None, np.random.default_rng(1), final=5)
-        for first in range(images):
-            evolver._propose = lambda n: rng.standard_normal((n, 100))  # type: ignore[method-assign]
-            evolver.ask(1)
-            evolver.shown(0, (0, first), first, first * cadence_s, ON * cadence_s)
-        del evolver._propose
-        times_ms = []
+        evolver, times_ms = create("direct", SIZE, FINAL, np.random.default_rng(1)), []
+        evolver.ask(images)
+        for number in range(images):
+            evolver.shown(0, (0, number), number, number * cadence_s, ON * cadence_s)
         for index in range(volumes):
             motion_mm = tuple((0.01 * rng.standard_normal(6)).tolist())
-            volume = Projected(index, (index + 0.5) * tr_s, float(rng.standard_normal()), motion_mm, 0.3, 0.05, 0.0, 0.5, 1.0)
-            evolver.volume(0, 0, volume)
+            value = float(rng.standard_normal())
+            evolver.volume(0, 0, Projected(index, (index + 0.5) * tr_s, value, motion_mm, 0.3, 0.05, 0.0, 0.5, 1.0))
             if index >= volumes - 20:
                 begun = time.process_time()
-                evolver._propose(1)
+                evolver.ask(1)
                 times_ms.append(1e3 * (time.process_time() - begun))
-        print(
-            f"every {cadence_s:g} s, TR {tr_s:g} s: {images} images: ask p50 {np.median(times_ms):.0f} ms, largest {max(times_ms):.0f} ms of processor time"
-        )
+        text = f"p50 {np.median(times_ms):.0f}, largest {max(times_ms):.0f} ms of processor time"
+        print(f"an image every {cadence_s:g} s, TR {tr_s:g} s, {images} images in 20 min: an ask takes {text}")
 
 
 def main() -> int:

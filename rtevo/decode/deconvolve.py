@@ -329,7 +329,7 @@ class Deconvolver:
         )  # fmt: skip
 
     def noise(self) -> tuple[float, float]:
-        """What is expected of the noise: its autocorrelation over one second, and the drift's spread after one, in noise standard deviations."""
+        """What is expected of the noise: its autocorrelation over a second, and the drift's spread after one, noise standard deviations."""
         weights = self._weights()
         return float(weights @ self._rho) ** (1.0 / self._tr_s), math.sqrt(float(weights @ self._drift_sd**2))
 

@@ -124,6 +124,8 @@ class Scorer:
         self._fwhm_mm = float(fwhm_mm)
         weights = decoder.weights[decoder.mask].astype(np.float64)
         self.left_out: list[int] = []
+        grid = grid or _grid(decoder)
+        self._undershoot = grid.undershoot
         self._method: Peak | Separate
         if method == "peak":
             self._method = Peak(weights, tr_s, delay_s, half_window_tr, penalties(drift_sd, motion_sd))
@@ -139,7 +141,7 @@ class Scorer:
                 pattern=whole,
                 shape=hrf,
                 known=self._known(),
-                grid=grid or _grid(decoder),
+                grid=grid,
                 left_out=self.left_out,
                 unit=_unit(decoder),
             )
@@ -289,6 +291,11 @@ class Scorer:
     def noise(self) -> tuple[float, float]:
         """What is expected of the noise: autocorrelation over a second, the drift's spread after one; NaN for ``peak``."""
         return self._method.noise() if isinstance(self._method, Separate) else (math.nan, math.nan)
+
+    @property
+    def undershoot(self) -> float:
+        """Of the response that is fitted, as a multiple of the canonical one."""
+        return self._undershoot
 
     def _known(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Noise of each voxel and the smoothed reference, where the decoder brings them."""

@@ -163,6 +163,11 @@ class SeveralScorer:
             else [(index, math.copysign(value, value * self._factor), motion) for index, value, motion in self._main.used()]
         )
 
+    @property
+    def undershoot(self) -> float:
+        """Of the response that is fitted, see :meth:`Scorer.undershoot`."""
+        return (self._main or self.each[0]).undershoot
+
     def noise(self) -> tuple[float, float]:
         """What is expected of the noise, see :meth:`Scorer.noise`."""
         return (self._main or self.each[0]).noise()

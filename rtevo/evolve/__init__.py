@@ -32,7 +32,6 @@ from rtevo.evolve.course import MOST_AHEAD, SCHEDULES, Course, CourseSettings, R
 from rtevo.evolve.direct import Direct
 from rtevo.evolve.probes import Anchor
 from rtevo.evolve.runs import Effects
-from rtevo.evolve.series import Projected
 from rtevo.evolve.state import rng_from_state, rng_to_state
 from rtevo.evolve.surrogate import Surrogate
 from rtevo.evolve.truncation import Truncation, TruncationEvolver, truncation_weights
@@ -50,7 +49,6 @@ __all__ = [
     "Evolver",
     "Feedback",
     "History",
-    "Projected",
     "RandomEvolver",
     "Request",
     "SepCma",

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rtevo.evolve.probes import Anchor, Probes, ProbeScores, anchor
-from rtevo.evolve.series import Projected
 from rtevo.evolve.state import rng_from_state, rng_to_state
 from rtevo.evolve.together import Link, Together
+from rtevo.records import Projected
 
 __all__ = ["Evolver", "History"]
 

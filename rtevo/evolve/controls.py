@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rtevo.evolve.base import Evolver
-from rtevo.evolve.series import Projected
+from rtevo.records import Projected
 
 __all__ = ["Feedback", "RandomEvolver", "Sham", "Yoked"]
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from rtevo.evolve.base import Evolver
 from rtevo.evolve.controls import Feedback
-from rtevo.evolve.series import Projected
 from rtevo.evolve.together import Link
+from rtevo.records import Projected
 
 __all__ = ["MOST_AHEAD", "SCHEDULES", "Course", "CourseSettings", "Request", "Told"]
 

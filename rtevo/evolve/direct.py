@@ -1,8 +1,8 @@
 """Evolution from the series itself, with no score in between: strategy "direct".
 
-The model of the preference is that of the surrogate, its data are what the volumes so far say of all images' responses, together and exactly
-(:mod:`rtevo.evolve.series`): also of responses of which only a part has been seen, and of images so close to each other that none of them has a
-score of its own. Scores of images are published for people all the same, and evolution does not look at them.
+The model of the preference is that of the surrogate, its data are what the volumes so far say of all images' responses, together and
+exactly (:mod:`rtevo.evolve.series`): also of responses of which only a part has been seen, and of images so close to each other that none
+of them has a score of its own. Scores of images are published for people all the same, and evolution does not look at them.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtevo.evolve.base import History
 from rtevo.evolve.model import Array, Errors, Linear, evidence, one_thread, without_outliers_together
 from rtevo.evolve.probes import Probes, ProbeScores
-from rtevo.evolve.series import Estimate, Projected, Series
+from rtevo.evolve.series import Estimate, Series
 from rtevo.evolve.surrogate import Surrogate
 from rtevo.evolve.together import ManyErrors
+from rtevo.records import Projected
 
 __all__ = ["Direct"]
 
@@ -116,7 +116,7 @@ class Direct(Surrogate):
 
 
 def _with_own(latents: Array, values: Array, covariance: Array, usual: float) -> Array:
-    """Add to the covariance what is each image's own and not the model's, as much as is most probable; found by climbing from the middle."""
+    """Add to the covariance what is each image's own and not the model's, as much as is most probable: climb from the middle."""
     tried: dict[int, float] = {}
 
     def made(number: int) -> Array:

@@ -1,10 +1,10 @@
 """What a series of volumes says of all images shown in it, together: their responses' amplitudes, with the covariance of their errors.
 
-The series is the sum of each image's response (:mod:`rtevo.decode.hrf`) times its amplitude, a linear function of the head's motion, a random
-walk and first-order autoregressive noise. What decoding holds of noise, drift and response comes with each volume; given that, everything is
-linear and Gaussian: noise is whitened (:mod:`rtevo.kernels.whiten`), motion is taken out with a prior, and what is left are normal equations
-of all amplitudes. They hold whatever part of a response has been seen, and however many responses overlap. The response is the mean over what
-is still possible of its lag.
+The series is the sum of each image's response (:mod:`rtevo.decode.hrf`) times its amplitude, a linear function of the head's motion, a
+random walk and first-order autoregressive noise. What decoding holds of noise, drift and response comes with each volume; given that,
+everything is linear and Gaussian: noise is whitened (:mod:`rtevo.kernels.whiten`), motion is taken out with a prior, and what is left are
+normal equations of all amplitudes. They hold whatever part of a response has been seen, and however many responses overlap. The response
+is the mean over what is still possible of its lag.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from scipy.linalg.lapack import dtrtri
 
 from rtevo.decode.hrf import HRF_LENGTH_S, response, share_of_peak
 from rtevo.kernels.whiten import whiten
+from rtevo.records import Projected
 
-__all__ = ["Estimate", "Projected", "Series"]
+__all__ = ["Estimate", "Series"]
 
 Array = NDArray[np.float64]
 Key = tuple[int, int]
@@ -31,40 +32,6 @@ _SEEN_S = 2.0  # so much of a response tells something
 _EARLY_S = 4.0  # a response begins before its image at most, where it is earlier than the canonical one
 _STEP_S = 0.02  # of the lattice that responses are read from
 _LAGS = ((-(3.0**0.5), 1 / 6), (0.0, 2 / 3), (3.0**0.5, 1 / 6))  # standard deviations and weights: Gauss and Hermite
-
-
-@dataclass(frozen=True)
-class Projected:
-    """One volume that decoding has used, and what it held then of noise and response.
-
-    Parameters
-    ----------
-    index : int
-        Its number in the session.
-    t_s : float
-        Middle of its acquisition, s from the session's first volume.
-    value : float
-        Its projection on the map, in units of the noise.
-    motion_mm : tuple of float, (6,)
-        Of the head, mm; rotations on a sphere of 50 mm.
-    autocorrelation : float
-        Of the noise over one second.
-    drift_sd : float
-        Spread of the drift after one second, in noise standard deviations.
-    lag_s, lag_sd_s, width, undershoot : float
-        Of the response, see :mod:`rtevo.decode.grid`.
-    """
-
-    index: int
-    t_s: float
-    value: float
-    motion_mm: tuple[float, ...]
-    autocorrelation: float
-    drift_sd: float
-    lag_s: float
-    lag_sd_s: float
-    width: float
-    undershoot: float = 1.0
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """Series with slow drift and autocorrelated noise, turned into ones with independent noise: the innovations of a Kalman filter.
 
 The noise of a measurement is a first-order autoregression of variance 1 and a random walk from an unknown start (R. E. Kalman 1960,
-doi:10.1115/1.3662552). The filter is linear, so regressors go through it as the series does, and what is left can be fitted by least squares.
+doi:10.1115/1.3662552). The filter is linear, so regressors go through it as the series does, and what is left can be fitted by least
+squares.
 """
 
 from __future__ import annotations

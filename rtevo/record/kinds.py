@@ -21,6 +21,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from rtevo.records import Projected
+
 __all__ = [
     "KINDS",
     "NAMES",
@@ -40,6 +42,7 @@ __all__ = [
     "RefusedRecord",
     "ScoreRecord",
     "Sealed",
+    "SeriesRecord",
     "Start",
     "Truth",
     "Unsealed",
@@ -247,6 +250,29 @@ class ScoreRecord(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SeriesRecord(Record):
+    """Decoding has used a volume, and evolution looks at volumes: see `rtevo.records.series_dtype`."""
+
+    TYPE: ClassVar[str] = "series"
+    index: int = -1
+    part: int = 0
+    t_s: float = math.nan
+    value: float = math.nan
+    motion_mm: Sequence[float] = (math.nan,) * 6
+    autocorrelation: float = math.nan
+    drift_sd: float = math.nan
+    lag_s: float = math.nan
+    lag_sd_s: float = math.nan
+    width: float = math.nan
+    undershoot: float = 1.0
+
+    @property
+    def projected(self) -> Projected:
+        """The volume as a strategy looks at it."""
+        return Projected(motion_mm=tuple(self.motion_mm), **{name: getattr(self, name) for name in _PROJECTED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FitnessRecord(Record):
     """Evolution was told something of an image: see `rtevo.records.fitness_dtype`."""
 
@@ -269,6 +295,8 @@ class LatentRecord(Record):
     candidate: int = -1
     probe: int = -1
     scores_taken: int = 0
+    volumes_taken: int = 0
+    onsets_taken: int = 0
     seed: int = 0
     scored_ns: int = 0
     evolved_ns: int = 0
@@ -464,12 +492,13 @@ class Other(Record):
         return self.name
 
 
+_PROJECTED = tuple(each.name for each in fields(Projected) if each.name != "motion_mm")
 _LEVELS = ("warning", "alarm", "error", "operator")
 KINDS: dict[str, type[Record]] = {
     kind.TYPE: kind
     for kind in (
-        Start, GridRecord, VolumeRecord, AlignedRecord, PlacementRecord, ScoreRecord, FitnessRecord, LatentRecord, ImageRecord,
-        RefusedRecord, EventRecord, Truth, Lost, End, Sealed, Unsealed,
+        Start, GridRecord, VolumeRecord, AlignedRecord, PlacementRecord, ScoreRecord, SeriesRecord, FitnessRecord, LatentRecord,
+        ImageRecord, RefusedRecord, EventRecord, Truth, Lost, End, Sealed, Unsealed,
     )
 } | dict.fromkeys(_LEVELS, Notice)  # fmt: skip
 _COMMON = ("seq", "clock_ns", "more")

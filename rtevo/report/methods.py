@@ -275,6 +275,11 @@ def _evolution(session: Session, cite: _Cited) -> str:
             "a Bayesian model of all scores so far, from whose posterior new latents are drawn (Thompson sampling)",
             ("thompson1933",),
         ),
+        "direct": (
+            "a Bayesian model of the responses to all images so far, which were estimated together from the series of volumes, with the covariance of "
+            "their errors and no score for each image; new latents are drawn from its posterior (Thompson sampling)",
+            ("thompson1933",),
+        ),
         "truncation": (
             f"truncation selection: the weighted mean of the better half, mutated (standard deviation {e['mutation_sd']:g})",
             (),

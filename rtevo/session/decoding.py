@@ -15,8 +15,9 @@ from rtevo.errors import DataError
 from rtevo.place import Verdict
 from rtevo.realign import framewise_displacement
 from rtevo.realign.first import FEWEST
-from rtevo.records import Decision, Grid, VolumeFlag
+from rtevo.records import Decision, Grid, Projected, VolumeFlag
 from rtevo.session.placing import Attempt, Hints, Placing
+from rtevo.session.rings import looks_at_volumes
 
 if TYPE_CHECKING:
     from rtevo.decode import Learnt, Method
@@ -114,6 +115,7 @@ class Decoding:
         self._begins = first  # number of the part's first volume
         self._onsets: dict[tuple[int, int], float] = {}
         self.renewed = False
+        self._used: list[Projected] = []
         self.news: list[Attempt] = []
         if before is not None:
             self._take_over(before)
@@ -206,6 +208,28 @@ class Decoding:
             self._forget()
         else:
             self._scorer.add_volume(aligned.index - self._first, aligned.data, aligned.motion)
+            self._use(self._scorer)
+
+    def _use(self, scorer: Scorer | SeveralScorer) -> None:
+        """Keep the volumes that the scorer has used, where evolution looks at them."""
+        used = scorer.used()
+        if not (used and looks_at_volumes(self._config)):
+            return
+        found, (autocorrelation, drift_sd) = scorer.response(), scorer.noise()
+        assert found is not None
+        for index, value, motion_mm in used:
+            number = index + self._first
+            self._used.append(
+                Projected(
+                    number, (number + 0.5) * self._tr_s, value, tuple(motion_mm.tolist()), autocorrelation, drift_sd,
+                    found.lag_s, found.lag_sd_s, found.width, scorer.undershoot,
+                )
+            )  # fmt: skip
+
+    def used(self) -> list[Projected]:
+        """Hand out the volumes that scores have used since the last call, where evolution looks at volumes."""
+        used, self._used = self._used, []
+        return used
 
     def _forget(self) -> None:
         """Keep no more volumes that wait than the decoder can make use of."""
