@@ -188,8 +188,8 @@ class Evolution:
 
     strategy: str = key(
         "surrogate",
-        "surrogate (a model of all scores so far), direct (the same model of the volumes themselves, without scores), truncation (mean of the "
-        "better half, and mutation), cma, sepcma, random",
+        "surrogate (a model of all scores so far), direct (the same model of the volumes themselves, without scores), truncation (mean of "
+        "the better half, and mutation), cma, sepcma, random",
         **one_of("surrogate", "direct", "truncation", "cma", "sepcma", "random"),
     )
     schedule: str = key(

@@ -158,7 +158,7 @@ def check_partner(config: Config, tr_s: float) -> None:
     found_s = _recorded_volumes(name)[1]
     if abs(found_s - tr_s) > _SAME_TR_S:
         raise ConfigError(
-            f"[evolution] yoked_to: {name}: strategy 'direct' expects a session of the same repetition time, {tr_s:g} s; found {found_s:g} s"
+            f"[evolution] yoked_to: {name}: strategy 'direct' expects a session of TR {tr_s:g} s, as this one's, found {found_s:g} s"
         )
 
 
