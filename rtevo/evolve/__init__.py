@@ -38,6 +38,7 @@ from rtevo.evolve.truncation import Truncation, TruncationEvolver, truncation_we
 
 __all__ = [
     "MOST_AHEAD",
+    "OF_SCORES",
     "SCHEDULES",
     "STRATEGIES",
     "Anchor",
@@ -66,6 +67,9 @@ __all__ = [
 ]
 
 STRATEGIES: dict[str, type[Evolver]] = {kind.strategy: kind for kind in (Surrogate, Direct, TruncationEvolver, Cma, SepCma, RandomEvolver)}
+
+OF_SCORES = tuple(name for name in STRATEGIES if name != "direct")
+"""Strategies that can be rehearsed without volumes."""
 
 
 def create(

@@ -30,7 +30,7 @@ _MOTION_SD = 3.0  # effect of a mm, in noise standard deviations, beforehand
 _FREE_SD = 20.0  # of the amplitudes beforehand: as good as free
 _SEEN_S = 2.0  # so much of a response tells something
 _EARLY_S = 4.0  # a response begins before its image at most, where it is earlier than the canonical one
-_STEP_S = 0.02  # of the lattice that responses are read from
+_STEP_S = 0.005  # of the lattice that responses are read from
 _LAGS = ((-(3.0**0.5), 1 / 6), (0.0, 2 / 3), (3.0**0.5, 1 / 6))  # standard deviations and weights: Gauss and Hermite
 
 
