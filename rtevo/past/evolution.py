@@ -26,6 +26,7 @@ from rtevo.record import (
     is_measured,
     of_kind,
     parts,
+    projected_of,
 )
 from rtevo.records import EventKind, Given, Projected, RunClock
 from rtevo.session.plan import MEASURED
@@ -78,7 +79,7 @@ class Past:
 
 def volumes_of(log: Sequence[Record]) -> list[Volume]:
     """Give the volumes that a strategy looks at, in their order, each with its part."""
-    return [(r.part, r.projected) for r in of_kind(log, SeriesRecord)]
+    return [(r.part, projected_of(r)) for r in of_kind(log, SeriesRecord)]
 
 
 class _Seen:

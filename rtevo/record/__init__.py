@@ -31,11 +31,10 @@ from rtevo.record.kinds import (
     Unsealed,
     VolumeRecord,
     floats,
-    is_measured,
 )
 from rtevo.record.localizer import EVENTS, event_rows, shown_trials, task_of
 from rtevo.record.log import LOG, LogFollower, LogWriter, hold, read_log, skip_damaged
-from rtevo.record.parts import Part, earlier, of_kind, parts
+from rtevo.record.parts import Part, earlier, is_measured, of_kind, parts, projected_of
 from rtevo.record.recorder import Recorder, compact, image_path, placement_folder, reference_path, refused_path, volume_path
 from rtevo.record.reserve import release, reserve
 from rtevo.record.sealing import SECRET_BYTES, cipher_of, is_sealed, load_secret, open_sealed, seal, secret_of
@@ -111,6 +110,7 @@ __all__ = [
     "open_sealed",
     "parts",
     "placement_folder",
+    "projected_of",
     "read_log",
     "record_of",
     "reference_path",

@@ -21,8 +21,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rtevo.records import Projected
-
 __all__ = [
     "KINDS",
     "NAMES",
@@ -48,7 +46,6 @@ __all__ = [
     "Unsealed",
     "VolumeRecord",
     "floats",
-    "is_measured",
 ]
 
 SCHEMA = 1
@@ -266,11 +263,6 @@ class SeriesRecord(Record):
     width: float = math.nan
     undershoot: float = 1.0
 
-    @property
-    def projected(self) -> Projected:
-        """The volume as a strategy looks at it."""
-        return Projected(motion_mm=tuple(self.motion_mm), **{name: getattr(self, name) for name in _PROJECTED})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FitnessRecord(Record):
@@ -302,11 +294,6 @@ class LatentRecord(Record):
     evolved_ns: int = 0
     latent: NDArray[np.float32] = field(default_factory=lambda: floats(""))
     embedding: NDArray[np.float32] = field(default_factory=lambda: floats(""))
-
-
-def is_measured(verdict: Sequence[Mapping[str, Any]] | None) -> bool:
-    """Whether a filter refused because of what it measured, and not because it could not say."""
-    return any(finding.get("refused") and finding.get("value") is not None for finding in verdict or ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -492,7 +479,6 @@ class Other(Record):
         return self.name
 
 
-_PROJECTED = tuple(each.name for each in fields(Projected) if each.name != "motion_mm")
 _LEVELS = ("warning", "alarm", "error", "operator")
 KINDS: dict[str, type[Record]] = {
     kind.TYPE: kind

@@ -15,7 +15,7 @@ from rtevo.config import Config
 from rtevo.errors import ConfigError, DataError
 from rtevo.latent import Avoid, LatentSpace
 from rtevo.outside import read_regular
-from rtevo.record import RecordedSession, SeriesRecord, evolution_of, is_sealed, open_sealed
+from rtevo.record import RecordedSession, SeriesRecord, evolution_of, is_sealed, open_sealed, projected_of
 from rtevo.records import Projected
 from rtevo.session.blinding import CONDITIONS, condition_of, load_secret, read_key, scramble
 from rtevo.session.rings import looks_at_volumes
@@ -178,7 +178,7 @@ def _recorded_volumes(name: str) -> tuple[dict[int, Projected], float]:
         session = RecordedSession(path if path.is_dir() else path.parent)
     except (OSError, ValueError, DataError) as problem:
         raise ConfigError(f"{where}: {problem}") from None
-    volumes = {record.index: record.projected for record in session.records(SeriesRecord)}
+    volumes = {record.index: projected_of(record) for record in session.records(SeriesRecord)}
     if not volumes:
         raise ConfigError(f"{where}, whose log holds its series; found none")
     return volumes, session.start.tr_s

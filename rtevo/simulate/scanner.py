@@ -59,6 +59,8 @@ class Simulation:
         Peak response of the strongest hidden voxel to a picture of preference 1, percent of its signal.
     visual_percent : float
         Peak response of the visual cortex to any picture, percent of its signal.
+    refractory : bool
+        Short intervals and pictures like those just seen make responses smaller.
     tsnr : float
         Temporal signal-to-noise ratio of grey matter: mean over the standard deviation of the noise below.
     ar1 : float
@@ -108,6 +110,7 @@ class Simulation:
     part: int = 0
     today: Today | None = None
     areas: tuple[str, ...] = ()
+    refractory: bool = False
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -141,8 +144,8 @@ class Simulation:
         return [np.random.default_rng([AREA, self.participant_seed, *name.encode()]) for name in self.areas]
 
     def as_dict(self) -> dict[str, Any]:
-        """Give it as plain values; without areas where there are none."""
-        return {name: value for name, value in asdict(self).items() if name != "areas" or value}
+        """Give it as plain values; without what a participant may have and has not."""
+        return {name: value for name, value in asdict(self).items() if name not in ("areas", "refractory") or value}
 
     def localizer(self) -> Simulation:
         """The day of the localizer: the same participant, where head and slices lay then."""

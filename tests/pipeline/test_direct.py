@@ -14,7 +14,7 @@ from rtevo.config import load
 from rtevo.errors import ConfigError
 from rtevo.evolve import Direct, from_state
 from rtevo.latent import LatentSpace
-from rtevo.record import LOG, LatentRecord, RecordedSession, SeriesRecord, evolution_of
+from rtevo.record import LOG, LatentRecord, RecordedSession, SeriesRecord, evolution_of, projected_of
 from rtevo.records import EventKind
 from rtevo.run import main
 from rtevo.session.course import check_partner, make_course
@@ -67,12 +67,12 @@ def test_another_session_is_yoked_to_its_volumes_where_the_repetition_time_is_th
     recorded = RecordedSession(session)
     yoked = load(session / "session.toml", {("session", "condition"): "yoked", ("evolution", "yoked_to"): str(session)})
     course = make_course(yoked, "yoked", LatentSpace.load(session / "latent_space.npz"))
-    own = recorded.records(SeriesRecord)[3].projected
+    own = projected_of(recorded.records(SeriesRecord)[3])
     course.due()
     course.appeared(0, 0, own.t_s - 8.0, 3.0)
     for volume in recorded.records(SeriesRecord)[:8]:
-        course.volume(0, replace(volume.projected, value=math.nan))  # its own values do not count
+        course.volume(0, replace(projected_of(volume), value=math.nan))  # its own values do not count
     assert np.isfinite(course.evolver.history().fitness).all()
     check_partner(yoked, recorded.start.tr_s)
-    with pytest.raises(ConfigError, match="expects a session of TR 1.5 s, as this one's, found 2 s"):
+    with pytest.raises(ConfigError, match=r"expects a session of TR 1\.5 s, as this one's, found 2 s"):
         check_partner(yoked, 1.5)
