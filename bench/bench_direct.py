@@ -31,7 +31,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from rtevo.decode.grid import Grid, ResponsePrior
 from rtevo.decode.nuisance import Nuisance
 from rtevo.decode.separate import Separate
 from rtevo.evolve import Course, CourseSettings, Direct, Feedback, Sham, Yoked, create
+from rtevo.evolve.series import warm_up
 from rtevo.evolve.together import Link
 from rtevo.records import Projected
 
@@ -72,7 +73,7 @@ def sessions(table: str) -> Iterator[Session]:
     if table == "cadence":
         for contrast, tr_s in itertools.product(CONTRASTS, TRS_S):
             yield Session("surrogate", 4.0, tr_s, contrast, 20.0)
-            yield from (Session("surrogate", cadence_s, tr_s, contrast) for cadence_s in (2.0, 4.0))
+            yield from (Session("surrogate", cadence_s, tr_s, contrast) for cadence_s in (2.0, 3.0, 4.0))
             yield from (Session("direct", cadence_s, tr_s, contrast) for cadence_s in CADENCES_S)
     elif table == "world":
         for world in ("additive", "lasting", "repeated"):
@@ -242,8 +243,29 @@ def report(tables: list[str], rows: list[dict[str, Any]]) -> str:
                     f"{session.contrast:g}, {session.world}, response {'known' if session.known else 'learnt'}, {session.condition}"
                 )
                 lines.append(f"| {words} | {cell(rows, session)} | {cell(rows, session, 'mean')} | {rate:.2f} | {ask_ms:.0f} |")
-        lines.append("")
+        lines += ["", differences(rows), ""] if table == "cadence" else [""]
     return "\n".join(lines)
+
+
+def differences(rows: list[dict[str, Any]]) -> str:
+    """Say how much more each session of the table cadence gains than others of the same participants, mean over contrasts and TRs."""
+    gains = {(row["seed"], *_name(row)): row["gain"] for row in rows}
+    others = [Session("surrogate", cadence_s, minutes=10.0) for cadence_s in (4.0, 3.0, 2.0)] + [Session("surrogate", minutes=20.0)]
+    lines = ["| gain in 10 min, more than scores | every 4 s | every 3 s | every 2 s | every 4 s, 20 min |", "|---|---|---|---|---|"]
+    for cadence_s in CADENCES_S:
+        cells = []
+        for other in others:
+            of_seed = {}
+            for seed in sorted({row["seed"] for row in rows}):
+                own = [replace(Session("direct", cadence_s), tr_s=tr_s, contrast=contrast) for contrast in CONTRASTS for tr_s in TRS_S]
+                pairs = [(each, replace(other, tr_s=each.tr_s, contrast=each.contrast)) for each in own]
+                found = [[gains.get((seed, *_name(asdict(one)))) for one in pair] for pair in pairs]
+                if all(None not in pair for pair in found):
+                    of_seed[seed] = np.mean([a - b for a, b in found])
+            values = np.array(list(of_seed.values()))
+            cells.append(f"{values.mean():+.2f} ± {values.std(ddof=1) / math.sqrt(len(values)):.2f}" if len(values) > 1 else "-")
+        lines.append(f"| direct, {cadence_s:g} s | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -278,7 +300,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                             ms=5,
                             label=f"{label}, {minutes:g} min, TR {tr_s:g} s",
                         )
-        axis.set(title=f"contrast {contrast:g}", xticks=CADENCES_S)
+        axis.set(title=f"contrast {contrast:g}")
+        axis.set_xticks(CADENCES_S, [f"{cadence_s:g}" for cadence_s in CADENCES_S])
         axis.grid(alpha=0.3)
     axes[-1].legend(fontsize=7)
     axes[0].set_ylabel("gain (SD of random images)")
@@ -288,6 +311,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def cost() -> None:
     """Time an ask after 20 minutes, 100 dimensions."""
+    warm_up()
     for cadence_s, tr_s in ((4.0, 0.8), (2.0, 0.8), (2.0, 1.5)):
         rng, images, volumes = np.random.default_rng(0), int(1200 / cadence_s), int(1200 / tr_s)
         evolver, times_ms = create("direct", SIZE, FINAL, np.random.default_rng(1)), []

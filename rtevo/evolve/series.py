@@ -22,7 +22,7 @@ from rtevo.decode.hrf import HRF_LENGTH_S, response, share_of_peak
 from rtevo.kernels.whiten import whiten
 from rtevo.records import Projected
 
-__all__ = ["Estimate", "Series"]
+__all__ = ["Estimate", "Series", "warm_up"]
 
 Array = NDArray[np.float64]
 Key = tuple[int, int]
@@ -152,6 +152,11 @@ class Series:
         for generation, candidate, *image in state["images"]:
             made._images[int(generation), int(candidate)] = _Shown(*image)
         return made
+
+
+def warm_up() -> None:
+    """Compile the kernels, or load them."""
+    whiten(np.zeros((2, 1)), np.ones(2), np.zeros(2), np.zeros(1, np.int64))
 
 
 def _responses(times_s: Array, images: list[_Shown], now: Projected) -> Array:

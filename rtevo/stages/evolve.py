@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rtevo.errors import DataError
 from rtevo.evolve import Course, Request, Told
+from rtevo.evolve.series import warm_up
 from rtevo.evolve.together import Link
 from rtevo.latent import LatentSpace
 from rtevo.outside import parse_json
@@ -234,6 +235,7 @@ def run(context: Context) -> None:
     inputs: dict[str, Ring | Turns] = {"images": context.images()}
     inputs |= {name: context.reader(name) for name in ("events", "scores")}
     if looks_at_volumes(context.config):
+        warm_up()
         inputs["series"] = context.reader("series")
     work = _Evolve(context)  # publishes the first images, so that they are painted when the trigger comes
     handlers = {"images": work.image, "events": work.event, "scores": work.score, "series": work.volume}
