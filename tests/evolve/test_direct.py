@@ -128,6 +128,22 @@ def test_a_saved_state_goes_on_from_the_series() -> None:
     np.testing.assert_array_equal(from_state(state).ask(2), evolver.ask(2))
 
 
+def test_another_run_goes_on_from_what_the_first_has_found_at_whatever_level_its_volumes_lie() -> None:
+    first, goal = session(Feedback())[0], np.eye(6)[0]
+    evolver = from_state(json.loads(json.dumps(first.to_state())))
+    course = Course(evolver, CourseSettings(2, 5, "steady", 2))
+    asked = []
+    for index in range(12):
+        for request in course.due():
+            asked.append(request.latent)
+        course.show()
+        course.appeared(0, index, 4.0 + index * TR_S, IMAGE_S) if index < 5 else course.appeared(1, index - 5, 4.0 + index * TR_S, IMAGE_S)
+        course.volume(0, projected(index, 500.0 + index % 2))
+    assert evolver.runs == 2
+    assert float(np.mean(asked[:3] @ goal)) > 1.5
+    assert np.isfinite(asked).all()
+
+
 def test_a_preference_is_found_from_images_too_close_for_scores_and_sham_and_yoked_find_none() -> None:
     gains: dict[str, list[float]] = {"brain": [], "sham": [], "yoked": []}
     for seed in range(4):
