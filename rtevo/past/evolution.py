@@ -100,7 +100,7 @@ class _Seen:
         self._cut: dict[Key, float] = {}
         self.taken = self._shown = 0
         image_s = 0.0
-        for part in parts(log):
+        for part in parts(log) if volumes else ():  # else nobody looks at them
             clock, index = RunClock(part.start.tr_s, part.start.first_volume), -1
             image_s = float(part.start.settings["presentation"]["image_s"]) if part.start.settings else image_s
             for record in part:
@@ -117,6 +117,8 @@ class _Seen:
 
     def until(self, record: LatentRecord) -> None:
         """Pass on what was known when this was asked for."""
+        if not self._volumes:
+            return
         volume, onsets = self._before[record.seq]
         if self._recorded:
             onsets = record.onsets_taken
@@ -130,9 +132,12 @@ class _Seen:
         """Pass on all that is left."""
         self._pass_on(len(self._volumes), len(self._appeared))
 
-    def cut_short(self, key: Key) -> None:
-        """Pass on that an image was taken away."""
-        if key in self._cut:
+    def refused(self, key: Key) -> None:
+        """Pass on that an image was taken away, where it had appeared."""
+        appeared = [known for known, _, _ in self._appeared]
+        if key in appeared:
+            self._pass_on(self.taken, appeared.index(key) + 1)
+        if key in self._cut and key in appeared:
             self._course.cut_short(*key, self._cut[key])
 
     def _pass_on(self, volumes: int, onsets: int) -> None:
@@ -206,7 +211,7 @@ def go_through(
         if isinstance(first, FitnessRecord) and first.given_up == Given.REFUSED:
             refused |= {_key(r) for r in decisions}
             for key in dict.fromkeys(_key(r) for r in decisions):
-                seen.cut_short(key)
+                seen.refused(key)
                 for told in course.refuse(
                     *key, known[key].latent if key in known and key in past.measured else None, shown=key in past.shown
                 ):
