@@ -146,13 +146,13 @@ def test_another_run_goes_on_from_what_the_first_has_found_at_whatever_level_its
 
 def test_a_preference_is_found_from_images_too_close_for_scores_and_sham_and_yoked_find_none() -> None:
     gains: dict[str, list[float]] = {"brain": [], "sham": [], "yoked": []}
-    for seed in range(4):
+    for seed in range(3):
         _, truth, volumes = session(Feedback(), seed)
         gains["brain"].append(truth[-5:].mean())
         gains["sham"].append(session(Sham(*np.random.default_rng(seed).spawn(2)), seed)[1][-5:].mean())
         gains["yoked"].append(session(Yoked([0.0], {v.index: v for v in volumes}), seed + 100)[1][-5:].mean())
     assert np.mean(gains["brain"]) > 2.0  # of 3.4 that there are
-    for control in ("sham", "yoked"):  # a direction anywhere: 0 with a standard error of 0.6
+    for control in ("sham", "yoked"):  # a direction anywhere: 0 with a standard error of 0.7
         assert abs(np.mean(gains[control])) < 1.5
 
 

@@ -155,7 +155,7 @@ def test_what_is_told_is_checked(name: str) -> None:
 
 def test_wrong_states_and_names_are_refused() -> None:
     state = make("surrogate").to_state()
-    with pytest.raises(ValueError, match="expected a strategy out of surrogate, truncation"):
+    with pytest.raises(ValueError, match="expected a strategy out of surrogate, direct, truncation"):
         from_state({**state, "strategy": "magic"})
     with pytest.raises(ValueError, match="expected an entry 'memory'"):
         from_state({key: value for key, value in state.items() if key != "memory"})

@@ -135,7 +135,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.values())))
 def test_the_state_is_that_of_the_moment_at_which_the_log_ends(case: dict[str, Any], condition: str, refused: float) -> None:
     config = Config()
-    generations = 2 if refused else 4
+    generations = 2 if refused or case["strategy"] == "direct" else 4
     config = replace(config, evolution=replace(config.evolution, generations=generations, population=4, latent_size=3, **case))
     session = Session(replace(config, safety=replace(config.safety, keep_away=0.05 if refused else 0.0)), condition, refused)
     for length in session.run():
