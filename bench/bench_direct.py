@@ -243,8 +243,20 @@ def report(tables: list[str], rows: list[dict[str, Any]]) -> str:
                     f"{session.contrast:g}, {session.world}, response {'known' if session.known else 'learnt'}, {session.condition}"
                 )
                 lines.append(f"| {words} | {cell(rows, session)} | {cell(rows, session, 'mean')} | {rate:.2f} | {ask_ms:.0f} |")
-        lines += ["", differences(rows), ""] if table == "cadence" else [""]
+        lines += ["", overview(rows), differences(rows), ""] if table == "cadence" else [""]
     return "\n".join(lines)
+
+
+def overview(rows: list[dict[str, Any]]) -> str:
+    """Write the gains of the table cadence, a row for each contrast and repetition time."""
+    columns = [Session("surrogate", 4.0, minutes=20.0), *(Session("surrogate", cadence_s) for cadence_s in (4.0, 3.0, 2.0))]
+    columns += [Session("direct", cadence_s) for cadence_s in reversed(CADENCES_S)]
+    heads = [f"{'scores' if each.strategy == 'surrogate' else 'direct'}, {each.cadence_s:g} s" for each in columns]
+    lines = [f"| contrast | TR | {heads[0]}, 20 min | " + " | ".join(heads[1:]) + " |", "|---" * (2 + len(heads)) + "|"]
+    for contrast, tr_s in itertools.product(CONTRASTS, TRS_S):
+        gains = [cell(rows, replace(each, contrast=contrast, tr_s=tr_s)).split(" ±")[0] for each in columns]
+        lines.append(f"| {contrast:g} | {tr_s:g} s | " + " | ".join(gains) + " |")
+    return "\n".join([*lines, ""])
 
 
 def differences(rows: list[dict[str, Any]]) -> str:
