@@ -242,6 +242,8 @@ class Course:
 
     def appeared(self, generation: int, candidate: int, onset_s: float, image_s: float) -> None:
         """Say when an image has appeared, s from the session's first volume, and for how long, for a strategy that looks at volumes."""
+        if not math.isfinite(onset_s):  # before the trigger
+            return
         number = self._number(generation, candidate)
         own = -1 if number is None else self._first + number
         self.evolver.shown(self._first, (generation, candidate), own, onset_s, image_s)
