@@ -119,12 +119,11 @@ class _Seen:
         """Pass on what was known when this was asked for."""
         if not self._volumes:
             return
-        volume, onsets = self._before[record.seq]
+        (volume, onsets), taken = self._before[record.seq], record.volumes_taken or 0
         if self._recorded:
-            onsets = record.onsets_taken
-            volume = self._recorded[record.volumes_taken - 1] if record.volumes_taken else -1
+            onsets, volume = record.onsets_taken or 0, self._recorded[taken - 1] if taken else -1
         if [projected.index for _, projected in self._volumes] == self._recorded:
-            self._pass_on(record.volumes_taken, onsets)
+            self._pass_on(taken, onsets)
         else:
             self._pass_on(sum(projected.index <= volume for _, projected in self._volumes), onsets)
 

@@ -287,8 +287,8 @@ class LatentRecord(Record):
     candidate: int = -1
     probe: int = -1
     scores_taken: int = 0
-    volumes_taken: int = 0
-    onsets_taken: int = 0
+    volumes_taken: int | None = None  # as the next, None: not recorded, as before there was a strategy that looks at volumes
+    onsets_taken: int | None = None
     seed: int = 0
     scored_ns: int = 0
     evolved_ns: int = 0

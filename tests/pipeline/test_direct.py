@@ -46,7 +46,7 @@ def test_every_volume_that_was_used_is_in_the_log_once_with_its_part(session: Pa
     firsts = [part.start.first_volume for part in recorded.parts]
     assert [record.part for record in series] == [int(index >= firsts[1]) for index in indices]
     assert np.isfinite([record.value for record in series]).all()
-    taken = [record.volumes_taken for record in recorded.records(LatentRecord)]
+    taken = [record.volumes_taken or 0 for record in recorded.records(LatentRecord)]
     assert taken == sorted(taken)
     assert taken[-1] > 20
     evolver = from_state(evolution_of(session)["evolver"])
