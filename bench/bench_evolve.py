@@ -32,7 +32,7 @@ import pytest
 
 from rtevo.decode.several import objective_values
 from rtevo.errors import RtevoError
-from rtevo.evolve import STRATEGIES, Surrogate, create
+from rtevo.evolve import OF_SCORES, Surrogate, create
 from rtevo.evolve.jobs import add_options, client, run_cases
 from rtevo.evolve.rehearse import OBJECTIVES, Case, Outcome, play, standardised
 from rtevo.objective import parse_objective
@@ -305,7 +305,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--table", nargs="+", default=list(TABLES), choices=TABLES, help="which tables (default: all)")
     parser.add_argument("--json", type=Path, help="write every session's result here")
     parser.add_argument("--seeds", type=int, default=20, help="sessions for each number (default 20)")
-    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
+    parser.add_argument("--strategies", nargs="+", default=list(OF_SCORES), choices=list(OF_SCORES))
     parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES))
     parser.add_argument("--noise", nargs="+", type=float, default=[0.5, 1.0, 3.0], help="standard deviations of random images")
     parser.add_argument("--schedule", default="generational", choices=("generational", "steady"), help="of the gain table")

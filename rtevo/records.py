@@ -25,6 +25,7 @@ __all__ = [
     "Given",
     "Grid",
     "MessageKind",
+    "Projected",
     "RunClock",
     "VolumeFlag",
     "aligned_dtype",
@@ -38,6 +39,7 @@ __all__ = [
     "placement_dtype",
     "put_volume",
     "score_dtype",
+    "series_dtype",
     "volume_dtype",
     "volume_of",
 ]
@@ -206,6 +208,40 @@ class Grid:
         )
 
 
+@dataclass(frozen=True)
+class Projected:
+    """One volume that decoding has used, and what it held then of noise and response.
+
+    Parameters
+    ----------
+    index : int
+        Its number in the session.
+    t_s : float
+        Middle of its acquisition, s from the session's first volume.
+    value : float
+        Its projection on the map, in units of the noise.
+    motion_mm : tuple of float, (6,)
+        Of the head, mm; rotations on a sphere of 50 mm.
+    autocorrelation : float
+        Of the noise over one second.
+    drift_sd : float
+        Spread of the drift after one second, in noise standard deviations.
+    lag_s, lag_sd_s, width, undershoot : float
+        Of the response, see :mod:`rtevo.decode.grid`.
+    """
+
+    index: int
+    t_s: float
+    value: float
+    motion_mm: tuple[float, ...]
+    autocorrelation: float
+    drift_sd: float
+    lag_s: float
+    lag_sd_s: float
+    width: float
+    undershoot: float = 1.0
+
+
 def _with_volume(fields: list[tuple[Any, ...]], capacity: int, echoes: int = 1) -> np.dtype[np.void]:
     """Add a volume of any shape of up to `capacity` voxels, with its grid, or so many echoes of it; see :func:`put_volume`."""
     voxels = (capacity,) if echoes == 1 else (echoes, capacity)
@@ -372,6 +408,26 @@ def score_dtype(maps: int = 0, nuisance: int = 0) -> np.dtype[np.void]:
     )
 
 
+def series_dtype() -> np.dtype[np.void]:
+    """Slot of the ``series`` ring: a volume as decoding has used it, for a strategy that looks at volumes (``[evolution] strategy``)."""
+    return np.dtype(
+        [
+            ("index", "<i4"),
+            ("part", "<i4"),  # of the session: each has a signal level of its own
+            ("t_s", "<f8"),  # middle of its acquisition, from the first volume
+            ("value", "<f8"),  # projection on the map, noise standard deviations
+            ("motion_mm", "<f8", (6,)),  # MOTION_COLUMNS, rotations on a sphere of 50 mm
+            ("autocorrelation", "<f8"),  # of the noise over a second, as far as known then, as all that follows
+            ("drift_sd", "<f8"),  # spread of the drift after a second, noise standard deviations
+            ("lag_s", "<f8"),  # of the response against the canonical one
+            ("lag_sd_s", "<f8"),
+            ("width", "<f8"),  # of its peak, as a multiple of the canonical one
+            ("undershoot", "<f8"),  # likewise
+        ],
+        align=True,
+    )
+
+
 def fitness_dtype() -> np.dtype[np.void]:
     """Slot of the ``fitness`` ring: what evolution was told of one image: its score, its rating, or another's (sham, yoked)."""
     return np.dtype(
@@ -396,6 +452,8 @@ def latent_dtype(latent_size: int, embedding_size: int) -> np.dtype[np.void]:
             ("candidate", "<i4"),
             ("probe", "<i4"),  # number of the probe; -1: a candidate of evolution
             ("scores_taken", "<i4"),  # scores (or ratings) that evolution had taken when it asked
+            ("volumes_taken", "<i4"),  # of the ring `series`, in the whole session; 0 where the strategy looks at scores
+            ("onsets_taken", "<i4"),  # images of whose appearance it had heard
             ("seed", "<u8"),  # of the diffusion noise
             ("scored_ns", "<i8"),  # of the last score that shaped this generation (0 for the first)
             ("evolved_ns", "<i8"),

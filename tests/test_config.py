@@ -218,6 +218,27 @@ def test_labels_are_ascii_letters_and_digits(label: str, suggestion: str) -> Non
         assert (f"did you mean {suggestion!r}?" in str(found.value)) == bool(suggestion)
 
 
+def test_what_does_not_go_with_a_strategy_that_looks_at_volumes_is_named() -> None:
+    decoder = {"method": "peak", "hrf": "fir", "drift": "cosine", "motion_terms": 24, "objective": "face - keep(place)"}
+    with pytest.raises(ConfigError) as caught:
+        build(
+            {
+                "session": {"condition": "ratings"},
+                "decoder": decoder,
+                "evolution": {"strategy": "direct", "schedule": "generational", "generations": 61, "population": 10},
+            }
+        )
+    found = [m.removeprefix("options ").split(": ")[0] for m in caught.value.mistakes if "'direct'" in m]
+    assert found == [
+        "[evolution] strategy",
+        *(f"[decoder] {key}" for key in ("method", "hrf", "drift", "motion_terms")),
+        "[evolution] schedule",
+        "[decoder] objective",
+        "[evolution] generations, population",
+    ]
+    assert build({"evolution": {"strategy": "direct", "stop_gain": 0.1}}).evolution.stop_gain == 0.1
+
+
 def test_a_keys_choices_are_what_there_is_to_choose_from() -> None:
     from rtevo.decode import METHODS
     from rtevo.evolve import SCHEDULES, STRATEGIES

@@ -291,6 +291,7 @@ SLOTS: dict[str, tuple[np.dtype[Any], set[str], set[str]]] = {  # slot; what is 
     "fitness": (records.fitness_dtype(), set(), set()),
     "latents": (records.latent_dtype(3, 4), set(), set()),
     "images": (records.image_dtype(4, 4, 3), {"pixels"}, set()),
+    "series": (records.series_dtype(), set(), set()),
     "refused": (records.image_dtype(4, 4, 3), {"pixels"}, set()),
     "events": (records.event_dtype(), set(), set()),
     "warning": (records.message_dtype(), {"kind"}, {"level"}),

@@ -17,6 +17,8 @@ KEYS = ("away_key", "participant_key", "stop_key")  # of [safety], that the pres
 
 OF_EVOLUTION = ("decoder", "evolution", "generator", "safety")  # sections that a localizer does not use: what they name may be made later
 
+MOST_TOGETHER = 600  # images whose responses are estimated together before each ask: 0.15 s
+
 __all__ = ["is_localizer", "is_path", "paths", "presentation_settings", "presenter_is_outside", "together"]
 
 
@@ -93,7 +95,7 @@ def together(config: Config, origin: str, base: Path) -> list[str]:
         unused = OF_EVOLUTION
         found += _localizer(config, origin)
     else:
-        found += _generator(config, origin) + _evolution(config, origin) + _objective(config, origin)
+        found += _generator(config, origin) + _evolution(config, origin) + _direct(config, origin) + _objective(config, origin)
     for section, spec, value in paths(config):
         if section in unused:
             continue
@@ -177,13 +179,39 @@ def _evolution(config: Config, origin: str) -> list[str]:
             f"{origin} [evolution] sealed: expected condition 'blinded' and a blinding_secret, got {condition!r} and "
             f"{evolution.blinding_secret!r}"
         )
-    for key in ("stop_gain", "preference_half_life"):
-        if (value := getattr(evolution, key)) and evolution.strategy != "surrogate":
+    for key, known in (("stop_gain", ("surrogate", "direct")), ("preference_half_life", ("surrogate",))):
+        if (value := getattr(evolution, key)) and evolution.strategy not in known:
             found.append(f"{origin} [evolution] {key}: expected 0 for strategy {evolution.strategy!r}, got {value:g}")
     if (images := evolution.generations * evolution.population) > MOST_IMAGES:
         found.append(f"{origin} [evolution] generations, population: expected at most {MOST_IMAGES:,} images, got {images:,}")
     if evolution.strategy in ("cma", "sepcma") and min(evolution.population, evolution.latent_size) < 2:
         found.append(f"{origin} [evolution] strategy: {evolution.strategy!r} expects population and latent_size >= 2")
+    return found
+
+
+def _direct(config: Config, origin: str) -> list[str]:
+    """Find what does not go with a strategy that looks at volumes."""
+    if config.evolution.strategy != "direct":
+        return []
+    found, condition, decoder = [], config.session.condition, config.decoder
+    why = "for strategy 'direct'"
+    if condition in ("ratings", "physiology"):
+        found.append(
+            f"{origin} [evolution] strategy: expected 'surrogate' for condition {condition!r}, got 'direct', which looks at volumes"
+        )
+    wanted = (
+        ("decoder", "method", "deconvolve"),
+        ("decoder", "hrf", "canonical"),
+        ("decoder", "drift", "walk"),
+        ("decoder", "motion_terms", 6),
+    )
+    for section, key, value in (*wanted, ("evolution", "schedule", "steady")):
+        if (own := getattr(getattr(config, section), key)) != value:
+            found.append(f"{origin} [{section}] {key}: expected {value!r} {why}, got {own!r}")
+    if "keep(" in decoder.objective or "rank(" in decoder.objective:
+        found.append(f"{origin} [decoder] objective: expected a weighted sum of maps {why}, got {decoder.objective!r}")
+    if (images := config.evolution.generations * config.evolution.population) > MOST_TOGETHER:
+        found.append(f"{origin} [evolution] generations, population: expected at most {MOST_TOGETHER} images {why}, got {images}")
     return found
 
 

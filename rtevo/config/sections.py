@@ -135,8 +135,9 @@ class Evolution:
 
     strategy: str = key(
         "surrogate",
-        "surrogate (a model of all scores so far), truncation (mean of the better half, and mutation), cma, sepcma, random",
-        **one_of("surrogate", "truncation", "cma", "sepcma", "random"),
+        "surrogate (a model of all scores so far), direct (the same model of the volumes themselves, without scores), truncation (mean of "
+        "the better half, and mutation), cma, sepcma, random",
+        **one_of("surrogate", "direct", "truncation", "cma", "sepcma", "random"),
     )
     schedule: str = key(
         "steady",
@@ -154,7 +155,7 @@ class Evolution:
     stop_minutes: float = key(0.0, "no more images are asked for so long after the first volume, min; 0 = no limit", *at_least(0))
     stop_gain: float = key(
         0.0,
-        "no more images once a generation is expected to gain less, standard deviations of random images (surrogate); 0 = no limit",
+        "no more images once a generation is expected to gain less, standard deviations of random images (surrogate, direct); 0 = no limit",
         *at_least(0),
     )
     mutation_sd: float = key(0.5, "truncation: standard deviation of new latents around the weighted mean of the parents", *at_least(0))

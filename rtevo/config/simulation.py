@@ -22,6 +22,9 @@ class Simulation:
         (), 'what else has an area of its own in this brain, which responds to pictures of it: names or keywords as of prefers, as "face"'
     )
     amplitude_percent: float = key(3.0, "response to a preferred image, percent of the signal", *at_least(0))
+    refractory: bool = key(
+        False, "short intervals and pictures like those just seen make responses smaller, as published (docs/evolution.md)"
+    )
     tsnr: float = key(60.0, "temporal signal-to-noise ratio", *above(0))
     physiology_percent: float = key(
         0.0,

@@ -352,6 +352,11 @@ class Deconvolver:
             grid.width_mean * grid.width_prior, float(weights[outer].sum()), all_lags_s,
         )  # fmt: skip
 
+    def noise(self) -> tuple[float, float]:
+        """What is expected of the noise: its autocorrelation over a second, and the drift's spread after one, noise standard deviations."""
+        weights = self._weights()
+        return float(weights @ self._rho) ** (1.0 / self._tr_s), math.sqrt(float(weights @ self._drift_sd**2))
+
     def weights(self) -> Array:
         """Posterior probability of each point of the grid; 0 where it has been dropped."""
         return np.asarray(self.weights_by_groups().sum(axis=0), np.float64)

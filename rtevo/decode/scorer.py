@@ -22,7 +22,7 @@ from rtevo.decode.learnt import Learnt
 from rtevo.decode.nuisance import SPIKE_MM, Drift, Nuisance, motion_in_mm, penalties
 from rtevo.decode.peak import Peak
 from rtevo.decode.score import Score
-from rtevo.decode.separate import FIRST_S, Separate
+from rtevo.decode.separate import FIRST_S, Separate, Used
 from rtevo.errors import DecoderError, GeometryError
 from rtevo.kernels.smooth import smooth
 
@@ -128,6 +128,8 @@ class Scorer:
         self._fwhm_mm = float(fwhm_mm)
         weights = decoder.weights[decoder.mask].astype(np.float64)
         self.left_out: list[int] = []
+        grid = grid or _grid(decoder)
+        self._undershoot = grid.undershoot
         self._method: Peak | Separate
         if method == "peak":
             self._method = Peak(weights, tr_s, delay_s, half_window_tr, penalties(drift_sd, motion_sd))
@@ -143,7 +145,7 @@ class Scorer:
                 pattern=whole,
                 shape=hrf,
                 known=self._known(),
-                grid=grid or _grid(decoder),
+                grid=grid,
                 left_out=self.left_out,
                 unit=_unit(decoder),
             )
@@ -298,6 +300,19 @@ class Scorer:
     def response(self) -> Response | None:
         """What is known of the response's lag and width, now and beforehand; None for ``peak``."""
         return self._method.response()
+
+    def used(self) -> list[Used]:
+        """Hand out the volumes that the fit has used since the last call: number, projection, motion in mm; none for ``peak``."""
+        return self._method.used() if isinstance(self._method, Separate) else []
+
+    def noise(self) -> tuple[float, float]:
+        """What is expected of the noise: autocorrelation over a second, the drift's spread after one; NaN for ``peak``."""
+        return self._method.noise() if isinstance(self._method, Separate) else (math.nan, math.nan)
+
+    @property
+    def undershoot(self) -> float:
+        """Of the response that is fitted, as a multiple of the canonical one."""
+        return self._undershoot
 
     def _known(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Noise of each voxel and the smoothed reference, where the decoder brings them."""

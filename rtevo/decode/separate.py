@@ -27,7 +27,7 @@ from rtevo.decode.nuisance import DRIFT_SD, MOTION_SD, Nuisance, penalties
 from rtevo.decode.running import RunningFit
 from rtevo.decode.score import Score
 
-__all__ = ["Projection", "Separate"]
+__all__ = ["Projection", "Separate", "Used"]
 
 Array = NDArray[np.float64]
 BASELINE_S = 20.0
@@ -40,6 +40,8 @@ IMPROVED, MOVED = 0.9, 0.25
 """A revision is published when its standard error is at most this part of the one published, or the score has moved by this part of it."""
 WHOLE_S = 16.0
 """So long after its end an image is published once more: what the volumes alone say of it is then complete."""
+Used = tuple[int, float, Array]
+"""A volume's number, its projection, and the head's motion, (6,) mm."""
 _PRIOR_VOLUMES = 10.0  # volumes' worth of evidence that a voxel's variance is the median voxel's
 
 
@@ -170,6 +172,7 @@ class Separate:
         self._coming: dict[tuple[int, int], float] = {}
         self._taken: dict[tuple[int, int], float] = {}  # how long an image was shown that was taken away
         self._last, self._last_used, self._began = -1, -1, 0
+        self._used: list[Used] = []
 
     def add_onset(self, key: tuple[int, int], onset_s: float) -> list[Score]:
         """Take an image; its scores come with the volumes."""
@@ -245,6 +248,15 @@ class Separate:
         """See :meth:`rtevo.decode.scorer.Scorer.there`."""
         return self._filter.there()
 
+    def used(self) -> list[Used]:
+        """See :meth:`rtevo.decode.scorer.Scorer.used`."""
+        used, self._used = self._used, []
+        return used
+
+    def noise(self) -> tuple[float, float]:
+        """See :meth:`rtevo.decode.scorer.Scorer.noise`."""
+        return self._filter.noise()
+
     def response(self) -> Response:
         """See :meth:`rtevo.decode.scorer.Scorer.response`."""
         return self._filter.response()
@@ -290,6 +302,7 @@ class Separate:
             value = self._projection(values)
             if self._filter.add_volume(t_s, value, terms, self._projection.standardised(values) if self._pattern else None):
                 self._last_used = index
+                self._used.append((index, value, terms[:6]))
                 if self._free is not None:
                     self._free.follow(self._filter)
                     self._free.add_volume(t_s, value, terms)

@@ -23,7 +23,7 @@ from rtevo.decode.learnt import Learnt, of_part, prefixed
 from rtevo.decode.nuisance import motion_in_mm
 from rtevo.decode.score import Score
 from rtevo.decode.scorer import Scorer
-from rtevo.decode.separate import IMPROVED, MOVED
+from rtevo.decode.separate import IMPROVED, MOVED, Used
 from rtevo.decode.shared import SharedNoise, unit_map
 from rtevo.errors import GeometryError
 from rtevo.objective import Goal
@@ -155,6 +155,26 @@ class SeveralScorer:
     def response(self) -> Response | None:
         """What is known of the response: of the objective's own projection, or of the first map's."""
         return (self._main or self.each[0]).response()
+
+    def used(self) -> list[Used]:
+        """Hand out the volumes that were used since the last call, see :meth:`Scorer.used`: of a weighted sum of maps."""
+        for scorer in self.each:
+            if scorer is not self._main:
+                scorer.used()
+        return (
+            []
+            if self._main is None
+            else [(index, math.copysign(value, value * self._factor), motion) for index, value, motion in self._main.used()]
+        )
+
+    @property
+    def undershoot(self) -> float:
+        """Of the response that is fitted, see :meth:`Scorer.undershoot`."""
+        return (self._main or self.each[0]).undershoot
+
+    def noise(self) -> tuple[float, float]:
+        """What is expected of the noise, see :meth:`Scorer.noise`."""
+        return (self._main or self.each[0]).noise()
 
     def ready(self, final: bool = False) -> list[Score]:
         """Hand out the scores that have become ready, see :meth:`Scorer.ready`."""

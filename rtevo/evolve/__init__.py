@@ -9,6 +9,7 @@ measured; such a candidate is left out and never counts as zero.
     base        Evolver: ask and tell, candidates by number, state
     truncation  the weighted mean of the better half, and mutation
     surrogate   a Bayesian model of all scores so far
+    direct      the same model of the series itself; series: what that says of all images together
     model       that model
     preference  what it says at the end, and how sure that is
     cma         CMA-ES, plain and separable
@@ -29,6 +30,7 @@ from rtevo.evolve.base import Evolver, History
 from rtevo.evolve.cma import Cma, SepCma
 from rtevo.evolve.controls import Feedback, RandomEvolver, Sham, Yoked
 from rtevo.evolve.course import MOST_AHEAD, SCHEDULES, Course, CourseSettings, Request, Told
+from rtevo.evolve.direct import Direct
 from rtevo.evolve.preference import Preference, preference_of
 from rtevo.evolve.probes import Anchor
 from rtevo.evolve.runs import Effects
@@ -38,12 +40,14 @@ from rtevo.evolve.truncation import Truncation, TruncationEvolver, truncation_we
 
 __all__ = [
     "MOST_AHEAD",
+    "OF_SCORES",
     "SCHEDULES",
     "STRATEGIES",
     "Anchor",
     "Cma",
     "Course",
     "CourseSettings",
+    "Direct",
     "Effects",
     "Evolver",
     "Feedback",
@@ -66,7 +70,10 @@ __all__ = [
     "truncation_weights",
 ]
 
-STRATEGIES: dict[str, type[Evolver]] = {kind.strategy: kind for kind in (Surrogate, TruncationEvolver, Cma, SepCma, RandomEvolver)}
+STRATEGIES: dict[str, type[Evolver]] = {kind.strategy: kind for kind in (Surrogate, Direct, TruncationEvolver, Cma, SepCma, RandomEvolver)}
+
+OF_SCORES = tuple(name for name in STRATEGIES if name != "direct")
+"""Strategies that can be rehearsed without volumes."""
 
 
 def create(
@@ -88,23 +95,23 @@ def create(
     latent_size : int
         Dimensions of a latent vector.
     population : int
-        Candidates in a generation; for the surrogate, how many at the end of the budget are the best.
+        Candidates in a generation; for the surrogate and direct, how many at the end of the budget are the best.
     rng : numpy.random.Generator
         Source of every draw.
     budget : int, optional
-        Candidates in the whole session (surrogate).
+        Candidates in the whole session (surrogate, direct).
     mutation_sd : float
         Standard deviation of the mutation (truncation).
     norm_limits : tuple of float, (2,), optional
-        Least and greatest length of a candidate, as shares of ``sqrt(latent_size)`` (surrogate; None: its own).
+        Least and greatest length of a candidate, as shares of ``sqrt(latent_size)`` (surrogate, direct; None: their own).
 
     Raises
     ------
     ValueError
         There is no such strategy, or a parameter is out of range.
     """
-    if strategy == "surrogate":
-        return Surrogate(latent_size, budget, rng, final=population, norm_limits=norm_limits)
+    if strategy in ("surrogate", "direct"):
+        return (Direct if strategy == "direct" else Surrogate)(latent_size, budget, rng, final=population, norm_limits=norm_limits)
     if strategy == "truncation":
         return TruncationEvolver(latent_size, population, mutation_sd, rng)
     if strategy in ("cma", "sepcma"):

@@ -15,7 +15,7 @@ import numpy as np
 from rtevo.command import Parser, command, finite
 from rtevo.config import suggested_label
 from rtevo.errors import ConfigError
-from rtevo.evolve import SCHEDULES, STRATEGIES
+from rtevo.evolve import OF_SCORES, SCHEDULES
 from rtevo.evolve import plan as planning
 from rtevo.evolve.jobs import add_options, client, run_cases
 from rtevo.evolve.rehearse import OBJECTIVES
@@ -72,7 +72,7 @@ def _add_plan(commands: Any) -> None:
     c.add_argument("--size", type=int, default=100, metavar="D", help="latent dimensions (default 100)")
     c.add_argument("--cadence", type=finite, default=4.0, metavar="S", help="seconds from onset to onset (default 4)")
     c.add_argument("--lag", type=finite, default=12.0, metavar="S", help="seconds from an onset to its score (default 12)")
-    c.add_argument("--strategies", nargs="+", default=["surrogate", "truncation"], choices=list(STRATEGIES))
+    c.add_argument("--strategies", nargs="+", default=["surrogate", "truncation"], choices=list(OF_SCORES))
     c.add_argument("--schedules", nargs="+", default=list(SCHEDULES), choices=SCHEDULES)
     c.add_argument(
         "--objectives", nargs="+", default=["cosine", "multimodal", "saturating"], choices=list(OBJECTIVES),

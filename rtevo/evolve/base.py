@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from rtevo.evolve.probes import Anchor, Probes, ProbeScores, anchor
 from rtevo.evolve.state import rng_from_state, rng_to_state
 from rtevo.evolve.together import Link, Together
+from rtevo.records import Projected
 
 __all__ = ["Evolver", "History"]
 
@@ -221,6 +222,35 @@ class Evolver(ABC):
         fitness, fitness_se : float
         """
         self._probes.add(run, key, np.asarray(latent, np.float64), before, fitness, fitness_se)
+
+    def volume(self, run: int, part: int, volume: Projected) -> None:  # noqa: B027 - most strategies look at scores
+        """Give a volume as decoding has used it; strategies need not use it.
+
+        Parameters
+        ----------
+        run : int
+            Number of the first candidate of its run.
+        part : int
+            Of the run, where it was interrupted: each has a level of its own.
+        volume : Projected
+        """
+
+    def shown(self, run: int, key: tuple[int, int], number: int, onset_s: float, image_s: float) -> None:  # noqa: B027
+        """Say that an image has appeared.
+
+        Parameters
+        ----------
+        run, key, number
+            As for :meth:`link`.
+        onset_s, image_s : float
+            When, s from the session's first volume, and for how long.
+        """
+
+    def cut_short(self, run: int, key: tuple[int, int], at_s: float) -> None:  # noqa: B027
+        """Say that an image was taken away before its time, s from the session's first volume."""
+
+    def belongs(self, run: int, key: tuple[int, int], number: int) -> None:  # noqa: B027
+        """Say for which candidate the response to an image counts from now on; -1: for none."""
 
     def history(self) -> History:
         """Return the candidates that have a score."""

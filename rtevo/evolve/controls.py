@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rtevo.evolve.base import Evolver
+from rtevo.records import Projected
 
 __all__ = ["Feedback", "RandomEvolver", "Sham", "Yoked"]
 
@@ -45,6 +48,20 @@ class Feedback:
         """
         return [(candidate, score, score_se)]
 
+    def attribute(self, candidate: int) -> list[tuple[int, int]]:
+        """Take a candidate whose image has appeared, where evolution looks at volumes; say to whom its response counts: here, to itself.
+
+        Returns
+        -------
+        list of (int, int)
+            Candidate that was shown, and the one to whom the response counts from now on, of all for which that has changed.
+        """
+        return [(candidate, candidate)]
+
+    def volume(self, volume: Projected) -> Projected | None:
+        """Say which volume evolution looks at in place of this one: here, itself; None: none."""
+        return volume
+
 
 class Sham(Feedback):
     """Scores permuted among all candidates that have one: a control without selection.
@@ -57,14 +74,17 @@ class Sham(Feedback):
     ----------
     rng : numpy.random.Generator
         Source of the permutation.
+    shown : numpy.random.Generator, optional
+        Source of another one, of the images that were shown, where evolution looks at volumes.
     """
 
     plain = False
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        self._rng = rng
+    def __init__(self, rng: np.random.Generator, shown: np.random.Generator | None = None) -> None:
+        self._rng, self._shown = rng, shown
         self._order: list[int] = []
         self._holds: dict[int, int] = {}  # candidate -> whose score it is given
+        self._responses: list[list[int]] = []  # candidate that was shown, and to whom its response counts
         self._scores: dict[int, tuple[float, float]] = {}
 
     def take(self, candidate: int, score: float, score_se: float) -> list[tuple[int, float, float]]:
@@ -82,6 +102,16 @@ class Sham(Feedback):
         self._scores[candidate] = (score, score_se)
         return [(holder, *self._scores[self._holds[holder]]) for holder in sorted(changed)]
 
+    def attribute(self, candidate: int) -> list[tuple[int, int]]:
+        """Permute responses among all images so far, in the same way; two change."""
+        if self._shown is None:
+            return super().attribute(candidate)
+        own = [candidate, candidate]
+        self._responses.append(own)
+        other = self._responses[int(self._shown.integers(len(self._responses)))]
+        own[1], other[1] = other[1], own[1]
+        return [(shown, to) for shown, to in ((other, own) if other is not own else (own,))]
+
 
 class Yoked(Feedback):
     """Another participant's recorded scores in place of this one's: the same course of feedback, unrelated to this brain.
@@ -90,6 +120,8 @@ class Yoked(Feedback):
     ----------
     recorded : array-like of float, (n,)
         Scores in the order in which their candidates were asked for; NaN where there was none.
+    volumes : mapping of int to Projected, optional
+        The volumes from which they came, by their number in the session, where evolution looks at these.
 
     Raises
     ------
@@ -99,7 +131,8 @@ class Yoked(Feedback):
 
     plain = False
 
-    def __init__(self, recorded: ArrayLike) -> None:
+    def __init__(self, recorded: ArrayLike, volumes: Mapping[int, Projected] | None = None) -> None:
+        self._volumes = dict(volumes or {})
         self._recorded = np.asarray(recorded, np.float64)
         if self._recorded.ndim != 1 or not np.isfinite(self._recorded).any():
             raise ValueError(f"recorded: expected scores (n,), got shape {self._recorded.shape} with none measured")
@@ -108,3 +141,8 @@ class Yoked(Feedback):
         """Give the recorded score of that candidate; NaN past the end of the recording."""
         recorded = self._recorded[candidate] if candidate < len(self._recorded) else math.nan
         return [(candidate, float(recorded), math.nan)]
+
+    def volume(self, volume: Projected) -> Projected | None:
+        """Give the recorded volume of that number; None where it was left out, and past the end of the recording."""
+        recorded = self._volumes.get(volume.index)
+        return None if recorded is None else replace(recorded, t_s=volume.t_s)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from rtevo.evolve.base import Evolver
 from rtevo.evolve.controls import Feedback
 from rtevo.evolve.together import Link
+from rtevo.records import Projected
 
 __all__ = ["MOST_AHEAD", "SCHEDULES", "Course", "CourseSettings", "Request", "Told"]
 
@@ -239,6 +240,27 @@ class Course:
         """Say that the next of the images asked for is on the screen."""
         self._shown += 1
 
+    def appeared(self, generation: int, candidate: int, onset_s: float, image_s: float) -> None:
+        """Say when an image has appeared, s from the session's first volume, and for how long, for a strategy that looks at volumes."""
+        if not math.isfinite(onset_s):  # before the trigger
+            return
+        number = self._number(generation, candidate)
+        own = -1 if number is None else self._first + number
+        self.evolver.shown(self._first, (generation, candidate), own, onset_s, image_s)
+        for shown, to in [] if number is None else self._feedback.attribute(number):
+            if (key := divmod(shown, self.settings.population)) not in self._refused:
+                self.evolver.belongs(self._first, key, self._first + to)
+
+    def cut_short(self, generation: int, candidate: int, at_s: float) -> None:
+        """Say that an image was taken away, s from the session's first volume, for a strategy that looks at volumes."""
+        self.evolver.cut_short(self._first, (generation, candidate), at_s)
+
+    def volume(self, part: int, volume: Projected) -> None:
+        """Take a volume as decoding has used it, for a strategy that looks at volumes; `part` is that of the session."""
+        seen = self._feedback.volume(volume)
+        if seen is not None:
+            self.evolver.volume(self._first, part, seen)
+
     def look_further_ahead(self) -> bool:
         """Ask for one more image ahead from now on, as one came late; whether there is anything to gain by it."""
         helps = self.settings.schedule == "steady" and not self.finished and self.ahead < MOST_AHEAD
@@ -290,6 +312,7 @@ class Course:
             return []
         self._refused.add(key)
         self._shown += not shown
+        self.evolver.belongs(self._first, key, -1)
         if latent is not None and not shown and self._adjust is not None:
             self._adjust.refused(latent)
         if number is None:

@@ -34,7 +34,7 @@ from threadpoolctl import ThreadpoolController
 
 from rtevo.evolve.together import Errors, Pool
 
-__all__ = ["Curved", "Errors", "Linear", "one_thread", "relative_precision", "without_outliers", "without_outliers_together"]
+__all__ = ["Curved", "Errors", "Linear", "evidence", "one_thread", "relative_precision", "without_outliers", "without_outliers_together"]
 
 SIGNAL_TO_NOISE = np.geomspace(0.03, 100.0, 9)
 """Variance of the signal (of random latents) over that of the noise."""
@@ -262,7 +262,12 @@ def without_outliers(latents: Array, fitness: Array, precision: Array) -> tuple[
 
 
 def without_outliers_together(
-    latents: Array, fitness: Array, covariance: Array, pool: Pool | None = None, own: Sequence[float] = OWN
+    latents: Array,
+    fitness: Array,
+    covariance: Array,
+    pool: Pool | None = None,
+    own: Sequence[float] = OWN,
+    kind: type[Errors] = Errors,
 ) -> tuple[Linear, Errors]:
     """The same as :func:`without_outliers` for scores whose errors go together.
 
@@ -276,12 +281,16 @@ def without_outliers_together(
         The runs that the scores are of.
     own : sequence of float
         What may be an image's own, and neither the model's nor an error, in variances of the usual error: the most probable is added.
+        None of them: it is part of the covariance.
+    kind : type
+        Of the errors.
     """
     nobody = np.ones(len(fitness))
     usual = float(np.median(np.diag(covariance)))
-    tried = [covariance + share * usual * np.eye(len(fitness)) for share in own]
-    covariance = max(tried, key=lambda each: _evidence(latents, fitness, Errors(each, pool=pool)))
-    errors = Errors(covariance, pool=pool)
+    if own:
+        tried = [covariance + share * usual * np.eye(len(fitness)) for share in own]
+        covariance = max(tried, key=lambda each: evidence(latents, fitness, kind(each, pool=pool)))
+    errors = kind(covariance, pool=pool)
     for _ in range(_ROUNDS):
         model = Linear(latents, fitness, nobody, errors)
         far = np.abs(model.surprise_together(errors))
@@ -289,11 +298,11 @@ def without_outliers_together(
         trust = limit / np.maximum(far, limit) if limit > 0 else errors.trust
         if np.array_equal(trust, errors.trust):
             return model, errors
-        errors = Errors(covariance, trust, pool)
+        errors = kind(covariance, trust, pool)
     return Linear(latents, fitness, nobody, errors), errors
 
 
-def _evidence(latents: Array, fitness: Array, errors: Errors) -> float:
+def evidence(latents: Array, fitness: Array, errors: Errors) -> float:
     """Log evidence of the linear model under some errors, but for a constant."""
     model = Linear(latents, fitness, np.ones(len(fitness)), errors)
     return float(np.logaddexp.reduce(model.log_evidence + LOG_PRIOR)) - float(np.log(np.diag(errors.factor)).sum())

@@ -14,15 +14,29 @@ import numpy as np
 
 from rtevo.evolve import Course, Request, Told
 from rtevo.evolve.together import Link
-from rtevo.record import EventRecord, FitnessRecord, ImageRecord, LatentRecord, Record, ScoreRecord, is_measured, of_kind, parts
-from rtevo.records import EventKind, Given
+from rtevo.record import (
+    AlignedRecord,
+    EventRecord,
+    FitnessRecord,
+    ImageRecord,
+    LatentRecord,
+    Record,
+    ScoreRecord,
+    SeriesRecord,
+    is_measured,
+    of_kind,
+    parts,
+    projected_of,
+)
+from rtevo.records import EventKind, Given, Projected, RunClock
 from rtevo.session.plan import MEASURED
 
-__all__ = ["Past", "Scored", "go_through", "measured"]
+__all__ = ["Past", "Scored", "Volume", "go_through", "measured", "volumes_of"]
 
 GONE = (EventKind.TAKEN, EventKind.REFUSED)
 Key = tuple[int, int]
 Scored = tuple[Key, float, float, Link | None]
+Volume = tuple[int, Projected]
 Decided = LatentRecord | FitnessRecord
 
 
@@ -48,7 +62,7 @@ class Past:
         Of those that were refused, or taken away, because of what they show.
     latents : dict of (int, int) to ndarray, float32 (d,)
         All that were asked for.
-    scores_taken : int
+    scores_taken, volumes_taken : int
     """
 
     pending: list[Request] = field(default_factory=list)
@@ -60,6 +74,77 @@ class Past:
     measured: set[Key] = field(default_factory=set)
     latents: dict[Key, np.ndarray] = field(default_factory=dict)
     scores_taken: int = 0
+    volumes_taken: int = 0
+
+
+def volumes_of(log: Sequence[Record]) -> list[Volume]:
+    """Give the volumes that a strategy looks at, in their order, each with its part."""
+    return [(r.part, projected_of(r)) for r in of_kind(log, SeriesRecord)]
+
+
+class _Seen:
+    """What a strategy that looks at volumes hears of these and of images, as far as it had heard of it at each decision.
+
+    Parameters
+    ----------
+    course : Course
+    log : sequence of Record
+    volumes : sequence of (int, Projected)
+    """
+
+    def __init__(self, course: Course, log: Sequence[Record], volumes: Sequence[Volume]) -> None:
+        self._course, self._volumes = course, volumes
+        self._appeared: list[tuple[Key, float, float]] = []
+        self._recorded = [r.index for r in of_kind(log, SeriesRecord)]
+        self._before: dict[int, tuple[int, int]] = {}  # the last volume and the images before a record, where the session had no series
+        self._cut: dict[Key, float] = {}
+        self.taken = self._shown = 0
+        image_s = 0.0
+        for part in parts(log) if volumes else ():  # else nobody looks at them
+            clock, index = RunClock(part.start.tr_s, part.start.first_volume), -1
+            image_s = float(part.start.settings["presentation"]["image_s"]) if part.start.settings else image_s
+            for record in part:
+                if isinstance(record, AlignedRecord):
+                    index = max(index, record.index)
+                elif isinstance(record, LatentRecord):
+                    self._before[record.seq] = index, len(self._appeared)
+                elif isinstance(record, EventRecord) and record.kind == EventKind.TRIGGER:
+                    clock = clock.triggered(record.t_ns)
+                elif isinstance(record, EventRecord) and record.kind == EventKind.ONSET:
+                    self._appeared.append((_key(record), clock.seconds(record.t_ns), image_s))
+                elif isinstance(record, EventRecord) and record.kind == EventKind.TAKEN:
+                    self._cut.setdefault(_key(record), clock.seconds(record.t_ns))
+
+    def until(self, record: LatentRecord) -> None:
+        """Pass on what was known when this was asked for."""
+        if not self._volumes:
+            return
+        (volume, onsets), taken = self._before[record.seq], record.volumes_taken or 0
+        if self._recorded:
+            onsets, volume = record.onsets_taken or 0, self._recorded[taken - 1] if taken else -1
+        if [projected.index for _, projected in self._volumes] == self._recorded:
+            self._pass_on(taken, onsets)
+        else:
+            self._pass_on(sum(projected.index <= volume for _, projected in self._volumes), onsets)
+
+    def all(self) -> None:
+        """Pass on all that is left."""
+        self._pass_on(len(self._volumes), len(self._appeared))
+
+    def refused(self, key: Key) -> None:
+        """Pass on that an image was taken away, where it had appeared."""
+        appeared = [known for known, _, _ in self._appeared]
+        if key in appeared:
+            self._pass_on(self.taken, appeared.index(key) + 1)
+        if key in self._cut and key in appeared:
+            self._course.cut_short(*key, self._cut[key])
+
+    def _pass_on(self, volumes: int, onsets: int) -> None:
+        for key, onset_s, image_s in self._appeared[self._shown : onsets]:
+            self._course.appeared(*key, onset_s, image_s)
+        for part, volume in self._volumes[self.taken : volumes]:
+            self._course.volume(part, volume)
+        self._shown, self.taken = max(self._shown, onsets), max(self.taken, volumes)
 
 
 def measured(log: Sequence[Record], condition: str) -> list[Scored]:
@@ -83,6 +168,7 @@ def go_through(
     scores: Sequence[Scored],
     place: Mapping[Key, np.ndarray] | None = None,
     taken: Callable[[int], int] = lambda recorded: recorded,
+    volumes: Sequence[Volume] = (),
 ) -> Past:
     """Bring a fresh course to where the log ends.
 
@@ -97,6 +183,8 @@ def go_through(
         Latents that pictures turned out to have, by generation and candidate.
     taken : callable
         Number of the scores that come before a decision, from the number of recorded ones that did: for other scores than those.
+    volumes : sequence of (int, Projected)
+        See :func:`volumes_of`; for a strategy that looks at volumes.
 
     Raises
     ------
@@ -111,6 +199,7 @@ def go_through(
             past.scores_taken += 1
             past.steps.extend((told, past.scores_taken, Given.NO) for told in course.score(*key, value, error, link))
 
+    seen = _Seen(course, log, volumes)
     known: dict[Key, Request] = {}
     past.shown = {_key(r) for r in of_kind(log, EventRecord) if r.kind == EventKind.ONSET}
     past.measured = _measured(log)
@@ -121,6 +210,7 @@ def go_through(
         if isinstance(first, FitnessRecord) and first.given_up == Given.REFUSED:
             refused |= {_key(r) for r in decisions}
             for key in dict.fromkeys(_key(r) for r in decisions):
+                seen.refused(key)
                 for told in course.refuse(
                     *key, known[key].latent if key in known and key in past.measured else None, shown=key in past.shown
                 ):
@@ -129,6 +219,7 @@ def go_through(
         elif isinstance(first, FitnessRecord):
             past.steps.extend((told, past.scores_taken, Given.UP) for told in course.give_up({_key(r) for r in decisions}))
         elif recorded := [_request(r) for r in of_kind(decisions, LatentRecord) if _key(r) not in known]:
+            seen.until(of_kind(decisions, LatentRecord)[0])
             asked = course.repeat(recorded)
             past.asked += asked
             known |= {(r.generation, r.candidate): r for r in [*recorded, *asked[len(recorded) :]]}
@@ -136,6 +227,8 @@ def go_through(
                 if place is not None and key in place:
                     course.place(*key, place[key])
     take_until(len(scores))
+    seen.all()
+    past.volumes_taken = seen.taken
     said = sum(not r.given_up for r in of_kind(log, FitnessRecord))
     past.told = [(told, number) for told, number, given_up in past.steps if not given_up][said:]
     gone = _gone(log)

@@ -21,7 +21,7 @@ from rtevo.config import Config
 from rtevo.errors import ConfigError, DataError
 from rtevo.evolve.together import Link
 from rtevo.past.comparison import compare
-from rtevo.past.evolution import Past, Scored, go_through, measured
+from rtevo.past.evolution import Past, Scored, Volume, go_through, measured
 from rtevo.past.resume import gone
 from rtevo.record import (
     LOG,
@@ -32,6 +32,7 @@ from rtevo.record import (
     Record,
     RecordedSession,
     ScoreRecord,
+    SeriesRecord,
     VolumeRecord,
     volume_path,
 )
@@ -135,6 +136,7 @@ class _Decoded:
 
     def __init__(self) -> None:
         self.records: dict[int, list[Record]] = {}
+        self.volumes: list[Volume] = []  # that a strategy looks at
         self.scores: list[tuple[int, Score]] = []  # with the number of the volume, counted from 0, after which it came
 
 
@@ -155,7 +157,7 @@ def _decode(session: RecordedSession, config: Config) -> _Decoded:
     names = () if decoder.goal is None else decoder.goal.maps
     hints, before = Hints.of(config, decoder), before_of(config, decoder, tr_s)
     recorded = {(r.index, r.flags & VolumeFlag.LATE): r for r in session.records(AlignedRecord)}  # a gap, and what came late
-    found, volume = _Decoded(), -1
+    found, volume, firsts = _Decoded(), -1, [part.start.first_volume for part in session.parts]
     again = Again(session.out, session.log, lambda first, decide: Decoding(config, decoder, tr_s, first, decide, hints, before))
     for record, aligned, scores, reliability in track(again, "computing", again.volumes, transient=True):
         own = found.records.setdefault(record.seq, [])
@@ -163,6 +165,9 @@ def _decode(session: RecordedSession, config: Config) -> _Decoded:
             volume += 1
             assert isinstance(record, VolumeRecord)
             own.append(_aligned(aligned, record, recorded.get((aligned.index, aligned.flags & VolumeFlag.LATE))))
+        for used in again.decoding.used():
+            found.volumes.append((bisect_right(firsts, used.index) - 1, used))
+            own.append(SeriesRecord(clock_ns=record.clock_ns, part=found.volumes[-1][0], **asdict(used)))
         for score in scores:
             found.scores.append((volume, score))
             own.append(
@@ -232,7 +237,7 @@ def _evolve(session: RecordedSession, config: Config, decoded: _Decoded) -> Past
         if names != [(*score.key, score.revision) for _, score in decoded.scores]:
             taken = _by_volumes(log, [volume for volume, _ in decoded.scores])
     try:
-        return go_through(course.make_course(config, condition, space, avoid), log, told, place, taken)
+        return go_through(course.make_course(config, condition, space, avoid), log, told, place, taken, decoded.volumes)
     except ValueError as problem:
         raise ConfigError(f"--rerun {session.out}: evolution with these settings does not fit the recorded images: {problem}") from None
 
@@ -268,6 +273,6 @@ def _write_log(log: Sequence[Record], decoded: _Decoded, past: Past, into: Path)
     with LogWriter(into / LOG) as new:
         for record in log:
             before = [record] if isinstance(record, VolumeRecord) else []
-            after = [] if isinstance(record, (AlignedRecord, ScoreRecord, FitnessRecord, VolumeRecord)) else [record]
+            after = [] if isinstance(record, (AlignedRecord, ScoreRecord, SeriesRecord, FitnessRecord, VolumeRecord)) else [record]
             for own in [*before, *decoded.records.get(record.seq, []), *(fitness if record is log[-1] else []), *after]:
                 new.add(own)

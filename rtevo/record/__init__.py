@@ -7,7 +7,7 @@ the one way to read what a run has left (:func:`rtevo.load` in a notebook). It m
 onsets are timed, as if each part had followed upon the one before without a gap.
 """
 
-from rtevo.record.fitting import is_measured, record_of
+from rtevo.record.fitting import record_of
 from rtevo.record.kinds import (
     SCHEMA,
     AlignedRecord,
@@ -26,6 +26,7 @@ from rtevo.record.kinds import (
     RefusedRecord,
     ScoreRecord,
     Sealed,
+    SeriesRecord,
     Start,
     Truth,
     Unsealed,
@@ -34,7 +35,7 @@ from rtevo.record.kinds import (
 )
 from rtevo.record.localizer import EVENTS, event_rows, shown_trials, task_of
 from rtevo.record.log import LOG, LogFollower, LogWriter, hold, read_log, skip_damaged
-from rtevo.record.parts import Part, earlier, of_kind, parts
+from rtevo.record.parts import Part, earlier, is_measured, of_kind, parts, projected_of
 from rtevo.record.recorder import (
     Recorder,
     compact,
@@ -95,6 +96,7 @@ __all__ = [
     "RefusedRecord",
     "ScoreRecord",
     "Sealed",
+    "SeriesRecord",
     "Start",
     "Truth",
     "Unsealed",
@@ -119,6 +121,7 @@ __all__ = [
     "open_sealed",
     "parts",
     "placement_folder",
+    "projected_of",
     "read_log",
     "read_volume",
     "record_of",

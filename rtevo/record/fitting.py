@@ -8,7 +8,7 @@ from typing import Any
 
 from rtevo.record.kinds import KINDS, NAMES, Notice, Other, Record, floats
 
-__all__ = ["fits", "is_measured", "record_of"]
+__all__ = ["fits", "record_of"]
 
 ARRAYS = ("latent", "embedding", "values")
 COUNTED, MOST = ("index", "first_volume", "generation", "candidate"), 1_000_000  # numbers up to which others are counted: a week of volumes
@@ -87,8 +87,3 @@ def record_of(found: Mapping[str, Any]) -> Record:
     elif kind is Other:
         values["name"] = name
     return kind(**values)
-
-
-def is_measured(verdict: Sequence[Mapping[str, Any]] | None) -> bool:
-    """Whether a filter refused because of what it measured, and not because it could not say."""
-    return any(finding.get("refused") and finding.get("value") is not None for finding in verdict or ())

@@ -41,6 +41,7 @@ __all__ = [
     "RefusedRecord",
     "ScoreRecord",
     "Sealed",
+    "SeriesRecord",
     "Start",
     "Truth",
     "Unsealed",
@@ -266,6 +267,24 @@ class ScoreRecord(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SeriesRecord(Record):
+    """Decoding has used a volume, and evolution looks at volumes: see `rtevo.records.series_dtype`."""
+
+    TYPE: ClassVar[str] = "series"
+    index: int = -1
+    part: int = 0
+    t_s: float = math.nan
+    value: float = math.nan
+    motion_mm: Sequence[float] = (math.nan,) * 6
+    autocorrelation: float = math.nan
+    drift_sd: float = math.nan
+    lag_s: float = math.nan
+    lag_sd_s: float = math.nan
+    width: float = math.nan
+    undershoot: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FitnessRecord(Record):
     """Evolution was told something of an image: see `rtevo.records.fitness_dtype`."""
 
@@ -288,6 +307,8 @@ class LatentRecord(Record):
     candidate: int = -1
     probe: int = -1
     scores_taken: int = 0
+    volumes_taken: int | None = None  # as the next, None: not recorded, as before there was a strategy that looks at volumes
+    onsets_taken: int | None = None
     seed: int = 0
     scored_ns: int = 0
     evolved_ns: int = 0
@@ -482,8 +503,8 @@ _LEVELS = ("warning", "alarm", "error", "operator")
 KINDS: dict[str, type[Record]] = {
     kind.TYPE: kind
     for kind in (
-        Start, GridRecord, VolumeRecord, AlignedRecord, PlacementRecord, ScoreRecord, FitnessRecord, LatentRecord, ImageRecord,
-        RefusedRecord, EventRecord, PhysiologyRecord, Truth, Lost, End, Sealed, Unsealed,
+        Start, GridRecord, VolumeRecord, AlignedRecord, PlacementRecord, ScoreRecord, SeriesRecord, FitnessRecord, LatentRecord,
+        ImageRecord, RefusedRecord, EventRecord, PhysiologyRecord, Truth, Lost, End, Sealed, Unsealed,
     )
 } | dict.fromkeys(_LEVELS, Notice)  # fmt: skip
 _COMMON = ("seq", "clock_ns", "more")

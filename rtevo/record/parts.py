@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from rtevo.record.kinds import End, EventRecord, GridRecord, Record, Start, Unsealed, VolumeRecord
+from rtevo.record.kinds import End, EventRecord, GridRecord, Record, SeriesRecord, Start, Unsealed, VolumeRecord
 from rtevo.record.log import LOG, read_log
-from rtevo.records import EventKind, Grid, RunClock, VolumeFlag
+from rtevo.records import EventKind, Grid, Projected, RunClock, VolumeFlag
 
-__all__ = ["Part", "earlier", "of_kind", "parts"]
+__all__ = ["Part", "earlier", "is_measured", "of_kind", "parts", "projected_of"]
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -20,6 +21,17 @@ RecordT = TypeVar("RecordT", bound=Record)
 def of_kind(log: Iterable[Record], kind: type[RecordT]) -> list[RecordT]:
     """Return the records of one kind, in their order."""
     return [record for record in log if isinstance(record, kind)]
+
+
+def is_measured(verdict: Sequence[Mapping[str, Any]] | None) -> bool:
+    """Whether a filter refused because of what it measured, and not because it could not say."""
+    return any(finding.get("refused") and finding.get("value") is not None for finding in verdict or ())
+
+
+def projected_of(record: SeriesRecord) -> Projected:
+    """Give a volume as a strategy looks at it."""
+    own = {each.name: getattr(record, each.name) for each in fields(Projected)}
+    return Projected(**{**own, "motion_mm": tuple(record.motion_mm)})
 
 
 class Part(list[Record]):

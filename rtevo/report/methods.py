@@ -348,6 +348,11 @@ def _evolution(session: Session, cite: _Cited) -> str:
             "a Bayesian model of all scores so far, from whose posterior new latents are drawn (Thompson sampling)",
             ("thompson1933",),
         ),
+        "direct": (
+            "a Bayesian model of the responses to all images so far, estimated together from the series of volumes without scores of single images, "
+            "from whose posterior new latents are drawn (Thompson sampling)",
+            ("thompson1933",),
+        ),
         "truncation": (
             f"truncation selection: the weighted mean of the better half, mutated (standard deviation {e['mutation_sd']:g})",
             (),
@@ -359,7 +364,7 @@ def _evolution(session: Session, cite: _Cited) -> str:
     driven += f" {cite(*named)}" if named else ""
     strategy += f" {cite(*cited)}" if cited else ""
     schedule = (
-        f"Images were asked for one by one, {e['prefetch']} ahead of the one shown, each from all scores known by then"
+        f"Images were asked for one by one, {e['prefetch']} ahead of the one shown, each from all {'volumes' if e['strategy'] == 'direct' else 'scores'} known by then"
         if e["schedule"] == "steady"
         else f"A generation was asked for once all images of the one before were scored, or {e['score_deadline_s']:g} s after its last image"
     )

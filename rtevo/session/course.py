@@ -15,16 +15,29 @@ from rtevo.config import Config
 from rtevo.errors import ConfigError, DataError
 from rtevo.latent import Avoid, LatentSpace
 from rtevo.outside import read_regular
-from rtevo.record import RecordedSession, evolution_of, is_sealed, open_sealed
+from rtevo.record import RecordedSession, SeriesRecord, evolution_of, is_sealed, open_sealed, projected_of
+from rtevo.records import Projected
 from rtevo.session.blinding import CONDITIONS, condition_of, load_secret, read_key, scramble
+from rtevo.session.rings import looks_at_volumes
 from rtevo.session.safety import Adjustment
 
-__all__ = ["CONDITIONS", "check", "course_settings", "fitness_of", "make_course", "resolve_condition", "scramble", "state_of"]
+__all__ = [
+    "CONDITIONS",
+    "check",
+    "check_partner",
+    "course_settings",
+    "fitness_of",
+    "make_course",
+    "resolve_condition",
+    "scramble",
+    "state_of",
+]
 
 AHEAD = {"none": 1, "veto": 3, "each": 3}  # images asked for ahead, at least: who approves needs time
+_SAME_TR_S = 1e-3
 MOST_FEEDBACK = 1 << 24  # bytes of a sealed file
 _PROBE_SEED = 20_000_523  # probes are the same in every session
-_SHAM, _PROBES, _AVOID = 1, 2, 3  # streams of random numbers beside evolution's own
+_SHAM, _PROBES, _AVOID, _SHOWN = 1, 2, 3, 4  # streams of random numbers beside evolution's own
 
 
 def course_settings(config: Config) -> evolve.CourseSettings:
@@ -57,9 +70,11 @@ def make_course(config: Config, condition: str, space: LatentSpace, avoid: Avoid
     settings = course_settings(config)
     feedback = evolve.Feedback()
     if condition == "sham":
-        feedback = evolve.Sham(np.random.default_rng([seed, _SHAM]))
+        shown = np.random.default_rng([seed, _SHOWN]) if e.strategy == "direct" else None
+        feedback = evolve.Sham(np.random.default_rng([seed, _SHAM]), shown)
     elif condition == "yoked":
-        feedback = evolve.Yoked(_recorded(e.yoked_to, e.blinding_secret))
+        volumes = _recorded_volumes(e.yoked_to)[0] if e.strategy == "direct" else {}
+        feedback = evolve.Yoked(_recorded(e.yoked_to, e.blinding_secret), volumes)
     probes = np.random.default_rng([_PROBE_SEED, _PROBES]).standard_normal((e.probes, space.latent_size))
     course = evolve.Course(
         _evolver(config, condition, space),
@@ -127,6 +142,46 @@ def _recorded(name: str, secret: str) -> NDArray[np.float64]:
         return fitness_of(RecordedSession(path if path.is_dir() else path.parent))
     except (OSError, ValueError, DataError) as problem:
         raise ConfigError(f"[evolution] yoked_to: expected the folder of a session, got {name!r}: {problem}") from None
+
+
+def check_partner(config: Config, tr_s: float) -> None:
+    """Check the session that this one may be yoked to, where evolution looks at volumes, whatever drives it.
+
+    Raises
+    ------
+    ConfigError
+        It holds no series, or one of another repetition time.
+    """
+    name = config.evolution.yoked_to
+    if not name or not looks_at_volumes(config):
+        return
+    found_s = _recorded_volumes(name)[1]
+    if abs(found_s - tr_s) > _SAME_TR_S:
+        raise ConfigError(
+            f"[evolution] yoked_to: {name}: strategy 'direct' expects a session of TR {tr_s:g} s, as this one's, found {found_s:g} s"
+        )
+
+
+def _recorded_volumes(name: str) -> tuple[dict[int, Projected], float]:
+    """Read the volumes of a recorded session by their number, for a strategy that looks at volumes, and its repetition time, s.
+
+    Raises
+    ------
+    ConfigError
+        It has none.
+    """
+    path = Path(name)
+    where = f"[evolution] yoked_to: {name}: strategy 'direct' expects the folder of a session of that strategy"
+    if path.is_file() and is_sealed(read_regular(path, MOST_FEEDBACK)):
+        raise ConfigError(f"{where}, found a sealed file of scores: use strategy 'surrogate' in studies with a yoked arm")
+    try:
+        session = RecordedSession(path if path.is_dir() else path.parent)
+    except (OSError, ValueError, DataError) as problem:
+        raise ConfigError(f"{where}: {problem}") from None
+    volumes = {record.index: projected_of(record) for record in session.records(SeriesRecord)}
+    if not volumes:
+        raise ConfigError(f"{where}, whose log holds its series; found none")
+    return volumes, session.start.tr_s
 
 
 def fitness_of(session: RecordedSession) -> NDArray[np.float64]:

@@ -18,8 +18,9 @@ from rtevo.place import Verdict
 from rtevo.realign import Making, framewise_displacement
 from rtevo.realign.first import FEWEST
 from rtevo.record.making import making_of
-from rtevo.records import Decision, Grid, VolumeFlag
+from rtevo.records import Decision, Grid, Projected, VolumeFlag
 from rtevo.session.placing import Attempt, Hints, Placing
+from rtevo.session.rings import looks_at_volumes
 from rtevo.session.sensors import physio_sizes
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ class Decoding:
         self._begins = first  # number of the part's first volume
         self._onsets: dict[tuple[int, int], float] = {}
         self.renewed = False
+        self._used: list[Projected] = []
         self.news: list[Attempt] = []
         if before is not None:
             self._take_over(before)
@@ -241,6 +243,7 @@ class Decoding:
             self._forget()
         else:
             self._scorer.add_volume(aligned.index - self._first, aligned.data, aligned.motion, self._others(aligned))
+            self._use(self._scorer)
 
     def _others(self, aligned: Aligned) -> NDArray[np.float64]:
         """Return the nuisance terms of a volume: those that come from itself, and those of pulse and respiration; NaN where not known."""
@@ -251,6 +254,27 @@ class Decoding:
         if aligned.physio is not None and len(aligned.physio) == len(physio):  # not where these settings make others of them
             physio = aligned.physio
         return np.concatenate([own, physio])
+
+    def _use(self, scorer: Scorer | SeveralScorer) -> None:
+        """Keep the volumes that the scorer has used, where evolution looks at them."""
+        used = scorer.used()
+        if not (used and looks_at_volumes(self._config)):
+            return
+        found, (autocorrelation, drift_sd) = scorer.response(), scorer.noise()
+        assert found is not None
+        for index, value, motion_mm in used:
+            number = index + self._first
+            self._used.append(
+                Projected(
+                    number, (number + 0.5) * self._tr_s, value, tuple(motion_mm.tolist()), autocorrelation, drift_sd,
+                    found.lag_s, found.lag_sd_s, found.width, scorer.undershoot,
+                )
+            )  # fmt: skip
+
+    def used(self) -> list[Projected]:
+        """Hand out the volumes that scores have used since the last call, where evolution looks at volumes."""
+        used, self._used = self._used, []
+        return used
 
     def _forget(self) -> None:
         """Keep no more volumes that wait than the decoder can make use of."""

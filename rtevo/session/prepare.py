@@ -115,6 +115,7 @@ def prepare(config: Config, session_file: Path | None = None, visit: Visit | Non
     source = describe_source(config)
     loaded = check_decoder(config)
     tr_s = repetition_time(config, source)
+    course.check_partner(config, tr_s)
     same_model = before is not None and before.config.generator == config.generator
     model_sha256 = before.model_sha256 if before is not None and same_model else model_hash(config)
     group = check_group(config)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from rtevo import records
+from rtevo.config import Config
 from rtevo.session.plan import Plan
 from rtevo.session.sensors import physio_sizes
 from rtevo.shm import Reader, Ring
 
-__all__ = ["RINGS", "RingSpec", "create_rings", "numbered", "readers_of", "ring_name", "ring_names"]
+__all__ = ["RINGS", "RingSpec", "create_rings", "looks_at_volumes", "numbered", "readers_of", "ring_name", "ring_names"]
 
 MOST_PLACES = 16384
 
@@ -60,6 +61,7 @@ RINGS: dict[str, RingSpec] = {
     "aligned": RingSpec(_aligned, lambda p: 16 if _saves_aligned(p) else 64, ("record",)),
     "placements": RingSpec(lambda p: records.placement_dtype(), lambda p: 64, ()),
     "scores": RingSpec(lambda p: records.score_dtype(len(p.maps), _groups(p)), _every_image, ("evolve",)),
+    "series": RingSpec(lambda p: records.series_dtype(), lambda p: 1024, ("evolve",)),
     "fitness": RingSpec(lambda p: records.fitness_dtype(), _every_image, ()),
     "latents": RingSpec(lambda p: records.latent_dtype(p.config.evolution.latent_size, p.embedding_size), _small, ("generate",)),
     "images": RingSpec(lambda p: records.image_dtype(*p.image_size, p.embedding_size), _generation, ("bridge", "evolve", "record")),
@@ -79,6 +81,11 @@ LOCALIZER = {
 }
 """Rings of a localizer, and who must not miss anything."""
 OBSERVER = "record"  # reads every ring; it holds up only those that it is critical for
+
+
+def looks_at_volumes(config: Config) -> bool:
+    """Whether evolution looks at volumes in place of scores, whatever drives it: else there is no ring ``series``."""
+    return config.evolution.strategy == "direct"
 
 
 def ring_name(session: str, ring: str) -> str:
@@ -102,6 +109,7 @@ def ring_names(plan: Plan, names: Iterable[str] = RINGS) -> list[str]:
     """Give the names of a session's rings, of those asked for: of those that each device has, all; those that this session has."""
     names = [name for name in names if not plan.localizer or name in LOCALIZER]
     names = [name for name in names if name != "physiology" or plan.config.physio.measured]
+    names = [name for name in names if name != "series" or looks_at_volumes(plan.config)]
     return [each for name in names for each in (numbered(name, plan.devices) if name in DEALT else (name,))]
 
 

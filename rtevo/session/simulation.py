@@ -25,6 +25,7 @@ def simulation(config: Config, tr_s: float, part: int = 0) -> Simulation:
         shape=(across[0], across[1], across[2]),
         voxel_size_mm=(settings.voxel_mm[0], settings.voxel_mm[1], settings.voxel_mm[2]),
         amplitude_percent=settings.amplitude_percent,
+        refractory=settings.refractory,
         tsnr=settings.tsnr,
         motion_mm=settings.motion_mm,
         physiology_percent=settings.physiology_percent,

@@ -23,6 +23,7 @@ from scipy import special
 from zmq.utils.monitor import parse_monitor_message
 
 from rtevo.errors import LinkError
+from rtevo.simulate.refractory import Refractory
 from rtevo.wire import Key, KeyFile, Message, Seen, Shown, WireError, decode, encode, is_loopback
 
 __all__ = [
@@ -276,6 +277,8 @@ class Participant:
         What it answers in a localizer.
     areas : sequence of Preference
         What areas of the brain respond to, each: nothing below 0.
+    refractory : Refractory, optional
+        What is left of responses to pictures that come fast.
 
     Attributes
     ----------
@@ -295,8 +298,9 @@ class Participant:
         behaviour: Behaviour | None = None,
         vigilance: Vigilance | None = None,
         areas: Sequence[Preference] = (),
+        refractory: Refractory | None = None,
     ) -> None:
-        self.preference, self.vigilance, self.areas = preference, vigilance, tuple(areas)
+        self.preference, self.vigilance, self.areas, self._refractory = preference, vigilance, tuple(areas), refractory
         self.amplitude_percent = amplitude_percent
         self.behaviour = behaviour or Behaviour()
         self.viewings: list[Viewing] = []
@@ -334,8 +338,9 @@ class Participant:
             return None
         liked = float(self.preference(pixels))
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
-        areas = tuple(self.amplitude_percent * max(0.0, float(area(pixels))) for area in self.areas)
-        viewing = Viewing(len(self.viewings), t_s, math.inf, liked, liked * self.amplitude_percent, digest, areas)
+        full = self.amplitude_percent * (1.0 if self._refractory is None else self._refractory(t_s, pixels))
+        areas = tuple(full * max(0.0, float(area(pixels))) for area in self.areas)
+        viewing = Viewing(len(self.viewings), t_s, math.inf, liked, liked * full, digest, areas)
         if self.vigilance is not None:
             again = bool(self.viewings) and self.viewings[-1].pixels_sha256 == digest
             answer = self.vigilance.answer(pixels, again, self._rng)
@@ -371,8 +376,7 @@ class Participant:
             Driven by any picture: 1 at the peak of the response to a picture of 3 s.
         """
         times = np.asarray(t_s, np.float64)
-        earliest_s = float(times.min()) - _FORGET_S
-        self._recent = [v for v in self._recent if v.offset_s > earliest_s]
+        self._recent = [v for v in self._recent if v.offset_s > float(times.min()) - _FORGET_S]
         return boxcar_response(times, self._recent)
 
     def area_responses(self, t_s: Times) -> Times:

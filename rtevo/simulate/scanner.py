@@ -62,6 +62,8 @@ class Simulation:
         Peak response of the strongest hidden voxel to a picture of preference 1, percent of its signal.
     visual_percent : float
         Peak response of the visual cortex to any picture, percent of its signal.
+    refractory : bool
+        Short intervals and pictures like those just seen make responses smaller.
     tsnr : float
         Temporal signal-to-noise ratio of grey matter: mean over the standard deviation of the noise below.
     ar1 : float
@@ -117,6 +119,7 @@ class Simulation:
     areas: tuple[str, ...] = ()
     echo_times_s: tuple[float, ...] = ()
     physiology_percent: float = 0.0
+    refractory: bool = False
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -150,8 +153,8 @@ class Simulation:
         return [np.random.default_rng([AREA, self.participant_seed, *name.encode()]) for name in self.areas]
 
     def as_dict(self) -> dict[str, Any]:
-        """Give it as plain values; without areas, echo times and physiology where there are none."""
-        optional = ("areas", "echo_times_s", "physiology_percent")
+        """Give it as plain values; without what a participant or a scanner may have and has not."""
+        optional = ("areas", "echo_times_s", "physiology_percent", "refractory")
         return {name: value for name, value in asdict(self).items() if name not in optional or value}
 
     def localizer(self) -> Simulation:

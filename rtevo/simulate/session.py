@@ -18,6 +18,7 @@ from rtevo.simulate.body import SensorFile
 from rtevo.simulate.concept import ConceptPreference
 from rtevo.simulate.head import Head
 from rtevo.simulate.participant import Behaviour, Participant, ParticipantLink, Preference, Vigilance
+from rtevo.simulate.refractory import Refractory
 from rtevo.simulate.scanner import BEHAVIOUR, SENSORS, Scanner, Simulation
 from rtevo.simulate.truth import HiddenTruth
 from rtevo.wire import Pressed, Shown
@@ -310,7 +311,8 @@ def run_scanner(
     scanner = Scanner(head, settings)
     vigilance = Vigilance(task, settings.keys[0]) if task else None
     areas = [ConceptPreference(name) for name in settings.areas]
-    participant = Participant(liked, settings.rng(BEHAVIOUR), settings.amplitude_percent, Behaviour(keys=settings.keys), vigilance, areas)
+    less, behaviour = Refractory() if settings.refractory else None, Behaviour(keys=settings.keys)
+    participant = Participant(liked, settings.rng(BEHAVIOUR), settings.amplitude_percent, behaviour, vigilance, areas, less)
     hidden = {"voxels": int((head.gains != 0).sum()), "preference": liked.settings(), "simulation": settings.as_dict()}
     truth = HiddenTruth(out, {**hidden, "behaviour": asdict(participant.behaviour)}, settings.part, first_volume)
     with Room(link, session_time, participant, truth) as room:

@@ -6,6 +6,9 @@ import json
 import logging
 import math
 import time
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +18,10 @@ from rtevo.config import Config
 from rtevo.errors import DecoderError
 from rtevo.place import Verdict
 from rtevo.record import placement_folder, reference_path
-from rtevo.records import Decision, EventKind, Grid, RunClock, VolumeFlag, put_volume, volume_of
+from rtevo.records import Decision, EventKind, Grid, Projected, RunClock, VolumeFlag, put_volume, volume_of
 from rtevo.session.context import WAIT_S, Context, serve
 from rtevo.session.pulses import PulseWatch
+from rtevo.session.rings import looks_at_volumes
 
 if TYPE_CHECKING:
     from rtevo.decode import Score
@@ -60,6 +64,7 @@ class _Decode:
             context.log.info("decode: on the scan of this visit, %s", words(self.hints.placement, self.decoder.grid))
         self._warm()
         self.aligned, self.scores, self.placements = context.writer("aligned"), context.writer("scores"), context.writer("placements")
+        self.series = context.writer("series") if looks_at_volumes(context.config) else None
         self.save = context.config.record.save_volumes in ("aligned", "both")
         self.run = RunClock(plan.tr_s, plan.first_volume)
         self.closed_ns: dict[int, int] = {}
@@ -89,13 +94,15 @@ class _Decode:
     def _take_up(self) -> Decoding:
         """Decode again what was recorded, so that the decoder stands where it stood; publish what the log does not hold of it."""
         from rtevo.past.decoding import Again
-        from rtevo.record import AlignedRecord, ScoreRecord, Start, earlier, of_kind
+        from rtevo.record import AlignedRecord, ScoreRecord, SeriesRecord, Start, earlier, of_kind
 
         context, plan = self.context, self.context.plan
         past = earlier(plan.out, plan.part)
         begun = max((k for k, r in enumerate(past) if isinstance(r, Start) and r.decoder_state == "rebaselined"), default=0)
         known = {(r.generation, r.candidate, r.revision) for r in of_kind(past, ScoreRecord)}
         aligned = {(r.index, r.flags & VolumeFlag.LATE) for r in of_kind(past, AlignedRecord)}
+        projected = {r.index for r in of_kind(past, SeriesRecord)}
+        firsts = [r.first_volume for r in of_kind(past, Start)]
         again = Again(plan.out, past[begun:], self._make, kept=True)
         volumes = again.volumes
         context.log.info("decode: taking up the decoder from %d recorded volumes", volumes)
@@ -104,6 +111,9 @@ class _Decode:
             if volume is not None and (volume.index, volume.flags & VolumeFlag.LATE) not in aligned:
                 self.publish_aligned(volume, record.fields())
             self.publish_scores([s for s in scores if (*s.key, s.revision) not in known], reliability)
+            for used in again.decoding.used():
+                if used.index not in projected:
+                    self.publish_series([used], bisect_right(firsts, used.index) - 1)
         again.decoding.interrupt()
         again.decoding.decide_by(self._decide)
         return again.decoding
@@ -140,6 +150,7 @@ class _Decode:
         self.publish_aligned(aligned, slot, first_echo(volume), self.events_taken, state)
         before = self.decoding.left_out
         self.decoding.learn(aligned)
+        self.publish_series(self.decoding.used(), self.context.plan.part)
         if aligned.data is not None and self.decoding.left_out > before:
             self.artefact(index)
         self.publish()
@@ -164,6 +175,7 @@ class _Decode:
         if decision == Decision.ACCEPTED and not acceptable(waiting.placement, self.context.config):
             return
         self.decoding.decide(decision, self.last)
+        self.publish_series(self.decoding.used(), self.context.plan.part)
         self.publish_placements()
         self.publish()
 
@@ -221,6 +233,8 @@ class _Decode:
         plan = self.context.plan
         self.publish(final=True)
         self.scores.close_writing()
+        if self.series is not None:
+            self.series.close_writing()
         self.aligned.close_writing()
         if plan.visit is not None:
             save_state(plan.out, self.decoding, self.context.config, self.decoder, plan.tr_s)
@@ -260,6 +274,15 @@ class _Decode:
                     out[name] = math.nan if state is None else getattr(state, name)
             if self.save:
                 put_volume(out, data if aligned.data is None else aligned.data, self.decoding.grid or NO_GRID)
+
+    def publish_series(self, used: Sequence[Projected], part: int) -> None:
+        """Publish volumes that scores have used, where evolution looks at volumes."""
+        for volume in used if self.series is not None else ():
+            assert self.series is not None
+            with self.series.reserve(timeout_s=30) as out:
+                out["part"] = part
+                for name, value in asdict(volume).items():
+                    out[name] = value
 
     def publish(self, final: bool = False) -> None:
         """Publish the scores that are ready."""

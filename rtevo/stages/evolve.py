@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 
 from rtevo.errors import DataError
 from rtevo.evolve import Course, Request, Told
+from rtevo.evolve.series import warm_up
 from rtevo.evolve.together import Link
 from rtevo.latent import LatentSpace
 from rtevo.outside import parse_json
-from rtevo.past.evolution import go_through, measured
+from rtevo.past.evolution import go_through, measured, volumes_of
 from rtevo.record import ImageRecord, earlier, is_measured, of_kind, seal, secret_of
-from rtevo.records import EventKind, Given, RunClock
+from rtevo.records import EventKind, Given, Projected, RunClock
 from rtevo.session.context import WAIT_S, Context, Turns, serve
 from rtevo.session.course import make_course, state_of
 from rtevo.session.plan import MEASURED
+from rtevo.session.rings import looks_at_volumes
 from rtevo.session.safety import avoid_of
 from rtevo.session.silence import Answers
 from rtevo.shm import Ring
@@ -43,7 +45,7 @@ class _Evolve:
         self.latents_out, self.fitness_out = context.writer("latents"), context.writer("fitness")
         self.run = RunClock(context.plan.tr_s, context.plan.first_volume)
         self.elapsed_s, self.scored_ns, self.saved = self.run.begins_s, 0, -1
-        self.scores_taken = 0
+        self.scores_taken = self.volumes_taken = 0
         self.last_offset_ns: int | None = None
         self.approved = context.config.safety.approval == "each"  # then images wait for the operator, not for being painted
         self.asked: dict[tuple[int, int], NDArray[np.float32]] = {}
@@ -63,10 +65,10 @@ class _Evolve:
         images = of_kind(log, ImageRecord) if self.settings.use_post_encodings else []
         place = {(r.generation, r.candidate): self.space.to_latent(r.embedding[np.newaxis])[0] for r in images}
         try:
-            past = go_through(self.course, log, measured(log, plan.condition), place)
+            past = go_through(self.course, log, measured(log, plan.condition), place, volumes=volumes_of(log))
         except ValueError as error:
             raise DataError(f"{plan.out}: its log is not that of a session of its settings: {error}") from None
-        self.scores_taken = past.scores_taken
+        self.scores_taken, self.volumes_taken = past.scores_taken, past.volumes_taken
         for told, taken in past.told:
             self.publish([told], taken)
         if plan.rebaseline or plan.condition in MEASURED:  # nothing more will be known of what was shown
@@ -92,6 +94,7 @@ class _Evolve:
             with self.latents_out.reserve(timeout_s=30) as slot:
                 slot["generation"], slot["candidate"], slot["probe"] = request.generation, request.candidate, request.probe
                 slot["scores_taken"], slot["seed"] = self.scores_taken, self.noise_seed(request.generation, request.candidate)
+                slot["volumes_taken"], slot["onsets_taken"] = self.volumes_taken, len(self.shown)
                 slot["scored_ns"], slot["evolved_ns"] = self.scored_ns, time.monotonic_ns()
                 slot["latent"], slot["embedding"] = request.latent, self.space.to_embedding(request.latent)
             self.asked[request.generation, request.candidate] = request.latent
@@ -167,6 +170,11 @@ class _Evolve:
             link = Link.of(slot["onset_s"], slot["measured"], slot["measured_se"], slot["neighbours"])
             self.take(slot, float(slot["score"]), float(slot["score_se"]), int(slot["scored_ns"]), link)
 
+    def volume(self, slot: Any) -> None:
+        """Take a volume, where the strategy looks at volumes; images are asked for as others appear."""
+        self.volumes_taken += 1
+        self.course.volume(int(slot["part"]), projected(slot))
+
     def event(self, slot: Any) -> None:
         """Follow what is shown; take a rating."""
         kind, t_ns = slot["kind"], int(slot["t_ns"])
@@ -177,9 +185,12 @@ class _Evolve:
         key = int(slot["generation"]), int(slot["candidate"])
         if kind == EventKind.ONSET:
             self.shown.add(key)
+            self.course.appeared(*key, self.run.seconds(t_ns), self.context.config.presentation.image_s)
             self.course.show()
             self.go_on()
         elif kind in (EventKind.TAKEN, EventKind.REFUSED) and key not in self.over:
+            if key in self.shown:
+                self.course.cut_short(*key, self.run.seconds(t_ns))
             self.refuse(key, measured=kind == EventKind.TAKEN)
         elif kind == EventKind.OFFSET:
             self.over.add(key)
@@ -213,12 +224,21 @@ class _Evolve:
         self.go_on()
 
 
+def projected(slot: Any) -> Projected:
+    """Read a slot of ``series``."""
+    fields = {name: slot[name].item() for name in slot.dtype.names if name not in ("part", "motion_mm")}
+    return Projected(motion_mm=tuple(slot["motion_mm"].tolist()), **fields)
+
+
 def run(context: Context) -> None:
     """``scores``, ``events`` and ``images`` -> ``latents`` and ``fitness``."""
     inputs: dict[str, Ring | Turns] = {"images": context.images()}
     inputs |= {name: context.reader(name) for name in ("events", "scores")}
+    if looks_at_volumes(context.config):
+        warm_up()
+        inputs["series"] = context.reader("series")
     work = _Evolve(context)  # publishes the first images, so that they are painted when the trigger comes
-    handlers = {"images": work.image, "events": work.event, "scores": work.score}
+    handlers = {"images": work.image, "events": work.event, "scores": work.score, "series": work.volume}
     context.ready()
     while inputs and not context.clock.get("abort"):
         ended = serve(inputs, handlers, WAIT_S)

@@ -76,8 +76,8 @@ class Stage:
 STAGES: tuple[Stage, ...] = (
     Stage("ingest", ingest.run, (), ("volumes",)),
     Stage("physio", physio.run, (), ("physiology",)),
-    Stage("decode", decode.run, ("volumes", "events", "physiology"), ("aligned", "placements", "scores"), stays=True),
-    Stage("evolve", evolve.run, ("scores", "images", "events"), ("latents", "fitness")),
+    Stage("decode", decode.run, ("volumes", "events", "physiology"), ("aligned", "placements", "scores", "series"), stays=True),
+    Stage("evolve", evolve.run, ("scores", "images", "events", "series"), ("latents", "fitness")),
     Stage("generate", generate.run, ("latents",), ("images", "refused"), deadline_s=120, stays=True),  # one for each device
     # it keeps an image unread as long as the stimulus PC cannot take it, and has a limit of its own ([bridge] lost_s)
     Stage("bridge", bridge.run, ("images",), ("events",), deadline_s=math.inf, restarts=3),

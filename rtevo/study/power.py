@@ -24,7 +24,7 @@ import numpy as np
 
 from rtevo.command import Parser, command, finite
 from rtevo.errors import ConfigError
-from rtevo.evolve import SCHEDULES, STRATEGIES, Feedback, Sham, create
+from rtevo.evolve import OF_SCORES, SCHEDULES, Feedback, Sham, create
 from rtevo.evolve.jobs import add_options, client, run_all
 from rtevo.evolve.rehearse import OBJECTIVES, Case, mixed, rehearse, standardised
 from rtevo.progress import shown
@@ -281,7 +281,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--quality", type=finite, default=1.0, metavar="R", help="correlation of what the map measures with what is sought")
     p.add_argument("--size", type=int, default=100, metavar="D", help="latent dimensions (default 100)")
     p.add_argument("--population", type=int, default=10, metavar="N", help="images in a generation (default 10)")
-    p.add_argument("--strategy", default="surrogate", choices=list(STRATEGIES))
+    p.add_argument("--strategy", default="surrogate", choices=list(OF_SCORES))
     p.add_argument("--schedule", default=SCHEDULES[0], choices=SCHEDULES)
     p.add_argument(
         "--objectives",
