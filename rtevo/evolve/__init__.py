@@ -10,6 +10,7 @@ measured; such a candidate is left out and never counts as zero.
     truncation  the weighted mean of the better half, and mutation
     surrogate   a Bayesian model of all scores so far
     model       that model
+    shell       how long the embeddings of latents may be
     cma         CMA-ES, plain and separable
     runs        several runs: an offset, a unit, noise and a drift of each
     together    errors that go together; means of runs
@@ -30,6 +31,7 @@ from rtevo.evolve.controls import Feedback, RandomEvolver, Sham, Yoked
 from rtevo.evolve.course import MOST_AHEAD, SCHEDULES, Course, CourseSettings, Request, Told
 from rtevo.evolve.probes import Anchor
 from rtevo.evolve.runs import Effects
+from rtevo.evolve.shell import Shell
 from rtevo.evolve.state import rng_from_state, rng_to_state
 from rtevo.evolve.surrogate import Surrogate
 from rtevo.evolve.truncation import Truncation, TruncationEvolver, truncation_weights
@@ -50,6 +52,7 @@ __all__ = [
     "Request",
     "SepCma",
     "Sham",
+    "Shell",
     "Surrogate",
     "Told",
     "Truncation",
@@ -74,6 +77,7 @@ def create(
     budget: int | None = None,
     mutation_sd: float = 0.3**0.5,
     norm_limits: tuple[float, float] | None = None,
+    shell: Shell | None = None,
 ) -> Evolver:
     """Make a strategy by name.
 
@@ -93,6 +97,8 @@ def create(
         Standard deviation of the mutation (truncation).
     norm_limits : tuple of float, (2,), optional
         Least and greatest length of a candidate, as shares of ``sqrt(latent_size)`` (surrogate; None: its own).
+    shell : Shell, optional
+        How long the embeddings of latents are (surrogate).
 
     Raises
     ------
@@ -100,7 +106,7 @@ def create(
         There is no such strategy, or a parameter is out of range.
     """
     if strategy == "surrogate":
-        return Surrogate(latent_size, budget, rng, final=population, norm_limits=norm_limits)
+        return Surrogate(latent_size, budget, rng, final=population, norm_limits=norm_limits, shell=shell)
     if strategy == "truncation":
         return TruncationEvolver(latent_size, population, mutation_sd, rng)
     if strategy in ("cma", "sepcma"):

@@ -22,7 +22,7 @@ would depend on the number of threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -343,7 +343,9 @@ class Curved:
         evidence += sum(0.5 * math.log(ratio * _CONSTANT * each) for each in known) + 0.5 * log_det  # means that are given
         return evidence, ratio, factor, squares / (freedom + len(known))
 
-    def ascend(self, start: Array, radius: Array, spread: float, rng: np.random.Generator, steps: int = 16) -> Slope:
+    def ascend(
+        self, start: Array, radius: Array, spread: float, rng: np.random.Generator, within: Callable[[Array], Array], steps: int = 16
+    ) -> Slope:
         """Slopes at the maxima on a sphere that are reached from `start`, one for each draw from the posterior.
 
         Each step goes to where the gradient points, or, where that is not better, less far from where it is (the shifted power method of
@@ -359,6 +361,8 @@ class Curved:
             Spread of the draws around the posterior mean, as a share of the posterior's own; 0: the mean itself.
         rng : numpy.random.Generator
             Source of the draws.
+        within : callable
+            From points (n, d) on the spheres to the best allowed ones in their directions.
         steps : int
             At most.
 
@@ -388,11 +392,11 @@ class Curved:
             pull = alpha * np.exp(at @ self._latents.T / d)
             return pull.sum(axis=1) + (prior * at).sum(axis=1), pull @ self._latents / d + prior
 
-        point, stay = radius[:, np.newaxis] * unit(start), np.zeros((draws, 1))
+        point, stay = within(radius[:, np.newaxis] * unit(start)), np.zeros((draws, 1))
         value, gradient = look(point)
         for _ in range(steps):
             onwards = unit(gradient) + stay * unit(point)  # nothing, where these are opposite and as long: in one dimension
-            moved = radius[:, np.newaxis] * unit(onwards)
+            moved = within(radius[:, np.newaxis] * unit(onwards))
             reached, there = look(moved)
             better = (reached >= value)[:, np.newaxis] & onwards.any(axis=1, keepdims=True)
             stay = np.where(better, stay / 2, 2 * stay + 0.5)

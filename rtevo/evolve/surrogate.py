@@ -14,7 +14,8 @@ draws from what the model holds possible are highest.
 - Showing promising images again, in between, was tried and gained nothing (docs/evolution.md): a neighbour says as much.
 - At the end of the budget candidates are drawn closely around the best image under the mean of the posterior.
 - Candidates keep the length of random latents, from which the image model has learnt to paint, within `norm_limits`; inside these
-  a length that scores better is used.
+  a length that scores better is used. Where it is known how long embeddings are, these keep to the greatest length, too: candidates are then
+  the best ones within both (:mod:`rtevo.evolve.shell`).
 
 Why it wins over selecting parents: it uses every score ever measured, each with its own certainty, and never follows the noise of the
 last generation alone, nor a single score that the others make incredible.
@@ -23,6 +24,7 @@ last generation alone, nor a single score that the others make incredible.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,7 @@ from rtevo.evolve.model import (
     without_outliers_together,
 )
 from rtevo.evolve.runs import Effects, Pooled, Scores, fit_effects, fit_pooled
+from rtevo.evolve.shell import Shell
 
 __all__ = ["Surrogate"]
 
@@ -75,6 +78,8 @@ class Surrogate(Evolver):
         standard deviations of the length of random latents.
     half_life : float
         Images after which a score counts half as much, as the preference may drift; 0: it stays.
+    shell : Shell, optional
+        How long the embeddings of latents are; their greatest length is that of `norm_limits`, too.
     rng : numpy.random.Generator
         Source of every draw.
 
@@ -95,6 +100,7 @@ class Surrogate(Evolver):
         exploration: float = 0.6,
         norm_limits: tuple[float, float] | None = None,
         half_life: float = 0.0,
+        shell: Shell | None = None,
     ) -> None:
         super().__init__(latent_size, rng)
         if budget is not None and budget < 1:
@@ -110,6 +116,7 @@ class Surrogate(Evolver):
         if not 0 <= half_life < math.inf:
             raise ValueError(f"half_life: expected at least 0, got {half_life}")
         self.half_life = float(half_life)
+        self.shell = shell
         self._final = math.ceil(_FINAL_SHARE * (budget or 0)) if final is None else int(final)
 
     def extend(self, n: int) -> None:
@@ -174,11 +181,15 @@ class Surrogate(Evolver):
         slope = linear.draw(n, spread, self._rng)
         curved = Curved(latents, fitness, precision, linear, linear.mean().direction[0], errors)
         if curved.advantage > _CURVED_EVIDENCE:
-            slope = curved.ascend(slope.direction, self._radius(slope), spread, self._rng)
+            slope = curved.ascend(slope.direction, self._radius(slope), spread, self._rng, self._within)
         directions = unit(slope.direction)
         if spread == 0:
             directions = unit(directions + _FINAL_SPREAD * unit(self._rng.standard_normal(directions.shape)))
-        return np.asarray(directions * self._radius(slope)[:, np.newaxis], np.float64)
+        return self._within(directions * self._radius(slope)[:, np.newaxis])
+
+    def _within(self, points: Array) -> Array:
+        """Return the best points by directions (n, d) of their lengths, whose embeddings are not too long."""
+        return points if self.shell is None else self.shell.within(points, self._norm_limits[1])
 
     def _radius(self, slope: Slope) -> Array:
         """Length of the best image for each slope, within the limits."""
@@ -190,3 +201,9 @@ class Surrogate(Evolver):
     def _settings(self) -> dict[str, Any]:
         own = {"budget": self._budget, "final": self._final, "exploration": self._exploration, "norm_limits": list(self._norm_limits)}
         return {**super()._settings(), **own, "half_life": self.half_life}
+
+    def _memory(self) -> dict[str, Any]:
+        return {} if self.shell is None else {"shell": self.shell.to_state()}
+
+    def _remember(self, memory: Mapping[str, Any]) -> None:
+        self.shell = Shell.from_state(memory["shell"]) if "shell" in memory else None
