@@ -3,6 +3,9 @@
 An image model paints well what it was trained on, embeddings of pictures, and these lie on a shell. Latents on a sphere are on that shell
 where a latent space's scales are all alike. Where its variances fall, as 1/k say, a latent of the usual length along the first components
 has an embedding several times as long as any picture's: there the length of the embedding is what limits a latent, too.
+
+Candidates that are too long keep their direction. To turn them instead, to the best point by the model within both limits, spends what is
+left of the latent's length on components in which next to nothing is known: that did worse (docs/evolution.md).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = ["Shell"]
 
 _ROUNDING = 1e-9  # relative: in a space of equal scales nothing is moved
-_HALVINGS = 40
+_FOLLOWS = 0.25
 
 Array = NDArray[np.float64]
 
@@ -35,6 +38,9 @@ class Shell:
         Embedding units of one latent unit along each component, > 0.
     tilt : ndarray, float64 (d,)
         Of each component, its scale times the mean's coordinate along it.
+    follows : float
+        How far what is expected of a preference follows the space: its effect along a component is expected to be as large as the scale to
+        this power, in latents. 0: all alike; 1: all directions of the embedding alike.
 
     Raises
     ------
@@ -44,12 +50,13 @@ class Shell:
 
     scale: Array
     tilt: Array
+    follows: float = _FOLLOWS
 
     def __post_init__(self) -> None:
         if self.scale.ndim != 1 or self.tilt.shape != self.scale.shape:
             raise ValueError(f"shell: expected scale and tilt of one length, got shapes {self.scale.shape} and {self.tilt.shape}")
         if not (np.isfinite(self.scale).all() and np.isfinite(self.tilt).all() and (self.scale > 0).all()):
-            raise ValueError("shell: expected finite numbers and scales > 0")
+            raise ValueError("shell: expected finite numbers and scales > 0, got others")
 
     @classmethod
     def of(cls, mean: ArrayLike, components: ArrayLike, scale: ArrayLike) -> Shell:
@@ -73,10 +80,7 @@ class Shell:
         return high**2 + 2 * math.sqrt(2) * float(np.linalg.norm(self.tilt)) / float((self.scale**2).sum())
 
     def within(self, points: Array, high: float) -> Array:
-        """Move latents whose embeddings are too long onto the shell.
-
-        A point stands for the direction in which things get better and for its own length. It becomes the best one by that direction which
-        is no longer, and whose embedding is no longer than allowed: the first components, in which lengths are dear, give way to the others.
+        """Shorten latents whose embeddings are too long, so that these lie on the shell.
 
         Parameters
         ----------
@@ -84,38 +88,25 @@ class Shell:
         high : float
             As for :meth:`most`.
         """
-        most = self.most(high)
-        moved = np.array(points, np.float64)
-        far = self.excess(moved) > most * (1 + _ROUNDING)
-        if far.any():
-            moved[far] = self._best(moved[far], most)
+        most, usual = self.most(high), float((self.scale**2).sum())
+        far = self.excess(points) > most * (1 + _ROUNDING)
+        if not far.any():
+            return points
+        moved = points.copy()
+        square, linear = ((moved[far] * self.scale) ** 2).sum(axis=1) / usual, moved[far] @ self.tilt / usual
+        moved[far] *= ((np.sqrt(linear**2 + square * most) - linear) / square)[:, np.newaxis]
         return moved
 
-    def _best(self, points: Array, most: float) -> Array:
-        """Return the maxima of ``point . x`` over the ball through each point and the ellipsoid (Karush, Kuhn and Tucker's conditions)."""
-        usual = float((self.scale**2).sum())
-        dear, tilt, radius = self.scale**2 / usual, self.tilt / usual, np.linalg.norm(points, axis=1, keepdims=True)
-        aim, centre = points / radius, tilt / dear
-        stretch = np.sqrt((most + float(centre @ tilt)) / (aim**2 / dear).sum(axis=1, keepdims=True))
-        alone = stretch * aim / dear - centre  # by the ellipsoid alone
-        low, high, best = np.zeros_like(radius), np.ones_like(radius), points
-        for _ in range(_HALVINGS):
-            price = (low + high) / 2
-            shrunk = 1 - price + price * dear / dear.mean()
-            turned, shift = (1 - price) * aim / shrunk, price * tilt / dear.mean() / shrunk
-            across, along = (turned * shift).sum(axis=1, keepdims=True), (turned**2).sum(axis=1, keepdims=True)
-            root = across**2 - along * ((shift**2).sum(axis=1, keepdims=True) - radius**2)
-            on_both = (across + np.sqrt(np.maximum(root, 0.0))) / along * turned - shift
-            best = np.where(root >= 0, on_both, best)
-            far = (root >= 0) & (self.excess(best)[:, np.newaxis] > most)
-            low, high = np.where(far, price, low), np.where(far, high, price)
-        return np.where(np.linalg.norm(alone, axis=1, keepdims=True) <= radius, alone, best)
+    def weights(self) -> Array:
+        """How large the effect along each component is expected to be, float64 (d,): mean square 1, and 1 where all scales are alike."""
+        relative = (self.scale / self.scale.max()) ** self.follows
+        return np.asarray(relative / math.sqrt(float((relative**2).mean())), np.float64)
 
     def to_state(self) -> dict[str, Any]:
         """Return the shell as plain JSON types."""
-        return {"scale": self.scale.tolist(), "tilt": self.tilt.tolist()}
+        return {"scale": self.scale.tolist(), "tilt": self.tilt.tolist(), "follows": self.follows}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Shell:
         """Return the shell that :meth:`to_state` gave."""
-        return cls(np.array(state["scale"], np.float64), np.array(state["tilt"], np.float64))
+        return cls(np.array(state["scale"], np.float64), np.array(state["tilt"], np.float64), float(state["follows"]))

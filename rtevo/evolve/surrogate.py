@@ -14,8 +14,8 @@ draws from what the model holds possible are highest.
 - Showing promising images again, in between, was tried and gained nothing (docs/evolution.md): a neighbour says as much.
 - At the end of the budget candidates are drawn closely around the best image under the mean of the posterior.
 - Candidates keep the length of random latents, from which the image model has learnt to paint, within `norm_limits`; inside these
-  a length that scores better is used. Where it is known how long embeddings are, these keep to the greatest length, too: candidates are then
-  the best ones within both (:mod:`rtevo.evolve.shell`).
+  a length that scores better is used. Where it is known how long embeddings are, these keep to the greatest length, too, and the model
+  expects a little more of directions in which pictures differ much (:mod:`rtevo.evolve.shell`).
 
 Why it wins over selecting parents: it uses every score ever measured, each with its own certainty, and never follows the noise of the
 last generation alone, nor a single score that the others make incredible.
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ class Surrogate(Evolver):
     half_life : float
         Images after which a score counts half as much, as the preference may drift; 0: it stays.
     shell : Shell, optional
-        How long the embeddings of latents are; their greatest length is that of `norm_limits`, too.
+        How long the embeddings of latents are; their greatest length is that of `norm_limits`, too. None: latents' lengths alone count.
     rng : numpy.random.Generator
         Source of every draw.
 
@@ -132,7 +133,7 @@ class Surrogate(Evolver):
             return math.nan
         with one_thread():
             pooled = self._pooled()
-            linear = _linear(known)[0] if pooled is None else pooled.linear
+            linear = _linear(self._weighted(known))[0] if pooled is None else pooled.linear
             return linear.expected_gain(n, np.random.default_rng(self.asked))
 
     def run_effects(self) -> tuple[Effects, Array, Array]:
@@ -147,7 +148,7 @@ class Surrogate(Evolver):
             preference that is found, where no image was shown in both.
         """
         with one_thread():
-            scores = Scores.of(self, self.half_life)
+            scores = Scores.of(self, self.half_life, self._weights())
             effects = fit_effects(scores, errors=True)
             return effects, *fit_pooled(scores).offsets(effects)
 
@@ -164,11 +165,20 @@ class Surrogate(Evolver):
         """Fit the model of several runs; None where there is only one, all of whose scores count the same."""
         if not self.half_life and len(np.unique(self.run_of(self.history().ids))) < 2:
             return None
-        return fit_pooled(Scores.of(self, self.half_life))
+        return fit_pooled(Scores.of(self, self.half_life, self._weights()))
+
+    def _weights(self) -> Array:
+        """How large the effect along each latent dimension is expected to be (d,)."""
+        return np.ones(self.latent_size) if self.shell is None else self.shell.weights()
+
+    def _weighted(self, known: History) -> History:
+        """Return candidates in coordinates along which effects are expected to be alike: those of the models."""
+        return replace(known, latents=known.latents * self._weights())
 
     def _best(self, n: int, known: History, spread: float) -> Array:
         """Return the best candidates under draws with a share of the posterior's spread."""
         errors: Errors | None = None
+        known, weights = self._weighted(known), self._weights()
         latents, fitness, precision = known.latents, known.fitness, np.ones(len(known.ids))
         if (pooled := self._pooled()) is not None:
             latents, fitness, errors, linear = pooled.latents, pooled.values, pooled.errors, pooled.linear
@@ -181,14 +191,17 @@ class Surrogate(Evolver):
         slope = linear.draw(n, spread, self._rng)
         curved = Curved(latents, fitness, precision, linear, linear.mean().direction[0], errors)
         if curved.advantage > _CURVED_EVIDENCE:
-            slope = curved.ascend(slope.direction, self._radius(slope), spread, self._rng, self._within)
-        directions = unit(slope.direction)
+            radius = self._radius(slope)[:, np.newaxis]
+            slope = curved.ascend(
+                slope.direction, lambda slopes: weights * self._within(radius * unit(weights * slopes)), spread, self._rng
+            )
+        directions = unit(weights * slope.direction)
         if spread == 0:
             directions = unit(directions + _FINAL_SPREAD * unit(self._rng.standard_normal(directions.shape)))
         return self._within(directions * self._radius(slope)[:, np.newaxis])
 
     def _within(self, points: Array) -> Array:
-        """Return the best points by directions (n, d) of their lengths, whose embeddings are not too long."""
+        """Shorten points (n, d) whose embeddings are too long."""
         return points if self.shell is None else self.shell.within(points, self._norm_limits[1])
 
     def _radius(self, slope: Slope) -> Array:
