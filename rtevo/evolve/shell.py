@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["Shell"]
 
-_ROUNDING = 1e-9  # relative: in a space of equal scales nothing is moved
+_ROUNDING = 1e-6  # relative, that of float32: in a space of equal scales nothing is moved
 _FOLLOWS = 0.25
 
 Array = NDArray[np.float64]
