@@ -4,11 +4,10 @@ Run as a script, ``python bench/bench_evolve.py [--table ...] [--seeds N] [--obj
 it prints the true fitness of the last generation's candidates, in standard deviations of random images, mean and standard error over
 the seeds: every strategy at every budget and noise (``gain``), against the prototype's rule at equal evaluations and at a quarter of
 them (``prototype``), generational and steady at equal scan time (``schedule``), with late, missing and wild scores (``gaps``), and for the
-built-in image model's own objective, the similarity of the re-encoded picture to a hidden one (``picture``), and what comes back of embeddings of
-several lengths (``returned``); with maps that measure
-something else, too (``quality``), what objectives over two maps do to both (``maps``), and evolution that goes on in runs whose
-scores have another offset and unit (``runs``). Simulations run on the local cores or a Dask
-cluster, see --help. Under pytest-benchmark the cost of one ask is timed, for 100 to 1,000 scores.
+built-in image model's own objective, the similarity of the re-encoded picture to a hidden one (``picture``), and what comes back of
+embeddings of several lengths (``returned``); with maps that measure something else, too (``quality``), what objectives over two maps do
+to both (``maps``), and evolution that goes on in runs whose scores have another offset and unit (``runs``). Simulations run on the
+local cores or a Dask cluster, see --help. Under pytest-benchmark the cost of one ask is timed, for 100 to 1,000 scores.
 
 Budgets are generations x population. An image every 4 s, a score 12 s after its onset.
 """

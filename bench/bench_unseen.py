@@ -4,18 +4,19 @@
 
 A cell is an objective (``objectives.py``), a space whose variances are equal or fall as 1/k, a noise and a budget, generational, in 100
 dimensions. The gain is the preference for the last generation, in standard deviations of random images. The surrogate knows the space's
-shell, as in sessions. In each cell it is held against the prototype's rule (``truncation``), CMA-ES and a Gaussian process with
-expected improvement (``gaussian_process.py``) on the same participants: paired differences, two-sided t-tests, corrected by Holm's method over all
-cells and peers of a group. *Twice* is said of a cell where the gain is twice the prototype's, or at least 95% of the ceiling, or as high as the
-prototype's with a quarter of the scores. What is not above, lost, or not twice is marked.
+shell, as in sessions. In each cell it is held against the prototype's rule (``truncation``), CMA-ES and a Gaussian process with expected
+improvement (``gaussian_process.py``) on the same participants: paired differences, two-sided t-tests, corrected by Holm's method over all
+cells and peers of a group. *Twice* is said of a cell where the gain is twice the prototype's, or at least 95% of the ceiling, or as high
+as the prototype's with a quarter of the scores. What is not above, lost, or not twice is marked.
 
-``--ablations`` adds the surrogate without the shell, with the same expectations of all components, and with those of all
-directions of the embedding alike. How long the last images' embeddings are is printed with each group.
+``--ablations`` adds the surrogate without the shell, with the same expectations of all components, and with those of all directions of
+the embedding alike. How long the last images' embeddings are is printed with each group.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import platform
 import sys
@@ -143,6 +144,13 @@ def paired_p(ours: np.ndarray, theirs: np.ndarray) -> float:
     return 1.0 if np.ptp(ours - theirs) == 0 else float(ttest_rel(ours, theirs).pvalue)
 
 
+def mark(above: float, p: float) -> str:
+    """Say how the surrogate compares."""
+    if p < 0.05:
+        return "+" if above > 0 else "**-**"
+    return "" if above > 0 else "(-)"
+
+
 def table(cells: list[Session], gains: dict[tuple[Session, str], np.ndarray], tops: np.ndarray, names: list[str], out: TextIO) -> None:
     """Print a group's cells and what they come to."""
     p = np.array([[paired_p(gains[cell, "surrogate"], gains[cell, name]) for name in names] for cell in cells])
@@ -154,8 +162,7 @@ def table(cells: list[Session], gains: dict[tuple[Session, str], np.ndarray], to
     for k, cell in enumerate(cells):
         ours, rule, quarter = (gains[cell, name].mean() for name in ("surrogate", "truncation", "quarter"))
         twice.append(ours >= 2 * rule or ours >= CEILING * tops[k] or quarter >= rule)
-        marks = [("+" if above[k, m] > 0 else "**-**") if corrected[k, m] < 0.05 else ("" if above[k, m] > 0 else "(-)") for m in range(len(names))]
-        texts = [f"{number(gains[cell, name])} {mark}".strip() for name, mark in zip(names, marks, strict=True)]
+        texts = [f"{number(gains[cell, name])} {mark(above[k, m], corrected[k, m])}".strip() for m, name in enumerate(names)]
         row = [cell.objective, cell.space, f"{cell.noise:g}", f"{cell.generations} x {cell.population}", f"{tops[k]:.2f}"]
         row += [number(gains[cell, "surrogate"]), *texts, number(gains[cell, "quarter"]), "yes" if twice[-1] else "**no**"]
         print("| " + " | ".join(row) + " |", file=out)
@@ -164,7 +171,8 @@ def table(cells: list[Session], gains: dict[tuple[Session, str], np.ndarray], to
         sure = corrected[:, m] < 0.05
         won, lost, ahead = int((sure & (above[:, m] > 0)).sum()), int((sure & (above[:, m] < 0)).sum()), int((above[:, m] > 0).sum())
         print(f"- against {name}: {won} cells won, {lost} lost of {len(cells)}; mean above in {ahead}", file=out)
-    print(f"- mean above in {(above > 0).mean():.0%} of all comparisons; twice the prototype in {sum(twice)} of {len(cells)} cells\n", file=out)
+    print(f"- mean above in {(above > 0).mean():.0%} of all comparisons", file=out)
+    print(f"- twice the prototype in {sum(twice)} of {len(cells)} cells\n", file=out)
 
 
 def draw(cells: list[Session], gains: dict[tuple[Session, str], np.ndarray], names: list[str], path: Path) -> None:
@@ -179,8 +187,8 @@ def draw(cells: list[Session], gains: dict[tuple[Session, str], np.ndarray], nam
         for column, noise in enumerate(NOISES):
             panel = panels[row, column]
             for k, name in enumerate(["surrogate", *names]):
-                own = {cell.objective: gains[cell, name] for cell in cells if (cell.space, cell.noise, cell.generations) == (space, noise, most)}
-                of = [own[objective] for objective in objectives]
+                here = [cell for cell in cells if (cell.space, cell.noise, cell.generations) == (space, noise, most)]
+                of = [gains[cell, name] for cell in here]
                 at = np.arange(len(objectives)) + 0.2 * k - 0.3
                 errors = [one.std(ddof=1) / math.sqrt(len(one)) for one in of]
                 panel.bar(at, [one.mean() for one in of], 0.18, yerr=errors, color=COLOURS[name], label=name, error_kw={"lw": 1})
@@ -193,43 +201,42 @@ def draw(cells: list[Session], gains: dict[tuple[Session, str], np.ndarray], nam
     figure.savefig(path, dpi=100)
 
 
+def of(cell: Session, kind: str, seed: int) -> Session:
+    """Return a cell's session of a strategy; "quarter" is the surrogate with a quarter of the images."""
+    if kind != "quarter":
+        return replace(cell, strategy=kind, seed=seed)
+    generations, population = QUARTERS[cell.generations, cell.population]
+    return replace(cell, generations=generations, population=population, seed=seed)
+
+
 def run_group(group: str, options: argparse.Namespace, where: Any, out: TextIO) -> None:
     """Run the cells of a group and print its table."""
     objectives = [make.__name__ for make in GROUPS[group]]
-    cells = [
-        Session("surrogate", objective, space, *budget, noise, 0)
-        for objective in objectives for space in options.spaces for noise in options.noise for budget in BUDGETS
-    ]  # fmt: skip
-    names = list(dict.fromkeys(["truncation", *options.peers]))
-    kinds = ["surrogate", *names, *(ABLATIONS if options.ablations else ()), "quarter"]
-
-    def of(cell: Session, kind: str, seed: int) -> Session:
-        if kind != "quarter":
-            return replace(cell, strategy=kind, seed=seed)
-        generations, population = QUARTERS[cell.generations, cell.population]
-        return replace(cell, generations=generations, population=population, seed=seed)
-
-    every = [(cell, kind, of(cell, kind, seed)) for kind in reversed(kinds) for cell in cells for seed in range(options.seeds)]
+    combinations = itertools.product(objectives, options.spaces, options.noise, BUDGETS)
+    cells = [Session("surrogate", objective, space, *budget, noise, 0) for objective, space, noise, budget in combinations]
+    peers = list(dict.fromkeys(["truncation", *options.peers]))
+    others = [*peers, *(ABLATIONS if options.ablations else ())]
+    kinds = ["surrogate", *others, "quarter"]
+    every = [(cell, kind, of(cell, kind, seed)) for kind in kinds for cell in cells for seed in range(options.seeds)]
     every.sort(key=lambda one: one[1] != "gp")  # the slowest first
-    tops = [Top(objective, space, seed) for objective in objectives for space in options.spaces for seed in range(options.seeds)]
     with shown() as progress:
         told = partial(progress, group)
         results = run_all([session for _, _, session in every], play, Session, Result, where, options.keep, told)
-        heights = run_all(tops, find_top, Top, Height, where, None, None)
     gains: dict[tuple[Session, str], Any] = {}
     lengths: dict[tuple[str, str], list[float]] = {}
     for (cell, kind, _), result in zip(every, results, strict=True):
         gains.setdefault((cell, kind), []).append(result.gain)
         lengths.setdefault((kind, cell.space), []).append(result.length)
     gains = {key: np.array(values) for key, values in gains.items()}
-    mean_top = np.array([height.top for height in heights]).reshape(len(objectives), len(options.spaces), -1).mean(axis=2)
+    tops = [Top(cell.objective, cell.space, seed) for cell in cells for seed in range(options.seeds)]
+    heights = run_all(list(dict.fromkeys(tops)), find_top, Top, Height, where)
+    height_of = dict(zip(dict.fromkeys(tops), heights, strict=True))
     print(f"\n## {group}\n", file=out)
-    top = np.array([mean_top[objectives.index(cell.objective), options.spaces.index(cell.space)] for cell in cells])
-    table(cells, gains, top, [kind for kind in kinds if kind not in ("surrogate", "quarter")], out)
+    table(cells, gains, np.array([height_of[top].top for top in tops]).reshape(len(cells), -1).mean(axis=1), others, out)
     for (kind, space), own in lengths.items():
-        print(f"- length of the last embeddings, {kind}, {space}: mean {np.mean(own):.2f}, greatest {max(own):.2f} times the usual", file=out)
+        print(f"- last embeddings, {kind}, {space}: {np.mean(own):.2f} times as long as usual, at most {max(own):.2f}", file=out)
     if options.figure:
-        draw(cells, gains, names, options.figure.with_stem(f"{options.figure.stem}-{group}") if len(options.groups) > 1 else options.figure)
+        draw(cells, gains, peers, options.figure.with_stem(f"{options.figure.stem}-{group}"))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -242,14 +249,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--noise", nargs="+", type=float, default=list(NOISES), help="standard deviations of random images")
     parser.add_argument("--ablations", action="store_true", help="the surrogate without the shell and with other priors, too")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the tables here (default: the terminal)")
-    parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the gains")
+    parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the gains of the larger budget; the group is put into its name")
     add_options(parser)
     options = parser.parse_args(arguments)
     began = time.perf_counter()
     try:
         with client(options) as where:
             out = options.out.open("w", encoding="utf-8") if options.out else sys.stdout
-            print(f"{options.seeds} seeds from 0; {platform.machine()}, Python {platform.python_version()}, NumPy {np.__version__}", file=out)
+            versions = f"Python {platform.python_version()}, NumPy {np.__version__}"
+            print(f"{options.seeds} seeds from 0; {platform.machine()}, {versions}", file=out)
             for group in options.groups:
                 run_group(group, options, where, out)
                 out.flush()

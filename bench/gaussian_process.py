@@ -1,8 +1,8 @@
 """A peer for ``bench_unseen.py``: a Gaussian process with expected improvement (BoTorch, optional: ``pip install 'rtevo[bench]'``).
 
 M. Balandat et al. 2020, arXiv:1910.06403; log expected improvement: S. Ament et al. 2023, arXiv:2310.20708; length scales that follow the
-number of dimensions: C. Hvarfner et al. 2024, arXiv:2402.02229. BoTorch's own defaults, but for what a session needs: candidates are no longer than
-the surrogate's, a generation is found at once, and the last one lies around the maximum of the posterior mean, as the surrogate's does.
+number of dimensions: C. Hvarfner et al. 2024, arXiv:2402.02229. BoTorch's own defaults, but for what a session needs: latents are no longer
+than the surrogate's, a generation is found at once, and the last one lies around the maximum of the posterior mean, as the surrogate's.
 """
 
 from __future__ import annotations

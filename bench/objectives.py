@@ -1,9 +1,9 @@
 """Simulated participants for ``bench_unseen.py``: what evolution meets that it was not made for.
 
 A participant looks at embeddings, as deviations ``x`` from the mean in units in which a random image's coordinates have a variance of 1 on
-average. In a *flat* space all coordinates vary alike; in a *falling* one their variances are as 1, 1/2, 1/3, ... Preferred pictures are random
-pictures of the space. Every objective is of one group: the surrogate may be tuned on ``tune``, ``report`` is what is reported, and ``check`` is looked
-at once, in the end.
+average. In a *flat* space all coordinates vary alike; in a *falling* one their variances are as 1, 1/2, 1/3, ... Preferred pictures are
+random pictures of the space. Every objective is of one group: the surrogate may be tuned on ``tune``, ``report`` is what is reported, and
+``check`` is looked at once, in the end.
 """
 
 from __future__ import annotations
@@ -202,7 +202,8 @@ def bell(world: World, images: int) -> Participant:
     """Two directions, each best at a middle strength."""
     targets = world.pictures(2)
     projected = targets / np.linalg.norm(targets * world.sd, axis=1, keepdims=True)
-    return world.scaled(lambda x: np.exp(-0.5 * ((x @ projected.T - 2.5) ** 2).sum(axis=1) / 1.5**2), np.vstack([targets, targets.sum(axis=0)]))
+    starts = np.vstack([targets, targets.sum(axis=0)])
+    return world.scaled(lambda x: np.exp(-0.5 * ((x @ projected.T - 2.5) ** 2).sum(axis=1) / 1.5**2), starts)
 
 
 GROUPS: dict[str, tuple[Callable[[World, int], Participant], ...]] = {

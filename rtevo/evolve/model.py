@@ -343,9 +343,7 @@ class Curved:
         evidence += sum(0.5 * math.log(ratio * _CONSTANT * each) for each in known) + 0.5 * log_det  # means that are given
         return evidence, ratio, factor, squares / (freedom + len(known))
 
-    def ascend(
-        self, start: Array, reach: Callable[[Array], Array], spread: float, rng: np.random.Generator, steps: int = 16
-    ) -> Slope:
+    def ascend(self, start: Array, reach: Callable[[Array], Array], spread: float, rng: np.random.Generator, steps: int = 16) -> Slope:
         """Slopes at the maxima on a surface, as a sphere, that are reached from `start`, one for each draw from the posterior.
 
         Each step goes to where the gradient points, or, where that is not better, less far from where it is (the shifted power method of

@@ -217,11 +217,11 @@ def test_draws_lean_to_what_is_known_least_and_differ() -> None:
 
 def test_the_unit_of_fitness_does_not_matter_however_small() -> None:
     asked = []
-    for unit in (1.0, 1e-89):
+    for smallness in (1.0, 1e-89):
         evolver = Surrogate(6, None, np.random.default_rng(0))
         for _ in range(3):
             latents = evolver.ask(8).astype(float)
-            evolver.tell(np.arange(evolver.asked - 8, evolver.asked), unit * latents[:, 0])
+            evolver.tell(np.arange(evolver.asked - 8, evolver.asked), smallness * latents[:, 0])
         asked.append(evolver.ask(8))
     np.testing.assert_allclose(asked[1], asked[0], rtol=1e-3, atol=1e-3)
 
