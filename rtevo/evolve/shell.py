@@ -5,7 +5,7 @@ where a latent space's scales are all alike. Where its variances fall, as 1/k sa
 has an embedding several times as long as any picture's: there the length of the embedding is what limits a latent, too.
 
 Candidates that are too long keep their direction. To turn them instead, to the best point by the model within both limits, spends what is
-left of the latent's length on components in which next to nothing is known: that did worse (docs/evolution.md).
+left of the latent's length on components of which next to nothing is known: that did worse (docs/evolution.md).
 """
 
 from __future__ import annotations
