@@ -164,7 +164,8 @@ class Evolution:
     )
     norm_limits: tuple[float, ...] = key(
         (),
-        "least and greatest length of a latent, 1 = that of random ones; empty = the strategy's own (surrogate: 0.5 to 1 + 1/sqrt(size))",
+        "least and greatest length of a latent, 1 = that of random ones; the greatest holds for embeddings, too; "
+        "empty = the strategy's own (surrogate: 0.5 to 1 + 1/sqrt(size))",
         "two numbers, 0 < least <= greatest",
         lambda x: not x or (len(x) == 2 and 0 < x[0] <= x[1]),
     )

@@ -12,6 +12,7 @@ measured; such a candidate is left out and never counts as zero.
     direct      the same model of the series itself; series: what that says of all images together
     model       that model
     preference  what it says at the end, and how sure that is
+    shell       how long the embeddings of latents may be
     cma         CMA-ES, plain and separable
     runs        several runs: an offset, a unit, noise and a drift of each
     together    errors that go together; means of runs
@@ -34,6 +35,7 @@ from rtevo.evolve.direct import Direct
 from rtevo.evolve.preference import Preference, preference_of
 from rtevo.evolve.probes import Anchor
 from rtevo.evolve.runs import Effects
+from rtevo.evolve.shell import Shell
 from rtevo.evolve.state import rng_from_state, rng_to_state
 from rtevo.evolve.surrogate import Surrogate
 from rtevo.evolve.truncation import Truncation, TruncationEvolver, truncation_weights
@@ -57,6 +59,7 @@ __all__ = [
     "Request",
     "SepCma",
     "Sham",
+    "Shell",
     "Surrogate",
     "Told",
     "Truncation",
@@ -85,6 +88,7 @@ def create(
     budget: int | None = None,
     mutation_sd: float = 0.3**0.5,
     norm_limits: tuple[float, float] | None = None,
+    shell: Shell | None = None,
 ) -> Evolver:
     """Make a strategy by name.
 
@@ -104,6 +108,8 @@ def create(
         Standard deviation of the mutation (truncation).
     norm_limits : tuple of float, (2,), optional
         Least and greatest length of a candidate, as shares of ``sqrt(latent_size)`` (surrogate, direct; None: their own).
+    shell : Shell, optional
+        How long the embeddings of latents are (surrogate, direct).
 
     Raises
     ------
@@ -111,7 +117,8 @@ def create(
         There is no such strategy, or a parameter is out of range.
     """
     if strategy in ("surrogate", "direct"):
-        return (Direct if strategy == "direct" else Surrogate)(latent_size, budget, rng, final=population, norm_limits=norm_limits)
+        kind = Direct if strategy == "direct" else Surrogate
+        return kind(latent_size, budget, rng, final=population, norm_limits=norm_limits, shell=shell)
     if strategy == "truncation":
         return TruncationEvolver(latent_size, population, mutation_sd, rng)
     if strategy in ("cma", "sepcma"):

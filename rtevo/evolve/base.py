@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rtevo.evolve.model import Linear, without_outliers_together
 from rtevo.evolve.probes import Anchor, Probes, ProbeScores, anchor
+from rtevo.evolve.shell import Shell
 from rtevo.evolve.state import rng_from_state, rng_to_state
-from rtevo.evolve.together import Link, Together
+from rtevo.evolve.together import Errors, Link, Together
 from rtevo.records import Projected
 
 __all__ = ["Evolver", "History"]
@@ -63,6 +65,7 @@ class Evolver(ABC):
 
     strategy: ClassVar[str]
     half_life: float = 0.0  # images after which a score counts half as much; 0: it stays
+    shell: Shell | None = None  # how long the embeddings of latents are; None: latents' lengths alone count
 
     def __init__(self, latent_size: int, rng: np.random.Generator) -> None:
         if latent_size < 1:
@@ -281,6 +284,20 @@ class Evolver(ABC):
     def own_together(self, known: History) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """As :meth:`together`, of the candidates alone."""
         return self._together.of(known.ids, known.fitness, known.fitness_se)
+
+    def fitted(self, known: History) -> tuple[NDArray[np.float64], NDArray[np.float64], Linear, Errors] | None:
+        """Fit the linear model where it is known how errors go together: values, their covariance, model, errors; None where it is not."""
+        if (together := self.own_together(known)) is None:
+            return None
+        return *together, *without_outliers_together(known.latents, *together)
+
+    def weights(self) -> NDArray[np.float64]:
+        """How large the effect along each latent dimension is expected to be (latent_size,)."""
+        return np.ones(self.latent_size) if self.shell is None else self.shell.weights()
+
+    def weighted(self, known: History) -> History:
+        """Return candidates in coordinates along which effects are expected to be alike: those of the models."""
+        return replace(known, latents=known.latents * self.weights())
 
     def together(self, known: History, probes: ProbeScores) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Return what the volumes alone say of candidates and probes, and their errors' covariance, see :meth:`Together.of`."""

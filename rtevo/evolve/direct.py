@@ -95,17 +95,16 @@ class Direct(Surrogate):
     def expected_gain(self, n: int) -> float:
         """Gain expected of the next `n` images, in standard deviations of the response to random images; NaN before the first."""
         known = self.history()
-        fitted = None if len(known.ids) < 2 else self._fitted(known)
-        if fitted is None:
+        if len(known.ids) < 2:
             return math.nan
         with one_thread():
-            return fitted[1].expected_gain(n, np.random.default_rng(self.asked))
+            return self.fitted(self.weighted(known))[2].expected_gain(n, np.random.default_rng(self.asked))
 
-    def _fitted(self, known: History) -> tuple[Array, Linear, Errors] | None:
-        """Fit the linear model to what the volumes say."""
+    def fitted(self, known: History) -> tuple[Array, Array, Linear, Errors]:
+        """Fit the linear model to what the volumes say: values, their covariance, model, errors."""
         values, covariance = self.together(known, self.probes())
-        covariance = _with_own(known.latents, values, covariance, float(np.median([each.alone for each in self._estimates()])))
-        return values, *without_outliers_together(known.latents, values, covariance, own=(), kind=ManyErrors)
+        believed = _with_own(known.latents, values, covariance, float(np.median([each.alone for each in self._estimates()])))
+        return values, covariance, *without_outliers_together(known.latents, values, believed, own=(), kind=ManyErrors)
 
     def _memory(self) -> dict[str, Any]:
         return {**super()._memory(), "series": {str(run): series.to_state() for run, series in self._series.items()}}

@@ -22,7 +22,7 @@ would depend on the number of threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -380,8 +380,8 @@ class Curved:
         spread = np.sqrt(np.maximum(values, 0.0)) * rng.standard_normal((n, len(points)))
         return np.asarray(mean + np.sqrt(noise)[:, np.newaxis] * (spread @ basis.T), np.float64)
 
-    def ascend(self, start: Array, radius: Array, spread: float, rng: np.random.Generator, steps: int = 16) -> Slope:
-        """Slopes at the maxima on a sphere that are reached from `start`, one for each draw from the posterior.
+    def ascend(self, start: Array, reach: Callable[[Array], Array], spread: float, rng: np.random.Generator, steps: int = 16) -> Slope:
+        """Slopes at the maxima on a surface, as a sphere, that are reached from `start`, one for each draw from the posterior.
 
         Each step goes to where the gradient points, or, where that is not better, less far from where it is (the shifted power method of
         T. G. Kolda and J. R. Mayo 2011, doi:10.1137/100801482): a gradient that points inwards would lead to the other side of the sphere.
@@ -390,8 +390,8 @@ class Curved:
         ----------
         start : ndarray, float64 (draws, d)
             Directions to start from.
-        radius : ndarray, float64 (draws,)
-            Of the spheres.
+        reach : callable
+            From directions (draws, d) in which the fitness rises to the points of the surface that are farthest in them.
         spread : float
             Spread of the draws around the posterior mean, as a share of the posterior's own; 0: the mean itself.
         rng : numpy.random.Generator
@@ -425,11 +425,11 @@ class Curved:
             pull = alpha * np.exp(at @ self._latents.T / d)
             return pull.sum(axis=1) + (prior * at).sum(axis=1), pull @ self._latents / d + prior
 
-        point, stay = radius[:, np.newaxis] * unit(start), np.zeros((draws, 1))
+        point, stay = reach(start), np.zeros((draws, 1))
         value, gradient = look(point)
         for _ in range(steps):
             onwards = unit(gradient) + stay * unit(point)  # nothing, where these are opposite and as long: in one dimension
-            moved = radius[:, np.newaxis] * unit(onwards)
+            moved = reach(onwards)
             reached, there = look(moved)
             better = (reached >= value)[:, np.newaxis] & onwards.any(axis=1, keepdims=True)
             stay = np.where(better, stay / 2, 2 * stay + 0.5)

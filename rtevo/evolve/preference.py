@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.evolve.base import Evolver, History
-from rtevo.evolve.model import Curved, Errors, Linear, features, one_thread, relative_precision, without_outliers, without_outliers_together
+from rtevo.evolve.model import Curved, Errors, Linear, features, one_thread, relative_precision, without_outliers
 from rtevo.evolve.runs import Pooled, Scores, fit_pooled
 
 __all__ = ["FEWEST", "Preference", "fit_linear", "pooled", "preference_of"]
@@ -57,11 +57,14 @@ class Preference:
         None where the scores do not call for more than a direction.
     measured : Measured
         The images that it was fitted to.
+    weights : ndarray, float64 (d,)
+        How large the effect along each latent dimension is expected to be: the models' coordinates are latents times these.
     """
 
     linear: Linear
     curved: Curved | None
     measured: Measured
+    weights: Array
 
     @property
     def advantage(self) -> float:
@@ -75,19 +78,19 @@ class Preference:
     @property
     def direction(self) -> Array:
         """Best guess of the direction (d,) in which responses rise, not of length 1."""
-        return np.asarray(self.linear.mean().direction[0], np.float64)
+        return np.asarray(self.weights * self.linear.mean().direction[0], np.float64)
 
     def directions(self, n: int, rng: np.random.Generator) -> Array:
         """Draws (n, d) of that."""
         with one_thread():
-            return self.linear.posterior(n, rng)[:, :-1]
+            return np.asarray(self.weights * self.linear.posterior(n, rng)[:, :-1], np.float64)
 
     def responses(self, latents: Array, n: int, rng: np.random.Generator) -> Array:
         """Draws (n, m) of the responses to latents (m, d), above that to a random image, in the unit of the scores."""
         with one_thread():
             if self.curved is not None:
-                return self.curved.posterior(latents, n, rng)
-            return np.asarray(self.linear.posterior(n, rng) @ features(latents).T, np.float64)
+                return self.curved.posterior(latents * self.weights, n, rng)
+            return np.asarray(self.linear.posterior(n, rng) @ features(latents * self.weights).T, np.float64)
 
     def images(self, n: int, rng: np.random.Generator) -> Array:
         """Draws (n, m) of the responses to the scored images themselves, above that to a random one.
@@ -121,7 +124,7 @@ def pooled(evolver: Evolver) -> Pooled | None:
     """Fit the model of several runs; None where there is only one, all of whose scores count the same."""
     if not evolver.half_life and len(np.unique(evolver.run_of(evolver.history().ids))) < 2:
         return None
-    return fit_pooled(Scores.of(evolver, evolver.half_life))
+    return fit_pooled(Scores.of(evolver, evolver.half_life, evolver.weights()))
 
 
 def preference_of(evolver: Evolver) -> Preference | None:
@@ -133,22 +136,22 @@ def preference_of(evolver: Evolver) -> Preference | None:
     if len(known.ids) < FEWEST or np.ptp(known.fitness) == 0:
         return None
     errors: Errors | None = None
-    latents, fitness, precision, run = known.latents, known.fitness, np.ones(len(known.ids)), np.zeros(len(known.ids), np.int64)
+    weighted = evolver.weighted(known)
+    latents, fitness, precision, run = weighted.latents, known.fitness, np.ones(len(known.ids)), np.zeros(len(known.ids), np.int64)
     errors_known = np.isfinite(known.fitness_se)
     usual = float(np.median(known.fitness_se[errors_known])) if errors_known.any() else np.inf
     covariance = np.diag(np.where(errors_known, known.fitness_se, usual) ** 2)
     if (several := pooled(evolver)) is not None:
         latents, fitness, errors, linear = several.latents, several.values, several.errors, several.linear
         precision, run, covariance = np.ones(len(fitness)), several.run, several.covariance
-    elif (together := evolver.own_together(known)) is not None:
-        fitness, covariance = together
-        linear, errors = without_outliers_together(latents, fitness, covariance)
+    elif (found := evolver.fitted(weighted)) is not None:
+        fitness, covariance, linear, errors = found
     else:
-        linear, precision = fit_linear(known)
+        linear, precision = fit_linear(weighted)
     curved: Curved | None = Curved(latents, fitness, precision, linear, linear.mean().direction[0], errors)
     if curved is not None and curved.advantage <= _CURVED_EVIDENCE:
         curved = None
     noise = curved.noise_variance if curved is not None else float(linear.noise_variance[int(np.argmax(linear.weights))])
     varies = noise * float(np.median(1.0 / precision if errors is None else np.diag(errors.covariance)))
     own, m = max(varies - float(np.median(np.diag(covariance))), 0.0), len(known.ids)  # probes come after the candidates
-    return Preference(linear, curved, Measured(latents[:m], fitness[:m], run[:m], covariance[:m, :m], own))
+    return Preference(linear, curved, Measured(known.latents, fitness[:m], run[:m], covariance[:m, :m], own), evolver.weights())

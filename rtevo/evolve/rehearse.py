@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rtevo.evolve.base import Evolver
 from rtevo.evolve.controls import Feedback
 from rtevo.evolve.course import Course, CourseSettings, Request
+from rtevo.evolve.shell import Shell
 
 __all__ = ["OBJECTIVES", "Case", "Outcome", "mixed", "play", "rehearse", "standardised"]
 
@@ -178,7 +179,7 @@ class Outcome:
     scan_s: float
 
 
-def play(case: Case, fitness: Fitness | None = None) -> Outcome:
+def play(case: Case, fitness: Fitness | None = None, shell: Shell | None = None) -> Outcome:
     """Run one case.
 
     Parameters
@@ -186,6 +187,8 @@ def play(case: Case, fitness: Fitness | None = None) -> Outcome:
     case : Case
     fitness : callable, optional
         Scaled fitness of latents (n, size) instead of that of the case's objective.
+    shell : Shell, optional
+        Of the latent space; default: all directions are alike.
     """
     from rtevo.evolve import create, from_state
 
@@ -197,7 +200,7 @@ def play(case: Case, fitness: Fitness | None = None) -> Outcome:
         other = OBJECTIVES[case.objective](case.size, np.random.default_rng([case.seed, 4]))
         seen = mixed(fitness, other, case.quality, np.random.default_rng([case.seed, 5]).standard_normal((_SAMPLE, case.size)))
     rng = np.random.default_rng([case.seed, 2])
-    evolver = create(case.strategy, case.size, case.population, rng, mutation_sd=case.mutation_sd)
+    evolver = create(case.strategy, case.size, case.population, rng, mutation_sd=case.mutation_sd, shell=shell)
     outcome = _Run(case, evolver, fitness, seen).play()
     for run in range(1, case.runs):
         evolver = from_state(json.loads(json.dumps(evolver.to_state())))

@@ -48,6 +48,7 @@ class Scores:
     Parameters
     ----------
     latents : ndarray, float64 (n, d)
+        In coordinates along which effects are expected to be alike.
     values : ndarray, float64 (n,)
     covariance : ndarray, float64 (n, n)
         Of their errors, in each run but for a factor; 0 between runs.
@@ -63,7 +64,7 @@ class Scores:
     linked: bool
 
     @classmethod
-    def of(cls, evolver: Evolver, half_life: float = 0.0) -> Scores:
+    def of(cls, evolver: Evolver, half_life: float = 0.0, weights: Array | None = None) -> Scores:
         """Collect all that an evolver knows: candidates', and probes' that anchor runs.
 
         Parameters
@@ -71,9 +72,11 @@ class Scores:
         evolver : Evolver
         half_life : float
             Images after which a score counts half as much; 0: it does not age.
+        weights : ndarray, float64 (d,), optional
+            How large the effect along each latent dimension is expected to be; default: all alike.
         """
         known, probes = evolver.history(), evolver.probes()
-        latents = np.concatenate([known.latents, probes.latents])
+        latents = np.concatenate([known.latents, probes.latents]) * (1.0 if weights is None else weights)
         fitness, errors = np.concatenate([known.fitness, probes.fitness]), np.concatenate([known.fitness_se, probes.fitness_se])
         run = np.concatenate([evolver.run_of(known.ids), evolver.run_of([key[0] for key in probes.keys])])
         at = np.concatenate([known.ids, probes.before - 0.5])

@@ -14,7 +14,8 @@ draws from what the model holds possible are highest.
 - Showing promising images again, in between, was tried and gained nothing (docs/evolution.md): a neighbour says as much.
 - At the end of the budget candidates are drawn closely around the best image under the mean of the posterior.
 - Candidates keep the length of random latents, from which the image model has learnt to paint, within `norm_limits`; inside these
-  a length that scores better is used.
+  a length that scores better is used. Where it is known how long embeddings are, these keep to the greatest length, too, and the model
+  expects a little more of directions in which pictures differ much (:mod:`rtevo.evolve.shell`).
 
 Why it wins over selecting parents: it uses every score ever measured, each with its own certainty, and never follows the noise of the
 last generation alone, nor a single score that the others make incredible.
@@ -23,6 +24,7 @@ last generation alone, nor a single score that the others make incredible.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from rtevo.evolve.base import Evolver
 from rtevo.evolve.model import Array, Slope, one_thread, right_angles, unit
 from rtevo.evolve.preference import FEWEST, Preference, fit_linear, pooled, preference_of
 from rtevo.evolve.runs import Effects, Scores, fit_effects, fit_pooled
+from rtevo.evolve.shell import Shell
 
 __all__ = ["Surrogate"]
 
@@ -57,6 +60,8 @@ class Surrogate(Evolver):
         standard deviations of the length of random latents.
     half_life : float
         Images after which a score counts half as much, as the preference may drift; 0: it stays.
+    shell : Shell, optional
+        How long the embeddings of latents are; their greatest length is that of `norm_limits`, too. None: latents' lengths alone count.
     rng : numpy.random.Generator
         Source of every draw.
 
@@ -77,6 +82,7 @@ class Surrogate(Evolver):
         exploration: float = 0.6,
         norm_limits: tuple[float, float] | None = None,
         half_life: float = 0.0,
+        shell: Shell | None = None,
     ) -> None:
         super().__init__(latent_size, rng)
         if budget is not None and budget < 1:
@@ -92,6 +98,7 @@ class Surrogate(Evolver):
         if not 0 <= half_life < math.inf:
             raise ValueError(f"half_life: expected at least 0, got {half_life}")
         self.half_life = float(half_life)
+        self.shell = shell
         self._final = math.ceil(_FINAL_SHARE * (budget or 0)) if final is None else int(final)
 
     def extend(self, n: int) -> None:
@@ -107,7 +114,7 @@ class Surrogate(Evolver):
             return math.nan
         with one_thread():
             several = pooled(self)
-            linear = fit_linear(known)[0] if several is None else several.linear
+            linear = fit_linear(self.weighted(known))[0] if several is None else several.linear
             return linear.expected_gain(n, np.random.default_rng(self.asked))
 
     def run_effects(self) -> tuple[Effects, Array, Array]:
@@ -122,7 +129,7 @@ class Surrogate(Evolver):
             preference that is found, where no image was shown in both.
         """
         with one_thread():
-            scores = Scores.of(self, self.half_life)
+            scores = Scores.of(self, self.half_life, self.weights())
             effects = fit_effects(scores, errors=True)
             return effects, *fit_pooled(scores).offsets(effects)
 
@@ -136,13 +143,20 @@ class Surrogate(Evolver):
 
     def _best(self, n: int, preference: Preference, spread: float) -> Array:
         """Return the best candidates under draws with a share of the posterior's spread."""
-        slope = preference.linear.draw(n, spread, self._rng)
+        slope, weights = preference.linear.draw(n, spread, self._rng), preference.weights
         if preference.curved is not None:
-            slope = preference.curved.ascend(slope.direction, self._radius(slope), spread, self._rng)
-        directions = unit(slope.direction)
+            radius = self._radius(slope)[:, np.newaxis]
+            slope = preference.curved.ascend(
+                slope.direction, lambda slopes: weights * self._within(radius * unit(weights * slopes)), spread, self._rng
+            )
+        directions = unit(weights * slope.direction)
         if spread == 0:
             directions = unit(directions + _FINAL_SPREAD * unit(self._rng.standard_normal(directions.shape)))
-        return np.asarray(directions * self._radius(slope)[:, np.newaxis], np.float64)
+        return self._within(directions * self._radius(slope)[:, np.newaxis])
+
+    def _within(self, points: Array) -> Array:
+        """Shorten points (n, d) whose embeddings are too long."""
+        return points if self.shell is None else self.shell.within(points, self._norm_limits[1])
 
     def _radius(self, slope: Slope) -> Array:
         """Length of the best image for each slope, within the limits."""
@@ -154,3 +168,9 @@ class Surrogate(Evolver):
     def _settings(self) -> dict[str, Any]:
         own = {"budget": self._budget, "final": self._final, "exploration": self._exploration, "norm_limits": list(self._norm_limits)}
         return {**super()._settings(), **own, "half_life": self.half_life}
+
+    def _memory(self) -> dict[str, Any]:
+        return {} if self.shell is None else {"shell": self.shell.to_state()}
+
+    def _remember(self, memory: Mapping[str, Any]) -> None:
+        self.shell = Shell.from_state(memory["shell"]) if "shell" in memory else None

@@ -104,7 +104,7 @@ def _evolver(config: Config, condition: str, space: LatentSpace) -> evolve.Evolv
     strategy = "random" if condition == "random" else e.strategy
     if not e.continue_from:
         evolver = evolve.create(strategy, space.latent_size, e.population, rng, budget=None, mutation_sd=e.mutation_sd, norm_limits=limits)
-        return _ageing(evolver, e.preference_half_life)
+        return _as_said(evolver, e.preference_half_life, space)
     where = f"[evolution] continue_from: {e.continue_from}"
     try:
         state = evolution_of(Path(e.continue_from))
@@ -115,13 +115,14 @@ def _evolver(config: Config, condition: str, space: LatentSpace) -> evolve.Evolv
         raise ConfigError(f"{where}: expected strategy {strategy!r} as in this session, found {evolver.strategy!r}")
     if state.get("latent_space") != _fingerprint(space):
         raise ConfigError(f"{where}: that run had another latent space; its latents mean nothing in this one")
-    return _ageing(evolver, e.preference_half_life)
+    return _as_said(evolver, e.preference_half_life, space)
 
 
-def _ageing(evolver: evolve.Evolver, half_life: float) -> evolve.Evolver:
-    """Let scores count less as they age: as this session says, whatever the runs before it did."""
+def _as_said(evolver: evolve.Evolver, half_life: float, space: LatentSpace) -> evolve.Evolver:
+    """Let scores count less as they age, and embeddings keep to the shell: as in this session, whatever the runs before it did."""
     if isinstance(evolver, evolve.Surrogate):
         evolver.half_life = half_life
+        evolver.shell = evolve.Shell.of(space.mean, space.components, space.scale)
     return evolver
 
 

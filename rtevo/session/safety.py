@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rtevo.config import Config
 from rtevo.errors import DataError
+from rtevo.evolve import Shell
 from rtevo.gate import Gate, make_gate
 from rtevo.latent import Avoid, LatentSpace
 from rtevo.outside import load_array
@@ -72,7 +73,7 @@ class Adjustment:
     ----------
     space : LatentSpace
     limits : sequence of float
-        Least and greatest length of a latent, 1 = the usual one; empty: none.
+        Least and greatest length of a latent, 1 = the usual one; of its embedding the greatest holds, too. Empty: none.
     avoid : Avoid, optional
     rng : numpy.random.Generator
         Source of the ways around what is avoided.
@@ -92,6 +93,8 @@ class Adjustment:
         if self._limits:
             norm = np.linalg.norm(latents, axis=1, keepdims=True)
             latents = (latents * (np.clip(norm, self._limits[0] * self._usual, self._limits[1] * self._usual) / norm)).astype(np.float32)
+            shell = Shell.of(self._space.mean, self._space.components, self._space.scale)
+            latents = shell.within(latents.astype(np.float64), self._limits[1]).astype(np.float32)
         while self._refused:
             away = Avoid(self._space, self._refused, self._distance, beside=self._avoid)
             try:
