@@ -46,11 +46,16 @@ _LITTLE = 1 << 16  # bytes: a disk that has less is full
 
 
 class RtevoError(Exception):
-    """Base of all errors that rtevo raises on purpose."""
+    """Base of all errors that rtevo raises on purpose.
+
+    What to do: read the sentence: it says what was expected, what was found, and what to do.
+    """
 
 
 class ConfigError(RtevoError):
     """A session file or an option is wrong.
+
+    What to do: correct each line that is named in the session file or on the command line, and start the command again. Nothing was begun.
 
     Parameters
     ----------
@@ -64,51 +69,86 @@ class ConfigError(RtevoError):
 
 
 class DataError(RtevoError):
-    """What a scanner or a user delivered cannot be used."""
+    """What a scanner or a user delivered cannot be used.
+
+    What to do: check the file or folder that is named. Nothing was written there.
+    """
 
 
 class BusyError(DataError):
-    """Another process holds a session's folder or writes to its log."""
+    """Another process holds a session's folder or writes to its log.
+
+    What to do: wait until the other command has ended, or end it; then start this one again.
+    """
 
 
 class DicomError(DataError):
-    """One DICOM file is unreadable, truncated or of an unsupported kind."""
+    """One DICOM file is unreadable, truncated or of an unsupported kind.
+
+    What to do: export the series again; `rtevo ingest FOLDER` lists every file that cannot be used.
+    """
 
 
 class NotDicomError(DicomError):
-    """A file is none of DICOM's."""
+    """A file is none of DICOM's.
+
+    What to do: keep other files out of the scanner's export folder; a session passes over them.
+    """
 
 
 class PixelsError(DicomError):
-    """Compressed pixels cannot be decoded here: a plugin is missing."""
+    """Compressed pixels cannot be decoded here: a plugin is missing.
+
+    What to do: install the plug-in that is named (`pip install 'rtevo[dicom-compressed]'`), or export without compression.
+    """
 
 
 class GeometryError(DataError):
-    """Shape or affine of a volume differ from what was expected."""
+    """Shape or affine of a volume differ from what was expected.
+
+    What to do: see that the series, the field of view and the matrix are those of the protocol.
+    """
 
 
 class DecoderError(DataError):
-    """A decoder folder is incomplete or inconsistent."""
+    """A decoder folder is incomplete or inconsistent.
+
+    What to do: make the folder again with `rtevo decode fit` or `rtevo decode import`.
+    """
 
 
 class ModelError(RtevoError):
-    """An image model folder is missing, incomplete, or gives bad pictures."""
+    """An image model folder is missing, incomplete, or gives bad pictures.
+
+    What to do: run `rtevo generate check MODEL_DIR`; it lists everything that is wrong with the model.
+    """
 
 
 class RingError(RtevoError):
-    """Base of the shared-memory ring errors."""
+    """Base of the shared-memory ring errors.
+
+    What to do: run `rtevo shm` to see who holds shared memory, and `rtevo shm clean` to remove what dead sessions have left.
+    """
 
 
 class LinkError(RtevoError):
-    """The link to the stimulus PC failed: version, keys, or a peer that is gone."""
+    """The link to the stimulus PC failed: version, keys, or a peer that is gone.
+
+    What to do: check cable, address and keys, and that both computers have the same version; `rtevo bridge test` tries the link.
+    """
 
 
 class StudyError(RtevoError):
-    """A study does not allow what is asked for; the message says what has to come first."""
+    """A study does not allow what is asked for; the message says what has to come first.
+
+    What to do: do first what the sentence names; `rtevo study status` shows what comes next.
+    """
 
 
 class StageError(RtevoError):
     """A process of the session died.
+
+    What to do: keep the run folder. Go on with `rtevo run --resume OUT`, and report the traceback that is in `session.log`.
 
     Parameters
     ----------
