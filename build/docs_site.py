@@ -27,6 +27,7 @@ PAGES = {  # of the project, outside docs/: the page of the site
     "build/README.md": "project/build.md",
     "rtevo/assets/tiny-unclip/README.md": "project/tiny-unclip.md",
 }
+ROLE = re.compile(r":(?:class|func|mod|data|meth|attr|exc):(?=<code)")  # of docstrings, which are also read in a terminal
 LINK = re.compile(r"(\]\()([^)\s:#]+)((?:#[^)\s]*)?\))")  # of Markdown, within the project
 API = {  # pages of the reference that come from docstrings: module, and what it is for
     "rtevo": "load what a run has left",
@@ -91,3 +92,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     markdown = LINK.sub(_led(outside.get(own, f"docs/{own}"), own), filled(markdown))
     up = "../" * own.count("/")
     return BLOCK.sub(lambda found: f"![A diagram: what it shows is in the text]({up}{picture_of(found.group(1))})", markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Leave out what docstrings say of the kind of what they name."""
+    return ROLE.sub("", html)

@@ -88,6 +88,13 @@ def motion() -> str:
     return _columns(MOTION)
 
 
+def localizer_events() -> str:
+    """Return the columns of a localizer's ``events.tsv``."""
+    from rtevo.record import EVENTS
+
+    return _columns(EVENTS)
+
+
 def files() -> str:
     """Return the files of a run's folder."""
     from rtevo.record.files import FILES
@@ -285,6 +292,7 @@ MADE: dict[str, Callable[[], str]] = {
     "session-file": session_file,
     "trials": trials,
     "motion": motion,
+    "localizer-events": localizer_events,
     "files": files,
     "summary": summary,
     "log": log,
