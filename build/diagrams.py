@@ -1,6 +1,7 @@
 """Diagrams of the pages (Mermaid) -> ``docs/diagrams/*.svg``: the site shows these, so that it needs no script.
 
-``python build/diagrams.py`` draws those that are new or were changed, and removes those of no page. It needs the network (npm: mermaid) and Chromium.
+``python build/diagrams.py`` draws those that are new or were changed, and removes those of no page. It needs the network (npm: mermaid)
+and Chromium.
 """
 
 from __future__ import annotations
@@ -51,18 +52,19 @@ def drawn(diagrams: dict[str, str], work: Path) -> dict[str, str]:
     """
     subprocess.run(["npm", "install", "--silent", "--prefix", str(work), MERMAID], check=True)
     script = work / "node_modules" / "mermaid" / "dist" / "mermaid.min.js"
+    shown = "const out = document.createElement('pre'); out.id = 'out'; out.textContent = JSON.stringify(found);"
     call = (
         f"mermaid.initialize({json.dumps(SETTINGS)});"
-        f"(async () => {{ const found = {{}}; let n = 0; for (const [name, text] of Object.entries({json.dumps(diagrams)}))"
-        "found[name] = (await mermaid.render('d' + n++, text)).svg; document.title = 'done';"
-        "const out = document.createElement('pre'); out.id = 'out'; out.textContent = JSON.stringify(found); document.body.replaceChildren(out); })();"
+        f"(async () => {{ const found = {{}}; let n = 0;"
+        f"for (const [name, text] of Object.entries({json.dumps(diagrams)})) found[name] = (await mermaid.render('d' + n++, text)).svg;"
+        f"{shown} document.body.replaceChildren(out); }})();"
     )
     page = work / "page.html"
     page.write_text(f"<meta charset=utf-8><body><script src='{script.as_uri()}'></script><script>{call}</script>", encoding="utf-8")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--allow-file-access-from-files"])
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         tab = browser.new_page()
         tab.goto(page.as_uri())
         text = tab.locator("#out").text_content(timeout=60_000)

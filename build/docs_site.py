@@ -1,7 +1,8 @@
 """What MkDocs does for this project's site beyond Markdown (``mkdocs.yml``: hooks).
 
 - Pages of the reference are filled from the sources (``reference.py``).
-- Pages outside ``docs/`` that its pages link to, as ``ARCHITECTURE.md``, are pages of the site, and links to other files of the project lead to copies.
+- Pages outside ``docs/`` that its pages link to, as ``ARCHITECTURE.md``, are pages of the site; links to other files of the project lead to
+  copies.
 - Diagrams (Mermaid) are pictures that were made before (``diagrams.py``), so that the site needs no script and no network.
 """
 
@@ -60,9 +61,9 @@ def on_files(files: Files, config: Any) -> Files:
     sources = {**texts, **{f"docs/{uri}": text for uri, text in here.items()}}
     for name, text in sources.items():
         for target in {_target(name, found.group(2)) for found in LINK.finditer(text)}:
-            path = REPOSITORY / target
-            if not target.startswith(("docs/", "..")) and target not in PAGES and path.is_file() and f"project/{target}" not in files.src_uris:
-                files.append(File.generated(config, f"project/{target}", abs_src_path=str(path)))
+            path, uri = REPOSITORY / target, f"project/{target}"
+            if not target.startswith(("docs/", "..")) and target not in PAGES and path.is_file() and uri not in files.src_uris:
+                files.append(File.generated(config, uri, abs_src_path=str(path)))
     for module, words in API.items():
         files.append(File.generated(config, f"api/{module}.md", content=f"# {module}: {words}\n\n::: {module}\n"))
     return files

@@ -1,6 +1,7 @@
 """The pages of the reference that follow from the sources: session file, tables, log, messages, commands.
 
-A page in ``docs/`` names what is to be put in with a comment, ``<!-- made of: trials -->``; :func:`filled` puts it in. Nothing is copied by hand.
+A page in ``docs/`` names what is to be put in with a comment, ``<!-- made of: trials -->``; :func:`filled` puts it in. Nothing is copied by
+hand.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 __all__ = ["MADE", "filled", "sentences"]
 
@@ -49,7 +49,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(map(cell, row))} |" for row in rows)])
 
 
-# --- session file and tables -----------------------------------------------------------------------------------------------------------------
+# --- session file and tables --------------------------------------------------------------------------------------------------------------
 
 
 def session_file() -> str:
@@ -109,7 +109,7 @@ def summary() -> str:
     return table(("key", "what it holds"), ((f"`{name}`", words) for name, words in SUMMARY.items()))
 
 
-# --- the log ---------------------------------------------------------------------------------------------------------------------------------
+# --- the log ------------------------------------------------------------------------------------------------------------------------------
 
 
 def _slot_words(function: str) -> dict[str, str]:
@@ -136,10 +136,11 @@ def _documented(text: str) -> tuple[str, dict[str, str]]:
 
 def log() -> str:
     """Return the kinds of records that a log holds, with their fields."""
-    from rtevo.record.kinds import KINDS, NAMES, Notice
+    from rtevo.record.kinds import KINDS, NAMES, Notice, Record
 
     found = []
-    for kind in dict.fromkeys([*KINDS.values(), Notice]):
+    kinds: list[type[Record]] = list(dict.fromkeys([*KINDS.values(), Notice]))
+    for kind in kinds:
         name = kind.TYPE or "warning, alarm, operator, failed"
         head, words = _documented(inspect.getdoc(kind) or "")
         slot = SLOTS.get(kind.TYPE or "message")
@@ -159,7 +160,7 @@ def events() -> str:
     return table(("number", "kind", "meaning"), ((number, f"`{name}`", words) for name, number, words in rows))
 
 
-# --- messages --------------------------------------------------------------------------------------------------------------------------------
+# --- messages -----------------------------------------------------------------------------------------------------------------------------
 
 
 def _text(node: ast.AST) -> str:
@@ -259,7 +260,7 @@ def _in_function(function: ast.FunctionDef) -> list[str]:
     return found
 
 
-# --- commands --------------------------------------------------------------------------------------------------------------------------------
+# --- commands -----------------------------------------------------------------------------------------------------------------------------
 
 
 def _help(*words: str) -> str:
@@ -313,5 +314,3 @@ def filled(markdown: str) -> str:
         return MADE[mark.group(1)]()
 
     return MARK.sub(made, markdown)
-
-

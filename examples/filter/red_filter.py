@@ -1,6 +1,7 @@
 """A filter of a site's own: it refuses pictures that are mostly red, as a model of fear of blood might.
 
-A filter is a class whose instances are called with the pixels of a picture. It has a version, a threshold and a reason, which are in the log with every picture.
+A filter is a class whose instances are called with the pixels of a picture. Its version, threshold and reason are in the log with every
+picture.
 """
 
 from __future__ import annotations
