@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from collections.abc import Callable
@@ -25,6 +26,7 @@ PAGES = {  # of the project, outside docs/: the page of the site
     "CONTRIBUTING.md": "project/contributing.md",
     "CHANGELOG.md": "project/changelog.md",
     "examples/README.md": "project/examples.md",
+    "examples/analysis.ipynb": "project/analysis.md",
     "build/README.md": "project/build.md",
     "rtevo/assets/tiny-unclip/README.md": "project/tiny-unclip.md",
 }
@@ -54,7 +56,8 @@ API = {  # pages of the reference that come from docstrings: module, and what it
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages outside ``docs/``, the files that pages link to, and the pages of the docstrings."""
-    texts = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in PAGES if (REPOSITORY / name).exists()}
+    texts = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in PAGES}
+    texts = {name: notebook(text) if name.endswith(".ipynb") else text for name, text in texts.items()}
     for name, text in texts.items():
         files.append(File.generated(config, PAGES[name], content=text))
     here = {file.src_uri: file.content_string for file in files if file.src_uri.endswith(".md") and not file.src_uri.startswith("project/")}
@@ -67,6 +70,21 @@ def on_files(files: Files, config: Any) -> Files:
     for module, words in API.items():
         files.append(File.generated(config, f"api/{module}.md", content=f"# {module}: {words}\n\n::: {module}\n"))
     return files
+
+
+def notebook(text: str) -> str:
+    """Return a notebook as a page: its words, its code, and what it printed and drew."""
+    found = []
+    for each in json.loads(text)["cells"]:
+        source = "".join(each["source"])
+        found.append(source if each["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in each.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data:
+                found.append(f"![What the cell above draws](data:image/png;base64,{''.join(data['image/png'].split())})")
+            elif said := "".join(output.get("text", data.get("text/plain", []))):
+                found.append(f"```text\n{said}\n```")
+    return "\n\n".join(found) + "\n"
 
 
 def _target(page: str, link: str) -> str:
@@ -92,7 +110,12 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     outside = {site: name for name, site in PAGES.items()}
     markdown = LINK.sub(_led(outside.get(own, f"docs/{own}"), own), filled(markdown))
     up = "../" * own.count("/")
-    return BLOCK.sub(lambda found: f"![A diagram: what it shows is in the text]({up}{picture_of(found.group(1))})", markdown)
+
+    def picture(found: re.Match[str]) -> str:
+        where = up + picture_of(found.group(1))
+        return f"[![A diagram: what it shows is in the text]({where})]({where})"
+
+    return BLOCK.sub(picture, markdown)
 
 
 def on_page_content(html: str, **_: Any) -> str:
