@@ -27,7 +27,7 @@ lint: .venv/installed-test
 
 docs: .venv/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-	@echo "open site/index.html"
+	@echo "site/index.html is written; with its search: $(BIN)/python -m http.server --directory site"
 
 format: .venv/installed-test
 	$(BIN)/ruff check --fix .
