@@ -214,10 +214,9 @@ def errors() -> str:
 
     said, found = sentences(), []
     for name in (name for name in rtevo.errors.__all__ if name.endswith("Error")):
-        head, _, rest = (inspect.getdoc(getattr(rtevo.errors, name)) or "").partition("\n")
-        advice = re.search(r"What to do: (.*?)(\n\n|$)", rest, re.DOTALL)
-        do = f"**What to do:** {' '.join(advice.group(1).split())}" if advice else ""
-        found.append(f"### {name}\n\n{head}\n\n{do}")
+        kind = getattr(rtevo.errors, name)
+        head = (inspect.getdoc(kind) or "").partition("\n")[0]
+        found.append(f"### {name}\n\n{head}\n\n**What to do:** {rtevo.errors.REMEDIES[kind]}")
         found += _by_part(said.pop(name, {}))
     for name, parts in sorted(said.items()):  # classes of one part of the program, each under one of those above
         found += [f"### {name}", *_by_part(parts)]

@@ -25,6 +25,7 @@ import os
 import shutil
 
 __all__ = [
+    "REMEDIES",
     "BusyError",
     "ConfigError",
     "DataError",
@@ -46,16 +47,11 @@ _LITTLE = 1 << 16  # bytes: a disk that has less is full
 
 
 class RtevoError(Exception):
-    """Base of all errors that rtevo raises on purpose.
-
-    What to do: read the sentence: it says what was expected, what was found, and what to do.
-    """
+    """Base of all errors that rtevo raises on purpose."""
 
 
 class ConfigError(RtevoError):
     """A session file or an option is wrong.
-
-    What to do: correct each line that is named in the session file or on the command line, and start the command again. Nothing was begun.
 
     Parameters
     ----------
@@ -69,86 +65,51 @@ class ConfigError(RtevoError):
 
 
 class DataError(RtevoError):
-    """What a scanner or a user delivered cannot be used.
-
-    What to do: check the file or folder that is named. Nothing was written there.
-    """
+    """What a scanner or a user delivered cannot be used."""
 
 
 class BusyError(DataError):
-    """Another process holds a session's folder or writes to its log.
-
-    What to do: wait until the other command has ended, or end it; then start this one again.
-    """
+    """Another process holds a session's folder or writes to its log."""
 
 
 class DicomError(DataError):
-    """One DICOM file is unreadable, truncated or of an unsupported kind.
-
-    What to do: export the series again; `rtevo ingest FOLDER` lists every file that cannot be used.
-    """
+    """One DICOM file is unreadable, truncated or of an unsupported kind."""
 
 
 class NotDicomError(DicomError):
-    """A file is none of DICOM's.
-
-    What to do: keep other files out of the scanner's export folder; a session passes over them.
-    """
+    """A file is none of DICOM's."""
 
 
 class PixelsError(DicomError):
-    """Compressed pixels cannot be decoded here: a plugin is missing.
-
-    What to do: install the plug-in that is named (`pip install 'rtevo[dicom-compressed]'`), or export without compression.
-    """
+    """Compressed pixels cannot be decoded here: a plugin is missing."""
 
 
 class GeometryError(DataError):
-    """Shape or affine of a volume differ from what was expected.
-
-    What to do: see that the series, the field of view and the matrix are those of the protocol.
-    """
+    """Shape or affine of a volume differ from what was expected."""
 
 
 class DecoderError(DataError):
-    """A decoder folder is incomplete or inconsistent.
-
-    What to do: make the folder again with `rtevo decode fit` or `rtevo decode import`.
-    """
+    """A decoder folder is incomplete or inconsistent."""
 
 
 class ModelError(RtevoError):
-    """An image model folder is missing, incomplete, or gives bad pictures.
-
-    What to do: run `rtevo generate check MODEL_DIR`; it lists everything that is wrong with the model.
-    """
+    """An image model folder is missing, incomplete, or gives bad pictures."""
 
 
 class RingError(RtevoError):
-    """Base of the shared-memory ring errors.
-
-    What to do: run `rtevo shm` to see who holds shared memory, and `rtevo shm clean` to remove what dead sessions have left.
-    """
+    """Base of the shared-memory ring errors."""
 
 
 class LinkError(RtevoError):
-    """The link to the stimulus PC failed: version, keys, or a peer that is gone.
-
-    What to do: check cable, address and keys, and that both computers have the same version; `rtevo bridge test` tries the link.
-    """
+    """The link to the stimulus PC failed: version, keys, or a peer that is gone."""
 
 
 class StudyError(RtevoError):
-    """A study does not allow what is asked for; the message says what has to come first.
-
-    What to do: do first what the sentence names; `rtevo study status` shows what comes next.
-    """
+    """A study does not allow what is asked for; the message says what has to come first."""
 
 
 class StageError(RtevoError):
     """A process of the session died.
-
-    What to do: keep the run folder. Go on with `rtevo run --resume OUT`, and report the traceback that is in `session.log`.
 
     Parameters
     ----------
@@ -162,6 +123,25 @@ class StageError(RtevoError):
         self.stage = stage
         self.reason = reason
         super().__init__(f"stage '{stage}' failed: {reason}")
+
+
+REMEDIES: dict[type[RtevoError], str] = {
+    RtevoError: "read the sentence: it says what was expected, what was found, and what to do.",
+    ConfigError: "correct each line that is named, in the session file or on the command line, and start again. Nothing was begun.",
+    DataError: "check the file or folder that is named. Nothing was written there.",
+    BusyError: "wait until the other command has ended, or end it; then start this one again.",
+    DicomError: "export the series again; `rtevo ingest FOLDER` lists every file that cannot be used.",
+    NotDicomError: "keep other files out of the scanner's export folder; a session passes over them.",
+    PixelsError: "install the plug-in that is named (`pip install 'rtevo[dicom-compressed]'`), or export without compression.",
+    GeometryError: "see that the series, the field of view and the matrix are those of the protocol.",
+    DecoderError: "make the folder again with `rtevo decode fit` or `rtevo decode import`.",
+    ModelError: "run `rtevo generate check MODEL_DIR`; it lists everything that is wrong with the model.",
+    RingError: "run `rtevo shm` to see who holds shared memory, and `rtevo shm clean` to remove what dead sessions have left.",
+    LinkError: "check cable, address and keys, and that both computers have the same version; `rtevo bridge test` tries the link.",
+    StudyError: "do first what the sentence names; `rtevo study status` shows what comes next.",
+    StageError: "keep the run folder. Go on with `rtevo run --resume OUT`, and report the traceback that is in `session.log`.",
+}
+"""What a user does about each kind of error; the message itself says more. The reference of the messages shows it."""
 
 
 def full_disk(error: BaseException, *places: str | os.PathLike[str]) -> str:
