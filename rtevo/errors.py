@@ -128,7 +128,7 @@ class StageError(RtevoError):
 REMEDIES: dict[type[RtevoError], str] = {
     RtevoError: "read the sentence: it says what was expected, what was found, and what to do.",
     ConfigError: "correct each line that is named, in the session file or on the command line, and start again. Nothing was begun.",
-    DataError: "check the file or folder that is named. Nothing was written there.",
+    DataError: "check the file or folder that is named, and correct what the sentence says of it.",
     BusyError: "wait until the other command has ended, or end it; then start this one again.",
     DicomError: "export the series again; `rtevo ingest FOLDER` lists every file that cannot be used.",
     NotDicomError: "keep other files out of the scanner's export folder; a session passes over them.",
