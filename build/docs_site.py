@@ -54,6 +54,14 @@ API = {  # pages of the reference that come from docstrings: module, and what it
 }
 
 
+def on_config(config: Any) -> Any:
+    """Put pages that ``nav`` does not have at the end of its explanations, so that none is lost."""
+    listed = set(re.findall(r"[\w-]+\.md", str(config.nav)))
+    missing = [page.name for page in sorted((REPOSITORY / "docs").glob("*.md")) if page.name not in listed]
+    next(section["Explanation"] for section in config.nav if "Explanation" in section).extend(missing)
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages outside ``docs/``, the files that pages link to, and the pages of the docstrings."""
     texts = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in PAGES}

@@ -64,12 +64,6 @@ def test_a_page_says_at_its_top_whom_it_is_for_and_what_one_has_at_its_end(page:
     assert "Afterwards " in found.group()
 
 
-def test_every_page_has_its_place_in_the_site() -> None:
-    site = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
-    listed = set(re.findall(r"([\w-]+\.md)$", site, re.MULTILINE))
-    assert {page.name for page in DOCS} - listed == set(), "add it to nav in mkdocs.yml"
-
-
 @pytest.mark.parametrize("page", [*BY_TASK, REPOSITORY / "README.md"], ids=name)
 def test_paragraphs_are_short(page: Path) -> None:
     paragraphs = re.split(r"\n\s*\n|\n(?=\s*(?:[-|>]|\d+\.) )", prose(page))
@@ -168,7 +162,7 @@ def test_what_pages_ask_for_can_be_made() -> None:
 @pytest.mark.usefixtures("build")
 def test_messages_are_found_in_the_sources() -> None:
     sentences = importlib.import_module("reference").sentences()
-    assert any("nothing is ever overwritten" in text for text in sentences["DataError"]["init"])
+    assert any("overwritten" in text for text in sentences["DataError"]["init"])
     assert set(sentences) >= {"ConfigError", "DataError", "DecoderError", "ModelError", "StudyError"}
 
 
@@ -197,10 +191,3 @@ def test_a_page_uses_the_words_of_the_glossary(page: Path) -> None:
     text = prose(page).split("## Words that are not used")[0]
     found = {word: better for word, better in unwanted().items() if re.search(rf"\b{re.escape(word)}s?\b", text, re.IGNORECASE)}
     assert found == {}
-
-
-def test_words_that_the_glossary_uses_in_italics_stand_in_it() -> None:
-    text = (REPOSITORY / "docs" / "glossary.md").read_text(encoding="utf-8")
-    known = {word.lower() for word in re.findall(r"\*\*([\w -]+)\*\*", text)}
-    used = {word.lower() for line in text.splitlines() if line.startswith("|") for word in re.findall(r"(?<!\*)\*([\w -]+)\*(?!\*)", line)}
-    assert {word for word in used if not {word, word.removesuffix("s"), word.removesuffix("es")} & known} == set()
