@@ -25,6 +25,7 @@ import os
 import shutil
 
 __all__ = [
+    "REMEDIES",
     "BusyError",
     "ConfigError",
     "DataError",
@@ -122,6 +123,25 @@ class StageError(RtevoError):
         self.stage = stage
         self.reason = reason
         super().__init__(f"stage '{stage}' failed: {reason}")
+
+
+REMEDIES: dict[type[RtevoError], str] = {
+    RtevoError: "read the sentence: it says what was expected, what was found, and what to do.",
+    ConfigError: "correct each line that is named, in the session file or on the command line, and start again. Nothing was begun.",
+    DataError: "check the file or folder that is named, and correct what the sentence says of it.",
+    BusyError: "wait until the other command has ended, or end it; then start this one again.",
+    DicomError: "export the series again; `rtevo ingest FOLDER` lists every file that cannot be used.",
+    NotDicomError: "keep other files out of the scanner's export folder; a session passes over them.",
+    PixelsError: "install the plug-in that is named (`pip install 'rtevo[dicom-compressed]'`), or export without compression.",
+    GeometryError: "see that the series, the field of view and the matrix are those of the protocol.",
+    DecoderError: "make the folder again with `rtevo decode fit` or `rtevo decode import`.",
+    ModelError: "run `rtevo generate check MODEL_DIR`; it lists everything that is wrong with the model.",
+    RingError: "run `rtevo shm` to see who holds shared memory, and `rtevo shm clean` to remove what dead sessions have left.",
+    LinkError: "check cable, address and keys, and that both computers have the same version; `rtevo bridge test` tries the link.",
+    StudyError: "do first what the sentence names; `rtevo study status` shows what comes next.",
+    StageError: "keep the run folder. Go on with `rtevo run --resume OUT`, and report the traceback that is in `session.log`.",
+}
+"""What a user does about each kind of error; the message itself says more. The reference of the messages shows it."""
 
 
 def full_disk(error: BaseException, *places: str | os.PathLike[str]) -> str:

@@ -232,7 +232,7 @@ class RecordedSession:
 
     @cached_property
     def summary(self) -> Row:
-        """What ``summary.json`` holds; its schema is in the README."""
+        """What ``summary.json`` holds: see :data:`rtevo.record.files.SUMMARY`."""
         found = summarise(self.parts, [{**row, "fitness": None} for row in self.rows] if self.sealed else self.rows)
         return found | {"condition": told[-1].condition} if (told := self.records(Unsealed)) else found
 
@@ -357,7 +357,7 @@ def finalise(out: Path) -> Row:
     Returns
     -------
     dict
-        The summary (its schema is in the README).
+        The summary: see :data:`rtevo.record.files.SUMMARY`.
 
     Raises
     ------

@@ -238,7 +238,7 @@ def write_table(table: DataFrame, path: Path) -> None:
 
 
 def summarise(divided: Sequence[Part], rows: Sequence[Row]) -> Row:
-    """Make the summary; its schema is in the README.
+    """Make the summary; its keys are those of :data:`rtevo.record.files.SUMMARY`.
 
     Parameters
     ----------

@@ -81,7 +81,7 @@ class Session:
     ----------
     out : Path
     summary : dict
-        See the README.
+        See :data:`rtevo.record.files.SUMMARY`.
     settings : dict of dict
         The resolved session file, defaults laid under it.
     provenance : dict
