@@ -27,9 +27,9 @@ FILES = {
     "label.toml": f'[session]\nparticipant = "{LONG}"\n',
 }
 MISTAKES: dict[str, tuple[str, list[str], str]] = {  # what it is: module, arguments, sentence
-    "json without check": ("rtevo.run", ["--json"], "--json: expected together with --check"),
-    "sample without check": ("rtevo.run", ["--sample", "x"], "--sample: expected together with --check"),
-    "wait without check": ("rtevo.run", ["--wait", "3"], "--wait: expected together with --check"),
+    "json without check": ("rtevo.run", ["--json"], "--json: expected only with --check"),
+    "sample without check": ("rtevo.run", ["--sample", "x"], "--sample: expected only with --check"),
+    "wait without check": ("rtevo.run", ["--wait", "3"], "--wait: expected only with --check"),
     "no end of waiting": ("rtevo.run", ["--check", "--wait", "inf"], "argument --wait: expected a number, got 'inf' (see"),
     "no such option": ("rtevo.run", ["--nothing"], "unrecognized arguments: --nothing (see python -m rtevo.run --help)"),
     "infinite number": ("rtevo.run", ["inf.toml"], "inf.toml [presentation] baseline_s: expected >= 0, got inf"),

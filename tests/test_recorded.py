@@ -124,7 +124,7 @@ def test_it_is_computed_again_as_a_comparison(copy: Copy, name: str, capsys: pyt
     out = copy(name)
     assert main(["--rerun", str(out), "--out", str(out.parent / "again")]) == 0
     told = capsys.readouterr().out
-    assert f"recorded by rtevo 0.1.0, computed by {rtevo.__version__}: a comparison, not the same to the last bit" in told
+    assert f"recorded by rtevo 0.1.0, computed by {rtevo.__version__}: a comparison, not a bit-for-bit repetition" in told
     result = json.loads((out.parent / "again" / "rerun.json").read_text())
     assert result["rtevo"] == {"recorded": ["0.1.0"], "now": rtevo.__version__}
     recorded, computed = RecordedSession(out), RecordedSession(out.parent / "again")

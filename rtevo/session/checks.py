@@ -73,7 +73,7 @@ def check_out(wanted: str) -> Path:
     except OSError as error:
         raise ConfigError(f"[record] out: {wanted!r} cannot be made: {error.strerror}") from None
     if wanted and there:
-        raise ConfigError(f"[record] out: expected a folder that does not exist yet, got {wanted!r}: nothing is ever overwritten")
+        raise ConfigError(f"[record] out: expected a folder that does not exist yet, got {wanted!r}: rtevo overwrites nothing")
     return next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
 
 

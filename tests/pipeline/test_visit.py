@@ -97,7 +97,7 @@ def test_a_signal_while_the_tables_of_a_run_are_written_ends_a_visit_that_nobody
 
 def test_a_number_of_runs_is_needed_where_nobody_can_say_what_follows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--out", str(tmp_path / "x"), "--visit"]) == 2
-    assert "--visit: expected the number of runs where nobody is at the console or the terminal" in capsys.readouterr().err
+    assert "--visit: expected the number of runs, because nobody is at the console or the terminal" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 
