@@ -28,7 +28,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "init": Command("rtevo.init", "write a short session file for a scanner, or for a simulated one"),
-    "localizer": Command("rtevo.localizer.__main__", "show pictures of known categories, for a decoder to be fitted to"),
+    "localizer": Command("rtevo.localizer.__main__", "show pictures of known categories, to fit a decoder"),
     "run": Command("rtevo.run", "run a session; check one first (--check), resume one, recompute one"),
     "study": Command("rtevo.study.__main__", "manage participants, visits and arms in one file: what comes next, what counts, unsealing"),
     "ingest": Command("rtevo.ingest.__main__", "list what a scanner has exported; convert a run"),

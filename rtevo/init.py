@@ -20,7 +20,7 @@ _HEAD = """\
 
 [session]
 participant = "01"  # SET: BIDS label, letters and digits
-session = "01"  # runs count themselves: sessions/sub-01_ses-01_run-01, and so on
+session = "01"  # runs are numbered automatically: sessions/sub-01_ses-01_run-01, and so on
 """
 _REST = """
 [decoder]
@@ -92,7 +92,7 @@ SESSIONS = {
 _CHECK_AND_RUN = (
     ("localizer {file} --folder PICTURES", "shows known pictures to the participant; then decode fit RUN_FOLDER makes the decoder"),
     ("run --check {file}", "checks everything before the participant lies down, and lists what is missing"),
-    ("run {file}", "the session"),
+    ("run {file}", "runs the session"),
 )
 _SIMULATED = (
     ("localizer {file} --speed max", "shows pictures of known categories; then decode fit RUN_FOLDER makes the decoder"),

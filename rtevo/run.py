@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
         "--check",
         action="store_true",
         help="no session: check everything before the participant lies down (files, scanner, decoder, model and its speed, disk, shared "
-        "memory, presenter), and list what to do; exit status 0 if all checks pass, else 1",
+        "memory, presenter), and list what to do; exit status 0 if no check fails, else 1",
     )
     p.add_argument(
         "--sample", type=Path, metavar="PATH", help="with --check: a volume of the same protocol (DICOM or NIfTI; file or folder)"

@@ -485,7 +485,7 @@ class Supervisor:
 
     @property
     def told(self) -> dict[str, Any]:
-        """What each stage reported about itself when it was ready."""
+        """The reports of the stages about themselves when they were ready."""
         return self._told or {}
 
     def ring_statistics(self) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def hosts() -> Iterator[Hosts]:
 
 
 def readme(computer: str, program: str) -> list[str]:
-    """Give the words of the README's last command for a program on a computer."""
+    """Return the words of the README's last command for a program on a computer."""
     lines = [line for line in (REPOSITORY / "README.md").read_text().splitlines() if line.startswith(f"python -m {program} ")]
     [command] = [line.split("#")[0] for line in lines if f"# on the {computer}" in line][-1:]
     words = shlex.split(command.replace("SUPPORT", SUPPORT))
@@ -151,5 +151,5 @@ def test_the_network_goes_and_comes_back_and_the_presenter_is_killed_and_started
     assert summary["status"] == "completed"
     for kind in (EventKind.ONSET, EventKind.OFFSET, EventKind.RATING):
         assert [event.candidate for event in recorded.events(kind)] == list(range(7))
-    for told in ("presenter silent", "presenter answers again", "started anew"):
+    for told in ("presenter silent", "presenter answers again", "restarted"):
         assert any(told in warning for warning in summary["warnings"])
