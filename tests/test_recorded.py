@@ -187,7 +187,7 @@ def test_a_volume_that_was_not_saved_does_not_keep_a_session_from_going_on(copy:
     assert plan.first_volume == 7
     assert words.endswith("; 1 volumes were not saved and count as missing for the decoder: 3")
     volume_path(out, 4).unlink()  # of which the log knows nothing
-    with pytest.raises(rtevo.errors.ConfigError, match="1 of 7 volumes are not there"):
+    with pytest.raises(rtevo.errors.ConfigError, match="1 of 7 volumes are missing"):
         resume.resume(out)
 
 
