@@ -1,4 +1,4 @@
-"""Volumes of a run without a decoder: motion and quality, measured as they come."""
+"""Motion and quality of the volumes of a run without a decoder, measured as they arrive."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from rtevo.session.decoding import Aligned
 
 __all__ = ["Aligning"]
 
-LOST = 3  # volumes in a row that cannot be aligned to the first: the next one is the first anew
+LOST = 3  # after this many volumes in a row that cannot be aligned to the first, the next one becomes the first
 
 
 @dataclass(frozen=True, eq=False)
 class _First:
-    """The volume that others are aligned to, and the brain in it."""
+    """The reference volume, and its brain."""
 
     reference: NDArray[np.float32]
     mask: NDArray[np.bool_]
 
 
 class Aligning:
-    """Aligns each volume to the run's first that can be used.
+    """Aligns each volume to the first usable one of the run.
 
     Parameters
     ----------
     threads : int
-        Of the kernels.
+        Threads of the kernels.
     spike_mm : float
-        A volume displaced by more since the last is a spike.
+        A volume with a larger displacement since the last one is a spike.
     """
 
     def __init__(self, threads: int, spike_mm: float) -> None:
@@ -52,10 +52,10 @@ class Aligning:
         ----------
         index : int
         volume : ndarray, float32 (X, Y, Z), or None
-            None where it is missing.
+            None: missing.
         flags : int
         grid : Grid
-            That the volume lies on.
+            Grid of the volume.
         """
         motion, data, displacement = np.full(6, np.nan), None, np.nan
         if volume is not None:
@@ -68,7 +68,7 @@ class Aligning:
                     data = self._realigner.reslice(volume, estimate) if whole(volume, self._realigner.mask) else None
             if np.isnan(motion[0]):
                 flags |= VolumeFlag.UNALIGNED
-            if flags & VolumeFlag.LATE:  # those after it came before: it is no step from them
+            if flags & VolumeFlag.LATE:  # later volumes came before it: a displacement from them has no meaning
                 return Aligned(index, int(flags), motion, np.nan, np.nan, np.nan, data)
         if data is not None:
             if self._previous is not None:
@@ -80,13 +80,13 @@ class Aligning:
         return Aligned(index, int(flags), motion, displacement, dvars, tsnr, data)
 
     def _begun(self, volume: NDArray[Any], grid: Grid) -> bool:
-        """Whether there is a volume to align to: the first one is that, and the next where several are lost to it."""
+        """Return whether there is a reference: the first volume, or, after several that cannot be aligned to it, the next one."""
         if self._realigner is None or self._lost >= LOST:
             self.close()
             reference = np.nan_to_num(np.asarray(volume, np.float32))
             try:
                 self._realigner = Realigner(reference, grid.affine, threads=self._threads)
-            except ValueError:  # nothing to align to in it: the next one is tried
+            except ValueError:  # it cannot be a reference: the next one is tried
                 return False
             self.grid, self._lost, self._previous = grid, 0, None
             self._quality = Quality(_First(reference, self._realigner.mask))

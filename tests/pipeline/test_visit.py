@@ -1,4 +1,4 @@
-"""Several runs in one sitting: each goes on from where the one before has ended, and is computed again from its own folder."""
+"""Several runs in one visit: each continues where the last one ended, and can be recomputed from its own folder."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_a_state_of_another_decoder_or_other_settings_is_refused_with_what_diffe
         before_of(replace(config, decoder=replace(config.decoder, hrf="fir")), decoder, tr_s)
     with pytest.raises(ConfigError, match="found decoder '"):
         before_of(config, replace(decoder, weights=-decoder.weights), tr_s)
-    with pytest.raises(ConfigError, match="that a run of a visit has left"):
+    with pytest.raises(ConfigError, match="expected the state of a run of a visit"):
         before_of(replace(config, decoder=replace(config.decoder, continue_from=str(two / "images"))), decoder, tr_s)
 
 
