@@ -1,4 +1,4 @@
-"""What comes from outside is read safely, whoever reads it."""
+"""Input from outside is read safely, whichever function reads it."""
 
 from __future__ import annotations
 

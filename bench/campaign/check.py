@@ -1,4 +1,4 @@
-"""What is wrong with a session of the campaign: counted from the sender's journal, never from what the session says of itself."""
+"""Checks of a session of the campaign: counted from the sender's journal, never from the session's own record."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Watched:
         self.page.keyboard.press(key)
 
     def figure(self, label: str) -> int:
-        """Give the number that follows a label in the first line."""
+        """Return the number that follows a label in the first line."""
         found = re.search(rf"{label} (\d+)", self.page.locator(".figures").inner_text())
         return int(found.group(1)) if found else 0
 
