@@ -99,7 +99,7 @@ def summary(ms: list[float]) -> dict[str, float]:
 
 
 def rows(found: dict[str, dict[str, list[float]]]) -> Iterator[str]:
-    """Return the table's lines."""
+    """Yield the table's lines."""
     yield f"{'latency, ms':38} {'n':>5} {'without: p50':>13} {'p99':>7} {'max':>7} {'with: p50':>11} {'p99':>7} {'max':>7} {'ratio':>6}"
     for name, label in LATENCIES.items():
         a, b = (summary(found[kind][name]) for kind in ("without", "with"))

@@ -259,7 +259,7 @@ def hardware() -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> Iterator[str]:
-    """Return the results as lines of text."""
+    """Yield the results as lines of text."""
 
     def row(label: str, found: dict[str, float], extra: str = "") -> str:
         return f"{label:<52}{found['n']:>6}{found['p50']:>10.3f}{found['p99']:>10.3f}{found['max']:>10.3f}{extra}"

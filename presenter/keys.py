@@ -146,7 +146,7 @@ class Keys:
 
     @property
     def names(self) -> frozenset[str]:
-        """Return every key that the keyboard can deliver."""
+        """Every key that the keyboard can deliver."""
         if self.exact:
             return frozenset(plain_key(name) for name in keyboard.keyNames.values())
         return KEY_NAMES

@@ -69,7 +69,7 @@ class Channel(Protocol):
         ...
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until the bridge has handled everything sent."""
+        """Wait until the bridge has handled everything sent; return whether it has."""
         ...
 
 
@@ -352,7 +352,7 @@ class Session:
 
     @property
     def _wishes(self) -> dict[str, str]:
-        """Return the keys that take an image away or ask to stop, each with the person who presses it."""
+        """The keys that take an image away or ask to stop, each with the person who presses it."""
         settings = self._settings
         keys = zip((settings.away_key, settings.participant_key, settings.stop_key), (TAKERS[2], TAKERS[1], ""), strict=True)
         return {key: who for key, who in keys if key}

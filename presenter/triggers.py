@@ -125,7 +125,7 @@ class Port:
 
     @property
     def shortest_ns(self) -> int:
-        """Shortest pulse that was certainly seen so far, ns; 0 if its length does not matter."""
+        """Pulses longer than this were certainly seen so far, ns; 0 if their length does not matter."""
         return getattr(self._source, "longest_gap_ns", 0)
 
     def close(self) -> None:

@@ -39,7 +39,7 @@ def exit_reason(code: int) -> str:
 
 
 def let_go(child: Child) -> None:
-    """End a process."""
+    """End a process, and close its pipe."""
     if child.process.is_alive():
         child.process.kill()
     child.process.join(5)

@@ -470,7 +470,7 @@ class Supervisor:
         self.dismiss(observers=self.plan.visit is None)
 
     def dismiss(self, observers: bool = True) -> None:
-        """End all processes except those that stay for the next run, and except the observers if `observers` are to stay."""
+        """End all processes except those that stay for the next run, and, unless `observers`, except the observers that still run."""
         here = {name: child for name, child in self.children.items() if child.stage.observer and not (observers or child.done)}
         leaving = [child for name, child in self.children.items() if name not in here]
         for child in leaving:

@@ -214,7 +214,7 @@ def _complete(plan: Plan, supervisor: Supervisor, status: str, reason: str) -> d
             drove = plan.config.session.condition if plan.config.evolution.sealed else plan.condition
             end = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "status": status, "reason": reason, "condition": drove}
             statistics, warnings = supervisor.ring_statistics(), supervisor.warnings
-            if plan.config.evolution.sealed:  # the condition could be read from the number of scores that evolution received
+            if plan.config.evolution.sealed:  # the number of its messages would reveal the condition
                 statistics.pop("fitness", None)
             log.append("end", {**end, "generator": painter, "rings": statistics, "warnings": warnings}, clock_ns)
         return finalise(plan.out)

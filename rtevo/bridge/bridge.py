@@ -102,7 +102,7 @@ class Bridge:
         self._unanswered_ns: int | None = None  # time of the first ping since the last sign of life
         self._next_ping_ns = self._burst = 0
         self._alive_ns = 0  # the presenter was certainly there at this time
-        self._heard_ns = self._moved_ns = mono_ns()  # last sign of life; last event, or image sent while no other was under way
+        self._heard_ns = self._moved_ns = mono_ns()  # last sign of life; last progress of images or events
         self._predecessor = predecessor
         if predecessor is not None:  # a presenter is probably still connected
             self._started, self._silent, self._unanswered_ns = predecessor.started, True, self._heard_ns

@@ -150,7 +150,7 @@ class Door:
         return True
 
     def messages(self) -> Iterator[tuple[bytes, list[bytes]]]:
-        """Return the messages that have come, up to a limit: sender and frames."""
+        """Yield the messages that have come, up to a limit: sender and frames."""
         for _ in range(DRAIN):
             try:
                 sender = self._socket.recv(zmq.NOBLOCK)

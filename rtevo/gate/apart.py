@@ -122,7 +122,7 @@ class Apart:
         os.set_blocking(self._process.stdin.fileno(), False)
 
     def _is_ready(self, deadline: float) -> bool:
-        """Read the filter's first message: its version, threshold and reason to refuse; or why it cannot be used."""
+        """Wait for the filter's first message: its version, threshold and reason to refuse, or an error; return whether it is ready."""
         if self._ready:
             return True
         try:

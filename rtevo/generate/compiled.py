@@ -190,7 +190,7 @@ class CompiledGenerator(EagerGenerator):
         return _Fetched(self._picture, self.device)
 
     def _run_look(self) -> None:
-        """Return the pixels and embedding of one picture's latents."""
+        """Compute the pixels and the embedding of one picture's latents."""
         found = self._view(self._one)
         if self._picture:
             for static, fresh in zip(self._picture, found, strict=True):

@@ -138,7 +138,7 @@ class EagerGenerator:
         self._pipe.scheduler, self._scheduler_name = scheduler, type(scheduler).__name__
 
     def _groups(self, count: int) -> Iterator[slice]:
-        """Return the groups of images that are denoised together: the first alone, so that it is ready soonest, then `batch` at a time."""
+        """Yield the groups of images that are denoised together: the first alone, so that it is ready soonest, then `batch` at a time."""
         if count:
             yield slice(0, 1)
         for start in range(1, count, self.settings.batch):

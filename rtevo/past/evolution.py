@@ -166,7 +166,7 @@ def _measured(log: Sequence[Record]) -> set[Key]:
 
 
 def _decisions(log: Sequence[Record], steady: bool) -> Iterator[list[Decided]]:
-    """Return evolution's requests and withdrawals in order; decisions made together form a group."""
+    """Yield evolution's requests and withdrawals in order; decisions made together form a group."""
     for part in parts(log):
         steps: list[tuple[int, Decided]] = [(r.evolved_ns, r) for r in part.records(LatentRecord)]
         steps += [(r.decided_ns, r) for r in part.records(FitnessRecord) if r.given_up]

@@ -87,7 +87,7 @@ def read_chain(paths: Sequence[Path], reference: Grid, moving: Grid) -> Callable
         In the order of ``antsApplyTransforms -r REFERENCE -i MOVING -t A -t B``: the first is applied first to points of the reference.
         Besides linear ones: composites of ANTs and fMRIPrep (.h5), and ANTs' displacement fields (.nii.gz).
     reference, moving : Grid
-        First and last space; between others, only ITK's transforms (and FreeSurfer's, which hold their grids) are possible.
+        First and last space; between other spaces only transforms that need no grids (ITK) or hold them (FreeSurfer) are possible.
 
     Returns
     -------

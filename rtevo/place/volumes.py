@@ -120,7 +120,7 @@ class Seen:
 
     @property
     def points(self) -> Array:
-        """Return the world points of the head's voxels, float64 (3, n)."""
+        """World points of the head's voxels, float64 (3, n)."""
         return np.asarray(self.grid.affine[:3, :3] @ np.argwhere(self.head).T + self.grid.affine[:3, 3:])
 
     def variance_mm2(self) -> Array:

@@ -41,7 +41,7 @@ def localizer_in(out: Path) -> RecordedSession:
 
 
 def run_of(session: RecordedSession) -> Run:
-    """Yield the volumes of a recorded run."""
+    """Return the volumes of a recorded run."""
     assert session.grid is not None
     return Run(session.grid, session.start.tr_s, max(session.came) + 1, partial(_volume, session.out))
 

@@ -138,7 +138,7 @@ class Context:
         return self._following.get()
 
     def orders(self) -> Iterator[tuple[str, str]]:
-        """Return the operator's orders to this stage since the last call: action and text."""
+        """Yield the operator's orders to this stage since the last call: action and text."""
         while self._orders:
             yield self._orders.popleft()
 

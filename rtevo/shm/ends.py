@@ -404,7 +404,7 @@ class ReaderEnd(_End):
         self._release((self._tail + count) % self.modulus)
 
     def _catch_up(self) -> None:
-        """Move an observer to a whole message; after an overrun, half a ring away from the writer, or it would be overtaken again."""
+        """Move an observer to a whole message: after an overrun half a ring behind the writer, or it would soon be overtaken again."""
         while native.intact_before(self._stamps + LINE * self._slot, (self._tail + 1) % 2**64):
             lag = (native.load(self._head_at) - self._tail) % self.modulus
             if lag < self._slots:

@@ -196,7 +196,7 @@ class _Work:
             asked = left
 
     def _waiting(self) -> Iterator[Any]:
-        """Return copies of the slots that wait for this device; wait a moment for the first."""
+        """Yield copies of the slots that wait for this device; wait a moment for the first."""
         timeout_s = WAIT_S
         while True:
             try:

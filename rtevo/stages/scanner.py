@@ -70,7 +70,7 @@ def _patience_s(config: Config) -> float:
 
 @contextmanager
 def _delivery(context: Context, told: dict[str, Any]) -> Iterator[Delivery]:
-    """Return the delivery of the scanner's files: to the watched folder or over the network, with faults if the session has some."""
+    """Yield the delivery of the scanner's files: to the watched folder or over the network, with faults if the session has some."""
     from rtevo.simulate.send import PushSender, StoreSender
 
     plan, settings, faults = context.plan, context.config.acquisition, context.config.simulation.faults
