@@ -41,7 +41,7 @@ LATENCIES = {
 
 
 def measure(recorded: RecordedSession) -> dict[str, list[float]]:
-    """Give every latency of a session's log, ms."""
+    """Return every latency of a session's log, ms."""
     events, scores = recorded.records(EventRecord), recorded.records(ScoreRecord)
     started_ns = min(e.received_ns - e.t_ns for e in events if e.t_ns)  # the report that took least
     whole = [r for r in recorded.records(AlignedRecord) if not r.flags & VolumeFlag.MISSING][WARM_UP_VOLUMES:]
@@ -61,7 +61,7 @@ def measure(recorded: RecordedSession) -> dict[str, list[float]]:
 
 
 def session(out: Path, options: list[str], console: bool) -> dict[str, list[float]]:
-    """Run one session to its end and give its latencies."""
+    """Run one session to its end, and return its latencies."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     command = [sys.executable, "-m", "rtevo.run", "--seed", "1", "--out", str(out), *options]
@@ -96,13 +96,13 @@ def watch(port: int, process: subprocess.Popen[str]) -> None:
 
 
 def summary(ms: list[float]) -> dict[str, float]:
-    """Give n, p50, p99 and max."""
+    """Return n, p50, p99 and max."""
     p50, p99, top = np.percentile(ms, [50, 99, 100])
     return {"n": len(ms), "p50": round(float(p50), 2), "p99": round(float(p99), 2), "max": round(float(top), 2)}
 
 
 def rows(found: dict[str, dict[str, list[float]]]) -> Iterator[str]:
-    """Give the table's lines."""
+    """Yield the table's lines."""
     yield f"{'latency, ms':38} {'n':>5} {'without: p50':>13} {'p99':>7} {'max':>7} {'with: p50':>11} {'p99':>7} {'max':>7} {'ratio':>6}"
     for name, label in LATENCIES.items():
         a, b = (summary(found[kind][name]) for kind in ("without", "with"))

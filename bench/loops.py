@@ -138,7 +138,7 @@ class Unrelated:
 
 
 def tell(course: Any, score: Any, told: str) -> None:
-    """Tell evolution of a score."""
+    """Pass a score to evolution."""
     link = Link.of(score.onset_s, score.measured, score.measured_se, score.neighbours) if told == "together" else None
     course.score(*score.key, score.score, score.score_se, link)
 

@@ -1,4 +1,4 @@
-"""The small unCLIP as one pipeline: its folder is written, and what it paints is measured.
+"""The small unCLIP as one pipeline: writes its folder, and measures its pictures.
 
 Stages of :mod:`tiny_unclip`.
 """
@@ -83,7 +83,7 @@ def stage_assemble(run: Run) -> None:
 
 
 class Painter:
-    """Paints batches as the pipeline does, and looks at them again."""
+    """Paints batches like the pipeline, and re-encodes them."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -105,7 +105,7 @@ class Painter:
 
     @torch.inference_mode()
     def paint(self, embeddings: torch.Tensor, steps: int = 10, guidance: float = 3.0, level: int = 0, same: bool = False) -> torch.Tensor:
-        """Pictures (n, 3, 64, 64) of embeddings (n, e)."""
+        """Return pictures (n, 3, 64, 64) of embeddings (n, e)."""
         schedule = noise_schedule()
         schedule.set_timesteps(steps, device=self.run.device)
         painted = []
@@ -125,7 +125,7 @@ class Painter:
 
 
 def stage_evaluate(run: Run) -> None:
-    """Measure how well pictures are found again, and paint contact sheets."""
+    """Measure how well pictures are retrieved, and paint contact sheets."""
     painter = Painter(run)
     n, device = len(painter.names), run.device
     some = torch.randperm(n, generator=painter.draw, device=device)[: run.count(2048)]
@@ -153,7 +153,7 @@ def stage_evaluate(run: Run) -> None:
 
 
 def sheets(run: Run, painter: Painter, plain: torch.Tensor) -> None:
-    """Contact sheets: held-out augmentations beside what is painted of them, lines between two, and random latents."""
+    """Write contact sheets: held-out augmentations beside their repainted pictures, lines between two, and random latents."""
     draw, device = painter.draw, run.device
     some = plain[torch.randperm(len(plain), generator=draw, device=device)[: run.count(64)]]
     seen = augment(painter.rgba[some], MILD, draw)

@@ -1,4 +1,4 @@
-"""What drives a sealed run is in its log for whoever has the secret, and looks the same for all conditions to others."""
+"""A sealed run's condition can be read from its log with the secret; without it the log looks the same for all conditions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def slot(dtype: np.dtype[np.void], **fields: object) -> np.void:
 
 
 def write(out: Path, told: Told, secret: Path, asks: bool = True) -> None:
-    """Record a sealed session of three candidates; a score comes while evolution is being told of the one before."""
+    """Record a sealed session of three candidates; a score comes while evolution handles the previous one."""
     out.mkdir()
     settings = {"session": {"condition": "blinded"}, "evolution": {"sealed": True, "blinding_secret": str(secret)}}
     with LogWriter(out / LOG) as log:

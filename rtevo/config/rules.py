@@ -1,4 +1,4 @@
-"""What must go together in a session file, beyond the rule of each key."""
+"""Rules for combinations of keys in a session file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rtevo.config.sections import Acquisition, Config
 from rtevo.objective import parse_objective
 from rtevo.wire import PresentationSettings, WireError, is_loopback
 
-KEYS = ("away_key", "participant_key", "stop_key")  # of [safety], that the presenter is told
+KEYS = ("away_key", "participant_key", "stop_key")  # keys of [safety] that are sent to the presenter
 
-OF_EVOLUTION = ("decoder", "evolution", "generator", "safety")  # sections that a localizer does not use: what they name may be made later
+OF_EVOLUTION = ("decoder", "evolution", "generator", "safety")  # sections that a localizer does not use: their files need not exist yet
 
 MOST_TOGETHER = 600  # images whose responses are estimated together before each ask: 0.15 s
 
@@ -23,23 +23,23 @@ __all__ = ["is_localizer", "is_path", "paths", "presentation_settings", "present
 
 
 def is_localizer(config: Config) -> bool:
-    """Whether pictures of known categories are shown, and nothing evolves."""
+    """Return whether this is a localizer: pictures of known categories, without evolution."""
     return config.session.task == "localizer"
 
 
 def presenter_is_outside(config: Config) -> bool:
-    """Whether the presenter is started by somebody else: on the stimulus PC, or in a rehearsal across two computers."""
+    """Return whether the presenter is started separately: on the stimulus PC, or in a rehearsal across two computers."""
     return config.acquisition.source == "watch" or bool(config.simulation.participant)
 
 
 def is_path(spec: Field[Any], value: Any) -> bool:
-    """Whether the value of a key, or each of a list of them, is a path."""
+    """Return whether the value of a key, or each value of a list, is a path."""
     kind = spec.metadata["path"]
     return bool(kind) and isinstance(value, str) and value not in ("", spec.default) and not ("number" in kind and value.isdecimal())
 
 
 def paths(config: Config) -> Iterator[tuple[str, Field[Any], str]]:
-    """Go through the paths in a configuration.
+    """Yield the paths in a configuration.
 
     Yields
     ------
@@ -58,7 +58,7 @@ def paths(config: Config) -> Iterator[tuple[str, Field[Any], str]]:
 
 
 def together(config: Config, origin: str, base: Path) -> list[str]:
-    """Find the mistakes that only show when several keys are seen together, and paths that do not exist."""
+    """Return mistakes in combinations of keys, and paths that do not exist."""
     found: list[str] = []
     source, acquisition = config.acquisition.source, config.acquisition
     if not acquisition.folder and (source == "replay" or (source == "watch" and acquisition.delivery == "folder")):
@@ -82,7 +82,7 @@ def together(config: Config, origin: str, base: Path) -> list[str]:
         found.append(f"{origin} [bridge] keys: expected a folder of keys for [simulation] participant {participant!r}, got none")
     if config.safety.approval != "none" and not config.console.port and not is_localizer(config):
         found.append(
-            f"{origin} [safety] approval: {config.safety.approval!r} expects the operator's page, where pictures are seen: "
+            f"{origin} [safety] approval: {config.safety.approval!r} needs the operator's page, which shows the pictures: "
             "[console] port, or --console"
         )
     found += _physio(config, origin)
@@ -106,7 +106,7 @@ def together(config: Config, origin: str, base: Path) -> list[str]:
 
 
 def _shown(config: Config, origin: str) -> list[str]:
-    """Find what the presenter would not accept, in a run and between the runs of a visit."""
+    """Return settings that the presenter would refuse, in a run and between the runs of a visit."""
     mistakes: list[str] = []
     for visit in (False, True):
         try:
@@ -117,13 +117,13 @@ def _shown(config: Config, origin: str) -> list[str]:
 
 
 def _where(mistake: str) -> str:
-    """Name the section of a key that the presenter is told."""
+    """Return a presenter's mistake with the section of its key."""
     name, _, rest = mistake.removeprefix("presentation ").partition(":")
     return f"[{'safety' if name in KEYS else 'presentation'}] {name}:{rest}"
 
 
 def _there(path: Path, kind: str) -> bool:
-    """Whether there is what has to be."""
+    """Return whether the required object exists at a path."""
     try:
         return "new" in kind or (path.is_file() and "file" in kind) or (path.is_dir() and "folder" in kind)
     except OSError:  # the name is too long
@@ -131,7 +131,7 @@ def _there(path: Path, kind: str) -> bool:
 
 
 def _generator(config: Config, origin: str) -> list[str]:
-    """Find what does not go together in [generator]."""
+    """Return mistakes in combinations of keys in [generator]."""
     found, generator = [], config.generator
     if generator.unclip_model_path and not config.evolution.pca:
         found.append(f"{origin} [evolution] pca: expected the latent space of [generator] unclip_model_path, got none")
@@ -162,14 +162,14 @@ def _physio(config: Config, origin: str) -> list[str]:
 
 
 def _localizer(config: Config, origin: str) -> list[str]:
-    """Find what does not go together in [localizer]."""
+    """Return mistakes in combinations of keys in [localizer]."""
     if not config.localizer.folder and config.acquisition.source != "simulate":
         return [f"{origin} [localizer] folder: expected a folder of pictures for source {config.acquisition.source!r}, got none (--folder)"]
     return []
 
 
 def _evolution(config: Config, origin: str) -> list[str]:
-    """Find what does not go together in [evolution]."""
+    """Return mistakes in combinations of keys in [evolution]."""
     found, evolution, condition = [], config.evolution, config.session.condition
     for wanted, key in (("yoked", "yoked_to"), ("blinded", "blinding_key")):
         if condition == wanted and not getattr(evolution, key):
@@ -216,7 +216,7 @@ def _direct(config: Config, origin: str) -> list[str]:
 
 
 def _objective(config: Config, origin: str) -> list[str]:
-    """Find what does not go together in an objective over several maps; which maps there are is seen when they are read."""
+    """Return mistakes in an objective over several maps, except unknown maps, which are found when the maps are read."""
     found, settings = [], config.decoder
     if not settings.objective:
         if settings.more_folders:
@@ -227,25 +227,25 @@ def _objective(config: Config, origin: str) -> list[str]:
     except ValueError as problem:
         found.append(f"{origin} [decoder] objective: {problem}")
     if settings.name:
-        found.append(f"{origin} [decoder] name: expected none where there is an objective, which names its maps, got {settings.name!r}")
+        found.append(f"{origin} [decoder] name: expected none with an objective, which names its maps, got {settings.name!r}")
     if not settings.folder:
         found.append(f"{origin} [decoder] folder: expected the folder of the objective's maps, got none")
     return found
 
 
 def presentation_settings(config: Config, *, visit: bool = False) -> PresentationSettings:
-    """Give what the presenter is told of a session.
+    """Return a session's settings for the presenter.
 
     Parameters
     ----------
     config : Config
     visit : bool
-        Another run may follow: the text between runs is shown at the end.
+        Another run may follow: the text between runs is shown at the end of this one.
 
     Raises
     ------
     WireError
-        With every mistake found.
+        With all mistakes.
     """
     told = asdict(config.presentation)
     del told["washout_jitter_s"]
@@ -263,11 +263,11 @@ def presentation_settings(config: Config, *, visit: bool = False) -> Presentatio
 
 
 def _peers(acquisition: Acquisition, origin: str) -> list[str]:
-    """Who may send from the network has to be said."""
+    """Return a mistake if [acquisition] does not name the senders on the network."""
     if acquisition.delivery == "folder":
         return []
     if not acquisition.peers and not ipaddress.ip_address(acquisition.address).is_loopback:
-        return [f"{origin} [acquisition] peers: expected at least one where address is {acquisition.address!r}, got none"]
+        return [f"{origin} [acquisition] peers: expected at least one for address {acquisition.address!r}, got none"]
     if acquisition.delivery == "push" and (named := [peer for peer in acquisition.peers if not peer.startswith("@")]):
         return [f"{origin} [acquisition] peers: expected @ADDRESS for delivery 'push', got {named[0]!r}"]
     if acquisition.delivery == "push" and not acquisition.keys and not ipaddress.ip_address(acquisition.address).is_loopback:

@@ -1,9 +1,9 @@
 """A run as a BIDS data set: ``python -m rtevo.export OUT BIDS_DIR``.
 
 Raw volumes become one four-dimensional NIfTI file with its sidecar, trials become ``events.tsv`` with onsets on the scanner's clock (s from
-the first volume), pictures go to ``stimuli/``, and what the session computed becomes a derivative data set: motion and framewise
+the first volume), pictures go to ``stimuli/``, and the session's results become a derivative data set: motion and framewise
 displacement, the realigned volumes, scores, latents, the decoder, the session file. Several runs, sessions and participants may be
-exported into one folder, one after the other; nothing that is there is overwritten. (Brain Imaging Data Structure 1.10; Gorgolewski et
+exported into one folder, one after the other; existing files are not overwritten. (Brain Imaging Data Structure 1.10; Gorgolewski et
 al. 2016, doi:10.1038/sdata.2016.44.)
 """
 
@@ -35,7 +35,7 @@ __all__ = ["export"]
 
 Row = dict[str, Any]
 BIDS_VERSION = "1.10.0"
-_SPIKES = {  # by flag: what the column of a volume is called that a model has to leave out, and why
+_SPIKES = {  # by flag: name and description of the column for a volume that a model must leave out
     VolumeFlag.MISSING: ("missing_outlier", "1 for volume {}, which never arrived or was not saved, 0 for all others."),
     VolumeFlag.UNALIGNED: ("unaligned_outlier", "1 for volume {}, which could not be aligned, 0 for all others."),
 }
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Run:
-    """What is exported, and what its files are called."""
+    """The exported run, and the names of its files."""
 
     session: RecordedSession
     bids: Path
@@ -72,7 +72,7 @@ class _Run:
 
     @property
     def task(self) -> str:
-        """Label of the task."""
+        """The task's label."""
         return LOCALIZER if self.session.localizer else TASK
 
     @property
@@ -122,32 +122,34 @@ class _Run:
 
 
 def _open(out: Path, bids: Path) -> _Run:
-    """Read a session's folder and check that it can be exported."""
+    """Read a session's folder, and check that it can be exported."""
     session = RecordedSession(out)
     if not session.records(Start):
         raise DataError(f"{out / LOG}: expected the record of a session's start, found none")
     grids = [grid for part in session.parts if (grid := part.grid) is not None]
     for grid in grids[1:]:
         if difference := grids[0].difference(grid):
-            raise DataError(f"{out}: expected one grid in all parts of the session, as a series in BIDS has, found others: {difference}")
+            raise DataError(
+                f"{out}: expected one grid in all parts of the session, because a BIDS series has one; found others: {difference}"
+            )
     session.save()
     if not len(session.motion) or not grids:
-        raise DataError(f"{out}: expected at least one volume, the session recorded none")
+        raise DataError(f"{out}: expected at least one volume, found none")
     settings = session.file_settings
     if missing := [key for key in ("participant", "session", "run") if key not in settings.get("session", {})]:
-        raise DataError(f"{session.session_file}: expected [session] {missing[0]}, by which files are named, found none")
+        raise DataError(f"{session.session_file}: expected [session] {missing[0]}, which is part of file names, found none")
     run = _Run(session, bids, settings, grids[0])
     came = [row["volume"] for row in run.volumes if not row["flags"] & VolumeFlag.MISSING]
     absent = [index for index in came if not volume_path(out, index).exists()]
     if len(absent) == len(came):
         raise DataError(
-            f"{out / 'volumes'}: {len(absent)} of {len(run.volumes)} raw volumes are not there (first: "
+            f"{out / 'volumes'}: {len(absent)} of {len(run.volumes)} raw volumes are missing (first: "
             f'{came[0] if came else "none came"}); sessions keep them with [record] save_volumes = "raw"'
         )
     if absent:
-        print(f"rtevo: {out / 'volumes'}: {len(absent)} volumes that came are not there: MissingVolumes lists them", file=sys.stderr)
+        print(f"rtevo: {out / 'volumes'}: {len(absent)} volumes that arrived have no file: MissingVolumes lists them", file=sys.stderr)
     if existing := sorted(bids.glob(f"{run.prefix}_*")):
-        raise DataError(f"{existing[0]}: exists already, nothing is overwritten; set another [session] run, or another BIDS_DIR")
+        raise DataError(f"{existing[0]}: exists already, and is not overwritten; set another [session] run, or another BIDS_DIR")
     if bids.exists() and any(bids.iterdir()) and not (bids / "dataset_description.json").exists():
         raise DataError(f"{bids}: expected an empty folder or a BIDS data set (with dataset_description.json)")
     return run
@@ -183,7 +185,7 @@ def _tsv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], 
 
 
 def _cell(value: Any) -> str:
-    """Write a number to the last bit; n/a where it is not known."""
+    """Return a number to the last bit; n/a if unknown."""
     from pandas import isna
 
     return "n/a" if value is None or isna(value) else str(value)
@@ -232,7 +234,7 @@ def _physio(run: _Run) -> None:
 
 
 def _acquisition(run: _Run) -> dict[str, Any]:
-    """What the scanner's headers said of the run; times of slices only where they are within the repetition time, as BIDS wants them."""
+    """Return the scanner's header fields of the run; slice times only if they are within the repetition time, as BIDS requires."""
     found: dict[str, Any] = dict(next((r.acquisition for r in run.session.records(VolumeRecord) if r.acquisition), {}))
     times = found.get("SliceTiming", [])
     if times and not (len(times) == run.grid.shape[2] and 0 <= min(times) <= max(times) < run.tr_s):
@@ -241,7 +243,7 @@ def _acquisition(run: _Run) -> dict[str, Any]:
 
 
 def _marks(run: _Run) -> list[Row]:
-    """One row per mark of the operator's, on the scanner's clock, which counts the parts of a session through."""
+    """Return one row per mark of the operator, on the scanner's clock, which runs through all parts of a session."""
     rows = []
     for part in run.session.parts:
         clock, first = part.clock, part.start.first_volume
@@ -260,12 +262,12 @@ def _stimulus(run: _Run, source: Path, stimulus: str) -> None:
     target = run.bids / "stimuli" / stimulus
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_symlink():
-        raise DataError(f"{source}: expected a picture, found a link: what it leads to is not exported")
+        raise DataError(f"{source}: expected a picture, found a link: its target is not exported")
     shutil.copyfile(source, target)
 
 
 def _shown(run: _Run) -> None:
-    """One row per picture of a localizer, and the pictures as they were shown; one per mark of the operator's."""
+    """Write one row per picture of a localizer and per mark of the operator, and the pictures as shown."""
     rows = _marks(run)
     dots = run.settings["localizer"]["task"] == "detection"
     for row in run.session.events_table.to_dict("records"):
@@ -287,7 +289,7 @@ def _write_events(run: _Run, rows: Sequence[Row], words: Mapping[str, Mapping[st
 
 
 def _events(run: _Run) -> None:
-    """One row per image that was shown, and the images; one per mark of the operator's."""
+    """Write one row per image shown and per mark of the operator, and the images."""
     rows = _marks(run)
     for trial in run.session.trials.to_dict("records"):
         if trial["onset"] != trial["onset"]:  # never shown
@@ -304,7 +306,7 @@ def _events(run: _Run) -> None:
 
 
 def _maps(run: _Run) -> dict[str, dict[str, str]]:
-    """Columns of the maps of an objective, and what they are."""
+    """Return the columns of an objective's maps, with descriptions."""
     names = list(run.session.trials.columns)
     goal = run.settings["decoder"].get("objective", "")
     found = {}
@@ -315,10 +317,10 @@ def _maps(run: _Run) -> dict[str, dict[str, str]]:
 
 
 def _confounds(run: _Run) -> tuple[dict[str, dict[str, str]], list[dict[str, Any]]]:
-    """Columns and rows of the confounds: motion, and a spike for each volume that a model has to leave out.
+    """Return columns and rows of the confounds: motion, and a spike for each volume that a model must leave out.
 
-    A model takes no gaps: where a volume has no motion it is interpolated, which its spike makes irrelevant; the first volume has no
-    displacement (n/a, as fMRIPrep writes it).
+    Models accept no gaps: the motion of a volume without motion is interpolated, which its spike makes irrelevant; the first volume has no
+    displacement (n/a, as in fMRIPrep).
     """
     from rtevo.realign import framewise_displacement
 
@@ -348,7 +350,7 @@ def _confounds(run: _Run) -> tuple[dict[str, dict[str, str]], list[dict[str, Any
 
 
 def _preprocessed(run: _Run, root: Path) -> None:
-    """The realigned series and its sidecar, for analyses; what is left out of a model is the mean of the others, not a hole."""
+    """Write the realigned series and its sidecar, for analyses; volumes that a model leaves out are the mean of the others, not gaps."""
     from rtevo.realign.series import NiftiWriter
 
     rows = {row["volume"]: row for row in run.volumes}
@@ -367,12 +369,12 @@ def _preprocessed(run: _Run, root: Path) -> None:
             if volume is None:
                 replaced.append(index)
             out.write(mean if volume is None else volume)
-    placed = "placement/part-00/decoder"  # of today, where there is one: its reference is what volumes were aligned to
+    placed = "placement/part-00/decoder"  # the decoder placed today, if any: volumes were aligned to its reference
     decoder = placed if (run.out / placed).is_dir() else "decoder"
     sidecar: dict[str, Any] = {
         "TaskName": run.task,
         "RepetitionTime": run.tr_s,
-        "StartTime": run.tr_s / 2,  # slices are not brought to one time: a volume stands for the middle of its acquisition
+        "StartTime": run.tr_s / 2,  # without slice timing correction, a volume represents the middle of its acquisition
         "SliceTimingCorrected": False,
         "SkullStripped": False,
         "Description": f"Realigned during the session (rigid body, cubic B-splines){run.making.words}, not smoothed.",
@@ -387,7 +389,7 @@ def _preprocessed(run: _Run, root: Path) -> None:
 
 
 def _aligned(run: _Run, row: Row | None, index: int) -> NDArray[np.float32] | None:
-    """One realigned volume: as it was saved, or sampled again by its motion; None where there is none."""
+    """Return one realigned volume: as saved, or resampled with its motion; None if there is none."""
     import nibabel
 
     if row is None or row["flags"] & (VolumeFlag.MISSING | VolumeFlag.UNALIGNED):
@@ -402,7 +404,7 @@ def _aligned(run: _Run, row: Row | None, index: int) -> NDArray[np.float32] | No
 
 
 def _derivatives(run: _Run) -> None:
-    """What the session computed."""
+    """Write the session's results."""
     root = run.bids / "derivatives" / "rtevo"
     if not (root / "dataset_description.json").exists():
         description = {
@@ -430,11 +432,11 @@ def _derivatives(run: _Run) -> None:
         _copy_decoder(run, extra / "decoder")
     if (run.out / "placement").is_dir() and not (run.out / "placement").is_symlink():
         for left in copy_inside(run.out / "placement", extra / "placement"):
-            print(f"rtevo: {run.out / 'placement'}: {shown(left)} is a link or no file, and is left out", file=sys.stderr)
+            print(f"rtevo: {run.out / 'placement'}: {shown(left)} is a link or not a file, and is left out", file=sys.stderr)
 
 
 def _copy_decoder(run: _Run, into: Path) -> None:
-    """Copy the decoder that the session names, where there is one: what makes a decoder, and nothing else that may lie there."""
+    """Copy the decoder that the session names, if any: only the files of a decoder."""
     from rtevo.decode import Decoder
     from rtevo.decode.folder import decoder_files
 
@@ -453,7 +455,7 @@ def _copy_decoder(run: _Run, into: Path) -> None:
 
 
 def _data_set(run: _Run) -> None:
-    """The files of the data set as a whole; a participant is listed once."""
+    """Write the files of the data set as a whole; each participant is listed once."""
     description = run.bids / "dataset_description.json"
     if not description.exists():
         _json(
@@ -480,7 +482,7 @@ def export(out: Path, bids: Path) -> Path:
     out : Path
         The session's folder. Its raw volumes must have been kept (``[record] save_volumes``).
     bids : Path
-        The data set's folder: new, empty, or a BIDS data set that this run is added to.
+        The data set's folder: new, empty, or a BIDS data set to which this run is added.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""From pictures to embeddings, with a pipeline's own image encoder and nothing else of it."""
+"""From pictures to embeddings, with a pipeline's image encoder alone."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def encode(
     device : str
         As in :class:`rtevo.generate.GeneratorSettings`.
     batch : int
-        Pictures that are encoded together.
+        Number of pictures that are encoded together.
     on_progress : callable, optional
-        Called with how many are done, and of how many.
+        Called with the number of encoded pictures, and the total.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def encode(
 
 
 def encode_folder(folder: Path, model_path: Path | None = None, device: str = "auto") -> NDArray[np.float32]:
-    """Encode all pictures below a folder, in the order of their names, with a bar that shows how far it is.
+    """Encode all pictures below a folder, in the order of their names, with a progress bar.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def encode_folder(folder: Path, model_path: Path | None = None, device: str = "a
     Raises
     ------
     DataError
-        There are none, or one cannot be read.
+        There are no pictures, or a picture cannot be read.
     """
     files = pictures_below(folder)
     with shown() as progress:

@@ -1,7 +1,7 @@
-"""What evolution knew when a session was interrupted, from its log.
+"""The state of evolution when a session was interrupted, from its log.
 
-A course is a function of what it was told and asked, in the order in which that was: every latent and every fitness in the log says how
-many scores had been taken before it. So the course is gone through again, and stands where it stood: strategy, feedback and random numbers.
+A course is a function of its inputs and requests, in their order: every latent and every fitness in the log holds the number of scores
+taken before it. So replaying the course restores its state: strategy, feedback and random numbers.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ Decided = LatentRecord | FitnessRecord
 
 @dataclass
 class Past:
-    """What an interrupted session has left to do and to say.
+    """The open work of an interrupted session.
 
     Parameters
     ----------
     pending : list of Request
-        Asked for and not shown, in their order.
+        Images that were requested and not shown, in order.
     told : list of (Told, int)
-        What evolution has been told that the log does not hold, each with the number of scores taken by then.
+        Fitness that evolution received but the log does not hold, each with the number of scores taken by then.
     steps : list of (Told, int, Given)
-        All that it has been told, in its order, each with the number of scores taken by then, and why none will come.
+        All fitness that it received, in order, each with the number of scores taken by then, and why no score will come.
     asked : list of Request
-        What it has asked for, in its order: where it was told something else than what the log holds, this is something else, too.
+        Its requests, in order; with other fitness than the log's, these differ too.
     shown : set of (int, int)
-        Generation and candidate of the images that were shown.
+        Generation and candidate of the images shown.
     refused : list of (int, int)
-        Of those that were refused or taken away, and evolution has not been told.
+        Images that were refused or taken away, without evolution's knowledge.
     measured : set of (int, int)
-        Of those that were refused, or taken away, because of what they show.
+        Images that were refused or taken away because of their contents.
     latents : dict of (int, int) to ndarray, float32 (d,)
         All that were asked for.
     scores_taken, volumes_taken : int
@@ -148,7 +148,7 @@ class _Seen:
 
 
 def measured(log: Sequence[Record], condition: str) -> list[Scored]:
-    """Give what evolution takes as scores, in their order: image, value, standard error, what the volumes alone say."""
+    """Return the scores that evolution takes, in order: image, value, standard error, estimate from the volumes alone."""
     if condition in MEASURED:
         wanted = MEASURED[condition]
         return [(_key(r), float(r.value), math.nan, None) for r in of_kind(log, EventRecord) if r.kind == wanted]
@@ -156,7 +156,7 @@ def measured(log: Sequence[Record], condition: str) -> list[Scored]:
 
 
 def _link(record: ScoreRecord) -> Link | None:
-    """What the volumes alone said of an image, where that was recorded."""
+    """Return the estimate from the volumes alone of an image, if recorded."""
     if record.measured is None or record.measured_se is None or record.neighbours is None:
         return None
     return Link.of(record.onset_s, record.measured, record.measured_se, record.neighbours)
@@ -170,17 +170,17 @@ def go_through(
     taken: Callable[[int], int] = lambda recorded: recorded,
     volumes: Sequence[Volume] = (),
 ) -> Past:
-    """Bring a fresh course to where the log ends.
+    """Replay a log in a new course.
 
     Parameters
     ----------
     course : Course
     log : sequence of Record
-        Of the earlier parts.
+        Records of the earlier parts.
     scores : sequence of ((int, int), float, float, Link or None)
         See :func:`measured`.
     place : mapping of (int, int) to ndarray, float32 (d,), optional
-        Latents that pictures turned out to have, by generation and candidate.
+        Actual latents of pictures, by generation and candidate.
     taken : callable
         Number of the scores that come before a decision, from the number of recorded ones that did: for other scores than those.
     volumes : sequence of (int, Projected)
@@ -189,7 +189,7 @@ def go_through(
     Raises
     ------
     ValueError
-        The log is of another course: its images are not those that this one asks for.
+        The log is of another course, with other images than this course requests.
     """
     past = Past()
 
@@ -241,7 +241,7 @@ def go_through(
 
 
 def _gone(log: Sequence[Record]) -> list[Key]:
-    """Give the images that were refused or taken away, in their order; what has been shown to its end cannot be."""
+    """Return the images that were refused or taken away, in order; an image shown to its end cannot be taken away."""
     over: set[Key] = set()
     found: list[Key] = []
     for record in log:
@@ -253,13 +253,13 @@ def _gone(log: Sequence[Record]) -> list[Key]:
 
 
 def _measured(log: Sequence[Record]) -> set[Key]:
-    """Give the images that were refused or taken away because of what they show."""
+    """Return the images that were refused or taken away because of their contents."""
     taken = {_key(r) for r in of_kind(log, EventRecord) if r.kind == EventKind.TAKEN}
     return taken | {_key(r) for r in of_kind(log, ImageRecord) if r.refused and is_measured(r.verdict)}
 
 
 def _decisions(log: Sequence[Record], steady: bool) -> Iterator[list[Decided]]:
-    """Give what evolution asked for and gave up, in its own order; together what was decided together."""
+    """Yield evolution's requests and withdrawals in order; decisions made together form a group."""
     for part in parts(log):
         steps: list[tuple[int, Decided]] = [(r.evolved_ns, r) for r in part.records(LatentRecord)]
         steps += [(r.decided_ns, r) for r in part.records(FitnessRecord) if r.given_up]

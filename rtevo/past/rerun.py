@@ -1,9 +1,9 @@
-"""A recorded session computed again: ``python -m rtevo.run --rerun OUT``.
+"""Recomputation of a recorded session: ``python -m rtevo.run --rerun OUT``.
 
-From the volumes as they came and the recorded events, motion, scores, fitness and what evolution asks for are computed anew, in one process
-and without a clock. With the session's own settings, and the version of rtevo that recorded it, all of it is the same to the last bit;
-with others (another decoder, response, strategy) what comes out is compared with what was recorded: the images that were shown stay the
-same, their scores and what would have been selected and asked for do not.
+Motion, scores, fitness and evolution's requests are computed from the raw volumes and the recorded events, in one process and without a
+clock. With the session's own settings, and the version of rtevo that recorded it, all results are the same to the last bit. With other
+settings (another decoder, response, strategy) the results are compared with the recorded ones: the images shown stay the same; their
+scores, and evolution's selection and requests, differ.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Key = tuple[int, int]
 
 
 def rerun(out: Path, recorded: Config, config: Config, into: Path) -> dict[str, Any]:
-    """Compute a session again.
+    """Recompute a session.
 
     Parameters
     ----------
@@ -59,8 +59,8 @@ def rerun(out: Path, recorded: Config, config: Config, into: Path) -> dict[str, 
     recorded, config : Config
         The session's settings, and those to use now.
     into : Path
-        New folder: gets a log with what was computed in place of what was recorded, the tables that follow from it, and ``rerun.json``,
-        ``rerun.tsv``, ``rerun.npz`` (latents asked for) and ``rerun.png``.
+        New folder for a log with computed in place of recorded results, its tables, and ``rerun.json``, ``rerun.tsv``, ``rerun.npz``
+        (requested latents) and ``rerun.png``.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def rerun(out: Path, recorded: Config, config: Config, into: Path) -> dict[str, 
     Raises
     ------
     RtevoError
-        The session cannot be computed again, or not with these settings.
+        The session cannot be recomputed, or not with these settings.
     """
     session = RecordedSession(out)
     if session.localizer:
@@ -82,7 +82,7 @@ def rerun(out: Path, recorded: Config, config: Config, into: Path) -> dict[str, 
     from threadpoolctl import threadpool_limits
 
     into.mkdir(mode=0o700, parents=True)
-    with threadpool_limits(1):  # as in a session: sums in another order differ in their last bit
+    with threadpool_limits(1):  # as in a session: sums in another order differ in the last bit
         decoded = _decode(session, config)
         past = _evolve(session, config, decoded)
     _write_log(session.log, decoded, past, into)
@@ -92,7 +92,7 @@ def rerun(out: Path, recorded: Config, config: Config, into: Path) -> dict[str, 
 
 
 def _changed(recorded: Config, config: Config) -> list[str]:
-    """Name the settings that are not the session's own, with both values."""
+    """Return the settings that differ from the session's own, with both values."""
     before, now = asdict(recorded), asdict(config)
     return [
         f"[{section}] {key}: {before[section][key]!r} -> {value!r}"
@@ -116,12 +116,12 @@ def _check(session: RecordedSession, recorded: Config, config: Config) -> None:
         )
     absent = [index for index in session.absent if index not in session.unsaved]
     if session.sealed:
-        raise DataError(f"--rerun {out}: the session is sealed, and what is computed would show what drove it: unseal its study first")
+        raise DataError(f"--rerun {out}: the session is sealed, and the results would show its condition: unseal its study first")
     if not session.came:
-        raise DataError(f"--rerun {out}: expected at least one volume, the session recorded none")
+        raise DataError(f"--rerun {out}: expected at least one volume, found none")
     if absent:
         raise DataError(
-            f"--rerun {out}: {len(absent)} of {len(session.came)} volumes as they came are not there (first: "
+            f"--rerun {out}: {len(absent)} of {len(session.came)} raw volumes are missing (first: "
             f'{volume_path(out, absent[0])}); sessions keep them with [record] save_volumes = "raw"'
         )
     if session.unsaved:
@@ -132,7 +132,7 @@ def _check(session: RecordedSession, recorded: Config, config: Config) -> None:
 
 
 class _Decoded:
-    """What decoding gives, by the number of the record that it follows."""
+    """Results of decoding, by the number of the preceding record."""
 
     def __init__(self) -> None:
         self.records: dict[int, list[Record]] = {}
@@ -197,7 +197,7 @@ def _decode(session: RecordedSession, config: Config) -> _Decoded:
 
 
 def _aligned(aligned: Aligned, volume: VolumeRecord, recorded: AlignedRecord | None) -> AlignedRecord:
-    """The record of a volume that was aligned again, with the times at which it was in the session."""
+    """Return the record of a volume that was aligned again, with the recorded times."""
     times = recorded or replace(AlignedRecord(), **{name: getattr(volume, name) for name in ("acquired_s", "closed_ns", "ingested_ns")})
     return replace(
         times,
@@ -216,7 +216,7 @@ def _aligned(aligned: Aligned, volume: VolumeRecord, recorded: AlignedRecord | N
 
 
 def _evolve(session: RecordedSession, config: Config, decoded: _Decoded) -> Past:
-    """Tell a fresh evolution the new scores, in the order in which they would have come."""
+    """Feed the new scores to a new evolution, in the order in which they would have come."""
     from rtevo.latent import LatentSpace
     from rtevo.session import course
     from rtevo.session.safety import avoid_of
@@ -247,7 +247,7 @@ def _same(recorded: int) -> int:
 
 
 def _by_volumes(log: Sequence[Record], volumes: list[int]) -> Callable[[int], int]:
-    """Give the function from the number of recorded scores to that of new ones that were there with the same volume."""
+    """Return the function from the number of recorded scores to the number of new scores after the same volume."""
     at, last = [-1], -1
     for record in log:
         last += isinstance(record, AlignedRecord)
@@ -257,7 +257,7 @@ def _by_volumes(log: Sequence[Record], volumes: list[int]) -> Callable[[int], in
 
 
 def _write_log(log: Sequence[Record], decoded: _Decoded, past: Past, into: Path) -> None:
-    """Write the session's log with what was computed in place of what was recorded; all else as it is."""
+    """Write the session's log with the computed results in place of the recorded ones; the rest is unchanged."""
     fitness = [
         FitnessRecord(
             clock_ns=log[-1].clock_ns,

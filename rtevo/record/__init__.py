@@ -1,10 +1,10 @@
-"""What a run leaves behind: an append-only log, and the tables that follow from it.
+"""The record of a run: an append-only log, and the tables that follow from it.
 
-The recorder is an observer of every ring: it can hold up nobody, and is told where it has missed something. :class:`RecordedSession` is
-the one way to read what a run has left (:func:`rtevo.load` in a notebook). It makes ``trials.tsv``, ``motion.tsv``, ``latents.npz`` and
-``summary.json`` from the log alone, also after a crash: ``python -m rtevo.record OUT``. What the log holds stands in
-:mod:`rtevo.record.kinds`. A session that was resumed has several *parts* in one log, each a run of the scanner; volumes are counted, and
-onsets are timed, as if each part had followed upon the one before without a gap.
+The recorder is an observer of every ring: it delays no process, and learns of slots that it missed. :class:`RecordedSession` is the way
+to read a run's record (:func:`rtevo.load` in a notebook). It makes ``trials.tsv``, ``motion.tsv``, ``latents.npz`` and ``summary.json``
+from the log alone, also after a crash: ``python -m rtevo.record OUT``. :mod:`rtevo.record.kinds` is the log's schema. A resumed session has
+several *parts* in one log, each a run of the scanner; volumes are counted, and onsets are timed, as if the parts followed each other
+without a gap.
 """
 
 from rtevo.record.fitting import record_of

@@ -1,4 +1,4 @@
-"""A localizer's run folder as a training run: its volumes, and what was shown."""
+"""A localizer's run folder as a training run: its volumes and its pictures."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["localizer_in", "run_of", "shown_in"]
 
 
 def localizer_in(out: Path) -> RecordedSession:
-    """Open the run folder of a localizer, also of one that was cut short.
+    """Open the run folder of a localizer, also of an interrupted one.
 
     Raises
     ------
     DataError
-        It is that of another session, or its volumes were not kept.
+        The folder is not a localizer's, or its volumes were not kept.
     """
     session = RecordedSession(out, damaged=True)
     if not session.localizer:
@@ -35,7 +35,7 @@ def localizer_in(out: Path) -> RecordedSession:
         sys.stderr.write(f"rtevo.decode: {out}: read up to the damage: {session.damage}\n")
     if session.grid is None or len(session.absent) == len(session.came):
         raise DataError(
-            f"{out / 'volumes'}: expected the run's volumes as they came, found none of {len(session.came)}; runs keep them with [record] "
+            f"{out / 'volumes'}: expected the run's raw volumes, found none of {len(session.came)}; runs keep them with [record] "
             'save_volumes = "raw"'
         )
     return session
@@ -56,7 +56,7 @@ def run_of(session: RecordedSession) -> Run:
 
 
 def _volume(out: Path, index: int) -> NDArray[np.float32] | None:
-    """Read a volume as it came; None where it is not there."""
+    """Return a raw volume; None if there is no file."""
     import nibabel
 
     path = volume_path(out, index)
@@ -69,12 +69,12 @@ def _volume(out: Path, index: int) -> NDArray[np.float32] | None:
 
 
 def shown_in(session: RecordedSession, run: Run) -> list[Event]:
-    """Give what was shown while a recorded run went on.
+    """Return the pictures shown during a recorded run.
 
     Raises
     ------
     DataError
-        Nothing was.
+        No pictures were shown.
     """
     rows = session.events_table.to_dict("records")
     events = [
@@ -88,5 +88,5 @@ def shown_in(session: RecordedSession, run: Run) -> list[Event]:
         if row["onset"] < run.count * run.tr_s
     ]
     if not events:
-        raise DataError(f"{session.out}: expected pictures that were shown while volumes came, found none")
+        raise DataError(f"{session.out}: expected pictures shown while volumes arrived, found none")
     return events

@@ -1,4 +1,4 @@
-"""Volumes of a run without a decoder: motion and quality, measured as they come."""
+"""Motion and quality of the volumes of a run without a decoder, measured as they arrive."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from rtevo.session.decoding import Aligned
 
 __all__ = ["Aligning"]
 
-LOST = 3  # volumes in a row that cannot be aligned to the first: the next one is the first anew
+LOST = 3  # after this many volumes in a row that cannot be aligned to the first, the next one becomes the first
 
 
 @dataclass(frozen=True, eq=False)
 class _First:
-    """The volume that others are aligned to, and the brain in it."""
+    """The reference volume, and its brain."""
 
     reference: NDArray[np.float32]
     mask: NDArray[np.bool_]
 
 
 class Aligning:
-    """Aligns each volume to the run's first that can be used.
+    """Aligns each volume to the first usable one of the run.
 
     Parameters
     ----------
     threads : int
-        Of the kernels.
+        Threads of the kernels.
     spike_mm : float
         A volume displaced by more since the last is a spike.
     make : callable
@@ -79,7 +79,7 @@ class Aligning:
                     data = self._making.aligned(self._realigner, volume, estimate) if whole(volume, self._realigner.mask) else None
             if np.isnan(motion[0]):
                 flags |= VolumeFlag.UNALIGNED
-            if flags & VolumeFlag.LATE:  # those after it came before: it is no step from them
+            if flags & VolumeFlag.LATE:  # later volumes came before it: a displacement from them has no meaning
                 return Aligned(index, int(flags), motion, np.nan, np.nan, np.nan, data)
         if data is not None:
             if self._previous is not None:
@@ -98,7 +98,7 @@ class Aligning:
             making.begin_again()
             try:
                 self._realigner = Realigner(reference, grid.affine, threads=self._threads)
-            except ValueError:  # nothing to align to in it: the next one is tried
+            except ValueError:  # it cannot be a reference: the next one is tried
                 return False
             self.grid, self._lost, self._previous = grid, 0, None
             if not making.plain:  # what volumes look like once they are aligned

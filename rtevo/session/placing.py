@@ -1,4 +1,4 @@
-"""Where the decoder lies on today's head: found from the first volumes of a run, on whatever grid they come.
+"""Placement of the decoder on today's head, from the first volumes of a run, on any grid.
 
 On the decoder's own grid volumes are aligned to the decoder's reference, and the first that can be aligned is judged. On any other, the
 first steady volumes, aligned to each other, are today's reference; the decoder is placed on it (:mod:`rtevo.place`) and carried to today's
@@ -28,26 +28,26 @@ __all__ = ["Attempt", "Hints", "Placing"]
 
 Volume = NDArray[np.float32]
 
-LOST = 3  # volumes in a row that cannot be aligned to the first: the next one is the first anew
+LOST = 3  # after this many volumes in a row that cannot be aligned to the first, the next one becomes the first
 
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
-    """How the decoder was found to lie on today's head, and what was decided.
+    """One placement of the decoder on today's head, and its decision.
 
     Parameters
     ----------
     number : int
         0 = the part's first.
     volume : int
-        The last volume that had come when it was made or decided.
+        The last volume when it was made or decided.
     own_grid : bool
         Volumes lie on the decoder's grid and are aligned to the decoder's reference.
     placement : Placement
     reference : ndarray, float32 (X, Y, Z)
-        Today's, on today's grid.
+        Today's reference, on today's grid.
     steady : tuple of ndarray
-        The aligned volumes that it is the mean of.
+        The aligned volumes whose mean is the reference.
     decision : Decision
     """
 
@@ -62,18 +62,18 @@ class Attempt:
 
 @dataclass(frozen=True, eq=False)
 class Hints:
-    """What is known of where the head lies before the run's first volume.
+    """Knowledge of the head's position before the run's first volume.
 
     Parameters
     ----------
     decoders : tuple of (Decoder, ndarray float64 (4, 4))
         The decoder on the grid of a scan of this visit, and its place there.
     placement : Placement, optional
-        How it was found.
+        The placement on that scan.
     file : Path, optional
-        Of a transform that is to be used.
+        File of a transform to use.
     moving : Grid, optional
-        Of the volume that the transform was found with; None: it lies as the run's.
+        Grid of the volume with which the transform was found; None: the run's grid.
     """
 
     decoders: tuple[tuple[Decoder, NDArray[np.float64]], ...] = ()
@@ -82,7 +82,7 @@ class Hints:
     moving: Grid | None = None
 
     def given(self, decoder: Decoder, grid: Grid) -> NDArray[np.float64] | None:
-        """Return the placement that comes from a file, decoder's world to today's, for a run on this grid; None where none does."""
+        """Return the placement from a file, decoder's world to today's, for a run on this grid; None: no file."""
         if self.file is None:
             return None
         from rtevo.place.transforms import read_affine
@@ -91,7 +91,7 @@ class Hints:
 
     @classmethod
     def of(cls, config: Config, decoder: Decoder) -> Hints:
-        """Read what the session's settings name: a scan of this visit, a transform.
+        """Read the hints that the session's settings name: a scan of this visit, a transform.
 
         Raises
         ------
@@ -101,7 +101,7 @@ class Hints:
         settings = config.decoder
         scan = _scan(config)
         hints = cls((), None, None if settings.placement == "auto" else Path(settings.placement), None if scan is None else scan[1])
-        given = hints.given(decoder, decoder.grid)  # so that a file that cannot be read is found now
+        given = hints.given(decoder, decoder.grid)  # report an unreadable file now
         if scan is None:
             return hints
         found = place(decoder.reference, decoder.grid, *scan, weight=np.abs(decoder.weights), starts=[] if given is None else [given])
@@ -111,7 +111,7 @@ class Hints:
 
 
 def _scan(config: Config) -> tuple[Volume, Grid] | None:
-    """Read the scan of this visit that the session names."""
+    """Return the scan of this visit that the session names."""
     settings = config.decoder
     if not settings.scout:
         return None
@@ -125,22 +125,22 @@ def _scan(config: Config) -> tuple[Volume, Grid] | None:
 
 
 class Placing:
-    """Aligns the volumes of one part of a session, and finds how the decoder lies on them.
+    """Aligns the volumes of one part of a session, and places the decoder on them.
 
     Parameters
     ----------
     config : Config
     decoder : Decoder
-        As it was made.
+        The original decoder.
     grid : Grid
-        Of the part's volumes.
+        Grid of the part's volumes.
     tr_s : float
         Repetition time, s.
     at_hand : iterable of (Decoder, ndarray float64 (4, 4))
-        Decoders that lie on today's head already, each with its place: the decoder's world to its own. On the grid of one of these,
-        volumes are aligned to its reference.
+        Decoders that are placed on today's head already, each with its place: the decoder's world to its own. If the grid is that of one
+        of these, volumes are aligned to its reference.
     starts : iterable of ndarray, float64 (4, 4)
-        Where the head may be looked for first.
+        Initial placements of the search.
     given : ndarray, float64 (4, 4), optional
         The placement, where it comes from a file.
     making : Making
@@ -188,7 +188,7 @@ class Placing:
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """Voxels that must have numbers for a volume to count, before the decoder is placed."""
+        """Voxels that must be finite in a usable volume, before the decoder is placed."""
         assert self.realigner is not None
         return self.realigner.mask if self._own is None else self._own[0].mask
 
@@ -214,7 +214,7 @@ class Placing:
             self._making.begin_again()
             try:
                 self._align_to(np.nan_to_num(np.asarray(volume, np.float32)))
-            except ValueError as problem:  # nothing to align to in it: the next one is tried
+            except ValueError as problem:  # it cannot be a reference: the next one is tried
                 nothing = np.full(6, np.nan)
                 return Motion(np.eye(4), nothing, False, 0, math.nan, reason=str(problem))
         assert self.realigner is not None
@@ -228,7 +228,7 @@ class Placing:
         return self._making.aligned(self.realigner, volume, motion)
 
     def take(self, index: int, volume: Volume, motion: Motion, aligned: Volume | None) -> Attempt | None:
-        """Take a volume that came after the last decision; return the attempt that it completes.
+        """Add a volume after the last decision; return the attempt that it completes.
 
         Parameters
         ----------
@@ -270,17 +270,19 @@ class Placing:
         return judge(self._own[1], self._decoder.reference, self._decoder.grid, aligned, self.grid, weight=weight)
 
     def _judged(self, volume: Volume, motion: Motion) -> Placement:
-        """Judge where the head lies on a grid that the decoder lies on."""
+        """Judge the head's position on a grid on which the decoder is placed."""
         assert self._own is not None
         weight = np.abs(self._decoder.weights)
         return judge(motion.matrix @ self._own[1], self._decoder.reference, self._decoder.grid, volume, self.grid, weight=weight)
 
     def _named(self, placement: Placement) -> Placement:
-        """Doubt a placement where the decoder is somebody else's by name."""
+        """Mark a placement as doubtful if the decoder is named after another participant."""
         whose, own = self._decoder.settings.get("participant"), self._config.session.participant
         if not isinstance(whose, str) or whose == own:
             return placement
-        reason = f"the decoder was made of participant {whose}, this session's is {own}: check [session] participant and [decoder] folder"
+        reason = (
+            f"expected a decoder of participant {own}, found one of participant {whose}: check [session] participant and [decoder] folder"
+        )
         verdict = Verdict.DOUBTFUL if placement.verdict == Verdict.GOOD else placement.verdict
         return replace(placement, verdict=verdict, reasons=(reason, *placement.reasons))
 
@@ -292,11 +294,11 @@ class Placing:
 
     @property
     def place(self) -> NDArray[np.float64]:
-        """Where the decoder lies on what volumes are aligned to: the decoder's world to that of :meth:`decoder`, by the last attempt."""
+        """The decoder's place on the reference of the volumes: its world to that of :meth:`decoder`, from the last attempt."""
         return self.attempts[-1].placement.matrix if self._own is None else self._own[1]
 
     def decide(self, decision: Decision, index: int) -> Attempt:
-        """Decide the last attempt; `index` is the last volume that has come. On `AGAIN` the next volumes are tried."""
+        """Decide the last attempt; `index` is the last volume so far. After `AGAIN` the next volumes are tried."""
         decided = replace(self.attempts[-1], decision=decision, volume=index)
         self.attempts[-1] = decided
         if decision == Decision.AGAIN:
@@ -305,7 +307,7 @@ class Placing:
         return decided
 
     def decoder(self) -> Decoder:
-        """Return the decoder on today's grid, by the last attempt."""
+        """Return the decoder on today's grid, from the last attempt."""
         attempt = self.attempts[-1]
         if self._own is not None:
             return self._own[0]

@@ -1,4 +1,4 @@
-"""From a session file to the simulated participant of its rehearsal."""
+"""The simulated participant of a session file's rehearsal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIELD_OF_VIEW_MM = (240.0, 240.0, 115.5)
 
 
 def simulation(config: Config, tr_s: float, part: int = 0) -> Simulation:
-    """Give the simulated participant of a session."""
+    """Return the simulated participant of a session."""
     settings = config.simulation
     across = [math.ceil(extent / size - 1e-6) for extent, size in zip(FIELD_OF_VIEW_MM, settings.voxel_mm, strict=True)]
     return Simulation(

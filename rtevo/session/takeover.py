@@ -1,7 +1,7 @@
-"""What the next run of a visit takes over from a run: how the decoder lay on the head, what it had learnt, where evolution stood.
+"""The states that the next run of a visit takes over: the decoder's placement, what it has learnt, the state of evolution.
 
-At the end of a run of a visit its decoder's state is saved in the run's folder (``decoder-state/``). A run that goes on from another one
-keeps copies of what it takes over in its own folder, so that it can be computed again from that alone.
+At the end of a run of a visit its decoder's state is saved in the run's folder (``decoder-state/``). A run that continues another one
+keeps copies of these states in its own folder, so that it can be recomputed from that alone.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _MOST_BYTES = 1 << 30
 
 @dataclass(frozen=True, eq=False)
 class Before:
-    """What a run's decoder takes over.
+    """The state that a run's decoder takes over.
 
     Parameters
     ----------
     decoder : Decoder
-        On the grid of the earlier run.
+        Decoder on the grid of the earlier run.
     place : ndarray, float64 (4, 4)
-        Where it lay: the session's decoder's world to that of `decoder`, rigid.
+        Its place: the session's decoder's world to that of `decoder`, rigid.
     learnt : dict of str to ndarray
         See :meth:`rtevo.decode.Scorer.learnt`.
     guide : ndarray, float32 (X, Y, Z), optional
@@ -65,7 +65,7 @@ def save_decoder(folder: Path, decoder: Decoder) -> None:
 
 
 def save_state(out: Path, decoding: Decoding, config: Config, decoder: Decoder, tr_s: float) -> None:
-    """Save what the next run may take over; nothing where the decoder was never placed. No volume follows.
+    """Save the state for the next run, after the last volume; nothing if the decoder was never placed.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def save_state(out: Path, decoding: Decoding, config: Config, decoder: Decoder, 
 
 
 def before_of(config: Config, decoder: Decoder, tr_s: float) -> Before | None:
-    """Read what the session takes over from an earlier run; None where it names none.
+    """Read the state that the session takes over from an earlier run; None if it names none.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def before_of(config: Config, decoder: Decoder, tr_s: float) -> Before | None:
     Raises
     ------
     ConfigError
-        There is no such state, or it is that of another decoder, or of other settings.
+        There is no such state, or it belongs to another decoder or to other settings.
     """
     if not config.decoder.continue_from:
         return None
@@ -126,11 +126,11 @@ def before_of(config: Config, decoder: Decoder, tr_s: float) -> Before | None:
             raise ValueError(f"{_GUIDE}: expected shape {carried.grid.shape}, found {guide.shape}")
         return Before(carried, place, load_arrays(folder / _LEARNT, _MOST_BYTES), guide)
     except (OSError, DataError, DecoderError, ValueError, KeyError, TypeError) as problem:
-        raise ConfigError(f"{where}: expected the state that a run of a visit has left, found something else: {problem}") from None
+        raise ConfigError(f"{where}: expected the state of a run of a visit, found something else: {problem}") from None
 
 
 def keep(config: Config, out: Path) -> Config:
-    """Copy what a session takes over into its folder; returns the settings that name the copies."""
+    """Copy the states that a session takes over into its folder; return the settings that name the copies."""
     decoder, evolution = config.decoder, config.evolution
     if decoder.continue_from:
         shutil.copytree(_state_in(Path(decoder.continue_from)), out / DECODER_BEFORE)
@@ -143,19 +143,19 @@ def keep(config: Config, out: Path) -> Config:
 
 
 def _state_in(place: Path) -> Path:
-    """Return the folder of a state, that of a run or its own."""
+    """Return the folder of a state, in a run's folder or the folder itself."""
     return place / STATE if (place / STATE).is_dir() else place
 
 
 def _carried(folder: Path, decoder: Decoder) -> Decoder:
-    """Read a decoder as it was carried to the grid of a run."""
+    """Read a decoder carried to the grid of a run."""
     if decoder.maps:
         return together(decoder, [Decoder.load(folder, one.name) for one in decoder.maps])
     return Decoder.load(folder, decoder.name)
 
 
 def _made_with(config: Config, decoder: Decoder, tr_s: float) -> Mapping[str, Any]:
-    """Say what a state rests on."""
+    """Return the settings and the decoder on which a state depends."""
     digest = hashlib.sha256(repr(decoder.goal).encode())
     for one in decoder.maps or (decoder,):
         for array in (one.grid.affine, one.reference, one.mask, one.weights):

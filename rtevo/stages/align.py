@@ -1,4 +1,4 @@
-"""``volumes`` -> ``aligned``: a run without a decoder, a localizer's."""
+"""``volumes`` -> ``aligned``, for a run without a decoder (a localizer)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["run"]
 
 
 class _Align:
-    """The align stage between volumes."""
+    """The state of the align stage between volumes."""
 
     def __init__(self, context: Context) -> None:
         from rtevo import realign
@@ -32,10 +32,10 @@ class _Align:
         self.save = context.config.record.save_volumes in ("aligned", "both")
         self.run = RunClock(context.plan.tr_s)
         self.events_taken = 0
-        context.clock.set("placed", 1)  # there is no decoder that would have to lie on the head before an image is shown
+        context.clock.set("placed", 1)  # without a decoder, images need not wait for a placement
 
     def event(self, slot: Any) -> None:
-        """Take note of the trigger."""
+        """Record the trigger."""
         self.events_taken += 1
         if slot["kind"] == EventKind.TRIGGER:
             self.run = self.run.triggered(slot["t_ns"])
@@ -51,7 +51,7 @@ class _Align:
         aligned: Aligned = self.aligning.align(int(slot["index"]), None if missing else volume, flags, grid, said)
         if not missing:
             clock.set("unusable", clock.get("unusable") + 1 if aligned.data is None else 0)
-        with self.out.reserve(timeout_s=None) as out:  # a slow disk holds it up, and loses nothing
+        with self.out.reserve(timeout_s=None) as out:  # a slow disk delays this, and loses nothing
             for name in ("index", "acquired_s", "closed_ns", "ingested_ns"):
                 out[name] = slot[name]
             out["flags"], out["motion"], out["aligned_ns"] = aligned.flags, aligned.motion, time.monotonic_ns()
@@ -61,7 +61,7 @@ class _Align:
                 put_volume(out, first_echo(volume) if aligned.data is None else aligned.data, self.aligning.grid or NO_GRID)
 
     def finish(self) -> None:
-        """Let go of everything."""
+        """Release all resources."""
         self.aligning.close()
         self.out.close_writing()
 

@@ -1,4 +1,4 @@
-"""What a watched session has outside, in a rehearsal: the scanner room and the stimulus PC."""
+"""The surroundings of a watched session in a rehearsal: the scanner room and the stimulus PC."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rtevo.simulate import Delivery, FaultyWriter, ParticipantLink, Room, run_sc
 
 __all__ = ["run"]
 
-FAULTS = 6  # the stream of random numbers of what goes wrong
+FAULTS = 6  # stream of random numbers of the faults
 CALLING = "SIMULATOR"  # AE title
 
 
 def run(context: Context) -> None:
-    """Stand in for the scanner room: look at the presenter's screen, press the trigger, deliver a volume's files every TR."""
+    """Simulate the scanner room: see the presenter's screen, press the trigger, deliver a volume's files every TR."""
     config = context.config
     outside = presenter_is_outside(config)
     keys = Path(config.bridge.keys) if outside and config.bridge.keys else None
@@ -64,18 +64,18 @@ def _simulate(context: Context, link: ParticipantLink) -> None:
 
 
 def _task(config: Config) -> str:
-    """What the participant was told to answer in a localizer."""
+    """Return the participant's task in a localizer."""
     return config.localizer.task if is_localizer(config) and config.localizer.task != "none" else ""
 
 
 def _patience_s(config: Config) -> float:
-    """Longest wait for the presenter: one that somebody starts on another computer takes longer."""
+    """Return the longest wait for the presenter, which is longer for another computer."""
     return 3600.0 if presenter_is_outside(config) else 60.0
 
 
 @contextmanager
 def _delivery(context: Context, told: dict[str, Any]) -> Iterator[Delivery]:
-    """Where the scanner's files go: the watched folder, or over the network; wrongly where the session says so."""
+    """Yield the delivery of the scanner's files: to the watched folder or over the network, with faults if the session has some."""
     from rtevo.simulate.send import PushSender, StoreSender
 
     plan, settings, faults = context.plan, context.config.acquisition, context.config.simulation.faults
@@ -95,7 +95,7 @@ def _delivery(context: Context, told: dict[str, Any]) -> Iterator[Delivery]:
 
 
 class _Stopped(Exception):  # noqa: N818 - the way out of a replay, not an error
-    """The session ends before the recording does."""
+    """Raised if the session ends before the recording does."""
 
 
 def _replay(context: Context, link: ParticipantLink) -> None:
@@ -121,4 +121,4 @@ def _replay(context: Context, link: ParticipantLink) -> None:
                 recording.run(wait_until, delivery.send)
             clock.set("delivered", volumes)
             clock.set("drain", 1)
-            room.wait_until(math.inf)  # the presenter still has somebody to show its last pictures to
+            room.wait_until(math.inf)  # the participant must still see the presenter's last pictures

@@ -1,4 +1,4 @@
-"""What the operator is told, from made-up logs."""
+"""The operator's messages, from made-up logs."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_mistakes_of_deliveries_are_told_before_anything_starts(session: Callabl
         end = '[decoder]\nfolder = "decoder"\n'
         for text, message in (
             (common + 'delivery = "push"\n' + end, f"[acquisition] delivery = 'push': 127.0.0.1, port {port}: cannot listen there"),
-            (common + 'delivery = "dicom"\naddress = "0.0.0.0"\n' + end, "peers: expected at least one where address is '0.0.0.0'"),
+            (common + 'delivery = "dicom"\naddress = "0.0.0.0"\n' + end, "peers: expected at least one for address '0.0.0.0'"),
             (common + 'delivery = "push"\npeers = ["SCANNER"]\n' + end, "peers: expected @ADDRESS for delivery 'push', got 'SCANNER'"),
             ('[simulation]\nfaults = "drop=2, sped=1"\n', "[simulation] faults: expected one of drop"),
             (

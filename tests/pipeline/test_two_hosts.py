@@ -152,5 +152,5 @@ def test_the_network_goes_and_comes_back_and_the_presenter_is_killed_and_started
     assert summary["status"] == "completed"
     for kind in (EventKind.ONSET, EventKind.OFFSET, EventKind.RATING):
         assert [event.candidate for event in recorded.events(kind)] == list(range(7))
-    for told in ("presenter silent", "presenter answers again", "started anew"):
+    for told in ("presenter silent", "presenter answers again", "restarted"):
         assert any(told in warning for warning in summary["warnings"])

@@ -143,7 +143,7 @@ def test_faults_of_a_rehearsal(known: Make) -> None:
 def test_decoders(known: Make, decoder_folder: Callable[..., Path], tmp_path: Path) -> None:
     tables = watch(tmp_path, decoder_folder(noise=False))
     (found,) = volumes.decoder(known(tables))
-    assert (found.verdict, "without the voxels' noise" in found.found) == ("warn", True)
+    assert (found.verdict, "it does not hold the voxels' noise" in found.found) == ("warn", True)
     (tmp_path / "decoder" / "mask_img.nii.gz").unlink()
     with pytest.raises(DecoderError):
         list(volumes.decoder(known(tables)))

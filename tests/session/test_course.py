@@ -115,7 +115,7 @@ def test_what_cannot_be_a_key_is_refused(arguments: list[str], words: str, tmp_p
 def test_a_key_that_lists_a_session_twice_is_refused(tmp_path: Path) -> None:
     rows = [f"01\t01\t{scramble(condition, '01', '01')}\n" for condition in ("brain", "sham")]
     (tmp_path / "key.tsv").write_text("participant\tsession\tcode\n" + "".join(rows))
-    with pytest.raises(ConfigError, match="1 listed more than once, the first of them participant '01', session '01'"):
+    with pytest.raises(ConfigError, match="found 1 listed more than once, first participant '01', session '01'"):
         blinded(tmp_path / "key.tsv", "01")
 
 
