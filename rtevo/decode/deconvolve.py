@@ -103,15 +103,13 @@ class Deconvolver:
         self._which = np.asarray(which, np.int64).ravel()
         self._amplitude_sd, self._rho, self._drift_sd, motion_sd, _, _, self._share, self._reach_s = points
         self._log_prior = grid.log_prior()
-        w = self._width
-        self._shared = slice(_MEAN + w, _MEAN + 2 * w)
-        self._groups = Groups(_MEAN + 2 * w + motion_terms + time_terms, nuisance_terms)
-        self._terms = slice(_MEAN + 2 * w, self._groups.stop)
+        w, after = self._width, _MEAN + 2 * self._width
+        self._groups = Groups(after + motion_terms + time_terms, nuisance_terms)
+        self._shared, self._terms = slice(_MEAN + w, after), slice(after, self._groups.stop)
         self._absent = np.zeros(self._all, np.int64)  # which groups are not there, a bit each
-        size = self._terms.stop
-        self._size = size
-        self._mean = np.zeros((self._all, size + _ROOM * w))
+        self._size = size = self._terms.stop
         room = size + _ROOM * w
+        self._mean = np.zeros((self._all, room))
         self._cov = np.zeros((self._all, room, room))
         self._cov[:, _NOISE, _NOISE] = 1.0
         self._cov[:, _DRIFT, _DRIFT] = _START_VARIANCE
@@ -129,8 +127,7 @@ class Deconvolver:
         self._starts = 0  # runs so far: the first volume of each only sets its level
         self._fresh = True
         self._left_out = 0.0  # sign of the last volume's surprise, where it was left out
-        self._log_det = np.zeros(self._all)
-        self._squares = np.zeros(self._all)
+        self._log_det, self._squares = np.zeros((2, self._all))
 
     def add_image(self, key: tuple[int, int], onset_s: float, duration_s: float) -> None:
         """Add an image, before the first volume that its response reaches; in the order of their onsets.

@@ -135,20 +135,10 @@ class Scorer:
             self._method = Peak(weights, tr_s, delay_s, half_window_tr, penalties(drift_sd, motion_sd))
         else:
             nuisance = Nuisance(tr_s, motion_terms, drift, spike_mm, nuisance_terms)
-            whole = method == "pattern"
             self._method = Separate(
-                weights,
-                tr_s,
-                duration_s,
-                nuisance,
-                first_s=first_s,
-                pattern=whole,
-                shape=hrf,
-                known=self._known(),
-                grid=grid,
-                left_out=self.left_out,
-                unit=_unit(decoder),
-            )
+                weights, tr_s, duration_s, nuisance, first_s=first_s, pattern=method == "pattern", shape=hrf, known=self._known(),
+                grid=grid, left_out=self.left_out, unit=_unit(decoder),
+            )  # fmt: skip
         self._seen: set[int] = set()  # those that came with data
         self._uses_late = method == "peak"
         self._keys: set[tuple[int, int]] = set()

@@ -129,9 +129,7 @@ def _open(out: Path, bids: Path) -> _Run:
     grids = [grid for part in session.parts if (grid := part.grid) is not None]
     for grid in grids[1:]:
         if difference := grids[0].difference(grid):
-            raise DataError(
-                f"{out}: expected one grid in all parts of the session, because a BIDS series has one; found others: {difference}"
-            )
+            raise DataError(f"{out}: expected one grid in all parts, because a BIDS series has one; found others: {difference}")
     session.save()
     if not len(session.motion) or not grids:
         raise DataError(f"{out}: expected at least one volume, found none")
@@ -177,11 +175,8 @@ def _tsv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], 
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ["\t".join(columns)] if header else []
     lines += ["\t".join(_cell(row.get(column)) for column in columns) for row in rows]
-    text = "\n".join(lines) + "\n"
-    if path.suffix == ".gz":
-        path.write_bytes(gzip.compress(text.encode(), mtime=0))
-    else:
-        path.write_text(text, encoding="utf-8")
+    content = ("\n".join(lines) + "\n").encode()
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def _cell(value: Any) -> str:
