@@ -219,7 +219,14 @@ def test_labels_are_ascii_letters_and_digits(label: str, suggestion: str) -> Non
 
 
 def test_what_does_not_go_with_a_strategy_that_looks_at_volumes_is_named() -> None:
-    decoder = {"method": "peak", "hrf": "fir", "drift": "cosine", "motion_terms": 24, "objective": "face - keep(place)"}
+    decoder = {
+        "method": "peak",
+        "hrf": "fir",
+        "drift": "cosine",
+        "motion_terms": 24,
+        "objective": "face - keep(place)",
+        "nuisance": ["csf"],
+    }
     with pytest.raises(ConfigError) as caught:
         build(
             {
@@ -233,6 +240,7 @@ def test_what_does_not_go_with_a_strategy_that_looks_at_volumes_is_named() -> No
         "[evolution] strategy",
         *(f"[decoder] {key}" for key in ("method", "hrf", "drift", "motion_terms")),
         "[evolution] schedule",
+        "[decoder] nuisance",
         "[decoder] objective",
         "[evolution] generations, population",
     ]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import multivariate_normal
 
@@ -17,7 +18,8 @@ from rtevo.errors import DataError
 from rtevo.evolve import RandomEvolver, preference_of
 from rtevo.evolve.model import SIGNAL_TO_NOISE, Curved, Linear, features, radial
 from rtevo.latent import Examples, LatentSpace, examples_of
-from rtevo.report.gallery import KNOWN, LIMIT, Preferred, choose, odds, preferred_of, verdict, what_it_means, words
+from rtevo.report import figures
+from rtevo.report.gallery import KNOWN, LIMIT, Named, Preferred, choose, odds, preferred_of, verdict, what_it_means, words
 
 SIZE = 12
 SPACE = LatentSpace.random(SIZE, 40, 0)
@@ -180,6 +182,12 @@ def test_words_say_what_a_control_means_and_how_sure_anything_is() -> None:
     assert odds(1e3) == "more than a million to 1"
     assert not Preferred("nothing was scored", advantage=KNOWN + 1).known
     assert verdict(Preferred("nothing was scored")) == "Not known: nothing was scored."
+
+
+def test_names_of_pictures_are_drawn_as_they_are() -> None:
+    figure = Figure()
+    figures.along(figure.add_subplot(), [Named("cost$_{5$", 0.5, 0.4, 0.6, b"")], "towards")  # as mathematics it would be refused
+    figure.savefig(io.BytesIO(), format="png")
 
 
 def test_too_few_scores_say_nothing() -> None:

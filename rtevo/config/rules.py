@@ -208,6 +208,10 @@ def _direct(config: Config, origin: str) -> list[str]:
     for section, key, value in (*wanted, ("evolution", "schedule", "steady")):
         if (own := getattr(getattr(config, section), key)) != value:
             found.append(f"{origin} [{section}] {key}: expected {value!r} {why}, got {own!r}")
+    if decoder.nuisance:
+        found.append(
+            f"{origin} [decoder] nuisance: expected none {why}, which takes out motion and drift alone, got {', '.join(decoder.nuisance)}"
+        )
     if "keep(" in decoder.objective or "rank(" in decoder.objective:
         found.append(f"{origin} [decoder] objective: expected a weighted sum of maps {why}, got {decoder.objective!r}")
     if (images := config.evolution.generations * config.evolution.population) > MOST_TOGETHER:

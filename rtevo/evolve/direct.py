@@ -15,6 +15,7 @@ import numpy as np
 
 from rtevo.evolve.base import History
 from rtevo.evolve.model import Array, Errors, Linear, evidence, one_thread, without_outliers_together
+from rtevo.evolve.preference import pooled
 from rtevo.evolve.probes import Probes, ProbeScores
 from rtevo.evolve.series import Estimate, Series
 from rtevo.evolve.surrogate import Surrogate
@@ -98,7 +99,9 @@ class Direct(Surrogate):
         if len(known.ids) < 2:
             return math.nan
         with one_thread():
-            return self.fitted(self.weighted(known))[2].expected_gain(n, np.random.default_rng(self.asked))
+            several = pooled(self)
+            linear = self.fitted(self.weighted(known))[2] if several is None else several.linear
+            return linear.expected_gain(n, np.random.default_rng(self.asked))
 
     def fitted(self, known: History) -> tuple[Array, Array, Linear, Errors]:
         """Fit the linear model to what the volumes say: values, their covariance, model, errors."""

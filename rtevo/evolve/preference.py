@@ -68,7 +68,7 @@ class Preference:
 
     @property
     def advantage(self) -> float:
-        """Log evidence of a preference, of either kind, over none.
+        """Log evidence of a preference over none, by the linear model.
 
         Without a preference it exceeds log(20) in one run of 20 at most, whenever one looks and however images were chosen (J. Ville 1939;
         P. Gruenwald et al. 2024, doi:10.1093/jrsssb/qkae011), but for the reweighting of incredible scores.

@@ -111,7 +111,9 @@ def gallery(axes: Sequence[Axes], out: Path, chosen: Sequence[Chosen]) -> None:
             with Image.open(path) as picture:
                 ax.imshow(np.asarray(picture))
         ax.set_title(f"{each.response:+.2f}  [{each.low:+.2f}, {each.high:+.2f}]", fontsize=8, loc="center", color=ACCENT)
-        ax.text(0.5, -0.04, "\n".join(words(each)), transform=ax.transAxes, ha="center", va="top", fontsize=7, color=MUTED)
+        ax.text(
+            0.5, -0.04, "\n".join(words(each)), transform=ax.transAxes, ha="center", va="top", fontsize=7, color=MUTED, parse_math=False
+        )
 
 
 def along(ax: Axes, named: Sequence[Named], title: str) -> None:
@@ -121,9 +123,8 @@ def along(ax: Axes, named: Sequence[Named], title: str) -> None:
     ends = np.abs(np.array([(each.low, each.high) for each in named]).T - middle)
     ax.errorbar(middle, at, xerr=ends, fmt="o", color=ACCENT, ms=4, lw=1.2)
     ax.axvline(0, color=PALE, lw=1)
-    ax.set(
-        yticks=at, yticklabels=[each.name for each in named], xlim=(-1, 1), title=title, xlabel="cosine with the direction, 90% interval"
-    )
+    ax.set_yticks(at, labels=[each.name for each in named], parse_math=False)  # they are names of files
+    ax.set(xlim=(-1, 1), title=title, xlabel="cosine with the direction, 90% interval")
 
 
 def label(session: Session, trial: Row) -> str:

@@ -250,7 +250,7 @@ def preferred(session: RecordedSession, population: int) -> Preferred:
     try:
         evolver = from_state(evolution_of(session.out)["evolver"])
         space = LatentSpace.load(session.out / "latent_space.npz")
-    except (OSError, ValueError, KeyError, TypeError, RtevoError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RtevoError) as problem:
         return Preferred(f"where evolution stood cannot be read ({problem})")
     return preferred_of(evolver, space, population)
 

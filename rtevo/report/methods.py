@@ -372,9 +372,10 @@ def _evolution(session: Session, cite: _Cited) -> str:
         f" Every {e['probe_every']}th image was one of {e['probes']} probes, from which nothing is evolved." if e["probe_every"] else ""
     )
     continued = " Evolution went on from an earlier run." if e.get("continue_from") else ""
-    if continued and e["strategy"] == "surrogate" and condition != "random":
+    if continued and e["strategy"] in ("surrogate", "direct") and condition != "random":
         continued += (
-            " Each run's scores had an offset, a unit, a noise level and a slow drift of their own, found together with the preference "
+            f" Each run's {'responses' if e['strategy'] == 'direct' else 'scores'} had an offset, a unit, a noise level and a slow drift of "
+            "their own, found together with the preference "
             f"{cite('patterson1971')}."
         )
     if continued and not e["probe_every"]:

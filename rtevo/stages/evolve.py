@@ -32,6 +32,7 @@ from rtevo.session.silence import Answers
 from rtevo.shm import Ring
 
 STATE_BYTES = 1 << 20  # that the state of a session that is sealed is filled up to: how long it is depends on what drives it
+SERIES_STATE_BYTES = 1 << 22  # the same where it may hold the volumes, too: some conditions keep them, others do not
 
 
 class _Evolve:
@@ -114,7 +115,8 @@ class _Evolve:
         path = self.context.plan.out / "evolution.json"
         partial = path.with_name(path.name + ".part")
         state = json.dumps(state_of(self.course, self.space)).encode()
-        partial.write_bytes(seal(state, self.secret, STATE_BYTES) if self.secret else state)
+        multiple = SERIES_STATE_BYTES if looks_at_volumes(self.context.config) else STATE_BYTES
+        partial.write_bytes(seal(state, self.secret, multiple) if self.secret else state)
         os.replace(partial, path)
 
     def finish(self) -> None:

@@ -83,6 +83,11 @@ def _check_sessions(file: StudyFile) -> None:
                     mistakes.append(
                         f"{path.name} [evolution] stop_gain: expected 0 in a study, because the length of a run would depend on its arm"
                     )
+                if kind == "loop" and config.evolution.strategy == "direct" and "yoked" in file.study.arms:
+                    mistakes.append(
+                        f"{path.name} [evolution] strategy: expected 'surrogate' in a study with the arm yoked, where scores "
+                        "are handed on, got 'direct', which looks at volumes"
+                    )
             except ConfigError as error:
                 mistakes += error.mistakes
     if mistakes:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rtevo.decode.hrf import response
 from rtevo.evolve import Course, CourseSettings, Direct, Feedback, Sham, Yoked, create, from_state
+from rtevo.evolve.preference import pooled
 from rtevo.evolve.series import Series
 from rtevo.kernels.whiten import whiten
 from rtevo.records import Projected
@@ -140,6 +141,9 @@ def test_another_run_goes_on_from_what_the_first_has_found_at_whatever_level_its
         course.appeared(0, index, 4.0 + index * TR_S, IMAGE_S) if index < 5 else course.appeared(1, index - 5, 4.0 + index * TR_S, IMAGE_S)
         course.volume(0, projected(index, 500.0 + index % 2))
     assert evolver.runs == 2
+    several = pooled(evolver)  # each run has an offset of its own, and so says what may be gained
+    assert several is not None
+    assert evolver.expected_gain(5) == several.linear.expected_gain(5, np.random.default_rng(evolver.asked))
     assert float(np.mean(asked[:3] @ goal)) > 1.5
     assert np.isfinite(asked).all()
 

@@ -123,6 +123,13 @@ def test_when_a_run_ends_may_not_depend_on_its_arm(tmp_path: Path) -> None:
         new(folder)
 
 
+def test_a_study_with_a_yoked_arm_cannot_evolve_from_volumes(tmp_path: Path) -> None:
+    folder = write(tmp_path / "study")
+    (folder / "session.toml").write_text('[evolution]\nstrategy = "direct"\n')
+    with pytest.raises(ConfigError, match=r"session.toml \[evolution\] strategy: expected 'surrogate' in a study with the arm yoked"):
+        new(folder)
+
+
 def test_a_session_file_that_cannot_be_used_is_told_before_anything_is_drawn(tmp_path: Path) -> None:
     folder = write(tmp_path / "study")
     (folder / "session.toml").write_text("[evolution]\ngenerations = 0\n")
