@@ -32,7 +32,7 @@ def sensors(known: Known) -> Iterator[Finding]:
         known.tell(f"listening to {device} for {LISTEN_S:g} s")
         try:
             yield from _listen(device)
-        except (OSError, LinkError, DataError) as problem:
+        except (OSError, LinkError, DataError, ValueError) as problem:
             yield Finding(NAME, "fail", f"{device}: {problem}", SEE)
 
 
