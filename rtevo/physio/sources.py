@@ -276,6 +276,8 @@ class Lsl:
         try:
             self._inlet = pylsl.StreamInlet(streams[0], max_buflen=60)
             info = self._inlet.info(_PATIENCE_S)
+            if info.channel_format() == pylsl.cf_string:
+                raise LinkError(f"[physio] lsl:{name}: expected a stream of numbers, found one of texts: name another stream")
             self.rate_hz = rate_hz or float(info.nominal_srate())
             labels = [str(label) for label in info.get_channel_labels() or []] or [""] * info.channel_count()
             self._columns = [_column(name, channel, labels) for channel in channels]
