@@ -167,7 +167,7 @@ class _Reader:
 
 
 def _anchor(context: Context, readers: list[_Reader]) -> bool:
-    """Find the delay of the device that has the scanner's pulses, once the trigger has been; it is taken off those of the same kind."""
+    """Find the delay of the device that has the scanner's pulses, once the trigger has been; of files, each is a channel of one device."""
     if not context.clock.get("triggered"):
         return False
     trigger_s = (context.clock.get("started_ns") + context.clock.get("trigger_ns")) / 1e9  # at speed 1
@@ -175,7 +175,7 @@ def _anchor(context: Context, readers: list[_Reader]) -> bool:
         delay_s = reader.delay_s(trigger_s)
         if abs(delay_s) < context.plan.tr_s / 2:
             for other in readers:
-                if other.device.kind == reader.device.kind:
+                if other is reader or other.device.kind == reader.device.kind == "file":
                     other.anchor(delay_s, context.clock.get("trigger_error_ns") / 1e9)
                     other.say()
             return True
