@@ -143,7 +143,8 @@ class PhysioTerms:
             if self._losses[sensor].bit_count() == 1:
                 self.news.append((True, f"the {name} {trouble.words}: it is left out until it is back (see to the sensor)"))
         elif self._lost[sensor] and trouble == Trouble.NONE:
-            self.news.append((False, f"the {name} is back"))
+            if self._losses[sensor].bit_count() == 1:
+                self.news.append((False, f"the {name} is back"))
         self._lost[sensor] = lost or (self._lost[sensor] and trouble != Trouble.NONE)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rtevo.config import Config, build
 from rtevo.decode import Decoder
-from rtevo.errors import DataError, DecoderError
+from rtevo.errors import ConfigError, DataError, DecoderError
 from rtevo.realign import first_echo
 from rtevo.record import taken_over
 from rtevo.record.making import check_maps, keep_maps, making_of
@@ -140,6 +140,8 @@ def test_the_next_run_of_a_visit_goes_on_with_the_guide(
     wanted = replace(wanted, decoder=replace(wanted.decoder, continue_from=str(tmp_path)))
     before = before_of(wanted, decoder, TR_S)
     assert before is not None
+    with pytest.raises(ConfigError, match=r"found physio 'none', not \['pulse', 'retroicor', 'rvt', 'hrv'\]"):
+        before_of(replace(wanted, physio=replace(wanted.physio, cardiac="simulated")), decoder, TR_S)
     after = decoding(decoder, wanted, known, before=before)
     feed(after, volumes[4:6], grid)
     assert after.placed  # with its first volume
