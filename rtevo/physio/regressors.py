@@ -130,11 +130,6 @@ class Physiology:
         if trace.add(segment, number, np.asarray(values, np.float64), t_s, step_s) and trace is self.pulse:
             self._beats = Beats(trace.rate_hz)
 
-    def heard_s(self) -> float:
-        """When the last sample was measured that all sensors have; NaN before."""
-        ends = [(self.pulse if each == Sensor.CARDIAC else self.respiration).heard_s for each in self._sensors]
-        return float(np.min(ends)) if ends else math.nan
-
     def at(self, t_s: ArrayLike, end_s: float) -> State:
         """Return the regressors of a volume.
 

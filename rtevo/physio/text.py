@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Protocol
 
@@ -30,7 +29,7 @@ class Parser(Protocol):
 
 
 class Rows:
-    """One sample a row: numbers with blanks, tabs, commas or semicolons between. What is no such row is passed over.
+    """One sample a row: numbers with blanks, tabs, commas or semicolons between. What is no such row is passed over; nan is a sample.
 
     Parameters
     ----------
@@ -57,13 +56,10 @@ class Rows:
     def _row(self, row: str) -> list[float] | None:
         words = _SEPARATORS.split(row.strip())
         try:
-            values = [float(words[column - 1]) for column in self._columns]
+            return [float(words[column - 1]) for column in self._columns]
         except (ValueError, IndexError):
-            values = [math.nan]
-        if all(map(math.isfinite, values)):
-            return values
-        self.unreadable += 1
-        return None
+            self.unreadable += 1
+            return None
 
 
 class Pmu:

@@ -171,4 +171,7 @@ def load_map(path: Path, unit: str) -> tuple[NDArray[np.float64], NDArray[np.flo
     if not fits:
         wanted = "a displacement field (X, Y, Z, 1, 3) for mm" if unit == "mm" else f"a map (X, Y, Z) for {unit}"
         raise DataError(f"{path}: expected {wanted}, found shape {data.shape}")
-    return data, np.asarray(image.affine, np.float64)
+    affine = np.asarray(image.affine, np.float64)
+    if not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 0):
+        raise DataError(f"{path}: expected an affine from voxels to mm, found {affine[:3].tolist()}")
+    return data, affine

@@ -263,7 +263,7 @@ class ScoreRecord(Record):
     closed_ns: int = 0
     scored_ns: int = 0
     maps: Mapping[str, Sequence[float]] | None = None  # score and standard error of each map of an objective, by its name
-    nuisance: Sequence[float] | None = None  # probability that each term of `[decoder] nuisance` is there; NaN: not known yet
+    nuisance: Sequence[float] | None = None  # probability that each of `[decoder] nuisance`, then of `[physio]`, is there; NaN: not yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
