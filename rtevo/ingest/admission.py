@@ -59,5 +59,5 @@ class Admission:
         if self._addresses and plain not in self._addresses:
             return f"{plain} is not among the allowed peers"
         if self._keys is not None and (mechanism != b"CURVE" or credentials[0] not in self._keys):
-            return f"{plain} has no key that [acquisition] keys lists"
+            return f"{plain} has no key listed in [acquisition] keys"
         return ""

@@ -60,11 +60,11 @@ class Alike:
             return self.grid
         difference = self.grid.difference(grid, MAX_MOVED_MM)
         if difference:
-            raise GeometryError(f"its geometry is not the run's: {difference}")
+            raise GeometryError(f"its geometry differs from the run's: {difference}")
         difference = self.grid.difference(grid, MOVED_MM)
         if difference and not self._moved:
             self._moved = True
-            self.problems.append(f"volume {index}: {difference}; taken to lie where the first does (prospective motion correction?)")
+            self.problems.append(f"volume {index}: {difference}; placed like the first volume (prospective motion correction?)")
         return self.grid
 
     def check_polarity(self, index: int, files: Iterable[DicomFile]) -> None:
@@ -74,8 +74,8 @@ class Alike:
         if found - {self._polarity} and not self._polarity_named:
             self._polarity_named = True
             self.problems.append(
-                f"volume {index}: phase is encoded along {'/'.join(sorted(found))}, in the volumes before along {self._polarity}: two "
-                "polarities in one run, whose distortions are opposite; the volumes of one of them should be left out"
+                f"volume {index}: phase is encoded along {'/'.join(sorted(found))}, before it along {self._polarity}: the run has two "
+                "polarities with opposite distortions; leave out the volumes of one of them"
             )
 
     def within(self, slice_times_s: NDArray[np.float64] | None, tr_s: float | None) -> NDArray[np.float64] | None:
@@ -92,6 +92,6 @@ class Alike:
         if self._beyond_s and not self._beyond_named:
             self._beyond_named = True
             self.problems.append(
-                f"slices were acquired up to {self._beyond_s:g} s after the first of their volume by its header, beyond the repetition "
-                f"time of {tr_s:g} s: the slices' times are left out"
+                f"by the headers, slices were acquired up to {self._beyond_s:g} s after the first of their volume, beyond the repetition "
+                f"time of {tr_s:g} s: the slice times are not used"
             )

@@ -251,7 +251,7 @@ class Elements:
 
 
 def _walk(buffer: bytes, position: int, end: int, explicit: bool, order: str, depth: int) -> tuple[Table, int]:
-    """Note where each element of a data set or item lies; returns the table and where the walk ended.
+    """Find where each element of a data set or item lies; return the table and where the walk ended.
 
     Raises
     ------
@@ -455,7 +455,7 @@ def rewritten(buffer: bytes) -> bytes:
                     del data[tag]
             pydicom.dcmwrite(out, data)
     except Exception as error:  # pydicom raises all kinds for damaged files
-        raise DicomError(f"pydicom cannot read it either ({type(error).__name__}: {error})") from error
+        raise DicomError(f"pydicom cannot read the file either ({type(error).__name__}: {error})") from error
     return bytes(out.getvalue())
 
 
