@@ -86,7 +86,7 @@ class Order:
 
 
 def same_voxels(grid: Grid, other: Grid) -> Order | None:
-    """Say in which order the second grid holds the voxels of the first; None where they are not the same voxels.
+    """Return the order in which the second grid holds the voxels of the first; None if their voxels differ.
 
     Parameters
     ----------
@@ -259,7 +259,7 @@ class _Lattice:
         return [inner * self._placed(np.asarray(out[..., k], np.float64)) for k in range(len(fields))]
 
     def _placed(self, part: Array) -> Array:
-        """Put a part of today's grid into its place."""
+        """Return an array of today's grid with a part of it filled in."""
         whole = np.zeros(self._today.shape)
         whole[tuple(slice(first, first + n) for first, n in zip(self._first, self._size, strict=True))] = part
         return whole

@@ -157,7 +157,7 @@ class Deconvolver:
         self._images.append(Image(key, float(onset_s), float(duration_s), at))
 
     def shown_for(self, key: tuple[int, int], shown_s: float) -> None:
-        """Take note that an image was taken away before its time: its amplitude remains that of the whole one, of which a part was seen.
+        """Record that an image was taken away before its time: its amplitude remains that of the whole one, of which a part was seen.
 
         Parameters
         ----------
@@ -461,7 +461,7 @@ class Deconvolver:
         return values
 
     def _retire(self, everything: bool = False) -> None:
-        """Take the images whose responses have passed, or all, out of the state."""
+        """Remove the images whose responses have passed, or all, from the state."""
         last_s = float(self._kinds[:, 0].max()) + HRF_LENGTH_S
         gone = [k for k, image in enumerate(self._images) if everything or self._t_s >= image.onset_s + last_s + image.duration_s]
         if not gone:

@@ -120,7 +120,7 @@ def read_events(path: Path, run_s: float = math.inf, problems: list[str] | None 
     if len(after) > len(events):
         raise DataError(
             f"{path}: expected the events of a run of {run_s:g} s, found {len(after)} of {len(after) + len(events)} onsets after its end: "
-            "see whether the file is this run's and the repetition time is right"
+            "check that the file is this run's and that the repetition time is right"
         )
     if problems is not None:
         problems += told
@@ -146,7 +146,7 @@ def _seconds(path: Path, line: int, name: str, text: str) -> float:
 
 
 def parse_target(text: str, events: Sequence[Event]) -> Target:
-    """Say which events count how.
+    """Return how each event counts.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def parse_target(text: str, events: Sequence[Event]) -> Target:
     if not minus:
         minus = [kind for kind in kinds if kind not in plus]
     if not minus:
-        raise DataError(f"target '{text}': expected something to tell it from, but all events are '{', '.join(plus)}'")
+        raise DataError(f"target '{text}': expected events of another kind to contrast with, but all events are '{', '.join(plus)}'")
     both = set(plus) & set(minus)
     if both:
         raise DataError(f"target '{text}': expected each kind on one side, found '{sorted(both)[0]}' on both")

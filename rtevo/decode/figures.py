@@ -231,7 +231,7 @@ def _planes(part: Any, decoder: Decoder) -> None:
         shown = np.ma.masked_where(plane == 0, plane)
         picture = axis.imshow(shown, cmap="coolwarm", origin="lower", vmin=-limit, vmax=limit, alpha=0.85, aspect=up / across)
         _name_sides(axis, ends)
-        axis.set_title(f"{name}, through the map's strongest place", fontsize=9)
+        axis.set_title(f"{name}, through the map's peak", fontsize=9)
         axis.set_axis_off()
     part.colorbar(picture, ax=list(axes), shrink=0.7, label="weight (red: for, blue: against)")
     part.suptitle(f"map '{decoder.name}', {int((weights != 0).sum())} voxels, on the reference")

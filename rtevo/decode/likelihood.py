@@ -75,7 +75,7 @@ class Free(Deconvolver):
         self._given = np.full((1, self._all), 1.0 / self._all)
 
     def follow(self, other: Deconvolver) -> None:
-        """Take over what `other` holds probable, before :meth:`add_volume`."""
+        """Copy the parameters' probabilities of `other`, before :meth:`add_volume`."""
         weights = other.weights_by_groups()
         shape = (len(other.grid.amplitude_sd), self._all, len(other.grid.shared))
         self._given = np.array([np.einsum("arn->r", each.reshape(shape)) for each in weights])

@@ -75,7 +75,7 @@ class Nuisance:
         self._last = self._before = None
 
     def spike(self, motion_mm: Array) -> bool:
-        """Take a volume's motion, (6,) mm; say whether it jumped since the last."""
+        """Set a volume's motion, (6,) mm; return whether the head jumped since the last volume."""
         self._before, self._last = self._last, motion_mm
         return self._before is not None and float(np.abs(motion_mm - self._before).sum()) > self._spike_mm
 

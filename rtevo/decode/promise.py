@@ -70,7 +70,7 @@ def map_quality(folder: Path, objective: str = "") -> MapQuality:
     except ValueError as problem:
         raise DecoderError(f"{folder}: objective {problem}") from None
     if goal is not None and not goal.is_linear:
-        raise DecoderError(f"{folder}: objective {objective!r}: expected a weighted sum of maps: of others the folder says nothing")
+        raise DecoderError(f"{folder}: objective {objective!r}: expected a weighted sum of maps: the folder rates no others")
     decoder = Decoder.load(folder, goal.maps[0] if goal is not None else None)
     stored = decoder.settings.get("performance")
     found: dict[str, Any] = stored if isinstance(stored, dict) else {}
@@ -86,7 +86,7 @@ def map_quality(folder: Path, objective: str = "") -> MapQuality:
             scores = scores * (goal.linear[0] if goal else 1.0)
             shown = shown * (goal.linear[0] if goal else 1.0)
     except (KeyError, ValueError, TypeError, IndexError):
-        raise DecoderError(f"{folder / SETTINGS}: expected what held-out blocks say of the map (as `fit` writes it), found none") from None
+        raise DecoderError(f"{folder / SETTINGS}: expected the map's results on held-out blocks (written by `fit`), found none") from None
     known = np.isfinite(scores)
     scores, shown = scores[known], shown[known]
     if len(scores) < _FEWEST or not (np.ptp(scores) > 0 and np.ptp(shown) > 0):

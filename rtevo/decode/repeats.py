@@ -39,7 +39,7 @@ class Repeats:
     least: float
 
     def kept(self, values: NDArray[np.float32], train: Flags, design: Array) -> Flags:
-        """Say which voxels repeat on some volumes; at least :data:`LEAST_VOXELS`, bool (voxels,).
+        """Return the voxels whose responses repeat on some volumes; at least :data:`LEAST_VOXELS`, bool (voxels,).
 
         Parameters
         ----------

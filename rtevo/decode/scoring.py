@@ -161,8 +161,8 @@ def score_run(options: argparse.Namespace) -> str:
     missing = [event.onset_s for k, event in enumerate(events) if math.isnan(replayed[0].scores[k].score)]
     if missing:
         sys.stderr.write(
-            f"rtevo.decode: {len(missing)} of {len(events)} events have no score, the first at {missing[0]:g} s: no volume that can be "
-            f"used shows their response (the run has volumes from {_first(run) * run.tr_s:g} to {run.count * run.tr_s:g} s)\n"
+            f"rtevo.decode: {len(missing)} of {len(events)} events have no score, the first at {missing[0]:g} s: no usable volume "
+            f"shows their response (the run has volumes from {_first(run) * run.tr_s:g} to {run.count * run.tr_s:g} s)\n"
         )
     rows, table = rows_of(replayed, events), table_of(replayed, events)
     if options.out is None:
@@ -202,7 +202,7 @@ def rows_of(replayed: Sequence[Replayed], events: Sequence[Event]) -> str:
 
 
 def table_of(replayed: Sequence[Replayed], events: Sequence[Event]) -> str:
-    """Say how well the scores tell the kinds of event apart, by images and by blocks; and how reliable they are."""
+    """Report how well the scores separate the kinds of event, by images and by blocks, and how reliable they are."""
     kinds = sorted({event.trial_type for event in events if event.trial_type})
     groups = blocks(events, [kinds.index(event.trial_type) if event.trial_type else math.nan for event in events])
     lines = [f"{'map':<16}{'image AUC':>10}{'block AUC':>10}{'reliability':>12}{'split-half':>11}"]

@@ -38,11 +38,11 @@ COUNTS = (300, 1000, 2000, 5000, 0)
 PENALTIES = (0.01, 0.1, 1.0)
 """Ridge penalties that are tried, as a share of the mean squared length of a volume on the selected voxels."""
 WEAK = (
-    "WEAK: no block could be held out with another of its category left to fit, so parts of blocks were told apart, which share slow "
+    "WEAK: no block could be held out with another of its category left to fit, so parts of blocks were held out; parts share slow "
     "noise; voxels, penalty and smoothing are the defaults. Record two or more blocks of each category, better two runs"
 )
 _FEWEST = 10  # degrees of freedom, for the noise of what was held out
-TOO_FEW = "blocks are too few to choose by inside the folds: the number is that of the default voxels, penalty and smoothing"
+TOO_FEW = "too few blocks to choose inside the folds: the performance is that of the default voxels, penalty and smoothing"
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _solve(products: Array, train: Flags, design: Array, penalty: float, numeric
     size = float(np.trace(kernel)) / n
     target = centre @ target
     if not size > 0 or not (np.ptp(target, axis=0) > 0).all():
-        raise DataError("training: expected volumes that show each category's response, found none of one")
+        raise DataError("training: expected volumes that show each category's response, found none of one category")
     inverse = np.linalg.inv(kernel + penalty * size * np.eye(n))
     solved = inverse @ target
     dual = centre @ solved
@@ -443,7 +443,7 @@ def _permuted(categories: Categories, parts: Array, count: int, rng: np.random.G
 def _by_days(
     versions: Sequence[_Voxels], categories: Categories, days: NDArray[np.int64], grid: Sequence[Recipe], default: Recipe
 ) -> tuple[float, ...]:
-    """Tell each day's blocks apart by a fit to the other days."""
+    """Decode each day's blocks by a fit to the other days."""
     folds = []
     for day in np.unique(days):
         tested = tuple((k, block.shown) for k, block in enumerate(categories.blocks) if (block.shown & (days == day)).any())

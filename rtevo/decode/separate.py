@@ -92,7 +92,7 @@ class Projection:
         return np.zeros(0) if self._origin is None else self._origin
 
     def begin_at(self, origin: Array) -> None:
-        """Take an earlier run's first volume for the first."""
+        """Use an earlier run's first volume as the first."""
         self._origin = origin
 
     def _change(self, values: NDArray[np.float32]) -> Array:
@@ -175,20 +175,20 @@ class Separate:
         self._used: list[Used] = []
 
     def add_onset(self, key: tuple[int, int], onset_s: float) -> list[Score]:
-        """Take an image; its scores come with the volumes."""
+        """Add an image; its scores come with the volumes."""
         self._images[key] = self._open[key] = _Published(onset_s)
         self._coming[key] = onset_s
         return []
 
     def shown_for(self, key: tuple[int, int], shown_s: float) -> None:
-        """Take note that an image was taken away before its time."""
+        """Record that an image was taken away before its time."""
         self._taken[key] = shown_s
         for each in (self._filter, self._free):
             if each is not None:
                 each.shown_for(key, shown_s)
 
     def add_volume(self, index: int, motion_mm: Array, values: NDArray[np.float32] | None, others: ArrayLike = ()) -> list[Score]:
-        """Take a volume, None where there is none to use, and its nuisance terms; give the scores that are ready or have improved."""
+        """Add a volume, None if there is none to use, and its nuisance terms; return the scores that are ready or have improved."""
         late = index <= self._last
         self._last = max(self._last, index)
         if values is not None and not late and not self._nuisance.spike(motion_mm):
@@ -286,7 +286,7 @@ class Separate:
             self._projection = Projection(self._weights, np.sqrt(variance), self._unit)
 
     def _drain(self) -> None:
-        """Give the volumes that wait to the filter."""
+        """Pass the waiting volumes to the filter."""
         if self._projection is None or not self._projection.usable:
             return
         for index, terms, values in self._waiting:
