@@ -82,7 +82,7 @@ class Record:
         return self.TYPE
 
     def fields(self) -> dict[str, Any]:
-        """Its own fields as the log holds them; those that are None are not there."""
+        """Its own fields as the log holds them, without those that are None."""
         values = ((name, getattr(self, name)) for name in NAMES[type(self)])
         return {**{name: _plain(value) for name, value in values if value is not None}, **(self.more or {})}
 
@@ -268,7 +268,7 @@ class ScoreRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SeriesRecord(Record):
-    """Decoding has used a volume, and evolution looks at volumes: see `rtevo.records.series_dtype`."""
+    """Decoding has used a volume, and evolution uses volumes: see `rtevo.records.series_dtype`."""
 
     TYPE: ClassVar[str] = "series"
     index: int = -1
@@ -286,7 +286,7 @@ class SeriesRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FitnessRecord(Record):
-    """Evolution was told something of an image: see `rtevo.records.fitness_dtype`."""
+    """Evolution received a fitness: see `rtevo.records.fitness_dtype`."""
 
     TYPE: ClassVar[str] = "fitness"
     generation: int = -1
@@ -300,14 +300,14 @@ class FitnessRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LatentRecord(Record):
-    """Evolution asked for an image: see `rtevo.records.latent_dtype`."""
+    """Evolution requested an image: see `rtevo.records.latent_dtype`."""
 
     TYPE: ClassVar[str] = "latents"
     generation: int = -1
     candidate: int = -1
     probe: int = -1
     scores_taken: int = 0
-    volumes_taken: int | None = None  # as the next, None: not recorded, as before there was a strategy that looks at volumes
+    volumes_taken: int | None = None  # as the next, None: not recorded, as before there was a strategy that uses volumes
     onsets_taken: int | None = None
     seed: int = 0
     scored_ns: int = 0
@@ -453,7 +453,7 @@ class End(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sealed(Record):
-    """What evolution was told after one score, in a session that is sealed: see :mod:`rtevo.record.sealing`.
+    """The fitness that evolution received after one score, in a sealed session: see :mod:`rtevo.record.sealing`.
 
     data : str
         Hexadecimal.
