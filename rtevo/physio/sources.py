@@ -27,7 +27,7 @@ SIMULATED = "simulated"
 _OLD_S = 60.0  # of what a file held before the session
 _AT_ONCE = 1 << 20  # bytes that are read at once
 _PATIENCE_S = 2.0  # to find a stream, and to hear of its clock
-_CLOCK_S = 5.0  # between two looks at it
+_CLOCK_S = 5.0  # between two readings of it
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Source(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the source."""
 
 
 class _Bytes:
@@ -127,7 +127,7 @@ class Serial(_Bytes):
     Raises
     ------
     LinkError
-        pyserial is not there, or the port cannot be opened.
+        pyserial is not installed, or the port cannot be opened.
     """
 
     def __init__(self, place: str, columns: tuple[int, ...], rate_hz: float) -> None:
@@ -153,7 +153,7 @@ class Serial(_Bytes):
 
 
 class GrowingFile(_Bytes):
-    """A file that somebody is still writing: what is new is stamped when it is read. One that is not there yet is waited for.
+    """A file that is still being written: new samples are stamped when read. A file that does not exist yet is waited for.
 
     Parameters
     ----------
@@ -238,7 +238,7 @@ class Lsl:
     Raises
     ------
     LinkError
-        pylsl is not there, or no such stream, or no such channel, or its samples are no numbers.
+        pylsl is not installed, the stream or channel does not exist, or its samples are no numbers.
     """
 
     exact = False
@@ -294,7 +294,7 @@ class Lsl:
 
 
 def _held(values: Array) -> Array:
-    """Put the sample before in the place of one that is no number, so that none is missing in the count; 0 where all are none."""
+    """Replace a sample that is no number by the one before it, so that the count stays complete; 0 if none is a number."""
     known = np.isfinite(values).all(axis=1)
     if known.all() or not known.any():
         return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)

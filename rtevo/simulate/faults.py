@@ -64,11 +64,11 @@ class Faults:
     stall_files : int
         See `stall`.
     reorder : int
-        A file may come up to so many files after its turn; 0 keeps the order.
+        Largest delay of a file, in files after its turn; 0 keeps the order.
     burst : int
-        Files come so many at a time; 1 sends each as it is there.
+        Number of files that come at a time; 1 sends each at once.
     silence_after : int
-        The export dies after so many files, while the scanner goes on; 0: never.
+        Number of files after which the export dies, while the scanner continues; 0: never.
     """
 
     drop: float = 0.0
