@@ -1,4 +1,4 @@
-"""Amplitudes of images: what is said of one, and what filters keep of many."""
+"""Amplitudes of images: the estimate of one, and the filters' state of many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told apart in training runs, and how it is held out: categories, their blocks, folds."""
+"""Categories that are decoded in training runs, and their blocks and folds for cross-validation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Categories:
-    """What is to be told apart, on the volumes of all runs.
+    """The categories to be decoded, on the volumes of all runs.
 
     Parameters
     ----------

@@ -24,9 +24,9 @@ __all__ = ["carry_folder", "find_placement", "for_run", "in_order", "maps_for_ru
 Volume = NDArray[np.float32]
 Array = NDArray[np.float64]
 MOST_VOLUMES = 10
-"""So many of a run's first steady volumes make a reference."""
+"""Number of a run's first steady volumes that make a reference."""
 PLACEMENT, PICTURE = "placement.json", "placement.png"
-_SETTLING = 10  # so many volumes may come before steady state
+_SETTLING = 10  # largest number of volumes before steady state
 _MARGIN = -1.0  # voxels from the centres of the field of view's edge, inwards
 
 

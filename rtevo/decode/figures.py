@@ -1,4 +1,4 @@
-"""One page about a decoder: where it looks, what it weighs, how good the run was."""
+"""One page about a decoder: its mask, its weights, the quality of the run."""
 
 from __future__ import annotations
 
@@ -183,9 +183,9 @@ def draw_selected(
     curve : sequence of (int, float)
         Number of voxels and held-out agreement of volumes.
     voxels : int
-        How many were chosen.
+        Chosen number.
     weak : bool
-        Parts of blocks were told apart.
+        Parts of blocks were held out.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""The default of ``fit``: maps on selected voxels, what the folder says of them, and their pages."""
+"""The default of ``fit``: maps on selected voxels, their settings in the folder, and their pages."""
 
 from __future__ import annotations
 

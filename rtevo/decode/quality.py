@@ -1,4 +1,4 @@
-"""How good the incoming data are, as they come: DVARS, temporal signal-to-noise ratio, and whether they fit the decoder."""
+"""Quality of the incoming data: DVARS, temporal signal-to-noise ratio, and agreement with the decoder."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rtevo.decode.folder import Decoder
 
 __all__ = ["Quality", "differences", "whole"]
 
-_FEWEST = 10  # volumes from which on a tSNR is told
-_GAIN = 2.0  # the signal may be so many times the reference's, or so small a part of it
+_FEWEST = 10  # volumes from which on a tSNR is reported
+_GAIN = 2.0  # the signal may be this many times the reference's, or this part of it
 _AWAY_MM = 10.0
 _TR = 0.01
 

@@ -61,7 +61,7 @@ def open_with(path: Path, options: argparse.Namespace) -> Run:
 
 
 def events_of(path: Path, run: Run, first: int | None = None) -> list[Event]:
-    """Read a run's events, in seconds from its first volume; what is left out, or taken to be meant, is said.
+    """Read a run's events, in seconds from its first volume; report left-out rows and assumptions.
 
     Parameters
     ----------
@@ -69,8 +69,8 @@ def events_of(path: Path, run: Run, first: int | None = None) -> list[Event]:
     run : Run
         Its first volumes may be missing: a part of a run.
     first : int, optional
-        Number of the first volume that is there, counted from the volume at which the onsets' zero lies; 0: the onsets count from the first
-        volume that is there. Default: what lets more events be seen, the run's own count where both do.
+        Number of the first recorded volume, counted from the volume at the onsets' zero; 0: the onsets count from the first
+        recorded volume. Default: the choice with which more events are seen, the run's own count if equal.
     """
     problems: list[str] = []
     begins = next((index for index in range(run.count) if run.volume(index) is not None), 0)

@@ -249,7 +249,7 @@ class Scorer:
         return sorted(done, key=lambda score: (score.onset_s, score.key, score.revision))
 
     def interrupt(self) -> None:
-        """The scanner's run is over, and a new one follows, at whatever signal level: its volumes go on counting from where this one ended.
+        """Begin a new run of the scanner, of unknown signal level: its volumes continue the count of the last run.
 
         What has been learnt stays: voxels' standard deviations, the noise and the responses (deconvolve, pattern), all volumes so far
         (peak). Images without a score get none any more: ask for :meth:`ready` with `final` before.

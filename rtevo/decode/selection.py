@@ -1,4 +1,4 @@
-"""Maps of several categories at once, on the voxels that tell them apart, with everything that is chosen chosen inside the fold.
+"""Maps of several categories at once, on the voxels that separate them, with all choices made inside the fold.
 
 A voxel counts by the F of the differences between the categories' responses (a general linear model with the predicted response of each
 category; F. Pereira, T. Mitchell, M. Botvinick 2009, doi:10.1016/j.neuroimage.2008.11.007, on selection inside the fold). On the voxels of
@@ -8,8 +8,8 @@ noise of its projection is its unit, so that scores of several maps can be compa
 
 How many voxels, which penalty and which smoothing is decided by nested cross-validation over stretches of the runs: volumes whose response
 reaches into a held-out block are left out of the fit. Voxels, centre, penalty, smoothing and unit of a fold know nothing of what it tests.
-Where no block can be held out (one block a category), the two parts of each block are told apart with a gap between them, what is chosen
-is the default, and the number is marked as weak: it shares the block's slow noise. Fits happen in the space of the volumes.
+If no block can be held out (one block a category), the two parts of each block are held out with a gap between them, the choice
+is the default, and the performance is marked as weak: the parts share the block's slow noise. Fits happen in the space of the volumes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ TOO_FEW = "too few blocks to choose inside the folds: the performance is that of
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is chosen.
+    """The chosen parameters.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ DEFAULT = Recipe(1000, 0.01)
 
 @dataclass(frozen=True)
 class Chosen:
-    """The maps, and how they were come by.
+    """The maps, and their choices and performance.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class Chosen:
     p_value : float
     folds, permutations : int
     weak : bool
-        Parts of blocks were told apart, not blocks.
+        Parts of blocks were held out, not blocks.
     note : str
     decisions : ndarray, float64 (held out, K)
         Scores of the blocks (or parts) that were held out, in units of the noise.
@@ -337,7 +337,7 @@ def select_maps(
     rng : numpy.random.Generator, optional
         Source of the permutations.
     days : ndarray, int (n,), optional
-        Day of each volume; where there are several, each day's blocks are also told apart by the others'.
+        Day of each volume; where there are several, each day's blocks are also decoded by the other days'.
     progress : callable, optional
         Called with what is done, how much of it, of how much.
     repeats : Repeats, optional

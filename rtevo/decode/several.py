@@ -33,7 +33,7 @@ __all__ = ["SeveralScorer", "combined", "objective_values", "scorer_of"]
 Array = NDArray[np.float64]
 Key = tuple[int, int]
 FIRST_IMAGES = 20
-"""The mean that ``keep`` keeps a map near is that of so many first images, which evolution had not moved yet."""
+"""Number of first images, not yet moved by evolution, whose mean ``keep`` keeps a map near."""
 _MOVED_SD = 0.1  # where scores have no errors: a revision is published when it has moved by this part of their spread
 
 

@@ -79,7 +79,7 @@ class SharedNoise:
         self._since += 1
 
     def interrupt(self) -> None:
-        """A new run of the scanner follows."""
+        """Begin a new run of the scanner."""
         left, freedom = self._residuals()
         self._left, self._freedom = self._left + left, self._freedom + freedom
         self._clear()

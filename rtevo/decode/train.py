@@ -1,4 +1,4 @@
-"""Build a weight map from training runs, and say honestly how well it does.
+"""Build a weight map from training runs, and measure its performance on held-out blocks.
 
 Every method is linear in the voxels and sees them only through the products of volumes with each other, so all fits happen in the
 space of the volumes (as many dimensions as there are volumes) and are mapped back to the voxels exactly.
@@ -76,7 +76,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Performance:
-    """How well held-out blocks are told apart.
+    """How well held-out blocks are decoded.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class Performance:
     folds, blocks, permutations : int
         What they rest on.
     note : str
-        Why there is none, or what else there is to say.
+        The reason if there is no value, or further remarks.
     decisions : tuple of (float, float)
         Value and held-out decision of each block.
     """

@@ -31,7 +31,7 @@ __all__ = ["ESTIMATORS", "REFUSED", "read"]
 REFUSED = 3
 """Exit status of a refusal."""
 MEMORY_BYTES, CPU_S, FILE_BYTES = 4 << 30, 60, 1 << 30
-MOST_STEPS, MOST_TEXT = 64, 1000  # estimators in a chain, and characters of what is told of each
+MOST_STEPS, MOST_TEXT = 64, 1000  # estimators in a chain, and characters of each one's description
 _OBJECT = np.dtype(object)
 _OF_ARRAYS = {"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_array_alignment_bytes"}
 ESTIMATORS = frozenset(
@@ -55,7 +55,7 @@ _BROKEN = (
 )  # fmt: skip
 
 
-class _Refused(Exception):  # noqa: N818 - the way out, told as a refusal
+class _Refused(Exception):  # noqa: N818 - the way out, reported as a refusal
     """The file asks for something that is not allowed."""
 
 

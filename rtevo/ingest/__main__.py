@@ -37,7 +37,7 @@ MANY = 8  # gaps are listed up to this many
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """List the series in a folder, and convert the run's if that is asked for.
+    """List the series in a folder, and convert the run's on request.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    """Do what is asked for; gives the exit status."""
+    """Run the requested action; return the exit status."""
     if options.out is not None:
         _check_out(options.out)
     if options.listen is not None:
@@ -96,7 +96,7 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def listen(folder: Path, port: int, ae_title: str, peers: Sequence[str], series: str | None, volumes: int | None, out: TextIO) -> None:
-    """Receive over the DICOM network and say what comes, until Ctrl-C or so many volumes.
+    """Receive over the DICOM network and report what comes, until Ctrl-C or a number of volumes.
 
     Parameters
     ----------
@@ -107,9 +107,9 @@ def listen(folder: Path, port: int, ae_title: str, peers: Sequence[str], series:
     series : str or None
         Which series is the run.
     volumes : int or None
-        After how many volumes to stop.
+        Number of volumes after which to stop.
     out : file
-        Where it says so.
+        Stream for the reports.
     """
     from rtevo.ingest.receiver import DicomReceiver
 
@@ -134,7 +134,7 @@ def listen(folder: Path, port: int, ae_title: str, peers: Sequence[str], series:
 
 
 def as_json(found: Survey, folder: Path) -> dict[str, Any]:
-    """What was found, as numbers, text, lists and dictionaries."""
+    """Return the findings as numbers, text, lists and dictionaries."""
     return {
         "folder": str(folder),
         "run": found.run.uid if found.run else None,
@@ -173,7 +173,7 @@ def _series_json(info: SeriesInfo, run: bool) -> dict[str, Any]:
 
 
 def _cells(info: SeriesInfo, run: bool) -> dict[str, str]:
-    """What the table says of a series, by heading."""
+    """Return a series' row of the table, by heading."""
     missing = ", ".join(map(str, info.missing[:MANY])) + (" ..." if len(info.missing) > MANY else "")
     extras = [{"P": "phase", "R": "real", "I": "imaginary"}.get(info.component, ""), f"echo {info.echo}" if info.echo > 1 else ""]
     return {

@@ -1,4 +1,4 @@
-"""What the volumes of a run have in common, and what is said of those that have it not: grid, direction of phase encoding, slice times."""
+"""Consistency of a run's volumes, with reports of deviations: grid, direction of phase encoding, slice times."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MAX_MOVED_MM = 20.0  # prospective motion correction moves the slices by less
 
 
 class Alike:
-    """What a run's volumes are held against.
+    """The properties with which a run's volumes are compared.
 
     Parameters
     ----------
     problems : list of str
-        Takes what is odd, each once.
+        Receives the deviations, each once.
 
     Attributes
     ----------
@@ -45,12 +45,12 @@ class Alike:
         self._polarity_named = False
 
     def check_geometry(self, index: int, layout: Layout) -> Grid:
-        """Hold a volume's grid against the first one's; gives that one.
+        """Compare a volume's grid with the first one's, and return the first.
 
         Raises
         ------
         GeometryError
-            It is another, by more than heads move.
+            The grids differ by more than heads move.
         """
         grid, positions = layout.grid, layout.positions
         if self.grid is None or self.positions is None:
@@ -68,7 +68,7 @@ class Alike:
         return self.grid
 
     def check_polarity(self, index: int, files: Iterable[DicomFile]) -> None:
-        """Name volumes whose phase was encoded in another direction: they are distorted in another, too."""
+        """Report volumes with another phase-encoding direction: they are distorted in another direction, too."""
         found = {str(file.series.encoding.get("PhaseEncodingDirection", "")) for file in files} - {""}
         self._polarity = self._polarity or min(found, default="")
         if found - {self._polarity} and not self._polarity_named:
@@ -88,7 +88,7 @@ class Alike:
         return None
 
     def settle(self, tr_s: float | None) -> None:
-        """Name what was held back until the repetition time was known."""
+        """Report the deviations held back until the repetition time was known."""
         if self._beyond_s and not self._beyond_named:
             self._beyond_named = True
             self.problems.append(

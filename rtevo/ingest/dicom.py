@@ -136,7 +136,7 @@ def read_dicom(path: Path | str, *, pixels: bool = True, most_bytes: int = MAX_F
     pixels : bool
         Whether to decode the pixels, or only check that they are there.
     most_bytes : int
-        A larger file is refused before it is read.
+        A larger file is refused unread.
 
     Returns
     -------

@@ -45,7 +45,7 @@ class EchoJoin:
     Parameters
     ----------
     echoes : int
-        How many are wanted.
+        Number of echoes to combine.
     patience_s : float
         How long the other echoes of a volume are waited for after its first.
     """
@@ -106,7 +106,7 @@ class EchoJoin:
         return replace(first, data=data, closed_ns=max(echo.closed_ns for echo in echoes), flags=flags, files=files)
 
     def _missing(self, index: int, joining: _Joining) -> Volume:
-        """Declare a volume missing, and say which echoes are where others came."""
+        """Declare a volume missing, and report the missing echoes if others came."""
         joining.declared = True
         there = [echo for echo, volume in joining.echoes.items() if not volume.flags & VolumeFlag.MISSING]
         if there:
@@ -124,7 +124,7 @@ class RunEchoes:
     Parameters
     ----------
     echoes : int
-        How many are combined; 1: the chosen stream is the run.
+        Number of echoes that are combined; 1: the chosen stream is the run.
     patience_s : float
         See :class:`EchoJoin`.
 

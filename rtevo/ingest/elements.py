@@ -1,7 +1,7 @@
 """Data elements of a DICOM file, found without decoding them.
 
 A scanner's header holds hundreds of elements, many of them private and nested, of which a session needs a few dozen: the walk here
-notes where each element's value lies and decodes it only when it is asked for. What the bytes mean is DICOM PS3.5
+notes where each element's value lies and decodes it only on request. What the bytes mean is DICOM PS3.5
 (https://dicom.nema.org/medical/dicom/current/output/chtml/part05/PS3.5.html).
 
 Why not pydicom: a volume has to be ready within 40 ms of 35 slice files being whole, or 15 ms of one multi-frame file. Medians of
