@@ -1,4 +1,4 @@
-"""What the page knows of the session, and what it can do to it: the log, the shared words, the rings' depths, a pipe to the supervisor."""
+"""The page's access to the session: the log, the shared words, the rings' depths, a pipe to the supervisor."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Desk:
 
     @property
     def state(self) -> str:
-        """What the session is doing, see :func:`rtevo.console.waits.state_of`."""
+        """The session's state, see :func:`rtevo.console.waits.state_of`."""
         return state_of(self.clock.get, self.view)
 
     @property
@@ -100,7 +100,7 @@ class Desk:
 
     @property
     def ended(self) -> str:
-        """How the session has ended, see :func:`rtevo.console.waits.how_it_ended`."""
+        """The way in which the session has ended, see :func:`rtevo.console.waits.how_it_ended`."""
         return how_it_ended(self.clock.get)
 
     @property
@@ -110,7 +110,7 @@ class Desk:
 
     @property
     def said(self) -> list[str]:
-        """What the operator has to know between two runs of a visit."""
+        """Information for the operator between two runs of a visit."""
         try:
             return (self.plan.runtime / SAID).read_text(encoding="utf-8").splitlines()
         except OSError:  # nothing
@@ -118,7 +118,7 @@ class Desk:
 
     @property
     def offered(self) -> tuple[str, ...]:
-        """What may follow this run of a visit, where the operator is asked; see :data:`rtevo.session.orders.CHOICES`."""
+        """The choices after this run of a visit, if the operator is asked; see :data:`rtevo.session.orders.CHOICES`."""
         return choices_of(self.clock.get("offered"))
 
     @property

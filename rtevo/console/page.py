@@ -26,7 +26,7 @@ NOTES = ("moved", "talked", "coughed", "pressed the bell", "eyes closed", "scann
 
 
 class Page:
-    """What one browser shows, and the keys that are pressed in it.
+    """The page in one browser, and the keys pressed in it.
 
     Parameters
     ----------

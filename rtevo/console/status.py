@@ -1,4 +1,4 @@
-"""What the operator sees while a session runs: a line that is always there, and messages above it."""
+"""The terminal's display of a running session: a permanent line, and messages above it."""
 
 from __future__ import annotations
 

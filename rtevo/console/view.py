@@ -1,4 +1,4 @@
-"""What a session's log tells the operator: records in, the state of everything out. Pure; the page only draws it."""
+"""A session's state from its log, for the operator: records in, the state of everything out. Pure; the page only draws it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """How the operator's actions name its picture."""
+        """Name of its picture in the operator's actions."""
         return named(self.generation, self.candidate, self.sha256)
 
     value: float = math.nan  # score; in the conditions ratings and physiology what has been measured instead
@@ -100,7 +100,7 @@ class Volume:
 
 @dataclass
 class Latency:
-    """How long a stage takes, wall milliseconds."""
+    """Durations of a stage, wall milliseconds."""
 
     deadline_ms: float
     values: deque[float] = field(default_factory=lambda: deque(maxlen=200))
@@ -383,7 +383,7 @@ class View:
 
     @property
     def task(self) -> Task:
-        """How a localizer's task has been done so far."""
+        """Results of a localizer's task so far."""
         targets = [bool(self.planned.get((trial.generation, trial.candidate), {}).get("target")) for _, trial in self.onsets]
         return judge([onset_s for onset_s, _ in self.onsets], targets, self.presses_s, self.config.localizer.response_s)
 

@@ -1,4 +1,4 @@
-"""What a session does, and whom or what it waits for: said by the page and the terminal alike."""
+"""The session's state, and whom or what it waits for, in the same words on the page and in the terminal."""
 
 from __future__ import annotations
 

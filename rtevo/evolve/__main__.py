@@ -76,7 +76,7 @@ def _add_plan(commands: Any) -> None:
     c.add_argument("--schedules", nargs="+", default=list(SCHEDULES), choices=SCHEDULES)
     c.add_argument(
         "--objectives", nargs="+", default=["cosine", "multimodal", "saturating"], choices=list(OBJECTIVES),
-        help="what participants may prefer, with equal weights (default: cosine multimodal saturating)",
+        help="preferences to simulate, with equal weights (default: cosine multimodal saturating)",
     )  # fmt: skip
     c.add_argument("--seeds", type=int, default=8, metavar="N", help="simulated participants for each objective (default 8)")
     add_options(c)

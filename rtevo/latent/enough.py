@@ -1,4 +1,4 @@
-"""How many pictures and components are enough for a latent space: from the spectrum, and from pictures that were not seen.
+"""Sufficient numbers of pictures and components for a latent space: from the spectrum, and from unseen pictures.
 
 Components that carry more variance than those of the same numbers shuffled within each dimension are more than chance (parallel analysis:
 J. L. Horn 1965, doi:10.1007/BF02289447). How much of a picture that was not seen the components reconstruct is found by cross-validation;
@@ -24,7 +24,7 @@ MOST_OF_IT = 0.9
 
 @dataclass(frozen=True, eq=False)
 class Enough:
-    """What is known of a space's size.
+    """Findings on a space's size.
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ _SPREAD = {"rvt": 0.3, "hrv": 0.06}  # usual relative spread of what goes into t
 
 @dataclass(frozen=True)
 class State:
-    """What is known at a volume.
+    """The terms at a volume.
 
     Parameters
     ----------

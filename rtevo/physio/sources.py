@@ -89,7 +89,7 @@ class Chunk:
 
 
 class Source(Protocol):
-    """What samples of some channels come from."""
+    """A source of samples of some channels."""
 
     rate_hz: float
     exact: bool
@@ -209,7 +209,7 @@ class GrowingFile(_Bytes):
 
 
 class Simulated:
-    """What a simulated participant's sensors have seen: rows with the session time of each sample, pulse and belt.
+    """The samples of a simulated participant's sensors: rows with the session time of each sample, pulse and belt.
 
     Parameters
     ----------

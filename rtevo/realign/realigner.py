@@ -48,7 +48,7 @@ MAX_INVALID = 0.05  # share of the mask's voxels that may be NaN or infinite
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """How one volume lies to the reference.
+    """The position of one volume relative to the reference.
 
     Parameters
     ----------

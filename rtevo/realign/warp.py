@@ -31,7 +31,7 @@ MOST_MM = 60.0  # of a displacement; more is another unit than was said
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a run's pictures were encoded.
+    """The encoding of a run's pictures.
 
     Parameters
     ----------

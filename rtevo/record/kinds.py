@@ -59,7 +59,7 @@ def floats(text: str) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Record:
-    """What every record has.
+    """Fields of every record.
 
     Parameters
     ----------
@@ -318,7 +318,7 @@ class LatentRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Picture(Record):
-    """What ``images`` and ``refused`` hold: see `rtevo.records.image_dtype`."""
+    """Fields of ``images`` and ``refused``: see `rtevo.records.image_dtype`."""
 
     generation: int = -1
     candidate: int = -1
@@ -365,7 +365,7 @@ class EventRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Notice(Record):
-    """What came in the ring ``messages``: see `rtevo.records.message_dtype`.
+    """A message of the ring ``messages``: see `rtevo.records.message_dtype`.
 
     Parameters
     ----------
@@ -391,7 +391,7 @@ class Notice(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Truth(Record):
-    """What a simulated participant thought of the images.
+    """A simulated participant's opinion of the images.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a participant was exposed to, for an ethics board: every picture that was on the screen, and every one that was kept from it."""
+"""The participant's exposure, for an ethics board: every picture that was on the screen, and every one that was kept from it."""
 
 from __future__ import annotations
 

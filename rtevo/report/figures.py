@@ -58,7 +58,7 @@ def _column(rows: Sequence[Row], name: str) -> list[float]:
 
 
 def what(session: Session) -> str:
-    """What the fitness of an image is, in words."""
+    """Return the kind of fitness in words."""
     return {
         "brain": "brain response",
         "ratings": "rating",
@@ -127,7 +127,7 @@ def along(ax: Axes, named: Sequence[Named], title: str) -> None:
 
 
 def label(session: Session, trial: Row) -> str:
-    """What is written at a picture: its score with standard error, or its rating."""
+    """Return the label of a picture: its score with standard error, or its rating."""
     if trial["onset"] is None:
         return "not shown"
     if session.blinded:

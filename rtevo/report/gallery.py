@@ -1,4 +1,4 @@
-"""What the participant prefers, at the end of a run: several distinct images with intervals, and what drives it.
+"""The participant's preference at the end of a run: several distinct images with intervals, and its direction.
 
 Both follow from the posterior of all scores (:mod:`rtevo.evolve.preference`). The gallery is chosen greedily: the best image, then the
 best of those that are 60 degrees or more from each chosen one, as long as one is better than a random image with a probability of 95%.
@@ -102,7 +102,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Preferred:
-    """What is known of the preference.
+    """The preference as far as it is known.
 
     Parameters
     ----------

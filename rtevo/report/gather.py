@@ -1,4 +1,4 @@
-"""What a page about a run is drawn from: its log, its pictures, the resolved session file and the versions."""
+"""The data of a page about a run: its log, its pictures, the resolved session file and the versions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HIDDEN = ("score", "score_se", "fitness", "rating", "physiology", "true_response
 
 @dataclass(frozen=True)
 class Latency:
-    """How long a step took, each time, against the time that it has.
+    """Durations of a step, and its deadline.
 
     Parameters
     ----------
@@ -47,13 +47,13 @@ class Latency:
 
     @property
     def late(self) -> int:
-        """How many took longer than they may."""
+        """Number of durations beyond the deadline."""
         return int((self.ms > self.deadline_ms).sum())
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """What was known of the response's lag (s) and width (multiples of the canonical one), beforehand and with every score.
+    """Estimates of the response's lag (s) and width (multiples of the canonical one), beforehand and with every score.
 
     Parameters
     ----------

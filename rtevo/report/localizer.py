@@ -1,4 +1,4 @@
-"""What a page about a localizer has of its own: pictures by category, the order, the task, and the methods of it in words."""
+"""Parts of the page about a localizer: pictures by category, the order, the task, and its methods in words."""
 
 # ruff: noqa: E501 - prose
 
@@ -38,7 +38,7 @@ def categories(session: Session) -> list[tuple[str, str, list[tuple[Any, Row]]]]
 
 
 def task(session: Session) -> list[tuple[str, str]]:
-    """How the task was done: what, value."""
+    """Return the results of the task: name, value."""
     found, asked = session.summary["localizer"], session.settings["localizer"]
     if asked["task"] == "none":
         return [("task", "none")]

@@ -131,7 +131,7 @@ def steps(session: Session) -> list[list[str]]:
 
 
 def late(session: Session) -> list[tuple[str, str]]:
-    """What was missing, late or left out."""
+    """Return what was missing, late or left out."""
     found = []
     for flag, text in (
         (VolumeFlag.MISSING, "volumes that never arrived"),
@@ -158,7 +158,7 @@ def _cost(end: Mapping[str, Any]) -> str:
 
 
 def rings(found: Mapping[str, Any]) -> list[list[str]]:
-    """What handing messages over cost: per ring, the time in its own code, and how long its readers took to wake up.
+    """Return the cost of the rings: the time in each ring's own code, and its readers' time to wake up.
 
     Sessions of older versions did not count all of it.
     """

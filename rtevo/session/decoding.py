@@ -168,7 +168,7 @@ class Decoding:
 
     @property
     def guide(self) -> NDArray[np.float32] | None:
-        """What motion is estimated against, where that is no reference of a decoder's; None before the decoder is placed."""
+        """The reference of the motion, if it is not a decoder's; None before the decoder is placed."""
         plain = self._making is None or self._making.plain
         return None if plain or self._placing is None or not self.placed else self._placing.guide
 
@@ -390,7 +390,7 @@ class Decoding:
 
     @property
     def response(self) -> Response | None:
-        """What is known of the response's lag and width; None where nothing is learnt of it."""
+        """Estimate of the response's lag and width; None if there is none."""
         return None if self._scorer is None else self._scorer.response()
 
     def interrupt(self) -> None:

@@ -268,7 +268,7 @@ class MosaicWriter:
         self._fixed_private = _elements(private)
 
     def _series_elements(self) -> list[Element]:
-        """What was scanned and how: groups 0008 (from modality on) to 0020,0011."""
+        """Return the elements of the scan: groups 0008 (from modality on) to 0020,0011."""
         nx, ny, _ = self.grid.shape
         spacing = _decimal(float(self.grid.voxel_size_mm[2]))
         description = self._description.encode()[:64].decode(errors="ignore")

@@ -54,7 +54,7 @@ def scan_grid(shape: tuple[int, int, int] = (80, 80, 35), voxel_size_mm: tuple[f
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """What one participant's head looks like to the scanner, and where it responds.
+    """One participant's head in the scanner, and where it responds.
 
     Parameters
     ----------

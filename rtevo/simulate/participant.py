@@ -90,7 +90,7 @@ _PEAK = _reference_peak()
 
 
 class Preference(Protocol):
-    """What a participant likes, hidden from decoder and evolution."""
+    """A participant's preference, hidden from decoder and evolution."""
 
     def __call__(self, pixels: Pixels) -> float:
         """Return how much a picture, uint8 (H, W, 3) RGB with row 0 at the top, is liked: about N(0, 1) over random pictures."""
@@ -191,7 +191,7 @@ class Viewing:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How a participant answers rating screens.
+    """A participant's answers on rating screens.
 
     The rating is ``round(middle + slope * preference + noise)``, clipped to the keys: monotonic in the preference but for the noise. The
     response time is log-normal, shorter for clear cases.

@@ -22,7 +22,7 @@ _COARSE, _KEPT = 8, 60
 
 
 class Refractory:
-    """What is left of the response to each picture, as they come."""
+    """The remaining share of the response to each picture, as they come."""
 
     def __init__(self) -> None:
         self._before: list[tuple[float, NDArray[np.float64]]] = []

@@ -186,7 +186,7 @@ def slice_times_s(slices: int, tr_s: float) -> NDArray[np.float64]:
 
 
 class Noise:
-    """What is measured besides the head: thermal noise, physiological fluctuations, slow drift.
+    """The signal besides the head: thermal noise, physiological fluctuations, slow drift.
 
     Parameters
     ----------
@@ -274,7 +274,7 @@ class Scanner:
         self._next = 0
 
     def _of_body(self, head: Head, percent: float) -> list[Field]:
-        """What pulse, chest, breathing and heart rate do to each voxel: smooth over space, and more at some places."""
+        """The effect of pulse, chest, breathing and heart rate on each voxel: smooth over space, stronger at some places."""
         rng, shape = self.settings.rng(BODY), head.grid.shape
         maps = []
         for share in (0.7, 0.55, 0.35, 0.25):

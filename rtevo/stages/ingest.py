@@ -1,4 +1,4 @@
-"""What the scanner sends -> ``volumes``."""
+"""The scanner's files or messages -> ``volumes``."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Source(Protocol):
 
 
 def run(context: Context) -> None:
-    """What the scanner sends -> ``volumes``."""
+    """The scanner's files or messages -> ``volumes``."""
     _plan, clock = context.plan, context.clock
     out = context.writer("volumes")
     source, ready = _open(context)
