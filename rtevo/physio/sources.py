@@ -28,7 +28,7 @@ SIMULATED = "simulated"
 _OLD_S = 60.0  # of what a file held before the session
 _AT_ONCE = 1 << 20  # bytes that are read at once
 _PATIENCE_S = 2.0  # to find a stream, and to hear of its clock
-_CLOCK_S = 5.0  # between two looks at it
+_CLOCK_S = 5.0  # between two readings of it
 _AHEAD_S, _BEHIND_S = 1.0, 120.0  # of now, between which a stream's stamps lie
 _MOST_HZ = 20_000.0
 _LARGEST = 1e30  # of a sample; what is larger is no number
@@ -93,7 +93,7 @@ class Chunk:
 
 
 class Source(Protocol):
-    """What samples of some channels come from."""
+    """A source of samples of some channels."""
 
     rate_hz: float
     exact: bool
@@ -108,7 +108,7 @@ class Source(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the source."""
 
 
 class _Bytes:
@@ -131,7 +131,7 @@ class Serial(_Bytes):
     Raises
     ------
     LinkError
-        pyserial is not there, or the port cannot be opened.
+        pyserial is not installed, or the port cannot be opened.
     """
 
     def __init__(self, place: str, columns: tuple[int, ...], rate_hz: float) -> None:
@@ -159,8 +159,8 @@ class Serial(_Bytes):
 
 
 class GrowingFile(_Bytes):
-    """A file that somebody is still writing: what is new is stamped when it is read. One that is not there yet is waited for, and where
-    another file has taken its place, that one is read.
+    """A file that is still being written: new samples are stamped when read. A file that does not exist yet is waited for, and a file
+    that takes its place is read in its stead.
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ class GrowingFile(_Bytes):
 
 
 class Simulated:
-    """What a simulated participant's sensors have seen: rows with the session time of each sample, pulse and belt.
+    """The samples of a simulated participant's sensors: rows with the session time of each sample, pulse and belt.
 
     Parameters
     ----------
@@ -258,7 +258,7 @@ class Lsl:
     Raises
     ------
     LinkError
-        pylsl is not there, or no such stream, or no such channel, or its samples are no numbers.
+        pylsl is not installed, the stream or channel does not exist, or its samples are no numbers.
     """
 
     exact = False
@@ -321,7 +321,7 @@ class Lsl:
 
 
 class _Hold:
-    """Puts the sample before (at first 0) in the place of one that is no number, channel by channel: none is missing in the count."""
+    """Replace a sample that is no number by the one before it (at first 0), channel by channel, so that the count stays complete."""
 
     def __init__(self) -> None:
         self._last: Array | None = None

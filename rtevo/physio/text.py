@@ -25,7 +25,7 @@ class Parser(Protocol):
     unreadable: int
 
     def feed(self, text: str) -> Array:
-        """Take the next piece, return the samples that it completes, float64 (samples, channels)."""
+        """Add the next piece, return the samples that it completes, float64 (samples, channels)."""
 
 
 class Rows:
@@ -95,7 +95,7 @@ class Pmu:
         return np.array(found, np.float64).reshape(-1, 1)
 
     def _take(self, value: int | None, found: list[float]) -> None:
-        """Take a number that is no part of what is said in between."""
+        """Add a number that is not part of the text in between."""
         if value is None:
             self.unreadable += 1
         elif self._header < _HEADER:

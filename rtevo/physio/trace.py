@@ -12,9 +12,9 @@ __all__ = ["KEEP_S", "Trace", "Trouble"]
 
 Array = NDArray[np.float64]
 KEEP_S = 300.0
-"""So many seconds of samples are kept: what breathing is measured by."""
+"""Seconds of samples that are kept, from which breathing is measured."""
 LOST_S = 3.0
-_LOOK_S = 3.0  # the newest, that are looked at
+_LOOK_S = 3.0  # the newest, which are checked
 _FLAT = 1e-4  # of the range so far
 _RANGE = (1, 99)  # percentiles: a few damaged samples do not count
 _KNOWN_S = 10.0  # of samples, after which their range is kept
@@ -34,7 +34,7 @@ class Trouble(IntEnum):
 
     @property
     def words(self) -> str:
-        """Say it, after the sensor's name."""
+        """Return the trouble in words, to follow the sensor's name."""
         return _WORDS[self]
 
 
@@ -88,7 +88,7 @@ class Trace:
         return 1.0 / self._step_s
 
     def add(self, segment: int, number: int, values: Array, t_s: float, step_s: float) -> bool:
-        """Take samples in their order.
+        """Add samples in their order.
 
         Parameters
         ----------
@@ -130,7 +130,7 @@ class Trace:
         return np.asarray((np.asarray(t_s, np.float64) - self._start_s) / self._step_s, np.float64)
 
     def trouble(self, t_s: float) -> Trouble:
-        """Say whether the samples can be used at a moment, s."""
+        """Return whether the samples can be used at a moment, s."""
         if not len(self.values) or not self.heard_s > t_s - LOST_S:
             return Trouble.SILENT
         newest = self.values[-max(2, round(_LOOK_S / self._step_s)) :]

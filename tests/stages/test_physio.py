@@ -194,7 +194,7 @@ def test_what_was_recorded_is_exported_evenly_with_its_gaps(tmp_path: Path) -> N
         ({"physio": {"cardiac": "simulated"}}, "physiology_percent"),
         ({"physio": {"cardiac": "file:x"}}, "rate_hz"),
         ({"physio": {"cardiac": "lsl:x"}, "session": {"speed": 2.0}}, "speed"),
-        ({"physio": {"trigger": "lsl:x"}}, "beside trigger"),
+        ({"physio": {"trigger": "lsl:x"}}, "one of these with trigger"),
         ({"physio": {"cardiac": "x"}}, "serial:PORT@BAUD"),
         ({"physio": {"terms": ["retroicor", "ecg"]}}, "rvt"),
     ],
