@@ -142,9 +142,8 @@ class PhysioTerms:
             self._losses[sensor] += 1
             if self._losses[sensor].bit_count() == 1:
                 self.news.append((True, f"the {name} {trouble.words}: it is left out until it is back (see to the sensor)"))
-        elif self._lost[sensor] and trouble == Trouble.NONE:
-            if self._losses[sensor].bit_count() == 1:
-                self.news.append((False, f"the {name} is back"))
+        elif self._lost[sensor] and trouble == Trouble.NONE and self._losses[sensor].bit_count() == 1:
+            self.news.append((False, f"the {name} is back"))
         self._lost[sensor] = lost or (self._lost[sensor] and trouble != Trouble.NONE)
 
 
