@@ -52,7 +52,7 @@ MOTION_COLUMNS = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")  #
 
 
 class VolumeFlag(IntFlag):
-    """What is known about a volume besides its data."""
+    """Flags of a volume."""
 
     OK = 0
     MISSING = 1  # never arrived whole: data are zero and must not be used
@@ -62,7 +62,7 @@ class VolumeFlag(IntFlag):
 
 
 class EventKind(IntEnum):
-    """What the presenter reports."""
+    """Kinds of the presenter's reports."""
 
     TRIGGER = 1  # the scanner's pulse that starts the run: time zero of the session's onsets; a second one, before any image, corrects it
     ONSET = 2  # an image's first flip
@@ -73,7 +73,7 @@ class EventKind(IntEnum):
     NOTE = 7  # text: anything worth keeping (reconnects, refused strangers)
     PULSE = 8  # a later pulse of the scanner
     PHYSIOLOGY = 9  # value: what an image did to the participant's physiology; NaN where it could not be measured
-    PAUSE = 10  # fixation is held from here on, after the trial's end, because the operator has asked for it
+    PAUSE = 10  # fixation is held from here on, after the trial's end, because the operator asked for it
     GO_ON = 11  # and no longer
     READY = 12  # the presenter's display stands; text: "presenter ready: " and what it shows with
     WAITS = 13  # another presenter waits to be let in; text names it after ": " and before ";"
@@ -83,16 +83,16 @@ class EventKind(IntEnum):
     REPLACED = 17  # another presenter has taken its place
     TAKEN = 18  # an image was taken away, or will not be shown; text: by whom, see `rtevo.wire.TAKERS`; the flip where it was on the screen
     REFUSED = 19  # the presenter did not take an image: its verdict or its digest is not right; text: why
-    STOP_ASKED = 20  # the participant asks to stop: the session goes on until the operator ends it
+    STOP_ASKED = 20  # the participant asks to stop: the session continues until the operator ends it
     PRESS = 21  # a key of the response box, where every press is reported (a localizer's task); text: the key; the image on the screen
 
 
 NOTES = frozenset({EventKind.NOTE, *(kind for kind in EventKind if EventKind.READY <= kind <= EventKind.REPLACED)})
-"""What the bridge itself says, in words for the operator; the kinds are for those who act on it."""
+"""Kinds of the bridge's own messages, whose text is for the operator; other parts act on the kinds."""
 
 
 class Decision(IntEnum):
-    """What became of an attempt to place the decoder."""
+    """Decision on an attempt to place the decoder."""
 
     PENDING = 0  # the operator is asked
     ACCEPTED = 1  # good, or the operator has accepted it
@@ -108,7 +108,7 @@ class Given(IntEnum):
 
 
 class MessageKind(IntEnum):
-    """What the supervisor has to tell."""
+    """Kinds of the supervisor's messages."""
 
     WARNING = 1  # of a stage, or of the supervisor's own
     ERROR = 2  # what ends the session
@@ -190,7 +190,7 @@ class Grid:
         return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
 
     def difference(self, other: Grid, tolerance_mm: float = 0.1) -> str:
-        """Say how another grid differs from this one: an empty string where it does not.
+        """Return how another grid differs from this one: an empty string if it does not.
 
         Two grids agree when their shapes are equal and every corner voxel lies within `tolerance_mm`.
         """
@@ -210,7 +210,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Projected:
-    """One volume that decoding has used, and what it held then of noise and response.
+    """One volume as used by decoding, with the noise and response estimated then.
 
     Parameters
     ----------
@@ -373,7 +373,7 @@ def placement_dtype() -> np.dtype[np.void]:
 
 
 NEIGHBOURS = 8
-"""So many images before an image are those that a score's error is said to go with."""
+"""Number of images before an image with which a score's error may be correlated."""
 
 
 def score_dtype(maps: int = 0, nuisance: int = 0) -> np.dtype[np.void]:
@@ -409,7 +409,7 @@ def score_dtype(maps: int = 0, nuisance: int = 0) -> np.dtype[np.void]:
 
 
 def series_dtype() -> np.dtype[np.void]:
-    """Slot of the ``series`` ring: a volume as decoding has used it, for a strategy that looks at volumes (``[evolution] strategy``)."""
+    """Slot of the ``series`` ring: a volume as used by decoding, for a strategy that uses volumes (``[evolution] strategy``)."""
     return np.dtype(
         [
             ("index", "<i4"),
@@ -429,7 +429,7 @@ def series_dtype() -> np.dtype[np.void]:
 
 
 def fitness_dtype() -> np.dtype[np.void]:
-    """Slot of the ``fitness`` ring: what evolution was told of one image: its score, its rating, or another's (sham, yoked)."""
+    """Slot of the ``fitness`` ring: the fitness that evolution received for one image: its score, rating, or another's (sham, yoked)."""
     return np.dtype(
         [
             ("generation", "<i4"),
@@ -452,7 +452,7 @@ def latent_dtype(latent_size: int, embedding_size: int) -> np.dtype[np.void]:
             ("candidate", "<i4"),
             ("probe", "<i4"),  # number of the probe; -1: a candidate of evolution
             ("scores_taken", "<i4"),  # scores (or ratings) that evolution had taken when it asked
-            ("volumes_taken", "<i4"),  # of the ring `series`, in the whole session; 0 where the strategy looks at scores
+            ("volumes_taken", "<i4"),  # of the ring `series`, in the whole session; 0 if the strategy uses scores
             ("onsets_taken", "<i4"),  # images of whose appearance it had heard
             ("seed", "<u8"),  # of the diffusion noise
             ("scored_ns", "<i8"),  # of the last score that shaped this generation (0 for the first)

@@ -162,7 +162,7 @@ def test_what_pages_ask_for_can_be_made() -> None:
 @pytest.mark.usefixtures("build")
 def test_messages_are_found_in_the_sources() -> None:
     sentences = importlib.import_module("reference").sentences()
-    assert any("overwrites" in text for text in sentences["DataError"]["init"])
+    assert any("overwrites nothing" in text for text in sentences["DataError"]["init"])
     assert set(sentences) >= {"ConfigError", "DataError", "DecoderError", "ModelError", "StudyError"}
 
 

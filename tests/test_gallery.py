@@ -72,7 +72,7 @@ def test_of_noise_nothing_is_known_and_nothing_is_named() -> None:
     assert sum(found.known for found in said) <= 1  # by Ville's inequality one in 20
     unknown = next(found for found in said if not found.known)
     assert "Not known" in verdict(unknown)
-    assert "20 to 1 is asked for" in verdict(unknown)
+    assert "20 to 1 is required" in verdict(unknown)
 
 
 def test_what_drives_a_run_is_named_by_the_pictures_along_the_direction() -> None:
@@ -89,7 +89,7 @@ def test_what_drives_a_run_is_named_by_the_pictures_along_the_direction() -> Non
     true = float(truth.direction @ goal / np.linalg.norm(truth.direction))
     assert found.cosine[1] < true < found.cosine[2]
     assert found.gallery[0].near[0].low == found.gallery[0].near[0].high
-    assert "Known: the scores speak" in verdict(found)
+    assert "Known: the odds for a preference against none are" in verdict(found)
 
 
 def test_an_image_that_scored_nothing_is_not_preferred_because_it_lies_along_the_direction() -> None:

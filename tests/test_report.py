@@ -145,7 +145,7 @@ def test_exposure_tells_everything_that_was_on_the_screen_and_all_that_was_not(
     assert {row["by"] for row in rows if row["what"] == "refused"} == {"spiders"}
     assert {row["why"] for row in rows if row["what"] == "shown"} == {"n/a"}
     said = dict(methods(gather(out))[0])["Safety"]
-    assert "participant or at the stimulus PC: 1; their scores were not used" in said
+    assert "participant or stimulus PC: 1; their scores were not used" in said
 
 
 class Page(HTMLParser):
@@ -178,7 +178,7 @@ def test_a_session_that_ended_before_its_first_volume_has_no_page_and_says_so(tm
     with LogWriter(tmp_path / LOG) as log:
         log.append("start", {"schema": 1, "tr_s": 2.0})
     assert main([str(tmp_path)]) == 2
-    assert "expected at least one volume, the session recorded none: there is nothing to report" in capsys.readouterr().err
+    assert "expected at least one volume, found none: there is nothing to report" in capsys.readouterr().err
 
 
 def test_the_page_is_complete_and_asks_for_nothing_from_outside(recorded: Record) -> None:
@@ -215,7 +215,7 @@ def test_latencies_against_their_deadlines(recorded: Record) -> None:
     assert rows["volume read -> realigned"][3:] == ["2,500.0", "2,000", "1"]
     assert rows["last needed file -> score"][:2] == ["6", "40.0"]
     # the second and third of those asked for together have a cadence (4 s) more each
-    assert rows["image asked for -> painted"] == ["3", "0.0", "1,470.0", "1,500.0", "4,000", "0"]
+    assert rows["image requested -> painted"] == ["3", "0.0", "1,470.0", "1,500.0", "4,000", "0"]
 
 
 def test_gaps_and_late_images(recorded: Record) -> None:
@@ -223,7 +223,7 @@ def test_gaps_and_late_images(recorded: Record) -> None:
     found = dict(late(session))
     assert found["volumes that never arrived"] == "1: 3"
     assert found["volumes after a jump of the head"] == "1: 6"
-    assert found["times that fixation was held for want of an image"] == "2: at 16.0, 32.0 s"
+    assert found["times that fixation was held because no image was ready"] == "2: at 16.0, 32.0 s"
     assert found["images that were never shown"] == "1"
     assert found["frames that the screen dropped"] == "6"
     assert warnings(session) == ["image 0 came 0.5 s late (3 like this)"]
@@ -291,7 +291,7 @@ def test_the_methods_say_that_evolution_went_on_from_an_earlier_run(recorded: Re
     evolution = {"strategy": strategy, "continue_from": str(tmp_path), "probe_every": 0}
     words, references = methods(gather(recorded(end={"condition": "brain"}, evolution=evolution)))
     text = dict(words)["Evolution"]
-    assert "went on from an earlier run." in text
+    assert "continued from an earlier run." in text
     assert "an absolute gain over the earlier run is not identified" in text
     assert ("an offset, a unit, a noise level and a slow drift of their own" in text) == pooled
     assert (REFERENCES["patterson1971"] in references) == pooled
@@ -330,25 +330,25 @@ def evolved(out: Path, noise: float) -> Path:
 def test_the_page_names_what_is_preferred_where_it_is_known_and_may_be_told(recorded: Record) -> None:
     known = gather(evolved(recorded(end={"condition": "brain"}), 0.3))
     words = Page(page(known)).words
-    assert "Known: the scores speak" in words
+    assert "Known: the odds for a preference against none are" in words
     assert "Responses rise towards" in words
     assert "of its kind" in words
     assert "Sham" not in words
     assert len(pages(known)) == 4
     nothing = gather(evolved(recorded("none"), 1.0))  # that ended as sham
     words = Page(page(nothing)).words
-    assert "Not known: the scores speak" in words
+    assert "Not known: the odds for a preference against none are" in words
     assert "It came about by chance" in words
     assert "Responses rise towards" not in words
     assert len(pages(nothing)) == 3
     hidden = gather(evolved(recorded("hidden", ended=False, condition="blinded"), 0.3))
     words = Page(page(hidden)).words
     assert hidden.preferred is None
-    assert "the scores speak" not in words
+    assert "the odds for a preference" not in words
     assert "Hidden: the session is blinded." in words
     assert len(pages(hidden)) == 3
     (known.out / "evolution.json").write_text("{}")
-    assert "Not known: where evolution stood cannot be read" in Page(page(gather(known.out))).words
+    assert "Not known: the evolution's final state cannot be read" in Page(page(gather(known.out))).words
     assert "this run has no evolution.json" in Page(page(gather(recorded("older")))).words
 
 
@@ -379,7 +379,7 @@ def test_a_session_that_was_resumed(recorded: Record) -> None:
     session = gather(out)
     assert {latency.name: len(latency.ms) for latency in session.latencies} == before
     words = Page(page(session)).words
-    assert "Dotted: the session was interrupted and went on." in words
+    assert "Dotted: the session was interrupted and resumed." in words
     assert "part 1" in words
     assert pages(session)
 
@@ -439,11 +439,11 @@ def test_a_sentence_says_how_good_the_decoder_was(recorded: Record) -> None:
     session = gather(recorded())
     said = decoder_today(session)
     model = "by its own model its scores share 80% of their variance with the responses"
-    assert said == f"Today the decoder told images apart well: {model} (reliability 0.80)."
+    assert said == f"Today the decoder separated images well: {model} (reliability 0.80)."
     assert said in Page(page(session)).words
     probes = [{"probe": p, "onset": 10.0 * k, "score": p + 0.1 * (-1) ** (k + p)} for p in range(3) for k in range(4)]
     again = replace(session, trials=probes)
-    assert "reliability 0.80; split-half reliability of the images that were shown again: 0." in decoder_today(again)
+    assert "reliability 0.80; split-half reliability of repeated images: 0." in decoder_today(again)
     assert decoder_today(replace(session, blinded=True)) == ""
 
 

@@ -20,12 +20,12 @@ class Acquisition:
     )
     delivery: str = key(
         "folder",
-        "how volumes come: folder (files in a watched folder), dicom (sent to this computer, C-STORE), push (sent by a script, ZeroMQ)",
+        "how volumes arrive: folder (files in a watched folder), dicom (sent to this computer, C-STORE), push (sent by a script, ZeroMQ)",
         **one_of("folder", "dicom", "push"),
     )
     folder: str = key(
         "",
-        "replay: the recorded series; watch: where the scanner exports to, or (dicom) where what was received is kept, "
+        "replay: the recorded series; watch: the scanner's export folder, or (dicom) the folder for received files, "
         "empty = received/ in the run's folder",
         path="folder",
     )
@@ -47,54 +47,54 @@ class Acquisition:
     )
     series: str = key(
         "",
-        "series to take: its number or UID, or (part of) its description or protocol name, * and ? allowed; "
-        "empty = the one that looks functional; what was there before the session is taken only by number or UID",
+        "series to use: its number or UID, or (part of) its description or protocol name, * and ? allowed; "
+        "empty = the one that looks functional; a series from before the session is used only by number or UID",
     )
     tr_s: float = key(0.0, "repetition time, s; 0 = from the headers (watch: must be given)", *at_least(0))
     echoes: int = key(
         1,
-        "so many echoes of each volume, the shortest ones, are waited for and combined, weighted by T2*; a volume without one of them is "
-        "missing; 1 = the first echo alone is taken",
+        "number of echoes of each volume, the shortest ones, that are combined, weighted by T2*; a volume that lacks one of them is "
+        "missing; 1 = the first echo alone",
         "1 to 8",
         lambda x: 1 <= x <= 8,
     )
-    t2star: str = key("", "echoes: a map of T2* in s, in today's scanner space; empty = from the run's first volumes", path="file")
+    t2star: str = key("", "echoes: map of T2* in s, in today's scanner space; empty = from the run's first volumes", path="file")
     distortion: str = key(
         "",
-        "a map of the distortion along phase encoding, in today's scanner space (FSL, ANTs, SDCFlows): each volume is corrected by it; "
+        "map of the distortion along phase encoding, in today's scanner space (FSL, ANTs, SDCFlows), to correct each volume; "
         "empty = volumes stay distorted",
         path="file",
     )
     distortion_unit: str = key(
         "Hz",
-        "what the map holds: Hz or rad/s (a field map), voxels (a shift along phase encoding), mm (a displacement field of ANTs)",
+        "unit of the map: Hz or rad/s (a field map), voxels (a shift along phase encoding), mm (a displacement field of ANTs)",
         **one_of("Hz", "rad/s", "voxels", "mm"),
     )
     phase_encoding: str = key(
         "",
-        "distortion: direction of phase encoding on the volumes' grid, as BIDS says it; empty = from the headers",
+        "distortion: direction of phase encoding on the volumes' grid, in BIDS notation; empty = from the headers",
         "i, i-, j, j-, k, k- or empty",
         lambda x: x in ("", "i", "i-", "j", "j-", "k", "k-"),
     )
     readout_s: float = key(0.0, "distortion: total read-out time, s; 0 = from the headers", *at_least(0))
     patient_id: str = key(
-        "", "what the scanner's PatientID must be, * and ? allowed: another one stops the run before the first image; empty = not looked at"
+        "", "expected PatientID of the scanner, * and ? allowed: another one stops the run before the first image; empty = not checked"
     )
     study_date: str = key(
         "",
-        "what the scanner's study date must be: today (until 6 o'clock also the day before), or YYYYMMDD; another one stops the run before "
-        "the first image; empty = not looked at",
+        "expected study date of the scanner: today (until 6 o'clock also the day before), or YYYYMMDD; another one stops the run before "
+        "the first image; empty = not checked",
         "today, or eight digits",
         lambda x: x in ("", "today") or (len(x) == 8 and x.isascii() and x.isdigit()),
     )
     anonymous: str = key(
         "accept",
-        "patient_id, study_date: headers that say nothing of it (the scanner anonymises, scripts push): accept, refuse",
+        "patient_id, study_date: headers without these (the scanner anonymises, scripts push): accept, refuse",
         **one_of("accept", "refuse"),
     )
     largest: tuple[int, ...] = key(
         (128, 128, 96),
-        "watch: voxels along X, Y, Z of the largest volume that the scanner may send (their product counts): room for it is kept",
+        "watch: voxels along X, Y, Z of the largest volume that the scanner may send (only their product counts)",
         "three whole numbers of 4 to 1024",
         lambda x: len(x) == 3 and all(4 <= v <= 1024 for v in x),
     )

@@ -30,22 +30,22 @@ class Physio:
 
     cardiac: str = key(
         "",
-        "where the pulse comes from: lsl:STREAM#CHANNEL (its label or number), serial:PORT@BAUD#COLUMN (rows of numbers), "
+        "source of the pulse: lsl:STREAM#CHANNEL (its label or number), serial:PORT@BAUD#COLUMN (rows of numbers), "
         "file:PATH#COLUMN (a file that is being written: such rows, or a Siemens .puls), simulated; empty = not measured",
         WHERE,
         is_sensor,
     )
-    respiration: str = key("", "where the respiration comes from, likewise (a Siemens .resp)", WHERE, is_sensor)
+    respiration: str = key("", "source of the respiration, likewise (a Siemens .resp)", WHERE, is_sensor)
     trigger: str = key(
         "",
-        "a channel of the same device with the scanner's pulses, likewise (a Siemens .ext): the times of the samples are then known by it",
+        "channel of the same device with the scanner's pulses, likewise (a Siemens .ext), from which the samples' times are found",
         WHERE,
         is_sensor,
     )
-    rate_hz: float = key(0.0, "samples a second, of a serial line or a file; 0: as LSL says it", *at_least(0))
+    rate_hz: float = key(0.0, "samples per second of a serial line or a file; 0 = from LSL", *at_least(0))
     terms: tuple[str, ...] = key(
         TERMS,
-        "what is made of them (not peak): retroicor (cardiac and respiratory phases), rvt (respiration volume per time), hrv (heart rate)",
+        "terms made from them (not peak): retroicor (cardiac and respiratory phases), rvt (respiration volume per time), hrv (heart rate)",
         "a list of retroicor, rvt, hrv",
         lambda x: set(x) <= set(TERMS),
     )

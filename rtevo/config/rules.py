@@ -149,11 +149,11 @@ def _physio(config: Config, origin: str) -> list[str]:
     wanted = {name: where for name in ("cardiac", "respiration", "trigger") if (where := getattr(settings, name))}
     outside = {name: where for name, where in wanted.items() if where != "simulated"}
     if "trigger" in wanted and not settings.measured:
-        found.append(f"{origin} [physio] cardiac, respiration: expected one beside trigger, got none")
+        found.append(f"{origin} [physio] cardiac, respiration: expected one of these with trigger, got none")
     if len(outside) < len(wanted) and (config.acquisition.source != "simulate" or not config.simulation.physiology_percent):
         found.append(f"{origin} [physio]: 'simulated' expects source 'simulate' and [simulation] physiology_percent > 0")
     if wanted.get("trigger") == "simulated":
-        found.append(f"{origin} [physio] trigger: expected none of a simulated participant, whose samples have their times")
+        found.append(f"{origin} [physio] trigger: expected none for a simulated participant, whose samples are timed")
     if outside and config.session.speed != 1:
         found.append(f"{origin} [session] speed: expected 1 with [physio] {next(iter(outside))}, got {config.session.speed:g}")
     if not settings.rate_hz and (without := [name for name, where in outside.items() if not where.startswith("lsl:")]):
@@ -196,9 +196,7 @@ def _direct(config: Config, origin: str) -> list[str]:
     found, condition, decoder = [], config.session.condition, config.decoder
     why = "for strategy 'direct'"
     if condition in ("ratings", "physiology"):
-        found.append(
-            f"{origin} [evolution] strategy: expected 'surrogate' for condition {condition!r}, got 'direct', which looks at volumes"
-        )
+        found.append(f"{origin} [evolution] strategy: expected 'surrogate' for condition {condition!r}, got 'direct', which uses volumes")
     wanted = (
         ("decoder", "method", "deconvolve"),
         ("decoder", "hrf", "canonical"),

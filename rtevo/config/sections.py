@@ -106,8 +106,8 @@ class Decoder:
     drift: str = key("walk", "drift (not peak): a random walk, or terms fixed beforehand", **one_of("walk", "cosine", "polynomial"))
     nuisance: tuple[str, ...] = key(
         (),
-        "more nuisance terms (not peak), kept as far as the volumes show them: white_matter, csf (the mean of each), acompcor (5 "
-        "components of both), global (the mean of the head: it holds responses too)",
+        "more nuisance terms (not peak), used as far as the volumes support them: white_matter, csf (the mean of each), acompcor (5 "
+        "components of both), global (the mean of the head, which contains responses too)",
         "some of white_matter, csf, acompcor, global, each once",
         lambda x: len(set(x)) == len(x) and {"white_matter", "csf", "acompcor", "global"}.issuperset(x),
     )

@@ -28,7 +28,7 @@ class Simulation:
     tsnr: float = key(60.0, "temporal signal-to-noise ratio", *above(0))
     physiology_percent: float = key(
         0.0,
-        "what pulse and respiration do to the signal, standard deviation of grey matter, percent of the signal; 0 = nothing",
+        "effect of pulse and respiration, standard deviation in grey matter, percent of the signal; 0 = none",
         *at_least(0),
     )
     motion_mm: float = key(0.3, "extent of head motion, mm (and degrees)", *at_least(0))

@@ -58,7 +58,7 @@ class _Planes:
 
 
 class LiveMaps:
-    """The maps of a session that goes on.
+    """The maps of a running session.
 
     Parameters
     ----------
@@ -77,9 +77,9 @@ class LiveMaps:
     problem : str
         Why there are no maps; empty where there are, or will be.
     volumes : int
-        So many have been read.
+        Number of volumes read.
     shown : int
-        So many were in what was drawn last.
+        Number of volumes in the last drawing.
     """
 
     def __init__(self, out: Path, kind: str, decoder: Decoder | None, tr_s: float, hidden: bool) -> None:
@@ -101,7 +101,7 @@ class LiveMaps:
         self._recent.clear()
 
     def take(self, record: Record) -> None:
-        """Take a record of the log."""
+        """Process a record of the log."""
         if self.problem:
             return
         if isinstance(record, GridRecord):
@@ -149,7 +149,7 @@ class LiveMaps:
         return [kind for kind in KINDS if kind in self._pictures]
 
     def _add(self, found: list[Array]) -> None:
-        """Take a volume into mean and sum of squares (B. P. Welford 1962, doi:10.1080/00401706.1962.10490022)."""
+        """Add a volume to mean and sum of squares (B. P. Welford 1962, doi:10.1080/00401706.1962.10490022)."""
         if not self.volumes:
             self._mean, self._squares = [np.zeros_like(each) for each in found], [np.zeros_like(each) for each in found]
         self.volumes += 1

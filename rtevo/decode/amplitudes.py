@@ -1,4 +1,4 @@
-"""Amplitudes of images: what is said of one, and what filters keep of many."""
+"""Amplitudes of images: the estimate of one, and the filters' state of many."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Snapshot:
         return Snapshot(*[each[rows][:, points] for each in (self.value, self.variance, self.slope, self.mu, self.mu_variance)])
 
     def put(self, row: int, now: Snapshot, image: int) -> None:
-        """Keep one image of a snapshot in a row of this one."""
+        """Copy one image of a snapshot into a row of this one."""
         self.value[row], self.variance[row], self.slope[row] = now.value[:, image], now.variance[:, image], now.slope[:, image]
         self.mu[row], self.mu_variance[row] = now.mu, now.mu_variance
 

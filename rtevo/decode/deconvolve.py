@@ -50,8 +50,8 @@ _MEAN_VARIANCE = 30.0**2  # of the common amplitude
 _TERM_SD = 3.0  # of the coefficients of fixed functions of time
 _NOISE, _DRIFT, _MEAN = 0, 1, 2  # places in the state: noise, drift, mu, what is shared, coefficients of motion and time, then images
 _PRIOR_VOLUMES = 2.0  # volumes' worth of evidence that the noise variance is 1
-_INCREDIBLE, _SURE = 6.0, 20  # standard deviations from what is predicted, after so many volumes; real responses to blocks reach 5
-_FEWEST, _IMPOSSIBLE = 10, 12.0  # after so many volumes points are dropped that are less probable than the best by this logarithm
+_INCREDIBLE, _SURE = 6.0, 20  # standard deviations from the prediction, after this many volumes; real responses to blocks reach 5
+_FEWEST, _IMPOSSIBLE = 10, 12.0  # after this many volumes points less probable than the best by this logarithm are dropped
 _MOST = 2_000_000  # numbers in the covariances of all points that are kept from then on: what a volume costs
 _SPARE = 0.9  # of the points may stay, for dropping the others to be worth it
 _ROOM = 12  # images for which room is made at once
@@ -59,7 +59,7 @@ _ROWS = 64  # images whose response has passed, for which room is made at first
 _LEARNT = ("kept", "which", "kinds", "amplitude_sd", "rho", "drift_sd", "share", "reach_s", "log_prior", "log_det", "squares")
 _OF_POINTS = ("_absent", *(f"_{name}" for name in _LEARNT if name != "kinds"))
 SHORTEST_S = 0.05  # seconds that an image counts as shown at least
-_READ = 0.98  # the most probable points that hold so much are what is said of the images
+_READ = 0.98  # estimates are made from the most probable points that hold this share
 
 
 class Deconvolver:
@@ -106,7 +106,7 @@ class Deconvolver:
         w, after = self._width, _MEAN + 2 * self._width
         self._groups = Groups(after + motion_terms + time_terms, nuisance_terms)
         self._shared, self._terms = slice(_MEAN + w, after), slice(after, self._groups.stop)
-        self._absent = np.zeros(self._all, np.int64)  # which groups are not there, a bit each
+        self._absent = np.zeros(self._all, np.int64)  # absent groups, a bit each
         self._size = size = self._terms.stop
         room = size + _ROOM * w
         self._mean = np.zeros((self._all, room))
@@ -157,7 +157,7 @@ class Deconvolver:
         self._images.append(Image(key, float(onset_s), float(duration_s), at))
 
     def shown_for(self, key: tuple[int, int], shown_s: float) -> None:
-        """Take note that an image was taken away before its time: its amplitude remains that of the whole one, of which a part was seen.
+        """Record that an image was taken away before its time: its amplitude remains that of the whole one, of which a part was seen.
 
         Parameters
         ----------
@@ -190,7 +190,7 @@ class Deconvolver:
         return np.asarray((share * self._amplitude_sd**2)[:, np.newaxis, np.newaxis] * self._basis.prior, np.float64)
 
     def add_volume(self, t_s: float, value: float, terms: ArrayLike, voxels: Array | None = None) -> bool:
-        """Add one volume; say whether it counts or is incredible. Volumes that are missing are simply not added.
+        """Add one volume; return whether it counts or is incredible. Missing volumes are simply not added.
 
         Parameters
         ----------
@@ -252,7 +252,7 @@ class Deconvolver:
         return True
 
     def interrupt(self) -> None:
-        """A new run follows, whose level is not known: noise and drift start anew, all images' responses have passed."""
+        """Begin a new run of unknown level: noise and drift start anew, all images' responses have passed."""
         self._retire(everything=True)
         if self._voxels is not None:
             self._voxels[[_NOISE, _DRIFT]] = 0.0
@@ -265,7 +265,7 @@ class Deconvolver:
         self._fresh = True
 
     def learnt(self) -> Learnt:
-        """What the volumes so far say of everything but single images, for :meth:`take_over`: after :meth:`interrupt`."""
+        """Return all estimates except those of single images, for :meth:`take_over`: after :meth:`interrupt`."""
         used, voxels = self._terms.stop, np.zeros((0, 0)) if self._voxels is None else self._voxels[: self._terms.stop]
         counts = np.array([self.volumes, self._starts])
         own = {"mean": self._mean[:, :used], "cov": self._cov[:, :used, :used], "voxels": voxels, "counts": counts}
@@ -274,12 +274,12 @@ class Deconvolver:
         return own | {name: getattr(self, f"_{name}") for name in _LEARNT}
 
     def take_over(self, learnt: Learnt) -> None:
-        """Begin a run with what an earlier one has learnt, before any volume; images and their times begin anew.
+        """Begin a run with the values learnt in an earlier one, before any volume; images and their times start anew.
 
         Raises
         ------
         ValueError
-            It is not of filters like these.
+            The values are of other filters.
         """
         used, points = self._terms.stop, len(learnt.get("kept", ()))
         shapes = {"mean": (points, used), "cov": (points, used, used), "counts": (2,), "kinds": (None, 2), "voxels": (None, None)}
@@ -307,12 +307,12 @@ class Deconvolver:
         Parameters
         ----------
         past : int, optional
-            Also of so many of the latest images whose response has passed; all of them by default.
+            Number of the latest images with a passed response that are included; default: all.
         """
         points, weights = self._probable()
         noise = self._noise_variance()[points]
         now = self._snapshot(points)
-        shift = now.mu - weights @ now.mu  # what points of the grid say of all images alike
+        shift = now.mu - weights @ now.mu  # shift of all images alike at each point of the grid
         first = 0 if past is None else max(len(self._past) - past, 0)
         then = self._gone.rows(slice(first, len(self._past)), points)
         value = then.value + then.slope * (now.mu - then.mu)
@@ -337,7 +337,7 @@ class Deconvolver:
         return None
 
     def response(self) -> Response:
-        """What is known of the response's lag and width."""
+        """Estimate of the response's lag and width."""
         grid = self.grid
         weights, (lag_s, width) = self._weights(), self._kinds[self._which].T
         all_lags_s = tuple(sorted(set(grid.lag_s)))
@@ -350,7 +350,7 @@ class Deconvolver:
         )  # fmt: skip
 
     def noise(self) -> tuple[float, float]:
-        """What is expected of the noise: its autocorrelation over a second, and the drift's spread after one, noise standard deviations."""
+        """Expected noise: its autocorrelation over a second, and the drift's spread after one, noise standard deviations."""
         weights = self._weights()
         return float(weights @ self._rho) ** (1.0 / self._tr_s), math.sqrt(float(weights @ self._drift_sd**2))
 
@@ -359,7 +359,7 @@ class Deconvolver:
         return np.asarray(self.weights_by_groups().sum(axis=0), np.float64)
 
     def weights_by_groups(self) -> Array:
-        """The same for each set of groups that are not there (a bit each), float64 (2^groups, points)."""
+        """The same for each set of absent groups (a bit each), float64 (2^groups, points)."""
         weights = np.zeros((2 ** len(self._groups.places), self._all))
         weights[self._absent, self._kept] = self._weights()
         return weights
@@ -384,7 +384,7 @@ class Deconvolver:
         return int(np.argmax(self._log_weights()))
 
     def _probable(self) -> tuple[NDArray[np.int64], Array]:
-        """Points that count for what is said, and their probabilities."""
+        """Points used for the estimates, and their probabilities."""
         weights = self._weights()
         order = np.argsort(-weights, kind="stable")
         points = np.sort(order[: int(np.searchsorted(np.cumsum(weights[order]), _READ)) + 1])
@@ -422,7 +422,7 @@ class Deconvolver:
         self._log_det[half:] += log_det
 
     def _incredible(self, squares: Array) -> bool:
-        """Whether a volume, so many noise variances (squared, at each point) from what is predicted, is as improbable as an artefact."""
+        """Whether a volume, this many noise variances (squared, at each point) from its prediction, is as improbable as an artefact."""
         tail = self._weights() @ erfc(np.sqrt(0.5 * squares / self._noise_variance()))
         return bool(tail < erfc(_INCREDIBLE / math.sqrt(2)))
 
@@ -461,7 +461,7 @@ class Deconvolver:
         return values
 
     def _retire(self, everything: bool = False) -> None:
-        """Take the images whose responses have passed, or all, out of the state."""
+        """Remove the images whose responses have passed, or all, from the state."""
         last_s = float(self._kinds[:, 0].max()) + HRF_LENGTH_S
         gone = [k for k, image in enumerate(self._images) if everything or self._t_s >= image.onset_s + last_s + image.duration_s]
         if not gone:

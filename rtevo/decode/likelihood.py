@@ -1,11 +1,11 @@
-"""What the volumes alone say of each image, for whoever has a prior of their own.
+"""Each image's response by the volumes alone, for models with a prior of their own.
 
 The scores that :mod:`rtevo.decode.deconvolve` publishes are posterior means: they are drawn to the images' mean and to their neighbours.
 A model of the scores that draws them once more would count that prior twice. So the same filters run beside it with amplitudes that are as
 good as free, each weighed by what is left of its parameters (noise, drift, motion, response) in the main one. Their estimates are noisy and
 their errors go together: with the neighbours', which overlap, and with all those of minutes, which share drift.
 
-The errors' covariance is said image by image, in the order of the onsets: the error of one is a sum over those of the images before it, and
+The errors' covariance comes image by image, in the order of the onsets: the error of one is a sum over those of the images before it, and
 something of its own (the modified Cholesky decomposition: M. Pourahmadi 1999, doi:10.1093/biomet/86.3.677). So it is a covariance whatever
 part of it comes late or not at all.
 """
@@ -75,7 +75,7 @@ class Free(Deconvolver):
         self._given = np.full((1, self._all), 1.0 / self._all)
 
     def follow(self, other: Deconvolver) -> None:
-        """Take over what `other` holds probable, before :meth:`add_volume`."""
+        """Copy the parameters' probabilities of `other`, before :meth:`add_volume`."""
         weights = other.weights_by_groups()
         shape = (len(other.grid.amplitude_sd), self._all, len(other.grid.shared))
         self._given = np.array([np.einsum("arn->r", each.reshape(shape)) for each in weights])
@@ -86,7 +86,7 @@ class Free(Deconvolver):
         Parameters
         ----------
         among : callable
-            Whether an image is one of those that are said.
+            Whether an image's estimate is published.
         """
         images = [image for image in self._images if among(image.key)]
         if not images:

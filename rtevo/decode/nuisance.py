@@ -1,4 +1,4 @@
-"""What is in a volume besides responses: motion, drift, spikes, as regressors of one volume at a time.
+"""Nuisance regressors of one volume at a time: motion, drift, spikes.
 
 Nothing here needs to know how long the run will be. The drift's terms are fixed functions of time, or none where the drift is a random
 walk (:mod:`rtevo.decode.deconvolve`), which bends as far as the data say. A spike term, a regressor that is 1 at one volume and 0
@@ -25,7 +25,7 @@ SPIKE_MM = 1.0
 """Framewise displacement from which on a volume is a spike, mm."""
 DRIFT_SD, MOTION_SD = 0.1, 1.0
 """Expected drift a minute and effect of a mm of motion, in noise standard deviations, where a training run is denoised voxel by voxel. On
-data made from a real localizer run (six kinds of block, told apart volume by volume, causally) these gave 0.86 and 0.88 correct (two kinds
+data made from a real localizer run (six kinds of block, decoded volume by volume, causally) these gave 0.86 and 0.88 correct (two kinds
 of noise), a running mean 0.72 and 0.84, plain least squares under 0.5; with more, responses began to be eaten."""
 _LONGEST_S, _SHORTEST_S = 1024.0, 128.0  # periods of the cosines: SPM's cut-off, and octaves of it
 _POLYNOMIAL_S, _ORDER = 600.0, 3
@@ -75,7 +75,7 @@ class Nuisance:
         self._last = self._before = None
 
     def spike(self, motion_mm: Array) -> bool:
-        """Take a volume's motion, (6,) mm; say whether it jumped since the last."""
+        """Set a volume's motion, (6,) mm; return whether the head jumped since the last volume."""
         self._before, self._last = self._last, motion_mm
         return self._before is not None and float(np.abs(motion_mm - self._before).sum()) > self._spike_mm
 
@@ -123,5 +123,5 @@ def motion_in_mm(motion: ArrayLike) -> Array:
 
 
 def penalties(drift_sd: float, motion_sd: float) -> Array:
-    """Ridge penalties of drift and the six motion terms, float64 (7,), from their expected sizes; 0: the term is not there."""
+    """Ridge penalties of drift and the six motion terms, float64 (7,), from their expected sizes; 0: no such term."""
     return np.maximum(np.array([drift_sd] + [motion_sd] * 6, np.float64), 1e-6) ** -2.0

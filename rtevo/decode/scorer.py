@@ -225,7 +225,7 @@ class Scorer:
         self._done += self._method.add_onset(key, float(onset_s))
 
     def shown_for(self, key: tuple[int, int], shown_s: float) -> None:
-        """Take note that an image was taken away before its time: its response overlaps its neighbours' all the same.
+        """Record that an image was taken away before its time: its response overlaps its neighbours' all the same.
 
         Parameters
         ----------
@@ -236,7 +236,7 @@ class Scorer:
         self._method.shown_for(key, float(shown_s))
 
     def ready(self, final: bool = False) -> list[Score]:
-        """Hand out the scores that have become ready since the last call, each once, in order of their onsets.
+        """Return the scores that have become ready since the last call, each once, in order of their onsets.
 
         Parameters
         ----------
@@ -249,7 +249,7 @@ class Scorer:
         return sorted(done, key=lambda score: (score.onset_s, score.key, score.revision))
 
     def interrupt(self) -> None:
-        """The scanner's run is over, and a new one follows, at whatever signal level: its volumes go on counting from where this one ended.
+        """Begin a new run of the scanner, of unknown signal level: its volumes continue the count of the last run.
 
         What has been learnt stays: voxels' standard deviations, the noise and the responses (deconvolve, pattern), all volumes so far
         (peak). Images without a score get none any more: ask for :meth:`ready` with `final` before.
@@ -292,7 +292,7 @@ class Scorer:
         return self._method.response()
 
     def used(self) -> list[Used]:
-        """Hand out the volumes that the fit has used since the last call: number, projection, motion in mm; none for ``peak``."""
+        """Return the volumes that the fit has used since the last call: number, projection, motion in mm; none for ``peak``."""
         return self._method.used() if isinstance(self._method, Separate) else []
 
     def noise(self) -> tuple[float, float]:

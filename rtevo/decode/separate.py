@@ -31,15 +31,15 @@ __all__ = ["Projection", "Separate", "Used"]
 
 Array = NDArray[np.float64]
 BASELINE_S = 20.0
-"""Length of the baseline, where the decoder brings no standard deviations."""
+"""Length of the baseline, if the decoder has no standard deviations."""
 FIRST_S = 8.0
-"""By default a score is published when its response has been seen until so long after the onset."""
+"""Default time after the onset until which a response must have been seen before its score is published."""
 REVISED = 64
-"""So many of the latest images whose response has passed are still revised, as the volumes tell more of what all images share."""
+"""Number of the latest images with a passed response that are still revised, as volumes inform on what all images share."""
 IMPROVED, MOVED = 0.9, 0.25
 """A revision is published when its standard error is at most this part of the one published, or the score has moved by this part of it."""
 WHOLE_S = 16.0
-"""So long after its end an image is published once more: what the volumes alone say of it is then complete."""
+"""Time after its end when an image is published once more: its response by the volumes alone is then complete."""
 Used = tuple[int, float, Array]
 """A volume's number, its projection, and the head's motion, (6,) mm."""
 _PRIOR_VOLUMES = 10.0  # volumes' worth of evidence that a voxel's variance is the median voxel's
@@ -92,7 +92,7 @@ class Projection:
         return np.zeros(0) if self._origin is None else self._origin
 
     def begin_at(self, origin: Array) -> None:
-        """Take an earlier run's first volume for the first."""
+        """Use an earlier run's first volume as the first."""
         self._origin = origin
 
     def _change(self, values: NDArray[np.float32]) -> Array:
@@ -175,20 +175,20 @@ class Separate:
         self._used: list[Used] = []
 
     def add_onset(self, key: tuple[int, int], onset_s: float) -> list[Score]:
-        """Take an image; its scores come with the volumes."""
+        """Add an image; its scores come with the volumes."""
         self._images[key] = self._open[key] = _Published(onset_s)
         self._coming[key] = onset_s
         return []
 
     def shown_for(self, key: tuple[int, int], shown_s: float) -> None:
-        """Take note that an image was taken away before its time."""
+        """Record that an image was taken away before its time."""
         self._taken[key] = shown_s
         for each in (self._filter, self._free):
             if each is not None:
                 each.shown_for(key, shown_s)
 
     def add_volume(self, index: int, motion_mm: Array, values: NDArray[np.float32] | None, others: ArrayLike = ()) -> list[Score]:
-        """Take a volume, None where there is none to use, and its nuisance terms; give the scores that are ready or have improved."""
+        """Add a volume, None if there is none to use, and its nuisance terms; return the scores that are ready or have improved."""
         late = index <= self._last
         self._last = max(self._last, index)
         if values is not None and not late and not self._nuisance.spike(motion_mm):
@@ -286,7 +286,7 @@ class Separate:
             self._projection = Projection(self._weights, np.sqrt(variance), self._unit)
 
     def _drain(self) -> None:
-        """Give the volumes that wait to the filter."""
+        """Pass the waiting volumes to the filter."""
         if self._projection is None or not self._projection.usable:
             return
         for index, terms, values in self._waiting:
@@ -339,7 +339,7 @@ class Separate:
             own, old = here.get(score.key), image.score
             if own is not None:
                 image.score = replace(score, **response, measured=own.value, measured_se=own.se, neighbours=own.neighbours)
-            elif old is not None:  # its response has passed: what the volumes say of it stays
+            elif old is not None:  # its response has passed: the estimate by the volumes stays
                 kept = {name: getattr(old, name) for name in ("measured", "measured_se", "neighbours")}
                 image.score = replace(score, **response, **kept)
             else:

@@ -33,7 +33,7 @@ __all__ = ["SeveralScorer", "combined", "objective_values", "scorer_of"]
 Array = NDArray[np.float64]
 Key = tuple[int, int]
 FIRST_IMAGES = 20
-"""The mean that ``keep`` keeps a map near is that of so many first images, which evolution had not moved yet."""
+"""Number of first images, not yet moved by evolution, whose mean ``keep`` keeps a map near."""
 _MOVED_SD = 0.1  # where scores have no errors: a revision is published when it has moved by this part of their spread
 
 
@@ -144,7 +144,7 @@ class SeveralScorer:
             self._shared.add_onset(float(onset_s))
 
     def shown_for(self, key: Key, shown_s: float) -> None:
-        """Take note that an image was taken away before its time, see :meth:`Scorer.shown_for`."""
+        """Record that an image was taken away before its time, see :meth:`Scorer.shown_for`."""
         for scorer in self._scorers:
             scorer.shown_for(key, shown_s)
 
@@ -157,7 +157,7 @@ class SeveralScorer:
         return (self._main or self.each[0]).response()
 
     def used(self) -> list[Used]:
-        """Hand out the volumes that were used since the last call, see :meth:`Scorer.used`: of a weighted sum of maps."""
+        """Return the volumes used since the last call, see :meth:`Scorer.used`: of a weighted sum of maps."""
         for scorer in self.each:
             if scorer is not self._main:
                 scorer.used()
@@ -177,7 +177,7 @@ class SeveralScorer:
         return (self._main or self.each[0]).noise()
 
     def ready(self, final: bool = False) -> list[Score]:
-        """Hand out the scores that have become ready, see :meth:`Scorer.ready`."""
+        """Return the scores that have become ready, see :meth:`Scorer.ready`."""
         news: set[Key] = set()
         for scorer, latest in zip(self.each, self._latest, strict=True):
             for score in scorer.ready(final):

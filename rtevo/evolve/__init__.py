@@ -1,7 +1,7 @@
 """Next latent vectors from the fitness of earlier ones.
 
-No clock, no files, no I/O. Randomness comes from the `numpy.random.Generator` that is handed in, so a session with the same seed and the
-same scores replays bit for bit, and a saved state continues exactly where it was left. Fitness is NaN where a candidate could not be
+No clock, no files, no I/O. Randomness comes from the `numpy.random.Generator` passed in, so a session with the same seed and the
+same scores replays bit for bit, and a saved state continues exactly where it stopped. Fitness is NaN if a candidate could not be
 measured; such a candidate is left out and never counts as zero.
 
 ::
@@ -9,19 +9,19 @@ measured; such a candidate is left out and never counts as zero.
     base        Evolver: ask and tell, candidates by number, state
     truncation  the weighted mean of the better half, and mutation
     surrogate   a Bayesian model of all scores so far
-    direct      the same model of the series itself; series: what that says of all images together
+    direct      the same model of the series itself; series: the responses to all images together
     model       that model
-    preference  what it says at the end, and how sure that is
-    shell       how long the embeddings of latents may be
+    preference  its result at the end, and how certain that is
+    shell       limits on the length of embeddings
     cma         CMA-ES, plain and separable
     runs        several runs: an offset, a unit, noise and a drift of each
     together    errors that go together; means of runs
-    probes      probes' scores, and what they say of two runs
+    probes      probes' scores, and the shift between two runs from them
     controls    sham, yoked, random
     rehearse    simulated participants and whole simulated runs
     jobs        thousands of these, on this computer or a cluster
-    plan        which strategy, population and mutation for a scan
-    course      which image is asked for when; generations, probes, the end
+    plan        choice of strategy, population and mutation for a scan
+    course      order and time of requested images; generations, probes, the end
     state       random generators as JSON
 """
 
@@ -90,7 +90,7 @@ def create(
     norm_limits: tuple[float, float] | None = None,
     shell: Shell | None = None,
 ) -> Evolver:
-    """Make a strategy by name.
+    """Return a strategy by name.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def create(
     latent_size : int
         Dimensions of a latent vector.
     population : int
-        Candidates in a generation; for the surrogate and direct, how many at the end of the budget are the best.
+        Candidates in a generation; for surrogate and direct, the number of best images at the end of the budget.
     rng : numpy.random.Generator
         Source of every draw.
     budget : int, optional
@@ -129,7 +129,7 @@ def create(
 
 
 def from_state(state: dict[str, object]) -> Evolver:
-    """Continue any strategy from what its ``to_state`` gave.
+    """Return a strategy restored from its ``to_state``.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a study needs to tell selection from chance: permuted scores, no selection, another participant's scores."""
+"""Controls that separate selection from chance: permuted scores, no selection, another participant's scores."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class RandomEvolver(Evolver):
 
 
 class Feedback:
-    """What evolution is told when a candidate is scored: here, its score."""
+    """The fitness that evolution receives when a candidate is scored: here, its score."""
 
     plain: ClassVar[bool] = True
-    """Whether what is told is the candidate's own score as it was measured."""
+    """Whether the fitness is the candidate's own score as measured."""
 
     def take(self, candidate: int, score: float, score_se: float) -> list[tuple[int, float, float]]:
-        """Take one score, new or revised.
+        """Process one score, new or revised.
 
         Parameters
         ----------
@@ -49,7 +49,7 @@ class Feedback:
         return [(candidate, score, score_se)]
 
     def attribute(self, candidate: int) -> list[tuple[int, int]]:
-        """Take a candidate whose image has appeared, where evolution looks at volumes; say to whom its response counts: here, to itself.
+        """Process a candidate whose image has appeared, if evolution uses volumes; return for whom its response counts: here, for itself.
 
         Returns
         -------
@@ -59,7 +59,7 @@ class Feedback:
         return [(candidate, candidate)]
 
     def volume(self, volume: Projected) -> Projected | None:
-        """Say which volume evolution looks at in place of this one: here, itself; None: none."""
+        """Return the volume that evolution uses in place of this one: here, the same; None: none."""
         return volume
 
 
@@ -68,14 +68,14 @@ class Sham(Feedback):
 
     The permutation grows with every score (R. A. Fisher, F. Yates 1938, in the form that needs no end: D. E. Knuth, The Art of Computer
     Programming 2, 3.4.2), and is a uniformly random one of the scores so far at any time. It is over the whole run, not within
-    generations, whose means would still tell a strategy that remembers them which way is up.
+    generations, whose means would still show a strategy that remembers them which way is up.
 
     Parameters
     ----------
     rng : numpy.random.Generator
         Source of the permutation.
     shown : numpy.random.Generator, optional
-        Source of another one, of the images that were shown, where evolution looks at volumes.
+        Source of another permutation, of the shown images, if evolution uses volumes.
     """
 
     plain = False
@@ -88,7 +88,7 @@ class Sham(Feedback):
         self._scores: dict[int, tuple[float, float]] = {}
 
     def take(self, candidate: int, score: float, score_se: float) -> list[tuple[int, float, float]]:
-        """Take one score; two candidates change, or the one that holds a revised score."""
+        """Process one score; two candidates change, or the one that holds a revised score."""
         if candidate not in self._scores:
             if not math.isfinite(score):
                 return [(candidate, math.nan, math.nan)]
@@ -119,9 +119,9 @@ class Yoked(Feedback):
     Parameters
     ----------
     recorded : array-like of float, (n,)
-        Scores in the order in which their candidates were asked for; NaN where there was none.
+        Scores in the order in which their candidates were requested; NaN if there was none.
     volumes : mapping of int to Projected, optional
-        The volumes from which they came, by their number in the session, where evolution looks at these.
+        The volumes of these scores, by their number in the session, if evolution uses volumes.
 
     Raises
     ------
@@ -138,11 +138,11 @@ class Yoked(Feedback):
             raise ValueError(f"recorded: expected scores (n,), got shape {self._recorded.shape} with none measured")
 
     def take(self, candidate: int, score: float, score_se: float) -> list[tuple[int, float, float]]:
-        """Give the recorded score of that candidate; NaN past the end of the recording."""
+        """Return the recorded score of that candidate; NaN past the end of the recording."""
         recorded = self._recorded[candidate] if candidate < len(self._recorded) else math.nan
         return [(candidate, float(recorded), math.nan)]
 
     def volume(self, volume: Projected) -> Projected | None:
-        """Give the recorded volume of that number; None where it was left out, and past the end of the recording."""
+        """Return the recorded volume of that number; None if it was left out, and past the end of the recording."""
         recorded = self._volumes.get(volume.index)
         return None if recorded is None else replace(recorded, t_s=volume.t_s)

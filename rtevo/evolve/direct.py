@@ -1,8 +1,8 @@
 """Evolution from the series itself, with no score in between: strategy "direct".
 
-The model of the preference is that of the surrogate, its data are what the volumes so far say of all images' responses, together and
+The model of the preference is that of the surrogate; its data are all images' responses by the volumes so far, together and
 exactly (:mod:`rtevo.evolve.series`): also of responses of which only a part has been seen, and of images so close to each other that none
-of them has a score of its own. Scores of images are published for people all the same, and evolution does not look at them.
+of them has a score of its own. Scores of images are still published for people, but evolution does not use them.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ class Direct(Surrogate):
         return self._series.setdefault(run, Series())
 
     def volume(self, run: int, part: int, volume: Projected) -> None:
-        """Take a volume; see :meth:`rtevo.evolve.base.Evolver.volume`."""
+        """Add a volume; see :meth:`rtevo.evolve.base.Evolver.volume`."""
         self._of(run).add_volume(part, volume)
 
     def shown(self, run: int, key: tuple[int, int], number: int, onset_s: float, image_s: float) -> None:
-        """Take an image that has appeared; see :meth:`rtevo.evolve.base.Evolver.shown`."""
+        """Add an image that has appeared; see :meth:`rtevo.evolve.base.Evolver.shown`."""
         self._of(run).add_image(key, number, onset_s, image_s)
 
     def cut_short(self, run: int, key: tuple[int, int], at_s: float) -> None:
-        """Take note that an image was taken away; see :meth:`rtevo.evolve.base.Evolver.cut_short`."""
+        """Record that an image was taken away; see :meth:`rtevo.evolve.base.Evolver.cut_short`."""
         self._of(run).taken(key, at_s)
 
     def belongs(self, run: int, key: tuple[int, int], number: int) -> None:
-        """Say whose response an image's counts for; see :meth:`rtevo.evolve.base.Evolver.belongs`."""
+        """Set for whom an image's response counts; see :meth:`rtevo.evolve.base.Evolver.belongs`."""
         self._of(run).belongs(key, number)
 
     def _estimates(self) -> list[Estimate]:
-        """What each run's series says."""
+        """The estimates of each run's series."""
         with one_thread():
             for run, series in self._series.items():
                 if self._known.get(run, (-1, None))[0] != self._changes.get(run, 0):
@@ -68,7 +68,7 @@ class Direct(Surrogate):
         return [found for _, found in (self._known[run] for run in sorted(self._known)) if found is not None]
 
     def history(self) -> History:
-        """Return the candidates of whose responses something has been seen."""
+        """Return the candidates with at least a part of their responses seen."""
         found = self._estimates()
         if not found:
             nothing = np.zeros(0)
@@ -79,7 +79,7 @@ class Direct(Surrogate):
         return History(ids[order], self._latents[ids[order]], np.concatenate([each.values for each in found])[order], errors[order])
 
     def together(self, known: History, probes: ProbeScores) -> tuple[Array, Array]:
-        """Return what the volumes say of candidates, and their errors' covariance; nothing of probes, whose responses are taken apart."""
+        """Return the candidates' responses by the volumes, and their errors' covariance; without probes, which are only separated."""
         found = self._estimates()
         ids = np.concatenate([each.numbers for each in found])
         covariance, at = np.zeros((len(ids), len(ids))), 0
@@ -90,7 +90,7 @@ class Direct(Surrogate):
         return known.fitness, covariance[np.ix_(order, order)]
 
     def probes(self) -> ProbeScores:
-        """Return no scores: a probe's response is told apart from others', and anchors nothing."""
+        """Return no scores: a probe's response is separated from others', and anchors nothing."""
         return Probes().scores(self.latent_size)
 
     def expected_gain(self, n: int) -> float:
@@ -104,7 +104,7 @@ class Direct(Surrogate):
             return linear.expected_gain(n, np.random.default_rng(self.asked))
 
     def fitted(self, known: History) -> tuple[Array, Array, Linear, Errors]:
-        """Fit the linear model to what the volumes say: values, their covariance, model, errors."""
+        """Fit the linear model to the responses by the volumes: values, their covariance, model, errors."""
         values, covariance = self.together(known, self.probes())
         believed = _with_own(known.latents, values, covariance, float(np.median([each.alone for each in self._estimates()])))
         return values, covariance, *without_outliers_together(known.latents, values, believed, own=(), kind=ManyErrors)

@@ -1,8 +1,8 @@
-"""Bayesian regression of scores on latents: where is better, and how sure is that.
+"""Bayesian regression of scores on latents: which images are better, and how certain that is.
 
 Two models of the fitness f(x), both with a Gaussian prior and Gaussian noise:
 
-- linear: ``f = a + g . x + b |x|^2``, a direction and how the length matters. With a spherical prior on g this is ridge regression. On
+- linear: ``f = a + g . x + b |x|^2``, a direction and the effect of the length. With a spherical prior on g this is ridge regression. On
   latents of one length, a cosine similarity, a distance to a target and any monotone function of a direction are all (nearly) linear.
 - curved: a Gaussian process with the covariance ``exp(x . x' / d)``, which is the linear one plus all higher powers. Between random
   latents in many dimensions the two hardly differ; where candidates have come together near an optimum the curved one knows that what
@@ -148,7 +148,7 @@ class Linear:
         turned = self._centred[:, :-1] @ self._basis
         gain = SIGNAL_TO_NOISE[best] / self._shrunk[best]
         known = (turned**2) @ gain + 1.0 / self._precision.sum()
-        left = np.maximum(1.0 - self._precision * known, 1e-9)  # leverage: a score's own share in what is said of it
+        left = np.maximum(1.0 - self._precision * known, 1e-9)  # leverage: a score's own share in its prediction
         miss = (self._centred[:, -1] - turned @ (gain * self._cross)) / left
         return np.asarray(miss / np.sqrt(1.0 / precision + known / left), np.float64)
 
@@ -163,7 +163,7 @@ class Linear:
         return np.asarray(miss / errors.trust / np.sqrt(1.0 + known / left / errors.trust**2), np.float64)
 
     def sums(self, of: Array) -> tuple[Array, Array]:
-        """Mean and variance of what sums of :func:`features` (k, d + 1) are worth."""
+        """Mean and variance of the fitness of sums of :func:`features` (k, d + 1)."""
         best, turned = int(np.argmax(self.weights)), of @ self._basis
         return turned @ self._mean, (turned**2) @ (self.noise_variance[best] * SIGNAL_TO_NOISE[best] / self._shrunk[best])
 

@@ -1,6 +1,6 @@
-"""What all scores together say of the preference: the model that evolution asks, and how sure it is of what.
+"""The preference by all scores together: the model that evolution uses, and the certainty of its results.
 
-Everything is said by draws from the posterior, so that whatever is made of them (an image's response, which of two is better, a cosine)
+All results are draws from the posterior, so that every quantity made from them (an image's response, which of two is better, a cosine)
 has an interval. Posteriors do not depend on how the images were chosen, only on the scores; a p value of a run that chose its images by
 its scores would.
 """
@@ -25,7 +25,7 @@ _CURVED_EVIDENCE = 3.0  # the curved model is used where its log evidence is bet
 
 @dataclass(frozen=True)
 class Measured:
-    """Scores of images, and what of their errors is known.
+    """Scores of images, and their errors as far as known.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class Preference:
     measured : Measured
         The images that it was fitted to.
     weights : ndarray, float64 (d,)
-        How large the effect along each latent dimension is expected to be: the models' coordinates are latents times these.
+        Expected size of the effect along each latent dimension: the models' coordinates are latents times these.
     """
 
     linear: Linear
@@ -95,8 +95,8 @@ class Preference:
     def images(self, n: int, rng: np.random.Generator) -> Array:
         """Draws (n, m) of the responses to the scored images themselves, above that to a random one.
 
-        An image's response is what the model says of its latent and something of its own, of which its score tells as much as it is
-        surer than images differ from the model (a random effect: C. R. Henderson 1975, doi:10.2307/2529430).
+        An image's response is the model's value of its latent plus a part of its own, on which its score informs as much as it is
+        more certain than images differ from the model (a random effect: C. R. Henderson 1975, doi:10.2307/2529430).
         """
         known, draws = self.measured, self.responses(self.measured.latents, n, rng)
         if known.own <= 0:
@@ -116,7 +116,7 @@ class Preference:
 
 
 def fit_linear(known: History) -> tuple[Linear, Array]:
-    """Fit the linear model; gives also how far each score is trusted: its standard error, and whether the others make it credible."""
+    """Fit the linear model; also return the trust in each score: its standard error, and whether the others make it credible."""
     return without_outliers(known.latents, known.fitness, relative_precision(known.fitness_se))
 
 

@@ -1,12 +1,12 @@
 """Scores of several runs in one model: each run has an offset, a unit, noise and a drift of its own.
 
-Another day, coil position or placement shifts all scores and stretches them. Of score i in run r the model holds
+Another day, coil position or placement shifts all scores and stretches them. The model of score i in run r is
 
     score = offset_r + scale_r f(latent) + drift_r position + noise_r error
 
 - Offsets are free (a flat prior): each run's mean is taken out of everything, as the one mean of a single run is (H. D. Patterson,
-  R. Thompson 1971, doi:10.1093/biomet/58.3.545). So what lies between two runs says nothing of the preference, but through images that
-  were shown in both, and through what the preference says of all others.
+  R. Thompson 1971, doi:10.1093/biomet/58.3.545). So the shift between two runs informs on the preference only through images that
+  were shown in both, and through the model's values of all others.
 - Scales and noises are found together with the preference by the evidence of the data, for scales differ as ``noise_r gain_r``: how noisy a
   run is (a wide prior), and how much signal it has for its noise (a narrower one). Evolution moves a run's images together, so that its
   scores vary little though its unit is the same: standardising within runs would take that for a small unit. Here the preference says how
@@ -34,7 +34,7 @@ __all__ = ["Effects", "Pooled", "Scores", "fit_effects", "fit_pooled"]
 
 _NOISE = 1.5  # prior spread of the log of a run's noise, in units of its standard errors, or of all that its scores vary
 _GAIN = 0.25  # and of its signal over that
-_DRIFT, _DRIFT_IMAGES = 3.0, 50.0  # prior spread of a drift: so many times the usual error in so many images
+_DRIFT, _DRIFT_IMAGES = 3.0, 50.0  # prior spread of a drift: this many times the usual error in this many images
 _STEP = 1e-3  # of the logs, for second derivatives
 _LARGEST = 6.0  # logs, at most: numbers stay numbers
 
@@ -54,7 +54,7 @@ class Scores:
         Of their errors, in each run but for a factor; 0 between runs.
     pool : Pool
     linked : bool
-        Whether errors are known to go together.
+        Whether the errors' correlations are known.
     """
 
     latents: Array
@@ -73,7 +73,7 @@ class Scores:
         half_life : float
             Images after which a score counts half as much; 0: it does not age.
         weights : ndarray, float64 (d,), optional
-            How large the effect along each latent dimension is expected to be; default: all alike.
+            Expected size of the effect along each latent dimension; default: all alike.
         """
         known, probes = evolver.history(), evolver.probes()
         latents = np.concatenate([known.latents, probes.latents]) * (1.0 if weights is None else weights)

@@ -1,4 +1,4 @@
-"""What a series of volumes says of all images shown in it, together: their responses' amplitudes, with the covariance of their errors.
+"""The responses to all images in a series of volumes, estimated together: amplitudes, with the covariance of their errors.
 
 The series is the sum of each image's response (:mod:`rtevo.decode.hrf`) times its amplitude, a linear function of the head's motion, a
 random walk and first-order autoregressive noise. What decoding holds of noise, drift and response comes with each volume; given that,
@@ -73,7 +73,7 @@ class Series:
         self._images: dict[Key, _Shown] = {}
 
     def add_volume(self, part: int, volume: Projected) -> None:
-        """Take a volume, later than the last one."""
+        """Add a volume, later than the last one."""
         self._volumes.append((part, volume))
 
     @property
@@ -82,22 +82,22 @@ class Series:
         return len(self._volumes)
 
     def add_image(self, key: Key, number: int, onset_s: float, image_s: float) -> None:
-        """Take an image that has appeared; `number` is its candidate's, -1 for a probe."""
+        """Add an image that has appeared; `number` is its candidate's, -1 for a probe."""
         self._images[key] = _Shown(number, onset_s, image_s, image_s)
 
     def taken(self, key: Key, at_s: float) -> None:
-        """Take note that an image was taken away before its time."""
+        """Record that an image was taken away before its time."""
         if key in self._images:
             image = self._images[key]
             image.shown_s = min(max(at_s - image.onset_s, 0.05), image.image_s)
 
     def belongs(self, key: Key, number: int) -> None:
-        """Say whose candidate an image counts for from now on; -1: nobody's."""
+        """Set the candidate for which an image counts from now on; -1: none."""
         if key in self._images:
             self._images[key].number = number
 
     def estimate(self) -> Estimate | None:
-        """Amplitudes of the candidates' images of whose responses something has been seen; None where there are none."""
+        """Amplitudes of the candidates' images with at least a part of their responses seen; None if there are none."""
         if len(self._volumes) < 2 or not self._images:
             return None
         now = self._volumes[-1][1]

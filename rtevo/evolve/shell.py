@@ -1,4 +1,4 @@
-"""Where the image model has been trained: how long the embeddings of latents may be.
+"""The region in which the image model was trained: limits on the length of embeddings.
 
 An image model paints well what it was trained on, embeddings of pictures, and these lie on a shell. Latents on a sphere are on that shell
 where a latent space's scales are all alike. Where its variances fall, as 1/k say, a latent of the usual length along the first components
@@ -56,7 +56,7 @@ class Shell:
         if self.scale.ndim != 1 or self.tilt.shape != self.scale.shape:
             raise ValueError(f"shell: expected scale and tilt of one length, got shapes {self.scale.shape} and {self.tilt.shape}")
         if not (np.isfinite(self.scale).all() and np.isfinite(self.tilt).all() and (self.scale > 0).all()):
-            raise ValueError("shell: expected finite numbers and scales > 0, got others")
+            raise ValueError("shell: expected finite numbers and scales > 0")
 
     @classmethod
     def of(cls, mean: ArrayLike, components: ArrayLike, scale: ArrayLike) -> Shell:

@@ -10,7 +10,7 @@ draws from what the model holds possible are highest.
   closer to the mean than the posterior's own spread (`exploration`): full spread finds a little more where the fitness is a plain
   direction, but loses where it has several optima or bends, and shows the participant worse images on the way. They lean to the
   directions that are known least, and those of one generation are at right angles around the mean: with fewer scores than dimensions
-  no score is spent on what another one has told.
+  no score repeats another's information.
 - Showing promising images again, in between, was tried and gained nothing (docs/evolution.md): a neighbour says as much.
 - At the end of the budget candidates are drawn closely around the best image under the mean of the posterior.
 - Candidates keep the length of random latents, from which the image model has learnt to paint, within `norm_limits`; inside these
@@ -102,7 +102,7 @@ class Surrogate(Evolver):
         self._final = math.ceil(_FINAL_SHARE * (budget or 0)) if final is None else int(final)
 
     def extend(self, n: int) -> None:
-        """Say how many more candidates this session will ask for."""
+        """Set how many more candidates this session will request."""
         if n < 1:
             raise ValueError(f"n: expected at least 1, got {n}")
         self._budget = self.asked + int(n)

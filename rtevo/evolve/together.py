@@ -1,4 +1,4 @@
-"""Scores whose errors go together: what the volumes alone say of each image, and how its error follows from those of the images before it.
+"""Scores with correlated errors: each image's response by the volumes alone, and how its error depends on those of earlier images.
 
 Neighbouring images' responses overlap, and all those of some minutes share drift, so errors of scores are correlated. Decoding says so
 image by image, in the order of the onsets (:mod:`rtevo.decode.likelihood`): error = sum over the errors before it + something of its own.
@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Link:
-    """What the volumes alone say of one image.
+    """One image's response by the volumes alone.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class Link:
 
     @classmethod
     def of(cls, onset_s: float, value: float, se: float, neighbours: Iterable[float]) -> Link | None:
-        """Make one of what decoding has published; None where it knows nothing of errors that go together."""
+        """Return the link of a published score; None if decoding does not know the errors' correlations."""
         if not (math.isfinite(value) and math.isfinite(se) and se > 0):
             return None
         own = [float(each) for each in neighbours]
@@ -63,7 +63,7 @@ class Together:
         self._links: dict[tuple[int, int, int], tuple[int, Link]] = {}
 
     def add(self, run: int, key: tuple[int, int], number: int, link: Link) -> None:
-        """Take an image's link, or a better one; `number` is its candidate's, -1 for a probe."""
+        """Add an image's link, or a better one; `number` is its candidate's, -1 for a probe."""
         self._links[(run, *key)] = number, link
 
     def of(
@@ -126,7 +126,7 @@ class Together:
 
 @dataclass(frozen=True)
 class Pool:
-    """Which run each of some scores is of, and how much it counts.
+    """The run of each of some scores, and its weight.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ class Pool:
 
 
 class Errors:
-    """Errors that go together, within runs of which each has a mean of its own.
+    """Correlated errors, within runs with a mean of their own.
 
     Parameters
     ----------

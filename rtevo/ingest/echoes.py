@@ -45,7 +45,7 @@ class EchoJoin:
     Parameters
     ----------
     echoes : int
-        How many are wanted.
+        Number of echoes to combine.
     patience_s : float
         How long the other echoes of a volume are waited for after its first.
     """
@@ -63,7 +63,7 @@ class EchoJoin:
         return sum(not joining.declared for joining in self._joining.values())
 
     def add(self, echo: int, volumes: Sequence[Volume], now_s: float) -> None:
-        """Take volumes of one echo, 0 = first."""
+        """Add volumes of one echo, 0 = first."""
         for volume in volumes:
             joining = self._joining.get(volume.index)
             if joining is None and volume.index < self._next:
@@ -88,7 +88,7 @@ class EchoJoin:
         for index in sorted(declared)[:-KEPT]:
             del self._joining[index]
         if final and self._lost > 1:
-            self.problems.append(f"{self._lost} volumes are missing because echoes of them are")
+            self.problems.append(f"{self._lost} volumes are missing because one of their echoes is missing")
         return out
 
     def _is_whole(self, index: int) -> bool:
@@ -99,20 +99,20 @@ class EchoJoin:
         first, files = echoes[0], tuple(dict.fromkeys(name for echo in echoes for name in echo.files))
         for number, echo in enumerate(echoes[1:], 2):
             if difference := first.grid.difference(echo.grid):
-                self.problems.append(f"volume {index}: echo {number} does not lie where the first one does: {difference}; it is missing")
+                self.problems.append(f"volume {index}: echo {number} lies elsewhere than the first: {difference}; volume missing")
                 return replace(first, data=None, flags=VolumeFlag.MISSING, files=files)
         pictures = [echo.data for echo in echoes if echo.data is not None]
         data = np.stack(pictures) if len(pictures) == len(echoes) else None
         return replace(first, data=data, closed_ns=max(echo.closed_ns for echo in echoes), flags=flags, files=files)
 
     def _missing(self, index: int, joining: _Joining) -> Volume:
-        """Declare a volume missing, and say which echoes are where others came."""
+        """Declare a volume missing, and report the missing echoes if others came."""
         joining.declared = True
         there = [echo for echo, volume in joining.echoes.items() if not volume.flags & VolumeFlag.MISSING]
         if there:
             self._lost += 1
             gone = ", ".join(str(echo + 1) for echo in range(self._count) if echo not in there)
-            self.problems.append(f"volume {index}: echo {gone} of {self._count} is missing, and so is the volume")
+            self.problems.append(f"volume {index}: echo {gone} of {self._count} is missing, so the volume counts as missing")
         one = next(iter(joining.echoes.values()))
         files = tuple(dict.fromkeys(name for volume in joining.echoes.values() for name in volume.files))
         return replace(one, data=None, closed_ns=0, flags=VolumeFlag.MISSING, files=files)
@@ -124,7 +124,7 @@ class RunEchoes:
     Parameters
     ----------
     echoes : int
-        How many are combined; 1: the chosen stream is the run.
+        Number of echoes that are combined; 1: the chosen stream is the run.
     patience_s : float
         See :class:`EchoJoin`.
 

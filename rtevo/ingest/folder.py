@@ -187,14 +187,14 @@ class FolderSource:
         return self._advance(now_s)
 
     def finish(self) -> list[Volume]:
-        """Take what is there for all that will come: the rest of the volumes, with a gap for each that is missing.
+        """Treat the files so far as complete: return the rest of the volumes, with a gap for each missing one.
 
         Files that never completed are named in :attr:`problems`.
         """
         now_s, volumes = self._clock_ns() / 1e9, list[Volume]()
         self._listing.again()
         self._queue.extend(self._listing.new(now_s))
-        self.problems += [f"{self.folder}: {len(self._old)} files from before the session were not looked at"] * bool(self._old)
+        self.problems += [f"{self.folder}: {len(self._old)} files from before the session were not read"] * bool(self._old)
         self._old.clear()
         self._look_for_more(now_s)
         while self._queue:
@@ -208,7 +208,7 @@ class FolderSource:
         return volumes
 
     def read_all(self, *, final: bool = True) -> None:
-        """Take every file that is there, without settling on a series or giving out volumes; if `final`, nothing more will come."""
+        """Read every file, without choosing a series or passing on volumes; if `final`, no more files will come."""
         now_s = self._clock_ns() / 1e9
         self._listing.again()
         self._queue.extend(self._listing.new(now_s))
@@ -266,9 +266,9 @@ class FolderSource:
             self._listing.know(path, files[path])
         over = self._selection.pass_over(known)
         self.problems.clear()
-        found = [f"series that are not taken: {'; '.join(over)}"] * bool(over)
-        found += [f"files of no use: {len(self._given_up)}"] * bool(self._given_up)
-        found += [f"older files, of which only names, sizes and times are known: {len(left)}"] * bool(left)
+        found = [f"unused series: {'; '.join(over)}"] * bool(over)
+        found += [f"useless files: {len(self._given_up)}"] * bool(self._given_up)
+        found += [f"older files, known by name, size and time only: {len(left)}"] * bool(left)
         return f"{self.folder} holds from before the session {', '.join(found)}" if found else ""
 
     def close(self) -> None:
@@ -363,20 +363,20 @@ class FolderSource:
         return False
 
     def _finished(self, path: str, file: DicomFile, modified_ns: int) -> None:
-        """Note what a file ends in that is taken now, and say where that speaks against its being whole."""
+        """Record how a file ends that is used now, and report if that suggests it is not whole."""
         doubt = self._whole.doubt(file, modified_ns) if self._selection.wants(file) else ""
         self.problems += [f"{self._short(path)}: {doubt}"] * bool(doubt)
         self._whole.finished(file, bool(doubt))
 
     def _settle_file(self, path: str, as_read: Signature) -> None:
         if self._given_up.pop(path, None):
-            self.problems.append(f"{self._short(path)}: is whole now")
+            self.problems.append(f"{self._short(path)}: is complete now")
         self._waiting.pop(path, None)
         self._settled.add(path)
         self._listing.know(path, as_read)
 
     def _take_nifti(self, path: str, as_read: Signature, now_s: float, final: bool) -> None:
-        """Take the volumes that a NIfTI file has more than at the last look; all of one that was written anew."""
+        """Add the volumes appended to a NIfTI file since the last look; all volumes of a rewritten one."""
         size, known = as_read[0], self._listing.known.get(path)
         if known is not None and known != as_read and size <= known[0]:
             self._volumes.pop(path, None)
@@ -406,7 +406,7 @@ class FolderSource:
                 self._open = dict(list(self._open.items())[-OPEN:])
 
     def _look_for_more(self, now_s: float) -> None:
-        """See whether volumes were added to NIfTI files that were whole."""
+        """Check whether volumes were added to NIfTI files that were whole."""
         for path, size in list(self._open.items()):
             if (now := signature(path)) is not None and now[0] > size:
                 self._look(path, now_s)
@@ -418,7 +418,7 @@ class FolderSource:
         self._listing.forget(path)
 
     def _take(self, path: str, file: DicomFile, closed_ns: int, now_s: float) -> None:
-        """Hand a whole file's parts on, unless it is a copy of one that came before."""
+        """Pass a whole file's parts on, unless it is a copy of an earlier one."""
         before, self._taken[path] = self._taken.get(path), Taken(file.uid, file.checksum, now_s)
         if before is not None and before.uid == file.uid:
             if before.checksum != file.checksum:
@@ -446,7 +446,7 @@ class FolderSource:
             self._copies.append((path, replace(file, parts=tuple(replace(part, pixels=None) for part in file.parts))))
 
     def _take_again(self, path: str, file: DicomFile, closed_ns: int, now_s: float) -> None:
-        """Take what a file holds that changed after it was taken, or say which volumes were passed on without it."""
+        """Read a file again that changed after it was used, or report which volumes were passed on without the change."""
         name = self._short(path)
         if self._selection.was_before(file):
             for part in file.parts:
@@ -456,8 +456,8 @@ class FolderSource:
         if passed:
             which = f"volume {passed[0]}" if len(passed) == 1 else f"volumes {passed[0]} to {passed[-1]}"
             self.problems.append(
-                f"{name}: changed after {which} had been taken from it: it was not whole then, and what rests on it is doubtful "
-                f"(files are looked at for {self._whole.settle_s or 0.0:.2g} s from now on; let the export rename them into place)"
+                f"{name}: changed after {which} had been read from it: the file was incomplete then, and results from it are doubtful "
+                f"(files are watched for {self._whole.settle_s or 0.0:.2g} s from now on; let the export rename them into place)"
             )
 
     def _look_again(self, path: str, now_s: float, *, final: bool = False) -> None:
@@ -483,7 +483,7 @@ class FolderSource:
             self._give_up(path, waiting, f"{waiting.reason}; it never completed")
 
     def _wait(self, path: str, found: Waiting) -> None:
-        """Note a file that is not whole."""
+        """Record a file that is not whole."""
         (self._given_up if path in self._given_up else self._waiting)[path] = found
 
     def _give_up(self, path: str, waiting: Waiting, reason: str) -> None:

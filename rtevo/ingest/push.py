@@ -186,7 +186,7 @@ class PushSource:
         return max((run.assembler.volumes for run in self._runs), default=0)
 
     def poll(self) -> list[Volume]:
-        """Take the messages that came, without waiting.
+        """Read the messages that came, without waiting.
 
         Returns
         -------
@@ -201,7 +201,7 @@ class PushSource:
         return self._advance(final=False)
 
     def finish(self) -> list[Volume]:
-        """Take what came for all that will come: the rest of the volumes, with a gap for each that is missing."""
+        """Treat the messages so far as complete: return the rest of the volumes, with a gap for each missing one."""
         while self._take():
             pass
         return self._advance(final=True)
@@ -231,7 +231,7 @@ class PushSource:
         return volumes
 
     def _choose(self, final: bool) -> None:
-        """Take the first run that the trigger began; one that came before it only where it goes on, or nothing else is to come."""
+        """Choose the first run that the trigger began; one before the trigger only if it continues, or nothing else is to come."""
         gate = self._gate
         if not self._runs or (gate is not None and not gate.is_open() and not final):
             return
@@ -244,13 +244,13 @@ class PushSource:
         for run in self._runs:
             run.missed_trigger = bool(early[id(run)])
             if early[id(run)]:
-                what = f"{len(early[id(run)])} volumes that {run.label} pushed came before the trigger can have been theirs"
-                taken = "they go on, and are taken for the run; the trigger was probably missed: onsets are wrong"
-                self.problems.append(f"{what}: {taken if run is self._run else 'they are of another run, and are not taken'}")
+                what = f"{len(early[id(run)])} volumes that {run.label} pushed came too early for this trigger"
+                taken = "more follow, so they are used as the run; the trigger was probably missed: onsets are wrong"
+                self.problems.append(f"{what}: {taken if run is self._run else 'they are of another run, and are not used'}")
         self._runs = [self._run]
 
     def _take(self) -> bool:
-        """Take one message and answer it; False where there is none."""
+        """Read one message and answer it; False if there is none."""
         try:
             messages = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
         except zmq.Again:
@@ -271,11 +271,11 @@ class PushSource:
         return True
 
     def _read(self, frames: list[bytes], sender: bytes, address: str) -> dict[str, str]:
-        """Take a message; returns what the answer says besides that it was taken."""
+        """Process a message; return what the answer reports besides its receipt."""
         header = header_of(frames)
         if header.get("end") is True:
             if self._run is not None and not self._run.accepts(sender, header.get("token")):
-                raise DataError("end: expected it from the sender of the run, found another one")
+                raise DataError("end: expected it from the sender of the run, found another sender's")
             self.ended = True
             return {}
         if len(frames) != 2:
@@ -307,7 +307,7 @@ class PushSource:
             said["warning"] = f"volume {index}: none of its voxels is a finite number"
             self.problems.append(f"pushed {said['warning']}")
         if self._run is None and self._gate is not None and not self._gate.is_open():
-            said["held"] = "the trigger has not been: it is judged once that is there"
+            said["held"] = "the trigger has not come yet: the volume is judged when it comes"
         return said
 
     def _run_of(self, series: SeriesHeader, index: int, sender: bytes, token: str, address: str) -> _Run:
@@ -319,7 +319,7 @@ class PushSource:
         if self._run is not None:
             self._run.explain(series, index, token)
         if index != 0:
-            raise DataError(f"index: expected 0, with which a run begins, found {index}: the rest of an earlier run?")
+            raise DataError(f"index: expected 0 as the first of a run, found {index}: the rest of an earlier run?")
         assembler = Assembler(series, patience_s=self._patience_s, first=0, confirm=self._confirm)
         return _Run(token, sender, f"{series.description!r} from {address}", assembler)
 
@@ -385,7 +385,7 @@ class _Run:
         return (sender not in self.refused and 0 < index <= last + CLOSE) or (index == 0 and last <= 0)
 
     def explain(self, series: SeriesHeader, index: int, token: str) -> None:
-        """Say why a message is not of this run.
+        """Raise an error that states why a message is not of this run.
 
         Raises
         ------
@@ -401,8 +401,8 @@ class _Run:
         if token != self.token:
             raise DataError(f"token: expected that of the run, {self.label}, found another one: another sender's, or an earlier run's")
         raise DataError(
-            f"index: volume {index} comes from another connection than the run, {self.label}, whose last volume was {self.assembler.last}: "
-            "the rest of an earlier run? (a token in each message says that several connections send one run)"
+            f"index: volume {index} comes from another connection than the run, {self.label}, with last volume {self.assembler.last}: "
+            "the rest of an earlier run? (a token in each message allows several connections to send one run)"
         )
 
     def check_grid(self, file: DicomFile, grid: Grid, now_s: float, problems: list[str]) -> None:
@@ -418,11 +418,11 @@ class _Run:
         if not difference:
             return
         if assembler.agreed:
-            raise DataError(f"its geometry is not the run's: {difference}")
+            raise DataError(f"its geometry differs from the run's: {difference}")
         other = aside.parts[0].grid if aside is not None else None
         if aside is None or other is None or aside.name == file.name or other.difference(grid):
             self.aside = file
-            raise DataError(f"its geometry is not the first volume's: {difference} (if the first was wrong, the next like this decides)")
+            raise DataError(f"its geometry differs from the first volume's: {difference} (if the first was wrong, the next volume decides)")
         self.aside = None
         assembler.add(aside, aside.parts[0], time.monotonic_ns(), now_s, aside.name)
-        problems.append(f"{aside.name}, which was refused, is taken after all: it lies where the one after it does, unlike the first")
+        problems.append(f"{aside.name}, refused before, is used after all: it agrees with the volume after it, unlike the first")

@@ -67,7 +67,7 @@ def embeddings_of(options: argparse.Namespace) -> NDArray[np.float32]:
 
 
 def with_examples(space: LatentSpace, source: Path, embeddings: NDArray[np.float32]) -> LatentSpace:
-    """Keep some of a folder's pictures in the space that was made of them; of embeddings nobody knows the pictures."""
+    """Keep some of a folder's pictures in the space made from them; embeddings have no known pictures."""
     if not source.is_dir():
         return space
     from rtevo.generate.encode import pictures_below

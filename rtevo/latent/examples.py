@@ -92,7 +92,7 @@ class Examples:
 
     @classmethod
     def of_files(cls, files: Sequence[Path], below: Path, points: NDArray[np.floating]) -> Examples:
-        """Keep pictures of a fit: of more than 400, so many, evenly in the order of their names.
+        """Keep pictures of a fit: of more than 400, that many, evenly in the order of their names.
 
         Parameters
         ----------

@@ -95,7 +95,7 @@ class LatentSpace:
         return len(self.mean)
 
     def first(self, n: int) -> LatentSpace:
-        """Give the space of the first `n` components.
+        """Return the space of the first `n` components.
 
         Raises
         ------
@@ -108,7 +108,7 @@ class LatentSpace:
         return LatentSpace(self.mean, self.components[:n], self.scale[:n], self.sd[:n], examples)
 
     def scaled(self, how: str) -> LatentSpace:
-        """Give the space with its latents in other units.
+        """Return the space with its latents in other units.
 
         Parameters
         ----------

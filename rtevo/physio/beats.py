@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import butter, sosfiltfilt
 
-__all__ = ["LONGEST_S", "SHORTEST_S", "Beats", "find_beats", "phase"]
+__all__ = ["LONGEST_S", "SHORTEST_S", "SLOWEST_HZ", "Beats", "find_beats", "phase"]
 
 Array = NDArray[np.float64]
 SHORTEST_S, LONGEST_S = 0.33, 2.0
 """Intervals between beats that a heart can have, s: 180 and 30 a minute."""
 _PEAK_S, _BEAT_S, _OFFSET = 0.111, 0.667, 0.02  # Elgendi et al. 2013
 _BAND_HZ = (0.5, 8.0)
+SLOWEST_HZ = 20.0
+"""Samples a second, at least, in which beats can be found: their band has to lie below half of it."""
+_FEWEST = 60  # samples
 _BEFORE_S = 8.0  # of samples before those that are searched
 _EDGE_S = 0.35  # at their end: a beat there is known with the next samples
 _RECENT = 5  # intervals by which the next one is foretold
@@ -36,7 +39,7 @@ def find_beats(values: Array, rate_hz: float) -> Array:
     ndarray, float64 (beats,)
         Places of the peaks, in samples, between them by a parabola.
     """
-    if len(values) < 3 * rate_hz:
+    if rate_hz < SLOWEST_HZ or len(values) < max(3 * rate_hz, _FEWEST):
         return np.zeros(0)
     wave = sosfiltfilt(_band(round(rate_hz, 1)), values)
     power = np.maximum(wave, 0.0) ** 2

@@ -22,7 +22,7 @@ _PROMINENT = 0.25  # of the range, that a breath has at least
 
 
 def smoothed(values: Array, rate_hz: float) -> Array:
-    """Take out what is no breathing (noise, the heart), by a mean over 0.4 s."""
+    """Remove noise and heartbeat from the breathing, by a mean over 0.4 s."""
     return np.asarray(uniform_filter1d(values, max(1, round(_SMOOTH_S * rate_hz)), mode="nearest"), np.float64)
 
 

@@ -18,7 +18,7 @@ GAP_S = 1.0
 """A stamp that lies so far above the line says that samples were lost, one so far below that the sender's clock was set."""
 _BIN_S, _BINS = 1.0, 120  # of which the earliest stamps are kept
 _FEWEST = 20  # of them, before the rate is taken from them
-_RATE_ERROR = 0.02  # of the rate that is said
+_RATE_ERROR = 0.02  # of the nominal rate
 
 
 class SampleClock:
@@ -49,7 +49,7 @@ class SampleClock:
         self._stamp_error_s = 0.0
 
     def add(self, count: int, stamp_s: float, exact: bool = False, error_s: float = 0.0) -> int:
-        """Take samples that have come.
+        """Add samples that have come.
 
         Parameters
         ----------
@@ -99,7 +99,7 @@ class SampleClock:
         self._origin_s, self._spread_s = float(rest.min()), float(np.percentile(rest, 90) - rest.min())
 
     def anchor(self, delay_s: float, error_s: float) -> None:
-        """Take a delay off all times from now on: that of a pulse of the scanner, whose time others know.
+        """Subtract a delay from all times from now on: that of a pulse of the scanner, whose time is known otherwise.
 
         Parameters
         ----------

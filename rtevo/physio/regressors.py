@@ -33,14 +33,14 @@ _BEATS, _BREATH_S = 6, 10.0  # at least, before they are used
 _RECENT, _UNEVEN = 16, 0.22  # intervals, and their spread as a share of their mean: a calm heart has 0.03 to 0.15, noise 0.23 and more
 _STEP_S, _REACH_S = 0.5, 40.0  # of the response functions
 _RATE_S = 6.0  # heart rate is a mean over this (Chang et al. 2009)
-_BREATHS_S = 30.0  # by which the respiration rate is said
+_BREATHS_S = 30.0  # from which the respiration rate is found
 _SIZE = 2.0  # of sines and cosines: what they explain is expected to be twice the noise's variance (bench_physio: 1 is too little)
 _SPREAD = {"rvt": 0.3, "hrv": 0.06}  # usual relative spread of what goes into the response functions: columns are about 1
 
 
 @dataclass(frozen=True)
 class State:
-    """What is known at a volume.
+    """The terms at a volume.
 
     Parameters
     ----------
@@ -123,17 +123,12 @@ class Physiology:
         self._beats = Beats(_PULSE_HZ)
 
     def add(self, sensor: Sensor, segment: int, number: int, values: ArrayLike, t_s: float, step_s: float) -> None:
-        """Take samples of a sensor in their order: see :meth:`rtevo.physio.trace.Trace.add`."""
+        """Add samples of a sensor in their order: see :meth:`rtevo.physio.trace.Trace.add`."""
         if sensor == Sensor.TRIGGER:
             return
         trace = self.pulse if sensor == Sensor.CARDIAC else self.respiration
         if trace.add(segment, number, np.asarray(values, np.float64), t_s, step_s) and trace is self.pulse:
             self._beats = Beats(trace.rate_hz)
-
-    def heard_s(self) -> float:
-        """When the last sample was measured that all sensors have; NaN before."""
-        ends = [(self.pulse if each == Sensor.CARDIAC else self.respiration).heard_s for each in self._sensors]
-        return float(np.min(ends)) if ends else math.nan
 
     def at(self, t_s: ArrayLike, end_s: float) -> State:
         """Return the regressors of a volume.
@@ -176,7 +171,7 @@ class Physiology:
         return _harmonics(breath.phase(air, self.respiration.rate_hz, at))
 
     def _heart(self, beats: Array, t_s: float) -> Trouble:
-        """Say whether the pulse can be used."""
+        """Return whether the pulse can be used."""
         if Sensor.CARDIAC not in self._sensors or (found := self.pulse.trouble(t_s)) == Trouble.SILENT:
             return Trouble.SILENT
         if found:
@@ -193,7 +188,7 @@ class Physiology:
         return Trouble.NONE if usual and even else Trouble.RATE
 
     def _breathing(self, t_s: float) -> Trouble:
-        """Say whether the respiration can be used."""
+        """Return whether the respiration can be used."""
         if Sensor.RESPIRATORY not in self._sensors:
             return Trouble.SILENT
         if found := self.respiration.trouble(t_s):

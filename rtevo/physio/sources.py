@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import ctypes
+import math
 import os
 import stat
 import time
@@ -27,7 +28,10 @@ SIMULATED = "simulated"
 _OLD_S = 60.0  # of what a file held before the session
 _AT_ONCE = 1 << 20  # bytes that are read at once
 _PATIENCE_S = 2.0  # to find a stream, and to hear of its clock
-_CLOCK_S = 5.0  # between two looks at it
+_CLOCK_S = 5.0  # between two readings of it
+_AHEAD_S, _BEHIND_S = 1.0, 120.0  # of now, between which a stream's stamps lie
+_MOST_HZ = 20_000.0
+_LARGEST = 1e30  # of a sample; what is larger is no number
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class Chunk:
 
 
 class Source(Protocol):
-    """What samples of some channels come from."""
+    """A source of samples of some channels."""
 
     rate_hz: float
     exact: bool
@@ -104,7 +108,7 @@ class Source(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the source."""
 
 
 class _Bytes:
@@ -115,10 +119,10 @@ class _Bytes:
     def __init__(self, parser: Parser, rate_hz: float) -> None:
         self.rate_hz, self.parser = rate_hz, parser
         self._decoder = codecs.getincrementaldecoder("ascii")("replace")
+        self._hold = _Hold()
 
-    def _chunk(self, data: bytes, stamp_s: float) -> list[Chunk]:
-        values = self.parser.feed(self._decoder.decode(data))
-        return [Chunk(values, stamp_s, 0.0)] if len(values) else []
+    def _values(self, data: bytes) -> Array:
+        return self._hold(self.parser.feed(self._decoder.decode(data)))
 
 
 class Serial(_Bytes):
@@ -127,7 +131,7 @@ class Serial(_Bytes):
     Raises
     ------
     LinkError
-        pyserial is not there, or the port cannot be opened.
+        pyserial is not installed, or the port cannot be opened.
     """
 
     def __init__(self, place: str, columns: tuple[int, ...], rate_hz: float) -> None:
@@ -145,7 +149,9 @@ class Serial(_Bytes):
     def poll(self) -> list[Chunk]:
         """See :class:`Source`."""
         data = self._port.read(_AT_ONCE)
-        return self._chunk(data, time.monotonic()) if data else []
+        stamp_s = time.monotonic()
+        values = self._values(data)
+        return [Chunk(values, stamp_s, 0.0)] if len(values) else []
 
     def close(self) -> None:
         """See :class:`Source`."""
@@ -153,7 +159,8 @@ class Serial(_Bytes):
 
 
 class GrowingFile(_Bytes):
-    """A file that somebody is still writing: what is new is stamped when it is read. One that is not there yet is waited for.
+    """A file that is still being written: new samples are stamped when read. A file that does not exist yet is waited for, and a file
+    that takes its place is read in its stead.
 
     Parameters
     ----------
@@ -190,16 +197,29 @@ class GrowingFile(_Bytes):
         if os.fstat(self._file.fileno()).st_size < self._file.tell():  # it was written anew
             self.close()
             return []
-        data = b"".join(iter(lambda: self._read(), b""))
-        found = self._chunk(data, time.monotonic()) if data else []
-        if self._old and found:
-            self._old = False
-            found = [Chunk(found[0].values[-round(_OLD_S * self.rate_hz) :], found[0].stamp_s, 0.0)]
-        return found
+        most, pieces, came = max(1, round(_OLD_S * self.rate_hz)), [], False
+        while data := self._file.read(_AT_ONCE):
+            came = True
+            pieces.append(self._values(data))
+            if self._old and len(pieces) > 1:
+                pieces = [np.concatenate(pieces)[-most:]]
+        stamp_s = time.monotonic()
+        if not came and self._replaced():
+            self.close()
+        if not any(map(len, pieces)):
+            return []
+        values = np.concatenate(pieces)[-most if self._old else 0 :]
+        self._old = False
+        return [Chunk(values, stamp_s, 0.0)]
 
-    def _read(self) -> bytes:
+    def _replaced(self) -> bool:
+        """Whether another file has the name now."""
         assert self._file is not None
-        return self._file.read(_AT_ONCE)
+        try:
+            now, own = os.stat(self._path), os.fstat(self._file.fileno())
+        except OSError:
+            return False
+        return (now.st_dev, now.st_ino) != (own.st_dev, own.st_ino)
 
     def close(self) -> None:
         """See :class:`Source`."""
@@ -209,7 +229,7 @@ class GrowingFile(_Bytes):
 
 
 class Simulated:
-    """What a simulated participant's sensors have seen: rows with the session time of each sample, pulse and belt.
+    """The samples of a simulated participant's sensors: rows with the session time of each sample, pulse and belt.
 
     Parameters
     ----------
@@ -238,7 +258,7 @@ class Lsl:
     Raises
     ------
     LinkError
-        pylsl is not there, or no such stream, or no such channel, or its samples are no numbers.
+        pylsl is not installed, the stream or channel does not exist, or its samples are no numbers.
     """
 
     exact = False
@@ -248,17 +268,22 @@ class Lsl:
             import pylsl
         except (ImportError, RuntimeError) as error:
             raise LinkError(f"[physio]: pylsl is needed for lsl:{name} (pip install 'rtevo[physio]'): {error}") from error
-        self._lsl = pylsl
+        self._lsl, self._hold = pylsl, _Hold()
+        self._correction_s, self._error_s, self._looked_s = 0.0, 0.0, -math.inf
         streams = pylsl.resolve_byprop("name", name, 1, _PATIENCE_S)
         if not streams:
             raise LinkError(f"[physio] lsl:{name}: no stream of that name was found within {_PATIENCE_S:g} s")
-        self._inlet = pylsl.StreamInlet(streams[0], max_buflen=60)
-        info = self._inlet.info(_PATIENCE_S)
-        self.rate_hz = rate_hz or float(info.nominal_srate())
-        labels = [str(label) for label in info.get_channel_labels() or []] or [""] * info.channel_count()
-        self._columns = [_column(name, channel, labels) for channel in channels]
-        self._correction_s, self._error_s, self._looked_s = 0.0, 0.0, -_CLOCK_S
-        self._inlet.open_stream(_PATIENCE_S)
+        try:
+            self._inlet = pylsl.StreamInlet(streams[0], max_buflen=60)
+            info = self._inlet.info(_PATIENCE_S)
+            if info.channel_format() == pylsl.cf_string:
+                raise LinkError(f"[physio] lsl:{name}: expected a stream of numbers, found one of texts: name another stream")
+            self.rate_hz = rate_hz or float(info.nominal_srate())
+            labels = [str(label) for label in info.get_channel_labels() or []] or [""] * info.channel_count()
+            self._columns = [_column(name, channel, labels) for channel in channels]
+            self._inlet.open_stream(_PATIENCE_S)
+        except RuntimeError as error:  # pylsl's are: its sender has gone, or does not answer
+            raise LinkError(f"[physio] lsl:{name}: the stream was found, and does not answer: {error}") from error
 
     def poll(self) -> list[Chunk]:
         """See :class:`Source`."""
@@ -266,12 +291,14 @@ class Lsl:
             self._look()
         try:
             rows, stamps = self._inlet.pull_chunk(timeout=0.0, max_samples=16384)
-        except self._lsl.util.LostError as error:
+        except RuntimeError as error:
             raise LinkError(f"the stream is gone: {error}") from error
         if not stamps:
             return []
-        values = np.array(rows, np.float64)[:, self._columns]
-        return [Chunk(_held(values), stamps[-1] + self._correction_s, self._error_s)]
+        stamp_s = stamps[-1] + self._correction_s
+        if not -_BEHIND_S < (off_s := stamp_s - time.monotonic()) < _AHEAD_S + self._error_s:
+            raise LinkError(f"expected stamps of LSL's clock, found one {off_s:.1f} s from now: let the sender stamp with local_clock()")
+        return [Chunk(self._hold(np.array(rows, np.float64)[:, self._columns]), stamp_s, self._error_s)]
 
     def _look(self) -> None:
         """Ask for the offset of the sender's clock, and of LSL's clock here."""
@@ -293,13 +320,21 @@ class Lsl:
         self._inlet.close_stream()
 
 
-def _held(values: Array) -> Array:
-    """Put the sample before in the place of one that is no number, so that none is missing in the count; 0 where all are none."""
-    known = np.isfinite(values).all(axis=1)
-    if known.all() or not known.any():
-        return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    first = int(known.argmax())
-    return np.asarray(values[np.maximum.accumulate(np.where(known, np.arange(len(values)), first))], np.float64)
+class _Hold:
+    """Replace a sample that is no number by the one before it (at first 0), channel by channel, so that the count stays complete."""
+
+    def __init__(self) -> None:
+        self._last: Array | None = None
+
+    def __call__(self, values: Array) -> Array:
+        known = np.abs(values) < _LARGEST
+        if not known.all():
+            before = np.zeros((1, values.shape[1])) if self._last is None else self._last
+            place = np.maximum.accumulate(np.where(known, np.arange(1, len(values) + 1)[:, np.newaxis], 0), axis=0)
+            values = np.take_along_axis(np.concatenate([before, values]), place, axis=0)
+        if len(values):
+            self._last = values[-1:].copy()
+        return values
 
 
 def _column(name: str, channel: str, labels: Sequence[str]) -> int:
@@ -333,8 +368,10 @@ def open_source(kind: str, place: str, channels: tuple[str, ...], rate_hz: float
     """
     if kind == "lsl":
         found: Source = Lsl(place, channels, rate_hz)
-        if not found.rate_hz > 0:
-            raise LinkError(f"[physio] rate_hz: lsl:{place} does not say how many samples it sends a second: expected that here")
+        if not 0 < found.rate_hz <= _MOST_HZ:
+            found.close()
+            what = f"lsl:{place} does not say how many samples it sends a second: expected that here, at most {_MOST_HZ:g}"
+            raise LinkError(f"[physio] rate_hz: {what}")
         return found
     if kind == SIMULATED:
         return Simulated(simulated, tuple(map(int, channels)))

@@ -14,7 +14,7 @@ LONG_TR_S = 1.2
 
 
 class Sensor(IntEnum):
-    """What is measured."""
+    """The measured signals."""
 
     CARDIAC = 0
     RESPIRATORY = 1

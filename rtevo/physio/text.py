@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Protocol
 
@@ -26,11 +25,11 @@ class Parser(Protocol):
     unreadable: int
 
     def feed(self, text: str) -> Array:
-        """Take the next piece, return the samples that it completes, float64 (samples, channels)."""
+        """Add the next piece, return the samples that it completes, float64 (samples, channels)."""
 
 
 class Rows:
-    """One sample a row: numbers with blanks, tabs, commas or semicolons between. What is no such row is passed over.
+    """One sample a row: numbers with blanks, tabs, commas or semicolons between. What is no such row is passed over; nan is a sample.
 
     Parameters
     ----------
@@ -57,13 +56,10 @@ class Rows:
     def _row(self, row: str) -> list[float] | None:
         words = _SEPARATORS.split(row.strip())
         try:
-            values = [float(words[column - 1]) for column in self._columns]
+            return [float(words[column - 1]) for column in self._columns]
         except (ValueError, IndexError):
-            values = [math.nan]
-        if all(map(math.isfinite, values)):
-            return values
-        self.unreadable += 1
-        return None
+            self.unreadable += 1
+            return None
 
 
 class Pmu:
@@ -99,7 +95,7 @@ class Pmu:
         return np.array(found, np.float64).reshape(-1, 1)
 
     def _take(self, value: int | None, found: list[float]) -> None:
-        """Take a number that is no part of what is said in between."""
+        """Add a number that is not part of the text in between."""
         if value is None:
             self.unreadable += 1
         elif self._header < _HEADER:

@@ -12,10 +12,12 @@ __all__ = ["KEEP_S", "Trace", "Trouble"]
 
 Array = NDArray[np.float64]
 KEEP_S = 300.0
-"""So many seconds of samples are kept: what breathing is measured by."""
+"""Seconds of samples that are kept, from which breathing is measured."""
 LOST_S = 3.0
-_LOOK_S = 3.0  # the newest, that are looked at
+_LOOK_S = 3.0  # the newest, which are checked
 _FLAT = 1e-4  # of the range so far
+_RANGE = (1, 99)  # percentiles: a few damaged samples do not count
+_KNOWN_S = 10.0  # of samples, after which their range is kept
 _SATURATED = 0.5  # of the samples lie at an end of the range
 
 
@@ -32,7 +34,7 @@ class Trouble(IntEnum):
 
     @property
     def words(self) -> str:
-        """Say it, after the sensor's name."""
+        """Return the trouble in words, to follow the sensor's name."""
         return _WORDS[self]
 
 
@@ -78,7 +80,7 @@ class Trace:
         self._rest = np.zeros(0)
         self.heard_s = math.nan
         self._start_s, self._step_s = math.nan, step_s * self._factor
-        self._low, self._high = math.inf, -math.inf
+        self._reach = 0.0  # of the samples so far
 
     @property
     def rate_hz(self) -> float:
@@ -86,7 +88,7 @@ class Trace:
         return 1.0 / self._step_s
 
     def add(self, segment: int, number: int, values: Array, t_s: float, step_s: float) -> bool:
-        """Take samples in their order.
+        """Add samples in their order.
 
         Parameters
         ----------
@@ -114,7 +116,6 @@ class Trace:
         whole = len(raw) // factor * factor
         self._rest = raw[whole:]
         if whole:
-            self._low, self._high = min(self._low, float(raw[:whole].min())), max(self._high, float(raw[:whole].max()))
             self.values = np.concatenate([self.values, raw[:whole].reshape(-1, factor).mean(axis=1)])
         if (more := len(self.values) - math.ceil(KEEP_S / self._step_s)) > 0:
             self.values, self.first = self.values[more:], self.first + more
@@ -129,12 +130,15 @@ class Trace:
         return np.asarray((np.asarray(t_s, np.float64) - self._start_s) / self._step_s, np.float64)
 
     def trouble(self, t_s: float) -> Trouble:
-        """Say whether the samples can be used at a moment, s."""
+        """Return whether the samples can be used at a moment, s."""
         if not len(self.values) or not self.heard_s > t_s - LOST_S:
             return Trouble.SILENT
         newest = self.values[-max(2, round(_LOOK_S / self._step_s)) :]
-        reach = self._high - self._low
+        low, high = np.percentile(self.values, _RANGE)
+        reach = max(self._reach, float(high - low))
+        if len(self.values) * self._step_s > _KNOWN_S:
+            self._reach = reach
         if np.ptp(newest) <= _FLAT * reach:
             return Trouble.FLAT
-        at_end = (newest >= self._high - _FLAT * reach) | (newest <= self._low + _FLAT * reach)
+        at_end = (newest >= high - _FLAT * reach) | (newest <= low + _FLAT * reach)
         return Trouble.SATURATED if at_end.mean() > _SATURATED else Trouble.NONE

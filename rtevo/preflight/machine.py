@@ -87,9 +87,10 @@ def needed(known: Known) -> tuple[int, int]:
     assert known.tr_s is not None
     voxels = known.grid.shape[0] * known.grid.shape[1] * known.grid.shape[2]
     kept = known.config.record.save_volumes
-    volume = voxels * (2 * (kept in ("raw", "both")) + 4 * (kept in ("aligned", "both")))
+    echoes = known.config.acquisition.echoes
+    volume = voxels * (2 * echoes * (kept in ("raw", "both")) + 4 * (kept in ("aligned", "both")))
     if known.config.acquisition.delivery != "folder":
-        volume += 2 * voxels  # received files are kept as well
+        volume += 2 * voxels * echoes  # received files are kept as well
     volumes = known.source.n_volumes if known.source is not None else round(known.session_s / known.tr_s)
     image = 3 * known.image_size[0] * known.image_size[1] + 100_000  # with its log records
     return volume, volume * volumes + image * known.images + 2_000 * volumes

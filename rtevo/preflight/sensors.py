@@ -11,6 +11,7 @@ import numpy as np
 
 from rtevo.errors import DataError, LinkError
 from rtevo.physio import SENSORS, Sensor
+from rtevo.physio.beats import SLOWEST_HZ
 from rtevo.physio.sources import open_source
 from rtevo.preflight.findings import Finding, Known
 from rtevo.session.sensors import Device, devices_of
@@ -32,7 +33,7 @@ def sensors(known: Known) -> Iterator[Finding]:
         known.tell(f"listening to {device} for {LISTEN_S:g} s")
         try:
             yield from _listen(device)
-        except (OSError, LinkError, DataError) as problem:
+        except (OSError, LinkError, DataError, ValueError) as problem:
             yield Finding(NAME, "fail", f"{device}: {problem}", SEE)
 
 
@@ -57,6 +58,9 @@ def _listen(device: Device) -> Iterator[Finding]:
         yield Finding(NAME, "warn", f"{device}: {came_hz:.1f} samples a second, expected {rate_hz:g}", to_do, figures)
     else:
         yield Finding(NAME, "pass", f"{device}: {came_hz:.1f} samples a second", "", figures)
+    if Sensor.CARDIAC in device.sensors and rate_hz < SLOWEST_HZ:
+        slow = f"{device}: {rate_hz:g} samples a second, expected at least {SLOWEST_HZ:g} of a pulse: no beat can be found"
+        yield Finding(NAME, "fail", slow, "let the device send faster")
     for column, sensor in enumerate(device.sensors):
         if sensor != Sensor.TRIGGER and np.ptp(values[:, column]) == 0:
             flat = f"{SENSORS[sensor]}: flat, at {values[0, column]:g}"

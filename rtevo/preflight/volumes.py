@@ -9,14 +9,21 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from rtevo.config import Config
 from rtevo.decode import Decoder
 from rtevo.errors import DataError
 from rtevo.preflight.findings import Finding, Known, Verdict
+from rtevo.record.making import check_maps
 from rtevo.session import checks
+from rtevo.session.decoding import compartments
 from rtevo.session.prepare import make_decoder
+
+if TYPE_CHECKING:
+    from rtevo.ingest import SeriesInfo, Survey
 
 __all__ = ["decoder", "delivery", "placement", "realignment", "sample", "source"]
 
@@ -31,6 +38,7 @@ def source(known: Known) -> Iterator[Finding]:
     """Check the source of the volumes, and their repetition time."""
     config = known.config
     checks.check_participant(config)
+    check_maps(config)
     known.source = checks.describe_source(config)
     known.tr_s = checks.repetition_time(config, known.source)
     if known.source is None:
@@ -96,8 +104,6 @@ def _echo(config: Config) -> Finding:
 
 def _push(known: Known) -> Finding:
     """Listen as a session does, and push a small volume."""
-    import numpy as np
-
     from rtevo.bridge.keys import SUPPORT_FILE, with_guest
     from rtevo.ingest.push import PushSource
     from rtevo.ingest.receiver import reachable
@@ -204,6 +210,7 @@ def decoder(known: Known) -> Iterator[Finding]:
     made = known.decoder
     assert made is not None
     known.grid = made.grid
+    compartments(config.decoder, made, np.eye(4), known.tr_s or checks.SIMULATED_TR_S)  # raises where a nuisance term has too few voxels
     what = (
         f"{made.name}: {int(made.mask.sum()):,} voxels of {_shape(made.grid)}, {' x '.join(f'{v:.3g}' for v in made.grid.voxel_size_mm)} mm"
     )
@@ -231,8 +238,8 @@ def sample(known: Known) -> Iterator[Finding]:
                 "sample volume", "pass", f"{what}. To check the placement beforehand, name a volume of today: --sample FILE or DIR"
             )
         return
-    info, known.volume, where = found
-    known.grid = info.grid
+    info, known.volume, where = found.info, found.volume, found.where
+    known.grid, wanted = info.grid, known.config.acquisition.echoes
     what = f"{where}: {_shape(info.grid)} voxels of {' x '.join(f'{v:.3g}' for v in info.grid.voxel_size_mm)} mm"
     expected = known.tr_s
     if math.prod(info.grid.shape) > (most := checks.capacity(known.config, known.source)):
@@ -240,6 +247,11 @@ def sample(known: Known) -> Iterator[Finding]:
     elif expected and info.tr_s and abs(info.tr_s - expected) > 0.01 * expected:
         found_s, to_do = f"{info.tr_s:g} s", f"set [acquisition] tr_s = {info.tr_s:g}, or choose the right protocol at the scanner"
         yield Finding("sample volume", "fail", f"{what}; expected the session's TR of {expected:g} s, found {found_s}", to_do)
+    elif wanted > 1 and found.echoes != wanted:
+        left = f"only the {wanted} shortest are combined" if found.echoes > wanted else "volumes that lack an echo are missing"
+        to_do = "set [acquisition] echoes to the protocol's number, and export all of them"
+        verdict: Verdict = "warn" if found.echoes > wanted else "fail"
+        yield Finding("sample volume", verdict, f"{what}; expected {wanted} echoes of each volume, found {found.echoes}: {left}", to_do)
     elif info.problems:
         to_do = "see docs/scanners.md; compare the repetition time with the protocol's at the scanner"
         yield Finding("sample volume", "warn", f"{what}; {'; '.join(info.problems)}", to_do)
@@ -282,8 +294,17 @@ def _placed(what: str, found: Any, see: str) -> Finding:
     return Finding("placement", status, said, "; ".join(found.reasons) if status != "pass" else "", figures)
 
 
-def _find_sample(known: Known) -> tuple[Any, Any, str] | None:
-    """Return the sample's description, data and name: the named one, or one in the scanner's export folder."""
+class _Sample(NamedTuple):
+    """A volume of the session's protocol: its series, its voxels, where it was found, and how many echoes a volume of it has."""
+
+    info: Any
+    volume: Any
+    where: str
+    echoes: int
+
+
+def _find_sample(known: Known) -> _Sample | None:
+    """Return the named sample, or one in the scanner's export folder."""
     from rtevo.ingest import survey
 
     settings = known.config.acquisition
@@ -296,22 +317,23 @@ def _find_sample(known: Known) -> tuple[Any, Any, str] | None:
                     raise DataError(f"--sample {folder}: expected a file or a folder, found nothing")
                 (Path(place) / folder.name).symlink_to(folder.resolve())
                 folder = Path(place)
-            return *_only(folder, settings.series), str(known.sample)
-    if known.source is not None:
-        where = f"first volume of {settings.folder}"
-        return known.source, checks.first_volume(Path(settings.folder), known.source.uid), where
+            return _only(folder, settings.series, str(known.sample))
     folder = Path(settings.folder)
+    if known.source is not None:
+        echoes = _echoes(survey(folder, settings.series or None), known.source) if settings.echoes > 1 else 1
+        return _Sample(known.source, checks.first_volume(folder, known.source.uid), f"first volume of {settings.folder}", echoes)
     if settings.source == "watch" and settings.folder and folder.is_dir():
         known.tell(f"looking for a volume in {folder}")
         found = survey(folder, settings.series or None)
         known.reason = found.reason
         if (info := found.run) is not None:
-            return info, checks.first_volume(folder, info.uid), f"series {info.number} {info.description!r} in {folder}"
+            where = f"series {info.number} {info.description!r} in {folder}"
+            return _Sample(info, checks.first_volume(folder, info.uid), where, _echoes(found, info))
     return None
 
 
-def _only(folder: Path, series: str) -> tuple[Any, Any]:
-    """Return the series that a run over a folder would use, or the only one in it; and its first volume."""
+def _only(folder: Path, series: str, where: str) -> _Sample:
+    """Return a volume of the series that a run over a folder would use, or of the only one in it."""
     from rtevo.ingest import survey
 
     found = survey(folder, series or None)
@@ -320,7 +342,12 @@ def _only(folder: Path, series: str) -> tuple[Any, Any]:
         raise DataError(f"--sample: {found.reason}")
     if min(info.grid.shape) < 2:
         raise DataError("--sample: expected a whole volume, found one slice: name the folder that holds all of its files")
-    return info, checks.first_volume(folder, info.uid)
+    return _Sample(info, checks.first_volume(folder, info.uid), where, _echoes(found, info))
+
+
+def _echoes(found: Survey, info: SeriesInfo) -> int:
+    """Number of echoes that each volume of a series has."""
+    return len({each.te_ms for each in found.series if (each.uid, each.component) == (info.uid, info.component)})
 
 
 def realignment(known: Known) -> Iterator[Finding]:

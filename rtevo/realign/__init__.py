@@ -4,7 +4,7 @@
 >>> motion, aligned = realigner.align(volume)           # same grid as the reference; aligned: float32 (X, Y, Z)
 
 ``motion = realigner.estimate(volume)`` and ``realigner.reslice(volume, motion)`` do the same in two steps. How it works, and from whom,
-is told in :mod:`rtevo.kernels.template`, :mod:`rtevo.kernels.align` and :mod:`rtevo.kernels.interpolate`. Offline, with the same
+is described in :mod:`rtevo.kernels.template`, :mod:`rtevo.kernels.align` and :mod:`rtevo.kernels.interpolate`. Offline, with the same
 result bit for bit::
 
     python -m rtevo.realign RUN.nii.gz --out DIR

@@ -1,4 +1,4 @@
-"""How an aligned volume is made of what the scanner measured: distortion undone and echoes combined, with one interpolation of each echo.
+"""Aligned volumes from the scanner's: distortion undone and echoes combined, with one interpolation of each echo.
 
 Motion is estimated from the first echo as it came: it has the least drop-out, and distorted volumes are compared with a distorted one.
 """
@@ -20,7 +20,7 @@ __all__ = ["PLAIN", "Making"]
 
 @dataclass(frozen=True, eq=False)
 class Making:
-    """What happens to a volume besides its motion.
+    """The processing of a volume besides its motion.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class Making:
 
     @property
     def words(self) -> str:
-        """What it does, to follow upon what realignment does."""
+        """Description of the processing, to follow that of the realignment."""
         warp = ", with distortion along phase encoding undone in the same interpolation" if self.warp is not None else ""
         echoes = ", echoes combined with weights by T2* (Posse et al. 1999)" if self.echoes is not None else ""
         return warp + echoes

@@ -48,7 +48,7 @@ MAX_INVALID = 0.05  # share of the mask's voxels that may be NaN or infinite
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """How one volume lies to the reference.
+    """The position of one volume relative to the reference.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ class Realigner:
         self._invalid = 0.0
 
     def _take_prepared(self, reference: ArrayLike, mask: ArrayLike | None) -> bool:
-        """Take what the last realigner made of the very same reference: seconds of computing for large ones."""
+        """Copy what the last realigner made of the same reference: this saves seconds of computing for large ones."""
         for kept, affine, prepared in _PREPARED if mask is None else ():
             if kept is reference and np.array_equal(affine, self.grid.affine):
                 self.__dict__.update(prepared)
@@ -146,7 +146,7 @@ class Realigner:
         return False
 
     def _keep_prepared(self, reference: ArrayLike, mask: ArrayLike | None) -> None:
-        """Keep what was made of a reference that nobody can change, for the next realigner."""
+        """Keep what was made of an unchangeable reference, for the next realigner."""
         _PREPARED.clear()
         if mask is None and isinstance(reference, np.ndarray) and reference.base is None and not reference.flags.writeable:
             _PREPARED.append((reference, self.grid.affine, {name: self.__dict__[name] for name in _OF_REFERENCE}))

@@ -31,7 +31,7 @@ MOST_MM = 60.0  # of a displacement; more is another unit than was said
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a run's pictures were encoded.
+    """The encoding of a run's pictures.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Encoding:
 
     @classmethod
     def of(cls, acquisition: Mapping[str, Any], direction: str = "", readout_s: float = 0.0, unit: str = "Hz") -> Encoding:
-        """Take it from what the headers say, except what is given; of a map in voxels only the axis is needed.
+        """Return the encoding of the headers, except for settings; for a map in voxels only the axis is needed.
 
         Raises
         ------
@@ -59,7 +59,7 @@ class Encoding:
         readout_s = readout_s or float(acquisition.get("TotalReadoutTime", 0.0))
         if not direction or not (readout_s > 0 or shifts):
             what = "phase_encoding" if not direction else "readout_s"
-            raise DataError(f"[acquisition] distortion: the scanner's headers do not say enough of phase encoding: set {what}")
+            raise DataError(f"[acquisition] distortion: the scanner's headers lack information on phase encoding: set {what}")
         return cls(direction, readout_s)
 
 
@@ -88,7 +88,7 @@ class Warp:
 
 
 def map_on(data: ArrayLike, affine: ArrayLike, grid: Grid) -> NDArray[np.float64]:
-    """Sample a map on a grid, linearly; beyond its edges it goes on as it ends.
+    """Sample a map on a grid, linearly; beyond its edges it keeps its last value.
 
     Parameters
     ----------
@@ -171,4 +171,7 @@ def load_map(path: Path, unit: str) -> tuple[NDArray[np.float64], NDArray[np.flo
     if not fits:
         wanted = "a displacement field (X, Y, Z, 1, 3) for mm" if unit == "mm" else f"a map (X, Y, Z) for {unit}"
         raise DataError(f"{path}: expected {wanted}, found shape {data.shape}")
-    return data, np.asarray(image.affine, np.float64)
+    affine = np.asarray(image.affine, np.float64)
+    if not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 0):
+        raise DataError(f"{path}: expected an affine from voxels to mm, found {affine[:3].tolist()}")
+    return data, affine

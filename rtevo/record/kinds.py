@@ -59,7 +59,7 @@ def floats(text: str) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Record:
-    """What every record has.
+    """Fields of every record.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class Record:
         return self.TYPE
 
     def fields(self) -> dict[str, Any]:
-        """Its own fields as the log holds them; those that are None are not there."""
+        """Its own fields as the log holds them, without those that are None."""
         values = ((name, getattr(self, name)) for name in NAMES[type(self)])
         return {**{name: _plain(value) for name, value in values if value is not None}, **(self.more or {})}
 
@@ -263,12 +263,12 @@ class ScoreRecord(Record):
     closed_ns: int = 0
     scored_ns: int = 0
     maps: Mapping[str, Sequence[float]] | None = None  # score and standard error of each map of an objective, by its name
-    nuisance: Sequence[float] | None = None  # probability that each term of `[decoder] nuisance` is there; NaN: not known yet
+    nuisance: Sequence[float] | None = None  # probability that each of `[decoder] nuisance`, then of `[physio]`, is there; NaN: not yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SeriesRecord(Record):
-    """Decoding has used a volume, and evolution looks at volumes: see `rtevo.records.series_dtype`."""
+    """Decoding has used a volume, and evolution uses volumes: see `rtevo.records.series_dtype`."""
 
     TYPE: ClassVar[str] = "series"
     index: int = -1
@@ -286,7 +286,7 @@ class SeriesRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FitnessRecord(Record):
-    """Evolution was told something of an image: see `rtevo.records.fitness_dtype`."""
+    """Evolution received a fitness: see `rtevo.records.fitness_dtype`."""
 
     TYPE: ClassVar[str] = "fitness"
     generation: int = -1
@@ -300,14 +300,14 @@ class FitnessRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LatentRecord(Record):
-    """Evolution asked for an image: see `rtevo.records.latent_dtype`."""
+    """Evolution requested an image: see `rtevo.records.latent_dtype`."""
 
     TYPE: ClassVar[str] = "latents"
     generation: int = -1
     candidate: int = -1
     probe: int = -1
     scores_taken: int = 0
-    volumes_taken: int | None = None  # as the next, None: not recorded, as before there was a strategy that looks at volumes
+    volumes_taken: int | None = None  # as the next, None: not recorded, as before there was a strategy that uses volumes
     onsets_taken: int | None = None
     seed: int = 0
     scored_ns: int = 0
@@ -318,7 +318,7 @@ class LatentRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Picture(Record):
-    """What ``images`` and ``refused`` hold: see `rtevo.records.image_dtype`."""
+    """Fields of ``images`` and ``refused``: see `rtevo.records.image_dtype`."""
 
     generation: int = -1
     candidate: int = -1
@@ -365,7 +365,7 @@ class EventRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Notice(Record):
-    """What came in the ring ``messages``: see `rtevo.records.message_dtype`.
+    """A message of the ring ``messages``: see `rtevo.records.message_dtype`.
 
     Parameters
     ----------
@@ -391,7 +391,7 @@ class Notice(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Truth(Record):
-    """What a simulated participant thought of the images.
+    """A simulated participant's opinion of the images.
 
     Parameters
     ----------
@@ -453,7 +453,7 @@ class End(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sealed(Record):
-    """What evolution was told after one score, in a session that is sealed: see :mod:`rtevo.record.sealing`.
+    """The fitness that evolution received after one score, in a sealed session: see :mod:`rtevo.record.sealing`.
 
     data : str
         Hexadecimal.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rtevo.config import Config
 from rtevo.config.acquisition import Acquisition
+from rtevo.decode import read_map
 from rtevo.errors import DataError
 from rtevo.realign import PLAIN, Echoes, Encoding, Making, load_map, map_on, read_warp
 from rtevo.record.kinds import VolumeRecord
@@ -93,23 +94,27 @@ def check_maps(config: Config) -> None:
 
     Raises
     ------
-    DataError
-        A map cannot be read.
+    DataError, DecoderError
+        A map or a mask cannot be read.
     """
     if config.acquisition.distortion:
         load_map(Path(config.acquisition.distortion), config.acquisition.distortion_unit)
     if config.acquisition.t2star:
         _t2star(Path(config.acquisition.t2star))
+    for mask in (config.decoder.white_matter_mask, config.decoder.csf_mask):
+        if mask:
+            read_map(Path(mask))
 
 
 def keep_maps(config: Config, out: Path) -> Config:
-    """Copy the maps into the session's folder, so that it can be computed again from that alone; returns the settings that name them."""
-    for key in MAPS:
-        if named := getattr(config.acquisition, key):
+    """Copy maps and masks into the session's folder, so that it can be computed again from that alone; return settings that name them."""
+    for section, key in MAPS:
+        own = getattr(config, section)
+        if named := getattr(own, key):
             copy = out / f"{key}{'.nii.gz' if named.endswith('.gz') else '.nii'}"
             shutil.copyfile(named, copy)
-            changes: dict[str, Any] = {key: str(copy)}
-            config = replace(config, acquisition=replace(config.acquisition, **changes))
+            changes: dict[str, Any] = {section: replace(own, **{key: str(copy)})}
+            config = replace(config, **changes)
     return config
 
 

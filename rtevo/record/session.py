@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Images", "RecordedSession", "evolution_of", "finalise", "load", "taken_over"]
 
 EVOLUTION = "evolution.json"
-MAPS = ("distortion", "t2star")  # of [acquisition]: files of which the run's folder has a copy
+MAPS = (("acquisition", "distortion"), ("acquisition", "t2star"), ("decoder", "white_matter_mask"), ("decoder", "csf_mask"))
+"""Settings that name files of which the run's folder has a copy."""
 DECODER_BEFORE, EVOLUTION_BEFORE = "decoder-before", "evolution-before.json"  # copies of what a run of a visit took over
 STATE_DIGITS = 39  # of a whole number in the state of evolution: 128 bits of a random generator
 MOST_SETTINGS = 1 << 20  # bytes of a session file
@@ -379,11 +380,11 @@ def taken_over(out: Path) -> dict[tuple[str, str], str]:
         named = table.get("continue_from") if isinstance(table, dict) else None
         if isinstance(named, str) and Path(named).name == name and (out / name).exists():
             found[section, "continue_from"] = str(out / name)
-    table = tables.get("acquisition")
-    for key in MAPS:
+    for section, key in MAPS:
+        table = tables.get(section)
         named = table.get(key) if isinstance(table, dict) else None
         if isinstance(named, str) and (copy := out / Path(named).name).name.startswith(f"{key}.") and copy.exists():
-            found["acquisition", key] = str(copy)
+            found[section, key] = str(copy)
     return found
 
 

@@ -58,7 +58,7 @@ def _column(rows: Sequence[Row], name: str) -> list[float]:
 
 
 def what(session: Session) -> str:
-    """What the fitness of an image is, in words."""
+    """Return the kind of fitness in words."""
     return {
         "brain": "brain response",
         "ratings": "rating",
@@ -128,7 +128,7 @@ def along(ax: Axes, named: Sequence[Named], title: str) -> None:
 
 
 def label(session: Session, trial: Row) -> str:
-    """What is written at a picture: its score with standard error, or its rating."""
+    """Return the label of a picture: its score with standard error, or its rating."""
     if trial["onset"] is None:
         return "not shown"
     if session.blinded:
@@ -239,17 +239,17 @@ def responses(ax: Axes, session: Session) -> None:
 
 
 def learnt(axes: Sequence[Axes], session: Session) -> None:
-    """Draw what was known of the response's lag and width as the run went on, and beforehand."""
+    """Draw the estimates of the response's lag and width over the run, and before it."""
     found = session.learnt
     assert found is not None
-    whose = "this participant's, from the decoder" if found.own else "people's in general"
+    whose = "this participant's, from the decoder" if found.own else "people in general"
     for k, (ax, unit, title) in enumerate(zip(axes, ("lag, s", "width"), ("Lag of the response", "Width of the response"), strict=True)):
         before, sd = found.before[2 * k : 2 * k + 2]
         values, spread = found.values[:, 2 * k], found.values[:, 2 * k + 1]
         ax.axhspan(before - sd, before + sd, color="#eef1f4", zorder=0)
         ax.axhline(before, color=MUTED, linewidth=0.8, linestyle="--", label=f"beforehand: {whose}")
         ax.fill_between(found.times_s, values - spread, values + spread, color=PALE, alpha=0.6, linewidth=0)
-        ax.plot(found.times_s, values, color=ACCENT, linewidth=1.2, label="as the images told")
+        ax.plot(found.times_s, values, color=ACCENT, linewidth=1.2, label="estimate from the images")
         _parts(ax, session)
         ax.set(ylabel=unit, xlim=span(session))
         ax.set_title(f"{title} against the canonical one ± standard deviation: {values[-1]:.2f} ± {spread[-1]:.2f} at the end")
@@ -264,7 +264,7 @@ def span(session: Session) -> tuple[float, float]:
 
 
 def _parts(ax: Axes, session: Session) -> None:
-    """Mark where an interrupted session went on."""
+    """Mark where an interrupted session was resumed."""
     for part in session.summary.get("parts", [])[1:]:
         ax.axvline(part["first_volume"] * float(session.summary["tr_s"]), color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
 
@@ -349,7 +349,5 @@ def timeline(ax: Axes, session: Session) -> None:
     lost = [index * tr_s for index in session.flagged(VolumeFlag.MISSING)]
     ax.plot(lost, [0] * len(lost), "|", color=WARN, markersize=11, markeredgewidth=1.5)
     ax.set(xlim=span(session), ylim=(-0.6, 2.6), xlabel="time from the first volume, s")
-    ax.set_yticks(
-        [2, 1, 0], [f"images ({len(rows)})", f"held for want of an image ({len(session.held_s)})", f"volumes missing ({len(lost)})"]
-    )
+    ax.set_yticks([2, 1, 0], [f"images ({len(rows)})", f"held, no image ready ({len(session.held_s)})", f"volumes missing ({len(lost)})"])
     ax.set_title("What was shown, and gaps")

@@ -1,6 +1,6 @@
-"""What the participant prefers, at the end of a run: several distinct images with intervals, and what drives it.
+"""The participant's preference at the end of a run: several distinct images with intervals, and its direction.
 
-Both are said by the posterior of all scores (:mod:`rtevo.evolve.preference`). The gallery is chosen greedily: the best image, then the
+Both follow from the posterior of all scores (:mod:`rtevo.evolve.preference`). The gallery is chosen greedily: the best image, then the
 best of those that are 60 degrees or more from each chosen one, as long as one is better than a random image with a probability of 95%.
 Whether an image has an optimum of its own is whether the response is lower somewhere on the way to a better one. What drives it is the
 direction in which responses rise, said by the pictures of the latent space that lie along it and against it.
@@ -39,7 +39,7 @@ __all__ = [
 
 Array = NDArray[np.float64]
 Key = tuple[int, int]
-KNOWN = math.log(20.0)  # log evidence of a preference over none from which on it is said to be known
+KNOWN = math.log(20.0)  # log evidence of a preference over none from which on it is called known
 LIMIT = math.cos(math.radians(60.0))  # images with a larger cosine are of one kind
 MOST, NAMED, NEAR = 6, 6, 3  # images of the gallery; pictures that are named along and against the direction, and for an image
 SURE = 0.95
@@ -102,7 +102,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Preferred:
-    """What is known of the preference.
+    """The preference as far as it is known.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def own_optima(preference: Preference, latents: Array, rng: np.random.Generator)
 
 
 def driven_by(directions: Array, examples: Examples | None, scale: Array) -> tuple[tuple[Named, ...], tuple[Named, ...]]:
-    """Say a direction by the pictures that lie along it, and against it.
+    """Describe a direction by the pictures that lie along it, and against it.
 
     Parameters
     ----------
@@ -237,7 +237,7 @@ def gallery_of(preference: Preference, keys: Mapping[int, Key], space: LatentSpa
 
 
 def preferred(session: RecordedSession, population: int) -> Preferred:
-    """Say what is known of a run's preference, from where its evolution stood at its end.
+    """Return a run's preference, as the evolution knew it at its end.
 
     Parameters
     ----------
@@ -251,7 +251,7 @@ def preferred(session: RecordedSession, population: int) -> Preferred:
         evolver = from_state(evolution_of(session.out)["evolver"])
         space = LatentSpace.load(session.out / "latent_space.npz")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RtevoError) as problem:
-        return Preferred(f"where evolution stood cannot be read ({problem})")
+        return Preferred(f"the evolution's final state cannot be read ({problem})")
     return preferred_of(evolver, space, population)
 
 
@@ -263,7 +263,7 @@ def preferred_of(evolver: Evolver, space: LatentSpace, population: int) -> Prefe
     with one_thread():
         preference = preference_of(evolver)
         if preference is None:
-            return Preferred(f"{len(known.ids)} images were scored, or all alike: too few for a model")
+            return Preferred(f"{len(known.ids)} images were scored, or all scores are equal: too few for a model")
         directions = preference.directions(DRAWS, rng)
         cosines = _cosines(directions, preference.direction[np.newaxis])[:, 0]
         low, high = map(float, np.percentile(cosines, INTERVAL))
@@ -282,7 +282,7 @@ def preferred_of(evolver: Evolver, space: LatentSpace, population: int) -> Prefe
 
 
 def odds(advantage: float) -> str:
-    """Say a log evidence as odds."""
+    """Return a log evidence as odds."""
     if abs(advantage) > math.log(1e6):
         return "more than a million to 1" if advantage > 0 else "1 to more than a million"
     ratio = math.exp(abs(advantage))
@@ -291,37 +291,37 @@ def odds(advantage: float) -> str:
 
 
 def verdict(found: Preferred) -> str:
-    """Say in a sentence or two whether there is a preference, and how sure its direction is."""
+    """Report in a sentence or two whether there is a preference, and how certain its direction is."""
     if found.problem:
         return f"Not known: {found.problem}."
     of = f"{found.scored} scored images" + (f" of {found.runs} runs" if found.runs > 1 else "") + f" in {found.size} dimensions"
     if not found.known:
         return (
-            f"Not known: the scores speak {odds(found.advantage)} for a preference against none, and 20 to 1 is asked for ({of}). "
-            "So neither preferred images nor a direction are named."
+            f"Not known: the odds for a preference against none are {odds(found.advantage)}, and 20 to 1 is required ({of}). "
+            "So the report shows neither preferred images nor a direction."
         )
     mean, low, high = found.cosine
     return (
-        f"Known: the scores speak {odds(found.advantage)} for a preference against none ({of}). The cosine of the direction found "
+        f"Known: the odds for a preference against none are {odds(found.advantage)} ({of}). The cosine of the direction found "
         f"with the true one is expected to be {mean:.2f} (90% interval {low:.2f} to {high:.2f})."
     )
 
 
 def what_it_means(condition: str) -> str:
-    """Say what the answer means where evolution was not told the brain's own scores, or selected nothing; empty where it did."""
+    """Return what the answer means if evolution was not given the brain's own scores, or did not select; empty if it was."""
     return {
-        "sham": "Sham: evolution was told scores permuted over the run, of which this answer is made. It came about by chance.",
-        "yoked": "Yoked: evolution was told another participant's scores, of which this answer is made, not this one's.",
-        "random": "Random: nothing was selected. The answer is made of the brain's own scores of random images.",
+        "sham": "Sham: evolution received scores permuted over the run, and this answer is made from them. It came about by chance.",
+        "yoked": "Yoked: evolution received another participant's scores, and this answer is made from those.",
+        "random": "Random: nothing was selected. This answer is made from the brain's own scores of random images.",
     }.get(condition, "")
 
 
 def words(chosen: Chosen) -> list[str]:
-    """Say of an image of the gallery all but its response, a line each."""
+    """Return the figures of an image of the gallery except its response, one a line."""
     lines = [f"{chosen.alike} image{'s' if chosen.alike != 1 else ''} of its kind"]
     if not math.isnan(chosen.better):
         lines.append(
-            f"better than the next ({chosen.better:.0%})" if chosen.better >= SURE else f"not told from the next ({chosen.better:.0%})"
+            f"better than the next ({chosen.better:.0%})" if chosen.better >= SURE else f"not separated from the next ({chosen.better:.0%})"
         )
     if not math.isnan(chosen.own):
         own = f"own optimum: not known ({chosen.own:.0%})"

@@ -1,4 +1,4 @@
-"""What a page about a run is drawn from: its log, its pictures, the resolved session file and the versions."""
+"""The data of a page about a run: its log, its pictures, the resolved session file and the versions."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["Latency", "Learnt", "Session", "gather", "means"]
 
 Row = dict[str, Any]
-HIDDEN = ("score", "score_se", "fitness", "rating", "physiology", "true_response")  # of a blinded session that goes on
+HIDDEN = ("score", "score_se", "fitness", "rating", "physiology", "true_response")  # of a blinded session that still runs
 
 
 @dataclass(frozen=True)
 class Latency:
-    """How long a step took, each time, against the time that it has.
+    """Durations of a step, and its deadline.
 
     Parameters
     ----------
@@ -47,13 +47,13 @@ class Latency:
 
     @property
     def late(self) -> int:
-        """How many took longer than they may."""
+        """Number of durations beyond the deadline."""
         return int((self.ms > self.deadline_ms).sum())
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """What was known of the response's lag (s) and width (multiples of the canonical one), beforehand and with every score.
+    """Estimates of the response's lag (s) and width (multiples of the canonical one), beforehand and with every score.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class Session:
     held_s : list of float
         When fixation was held for want of an image, s from the first volume.
     blinded : bool
-        The session goes on or is sealed, and nobody may know what drives it: scores and condition are left out.
+        The session still runs or is sealed, and nobody may know its condition: scores and condition are left out.
     painter : str
         What the generator said of itself.
     presenter : str
@@ -148,7 +148,7 @@ class Session:
 
     @property
     def condition(self) -> str:
-        """What drove evolution, as far as it may be told."""
+        """The condition that drove evolution, as far as it may be shown."""
         return "blinded" if self.blinded else str(self.summary["condition"])
 
     @property
@@ -183,7 +183,7 @@ def gather(out: Path) -> Session:
         raise DataError(f"{out}: expected the folder of a session (with {LOG}), found none")
     recorded, summary_file = RecordedSession(out), out / "summary.json"
     if recorded.grid is None:
-        raise DataError(f"{out}: expected at least one volume, the session recorded none: there is nothing to report")
+        raise DataError(f"{out}: expected at least one volume, found none: there is nothing to report")
     if not summary_file.exists() or summary_file.stat().st_mtime_ns <= (out / LOG).stat().st_mtime_ns:
         recorded.save()
     summary, settings = recorded.summary, _settings(recorded.settings)
@@ -288,7 +288,7 @@ def _latencies(recorded: RecordedSession, settings: Mapping[str, Row], summary: 
         ("file closed -> volume read", [r.ingested_ns - r.closed_ns for r in whole], within(tr_ms)),
         ("volume read -> realigned", [r.aligned_ns - r.ingested_ns for r in whole], within(tr_ms)),
         ("last needed file -> score", [r.scored_ns - r.closed_ns for r in scores if r.closed_ns > 0], within(tr_ms)),
-        ("image asked for -> painted", _painting(recorded, within(cadence_ms)), within(image_ms)),
+        ("image requested -> painted", _painting(recorded, within(cadence_ms)), within(image_ms)),
     ]
     return [Latency(name, np.array(ns, np.float64) / 1e6, deadline_ms) for name, ns, deadline_ms in steps if ns]
 

@@ -160,20 +160,20 @@ def _realignment(session: Session, cite: _Cited) -> str:
 
 
 def _made(session: Session, cite: _Cited) -> str:
-    """Say what happened to volumes besides their motion; nothing where that is so."""
+    """Describe the processing of volumes besides their motion; empty if there was none."""
     settings = session.settings["acquisition"]
     echoes, warp = settings.get("echoes", 1), bool(settings.get("distortion"))
     text = ""
     if echoes > 1:
-        fitted = "given as a map" if settings.get("t2star") else "fitted to the run's first 8 volumes"
-        text += f" Motion was estimated from the first of {echoes} echoes and applied to all, and they were combined with weights by T2* {cite('posse1999')}, {fitted}; a volume without one of them counted as missing."
+        fitted = "read from a map" if settings.get("t2star") else "fitted to the run's first 8 volumes"
+        text += f" Motion was estimated from the first of {echoes} echoes and applied to all; the echoes were combined with weights by T2* {cite('posse1999')}, {fitted}; a volume without one of them counted as missing."
     if warp:
         text += f" Distortion along phase encoding was undone {cite('jezzard1995')} by a map that was measured beforehand and moved with the head, with the signal's density restored, in the same interpolation."
     return text
 
 
 def _motion(session: Session, cite: _Cited) -> str:
-    """Say how motion was measured where there is no decoder."""
+    """Describe how motion was measured without a decoder."""
     quality = session.summary.get("quality", {})
     found = quality.get("framewise_displacement_mm", {})
     text = (
@@ -187,7 +187,7 @@ def _motion(session: Session, cite: _Cited) -> str:
 
 
 def _placement(session: Session, cite: _Cited) -> str:
-    """Say what volumes were aligned to, and how the decoder came to lie on it."""
+    """Describe to what volumes were aligned, and how the decoder was placed on it."""
     found = [p for p in session.summary.get("placements", []) if not p["own_grid"]]
     if not found:
         return "Each volume was aligned to the decoder's reference"
@@ -228,7 +228,7 @@ def _decoding(session: Session, cite: _Cited) -> str:
     return (
         f"{what} was modelled as the sum of the responses to all images so far ({shape}, {session.settings['presentation']['image_s']:g} s long), "
         f"{drift}, {terms} and autocorrelated noise. The amplitude of every image's response and its standard error were updated with every volume "
-        f"(Kalman filter {cite('kalman1960')}, averaged over noise models {cite('hoeting1999')}), so that overlapping responses are taken apart. "
+        f"(Kalman filter {cite('kalman1960')}, averaged over noise models {cite('hoeting1999')}), so that overlapping responses are separated. "
         f"An image was first scored {decoder['first_score_s']:g} s after its onset and revised from then on; the values reported are the last ones."
     )
 
@@ -252,7 +252,7 @@ def _physiology(session: Session, cite: _Cited) -> str:
 
 
 def _probability(there: float) -> str:
-    """Say how probable it was in the end that a group of terms is there."""
+    """Return how probable a group of terms was at the end."""
     return "not judged" if math.isnan(there) else f"probability {there:.2f} at the end"
 
 
@@ -293,16 +293,14 @@ def _images(session: Session, cite: _Cited) -> str:
 def _safety(session: Session) -> str:
     safety = session.settings["safety"]
     if not session.gated:
-        return "Pictures were shown as they were painted; nothing judged them beforehand."
+        return "Pictures were shown as painted, without a check beforehand."
     filters = []
     if safety["avoid"]:
-        filters.append(
-            f"their own re-encoding had to keep a cosine distance of {safety['avoid_distance']:g} from a list of content to be avoided"
-        )
+        filters.append(f"their own re-encoding had to keep a cosine distance of {safety['avoid_distance']:g} from content to be avoided")
     if safety["checker"]:
-        filters.append("a CLIP safety checker had to find nothing")
+        filters.append("a CLIP safety checker had to pass them")
     if safety["filters"]:
-        filters.append(f"filters of the site had to let them pass ({', '.join(safety['filters'])})")
+        filters.append(f"filters of the site had to pass them ({', '.join(safety['filters'])})")
     judged = (
         f"Pictures were judged before they were shown: {'; '.join(filters)}. "
         if filters
@@ -311,24 +309,18 @@ def _safety(session: Session) -> str:
     refused = session.refused
     refused, taken = session.refused, session.taken_away
     replaced = (
-        "the next candidate came in its place"
-        if session.settings["evolution"]["schedule"] == "steady"
-        else "the generation went on without it"
+        "the next candidate replaced it" if session.settings["evolution"]["schedule"] == "steady" else "the generation continued without it"
     )
     if filters:
-        judged += f"{refused or 'None'} {'was' if refused < 2 else 'were'} refused; a refused picture was painted once more with other noise, and where that was refused too {replaced}. "
+        judged += f"{refused or 'None'} {'was' if refused < 2 else 'were'} refused; a refused picture was painted once more with other noise; if that was refused too, {replaced}. "
     if safety["keep_away"]:
-        judged += f"Evolution kept a cosine distance of {safety['keep_away']:g} to what was refused. "
+        judged += f"Evolution kept a cosine distance of {safety['keep_away']:g} to refused pictures. "
     approval = {
         "none": "",
-        "veto": "Each picture was offered to the operator, who saw no scores, before it was due, and could be taken out. ",
-        "each": "Each picture was shown only once the operator, who saw no scores, had approved it. ",
+        "veto": "Each picture was shown before it was due to the operator, who saw no scores and could take it out. ",
+        "each": "Each picture was shown only after the operator, who saw no scores, had approved it. ",
     }[safety["approval"]]
-    away = (
-        f"Images that were taken away or not let through by operator, participant or at the stimulus PC: {taken}; their scores were not used."
-        if taken
-        else ""
-    )
+    away = f"Images taken away or refused by operator, participant or stimulus PC: {taken}; their scores were not used." if taken else ""
     return (judged + approval + away).strip()
 
 
@@ -359,19 +351,19 @@ def _evolution(session: Session, cite: _Cited) -> str:
         ),
         "cma": ("CMA-ES", ("hansen2001",)),
         "sepcma": ("separable CMA-ES", ("ros2008",)),
-        "random": ("a normal distribution, whatever the scores", ()),
+        "random": ("a normal distribution, independent of the scores", ()),
     }["random" if condition == "random" else e["strategy"]]
     driven += f" {cite(*named)}" if named else ""
     strategy += f" {cite(*cited)}" if cited else ""
     schedule = (
-        f"Images were asked for one by one, {e['prefetch']} ahead of the one shown, each from all {'volumes' if e['strategy'] == 'direct' else 'scores'} known by then"
+        f"Images were requested one by one, {e['prefetch']} ahead of the one shown, each from all {'volumes' if e['strategy'] == 'direct' else 'scores'} known by then"
         if e["schedule"] == "steady"
-        else f"A generation was asked for once all images of the one before were scored, or {e['score_deadline_s']:g} s after its last image"
+        else f"A generation was requested once all images of the one before were scored, or {e['score_deadline_s']:g} s after its last image"
     )
     probes = (
-        f" Every {e['probe_every']}th image was one of {e['probes']} probes, from which nothing is evolved." if e["probe_every"] else ""
+        f" Every {e['probe_every']}th image was one of {e['probes']} probes, which are not used for evolution." if e["probe_every"] else ""
     )
-    continued = " Evolution went on from an earlier run." if e.get("continue_from") else ""
+    continued = " Evolution continued from an earlier run." if e.get("continue_from") else ""
     if continued and e["strategy"] in ("surrogate", "direct") and condition != "random":
         continued += (
             f" Each run's {'responses' if e['strategy'] == 'direct' else 'scores'} had an offset, a unit, a noise level and a slow drift of "

@@ -71,7 +71,7 @@ def render(template: Path, **values: Any) -> str:
     Parameters
     ----------
     template : Path
-        Of jinja2; text is escaped, and a name that is not there is an error.
+        Of jinja2; text is escaped, and an unknown name is an error.
     **values
         What it names.
     """
@@ -82,7 +82,7 @@ def render(template: Path, **values: Any) -> str:
 
 def _images_note(session: Session) -> str:
     if session.localizer:
-        return "Each picture of a category once, as it was shown first."
+        return "Each picture of a category once, in the order of first showing."
     if session.blinded:
         return "Scores are hidden: the session is blinded."
     if session.condition == "ratings":
@@ -94,14 +94,14 @@ def _images_note(session: Session) -> str:
 
 
 def _quality_caption(session: Session) -> str:
-    resumed = " Dotted: the session was interrupted and went on." if len(session.summary.get("parts", [])) > 1 else ""
+    resumed = " Dotted: the session was interrupted and resumed." if len(session.summary.get("parts", [])) > 1 else ""
     return f"Dashed: {FD_LIMIT_MM:g} mm, the usual limit; spikes: over {session.settings['decoder']['spike_mm']:g} mm.{resumed}"
 
 
 def _latency_note(session: Session) -> str:
     if not float(session.summary.get("speed", 1.0)):
-        return "In this session time waited for the computer (speed max): times are those of computing, and nothing could be late."
-    return "Deadlines: one repetition time for what a volume goes through, the cadence for a picture."
+        return "In this session time waited for the computer (speed max): these are computing times, and nothing could be late."
+    return "Deadlines: one repetition time for the steps of a volume, the cadence for a picture."
 
 
 def _fitness_caption(session: Session, controls: Sequence[Session]) -> str:
@@ -153,7 +153,7 @@ def _categories(session: Session) -> list[dict[str, Any]]:
 
 
 def _preferred(session: Session) -> dict[str, Any] | None:
-    """What the page says of the preference; None where that is hidden."""
+    """Return the page's section on the preference; None if it is hidden."""
     found = session.preferred
     if found is None:
         return None

@@ -152,7 +152,7 @@ def _preferred(session: Session) -> Figure:
 
 
 def _localizer(session: Session) -> Figure:
-    """What was shown when, and how good the volumes are."""
+    """Draw the pictures over time, and the quality of the volumes."""
     figure = _new(session, f"rtevo localizer {session.out.name}: {session.summary.get('status', 'unfinished')}")
     told = "; ".join(f"{what}: {value}" for what, value in localizer.task(session)[:-1])
     figure.text(0.03, 0.925, told, fontsize=8, color=MUTED, va="center")

@@ -41,7 +41,7 @@ Decide = Callable[[Attempt], Decision]
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """What is known of one volume.
+    """The results of one volume.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class Aligned:
     data : ndarray, float32 (X, Y, Z), or None
         Aligned; None where it cannot be scored.
     physio : ndarray, float64 (terms,), or None
-        What pulse and respiration say of it; None: they are not measured.
+        Terms of pulse and respiration; None: they are not measured.
     """
 
     index: int
@@ -86,7 +86,7 @@ class Decoding:
     hints : Hints, optional
         What is known beforehand of where the head lies; from the session's settings if None.
     before : Before, optional
-        What is taken over from an earlier run of the visit.
+        The values learnt in an earlier run of the visit.
 
     Attributes
     ----------
@@ -146,7 +146,7 @@ class Decoding:
         try:
             self._scorer.take_over(before.learnt)
         except ValueError as problem:
-            raise DataError(f"[decoder] continue_from: what was learnt is not of this decoder: {problem}") from None
+            raise DataError(f"[decoder] continue_from: the earlier run used another decoder: {problem}") from None
 
     @property
     def placed(self) -> bool:
@@ -168,12 +168,12 @@ class Decoding:
 
     @property
     def guide(self) -> NDArray[np.float32] | None:
-        """What motion is estimated against, where that is no reference of a decoder's; None before the decoder is placed."""
+        """The reference of the motion, if it is not a decoder's; None before the decoder is placed."""
         plain = self._making is None or self._making.plain
         return None if plain or self._placing is None or not self.placed else self._placing.guide
 
     def onset(self, key: tuple[int, int], onset_s: float) -> None:
-        """Take an image that was shown, s from the session's first volume."""
+        """Add an image that was shown, s from the session's first volume."""
         self._onsets[key] = onset_s
         if self._scorer is None or not self.placed:
             self._waiting.append((key, onset_s))
@@ -181,7 +181,7 @@ class Decoding:
             self._scorer.add_onset(key, onset_s - self._first * self._tr_s)
 
     def taken(self, key: tuple[int, int], taken_s: float) -> None:
-        """Take note that an image was taken away, s from the session's first volume; one that was not on the screen has no response."""
+        """Record that an image was taken away, s from the session's first volume; one that was not on the screen has no response."""
         if key in self._onsets and self._scorer is not None:
             self._scorer.shown_for(key, taken_s - self._onsets[key])
 
@@ -207,7 +207,7 @@ class Decoding:
         acquisition : dict, optional
             What the headers say, with the part's first volume: needed where echoes are combined or distortion is undone.
         physio : ndarray, float64 (terms,), optional
-            What pulse and respiration say of the volume.
+            The volume's terms of pulse and respiration.
 
         Raises
         ------
@@ -237,7 +237,7 @@ class Decoding:
         return Aligned(index, int(flags), motion, displacement, dvars, tsnr, data, physio)
 
     def learn(self, aligned: Aligned) -> None:
-        """Take an aligned volume into the scores."""
+        """Add an aligned volume to the scores."""
         if self._scorer is None or not self.placed:
             self._waiting.append(aligned)
             self._forget()
@@ -256,7 +256,7 @@ class Decoding:
         return np.concatenate([own, physio])
 
     def _use(self, scorer: Scorer | SeveralScorer) -> None:
-        """Keep the volumes that the scorer has used, where evolution looks at them."""
+        """Keep the volumes that the scorer has used, if evolution uses them."""
         used = scorer.used()
         if not (used and looks_at_volumes(self._config)):
             return
@@ -272,12 +272,12 @@ class Decoding:
             )  # fmt: skip
 
     def used(self) -> list[Projected]:
-        """Hand out the volumes that scores have used since the last call, where evolution looks at volumes."""
+        """Return the volumes that scores have used since the last call, if evolution uses volumes."""
         used, self._used = self._used, []
         return used
 
     def _forget(self) -> None:
-        """Keep no more volumes that wait than the decoder can make use of."""
+        """Drop waiting volumes beyond those that the decoder can use."""
         kept = [(k, each) for k, each in enumerate(self._waiting) if isinstance(each, Aligned) and each.data is not None]
         if len(kept) > max(WAITING_S / self._tr_s, FEWEST):
             number, oldest = kept[0]
@@ -306,7 +306,7 @@ class Decoding:
         return self._placing
 
     def _place(self, attempt: Attempt | None) -> None:
-        """Take an attempt, and decide it where that needs nobody."""
+        """Process an attempt, and decide it if that needs nobody."""
         if attempt is None:
             return
         self.news.append(attempt)
@@ -378,7 +378,7 @@ class Decoding:
         return 0 if self._scorer is None else len(self._scorer.left_out)
 
     def scores(self, final: bool = False) -> tuple[list[Score], float]:
-        """Give the scores that are ready, and how reliable all are; `final`: no volume follows."""
+        """Return the scores that are ready, and how reliable all are; `final`: no volume follows."""
         if self._scorer is None:
             return [], np.nan
         scores = self._scorer.ready(final=final)
@@ -390,13 +390,13 @@ class Decoding:
 
     @property
     def response(self) -> Response | None:
-        """What is known of the response's lag and width; None where nothing is learnt of it."""
+        """Estimate of the response's lag and width; None if there is none."""
         return None if self._scorer is None else self._scorer.response()
 
     def interrupt(self) -> None:
         """The scanner's run is over and another one follows: what was learnt of the noise and the responses stays, the level is new.
 
-        The next part is placed anew. On the same grid what was learnt goes on; on another one the decoder begins anew.
+        The next part is placed anew. On the same grid the learnt values remain; on another one the decoder starts anew.
         """
         self.close()
         self._guide = self._guide if self.guide is None else self.guide

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,29 @@ __all__ = ["Heard", "PhysioTerms"]
 
 Array = NDArray[np.float64]
 WAIT_S = 0.1  # how often the shared words are looked at while samples are waited for
-SLACK_S = 0.05  # before a volume's end, until which samples must have come in lock-step
+SLACK_S = 0.05  # before a volume's end, until which samples are waited for and used in lock-step
+
+
+@dataclass
+class _Block:
+    """Samples that have come and are not used yet."""
+
+    segment: int
+    number: int
+    values: Array
+    t_ns: int
+    step_ns: float
+
+    @property
+    def last_ns(self) -> float:
+        """When the last of them was measured."""
+        return self.t_ns + (len(self.values) - 1) * self.step_ns
+
+    def cut(self, count: int) -> _Block:
+        """Take away the first ones, and return them."""
+        first = replace(self, values=self.values[:count])
+        self.number, self.values, self.t_ns = self.number + count, self.values[count:], self.t_ns + round(count * self.step_ns)
+        return first
 
 
 class PhysioTerms:
@@ -36,6 +59,8 @@ class PhysioTerms:
     config : Config
     tr_s : float
         Repetition time, s.
+    held : bool
+        Samples are held until :meth:`release`, so that terms do not depend on how many have come.
 
     Attributes
     ----------
@@ -43,8 +68,10 @@ class PhysioTerms:
         What is to be said since somebody emptied this, and whether it is a warning.
     """
 
-    def __init__(self, config: Config, tr_s: float) -> None:
-        self._sensors, self._tr_s = sensors_of(config), tr_s
+    def __init__(self, config: Config, tr_s: float, held: bool = False) -> None:
+        self._sensors, self._tr_s, self._holds = sensors_of(config), tr_s, held
+        self._held: dict[Sensor, list[_Block]] = {sensor: [] for sensor in self._sensors}
+        self._came_ns = dict.fromkeys(self._sensors, math.nan)
         self._physiology = Physiology(config.physio.terms, self._sensors, tr_s)
         self._slice_s = np.array([tr_s / 2])
         self._energy = np.ones(1)
@@ -54,9 +81,31 @@ class PhysioTerms:
 
     def take(self, slot: Any) -> None:
         """Take a slot of the ring ``physiology``."""
-        values = np.array(slot["values"][: slot["count"]], np.float64)
-        begins, number = (int(slot[name]) for name in ("segment", "number"))
-        self._physiology.add(Sensor(int(slot["sensor"])), begins, number, values, int(slot["t_ns"]) / 1e9, float(slot["step_ns"]) / 1e9)
+        sensor, values = Sensor(int(slot["sensor"])), np.array(slot["values"][: slot["count"]], np.float64)
+        if sensor not in self._sensors:
+            return
+        block = _Block(int(slot["segment"]), int(slot["number"]), values, int(slot["t_ns"]), float(slot["step_ns"]))
+        self._came_ns[sensor] = block.last_ns
+        if self._holds:
+            self._held[sensor].append(block)
+        else:
+            self._use(sensor, block)
+
+    def _use(self, sensor: Sensor, block: _Block) -> None:
+        self._physiology.add(sensor, block.segment, block.number, block.values, block.t_ns / 1e9, block.step_ns / 1e9)
+
+    def release(self, until_s: float) -> None:
+        """Use the samples until a session time, s; in whatever blocks they came, each series at once."""
+        for sensor, blocks in self._held.items():
+            ready: list[_Block] = []
+            while blocks and (count := math.floor((1e9 * until_s - blocks[0].t_ns) / blocks[0].step_ns) + 1) > 0:
+                block = blocks.pop(0) if count >= len(blocks[0].values) else blocks[0].cut(count)
+                if ready and ready[-1].segment == block.segment:
+                    ready[-1].values = np.concatenate([ready[-1].values, block.values])
+                else:
+                    ready.append(block)
+            for block in ready:
+                self._use(sensor, block)
 
     def acquired(self, acquisition: bytes) -> None:
         """Take what the headers of the run's first volume say of its slices' times; without it slices are taken to be measured evenly."""
@@ -71,7 +120,7 @@ class PhysioTerms:
 
     def covers(self, t_s: float) -> bool:
         """Whether all sensors have been heard until a session time, s."""
-        return self._physiology.heard_s() >= t_s
+        return all(came_ns >= 1e9 * t_s for came_ns in self._came_ns.values())
 
     def volume(self, begins_s: float) -> State:
         """Return what is known at the end of a volume that began at a session time, s; NaN: not known when."""
@@ -93,7 +142,7 @@ class PhysioTerms:
             self._losses[sensor] += 1
             if self._losses[sensor].bit_count() == 1:
                 self.news.append((True, f"the {name} {trouble.words}: it is left out until it is back (see to the sensor)"))
-        elif self._lost[sensor] and trouble == Trouble.NONE:
+        elif self._lost[sensor] and trouble == Trouble.NONE and self._losses[sensor].bit_count() == 1:
             self.news.append((False, f"the {name} is back"))
         self._lost[sensor] = lost or (self._lost[sensor] and trouble != Trouble.NONE)
 
@@ -108,7 +157,7 @@ class Heard:
 
     def __init__(self, context: Context) -> None:
         self._context, self._tr_s = context, context.plan.tr_s
-        self.ring, self.terms = context.reader("physiology"), PhysioTerms(context.config, context.plan.tr_s)
+        self.ring, self.terms = context.reader("physiology"), PhysioTerms(context.config, context.plan.tr_s, context.clock.lock_step)
         self._decoder: Decoder | None = None
 
     def volume(self, slot: Any, run: RunClock, decoder: Decoder | None) -> State:
@@ -128,7 +177,10 @@ class Heard:
             self._decoder = decoder
             self.terms.placed(np.where(decoder.mask, decoder.weights, 0.0))
         begins_s = run.starts_s(int(slot["index"]))
-        self._listen(begins_s + self._tr_s)
+        until_s = begins_s + self._tr_s - SLACK_S
+        self._listen(until_s)
+        if not math.isnan(until_s):
+            self.terms.release(until_s)
         state = self.terms.volume(begins_s)
         for warns, text in self.terms.news:
             (self._context.log.warning if warns else self._context.log.info)("physio: %s", text)
@@ -139,7 +191,7 @@ class Heard:
         """Take what is there."""
         clock = self._context.clock
         while True:
-            waits = clock.lock_step and not (math.isnan(until_s) or self.terms.covers(until_s - SLACK_S) or clock.get("abort"))
+            waits = clock.lock_step and not (math.isnan(until_s) or self.terms.covers(until_s) or clock.get("abort"))
             try:
                 with self.ring.read(timeout_s=WAIT_S if waits else 0) as slot:
                     self.terms.take(slot)

@@ -1,4 +1,4 @@
-"""The table of a session's rings: what a slot holds, how many, who writes and who must not miss anything."""
+"""The table of a session's rings: content and number of slots, the writer, and the readers that must not miss any."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_PLACES = 16384
 
 @dataclass(frozen=True)
 class RingSpec:
-    """One ring: what a slot holds, how many, who writes and who must not miss anything."""
+    """One ring: content and number of slots, the writer, and the readers that must not miss any."""
 
     slot: Callable[[Plan], np.dtype[np.void]]
     slots: Callable[[Plan], int]
@@ -42,7 +42,7 @@ def _small(plan: Plan) -> int:
 
 
 def _every_image(plan: Plan) -> int:
-    """Places for what is said of every image at once, at a session's end or when it is taken up: observers must not miss any of it."""
+    """Slots for messages on all images at once, at a session's end or when it is resumed: observers must not miss any."""
     settings = plan.config.evolution
     return max(_small(plan), min(4 * settings.generations * settings.population, MOST_PLACES))
 
@@ -79,12 +79,12 @@ LOCALIZER = {
     "physiology": ("record",),
     "messages": (),
 }
-"""Rings of a localizer, and who must not miss anything."""
+"""Rings of a localizer, and their critical readers."""
 OBSERVER = "record"  # reads every ring; it holds up only those that it is critical for
 
 
 def looks_at_volumes(config: Config) -> bool:
-    """Whether evolution looks at volumes in place of scores, whatever drives it: else there is no ring ``series``."""
+    """Whether evolution uses volumes in place of scores, for any condition: else there is no ring ``series``."""
     return config.evolution.strategy == "direct"
 
 
@@ -106,7 +106,7 @@ def readers_of(ring: str, devices: int = 1, localizer: bool = False) -> list[str
 
 
 def ring_names(plan: Plan, names: Iterable[str] = RINGS) -> list[str]:
-    """Give the names of a session's rings, of those asked for: of those that each device has, all; those that this session has."""
+    """Return the names of a session's rings out of the requested ones: all of those that each device has, and those of this session."""
     names = [name for name in names if not plan.localizer or name in LOCALIZER]
     names = [name for name in names if name != "physiology" or plan.config.physio.measured]
     names = [name for name in names if name != "series" or looks_at_volumes(plan.config)]

@@ -21,7 +21,9 @@ from rtevo.config import Config
 from rtevo.decode import Decoder, together, write_decoder
 from rtevo.errors import ConfigError, DataError, DecoderError
 from rtevo.outside import load_arrays, read_json
+from rtevo.physio import SENSORS
 from rtevo.record import DECODER_BEFORE, EVOLUTION, EVOLUTION_BEFORE
+from rtevo.session.sensors import sensors_of
 
 if TYPE_CHECKING:
     from rtevo.decode import Learnt
@@ -118,7 +120,8 @@ def before_of(config: Config, decoder: Decoder, tr_s: float) -> Before | None:
         if place.shape != (4, 4) or not np.isfinite(place).all():
             raise ValueError("place: expected a matrix of 4 x 4 numbers")
         made_with, now = dict(words["made_with"]), _made_with(config, decoder, tr_s)
-        if others := [f"{name} {made_with.get(name)!r}, not {own!r}" for name, own in now.items() if made_with.get(name) != own]:
+        different = [name for name in {**now, **made_with} if made_with.get(name) != now.get(name)]
+        if others := [f"{name} {made_with.get(name, 'none')!r}, not {now.get(name, 'none')!r}" for name in different]:
             raise ConfigError(f"{where}: expected the state of this session's decoder with its settings, found {'; '.join(others)}")
         carried = _carried(folder / _DECODER, decoder) if words["carried"] else decoder
         guide = load_arrays(folder / _GUIDE, _MOST_BYTES)["guide"] if (folder / _GUIDE).exists() else None
@@ -161,4 +164,5 @@ def _made_with(config: Config, decoder: Decoder, tr_s: float) -> Mapping[str, An
         for array in (one.grid.affine, one.reference, one.mask, one.weights):
             digest.update(np.ascontiguousarray(array, np.float32).tobytes())  # as files hold it
     made_with = {"decoder": digest.hexdigest(), "tr_s": tr_s, **{name: getattr(config.decoder, name) for name in _SETTINGS}}
-    return made_with | ({"nuisance": list(config.decoder.nuisance)} if config.decoder.nuisance else {})
+    physio = [*(SENSORS[each] for each in sensors_of(config)), *config.physio.terms] if config.physio.measured else []
+    return made_with | {name: list(own) for name, own in (("nuisance", config.decoder.nuisance), ("physio", physio)) if own}

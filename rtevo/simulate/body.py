@@ -128,7 +128,7 @@ class Body:
 
 
 class SensorFile:
-    """What sensors see of a body, in a file that grows: rows with the session time of a sample, s, the pulse and the belt.
+    """A body's sensors, in a file that grows: rows with the session time of a sample, s, the pulse and the belt.
 
     Parameters
     ----------

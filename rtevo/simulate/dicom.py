@@ -1,6 +1,6 @@
 """Writes functional volumes as a Siemens scanner exports them: one mosaic DICOM file for each volume.
 
-A mosaic file holds the slices of a volume as tiles of one large picture; what the tiles are is said by Siemens' private CSA header
+A mosaic file holds the slices of a volume as tiles of one large picture; the tiles are described by Siemens' private CSA header
 (0029,1010): their number and the direction in which they follow each other. The layout of that header is not published by
 Siemens; it is written here as nibabel's documentation describes it ("Siemens format DICOM with CSA header",
 https://nipy.org/nibabel/dicom/siemens_csa.html) and as dcm2niix reads it.
@@ -113,7 +113,7 @@ class MosaicWriter:
     Parameters
     ----------
     folder : path
-        Where the files go; made if it is not there.
+        Folder for the files; made if missing.
     grid : Grid
         Shape and RAS+ affine of the volumes. Its axes must be at right angles to each other; any rotation and either handedness will
         do. Reading a file back (:mod:`rtevo.ingest`, dcm2niix) gives exactly this grid.
@@ -268,7 +268,7 @@ class MosaicWriter:
         self._fixed_private = _elements(private)
 
     def _series_elements(self) -> list[Element]:
-        """What was scanned and how: groups 0008 (from modality on) to 0020,0011."""
+        """Return the elements of the scan: groups 0008 (from modality on) to 0020,0011."""
         nx, ny, _ = self.grid.shape
         spacing = _decimal(float(self.grid.voxel_size_mm[2]))
         description = self._description.encode()[:64].decode(errors="ignore")

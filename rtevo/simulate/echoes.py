@@ -18,7 +18,7 @@ AIR_MM, REACH_MM = (0.0, 45.0, -14.0), 22.0  # above the sinuses: where in the h
 
 
 def echo_times_s(echoes: int) -> tuple[float, ...]:
-    """Return the times of so many echoes, s; none of one, whose time is that of every volume."""
+    """Return the times of a number of echoes, s; none of one, whose time is that of every volume."""
     return tuple(round(FIRST_S + k * STEP_S, 4) for k in range(echoes)) if echoes > 1 else ()
 
 

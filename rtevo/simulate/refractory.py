@@ -22,13 +22,13 @@ _COARSE, _KEPT = 8, 60
 
 
 class Refractory:
-    """What is left of the response to each picture, as they come."""
+    """The remaining share of the response to each picture, as they come."""
 
     def __init__(self) -> None:
         self._before: list[tuple[float, NDArray[np.float64]]] = []
 
     def __call__(self, onset_s: float, pixels: NDArray[np.uint8]) -> float:
-        """Take a picture, uint8 (H, W, 3); give the share of its response that is left."""
+        """Add a picture, uint8 (H, W, 3); return the share of its response that is left."""
         rows, columns = (np.linspace(0, size - 1, _COARSE).round().astype(np.int64) for size in pixels.shape[:2])
         layout = pixels[np.ix_(rows, columns)].astype(np.float64).ravel()
         layout -= layout.mean()

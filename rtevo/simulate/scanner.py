@@ -129,7 +129,7 @@ class Simulation:
             raise ValueError(f"simulation shape: expected three numbers of at least 8, got {self.shape!r}")
 
     def rng(self, stream: int) -> np.random.Generator:
-        """Give the generator of one stream of random numbers."""
+        """Return the generator of one stream of random numbers."""
         of_person = stream in (HEAD, PREFERENCE)
         of_run = [] if of_person else [self.seed, self.part] if self.part else [self.seed]
         return np.random.default_rng([stream, self.participant_seed, *of_run])
@@ -149,11 +149,11 @@ class Simulation:
         return sampled(whole, self.grid, self.today.pose)
 
     def _of_areas(self) -> list[np.random.Generator]:
-        """Give what draws each area: the same for a concept, whatever other areas there are."""
+        """Return the generator of each area: the same for a concept, whatever other areas there are."""
         return [np.random.default_rng([AREA, self.participant_seed, *name.encode()]) for name in self.areas]
 
     def as_dict(self) -> dict[str, Any]:
-        """Give it as plain values; without what a participant or a scanner may have and has not."""
+        """Return the settings as plain values; without optional parts that the participant or scanner lacks."""
         optional = ("areas", "echo_times_s", "physiology_percent", "refractory")
         return {name: value for name, value in asdict(self).items() if name not in optional or value}
 
@@ -162,11 +162,11 @@ class Simulation:
         return replace(self, today=None if self.today is None else Today(), echo_times_s=())
 
     def body(self) -> Body | None:
-        """Give the participant's heart and breathing; None where they do nothing."""
+        """Return the participant's heart and breathing; None if they have no effect."""
         return Body(self.rng(BODY), LONGEST_S) if self.physiology_percent else None
 
     def preference(self) -> Preference:
-        """Give the participant's preference: for a concept, or drawn.
+        """Return the participant's preference: for a concept, or drawn.
 
         Raises
         ------
@@ -177,7 +177,7 @@ class Simulation:
 
 
 def slice_times_s(slices: int, tr_s: float) -> NDArray[np.float64]:
-    """Give the acquisition time of each slice from the volume's start, s: interleaved, in Siemens' order, float64 (slices,)."""
+    """Return the acquisition time of each slice from the volume's start, s: interleaved, in Siemens' order, float64 (slices,)."""
     first = 0 if slices % 2 else 1
     order = [*range(first, slices, 2), *range(1 - first, slices, 2)]
     times = np.empty(slices)
@@ -186,7 +186,7 @@ def slice_times_s(slices: int, tr_s: float) -> NDArray[np.float64]:
 
 
 class Noise:
-    """What is measured besides the head: thermal noise, physiological fluctuations, slow drift.
+    """The signal besides the head: thermal noise, physiological fluctuations, slow drift.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ class Noise:
         return np.asarray(field, np.float32)
 
     def next(self, t_s: float) -> Field:
-        """Give the noise and drift of the volume at `t_s`; volumes must be asked for in order.
+        """Return the noise and drift of the volume at `t_s`; volumes must be requested in order.
 
         Returns
         -------
@@ -274,7 +274,7 @@ class Scanner:
         self._next = 0
 
     def _of_body(self, head: Head, percent: float) -> list[Field]:
-        """What pulse, chest, breathing and heart rate do to each voxel: smooth over space, and more at some places."""
+        """The effect of pulse, chest, breathing and heart rate on each voxel: smooth over space, stronger at some places."""
         rng, shape = self.settings.rng(BODY), head.grid.shape
         maps = []
         for share in (0.7, 0.55, 0.35, 0.25):
@@ -285,7 +285,7 @@ class Scanner:
         return maps
 
     def params(self, index: int) -> NDArray[np.float64]:
-        """Give the head's true displacement in the middle of volume `index`, float64 (6,); see :class:`rtevo.simulate.head.HeadMotion`."""
+        """Return the true head displacement in the middle of volume `index`, float64 (6,); see :class:`rtevo.simulate.head.HeadMotion`."""
         return self.motion.at((index + 0.5) * self.settings.tr_s)
 
     def prepare(self, index: int) -> None:

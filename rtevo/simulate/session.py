@@ -25,7 +25,7 @@ from rtevo.wire import Pressed, Shown
 
 __all__ = ["RealTime", "Room", "SessionTime", "VolumeWriter", "run_scanner"]
 
-_PEEK_S = 0.05  # how often a wait for the presenter looks whether the session goes on
+_PEEK_S = 0.05  # interval at which a wait for the presenter checks that the session still runs
 
 
 class VolumeWriter(Protocol):
@@ -184,7 +184,7 @@ class Room:
         return True
 
     def wait_until(self, t_s: float) -> bool:
-        """Let session time pass until `t_s`, looking and pressing keys meanwhile; False where the session stops before.
+        """Wait until session time `t_s`, looking and pressing keys meanwhile; False if the session stops before.
 
         Raises
         ------

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rtevo.session.decoding import Aligned, Decide, Decoding
     from rtevo.session.placing import Attempt
 
-EDGE_SCORES = 12  # images, before it is said that the response lies at the edge
+EDGE_SCORES = 12  # images, before the warning that the response lies at the edge
 ATTEMPTS = 3  # to place the decoder, where nobody can be asked
 DECIDED = {
     Decision.PENDING: "",
@@ -80,7 +80,7 @@ class _Decode:
         return Decoding(self.context.config, self.decoder, self.context.plan.tr_s, first, decide, self.hints, self.before)
 
     def _warm(self) -> None:
-        """Do everything once, with a realigner of its own: the session's starts from where the head lay last."""
+        """Run each step once, with a realigner of its own: the session's starts from the head's last position."""
         from rtevo.record.making import as_they_come
         from rtevo.session.decoding import Decoding
         from rtevo.session.placing import Hints
@@ -92,7 +92,7 @@ class _Decode:
         decoding.close()
 
     def _take_up(self) -> Decoding:
-        """Decode again what was recorded, so that the decoder stands where it stood; publish what the log does not hold of it."""
+        """Decode the recorded volumes again, to restore the decoder's state; publish what the log lacks."""
         from rtevo.past.decoding import Again
         from rtevo.record import AlignedRecord, ScoreRecord, SeriesRecord, Start, earlier, of_kind
 
@@ -105,9 +105,9 @@ class _Decode:
         firsts = [r.first_volume for r in of_kind(past, Start)]
         again = Again(plan.out, past[begun:], self._make, kept=True)
         volumes = again.volumes
-        context.log.info("decode: taking up the decoder from %d recorded volumes", volumes)
+        context.log.info("decode: restoring the decoder from %d recorded volumes", volumes)
         for done, (record, volume, scores, reliability) in enumerate(again):
-            context.progress(f"{done} of {volumes} recorded volumes taken up")
+            context.progress(f"{done} of {volumes} recorded volumes processed")
             if volume is not None and (volume.index, volume.flags & VolumeFlag.LATE) not in aligned:
                 self.publish_aligned(volume, record.fields())
             self.publish_scores([s for s in scores if (*s.key, s.revision) not in known], reliability)
@@ -119,7 +119,7 @@ class _Decode:
         return again.decoding
 
     def event(self, slot: Any) -> None:
-        """Take note of the trigger, of onsets, and of images that are taken away."""
+        """Process the trigger, onsets, and images that are taken away."""
         self.events_taken += 1
         if slot["kind"] == EventKind.TRIGGER:  # a second one corrects it, before any image
             self.run = self.run.triggered(slot["t_ns"])
@@ -145,7 +145,7 @@ class _Decode:
             self.compare(aligned.motion)
         if aligned.data is None and not math.isnan(aligned.motion[0]) and not self.holes:
             self.holes = True
-            self.context.log.warning("decode: volumes with numbers in the decoder's mask that are not finite are left out")
+            self.context.log.warning("decode: volumes with NaN or infinite values in the decoder's mask are left out")
         self.closed_ns[index] = int(slot["closed_ns"])
         self.publish_aligned(aligned, slot, first_echo(volume), self.events_taken, state)
         before = self.decoding.left_out
@@ -166,7 +166,7 @@ class _Decode:
         return Decision.AGAIN
 
     def answer(self) -> None:
-        """Do what the operator has decided."""
+        """Carry out the operator's decision."""
         waiting, answer = self.decoding.undecided, self.context.clock.get("placement_answer")
         if waiting is None or answer == self.answered or answer // 4 != waiting.number + 1:
             return
@@ -185,7 +185,7 @@ class _Decode:
         Raises
         ------
         DecoderError
-            The decoder cannot be placed, and nobody is there who could do anything about it.
+            The decoder cannot be placed, and there is no operator to decide.
         """
         clock, out = self.context.clock, self.context.plan.out
         news, self.decoding.news = self.decoding.news, []
@@ -199,7 +199,7 @@ class _Decode:
                 _fill(slot, attempt)
             if attempt.decision == Decision.ACCEPTED:
                 if self.decoding.renewed:
-                    self.context.log.warning("decode: this part lies on another grid than the one before: its scores begin anew")
+                    self.context.log.warning("decode: this part lies on another grid than the one before: scoring starts anew")
                 clock.set("placed", clock.get("placed") + 1)
                 self._save_decoder(out, attempt)
         waiting = self.decoding.undecided
@@ -207,7 +207,7 @@ class _Decode:
         if waiting is not None and not self.context.plan.attended:
             raise DecoderError(
                 f"the decoder could not be placed on today's head in {ATTEMPTS} attempts, and nobody is at the console or the terminal to "
-                f"decide: {words(waiting.placement, self.decoder.grid)}. It is drawn in {placement_folder(out, self.context.plan.part)}"
+                f"decide: {words(waiting.placement, self.decoder.grid)}. See {placement_folder(out, self.context.plan.part)}"
             )
 
     def save_reference(self, attempt: Attempt) -> None:
@@ -227,7 +227,7 @@ class _Decode:
             save_decoder(placement_folder(out, self.context.plan.part) / "decoder", self.decoding.decoder)
 
     def end(self) -> None:
-        """Say the last word on all images; keep what the next run of the visit may take over."""
+        """Publish the final scores of all images; keep what the next run of the visit may take over."""
         from rtevo.session.takeover import save_state
 
         plan = self.context.plan
@@ -240,14 +240,14 @@ class _Decode:
             save_state(plan.out, self.decoding, self.context.config, self.decoder, plan.tr_s)
 
     def artefact(self, index: int) -> None:
-        """Note a volume that is left out; warn of the first, the second, the fourth, and so on."""
+        """Record a volume that is left out; warn of the first, the second, the fourth, and so on."""
         self.artefacts += 1
         level = logging.WARNING if self.artefacts.bit_count() == 1 else logging.INFO
-        text = "decode: volume %d is left out as an artefact: it lies over 6 standard deviations from what those before predict (%d so far)"
+        text = "decode: volume %d is left out as an artefact: over 6 standard deviations from its prediction by those before (%d so far)"
         self.context.log.log(level, text, index, self.artefacts)
 
     def compare(self, motion: Any) -> None:
-        """Warn where the run is not like the decoder's."""
+        """Warn if the run differs from the decoder's."""
         from rtevo.decode import differences
 
         self.compared = True
@@ -276,7 +276,7 @@ class _Decode:
                 put_volume(out, data if aligned.data is None else aligned.data, self.decoding.grid or NO_GRID)
 
     def publish_series(self, used: Sequence[Projected], part: int) -> None:
-        """Publish volumes that scores have used, where evolution looks at volumes."""
+        """Publish volumes that scores have used, if evolution uses volumes."""
         for volume in used if self.series is not None else ():
             assert self.series is not None
             with self.series.reserve(timeout_s=30) as out:
@@ -316,14 +316,14 @@ class _Decode:
             return
         self.at_edge = True
         self.context.log.warning(
-            "decode: the response comes %+.1f s against the canonical one, at the edge of the %.1f to %.1f s that are looked at: see "
-            "whether onsets and the repetition time are right, and fit the decoder to this participant's own run",
+            "decode: the response comes %+.1f s against the canonical one, at the edge of the %.1f to %.1f s considered: check "
+            "that onsets and repetition time are right, and fit the decoder to this participant's own run",
             found.lag_s, found.lags_s[0], found.lags_s[-1],
         )  # fmt: skip
 
 
 def _say_once(context: Context, text: str) -> None:
-    """Say what takes long at the start, in the log and in the line that shows what is waited for."""
+    """Report slow work at the start, in the log and in the line that shows the state."""
     context.log.info("decode: %s", text)
     context.progress(text)
 
@@ -334,7 +334,7 @@ def acceptable(placement: Placement, config: Config) -> bool:
 
 
 def words(placement: Placement, grid: Grid) -> str:
-    """Say how the decoder lies on today's head."""
+    """Return how the decoder lies on today's head."""
     centre = grid.affine @ [*((np.array(grid.shape) - 1) / 2), 1.0]
     shift_mm = float(np.linalg.norm((placement.matrix @ centre - centre)[:3]))
     turn_deg = math.degrees(math.acos(min(1.0, max(-1.0, (float(np.trace(placement.matrix[:3, :3])) - 1) / 2))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 LOOK_S = 0.02  # between two looks at the sensors
 GATHER_S = 0.2  # samples are handed on together
 AGAIN_S = 5.0  # until a device that was not there is looked for again
+RATE_OFF = 0.02  # relative: what the clock of the samples can follow
 EDGES = 256  # of the scanner's pulses that are kept
 
 
@@ -37,6 +39,7 @@ class _Reader:
         self._again_s, self._failed, self._said = -math.inf, False, False
         self._held: list[NDArray[np.float64]] = []
         self._first, self._segment, self._handed_s = 0, -1, 0.0
+        self._came, self._began_s, self._off = 0, math.nan, 0  # samples since a series began, when, and series that ended too early
         self._edges: list[int] = []  # samples at which a pulse of the scanner began, in the series that goes on
         self._low, self._high, self._last = math.inf, -math.inf, math.inf
 
@@ -67,9 +70,7 @@ class _Reader:
     def _lose(self, problem: Exception) -> None:
         """The device is not there: it is looked for again."""
         self._again_s = time.monotonic() + AGAIN_S
-        if self._source is not None:
-            self._source.close()
-            self._source = None
+        self._let_go()
         if not self._failed:
             self._failed = True
             self.context.log.warning("physio: %s: %s; it is tried again every %g s", self.device, problem, AGAIN_S)
@@ -80,10 +81,24 @@ class _Reader:
         assert self._clock is not None
         first = self._clock.add(len(chunk.values), chunk.stamp_s, self._source.exact, chunk.error_s)
         if self._clock.segment != self._segment:
+            self._judge_rate(self._came + len(chunk.values), chunk.stamp_s - self._began_s)
+            self._came, self._began_s = 0, chunk.stamp_s
             self._first, self._segment, self._edges, self._held = first, self._clock.segment, [], []
+        else:
+            self._came += len(chunk.values)
         self._held.append(chunk.values)
         if self._trigger in self.device.sensors:
             self._find_edges(chunk.values[:, self.device.sensors.index(self._trigger)], first)
+
+    def _judge_rate(self, came: int, took_s: float) -> None:
+        """Warn if a series ended that was not as fast as the device says: the first time, the second, the fourth, and so on."""
+        assert self._source is not None
+        came_hz = came / took_s if took_s > 0 else math.nan
+        if abs(came_hz / self._source.rate_hz - 1) > RATE_OFF:
+            self._off += 1
+            if self._off.bit_count() == 1:
+                text = "physio: %s: %.4g samples a second came, expected %g: set [physio] rate_hz, or see whether the device loses samples"
+                self.context.log.warning(text, self.device, came_hz, self._source.rate_hz)
 
     def _find_edges(self, values: NDArray[np.float64], first: int) -> None:
         """Find where the scanner's pulses begin."""
@@ -141,12 +156,18 @@ class _Reader:
     def close(self) -> None:
         """Publish what is left, and let go of the device."""
         self._hand_on(everything=True)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the device; one that has gone may not let itself be closed."""
         if self._source is not None:
-            self._source.close()
+            with suppress(OSError, RuntimeError):
+                self._source.close()
+            self._source = None
 
 
 def _anchor(context: Context, readers: list[_Reader]) -> bool:
-    """Find the delay of the device that has the scanner's pulses, once the trigger has been; it is taken off those of the same kind."""
+    """Find the delay of the device that has the scanner's pulses, once the trigger has been; of files, each is a channel of one device."""
     if not context.clock.get("triggered"):
         return False
     trigger_s = (context.clock.get("started_ns") + context.clock.get("trigger_ns")) / 1e9  # at speed 1
@@ -154,7 +175,7 @@ def _anchor(context: Context, readers: list[_Reader]) -> bool:
         delay_s = reader.delay_s(trigger_s)
         if abs(delay_s) < context.plan.tr_s / 2:
             for other in readers:
-                if other.device.kind == reader.device.kind:
+                if other is reader or other.device.kind == reader.device.kind == "file":
                     other.anchor(delay_s, context.clock.get("trigger_error_ns") / 1e9)
                     other.say()
             return True

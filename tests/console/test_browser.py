@@ -294,7 +294,7 @@ def test_stop_asks_and_then_ends_the_session_in_good_order(watched: Watched) -> 
     watched.press("x")
     question = watched.page.get_by_text("End the session now?")
     question.wait_for(timeout=LONG_MS)
-    watched.page.get_by_text("the session goes on until you stop it").wait_for(timeout=LONG_MS)
+    watched.page.get_by_text("the session continues until you stop it").wait_for(timeout=LONG_MS)
     watched.page.set_viewport_size({"width": 390, "height": 844})
     assert watched.page.locator(".q-dialog__backdrop").count() == 0  # what goes on is neither dimmed nor covered
     top = watched.page.locator(".q-dialog .q-card").bounding_box()["y"]

@@ -142,6 +142,6 @@ def test_the_page_shows_the_maps_and_says_why_there_are_none(tmp_path: Path) -> 
     assert f"{FEWEST} volumes" in shown
     hidden = words(followed(tmp_path, FEWEST, hidden=True), blinded=True)
     assert "contribution?" not in hidden
-    assert "it would tell the score" in hidden
+    assert "it would reveal the score" in hidden
     assert "saves no volumes" in words(followed(tmp_path, FEWEST, kind="none"))
     assert f"After {FEWEST} volumes" in words(followed(tmp_path, 3))

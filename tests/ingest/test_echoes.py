@@ -89,7 +89,7 @@ def test_a_missing_echo_makes_its_volume_missing_by_name_and_a_late_one_is_late(
     got = source.poll()
     assert values(got) == [(2, None), (3, [103, 203, 303])]
     assert got[0].flags == VolumeFlag.MISSING
-    assert "volume 2: echo 2 of 3 is missing, and so is the volume" in source.problems
+    assert "volume 2: echo 2 of 3 is missing, so the volume counts as missing" in source.problems
     write(tmp_path, 2, 2)
     (late,) = source.poll()
     assert (values([late]), late.flags) == ([(2, [102, 202, 302])], VolumeFlag.LATE)
@@ -265,4 +265,4 @@ def test_an_echo_that_lies_elsewhere_makes_its_volume_missing() -> None:
     join.add(1, [of(5.0)], 0.0)
     (volume,) = join.advance(0.0)
     assert (volume.data, volume.flags) == (None, VolumeFlag.MISSING)
-    assert "echo 2 does not lie where the first one does" in join.problems[0]
+    assert "echo 2 lies elsewhere than the first" in join.problems[0]

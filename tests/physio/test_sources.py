@@ -46,8 +46,8 @@ def test_a_monitoring_units_log_is_read_in_whatever_pieces(size: int) -> None:
 def test_rows_are_read_and_what_is_none_is_passed_over() -> None:
     parser = Rows((3, 1))
     first = parser.feed("RESP\tGSR\tPPG\n1.5\t0\t-2e1\n3,4;5\r\nnan 1 2\n\n7 8")
-    assert_array_equal(first, [[-20, 1.5], [5, 3]])
-    assert parser.unreadable == 2
+    assert_array_equal(first, [[-20, 1.5], [5, 3], [2, np.nan]])
+    assert parser.unreadable == 1
     assert_array_equal(parser.feed(" 9\n1 2\n"), [[9, 7]])
     assert len(parser.feed("x" * 100_000)) == 0
     assert_array_equal(parser.feed("\n4 5 6\n"), [[6, 4]])
@@ -67,6 +67,28 @@ def test_a_file_that_grows_is_followed_and_one_that_begins_anew(tmp_path: Path) 
         path.write_text("0 7\n")
         assert source.poll() == []
         assert_array_equal(source.poll()[0].values, [[7]])
+
+
+def test_a_file_in_whose_place_another_comes_is_left_for_that(tmp_path: Path) -> None:
+    path = tmp_path / "pulse.txt"
+    path.write_text("1\n")
+    with closing(open_source("file", str(path), ("1",), 50.0, tmp_path)) as source:
+        assert_array_equal(source.poll()[0].values, [[1]])
+        path.rename(tmp_path / "pulse.1.txt")
+        assert source.poll() == []
+        path.write_text("2\n3\n")
+        assert source.poll() == []
+        assert_array_equal(source.poll()[0].values, [[2], [3]])
+
+
+def test_what_is_no_number_is_the_sample_before_of_that_channel(tmp_path: Path) -> None:
+    path = tmp_path / "both.txt"
+    path.write_text("1 5\nnan 6\n3 inf\n")
+    with closing(open_source("file", str(path), ("1", "2"), 50.0, tmp_path)) as source:
+        assert_array_equal(source.poll()[0].values, [[1, 5], [1, 6], [3, 6]])
+        with path.open("a") as file:
+            file.write("nan 1e300\n4 7\n")
+        assert_array_equal(source.poll()[0].values, [[3, 6], [4, 7]])
 
 
 def test_of_what_a_file_held_before_a_minute_is_taken(tmp_path: Path) -> None:

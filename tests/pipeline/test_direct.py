@@ -74,5 +74,5 @@ def test_another_session_is_yoked_to_its_volumes_where_the_repetition_time_is_th
         course.volume(0, replace(projected_of(volume), value=math.nan))  # its own values do not count
     assert np.isfinite(course.evolver.history().fitness).all()
     check_partner(yoked, recorded.start.tr_s)
-    with pytest.raises(ConfigError, match=r"expects a session of TR 1\.5 s, as this one's, found 2 s"):
+    with pytest.raises(ConfigError, match=r"expects a session with this one's TR, 1\.5 s, found 2 s"):
         check_partner(yoked, 1.5)

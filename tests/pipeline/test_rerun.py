@@ -104,7 +104,7 @@ def test_what_cannot_be_computed_again_is_refused_with_the_reason(
         assert not (tmp_path / "again").exists()
         return capsys.readouterr().err
 
-    assert "[evolution] population: expected 3 as in the recorded session, got 4" in refused("--population", "4")
+    assert "[evolution] population: expected 3 as in the session that is computed again, got 4" in refused("--population", "4")
     assert "expected a folder that does not exist yet" in refused("--out", str(tmp_path))
     assert main(["--rerun", str(tmp_path)]) == 2
     assert "session.toml" in capsys.readouterr().err

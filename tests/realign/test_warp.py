@@ -139,3 +139,11 @@ def test_distortion_is_undone_where_it_moves_with_the_head():
             plain, corrected = PLAIN.aligned(realigner, volume, motion), Making(warp).aligned(realigner, volume, motion)
             off, left = (float(np.abs(each - head)[brain].mean()) for each in (plain, corrected))
             assert left < LEFT * off
+
+
+def test_a_map_whose_affine_places_nothing_is_refused(tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32), None)
+    image.header.set_sform(np.diag([1.0, 1.0, 0.0, 1.0]), 1)
+    nibabel.save(image, tmp_path / "flat.nii")
+    with pytest.raises(DataError, match="expected an affine from voxels to mm"):
+        read_warp(tmp_path / "flat.nii", "Hz", GRID, Encoding("j", READOUT_S))

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from rtevo.config import Config, build
 from rtevo.decode import Decoder
-from rtevo.errors import DataError
+from rtevo.errors import ConfigError, DataError, DecoderError
 from rtevo.realign import first_echo
+from rtevo.record import taken_over
 from rtevo.record.making import check_maps, keep_maps, making_of
 from rtevo.records import Decision, Grid, put_volume, volume_dtype, volume_of
 from rtevo.session.aligning import Aligning
@@ -139,6 +140,8 @@ def test_the_next_run_of_a_visit_goes_on_with_the_guide(
     wanted = replace(wanted, decoder=replace(wanted.decoder, continue_from=str(tmp_path)))
     before = before_of(wanted, decoder, TR_S)
     assert before is not None
+    with pytest.raises(ConfigError, match=r"found physio 'none', not \['pulse', 'retroicor', 'rvt', 'hrv'\]"):
+        before_of(replace(wanted, physio=replace(wanted.physio, cardiac="simulated")), decoder, TR_S)
     after = decoding(decoder, wanted, known, before=before)
     feed(after, volumes[4:6], grid)
     assert after.placed  # with its first volume
@@ -186,6 +189,19 @@ def test_settings_and_headers_that_do_not_fit_are_named(run: tuple[list[NDArray[
     kept = keep_maps(config(t2star=str(path)), tmp_path / "out")
     assert kept.acquisition.t2star == str(tmp_path / "out" / "t2star.nii")
     assert Path(kept.acquisition.t2star).read_bytes() == path.read_bytes()
+
+
+def test_the_runs_folder_has_a_copy_of_the_masks_of_nuisance_terms(tmp_path: Path) -> None:
+    named, out = tmp_path / "ventricles.nii.gz", tmp_path / "out"
+    nibabel.save(nibabel.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), named)
+    out.mkdir()
+    kept = keep_maps(build({"decoder": {"nuisance": ["csf"], "csf_mask": str(named)}}), out)
+    assert kept.decoder.csf_mask == str(out / "csf_mask.nii.gz")
+    named.write_text("no image")
+    with pytest.raises(DecoderError, match="expected a 3-D NIfTI file"):
+        check_maps(build({"decoder": {"csf_mask": str(named)}}))
+    (out / "session.toml").write_text('[decoder]\ncsf_mask = "/elsewhere/csf_mask.nii.gz"\n')
+    assert taken_over(out) == {("decoder", "csf_mask"): str(out / "csf_mask.nii.gz")}
 
 
 @pytest.mark.parametrize("echoes", [1, 2])

@@ -17,6 +17,7 @@ from rtevo.config import build
 from rtevo.errors import ConfigError
 from rtevo.export.physio import recordings
 from rtevo.physio import Sensor
+from rtevo.physio.sources import Chunk
 from rtevo.record import RecordedSession, Recorder
 from rtevo.records import EventKind, RunClock, event_dtype, physiology_dtype
 from rtevo.session.physio import PhysioTerms
@@ -137,6 +138,36 @@ def test_a_loss_is_said_once_and_so_is_that_it_is_over(tmp_path: Path) -> None:
     assert not terms.volume(float("nan")).terms.any()  # before the trigger
 
 
+def test_in_lock_step_terms_do_not_depend_on_the_blocks_in_which_samples_come(tmp_path: Path) -> None:
+    body, here = Body(np.random.default_rng(5), 60), context(tmp_path, trigger="")
+    everything = [next(slots(body, sensor, k / RATE_HZ, (k + 0.5) / RATE_HZ)) for k in range(1500) for sensor in Sensor if sensor < 2]
+    found = []
+    for ahead_s in (0.0, 3.3):
+        terms, waiting = PhysioTerms(here.config, 2.0, held=True), list(everything)
+        for index in range(12):
+            ends_s = 5.0 + 2.0 * (index + 1)
+            while waiting and waiting[0]["t_ns"] <= 1e9 * (ends_s + ahead_s * (index % 2)):
+                terms.take(waiting.pop(0))
+            assert terms.covers(ends_s - 0.05)
+            terms.release(ends_s - 0.05)
+            found.append(terms.volume(ends_s - 2.0).terms)
+    assert np.any(found[-1])
+    np.testing.assert_array_equal(found[:12], found[12:])
+
+
+def test_a_device_that_sends_at_another_rate_than_is_said_is_named(tmp_path: Path, ring: Ring, caplog: pytest.LogCaptureFixture) -> None:
+    here = context(tmp_path)
+    reader = _Reader(here, devices_of(here.config, tmp_path)[0], ring)
+    (tmp_path / "device.txt").write_text("1 2 3\n")
+    reader.look()
+    for k in range(40):
+        reader._take(Chunk(np.zeros((100, 3)), 1000.0 + 0.2 * k, 0.0))  # 500 a second
+    (said, *_) = [each.getMessage() for each in caplog.records]
+    assert "500 samples a second came, expected 50: set [physio] rate_hz" in said
+    assert len(caplog.records) == 6  # the first, the second, the fourth, ... of 40
+    reader.close()
+
+
 def test_what_was_recorded_is_exported_evenly_with_its_gaps(tmp_path: Path) -> None:
     body, begun = Body(np.random.default_rng(5), 60), {"schema": 1, "part": 0, "first_volume": 0, "tr_s": 2.0}
     recorder = Recorder(tmp_path)
@@ -163,7 +194,7 @@ def test_what_was_recorded_is_exported_evenly_with_its_gaps(tmp_path: Path) -> N
         ({"physio": {"cardiac": "simulated"}}, "physiology_percent"),
         ({"physio": {"cardiac": "file:x"}}, "rate_hz"),
         ({"physio": {"cardiac": "lsl:x"}, "session": {"speed": 2.0}}, "speed"),
-        ({"physio": {"trigger": "lsl:x"}}, "beside trigger"),
+        ({"physio": {"trigger": "lsl:x"}}, "one of these with trigger"),
         ({"physio": {"cardiac": "x"}}, "serial:PORT@BAUD"),
         ({"physio": {"terms": ["retroicor", "ecg"]}}, "rvt"),
     ],
