@@ -250,7 +250,7 @@ def test_late_files_of_the_run_before_do_not_become_the_run(watch: Callable[[str
     assert 4 <= summary["volumes"]["received"] <= len(delivery.fates)
     assert summary["volumes"]["lost"] == 0
     told = log.read_text()
-    assert "series 1 'bold': comes before the trigger; it is held" in told
+    assert "series 1 'bold': comes before the trigger; its volumes are held" in told
     assert "series 1 'bold': 3 volumes from 40 on came too early for this trigger" in told
     assert "the run is series 2 'bold'" in told
 
