@@ -82,7 +82,9 @@ class Warp:
     def of(cls, shift: ArrayLike) -> Warp:
         """Make one of a displacement, (X, Y, Z, 3) in voxels."""
         field = np.asarray(shift, np.float64)
-        jacobian = np.eye(3) + np.stack([np.stack(np.gradient(field[..., axis]), axis=-1) for axis in range(3)], axis=-2)
+        jacobian = np.eye(3) + np.stack(
+            [np.stack([np.gradient(part, axis=k) for k in range(3)], axis=-1) for part in np.moveaxis(field, -1, 0)], axis=-2
+        )
         gain = np.maximum(np.linalg.det(jacobian), 0.0)
         return cls(np.ascontiguousarray(field, np.float32), np.ascontiguousarray(gain, np.float32))
 
