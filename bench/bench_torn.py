@@ -126,7 +126,7 @@ def series(way: str, files: int, pauses_ms: tuple[float, ...], settle_s: float =
         sender.join()
         told = " ".join(source.problems)
         torn = [index for index, (_, checksum) in seen.items() if checksum != zlib.crc32(volume(index))]
-        silent = [index for index in torn if f"volume {index} had been taken" not in told]
+        silent = [index for index in torn if f"volume {index} had been read" not in told]
         late_ms = [(at_ns - closed[index]) / 1e6 for index, (at_ns, _) in seen.items() if index not in torn and index in closed]
         return late_ms, len(torn), len(silent), files - len(seen)
 

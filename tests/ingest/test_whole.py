@@ -302,6 +302,6 @@ def test_no_torn_volume_gets_through_without_a_word(way: str, tmp_path: Path, cl
         clock.advance(0.01)
     assert [v.index for v in got] == list(range(12))
     torn = [v.index for v in got if not np.array_equal(v.data, scanner.data(v.index))]
-    assert [index for index in torn if not any(f"volume {index} had been taken" in problem for problem in source.problems)] == []
+    assert [index for index in torn if not any(f"volume {index} had been read" in problem for problem in source.problems)] == []
     if way in ("growing", "renamed"):
         assert torn == []
