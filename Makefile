@@ -1,10 +1,10 @@
-# make run: a default session.  make test: the test suite.  Both make .venv first.
+# make run: a default session.  make test: the test suite.  make docs: the documentation as a site.  All make .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 SESSION ?=
 WORKERS ?= 4
 
-.PHONY: run test bench lint format psychopy clean
+.PHONY: run test bench lint docs format psychopy clean
 
 run: .venv/installed
 	$(BIN)/python -m rtevo.run $(SESSION)
@@ -21,7 +21,13 @@ bench: .venv/installed-test
 lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/python -m pytest -q -p no:xdist tests/test_docs.py
 	$(BIN)/mypy
+
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html is written; with its search: $(BIN)/python -m http.server --directory site"
 
 format: .venv/installed-test
 	$(BIN)/ruff check --fix .
@@ -31,7 +37,7 @@ format: .venv/installed-test
 psychopy: .venv/psychopy/installed
 
 clean:
-	rm -rf .venv .build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv .build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "rtevo needs Python 3.11 or later; this is $$($(PYTHON) --version). Set PYTHON=python3.11, say."; exit 1; }
@@ -44,6 +50,10 @@ clean:
 .venv/installed-test: .venv/bin/python pyproject.toml setup.py
 	$(BIN)/python -m pip install -q -e ".[test]"
 	@touch .venv/installed $@
+
+.venv/installed-docs: .venv/installed pyproject.toml
+	$(BIN)/python -m pip install -q -e ".[docs]"
+	@touch $@
 
 .venv/psychopy/installed: .venv/bin/python presenter/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || { echo "PsychoPy needs Python 3.10 to 3.12; this is $$($(PYTHON) --version). Set PYTHON=python3.12, say."; exit 1; }

@@ -116,7 +116,7 @@ class Session:
         return np.asarray(found / found.std() * (self.signal / 700) * self.brain, np.float32)
 
     def on(self, grid: Grid, matrix: Array, what: Volume) -> Volume:
-        """See something as the voxels of a grid do: a mean over about their size."""
+        """Return a field as seen by a grid's voxels: a mean over about their size."""
         spread = math.sqrt(max(float((grid.voxel_size_mm**2).mean()) - FINE_MM**2, 0.0) / 12)
         soft = smooth(what, self.grid.voxel_size_mm, 2.355 * spread)
         return sample(soft, np.linalg.inv(self.grid.affine) @ np.linalg.inv(matrix) @ grid.affine, grid.shape)

@@ -353,6 +353,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cells", nargs="*", metavar="NAME", help="series made otherwise than the filter assumes; default: all cells")
     parser.add_argument("--runs", type=Path, default=Path("cells.jsonl"), help="file of their runs (default cells.jsonl)")
     parser.add_argument("--loops", type=Path, metavar="FILE", help="closed loops; file of their runs")
+    parser.add_argument("--of", nargs="+", default=[], metavar="NAME", help="of the closed loops, only these")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="closed loops at a time (default 1)")
     options = parser.parse_args(arguments)
     if options.cells is not None or options.loops:
         from cells import run_cells, table
@@ -361,7 +363,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.cells is not None:
             print(table(run_cells(options.cells, options.seeds, options.runs)))
         if options.loops:
-            print(run_loops(options.seeds, options.loops))
+            print(run_loops(options.seeds, options.loops, options.of, options.jobs))
         return 0
     if (options.fit is None) != (options.score is None):
         parser.error("--fit and --score: expected both")

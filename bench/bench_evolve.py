@@ -4,10 +4,10 @@ Run as a script, ``python bench/bench_evolve.py [--table ...] [--seeds N] [--obj
 it prints the true fitness of the last generation's candidates, in standard deviations of random images, mean and standard error over
 the seeds: every strategy at every budget and noise (``gain``), against the prototype's rule at equal evaluations and at a quarter of
 them (``prototype``), generational and steady at equal scan time (``schedule``), with late, missing and wild scores (``gaps``), and for the
-built-in image model's own objective, the similarity of the re-encoded picture to a hidden one (``picture``); with maps that measure
-something else, too (``quality``), what objectives over two maps do to both (``maps``), and evolution that goes on in runs whose
-scores have another offset and unit (``runs``). Simulations run on the local cores or a Dask
-cluster, see --help. Under pytest-benchmark the cost of one ask is timed, for 100 to 1,000 scores.
+built-in image model's own objective, the similarity of the re-encoded picture to a hidden one (``picture``), and what comes back of
+embeddings of several lengths (``returned``); with maps that measure something else, too (``quality``), what objectives over two maps do
+to both (``maps``), and evolution that goes on in runs whose scores have another offset and unit (``runs``). Simulations run on the
+local cores or a Dask cluster, see --help. Under pytest-benchmark the cost of one ask is timed, for 100 to 1,000 scores.
 
 Budgets are generations x population. An image every 4 s, a score 12 s after its onset.
 """
@@ -30,27 +30,27 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rtevo import generate
 from rtevo.decode.several import objective_values
 from rtevo.errors import RtevoError
-from rtevo.evolve import STRATEGIES, Surrogate, create
+from rtevo.evolve import OF_SCORES, Shell, Surrogate, create
 from rtevo.evolve.jobs import add_options, client, run_cases
-from rtevo.evolve.rehearse import OBJECTIVES, Case, Outcome, play, standardised
+from rtevo.evolve.rehearse import OBJECTIVES, Case, Fitness, Outcome, play, standardised
+from rtevo.latent import LatentSpace
 from rtevo.objective import parse_objective
 from rtevo.progress import shown
 
 BUDGETS = ((4, 20), (6, 10), (10, 20), (20, 20))
 QUARTERS = ((4, 5), (3, 5), (5, 10), (5, 20))  # a quarter of the evaluations of each
-TABLES = ("gain", "prototype", "schedule", "gaps", "picture", "quality", "maps", "runs")
+TABLES = ("gain", "prototype", "schedule", "gaps", "picture", "returned", "quality", "maps", "runs")
 PICTURE_SIZE = 16
+LENGTHS = (0.5, 0.8, 1.0, 1.1, 1.3, 1.6, 2.2)  # of embeddings, as shares of the usual one
 COLOURS = {"surrogate": "#0b6e75", "truncation": "#c1561a", "cma": "#6a4ba0", "sepcma": "#b0a3d4", "random": "#9aa3ad"}
 
 
 @lru_cache(maxsize=1)
 def _painter() -> Any:
     """Load the built-in image model and its latent space, once in each worker."""
-    from rtevo import generate
-    from rtevo.latent import LatentSpace
-
     generator = generate.load(generate.GeneratorSettings(model_path=None, steps=4, guidance_scale=1.0))
     return generator, LatentSpace.load(generate.TINY_LATENT_SPACE).first(PICTURE_SIZE)
 
@@ -67,10 +67,22 @@ def picture(x: np.ndarray, target: np.ndarray | None = None) -> np.ndarray:
     return painted @ target / np.linalg.norm(painted, axis=1) / np.linalg.norm(target)
 
 
+@lru_cache(maxsize=64)
+def _similarity(seed: int, size: int) -> Fitness:
+    """Return how like a participant's hidden picture what is really painted is, in standard deviations of random images."""
+    target = picture(np.random.default_rng([seed, 0]).standard_normal((1, size)))[0]
+    return standardised(lambda x: picture(x, target), size, np.random.default_rng([seed, 1]), sample=48)
+
+
+def shell() -> Shell:
+    """Return the shell of the built-in latent space."""
+    space = _painter()[1]
+    return Shell.of(space.mean, space.components, space.scale)
+
+
 def play_picture(case: Case) -> Outcome:
     """Run a case whose participant compares what is really painted with a hidden picture."""
-    target = picture(np.random.default_rng([case.seed, 0]).standard_normal((1, case.size)))[0]
-    return play(case, standardised(lambda x: picture(x, target), case.size, np.random.default_rng([case.seed, 1]), sample=48))
+    return play(case, _similarity(case.seed, case.size), shell())
 
 
 class Bench:
@@ -215,6 +227,27 @@ def picture_table(bench: Bench) -> None:
         print(f"{noise:>5g}  {strategy:<11}" + "".join(f"{cell(part):>14}" for part in parts[2 * k : 2 * k + 2]))
 
 
+def returned_table(bench: Bench) -> None:
+    """What comes back of embeddings of several lengths, in directions of the first components and of all, built-in model."""
+    generator, _ = _painter()
+    space = LatentSpace.load(generate.TINY_LATENT_SPACE)
+    usual = math.sqrt(float((space.scale.astype(np.float64) ** 2).sum()))
+    print(f"\nreturned: pictures re-encoded, {bench.options.seeds} for each length; lengths as shares of the usual one ({usual:.2f})")
+    print(f"{'asked for':>9}" + "".join(f"{name + text:>24}" for name in ("first 12, ", "all 64, ") for text in ("length", "cosine")))
+    for share in LENGTHS:
+        row = f"{share:>9g}"
+        for first in (12, space.latent_size):
+            latents = np.random.default_rng(first).standard_normal((bench.options.seeds, space.latent_size))
+            latents[:, first:] = 0
+            asked = space.to_embedding(latents).astype(np.float64)
+            asked *= share * usual / np.linalg.norm(asked, axis=1, keepdims=True)
+            seeds = np.arange(len(asked), dtype=np.uint64)
+            back = np.array([painted.embedding for painted in generator.paint(asked.astype(np.float32), seeds)], np.float64)
+            length = np.linalg.norm(back, axis=1)
+            row += f"{cell(list(length / usual)):>24}{cell(list((back * asked).sum(axis=1) / length / share / usual)):>24}"
+        print(row, flush=True)
+
+
 def quality_table(bench: Bench) -> None:
     """Maps that correlate r with the truth: ten minutes of 16 dimensions at CNR 0.33, twenty at 0.5."""
     qualities, kinds = (1.0, 0.7, 0.5, 0.3), ("cosine", "multimodal", "saturating")
@@ -305,7 +338,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--table", nargs="+", default=list(TABLES), choices=TABLES, help="which tables (default: all)")
     parser.add_argument("--json", type=Path, help="write every session's result here")
     parser.add_argument("--seeds", type=int, default=20, help="sessions for each number (default 20)")
-    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
+    parser.add_argument("--strategies", nargs="+", default=list(OF_SCORES), choices=list(OF_SCORES))
     parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES))
     parser.add_argument("--noise", nargs="+", type=float, default=[0.5, 1.0, 3.0], help="standard deviations of random images")
     parser.add_argument("--schedule", default="generational", choices=("generational", "steady"), help="of the gain table")
@@ -316,7 +349,7 @@ def main(arguments: list[str] | None = None) -> int:
     machine = platform.processor() or platform.machine()
     print(f"{options.seeds} seeds from 0; {machine}, Python {platform.python_version()}, NumPy {np.__version__}")
     tables = {"gain": gain_tables, "prototype": prototype_table, "schedule": schedule_table, "gaps": gaps_table, "picture": picture_table}
-    tables |= {"quality": quality_table, "maps": maps_table, "runs": runs_table}
+    tables |= {"quality": quality_table, "maps": maps_table, "runs": runs_table, "returned": returned_table}
     try:
         with client(options) as where:
             bench = Bench(options, where)

@@ -56,7 +56,7 @@ NETWORKS: dict[str, dict[str, float]] = {
 
 
 def summary(ns: list[int] | NDArray[np.int64]) -> dict[str, float]:
-    """Give p50, p99 and max in ms."""
+    """Return p50, p99 and max in ms."""
     p50, p99, top = np.percentile(np.array(ns) / 1e6, [50, 99, 100])
     return {"n": len(ns), "p50": round(float(p50), 3), "p99": round(float(p99), 3), "max": round(float(top), 3)}
 
@@ -70,7 +70,7 @@ def picture(seed: int) -> NDArray[np.uint8]:
 
 @contextlib.contextmanager
 def desktop() -> Iterator[dict[str, str] | None]:
-    """A display: the one that is there, else Xvfb; None where there is neither, or no PsychoPy."""
+    """Yield a display: the existing one, else Xvfb; None if there is neither, or no PsychoPy."""
     if not PSYCHOPY.exists():
         yield None
     elif os.environ.get("DISPLAY") or sys.platform in ("win32", "darwin"):
@@ -251,7 +251,7 @@ def measure_clock(network: dict[str, float], seconds: float, cuts_s: tuple[float
 
 
 def hardware() -> dict[str, Any]:
-    """What it was measured on."""
+    """Return the description of the machine."""
     info = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
     model = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), platform.processor())
     versions = {"python": platform.python_version(), "pyzmq": zmq.__version__, "libzmq": zmq.zmq_version()}
@@ -259,7 +259,7 @@ def hardware() -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> Iterator[str]:
-    """Give the results as lines of text."""
+    """Yield the results as lines of text."""
 
     def row(label: str, found: dict[str, float], extra: str = "") -> str:
         return f"{label:<52}{found['n']:>6}{found['p50']:>10.3f}{found['p99']:>10.3f}{found['max']:>10.3f}{extra}"

@@ -57,7 +57,7 @@ class Results:
                 self.rows[row["part"], row["key"]] = row
 
     def get(self, part: str, key: str, make: Callable[[], Row]) -> Row:
-        """Return the row, made and written first where there is none."""
+        """Return the row, after making and writing it if it does not exist."""
         if (part, key) not in self.rows:
             row = {"part": part, "key": key, **make()}
             self.rows[part, key] = row

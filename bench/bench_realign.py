@@ -59,7 +59,7 @@ class Recording:
 
 
 def recording(name: str, most: int | None = None) -> Recording:
-    """Read a run from its archive; raises FileNotFoundError where there is none."""
+    """Read a run from its archive; raises FileNotFoundError if there is none."""
     from rtevo.ingest import FolderSource, describe
     from rtevo.kernels.mask import brain_mask
 
@@ -297,7 +297,7 @@ def print_series(rows: list[dict[str, Any]]) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """Return the description of the machine."""
     model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
     versions = {}
     for package in ("numpy", "numba", "antspyx", "SimpleITK", "python-rtspm"):

@@ -202,7 +202,7 @@ def _report(times: Any, rates: list[float]) -> dict[str, Any]:
 
 
 def hardware() -> dict[str, Any]:
-    """What it was measured on."""
+    """Return the description of the machine."""
     info = Path("/proc/cpuinfo").read_text()
     model = next((line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")), platform.processor())
     versions = {}

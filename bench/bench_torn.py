@@ -3,7 +3,7 @@
 Run as a script, ``python bench/bench_torn.py [--files N] [--json FILE]``. A writer of its own process writes a series of mosaics (80 x 80 x
 35) in one of three ways: *growing* (appended to), *preallocated* (the length is set first, then filled from the start) and *renamed*
 (written under a temporary name). The pauses between its writes go from 1 to 500 ms (each file has one, in turn). Volumes are compared with
-what was written, voxel for voxel: *torn* ones differ; *without a word* are those of them of which no problem tells. Latency is counted from
+what was written, voxel for voxel: *torn* ones differ; *without a word* are torn volumes without a reported problem. Latency is counted from
 the writer's last write, or rename, until the volume is out of the source; the way *at once* has no pauses. Many writers run side by side,
 so a thousand files of a kind take as long as the slowest fifty.
 """
@@ -98,7 +98,7 @@ class Outcome:
 
 
 def series(way: str, files: int, pauses_ms: tuple[float, ...], settle_s: float = SETTLE_S) -> tuple[list[float], int, int, int]:
-    """Have a series written and read; returns latencies (ms), and how many volumes are torn, torn without a word, and missing."""
+    """Write and read a series; return latencies (ms), and the numbers of volumes that are torn, torn without a word, and missing."""
     context = mp.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -126,7 +126,7 @@ def series(way: str, files: int, pauses_ms: tuple[float, ...], settle_s: float =
         sender.join()
         told = " ".join(source.problems)
         torn = [index for index, (_, checksum) in seen.items() if checksum != zlib.crc32(volume(index))]
-        silent = [index for index in torn if f"volume {index} had been taken" not in told]
+        silent = [index for index in torn if f"volume {index} had been read" not in told]
         late_ms = [(at_ns - closed[index]) / 1e6 for index, (at_ns, _) in seen.items() if index not in torn and index in closed]
         return late_ms, len(torn), len(silent), files - len(seen)
 

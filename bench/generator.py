@@ -295,7 +295,7 @@ class Plain:
 
 
 def run(options: argparse.Namespace, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Measure every backend that is asked for; one that fails is a line of its own, and the others go on."""
+    """Measure every requested backend; a failure is one line, and the others continue."""
     base = _settings(options, options.device)
     folder = describe(options.model).at(options.px)
     started = time.perf_counter()

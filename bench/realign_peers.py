@@ -35,7 +35,7 @@ class Peer:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of threads."""
+        """End the threads."""
 
 
 class Ours(Peer):

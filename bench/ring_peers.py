@@ -415,7 +415,7 @@ PEERS: tuple[type[Peer], ...] = (RingPeer, IceoryxPeer, SharedMemoryPeer, ZmqPee
 
 
 def serve(endpoints: dict[str, tuple[Callable[..., Receiver], tuple[Any, ...]]], control: Any) -> None:
-    """Be a reader of every peer: receive blocks of messages as told over `control`, and report their times."""
+    """Act as a reader of every peer: receive blocks of messages as ordered over `control`, and report their times."""
     receivers = {name: make(*arguments) for name, (make, arguments) in endpoints.items()}
     control.send("open")
     while (command := control.recv()) is not None:

@@ -121,7 +121,7 @@ class Quality:
 
 
 def tune(options: argparse.Namespace, tell: Tell) -> dict[str, Any]:
-    """Measure everything; a backend that cannot be used is told of, and the others go on.
+    """Measure everything; a backend that cannot be used is reported, and the others continue.
 
     Returns
     -------

@@ -1,6 +1,6 @@
-"""ONNX to an engine of TensorRT or TensorRT for RTX: one builder for both, which looks at what the module has and not at its version.
+"""ONNX to an engine of TensorRT or TensorRT for RTX: one builder for both, which checks the module's attributes, not its version.
 
-``build/engine.py`` runs it in a process of its own: where TensorRT crashes, nothing else does.
+``build/engine.py`` runs it in a process of its own, so that a crash of TensorRT ends nothing else.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Tell = Callable[[str], None]
 
 
 def known_capabilities(trt: Any) -> list[str]:
-    """Compute capabilities that a module builds portable engines for, ``"8.9"``."""
+    """Return the compute capabilities for which a module builds portable engines, ``"8.9"``."""
     names = [name for name in dir(trt.ComputeCapability) if name.startswith("SM") and name[2:].isdecimal()]
     return [f"{number[:-1]}.{number[-1]}" for number in sorted((name[2:] for name in names), key=int)]
 
@@ -35,29 +35,29 @@ def build(
     trt: Any, onnx: Path, plan: Path, tell: Tell, *, capabilities: Sequence[str] = (), level: int = 3, workspace_gib: float = 8.0,
     timing_cache: Path | None = None,
 ) -> None:  # fmt: skip
-    """Build one engine, strongly typed: precisions are the ONNX file's.
+    """Build one engine, strongly typed: with the precisions of the ONNX file.
 
     Parameters
     ----------
     trt : module
         ``tensorrt`` or ``tensorrt_rtx``.
     onnx, plan : Path
-        What is read, and what is written, whole or not at all.
+        The file to read, and the file to write, whole or not at all.
     tell : callable
-        Told what TensorRT is doing.
+        Called with each step of TensorRT.
     capabilities : sequence of str
-        Compute capabilities, where the module's engines are portable.
+        Compute capabilities, if the module's engines are portable.
     level : int
         Effort, 0 to 5.
     workspace_gib : float
         GPU memory that kernels may use, GiB.
     timing_cache : Path, optional
-        Kernels' times of earlier builds; modules that time no kernels have none.
+        Kernel times of earlier builds; not for modules that time no kernels.
 
     Raises
     ------
     ModelError
-        TensorRT cannot read the file or build the engine, with its own reason.
+        TensorRT cannot read the file or build the engine; the message ends with its reason.
     """
     logger, name = logger_of(trt), f"{trt.__name__} {trt.__version__}"
     logger.errors.clear()
@@ -65,13 +65,13 @@ def build(
     builder = trt.Builder(logger)
     if not builder:
         raise ModelError(f"{name} cannot build here: {logger.reason}")
-    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # where it is the only way it need not be asked for
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # absent if it is the only mode
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(onnx)):
         said = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
         raise ModelError(f"{name} cannot read {onnx.name}: {said or logger.reason}")
-    for i in range(network.num_layers):  # no kernel takes every shape: others may do the work of one
+    for i in range(network.num_layers):  # no kernel supports every shape: several may replace one
         attention = getattr(network.get_layer(i), "attention", None)
         if attention is not None:
             attention.decomposable = True
@@ -86,7 +86,7 @@ def build(
     elif timing_cache is not None:
         kept = timing_cache.read_bytes() if timing_cache.is_file() else b""
         if not config.set_timing_cache(config.create_timing_cache(kept), False):
-            tell("timing cache: it is another TensorRT's or another GPU's, starting a new one")
+            tell("timing cache: belongs to another TensorRT or GPU; starting a new one")
             config.set_timing_cache(config.create_timing_cache(b""), False)
     built = builder.build_serialized_network(network, config)
     if built is None:
@@ -98,7 +98,7 @@ def build(
 
 
 def _monitor(trt: Any, tell: Tell) -> Any:
-    """Tells the phases of a build; a new line at most every second."""
+    """Reports the phases of a build; at most one line a second."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -122,7 +122,7 @@ def _monitor(trt: Any, tell: Tell) -> Any:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Build one engine; what TensorRT does is printed, and last what went wrong. Returns the exit status."""
+    """Build one engine, print TensorRT's steps and at last any error, and return the exit status."""
     parser = argparse.ArgumentParser(prog="builder.py", description="Build one engine from ONNX.")
     parser.add_argument("module")
     parser.add_argument("onnx", type=Path)

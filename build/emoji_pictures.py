@@ -1,6 +1,6 @@
-"""The pictures that the small unCLIP is trained on: Noto's colour emoji, rendered, named, and augmented on the GPU.
+"""Training pictures of the small unCLIP: Noto's colour emoji, rendered, named, and augmented on the GPU.
 
-The font is Debian's ``fonts-noto-color-emoji`` (SIL Open Font Licence 1.1); which emoji there are, and their CLDR short names and keywords,
+The font is Debian's ``fonts-noto-color-emoji`` (SIL Open Font Licence 1.1); the list of emoji, their CLDR short names and keywords
 come from the npm package ``emojibase-data`` (MIT; Unicode licence). Sequences (flags, families, skin tones) need Pillow with Raqm and
 FriBiDi.
 """
@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 STORED = 96  # pixels a side, as stored: augmentation samples from them
-SIDE = 64  # pixels a side of what the networks see
+SIDE = 64  # pixels a side of the networks' input
 _STRIKE = 109  # the only size of the font's bitmaps
 _FILLED = 0.94  # of a side
 _TONES = [chr(c) for c in range(0x1F3FB, 0x1F400)]
-_NEWEST = 15.0  # Emoji version that the font covers
+_NEWEST = 15.0  # latest Emoji version in the font
 _NOT_SAID = {"skin", "tone", "light", "medium", "dark", "with", "and", "in", "of", "person", "s", "other"}
 
 
@@ -44,7 +44,7 @@ class Pictures:
     plain : ndarray, bool (n,)
         Whether it has no skin tone.
     share : ndarray, float32 (n,)
-        How often each is drawn in training: the five skin tones of one emoji together as often as that emoji.
+        Frequency of each in training: the five skin tones of one emoji together as often as that emoji.
     """
 
     rgba: NDArray[np.uint8]
@@ -60,25 +60,25 @@ class Pictures:
 
     @classmethod
     def load(cls, path: Path) -> Pictures:
-        """Read what :meth:`save` wrote."""
+        """Read a file from :meth:`save`."""
         with np.load(path) as found:
             names, keywords = ([str(text) for text in found[name]] for name in ("names", "keywords"))
             return cls(found["rgba"], names, keywords, found["plain"], found["share"])
 
     def some(self, which: NDArray[np.intp]) -> Pictures:
-        """Only some of them."""
+        """Return some of the pictures."""
         names, keywords = ([texts[i] for i in which] for texts in (self.names, self.keywords))
         return Pictures(self.rgba[which], names, keywords, self.plain[which], self.share[which])
 
 
 def known_emoji(data: Path) -> list[tuple[str, str, str]]:
-    """Read all emoji from emojibase-data's folder, in Unicode's order: text, name, keywords."""
+    """Return all emoji from emojibase-data's folder, in Unicode's order: text, name, keywords."""
     entries = json.loads((data / "en" / "data.json").read_text(encoding="utf-8"))
     subgroups = json.loads((data / "meta" / "groups.json").read_text(encoding="utf-8"))["subgroups"]
     found = []
     for entry in entries:
         if "group" not in entry:
-            continue  # letters that flags are made of
+            continue  # letters that make up flags
         subgroup = subgroups[str(entry["subgroup"])]
         for one in [entry, *entry.get("skins", [])]:
             words = words_of(" ".join([one["label"], *entry.get("tags", []), subgroup]))
@@ -89,7 +89,7 @@ def known_emoji(data: Path) -> list[tuple[str, str, str]]:
 
 
 def render(font_file: Path, data: Path) -> Pictures:
-    """Render every emoji that the font has as one glyph; of pictures that are the same, the first is kept."""
+    """Render every emoji that is one glyph in the font; of equal pictures, the first is kept."""
     from PIL import ImageFont, features
 
     if not (features.check("raqm") and features.check("fribidi")):
@@ -137,7 +137,7 @@ def words_of(name: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far pictures are changed. All uniform: scale, turn in degrees, shift in parts of the side, gain of a colour channel."""
+    """Ranges of random changes. All uniform: scale, turn in degrees, shift as a fraction of the side, gain of a colour channel."""
 
     scale: tuple[float, float]
     turn: float
@@ -160,7 +160,7 @@ def augment(rgba: torch.Tensor, how: Augmentation, draw: torch.Generator) -> tor
     rgba : tensor, uint8 (n, 96, 96, 4)
     how : Augmentation
     draw : torch.Generator
-        On the pictures' device.
+        Random generator on the pictures' device.
 
     Returns
     -------

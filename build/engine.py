@@ -1,12 +1,12 @@
 """Builds the TensorRT engines of a model: ``python build/engine.py MODEL_DIR``.
 
-The network and the decoder are exported to ONNX, the ONNX files compared with torch (by onnxruntime), engines built from them
-(``build/builder.py``), their outputs compared with torch's, and a whole picture with the reference's; then pictures are timed beside the
-compiled backend. Only what passes is published. Exporters can lose an input without a word; so another embedding must change what comes
-out, of the ONNX file and of the engine.
+The network and the decoder are exported to ONNX; the ONNX files are compared with torch (by onnxruntime); engines are built from them
+(``build/builder.py``); their outputs are compared with torch's, and a picture with the reference's; then pictures are timed beside the
+compiled backend. Only engines that pass are published. Exporters can lose an input without an error; so another embedding must change the
+output of the ONNX file and of the engine.
 
-TensorRT for RTX builds without a GPU, for those of named compute capabilities. What cannot be run where it was built is published as such:
-``--time`` runs it on the computer that is to paint, and backend ``auto`` takes it only then.
+TensorRT for RTX builds without a GPU, for GPUs of named compute capabilities. An engine that cannot run where it was built is published as
+such: ``--time`` runs it on the computer that will paint, and backend ``auto`` uses it only afterwards.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ TOLERANCE = {"float16": 1e-2, "float32": 1e-3}
 """Largest relative error, the norm of the difference over the norm of torch's output."""
 
 LEAST_CHANGE = 0.5
-"""Another embedding must change the output at least by this share of what it changes torch's."""
+"""Another embedding must change the output at least by this share of the change in torch's output."""
 
 OPSET = 22
 """TensorRT for RTX 1.7.1 crashes on networks with an IP-Adapter where attention is an operation of its own, as from 23 on."""
 
 EMBEDDED = 1 << 30
-"""Weights of so many bytes stay in the ONNX file, which may not have more than 2 GiB; others lie beside it."""
+"""Largest weights in the ONNX file itself, bytes, because it cannot exceed 2 GiB; larger ones lie beside it."""
 
 TIMED = 20
-"""Pictures that are timed with each backend."""
+"""Number of pictures that are timed with each backend."""
 
 Tell = Callable[[str], None]
 Case = tuple[torch.Tensor, ...]
 
 
 class Network(nn.Module):
-    """The network between what is computed once: a sample, its time embedding with all that is added to it, and what is attended to."""
+    """The network without the parts computed once: inputs are a sample, its time embedding with all additions, and the attended words."""
 
     names = ("sample", "embedding", "text")
     output = "prediction"
@@ -76,7 +76,7 @@ class Network(nn.Module):
         return found
 
     def case(self, model: Any, count: int, seed: int) -> Case:
-        """What the network is called with for pictures of some embeddings; only these depend on the seed."""
+        """Return the network's inputs for pictures of some embeddings; only the embeddings depend on the seed."""
         folder = model.folder
         found: list[Case] = []
         latents = torch.randn((count, *folder.latent_shape), generator=torch.Generator().manual_seed(0))
@@ -115,7 +115,7 @@ class Decoder(nn.Module):
 
 @dataclass
 class Job:
-    """One engine to be built: inputs and torch's outputs for some cases, on the CPU."""
+    """One engine to build: inputs and torch's outputs for some cases, on the CPU."""
 
     file: Path
     names: tuple[str, ...]
@@ -126,7 +126,7 @@ class Job:
 def export(network: Any, case: Case, file: Path) -> None:
     """Write a network to ONNX with static shapes."""
     size = sum(p.numel() * p.element_size() for p in network.parameters())
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # of packages that are not installed, and not needed
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # warnings about missing packages that are not needed
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -136,7 +136,7 @@ def export(network: Any, case: Case, file: Path) -> None:
 
 
 def compare(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Relative error of each case, whether all is finite, and the change from the first case to the second as a share of what is wanted."""
+    """Return the relative error of each case, whether all is finite, and the change between the first two cases relative to torch's."""
     f, w = ([x.astype(np.float64) for x in part] for part in (found, wanted))
     return {
         "relative_error": [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(f, w, strict=True)],
@@ -146,17 +146,17 @@ def compare(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> dict[s
 
 
 def judge(name: str, verdict: dict[str, Any], precision: str) -> None:
-    """Refuse what is not finite, too far from torch, or deaf to the embedding.
+    """Refuse outputs that are not finite, too far from torch's, or independent of the embedding.
 
     Raises
     ------
     ModelError
-        With everything that is wrong.
+        With all problems.
     """
     wrong, limit = [], TOLERANCE[precision]
     if not verdict["finite"]:
         wrong.append("expected finite numbers, found others (half precision overflowed)")
-    if not all(error < limit for error in verdict["relative_error"]):  # also where one is not a number
+    if not all(error < limit for error in verdict["relative_error"]):  # also if one is not a number
         wrong.append(f"expected a relative error below {limit:g}, found {max(verdict['relative_error']):.3g}")
     if verdict["changed"] is not None and not verdict["changed"] > LEAST_CHANGE:
         wrong.append(
@@ -167,7 +167,7 @@ def judge(name: str, verdict: dict[str, Any], precision: str) -> None:
 
 
 def run_onnx(job: Job) -> list[np.ndarray]:
-    """Outputs of an ONNX file by onnxruntime on the CPU."""
+    """Return the outputs of an ONNX file by onnxruntime on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(job.file), providers=["CPUExecutionProvider"])
@@ -177,12 +177,12 @@ def run_onnx(job: Job) -> list[np.ndarray]:
 
 
 def run_engine(trt: Any, plan: Path, job: Job, device: torch.device) -> list[np.ndarray]:
-    """Outputs of an engine, whose output is not a number before each run.
+    """Return the outputs of an engine; the output buffer is set to NaN before each run.
 
     Raises
     ------
     ModelError
-        TensorRT does not take it, or cannot run it.
+        TensorRT does not accept the engine, or cannot run it.
     """
     try:
         engine = Static(Runner(plan.read_bytes(), trt), device)
@@ -197,7 +197,7 @@ def run_engine(trt: Any, plan: Path, job: Job, device: torch.device) -> list[np.
 
 
 def export_all(folder: ModelFolder, options: argparse.Namespace, work: Path, tell: Tell) -> dict[str, Job]:
-    """Export and check everything; gives the jobs by their names. Frees the model: the builder needs the GPU's memory."""
+    """Export and check everything; return the jobs by name. Frees the model, because the builder needs the GPU's memory."""
     dtype = getattr(torch, options.precision)
     settings = settings_of(options)
     model: Any = load_model(folder, settings, options.device, dtype, tell)
@@ -230,7 +230,7 @@ def _export_one(network: Any, cases: list[Case], file: Path, options: argparse.N
 
 
 def settings_of(options: argparse.Namespace, engines: Path | None = None) -> GeneratorSettings:
-    """How the pictures are painted by which engines are judged."""
+    """Return the settings of the pictures that judge the engines."""
     return GeneratorSettings(
         options.model, device=str(options.device), px=options.px, guidance_scale=1.0 if options.unguided else 3.0, batch=options.batch,
         scheduler="ddim", precision=options.precision, engines=engines, fingerprint=options.mark,
@@ -238,12 +238,12 @@ def settings_of(options: argparse.Namespace, engines: Path | None = None) -> Gen
 
 
 def prove(folder: ModelFolder, options: argparse.Namespace, engines: Path, tell: Tell) -> dict[str, float]:
-    """Paint with the engines, and with the compiled backend: distance from the reference's picture, and times of a picture, p50, ms.
+    """Paint with the engines, and with the compiled backend; return the distance from the reference's picture, and times, p50, ms.
 
     Raises
     ------
     ModelError
-        The engines' picture is not the reference's.
+        The engines' picture differs from the reference's.
     """
     figures: dict[str, float] = {}
     settings = settings_of(options, engines)
@@ -260,7 +260,7 @@ def prove(folder: ModelFolder, options: argparse.Namespace, engines: Path, tell:
 
 
 def picture_ms(generator: Any) -> float:
-    """Time of a picture, p50, ms."""
+    """Return the time of a picture, p50, ms."""
     times, embeddings = [], np.random.default_rng(0).standard_normal((1, generator.embedding_size), np.float32)
     for seed in range(TIMED):
         began = time.perf_counter()
@@ -271,7 +271,7 @@ def picture_ms(generator: Any) -> float:
 
 
 def prepare(options: argparse.Namespace) -> Any:
-    """Choose module, device, precision and capabilities; gives the module.
+    """Choose module, device, precision and capabilities; return the module.
 
     Raises
     ------
@@ -284,7 +284,7 @@ def prepare(options: argparse.Namespace) -> Any:
     wrong = [capability for capability in options.capability if capability not in known]
     if wrong:
         raise ModelError(f"--capability: expected some of {', '.join(known) or f'none for {trt.__name__}'}, got {', '.join(wrong)}")
-    if known and not options.capability:  # 7.5 only where it is asked for: its engines have fewer kernels to choose from
+    if known and not options.capability:  # 7.5 only on request: its engines have fewer kernels to choose from
         options.capability = [own] if own in known else [capability for capability in known if capability != "7.5"]
     options.runs_here = not known or own in options.capability
     options.precision = "float16" if options.device.type == "cuda" or not options.runs_here else "float32"
@@ -293,12 +293,12 @@ def prepare(options: argparse.Namespace) -> Any:
 
 
 def build(options: argparse.Namespace, tell: Tell) -> list[Path]:
-    """Build and publish the engines of a model; gives their folders.
+    """Build and publish the engines of a model; return their folders.
 
     Raises
     ------
     RtevoError
-        Nothing has been published of what failed.
+        An engine failed; it is not published.
     """
     folder = describe(options.model).at(options.px)
     trt, out = prepare(options), options.out or default_folder(options.model)
@@ -324,7 +324,7 @@ def build(options: argparse.Namespace, tell: Tell) -> list[Path]:
             for key in keys.values():
                 record_timing(work / "made" / key.name, timed_on(options.device), figures)
         else:
-            tell("not run here: python build/engine.py MODEL_DIR --time, on the computer that is to paint, before backend auto takes it")
+            tell("not run here: run python build/engine.py MODEL_DIR --time on the computer that will paint, before backend auto uses it")
         return [put(work / "made" / key.name, out) for key in keys.values()]
     finally:
         if options.keep_onnx:
@@ -334,7 +334,7 @@ def build(options: argparse.Namespace, tell: Tell) -> list[Path]:
 
 
 def build_plans(trt: Any, jobs: dict[str, Job], options: argparse.Namespace, out: Path, tell: Tell) -> dict[str, dict[str, Any]]:
-    """Build every engine beside its ONNX file; where they run here, gives how their outputs compare with torch's."""
+    """Build every engine beside its ONNX file; if they run here, return the comparison of their outputs with torch's."""
     gc.collect()
     if options.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -354,12 +354,12 @@ def build_plans(trt: Any, jobs: dict[str, Job], options: argparse.Namespace, out
 
 
 def run_builder(trt: Any, onnx: Path, plan: Path, options: argparse.Namespace, timing_cache: Path, tell: Tell) -> None:
-    """Build one engine, by ``builder.py`` in a process of its own.
+    """Build one engine with ``builder.py`` in a process of its own.
 
     Raises
     ------
     ModelError
-        TensorRT could not do it, with its own reason; or it crashed.
+        TensorRT failed, with its own reason, or crashed.
     """
     command = [sys.executable, str(Path(__file__).with_name("builder.py")), trt.__name__, str(onnx), str(plan), "--level", options.level]
     command += ["--workspace-gib", options.workspace_gib, "--timing-cache", timing_cache]
@@ -376,7 +376,7 @@ def run_builder(trt: Any, onnx: Path, plan: Path, options: argparse.Namespace, t
 
 
 def put(made: Path, out: Path) -> Path:
-    """Move a finished folder to where sessions look for it, in the place of an older one."""
+    """Move a finished folder to the sessions' folder of engines, in place of an older one."""
     own, old = out / made.name, made.with_name("old")
     if own.exists():
         own.rename(old)
@@ -386,7 +386,7 @@ def put(made: Path, out: Path) -> Path:
 
 
 def time_engines(options: argparse.Namespace, tell: Tell) -> list[Path]:
-    """Verify and time engines that are there already, on this machine; gives their folders."""
+    """Verify and time existing engines on this machine; return their folders."""
     folder = describe(options.model).at(options.px)
     options.device, options.precision = pick_device(options.device), "auto"
     options.mark = fingerprint(hash_files(options.model))
@@ -404,21 +404,21 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="diffusers folder")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of engines (default: MODEL_DIR/engines)")
     parser.add_argument("--module", choices=MODULES, help="which TensorRT (default: the first of these that is installed)")
-    parser.add_argument("--time", action="store_true", help="build nothing: verify and time the engines that are there, on this machine")
+    parser.add_argument("--time", action="store_true", help="build nothing: verify and time the existing engines on this machine")
     parser.add_argument(
         "--capability", nargs="+", default=[], metavar="X.Y",
         help="compute capabilities that TensorRT for RTX builds for (default: this GPU's, and without one all from 8.0 on)",
     )  # fmt: skip
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="also build for N images at once ([generator] batch)")
-    parser.add_argument("--px", type=int, default=0, help="longer side of an image, 768 or 512 say (default: the model's own)")
+    parser.add_argument("--px", type=int, default=0, help="longer side of an image, for example 768 or 512 (default: the model's own)")
     parser.add_argument("--unguided", action="store_true", help="for guidance_scale = 1")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--level", type=int, default=3, choices=range(6), help="effort of the builder; higher takes longer (default: 3)")
     parser.add_argument("--workspace-gib", type=float, default=8.0, metavar="GIB", help="GPU memory that kernels may use (default: 8)")
     parser.add_argument(
-        "--skip-onnx-check", action="store_true", help="do not run the ONNX files on the CPU; the engines are compared all the same"
+        "--skip-onnx-check", action="store_true", help="do not run the ONNX files on the CPU; the engines are compared anyway"
     )
-    parser.add_argument("--keep-onnx", action="store_true", help="leave the ONNX files")
+    parser.add_argument("--keep-onnx", action="store_true", help="keep the ONNX files")
     options = parser.parse_args(arguments)
     if options.batch < 1:
         parser.error(f"--batch: expected >= 1, got {options.batch}")
@@ -427,7 +427,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line, and return the exit status."""
     options = parse(arguments)
     began = time.monotonic()
     work = time_engines if options.time else build

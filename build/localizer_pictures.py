@@ -1,9 +1,9 @@
-"""Paint the small set of pictures that a rehearsed localizer shows: ``rtevo/assets/localizer``.
+"""Paint the small set of pictures for a rehearsed localizer: ``rtevo/assets/localizer``.
 
     python build/localizer_pictures.py
 
-The built-in model paints random points of the built-in latent space (about 5 minutes on one core); of each category those are kept that the
-simulated participant's eye takes for it most clearly, and least for another. Nothing else of rtevo knows how they were chosen.
+The built-in model paints random points of the built-in latent space (about 5 minutes on one core). For each category, the pictures are kept
+that the simulated participant's eye assigns to it most clearly, and least to another. No other part of rtevo depends on this choice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EACH, PAINTED, BATCH, SEED = 12, 500, 10, 20
 
 
 def paint() -> NDArray[np.uint8]:
-    """Paint random latents, uint8 (PAINTED, 64, 64, 3)."""
+    """Return pictures of random latents, uint8 (PAINTED, 64, 64, 3)."""
     space = LatentSpace.load(TINY_LATENT_SPACE)
     latents = np.random.default_rng(SEED).standard_normal((PAINTED, space.latent_size)).astype(np.float32)
     embeddings = space.to_embedding(latents)
@@ -37,7 +37,7 @@ def paint() -> NDArray[np.uint8]:
 
 
 def choose(pixels: NDArray[np.uint8]) -> dict[str, list[int]]:
-    """Choose numbers of pictures for each category, none for two."""
+    """Return the numbers of the pictures of each category; none is in two."""
     likes = np.array([[ConceptPreference(name)(picture) for picture in pixels] for name in CATEGORIES])
     chosen: dict[str, list[int]] = {}
     for row, name in enumerate(CATEGORIES):

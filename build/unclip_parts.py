@@ -1,4 +1,4 @@
-"""What the stages of :mod:`tiny_unclip` share: sizes, networks, training, files."""
+"""Shared parts of the stages of :mod:`tiny_unclip`: sizes, networks, training, files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EMBEDDING = 64
 TOKENS = 16
 VOCABULARY = 1500
 LATENT_SIDE = SIDE // 4
-VIEWS = 32  # augmentations of each picture that the diffusion network learns from; the first is none
+VIEWS = 32  # augmentations of each picture for the diffusion network; the first is the picture itself
 PIECE = 15 << 20  # bytes of the largest file
 STEPS = {"clip": 2000, "judge": 4000, "vae": 6000, "unet": 6100}
 BATCH = {"clip": 1024, "judge": 512, "vae": 256, "unet": 512}
@@ -75,7 +75,7 @@ def autoencoder() -> Any:
         layers_per_block=1,
         norm_num_groups=8,
         sample_size=SIDE,
-        scaling_factor=1.0,  # latents are brought to unit variance inside
+        scaling_factor=1.0,  # latents have unit variance inside the network
     )
 
 
@@ -91,7 +91,7 @@ def diffuser() -> Any:
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         cross_attention_dim=64,
-        attention_head_dim=4,  # heads, as the name has it for old models
+        attention_head_dim=4,  # number of heads: the name is wrong for old models
         class_embed_type="projection",
         projection_class_embeddings_input_dim=2 * EMBEDDING,
         use_linear_projection=True,
@@ -108,7 +108,7 @@ class Judge(nn.Module):
         self.out = nn.Linear(widths[-1] * 16, EMBEDDING)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """From pictures (n, 3, 64, 64), 0 to 1, to embeddings (n, e) of length 1."""
+        """Return embeddings (n, e) of length 1 of pictures (n, 3, 64, 64), 0 to 1."""
         x = 2 * pictures - 1
         for layer in self.convolutions:
             x = layer(x).relu()
@@ -116,7 +116,7 @@ class Judge(nn.Module):
 
 
 def noise_schedule() -> Any:
-    """Of the diffusion: cosine, which ends in pure noise."""
+    """Return the diffusion's schedule: cosine, which ends in pure noise."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_schedule="squaredcos_cap_v2",
@@ -128,7 +128,7 @@ def noise_schedule() -> Any:
 
 
 def embedding_schedule() -> Any:
-    """Of the noise that is added to embeddings."""
+    """Return the schedule of the noise that is added to embeddings."""
     return DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
 
 
@@ -136,7 +136,7 @@ def embedding_schedule() -> Any:
 
 
 class Run:
-    """What all stages share: device, working folder, log, and how long to train.
+    """State of all stages: device, working folder, log, and length of training.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ class Run:
             log.write(line + "\n")
 
     def steps(self, stage: str) -> int:
-        """Optimiser steps of a stage."""
+        """Return the optimiser steps of a stage."""
         return max(2, round(STEPS[stage] * self.share))
 
     def batch(self, stage: str) -> int:
@@ -172,7 +172,7 @@ class Run:
         return BATCH[stage] if self.share >= 0.02 else 16
 
     def count(self, n: int) -> int:
-        """How many pictures to look at, of `n` in earnest."""
+        """Return how many of `n` pictures to use; fewer in a trial."""
         return n if self.share >= 0.02 else 8
 
     def draw(self, stage: str) -> torch.Generator:
@@ -181,14 +181,14 @@ class Run:
         return torch.Generator(self.device).manual_seed(SEED[stage])
 
     def pictures(self) -> tuple[Pictures, torch.Tensor, torch.Tensor]:
-        """Pictures, their pixels on the device, and how often each is drawn."""
+        """Return the pictures, their pixels on the device, and each one's frequency."""
         found = Pictures.load(self.work / "pictures.npz")
-        if self.share < 0.02:  # a rehearsal
+        if self.share < 0.02:  # a trial
             found = found.some(np.arange(1, len(found.names), 24))
         return found, torch.from_numpy(found.rgba).to(self.device), torch.from_numpy(found.share).to(self.device)
 
     def compiled(self, function: Any) -> Any:
-        """The function, compiled where there is a GPU."""
+        """Return the function, compiled if there is a GPU."""
         return torch.compile(function, dynamic=False) if self.compile and self.device.type == "cuda" else function
 
     def half(self) -> Any:
@@ -197,7 +197,7 @@ class Run:
 
 
 class Trainer:
-    """AdamW with warm-up, a constant rate and a linear end, and an exponential average of the weights, which is what is kept."""
+    """AdamW with warm-up, a constant rate and a linear end; the result is an exponential average of the weights."""
 
     def __init__(self, run: Run, stage: str, modules: list[nn.Module], decay: float = 0.05, average: float = 0.999, done: int = 0) -> None:
         self.run, self.stage, self.total, self.done, self.first = run, stage, run.steps(stage), done, done
@@ -239,7 +239,7 @@ class Trainer:
             self.run.say(f"{self.stage} {self.done + 1}/{self.total}: {said}; {pace:.1f} steps/s")
 
     def finish(self) -> None:
-        """Put the averages in place of the weights."""
+        """Replace the weights by their averages."""
         with torch.no_grad():
             torch._foreach_copy_(self.weights, self.averages)
         for module in self.modules:
@@ -264,7 +264,7 @@ def write_weights(folder: Path, name: str, state: dict[str, torch.Tensor]) -> No
 
 
 def read_weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    """Read what :func:`write_weights` wrote, in single precision; empty where there is nothing."""
+    """Read weights from :func:`write_weights`, in single precision; empty if there are none."""
     state: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob(f"{name}.*.safetensors")):
         state |= {key: value.float() if value.is_floating_point() else value for key, value in load_file(file).items()}
@@ -287,7 +287,7 @@ def contact_sheet(file: Path, rows: list[torch.Tensor], columns: int = 16) -> No
 
 
 def for_vision(pictures: torch.Tensor) -> torch.Tensor:
-    """Pictures (0 to 1) as the image encoder takes them: CLIP's usual means and deviations."""
+    """Return pictures (0 to 1) normalised for the image encoder with CLIP's means and deviations."""
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], device=pictures.device).view(3, 1, 1)
     deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711], device=pictures.device).view(3, 1, 1)
     return (pictures - mean) / deviation

@@ -1,4 +1,4 @@
-"""The small unCLIP as one pipeline: its folder is written, and what it paints is measured.
+"""The small unCLIP as one pipeline: writes its folder, and measures its pictures.
 
 Stages of :mod:`tiny_unclip`.
 """
@@ -27,7 +27,7 @@ from unclip_parts import (
     text_tower,
     vision_tower,
 )
-from unclip_training import Conditioning, concept_space, decode, embed, load, retrieval, tokens
+from unclip_training import Conditioning, concept_space, decode, embed, keyword_means, load, retrieval, tokens
 
 
 def stage_assemble(run: Run) -> None:
@@ -76,12 +76,14 @@ def stage_assemble(run: Run) -> None:
     (folder / "model_index.json").write_text(json.dumps(index, indent=2))
     mean, components, scale = concept_space(gallery, share, pictures.keywords)
     np.savez(folder / "latent_space.npz", mean=mean.numpy(), components=components.numpy(), scale=scale.numpy())
+    words, means = keyword_means(gallery, share, pictures.keywords)
+    np.savez_compressed(run.work / "keyword-means.npz", names=np.array(words), embeddings=means.numpy().astype(np.float16))
     size = sum(f.stat().st_size for f in folder.rglob("*.safetensors")) / 1e6
     run.say(f"assemble: {size:.1f} MB of weights in {folder}")
 
 
 class Painter:
-    """Paints batches as the pipeline does, and looks at them again."""
+    """Paints batches like the pipeline, and re-encodes them."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -103,7 +105,7 @@ class Painter:
 
     @torch.inference_mode()
     def paint(self, embeddings: torch.Tensor, steps: int = 10, guidance: float = 3.0, level: int = 0, same: bool = False) -> torch.Tensor:
-        """Pictures (n, 3, 64, 64) of embeddings (n, e)."""
+        """Return pictures (n, 3, 64, 64) of embeddings (n, e)."""
         schedule = noise_schedule()
         schedule.set_timesteps(steps, device=self.run.device)
         painted = []
@@ -123,7 +125,7 @@ class Painter:
 
 
 def stage_evaluate(run: Run) -> None:
-    """Measure how well pictures are found again, and paint contact sheets."""
+    """Measure how well pictures are retrieved, and paint contact sheets."""
     painter = Painter(run)
     n, device = len(painter.names), run.device
     some = torch.randperm(n, generator=painter.draw, device=device)[: run.count(2048)]
@@ -151,7 +153,7 @@ def stage_evaluate(run: Run) -> None:
 
 
 def sheets(run: Run, painter: Painter, plain: torch.Tensor) -> None:
-    """Contact sheets: held-out augmentations beside what is painted of them, lines between two, and random latents."""
+    """Write contact sheets: held-out augmentations beside their repainted pictures, lines between two, and random latents."""
     draw, device = painter.draw, run.device
     some = plain[torch.randperm(len(plain), generator=draw, device=device)[: run.count(64)]]
     seen = augment(painter.rgba[some], MILD, draw)

@@ -1,4 +1,4 @@
-"""How the small unCLIP's parts are made: pictures, CLIP, the participant's eye, the autoencoder, the diffusion network.
+"""Training of the small unCLIP's parts: pictures, CLIP, the participant's eye, the autoencoder, the diffusion network.
 
 Stages of :mod:`tiny_unclip`, which cites the papers.
 """
@@ -76,7 +76,7 @@ def write_tokenizer(folder: Path, texts: list[str]) -> None:
 
 
 def tokens(run: Run, names: list[str]) -> torch.Tensor:
-    """Token numbers (n, t) of names."""
+    """Return the token numbers (n, t) of names."""
     tokenizer = transformers.CLIPTokenizer.from_pretrained(run.work / "tokenizer", local_files_only=True)
     texts = [" ".join(words_of(name)) for name in names]
     found = tokenizer(texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
@@ -92,7 +92,7 @@ def contrast(a: torch.Tensor, b: torch.Tensor, scale: Any) -> torch.Tensor:
 
 
 class Words(nn.Module):
-    """Reads the words of a picture's keywords from its embedding.
+    """Predicts the words of a picture's keywords from its embedding.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ class Words(nn.Module):
         self.layer = nn.Linear(EMBEDDING, len(words), device=device)
 
     def forward(self, embeddings: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of the words of pictures `chosen` (n,), by embeddings (n, e)."""
+        """Return the cross-entropy of the words of pictures `chosen` (n,), from embeddings (n, e)."""
         said: torch.Tensor = self.target[chosen] * self.layer(embeddings).log_softmax(1)
         return -said.sum(1).mean()
 
@@ -119,8 +119,8 @@ class Words(nn.Module):
 def stage_clip(run: Run) -> None:
     """Train vision and text towers.
 
-    Names and keywords, two augmentations of a picture alike, the words of the keywords, and the variance where it is wanted: the
-    later a number of the embedding, the dearer, so that few principal components hold most of it.
+    The loss covers names and keywords, equality of two augmentations of a picture, the words of the keywords, and the distribution of the
+    variance: later numbers of the embedding cost more, so that few principal components hold most of it.
     """
     draw = run.draw("clip")
     pictures, rgba, share = run.pictures()
@@ -153,6 +153,9 @@ def stage_clip(run: Run) -> None:
     check_clip(run, vision, draw)
 
 
+NOT_WORDS = {"apanese", "laus", "slands", "the", "you"}  # what is left of words with a capital, and no kind of thing
+
+
 def embed(vision: Any, pictures: torch.Tensor, batch: int = 2048) -> torch.Tensor:
     """Image embeddings (n, e), float32."""
     with torch.inference_mode():
@@ -160,13 +163,13 @@ def embed(vision: Any, pictures: torch.Tensor, batch: int = 2048) -> torch.Tenso
 
 
 def retrieval(found: torch.Tensor, gallery: torch.Tensor, own: torch.Tensor) -> tuple[float, float]:
-    """Share of rows whose own gallery entry is the nearest, and among the ten nearest, by cosine."""
+    """Return the share of rows whose own gallery entry is the nearest, and among the ten nearest, by cosine."""
     near = (functional.normalize(found, dim=1) @ functional.normalize(gallery, dim=1).T).topk(10, 1).indices == own[:, None]
     return float(near[:, 0].float().mean()), float(near.any(1).float().mean())
 
 
 def check_clip(run: Run, vision: Any, draw: torch.Generator) -> None:
-    """Log how well augmented pictures find their own, and how the variance is spread."""
+    """Log the retrieval of augmented pictures, and the distribution of the variance."""
     pictures, rgba, share = run.pictures()
     plain = torch.cat([augment(part, NONE, draw) for part in torch.split(rgba, 512)])
     gallery = embed(vision, plain)
@@ -185,7 +188,7 @@ def check_clip(run: Run, vision: Any, draw: torch.Generator) -> None:
 
 
 def principal(embeddings: torch.Tensor, share: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Weighted principal components: mean (e,), components (e, e) in rows, standard deviations (e,)."""
+    """Return weighted principal components: mean (e,), components (e, e) in rows, standard deviations (e,)."""
     weight = (share / share.sum()).double()[:, None]
     mean = (embeddings.double() * weight).sum(0)
     centred = embeddings.double() - mean
@@ -197,7 +200,7 @@ def principal(embeddings: torch.Tensor, share: torch.Tensor) -> tuple[torch.Tens
 
 
 def concept_space(embeddings: torch.Tensor, share: torch.Tensor, keywords: list[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Principal components of the mean embeddings of keywords: along the first ones, what is shown changes, not how.
+    """Return principal components of the mean embeddings of keywords: along the first ones, the content changes, not the style.
 
     Plain components of embeddings that were trained to differ are nearly alike in variance, and each mixes unrelated pictures; the
     means of all pictures that share a keyword (8 or more) vary where pictures differ in kind.
@@ -219,8 +222,19 @@ def concept_space(embeddings: torch.Tensor, share: torch.Tensor, keywords: list[
     return mean.float(), components.float(), deviation.float()
 
 
+def keyword_means(embeddings: torch.Tensor, share: torch.Tensor, keywords: list[str]) -> tuple[list[str], torch.Tensor]:
+    """Keywords of three letters or more that 8 pictures or more have, one of those with the same pictures; their mean embeddings (n, e)."""
+    said = {word for text in keywords for word in text.split() if len(word) > 2 and word not in NOT_WORDS}
+    words = sorted(said, key=lambda word: (-len(word), word))
+    has = torch.tensor([[word in own for word in words] for own in (set(text.split()) for text in keywords)], dtype=torch.float64)
+    first = {tuple(column.nonzero()[:, 0].tolist()): k for k, column in reversed(list(enumerate(has.T)))}
+    chosen = sorted((k for pictures, k in first.items() if len(pictures) >= 8), key=words.__getitem__)
+    weight = has[:, chosen] * share.double().cpu()[:, None]
+    return [words[k] for k in chosen], ((weight / weight.sum(0)).T @ embeddings.double().cpu()).float()
+
+
 def stage_judge(run: Run) -> None:
-    """Train the participant's eye: two augmentations of a picture alike, and the words of its name."""
+    """Train the participant's eye: equality of two augmentations of a picture, and the words of its name."""
     draw = run.draw("judge")
     pictures, rgba, share = run.pictures()
     judge, words = Judge().to(run.device), Words(pictures.keywords, run.device)
@@ -258,7 +272,7 @@ def stage_judge(run: Run) -> None:
 
 
 def edges(x: torch.Tensor) -> torch.Tensor:
-    """Differences between neighbours, right and down, (n, 6, h - 1, w - 1)."""
+    """Return differences between neighbours, right and down, (n, 6, h - 1, w - 1)."""
     return torch.cat([x[..., 1:, 1:] - x[..., 1:, :-1], x[..., 1:, 1:] - x[..., :-1, 1:]], 1)
 
 
@@ -295,7 +309,7 @@ def stage_vae(run: Run) -> None:
 
 @torch.inference_mode()
 def whiten(run: Run, vae: Any, rgba: torch.Tensor, share: torch.Tensor, draw: torch.Generator) -> None:
-    """Bring the latents to zero mean and unit covariance, inside the two 1 x 1 convolutions next to them (zero-phase)."""
+    """Whiten the latents to zero mean and unit covariance, inside the two adjacent 1 x 1 convolutions (zero-phase)."""
     chosen = torch.multinomial(share, run.count(2048), replacement=True, generator=draw)
     pictures = augment(rgba[chosen], MILD, draw)
     latents = torch.cat([encode(vae, part) for part in torch.split(pictures, 256)])
@@ -318,19 +332,19 @@ def whiten(run: Run, vae: Any, rgba: torch.Tensor, share: torch.Tensor, draw: to
 
 
 def encode(vae: Any, pictures: torch.Tensor) -> torch.Tensor:
-    """Latents (n, 4, 16, 16) of pictures (0 to 1)."""
+    """Return latents (n, 4, 16, 16) of pictures (0 to 1)."""
     found: torch.Tensor = vae.encode(2 * pictures - 1).latent_dist.mode().float()
     return found
 
 
 def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Pictures (0 to 1) of latents."""
+    """Return pictures (0 to 1) of latents."""
     found: torch.Tensor = vae.decode(latents, return_dict=False)[0].float()
     return (found / 2 + 0.5).clamp(0, 1)
 
 
 def load(run: Run, name: str, network: Any) -> Any:
-    """A trained network on the device."""
+    """Return a trained network on the device."""
     state = read_weights(run.work, name)
     if not state:
         raise SystemExit(f"{name}: expected its weights in {run.work}; run its stage first")
@@ -340,7 +354,7 @@ def load(run: Run, name: str, network: Any) -> Any:
 
 @torch.inference_mode()
 def prepare(run: Run) -> dict[str, torch.Tensor]:
-    """Latents (n, views, 4, 16, 16) and embeddings (n, views, e) of every picture and its augmentations; the empty prompt (t, 64)."""
+    """Return latents (n, views, 4, 16, 16) and embeddings (n, views, e) of all pictures and augmentations; the empty prompt (t, 64)."""
     draw = run.draw("unet")
     _, rgba, _ = run.pictures()
     vision, vae = load(run, "clip-vision", vision_tower()), load(run, "vae", autoencoder())
@@ -357,12 +371,12 @@ def prepare(run: Run) -> dict[str, torch.Tensor]:
 
 
 class Conditioning:
-    """What the diffusion network is told: embeddings, made less certain now and then, noised, with their noise level; or nothing.
+    """Return the diffusion network's conditions: embeddings, sometimes made less certain, noised, with their noise level; or zeros.
 
     Parameters
     ----------
     embeddings : tensor, float32 (n, e)
-        Of the plain pictures.
+        Embeddings of the plain pictures.
     share : tensor, float32 (n,)
     """
 
@@ -374,7 +388,7 @@ class Conditioning:
         self.levels = get_timestep_embedding(levels, EMBEDDING, flip_sin_to_cos=True, downscale_freq_shift=0)
 
     def blur(self, embeddings: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
-        """Make embeddings uncertain: cut to the first principal components, scaled, jittered, each now and then."""
+        """Make embeddings less certain: sometimes cut to the first principal components, scaled, or jittered."""
         n, device = len(embeddings), embeddings.device
         chance = torch.rand((n, 4), generator=draw, device=device)
         latent = (embeddings - self.mean) @ self.components.T
@@ -385,7 +399,7 @@ class Conditioning:
         return self.mean + (latent + jitter) @ self.components
 
     def labels(self, embeddings: torch.Tensor, level: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
-        """Noise embeddings (n, e) at levels (n,) and append what tells the level, as the pipeline does: (n, 2 e)."""
+        """Add noise to embeddings (n, e) at levels (n,), and append the level's embedding like the pipeline: (n, 2 e)."""
         noise = torch.randn(embeddings.shape, generator=draw, device=embeddings.device)
         keep = self.keep[level][:, None]
         noised = keep.sqrt() * (embeddings - self.mean) / self.spread + (1 - keep).sqrt() * noise
@@ -393,7 +407,7 @@ class Conditioning:
 
 
 def stage_unet(run: Run) -> None:
-    """Train the diffusion network on latents and embeddings that are all on the device."""
+    """Train the diffusion network on latents and embeddings, all on the device."""
     data = prepare(run)
     _, _, share = run.pictures()
     latents, embeddings = data["latents"], data["embeddings"]
@@ -402,7 +416,7 @@ def stage_unet(run: Run) -> None:
     done = int(state.pop("done")) if state else 0
     if state:
         unet.load_state_dict(state)
-        run.say(f"unet: goes on at step {done}")
+        run.say(f"unet: continues at step {done}")
     draw = torch.Generator(run.device).manual_seed(SEED["unet"] + done)
     unet = unet.to(memory_format=torch.channels_last)
     keep = noise_schedule().alphas_cumprod.to(run.device)
@@ -420,7 +434,9 @@ def stage_unet(run: Run) -> None:
     for _ in trainer:
         chosen = torch.multinomial(share, n, replacement=True, generator=draw)
         chance = torch.rand((n, 4), generator=draw, device=run.device)
-        view = (chance[:, 0] * 2 * latents.shape[1]).long() % latents.shape[1] * (chance[:, 0] < 0.5)  # half of them as they are
+        view = (
+            (chance[:, 0] * 2 * latents.shape[1]).long() % latents.shape[1] * (chance[:, 0] < 0.5)
+        )  # half of the views are the plain pictures
         level = torch.where(chance[:, 1] < 0.6, 0.0, 999 * chance[:, 2].square()).long()
         labels = told.labels(told.blur(embeddings[chosen, view], draw), level, draw) * (chance[:, 3:] > 0.1)
         clean = latents[chosen, view].float()
@@ -438,6 +454,6 @@ def stage_unet(run: Run) -> None:
 
 
 def save_unet(run: Run, unet: Any, trainer: Trainer) -> None:
-    """Write the averaged weights and how many steps they have had."""
+    """Write the averaged weights, and their number of steps."""
     state = unet.state_dict() | {name: a for (name, _), a in zip(unet.named_parameters(), trainer.averages, strict=True)}
     write_weights(run.work, "unet", state | {"done": torch.tensor(trainer.done)})

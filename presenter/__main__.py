@@ -16,35 +16,37 @@ from rtevo.wire import WireError
 
 
 def parser() -> argparse.ArgumentParser:
-    """Say what can be asked."""
+    """Return the command line's parser."""
     parser = argparse.ArgumentParser(
         prog="python -m presenter",
-        description="Show the images of an rtevo session on this computer. Durations, keys, texts and screen come from the session.",
+        description="Show the images of an rtevo session on this computer. The session sets durations, keys, texts and screen.",
     )
-    parser.add_argument("--connect", metavar="tcp://HOST:PORT", help="where the support computer's bridge listens")
+    parser.add_argument("--connect", metavar="tcp://HOST:PORT", help="address of the support computer's bridge")
     parser.add_argument("--key", type=Path, metavar="FILE", help="this presenter's key file; needed unless HOST is 127.0.0.1")
-    parser.add_argument("--window", action="store_true", help="a window, even where the session asks for the full screen")
+    parser.add_argument("--window", action="store_true", help="a window, even if the session asks for the full screen")
     parser.add_argument("--headless", action="store_true", help="no screen: for simulation and tests")
-    parser.add_argument("--participant", metavar="ENDPOINT", help="with --headless: a simulated participant that looks and presses keys")
-    parser.add_argument("--once", action="store_true", help="leave after one session, instead of waiting for the next (Escape leaves too)")
-    parser.add_argument("--screens", action="store_true", help="no session: list this computer's screens and show each one's number on it")
+    parser.add_argument(
+        "--participant", metavar="ENDPOINT", help="with --headless: a simulated participant that sees images and presses keys"
+    )
+    parser.add_argument("--once", action="store_true", help="exit after one session, instead of waiting for the next (Escape exits too)")
+    parser.add_argument("--screens", action="store_true", help="no session: list this computer's screens, and show its number on each")
     parser.add_argument(
         "--selftest",
         action="store_true",
-        help="no session: try the keys, measure refresh rate, jitter, upload time and triggers here, and with --connect the round trip to "
-        "the support computer, where `python -m rtevo.bridge test` must run",
+        help="no session: test the keys, measure refresh rate, jitter, upload time and triggers here, and with --connect the round trip to "
+        "the support computer, on which `python -m rtevo.bridge test` must run",
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="with --selftest: also write the report there, as JSON")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="with --selftest: also write the report to this file, as JSON")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Present one session; 0 when it ended as it should (Escape included), 1 otherwise. Self-test: 0 when there is nothing to see to."""
+    """Present sessions; return 0 if the last one ended normally (also by Escape), else 1. Self-test: 0 if it found no problem."""
     options = parser().parse_args(argv)
     if options.participant and not options.headless:
         parser().error("--participant needs --headless")
     if options.connect is None and not (options.selftest or options.screens):
-        parser().error("--connect is needed: where does the support computer's bridge listen?")
+        parser().error("--connect is needed: the address of the support computer's bridge, tcp://HOST:PORT")
     logging.basicConfig(format="%(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("presenter").setLevel(logging.INFO)
     try:

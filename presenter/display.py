@@ -1,6 +1,6 @@
-"""What the session script asks of a display.
+"""The interface between the session script and a display.
 
-A display shows one scene at a time and knows when its frames come. Times are ns of its own clock (`Display.now_ns`).
+A display shows one scene at a time, and knows the times of its frames. Times are ns of its own clock (`Display.now_ns`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["Display", "DisplayError", "Picture", "Press", "Scene"]
 
 
 class DisplayError(Exception):
-    """The screen cannot be used as the session asks; the message says why."""
+    """The screen cannot be used as the session requires; the message says why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,14 +22,14 @@ class Picture:
     Parameters
     ----------
     generation, candidate : int
-        Which one.
+        The image's numbers.
     height, width : int
     pixels : memoryview, uint8 (height * width * 3,)
         Row 0 at the top, RGB.
     washout_s : float
-        Fixation after it, s.
+        Fixation after the image, s.
     image_s : float
-        How long it stays, s.
+        Duration of the image, s.
     """
 
     generation: int
@@ -43,18 +43,18 @@ class Picture:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is on the screen.
+    """The contents of the screen.
 
     Parameters
     ----------
     kind : str
         "text", "fixation", "rating", "answer" (the rating's scale with the chosen label marked) or "image".
     text : str
-        Of text, rating and answer.
+        For text, rating and answer.
     chosen : int
-        Of an answer: place of the label, from left to right.
+        For an answer: place of the chosen label, from left to right.
     picture : Picture, optional
-        Of an image.
+        For an image.
     """
 
     kind: str
@@ -71,11 +71,11 @@ class Press:
     ----------
     key : str
     t_ns : int
-        When.
+        Time of the press.
     error_ns : int
-        It may have been so much earlier or later.
+        Bound of the error of `t_ns`, ns.
     elsewhere : bool
-        It was typed into another window.
+        The key was typed into another window.
     """
 
     key: str
@@ -90,17 +90,17 @@ class Display(Protocol):
     Attributes
     ----------
     name : str
-        Told to the bridge.
+        Reported to the bridge.
     frame_ns : int
-        Time between two frames; 0 where a flip can be at any time.
+        Time between two frames; 0 if a flip can happen at any time.
     prepare_ns : int
-        Longest time that `prepare` is likely to take.
+        Longest likely duration of `prepare`.
     dropped : int
         Frames missed so far.
     flip_error_ns : int
-        The last flip may have been so much earlier than `show` says: the frames before it stalled.
+        How much earlier the last flip may have been than the time from `show`, because the frames before it stalled.
     warnings : tuple of str
-        What should be seen to before a participant looks at it.
+        Problems to correct before a participant looks at the screen.
     """
 
     name: str
@@ -115,27 +115,27 @@ class Display(Protocol):
         ...
 
     def advance(self, now_ns: int) -> None:
-        """Take the time that the bridge tells, in lock-step; of no meaning elsewhere."""
+        """Set the time to the bridge's, in lock-step; otherwise without effect."""
         ...
 
     def prepare(self, picture: Picture) -> None:
-        """Make ready the picture that is shown next, so that showing it takes no time."""
+        """Prepare the next picture, so that showing it takes no time."""
         ...
 
     def wait(self, until_ns: int) -> list[Press]:
-        """Keep the scene until the frame before the one nearest to `until_ns`; earlier where a key goes down or the link has something."""
+        """Keep the scene until the frame before the one nearest to `until_ns`; a key or a message ends the wait earlier."""
         ...
 
     def due(self, until_ns: int) -> bool:
-        """Whether the next frame is the one nearest to `until_ns`, or later."""
+        """Return whether the next frame is the one nearest to `until_ns`, or later."""
         ...
 
     def show(self, scene: Scene, at_ns: int) -> int:
-        """Change the scene at the frame nearest to `at_ns`, or the next one where that is past; gives the time of the flip."""
+        """Change the scene at the frame nearest to `at_ns`, or at the next one if that is past; return the time of the flip."""
         ...
 
     def told(self) -> list[str]:
-        """Give what has gone wrong, or right again, since the last call."""
+        """Return new problems, and problems that ended, since the last call."""
         ...
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What the times between flips say of a screen."""
+"""A screen's refresh rate, from the times between flips."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Callable, Sequence
 
 __all__ = ["FASTEST_HZ", "frame_of", "measure_frame"]
 
-FASTEST_HZ = 500.0  # flips that come faster wait for no screen
-SPREAD = 0.3  # of a frame: middle eight tenths of the gaps of a screen that is waited for lie so close together
-TRIES = 4  # a computer that is busy for a moment is measured again
+FASTEST_HZ = 500.0  # faster flips do not wait for a screen
+SPREAD = 0.3  # of a frame: width of the middle 80% of the gaps, if flips wait for the screen
+TRIES = 4  # measurements, in case the computer is busy for a moment
 
 
 def frame_of(gaps_ns: Sequence[int]) -> int | None:
-    """Give the time between frames; None where the flips do not wait for a screen, or nothing can be said.
+    """Return the time between frames; None if the flips do not wait for a screen, or the times are inconclusive.
 
     Parameters
     ----------
     gaps_ns : sequence of int
-        Times between flips that follow each other, ns.
+        Times between successive flips, ns.
 
     Returns
     -------
     int or None
-        Mean of the gaps that are one frame, ns.
+        Mean of the gaps of one frame, ns.
     """
     typical = statistics.median(gaps_ns)
     tenths = statistics.quantiles(gaps_ns, n=10)
@@ -33,12 +33,12 @@ def frame_of(gaps_ns: Sequence[int]) -> int | None:
 
 
 def measure_frame(flips: Callable[[], Sequence[int]], tries: int = TRIES) -> int | None:
-    """Measure the time between frames, again where the first times were disturbed.
+    """Measure the time between frames; measure again if the first times were disturbed.
 
     Parameters
     ----------
     flips : callable
-        Flips some frames and gives the times between them, ns.
+        Flips some frames and returns the times between them, ns.
     tries : int
     """
     return next((frame for _ in range(tries) if (frame := frame_of(flips())) is not None), None)

@@ -1,7 +1,7 @@
-"""Displays without a screen, for simulation and tests; a simulated participant may look and press keys.
+"""Displays without a screen, for simulation and tests; a simulated participant can see the images and press keys.
 
-`Headless` keeps frames of 60 Hz (times the session's speed) on the real clock. `LockStep` has no clock: its time is what the bridge last
-said, a flip happens at once, and the bridge is told whenever there is nothing to do.
+`Headless` keeps frames of 60 Hz (times the session's speed) on the real clock. `LockStep` has no clock: its time is the last one that the
+bridge sent, a flip happens at once, and the display informs the bridge whenever it has nothing to do.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ __all__ = ["Headless", "LockStep", "open_headless"]
 _log = logging.getLogger("presenter")
 
 REFRESH_HZ = 60.0
-PATIENCE_S = 60.0  # longest wait for a simulated participant to take in a flip, and for the bridge to take events
+PATIENCE_S = 60.0  # longest wait for a simulated participant to see a flip, and for the bridge to take events
 REFUSED = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH)
-LOOK_MS = 500  # how often a blocked wait looks at the link's health
+LOOK_MS = 500  # interval at which a blocked wait checks the link
 
 
 def open_headless(
     link: Link | None, settings: wire.PresentationSettings, participant: str | None, now_ns: int, keys: wire.KeyFile | None = None
 ) -> Headless:
-    """Make the display that the session's speed asks for; without a link, one for its timing alone."""
+    """Return the display for the session's speed; without a link, for its timing alone."""
     if settings.lock_step and link is not None:
         return LockStep(link, participant, now_ns, keys)
     return Headless(link, participant, settings.speed, keys)
 
 
 class _Participant:
-    """Eyes and fingers of a simulated participant, at `endpoint`; nobody where that is None."""
+    """Eyes and fingers of a simulated participant at `endpoint`; None: no participant."""
 
     def __init__(self, endpoint: str | None, keys: wire.KeyFile | None) -> None:
         self._context = zmq.Context()
         self.socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
         self._refused = f"the simulated participant at {endpoint} refuses: " + (
-            "it is not encrypted, or the key file is of another support computer" if keys else "it is encrypted, which needs --key FILE"
+            "it does not encrypt, or the key file is another support computer's" if keys else "it encrypts, which needs --key FILE"
         )
         if endpoint is not None:
             self.socket = self._context.socket(zmq.DEALER)
@@ -68,7 +68,7 @@ class _Participant:
             self.socket.send_multipart(wire.encode(message, pixels))
 
     def hear(self) -> list[wire.Message]:
-        """Give what has come."""
+        """Return the messages that have come."""
         heard: list[wire.Message] = []
         while self._monitor is not None and self._monitor.poll(0):
             parse_monitor_message(self._monitor.recv_multipart())
@@ -96,11 +96,11 @@ class Headless:
     Parameters
     ----------
     link : Link, optional
-        Waits end when it has something.
+        A message on it ends waits.
     participant : str, optional
         Endpoint of a simulated participant.
     speed : float
-        Times real time: frames come faster by as much.
+        Factor on real time: frames come faster by this factor.
     keys : KeyFile, optional
         For a participant on another computer.
     """
@@ -114,7 +114,7 @@ class Headless:
         self._link = link
         self._participant = _Participant(participant, keys)
         self._presses: deque[Press] = deque()
-        self._unanswered: deque[tuple[str, int | None]] = deque()  # keys, and the number of the last message that they caused
+        self._unanswered: deque[tuple[str, int | None]] = deque()  # keys, each with the number of the last message that it caused
         self._poller = zmq.Poller()
         if link is not None:
             self._poller.register(link.wake, zmq.POLLIN)
@@ -126,17 +126,17 @@ class Headless:
         return time.perf_counter_ns()
 
     def advance(self, now_ns: int) -> None:
-        """Nothing: the clock is real."""
+        """Do nothing: the clock is real."""
 
     def prepare(self, picture: Picture) -> None:
-        """Nothing: there is no texture to fill."""
+        """Do nothing: there is no texture."""
 
     def due(self, until_ns: int) -> bool:
-        """Whether the next frame is the one nearest to `until_ns`, or later."""
+        """Return whether the next frame is the one nearest to `until_ns`, or later."""
         return self.now_ns() >= until_ns - self.frame_ns // 2
 
     def wait(self, until_ns: int) -> list[Press]:
-        """Sleep until a time; shorter where a key goes down or the link has something."""
+        """Sleep until a time; a key or a message ends the sleep earlier."""
         self._answer()
         left_ms = (until_ns - self.frame_ns // 2 - self.now_ns()) / 1e6
         if left_ms >= 1:
@@ -159,18 +159,18 @@ class Headless:
         return flip_ns
 
     def told(self) -> list[str]:
-        """Nothing: there is no window."""
+        """Do nothing: there is no window."""
         return []
 
     def close(self) -> None:
-        """Answer what can be answered, and close the participant's socket."""
+        """Answer the presses whose events are acknowledged, and close the participant's socket."""
         Headless._answer(self)
         self._participant.close()
 
     def _tell(self, scene: Scene, flip_ns: int) -> None:
-        """Let the participant see a flip."""
+        """Show the participant a flip."""
         picture = scene.picture
-        if scene.kind == "answer":  # nothing to answer any more
+        if scene.kind == "answer":  # the answer is given already
             return
         if picture is None:
             self._participant.tell(wire.Shown(scene.kind, flip_ns))
@@ -178,7 +178,7 @@ class Headless:
             self._participant.tell(wire.Shown(scene.kind, flip_ns, picture.height, picture.width), picture.pixels)
 
     def _listen(self) -> list[wire.Message]:
-        """Take in the participant's keys; gives everything that the participant said."""
+        """Read the participant's keys; return all of the participant's messages."""
         heard = self._participant.hear()
         for message in heard:
             if isinstance(message, wire.Key):
@@ -189,14 +189,14 @@ class Headless:
         return self.now_ns()
 
     def _pressed(self) -> list[Press]:
-        """Hand over the presses; each is answered once the session has come back."""
+        """Return the presses; each is acknowledged at the session's next call."""
         presses = list(self._presses)
         self._presses.clear()
         self._unanswered.extend((press.key, None) for press in presses)
         return presses
 
     def _answer(self) -> None:
-        """Tell the participant of keys whose consequences the bridge has taken."""
+        """Acknowledge the keys whose events the bridge has taken."""
         if self._link is None:
             return
         last = self._link.last
@@ -206,7 +206,7 @@ class Headless:
 
 
 class LockStep(Headless):
-    """Time is what the bridge last said.
+    """A display whose time is the last one that the bridge sent.
 
     Parameters
     ----------
@@ -230,11 +230,11 @@ class LockStep(Headless):
         return self._now_ns
 
     def advance(self, now_ns: int) -> None:
-        """Take the time that the bridge tells."""
+        """Set the time to the bridge's."""
         self._now_ns = max(self._now_ns, now_ns)
 
     def wait(self, until_ns: int) -> list[Press]:
-        """Say that there is nothing to do before `until_ns`, and wait for a message or a key, without any other limit."""
+        """Report that there is nothing to do before `until_ns`, and wait for a message or a key, without a time limit."""
         self._answer()
         if not self._presses and self._link.wake.poll(0) == 0:
             idle = (until_ns, self._link.seen, self._link.last)

@@ -1,7 +1,7 @@
-"""Keys with PsychoPy: by Psychtoolbox with its own times, or by the window's events; and whether the window is in front.
+"""Keys with PsychoPy: from Psychtoolbox with its own times, or from the window's events; and whether the window is in front.
 
-Keys are taken wherever they are typed, and marked where that was not the presenter's window: a trigger that goes to another window is told
-of, and does not begin a run.
+Keys are read from all windows, and marked if the presenter's window was not in front: a trigger typed into another window is reported, and
+does not begin a run.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from rtevo.wire import KEY_NAMES, key_mistake, plain_key
 
 __all__ = ["Focus", "Keys", "check_input_monitoring"]
 
-LOOK_NS = 100_000_000  # how often the window's place is asked for while nothing is typed
-FRONT_NS = 1_000_000_000  # how often a full screen that has lost its place asks for it
-FRONT_TRIES = 3  # then somebody wants it so
-STALL_NS = 100_000_000  # looks that are further apart: the computer stood still, and what it stamped at their end is a guess
-WAKE_NS = 30_000_000  # at the end
-BOUNCE_NS = 40_000_000  # a key that is down again so soon has been held: repeats of some systems
+LOOK_NS = 100_000_000  # interval of checks of the window's place while no key comes
+FRONT_NS = 1_000_000_000  # interval at which a full screen that is not in front asks for its place
+FRONT_TRIES = 3  # then somebody has moved it on purpose
+STALL_NS = 100_000_000  # a longer time between looks means that the computer stalled: times stamped at its end are guesses
+WAKE_NS = 30_000_000  # at the end of a stall
+BOUNCE_NS = 40_000_000  # a key that is down again within this time was held: some systems repeat it
 MONITORING = (
-    "macOS does not let this program see the keyboard: allow it (PsychoPy, or the terminal) in System Settings > Privacy & Security > "
-    "Input Monitoring, and start it anew"
+    "macOS does not permit this program to read the keyboard: permit it (PsychoPy, or the terminal) in System Settings > Privacy & "
+    "Security > Input Monitoring, and restart the program"
 )
 
 
 def to_ns(psychopy_s: float) -> int:
-    """Turn a time of PsychoPy's default clock into ns of the performance counter."""
+    """Convert a time of PsychoPy's default clock to ns of the performance counter."""
     before = time.perf_counter_ns()
     reading_s = float(psychopy.logging.defaultClock.getTime())
     after = time.perf_counter_ns()
@@ -42,7 +42,7 @@ def to_ns(psychopy_s: float) -> int:
 
 
 def check_input_monitoring() -> None:
-    """Raise DisplayError where macOS keeps keys from this program."""
+    """Raise DisplayError if macOS keeps keys from this program."""
     if sys.platform != "darwin":
         return
     library = ctypes.util.find_library("IOKit")
@@ -52,13 +52,13 @@ def check_input_monitoring() -> None:
 
 
 class Focus:
-    """Whether keys go to a window.
+    """Tells whether keys go to a window.
 
     Parameters
     ----------
     handle : pyglet window
     owns : bool
-        The window asks for its place where it has lost it: a full screen.
+        The window is a full screen, and asks for its place in front if it has lost it.
     """
 
     def __init__(self, handle: Any, owns: bool) -> None:
@@ -68,7 +68,7 @@ class Focus:
         self.begin()
 
     def begin(self) -> None:
-        """A session begins: what was before it is nobody's business, what is not in order now is told again."""
+        """Begin a session: forget earlier reports; report a problem that still exists again."""
         self._looked_ns = self._asked_ns = self._tries = 0
         self.here = True
         self._texts.clear()
@@ -76,7 +76,7 @@ class Focus:
             self._handle.activate()
 
     def _asker(self) -> Callable[[], bool]:
-        """Choose how this system is asked."""
+        """Choose the check for this system."""
         handle = self._handle
         if sys.platform == "win32":
             user = getattr(ctypes, "windll").user32  # noqa: B009  (not there where types are checked)
@@ -95,7 +95,7 @@ class Focus:
         return ask
 
     def look(self, *, now: bool = False) -> bool:
-        """Whether the window has the keys; `now`: do not rely on the last look."""
+        """Return whether the window has the keys; `now`: do not rely on the last look."""
         t_ns = time.perf_counter_ns()
         if now or t_ns - self._looked_ns >= LOOK_NS:
             self._looked_ns = t_ns
@@ -110,13 +110,13 @@ class Focus:
         return self.here
 
     def told(self) -> list[str]:
-        """Give what has changed since the last call."""
+        """Return the changes since the last call."""
         texts, self._texts = self._texts, []
         return texts
 
 
 class Keys:
-    """Presses with their times: Psychtoolbox's own stamps where it is there, else the time of the next look.
+    """Key presses with their times: Psychtoolbox's time stamps if it is installed, else the time of the next look.
 
     Parameters
     ----------
@@ -128,13 +128,13 @@ class Keys:
     exact : bool
         Psychtoolbox stamps the keys.
     backend : str
-        Its name.
+        Name of the keyboard's library.
     """
 
     def __init__(self, handle: Any, focus: Focus) -> None:
         self._focus = focus
         self._looked_ns = time.perf_counter_ns()
-        self._known: dict[int, Any] = {}  # presses that have been reported and will come again with their release
+        self._known: dict[int, Any] = {}  # presses that have been reported, and will come again with their release
         self._down: set[str] = set()
         self._up_ns: dict[str, int] = {}
         self._events: list[str] = []
@@ -146,18 +146,18 @@ class Keys:
 
     @property
     def names(self) -> frozenset[str]:
-        """Every key that can come in."""
+        """Every key that the keyboard can deliver."""
         if self.exact:
             return frozenset(plain_key(name) for name in keyboard.keyNames.values())
         return KEY_NAMES
 
     def check(self, where: str, key: str) -> None:
-        """Raise DisplayError where a key, of that name in the session file, cannot come in here."""
+        """Raise DisplayError if this keyboard cannot deliver a key of the session file."""
         if mistake := key_mistake(key, self.names):
             raise DisplayError(f"[presentation] {where}: {mistake} (keyboard: {self.backend} on {sys.platform})")
 
     def presses(self) -> list[Press]:
-        """Give what has been pressed since the last call, oldest first."""
+        """Return the presses since the last call, oldest first."""
         before, self._looked_ns = self._looked_ns, time.perf_counter_ns()
         found = self._stamped(before) if self.exact else self._noticed(before)
         elsewhere = not self._focus.look(now=bool(found))
@@ -166,7 +166,7 @@ class Keys:
         return sorted(found, key=lambda press: press.t_ns)
 
     def _stamped(self, before_ns: int) -> list[Press]:
-        """Give Psychtoolbox's presses; those that were stamped as the computer woke up may be older."""
+        """Return Psychtoolbox's presses; presses stamped as the computer woke up may be older."""
         assert self._keyboard is not None
         found, gap_ns = [], self._looked_ns - before_ns
         for press in [*self._keyboard.getKeys(waitRelease=False), *self._keyboard.getKeys(waitRelease=True)]:
@@ -179,7 +179,7 @@ class Keys:
         return found
 
     def _noticed(self, before_ns: int) -> list[Press]:
-        """Give the presses that the window has been told of: some time since the last look."""
+        """Return the presses from the window's events: some time since the last look."""
         names, self._events = self._events, []
         return [Press(name, self._looked_ns, self._looked_ns - before_ns) for name in names]
 
@@ -203,7 +203,7 @@ def _name_of(symbol: int) -> str:
 
 
 def _psychtoolbox() -> Any | None:
-    """Open Psychtoolbox's keyboard; None where it is not there or does not work."""
+    """Open Psychtoolbox's keyboard; None if it is not installed or does not work."""
     check_input_monitoring()
     if not keyboard.havePTB:
         return None
@@ -213,7 +213,7 @@ def _psychtoolbox() -> Any | None:
         if sys.platform == "darwin":
             raise DisplayError(MONITORING) from error
         return None
-    except Exception:  # no keyboard that it knows: a remote desktop, say
+    except Exception:  # no keyboard that it knows, for example on a remote desktop
         return None
-    opened.device.muteOutsidePsychopy = False  # muted keys would be lost in silence
+    opened.device.muteOutsidePsychopy = False  # muted keys would be lost without notice
     return opened

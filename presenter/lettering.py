@@ -1,6 +1,6 @@
-"""Texts as pictures: drawn here, so that it is known beforehand whether they fit and whether the font has every character.
+"""Texts as pictures: drawn here, to check beforehand that they fit and that the font has every character.
 
-Right-to-left scripts and those whose letters join or reorder need Pillow's Raqm layout (all its wheels bring it).
+Right-to-left scripts, and scripts whose letters join or reorder, need Pillow's Raqm layout (part of all its wheels).
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ REGULAR = ("Regular", "Book", "Roman", "Normal", "Text")
 SPACING = 0.35  # between lines, of the font's size
 PADDING = 0.35  # around a text, of the font's size: room for the mark of the chosen answer
 LARGEST = 0.95  # of the screen that a text may fill
-SMALLEST = 4  # size of a font that is tried, pixels
+SMALLEST = 4  # smallest font size that is tried, pixels
 _SHAPED = ("ARABIC", "HEBREW", "SYRIAC", "THAANA", "DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI", "ORIYA", "TAMIL", "TELUGU", "KANNADA",
            "MALAYALAM", "SINHALA", "THAI", "LAO", "TIBETAN", "MYANMAR", "KHMER")  # fmt: skip
-_ABSENT = "\U0010ffff"  # no font has it: it is drawn as what is drawn for characters that are missing
+_ABSENT = "\U0010ffff"  # no font has it: it is drawn like any missing character
 
 Pixels = NDArray[np.uint8]
 
 
 def _font_folders() -> Iterator[Path]:
-    """Where fonts are installed."""
+    """Yield the folders of installed fonts."""
     home = Path.home()
     if sys.platform == "win32":
         yield from (Path("C:/Windows/Fonts"), home / "AppData/Local/Microsoft/Windows/Fonts")
@@ -68,13 +68,13 @@ def _installed(extra: tuple[Path, ...]) -> dict[str, Path]:
 
 
 def _needed(text: str) -> list[str]:
-    """Give the characters that a font must have."""
+    """Return the characters that a font must have."""
     return sorted({c for c in text if unicodedata.category(c) not in ("Cc", "Cf", "Zs", "Zl", "Zp")})
 
 
 @lru_cache(maxsize=256)
 def _missing_of(path: Path, characters: str) -> str:
-    """Give those of the characters that a font does not have."""
+    """Return the characters that a font lacks."""
     font = ImageFont.truetype(str(path), 24, layout_engine=ImageFont.Layout.BASIC)
     absent = _drawn(font, _ABSENT)
     return "".join(c for c in characters if _drawn(font, c) == absent)
@@ -95,7 +95,7 @@ class Lettering:
     Parameters
     ----------
     texts : dict of str to str
-        Name in the session file -> text: all that will be drawn.
+        All texts to draw: name in the session file -> text.
     font : str
         Family or file; empty: the first that has every character.
     direction : {"auto", "left-to-right", "right-to-left"}
@@ -110,7 +110,7 @@ class Lettering:
     Raises
     ------
     DisplayError
-        There is no such font, or it lacks characters: with the name of one that has them.
+        There is no such font, or it lacks characters; the message names a font that has them.
     """
 
     def __init__(self, texts: dict[str, str], font: str = "", direction: str = "auto", fonts: tuple[Path, ...] = ()) -> None:
@@ -130,7 +130,7 @@ class Lettering:
             )
 
     def _find(self, font: str) -> Path:
-        """Find the font's file."""
+        """Return the font's file."""
         if font and Path(font).suffix.lower() in (".ttf", ".otf", ".ttc"):
             try:
                 ImageFont.truetype(font, 12)
@@ -157,7 +157,7 @@ class Lettering:
         return known[self._by_preference(known)[0]]
 
     def _lacks(self, font: str, lacking: str) -> str:
-        """Say which characters are missing, and who has them."""
+        """Return which characters are missing, and which font has them."""
         known = _installed(self._fonts)
         shown = " ".join(f"{c} (U+{ord(c):04X})" for c in lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
         has = next((family for family in self._by_preference(known) if not _missing_of(known[family], self._needed)), None)
@@ -165,7 +165,7 @@ class Lettering:
         if has is not None:
             return f"{verb} {shown}: {has!r} has all characters"
         missing = shown if font else f"missing are {shown}"
-        return f"{verb} {missing}: install a font that has them on the stimulus PC (Noto Sans for that script, say)"
+        return f"{verb} {missing}: install a font that has them on the stimulus PC (for example Noto Sans for that script)"
 
     # --- drawing ------------------------------------------------------------------------------------------------------------------
 
@@ -174,7 +174,7 @@ class Lettering:
         return ImageFont.truetype(str(self.path), size, layout_engine=engine)
 
     def _direction_of(self, text: str) -> str | None:
-        """Give Pillow's word for a text's direction; None where the layout knows no other than left to right."""
+        """Return Pillow's word for a text's direction; None if the layout knows only left to right."""
         if not self._raqm:
             return None
         if self._direction != "auto":
@@ -191,7 +191,7 @@ class Lettering:
         size : int
             Of the font, pixels.
         wrap : float
-            Longest line, pixels; one that cannot be broken may be longer.
+            Longest line, pixels; a line that cannot be broken may be longer.
         """
         font, direction = self._font(size), self._direction_of(text)
 
@@ -211,7 +211,7 @@ class Lettering:
         return broken
 
     def width(self, text: str, size: int) -> int:
-        """Give the width of the picture of a text that is not broken, pixels."""
+        """Return the width of the picture of an unbroken text, pixels."""
         return int(self.picture(text, size, 1e9).shape[1])
 
     def picture(self, text: str, size: int, wrap: float, *, marked: bool = False) -> Pixels:
@@ -230,7 +230,7 @@ class Lettering:
         Returns
         -------
         ndarray, uint8 (height, width)
-            How much ink: 0 none, 255 full.
+            Ink: 0 none, 255 full.
         """
         font, direction = self._font(size), self._direction_of(text)
         lines = self.lines(text, size, wrap)
@@ -247,12 +247,12 @@ class Lettering:
         return np.asarray(canvas)
 
     def fitted(self, where: str, text: str, size: int, room: tuple[float, float], *, marked: bool = False) -> Pixels:
-        """Draw a text into a room of the screen.
+        """Draw a text into an area of the screen.
 
         Parameters
         ----------
         where : str
-            Its name in the session file.
+            The text's name in the session file.
         text : str
         size : int
             Of the font, pixels.
@@ -264,7 +264,7 @@ class Lettering:
         Raises
         ------
         DisplayError
-            It does not fit, with the size at which it would.
+            The text does not fit; the message names the size at which it would.
         """
         drawn = self.picture(text, size, room[0] - 2 * max(2, round(PADDING * size)), marked=marked)
         if drawn.shape[1] <= room[0] + 1 and drawn.shape[0] <= room[1]:
@@ -281,7 +281,7 @@ class Lettering:
 
 
 def _parts(paragraph: str) -> Iterable[tuple[str, str]]:
-    """Give what a line may be broken between: words, and signs of scripts without spaces; each with the space before it."""
+    """Return the parts between which a line may be broken: words, and signs of scripts without spaces; each with the space before it."""
     gap, word = "", ""
     for character in paragraph:
         alone = unicodedata.east_asian_width(character) in ("W", "F")

@@ -2,7 +2,7 @@
 
 A thread of its own reads and answers, so that images arrive, clock samples are stamped and the link recovers while the session waits for
 a flip. The session's thread calls :meth:`Link.send`, :meth:`Link.take` and :meth:`Link.flush`, and may wait on the socket
-:attr:`Link.wake`, which becomes readable when there is something to take.
+:attr:`Link.wake`, which becomes readable when messages wait.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from rtevo import wire
 
 __all__ = ["Link", "LinkLost", "Replaced"]
 
-MOST_HELD = 1 << 29  # bytes of pictures that wait to be shown; a session's own are far fewer
-HELLO_S = 0.5  # how often an unanswered hello is repeated
-SILENT_S = 2.0  # after so long without a word the link is taken to be down
-WAITING_S = 10.0  # how often a wait for the session is mentioned
+MOST_HELD = 1 << 29  # bytes of pictures that wait to be shown; a session needs far fewer
+HELLO_S = 0.5  # interval between unanswered hellos
+SILENT_S = 2.0  # after this time without a message the link counts as down
+WAITING_S = 10.0  # interval between messages about a wait for the session
 BEAT_S = 0.1
-LEAVE_S = 3.0  # longest wait for the support computer to hear why this presenter leaves
+LEAVE_S = 3.0  # longest wait for the support computer to learn why this presenter leaves
 
-REFUSALS = {  # by the other side's security, before any message
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "this presenter's key is not listed there: `python -m rtevo.bridge keys` makes a key that is",
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "the key file is of another support computer, or no encrypted bridge listens there",
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "it hangs up: is the key file of this very support computer, and is it needed there?",
+REFUSALS = {  # by the other side's security, before the first message
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "this presenter's key is not listed there: make a listed key with `python -m rtevo.bridge keys`",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "the key file is another support computer's, or no encrypted bridge listens there",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "it hangs up: check that the key file is this support computer's, and that it needs one",
 }
 
 _log = logging.getLogger("presenter")
 
 
 class LinkLost(Exception):  # noqa: N818  (what happened, not a mistake)
-    """There is no session to present any more; the message says why."""
+    """The session is gone; the message says why."""
 
 
 class Replaced(LinkLost):
@@ -57,24 +57,24 @@ class Link:
     Parameters
     ----------
     endpoint : str
-        Where the bridge listens, as ``tcp://192.168.0.10:5555``.
+        Address of the bridge, as ``tcp://192.168.0.10:5555``.
     keys : wire.KeyFile, optional
-        Needed for anything but loopback.
+        Needed unless the endpoint is loopback.
     display : str
-        What shows the images; the bridge is told.
+        Kind of display; reported to the bridge.
     lost_s : float
-        Give up when the bridge has been silent for so long, s.
+        Give up after this time without an answer of the bridge, s.
     connect_s : float
-        Give up when no session has answered for so long after the start, s.
+        Give up if no session answers within this time after the start, s.
     clock_ns : callable
         This computer's monotonic clock; events must be stamped with the same.
     place : Place, optional
-        Which computer this is; found out if None. The link closes it.
+        This computer; None: determined here. The link closes it.
 
     Raises
     ------
     LinkLost
-        Where plain text would leave this computer, or the endpoint is none.
+        Unencrypted messages would leave this computer, or the endpoint is invalid.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Link:
         place: Place | None = None,
     ) -> None:
         if keys is None and not wire.is_loopback(endpoint):
-            raise LinkLost(f"--connect {endpoint}: another computer can only be reached with --key FILE (python -m rtevo.bridge keys)")
+            raise LinkLost(f"--connect {endpoint}: a link to another computer needs --key FILE (made by python -m rtevo.bridge keys)")
         self._endpoint, self._display, self._clock_ns = endpoint, display, clock_ns
         self._encrypted = keys is not None
         self._lost_ns, self._connect_ns = round(lost_s * 1e9), round(connect_s * 1e9)
@@ -98,19 +98,19 @@ class Link:
         self._image: tuple[int, ...] = ()
         self._refusal = ""
         self._place = place or Place()
-        self._rival = 0  # presenter of this computer that has, or had, the session
+        self._rival = 0  # this computer's presenter that has, or had, the session
         self._trouble = ""
         self._refused, self._refused_ns = "", 0  # by the bridge, for now
         self._taken: deque[tuple[wire.Numbered, memoryview | None]] = deque()
-        self._held = 0  # bytes of pictures that were taken and not shown
+        self._held = 0  # bytes of pictures that were taken and are not shown yet
         self._signalled = self._stop = False
-        self._silent = False  # the bridge has been taken to be down
-        self._over = False  # the bridge has taken our goodbye: silence is no trouble any more
+        self._silent = False  # the bridge counts as down
+        self._over = False  # the bridge has taken our goodbye: silence is no longer a problem
         self._failure: LinkLost | None = None
         self._welcome: wire.Welcome | None = None
         self._heard_ns = self._began_ns = self._mentioned_ns = clock_ns()
         self._hello_ns = 0
-        self.seen = 0  # number of the bridge's last message that the session has taken
+        self.seen = 0  # number of the last message from the bridge that the session has taken
         self._context = zmq.Context()
         self.wake: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
         self.wake.bind("inproc://wake")
@@ -125,7 +125,7 @@ class Link:
     def _open(self, keys: wire.KeyFile | None) -> None:
         socket = self._socket
         socket.setsockopt(zmq.ROUTING_ID, b"P" + os.urandom(8))
-        socket.setsockopt(zmq.IMMEDIATE, 1)  # while there is no connection nothing piles up: numbered messages are kept anyway
+        socket.setsockopt(zmq.IMMEDIATE, 1)  # without a connection nothing piles up: numbered messages are kept anyway
         socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_PIXEL_BYTES)
         socket.setsockopt(zmq.RECONNECT_IVL, 100)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
@@ -157,17 +157,17 @@ class Link:
         Raises
         ------
         LinkLost
-            It refused, speaks another version, or did not answer in time.
+            The bridge refused, speaks another version, or did not answer in time.
         """
         with self._lock:
             while self._welcome is None and self._failure is None:
-                self._lock.wait(0.5)  # an interrupt from the keyboard is only seen between waits
+                self._lock.wait(0.5)  # a keyboard interrupt is only seen between waits
         welcome = self.welcomed()
         assert welcome is not None
         return welcome
 
     def welcomed(self) -> wire.Welcome | None:
-        """Give the session where it has answered, None where it has not yet.
+        """Return the session if it has answered, else None.
 
         Raises
         ------
@@ -180,14 +180,14 @@ class Link:
             return self._welcome
 
     def leave(self, trouble: str, timeout_s: float = LEAVE_S) -> bool:
-        """Let the support computer know why nothing can be presented here; whether it does.
+        """Report to the support computer why nothing can be presented here; return whether it has received the report.
 
         Parameters
         ----------
         trouble : str
             One sentence.
         timeout_s : float
-            Longest wait for its answer, s.
+            Longest wait for the answer, s.
         """
         deadline = time.monotonic() + timeout_s
         with self._lock:
@@ -199,14 +199,14 @@ class Link:
             return self._failure is not None
 
     def send(self, message: wire.NumberedT) -> int:
-        """Send a numbered message, however long it takes; gives its number."""
+        """Send a numbered message, however long that takes; return its number."""
         with self._lock:
             number = self._outbox.add(message).sequence
         self._poke()
         return number
 
     def shown(self, size: int) -> None:
-        """Note that a picture of so many bytes is no longer kept."""
+        """Record that a picture of this many bytes is no longer kept."""
         self._hold(-size)
 
     def _hold(self, size: int) -> None:
@@ -214,17 +214,17 @@ class Link:
             self._held += size
 
     def _has_room(self, size: int) -> bool:
-        """Whether a further picture is taken; the bridge keeps it otherwise."""
+        """Whether there is room for another picture; otherwise the bridge keeps it."""
         with self._lock:
             return not self._held or self._held + size <= MOST_HELD
 
     def take(self) -> list[tuple[wire.Numbered, memoryview | None]]:
-        """Give the messages that have come, with their pixels, oldest first.
+        """Return the messages that have come, with their pixels, oldest first.
 
         Raises
         ------
         LinkLost
-            Nothing more will come.
+            The session is gone.
         """
         while self.wake.poll(0):
             self.wake.recv()
@@ -240,7 +240,7 @@ class Link:
 
     @property
     def silent(self) -> bool:
-        """Whether the support computer has not been heard of for `SILENT_S`."""
+        """Whether no message has come from the support computer for `SILENT_S`."""
         return self._clock_ns() - self._heard_ns > SILENT_S * 1e9
 
     @property
@@ -250,12 +250,12 @@ class Link:
             return self._outbox.last
 
     def acknowledged(self, number: int) -> bool:
-        """Whether the bridge has dealt with everything sent up to that number."""
+        """Return whether the bridge has handled everything sent up to that number."""
         with self._lock:
             return self._outbox.acknowledged >= number
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until the bridge has dealt with everything sent; whether it has."""
+        """Wait until the bridge has handled everything sent; return whether it has."""
         deadline = time.monotonic() + timeout_s
         with self._lock:
             while self._outbox.acknowledged < self._outbox.last and self._failure is None:
@@ -266,7 +266,7 @@ class Link:
             return self._outbox.acknowledged == self._outbox.last
 
     def close(self) -> None:
-        """Stop the thread and close; what is not acknowledged is lost (see `flush`)."""
+        """Stop the thread and close; unacknowledged messages are lost (see `flush`)."""
         self._stop = True
         self._poke()
         self._thread.join()
@@ -281,7 +281,7 @@ class Link:
         self.close()
 
     def _poke(self) -> None:
-        with contextlib.suppress(zmq.Again):  # a thousand pokes wait already
+        with contextlib.suppress(zmq.Again):  # a thousand wake-ups wait already
             self.wake.send(b"", zmq.NOBLOCK)
 
     # --- the link's thread --------------------------------------------------------------------------------------------------------
@@ -304,25 +304,25 @@ class Link:
                 self._beat()
                 self._send_due()
             self._send_due()
-        except Exception as error:  # the session must learn of it, whatever it is
+        except Exception as error:  # the session must learn of any error
             _log.exception("link")
             self._fail(LinkLost(f"the link failed: {error!r}"))
         finally:
             self._close_sockets()
 
     def _look_at_connection(self) -> None:
-        """A connection has been made (again): begin with a hello. Or refused: remember why."""
+        """Handle a connection: send a hello; or a refusal: remember the reason."""
         while self._monitor.poll(0):
             event = parse_monitor_message(self._monitor.recv_multipart())["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._refusal = ""
                 self._say_hello()
             else:
-                plain = "it hangs up: it is encrypted there, and --key FILE is needed here"
+                plain = "it hangs up: the bridge encrypts, which needs --key FILE here"
                 self._refuse(REFUSALS[zmq.Event(event)] if self._encrypted else plain)
 
     def _refuse(self, why: str) -> None:
-        """Remember why there is no connection; what is new is mentioned at once."""
+        """Remember why there is no connection; a new reason is logged at once."""
         if why != self._refusal:
             self._mentioned_ns = self._clock_ns() - round(WAITING_S * 1e9) - 1
         self._refusal = why
@@ -370,7 +370,7 @@ class Link:
             if message.final:
                 lost = Replaced if message.replaced else LinkLost
                 self._fail(lost(f"the support computer refused: {message.reason}"))
-            elif message.reason != self._refused:  # said at once, and again with every look at the wait
+            elif message.reason != self._refused:  # logged at once, and again with each message about the wait
                 self._mentioned_ns = self._clock_ns()
                 _log.warning("the support computer refuses for now: %s", message.reason)
             self._refused, self._refused_ns, self._rival = message.reason, arrived_ns, message.process
@@ -386,9 +386,9 @@ class Link:
             self._put(wire.encode(wire.Ack(self._inbox.received, self._inbox.missing)))
 
     def _start(self, welcome: wire.Welcome) -> None:
-        """The bridge knows us (again)."""
+        """Handle the bridge's welcome."""
         if self._welcome is not None and welcome.session != self._welcome.session:
-            self._fail(LinkLost("another session has been started on the support computer"))
+            self._fail(LinkLost("another session was started on the support computer"))
             return
         with self._lock:
             self._welcome = self._welcome or welcome
@@ -400,7 +400,7 @@ class Link:
         self._silent = False
 
     def _beat(self) -> None:
-        """Say hello while nobody answers, send again what got no answer, give up after too long."""
+        """Repeat the hello until it is answered, send unanswered messages again, and give up after the time limit."""
         now = self._clock_ns()
         silent_ns = now - self._heard_ns
         if self._failure is not None or self._over:
@@ -410,16 +410,16 @@ class Link:
             if now - self._hello_ns > HELLO_S * 1e9:
                 self._say_hello()
             self._mention(now, silent_ns)
-        elif self._silent:  # it goes on without having missed us
+        elif self._silent:  # the bridge never missed us
             self._silent = False
             with self._lock:
                 self._outbox.rewind()
 
     def _mention(self, now: int, silent_ns: int) -> None:
-        """Tell whoever sits at this computer that nobody answers; give up after too long."""
+        """Log at this computer that nobody answers; give up after the time limit."""
         refused = self._refused if self._refused and now - self._refused_ns < SILENT_S * 1e9 else ""
         if self._welcome is not None and silent_ns > self._lost_ns:
-            self._fail(LinkLost(f"the support computer has been silent for {silent_ns / 1e9:.0f} s: is the session still running there?"))
+            self._fail(LinkLost(f"the support computer has been silent for {silent_ns / 1e9:.0f} s: check the session there"))
         elif self._welcome is None and now - self._began_ns > self._connect_ns:
             why = refused or self._refusal or "nobody there"
             self._fail(LinkLost(f"no session answered at {self._endpoint} within {self._connect_ns / 1e9:g} s: {why}"))
@@ -428,7 +428,7 @@ class Link:
             _log.warning("the support computer refuses for now: %s", refused)
         elif now - self._mentioned_ns > WAITING_S * 1e9:
             self._mentioned_ns = now
-            why = (self._refusal if self._welcome is None else "") or "does the session run there, and does the network let it through?"
+            why = (self._refusal if self._welcome is None else "") or "check the session there, and that the network passes the port"
             _log.warning("no answer from %s: %s", self._endpoint, why)
 
     def _send_due(self) -> None:
@@ -440,7 +440,7 @@ class Link:
                 self._outbox.sent()
 
     def _put(self, frames: list[bytes]) -> bool:
-        """Send, and say whether there is a connection: numbered messages go out again later."""
+        """Send; return whether there is a connection: numbered messages are sent again later."""
         try:
             self._socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
@@ -474,7 +474,7 @@ class Link:
 
 
 def _judged(image: wire.Image, pixels: memoryview | None) -> wire.Image:
-    """Take the verdict from an image whose pixels are not those that were judged."""
+    """Remove the verdict from an image whose pixels are not those that were judged."""
     if image.verdict in (wire.PASSED, wire.GIVEN) and (pixels is None or wire.digest(pixels) != image.sha256):
-        return dataclasses.replace(image, verdict="the pixels that came are not those that were judged")
+        return dataclasses.replace(image, verdict="the pixels received are not those that were judged")
     return image

@@ -1,4 +1,4 @@
-"""Markers of the Lab Streaming Layer (pylsl), so that EEG, eye tracking or physiology recorded beside can be aligned with the session."""
+"""Markers of the Lab Streaming Layer (pylsl), to align EEG, eye tracking or physiology with the session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["open_markers"]
 
 
 def open_markers(session: str, now_ns: Callable[[], int] = time.perf_counter_ns) -> Callable[[str, int], None]:
-    """Open a stream of markers named "rtevo"; gives a function that sends (text, ns of the display's clock).
+    """Open a stream of markers named "rtevo"; return a function that sends (text, ns of the display's clock).
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def open_markers(session: str, now_ns: Callable[[], int] = time.perf_counter_ns)
     Raises
     ------
     DisplayError
-        There is no pylsl here.
+        pylsl is not installed here.
     """
     try:
         import pylsl

@@ -1,7 +1,7 @@
 """A process that watches one pin of a parallel port and does nothing else: ``python -m presenter.pins ADDRESS PIN``.
 
-A thread beside the drawing one would have to wait for Python's lock, for longer than a pulse of 1 ms lasts. Records on the standard output,
-16 bytes each: `PULSE` and its time; every half second `GAP` and the longest time between two looks, ns; `TIME` and this process's clock,
+A thread in the drawing process would have to wait for Python's lock for longer than a pulse of 1 ms. Records on the standard output, 16
+bytes each: `PULSE` and its time; every half second `GAP` and the longest time between two looks, ns; `TIME` and this process's clock,
 whenever a byte comes in.
 """
 
@@ -23,21 +23,21 @@ __all__ = ["GAP", "PULSE", "RECORD", "TIME", "watch"]
 
 RECORD = struct.Struct("<qq")  # kind, value
 GAP, PULSE, TIME = 0, 1, 2
-PAUSE_S = 0.0001  # between two looks, where a sleep can be so short
+PAUSE_S = 0.0001  # between two looks, if the system can sleep so briefly
 TOLD_NS = 500_000_000
 
 
 def watch(look: Callable[[], bool], out: BinaryIO, asked: threading.Event, pause_s: float = PAUSE_S) -> None:
-    """Watch a pin until nobody reads any more.
+    """Watch a pin until the reader has gone.
 
     Parameters
     ----------
     look : callable
-        Whether the pin is high.
+        Returns whether the pin is high.
     out : binary file
-        Takes the records.
+        Receives the records.
     asked : Event
-        Somebody wants to know the time.
+        Set when the reader asks for the time.
     pause_s : float
         Between two looks, s; 0: none.
     """
@@ -67,11 +67,11 @@ def watch(look: Callable[[], bool], out: BinaryIO, asked: threading.Event, pause
 def _listen(asked: threading.Event) -> None:
     while sys.stdin.buffer.read(1):
         asked.set()
-    os._exit(0)  # who started this has gone
+    os._exit(0)  # the parent has gone
 
 
 def _first() -> None:
-    """Come before everything else, as far as this user may."""
+    """Raise this process above all others, as far as this user may."""
     gc.disable()
     raise_priority(real_time=True)
 
@@ -79,15 +79,15 @@ def _first() -> None:
 def main(address: str, pin: int) -> None:
     """Open the port and watch."""
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print is no record
+    os.dup2(2, 1)  # output of libraries must not reach the records
     from psychopy import parallel
 
     port = parallel.ParallelPort(int(address, 16) if address.lower().startswith("0x") else address)
-    bool(port.readPin(pin))  # raises where it cannot be read
+    bool(port.readPin(pin))  # raises if it cannot be read
     asked = threading.Event()
     threading.Thread(target=_listen, args=(asked,), daemon=True).start()
     _first()
-    short_sleeps = os.name != "nt" or sys.version_info >= (3, 11)  # elsewhere a sleep lasts 1 to 15.6 ms: look without any
+    short_sleeps = os.name != "nt" or sys.version_info >= (3, 11)  # elsewhere a sleep lasts 1 to 15.6 ms: look without sleeping
     with contextlib.suppress(BrokenPipeError):
         watch(lambda: bool(port.readPin(pin)), out, asked, PAUSE_S if short_sleeps else 0)
 

@@ -1,4 +1,4 @@
-"""Which computer and process this is, and whether another process still runs here."""
+"""Name of this computer and process, and whether another process still runs here."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _open: set[int] = set()
 
 
 def _computer() -> str:
-    """Name this computer: its host name, and its network address where it has a real one."""
+    """Return this computer's name: its host name, and its network address if it has a real one."""
     node = uuid.getnode()
-    random = node >> 40 & 1  # uuid's way to say that it found none
+    random = node >> 40 & 1  # set by uuid if it found none
     return f"{platform.node() or 'computer'}/{'' if random else format(node, '012x')}"
 
 
@@ -37,9 +37,9 @@ class Place:
     Attributes
     ----------
     name : str
-        Of the computer; what people call it comes before the "/".
+        Name of the computer; the part before the "/" is for people.
     process : int
-        Of this presenter, different from all others on the computer.
+        Number of this presenter, unique on the computer.
     """
 
     def __init__(self, name: str | None = None) -> None:
@@ -50,7 +50,7 @@ class Place:
 
     @staticmethod
     def has_ended(process: int) -> bool:
-        """Whether a presenter of this computer has certainly ended."""
+        """Return whether a presenter of this computer has certainly ended."""
         pid = process // _COUNT
         if pid == os.getpid():
             with _lock:
@@ -58,30 +58,30 @@ class Place:
         return pid > 0 and not _runs(pid)
 
     def close(self) -> None:
-        """This presenter has ended."""
+        """Record that this presenter has ended."""
         with _lock:
             _open.discard(self.process)
 
 
 def _runs(pid: int) -> bool:
-    """Whether a process runs; True where that cannot be known."""
+    """Return whether a process runs; True if that cannot be determined."""
     if os.name == "nt":
         import ctypes
 
         kernel = getattr(ctypes, "windll").kernel32  # noqa: B009  (not there where types are checked)
         handle = kernel.OpenProcess(_QUERY, False, pid)
         if not handle:
-            return bool(kernel.GetLastError() == 5)  # it is there, but somebody else's
+            return bool(kernel.GetLastError() == 5)  # it exists, but belongs to another user
         code = ctypes.c_ulong()
         known = kernel.GetExitCodeProcess(handle, ctypes.byref(code))
         kernel.CloseHandle(handle)
         return not known or code.value == _STILL_ACTIVE
-    with contextlib.suppress(OSError, IndexError):  # Linux: one that was killed and that its parent has not looked after is still there
+    with contextlib.suppress(OSError, IndexError):  # Linux: a killed process stays until its parent has waited for it
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] not in "ZX"
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is there, but somebody else's
+    except OSError:  # it exists, but belongs to another user
         return True
     return True

@@ -1,4 +1,4 @@
-"""Other programs come second while a session runs, and Python does not tidy up in the middle of it."""
+"""Priority over other programs while a session runs, and no garbage collection in the middle of it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from collections.abc import Iterator
 
 __all__ = ["raise_priority", "undisturbed"]
 
-SWITCH_S = 0.001  # how long one thread keeps Python's lock from others that stamp pulses and answer the support computer
+SWITCH_S = 0.001  # longest time that one thread keeps Python's lock from the threads that stamp pulses and answer the support computer
 NICE = -10
 FIFO = 10  # of 1 to 99; PsychoPy's own advice is to allow up to 20 (rtprio in /etc/security/limits.d)
 HIGH_PRIORITY_CLASS, TIME_CRITICAL = 0x80, 15  # Windows: of a process, of a thread
 
 
 def raise_priority(*, real_time: bool = False) -> str:
-    """Have this process come before others, as far as its user may; gives how, empty where that is not allowed.
+    """Raise this process's priority, as far as its user may; return how, empty if that is not permitted.
 
     Parameters
     ----------
     real_time : bool
-        Before everything: only for one that hardly computes.
+        Above all other processes: only for a process that computes little.
     """
     if os.name == "nt":
         import ctypes
@@ -44,14 +44,14 @@ def raise_priority(*, real_time: bool = False) -> str:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[str]:
-    """Raise this process's priority, and leave tidying up to whoever has time for it (`gc.collect`); gives what `raise_priority` does.
+    """Raise this process's priority, and leave garbage collection to code with time for it; return as `raise_priority`.
 
-    The priority stays afterwards: not every system lets it be lowered and raised again.
+    The priority stays afterwards: not every system permits lowering and raising it again.
     """
     before, enabled = sys.getswitchinterval(), gc.isenabled()
     how = raise_priority()
     gc.collect()
-    gc.freeze()  # what is there now is not looked at again
+    gc.freeze()  # existing objects are not looked at again
     gc.disable()
     sys.setswitchinterval(SWITCH_S)
     try:

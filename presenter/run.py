@@ -38,43 +38,43 @@ def present(
     restarts: bool = True,
     stay: bool = False,
 ) -> str:
-    """Wait for a session, present it, and say why it ended. One that only checks this presenter is waited out.
+    """Wait for a session, present it, and return why it ended; sessions that only check this presenter do not count.
 
     Parameters
     ----------
     connect : str
         Endpoint of the bridge.
     key : Path, optional
-        This presenter's key file; needed for anything but loopback.
+        This presenter's key file; needed unless the endpoint is loopback.
     headless : bool
         No screen.
     participant : str, optional
         Endpoint of a simulated participant (headless only).
     window : bool
-        A window, whatever the session asks for.
+        A window, whatever the session's settings.
     connect_s : float
-        Give up where no session answers for so long, s.
+        Give up if no session answers within this time, s.
     restarts : bool
-        A session that begins again, with another run of the scanner, is waited for; so is the next run of a visit.
+        Wait for a session that begins again with another run of the scanner, and for the next run of a visit.
     stay : bool
         Wait for the next session, with the end text on the screen, until Escape is pressed.
 
     Returns
     -------
     str
-        The (last) bridge's reason, or "escape".
+        The last bridge's reason, or "escape".
 
     Raises
     ------
     presenter.link.LinkLost, presenter.display.DisplayError, rtevo.wire.WireError
-        With a message for whoever sits at this computer.
+        With a message for the person at this computer.
     """
     keys = wire.KeyFile.read(key, "presenter") if key is not None else None
     ended = ESCAPE
     with _Room(keys, headless, participant, window, stay) as room:
         while True:
             with Link(connect, keys, "headless" if headless else "psychopy", connect_s=connect_s) as link:
-                _log.info("waiting for a session at %s%s", connect, " (Escape in the window leaves)" if room.screen is not None else "")
+                _log.info("waiting for a session at %s%s", connect, " (Escape in the window exits)" if room.screen is not None else "")
                 welcome = room.wait(link)
                 if welcome is None:
                     return ended
@@ -84,7 +84,7 @@ def present(
                 except LinkLost as lost:
                     if isinstance(lost, Replaced) or not (checked or stay):
                         raise
-                    _log.warning("%s: %s", "the check was broken off" if checked else "the session is gone", lost)
+                    _log.warning("%s: %s", "the check was interrupted" if checked else "the session is gone", lost)
                     room.rest()
                     continue
             if checked and reason == wire.CHECK:
@@ -92,7 +92,7 @@ def present(
             elif restarts and reason == wire.RESTART:
                 _log.info("the session begins again: waiting for the scanner's next run")
             elif restarts and reason == wire.NEXT:
-                _log.info("the run is over: waiting for the visit's next")
+                _log.info("the run is over: waiting for the visit's next run")
             elif stay and reason != ESCAPE:
                 _log.info("ended (%s): waiting for the next run", reason)
                 ended = reason
@@ -101,12 +101,12 @@ def present(
 
 
 def load_screen() -> type[Screen]:
-    """Give the display with PsychoPy.
+    """Return the display with PsychoPy.
 
     Raises
     ------
     DisplayError
-        It cannot be had here, and why.
+        PsychoPy cannot be used here; the message says why.
     """
     try:
         from presenter.screen import Screen
@@ -115,10 +115,10 @@ def load_screen() -> type[Screen]:
             f"PsychoPy is not installed in this Python ({error}): start the presenter with PsychoPy's own Python, or pip install "
             "psychopy-lib"
         ) from error
-    except ImportError as error:  # of a library: OpenGL, say
+    except ImportError as error:  # of a library, for example OpenGL
         raise DisplayError(f"PsychoPy cannot be loaded here: {_first_line(error)}") from error
-    except Exception as error:  # pyglet without a display raises what it likes
-        what = f"PsychoPy finds no screen here ({_first_line(error)}): is a desktop running, and this program on it?"
+    except Exception as error:  # pyglet without a display raises errors of many kinds
+        what = f"PsychoPy finds no screen here ({_first_line(error)}): start this program on a running desktop"
         raise DisplayError(what) from error
     return Screen
 
@@ -128,7 +128,7 @@ def _first_line(error: Exception) -> str:
 
 
 class _Room:
-    """What is shown on, for one session after the other: the window stays open from one to the next."""
+    """The screen for successive sessions: the window stays open between them."""
 
     def __init__(self, keys: wire.KeyFile | None, headless: bool, participant: str | None, window: bool, stay: bool) -> None:
         self._keys, self._headless, self._participant, self._window, self._stay = keys, headless, participant, window, stay
@@ -148,12 +148,12 @@ class _Room:
             self.screen.close()
 
     def wait(self, link: Link) -> wire.Welcome | None:
-        """Wait for a session, the last text on the screen meanwhile; None where Escape was pressed.
+        """Wait for a session, with the last text on the screen; None if Escape was pressed.
 
         Raises
         ------
         DisplayError
-            Nothing can be shown here; the support computer has been told, if it listens.
+            Nothing can be shown here; the support computer has been informed, if it listens.
         """
         if self._trouble:
             link.leave(self._trouble)
@@ -166,7 +166,7 @@ class _Room:
         return welcome
 
     def _escaped(self) -> bool:
-        """Show the scene for another frame; whether Escape was pressed."""
+        """Show the scene for another frame; return whether Escape was pressed."""
         assert self.screen is not None
         return any(press.key == ESCAPE and not press.elsewhere for press in self.screen.wait(wire.FOREVER_NS))
 
@@ -185,7 +185,7 @@ class _Room:
                 raise
             if self.screen is not None:
                 how = stack.enter_context(undisturbed())
-                _log.info("this program comes before others (%s)", how or "not allowed to this user: close other programs")
+                _log.info("priority over other programs: %s", how or "not permitted to this user: close other programs")
             lingers = not (self._stay and self.screen is not None)
             session = Session(settings, link, display, welcome.started, port, mark, lingers)
             try:
@@ -208,15 +208,15 @@ class _Room:
         return self.screen
 
     def rest(self) -> None:
-        """Show fixation: the session is gone."""
+        """Show fixation, because the session is gone."""
         if self.screen is not None:
             self.screen.show(Scene("fixation"), self.screen.now_ns())
 
     def _say_replaced(self) -> None:
-        """Say on the screen that it is no longer looked at, until somebody presses Escape."""
+        """Show on the screen that another presenter shows the session, until Escape is pressed."""
         if self.screen is None:
             return
-        _log.warning("another presenter has taken this one's place: it shows the session now (Escape in the window leaves)")
+        _log.warning("another presenter has taken this one's place: it shows the session now (Escape in the window exits)")
         self.screen.say(REPLACED_TEXT)
         while not self._escaped():
             pass

@@ -1,7 +1,7 @@
 """The real display: a PsychoPy window and keyboard.
 
-PsychoPy's times (seconds of ``psychopy.logging.defaultClock``, which stamps flips and, with Psychtoolbox, key presses) are turned into
-nanoseconds of ``time.perf_counter``, the clock that the link answers the bridge with.
+PsychoPy's times (seconds of ``psychopy.logging.defaultClock``, which stamps flips and, with Psychtoolbox, key presses) are converted to
+nanoseconds of ``time.perf_counter``, the clock with which the link answers the bridge.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from itertools import pairwise
 from typing import Any
 
-if sys.platform == "win32":  # before PsychoPy decides: pixels are the screen's own, whatever it is scaled to
+if sys.platform == "win32":  # before PsychoPy decides: use the screen's own pixels, whatever its scaling
     import ctypes
 
     with contextlib.suppress(AttributeError, OSError):
@@ -32,11 +32,11 @@ from rtevo.wire import PresentationSettings
 
 __all__ = ["Screen"]
 
-WINDOW_SIZE = (1024, 768)  # where the session or --window asks for a window
+WINDOW_SIZE = (1024, 768)  # if the session or --window asks for a window
 MEASURED_FRAMES, WARM_UP_FRAMES = 120, 30
-PACE_HZ = 60.0  # where the flips do not wait for the screen
-LONGEST_UPLOAD_NS = 100_000_000  # one that took longer was an accident, not to be reckoned with
-TRIAL_UPLOADS, TRIAL_SIDE = 5, 768  # pictures uploaded beforehand, to know how long it takes; pixels
+PACE_HZ = 60.0  # if the flips do not wait for the screen
+LONGEST_UPLOAD_NS = 100_000_000  # a longer upload is an outlier
+TRIAL_UPLOADS, TRIAL_SIDE = 5, 768  # pictures uploaded beforehand to measure the time; pixels
 OF_THE_WINDOW = ("full_screen", "screen", "background", "monitor", "screen_width_cm", "viewing_distance_cm")  # settings
 
 psychopy.logging.console.setLevel(psychopy.logging.ERROR)
@@ -50,18 +50,18 @@ def _now_ns() -> int:
 class Screen:
     """A PsychoPy window.
 
-    Every frame is drawn and flipped, also while nothing changes, so that each flip's time is known and dropped frames are counted.
+    Every frame is drawn and flipped, also while the scene stays, so that each flip's time is known and dropped frames are counted.
 
     Parameters
     ----------
     settings : PresentationSettings
     window : bool
-        A window, whatever the settings say.
+        A window, whatever the settings.
 
     Raises
     ------
     DisplayError
-        The settings cannot be followed here.
+        The settings cannot be met here.
     """
 
     def __init__(self, settings: PresentationSettings, *, window: bool = False) -> None:
@@ -97,7 +97,7 @@ class Screen:
             _log.warning("%s", warning)
 
     def _take_on(self, settings: PresentationSettings) -> None:
-        """Check a session's keys here, and make what it shows."""
+        """Check a session's keys here, and make its stimuli."""
         wanted = [("trigger_key", settings.trigger_key)] if settings.trigger == "keyboard" else []
         if settings.rating_window_s and not settings.answers_over_port:
             wanted += [("rating_keys", key) for key in settings.rating_keys]
@@ -117,7 +117,7 @@ class Screen:
         if self._paced:
             found.append("flips do not wait for the screen (no vertical synchronisation): onsets are exact to one frame at best")
         if not self._keys.exact:
-            found.append("keys come without Psychtoolbox: their times are known to a frame only (pip install psychtoolbox)")
+            found.append("Psychtoolbox is missing: key times are known to one frame only (pip install psychtoolbox)")
         return found
 
     @staticmethod
@@ -139,10 +139,10 @@ class Screen:
             )
         except DisplayError:
             raise
-        except Exception as error:  # PsychoPy and its backends raise what they like
+        except Exception as error:  # PsychoPy and its backends raise errors of many kinds
             raise DisplayError(f"screen {settings.screen}: cannot open a window: {error}") from error
         screens = len(made.winHandle.display.get_screens())
-        if settings.screen >= screens:  # PsychoPy takes the first one then
+        if settings.screen >= screens:  # PsychoPy would use the first screen
             made.close()
             raise DisplayError(f"[presentation] screen: expected 0 to {screens - 1} on this computer, got {settings.screen}")
         made.mouseVisible = False
@@ -152,7 +152,7 @@ class Screen:
         return made
 
     def _gaps(self) -> list[int]:
-        """Give the times between some flips, ns."""
+        """Return the times between some flips, ns."""
         flips = []
         for _ in range(WARM_UP_FRAMES + MEASURED_FRAMES):
             self._flip()
@@ -162,12 +162,12 @@ class Screen:
     # --- from session to session -----------------------------------------------------------------------------------------------------
 
     def renew(self, settings: PresentationSettings) -> bool:
-        """Take another session's settings on, in the same window; False where that needs another window.
+        """Apply another session's settings in the same window; return False if they need another window.
 
         Raises
         ------
         DisplayError
-            They cannot be followed here.
+            The settings cannot be met here.
         """
         _check(settings)
         if any(getattr(settings, name) != getattr(self._settings, name) for name in OF_THE_WINDOW):
@@ -179,7 +179,7 @@ class Screen:
         return True
 
     def say(self, text: str) -> None:
-        """Show a text that is not the session's."""
+        """Show a text that is not part of the session."""
         self._stimuli.add_text(text)
         self.show(Scene("text", text), self.now_ns())
 
@@ -195,10 +195,10 @@ class Screen:
         return _now_ns()
 
     def advance(self, now_ns: int) -> None:
-        """Nothing: the clock is real."""
+        """Do nothing: the clock is real."""
 
     def prepare(self, picture: Picture) -> None:
-        """Upload a picture to the texture that is not shown, and tidy Python up: there is time for both."""
+        """Upload a picture to the hidden texture, and collect garbage: there is time for both."""
         began = _now_ns()
         self._stimuli.upload(picture)
         if not gc.isenabled():
@@ -206,22 +206,22 @@ class Screen:
         self.prepare_ns = min(max(self.prepare_ns, _now_ns() - began), LONGEST_UPLOAD_NS)
 
     def _try_upload(self) -> None:
-        """Upload a picture that nobody sees, so that `prepare_ns` is known."""
+        """Upload a hidden picture, to measure `prepare_ns`."""
         self.prepare(Picture(-1, -1, TRIAL_SIDE, TRIAL_SIDE, memoryview(bytes(TRIAL_SIDE * TRIAL_SIDE * 3))))
         self._flip()
 
     def due(self, until_ns: int) -> bool:
-        """Whether the next frame is the one nearest to `until_ns`, or later."""
+        """Return whether the next frame is the one nearest to `until_ns`, or later."""
         return max(self._flip_ns + self.frame_ns, _now_ns()) >= until_ns - self.frame_ns // 2
 
     def wait(self, until_ns: int) -> list[Press]:
-        """Show the scene for one more frame; gives the keys pressed meanwhile."""
+        """Show the scene for one more frame; return the keys pressed meanwhile."""
         if not self.due(until_ns):
             self._flip()
         return self._keys.presses()
 
     def show(self, scene: Scene, at_ns: int) -> int:
-        """Change the scene at the frame nearest to `at_ns`, or the next one; gives the time of the flip."""
+        """Change the scene at the frame nearest to `at_ns`, or at the next one; return the time of the flip."""
         while not self.due(at_ns):
             self._flip()
         self._scene = scene
@@ -229,7 +229,7 @@ class Screen:
         return self._flip_ns
 
     def told(self) -> list[str]:
-        """Give what has become of the window's place in front since the last call."""
+        """Return the changes of the window's place in front since the last call."""
         return self._focus.told()
 
     def close(self) -> None:
@@ -245,7 +245,7 @@ class Screen:
         self._flip_ns = to_ns(self._window.flip())
         missed = max(0, round((self._flip_ns - before) / self.frame_ns) - 1)
         self.dropped += missed
-        # the flip that came late may have been seen at any of the frames that were missed, if the computer stood still behind it
+        # a late flip may have been seen at any of the missed frames, if the computer stalled after it
         self.flip_error_ns = self._flip_ns - before - self.frame_ns if missed else 0
 
 
@@ -255,18 +255,18 @@ def _check(settings: PresentationSettings) -> None:
 
 
 def _scaling_mistake(window: Any, settings: PresentationSettings, full_screen: bool) -> str:
-    """Say where the system scales what is drawn, and pixels or degrees are promised; empty where it does not."""
+    """Return a sentence if the system scales the drawing although the settings give pixels or degrees; else an empty text."""
     if not full_screen or not (settings.image_deg or not settings.image_height):
         return ""
     mode = None
-    with contextlib.suppress(Exception):  # not every system says
+    with contextlib.suppress(Exception):  # not every system reports it
         mode = window.winHandle.screen.get_mode()
     width, height = (int(x) for x in window.size)
     if mode is None or (mode.width, mode.height) == (width, height):
         return ""
     factor = window.getContentScaleFactor()
     if (round(mode.width * factor), round(mode.height * factor)) == (width, height):
-        return ""  # points, and pixels of the window are the screen's own
+        return ""  # the system counts points, and the window's pixels are the screen's
     what = "image_deg" if settings.image_deg else "image_height"
     return (
         f"[presentation] {what}: expected a screen without scaling, got {mode.width} x {mode.height} pixels that show {width} x {height}: "
@@ -275,7 +275,7 @@ def _scaling_mistake(window: Any, settings: PresentationSettings, full_screen: b
 
 
 def _monitor(settings: PresentationSettings) -> Any:
-    """Give the monitor of the settings: from PsychoPy's monitor centre, or made of its size and distance."""
+    """Return the monitor of the settings: from PsychoPy's monitor centre, or from size and distance."""
     if settings.monitor and settings.monitor not in monitors.getAllMonitors():
         known = ", ".join(monitors.getAllMonitors()) or "none"
         raise DisplayError(f"[presentation] monitor: expected one of PsychoPy's monitor centre here ({known}), got {settings.monitor!r}")
@@ -285,5 +285,5 @@ def _monitor(settings: PresentationSettings) -> Any:
     if settings.viewing_distance_cm:
         monitor.setDistance(settings.viewing_distance_cm)
     if settings.image_deg and not (monitor.getWidth() and monitor.getDistance()):
-        raise DisplayError(f"[presentation] monitor {settings.monitor!r}: its size and distance are not known, which image_deg needs")
+        raise DisplayError(f"[presentation] monitor {settings.monitor!r}: image_deg needs its size and distance, which are not known")
     return monitor

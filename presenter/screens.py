@@ -1,4 +1,4 @@
-"""The screens of this computer: ``python -m presenter --screens`` lists them and shows its number on each."""
+"""The screens of this computer: ``python -m presenter --screens`` lists them, and shows each screen's number on it."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Found:
     Parameters
     ----------
     index : int
-        For [presentation] screen.
+        Number for [presentation] screen.
     width, height : int
-        Pixels, as programs count them.
+        Pixels, as counted by programs.
     x, y : int
-        Where it lies on the desktop.
+        Position on the desktop.
     scaling : float
-        Pixels of the screen for each of these, as far as the system says; 1 otherwise.
+        Physical pixels for each of these pixels, if the system reports it, else 1.
     rate_hz : float
-        As the system says; 0 where it does not.
+        From the system; 0 if it does not report it.
     """
 
     index: int
@@ -50,14 +50,14 @@ class Found:
 
 
 def find_screens() -> list[Found]:
-    """Find all screens.
+    """Return all screens.
 
     Raises
     ------
     DisplayError
-        There are none.
+        No screen was found.
     """
-    load_screen()  # pixels, not points, where that has to be asked for before
+    load_screen()  # pixels instead of points must be requested first on some systems
     import pyglet
 
     try:
@@ -78,7 +78,7 @@ def _found(index: int, screen: Any) -> Found:
 
 
 def _scaling(screen: Any) -> float:
-    """Ask Windows and macOS for a screen's scaling; 0 where they do not say."""
+    """Return a screen's scaling from Windows or macOS; 0 if unknown."""
     try:
         if sys.platform == "win32":
             import ctypes
@@ -95,19 +95,19 @@ def _scaling(screen: Any) -> float:
 
 
 def show_screens(say: Callable[[str], None] = print, shown_s: float = SHOWN_S) -> list[Found]:
-    """List the screens, and show each one's number on it for a moment.
+    """List the screens, and show each screen's number on it for a moment.
 
     Parameters
     ----------
     say : callable
-        Takes lines.
+        Called with each line.
     shown_s : float
-        How long, s.
+        Duration, s.
 
     Raises
     ------
     DisplayError
-        There is no screen, or no PsychoPy.
+        There is no screen, or PsychoPy is not installed.
     """
     screens = find_screens()
     for found in screens:

@@ -1,6 +1,6 @@
-"""Timing self-test: ``python -m presenter --selftest``. What this computer's screen, textures, trigger and network do, with a report.
+"""Timing self-test: ``python -m presenter --selftest``. Measures screen, textures, trigger and network; writes a report.
 
-With ``--connect`` the support computer must run ``python -m rtevo.bridge test``: it sends the session file's [presentation], and answers.
+With ``--connect`` the support computer must run ``python -m rtevo.bridge test``: it sends the [presentation] settings, and answers.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ __all__ = ["self_test"]
 FRAMES = 600
 UPLOADS, SIDE = 40, 768  # pictures, pixels
 EVENTS = 200
-PULSES, PULSES_S = 10, 20.0  # enough of them; longest wait
+PULSES, PULSES_S = 10, 20.0  # number needed; longest wait
 KEYS_S = 30.0  # longest wait for a key
-SURE_MS = 1.0  # scanners' pulses last so long or longer
+SURE_MS = 1.0  # shortest pulse of scanners
 PATIENCE_S = 10.0
 IRREGULAR = 0.01  # share of frames that may be missed
 
@@ -49,7 +49,7 @@ def _distribution(times_ns: list[int]) -> Report:
 
 
 def _frames(display: Display, frames: int) -> Report:
-    """Flip again and again: refresh rate, jitter, frames missed."""
+    """Flip repeatedly, and return refresh rate, jitter and missed frames."""
     before, flips = display.dropped, [display.show(Scene("fixation"), display.now_ns())]
     for _ in range(frames):
         flips.append(display.show(Scene("fixation"), flips[-1] + display.frame_ns))
@@ -64,7 +64,7 @@ def _frames(display: Display, frames: int) -> Report:
 
 
 def _uploads(display: Display, uploads: int) -> Report:
-    """Make pictures ready, each shown afterwards as in a session."""
+    """Time the preparation of pictures, each shown afterwards as in a session."""
     taken = []
     for k in range(uploads):
         picture = Picture(0, k, SIDE, SIDE, memoryview(os.urandom(SIDE * SIDE * 3)))
@@ -76,11 +76,11 @@ def _uploads(display: Display, uploads: int) -> Report:
 
 
 def _keys(display: Any, settings: PresentationSettings, say: Callable[[str], None], wait_s: float) -> Report:
-    """Let somebody press keys, and say what comes in: name, keyboard, and whether the window has the keys."""
+    """Let a person press keys, and report each: name, keyboard, and whether the window has the keys."""
     wanted = [*([settings.trigger_key] if settings.trigger == "keyboard" else []), *settings.rating_keys]
     backend = display.keys.backend
-    say(f"keys ({backend}): press {', '.join(wanted)} and whatever else there is; Escape goes on (or {wait_s:g} s without a key)")
-    display.say("Keys are being tried.\n\nEscape goes on.")
+    say(f"keys ({backend}): press {', '.join(wanted)} and all other keys in use; Escape (or {wait_s:g} s without a key) continues")
+    display.say("Test of the keys.\n\nEscape continues.")
     seen: list[str] = []
     elsewhere, until = 0, display.now_ns() + round(wait_s * 1e9)
     while not display.due(until):
@@ -107,8 +107,8 @@ def _keys(display: Any, settings: PresentationSettings, say: Callable[[str], Non
 
 
 def _pulses(display: Display, settings: PresentationSettings, say: Callable[[str], None], wait_s: float) -> Report:
-    """Take the times of some pulses."""
-    say(f"trigger ({settings.trigger}): let the scanner or a colleague send some pulses, Escape goes on ({wait_s:g} s at most)")
+    """Measure the times of some pulses."""
+    say(f"trigger ({settings.trigger}): let the scanner or a colleague send some pulses; Escape continues ({wait_s:g} s at most)")
     port = open_port(settings.trigger)
     times: list[int] = []
     with ExitStack() as stack:
@@ -123,7 +123,7 @@ def _pulses(display: Display, settings: PresentationSettings, say: Callable[[str
             for text in [] if port is None else port.told():
                 say(f"trigger: {text}")
         shortest_ns = 0 if port is None else port.shortest_ns
-    times = times[:PULSES]  # two may have come at once
+    times = times[:PULSES]  # two may have come together
     gaps = [b - a for a, b in pairwise(times)]
     report: Report = {"source": settings.trigger, "pulses": len(times)}
     if port is not None and shortest_ns:
@@ -135,7 +135,7 @@ def _pulses(display: Display, settings: PresentationSettings, say: Callable[[str
 
 
 def _round_trips(link: Link, events: int) -> Report:
-    """Report triggers, as a session does, until each is acknowledged."""
+    """Report triggers, as a session does, until each is acknowledged; return the round-trip times."""
     taken: list[int] = []
     for _ in range(events):
         began = time.perf_counter_ns()
@@ -147,29 +147,29 @@ def _round_trips(link: Link, events: int) -> Report:
 
 
 def _verdicts(report: Report) -> list[str]:
-    """What should be seen to before a participant comes."""
+    """Return the problems to correct before a participant comes."""
     found = []
     frames, uploads = report.get("frames", {}), report.get("upload", {})
     if "paced" in report["display"]:
-        found.append("flips do not wait for the screen: turn vertical synchronisation on (graphics driver), use the full screen")
+        found.append("flips do not wait for the screen: turn on vertical synchronisation (graphics driver), and use the full screen")
     if frames.get("dropped", 0) > IRREGULAR * frames.get("n", 1):
-        found.append(f"{frames['dropped']} of {frames['n']} frames were missed: close other programs, turn the desktop's compositor off")
+        found.append(f"{frames['dropped']} of {frames['n']} frames were missed: close other programs, turn off the desktop's compositor")
     if uploads and uploads["p99_ms"] > 100:
-        found.append(f"an upload takes up to {uploads['p99_ms']:.0f} ms: is this software rendering? Install the graphics driver")
+        found.append(f"an upload takes up to {uploads['p99_ms']:.0f} ms: if this is software rendering, install the graphics driver")
     if report.get("trigger", {}).get("pulses") == 0:
-        found.append(f"no pulse came from {report['trigger']['source']}")
+        found.append(f"no pulse arrived from {report['trigger']['source']}")
     if report.get("trigger", {}).get("shortest_ms", 0) > SURE_MS:
         found.append(
-            f"pulses shorter than {report['trigger']['shortest_ms']:.1f} ms may be missed at the parallel port: close other programs, have "
-            "the pulses made longer, or use a serial port"
+            f"pulses shorter than {report['trigger']['shortest_ms']:.1f} ms may be missed at the parallel port: close other programs, "
+            "lengthen the pulses, or use a serial port"
         )
     keys = report.get("keys", {})
     if keys and not keys["exact"]:
-        found.append("keys come without Psychtoolbox, their times are known to a frame only: pip install psychtoolbox")
+        found.append("Psychtoolbox is missing, so key times are known to one frame only: pip install psychtoolbox")
     if keys.get("missing"):
-        found.append(f"keys of the session that did not come in: {', '.join(keys['missing'])} (another name? see the list above)")
+        found.append(f"keys of the session that did not arrive: {', '.join(keys['missing'])} (compare the names with the list above)")
     if keys.get("elsewhere"):
-        found.append("keys were typed into another window: in a session they would not count; keep the presenter's window in front")
+        found.append("keys were typed into another window, and would not count in a session: keep the presenter's window in front")
     if "failed" in report.get("round_trip", {}):
         found.append(f"link: {report['round_trip']['failed']}")
     return found
@@ -188,7 +188,7 @@ def self_test(
     connect_s: float = 30.0,
     say: Callable[[str], None] = print,
 ) -> Report:
-    """Measure, print and give the report.
+    """Measure, print and return the report.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ def self_test(
     key, headless, window
         As for a session.
     report_file : Path, optional
-        Write the report there, as JSON.
+        Also write the report to this file, as JSON.
     frames : int
         Frames measured.
     pulses_s : float
@@ -207,12 +207,12 @@ def self_test(
     connect_s : float
         Longest wait for the support computer, s.
     say : callable
-        Takes lines of progress.
+        Called with each line of progress.
 
     Raises
     ------
     presenter.link.LinkLost, presenter.display.DisplayError, rtevo.wire.WireError
-        With a message for whoever sits at this computer.
+        With a message for the person at this computer.
     """
     with ExitStack() as stack:
         keys = wire.KeyFile.read(key, "presenter") if key is not None else None
@@ -258,5 +258,5 @@ def _tell(report: Report, say: Callable[[str], None]) -> None:
             say(f"{part:12} " + ", ".join(f"{name} {value}" for name, value in found.items()))
         elif isinstance(found, str):
             say(f"{part:12} {found}")
-    for line in report["to_do"] or ["nothing to see to"]:
+    for line in report["to_do"] or ["no problems found"]:
         say(f"{'->':12} {line}")

@@ -1,8 +1,8 @@
 """The session script: the same for every display.
 
-Times follow one schedule. An image's onset is due a fixed time after the due time of the onset before it, so that delays of single
-frames do not add up; only where an onset or an offset had to wait (the image came late, or the screen stalled for more than a frame) does
-the schedule start anew from it. An image stays for its duration from its own onset. All flips are those nearest to their due time.
+Times follow one schedule. An image's onset is due a fixed time after the due time of the previous onset, so that delays of single frames
+do not add up. The schedule restarts from an onset or offset only if that had to wait (the image came late, or the screen stalled for more
+than a frame). An image stays for its duration from its own onset. All flips are those nearest to their due time.
 """
 
 from __future__ import annotations
@@ -40,57 +40,57 @@ __all__ = ["Session"]
 
 ESCAPE = "escape"
 GOODBYE_S = 5.0  # longest wait for the bridge to take the last events
-MARK_S = 0.3  # longest time that the chosen answer is marked, at the beginning of the fixation that follows it
-GUESS_NS = 50_000_000  # a time that is known less well is told as a guess
-REPEAT_NS = 10_000_000_000  # the same thing is told at most this often
+MARK_S = 0.3  # longest time that the chosen answer is marked, at the beginning of the following fixation
+GUESS_NS = 50_000_000  # a time with a larger error is reported as a guess
+REPEAT_NS = 10_000_000_000  # shortest time between two equal reports
 FIXATION = Scene("fixation")
 
 _log = logging.getLogger("presenter")
 
 
 class Channel(Protocol):
-    """What the session needs of a :class:`presenter.link.Link`."""
+    """The part of a :class:`presenter.link.Link` that the session uses."""
 
     def send(self, message: NumberedT) -> int:
         """Send a numbered message."""
         ...
 
     def take(self) -> list[tuple[Message, memoryview | None]]:
-        """Give the messages that have come."""
+        """Return the messages that have come."""
         ...
 
     def shown(self, size: int) -> None:
-        """Note that a picture of so many bytes is no longer kept."""
+        """Record that a picture of this many bytes is no longer kept."""
         ...
 
     @property
     def silent(self) -> bool:
-        """Whether the support computer has not been heard of for some time."""
+        """Whether no message has come from the support computer for some time."""
         ...
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything sent has been dealt with."""
+        """Wait until the bridge has handled everything sent; return whether it has."""
         ...
 
 
 class Pulses(Protocol):
-    """Where the scanner's pulses come in, if not on the keyboard: :mod:`presenter.triggers`."""
+    """Input of the scanner's pulses, if not the keyboard: :mod:`presenter.triggers`."""
 
     def take(self) -> list[int]:
-        """Give the times of the pulses since the last call, ns of the display's clock."""
+        """Return the times of the pulses since the last call, ns of the display's clock."""
         ...
 
     def presses(self) -> list[Press]:
-        """Give the keys that came in on the same line since the last call."""
+        """Return the keys that came on the same line since the last call."""
         ...
 
     def told(self) -> list[str]:
-        """Give what has gone wrong, or right again, since the last call."""
+        """Return new problems, and problems that ended, since the last call."""
         ...
 
 
 class BrokenOff(Exception):  # noqa: N818  (what happened, not a mistake)
-    """The trial ends now: Escape, or the operator; the text says which."""
+    """The trial ends now, by Escape or the operator; the text says which."""
 
 
 class Session:
@@ -102,13 +102,13 @@ class Session:
     link : Channel
     display : Display
     started : bool
-        The trigger has been already: the presenter was started anew within a session.
+        The trigger has come already: the presenter was restarted within a session.
     pulses : Pulses, optional
-        Where the scanner's pulses come in; the display's keyboard if None.
+        Input of the scanner's pulses; None: the display's keyboard.
     mark : callable, optional
-        Called with (text, ns of the display's clock) for each event that another recording may want to know of.
+        Called with (text, ns of the display's clock) for each event that another recording may need.
     lingers : bool
-        The end text is waited with; otherwise whoever called shows it on.
+        The session itself shows the end text for its duration; otherwise the caller does.
     """
 
     def __init__(
@@ -124,22 +124,22 @@ class Session:
         self._settings, self._link, self._display, self._started = settings, link, display, started
         self._pulses, self._mark, self._lingers = pulses, mark, lingers
         self._counted = 0  # pulses of the scanner
-        self._phase_known = not started or settings.pulses_per_volume == 1  # which of them are volumes' is known
+        self._phase_known = not started or settings.pulses_per_volume == 1  # whether it is known which pulses are volumes'
         self._told_ns: dict[str, int] = {}
         self._dummies = settings.dummy_triggers  # still to come
-        self._waiting_since: int | None = None  # the trigger is waited for
+        self._waiting_since: int | None = None  # since when the session has waited for the trigger
         self._rating_open = self._over = self._paused = False
         self._queue: deque[Picture] = deque()
         self._prepared: Picture | None = None
         self._shown: Picture | None = None
-        self._taker = ""  # who has taken it away
-        self._unwanted: set[tuple[int, int]] = set()  # pictures that were taken out before they came
+        self._taker = ""  # who took it away
+        self._unwanted: set[tuple[int, int]] = set()  # pictures that were taken out before they arrived
         self._ending: str | None = None  # the bridge's reason to end
         self._due_ns = 0  # of the next onset
         self._dropped = 0
 
     def run(self) -> str:
-        """Present; gives why it ended: the bridge's reason or "escape".
+        """Present; return why it ended: the bridge's reason or "escape".
 
         Raises
         ------
@@ -164,14 +164,14 @@ class Session:
     # --- the parts of a run ---------------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """Waiting text, trigger, baseline."""
+        """Show the waiting text, wait for the trigger, and hold the baseline."""
         settings, display = self._settings, self._display
         hertz = 1e9 / display.frame_ns if display.frame_ns else 0.0
         if self._started:
             self._link.send(Ready(display.name, hertz, display.warnings))
             self._due_ns = display.show(FIXATION, display.now_ns())
             return
-        self._waiting_since = display.show(Scene("text", settings.wait_text), display.now_ns())  # what was typed before is no trigger
+        self._waiting_since = display.show(Scene("text", settings.wait_text), display.now_ns())  # an earlier key is no trigger
         self._link.send(Ready(display.name, hertz, display.warnings))
         self._wait(FOREVER_NS, (), lambda: self._started or self._has_to_end())
         if not self._started:
@@ -183,7 +183,7 @@ class Session:
             self._due_ns = display.now_ns()
 
     def _next_is_there(self) -> bool:
-        """Wait for the next onset's time, and hold fixation where nothing may be shown; False at the end."""
+        """Wait for the next onset's time, and hold fixation if no image may be shown; return False at the end."""
         self._wait(self._due_ns)
         while (self._paused or self._cut_off or not self._queue) and not self._has_to_end():
             self._hold()
@@ -192,7 +192,7 @@ class Session:
 
     @property
     def _cut_off(self) -> bool:
-        """Whether nobody could take an image away: the link is silent. In lock-step time stands still then."""
+        """Whether nobody could take an image away, because the link is silent. In lock-step time stands still then."""
         return self._link.silent and not self._settings.lock_step
 
     def _hold(self) -> None:
@@ -202,12 +202,12 @@ class Session:
             self._wait(FOREVER_NS, (), lambda: not self._paused or self._has_to_end())
             self._report(Kind.GO_ON, self._display.now_ns())
         else:
-            why = "the support computer does not answer" if self._cut_off else "the next image is not there yet"
+            why = "the support computer does not answer" if self._cut_off else "the next image has not arrived yet"
             self._report(Kind.FIXATION, self._display.now_ns(), value=1.0 if self._cut_off else math.nan, text=f"held: {why}")
             self._wait(FOREVER_NS, (), lambda: (bool(self._queue) and not self._cut_off) or self._paused or self._has_to_end())
 
     def _trial(self, picture: Picture) -> None:
-        """One image, its rating window where there is one, and the due time of the next onset."""
+        """Show one image and its rating window, if any, and set the due time of the next onset."""
         settings, display = self._settings, self._display
         if self._prepared is not picture:
             display.prepare(picture)
@@ -232,21 +232,21 @@ class Session:
             self._due_ns = (offset if late else schedule + settings.real_ns(picture.image_s)) + washout_ns
 
     def _taken(self, picture: Picture) -> None:
-        """Take the image on the screen away, at the next frame; nothing is asked about it."""
+        """Take the image on the screen away at the next frame; it gets no rating window."""
         self._rating_open = False
         flip = self._display.show(FIXATION, self._display.now_ns())
         self._report(Kind.TAKEN, flip, picture, text=self._taker, error_ns=self._display.flip_error_ns)
         self._offset(picture, flip)
 
     def _offset(self, picture: Picture, flip: int) -> None:
-        """Report that an image is gone, with the frames dropped since the one before."""
+        """Report that an image is gone, with the frames dropped since the previous one."""
         missed = self._display.dropped - self._dropped
         self._dropped += missed
         self._report(Kind.OFFSET, flip, picture, float(missed), error_ns=self._display.flip_error_ns)
         self._shown = None
 
     def _rating(self, picture: Picture, opened: int) -> int:
-        """Wait for an answer; gives the flip that closed the window."""
+        """Wait for an answer; return the flip that closed the window."""
         settings, display = self._settings, self._display
         until = opened + settings.real_ns(settings.rating_window_s)
         try:
@@ -267,7 +267,7 @@ class Session:
         return closed
 
     def _mark_answer(self, picture: Picture, place: int) -> int:
-        """Mark the chosen label for a moment of the washout; gives the flip that closed the window."""
+        """Mark the chosen label for a moment of the washout; return the flip that closed the window."""
         settings, display = self._settings, self._display
         if settings.lock_step:
             return display.show(FIXATION, display.now_ns())
@@ -278,7 +278,7 @@ class Session:
         return closed
 
     def _goodbye(self, reason: str) -> None:
-        """End text, for a moment, or where the session begins again the waiting text; the bridge learns of it at once."""
+        """Show the end text for a moment, or the waiting text if the session begins again; report the end at once."""
         text = self._settings.wait_text if reason == RESTART else self._settings.end_text
         flip = self._display.show(Scene("text", text), self._display.now_ns())
         self._report_end(flip, reason)
@@ -287,7 +287,7 @@ class Session:
                 self._wait(flip + self._settings.real_ns(self._settings.end_s))
 
     def _break_off(self, reason: str) -> None:
-        """Clear the screen at once and say goodbye: Escape leaves at once, the operator's stop with the end text."""
+        """Clear the screen and say goodbye: Escape exits at once, the operator's stop shows the end text."""
         flip = self._display.show(FIXATION, self._display.now_ns())
         picture = self._shown
         if picture is not None:
@@ -300,14 +300,14 @@ class Session:
             self._goodbye(reason)
 
     def _report_end(self, flip: int, reason: str) -> None:
-        """Say the last word."""
+        """Report the end."""
         self._report(Kind.END, flip, text=reason)
         self._over = True
 
     # --- waiting ------------------------------------------------------------------------------------------------------------------
 
     def _wait(self, until_ns: int, keys: tuple[str, ...] = (), enough: Callable[[], bool] | None = None, since_ns: int = 0) -> Press | None:
-        """Wait for a time, for one of `keys` pressed at or after `since_ns` (given back), or until `enough` says so.
+        """Wait for a time, for one of `keys` pressed at or after `since_ns` (returned), or until `enough` returns True.
 
         Raises
         ------
@@ -331,7 +331,7 @@ class Session:
                     return press
 
     def _typed(self, presses: list[Press]) -> list[Press]:
-        """Leave out keys that were typed into other windows, add those that came over the port; report what is not in order."""
+        """Drop keys typed into other windows, add those from the port, and report problems."""
         port = self._pulses
         for text in [*self._display.told(), *(port.told() if port is not None else ())]:
             self._tell(text)
@@ -343,7 +343,7 @@ class Session:
         return sorted([*own, *port.presses()], key=lambda press: press.t_ns) if port is not None else own
 
     def _tell(self, text: str) -> None:
-        """Let both computers know, but not of the same thing again and again."""
+        """Report a text on both computers, but the same text not too often."""
         now = self._display.now_ns()
         if now - self._told_ns.get(text, -REPEAT_NS) >= REPEAT_NS and not self._over:
             self._told_ns[text] = now
@@ -352,13 +352,13 @@ class Session:
 
     @property
     def _wishes(self) -> dict[str, str]:
-        """Give the keys that take an image away or ask to stop, with who presses them."""
+        """The keys that take an image away or ask to stop, each with the person who presses it."""
         settings = self._settings
         keys = zip((settings.away_key, settings.participant_key, settings.stop_key), (TAKERS[2], TAKERS[1], ""), strict=True)
         return {key: who for key, who in keys if key}
 
     def _take_wishes(self, presses: list[Press]) -> None:
-        """Do what is asked for by key: take the image away, or let the operator know that the participant wants to stop."""
+        """Carry out a key: take the image away, or report that the participant wants to stop."""
         wishes = self._wishes
         for press in presses:
             if press.key not in wishes or self._over:
@@ -369,14 +369,14 @@ class Session:
                 self._report(Kind.STOP_ASKED, press.t_ns, self._shown, text="the participant asks to stop", error_ns=press.error_ns)
 
     def _take_presses(self, presses: list[Press]) -> None:
-        """Report what the participant presses, where the session wants every press."""
+        """Report the participant's presses, if the session records every press."""
         if self._settings.presses and self._started and not self._over:
             for press in presses:
                 if press.key in self._settings.rating_keys:
                     self._report(Kind.PRESS, press.t_ns, self._shown, text=press.key, error_ns=press.error_ns)
 
     def _take_pulses(self, presses: list[Press]) -> None:
-        """Report the scanner's pulses: the first one after the dummies is the trigger."""
+        """Report the scanner's pulses: the first after the dummies is the trigger."""
         key = self._settings.trigger_key
         if self._pulses is None:
             pulses = [(press.t_ns, press.error_ns) for press in presses if press.key == key]
@@ -402,7 +402,7 @@ class Session:
         return self._ending is not None
 
     def _take_messages(self) -> None:
-        """Take what the bridge has sent."""
+        """Handle the bridge's messages."""
         for message, pixels in self._link.take():
             if isinstance(message, Tick):
                 self._display.advance(message.now_ns)
@@ -418,7 +418,7 @@ class Session:
                 self._take_image(message, pixels)
 
     def _take_image(self, image: Image, pixels: memoryview) -> None:
-        """Queue an image; one that nobody has judged is not shown, whoever sent it."""
+        """Queue an image; an image without a verdict is not shown, whoever sent it."""
         settings = self._settings
         washout_s = settings.washout_s if math.isnan(image.washout_s) else image.washout_s
         image_s = settings.image_s if math.isnan(image.image_s) else image.image_s
@@ -432,7 +432,7 @@ class Session:
             self._report(Kind.REFUSED, self._display.now_ns(), picture, text=image.verdict or "it came without a verdict")
 
     def _take_away(self, message: Away) -> None:
-        """Take an image away: from the screen, or from those that wait for it."""
+        """Take an image away: from the screen, or from the queue."""
         shown, wanted = self._shown, (message.generation, message.candidate)
         if shown is not None and (message.generation < 0 or wanted == (shown.generation, shown.candidate)):
             self._taker = self._taker or TAKERS[0]
@@ -443,12 +443,12 @@ class Session:
             self._leave_out(picture)
 
     def _leave_out(self, picture: Picture) -> None:
-        """Forget a picture that was taken out before it was shown."""
+        """Drop a picture that was taken out before it was shown."""
         self._link.shown(len(picture.pixels))
         self._report(Kind.TAKEN, self._display.now_ns(), picture, text=TAKERS[0])
 
     def _prepare_next(self, until_ns: int) -> None:
-        """Have the display make the next picture ready, unless the flip that is due at `until_ns` would have to wait for it."""
+        """Let the display prepare the next picture, unless that would delay the flip that is due at `until_ns`."""
         display = self._display
         if self._queue and self._prepared is not self._queue[0] and until_ns - display.now_ns() > display.prepare_ns + 2 * display.frame_ns:
             self._prepared = self._queue[0]

@@ -1,4 +1,4 @@
-"""Everything that can be on a PsychoPy window, made beforehand."""
+"""All stimuli of a PsychoPy window, made beforehand."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ class Stimuli:
     # --- texts --------------------------------------------------------------------------------------------------------------------
 
     def _labels(self) -> list[str]:
-        """Give the scale's labels from left to right."""
+        """Return the scale's labels from left to right."""
         settings = self._settings
         labels = list(settings.rating_labels or (str(k + 1) for k in range(len(settings.rating_keys))))
         return labels[::-1] if settings.ratings_reversed else labels
 
     def _words(self) -> dict[str, str]:
-        """Give all texts by their names in the session file."""
+        """Return all texts by their names in the session file."""
         settings = self._settings
         words = {"wait_text": settings.wait_text, "end_text": settings.end_text}
         if settings.rating_window_s:
@@ -78,7 +78,7 @@ class Stimuli:
         return self._drawn(self._lettering.fitted(where, text, self._size, room), at)
 
     def _drawn(self, ink: Pixels, at: tuple[float, float]) -> Any:
-        """Make a stimulus of ink, its middle at a place in pixels; each is mirrored by itself."""
+        """Return a stimulus of ink, centred at a place in pixels; each is mirrored separately."""
         x, y = (round(place) + odd for place, odd in zip(at, self._odd(ink.shape[1], ink.shape[0]), strict=True))
         if self._settings.mirrored:
             ink, x = ink[:, ::-1], -x
@@ -91,7 +91,7 @@ class Stimuli:
         )
 
     def _make_scale(self) -> tuple[list[Any], list[Any]]:
-        """Make the scale's labels, and each of them marked; the question goes above them."""
+        """Make the scale's labels, plain and marked, with the question above them."""
         settings, size, letters = self._settings, self._size, self._lettering
         labels, (width, height) = self._labels(), (float(x) for x in self._window.size)
         widths = [letters.width(label, size) for label in labels]
@@ -115,10 +115,10 @@ class Stimuli:
     # --- pictures -----------------------------------------------------------------------------------------------------------------
 
     def upload(self, picture: Picture) -> None:
-        """Fill the texture that is not shown, and draw it once where nobody sees it, so that the graphics card has it."""
+        """Fill the hidden texture, and draw it once off the screen, so that the graphics card has it."""
         other = 1 - self._shown
         stimulus = self._pictures[other]
-        # through PIL: PsychoPy clamps negative values of RGB arrays and takes their row 0 as the bottom
+        # through PIL: PsychoPy clamps negative values of RGB arrays, and takes their row 0 as the bottom
         stimulus.image = Image.fromarray(np.frombuffer(picture.pixels, np.uint8).reshape(picture.height, picture.width, 3))
         stimulus.units, stimulus.size, stimulus.pos = self._place(picture)
         self._held[other] = picture
@@ -126,7 +126,7 @@ class Stimuli:
         self._window.clearBuffer()
 
     def _place(self, picture: Picture) -> tuple[str, tuple[float, float], tuple[float, float]]:
-        """Give units, size and position of a picture."""
+        """Return units, size and position of a picture."""
         height, degrees = self._settings.image_height, self._settings.image_deg
         if degrees:
             side = self._pixels(degrees)
@@ -136,12 +136,12 @@ class Stimuli:
         return "pix", (picture.width, picture.height), self._odd(picture.width, picture.height)
 
     def _odd(self, width: int, height: int) -> tuple[float, float]:
-        """Give the shift that puts pixels on the screen's: where one number is odd and the other even, half a pixel makes them meet."""
+        """Return the shift that aligns pixels with the screen's: half a pixel, if one size is odd and the other even."""
         x, y = (np.asarray(self._window.size) - (width, height)) % 2 / 2
         return float(x), float(y)
 
     def _pixels(self, degrees: float) -> float:
-        """Give the length on a flat screen that is seen under an angle, its middle straight ahead; pixels of the window's own kind."""
+        """Return the length on a flat screen that subtends an angle, its middle straight ahead; pixels of the window."""
         monitor, screen = self._window.monitor, self._window.winHandle.screen
         across = screen.width * self._window.getContentScaleFactor()  # a Retina screen counts points
         return float(2 * monitor.getDistance() * np.tan(np.radians(degrees) / 2) * across / monitor.getWidth())
@@ -149,7 +149,7 @@ class Stimuli:
     # --- drawing ------------------------------------------------------------------------------------------------------------------
 
     def add_text(self, text: str) -> None:
-        """Make a text ready that is not the session's."""
+        """Prepare a text that is not part of the session."""
         if text not in self._texts:
             letters = Lettering({"text": text}, "", "auto", (FONTS,))
             self._texts[text] = self._drawn(letters.fitted("text", text, self._size, self._room), (0, 0))
@@ -160,7 +160,7 @@ class Stimuli:
             if self._held[self._shown] is not scene.picture:
                 self._shown = 1 - self._shown
             if self._held[self._shown] is not scene.picture:
-                raise DisplayError("a picture was to be shown that had not been made ready")
+                raise DisplayError("the picture to show was not prepared")
             self._pictures[self._shown].draw()
         elif scene.kind == "fixation":
             for part in self._fixation:
@@ -172,7 +172,7 @@ class Stimuli:
 
 
 def _fixation(window: Any, settings: PresentationSettings, ink: str) -> list[Any]:
-    """Make the parts of the fixation shape, in the order that they are drawn."""
+    """Return the parts of the fixation shape, in drawing order."""
     size, paper = settings.fixation_height, settings.background
 
     def cross(colour: Any, colour_space: str) -> Any:

@@ -1,6 +1,6 @@
-"""The scanner's pulses, and answers of a box, from a serial or parallel port, stamped by a thread or process of its own.
+"""The scanner's pulses, and a response box's answers, from a serial or parallel port, stamped by a thread or process of its own.
 
-A port that is lost while a run goes on (unplugged, switched off) is opened again as soon as it is there; both computers are told.
+A port that is lost during a run (unplugged, switched off) is opened again as soon as it is back; both computers show a message.
 """
 
 from __future__ import annotations
@@ -24,45 +24,45 @@ from rtevo.wire import TRIGGER
 
 __all__ = ["Port", "open_port"]
 
-BAUD, PIN = 115200, 10  # where the settings name none: usual for trigger boxes; ACK, the pin that parallel triggers come in at
-LOOK_S = 0.1  # how often a thread that waits for a byte looks whether it shall stop
-AGAIN_S = 0.5  # how often a lost port is tried
+BAUD, PIN = 115200, 10  # defaults: the usual rate of trigger boxes; ACK, the usual pin of parallel triggers
+LOOK_S = 0.1  # interval at which a waiting thread checks whether it must stop
+AGAIN_S = 0.5  # interval between attempts to reopen a lost port
 DEAD_NS = 10_000_000  # bytes and edges that follow a pulse within this time belong to it
 START_S = 60.0  # longest wait for the process that watches a pin
 
-Signal = tuple[int, str]  # when, ns; key that came, or "": a pulse
+Signal = tuple[int, str]  # time, ns; key, or "" for a pulse
 
 
 class Source(Protocol):
-    """A port that is waited on."""
+    """A port that delivers signals."""
 
     def read(self) -> list[Signal]:
-        """Wait for a short time; gives what has come."""
+        """Wait for a short time; return new signals."""
         ...
 
     def told(self) -> list[str]:
-        """Give what should be known of it, once."""
+        """Return messages about the port, each once."""
         ...
 
     def close(self) -> None:
-        """Let go of the port."""
+        """Close the port."""
         ...
 
 
 class Port:
-    """Takes the time of each pulse and key, in a thread of its own.
+    """Stamps each pulse and key, in a thread of its own.
 
     Parameters
     ----------
     open_source : callable
-        Opens the port, now and whenever it has been lost.
+        Opens the port, now and after each loss.
     name : str
-        As the settings call it.
+        The port's name in the settings.
 
     Raises
     ------
     Exception
-        Whatever `open_source` raises now.
+        Any error of the first `open_source`.
     """
 
     def __init__(self, open_source: Callable[[], Source], name: str = "the trigger port") -> None:
@@ -85,8 +85,8 @@ class Port:
                 for t_ns, key in self._source.read():
                     self._take(t_ns, key)
                 self._texts.extend(self._source.told())
-            except Exception as error:  # a port that is unplugged; drivers raise what they like
-                self._texts.append(f"{self._name} has failed ({_short(error)}): is it plugged in? It is opened again when it is back")
+            except Exception as error:  # a port is unplugged; drivers raise errors of many kinds
+                self._texts.append(f"{self._name} has failed ({_short(error)}): check its plug. It is opened again when it is back")
                 self._let_go()
         self._let_go()
 
@@ -94,7 +94,7 @@ class Port:
         self._stop.wait(AGAIN_S)
         with contextlib.suppress(Exception):
             self._source = self._open()
-            self._texts.append(f"{self._name} is back: pulses are taken again")
+            self._texts.append(f"{self._name} is back: pulses are received again")
 
     def _let_go(self) -> None:
         if self._source is not None:
@@ -103,7 +103,7 @@ class Port:
         self._source = None
 
     def _take(self, t_ns: int, key: str) -> None:
-        """Keep one signal, unless it belongs to the one before it."""
+        """Keep one signal, unless it belongs to the previous one."""
         if t_ns - self._last.get(key, -(2**62)) >= DEAD_NS:
             if key:
                 self._presses.append(Press(key, t_ns))
@@ -112,20 +112,20 @@ class Port:
         self._last[key] = t_ns
 
     def take(self) -> list[int]:
-        """Give the times of the pulses since the last call, ns of the display's clock."""
+        """Return the times of the pulses since the last call, ns of the display's clock."""
         return _emptied(self._pulses)
 
     def presses(self) -> list[Press]:
-        """Give the keys that came in on the same line since the last call."""
+        """Return the keys that came on the same line since the last call."""
         return _emptied(self._presses)
 
     def told(self) -> list[str]:
-        """Give what has gone wrong, or right again, since the last call."""
+        """Return new problems, and problems that ended, since the last call."""
         return _emptied(self._texts)
 
     @property
     def shortest_ns(self) -> int:
-        """A pulse that lasts longer than this is certain to have been seen so far, ns; 0 where its length is of no account."""
+        """Pulses longer than this were certainly seen so far, ns; 0 if their length does not matter."""
         return getattr(self._source, "longest_gap_ns", 0)
 
     def close(self) -> None:
@@ -152,7 +152,7 @@ def _short(error: Exception) -> str:
 
 
 class _Serial:
-    """Bytes of a serial port: each is a pulse, or those that are named are, and every other one is a key."""
+    """Bytes of a serial port: each is a pulse; or only the named bytes are pulses, and all others keys."""
 
     def __init__(self, name: str, baud: int, pulses: frozenset[int] | None) -> None:
         import serial
@@ -174,7 +174,7 @@ class _Serial:
             self._kinds.add(byte)
             if self._pulses is None and len(self._kinds) == 2:
                 seen = " and ".join(sorted(map(hex, self._kinds)))
-                self._texts.append(f"bytes of several kinds come in ({seen}), each taken for a pulse: name those that are (serial:...=5)")
+                self._texts.append(f"bytes of several kinds arrive ({seen}), each counted as a pulse: name the pulses (serial:...=5)")
         return [(now, "")]
 
     def told(self) -> list[str]:
@@ -209,8 +209,8 @@ class _Parallel:
             clock.cancel()
 
     def _compare_clocks(self) -> int:
-        """Give what is to be added to the process's times: nothing where both clocks are one, as on all systems known."""
-        self._next()  # it watches
+        """Return the offset to add to the process's times: 0 if both clocks are the same, as on all known systems."""
+        self._next()  # the process watches now
         assert self._process.stdin is not None
         before = time.perf_counter_ns()
         self._process.stdin.write(b"?")
@@ -231,7 +231,7 @@ class _Parallel:
         try:
             kind, value = RECORD.unpack(raw)
         except struct.error as error:
-            raise OSError("the process that watches it sends nonsense") from error
+            raise OSError("the process that watches it sends invalid records") from error
         return int(kind), int(value)
 
     def read(self) -> list[Signal]:
@@ -253,12 +253,12 @@ class _Parallel:
 
 
 def open_port(trigger: str) -> Port | None:
-    """Open what the settings' `trigger` names; None for the keyboard.
+    """Open the port that `trigger` names in the settings; return None for the keyboard.
 
     Raises
     ------
     DisplayError
-        It cannot be opened.
+        The port cannot be opened.
     """
     match = TRIGGER.fullmatch(trigger)
     if match is None or match[1]:
@@ -273,13 +273,13 @@ def open_port(trigger: str) -> Port | None:
     try:
         return Port(open_source, f"trigger {trigger!r}")
     except ImportError as error:
-        raise DisplayError(f"trigger {trigger!r}: {error} (PsychoPy brings pyserial, and drivers of parallel ports)") from error
+        raise DisplayError(f"trigger {trigger!r}: {error} (part of PsychoPy: pyserial, and drivers of parallel ports)") from error
     except Exception as error:
         raise DisplayError(f"trigger {trigger!r}: the port cannot be opened: {error}{_ports() if match[2] else ''}") from error
 
 
 def _ports() -> str:
-    """Name the serial ports that are there."""
+    """Return the names of the serial ports."""
     with contextlib.suppress(Exception):
         from serial.tools import list_ports
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["__version__", "load"]
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 
 def load(run: Path | str) -> RecordedSession | Study:

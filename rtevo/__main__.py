@@ -1,7 +1,7 @@
 """One command for all of it: ``rtevo``, and ``python -m rtevo``.
 
-Each part has its own command line (``python -m rtevo.decode``), which is found by its name here and is the only one to be imported: the
-options are its own, and so are its exit statuses (:mod:`rtevo.command`).
+Each part has its own command line (``python -m rtevo.decode``) with its own options; exit statuses are in :mod:`rtevo.command`. Only the
+part that was named is imported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["COMMANDS", "WAY", "main"]
 
 
 class Command(NamedTuple):
-    """The command line of a part: the module whose ``main`` it is, and what it does."""
+    """The command line of a part: the module of its ``main``, and what it does."""
 
     module: str
     words: str
@@ -28,54 +28,54 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "init": Command("rtevo.init", "write a short session file for a scanner, or for a simulated one"),
-    "localizer": Command("rtevo.localizer.__main__", "show pictures of known categories, for a decoder to be fitted to"),
-    "run": Command("rtevo.run", "run a session, check one before it (--check), go on with one, compute one again"),
-    "study": Command("rtevo.study.__main__", "participants, visits and arms in one file: what comes next, what counts, unsealing"),
-    "ingest": Command("rtevo.ingest.__main__", "list what a scanner has exported, convert a run"),
+    "localizer": Command("rtevo.localizer.__main__", "show pictures of known categories, to fit a decoder"),
+    "run": Command("rtevo.run", "run a session; check one first (--check), resume one, recompute one"),
+    "study": Command("rtevo.study.__main__", "manage participants, visits and arms in one file: what comes next, what counts, unsealing"),
+    "ingest": Command("rtevo.ingest.__main__", "list what a scanner has exported; convert a run"),
     "decode": Command("rtevo.decode.__main__", "build decoders, score recorded runs, carry a decoder to today's grid"),
-    "latent": Command("rtevo.latent.__main__", "make a latent space: what evolution searches in"),
+    "latent": Command("rtevo.latent.__main__", "make the latent space that evolution searches"),
     "generate": Command("rtevo.generate.__main__", "download image models and check them"),
-    "evolve": Command("rtevo.evolve.__main__", "plan a study's evolution, draw a blinding key"),
+    "evolve": Command("rtevo.evolve.__main__", "plan a study's evolution; draw a blinding key"),
     "realign": Command("rtevo.realign.__main__", "align a recorded run to one reference"),
     "report": Command("rtevo.report.__main__", "write a page about a run"),
     "export": Command("rtevo.export.__main__", "write a run as BIDS"),
-    "record": Command("rtevo.record.__main__", "make a run's tables again from its log"),
-    "bridge": Command("rtevo.bridge.__main__", "make the keys of the stimulus PC, answer its self-test"),
-    "gate": Command("rtevo.gate.__main__", "show what would be refused before the participant sees it"),
-    "completion": Command("rtevo.completion", "make a shell complete commands, options and file names"),
-    "shm": Command("rtevo.shm.__main__", "list rings in shared memory, remove what dead sessions have left"),
+    "record": Command("rtevo.record.__main__", "rebuild a run's tables from its log"),
+    "bridge": Command("rtevo.bridge.__main__", "make the stimulus PC's keys; answer its self-test"),
+    "gate": Command("rtevo.gate.__main__", "show which pictures would be kept from the participant"),
+    "completion": Command("rtevo.completion", "print the shell code that completes commands, options and file names"),
+    "shm": Command("rtevo.shm.__main__", "list rings in shared memory; remove those of dead sessions"),
 }
 WAY = (
-    ("init siemens", "a short session file; or ge, philips; simulate: a look at all of it, without a scanner"),
-    ("ingest EXPORT_DIR", "what the scanner exports, and which series a session would take"),
-    ("localizer session.toml --folder PICTURES", "pictures of known categories, shown to the participant"),
-    ("decode fit RUN_FOLDER", "a decoder, from that run; or of runs from elsewhere: RUN --events E.tsv"),
-    ("generate get sd15-lcm --into model", "an image model; generate get: which there are"),
-    ("latent fit PICTURES --model model --out latent.npz", "the latent space that evolution searches in"),
-    ("bridge keys keys", "keys for the stimulus PC"),
-    ("run --check session.toml", "everything, before the participant lies down"),
-    ("run --console 8080 session.toml", "the session, with the operator's page"),
-    ("export OUT BIDS_DIR", "the session as BIDS; report OUT: a page about it"),
+    ("init siemens", "writes a short session file; or ge, philips; simulate: try everything without a scanner"),
+    ("ingest EXPORT_DIR", "lists what the scanner exports, and the series that a session would take"),
+    ("localizer session.toml --folder PICTURES", "shows pictures of known categories to the participant"),
+    ("decode fit RUN_FOLDER", "makes a decoder from that run; for runs from elsewhere: RUN --events E.tsv"),
+    ("generate get sd15-lcm --into model", "downloads an image model; generate get alone lists them"),
+    ("latent fit PICTURES --model model --out latent.npz", "makes the latent space that evolution searches"),
+    ("bridge keys keys", "makes keys for the stimulus PC"),
+    ("run --check session.toml", "checks everything before the participant lies down"),
+    ("run --console 8080 session.toml", "runs the session, with the operator's page"),
+    ("export OUT BIDS_DIR", "writes the session as BIDS; report OUT: a page about it"),
 )
-"""An experiment from its first look to its data: arguments of ``rtevo``, and what comes of them."""
+"""The steps of an experiment: arguments of ``rtevo``, and what each does."""
 
 
-OPTIONS = ("-h", "--help", "--version")  # all that there are without a command
+OPTIONS = ("-h", "--help", "--version")  # the only ones without a command
 
 
 def _way(typed: str) -> str:
-    """Return the way of an experiment: a line for each step, and where there is more."""
-    steps = [*WAY, ("--help", "all commands; COMMAND --help: its options")]
+    """Return the steps of an experiment, one line each, and where to find more."""
+    steps = [*WAY, ("--help", "lists all commands; COMMAND --help lists its options")]
     width = max(len(step) for step, _ in steps)
     return "\n".join(f"{typed} {step:{width}}  {words}" for step, words in steps)
 
 
 def _parser(typed: str) -> Parser:
-    """Make the parser of the first argument."""
+    """Return the parser of the first argument."""
     parser = Parser(
         prog=typed,
         description="Real-time fMRI closed loop: evolves AI-generated images towards what a participant's brain responds to.",
-        epilog=f"{typed} COMMAND --help lists the options of a command; {typed} alone shows the way of an experiment.",
+        epilog=f"{typed} COMMAND --help lists the options of a command; {typed} alone shows the steps of an experiment.",
     )
     parser.add_argument("--version", action="version", version=f"rtevo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -85,7 +85,7 @@ def _parser(typed: str) -> Parser:
 
 
 def _unknown(name: str, typed: str) -> str:
-    """Say that something is no command, and what may have been meant."""
+    """Return the error for an unknown command, with the nearest known one."""
     if name.endswith(".toml"):
         return f"expected a command, got {name!r}; for a session: {typed} run {name}"
     if name.startswith("-"):
@@ -95,7 +95,7 @@ def _unknown(name: str, typed: str) -> str:
 
 
 def _half_typed() -> list[str]:
-    """Return the arguments before the one that a shell wants to be completed, and have it completed by the command that they name."""
+    """Return the arguments before the one to complete, and hand the completion to the command that they name."""
     before = os.environ["COMP_LINE"].encode()[: int(os.environ["COMP_POINT"])].decode(errors="ignore")
     words = before.split()[1 : None if before[-1:].isspace() else -1]
     if words[:1] and words[0] in COMMANDS:
@@ -105,14 +105,14 @@ def _half_typed() -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None, typed: str = "rtevo") -> int:
-    """Run the command line; gives the exit status.
+    """Run the command line, and return the exit status.
 
     Parameters
     ----------
     arguments : sequence of str, optional
-        Of the command; None: those of the process, which ends with it.
+        Arguments of the command; None: those of the process, which then exits with the status.
     typed : str
-        What the command was called by, for its help.
+        The command's name as it was typed, for its help.
     """
     given = _half_typed() if ASKED in os.environ else list(sys.argv[1:] if arguments is None else arguments)
     if not given:
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None, typed: str = "rtevo") -> int:
     if name not in COMMANDS:
         parser = _parser(typed)
         if name in OPTIONS:
-            parser.parse_args([name])  # which leaves
+            parser.parse_args([name])  # exits
         parser.error(_unknown(name, typed))
     if arguments is None:
         sys.argv = [f"{typed} {name}", *rest]
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None, typed: str = "rtevo") -> int:
         with typed_as(f"{typed} "):
             part = importlib.import_module(COMMANDS[name].module)
             return int(part.main(None if arguments is None else rest))
-    except KeyboardInterrupt:  # while it was imported
+    except KeyboardInterrupt:  # during its import
         say("interrupted")
         return INTERRUPTED
 

@@ -14,7 +14,7 @@ from rtevo.stages.table import Stage
 
 __all__ = ["Child", "Standing", "exit_reason", "let_go"]
 
-LEAVE_S = 2.0  # for what is still loaded to be let go, at the end of a visit
+LEAVE_S = 2.0  # for a process to exit at the end of a visit
 
 
 @dataclass
@@ -25,21 +25,21 @@ class Child:
     process: BaseProcess
     pipe: Connection
     ready: dict[str, Any] | None = None
-    doing: str = ""  # how far it is on the way to that
+    doing: str = ""  # its progress towards being ready
     done: bool = False
-    stays: bool = False  # done, and there for the next run of the visit
+    stays: bool = False  # done, and available for the next run of the visit
     progress: dict[str, tuple[int, float]] = field(default_factory=dict)
 
 
 def exit_reason(code: int) -> str:
-    """Say how a process left that said nothing."""
+    """Return how a process ended that sent no message."""
     if code < 0:
         return f"was killed by signal {-code} ({signal.Signals(-code).name})"
-    return f"left with exit code {code} without a word"
+    return f"exited with code {code} and sent no message"
 
 
 def let_go(child: Child) -> None:
-    """See that a process has gone."""
+    """End a process, and close its pipe."""
     if child.process.is_alive():
         child.process.kill()
     child.process.join(5)
@@ -65,11 +65,11 @@ class Standing:
         self._children = {}
 
     def add(self, child: Child) -> None:
-        """Keep a process that has done its work in a run."""
+        """Keep a process that has finished its work in a run."""
         self._children[child.stage.name] = child
 
     def take(self, stage: Stage, plan: Plan) -> Child | None:
-        """Give a process that stands by its work in the next run; None where there is none."""
+        """Start a kept process on the next run, and return it; None if there is none."""
         child = self._children.pop(stage.name, None)
         if child is None:
             return None

@@ -1,7 +1,7 @@
-"""What all command lines share: one way of saying what is wrong, and the same exit statuses.
+"""Shared by all command lines: how errors are printed, and the exit statuses.
 
-0: done. 1: done, and the answer is no; or a session that had begun has failed. 2: not done, because of a mistake in the command or in what
-it was given; nothing is left behind. 130: interrupted. Whatever is wrong is a sentence on stderr that begins with ``rtevo:``.
+0: done. 1: done, and the answer is no; or a running session failed. 2: not done, because of a mistake in the command or its input; nothing
+is left behind. 130: interrupted. Every error is a sentence on stderr that begins with ``rtevo:``.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from rtevo.errors import ConfigError, RtevoError, full_disk
 __all__ = ["ASKED", "FAILED", "INTERRUPTED", "MISTAKE", "Parser", "command", "finite", "say", "typed_as"]
 
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
-ASKED = "_ARGCOMPLETE"  # set by a shell that completes a command (argcomplete's protocol): the number of the word at which it begins
-MODULE = "python -m rtevo."  # what the name of a part's command line begins with
+ASKED = "_ARGCOMPLETE"  # set by a shell that completes a command (argcomplete's protocol): the number of the command's first word
+MODULE = "python -m rtevo."  # first words of each part's command line
 _typed: ContextVar[str] = ContextVar("typed", default=MODULE)
 
 
 @contextlib.contextmanager
 def typed_as(prefix: str) -> Iterator[None]:
-    """Let parsers that are made meanwhile say that a part was called by this and its name, instead of ``python -m rtevo.``."""
+    """Make parsers created meanwhile print `typed` and the part's name, instead of ``python -m rtevo.``."""
     before = _typed.set(prefix)
     try:
         yield
@@ -36,14 +36,14 @@ def typed_as(prefix: str) -> Iterator[None]:
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line's parser that says what is wrong as everything else does.
+    """A command line's parser that prints errors like all other parts.
 
     Parameters
     ----------
     prog : str, optional
-        ``python -m rtevo.PART``; usage and messages say what was typed (:func:`typed_as`).
+        ``python -m rtevo.PART``; usage and messages show what was typed (:func:`typed_as`).
     rest
-        As argparse has it.
+        As in argparse.
     """
 
     def __init__(self, prog: str | None = None, **rest: Any) -> None:
@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, **rest)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse the command line; where a shell asks what can be typed next, answer it and leave."""
+        """Parse the command line; if a shell asks for completions, print them and exit."""
         if ASKED in os.environ:
             from argcomplete import autocomplete
 
@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Say it and leave."""
+        """Print the message and exit."""
         say(f"{message} (see {self.prog} --help)")
         sys.exit(MISTAKE)
 
@@ -77,13 +77,13 @@ def finite(text: str) -> float:
 
 
 def say(text: object) -> None:
-    """Print what is wrong."""
+    """Print an error."""
     for line in str(text).splitlines() if isinstance(text, ConfigError) else [str(text)]:
         print(f"rtevo: {line}", file=sys.stderr)
 
 
 def command(work: Callable[[], int | None]) -> int:
-    """Do a command's work; gives its exit status, whatever happens.
+    """Do a command's work, and return its exit status, whatever happens.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def command(work: Callable[[], int | None]) -> int:
     try:
         status = work() or 0
         sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads on, as with `| head`
+    except BrokenPipeError:  # the reader has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except RtevoError as error:

@@ -1,4 +1,4 @@
-"""``rtevo completion bash``: print what makes a shell complete rtevo's commands, options and file names."""
+"""``rtevo completion bash``: print the shell code that completes rtevo's commands, options and file names."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status."""
+    """Run the command line, and return the exit status."""
     p = Parser(
         prog="python -m rtevo.completion",
-        description="Print what makes a shell complete rtevo's commands, options and file names.",
-        epilog='For bash and zsh: eval "$(rtevo completion bash)", in ~/.bashrc say; for fish: rtevo completion fish | source',
+        description="Print the shell code that completes rtevo's commands, options and file names.",
+        epilog='For bash and zsh: eval "$(rtevo completion bash)", for example in ~/.bashrc; for fish: rtevo completion fish | source',
     )
     p.add_argument("shell", choices=SHELLS)
     options = p.parse_args(arguments)

@@ -2,19 +2,19 @@
 
 ::
 
-    RtevoError                 anything rtevo raises on purpose; the message says what to do
+    RtevoError                 any error that rtevo raises on purpose; its message says what to do
     |-- ConfigError            a session file or an option is wrong; holds every mistake found
-    |-- DataError              what a scanner or a user delivered cannot be used
-    |   |-- BusyError          a session's folder or log is in use: it still runs
-    |   |-- DicomError         one DICOM file: unreadable, truncated, unsupported
-    |   |   |-- NotDicomError  a file of another kind
-    |   |   `-- PixelsError    compressed pixels that cannot be decoded here
+    |-- DataError              data from a scanner or a user cannot be used
+    |   |-- BusyError          a session's folder or log is in use: the session still runs
+    |   |-- DicomError         a DICOM file is unreadable, truncated or unsupported
+    |   |   |-- NotDicomError  a file is not DICOM
+    |   |   `-- PixelsError    compressed pixels cannot be decoded here
     |   |-- GeometryError      shape or affine differ from what was expected
     |   `-- DecoderError       a decoder folder is incomplete or inconsistent
-    |-- ModelError             an image model folder is missing, incomplete or gives bad pictures
-    |-- RingError              shared-memory rings (see rtevo.shm for its branches)
-    |-- LinkError              the link to the stimulus PC: version, keys, peer lost
-    |-- StudyError             a study does not allow it: sealed, not this participant's turn, a fit that did not pass
+    |-- ModelError             an image model folder is missing or incomplete, or the model paints bad pictures
+    |-- RingError              a shared-memory ring failed (rtevo.shm has the branches)
+    |-- LinkError              the link to the stimulus PC failed: version, keys, peer lost
+    |-- StudyError             a study does not allow the request: sealed data, another participant's turn, a failed fit
     `-- StageError             a process of the session died; carries its name and traceback
 """
 
@@ -25,6 +25,7 @@ import os
 import shutil
 
 __all__ = [
+    "REMEDIES",
     "BusyError",
     "ConfigError",
     "DataError",
@@ -55,7 +56,7 @@ class ConfigError(RtevoError):
     Parameters
     ----------
     mistakes : list of str
-        Every mistake found, one line each: where, the rule, the value.
+        All mistakes, one line each: where, the rule, the value.
     """
 
     def __init__(self, mistakes: list[str] | str) -> None:
@@ -64,7 +65,7 @@ class ConfigError(RtevoError):
 
 
 class DataError(RtevoError):
-    """What a scanner or a user delivered cannot be used."""
+    """Data from a scanner or a user cannot be used."""
 
 
 class BusyError(DataError):
@@ -76,7 +77,7 @@ class DicomError(DataError):
 
 
 class NotDicomError(DicomError):
-    """A file is none of DICOM's."""
+    """A file is not a DICOM file."""
 
 
 class PixelsError(DicomError):
@@ -84,7 +85,7 @@ class PixelsError(DicomError):
 
 
 class GeometryError(DataError):
-    """Shape or affine of a volume differ from what was expected."""
+    """The shape or affine of a volume differs from what was expected."""
 
 
 class DecoderError(DataError):
@@ -92,7 +93,7 @@ class DecoderError(DataError):
 
 
 class ModelError(RtevoError):
-    """An image model folder is missing, incomplete, or gives bad pictures."""
+    """An image model folder is missing or incomplete, or the model paints bad pictures."""
 
 
 class RingError(RtevoError):
@@ -104,7 +105,7 @@ class LinkError(RtevoError):
 
 
 class StudyError(RtevoError):
-    """A study does not allow what is asked for; the message says what has to come first."""
+    """A study does not allow the request; the message says what must be done first."""
 
 
 class StageError(RtevoError):
@@ -124,13 +125,32 @@ class StageError(RtevoError):
         super().__init__(f"stage '{stage}' failed: {reason}")
 
 
+REMEDIES: dict[type[RtevoError], str] = {
+    RtevoError: "read the sentence: it says what was expected, what was found, and what to do.",
+    ConfigError: "correct each line that is named, in the session file or on the command line, and start again. Nothing was begun.",
+    DataError: "check the file or folder that is named, and correct what the sentence says of it.",
+    BusyError: "wait until the other command has ended, or end it; then start this one again.",
+    DicomError: "export the series again; `rtevo ingest FOLDER` lists every file that cannot be used.",
+    NotDicomError: "keep other files out of the scanner's export folder; a session passes over them.",
+    PixelsError: "install the plug-in that is named (`pip install 'rtevo[dicom-compressed]'`), or export without compression.",
+    GeometryError: "see that the series, the field of view and the matrix are those of the protocol.",
+    DecoderError: "make the folder again with `rtevo decode fit` or `rtevo decode import`.",
+    ModelError: "run `rtevo generate check MODEL_DIR`; it lists everything that is wrong with the model.",
+    RingError: "run `rtevo shm` to see who holds shared memory, and `rtevo shm clean` to remove what dead sessions have left.",
+    LinkError: "check cable, address and keys, and that both computers have the same version; `rtevo bridge test` tries the link.",
+    StudyError: "do first what the sentence names; `rtevo study status` shows what comes next.",
+    StageError: "keep the run folder. Go on with `rtevo run --resume OUT`, and report the traceback that is in `session.log`.",
+}
+"""What a user does about each kind of error; the message itself says more. The reference of the messages shows it."""
+
+
 def full_disk(error: BaseException, *places: str | os.PathLike[str]) -> str:
-    """Return a sentence where an error means that a disk is full, else an empty text.
+    """Return a sentence if an error means that a disk is full, else an empty text.
 
     Parameters
     ----------
     error : BaseException
-        What was raised; libraries do not always leave the error's number in it.
+        The error as raised; libraries do not always keep the error number in it.
     places : path
         Folders that may have been written to.
     """

@@ -1,4 +1,4 @@
-"""What a session maximises, where that is more than one map's score: ``face - 0.5 * place``.
+"""The objective that a session maximises, if it is more than one map's score: ``face - 0.5 * place``.
 
 An objective is a sum of terms, each a number times one of
 
@@ -10,7 +10,7 @@ An objective is a sum of terms, each a number times one of
 
 A map's name may hold hyphens, so minus stands between blanks. ``FOLDER/NAME`` is the map of one of several folders.
 
-Here are the grammar and what it says of the maps; what it makes of scores is in :mod:`rtevo.decode.several`.
+This module holds the grammar and the weights of the maps; :mod:`rtevo.decode.several` applies an objective to scores.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class Term:
 
 @dataclass(frozen=True)
 class Goal:
-    """An objective over the maps that there are.
+    """An objective over the available maps.
 
     Parameters
     ----------
     text : str
-        As it was written.
+        The objective as written.
     maps : tuple of str, (K,)
-        The maps that it names, in the order in which it does.
+        The maps that it names, in its order.
     linear, keep, rank : tuple of float, (K,)
         Weight of each map's score; of its squared distance from its mean (<= 0); of its rank.
     """
@@ -96,19 +96,19 @@ class Objective:
     terms: tuple[Term, ...]
 
     def over(self, available: Sequence[str], aliases: Mapping[str, str] | None = None) -> Goal:
-        """Return the goal over the maps that there are.
+        """Return the goal over the available maps.
 
         Parameters
         ----------
         available : sequence of str
             Names of maps.
         aliases : mapping of str to str, optional
-            Other names of these.
+            Other names of the maps.
 
         Raises
         ------
         ValueError
-            A map is unknown, ``others`` are none, or nothing is left to maximise.
+            A map is unknown, ``others`` is empty, or no map is left to maximise.
         """
         known, also = list(dict.fromkeys(available)), dict(aliases or {})
         terms = [(term, tuple(also.get(name, name) for name in term.names)) for term in self.terms]
@@ -140,7 +140,7 @@ def parse_objective(text: str) -> Objective:
     Raises
     ------
     ValueError
-        With what was expected, and where.
+        The text is not an objective; the message says what was expected, and where.
     """
     terms: list[Term] = []
     place = 0
@@ -162,7 +162,7 @@ def parse_objective(text: str) -> Objective:
 
 
 def _term(text: str, place: int, weight: float) -> tuple[Term, int]:
-    """Read what follows sign and number; return it and where it ends."""
+    """Read the term after sign and number; return it and its end."""
     if not math.isfinite(weight):
         raise ValueError(_expected(text, place, "a finite number"))
     if call := _CALL.match(text, place):
@@ -193,7 +193,7 @@ def _quoted(text: str) -> str:
 
 
 def _near(name: str, known: Sequence[str]) -> str:
-    """What may have been meant."""
+    """Return a suggestion for a misspelt objective."""
     parts = name.split("-")
     if len(parts) > 1 and all(part in known for part in parts):
         return f"; did you mean '{' - '.join(parts)}'?"

@@ -1,6 +1,6 @@
-"""What comes from outside, read safely: regular files only, JSON of bounded depth and numbers, arrays as large as they say, texts to show.
+"""Safe reading of what comes from outside: regular files, JSON of bounded depth, arrays that match their headers, texts to show.
 
-Whoever reads what a scanner, a sender, a model folder or a recorded session holds does it through these, and passes over what they refuse.
+All code that reads from a scanner, a sender, a model folder or a recorded session uses these functions, and skips what they refuse.
 """
 
 from __future__ import annotations
@@ -40,44 +40,44 @@ __all__ = [
     "shown_lines",
 ]
 
-MOST_TEXT = 200  # characters of a text from outside in a message
+MOST_TEXT = 200  # characters that a message shows of a text from outside
 MOST_JSON = 1 << 24  # bytes
-MOST_DEPTH = 32  # of lists and objects within each other
-MOST_DIGITS = 19  # of a whole number: what 64 bits hold
+MOST_DEPTH = 32  # levels of nested lists and objects
+MOST_DIGITS = 19  # of an integer: 64 bits
 MOST_ARRAYS = 1 << 32  # bytes of the arrays in one file
 MOST_MEMBERS = 4096  # arrays in one file
-FREE, TIGHTEST = 1 << 26, 100  # bytes that an array may unpack to however tightly it is packed; beyond them at most so many times
+FREE, TIGHTEST = 1 << 26, 100  # bytes that any array may unpack to; above them, the largest compression ratio
 
 
 def shown(text: object, most: int | None = MOST_TEXT) -> str:
-    """Return a text from outside as it may be shown: control characters and what is no text escaped, long ones cut.
+    """Return a text from outside in a form that is safe to show: control characters and invalid bytes escaped, long texts cut.
 
     Parameters
     ----------
     text : object
-        A file's name, a sender's words, an error of a reader.
+        For example a file name, a sender's text, a reader's error.
     most : int or None
-        Characters; None: all.
+        Maximum number of characters; None: no limit.
     """
     whole = str(text)
     cut = whole if most is None or len(whole) <= most else whole[: most - 3] + "..."
-    if cut.isprintable():  # nothing to do, for nearly all
+    if cut.isprintable():  # true of nearly all texts
         return cut
     return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in cut)
 
 
 def shown_lines(text: object) -> str:
-    """Return a message of several lines as it may be shown; as :func:`shown`, line by line, and whole."""
+    """Return a message of several lines in a form that is safe to show: :func:`shown` for each line, uncut."""
     return "\n".join(shown(line, None) for line in str(text).split("\n"))
 
 
 def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
-    """Open a regular file for reading, unbuffered, without ever waiting for anybody.
+    """Open a regular file for reading, unbuffered; never blocks.
 
     Raises
     ------
     OSError
-        It cannot be opened, or is no regular file (a FIFO, a device, a socket, a folder: ``EINVAL``).
+        The file cannot be opened, or is not a regular file (a FIFO, a device, a socket, a folder: ``EINVAL``).
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
@@ -91,12 +91,12 @@ def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
-    """Read a regular file of at most so many bytes.
+    """Read a regular file of at most `most` bytes.
 
     Raises
     ------
     DataError
-        It is larger.
+        The file is larger.
     OSError
         As :func:`open_regular`.
     """
@@ -108,7 +108,7 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
 
 
 def read_exactly(file: IO[bytes], size: int) -> bytes:
-    """Read the bytes that a file has, and no more if it grows meanwhile."""
+    """Read the bytes that a file has now, even if it grows meanwhile."""
     contents = file.read(size) or b""
     while len(contents) < size and (more := file.read(size - len(contents))):
         contents += more
@@ -116,12 +116,12 @@ def read_exactly(file: IO[bytes], size: int) -> bytes:
 
 
 def copy_regular(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Copy what a regular file holds to a new file; its name must stand for the file itself, and be no link.
+    """Copy the contents of a regular file to a new file; the path must name the file itself, not a link.
 
     Raises
     ------
     OSError
-        As :func:`open_regular`; the name is a link (``ELOOP``).
+        As :func:`open_regular`; or the path is a link (``ELOOP``).
     """
     if os.path.islink(source):
         raise OSError(errno.ELOOP, "a link", os.fspath(source))
@@ -135,7 +135,7 @@ def copy_inside(source: str | os.PathLike[str], target: str | os.PathLike[str]) 
     Returns
     -------
     list of str
-        Paths below it that were left out: links, and what is neither file nor folder.
+        Relative paths that were left out: links, and anything that is neither file nor folder.
     """
     left: list[str] = []
     os.makedirs(target)
@@ -152,12 +152,12 @@ def copy_inside(source: str | os.PathLike[str], target: str | os.PathLike[str]) 
 
 
 def parse_json(text: str | bytes, most: int = MOST_JSON, digits: int = MOST_DIGITS) -> Any:
-    """Read JSON of bounded length, depth and numbers: whole ones have at most so many digits.
+    """Parse JSON of bounded length, depth and number of digits.
 
     Raises
     ------
     DataError
-        It is none, or beyond these bounds.
+        The text is not JSON, or exceeds these bounds.
     """
     if len(text) > most:
         raise DataError(f"expected JSON of at most {most} bytes, found {len(text)}")
@@ -165,7 +165,7 @@ def parse_json(text: str | bytes, most: int = MOST_JSON, digits: int = MOST_DIGI
         found = json.loads(text, parse_int=partial(_integer, most=digits))
     except RecursionError:
         raise DataError(f"expected JSON of at most {MOST_DEPTH} levels, found more") from None
-    except ValueError as error:  # and of Unicode
+    except ValueError as error:  # also bad Unicode
         raise DataError(f"expected JSON, found something else ({shown(error)})") from None
     level = [found]
     for _ in range(MOST_DEPTH + 1):
@@ -186,17 +186,17 @@ def read_json(path: str | os.PathLike[str], most: int = MOST_JSON, digits: int =
 
 def _integer(digits: str, most: int) -> int:
     if len(digits.lstrip("-")) > most:
-        raise ValueError(f"a whole number of {len(digits)} digits")
+        raise ValueError(f"an integer of {len(digits)} digits")
     return int(digits)
 
 
 def read_apart(command: Sequence[str], timeout_s: float, most: int = MOST_ARRAYS) -> bytes:
-    """Return what a reader prints that runs in a process of its own, with no environment but what its arithmetic needs.
+    """Run a reader in a process of its own, with a minimal environment, and return its output.
 
     Raises
     ------
     DataError
-        It refuses (its last sentence says why), takes too long, or prints more than `most` bytes.
+        The reader refuses (its last sentence says why), takes too long, or prints more than `most` bytes.
     """
     few = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=few) as process:
@@ -214,31 +214,31 @@ def read_apart(command: Sequence[str], timeout_s: float, most: int = MOST_ARRAYS
     if not on_time:
         raise DataError(f"refused: reading took more than {timeout_s:g} s")
     if len(printed) > most:
-        raise DataError(f"refused: it holds more than {most} bytes")
+        raise DataError(f"refused: the reader printed more than {most} bytes")
     if code:
         raise DataError(shown(said[-1]) if said else f"refused: its reader ended with {code}")
     return printed
 
 
 def load_array(path: str | os.PathLike[str], most: int = MOST_ARRAYS) -> NDArray[Any]:
-    """Read a ``.npy`` file of plain numbers whose header says neither more nor less than it holds; raises as :func:`load_arrays`."""
+    """Read a ``.npy`` file of plain numbers whose header matches its size; raises as :func:`load_arrays`."""
     with open_regular(path) as file:
         try:
             with io.BufferedReader(file) as reader:  # type: ignore[type-var]
                 return _array(reader, os.fstat(file.fileno()).st_size, most)
         except OSError:
             raise
-        except Exception as error:  # NumPy, and Python's tokenizer in it, raise all kinds
-            raise DataError(f"{shown(os.fspath(path))}: no array ({shown(error)})") from None
+        except Exception as error:  # NumPy and its tokenizer raise errors of many kinds
+            raise DataError(f"{shown(os.fspath(path))}: expected an array, found something else ({shown(error)})") from None
 
 
 def load_arrays(source: str | os.PathLike[str] | bytes, most: int = MOST_ARRAYS) -> dict[str, NDArray[Any]]:
-    """Read the arrays of a ``.npz`` file, given its path or contents, whose headers say neither more nor less than it holds.
+    """Read the arrays of a ``.npz`` file, given as path or contents; their headers must match their sizes.
 
     Raises
     ------
     DataError
-        It is none, holds objects, lies about a shape, or is packed far more tightly than numbers can be.
+        The file is not ``.npz``, holds objects, has a wrong shape in a header, or is compressed more tightly than numbers can be.
     OSError
         As :func:`open_regular`.
     """
@@ -258,13 +258,13 @@ def load_arrays(source: str | os.PathLike[str] | bytes, most: int = MOST_ARRAYS)
                     found[member.filename.removesuffix(".npy")] = _array(stream, member.file_size, most)
         except OSError:
             raise
-        except Exception as error:  # NumPy, its tokenizer and zipfile raise all kinds
-            raise DataError(f"{where}: no arrays ({shown(error)})") from None
+        except Exception as error:  # NumPy, its tokenizer and zipfile raise errors of many kinds
+            raise DataError(f"{where}: expected arrays, found something else ({shown(error)})") from None
     return found
 
 
 def _array(stream: IO[bytes], size: int, most: int) -> NDArray[Any]:
-    """Read one array from a stream of `size` bytes, having held its header against them."""
+    """Read one array from a stream of `size` bytes, after comparing its header with that size."""
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0), (3, 0)):
         raise ValueError(f"version {version}")

@@ -1,4 +1,4 @@
-"""How far something is that takes a while: bars on a terminal."""
+"""Progress bars on a terminal for slow work."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import contextmanager
 __all__ = ["Progress", "shown"]
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is done, how much of it is, and of how much."""
+"""Called with the name of the work, the amount done, and the total."""
 
 
 @contextmanager
 def shown() -> Iterator[Progress]:
-    """Show progress on standard error where that is a terminal, a bar for each thing that is done; nothing elsewhere.
+    """Show progress on standard error if it is a terminal, one bar for each kind of work.
 
     Yields
     ------

@@ -25,6 +25,7 @@ __all__ = [
     "Given",
     "Grid",
     "MessageKind",
+    "Projected",
     "RunClock",
     "VolumeFlag",
     "aligned_dtype",
@@ -34,9 +35,11 @@ __all__ = [
     "latent_dtype",
     "message_dtype",
     "named",
+    "physiology_dtype",
     "placement_dtype",
     "put_volume",
     "score_dtype",
+    "series_dtype",
     "volume_dtype",
     "volume_of",
 ]
@@ -49,7 +52,7 @@ MOTION_COLUMNS = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")  #
 
 
 class VolumeFlag(IntFlag):
-    """What is known about a volume besides its data."""
+    """Flags of a volume."""
 
     OK = 0
     MISSING = 1  # never arrived whole: data are zero and must not be used
@@ -59,7 +62,7 @@ class VolumeFlag(IntFlag):
 
 
 class EventKind(IntEnum):
-    """What the presenter reports."""
+    """Kinds of the presenter's reports."""
 
     TRIGGER = 1  # the scanner's pulse that starts the run: time zero of the session's onsets; a second one, before any image, corrects it
     ONSET = 2  # an image's first flip
@@ -70,7 +73,7 @@ class EventKind(IntEnum):
     NOTE = 7  # text: anything worth keeping (reconnects, refused strangers)
     PULSE = 8  # a later pulse of the scanner
     PHYSIOLOGY = 9  # value: what an image did to the participant's physiology; NaN where it could not be measured
-    PAUSE = 10  # fixation is held from here on, after the trial's end, because the operator has asked for it
+    PAUSE = 10  # fixation is held from here on, after the trial's end, because the operator asked for it
     GO_ON = 11  # and no longer
     READY = 12  # the presenter's display stands; text: "presenter ready: " and what it shows with
     WAITS = 13  # another presenter waits to be let in; text names it after ": " and before ";"
@@ -80,16 +83,16 @@ class EventKind(IntEnum):
     REPLACED = 17  # another presenter has taken its place
     TAKEN = 18  # an image was taken away, or will not be shown; text: by whom, see `rtevo.wire.TAKERS`; the flip where it was on the screen
     REFUSED = 19  # the presenter did not take an image: its verdict or its digest is not right; text: why
-    STOP_ASKED = 20  # the participant asks to stop: the session goes on until the operator ends it
+    STOP_ASKED = 20  # the participant asks to stop: the session continues until the operator ends it
     PRESS = 21  # a key of the response box, where every press is reported (a localizer's task); text: the key; the image on the screen
 
 
 NOTES = frozenset({EventKind.NOTE, *(kind for kind in EventKind if EventKind.READY <= kind <= EventKind.REPLACED)})
-"""What the bridge itself says, in words for the operator; the kinds are for those who act on it."""
+"""Kinds of the bridge's own messages, whose text is for the operator; other parts act on the kinds."""
 
 
 class Decision(IntEnum):
-    """What became of an attempt to place the decoder."""
+    """Decision on an attempt to place the decoder."""
 
     PENDING = 0  # the operator is asked
     ACCEPTED = 1  # good, or the operator has accepted it
@@ -105,7 +108,7 @@ class Given(IntEnum):
 
 
 class MessageKind(IntEnum):
-    """What the supervisor has to tell."""
+    """Kinds of the supervisor's messages."""
 
     WARNING = 1  # of a stage, or of the supervisor's own
     ERROR = 2  # what ends the session
@@ -150,6 +153,10 @@ class RunClock:
         """Return a session time in s from the session's first volume; NaN before the trigger."""
         return self.since_trigger_s(t_ns) + self.begins_s
 
+    def starts_s(self, index: int) -> float:
+        """Return the session time at which a volume of the run starts, s; NaN before the trigger."""
+        return math.nan if self.trigger_ns is None else self.trigger_ns / 1e9 + (index - self.first_volume) * self.tr_s
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
@@ -183,7 +190,7 @@ class Grid:
         return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
 
     def difference(self, other: Grid, tolerance_mm: float = 0.1) -> str:
-        """Say how another grid differs from this one: an empty string where it does not.
+        """Return how another grid differs from this one: an empty string if it does not.
 
         Two grids agree when their shapes are equal and every corner voxel lies within `tolerance_mm`.
         """
@@ -201,9 +208,44 @@ class Grid:
         )
 
 
-def _with_volume(fields: list[tuple[Any, ...]], capacity: int) -> np.dtype[np.void]:
-    """Add a volume of any shape of up to `capacity` voxels, with its grid; see :func:`put_volume`."""
-    return np.dtype([*fields, ("shape", "<i4", (3,)), ("affine", "<f8", (4, 4)), ("data", "<f4", (capacity,))], align=True)
+@dataclass(frozen=True)
+class Projected:
+    """One volume as used by decoding, with the noise and response estimated then.
+
+    Parameters
+    ----------
+    index : int
+        Its number in the session.
+    t_s : float
+        Middle of its acquisition, s from the session's first volume.
+    value : float
+        Its projection on the map, in units of the noise.
+    motion_mm : tuple of float, (6,)
+        Of the head, mm; rotations on a sphere of 50 mm.
+    autocorrelation : float
+        Of the noise over one second.
+    drift_sd : float
+        Spread of the drift after one second, in noise standard deviations.
+    lag_s, lag_sd_s, width, undershoot : float
+        Of the response, see :mod:`rtevo.decode.grid`.
+    """
+
+    index: int
+    t_s: float
+    value: float
+    motion_mm: tuple[float, ...]
+    autocorrelation: float
+    drift_sd: float
+    lag_s: float
+    lag_sd_s: float
+    width: float
+    undershoot: float = 1.0
+
+
+def _with_volume(fields: list[tuple[Any, ...]], capacity: int, echoes: int = 1) -> np.dtype[np.void]:
+    """Add a volume of any shape of up to `capacity` voxels, with its grid, or so many echoes of it; see :func:`put_volume`."""
+    voxels = (capacity,) if echoes == 1 else (echoes, capacity)
+    return np.dtype([*fields, ("shape", "<i4", (3,)), ("affine", "<f8", (4, 4)), ("data", "<f4", voxels)], align=True)
 
 
 def put_volume(slot: Any, data: NDArray[Any] | None, grid: Grid) -> None:
@@ -212,23 +254,35 @@ def put_volume(slot: Any, data: NDArray[Any] | None, grid: Grid) -> None:
     Parameters
     ----------
     slot : numpy.void
-    data : ndarray (X, Y, Z), or None
+    data : ndarray (X, Y, Z), or (echoes, X, Y, Z) in a slot of several, or None
         None: zeros.
     grid : Grid
         Of at most as many voxels as the slot holds.
     """
     slot["shape"], slot["affine"] = grid.shape, grid.affine
-    slot["data"][: math.prod(grid.shape)].reshape(grid.shape)[...] = 0 if data is None else data
+    voxels = slot["data"]
+    into = voxels[..., : math.prod(grid.shape)]
+    if voxels.ndim == 1:
+        into.reshape(grid.shape)[...] = 0 if data is None else data
+        return
+    for k, echo in enumerate(into):  # of which each is contiguous, and all together are not
+        echo.reshape(grid.shape)[...] = 0 if data is None else data[k]
 
 
 def volume_of(slot: Any) -> tuple[NDArray[np.float32], Grid]:
-    """Return the volume in a slot, float32 (X, Y, Z), without a copy, and the grid that it lies on."""
+    """Return the volume in a slot, float32 (X, Y, Z) or (echoes, X, Y, Z), without a copy, and the grid that it lies on."""
     grid = Grid(tuple(slot["shape"]), slot["affine"])
-    return slot["data"][: math.prod(grid.shape)].reshape(grid.shape), grid
+    voxels, count = slot["data"], math.prod(grid.shape)
+    if voxels.ndim == 1:
+        return voxels[:count].reshape(grid.shape), grid
+    steps = (voxels.strides[0], *(4 * math.prod(grid.shape[axis + 1 :]) for axis in range(3)))
+    return np.lib.stride_tricks.as_strided(voxels, (len(voxels), *grid.shape), steps, writeable=False), grid
 
 
-def volume_dtype(capacity: int) -> np.dtype[np.void]:
+def volume_dtype(capacity: int, echoes: int = 1) -> np.dtype[np.void]:
     """Slot of the ``volumes`` ring: one brain volume of up to `capacity` voxels as the scanner gave it (rescaled), on its own grid.
+
+    Where echoes are combined the slot holds all of them, so that a volume crosses to another process once.
 
     All volumes of a run lie on one grid; a volume that is missing has that of the others (one voxel, where none has come yet).
     """
@@ -242,11 +296,15 @@ def volume_dtype(capacity: int) -> np.dtype[np.void]:
             ("acquisition", f"S{ACQUISITION_BYTES}"),  # of the run's first volume: what the headers say, JSON with BIDS's names
         ],
         capacity,
+        echoes,
     )
 
 
-def aligned_dtype(capacity: int | None = None) -> np.dtype[np.void]:
-    """Slot of the ``aligned`` ring: motion of one volume, and where `capacity` (voxels) is given the aligned volume with its grid."""
+def aligned_dtype(capacity: int | None = None, physio: int | None = None) -> np.dtype[np.void]:
+    """Slot of the ``aligned`` ring: motion of one volume, and where `capacity` (voxels) is given the aligned volume with its grid.
+
+    Where pulse or respiration is measured (`physio`: the number of terms that are made of them) these come with it.
+    """
     fields: list[tuple[Any, ...]] = [
         ("index", "<i4"),
         ("flags", "<u4"),
@@ -260,7 +318,34 @@ def aligned_dtype(capacity: int | None = None) -> np.dtype[np.void]:
         ("aligned_ns", "<i8"),
         ("events_taken", "<i4"),  # of the part, that decoding had taken before it; -1: not known
     ]
+    if physio is not None:
+        fields += [
+            ("physio", "<f8", (physio,)),  # terms of the volume, see `rtevo.physio.Physiology`; 0 where a sensor was not used
+            ("heart_rate", "<f8"),  # a minute; NaN where the pulse was not used
+            ("respiration_rate", "<f8"),  # a minute; NaN where it is not known
+        ]
     return np.dtype(fields, align=True) if capacity is None else _with_volume(fields, capacity)
+
+
+SAMPLES = 256
+
+
+def physiology_dtype() -> np.dtype[np.void]:
+    """Slot of the ``physiology`` ring: samples of pulse or respiration as they came, evenly measured."""
+    return np.dtype(
+        [
+            ("sensor", "<i4"),  # rtevo.physio.Sensor
+            ("segment", "<i4"),  # counts series: after lost samples another one begins
+            ("number", "<i8"),  # of the first sample in its series
+            ("count", "<i4"),
+            ("t_ns", "<i8"),  # session time of the first sample, as it is known now: it holds for those before, too
+            ("error_ns", "<i8"),  # bound of that; where `anchored` is 0, for a device that sends what it has measured at once
+            ("anchored", "<i4"),  # 1: by the scanner's pulses on a channel of the same device
+            ("step_ns", "<f8"),  # between two samples
+            ("values", "<f4", (SAMPLES,)),
+        ],
+        align=True,
+    )
 
 
 def placement_dtype() -> np.dtype[np.void]:
@@ -288,12 +373,16 @@ def placement_dtype() -> np.dtype[np.void]:
 
 
 NEIGHBOURS = 8
-"""So many images before an image are those that a score's error is said to go with."""
+"""Number of images before an image with which a score's error may be correlated."""
 
 
-def score_dtype(maps: int = 0) -> np.dtype[np.void]:
-    """Slot of the ``scores`` ring: the response to one image, NaN where it could not be measured; with those of `maps` maps."""
+def score_dtype(maps: int = 0, nuisance: int = 0) -> np.dtype[np.void]:
+    """Slot of the ``scores`` ring: the response to one image, NaN where it could not be measured; with those of `maps` maps.
+
+    `nuisance` groups of nuisance terms: the probability that each is there, NaN where it is not known yet.
+    """
     several: list[tuple[Any, ...]] = [("maps", "<f8", (maps, 2))] if maps else []  # score and standard error of each
+    several += [("nuisance", "<f8", (nuisance,))] if nuisance else []
     return np.dtype(
         [
             *several,
@@ -319,8 +408,28 @@ def score_dtype(maps: int = 0) -> np.dtype[np.void]:
     )
 
 
+def series_dtype() -> np.dtype[np.void]:
+    """Slot of the ``series`` ring: a volume as used by decoding, for a strategy that uses volumes (``[evolution] strategy``)."""
+    return np.dtype(
+        [
+            ("index", "<i4"),
+            ("part", "<i4"),  # of the session: each has a signal level of its own
+            ("t_s", "<f8"),  # middle of its acquisition, from the first volume
+            ("value", "<f8"),  # projection on the map, noise standard deviations
+            ("motion_mm", "<f8", (6,)),  # MOTION_COLUMNS, rotations on a sphere of 50 mm
+            ("autocorrelation", "<f8"),  # of the noise over a second, as far as known then, as all that follows
+            ("drift_sd", "<f8"),  # spread of the drift after a second, noise standard deviations
+            ("lag_s", "<f8"),  # of the response against the canonical one
+            ("lag_sd_s", "<f8"),
+            ("width", "<f8"),  # of its peak, as a multiple of the canonical one
+            ("undershoot", "<f8"),  # likewise
+        ],
+        align=True,
+    )
+
+
 def fitness_dtype() -> np.dtype[np.void]:
-    """Slot of the ``fitness`` ring: what evolution was told of one image: its score, its rating, or another's (sham, yoked)."""
+    """Slot of the ``fitness`` ring: the fitness that evolution received for one image: its score, rating, or another's (sham, yoked)."""
     return np.dtype(
         [
             ("generation", "<i4"),
@@ -343,6 +452,8 @@ def latent_dtype(latent_size: int, embedding_size: int) -> np.dtype[np.void]:
             ("candidate", "<i4"),
             ("probe", "<i4"),  # number of the probe; -1: a candidate of evolution
             ("scores_taken", "<i4"),  # scores (or ratings) that evolution had taken when it asked
+            ("volumes_taken", "<i4"),  # of the ring `series`, in the whole session; 0 if the strategy uses scores
+            ("onsets_taken", "<i4"),  # images of whose appearance it had heard
             ("seed", "<u8"),  # of the diffusion noise
             ("scored_ns", "<i8"),  # of the last score that shaped this generation (0 for the first)
             ("evolved_ns", "<i8"),

@@ -1,6 +1,6 @@
 """Command line of a session: ``python -m rtevo.run``.
 
-Everything that can be wrong is checked before the first process starts (:mod:`rtevo.session.checks`).
+All checks are made before the first process starts (:mod:`rtevo.session.checks`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["WAIT_S", "conduct", "main", "run", "speed_of", "wait_of"]
 
-WAIT_S = 30.0  # that the presenter is waited for, when a session is checked
+WAIT_S = 30.0  # how long a check of a session waits for the presenter
 
 
 def parser() -> argparse.ArgumentParser:
-    """Make the command line's parser."""
+    """Return the command line's parser."""
     p = Parser(
         prog="python -m rtevo.run",
         description="Run a closed-loop session: volumes are realigned and scored, latents evolve, images are painted and shown. "
@@ -39,9 +39,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Ctrl-C ends a session properly: everything shown so far is saved.",
     )
     p.add_argument("session", nargs="?", type=Path, metavar="SESSION.toml", help="session file (see --example); options override it")
-    p.add_argument(
-        "--replay", metavar="DIR", help="deliver a recorded DICOM series at its own pace, through the very same path as a scanner's"
-    )
+    p.add_argument("--replay", metavar="DIR", help="deliver a recorded DICOM series at its own pace, along the same path as a scanner's")
     p.add_argument("--decoder", metavar="DIR", help="decoder folder")
     p.add_argument("--participant", metavar="LABEL", help="BIDS label of the participant (default: the session file's, or sim)")
     p.add_argument("--session", dest="label", metavar="LABEL", help="BIDS label of the session (default: the session file's, or 01)")
@@ -56,24 +54,24 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--schedule",
         choices=choices("evolution", "schedule"),
-        help="ask for every image by itself, or for generations that wait for all scores",
+        help="request images one by one, or whole generations that wait for all scores",
     )
     p.add_argument("--yoked-to", metavar="DIR", help="condition yoked: the session whose scores are used")
-    p.add_argument("--evolution-from", metavar="DIR", help="let evolution go on from where an earlier session's ended")
+    p.add_argument("--evolution-from", metavar="DIR", help="continue the evolution of an earlier session")
     p.add_argument(
         "--resume",
         type=Path,
         metavar="OUT",
-        help="go on with an interrupted session, in its own folder, at the first image that was not shown; start the scanner's run anew",
+        help="resume an interrupted session in its own folder, at the first image that was not shown; restart the scanner's run for it",
     )
     p.add_argument(
         "--rerun",
         type=Path,
         metavar="OUT",
-        help="no session: compute a recorded one again from its volumes and events, into a new folder; a session file (the keys that are "
-        "in it) and options change settings, and what comes out is compared with what was recorded",
+        help="no session: recompute a recorded one from its volumes and events, into a new folder, and compare the results; the keys of a "
+        "session file and options change settings",
     )
-    p.add_argument("--rebaseline", action="store_true", help="with --resume: the decoder begins anew, instead of from where it stood")
+    p.add_argument("--rebaseline", action="store_true", help="with --resume: the decoder starts afresh, without what it had learnt")
     p.add_argument("--generations", type=int, metavar="N", help="generations in the run")
     p.add_argument("--population", type=int, metavar="N", help="images in a generation")
     p.add_argument("--prefers", metavar="CONCEPT", help="what the simulated participant likes: spider, fruit...; list: all names")
@@ -87,13 +85,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--check",
         action="store_true",
-        help="no session: look at everything before the participant lies down (files, scanner, decoder, model and its speed, disk, "
-        "shared memory, presenter), say what to do; status 0 where nothing fails, else 1",
+        help="no session: check everything before the participant lies down (files, scanner, decoder, model and its speed, disk, shared "
+        "memory, presenter), and list what to do; exit status 0 if no check fails, else 1",
     )
     p.add_argument(
-        "--sample", type=Path, metavar="PATH", help="with --check: a volume of the protocol to come (DICOM or NIfTI; file or folder)"
+        "--sample", type=Path, metavar="PATH", help="with --check: a volume of the same protocol (DICOM or NIfTI; file or folder)"
     )
-    p.add_argument("--wait", type=wait_of, metavar="S", help="with --check: how long the presenter is waited for, s (default: 30)")
+    p.add_argument("--wait", type=wait_of, metavar="S", help="with --check: how long to wait for the presenter, s (default: 30)")
     p.add_argument("--json", action="store_true", help="with --check: print JSON")
     p.add_argument(
         "--console",
@@ -109,16 +107,16 @@ def parser() -> argparse.ArgumentParser:
         const=0,
         type=_runs,
         metavar="N",
-        help="several runs in one sitting: after each one the console or the terminal offers the next, the same again, or the end; where "
-        "nobody attends, N runs follow each other. Each goes on from where the one before has ended",
+        help="several runs in one visit: after each run the console or the terminal offers the next run, a repetition, or the end; with no "
+        "operator, N runs follow each other. Each run continues where the last one ended",
     )
-    p.add_argument("--example", action="store_true", help="print a commented session file and leave")
+    p.add_argument("--example", action="store_true", help="print a commented session file and exit")
     p.add_argument("--version", action="version", version=f"rtevo {__version__}")
     return p
 
 
 def wait_of(text: str) -> float:
-    """Read how long is waited, s."""
+    """Read a waiting time, s."""
     if (wait_s := finite(text)) < 0:
         raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text!r}")
     return wait_s
@@ -131,7 +129,7 @@ def _runs(text: str) -> int:
 
 
 def speed_of(text: str) -> float:
-    """Read how fast time runs; max: 0, as fast as the computer allows."""
+    """Read the speed of time; max: 0, as fast as the computer allows."""
     if text == "max":
         return 0.0
     try:
@@ -168,11 +166,11 @@ def _overrides(options: argparse.Namespace) -> dict[tuple[str, str], Any]:
 
 
 def _forget(plan: Plan | None) -> str:
-    """Remove what a session that never began has left, and say what is there of it; of one that was to go on nothing is removed."""
+    """Remove the files of a session that never began, and return a sentence about what is left; a resumed session's files are kept."""
     if plan is not None:
         shutil.rmtree(plan.runtime, ignore_errors=True)
         if plan.part or (plan.out / "summary.json").exists():
-            return f"rtevo: stopped before the session went on; what was recorded until then is in {plan.out}"
+            return f"rtevo: stopped before the session was resumed; earlier records are in {plan.out}"
         shutil.rmtree(plan.out, ignore_errors=True)
     return "rtevo: stopped before the session began: nothing was recorded"
 
@@ -180,17 +178,17 @@ def _forget(plan: Plan | None) -> str:
 def _explain(error: RtevoError, out: Path | None) -> str:
     lines = [f"rtevo: {line}" for line in str(error).splitlines()] if isinstance(error, ConfigError) else [f"rtevo: {error}"]
     if out is not None and (out / "summary.json").exists():
-        lines.append(f"rtevo: what was recorded until then is in {out}")
+        lines.append(f"rtevo: the data recorded until then are in {out}")
     return "\n".join(lines)
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    """Prepare the session that the options ask for.
+    """Prepare the session that the options describe.
 
     Raises
     ------
     RtevoError
-        Whatever is wrong, before anything has started.
+        For any mistake, before a process has started.
     """
     overrides = _overrides(options)
     if options.resume is None:
@@ -198,24 +196,24 @@ def _plan(options: argparse.Namespace) -> Plan:
             raise ConfigError("--rebaseline: expected together with --resume")
         config = counted(load(options.session, overrides), fixed=options.run is not None)
         if options.visit is not None and is_localizer(config):
-            raise ConfigError("--visit: expected a session in which images evolve, got a localizer: start each of its runs by itself")
+            raise ConfigError("--visit: expected a session in which images evolve, got a localizer: start each run by its own command")
         if options.visit == 0 and not attended(config):
-            raise ConfigError("--visit: expected the number of runs where nobody is at the console or the terminal, got none")
+            raise ConfigError("--visit: expected the number of runs, because nobody is at the console or the terminal; got none")
         if words := said(config):
             print(f"rtevo: {words}", file=sys.stderr)
         return prepare(config, options.session)
     if options.session is not None or overrides:
-        raise ConfigError(f"--resume {options.resume}: takes everything from the session's own folder, expected no other option or file")
+        raise ConfigError(f"--resume {options.resume}: expected no other option or file: all settings come from its folder")
     from rtevo.past.resume import resume
 
     print(f"rtevo: reading {options.resume}", file=sys.stderr)
     plan, words = resume(options.resume, options.rebaseline)
-    print(f"rtevo: taking up {plan.out}, part {plan.part + 1}, from {words}", file=sys.stderr)
+    print(f"rtevo: resuming {plan.out}, part {plan.part + 1}, from {words}", file=sys.stderr)
     return plan
 
 
 def _rerun(options: argparse.Namespace) -> int:
-    """Compute a session again and say what came out."""
+    """Recompute a session, and print the comparison."""
     from rtevo.config import overrides_of
     from rtevo.past.rerun import rerun
     from rtevo.record import taken_over
@@ -225,38 +223,38 @@ def _rerun(options: argparse.Namespace) -> int:
     changes = {**taken, **(overrides_of(options.session) if options.session else {}), **_overrides(options)}
     into = Path(changes.pop(("record", "out"), "") or _free(out))
     if into.exists():
-        raise ConfigError(f"--out: expected a folder that does not exist yet, got {str(into)!r}: nothing is ever overwritten")
+        raise ConfigError(f"--out: expected a folder that does not exist yet, got {str(into)!r}: rtevo overwrites nothing")
     result = rerun(out, recorded, load(out / "session.toml", changes), into)
     print("\n".join(["changed: " + (", ".join(result["changed"]) or "nothing"), *_words(result), f"results: {into}"]))
     return 0
 
 
 def _free(out: Path) -> Path:
-    """Give the first folder beside the session's that does not exist."""
+    """Return the first folder name beside the session's that is free."""
     return next(path for k in range(1, 10**6) if not (path := out.with_name(f"{out.name}-rerun-{k}")).exists())
 
 
 def _words(result: dict[str, Any]) -> list[str]:
     selected, rank, versions = result["selected"], result["rank_correlation"], result["rtevo"]
     others = [version for version in versions["recorded"] if version != versions["now"]]
-    made = [f"recorded by rtevo {' and '.join(others)}, computed by {versions['now']}: a comparison, not the same to the last bit"]
+    made = [f"recorded by rtevo {' and '.join(others)}, computed by {versions['now']}: a comparison, not a bit-for-bit repetition"]
     scores = "identical" if result["scores_identical"] else f"rank correlation {'-' if rank is None else rank} with the recorded ones"
     return [
         *(made if others else []),
         f"scores: {scores} ({result['scored']} of {result['images']} images)",
-        f"latents asked for: {'identical' if result['latents_identical'] else 'others'}",
+        f"latents requested: {'identical' if result['latents_identical'] else 'different'}",
         f"better halves of the generations: {selected['both']} images in both, {selected['recorded']} as recorded, {selected['now']} now",
         f"fittest image: {result['fittest']['recorded']} as recorded, {result['fittest']['now']} now",
     ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status: 0 completed or stopped by the user, 1 failed, 2 not started, 130 interrupted before.
+    """Run the command line, and return the exit status: 0 completed or stopped by the user, 1 failed, 2 not started, 130 interrupted.
 
     Parameters
     ----------
     arguments : sequence of str, optional
-        Of the command; None: those of the process, which ends with it, so that no signal can change its exit status afterwards.
+        Arguments of the command; None: those of the process, which then exits, so that no later signal changes the exit status.
     """
     options = parser().parse_args(arguments)
     with Stops(leaving=arguments is None) as stops:
@@ -277,11 +275,11 @@ def _main(options: argparse.Namespace, stops: Stops) -> int:
         wait_s = WAIT_S if options.wait is None else options.wait
         return command(lambda: check(options.session, _overrides(options), options.sample, wait_s, options.json))
     if given := [name for name in ("sample", "wait", "json") if getattr(options, name) not in (None, False)]:
-        say(ConfigError([f"--{name}: expected together with --check" for name in given]))
+        say(ConfigError([f"--{name}: expected only with --check" for name in given]))
         return MISTAKE
     if options.rerun is not None:
         if options.visit is not None:
-            say("--visit: expected without --rerun, which computes one recorded session again")
+            say("--visit: expected without --rerun, which recomputes one recorded session")
             return MISTAKE
         return command(lambda: _rerun(options))
     runs = options.visit
@@ -289,16 +287,16 @@ def _main(options: argparse.Namespace, stops: Stops) -> int:
 
 
 def conduct(make: Callable[[], Plan], stops: Stops, follow: Callable[[Plan], Following] | None = None) -> int:
-    """Run the session that `make` prepares, or a visit that begins with it, and say how it ended; gives the exit status.
+    """Run the session that `make` prepares, or a visit that begins with it; print how it ended, and return the exit status.
 
     Parameters
     ----------
     make : callable
         Returns the session's plan.
     stops : Stops
-        The signals that end it; entered.
+        The signals that end it; already entered.
     follow : callable, optional
-        Of a visit: takes that plan, and returns what says which run follows which.
+        For a visit: takes the plan, and returns the callback that chooses the following run.
     """
     plan: Plan | None = None
     try:
@@ -325,19 +323,19 @@ def conduct(make: Callable[[], Plan], stops: Stops, follow: Callable[[Plan], Fol
 
 
 def _visit(plan: Plan, stops: Stops, following: Following) -> int:
-    """Run a visit; gives the exit status, that of its last run."""
+    """Run a visit, and return the exit status of its last run."""
     try:
         return _status(sit(plan, stops, following))
-    except StageError:  # it was told when the run had ended
+    except StageError:  # printed when the run ended
         return FAILED
 
 
 def _status(summary: dict[str, Any]) -> int:
-    """Give the exit status of a session that was neither broken off nor failed; say where its images have no scores."""
+    """Return the exit status of a session that completed; print a sentence if its images have no scores."""
     if summary["status"] != "unscored":
         return 0
-    why = "no usable volumes came in, or too few of them to see a response"
-    print(f"rtevo: images were shown that could not be scored: {why}; see the warnings", file=sys.stderr)
+    why = "no usable volumes arrived, or too few to see a response"
+    print(f"rtevo: the images that were shown could not be scored: {why}; see the warnings", file=sys.stderr)
     return 1
 
 

@@ -1,9 +1,9 @@
-"""The signals that end a session: Ctrl-C, and what `timeout`, systemd and a computer that shuts down send.
+"""The signals that end a session: Ctrl-C, and those of `timeout`, systemd and a shutdown.
 
-All of them mean the same, from the command's first moment to its last table: end in good order. They reach every process of a session
-at once where they are sent to the group, so that its processes are started with them held back (:func:`start`) and then ignore them
-(:func:`ignore`): they are the command's own. `timeout` sends its signal twice, to the command and to the group, and systemd may send two
-kinds: what follows within half a second is the same wish, and a later one is a second, more urgent one.
+All of them mean the same, from the command's first moment to its last table: end in good order. Signals sent to the process group reach
+every process of a session at once; only the command may act on them. So its processes are started with the signals held back
+(:func:`start`) and then ignore them (:func:`ignore`). `timeout` sends its signal twice, to the command and to the group, and systemd may
+send two kinds: signals within half a second are one request, and a later signal is a second, more urgent request.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from typing import Any
 __all__ = ["STOP_SIGNALS", "Stops", "ignore", "start"]
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SAME_S = 0.5  # signals that follow one another so quickly are one wish: nobody presses Ctrl-C twice in that time
+SAME_S = 0.5  # signals within this time are one request: nobody presses Ctrl-C twice so quickly
 
 
 class Stops:
-    """While it is entered, each of the signals interrupts like Ctrl-C; or only counts and calls :attr:`listener`, where one is set.
+    """While entered, each signal interrupts like Ctrl-C; if :attr:`listener` is set, a signal is only counted and the listener called.
 
     Parameters
     ----------
     leaving : bool
-        The process ends once it is left: the signals are ignored from then on, so that they cannot change the exit status.
+        The process exits afterwards: from then on the signals are ignored, so that they cannot change the exit status.
 
     Attributes
     ----------
     count : int
-        How often somebody has wished so.
+        Number of requests to end.
     listener : callable or None
         Called instead of raising KeyboardInterrupt.
     """
@@ -56,7 +56,7 @@ class Stops:
             signal.signal(number, signal.SIG_IGN if self.leaving else handler)
 
     def take(self, number: int, frame: FrameType | None = None) -> None:
-        """Take a signal.
+        """Handle a signal.
 
         Raises
         ------
@@ -84,7 +84,7 @@ class Stops:
 
 @contextmanager
 def _held_back() -> Iterator[None]:
-    """Hold the signals back: a process that begins in here begins with them held back, and nothing that is sent meanwhile is lost."""
+    """Hold the signals back, also in processes started inside this context; no signal is lost."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
@@ -93,9 +93,9 @@ def _held_back() -> Iterator[None]:
 
 
 def start(process: BaseProcess) -> None:
-    """Start a process with the signals held back, and so the server that it is forked from: without that all would be taken for dead."""
+    """Start a process, and the server that it is forked from, with the signals held back: a signal that killed the server would end all."""
     with _held_back():
-        resource_tracker.ensure_running()  # lets the signals through when it begins, so it comes before
+        resource_tracker.ensure_running()  # it unblocks the signals when it starts, so it must start first
     with _held_back():
         process.start()
 

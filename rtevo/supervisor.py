@@ -1,10 +1,10 @@
 """Owns the processes and the rings of a session.
 
-The supervisor creates every ring and alone unlinks them, starts every stage, lets the scanner begin only when all are ready, and then
-waits on pipes and process sentinels. The first failure ends the session: everyone is asked to save and leave, whoever does not is killed,
-the rings go, and the failure is raised with the stage's name and traceback.
+The supervisor creates every ring and alone unlinks them, starts every stage, and lets the scanner begin only when all are ready. It then
+waits on pipes and process sentinels. The first failure ends the session: all processes are asked to save and exit, the others are killed,
+the rings are removed, and the failure is raised with the stage's name and traceback.
 
-At speed 0 it has a conductor of the lock-step (:mod:`rtevo.session.conductor`).
+At speed 0 a conductor runs the lock-step (:mod:`rtevo.session.conductor`).
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from rtevo.stops import start
 
 __all__ = ["Supervisor"]
 
-CAUSE_S = 1.5  # for finding out who died first
-GRACE_S = 2.0  # for saving and leaving, after a failure
-START_S = 900.0  # for becoming ready: the first start compiles kernels and loads and compiles models
-PART_S = 5.0  # for an observer to say goodbye
-AGAIN_S = 30.0  # for one that is just being started again to come so far: somebody waits for its page
+CAUSE_S = 1.5  # for finding the process that died first
+GRACE_S = 2.0  # for saving and exiting, after a failure
+START_S = 900.0  # for all to become ready: the first start compiles kernels, and loads and compiles models
+PART_S = 5.0  # for an observer to exit
+AGAIN_S = 30.0  # for an observer that is being restarted to be ready: somebody waits for its page
 ENDS = ("", "completed", "stopped", "unscored")  # by the shared word "over"
 PRELOADED = [f"rtevo.{name}" for name in ("bridge", "decode", "ingest", "kernels", "realign", "record", "simulate", "stages.evolve")]
-"""Imported once for all processes, which are forked from that one; none of these starts a thread, opens a socket or touches a GPU."""
+"""Imported once, by the process from which all others are forked; none of these starts a thread, opens a socket or touches a GPU."""
 
 
 class Supervisor:
@@ -56,14 +56,14 @@ class Supervisor:
     on_log : callable, optional
         Called with (level, text) for every message of a stage.
     on_progress : callable, optional
-        Called with what is being waited for while stages become ready.
+        Called with the name of what the session waits for while stages become ready.
     standing : Standing, optional
-        Takes the processes that stay for the next run of the visit, and has those of the run before.
+        Holds the processes that stay between the runs of a visit.
 
     Attributes
     ----------
     series : tuple of str
-        Series that have come in by the end, by their UIDs.
+        UIDs of the series that arrived.
     """
 
     def __init__(
@@ -81,12 +81,12 @@ class Supervisor:
         self.warnings: list[str] = []
         self._stack = ExitStack()
         self._interrupts = self._interrupts_told = 0
-        self._told: dict[str, Any] | None = None  # what every stage was told at the start
+        self._told: dict[str, Any] | None = None  # the start message that every stage received
         self._restarts: dict[str, int] = {}
         self._orders = _ordered(plan)
 
     def __enter__(self) -> Supervisor:
-        clean()  # what a killed session left in shared memory
+        clean()  # rings that a killed session left in shared memory
         self.clock = self._stack.enter_context(Clock.create(self.plan.runtime / "clock", self.plan.config.session.speed))
         self._stack.callback(shutil.rmtree, self.plan.runtime, ignore_errors=True)
         self.silence = Silence(self.plan, self.clock)
@@ -101,10 +101,10 @@ class Supervisor:
         self._stack.close()
 
     def stop(self) -> None:
-        """End the session in good order; asked for a second time, at once."""
+        """End the session in good order; on the second call, at once."""
         self._interrupts += 1
         if self._interrupts == 1:
-            self.on_log("WARNING", "stopping: the image is taken away and everything is saved (again: at once)")
+            self.on_log("WARNING", "stopping: the image is removed and all data are saved (press again to stop at once)")
         self.clock.set("end", 1)
 
     # --- starting ---------------------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ class Supervisor:
         self.children[stage.name] = Child(stage, process, mine)
 
     def start(self) -> None:
-        """Start every stage, wait until all are ready, then let the session begin.
+        """Start every stage, wait until all are ready, and begin the session.
 
         Raises
         ------
@@ -132,7 +132,7 @@ class Supervisor:
             A stage failed, or was not ready in time.
         """
         before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-        os.environ.update(dict.fromkeys(before, "1"))  # BLAS pools of several processes on few cores slow all of them down
+        os.environ.update(dict.fromkeys(before, "1"))  # on few cores, the BLAS pools of several processes slow each other down
         try:
             for stage in stages_of(self.plan):
                 self._spawn(stage)
@@ -154,14 +154,14 @@ class Supervisor:
         self.clock.start()
         self._told = {key: value for child in self.children.values() for key, value in (child.ready or {}).items()}
         for child in self.children.values():
-            with suppress(OSError):  # it has just died: its sentinel tells
+            with suppress(OSError):  # the process has just died: its sentinel reports that
                 self._tell(child)
 
     def _wait_for_operator(self) -> None:
-        """Let the session begin when the operator says so, where there is a console."""
+        """Begin the session; with a console, when the operator presses Start."""
         self.clock.set("waiting", int("console" in self.children))
         while self.clock.get("waiting") and not self.children["console"].done:
-            self.on_progress("everything is ready, waiting for Start at the console")
+            self.on_progress("ready; waiting for Start at the console")
             self.pump(0.2)
             if self.clock.get("end"):
                 raise KeyboardInterrupt
@@ -180,8 +180,8 @@ class Supervisor:
         Returns
         -------
         str
-            "completed", "stopped", "unscored" (all was shown, but could not be scored), or "restarted": the operator wants another run of
-            the scanner.
+            "completed", "stopped", "unscored" (all images were shown, but could not be scored), or "restarted": the operator wants another
+            run of the scanner.
 
         Raises
         ------
@@ -211,18 +211,18 @@ class Supervisor:
         return "restarted" if self.clock.get("restart") else status
 
     def _waits(self, child: Child) -> bool:
-        """Whether an observer stays until the operator has said what follows in the visit."""
+        """Whether an observer stays until the operator has chosen the next run of the visit."""
         return child.stage.observer and self.plan.visit is not None
 
     def pump(self, timeout_s: float) -> None:
-        """Handle what stages have said, and notice those that died.
+        """Handle the stages' messages, and detect stages that died.
 
         Raises
         ------
         StageError
             A stage failed or vanished.
         KeyboardInterrupt
-            The user has asked a second time for the session to end.
+            The user has asked a second time to end the session.
         """
         failures = self._failures(timeout_s)
         if self._interrupts > self._interrupts_told:
@@ -234,11 +234,11 @@ class Supervisor:
             return
         deadline = time.monotonic() + CAUSE_S
         while all(follows for _, follows in failures) and time.monotonic() < deadline:
-            failures += self._failures(0.05)  # these only lost a neighbour: whose death was the first?
+            failures += self._failures(0.05)  # these failures only follow from another stage's death: find the first
         raise min(failures, key=lambda failure: failure[1])[0]
 
     def _failures(self, timeout_s: float) -> list[tuple[StageError, bool]]:
-        """Handle what stages have said; give the failures among it, each with whether it may follow from another stage's."""
+        """Handle the stages' messages; return the failures, each with whether it may follow from another stage's."""
         alive = [c for c in self.children.values() if not c.done]
         signals = wait([c.pipe for c in alive] + [c.process.sentinel for c in alive], timeout_s)
         found = []
@@ -250,19 +250,19 @@ class Supervisor:
                     child.done = True
                     reason = exit_reason(child.process.exitcode or 0)
                     if child.stage.observer:
-                        self._warn(f"{child.stage.name} {reason}: the session goes on without it")
+                        self._warn(f"{child.stage.name} {reason}: the session continues without it")
                     else:
                         found.append((StageError(child.stage.name, reason), False))
         return found
 
     def _start_again(self, child: Child) -> bool:
-        """Start a stage again that was killed, where that can be done without losing anything; whether it was."""
+        """Restart a killed stage if that loses no data; return whether it was restarted."""
         name, so_far = child.stage.name, self._restarts.get(child.stage.name, 0)
         early = (self._told is None or self.clock.lock_step) and not child.stage.observer
         if early or self.clock.get("abort") or so_far >= child.stage.restarts:
             return False
         self._restarts[name] = so_far + 1
-        self._warn(f"{name} {exit_reason(child.process.exitcode or 0)} and was started again")
+        self._warn(f"{name} {exit_reason(child.process.exitcode or 0)} and was restarted")
         child.pipe.close()
         self._spawn(child.stage)
         return True
@@ -274,7 +274,7 @@ class Supervisor:
                 message = json.loads(child.pipe.recv_bytes())
                 if message["kind"] == "ready":
                     child.ready = message["payload"]
-                    if self._told is not None:  # started again
+                    if self._told is not None:  # restarted
                         self._tell(child)
                 elif message["kind"] == "progress":
                     child.doing = message["text"]
@@ -298,17 +298,17 @@ class Supervisor:
                     child.done = True
                     child.stays = child.stage.stays and self._standing is not None
         except (EOFError, OSError):
-            pass  # the sentinel tells
+            pass  # the sentinel reports the death
         return found
 
     def _tell(self, child: Child) -> None:
-        """Tell a stage that it may go on, and the bridge what the operator wants of images, since the session's first part."""
+        """Send a stage the start message, and the bridge also the operator's orders for images, since the session's first part."""
         orders = self._orders if child.stage.name == "bridge" else []
         for said in (self._told, *({"order": action, "text": text} for action, text in orders)):
             child.pipe.send_bytes(json.dumps(said).encode())
 
     def _warn(self, text: str, stage: str = "", alarm: bool = False) -> None:
-        """Tell the operator, and the record, what is not in order; an alarm says that somebody must act, and is shown until it was seen."""
+        """Show and record a warning; an alarm means that somebody must act, and is shown until it is marked as seen."""
         text = shown_lines(text)
         self.warnings.append(text)
         if alarm:
@@ -317,7 +317,7 @@ class Supervisor:
         self._say(MessageKind.ALARM if alarm else MessageKind.WARNING, text, stage)
 
     def operate(self, action: str, text: str, t_ns: int | None = None) -> None:
-        """Do what the operator asks for at the console or the terminal, and record it; what is so already is left so."""
+        """Carry out and record an action of the operator, at the console or the terminal; an action without effect is ignored."""
         word = OPERATOR.get(action)
         if action in ANSWERS:
             if not (asked := self.clock.get("placement_asked")):
@@ -351,15 +351,15 @@ class Supervisor:
         self._say(MessageKind.OPERATOR, text, action=action, t_ns=t_ns)
 
     def _order(self, action: str, text: str) -> None:
-        """Hand on to the bridge what the operator wants of an image; one that is started again is told again what is meant by name."""
+        """Send the bridge an operator's order for an image; orders by name are kept for a bridge that is restarted."""
         if text:
             self._orders.append((action, text))
         if (bridge := self.children.get("bridge")) is not None:
-            with suppress(OSError):  # it is being started again
+            with suppress(OSError):  # the bridge is being restarted
                 bridge.pipe.send_bytes(json.dumps({"order": action, "text": text}).encode())
 
     def _say(self, kind: MessageKind, text: str, stage: str = "", action: str = "", t_ns: int | None = None) -> None:
-        """Put a message into the record; nobody can hold this up."""
+        """Put a message into the record; never blocks."""
         ring = self.rings["messages"]
         if ring.closed:
             return
@@ -369,9 +369,9 @@ class Supervisor:
             slot["text"] = text.encode(errors="backslashreplace")[:480].decode(errors="ignore").encode()
 
     def _wind_down(self) -> None:
-        """Once the presenter's link has closed the scanner stops; once the scanner is gone ingest hands on what it has.
+        """Stop the scanner once the presenter's link has closed; let ingest hand over its last volumes once the scanner has gone.
 
-        A recording is delivered to its end, whenever the last generation is done, unless the session has been asked to end.
+        A recording is delivered to its end, even after the last generation, unless the session was asked to end.
         """
         done = {name for name, child in self.children.items() if child.done}
         recording = self.plan.config.acquisition.source == "replay" and not (self.clock.get("drain") or self.clock.get("end"))
@@ -385,7 +385,7 @@ class Supervisor:
             self.rings["messages"].close_writing()
 
     def _watch(self) -> None:
-        """Raise where a stage has had something to read for longer than its deadline without taking it."""
+        """Raise an error if a stage has left messages unread for longer than its deadline."""
         now = time.monotonic()
         for child in self.children.values():
             for name in child.stage.reads:
@@ -395,15 +395,15 @@ class Supervisor:
                 if lag == 0 or position != seen:
                     child.progress[name] = (position, now)
                 elif now - since > child.stage.deadline_s and not child.done:
-                    raise StageError(child.stage.name, f"has not read from '{name}' for {now - since:.0f} s while {lag} are waiting")
+                    raise StageError(child.stage.name, f"has not read from '{name}' for {now - since:.0f} s, while {lag} messages wait")
 
     def _hear(self) -> None:
-        """Raise an alarm where the scanner is not heard, and have fixation held where images cannot be scored any more.
+        """Raise an alarm if no volumes arrive, and hold fixation if images can no longer be scored.
 
         Raises
         ------
         StageError
-            Nobody is there to whom an alarm could be of use, and it has been waited long enough.
+            Nobody attends who could answer an alarm, and the longest wait is over.
         """
         silence, clock = self.silence, self.clock
         if clock.ending or clock.get("drain") or self.children["bridge"].done:
@@ -420,7 +420,7 @@ class Supervisor:
             raise StageError("ingest", f"{self.warnings[-1]} Nobody is at the console or the terminal to decide")
 
     def _unscored(self) -> bool:
-        """Whether images were shown that could not be scored, because the scanner was not heard."""
+        """Whether images were shown that could not be scored, because no volumes arrived."""
         if self.plan.config.acquisition.source == "replay" or self.plan.condition in MEASURED:
             return False  # a recording may be shorter than the session; ratings need no volumes
         unscored = self.clock.get("shown") and not (self.clock.get("scored") or self.plan.localizer)
@@ -429,16 +429,16 @@ class Supervisor:
     # --- between the runs of a visit ------------------------------------------------------------------------------------------------
 
     def offer(self, choices: Sequence[str], on_tick: Callable[[], None]) -> str:
-        """Wait until the operator has said what follows this run, which is over; returns one of `choices`.
+        """Wait until the operator has chosen what follows this run, which is over; return one of `choices`.
 
         Parameters
         ----------
         choices : sequence of str
             Of :data:`rtevo.session.orders.CHOICES`.
         on_tick : callable
-            Called again and again meanwhile.
+            Called repeatedly meanwhile.
         """
-        self._interrupts = self._interrupts_told = 0  # they were about the run
+        self._interrupts = self._interrupts_told = 0  # they meant the run
         self.clock.set("chosen", 0)
         self.clock.set("offered", bits_of(choices))
         while not (chosen := self.clock.get("chosen")):
@@ -448,7 +448,7 @@ class Supervisor:
         return choices_of(chosen)[0]
 
     def part(self) -> None:
-        """Let the observers go, now that it is known what follows."""
+        """Let the observers exit, once the next run is known."""
         self._interrupts = self._interrupts_told = 0
         self.clock.set("parted", 1)
         deadline = time.monotonic() + PART_S
@@ -458,7 +458,7 @@ class Supervisor:
     # --- ending -----------------------------------------------------------------------------------------------------------------
 
     def abandon(self, reason: str = "") -> None:
-        """After a failure: ask everyone to save and leave, and give them a moment for it; the reason is recorded."""
+        """After a failure: record the reason, ask all processes to save and exit, and wait a moment for them."""
         if reason:
             self._say(MessageKind.ERROR, reason)
         self.clock.set("abort", 1)
@@ -470,7 +470,7 @@ class Supervisor:
         self.dismiss(observers=self.plan.visit is None)
 
     def dismiss(self, observers: bool = True) -> None:
-        """See that no process is left but those that stay for the next run; and, where they are not to go yet, `observers`."""
+        """End all processes except those that stay for the next run, and, unless `observers`, except the observers that still run."""
         here = {name: child for name, child in self.children.items() if child.stage.observer and not (observers or child.done)}
         leaving = [child for name, child in self.children.items() if name not in here]
         for child in leaving:
@@ -485,15 +485,15 @@ class Supervisor:
 
     @property
     def told(self) -> dict[str, Any]:
-        """What the stages said of themselves when they were ready."""
+        """The reports of the stages about themselves when they were ready."""
         return self._told or {}
 
     def ring_statistics(self) -> dict[str, Any]:
-        """Give every ring's statistics as plain values."""
+        """Return every ring's statistics as plain values."""
         return {name: asdict(ring.statistics()) for name, ring in self.rings.items()}
 
 
 def _ordered(plan: Plan) -> list[tuple[str, str]]:
-    """Read what the operator wanted of images in the earlier parts of a session."""
+    """Read the operator's orders for images in the earlier parts of a session."""
     notices = of_kind(earlier(plan.out, plan.part), Notice) if plan.part else ()
     return [(n.action, n.text) for n in notices if n.level == "operator" and n.action in ORDERS and n.text]

@@ -1,8 +1,8 @@
-"""A session from its first process to its last table; and a visit: several, while the participant stays in the scanner.
+"""A session from its first process to its last table; and a visit: several sessions while the participant stays in the scanner.
 
-:func:`run` is one session. :func:`sit` is a visit: when a run is over, it asks what follows (:data:`Following`), and begins that. The
-processes that have a model loaded stay, the stimulus PC stays connected and shows its text between runs, the operator's page stays where it
-is.
+:func:`run` is one session. :func:`sit` is a visit: after each run it asks :data:`Following` for the next one, and begins it. Between runs,
+processes with a loaded model stay, the stimulus PC stays connected and shows the text between runs, and the operator's page keeps its
+address.
 """
 
 from __future__ import annotations
@@ -39,38 +39,40 @@ if TYPE_CHECKING:
 __all__ = ["Following", "Succession", "run", "sit"]
 
 Following = Callable[[Path, dict[str, Any], str], Config | None]
-"""Says what follows a run of a visit.
+"""Chooses the run that follows a run of a visit.
 
-Called when a run is over and its tables are written, with the run's folder, its summary (as ``summary.json``), and what the operator has
-chosen: ``next``, ``again`` (this run is repeated, and does not count) or ``end``; where nobody attends, ``next`` after a run that was
-completed and ``end`` after any other. Returns the settings of the next run, or None: the visit is over. After ``end`` what it returns does
-not count. A run that is resumed goes on in its own folder, and this is asked when it is over. Where it raises an
-:class:`rtevo.errors.RtevoError`, or the next run cannot be prepared, the operator is told and asked again; after ``end`` it ends the visit.
+The callback is called when a run is over and its tables are written. Arguments: the run's folder, its summary (``summary.json``), and the
+operator's choice: ``next``, ``again`` (the run is repeated, and does not count) or ``end``; if nobody attends, ``next`` after a completed
+run and ``end`` after any other. It returns the settings of the next run, or None if the visit is over; after ``end`` the return value is
+ignored. A resumed run continues in its own folder; the callback is called when that run is over. If the callback raises an
+:class:`rtevo.errors.RtevoError`, or the next run cannot be prepared, the operator sees the error and chooses again; after ``end`` the error
+ends the visit.
 
-What the next run takes over is in its settings: ``[evolution] continue_from`` and ``[decoder] continue_from``, both the folder of a run
-(see :class:`Succession`). Its record says which run it follows, and which it repeats (``follows``, ``repeats`` in ``summary.json``).
+The next run's settings name the runs that it continues: ``[evolution] continue_from`` and ``[decoder] continue_from``, both the folder of a
+run (see :class:`Succession`). Its record names the run that it follows, and the run that it repeats (``follows``, ``repeats`` in
+``summary.json``).
 """
 
 TICK_S = 0.25  # between looks at the terminal
 OVER = ("completed", "unscored")  # status of a run that counts
-AFTER = {True: ("next", "again", "end"), False: ("again", "resume", "end")}  # a run that counts, one that was broken off
+AFTER = {True: ("next", "again", "end"), False: ("again", "resume", "end")}  # after a run that counts; after an interrupted run
 
 
 def run(plan: Plan, stops: Stops) -> dict[str, Any]:
-    """Run a prepared session to its end and give its summary.
+    """Run a prepared session to its end, and return its summary.
 
-    Where the operator wants another run of the scanner, because the decoder could not be placed, it follows as the session's next part.
+    If the operator wants another run of the scanner, because the decoder could not be placed, it becomes the session's next part.
 
     Parameters
     ----------
     plan : Plan
     stops : Stops
-        The signals that end it; entered.
+        The signals that end it; already entered.
 
     Raises
     ------
     StageError
-        A process died; what had been recorded has been saved, and the summary written.
+        A process died; the recorded data have been saved, and the summary written.
     KeyboardInterrupt
         The session was stopped before its record began.
     """
@@ -87,14 +89,14 @@ def run(plan: Plan, stops: Stops) -> dict[str, Any]:
 
 
 def sit(plan: Plan, stops: Stops, following: Following) -> dict[str, Any]:
-    """Run a visit; returns the summary of its last run. How each has ended is printed.
+    """Run a visit; print how each run ended, and return the summary of the last one.
 
     Parameters
     ----------
     plan : Plan
-        Of the first run.
+        Plan of the first run.
     stops : Stops
-        The signals that end a run; between two runs they end the visit. Entered.
+        The signals that end a run, or, between two runs, the visit; already entered.
     following : callable
         See :data:`Following`.
 
@@ -103,7 +105,7 @@ def sit(plan: Plan, stops: Stops, following: Following) -> dict[str, Any]:
     StageError
         The visit ended with a run in which a process died.
     RtevoError
-        Nobody attends, and what follows cannot be prepared.
+        Nobody attends, and the next run cannot be prepared.
     KeyboardInterrupt
         The first run was stopped before its record began.
     """
@@ -124,10 +126,10 @@ def sit(plan: Plan, stops: Stops, following: Following) -> dict[str, Any]:
 
 
 def _restarted(plan: Plan, stops: Stops) -> Plan | None:
-    """Return the plan of a session's next part, with another run of the scanner; None where it was stopped meanwhile."""
+    """Return the plan of a session's next part, with another run of the scanner; None if the session was stopped meanwhile."""
     from rtevo.past.resume import resume
 
-    print("rtevo: the session begins again: start the scanner's run anew when everything is ready", file=sys.stderr)
+    print("rtevo: the session begins again: restart the scanner's run when everything is ready", file=sys.stderr)
     try:
         stops.listener = None
         return resume(plan.out, rebaseline=True, token=None if plan.visit is None else plan.token)[0]
@@ -137,7 +139,7 @@ def _restarted(plan: Plan, stops: Stops) -> Plan | None:
 
 
 def _only_count() -> None:
-    """Take note of a signal that changes nothing any more."""
+    """Ignore a signal that can no longer change anything."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ class _Ended:
 
 
 def _run(plan: Plan, stops: Stops, between: _Between | None = None, standing: Standing | None = None) -> _Ended:
-    """Run one part of a session, and find out what follows it in a visit."""
+    """Run one part of a session, and choose what follows it in a visit."""
     from rtevo.console import Status
     from rtevo.record import hold
     from rtevo.supervisor import Supervisor
@@ -159,13 +161,13 @@ def _run(plan: Plan, stops: Stops, between: _Between | None = None, standing: St
     with ExitStack() as held, ExitStack() as stack:
         held.enter_context(hold(plan.out))
         open_record(plan)
-        stops.listener = _only_count  # from here on there is a record, and a signal cannot keep it from being completed and told
+        stops.listener = _only_count  # from here on there is a record, and a signal cannot stop its completion
         display = stack.enter_context(Status(plan))
         supervisor = stack.enter_context(Supervisor(plan, display.log, display.progress, standing))
         with stops.heard_by(supervisor.stop):
             status, failure = _to_its_end(display, supervisor, lambda: stops.count > asked)
             supervisor.dismiss(observers=between is None)
-            summary = _complete(plan, supervisor, status, str(failure or ""))  # before the rings go, which others could hold up
+            summary = _complete(plan, supervisor, status, str(failure or ""))  # before the rings are removed, which may take long
         held.close()
         if failure is not None and between is None:
             raise failure
@@ -177,7 +179,7 @@ def _run(plan: Plan, stops: Stops, between: _Between | None = None, standing: St
 
 
 def _to_its_end(display: Status, supervisor: Supervisor, stopped: Callable[[], bool]) -> tuple[str, StageError | None]:
-    """Start the processes, and wait for the end; returns its status, and what failed."""
+    """Start the processes, and wait for the end; return the status and the failure."""
     try:
         display.invite()
         if stopped():  # while the rings were made
@@ -194,12 +196,12 @@ def _to_its_end(display: Status, supervisor: Supervisor, stopped: Callable[[], b
 
 
 def _complete(plan: Plan, supervisor: Supervisor, status: str, reason: str) -> dict[str, Any]:
-    """Write the log's last records, and make the tables; where the disk is full, in the room that was kept for them.
+    """Write the log's last records, and make the tables; on a full disk, in the space that was reserved for them.
 
     Raises
     ------
     DataError
-        They cannot be written.
+        The tables cannot be written.
     """
     from rtevo.record import LOG, LogWriter, finalise, hidden_truth, release
 
@@ -212,7 +214,7 @@ def _complete(plan: Plan, supervisor: Supervisor, status: str, reason: str) -> d
             drove = plan.config.session.condition if plan.config.evolution.sealed else plan.condition
             end = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "status": status, "reason": reason, "condition": drove}
             statistics, warnings = supervisor.ring_statistics(), supervisor.warnings
-            if plan.config.evolution.sealed:  # how much evolution is told depends on what drives it
+            if plan.config.evolution.sealed:  # the number of its messages would reveal the condition
                 statistics.pop("fitness", None)
             log.append("end", {**end, "generator": painter, "rings": statistics, "warnings": warnings}, clock_ns)
         return finalise(plan.out)
@@ -225,7 +227,7 @@ def _complete(plan: Plan, supervisor: Supervisor, status: str, reason: str) -> d
 
 
 class _Between:
-    """Finds out what follows a run, and prepares it, while the page and the stimulus PC wait."""
+    """Chooses and prepares the next run, while the page and the stimulus PC wait."""
 
     def __init__(self, plan: Plan, stops: Stops, following: Following) -> None:
         self._plan, self._stops, self._following = plan, stops, following
@@ -235,7 +237,7 @@ class _Between:
         self._said: list[str] = []
 
     def find(self, display: Status, supervisor: Supervisor, summary: dict[str, Any], failure: StageError | None) -> Plan | None:
-        """Return the plan of what follows; None where the visit is over."""
+        """Return the plan of the next run; None if the visit is over."""
         from rtevo.console import closing_words
 
         self._series = supervisor.series
@@ -255,20 +257,20 @@ class _Between:
         return found
 
     def go_on(self, supervisor: Supervisor) -> None:
-        """Let the observers go where the run goes on at once, with another run of the scanner: the page comes again at the same address."""
+        """End the observers if another part of the run follows at once; the page returns at the same address."""
         supervisor.clock.set("chosen", bit_of("resume"))
         supervisor.part()
 
     def _stop(self, supervisor: Supervisor) -> None:
-        """A signal between two runs ends the visit, whatever was chosen."""
+        """Whether a signal came between two runs; it ends the visit, whatever was chosen."""
         self._stopped = True
         supervisor.clock.set("chosen", bit_of("end"))
 
     def _prepared(self, display: Status, supervisor: Supervisor, summary: dict[str, Any]) -> Plan | None:
-        """Ask, and prepare what was chosen; ask again where that cannot be done."""
+        """Ask for a choice, and prepare that run; ask again if it cannot be prepared."""
         done = summary["status"] in OVER
         while True:
-            stopped = self._stops.count > self._heard  # while the last volumes came, or the tables were written
+            stopped = self._stops.count > self._heard  # while the last volumes arrived, or the tables were written
             alone = "next" if summary["status"] == OVER[0] and not stopped else "end"
             choice = self._choice(display, supervisor, done) if self._plan.attended else alone
             try:
@@ -285,7 +287,7 @@ class _Between:
             return found
 
     def _choice(self, display: Status, supervisor: Supervisor, done: bool) -> str:
-        """Wait for the operator's choice; the presenter is connected meanwhile."""
+        """Wait for the operator's choice; the presenter stays connected."""
         with ExitStack() as stack:
             lobby, shown_s = self._lobby(display, stack), -math.inf
 
@@ -308,16 +310,16 @@ class _Between:
             return choice
 
     def _say(self, display: Status, text: str) -> None:
-        """Tell the operator, at the terminal and on the page."""
+        """Show the operator a message, at the terminal and on the page."""
         display.log("ERROR", text)
         self._said += shown_lines(text).splitlines()
         partial = self._plan.runtime / f"{SAID}.part"
-        with suppress(OSError):  # a full disk, which may be what is said
+        with suppress(OSError):  # a full disk, which may be the message itself
             partial.write_text("\n".join(self._said), encoding="utf-8")
             os.replace(partial, self._plan.runtime / SAID)
 
     def _lobby(self, display: Status | None, stack: ExitStack) -> Lobby | None:
-        """Open the door to the presenter, where there is one outside."""
+        """Return the lobby in which a presenter on another computer waits; None if there is no such presenter."""
         if not self._outside:
             return None
         from rtevo.bridge import Lobby
@@ -333,13 +335,13 @@ class _Between:
         return stack.enter_context(opened)
 
     def _farewell(self) -> None:
-        """Let the presenter know that nothing more comes."""
+        """Inform the presenter that no run follows."""
         with ExitStack() as stack:
             if (lobby := self._lobby(None, stack)) is not None:
                 lobby.leave("finished", wait=True)
 
     def _plan_of(self, choice: str, summary: dict[str, Any]) -> Plan | None:
-        """Prepare what was chosen."""
+        """Prepare the chosen run."""
         from rtevo.past.resume import resume
 
         plan = self._plan
@@ -347,7 +349,7 @@ class _Between:
         passed = (*plan.visit.passed, *self._series)
         if choice == "resume":
             again, words = resume(plan.out, token=plan.token)
-            print(f"rtevo: taking up {plan.out}, part {again.part + 1}, from {words}", file=sys.stderr)
+            print(f"rtevo: resuming {plan.out}, part {again.part + 1}, from {words}", file=sys.stderr)
             return replace(again, visit=replace(plan.visit, passed=passed))
         config = self._following(plan.out, summary, choice)
         if config is None or choice == "end":
@@ -357,21 +359,21 @@ class _Between:
 
 
 def _discard(plan: Plan) -> None:
-    """Remove what was prepared for a run that does not begin."""
+    """Remove the files of a run that does not begin."""
     shutil.rmtree(plan.runtime, ignore_errors=True)
     if not plan.part:
         shutil.rmtree(plan.out, ignore_errors=True)
 
 
 class Succession:
-    """Runs with the same settings, each from where the one before has ended: a visit without a study. See :data:`Following`.
+    """A visit without a study: runs with the same settings, each of which continues the one before. See :data:`Following`.
 
     Parameters
     ----------
     plan : Plan
-        Of the first run.
+        Plan of the first run.
     runs : int
-        Where nobody attends: how many there are.
+        Number of runs, if nobody attends.
     """
 
     def __init__(self, plan: Plan, runs: int) -> None:
@@ -389,13 +391,13 @@ class Succession:
             if not self._attended and self._counted >= self._runs:
                 return None
             self._config = _continued(self._config, out)
-        self._config = of_next_run(self._config)[0]  # a series that was asked for by its number or UID was that of the first
+        self._config = of_next_run(self._config)[0]  # a series number or UID selected the first run's series
         session = replace(self._config.session, run=self._config.session.run + 1)
         self._config = counted(replace(self._config, session=session, record=replace(self._config.record, out=self._beside())))
         return self._config
 
     def _beside(self) -> str:
-        """Return the folder of the next run: beside the first, where that was named."""
+        """Return the folder of the next run: beside the first, if that was named."""
         if not self._config.record.out:
             return ""
         while True:
@@ -405,7 +407,7 @@ class Succession:
 
 
 def _continued(config: Config, out: Path) -> Config:
-    """Return the settings of a run that goes on from where another has ended."""
+    """Return the settings of a run that continues another."""
     evolution = replace(config.evolution, continue_from=str(out))
     state = str(out) if (out / STATE).is_dir() else config.decoder.continue_from
     return replace(config, evolution=evolution, decoder=replace(config.decoder, continue_from=state))

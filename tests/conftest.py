@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def scanner_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function that unpacks one archive of real scanner files and gives its folder; skips where there is none."""
+    """Return a function that unpacks one archive of real scanner files and returns its folder; skip if there is none."""
     source = Path(os.environ.get("RTEVO_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
     unpacked: dict[str, Path] = {}
 

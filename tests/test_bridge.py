@@ -403,7 +403,7 @@ def test_a_presenter_started_anew_goes_on_with_the_images_not_yet_shown() -> Non
             first.send(wire.Event(int(EventKind.TRIGGER), 5))
             first.send(wire.Event(int(EventKind.ONSET), 6, 1, 0))
             until(lambda: first.acknowledged(2), work)
-        assert not any("anew" in e.text for e in events)
+        assert not any("restarted" in e.text for e in events)
         with Link(bridge.endpoint) as second:
             for _ in range(4):  # silence first
                 now[0] += SECOND
@@ -413,7 +413,7 @@ def test_a_presenter_started_anew_goes_on_with_the_images_not_yet_shown() -> Non
             taken: list[int] = []
             until(lambda: len(taken) == 2, lambda: (work(), taken.extend(m.candidate for m, _ in second.take())))  # type: ignore[union-attr]
             assert taken == [1, 2]
-            assert any("started anew" in e.text for e in events)
+            assert any("was restarted" in e.text for e in events)
 
 
 def test_a_second_presenter_waits_while_the_first_answers() -> None:
@@ -542,7 +542,7 @@ def test_keys_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[
     make_keys(tmp_path, ["presenter"])
     before = (tmp_path / "presenter.json").read_text()
     assert keys_main(["keys", str(tmp_path)]) == 2
-    assert "there is a presenter 'presenter' already" in capsys.readouterr().err
+    assert "presenter 'presenter' has keys already" in capsys.readouterr().err
     assert keys_main(["keys", str(tmp_path), "--client", "second"]) == 0
     assert (tmp_path / "presenter.json").read_text() == before
     admitted = dict(wire.KeyFile.read(tmp_path / "support.json", "support").clients)

@@ -27,9 +27,9 @@ FILES = {
     "label.toml": f'[session]\nparticipant = "{LONG}"\n',
 }
 MISTAKES: dict[str, tuple[str, list[str], str]] = {  # what it is: module, arguments, sentence
-    "json without check": ("rtevo.run", ["--json"], "--json: expected together with --check"),
-    "sample without check": ("rtevo.run", ["--sample", "x"], "--sample: expected together with --check"),
-    "wait without check": ("rtevo.run", ["--wait", "3"], "--wait: expected together with --check"),
+    "json without check": ("rtevo.run", ["--json"], "--json: expected only with --check"),
+    "sample without check": ("rtevo.run", ["--sample", "x"], "--sample: expected only with --check"),
+    "wait without check": ("rtevo.run", ["--wait", "3"], "--wait: expected only with --check"),
     "no end of waiting": ("rtevo.run", ["--check", "--wait", "inf"], "argument --wait: expected a number, got 'inf' (see"),
     "no such option": ("rtevo.run", ["--nothing"], "unrecognized arguments: --nothing (see python -m rtevo.run --help)"),
     "infinite number": ("rtevo.run", ["inf.toml"], "inf.toml [presentation] baseline_s: expected >= 0, got inf"),
@@ -46,7 +46,7 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {  # what it is: module, argum
     "picture as a space": ("rtevo.run", ["pca.toml"], "expected an .npz file of plain arrays, found something else"),
     "missing watched folder": ("rtevo.run", ["watch.toml"], "watch.toml [acquisition] folder: expected an existing folder, got"),
     "long session": ("rtevo.run", ["--resume", LONG], "File name too long"),
-    "client elsewhere": ("rtevo.bridge.__main__", ["keys", "keys", "--client", "../x"], "--client '../x': expected a name of letters"),
+    "client elsewhere": ("rtevo.bridge.__main__", ["keys", "keys", "--client", "../x"], "expected a name of at most 64 letters"),
     "no log": ("rtevo.record.__main__", ["here"], "expected the log of a session, found no such file"),
     "unreadable log": ("rtevo.record.__main__", ["odd"], "record.jsonl: Is a directory"),
     "no session": ("rtevo.report.__main__", ["here"], "here: expected the folder of a session"),
@@ -93,7 +93,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(mistake: str, place: Path,
 
 def test_one_slice_is_no_sample(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rtevo.ingest.FolderSource.poll", lambda self: [])
-    with pytest.raises(DataError, match="holds no whole volume of the series: expected all of a volume's files"):
+    with pytest.raises(DataError, match="expected all files of at least one volume of the series, found none"):
         checks.first_volume(place / "here", "1.2.3")
 
 

@@ -77,10 +77,10 @@ def test_keys_that_have_moved_to_another_section_are_read_where_they_were(tmp_pa
 
 
 def test_who_approves_pictures_needs_the_page_and_keys_mean_one_thing() -> None:
-    with pytest.raises(ConfigError, match=r"\[safety\] approval: 'veto' expects the operator's page"):
+    with pytest.raises(ConfigError, match=r"\[safety\] approval: 'veto' needs the operator's page"):
         build({"safety": {"approval": "veto"}})
     assert build({"safety": {"approval": "each"}, "console": {"port": 8080}}).safety.approval == "each"
-    with pytest.raises(ConfigError, match=r"\[safety\] participant_key: expected a key that means nothing else"):
+    with pytest.raises(ConfigError, match=r"\[safety\] participant_key: expected a key without another meaning"):
         build({"safety": {"participant_key": "5"}})
     with pytest.raises(ConfigError, match=r"\[safety\] stop_key: expected the name of a key, got 'stopp'"):
         build({"safety": {"stop_key": "stopp"}})
@@ -190,7 +190,7 @@ def test_who_may_send_from_the_network_has_to_be_said() -> None:
             build({"acquisition": {"source": "watch", "tr_s": 1.0, **acquisition}, "decoder": {"folder": "."}})
         return "; ".join(caught.value.mistakes)
 
-    assert "peers: expected at least one where address is '0.0.0.0', got none" in told(delivery="dicom", address="0.0.0.0")
+    assert "peers: expected at least one for address '0.0.0.0', got none" in told(delivery="dicom", address="0.0.0.0")
     assert "keys: expected a folder of keys for delivery 'push' at address '0.0.0.0', got none" in told(
         delivery="push", address="0.0.0.0", peers=["@10.0.0.1"]
     )
@@ -218,6 +218,35 @@ def test_labels_are_ascii_letters_and_digits(label: str, suggestion: str) -> Non
         assert (f"did you mean {suggestion!r}?" in str(found.value)) == bool(suggestion)
 
 
+def test_what_does_not_go_with_a_strategy_that_looks_at_volumes_is_named() -> None:
+    decoder = {
+        "method": "peak",
+        "hrf": "fir",
+        "drift": "cosine",
+        "motion_terms": 24,
+        "objective": "face - keep(place)",
+        "nuisance": ["csf"],
+    }
+    with pytest.raises(ConfigError) as caught:
+        build(
+            {
+                "session": {"condition": "ratings"},
+                "decoder": decoder,
+                "evolution": {"strategy": "direct", "schedule": "generational", "generations": 61, "population": 10},
+            }
+        )
+    found = [m.removeprefix("options ").split(": ")[0] for m in caught.value.mistakes if "'direct'" in m]
+    assert found == [
+        "[evolution] strategy",
+        *(f"[decoder] {key}" for key in ("method", "hrf", "drift", "motion_terms")),
+        "[evolution] schedule",
+        "[decoder] nuisance",
+        "[decoder] objective",
+        "[evolution] generations, population",
+    ]
+    assert build({"evolution": {"strategy": "direct", "stop_gain": 0.1}}).evolution.stop_gain == 0.1
+
+
 def test_a_keys_choices_are_what_there_is_to_choose_from() -> None:
     from rtevo.decode import METHODS
     from rtevo.evolve import SCHEDULES, STRATEGIES
@@ -237,7 +266,7 @@ def test_a_keys_choices_are_what_there_is_to_choose_from() -> None:
     [
         ('objective = "face -"', "[decoder] objective: 'face -': expected a map's name"),
         ('objective = "face - place"', "[decoder] folder: expected the folder of the objective's maps, got none"),
-        ('folder = "maps"\nname = "face"\nobjective = "face"', "[decoder] name: expected none where there is an objective"),
+        ('folder = "maps"\nname = "face"\nobjective = "face"', "[decoder] name: expected none with an objective"),
         ('folder = "maps"\nmore_folders = ["maps"]', "[decoder] objective: expected one that names maps of more_folders, got none"),
         ('folder = "maps"\nmore_folders = ["nowhere"]\nobjective = "face"', "[decoder] more_folders: expected an existing folder, got"),
     ],

@@ -112,7 +112,7 @@ def test_a_volume_that_was_not_saved_is_listed_as_missing(
     (motion,) = (tmp_path / "bids" / "derivatives").rglob("*timeseries.tsv")
     lost = [[name for name, spike in row.items() if name.startswith("missing") and spike == "1"] for row in table(motion)]
     assert [len(names) for names in lost] == [0, 1, 0, 1, 0]
-    assert "1 volumes that came are not there: MissingVolumes lists them" in capsys.readouterr().err
+    assert "1 volumes that arrived have no file: MissingVolumes lists them" in capsys.readouterr().err
 
 
 def test_the_sidecar_has_what_the_headers_say(recorded: Callable[..., Path], tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_what_cannot_be_exported_is_said_before_anything_is_written(
     bids = tmp_path / "bids"
     assert main([str(tmp_path / "nothing"), str(bids)]) == 2
     assert main([str(recorded(save_raw=False)), str(bids)]) == 2
-    assert "4 of 5 raw volumes are not there (first: 0)" in capsys.readouterr().err
+    assert "4 of 5 raw volumes are missing (first: 0)" in capsys.readouterr().err
     assert not bids.exists()
     bids.mkdir()
     (bids / "thesis.doc").touch()
@@ -305,7 +305,7 @@ def test_links_in_a_session_s_folder_are_not_followed(
     (copied,) = (tmp_path / "bids").rglob("placement")
     assert [path.relative_to(copied).as_posix() for path in copied.rglob("*.*")] == ["part-00/figure.png"]
     assert not any(path.is_file() and path.read_bytes() == b"secret" for path in (tmp_path / "bids").rglob("*"))
-    assert "part-00/link.png is a link or no file, and is left out" in capsys.readouterr().err
+    assert "part-00/link.png is a link or not a file, and is left out" in capsys.readouterr().err
     (out / "images").rename(tmp_path / "images")
     (picture,) = [path for path in (tmp_path / "images").rglob("*1.png")]
     (out / "images").mkdir()

@@ -97,7 +97,7 @@ def test_nothing_is_overwritten(vendor: str, here: Path, capsys: pytest.CaptureF
     assert main(["init", vendor]) == 2
     assert capsys.readouterr() == (
         "",
-        "rtevo: session.toml: expected no such file yet, since nothing is ever overwritten: name another one\n",
+        "rtevo: session.toml: expected no such file, because rtevo overwrites nothing: choose another name\n",
     )
     assert (here / "session.toml").read_text() == "mine"
 

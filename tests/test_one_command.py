@@ -149,7 +149,7 @@ def test_help_imports_no_part() -> None:
 def test_a_process_of_its_own_reads_its_own_arguments() -> None:
     call = [sys.executable, "-m", "rtevo", "run", "--json"]
     found = subprocess.run(call, capture_output=True, text=True, check=False, cwd=REPOSITORY)
-    assert (found.returncode, found.stderr) == (2, "rtevo: --json: expected together with --check\n")
+    assert (found.returncode, found.stderr) == (2, "rtevo: --json: expected only with --check\n")
 
 
 def test_the_installed_command_is_this_one() -> None:

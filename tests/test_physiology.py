@@ -117,5 +117,5 @@ def test_garbage_is_counted_and_a_silent_sensor_is_no_response(
 
 def test_an_address_that_is_none() -> None:
     for bind in ("127.0.0.1:port", "nowhere", "192.0.2.1:9000"):
-        with pytest.raises(LinkError, match=r"\[bridge\] osc: expected ADDRESS:PORT"):
+        with pytest.raises(LinkError, match=r"\[bridge\] osc: expected a free ADDRESS:PORT"):
             Physiology(bind, "/eda")

@@ -312,7 +312,7 @@ def test_a_line_in_the_wrong_place_is_left_out(tmp_path: Path) -> None:
             log.append("warning", {"text": "x"})
     lines = log_lines(tmp_path)
     (tmp_path / "record.jsonl").write_bytes(b"".join([*lines[:2], lines[0], lines[2]]))
-    told = "line 3 of the log stands there a second time, or in the wrong place: it is left out"
+    told = "line 3 of the log is a repetition, or in the wrong place: it is left out"
     assert skip_damaged(tmp_path / "record.jsonl") == [told]
     assert log_lines(tmp_path) == lines
 

@@ -124,7 +124,7 @@ def test_it_is_computed_again_as_a_comparison(copy: Copy, name: str, capsys: pyt
     out = copy(name)
     assert main(["--rerun", str(out), "--out", str(out.parent / "again")]) == 0
     told = capsys.readouterr().out
-    assert f"recorded by rtevo 0.1.0, computed by {rtevo.__version__}: a comparison, not the same to the last bit" in told
+    assert f"recorded by rtevo 0.1.0, computed by {rtevo.__version__}: a comparison, not a bit-for-bit repetition" in told
     result = json.loads((out.parent / "again" / "rerun.json").read_text())
     assert result["rtevo"] == {"recorded": ["0.1.0"], "now": rtevo.__version__}
     recorded, computed = RecordedSession(out), RecordedSession(out.parent / "again")
@@ -187,7 +187,7 @@ def test_a_volume_that_was_not_saved_does_not_keep_a_session_from_going_on(copy:
     assert plan.first_volume == 7
     assert words.endswith("; 1 volumes were not saved and count as missing for the decoder: 3")
     volume_path(out, 4).unlink()  # of which the log knows nothing
-    with pytest.raises(rtevo.errors.ConfigError, match="1 of 7 volumes are not there"):
+    with pytest.raises(rtevo.errors.ConfigError, match="1 of 7 volumes are missing"):
         resume.resume(out)
 
 
@@ -284,12 +284,14 @@ def test_whoever_holds_a_session_is_an_exception_of_its_own(tmp_path: Path) -> N
 
 SLOTS: dict[str, tuple[np.dtype[Any], set[str], set[str]]] = {  # slot; what is in a file instead, or is the record's kind; what is added
     "volumes": (records.volume_dtype(8), {"data", "shape", "affine"}, {"saved"}),
-    "aligned": (records.aligned_dtype(), set(), set()),
+    "aligned": (records.aligned_dtype(physio=3), set(), set()),
+    "physiology": (records.physiology_dtype(), {"count"}, set()),
     "placements": (records.placement_dtype(), set(), set()),
-    "scores": (records.score_dtype(2), set(), set()),
+    "scores": (records.score_dtype(2, 1), set(), set()),
     "fitness": (records.fitness_dtype(), set(), set()),
     "latents": (records.latent_dtype(3, 4), set(), set()),
     "images": (records.image_dtype(4, 4, 3), {"pixels"}, set()),
+    "series": (records.series_dtype(), set(), set()),
     "refused": (records.image_dtype(4, 4, 3), {"pixels"}, set()),
     "events": (records.event_dtype(), set(), set()),
     "warning": (records.message_dtype(), {"kind"}, {"level"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import pytest
 
 from rtevo import records
 from rtevo.config import build, dump
+from rtevo.evolve import RandomEvolver
 from rtevo.record import LOG, ImageRecord, LatentRecord, LogWriter, RecordedSession, Recorder, read_log
 from rtevo.records import EventKind, VolumeFlag
 from rtevo.report import gather, page, pages
@@ -143,7 +145,7 @@ def test_exposure_tells_everything_that_was_on_the_screen_and_all_that_was_not(
     assert {row["by"] for row in rows if row["what"] == "refused"} == {"spiders"}
     assert {row["why"] for row in rows if row["what"] == "shown"} == {"n/a"}
     said = dict(methods(gather(out))[0])["Safety"]
-    assert "participant or at the stimulus PC: 1; their scores were not used" in said
+    assert "participant or stimulus PC: 1; their scores were not used" in said
 
 
 class Page(HTMLParser):
@@ -176,7 +178,7 @@ def test_a_session_that_ended_before_its_first_volume_has_no_page_and_says_so(tm
     with LogWriter(tmp_path / LOG) as log:
         log.append("start", {"schema": 1, "tr_s": 2.0})
     assert main([str(tmp_path)]) == 2
-    assert "expected at least one volume, the session recorded none: there is nothing to report" in capsys.readouterr().err
+    assert "expected at least one volume, found none: there is nothing to report" in capsys.readouterr().err
 
 
 def test_the_page_is_complete_and_asks_for_nothing_from_outside(recorded: Record) -> None:
@@ -213,7 +215,7 @@ def test_latencies_against_their_deadlines(recorded: Record) -> None:
     assert rows["volume read -> realigned"][3:] == ["2,500.0", "2,000", "1"]
     assert rows["last needed file -> score"][:2] == ["6", "40.0"]
     # the second and third of those asked for together have a cadence (4 s) more each
-    assert rows["image asked for -> painted"] == ["3", "0.0", "1,470.0", "1,500.0", "4,000", "0"]
+    assert rows["image requested -> painted"] == ["3", "0.0", "1,470.0", "1,500.0", "4,000", "0"]
 
 
 def test_gaps_and_late_images(recorded: Record) -> None:
@@ -221,7 +223,7 @@ def test_gaps_and_late_images(recorded: Record) -> None:
     found = dict(late(session))
     assert found["volumes that never arrived"] == "1: 3"
     assert found["volumes after a jump of the head"] == "1: 6"
-    assert found["times that fixation was held for want of an image"] == "2: at 16.0, 32.0 s"
+    assert found["times that fixation was held because no image was ready"] == "2: at 16.0, 32.0 s"
     assert found["images that were never shown"] == "1"
     assert found["frames that the screen dropped"] == "6"
     assert warnings(session) == ["image 0 came 0.5 s late (3 like this)"]
@@ -262,6 +264,20 @@ def test_methods_have_the_actual_settings_and_their_references(recorded: Record)
     assert REFERENCES["thompson1933"] not in references
 
 
+def test_methods_name_the_nuisance_terms_and_how_probable_each_was(recorded: Record, tmp_path: Path) -> None:
+    mask = tmp_path / "csf.nii.gz"
+    mask.touch()
+    out = recorded(end={"condition": "brain"}, decoder={"nuisance": ["csf", "acompcor"], "csf_mask": str(mask)})
+    with LogWriter(out / "record.jsonl") as log:
+        log.append("scores", {"generation": 0, "candidate": 0, "revision": 1, "score": 1.0, "nuisance": [0.97, math.nan]})
+    paragraphs, references = methods(gather(out))
+    words = dict(paragraphs)["Response estimates"]
+    assert "the mean of cerebrospinal fluid (probability 0.97 at the end), five principal components" in words
+    assert "(not judged)" in words
+    assert "fluid given as a mask; scaled on the first 40 s" in words
+    assert {REFERENCES["behzadi2007"], REFERENCES["dickey1971"]} <= set(references)
+
+
 @pytest.mark.parametrize("strategy", ["surrogate", "truncation", "cma", "sepcma", "random"])
 @pytest.mark.parametrize("condition", ["brain", "sham", "random", "ratings"])
 def test_every_condition_and_strategy_has_its_words(recorded: Record, strategy: str, condition: str) -> None:
@@ -275,7 +291,7 @@ def test_the_methods_say_that_evolution_went_on_from_an_earlier_run(recorded: Re
     evolution = {"strategy": strategy, "continue_from": str(tmp_path), "probe_every": 0}
     words, references = methods(gather(recorded(end={"condition": "brain"}, evolution=evolution)))
     text = dict(words)["Evolution"]
-    assert "went on from an earlier run." in text
+    assert "continued from an earlier run." in text
     assert "an absolute gain over the earlier run is not identified" in text
     assert ("an offset, a unit, a noise level and a slow drift of their own" in text) == pooled
     assert (REFERENCES["patterson1971"] in references) == pooled
@@ -294,6 +310,46 @@ def test_a_blinded_session_stays_blinded_until_its_end(recorded: Record) -> None
     session = gather(out)
     assert session.condition == "sham"
     assert "permuted among the images" in Page(page(session)).words
+
+
+def evolved(out: Path, noise: float) -> Path:
+    """Leave the state of evolution and the built-in space, as a run of six images with a clear preference or none does."""
+    from rtevo.generate import TINY_LATENT_SPACE
+    from rtevo.latent import LatentSpace
+
+    LatentSpace.load(TINY_LATENT_SPACE).first(3).save(out / "latent_space.npz")
+    rng = np.random.default_rng(0)
+    evolver = RandomEvolver(3, rng)
+    evolver.begin()
+    latents = evolver.ask(60)
+    evolver.tell(np.arange(60), (latents[:, 0] if noise < 1 else 0) + noise * rng.standard_normal(60))
+    (out / "evolution.json").write_text(json.dumps({"evolver": evolver.to_state()}), encoding="utf-8")
+    return out
+
+
+def test_the_page_names_what_is_preferred_where_it_is_known_and_may_be_told(recorded: Record) -> None:
+    known = gather(evolved(recorded(end={"condition": "brain"}), 0.3))
+    words = Page(page(known)).words
+    assert "Known: the odds for a preference against none are" in words
+    assert "Responses rise towards" in words
+    assert "of its kind" in words
+    assert "Sham" not in words
+    assert len(pages(known)) == 4
+    nothing = gather(evolved(recorded("none"), 1.0))  # that ended as sham
+    words = Page(page(nothing)).words
+    assert "Not known: the odds for a preference against none are" in words
+    assert "It came about by chance" in words
+    assert "Responses rise towards" not in words
+    assert len(pages(nothing)) == 3
+    hidden = gather(evolved(recorded("hidden", ended=False, condition="blinded"), 0.3))
+    words = Page(page(hidden)).words
+    assert hidden.preferred is None
+    assert "the odds for a preference" not in words
+    assert "Hidden: the session is blinded." in words
+    assert len(pages(hidden)) == 3
+    (known.out / "evolution.json").write_text("{}")
+    assert "Not known: the evolution's final state cannot be read" in Page(page(gather(known.out))).words
+    assert "this run has no evolution.json" in Page(page(gather(recorded("older")))).words
 
 
 def test_a_session_that_was_cut_short_has_a_page_too(recorded: Record) -> None:
@@ -323,7 +379,7 @@ def test_a_session_that_was_resumed(recorded: Record) -> None:
     session = gather(out)
     assert {latency.name: len(latency.ms) for latency in session.latencies} == before
     words = Page(page(session)).words
-    assert "Dotted: the session was interrupted and went on." in words
+    assert "Dotted: the session was interrupted and resumed." in words
     assert "part 1" in words
     assert pages(session)
 
@@ -383,11 +439,11 @@ def test_a_sentence_says_how_good_the_decoder_was(recorded: Record) -> None:
     session = gather(recorded())
     said = decoder_today(session)
     model = "by its own model its scores share 80% of their variance with the responses"
-    assert said == f"Today the decoder told images apart well: {model} (reliability 0.80)."
+    assert said == f"Today the decoder separated images well: {model} (reliability 0.80)."
     assert said in Page(page(session)).words
     probes = [{"probe": p, "onset": 10.0 * k, "score": p + 0.1 * (-1) ** (k + p)} for p in range(3) for k in range(4)]
     again = replace(session, trials=probes)
-    assert "reliability 0.80; split-half reliability of the images that were shown again: 0." in decoder_today(again)
+    assert "reliability 0.80; split-half reliability of repeated images: 0." in decoder_today(again)
     assert decoder_today(replace(session, blinded=True)) == ""
 
 

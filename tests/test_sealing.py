@@ -1,7 +1,9 @@
-"""What drives a sealed run is in its log for whoever has the secret, and looks the same for all conditions to others."""
+"""A sealed run's condition can be read from its log with the secret; without it the log looks the same for all conditions."""
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from rtevo import records
 from rtevo.config import build
 from rtevo.errors import ConfigError, DataError
+from rtevo.evolve import create
 from rtevo.past.rerun import rerun
 from rtevo.record import (
     LOG,
@@ -30,6 +33,7 @@ from rtevo.record import (
 from rtevo.session.blinding import make_secret
 from rtevo.session.checks import check_space
 from rtevo.session.course import fitness_of, make_course
+from rtevo.stages.evolve import SERIES_STATE_BYTES
 
 KIND = re.compile(r'"type": "(\w+)"')
 Told = list[list[tuple[int, float]]]  # after each score: candidate, fitness
@@ -45,7 +49,7 @@ def slot(dtype: np.dtype[np.void], **fields: object) -> np.void:
 
 
 def write(out: Path, told: Told, secret: Path, asks: bool = True) -> None:
-    """Record a sealed session of three candidates; a score comes while evolution is being told of the one before."""
+    """Record a sealed session of three candidates; a score comes while evolution handles the previous one."""
     out.mkdir()
     settings = {"session": {"condition": "blinded"}, "evolution": {"sealed": True, "blinding_secret": str(secret)}}
     with LogWriter(out / LOG) as log:
@@ -135,6 +139,19 @@ def test_what_is_sealed_says_nothing_by_its_length_and_cannot_be_changed(secret:
         open_sealed(data[:-1] + bytes([data[-1] ^ 1]), key)
     with pytest.raises(DataError, match="another secret"):
         open_sealed(data, bytes(32))
+
+
+def test_a_sealed_state_is_as_long_where_volumes_are_kept_as_where_they_are_not(secret: Path) -> None:
+    lengths = set()
+    for strategy in ("direct", "random"):
+        evolver = create(strategy, 100, 10, np.random.default_rng(0))
+        evolver.ask(300)
+        for number in range(300):
+            evolver.shown(0, divmod(number, 10), number, number * math.pi, 3.0)
+        for index in range(1500):  # 20 minutes
+            evolver.volume(0, 0, records.Projected(index, index * 0.8, math.pi, (math.pi,) * 6, 1 / 3, 1 / 3, 1 / 3, 1 / 3, 1 / 3))
+        lengths.add(len(seal(json.dumps(evolver.to_state()).encode(), load_secret(secret), SERIES_STATE_BYTES)))
+    assert len(lengths) == 1
 
 
 def test_the_state_of_a_sealed_evolution_is_read_through_the_runs_own_settings_or_once_it_is_unsealed_its_log(

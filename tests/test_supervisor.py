@@ -35,7 +35,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(module.time, "monotonic", lambda: now.s)
     supervisor = Supervisor(SimpleNamespace(devices=1, part=0))  # type: ignore[arg-type]
     supervisor.children["decode"] = module.Child(DECODE, None, None)  # type: ignore[arg-type]
-    supervisor.rings = {"volumes": FakeRing(3, 2), "events": FakeRing(0, 0)}  # type: ignore[dict-item]
+    supervisor.rings = {"volumes": FakeRing(3, 2), **{name: FakeRing(0, 0) for name in ("events", "physiology")}}  # type: ignore[dict-item]
     return supervisor, now
 
 
@@ -45,7 +45,7 @@ def test_a_stage_that_takes_nothing_for_its_deadline_has_stalled(watched: Any) -
     now.s = DECODE.deadline_s - 1
     supervisor._watch()
     now.s = DECODE.deadline_s + 1
-    with pytest.raises(StageError, match="stage 'decode' failed: has not read from 'volumes' for 31 s while 2 are waiting"):
+    with pytest.raises(StageError, match="stage 'decode' failed: has not read from 'volumes' for 31 s, while 2 messages wait"):
         supervisor._watch()
 
 
@@ -161,7 +161,7 @@ def test_a_dead_observer_is_started_again_then_done_without_and_told(operated: A
         supervisor.pump(0)
     assert supervisor.children["console"].done
     died = "console was killed by signal 9 (SIGKILL)"
-    assert [text for _, _, text in said] == [f"{died} and was started again", f"{died}: the session goes on without it"]
+    assert [text for _, _, text in said] == [f"{died} and was restarted", f"{died}: the session continues without it"]
 
 
 @pytest.mark.parametrize(("level", "kind", "alarms"), [("WARNING", "WARNING", 0), ("ERROR", "ALARM", 1), ("INFO", None, 0)])

@@ -53,7 +53,7 @@ class Control:
             self.work()
 
     def later(self, seconds: float) -> None:
-        """Let time pass, with the waiting presenters' hellos in between."""
+        """Advance time, with the waiting presenters' hellos in between."""
         for _ in range(round(seconds)):
             self._ahead_ns += SECOND
             until_ns = time.monotonic_ns() + SECOND // 20
@@ -96,7 +96,7 @@ def test_a_waiting_presenter_does_not_take_a_session_whose_link_is_cut(
         number = first.send(wire.Event(int(EventKind.FIXATION), 1))
         control.until(lambda: first.acknowledged(number))
         assert [type(message) for message, _ in first.take()] == [wire.Image]
-        assert control.told("started anew") == control.told("taken over") == 0
+        assert control.told("restarted") == control.told("taken over") == 0
     said = [record.getMessage() for record in caplog.records]
     assert any("refuses for now: another presenter is connected (scanner (headless))" in words for words in said)
     assert not any("no answer from" in words for words in said if control.bridge.endpoint in words)  # the network is not to blame
@@ -149,7 +149,7 @@ def test_a_presenter_started_anew_on_its_own_computer_needs_nobodys_leave(make: 
     second = control.link("scanner")
     control.later(2 * SILENT_S)
     control.until(lambda: second.welcomed() is not None)
-    assert control.told("a presenter has been started anew") == 1
+    assert control.told("a presenter was restarted") == 1
 
 
 def test_a_second_window_on_the_same_computer_waits_as_long_as_the_first_runs(make: Callable[..., Control]) -> None:
@@ -215,7 +215,7 @@ def test_a_bridge_started_anew_takes_a_presenter_started_anew_on_the_same_comput
     second = anew.link("scanner")
     anew.until(lambda: second.welcomed() is not None)
     assert office.welcomed() is None
-    assert anew.told("bridge and presenter have both been started anew") == 1
+    assert anew.told("bridge and presenter were both restarted") == 1
 
 
 def test_a_presenter_that_cannot_present_says_why_and_leaves_its_place(make: Callable[..., Control]) -> None:

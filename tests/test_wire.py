@@ -244,7 +244,7 @@ def test_key_files(tmp_path: Path) -> None:
 def test_a_secret_key_that_others_can_read_is_refused(mode: int, tmp_path: Path) -> None:
     wire.KeyFile("support", "p" * 40, "s" * 40).write(tmp_path / "support.json")
     (tmp_path / "support.json").chmod(mode)
-    with pytest.raises(WireError, match=rf"a secret key that other users can read \(mode 0{mode:o}\)"):
+    with pytest.raises(WireError, match=rf"other users can read this secret key \(mode 0{mode:o}\)"):
         wire.KeyFile.read(tmp_path / "support.json", "support")
 
 
@@ -280,7 +280,7 @@ def test_wire_needs_no_more_than_msgpack() -> None:
 )
 def test_names_that_no_key_delivers_are_refused_with_the_one_that_is_meant(name: str, meant: str) -> None:
     for settings in ({"trigger_key": name}, {"rating_keys": ("a", name)}):
-        with pytest.raises(WireError, match=re.escape(f"got {name!r}, which no key types; did you mean {meant!r}?")):
+        with pytest.raises(WireError, match=re.escape(f"got {name!r}, which is no key's name; did you mean {meant!r}?")):
             PresentationSettings(**settings)  # type: ignore[arg-type]
     PresentationSettings(trigger_key=meant, rating_keys=("x", "z"))
 

@@ -96,7 +96,7 @@ def write_page(path: Path, outcomes: Sequence[Outcome], each: int) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Say what can be asked."""
+    """Return the command line's parser."""
     p = argparse.ArgumentParser(
         prog=COMMAND,
         description="Run short sessions whose deliveries go wrong, whose processes are signalled, whose disks fill up; check each against "
@@ -116,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 1 where anything was wrong."""
+    """Run the command line, and return the exit status: 1 if anything was wrong."""
     options = parser().parse_args(arguments)
     done: dict[tuple[str, int], Outcome] = {}
     if options.results and options.results.exists():

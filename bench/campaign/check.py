@@ -1,4 +1,4 @@
-"""What is wrong with a session of the campaign: counted from the sender's journal, never from what the session says of itself."""
+"""Checks of a session of the campaign: counted from the sender's journal, never from the session's own record."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ class _Checked:
         if part.status not in (0, 1, 2, 130, INTERRUPTED) and not part.killed and not part.hung:
             self.blame(f"{which} ended with status {part.status}: {part.printed[-500:]}")
         if part.status and not part.killed and not part.hung:
-            sentences = [line for line in said if not re.match(r"rtevo: (what was recorded|reading|taking up)", line)]
+            sentences = [line for line in said if not re.match(r"rtevo: (the data recorded|reading|resuming)", line)]
             if len(sentences) != 1:
                 self.blame(f"{which} ended with status {part.status} and {len(sentences)} sentences: {part.printed[-700:]}")
             self.outcome.sentence = " ".join(sentences)[:300]

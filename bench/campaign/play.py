@@ -93,7 +93,7 @@ def _forked(main: str, arguments: list[str], folder: str, printed: str) -> None:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let libraries that are loaded by a process started in here have one thread."""
+    """Limit libraries in processes started here to one thread."""
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)
     try:
@@ -191,7 +191,7 @@ class _Session:
         )
 
     def log_text(self) -> str:
-        """What the session says of itself so far."""
+        """Return the session's output so far."""
         log = self.out / "session.log"
         try:
             return log.read_text(encoding="utf-8", errors="replace")

@@ -386,7 +386,7 @@ def scenario(kind: str, seed: int) -> Scenario:
     Raises
     ------
     KeyError
-        If there is no such kind.
+        There is no such kind.
     """
     rng = np.random.default_rng([seed, zlib.crc32(kind.encode())])
     delivery, transports = DELIVERIES.get(kind, (_plain, TRANSPORTS))

@@ -1,9 +1,8 @@
 """The support computer's end of the link to the stimulus PC; the only user of ZeroMQ in rtevo.
 
-A :class:`Bridge` is used by one thread, which calls :meth:`Bridge.poll` again and again; nothing happens between the calls. Images and
-commands go out, events come back with their time mapped to this computer's monotonic clock. Both directions are numbered and
-acknowledged, so that a cut of the network loses and doubles nothing; events are acknowledged when the caller comes back for more, that
-is, once it has dealt with them.
+One thread uses a :class:`Bridge`, and calls :meth:`Bridge.poll` repeatedly; nothing happens between the calls. Images and commands go out,
+events come back with their time mapped to this computer's monotonic clock. Messages in both directions are numbered and acknowledged, so
+that a cut of the network neither loses nor doubles any. Events are acknowledged at the caller's next poll, when it has handled them.
 
 Beyond loopback the link is encrypted and both ends are authenticated (CURVE). ``python -m rtevo.bridge keys DIR`` makes the keys.
 """

@@ -14,11 +14,11 @@ from rtevo.wire import SELF_TEST
 
 
 def parser() -> argparse.ArgumentParser:
-    """Say what can be asked."""
+    """Return the command line's parser."""
     parser = Parser(prog="python -m rtevo.bridge", description="The link to the stimulus PC.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     keys = commands.add_parser("keys", help="make the keys of this computer and of a presenter")
-    keys.add_argument("folder", type=Path, metavar="DIR", help="folder for the keys, readable by you alone")
+    keys.add_argument("folder", type=Path, metavar="DIR", help="folder for the keys; only you can read it")
     keys.add_argument("--client", action="append", metavar="NAME", help="a presenter to admit (default: presenter)")
     test = commands.add_parser("test", help="answer `python -m presenter --selftest` on the stimulus PC; no session, Ctrl-C ends it")
     test.add_argument("session", nargs="?", type=Path, metavar="SESSION.toml", help="its [bridge] and [presentation] are used")
@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def answer_self_test(session: Path | None) -> int:
-    """Answer one self-test of the stimulus PC, and say what was seen of it here."""
+    """Answer one self-test of the stimulus PC, and print the measurements made here."""
     from rtevo.config import load, presentation_settings
 
     config = load(session)
@@ -43,8 +43,8 @@ def answer_self_test(session: Path | None) -> int:
                 elif event.kind == EventKind.END:
                     offset_ns, _ = link.clock.now()
                     known = f"{statistics.median(errors_ns) / 1e6:.3f} ms (at most {max(errors_ns) / 1e6:.3f})" if errors_ns else "-"
-                    print(f"{len(errors_ns)} events came in, their times known to {known}")
-                    print(f"clock there: offset {offset_ns / 1e9:.6f} s, drift {link.clock.drift_ppm:+.2f} ppm")
+                    print(f"{len(errors_ns)} events arrived, their times known to {known}")
+                    print(f"stimulus PC's clock: offset {offset_ns / 1e9:.6f} s, drift {link.clock.drift_ppm:+.2f} ppm")
                     return 0
 
 

@@ -1,4 +1,4 @@
-"""Who is refused at the door, and why."""
+"""Rules for refusing presenters."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ REPLACED = "another presenter has taken this one's place"
 
 
 def refusal(hello: Hello, session: str, ended: bool, replaced: bool) -> Refused | None:
-    """Say why a presenter cannot be taken; None where it can.
+    """Return the refusal of a presenter; None if it is admitted.
 
     Parameters
     ----------
     hello : Hello
-        The presenter's.
+        The presenter's hello.
     session : str
         The bridge's name for the session.
     ended : bool
@@ -31,7 +31,7 @@ def refusal(hello: Hello, session: str, ended: bool, replaced: bool) -> Refused 
             else "only a test of the link runs here (python -m presenter --selftest): start the session"
         )
     if hello.session not in ("", session):
-        return Refused("this presenter belongs to another session: start it anew")
+        return Refused("this presenter belongs to another session: restart it")
     if ended:
         return Refused("the session is over", final=hello.session == session)
     if replaced and hello.session == session:

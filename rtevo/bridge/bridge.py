@@ -1,4 +1,4 @@
-"""The bridge itself: one door, one presenter."""
+"""The bridge: one door, one presenter."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from rtevo.wire import PresentationSettings, WireError
 
 __all__ = ["Bridge"]
 
-SILENT_S = 2.0  # without an answer for so long the presenter is called silent; one started anew on its computer may take its place
+SILENT_S = 2.0  # without an answer for this time the presenter counts as silent; a new one on its computer may take its place
 PING_S = 0.5
-PART_S = 1.0  # longest wait at the end for the presenter to have the last words
+PART_S = 1.0  # longest wait at the end for the presenter to receive the last messages
 BURST = 8  # clock samples taken quickly when a presenter connects
 BURST_S = 0.02
-SLOW_S = 3.0  # an image that is longer under way is told of
-FROZEN_S = 10.0  # so much longer than a trial takes, without any event, and the operator is told
+SLOW_S = 3.0  # an image that takes longer to arrive causes a warning
+FROZEN_S = 10.0  # if no event comes for this much longer than a trial takes, the operator is warned
 
 _log = logging.getLogger("rtevo")
 
@@ -49,18 +49,18 @@ class Bridge:
     keys : Path, optional
         Folder that ``python -m rtevo.bridge keys`` made (or its support.json). Without keys only loopback is allowed.
     lost_s : float
-        The presenter is lost, and `poll` raises, when it has not answered for so long, s.
+        The presenter is lost, and `poll` raises, after this time without an answer, s.
     session : str, optional
         Name that a presenter must return with after a cut.
     predecessor : Predecessor, optional
-        This bridge goes on for a dead one of the same session.
+        State of a dead bridge of the same session, which this bridge continues.
     mono_ns : callable
         This computer's monotonic clock (real, also in lock-step; tests bring their own).
 
     Raises
     ------
     LinkError
-        Where `bind` cannot be listened at, is open to others without keys, or the keys cannot be used.
+        `bind` cannot be listened at, other computers can reach it without keys, or the keys cannot be used.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class Bridge:
         self._outbox, self._inbox = wire.Outbox(), wire.Inbox()
         self._acked = 0  # highest number acknowledged to the presenter
         self._unshown: list[tuple[wire.Image, Any]] = []
-        self._away: list[tuple[int, int]] = []  # to be taken away, and the presenter has not said so yet
-        self._gone: set[tuple[int, int]] = set()  # were on the screen, and are no longer
+        self._away: list[tuple[int, int]] = []  # images to take away that the presenter has not confirmed yet
+        self._gone: set[tuple[int, int]] = set()  # images that were on the screen before
         self._clock = ClockOffset()
         self._found: list[PresenterEvent] = []
-        self._stirred = False  # something came that the caller may want to act on
+        self._stirred = False  # a message came that the caller may want to act on
         self._idle: wire.Idle | None = None
         self._now_ns = 0
         self._pause = self._pause_told = False
@@ -99,28 +99,28 @@ class Bridge:
         self._started = self._ended = self._ready = self._silent = False
         self._display: tuple[str, float] = ("", 0.0)
         self._warnings: tuple[str, ...] = ()
-        self._unanswered_ns: int | None = None  # when the first ping without any sign of life since was sent
+        self._unanswered_ns: int | None = None  # time of the first ping since the last sign of life
         self._next_ping_ns = self._burst = 0
         self._alive_ns = 0  # the presenter was certainly there at this time
-        self._heard_ns = self._moved_ns = mono_ns()  # last sign of life; last event, or image that was not the first under way
+        self._heard_ns = self._moved_ns = mono_ns()  # last sign of life; last progress of images or events
         self._predecessor = predecessor
-        if predecessor is not None:  # somebody is out there
+        if predecessor is not None:  # a presenter is probably still connected
             self._started, self._silent, self._unanswered_ns = predecessor.started, True, self._heard_ns
         self._door = Door(bind, keys, not settings.lock_step, self._note)
         self.endpoint = self._door.endpoint
 
     def close(self) -> None:
-        """Close the socket; a presenter that has not said goodbye (see `end`) is told that nothing more will come."""
+        """Close the socket; a presenter that has not said goodbye (see `end`) is informed that the session is over."""
         if not self._door.closed:
             if self._peer is not None and not self._silent:
                 self._part()
             self._door.close()
 
     def _part(self) -> None:
-        """Send the last words, and read on until the presenter has them: a socket that closes with unread data resets its connection."""
+        """Send the last messages, and read until the presenter has them: a socket that closes with unread data resets its connection."""
         self._acknowledge()
         if not self._ended:
-            self._send(wire.Refused("the session has been broken off"))
+            self._send(wire.Refused("the session was broken off"))
         last_ns, deadline = self._mono_ns(), time.monotonic() + PART_S
         there = self._send(wire.Ping(last_ns, self._acked))
         while there and time.monotonic() < deadline:
@@ -158,13 +158,13 @@ class Bridge:
         pixels : ndarray, uint8 (height, width, 3)
             Row 0 at the top, RGB; copied. Other kinds of arrays are converted where that is exact, see `rtevo.bridge.pixels.rgb8`.
         washout_s : float
-            Fixation after it, s; NaN: as the settings say.
+            Fixation after the image, s; NaN: as in the settings.
         verdict : {"passed", "given"}
-            What the gate said of it, or that it is the site's own; the presenter shows nothing else.
+            The gate's verdict, or "given" for the site's own image; the presenter shows nothing else.
         sha256 : str
-            Of the pixels that were judged. Of the site's own, where it is empty, of these.
+            Digest of the pixels that were judged; empty: computed here, for the site's own image.
         image_s : float
-            How long it stays, s; NaN: as the settings say.
+            Duration of the image, s; NaN: as in the settings.
 
         Raises
         ------
@@ -191,26 +191,26 @@ class Bridge:
         self._send_due()
 
     def take_away(self, generation: int = -1, candidate: int = -1) -> bool:
-        """Take an image away: from the screen at the next frame, or before it is shown. Where the presenter has it a TAKEN event follows.
+        """Take an image away: from the screen at the next frame, or before it is shown. If the presenter has it, a TAKEN event follows.
 
         Parameters
         ----------
         generation, candidate : int
-            -1: whichever is on the screen.
+            -1: the image on the screen.
 
         Returns
         -------
         bool
-            False where it is on no screen any more, or where nobody can be asked which is.
+            False if the image is no longer on the screen, or if the presenter cannot be asked which image is.
         """
         key = (generation, candidate) if generation >= 0 else self._trial.showing
         if key is None:
-            if not self.connected:  # what is on the screen once it answers again is not what was meant
+            if not self.connected:  # when it answers again, another image may be on the screen
                 return False
             self._outbox.add(wire.Away())
         elif key in self._gone:
             return False
-        elif key not in self._away:  # also one that this bridge has not sent: an earlier one may have
+        elif key not in self._away:  # also an image that an earlier bridge may have sent
             self._unshown = [pair for pair in self._unshown if (pair[0].generation, pair[0].candidate) != key]
             self._away.append(key)
             self._outbox.add(wire.Away(*key))
@@ -218,13 +218,13 @@ class Bridge:
         return True
 
     def never_show(self, generation: int, candidate: int) -> None:
-        """Report that the operator has taken an image away which no presenter has."""
+        """Report that the operator took an image away that no presenter has."""
         self._tell(EventKind.TAKEN, generation, candidate, wire.TAKERS[0])
 
     def end(self, reason: str = "finished", at_once: bool = False) -> None:
         """Ask the presenter to finish (or break off) the current trial, show the end text and say goodbye: an END event follows.
 
-        Where no presenter has come yet, the END event is the bridge's own.
+        If no presenter has come yet, the bridge makes the END event itself.
         """
         if self._ended or (self._end is not None and self._end.at_once >= at_once):
             return
@@ -237,7 +237,7 @@ class Bridge:
             self._send_due()
 
     def pause(self, on: bool) -> None:
-        """Ask the presenter to finish the current trial and then hold fixation, or to go on; harmless when repeated."""
+        """Ask the presenter to finish the current trial and then hold fixation, or to go on; may be repeated."""
         if on != self._pause:
             self._pause, self._moved_ns = on, self._mono_ns()
         if on != self._pause_told and self._peer is not None and not self._ended:
@@ -246,14 +246,14 @@ class Bridge:
             self._send_due()
 
     def tick(self, now_ns: int) -> None:
-        """Lock-step: tell the presenter the session time. Before every image and end too, or they take effect at the last tick."""
+        """Lock-step: send the presenter the session time; also before every image and end, which otherwise take effect at the last tick."""
         self._now_ns = int(now_ns)
         if self._peer is not None and not self._ended:
             self._outbox.add(wire.Tick(self._now_ns))
             self._send_due()
 
     def admit(self, number: int) -> bool:
-        """Let a presenter in that waits, in place of the session's own; whether it still waits.
+        """Admit a waiting presenter in place of the session's own; return whether it still waited.
 
         Parameters
         ----------
@@ -263,7 +263,7 @@ class Bridge:
         found = self._waiting.of(number)
         if found is None or self._ended:
             return False
-        self._note(f"the operator lets another presenter in: {name_of(found[1])} has taken over", EventKind.REPLACED)
+        self._note(f"the operator admits another presenter: {name_of(found[1])} has taken over", EventKind.REPLACED)
         self._replace(*found)
         return True
 
@@ -276,32 +276,32 @@ class Bridge:
 
     @property
     def ready(self) -> bool:
-        """Whether the presenter's display stands and shows the waiting text."""
+        """Whether the presenter's display is open and shows the waiting text."""
         return self._ready
 
     @property
     def display(self) -> tuple[str, float]:
-        """What the presenter shows with, and its refresh rate in Hz; an empty name until it is ready."""
+        """The presenter's kind of display, and its refresh rate in Hz; an empty name until it is ready."""
         return self._display
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the presenter says should be seen to at its computer."""
+        """The presenter's warnings about its computer."""
         return self._warnings
 
     @property
     def trouble(self) -> str:
-        """Why the presenter that came last could not present; empty where none had to leave."""
+        """Why the last presenter could not present; empty if none had to leave."""
         return self._trouble
 
     @property
     def waiting(self) -> tuple[int, str] | None:
-        """Number and name of another presenter that waits to be let in."""
+        """Number and name of another presenter that waits for admission."""
         return self._waiting.first
 
     @property
     def place(self) -> int:
-        """The presenter's computer, as a number; 0 where there has been none."""
+        """The presenter's computer, as a number; 0 if there has been no presenter."""
         return self._place
 
     @property
@@ -321,12 +321,12 @@ class Bridge:
 
     @property
     def received(self) -> int:
-        """Highest number of the presenter's that has been handed over."""
+        """Highest number of the presenter's messages that the caller has received."""
         return self._inbox.received
 
     @property
     def clock(self) -> ClockOffset:
-        """What is known of the presenter's clock."""
+        """The presenter's clock, mapped to this computer's."""
         return self._clock
 
     @property
@@ -341,14 +341,14 @@ class Bridge:
     # --- the loop ----------------------------------------------------------------------------------------------------------------
 
     def poll(self, timeout_s: float = 0.0) -> list[PresenterEvent]:
-        """Serve the link; give what has happened, as soon as anything has.
+        """Serve the link; return events as soon as there are any.
 
-        Events of the call before are acknowledged: they have been dealt with.
+        Events of the previous call are acknowledged: the caller has handled them.
 
         Parameters
         ----------
         timeout_s : float
-            Longest wait, s; returns earlier when something comes that changes what this bridge says of the presenter.
+            Longest wait, s; a message that changes the presenter's state ends the wait earlier.
 
         Raises
         ------
@@ -367,14 +367,14 @@ class Bridge:
                     self._read(identity, frames, self._mono_ns())
             self._look_for_silence()
             for name in self._waiting.prune(time.monotonic_ns()):
-                self._note(f"the other presenter waits no longer: {name}", EventKind.LEFT)
+                self._note(f"the other presenter no longer waits: {name}", EventKind.LEFT)
             self._door.look()
             if self._found or self._stirred or time.monotonic_ns() >= deadline_ns:
                 found, self._found = self._found, []
                 return found
 
     def _beat(self) -> None:
-        """Ping, and send what is due."""
+        """Ping, and send the messages that are due."""
         now = self._mono_ns()
         if self._peer is None or self._ended:
             self._next_ping_ns = now + round(PING_S * 1e9)
@@ -389,7 +389,7 @@ class Bridge:
         self._look_for_slowness(now)
 
     def _look_for_slowness(self, now_ns: int) -> None:
-        """Tell of a presenter that answers, but does not get on with its images."""
+        """Warn of a presenter that answers, but does not show its images."""
         if self._silent or self._pause or self.settings.lock_step or not (self._started and self._unshown):
             return
         waited_s = (now_ns - self._moved_ns) / 1e9
@@ -397,23 +397,23 @@ class Bridge:
         if self.in_flight and waited_s > SLOW_S:
             self._door.tell(f"the link is slow: an image has been under way for more than {SLOW_S:g} s")
         elif not self.in_flight and waited_s > FROZEN_S + s.real_ns(s.baseline_s + s.image_s + s.rating_window_s + 2 * s.washout_s) / 1e9:
-            self._door.tell("the presenter answers, but shows nothing of the images that it has: is its window frozen?")
+            self._door.tell("the presenter answers, but shows none of its images: check whether its window is frozen")
 
     def _send_due(self) -> None:
-        """Send numbered messages as far as there is room for them under way; to a silent presenter none."""
+        """Send numbered messages up to the limit under way; to a silent presenter none."""
         if self._peer is None or self._silent:
             return
         while (frames := self._outbox.due(self._mono_ns())) is not None and self._door.send(frames, self._peer):
             self._outbox.sent()
 
     def _acknowledge(self) -> None:
-        """Acknowledge what the caller has been given."""
+        """Acknowledge the events that the caller has received."""
         if self._peer is not None and self._acked != self._inbox.received:
             self._acked = self._inbox.received
             self._send(wire.Ack(self._acked))
 
     def _send(self, message: wire.Message, to: bytes | None = None) -> bool:
-        """Send a message without a number, and say whether there is somebody to take it."""
+        """Send a message without a number; return whether a receiver took it."""
         identity = to or self._peer
         return identity is not None and self._door.send(wire.encode(message), identity)
 
@@ -423,11 +423,11 @@ class Bridge:
             message, _pixels = wire.decode(frames)
         except wire.VersionError as error:
             self._send(wire.Refused(str(error)), identity)
-            what = f"it speaks protocol {error.found}, not {wire.PROTOCOL}: update rtevo there"
+            what = f"it speaks protocol {error.found}, expected protocol {wire.PROTOCOL}: install the same version of rtevo there"
             self._door.tell(f"presenter refused: {what}", "presenters of other protocols")
             return
         except WireError:
-            self._door.tell(f"unreadable messages come in{' from the presenter' if identity == self._peer else ''}; they are dropped")
+            self._door.tell(f"unreadable messages arrive{' from the presenter' if identity == self._peer else ''}; they are dropped")
             return
         if isinstance(message, wire.Hello):
             self._greet(identity, message)
@@ -438,7 +438,7 @@ class Bridge:
     # --- messages ----------------------------------------------------------------------------------------------------------------
 
     def _greet(self, identity: bytes, hello: wire.Hello) -> None:
-        """A presenter says hello: a new one, ours after its connection broke, one that has to wait, or one that cannot present."""
+        """Handle a presenter's hello: a new one, ours after its connection broke, one that must wait, or one that cannot present."""
         if hello.trouble:
             self._let_go(identity, hello)
             return
@@ -458,7 +458,7 @@ class Bridge:
             self._welcome(identity, hello)
 
     def _welcome(self, identity: bytes, hello: wire.Hello) -> None:
-        """Take a presenter in, or again."""
+        """Admit a presenter, or admit it again."""
         self._waiting.leave(identity)
         if identity != self._peer:
             self._adopt(identity, hello)
@@ -470,34 +470,34 @@ class Bridge:
         self._send_due()
 
     def _has_to_wait(self, hello: wire.Hello) -> bool:
-        """Whether the session has another presenter, which may come back: it is not known to have ended."""
-        follows = word_of(hello.place) == self._place and hello.ended == self._process  # its computer says that the other has ended
+        """Whether the session has another presenter that may come back, because it is not known to have ended."""
+        follows = word_of(hello.place) == self._place and hello.ended == self._process  # its computer reports that the other has ended
         if self._peer is not None:
             return not (self._silent and follows)
         return bool(self._place) and not follows and hello.session != self.session
 
     def _replace(self, identity: bytes, hello: wire.Hello) -> None:
-        """Go on with another presenter, and let the one before know."""
+        """Continue with another presenter, and inform the previous one."""
         before = self._peer
         if before is not None:
             self._door.send(wire.encode(wire.Refused(REPLACED, replaced=True)), before)
         self._welcome(identity, hello)
 
     def _let_go(self, identity: bytes, hello: wire.Hello) -> None:
-        """A presenter says why it cannot present, and leaves."""
+        """Handle a presenter that reports why it cannot present, and leaves."""
         self._trouble = hello.trouble
         self._door.tell(f"the presenter on {name_of(hello)} cannot present: {hello.trouble}")
-        self._send(wire.Refused("it has been told why this presenter leaves"), identity)
+        self._send(wire.Refused("the support computer knows why this presenter leaves"), identity)
         self._waiting.leave(identity)
         if identity == self._peer:
             self._peer, self._place, self._process, self._name, self._ready = None, 0, 0, "", False
-            if self._started:  # somebody has to come in its place
+            if self._started:  # another presenter must replace it
                 self._silent, self._unanswered_ns = True, self._unanswered_ns or self._mono_ns()
             else:
                 self._silent, self._unanswered_ns = False, None
 
     def _adopt(self, identity: bytes, hello: wire.Hello) -> None:
-        """Take a presenter that this bridge does not know: the first, one started anew, or one that outlived an earlier bridge."""
+        """Admit a presenter that this bridge does not know: the first, a restarted one, or one that outlived an earlier bridge."""
         resumed, outlived, again = self._predecessor, hello.session == self.session, self._peer is not None
         follows = word_of(hello.place) == self._place
         self._peer, self._clock, self._idle, self._ready = identity, ClockOffset(), None, outlived
@@ -506,14 +506,14 @@ class Bridge:
         self._inbox, self._outbox, self._predecessor = wire.Inbox(self._acked), wire.Outbox(hello.received), None
         if again:
             if follows:
-                self._note("a presenter has been started anew: the session goes on with it", EventKind.BACK)
+                self._note("a presenter was restarted: the session continues with it", EventKind.BACK)
             self._found += self._trial.close(self._alive_ns, self._mono_ns(), -self._inbox.received)
         elif resumed is not None:
             if outlived:
-                self._note("the presenter has found the new bridge")
+                self._note("the presenter has connected to the new bridge")
             else:
-                self._note("bridge and presenter have both been started anew", EventKind.BACK)
-        if not outlived:  # it knows nothing of them: they are on no screen
+                self._note("bridge and presenter were both restarted", EventKind.BACK)
+        if not outlived:  # it does not have these images: no screen shows them
             away, self._away = self._away, []
             for key in away:
                 self.never_show(*key)
@@ -523,7 +523,7 @@ class Bridge:
             self._outbox.add(wire.Pause(self._pause))
         self._pause_told = self._pause
         if outlived and self._unshown and (self._unshown[0][0].generation, self._unshown[0][0].candidate) == hello.image:
-            del self._unshown[0]  # the earlier bridge has sent it, and did not live to hear that it has come
+            del self._unshown[0]  # the earlier bridge sent it, and died before its acknowledgement came
         for image, pixels in self._unshown:
             self._outbox.add(image, pixels)
         if self._end is not None:
@@ -531,13 +531,13 @@ class Bridge:
         _log.info("bridge: presenter %s (%s) has come", hello.software, hello.display)
 
     def _take(self, message: wire.Message, received_ns: int) -> None:
-        """Deal with one message of the presenter."""
+        """Handle one message of the presenter."""
         if isinstance(message, wire.Pong):
             jumps = self._clock.jumps
             self._clock.add(message.ping_ns, message.arrived_ns, message.sent_ns, received_ns)
             self._alive_ns = max(self._alive_ns, message.ping_ns)
             if self._clock.jumps > jumps:
-                self._door.tell("the stimulus PC's clock has been set or is being corrected: its offset is estimated anew")
+                self._door.tell("the stimulus PC's clock was set or is being corrected: its offset is estimated again")
             self._confirm(message.received)
         elif isinstance(message, wire.Ack):
             self._confirm(message.received)
@@ -560,7 +560,7 @@ class Bridge:
                 self._take_event(message, received_ns)
 
     def _confirm(self, received: int) -> None:
-        """The presenter has everything up to number `received`."""
+        """Record that the presenter has everything up to number `received`."""
         gone = self._outbox.acknowledge(received)
         if any(isinstance(message, wire.Image) for message in gone):
             self._stirred, self._moved_ns = True, self._mono_ns()
@@ -573,7 +573,7 @@ class Bridge:
         elif len(self._clock):
             mono_ns, error_ns = self._clock.map(event.t_ns)
         else:
-            mono_ns, error_ns = received_ns, received_ns  # nothing is known yet of the presenter's clock
+            mono_ns, error_ns = received_ns, received_ns  # the presenter's clock is not known yet
         where, number = (event.generation, event.candidate), event.sequence
         error_ns += max(0, event.error_ns)
         found = PresenterEvent(event.kind, *where, mono_ns, error_ns, event.value, event.response_time_s, event.text, event.guess, number)
@@ -596,7 +596,7 @@ class Bridge:
     # --- trouble -----------------------------------------------------------------------------------------------------------------
 
     def _note(self, text: str, kind: EventKind = EventKind.NOTE) -> None:
-        """Report something of the bridge's own."""
+        """Report an event of the bridge itself."""
         self._tell(kind, -1, -1, text)
 
     def _tell(self, kind: EventKind, generation: int, candidate: int, text: str) -> None:
@@ -605,7 +605,7 @@ class Bridge:
         self._found.append(PresenterEvent(kind, generation, candidate, now_ns, 0, text=text, sequence=-self._inbox.received))
 
     def _heard(self) -> None:
-        """The presenter has given a sign of life."""
+        """Record a sign of life of the presenter."""
         self._heard_ns = self._mono_ns()
         if self._silent and self._unanswered_ns is not None:
             self._note(f"presenter answers again after {(self._heard_ns - self._unanswered_ns) / 1e9:.1f} s", EventKind.BACK)
@@ -613,7 +613,7 @@ class Bridge:
         self._silent, self._unanswered_ns = False, None
 
     def _look_for_silence(self) -> None:
-        """Note that the presenter is silent; raise where it has been for too long."""
+        """Report a silent presenter; raise if the silence lasts too long."""
         if self._unanswered_ns is None or self._ended:
             return
         silent_ns = self._mono_ns() - self._unanswered_ns
@@ -624,7 +624,7 @@ class Bridge:
         elif silent_ns > self._lost_ns:
             raise LinkError(
                 f"presenter lost: it has not answered at {self.endpoint} for {silent_ns / 1e9:.0f} s (limit: {self._lost_ns / 1e9:g} s); "
-                "check the network and whether the presenter still runs on the stimulus PC"
+                "check the network, and that the presenter runs on the stimulus PC"
             )
         elif silent_ns > SILENT_S * 1e9 and not self._silent:
             self._silent = True

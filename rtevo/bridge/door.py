@@ -1,4 +1,4 @@
-"""The bridge's socket: who may come in, how much of it, and what is told of the others."""
+"""The bridge's socket: which senders are admitted, how much they may send, and what is reported of the others."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from rtevo.wire import WireError
 __all__ = ["Door"]
 
 DRAIN = 512  # messages read in one go
-RATE_PER_S = 2000  # of one sender; a presenter sends a few each second
-QUEUED = 256  # messages of one sender that wait unread; the network holds back what is beyond
+RATE_PER_S = 2000  # messages of one sender; a presenter sends a few each second
+QUEUED = 256  # unread messages of one sender; the network holds back the rest
 FRAMES = 2  # of a message
 KNOWN = 64  # senders that are counted
-REPEAT_S = 10.0  # the same thing is told at most this often
-OF_A_KIND, WHILE_S = 5, 60.0  # things of one kind that differ in what senders say are told, in so long a time
+REPEAT_S = 10.0  # shortest time between two equal reports
+OF_A_KIND, WHILE_S = 5, 60.0  # most reports of one kind, with different senders' texts, in this time
 LONGEST = 500  # characters
 
 _HANDSHAKES: dict[int, str] = {
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "it left before the handshake was done",
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "no encryption, another support computer's key, or no presenter at all",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "no encryption, another support computer's key, or not a presenter",
 }
 
 
 class _Admitted:
-    """Tells the authenticator which keys may come in; remembers those that may not."""
+    """Answers the authenticator which keys are admitted; remembers those that are not."""
 
     def __init__(self, clients: dict[str, str]) -> None:
         self.keys = {key.encode(): name for name, key in clients.items()}
         self.refused: deque[str] = deque(maxlen=16)
 
     def callback(self, domain: str, key: bytes) -> bool:
-        """Answer for one client; `key` is Z85 text already."""
+        """Return whether a client is admitted; `key` is Z85 text already."""
         if key in self.keys:
             return True
         self.refused.append(key.decode("ascii", "replace"))
@@ -50,7 +50,7 @@ class _Admitted:
 
 
 class Door:
-    """A ROUTER socket that listens, encrypted where there are keys.
+    """A ROUTER socket that listens; encrypted if there are keys.
 
     Parameters
     ----------
@@ -59,25 +59,25 @@ class Door:
     keys : Path, optional
         Folder that ``python -m rtevo.bridge keys`` made (or its support.json).
     limited : bool
-        Whether senders are held to a rate.
+        Whether senders have a rate limit.
     tell : callable
-        Called with what the operator should know.
+        Called with each text for the operator.
 
     Raises
     ------
     LinkError
-        Where `bind` cannot be listened at, is open to others without keys, or the keys cannot be used.
+        `bind` cannot be listened at, other computers can reach it without keys, or the keys cannot be used.
     """
 
     def __init__(self, bind: str, keys: Path | None, limited: bool, tell: Callable[[str], None]) -> None:
         if keys is None and not wire.is_loopback(bind):
             raise LinkError(
-                f"bridge bind: {bind} can be reached from other computers, which needs keys (make them with `python -m rtevo.bridge "
+                f"bridge bind: other computers can reach {bind}, which needs keys (make them with `python -m rtevo.bridge "
                 "keys DIR` and name the folder in the session file); without keys only tcp://127.0.0.1:PORT is allowed"
             )
         self._limited, self._tell, self._encrypted = limited, tell, keys is not None
         self._told: dict[str, float] = {}
-        self._kinds: dict[str, deque[float]] = {}  # when something of each kind was told
+        self._kinds: dict[str, deque[float]] = {}  # times of the reports of each kind
         self._counts: dict[bytes, tuple[int, int]] = {}  # sender -> second, messages in it
         self._context = zmq.Context()
         self._authenticator: ThreadAuthenticator | None = None
@@ -97,7 +97,7 @@ class Door:
         socket.rcvhwm = QUEUED
         socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_HEADER_BYTES)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a presenter that reconnects before its old connection is known to be dead
+        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # for a presenter that reconnects before its old connection is known to be dead
         socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
         socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
@@ -122,7 +122,7 @@ class Door:
 
     @property
     def closed(self) -> bool:
-        """Whether nothing can be sent any more."""
+        """Whether the socket is closed."""
         return bool(self._socket.closed)
 
     def close(self) -> None:
@@ -136,11 +136,11 @@ class Door:
         self._context.term()
 
     def wait(self, timeout_ms: int) -> bool:
-        """Wait until something has come; whether it has."""
+        """Wait for a message; return whether one has come."""
         return bool(self._socket.poll(timeout_ms))
 
     def send(self, frames: list[bytes], to: bytes) -> bool:
-        """Send, and say whether the receiver is there and has room."""
+        """Send frames; return whether the receiver is connected and has room."""
         try:
             self._socket.send_multipart([to, *frames], zmq.NOBLOCK)
         except zmq.ZMQError as error:
@@ -150,7 +150,7 @@ class Door:
         return True
 
     def messages(self) -> Iterator[tuple[bytes, list[bytes]]]:
-        """Give what has come, up to a limit: sender and frames."""
+        """Yield the messages that have come, up to a limit: sender and frames."""
         for _ in range(DRAIN):
             try:
                 sender = self._socket.recv(zmq.NOBLOCK)
@@ -159,13 +159,13 @@ class Door:
             frames: list[bytes] = []
             while self._socket.rcvmore:
                 frame = self._socket.recv()
-                if len(frames) <= FRAMES:  # one more than there may be, so that it is seen
+                if len(frames) <= FRAMES:  # keep one frame too many, so that it is noticed
                     frames.append(frame)
             if not self._too_many(sender):
                 yield sender, frames
 
     def _too_many(self, sender: bytes) -> bool:
-        """Whether this message is beyond its sender's rate; it is dropped unread (a presenter's own come again)."""
+        """Whether this message exceeds its sender's rate; it is dropped unread (a presenter sends its own again)."""
         second = time.monotonic_ns() // 1_000_000_000
         since, count = self._counts.get(sender, (second, 0))
         count = count + 1 if since == second else 1
@@ -178,19 +178,19 @@ class Door:
         return True
 
     def look(self) -> None:
-        """Tell of those who were not let in."""
+        """Report the senders that were not admitted."""
         while self._monitor.poll(0):
             event = parse_monitor_message(self._monitor.recv_multipart())
             why = _HANDSHAKES.get(event["event"], "handshake failed")
             if not self._encrypted:
-                why = "it is encrypted, and this session has no [bridge] keys; or it is no presenter at all"
+                why = "the sender encrypts, but this session has no [bridge] keys; or the sender is not a presenter"
             self.tell(f"a connection was refused: {why}")
         while self._admitted.refused:
             key = self._admitted.refused.popleft()
             self.tell(f"refused a presenter whose key is not listed: {key}", "presenters whose keys are not listed")
 
     def tell(self, text: str, kind: str = "") -> None:
-        """Tell the operator, but the same thing not too often, and of one kind only a few in a while, whatever senders put into it."""
+        """Report to the operator; equal texts not too often, and only a few texts of one kind in a while, whatever senders write."""
         now, text, repeat_s = time.monotonic(), shown(text, LONGEST), REPEAT_S
         if kind and now - self._told.get(text, -repeat_s) >= repeat_s:
             times = self._kinds.setdefault(kind, deque())
@@ -199,7 +199,7 @@ class Door:
             if len(times) < OF_A_KIND:
                 times.append(now)
             else:
-                text, repeat_s = f"many more: {kind}; they are not named one by one", WHILE_S
+                text, repeat_s = f"many more {kind}; they are not listed one by one", WHILE_S
         if now - self._told.get(text, -repeat_s) >= repeat_s:
             if len(self._told) > KNOWN:
                 self._told = {said: when for said, when in self._told.items() if now - when < WHILE_S}

@@ -1,4 +1,4 @@
-"""What the bridge hands to its caller, and what one must know that follows another."""
+"""Events that the bridge returns to its caller, and the state that a new bridge takes over from a dead one."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ __all__ = ["Predecessor", "PresenterEvent"]
 
 @dataclass(frozen=True)
 class PresenterEvent:
-    """What happened at the stimulus PC.
+    """An event at the stimulus PC.
 
     Parameters
     ----------
     kind : int
         A `rtevo.records.EventKind`.
     generation, candidate : int
-        The image that is meant; -1 where none is.
+        The image concerned; -1: none.
     mono_ns : int
-        When, on this computer's monotonic clock (session time in lock-step).
+        Time of the event on this computer's monotonic clock (session time in lock-step).
     error_ns : int
-        Bound of the error of `mono_ns`: what the mapping of clocks adds, and what the presenter itself does not know.
+        Bound of the error of `mono_ns`: of the mapping of clocks, plus the presenter's own.
     value : float
-        The rating; of an OFFSET the frames dropped since the one before; NaN where there is none.
+        The rating; of an OFFSET, the frames dropped since the previous one; NaN: none.
     response_time_s : float
-        From the opening of the rating window, session seconds; NaN where there is none.
+        Time from the opening of the rating window, session seconds; NaN: none.
     text : str
     guess : bool
         `mono_ns` is a guess: the truth lies within `error_ns` of it.
     sequence : int
-        The presenter's number for it; where the bridge itself says it, minus the number before.
+        The presenter's number of the event; for an event of the bridge itself, minus the previous number.
     """
 
     kind: int
@@ -47,16 +47,16 @@ class PresenterEvent:
 
 @dataclass(frozen=True)
 class Predecessor:
-    """What a bridge must know to go on for one that has died.
+    """The state with which a bridge continues the work of a dead one.
 
     Parameters
     ----------
     received : int
-        Highest `PresenterEvent.sequence` that the other had dealt with.
+        Highest `PresenterEvent.sequence` that the other bridge had handled.
     started : bool
-        The trigger has been.
+        The trigger has come.
     place, process : int
-        Those of the other `Bridge`: the computer of its presenter, and its number there; 0 where it had none.
+        Of the other `Bridge`: the computer of its presenter, and the presenter's number there; 0 if it had none.
     """
 
     received: int

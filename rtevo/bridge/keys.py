@@ -22,9 +22,9 @@ def make_keys(folder: Path, clients: list[str]) -> list[Path]:
     Parameters
     ----------
     folder : Path
-        ``support.json`` stays here; ``NAME.json`` is for the stimulus PC.
+        Folder in which ``support.json`` stays; ``NAME.json`` is for the stimulus PC.
     clients : list of str
-        Names of presenters; each is admitted from the next session on.
+        Names of presenters, admitted from the next session on.
 
     Returns
     -------
@@ -34,10 +34,10 @@ def make_keys(folder: Path, clients: list[str]) -> list[Path]:
     Raises
     ------
     LinkError
-        Where a name cannot be that of a file, a presenter of that name is admitted already, or the folder holds something else.
+        A name cannot be a file name, a presenter of that name is admitted already, or the folder holds other files.
     """
     if wrong := [name for name in clients if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name)]:
-        raise LinkError(f"--client {wrong[0]!r}: expected a name of letters, digits, - and _, 64 at most: it becomes the name of a file")
+        raise LinkError(f"--client {wrong[0]!r}: expected a name of at most 64 letters, digits, - and _, because it becomes a file name")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / SUPPORT_FILE
     try:
@@ -50,7 +50,7 @@ def make_keys(folder: Path, clients: list[str]) -> list[Path]:
     admitted, written = dict(own.clients), []
     for name in clients:
         if name in admitted or (folder / f"{name}.json").exists():
-            raise LinkError(f"{folder}: there is a presenter {name!r} already; name another with --client")
+            raise LinkError(f"{folder}: presenter {name!r} has keys already; choose another name with --client")
         public, secret = (key.decode() for key in zmq.curve_keypair())
         admitted[name] = public
         wire.KeyFile("presenter", public, secret, server=own.public).write(folder / f"{name}.json")
@@ -60,13 +60,13 @@ def make_keys(folder: Path, clients: list[str]) -> list[Path]:
 
 
 def with_guest(own: wire.KeyFile) -> tuple[wire.KeyFile, wire.KeyFile]:
-    """Return the support computer's keys with one more sender admitted, for a check of its own, and that sender's."""
+    """Return the support computer's keys with one more sender admitted, and that sender's keys, for the computer's own check."""
     public, secret = (key.decode() for key in zmq.curve_keypair())
     return replace(own, clients=(*own.clients, ("check", public))), wire.KeyFile("presenter", public, secret, server=own.public)
 
 
 def say_keys(folder: Path, written: list[Path]) -> None:
-    """Say what is to be done with key files."""
+    """Print what to do with the key files."""
     print(f"{folder / SUPPORT_FILE}: stays on this computer; name {folder} in the session file ([bridge] keys)")
     for path in written:
-        print(f"{path}: move to the stimulus PC, then start there: python -m presenter --connect tcp://... --key {path.name}")
+        print(f"{path}: move it to the stimulus PC, then start there: python -m presenter --connect tcp://... --key {path.name}")

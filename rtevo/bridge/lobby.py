@@ -1,4 +1,4 @@
-"""The stimulus PC between the runs of a visit: it stays connected, and shows its text until it is known what follows."""
+"""The stimulus PC between the runs of a visit: it stays connected, and shows its text until the next run is chosen."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from rtevo.wire import PresentationSettings
 
 __all__ = ["Lobby"]
 
-DUMMIES, SLICES = 1000, 10_000  # volumes, and pulses of each, that begin nothing: whatever is scanned between runs
-PATIENCE_S = 1e6  # for a presenter that does not answer: nobody waits for it here
+DUMMIES, SLICES = 1000, 10_000  # volumes, and pulses of each, that start no session: scans between runs
+PATIENCE_S = 1e6  # limit for a presenter that does not answer: nothing depends on it here
 LEAVE_S = 10.0
 
 
 class Lobby:
-    """A bridge without a run behind it; a context manager.
+    """A bridge without a run; a context manager.
 
     Parameters
     ----------
     bind : str
-        As of the runs' bridge.
+        As for the runs' bridge.
     settings : PresentationSettings
-        Of the run that is over; its end text is shown where the visit is over, too.
+        Settings of the run that is over; its end text is also the visit's.
     text : str
-        Shown while it is open.
+        Text shown while the lobby is open.
     keys : Path, optional
-        As of the runs' bridge.
+        As for the runs' bridge.
 
     Raises
     ------
@@ -52,22 +52,22 @@ class Lobby:
 
     @property
     def there(self) -> bool:
-        """Whether the presenter is there, and shows the text."""
+        """Whether the presenter is connected and shows the text."""
         return self._link.ready and self._link.connected
 
     def serve(self) -> bool:
-        """Look at the link once; returns whether the participant asks to stop."""
+        """Serve the link once; return whether the participant asks to stop."""
         return any(event.kind == EventKind.STOP_ASKED for event in self._link.poll(0.0))
 
     def leave(self, reason: str, wait: bool) -> None:
-        """Let the presenter go.
+        """Release the presenter.
 
         Parameters
         ----------
         reason : str
             See :class:`rtevo.wire.End`.
         wait : bool
-            Also for a presenter that has not come yet: it is on its way from the last run.
+            Wait also for a presenter that has not come yet from the last run.
         """
         deadline, ended = time.monotonic() + LEAVE_S, False
         try:
@@ -79,4 +79,4 @@ class Lobby:
             while not ended and time.monotonic() < deadline:
                 ended = any(event.kind == EventKind.END for event in self._link.poll(0.05))
         except LinkError:
-            return  # it is not there any more
+            return  # it has gone

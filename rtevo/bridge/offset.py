@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 __all__ = ["ClockOffset"]
 
-DRIFT_PPM = 500.0  # two clocks never run further apart: crystals differ by some 50 ppm, and ntpd corrects a clock by at most 500
+DRIFT_PPM = 500.0  # largest difference in rate: crystals differ by some 50 ppm, and ntpd corrects a clock by at most 500
 WANDER_PPM = 1.0  # a crystal's rate stays within this of its mean over a few minutes (temperature)
 KEEP_SAMPLES = 256
-FIRST_SPAN_NS = 2_000_000_000  # a shorter series says nothing of the drift
+FIRST_SPAN_NS = 2_000_000_000  # a shorter series does not bound the drift
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """A round-trip: at `there_ns` of the other clock this one was at `there_ns + offset_ns`, give or take `bound_ns`."""
+    """A round-trip: at `there_ns` of the other clock, this clock read `there_ns + offset_ns`, within `bound_ns`."""
 
     there_ns: int
     offset_ns: int
@@ -26,11 +26,11 @@ class ClockOffset:
     """Maps another computer's clock to this one's by round-trips.
 
     Each round-trip bounds the offset: this clock's reading at the moment of the other's `arrived_ns` .. `sent_ns` lies between our
-    sending and our receiving, so the offset is known to half of the time that the messages travelled. The best samples of the oldest and
-    of the newest third of the series bound the drift. A moment is mapped from the sample whose bound, grown by what is not known of the
-    drift in between, is smallest there (minimum-delay filter, as in NTP's clock filter, RFC 5905 section 10; the drift as in Cristian
-    1989, doi:10.1007/BF01784024). All bounds are hard as long as both clocks run evenly; where a new sample contradicts the older ones,
-    the other clock has been set or is being corrected, and the series begins anew.
+    sending and our receiving, so the offset is known to half of the messages' travel time. The best samples of the oldest and of the
+    newest third of the series bound the drift. A moment is mapped from the sample whose bound, plus the uncertainty of the drift in
+    between, is smallest there (minimum-delay filter, as in NTP's clock filter, RFC 5905 section 10; the drift as in Cristian 1989,
+    doi:10.1007/BF01784024). All bounds are hard while both clocks run evenly. If a new sample contradicts the older ones, the other clock
+    was set or is being corrected, and the series begins again.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class ClockOffset:
     Attributes
     ----------
     jumps : int
-        How often the series had to begin anew.
+        How often the series began again.
     """
 
     def __init__(self, drift_ppm: float = DRIFT_PPM) -> None:
@@ -53,7 +53,7 @@ class ClockOffset:
         return len(self._samples)
 
     def add(self, sent_ns: int, there_arrived_ns: int, there_sent_ns: int, received_ns: int) -> None:
-        """Take one round-trip: our sending, their arrival and answer (their clock), our receiving; ns."""
+        """Add one round-trip: our sending, their arrival and answer (their clock), our receiving; ns."""
         travelled = (received_ns - sent_ns) - (there_sent_ns - there_arrived_ns)
         if travelled < 0 or there_sent_ns < there_arrived_ns:
             return  # not a round-trip of two running clocks
@@ -68,7 +68,7 @@ class ClockOffset:
         self._estimate_drift()
 
     def _estimate_drift(self) -> None:
-        """Bound the drift by the best sample of the oldest third of the series and that of the newest."""
+        """Bound the drift by the best samples of the oldest and of the newest third of the series."""
         samples = list(self._samples)
         self._drift, self._drift_error = 0.0, self._greatest
         if samples[-1].there_ns - samples[0].there_ns < FIRST_SPAN_NS:
@@ -82,11 +82,11 @@ class ClockOffset:
 
     @property
     def drift_ppm(self) -> float:
-        """How much faster this clock runs than the other, as far as is known, parts per million."""
+        """Estimate of how much faster this clock runs than the other, parts per million."""
         return self._drift * 1e6
 
     def _at(self, there_ns: int) -> tuple[int, int]:
-        """Give offset and bound at a moment of the other clock."""
+        """Return offset and bound at a moment of the other clock."""
         bound, best = min(
             ((s.bound_ns + abs(there_ns - s.there_ns) * self._drift_error, s) for s in self._samples), key=lambda found: found[0]
         )
@@ -94,20 +94,20 @@ class ClockOffset:
 
     @property
     def newest_ns(self) -> int:
-        """Offset (this clock less the other) that the last sample alone says, ns."""
+        """Offset (this clock less the other) of the last sample alone, ns."""
         return self._samples[-1].offset_ns
 
     def now(self) -> tuple[int, int]:
-        """Give the offset (this clock less the other) at the last sample, and its bound; ns."""
+        """Return the offset (this clock less the other) at the last sample, and its bound; ns."""
         return self._at(self._samples[-1].there_ns)
 
     def map(self, there_ns: int) -> tuple[int, int]:
-        """Give the moment `there_ns` of the other clock on this one, and the bound of its error; ns.
+        """Return the moment `there_ns` of the other clock on this clock, and the bound of its error; ns.
 
         Raises
         ------
         ValueError
-            Before the first sample.
+            There is no sample yet.
         """
         if not self._samples:
             raise ValueError("ClockOffset: expected at least one round-trip before the first mapping")

@@ -1,4 +1,4 @@
-"""Skin conductance over OSC: one more thing that an image can be measured by, beside brain and ratings."""
+"""Skin conductance over OSC: a measure of the response to an image, beside brain and ratings."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from rtevo.errors import LinkError
 __all__ = ["Physiology", "response"]
 
 BASELINE_S = (-0.5, 1.0)  # around an onset: before any response to it can begin
-WINDOW_S = (1.0, 5.0)  # a response begins 1 to 3 s after the event and takes 1 to 3 s to its peak
-GRACE_S = 0.5  # samples may be so late
+WINDOW_S = (1.0, 5.0)  # a response begins 1 to 3 s after the event and peaks 1 to 3 s later
+GRACE_S = 0.5  # longest delay of samples
 KEEP_S = 30.0
 FEWEST = 3  # samples in either window
 
 
 def response(times_s: np.ndarray, conductance: np.ndarray, onset_s: float) -> float:
-    """Give the amplitude of the skin conductance response to an event: the peak's height above the level before it.
+    """Return the amplitude of the skin conductance response to an event: the peak's height above the level before it.
 
     The windows are those recommended for event-related responses (Boucsein et al. 2012, Publication recommendations for electrodermal
-    measurements, Psychophysiology 49, doi:10.1111/j.1469-8986.2012.01384.x); no rise is a response of 0.
+    measurements, Psychophysiology 49, doi:10.1111/j.1469-8986.2012.01384.x); without a rise the response is 0.
 
     Parameters
     ----------
     times_s : ndarray (N,)
-        Of the samples, s.
+        Times of the samples, s.
     conductance : ndarray (N,)
         Microsiemens.
     onset_s : float
-        Of the event, s.
+        Onset of the event, s.
 
     Returns
     -------
     float
-        Microsiemens; NaN where there are not enough samples.
+        Microsiemens; NaN if there are too few samples.
     """
     before, after = (conductance[(times_s >= onset_s + a) & (times_s < onset_s + b)] for a, b in (BASELINE_S, WINDOW_S))
     if len(before) < FEWEST or len(after) < FEWEST:
@@ -49,7 +49,7 @@ def response(times_s: np.ndarray, conductance: np.ndarray, onset_s: float) -> fl
 
 
 class Physiology:
-    """Takes samples that arrive as OSC messages over UDP, and measures the response to each onset.
+    """Receives samples as OSC messages over UDP, and measures the response to each onset.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class Physiology:
     Raises
     ------
     LinkError
-        python-osc is not there, or the address cannot be listened at.
+        python-osc is not installed, or the address cannot be listened at.
     """
 
     def __init__(self, bind: str, path: str, mono_ns: Callable[[], int] = time.monotonic_ns) -> None:
@@ -80,7 +80,7 @@ class Physiology:
             self._socket.bind((host, int(port)))
         except (OSError, ValueError) as error:
             self._socket.close()
-            raise LinkError(f"[bridge] osc: expected ADDRESS:PORT of this computer that is free, got {bind!r}: {error}") from error
+            raise LinkError(f"[bridge] osc: expected a free ADDRESS:PORT of this computer, got {bind!r}: {error}") from error
         self.endpoint = f"{host}:{self._socket.getsockname()[1]}"
         self.unreadable = 0
         self._samples: deque[tuple[float, float]] = deque()  # s, microsiemens
@@ -88,7 +88,7 @@ class Physiology:
 
     @property
     def samples(self) -> int:
-        """Number of samples of the last half minute."""
+        """Number of samples in the last half minute."""
         return len(self._samples)
 
     def close(self) -> None:
@@ -96,11 +96,11 @@ class Physiology:
         self._socket.close()
 
     def onset(self, generation: int, candidate: int, mono_ns: int) -> None:
-        """An image has been shown."""
+        """Record the onset of an image."""
         self._onsets.append((generation, candidate, mono_ns))
 
     def poll(self) -> list[tuple[int, int, int, float]]:
-        """Read what has come; give the responses that are complete: generation, candidate, ns of the window's end, microsiemens."""
+        """Read new samples; return complete responses: generation, candidate, ns of the window's end, microsiemens."""
         now_ns = self._mono_ns()
         self._read(now_ns / 1e9)
         found = []

@@ -1,4 +1,4 @@
-"""Arrays of several kinds -> the pixels that are sent, where that is exact."""
+"""Arrays of several kinds -> the pixels that are sent, if the conversion is exact."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rtevo.errors import DataError
 
 __all__ = ["rgb8"]
 
-WHOLE = 1e-4  # a float times 255 may be so far from a whole number: float32 holds k / 255 to 2e-5 of one, float64 better
+WHOLE = 1e-4  # tolerance of a float times 255: float32 holds k / 255 to within 2e-5 of an integer, float64 is better
 
 
 def rgb8(pixels: Any) -> NDArray[np.uint8]:
-    """Give an image as 8-bit RGB, converted only where nothing is lost.
+    """Return an image as 8-bit RGB; only exact conversions are made.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def rgb8(pixels: Any) -> NDArray[np.uint8]:
     Raises
     ------
     DataError
-        What is lost, and how to convert.
+        The conversion would lose levels; the message says how to convert.
     """
     image = np.asarray(pixels)
     if image.ndim == 2:

@@ -1,4 +1,4 @@
-"""The trial that the presenter is in, so that one which it cannot end any more is ended for it."""
+"""The presenter's current trial, so that the bridge can end it if the presenter dies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Trial"]
 
 
 class Trial:
-    """What an image that has appeared still owes.
+    """The events that are still missing for an image that has appeared.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Trial:
         return (onset.generation, onset.candidate) if onset is not None and EventKind.OFFSET in self._awaited else None
 
     def take(self, event: PresenterEvent) -> None:
-        """Take an event of the presenter."""
+        """Handle an event of the presenter."""
         if event.kind == EventKind.ONSET:
             self._onset = event
             self._awaited = {EventKind.OFFSET} | ({EventKind.RATING} if self._rated else set())
@@ -41,14 +41,14 @@ class Trial:
             self._awaited.discard(EventKind.RATING)
 
     def close(self, alive_ns: int, now_ns: int, number: int) -> list[PresenterEvent]:
-        """Say what a presenter that has died in a trial could not say any more; when is a guess between its last sign of life and now.
+        """Return the events that a presenter which died in a trial did not send; their time is guessed, after its last sign of life.
 
         Parameters
         ----------
         alive_ns, now_ns : int
-            It was certainly there at the one time, and is not at the other, ns.
+            The presenter certainly ran at the first time, and does not at the second, ns.
         number : int
-            `PresenterEvent.sequence` of what the bridge says itself.
+            `PresenterEvent.sequence` of the bridge's own events.
         """
         onset, awaited = self._onset, sorted(self._awaited)
         if onset is None:
@@ -56,7 +56,7 @@ class Trial:
         last = max(onset.mono_ns - onset.error_ns, min(alive_ns, now_ns))
         own = PresenterEvent(
             onset.kind, onset.generation, onset.candidate, (last + now_ns) // 2, (now_ns - last) // 2 + 1,
-            text="the presenter was started anew", guess=True, sequence=number,
+            text="the presenter was restarted", guess=True, sequence=number,
         )  # fmt: skip
         self._onset, self._awaited = None, set()
         return [replace(own, kind=kind) for kind in awaited]

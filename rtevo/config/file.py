@@ -1,4 +1,4 @@
-"""A session file read, checked, and written; see :mod:`rtevo.config`."""
+"""Reading, checking and writing of session files; see :mod:`rtevo.config`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _hint(word: str, known: list[str]) -> str:
 
 
 def _convert(value: Any, kind: Any) -> Any:
-    """Give `value` as the type of its key, or raise TypeError with what was expected."""
+    """Return `value` as the type of its key, or raise TypeError with the expected type."""
     if any(isinstance(number, int) and abs(number) >= 1 << 63 for number in (value if isinstance(value, (list, tuple)) else [value])):
         raise TypeError("a number of at most 19 digits")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -54,7 +54,7 @@ def _convert(value: Any, kind: Any) -> Any:
 
 
 def _value(where: str, spec: Field[Any], kind: Any, value: Any, mistakes: list[str]) -> Any:
-    """Check one value; on a mistake, note it and give the default."""
+    """Return one checked value; for a mistake, record it and return the default."""
     rule, check = spec.metadata["rule"], spec.metadata["check"]
     try:
         value = _convert(value, kind)
@@ -70,7 +70,7 @@ def _value(where: str, spec: Field[Any], kind: Any, value: Any, mistakes: list[s
 
 
 def _renamed(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return tables with today's names and sections for keys that had others in earlier versions; what is not known stays as it is."""
+    """Return tables with today's names and sections for keys that had others in earlier versions; unknown keys are unchanged."""
     now = {_once(name, spec): (name, spec.name) for name, kind in SECTIONS.items() for spec in fields(kind) if spec.metadata["once"]}
     found = {name: dict(table) if isinstance(table, Mapping) else table for name, table in tables.items()}
     for name, table in tables.items():
@@ -84,20 +84,20 @@ def _renamed(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _once(section: str, spec: Field[Any]) -> tuple[str, str]:
-    """Give section and name that a key had in earlier versions."""
+    """Return section and name that a key had in earlier versions."""
     before, _, name = str(spec.metadata["once"]).rpartition(".")
     return before or section, name
 
 
 def recorded(tables: Mapping[str, Any], origin: str) -> dict[str, dict[str, Any]]:
-    """Return a recorded session's tables by today's names, once what names of files are made of can be that.
+    """Return a recorded session's tables with today's names, after a check of the values that become file names.
 
-    Other values are what they were, also where today's rules are stricter: a session of an earlier version is read as before.
+    Other values are unchanged, even if today's rules are stricter, so that a session of an earlier version can still be read.
 
     Raises
     ------
     DataError
-        A section is none, or participant, session or run would lead elsewhere.
+        A section is not a table, or participant, session or run would lead to another folder.
     """
     for name, table in tables.items():
         if not isinstance(table, Mapping):
@@ -118,7 +118,7 @@ def recorded(tables: Mapping[str, Any], origin: str) -> dict[str, dict[str, Any]
 
 
 def build(tables: Mapping[str, Any], origin: str = "options", base: Path | None = None) -> Config:
-    """Make a configuration from nested tables.
+    """Return a configuration from nested tables.
 
     Parameters
     ----------
@@ -126,12 +126,12 @@ def build(tables: Mapping[str, Any], origin: str = "options", base: Path | None 
     origin : str
         Name of the file, for messages.
     base : Path, optional
-        Folder that relative paths are taken from; the current one if None.
+        Folder of relative paths; None: the current one.
 
     Raises
     ------
     ConfigError
-        With every mistake found: unknown sections and keys, types, rules, missing folders.
+        With all mistakes: unknown sections and keys, types, rules, missing folders.
     """
     mistakes: list[str] = []
     sections: dict[str, Any] = {}
@@ -149,7 +149,7 @@ def build(tables: Mapping[str, Any], origin: str = "options", base: Path | None 
 
 
 def section(kind: type, table: Any, where: str, mistakes: list[str]) -> Any:
-    """Make one section from its table.
+    """Return one section from its table.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def section(kind: type, table: Any, where: str, mistakes: list[str]) -> Any:
     where : str
         File and section, for messages.
     mistakes : list of str
-        What is wrong is added; the key then has its default.
+        Mistakes are added to it; the key then has its default.
     """
     if not isinstance(table, Mapping):
         mistakes.append(f"{where}: expected a section, got {table!r}")
@@ -175,14 +175,14 @@ def section(kind: type, table: Any, where: str, mistakes: list[str]) -> Any:
 
 
 def load(path: Path | None, overrides: Mapping[tuple[str, str], Any] | None = None) -> Config:
-    """Read a session file and lay the command line's options over it.
+    """Read a session file, and apply the command line's options.
 
     Parameters
     ----------
     path : Path or None
-        TOML file; None for an all-default session. Relative paths in it are taken from its folder.
+        TOML file; None for an all-default session. Its relative paths start from its folder.
     overrides : mapping of (section, key) to value, optional
-        Relative paths in it are taken from the current folder.
+        Options; their relative paths start from the current folder.
 
     Raises
     ------
@@ -198,18 +198,18 @@ def load(path: Path | None, overrides: Mapping[tuple[str, str], Any] | None = No
 
 
 def overrides_of(path: Path, checked: bool = True) -> dict[tuple[str, str], Any]:
-    """Give the keys that a session file sets, as overrides of another one.
+    """Return the keys that a session file sets, as overrides for another file.
 
     Parameters
     ----------
     path : Path
     checked : bool
-        See that it is a session file by itself; False: it is a part of one, and what is no section is left out.
+        Check that it is a whole session file; False: it is a part of one, and unknown sections are left out.
 
     Raises
     ------
     ConfigError
-        With every mistake found in it.
+        With all mistakes in the file.
     """
     tables = _read(path)
     if checked:
@@ -222,7 +222,7 @@ def _read(path: Path) -> dict[str, Any]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:  # and of Unicode; and arrays that are too deep
+    except (ValueError, RecursionError) as error:  # also bad Unicode, and arrays that are too deep
         raise ConfigError(f"{path}: not valid TOML: {shown(error)}") from None
     tables = _renamed(tables)
     for name, table in tables.items():
@@ -238,7 +238,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def absolute(config: Config) -> Config:
-    """Return the same configuration with paths that hold wherever its file lies."""
+    """Return the same configuration with absolute paths."""
     changed: dict[str, dict[str, Any]] = {}
     for section, spec, value in paths(config):
         found, own = str(Path(value).resolve()), changed.setdefault(section, {})
@@ -253,7 +253,7 @@ def dump(config: Config, like: str = "") -> str:
     ----------
     config : Config
     like : str
-        A session file: its comments and its order are kept.
+        A session file whose comments and order are kept.
     """
     wanted = {name: {key: list(v) if isinstance(v, tuple) else v for key, v in table.items()} for name, table in asdict(config).items()}
     try:
@@ -276,7 +276,7 @@ def dump(config: Config, like: str = "") -> str:
         text = tomlkit.dumps(document).lstrip("\n")
         if tomllib.loads(text) == wanted:
             return text
-    except (ValueError, TypeError, KeyError, AttributeError):  # a file that is written in an unusual way loses its comments, not its values
+    except (ValueError, TypeError, KeyError, AttributeError):  # a file of unusual form loses its comments, not its values
         pass
     return dump(config)
 
@@ -296,5 +296,5 @@ def example() -> str:
 
 
 def choices(section: str, key: str) -> tuple[str, ...]:
-    """Return all values that a key can have."""
+    """Return all possible values of a key."""
     return next(spec.metadata["choices"] for spec in fields(SECTIONS[section]) if spec.name == key)

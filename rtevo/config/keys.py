@@ -1,4 +1,4 @@
-"""What one key of a session file is: its default, its comment, the rule that its value must follow, and whether it is a path."""
+"""Description of one key of a session file: its default, its comment, the rule for its value, and whether it is a path."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Check = Callable[[Any], bool]
-MOST_IMAGES = 100_000  # of a session; nobody looks at more
+MOST_IMAGES = 100_000  # of a session
 LONGEST_LABEL = 64  # characters: labels become names of files
 
 
@@ -37,17 +37,17 @@ def key(
     ----------
     default
     text : str
-        Its comment in the example file.
+        Comment of the key in the example file.
     rule : str
-        What its value must follow, in words.
+        Rule for the value, in words.
     check : callable, optional
-        Whether a value does.
+        Returns whether a value follows the rule.
     choices : tuple of str
-        All values there are.
+        All possible values.
     path : str
-        What has to be at the path that its value is: "file", "folder", "file or folder", or "new" (nothing yet). Empty: no path.
+        Required object at the value's path: "file", "folder", "file or folder", or "new" (nothing yet). Empty: the value is not a path.
     once : str
-        Name that the key had in earlier versions, as SECTION.KEY where it was in another section; files with it are read.
+        Name of the key in earlier versions, as SECTION.KEY if it was in another section; files with it can still be read.
     """
     return field(default=default, metadata={"text": text, "rule": rule, "check": check, "choices": choices, "path": path, "once": once})
 
@@ -70,7 +70,7 @@ def is_label(x: str) -> bool:
 
 
 def suggested_label(text: str) -> str:
-    """Give the BIDS label (ASCII letters and digits) that is nearest to a text; may be empty."""
+    """Return the BIDS label (ASCII letters and digits) nearest to a text; may be empty."""
     text = text.removeprefix("sub-").removeprefix("ses-")
     for letter, written in (("ä", "ae"), ("ö", "oe"), ("ü", "ue"), ("ß", "ss"), ("ø", "oe"), ("å", "aa"), ("æ", "ae"), ("ł", "l")):
         text = text.replace(letter, written).replace(letter.upper(), written.capitalize())

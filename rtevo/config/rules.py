@@ -1,4 +1,4 @@
-"""What must go together in a session file, beyond the rule of each key."""
+"""Rules for combinations of keys in a session file."""
 
 from __future__ import annotations
 
@@ -13,31 +13,33 @@ from rtevo.config.sections import Acquisition, Config
 from rtevo.objective import parse_objective
 from rtevo.wire import PresentationSettings, WireError, is_loopback
 
-KEYS = ("away_key", "participant_key", "stop_key")  # of [safety], that the presenter is told
+KEYS = ("away_key", "participant_key", "stop_key")  # keys of [safety] that are sent to the presenter
 
-OF_EVOLUTION = ("decoder", "evolution", "generator", "safety")  # sections that a localizer does not use: what they name may be made later
+OF_EVOLUTION = ("decoder", "evolution", "generator", "safety")  # sections that a localizer does not use: their files need not exist yet
+
+MOST_TOGETHER = 600  # images whose responses are estimated together before each ask: 0.15 s
 
 __all__ = ["is_localizer", "is_path", "paths", "presentation_settings", "presenter_is_outside", "together"]
 
 
 def is_localizer(config: Config) -> bool:
-    """Whether pictures of known categories are shown, and nothing evolves."""
+    """Return whether this is a localizer: pictures of known categories, without evolution."""
     return config.session.task == "localizer"
 
 
 def presenter_is_outside(config: Config) -> bool:
-    """Whether the presenter is started by somebody else: on the stimulus PC, or in a rehearsal across two computers."""
+    """Return whether the presenter is started separately: on the stimulus PC, or in a rehearsal across two computers."""
     return config.acquisition.source == "watch" or bool(config.simulation.participant)
 
 
 def is_path(spec: Field[Any], value: Any) -> bool:
-    """Whether the value of a key, or each of a list of them, is a path."""
+    """Return whether the value of a key, or each value of a list, is a path."""
     kind = spec.metadata["path"]
     return bool(kind) and isinstance(value, str) and value not in ("", spec.default) and not ("number" in kind and value.isdecimal())
 
 
 def paths(config: Config) -> Iterator[tuple[str, Field[Any], str]]:
-    """Go through the paths in a configuration.
+    """Yield the paths in a configuration.
 
     Yields
     ------
@@ -56,7 +58,7 @@ def paths(config: Config) -> Iterator[tuple[str, Field[Any], str]]:
 
 
 def together(config: Config, origin: str, base: Path) -> list[str]:
-    """Find the mistakes that only show when several keys are seen together, and paths that do not exist."""
+    """Return mistakes in combinations of keys, and paths that do not exist."""
     found: list[str] = []
     source, acquisition = config.acquisition.source, config.acquisition
     if not acquisition.folder and (source == "replay" or (source == "watch" and acquisition.delivery == "folder")):
@@ -80,9 +82,10 @@ def together(config: Config, origin: str, base: Path) -> list[str]:
         found.append(f"{origin} [bridge] keys: expected a folder of keys for [simulation] participant {participant!r}, got none")
     if config.safety.approval != "none" and not config.console.port and not is_localizer(config):
         found.append(
-            f"{origin} [safety] approval: {config.safety.approval!r} expects the operator's page, where pictures are seen: "
+            f"{origin} [safety] approval: {config.safety.approval!r} needs the operator's page, which shows the pictures: "
             "[console] port, or --console"
         )
+    found += _physio(config, origin)
     found += _shown(config, origin)
     for key in ("participant", "session"):
         if len(label := getattr(config.session, key)) > LONGEST_LABEL:
@@ -92,7 +95,7 @@ def together(config: Config, origin: str, base: Path) -> list[str]:
         unused = OF_EVOLUTION
         found += _localizer(config, origin)
     else:
-        found += _generator(config, origin) + _evolution(config, origin) + _objective(config, origin)
+        found += _generator(config, origin) + _evolution(config, origin) + _direct(config, origin) + _objective(config, origin)
     for section, spec, value in paths(config):
         if section in unused:
             continue
@@ -103,7 +106,7 @@ def together(config: Config, origin: str, base: Path) -> list[str]:
 
 
 def _shown(config: Config, origin: str) -> list[str]:
-    """Find what the presenter would not accept, in a run and between the runs of a visit."""
+    """Return settings that the presenter would refuse, in a run and between the runs of a visit."""
     mistakes: list[str] = []
     for visit in (False, True):
         try:
@@ -114,13 +117,13 @@ def _shown(config: Config, origin: str) -> list[str]:
 
 
 def _where(mistake: str) -> str:
-    """Name the section of a key that the presenter is told."""
+    """Return a presenter's mistake with the section of its key."""
     name, _, rest = mistake.removeprefix("presentation ").partition(":")
     return f"[{'safety' if name in KEYS else 'presentation'}] {name}:{rest}"
 
 
 def _there(path: Path, kind: str) -> bool:
-    """Whether there is what has to be."""
+    """Return whether the required object exists at a path."""
     try:
         return "new" in kind or (path.is_file() and "file" in kind) or (path.is_dir() and "folder" in kind)
     except OSError:  # the name is too long
@@ -128,7 +131,7 @@ def _there(path: Path, kind: str) -> bool:
 
 
 def _generator(config: Config, origin: str) -> list[str]:
-    """Find what does not go together in [generator]."""
+    """Return mistakes in combinations of keys in [generator]."""
     found, generator = [], config.generator
     if generator.unclip_model_path and not config.evolution.pca:
         found.append(f"{origin} [evolution] pca: expected the latent space of [generator] unclip_model_path, got none")
@@ -140,15 +143,33 @@ def _generator(config: Config, origin: str) -> list[str]:
     return found
 
 
+def _physio(config: Config, origin: str) -> list[str]:
+    """Find what does not go together in [physio]."""
+    settings, found = config.physio, []
+    wanted = {name: where for name in ("cardiac", "respiration", "trigger") if (where := getattr(settings, name))}
+    outside = {name: where for name, where in wanted.items() if where != "simulated"}
+    if "trigger" in wanted and not settings.measured:
+        found.append(f"{origin} [physio] cardiac, respiration: expected one of these with trigger, got none")
+    if len(outside) < len(wanted) and (config.acquisition.source != "simulate" or not config.simulation.physiology_percent):
+        found.append(f"{origin} [physio]: 'simulated' expects source 'simulate' and [simulation] physiology_percent > 0")
+    if wanted.get("trigger") == "simulated":
+        found.append(f"{origin} [physio] trigger: expected none for a simulated participant, whose samples are timed")
+    if outside and config.session.speed != 1:
+        found.append(f"{origin} [session] speed: expected 1 with [physio] {next(iter(outside))}, got {config.session.speed:g}")
+    if not settings.rate_hz and (without := [name for name, where in outside.items() if not where.startswith("lsl:")]):
+        found.append(f"{origin} [physio] rate_hz: expected > 0 for {without[0]} = {outside[without[0]]!r}, got 0")
+    return found
+
+
 def _localizer(config: Config, origin: str) -> list[str]:
-    """Find what does not go together in [localizer]."""
+    """Return mistakes in combinations of keys in [localizer]."""
     if not config.localizer.folder and config.acquisition.source != "simulate":
         return [f"{origin} [localizer] folder: expected a folder of pictures for source {config.acquisition.source!r}, got none (--folder)"]
     return []
 
 
 def _evolution(config: Config, origin: str) -> list[str]:
-    """Find what does not go together in [evolution]."""
+    """Return mistakes in combinations of keys in [evolution]."""
     found, evolution, condition = [], config.evolution, config.session.condition
     for wanted, key in (("yoked", "yoked_to"), ("blinded", "blinding_key")):
         if condition == wanted and not getattr(evolution, key):
@@ -158,8 +179,8 @@ def _evolution(config: Config, origin: str) -> list[str]:
             f"{origin} [evolution] sealed: expected condition 'blinded' and a blinding_secret, got {condition!r} and "
             f"{evolution.blinding_secret!r}"
         )
-    for key in ("stop_gain", "preference_half_life"):
-        if (value := getattr(evolution, key)) and evolution.strategy != "surrogate":
+    for key, known in (("stop_gain", ("surrogate", "direct")), ("preference_half_life", ("surrogate",))):
+        if (value := getattr(evolution, key)) and evolution.strategy not in known:
             found.append(f"{origin} [evolution] {key}: expected 0 for strategy {evolution.strategy!r}, got {value:g}")
     if (images := evolution.generations * evolution.population) > MOST_IMAGES:
         found.append(f"{origin} [evolution] generations, population: expected at most {MOST_IMAGES:,} images, got {images:,}")
@@ -168,8 +189,36 @@ def _evolution(config: Config, origin: str) -> list[str]:
     return found
 
 
+def _direct(config: Config, origin: str) -> list[str]:
+    """Find what does not go with a strategy that looks at volumes."""
+    if config.evolution.strategy != "direct":
+        return []
+    found, condition, decoder = [], config.session.condition, config.decoder
+    why = "for strategy 'direct'"
+    if condition in ("ratings", "physiology"):
+        found.append(f"{origin} [evolution] strategy: expected 'surrogate' for condition {condition!r}, got 'direct', which uses volumes")
+    wanted = (
+        ("decoder", "method", "deconvolve"),
+        ("decoder", "hrf", "canonical"),
+        ("decoder", "drift", "walk"),
+        ("decoder", "motion_terms", 6),
+    )
+    for section, key, value in (*wanted, ("evolution", "schedule", "steady")):
+        if (own := getattr(getattr(config, section), key)) != value:
+            found.append(f"{origin} [{section}] {key}: expected {value!r} {why}, got {own!r}")
+    if decoder.nuisance:
+        found.append(
+            f"{origin} [decoder] nuisance: expected none {why}, which takes out motion and drift alone, got {', '.join(decoder.nuisance)}"
+        )
+    if "keep(" in decoder.objective or "rank(" in decoder.objective:
+        found.append(f"{origin} [decoder] objective: expected a weighted sum of maps {why}, got {decoder.objective!r}")
+    if (images := config.evolution.generations * config.evolution.population) > MOST_TOGETHER:
+        found.append(f"{origin} [evolution] generations, population: expected at most {MOST_TOGETHER} images {why}, got {images}")
+    return found
+
+
 def _objective(config: Config, origin: str) -> list[str]:
-    """Find what does not go together in an objective over several maps; which maps there are is seen when they are read."""
+    """Return mistakes in an objective over several maps, except unknown maps, which are found when the maps are read."""
     found, settings = [], config.decoder
     if not settings.objective:
         if settings.more_folders:
@@ -180,25 +229,25 @@ def _objective(config: Config, origin: str) -> list[str]:
     except ValueError as problem:
         found.append(f"{origin} [decoder] objective: {problem}")
     if settings.name:
-        found.append(f"{origin} [decoder] name: expected none where there is an objective, which names its maps, got {settings.name!r}")
+        found.append(f"{origin} [decoder] name: expected none with an objective, which names its maps, got {settings.name!r}")
     if not settings.folder:
         found.append(f"{origin} [decoder] folder: expected the folder of the objective's maps, got none")
     return found
 
 
 def presentation_settings(config: Config, *, visit: bool = False) -> PresentationSettings:
-    """Give what the presenter is told of a session.
+    """Return a session's settings for the presenter.
 
     Parameters
     ----------
     config : Config
     visit : bool
-        Another run may follow: the text between runs is shown at the end.
+        Another run may follow: the text between runs is shown at the end of this one.
 
     Raises
     ------
     WireError
-        With every mistake found.
+        With all mistakes.
     """
     told = asdict(config.presentation)
     del told["washout_jitter_s"]
@@ -216,11 +265,11 @@ def presentation_settings(config: Config, *, visit: bool = False) -> Presentatio
 
 
 def _peers(acquisition: Acquisition, origin: str) -> list[str]:
-    """Who may send from the network has to be said."""
+    """Return a mistake if [acquisition] does not name the senders on the network."""
     if acquisition.delivery == "folder":
         return []
     if not acquisition.peers and not ipaddress.ip_address(acquisition.address).is_loopback:
-        return [f"{origin} [acquisition] peers: expected at least one where address is {acquisition.address!r}, got none"]
+        return [f"{origin} [acquisition] peers: expected at least one for address {acquisition.address!r}, got none"]
     if acquisition.delivery == "push" and (named := [peer for peer in acquisition.peers if not peer.startswith("@")]):
         return [f"{origin} [acquisition] peers: expected @ADDRESS for delivery 'push', got {named[0]!r}"]
     if acquisition.delivery == "push" and not acquisition.keys and not ipaddress.ip_address(acquisition.address).is_loopback:

@@ -10,9 +10,9 @@ from rtevo.records import FD_LIMIT_MM
 
 __all__ = ["displacement", "fitness", "motion"]
 
-VOLUMES = 300  # the last so many are drawn
+VOLUMES = 300  # number of the last volumes that are drawn
 FEWEST, MORE = 8, 1.25  # generations that the axis has room for; of those that have come
-STEPS = 4  # at least so many on the axis of fitness
+STEPS = 4  # smallest number of steps on the axis of fitness
 GRID, LINE, DIM, TEXT = "#171c22", "#222931", "#6f7a86", "#aeb7c0"
 CALM, BLUE, AMBER, RED = "#4ca596", "#6a9fcc", "#d39b3a", "#d8564c"
 AXES = ("x", "y", "z", "pitch", "roll", "yaw")

@@ -1,13 +1,16 @@
-"""What the page knows of the session, and what it can do to it: the log, the shared words, the rings' depths, a pipe to the supervisor."""
+"""The page's access to the session: the log, the shared words, the rings' depths, a pipe to the supervisor."""
 
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rtevo.console.maps import LiveMaps
 from rtevo.console.view import View
 from rtevo.console.waits import OVER, how_it_ended, state_of
+from rtevo.errors import DecoderError
 from rtevo.record import LOG, LogFollower, image_path
 from rtevo.session.course import course_settings
 from rtevo.session.orders import SAID, choices_of
@@ -42,22 +45,35 @@ class Desk:
         self._rings = {name: Ring.attach(ring_name(self.plan.name, name)) for name in ring_names(self.plan)}
         self._readers = {name: readers_of(name, self.plan.devices, self.plan.localizer) for name in self._rings}
         self._thumbnails: dict[tuple[int, int], bytes] = {}
+        self.maps = self._make_maps()
+
+    def _make_maps(self) -> LiveMaps:
+        """Make the live maps, of the decoder as it was made; where it is no longer there, of the volumes alone."""
+        from rtevo.decode import load_decoder
+
+        settings, kind = self.plan.config.decoder, self.plan.config.record.save_volumes
+        decoder = None
+        if kind != "none" and not self.view.localizer:
+            with suppress(DecoderError):
+                decoder = load_decoder(self.plan.decoder, self.plan.decoder_name, settings.objective, settings.more_folders)
+        return LiveMaps(self.plan.out, kind, decoder, self.plan.tr_s, self.view.blinded)
 
     def close(self) -> None:
-        """Let go of the rings."""
+        """Release the rings."""
         for ring in self._rings.values():
             ring.close()
 
     def refresh(self) -> None:
-        """Take what is new."""
+        """Read the new records."""
         for record in self._log.new():
             self.changed += 1
             self.view.take(record)
+            self.maps.take(record)
         self.depths = {name: (max(map(ring.lag, self._readers[name])), ring.slots) for name, ring in self._rings.items()}
 
     @property
     def state(self) -> str:
-        """What the session is doing, see :func:`rtevo.console.waits.state_of`."""
+        """The session's state, see :func:`rtevo.console.waits.state_of`."""
         return state_of(self.clock.get, self.view)
 
     @property
@@ -84,7 +100,7 @@ class Desk:
 
     @property
     def ended(self) -> str:
-        """How the session has ended, see :func:`rtevo.console.waits.how_it_ended`."""
+        """The way in which the session has ended, see :func:`rtevo.console.waits.how_it_ended`."""
         return how_it_ended(self.clock.get)
 
     @property
@@ -94,7 +110,7 @@ class Desk:
 
     @property
     def said(self) -> list[str]:
-        """What the operator has to know between two runs of a visit."""
+        """Information for the operator between two runs of a visit."""
         try:
             return (self.plan.runtime / SAID).read_text(encoding="utf-8").splitlines()
         except OSError:  # nothing
@@ -102,7 +118,7 @@ class Desk:
 
     @property
     def offered(self) -> tuple[str, ...]:
-        """What may follow this run of a visit, where the operator is asked; see :data:`rtevo.session.orders.CHOICES`."""
+        """The choices after this run of a visit, if the operator is asked; see :data:`rtevo.session.orders.CHOICES`."""
         return choices_of(self.clock.get("offered"))
 
     @property
@@ -116,7 +132,7 @@ class Desk:
         return self.closed and self.state != "following"
 
     def act(self, action: str, text: str = "", t_ns: int | None = None) -> None:
-        """Hand to the supervisor what the operator does.
+        """Send the operator's actions to the supervisor.
 
         Parameters
         ----------
@@ -130,18 +146,18 @@ class Desk:
         self.context.tell("operator", action=action, text=text, t_ns=self.clock.now_ns() if t_ns is None else t_ns)
 
     def ago_ns(self, ms: float) -> int:
-        """Give the session time of so many (real) milliseconds ago; 0 before its start."""
+        """Return the session time of so many (real) milliseconds ago; 0 before its start."""
         return max(0, self.clock.now_ns() - round(ms * 1e6 * self.clock.speed))
 
     def overlay(self, part: int, attempt: int) -> bytes | None:
-        """Give the picture of an attempt to place the decoder, as a PNG file; None where there is none."""
+        """Return the picture of an attempt to place the decoder, as a PNG file; None if there is none."""
         from rtevo.report.overlay import draw_attempt
 
         path = draw_attempt(self.plan.out, self.plan.decoder, self.plan.decoder_name, part, attempt)
         return None if path is None else path.read_bytes()
 
     def picture(self, generation: int, candidate: int, *, small: bool) -> bytes | None:
-        """Give a picture that has been painted, as a PNG file; None where there is none."""
+        """Return a painted picture, as a PNG file; None if there is none."""
         path = image_path(self.plan.out, generation, candidate)
         key = (generation, candidate)
         if key not in self.view.trials or not self.view.trials[key].painted:

@@ -23,7 +23,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Guard:
-    """Let requests through to an ASGI application, or not.
+    """Guard of an ASGI application: it passes allowed requests on, and refuses others.
 
     Without a token, a request has to be addressed to this computer by a loopback name: pages that make a name of theirs point here are
     refused. With one, it has to come with the token: in the address once, in a cookie from then on. A request that another page has
@@ -58,7 +58,7 @@ class Guard:
             await _answer(scope, send, 403, refusal)
         elif not self.token or self._same(_cookie(headers)):
             if scope.get("type") == "http" and scope["path"] == "/" and self.full():
-                await _answer(scope, send, 503, "As many pages of this console are open as may be: close one, and wait two minutes.")
+                await _answer(scope, send, 503, "Too many pages of this console are open: close one, and wait two minutes.")
                 return
             await self.application(scope, receive, _with_policy(send))
         elif self._same(query.get("token", [""])[0]) and scope.get("type") == "http":
@@ -71,19 +71,19 @@ class Guard:
         return hmac.compare_digest(told.encode(), self.token.encode())
 
     def _refusal(self, headers: dict[str, str]) -> str:
-        """Say why a request is refused whatever it knows; empty where it is not."""
+        """Return why a request is refused whatever its token; empty if it is not."""
         host, origin = headers.get("host", ""), headers.get("origin", "")
         if self.local and not is_loopback(_parts(f"//{host}").hostname or ""):
             return "This console answers at 127.0.0.1 only."
         if origin and _parts(origin).netloc != host:
-            return "Another page has asked for this."
+            return "Another web page sent this request."
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):  # also what sends no origin: pictures, links
-            return "Another page has asked for this."
+            return "Another web page sent this request."
         return ""
 
 
 def _parts(address: str) -> SplitResult:
-    """Take an address apart; of one that is none, nothing."""
+    """Split an address; an invalid one has no parts."""
     try:
         found = urlsplit(address)
         found.hostname  # noqa: B018 - looks whether there is one
@@ -93,7 +93,7 @@ def _parts(address: str) -> SplitResult:
 
 
 def _cookie(headers: dict[str, str]) -> str:
-    """Give the token that a browser has kept."""
+    """Return the token that a browser has kept."""
     cookies: SimpleCookie = SimpleCookie()
     try:
         cookies.load(headers.get("cookie", ""))

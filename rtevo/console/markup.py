@@ -7,6 +7,7 @@ from html import escape
 
 from rtevo.config import presenter_is_outside
 from rtevo.console.desk import Desk
+from rtevo.console.maps import FEWEST, KINDS
 from rtevo.console.view import FULL, LATENCIES, Trial, View
 from rtevo.console.waits import FOLLOWING
 
@@ -33,13 +34,13 @@ STATES = {  # words, colour
     "following": ("The next run is being prepared", "blue"),
 }
 SCENES = {
-    "nothing": "The stimulus PC has not come yet",
+    "nothing": "The stimulus PC is not connected yet",
     "waiting": "Waiting text",
     "fixation": "Fixation",
     "rating": "Rating scale",
-    "late": "Fixation: the next image is awaited",
+    "late": "Fixation: waiting for the next image",
     "paused": "Fixation: paused",
-    "placing": "Fixation: the decoder is placed",
+    "placing": "Fixation: placing the decoder",
     "over": "The end",
     "between": "Text between runs",
 }
@@ -60,13 +61,13 @@ def _number(value: float, form: str = "+.2f") -> str:
 
 
 def state(desk: Desk) -> str:
-    """Give the word that says how the session is."""
+    """Return the session's state in a word."""
     words, colour = STATES[desk.state]
     return f'<div class="state {colour}">{words}</div>'
 
 
 def figures(desk: Desk) -> str:
-    """Give who, when, and how far."""
+    """Return participant, time and progress."""
     view, config = desk.view, desk.plan.config
     since = view.run.seconds(desk.clock.now_ns())
     generation = (view.last or (0, 0))[0] + 1
@@ -84,17 +85,17 @@ def figures(desk: Desk) -> str:
 
 
 def goes_on(desk: Desk, left_s: float) -> str:
-    """Give what Stop's question says of the session that goes on meanwhile."""
+    """Return the text of Stop's question about the session that continues meanwhile."""
     words, colour = STATES[desk.state]
     how_far = f"image {desk.view.shown} of {desk.images}"
     return (
-        f'<p><span class="{colour}">{words}</span>, {how_far}: the session goes on until you stop it. This question goes away in '
+        f'<p><span class="{colour}">{words}</span>, {how_far}: the session continues until you stop it. This question closes in '
         f"{max(left_s, 0):.0f} s.</p>"
     )
 
 
 def alarms(desk: Desk) -> str:
-    """Give what is not in order, in plain words."""
+    """Return what is not in order, in plain words."""
     found = [] if desk.over else desk.view.alarms(desk.clock.now_s(), desk.depths)
     if desk.over:
         what = {"completed": "The session is over.", "stopped": "The session was stopped; everything is saved.", "unscored": UNSCORED}
@@ -107,7 +108,7 @@ def alarms(desk: Desk) -> str:
 
 
 def _offered(desk: Desk) -> str:
-    """Say what may follow a run of a visit, and what the participant sees meanwhile."""
+    """Return what may follow a run of a visit, and what the participant sees meanwhile."""
     if not desk.offered:
         return ""
     means = [(name, what) for choice, (_, name, what) in FOLLOWING.items() if choice in desk.offered and what]
@@ -116,13 +117,13 @@ def _offered(desk: Desk) -> str:
     if not presenter_is_outside(desk.plan.config):
         return found
     if not desk.between:
-        return f"{found}<p>The stimulus PC is not there.</p>"
+        return f"{found}<p>The stimulus PC is not connected.</p>"
     text = " ".join(desk.plan.config.presentation.between_text.split())
-    return f'{found}<p class="calm">The stimulus PC is there; the participant reads: {escape(text)}</p>'
+    return f'{found}<p class="calm">The stimulus PC is connected; the participant reads: {escape(text)}</p>'
 
 
 def now(desk: Desk) -> str:
-    """Give what the participant sees."""
+    """Return what the participant sees."""
     view, scene = desk.view, SCENES.get("between" if desk.between else desk.view.scene, "")
     if view.showing is not None:
         generation, candidate = view.showing
@@ -135,7 +136,7 @@ def now(desk: Desk) -> str:
 
 
 def _next(desk: Desk) -> str:
-    """Say when the picture changes."""
+    """Return when the picture changes."""
     view, p = desk.view, desk.plan.config.presentation
     elapsed = desk.clock.now_s() - view.since_s
     if view.run.trigger_ns is None or view.scene in ("over", "nothing", "waiting", "rating"):
@@ -150,7 +151,7 @@ def _next(desk: Desk) -> str:
 
 
 def upcoming(desk: Desk) -> str:
-    """Give the pictures that are shown next, for who may take them out; empty where nobody is asked."""
+    """Return the pictures to be shown next, for the person who may take them out; empty if nobody is asked."""
     approval = desk.plan.config.safety.approval
     if approval == "none" or desk.over:
         return ""
@@ -168,19 +169,19 @@ def upcoming(desk: Desk) -> str:
         buttons += _press("Take out", "V" if first else "", "veto", trial.name, "halt")
         picture = f"picture/{trial.generation}/{trial.candidate}"
         tiles.append(f'<figure class="tile"><img src="{picture}" alt="image {trial.generation}/{trial.candidate}">{buttons}</figure>')
-    ask = "Each is shown once you say yes." if approval == "each" else "Each is shown unless you take it out."
+    ask = "Each is shown once you approve it." if approval == "each" else "Each is shown unless you take it out."
     empty = '<p class="dim">The next picture is being painted.</p>'
     return f"<h2>Next <span>{ask}</span></h2><div class='tiles'>{''.join(tiles) or empty}</div>"
 
 
 def _press(words: str, key: str, action: str, text: str, kind: str) -> str:
-    """Give a button that press.js knows, like those of the page."""
+    """Return a button that press.js knows, like those of the page."""
     shown = f"<kbd>{key}</kbd>" if key else ""
     return f'<button class="{kind}" data-key="{key}" data-action="{action}" data-text="{text}">{words}{shown}</button>'
 
 
 def placement(view: View) -> str:
-    """Give the attempt that waits for the operator: the overlay and its figures; empty where none does."""
+    """Return the attempt that waits for the operator: the overlay and its figures; empty if none does."""
     asked = view.asked
     if asked is None:
         return ""
@@ -195,7 +196,7 @@ def placement(view: View) -> str:
 
 
 def messages(view: View) -> str:
-    """Give warnings and what the operator has done, the last first."""
+    """Return warnings and the operator's actions, the last first."""
     colours = {"warning": "amber", "alarm": "red", "error": "red", "operator": "blue"}
     rows = [
         f'<p><time>{_time(t_s)}</time><span class="{colours[kind]}">{escape(text[:300])}</span></p>'
@@ -205,7 +206,7 @@ def messages(view: View) -> str:
 
 
 def span(view: View) -> tuple[float, float]:
-    """Give the range of all scores with their errors: every tile is drawn to it."""
+    """Return the range of all scores with their errors: every tile is drawn to it."""
     ends = [t.value + sign * (0 if math.isnan(t.error) else t.error) for t in view.trials.values() for sign in (-1, 1)]
     known = [end for end in ends if not math.isnan(end)]
     low, high = min(known, default=0.0), max(known, default=1.0)
@@ -213,7 +214,7 @@ def span(view: View) -> tuple[float, float]:
 
 
 def generation(view: View, number: int, trials: list[Trial], limits: tuple[float, float]) -> str:
-    """Give one generation: its pictures with scores and error bars."""
+    """Return one generation: its pictures with scores and error bars."""
     means = {g: (mean, error) for g, mean, error in view.means()}
     told = ""
     if number in means:
@@ -249,19 +250,34 @@ def _tile(view: View, trial: Trial, limits: tuple[float, float], best: bool) -> 
 
 
 def health(desk: Desk) -> str:
-    """Give the state of scanner, presenter, stages and rings."""
+    """Return the state of scanner, presenter, stages and rings."""
     rows = "".join(f"<div>{label}</div><div class='{colour}'>{escape(words)}</div>" for label, words, colour in _equipment(desk))
     stages = "".join(_latency_row(desk.view, name) for name in LATENCIES if not (desk.view.planned and name in OF_EVOLUTION))
     rings = "".join(
         f"<div><span>{name}</span><b class='{'amber' if waiting > FULL * slots else ''}'>{waiting}/{slots}</b></div>"
         for name, (waiting, slots) in desk.depths.items()
-        if not (desk.view.blinded and name == "fitness")  # how much evolution is told depends on what drives it
+        if not (desk.view.blinded and name == "fitness")  # the number of fitness values depends on the condition
     )
     head = "<tr class='head'><td></td><td>usual</td><td>longest</td><td>allowed</td><td></td></tr>"
     return (
-        f'<div class="rows">{rows}</div><h2>Time that the stages take, ms</h2><table>{head}{stages}</table>'
+        f'<div class="rows">{rows}</div><h2>Duration of the stages, ms</h2><table>{head}{stages}</table>'
         f'<h2>Waiting in the rings</h2><div class="rings">{rings}</div>'
     )
+
+
+def maps(desk: Desk) -> str:
+    """Return the live maps, or why there are none."""
+    found = desk.maps
+    if found.problem:
+        return f'<h2>Live maps</h2><p class="dim">{escape(found.problem)}</p>'
+    if not found.kinds:
+        return f'<h2>Live maps</h2><p class="dim">After {FEWEST} volumes, once the decoder lies on today\'s head.</p>'
+    pictures = "".join(
+        f'<p class="dim">{KINDS[kind]}</p><img src="map/{kind}?{found.shown}" alt="{KINDS[kind]}, three planes">' for kind in found.kinds
+    )
+    hidden = '<p class="dim">The contribution is hidden: it would reveal the score.</p>' if desk.view.blinded and found.decoded else ""
+    how = "" if found.realigned else ", not realigned"
+    return f"<h2>Live maps <span>{found.shown} volumes{how}</span></h2>{pictures}{hidden}"
 
 
 def _equipment(desk: Desk) -> list[tuple[str, str, str]]:
@@ -276,7 +292,7 @@ def _equipment(desk: Desk) -> list[tuple[str, str, str]]:
     else:
         age = now_s - view.volume_s
         scanner = (f"volume {view.volumes[-1].index + 1}, {age:.1f} s ago", "amber" if age > 4 * view.tr_s else "calm")
-    presenter = (view.presenter, "calm") if view.presenter else ("not there yet", "amber")
+    presenter = (view.presenter, "calm") if view.presenter else ("not connected yet", "amber")
     if view.silent:
         presenter = ("does not answer", "red")
     clock = "–" if math.isnan(view.clock_error_ms) else f"± {view.clock_error_ms:.2f} ms"
@@ -287,14 +303,20 @@ def _equipment(desk: Desk) -> list[tuple[str, str, str]]:
         ("Stimulus PC", *presenter),
         ("Its clock", clock, ""),
         ("Displacement", "–" if math.isnan(moved) else f"{moved:.2f} mm", ""),
+        *((name.capitalize(), *_rate(rate)) for name, rate in view.rates.items()),
         ("Volumes missing", str(view.missing), "amber" if view.missing else ""),
         ("Images late", str(view.held), "amber" if view.held else ""),
         ("Pictures refused", str(view.refusals), "amber" if view.refusals else ""),
     ]
 
 
+def _rate(rate: float) -> tuple[str, str]:
+    """Return a rate in words, and its colour."""
+    return ("not used", "amber") if math.isnan(rate) else (f"{rate:.0f} a minute", "")
+
+
 def _decoder(view: View) -> tuple[str, str]:
-    """Say how the decoder lies on today's head."""
+    """Return how the decoder lies on today's head, and the colour."""
     if view.placement is None:
         return "not placed yet", "dim"
     colour = {"good": "calm", "doubtful": "amber"}.get(view.placement.verdict, "red")

@@ -1,4 +1,4 @@
-"""The console's page: one object for each browser that looks at it."""
+"""The console's page: one object for each browser that shows it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOTES = ("moved", "talked", "coughed", "pressed the bell", "eyes closed", "scann
 
 
 class Page:
-    """What one browser shows, and the keys that are pressed in it.
+    """The page in one browser, and the keys pressed in it.
 
     Parameters
     ----------
@@ -49,7 +49,8 @@ class Page:
             self.upcoming = self._html("panel upcoming")
             self.placement = self._html("panel generations")
             self.generations = ui.element("div").classes("panel generations")
-            self.health = self._html("panel health")
+            with ui.element("div").classes("panel health"):
+                self.health, self.maps = self._html(""), self._html("maps")
             self._make_charts()
         self._make_dialogs()
         self.client = ui.context.client
@@ -110,15 +111,15 @@ class Page:
                     self._html("").content = f"<h2>{title}<span>{note}</span></h2>"
                     if name == "fitness" and view.blinded:
                         approved = self.desk.plan.config.safety.approval != "none"
-                        why = "whoever takes pictures out does not see scores" if approved else "this session is blinded"
+                        why = "the person who takes pictures out must not see scores" if approved else "this session is blinded"
                         self._html("hidden-scores").content = f"Scores are hidden: {why}."
                     else:
                         self.charts[name] = (ui.echart(options(view)), options)
 
     def _make_dialogs(self) -> None:
-        # it stands below what it asks about, and dims and blocks nothing: the session goes on
+        # it stands below what it asks about, and dims and blocks nothing: the session continues
         with ui.dialog().props("transition-duration=0 seamless position=bottom") as self.stop_dialog, ui.card().classes("asks"):
-            self._html("").content = "<p>End the session now? The image is taken away; everything is saved.</p>"
+            self._html("").content = "<p>End the session now? The image disappears; everything is saved.</p>"
             self.goes_on = self._html("dim")
             with ui.element("div").classes("buttons"):
                 self._button("Stop", "Enter", "stop", "halt")
@@ -144,7 +145,7 @@ class Page:
         text : str
             A note.
         t_ns : int
-            Session time at which it was pressed; of a note, at which it was asked for.
+            Session time at which it was pressed; of a note, at which it was begun.
         """
         with self.client:
             if action == "ask-stop":
@@ -165,7 +166,7 @@ class Page:
 
     @property
     def possible(self) -> set[str]:
-        """What the supervisor may be asked for now."""
+        """The actions that are possible now."""
         desk, state = self.desk, self.desk.state
         return {
             name
@@ -186,7 +187,7 @@ class Page:
         }
 
     def take_away(self, t_ns: int) -> None:
-        """Take away the image that was on the screen when that was pressed; of a press that comes late, no other."""
+        """Take away the image that was on the screen when the button was pressed; after a late press, no other image."""
         meant = self.desk.view.on_screen(t_ns / 1e9)
         if meant is not None or self.desk.clock.now_ns() - t_ns < LATE_NS * max(1.0, self.desk.clock.speed):
             self.desk.act("away", meant.name if meant is not None else "", t_ns)
@@ -199,7 +200,7 @@ class Page:
             self._draw_question()
 
     def _draw_question(self) -> None:
-        """Say in Stop's question that the session goes on; take the question away where nobody answers it, or the session has ended."""
+        """Show in Stop's question that the session continues; remove the question if nobody answers it, or the session has ended."""
         if not self.stop_dialog.value:
             return
         left_s = ANSWER_S - (time.monotonic() - self._asked_s)
@@ -246,6 +247,7 @@ class Page:
         self._set(self.upcoming, markup.upcoming(desk))
         self.upcoming.set_visibility(bool(self.upcoming.content))
         self._set(self.health, markup.health(desk))
+        self._set(self.maps, markup.maps(desk))
         self._draw_buttons()
         self._draw_question()
         if self._changed != desk.changed:

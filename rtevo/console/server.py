@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
-LOOK_S = 0.25  # how often the log is looked at
+LOOK_S = 0.25  # interval between reads of the log
 FAREWELL_S = 1.5  # for what was drawn last to reach them
 PART_S = 3.0  # for browsers to draw the end
 MOST_PAGES = 60  # open at a time, or loaded and given up less than that long ago
@@ -56,14 +56,14 @@ def serve(context: Context) -> None:
 
 
 class _Quiet(logging.Handler):
-    """Keep what the web server has to say in the session's messages, but off the terminal."""
+    """Handler that logs the web server's warnings with the session's, and not to the terminal."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(logging.WARNING)
         self.context = context
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand it on."""
+        """Pass the record on."""
         self.context.tell("log", level="DEBUG", text=f"console: {record.getMessage()}")
 
 
@@ -84,6 +84,11 @@ def _application(desk: Desk, looking: dict[str, Page]) -> Guard:
         found = desk.overlay(part, attempt)
         return Response(status_code=404) if found is None else Response(found, media_type="image/png")
 
+    @application.get("/map/{kind}")
+    def live_map(kind: str) -> Response:
+        found = desk.maps.picture(kind)
+        return Response(status_code=404) if found is None else Response(found, media_type="image/png")
+
     @application.get("/alive/{client}", status_code=204)
     def alive(client: str) -> Response:
         """Answer a page that looks for its server; 404 where this is another one, that does not know it."""
@@ -91,7 +96,7 @@ def _application(desk: Desk, looking: dict[str, Page]) -> Guard:
 
     @application.post("/press", status_code=204)
     def press(pressed: Press) -> Response:
-        """Take what was pressed on a page, once; 404 where the page has to be loaded again first."""
+        """Process what was pressed on a page, once; 404 if the page must be loaded again first."""
         page = looking.get(pressed.client)
         if page is None:
             return Response(status_code=404)
@@ -126,6 +131,7 @@ async def _serve(context: Context, desk: Desk) -> None:
     context.ready()
     while not serving.done() and not desk.closed:
         desk.refresh()
+        await asyncio.to_thread(desk.maps.step)
         await asyncio.sleep(LOOK_S)
     desk.refresh()
     for _ in range(round(PART_S / LOOK_S)):

@@ -1,4 +1,4 @@
-"""What the operator sees while a session runs: a line that is always there, and messages above it."""
+"""The terminal's display of a running session: a permanent line, and messages above it."""
 
 from __future__ import annotations
 
@@ -95,14 +95,14 @@ class Status:
     def log(self, level: str, text: str) -> None:
         """Show a message (but not a DEBUG one), and keep it in ``session.log``."""
         text = shown_lines(text)
-        with suppress(OSError):  # the disk is full: whoever keeps the record says so
+        with suppress(OSError):  # the disk is full: the record process reports that
             self._log.write(f"{time.strftime('%H:%M:%S')} {level} {text}\n")
         if level == "DEBUG":
             return
         self.console.print(Text(text, style={"WARNING": "yellow", "ERROR": "bold red"}.get(level, "dim")))
 
     def invite(self) -> None:
-        """Tell where the operator's page is; its token is shown here and nowhere else."""
+        """Print the address of the operator's page; its token is shown here and nowhere else."""
         settings = self.plan.config.console
         if settings.port:
             host = f"[{settings.address}]" if ":" in settings.address else settings.address
@@ -139,7 +139,7 @@ class Status:
             self.console.print(" | ".join(f"{label} {value}" for label, value, _ in self._cells()))
 
     def _ask(self) -> None:
-        """Put the question that waits for the operator, and do what is answered; only where somebody sits at the terminal."""
+        """Print the question that waits for the operator, and carry out the answer; only if somebody sits at the terminal."""
         if self._clock is None or self._operate is None or sys.stdin is None or not sys.stdin.isatty():
             return
         get = self._clock.get
@@ -202,7 +202,7 @@ class Status:
             self.console.print(Text(" ".join(questions), style="bold yellow"))
 
     def _render(self) -> Text:
-        """Put the cells into as many lines as they need; none is cut."""
+        """Arrange the cells in as many lines as they need; none is cut."""
         found, width = Text(), 0
         for label, value, style in self._cells():
             cell = Text.assemble((f"{label} ", "dim"), (value, style))
@@ -226,6 +226,8 @@ class Status:
             cells.append(("volume", f"{volume.index} (TR {self.plan.tr_s:g} s)", "bold red" if missing else ""))
             cells.append(("FD", "-" if math.isnan(displacement) else f"{displacement:.2f} mm", moved))
             cells.append(("aligned in", "missing" if missing else f"{took[-1]:.0f} ms" if took else "-", "red" if missing else ""))
+        for name, rate in view.rates.items():
+            cells.append((name, "lost" if math.isnan(rate) else f"{rate:.0f}/min", "yellow" if math.isnan(rate) else ""))
         generation = max((trial.generation for trial in view.trials.values() if trial.shown), default=0)
         if view.planned:
             cells.append(("block", f"{generation + 1}/{len({block for block, _ in view.planned})}", "bold"))
@@ -246,7 +248,7 @@ class Status:
         if self._clock:
             depths = {name: max(ring.statistics().lag.values(), default=0) for name, ring in self._rings.items()}
             if view.blinded:
-                depths.pop("fitness", None)  # how much evolution is told depends on what drives it
+                depths.pop("fitness", None)  # the number of fitness values depends on the condition
             cells.append(("queues", " ".join(f"{name[:3]} {depth}" for name, depth in depths.items() if depth) or "empty", ""))
         return cells
 

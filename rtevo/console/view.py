@@ -1,4 +1,4 @@
-"""What a session's log tells the operator: records in, the state of everything out. Pure; the page only draws it."""
+"""A session's state from its log, for the operator: records in, the state of everything out. Pure; the page only draws it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ from rtevo.session.plan import MEASURED
 __all__ = ["FULL", "LATENCIES", "Latency", "Trial", "View", "Volume"]
 
 CLOCK_LIMIT_MS = 8.0  # half a frame at 60 Hz
-SILENCE_TR = 4.0  # without a volume for so long, and the operator is told
-FULL = 0.75  # share of a ring that is waiting to be read, above which the operator is told
+SILENCE_TR = 4.0  # time without a volume after which the operator is warned
+FULL = 0.75  # share of a ring waiting to be read, above which the operator is warned
 RECENT = 8  # volumes
+SENSORS_S = 15.0  # of the run, from which on pulse and respiration should be known
 LATENCIES = {  # what is slow when it is; its short name; in what time it has to be done
     "align": ("Aligning a volume", "volume aligned", "TR"),
     "score": ("Scoring", "image scored", "TR"),
@@ -78,7 +79,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """How the operator's actions name its picture."""
+        """Name of its picture in the operator's actions."""
         return named(self.generation, self.candidate, self.sha256)
 
     value: float = math.nan  # score; in the conditions ratings and physiology what has been measured instead
@@ -99,14 +100,14 @@ class Volume:
 
 @dataclass
 class Latency:
-    """How long a stage takes, wall milliseconds."""
+    """Durations of a stage, wall milliseconds."""
 
     deadline_ms: float
     values: deque[float] = field(default_factory=lambda: deque(maxlen=200))
     late: int = 0
 
     def add(self, ms: float) -> None:
-        """Take one."""
+        """Add one value."""
         self.values.append(ms)
         self.late += ms > self.deadline_ms
 
@@ -122,7 +123,7 @@ class Latency:
 
 
 def maps_in_words(maps: Mapping[str, Sequence[float]] | None) -> str:
-    """Say the scores of an objective's maps: ``face +1.20 ± 0.31, place -0.40 ± 0.28``."""
+    """Return the scores of an objective's maps: ``face +1.20 ± 0.31, place -0.40 ± 0.28``."""
     said = []
     for name, (score, error) in (maps or {}).items():
         said.append(f"{name} {score:+.2f}" + ("" if math.isnan(error) else f" ± {error:.2f}"))
@@ -178,6 +179,7 @@ class View:
         self.showing: tuple[int, int] | None = None  # on the screen now
         self.last: tuple[int, int] | None = None  # shown last
         self.volume_s = math.nan  # when the last volume came
+        self.rates: dict[str, float] = {}  # a minute, of pulse and respiration where they are measured; NaN: not used now
         self.onset_s = math.nan  # when the last image appeared
         self.placement: PlacementRecord | None = None  # the latest attempt to place the decoder on today's head
         self.clock_error_ms = math.nan
@@ -191,7 +193,7 @@ class View:
     # --- records --------------------------------------------------------------------------------------------------------------------
 
     def take(self, record: Record) -> None:
-        """Take one record of the log; those that say nothing to the operator pass."""
+        """Process one record of the log; those of no interest to the operator are skipped."""
         handler = self._HANDLERS.get(type(record))
         if handler is not None:
             handler(self, record)
@@ -261,6 +263,11 @@ class View:
         else:
             self.volumes.append(volume)
         self.volume_s = record.clock_ns / 1e9
+        known = (
+            ("pulse", self.config.physio.cardiac, record.heart_rate),
+            ("respiration", self.config.physio.respiration, record.respiration_rate),
+        )
+        self.rates = {name: rate for name, there, rate in known if there and rate is not None}
         if self.placed and not record.flags & VolumeFlag.MISSING:  # before, it may take longer: nobody waits for a score
             self.latencies["align"].add((record.aligned_ns - record.closed_ns) / 1e6)
 
@@ -315,7 +322,7 @@ class View:
         self.scene, self.since_s = scene, t_s
 
     def _note(self, record: EventRecord) -> None:
-        """Follow what the bridge says of the presenter."""
+        """Process the bridge's messages on the presenter."""
         kind, name = record.kind, record.text.partition(": ")[2]
         if kind == EventKind.READY:
             self.presenter = name
@@ -355,7 +362,7 @@ class View:
 
     @property
     def upcoming(self) -> list[Trial]:
-        """Pictures that are painted and not shown yet, in the order in which they were asked for; without those that will not be."""
+        """Pictures that are painted and not shown yet, in the order of their requests; without those that will not be shown."""
         waiting = [t for t in self.trials.values() if t.painted and not (t.shown or t.refused)]
         return [t for t in waiting if t.name not in self.vetoed]
 
@@ -376,7 +383,7 @@ class View:
 
     @property
     def task(self) -> Task:
-        """How a localizer's task has been done so far."""
+        """Results of a localizer's task so far."""
         targets = [bool(self.planned.get((trial.generation, trial.candidate), {}).get("target")) for _, trial in self.onsets]
         return judge([onset_s for onset_s, _ in self.onsets], targets, self.presses_s, self.config.localizer.response_s)
 
@@ -391,7 +398,7 @@ class View:
         return sum(bool(volume.flags & VolumeFlag.MISSING) for volume in self.volumes)
 
     def means(self) -> list[tuple[int, float, float]]:
-        """Give each generation's mean fitness and its standard error (NaN for one value); probes are left out."""
+        """Return each generation's mean fitness and its standard error (NaN for one value); probes are left out."""
         found = []
         for generation, trials in reversed(self.generations):
             known = [t.fitness for t in trials if not t.probe and not math.isnan(t.fitness)]
@@ -400,7 +407,7 @@ class View:
         return found
 
     def alarms(self, now_s: float, depths: Mapping[str, tuple[int, int]]) -> list[str]:
-        """Say in plain words what is not in order now, the worst first.
+        """Return in plain words what is not in order now, the worst first.
 
         Parameters
         ----------
@@ -415,7 +422,7 @@ class View:
         asked = self.asked
         if asked is None or self.scene == "over":
             return []
-        return [f"How the decoder lies on today's head is {asked.verdict}.", *filter(None, asked.reasons.split("\n"))]
+        return [f"The placement of the decoder on today's head is {asked.verdict}.", *filter(None, asked.reasons.split("\n"))]
 
     def _link_alarms(self, now_s: float) -> list[str]:
         found: list[str] = []
@@ -429,11 +436,11 @@ class View:
             )
         each = self.config.safety.approval == "each" and any(t.name not in self.approved for t in self.upcoming[:1])
         if self.scene == "late" and each:
-            found.append(f"The next picture waits for your yes; fixation has been held for {now_s - self.since_s:.0f} s.")
+            found.append(f"The next picture waits for your approval; fixation has been held for {now_s - self.since_s:.0f} s.")
         elif self.scene == "late" and now_s - self.since_s > 2 * self.tr_s and self.config.evolution.schedule == "steady":
             found.append(f"The next picture is late: fixation has been held for {now_s - self.since_s:.0f} s.")
         if self.clock_error_ms > CLOCK_LIMIT_MS:
-            found.append(f"The stimulus PC's clock is known only to {self.clock_error_ms:.0f} ms: onsets are that uncertain.")
+            found.append(f"The stimulus PC's clock is known only to {self.clock_error_ms:.0f} ms, and so are the onsets.")
         return found
 
     def _scanner_alarms(self, now_s: float) -> list[str]:
@@ -441,6 +448,8 @@ class View:
         last = self.volume_s if not math.isnan(self.volume_s) else (self.run.trigger_ns or 0) / 1e9
         if self.run.trigger_ns is not None and self.scene != "over" and now_s - last > SILENCE_TR * self.tr_s:
             found.append(f"No volume for {now_s - last:.0f} s: does the scanner still run and export?")
+        if lost := [name for name, rate in self.rates.items() if math.isnan(rate) and len(self.volumes) * self.tr_s > SENSORS_S]:
+            found.append(f"The {' and the '.join(lost)} cannot be used now, so its effect stays in the signal: check the sensor.")
         recent = self.volumes[-RECENT:]
         moved = max((v.displacement_mm for v in recent if not math.isnan(v.displacement_mm)), default=0.0)
         if moved > self.config.decoder.spike_mm:
@@ -451,7 +460,7 @@ class View:
         if far > self.voxel_mm:
             found.append(f"The head lies {far:.1f} mm from the reference (a voxel is {self.voxel_mm:.1f} mm).")
         if any(v.flags & VolumeFlag.MISSING for v in recent):
-            found.append("A volume has not arrived whole.")
+            found.append("A volume is missing or incomplete.")
         if any(v.flags & VolumeFlag.UNALIGNED for v in recent):
             found.append("A volume could not be aligned.")
         return found
@@ -460,15 +469,15 @@ class View:
         found: list[str] = []
         for name, latency in self.latencies.items():
             if latency.values and latency.values[-1] > latency.deadline_ms:
-                found.append(f"{LATENCIES[name][0]} took {latency.values[-1]:.0f} ms: it has {latency.deadline_ms:.0f}.")
+                found.append(f"{LATENCIES[name][0]} took {latency.values[-1]:.0f} ms: {latency.deadline_ms:.0f} are allowed.")
         for ring, (waiting, slots) in depths.items():
             if waiting > FULL * slots:
-                found.append(f"{waiting} of {slots} places for {ring} are taken: whoever reads them cannot keep up.")
+                found.append(f"{waiting} of {slots} slots of {ring} are full: its readers cannot keep up.")
         return found
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Give a mean and its standard error; NaN for the error of one value."""
+    """Return a mean and its standard error; NaN for the error of one value."""
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return mean, math.nan

@@ -1,4 +1,4 @@
-"""What a session does, and whom or what it waits for: said by the page and the terminal alike."""
+"""The session's state, and whom or what it waits for, in the same words on the page and in the terminal."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rtevo.session.orders import bit_of
 __all__ = ["FOLLOWING", "OVER", "awaited", "how_it_ended", "state_of"]
 
 FOLLOWING = {  # what may follow a run of a visit: key at the terminal, its name, what it means
-    "next": ("n", "next run", "evolution and decoder go on from where this one has ended"),
-    "again": ("s", "same again", "this run is repeated from where it began, and does not count"),
-    "resume": ("r", "resume run", "this run goes on at the first image that was not shown, with a new run of the scanner"),
+    "next": ("n", "next run", "evolution and decoder continue from the end of this run"),
+    "again": ("s", "same again", "this run is repeated from its beginning, and does not count"),
+    "resume": ("r", "resume run", "this run continues at the first image not shown, with a new run of the scanner"),
     "end": ("e", "end the visit", ""),
 }
 OVER = ("", "completed", "stopped", "unscored")  # by the shared word `over`
@@ -56,12 +56,12 @@ def state_of(get: Callable[[str], int], view: View) -> str:
 
 
 def how_it_ended(get: Callable[[str], int]) -> str:
-    """Return how the session has ended, of `OVER` or "failed"; empty while it goes on."""
+    """Return how the session has ended, of `OVER` or "failed"; empty while it runs."""
     return OVER[get("over")] or ("failed" if get("abort") else "")
 
 
 def awaited(state: str, view: View) -> str:
-    """Say what the session waits for, or that it runs; empty where that is not known."""
+    """Return what the session waits for, or that it runs; empty if that is not known."""
     if state == "running":
         return {"late": "waits for the next image to be painted", "rating": "waits for the participant's rating"}.get(view.scene, "running")
     link = view.config.bridge.bind

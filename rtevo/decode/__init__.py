@@ -7,22 +7,23 @@ volumes and image onsets as they come and gives each image's score.
 
     folder      the decoder folder: read, checked, written
     scorer      volumes and onsets in, scores out, by one of two ways:
-    separate      projection on the map, overlapping responses taken apart
+    separate      projection on the map, overlapping responses separated
     peak          mean of the volumes around the peak, correlated with the map
-    nuisance    regressors of motion and drift, spikes
+    nuisance    regressors of motion and drift, spikes; compartments: of white matter and fluid
     running     fits to all volumes so far, one volume at a time
     deconvolve  amplitudes of overlapping responses in one series; amplitudes: of one image, of many
+    groups      nuisance terms that are used or not, by the evidence
     hrf         shape of a response
-    learnt      what the next run of a visit takes over
-    quality     how good the incoming data are, and whether they are like the decoder's
-    events      what was shown in a training run, and targets
-    categories  what is told apart in training runs, their blocks, and how they are held out
-    selection   maps on the voxels that tell categories apart, with nested cross-validation
+    learnt      values that the next run of a visit inherits
+    quality     quality of the incoming data, and their agreement with the decoder's
+    events      events of a training run, and targets
+    categories  the categories that are decoded, their blocks, and how they are held out
+    selection   maps on the voxels that separate categories, with nested cross-validation
     repeats     voxels whose responses repeat from run to run
     train       weight maps on all voxels, and their performance on held-out blocks
     fitting     the default of ``fit``: choose, write, draw; recorded: runs as training and scoring by hand see them
-    scoring     recorded events scored as a session does, and how well
-    promise     how good a folder's maps are, for plans
+    scoring     recorded events scored as in a session, and the quality of the scores
+    promise     quality of a folder's maps, for plans
     figures     one page about a decoder
     carry       a decoder on another day's grid; sampling: volumes and maps on other grids
     maps        one map, or an objective over several of one or several folders

@@ -89,47 +89,47 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("decoder", metavar="DECODER", type=Path, help="a decoder's folder")
     score.add_argument("run", metavar="RUN", type=Path, help="folder of DICOM files, or 4-D NIfTI file")
     score.add_argument("--events", required=True, metavar="TSV", type=Path, help="BIDS events")
-    score.add_argument("--name", nargs="+", metavar="MAP", help="which maps, where there are several (default: all)")
+    score.add_argument("--name", nargs="+", metavar="MAP", help="maps to score, if there are several (default: all)")
     score.add_argument(
         "--objective",
         metavar="TEXT",
-        help="a sum over maps, as in a session: 'face - 0.5 * place', 'face - 0.3 * keep(place)', 'rank(face)'",
+        help="a sum over maps, as in the session file: 'face - 0.5 * place', 'face - 0.3 * keep(place)', 'rank(face)'",
     )
     score.add_argument("--more-folders", nargs="+", metavar="DIR", type=Path, help="more decoder folders whose maps the objective names")
-    score.add_argument("--no-halves", dest="halves", action="store_false", help="leave the split-half reliability out (saves some time)")
+    score.add_argument("--no-halves", dest="halves", action="store_false", help="skip the split-half reliability (saves some time)")
     score.add_argument("--method", choices=SCORING, default="deconvolve", help="default: deconvolve")
     score.add_argument("--out", metavar="TSV", type=Path, help="where to write the scores (default: print them)")
     placing = commands.add_parser("place", help="carry a decoder to today's grid")
     placing.add_argument("decoder", metavar="DECODER", type=Path, help="a decoder's folder")
-    placing.add_argument("--on", required=True, metavar="TODAY", type=Path, help="DICOM folder or file, or NIfTI file, of today")
+    placing.add_argument("--on", required=True, metavar="TODAY", type=Path, help="today's volumes: DICOM folder or file, or NIfTI file")
     placing.add_argument("--out", required=True, metavar="DIR", type=Path, help="the folder for today, placement.json and placement.png")
-    placing.add_argument("--transform", metavar="FILE", type=Path, help=f"default: found from the volumes. A {DIRECTION}")
+    placing.add_argument("--transform", metavar="FILE", type=Path, help=f"default: estimated from the volumes. A {DIRECTION}")
     placing.add_argument("--name", help="only this map (default: all)")
-    convert = commands.add_parser("import", help="make a decoder folder of maps, or of a pickled linear model of scikit-learn")
+    convert = commands.add_parser("import", help="make a decoder folder from maps, or from a pickled linear model of scikit-learn")
     convert.add_argument("source", metavar="SOURCE", type=Path, help="weight map (.nii, .nii.gz), or a pickled or joblib model")
-    convert.add_argument("--reference", required=True, metavar="NII", type=Path, help="volume that others are aligned to")
+    convert.add_argument("--reference", required=True, metavar="NII", type=Path, help="volume to which others are aligned")
     convert.add_argument("--mask", required=True, metavar="NII", type=Path, help="a model's columns are its voxels, in C order")
     convert.add_argument("--out", required=True, metavar="DIR", type=Path, help="the decoder's folder")
-    convert.add_argument("--name", help="of the map (default: the file's)")
-    convert.add_argument("--class", dest="category", metavar="CLASS", help="which, where a model tells more than two apart")
+    convert.add_argument("--name", help="name of the map (default: the file's)")
+    convert.add_argument("--class", dest="category", metavar="CLASS", help="class to use, if a model has more than two")
     convert.add_argument(
         "--noise", metavar="RUN", type=Path, help="a run of the same head, any task or none, for the voxels' noise and the map's unit "
-        "(without them a session needs a baseline, and the map's scores cannot be added to others')"
+        "(without it a session needs a baseline, and the map's scores cannot be added to others')"
     )  # fmt: skip
     convert.add_argument("--fwhm", type=finite, default=4.0, metavar="MM", help="with --noise: smoothing of the sessions (default: 4)")
     convert.add_argument(
-        "--transform", nargs="+", metavar="FILE", type=Path, help="takes the map from its own space to the reference's; several as "
-        "antsApplyTransforms -i MAP -r REFERENCE -t FILE FILE ... has them: fMRIPrep's .h5, ANTs' .mat and Warp.nii.gz, FSL, AFNI, LTA"
+        "--transform", nargs="+", metavar="FILE", type=Path, help="transform from the map's space to the reference's; several as for "
+        "antsApplyTransforms -i MAP -r REFERENCE -t FILE FILE ...: fMRIPrep's .h5, ANTs' .mat and Warp.nii.gz, FSL, AFNI, LTA"
     )  # fmt: skip
     for each in (fit, score, placing, convert):
-        each.add_argument("--series", metavar="PATTERN", help="which series of a DICOM folder")
+        each.add_argument("--series", metavar="PATTERN", help="series of a DICOM folder: number, UID or name")
         if each in (fit, score):
             each.add_argument(
-                "--first", type=_count, metavar="N", help="where a run's first volumes are missing: number of the first that is there, "
-                "counted from the volume at which the onsets are 0 (default: what lets more events be seen)"
+                "--first", type=_count, metavar="N", help="if a run's first volumes are missing: number of the first that exists, "
+                "counted from the volume at which the onsets are 0 (default: the choice with which more events are seen)"
             )  # fmt: skip
         if each is not placing:
-            each.add_argument("--tr", type=finite, metavar="S", help="repetition time, where the file does not say")
+            each.add_argument("--tr", type=finite, metavar="S", help="repetition time, if the file does not state it")
     return parser
 
 
@@ -138,16 +138,16 @@ def _fit_options(fit: argparse.ArgumentParser) -> None:
         "runs", nargs="+", metavar="RUN", type=Path, help="run folder of `rtevo localizer`, folder of DICOM files, or 4-D NIfTI file"
     )
     fit.add_argument(
-        "--events", nargs="+", default=[], metavar="TSV", type=Path, help="BIDS events, one file a run; a run folder has its own"
+        "--events", nargs="+", default=[], metavar="TSV", type=Path, help="BIDS events, one file for each run; a run folder has its own"
     )
     fit.add_argument(
         "--target", help="one map: 'face - object', 'face' (against all others) or a numeric column (default: one map for each trial_type)"
     )
-    fit.add_argument("--out", metavar="DIR", type=Path, help="the decoder's folder (default: decoder, which must not be there yet)")
-    fit.add_argument("--name", help="of the map (default: made from the target)")
+    fit.add_argument("--out", metavar="DIR", type=Path, help="the decoder's folder (default: decoder, which must not exist yet)")
+    fit.add_argument("--name", help="name of the map (default: made from the target)")
     fit.add_argument(
         "--method", choices=("select", *METHODS, "best"), default="select",
-        help="'select' (default): ridge on the voxels that tell the categories apart, number and penalty by nested cross-validation; the "
+        help="'select' (default): ridge on the voxels that separate the categories, number and penalty by nested cross-validation; the "
         "others use all voxels, 'best' the best of them by nested cross-validation",
     )  # fmt: skip
     fit.add_argument(
@@ -155,16 +155,16 @@ def _fit_options(fit: argparse.ArgumentParser) -> None:
     )
     fit.add_argument(
         "--reliable", type=finite, metavar="R", help="only voxels whose responses to the categories repeat across runs: correlation of two "
-        "runs' responses at least R, as 0.3 (default: all; at least 100 voxels are kept)"
+        "runs' responses at least R, e.g. 0.3 (default: all; at least 100 voxels are kept)"
     )  # fmt: skip
     fit.add_argument("--mask", metavar="NII", type=Path, help="brain mask (default: found from the reference)")
-    fit.add_argument("--roi", metavar="NII", type=Path, help="use only voxels inside this too")
+    fit.add_argument("--roi", metavar="NII", type=Path, help="use only voxels inside this mask too")
     fit.add_argument(
-        "--fwhm", type=finite, nargs="+", default=[4.0], metavar="MM", help="smoothing; of several widths one is chosen (default: 4)"
+        "--fwhm", type=finite, nargs="+", default=[4.0], metavar="MM", help="smoothing; of several widths the best is chosen (default: 4)"
     )
-    fit.add_argument("--day", nargs="+", metavar="LABEL", help="of each run (default: the DICOM study's date, else each grid is a day)")
-    fit.add_argument("--permutations", type=_count, metavar="N", help="for the p-value, 0: none (default: 100; 200 of the other methods)")
-    fit.add_argument("--seed", type=int, default=0, help="of the permutations (default: 0)")
+    fit.add_argument("--day", nargs="+", metavar="LABEL", help="day of each run (default: the DICOM study's date, else each grid is a day)")
+    fit.add_argument("--permutations", type=_count, metavar="N", help="for the p-value, 0: none (default: 100; other methods: 200)")
+    fit.add_argument("--seed", type=int, default=0, help="seed of the permutations (default: 0)")
 
 
 def _count(text: str) -> int:
@@ -183,9 +183,7 @@ def _fit(options: argparse.Namespace) -> str:
     if options.out is None:
         options.out = Path("decoder")
         if options.out.exists():
-            raise DataError(
-                f"{options.out}: expected no such folder yet: name another one with --out, or this one to replace what is in it"
-            )
+            raise DataError(f"{options.out}: expected a new folder: name another one with --out, or name this one to replace its contents")
     sessions = _sessions(options)
     runs = [run_of(session) for session in sessions] or [open_with(path, options) for path in options.runs]
     runs = [in_order(run, runs[0].grid) for run in runs]
@@ -199,14 +197,14 @@ def _fit(options: argparse.Namespace) -> str:
     if options.name is not None and options.target is None:
         raise DataError("--name: expected --target (without it each kind of event names its map)")
     if options.reliable is not None and (options.method != "select" or len(runs) < 2):
-        raise DataError("--reliable: expected two or more runs and the default method, as it asks what repeats from run to run")
+        raise DataError("--reliable: expected two or more runs and the default method, because it compares runs")
     if options.method != "select" and len(options.fwhm) > 1:
         raise DataError(f"--fwhm: expected one width for --method {options.method}, got {len(options.fwhm)}")
     targets = None if options.target is None else _targets(options.target, events)
     first = runs[0]
     for path, run in zip(options.runs, runs, strict=True):
         if abs(run.tr_s - first.tr_s) > 1e-3:
-            raise GeometryError(f"{path}: not like {options.runs[0]}: TR {run.tr_s:g} s, expected {first.tr_s:g} s")
+            raise GeometryError(f"{path}: differs from {options.runs[0]}: TR {run.tr_s:g} s, expected {first.tr_s:g} s")
     days = _days(options, runs)
     reference = reference_of(first)
     mask = _mask(reference, first, options)
@@ -215,7 +213,7 @@ def _fit(options: argparse.Namespace) -> str:
     for k, (_, placement) in placed.items():
         mask &= seen_by(runs[k], placement, first.grid)
     if mask.sum() < 2:
-        raise DecoderError(f"the mask: expected at least 2 voxels that all runs see, found {int(mask.sum())}")
+        raise DecoderError(f"the mask: expected at least 2 voxels with signal in all runs, found {int(mask.sum())}")
 
     def series_at(fwhm_mm: float) -> list[Series]:
         return [
@@ -235,12 +233,12 @@ def _sessions(options: argparse.Namespace) -> list[RecordedSession]:
     if len(folders) == len(options.runs) and not options.events:
         sessions = [localizer_in(path) for path in folders]
         if len(people := {session.settings["session"]["participant"] for session in sessions}) > 1:
-            raise DataError(f"runs: expected those of one participant, found {', '.join(sorted(people))}")
+            raise DataError(f"runs: expected runs of one participant, found {', '.join(sorted(people))}")
         options.participant = people.pop()
         options.day = options.day or [(session.start.started or "")[:10] for session in sessions]
         return sessions
     if len(options.events) != len(options.runs) or folders:
-        what = f"; {folders[0]} is a run folder, which has its own: give such alone" if folders else ""
+        what = f"; {folders[0]} is a run folder with its own events: leave --events out for run folders" if folders else ""
         raise DataError(f"--events: expected one file a run, got {len(options.events)} for {len(options.runs)} runs{what}")
     return []
 
@@ -323,7 +321,7 @@ def _fit_whole(
 
 
 def _told(found: Performance, what: str) -> str:
-    """Put a performance into words."""
+    """Return a performance in words."""
     number = "" if math.isnan(found.value) else f"{found.value:.3f} (p = {found.p_value:.3f}, {found.blocks} {what})"
     return "; ".join(filter(None, [number, found.note]))
 

@@ -45,11 +45,11 @@ __all__ = ["Order", "carry", "reorder", "same_voxels", "together", "warm_up"]
 
 Array = NDArray[np.float64]
 MARGIN = 1
-"""So many voxels at each face of today's field of view are not decoded: the head's motion takes them out of it."""
+"""Number of voxels at each face of today's field of view that are not decoded: the head's motion moves them out of it."""
 FEWEST_VOLUMES = 3
-"""From so many volumes on today's noise is estimated."""
+"""Number of volumes from which on today's noise is estimated."""
 FWHM_MM = 4.0
-"""Smoothing where neither the decoder nor the session says."""
+"""Smoothing if neither the decoder nor the session defines it."""
 _SPACING = 0.6  # points of the lattice lie closer than this part of the decoder's smallest voxel edge
 _BEYOND = 4  # today's voxels around the mask that f goes on for: further than its collection reaches
 _PRIOR_VOLUMES = 10.0  # volumes' worth of evidence that the carried noise is, as in rtevo.decode.separate
@@ -86,7 +86,7 @@ class Order:
 
 
 def same_voxels(grid: Grid, other: Grid) -> Order | None:
-    """Say in which order the second grid holds the voxels of the first; None where they are not the same voxels.
+    """Return the order in which the second grid holds the voxels of the first; None if their voxels differ.
 
     Parameters
     ----------
@@ -259,14 +259,14 @@ class _Lattice:
         return [inner * self._placed(np.asarray(out[..., k], np.float64)) for k in range(len(fields))]
 
     def _placed(self, part: Array) -> Array:
-        """Put a part of today's grid into its place."""
+        """Return an array of today's grid with a part of it filled in."""
         whole = np.zeros(self._today.shape)
         whole[tuple(slice(first, first + n) for first, n in zip(self._first, self._size, strict=True))] = part
         return whole
 
 
 def _continued(values: NDArray[Any], where: NDArray[np.bool_], beyond: NDArray[np.int64], grid: Grid) -> NDArray[np.float32]:
-    """Pad a map by so many voxels at each side, and continue it as its nearest known voxel."""
+    """Pad a map by a number of voxels at each side, and continue it as its nearest known voxel."""
     room = [(int(n), int(n)) for n in beyond]
     known = np.pad(where, room)
     nearest = distance_transform_edt(~known, sampling=grid.voxel_size_mm, return_distances=False, return_indices=True)
@@ -316,7 +316,7 @@ def _single(noise: Array | None) -> NDArray[np.float32] | None:
 
 
 def _about(decoder: Decoder, placement: Placement, mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """What the carried decoder's settings say of where it comes from."""
+    """Return the carried decoder's settings on its origin."""
     weights = hashlib.sha256(np.ascontiguousarray(decoder.weights).tobytes()).hexdigest()
     return {
         "map": decoder.name,

@@ -1,4 +1,4 @@
-"""What is told apart in training runs, and how it is held out: categories, their blocks, folds."""
+"""Categories that are decoded in training runs, and their blocks and folds for cross-validation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Categories:
-    """What is to be told apart, on the volumes of all runs.
+    """The categories to be decoded, on the volumes of all runs.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class Categories:
 def categories_of(
     events: Sequence[Sequence[Event]], times_s: Array, run: NDArray[np.int64], targets: Sequence[Target] | None = None
 ) -> tuple[Categories, Array]:
-    """Say what is told apart: all kinds of event, or the two sides of a target.
+    """Return the categories to be decoded: all kinds of event, or the two sides of a target.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def categories_of(
 
 
 def _block(events: Sequence[Event], number: int, kind: int, times_s: Array, run: NDArray[np.int64], value: float) -> Block:
-    """Say which volumes show a block."""
+    """Return a block with the volumes that show it."""
     start, end = events[0].onset_s, max(event.onset_s + event.duration_s for event in events)
     here = run == number
     shown = here & (times_s >= start + _SHOWN_S[0]) & (times_s <= end + _SHOWN_S[1])

@@ -184,9 +184,9 @@ def linear(steps: list[dict[str, Any]], arrays: dict[str, NDArray[Any]], categor
         for k in reversed(range(len(steps) - 1)):
             weights, intercept = _before(k, steps[k], arrays, weights, intercept)
     except (KeyError, IndexError, ValueError) as problem:
-        raise DecoderError(f"the model: expected fitted linear steps that fit each other, found: {problem}") from None
+        raise DecoderError(f"the model: expected fitted linear steps of matching sizes, found: {problem}") from None
     if not np.isfinite(weights).all():
-        raise DecoderError("the model: expected finite weights, found others")
+        raise DecoderError("the model: expected finite weights, found NaN or infinity")
     return weights, float(intercept)
 
 
@@ -203,13 +203,13 @@ def _decision(k: int, name: str, arrays: dict[str, NDArray[Any]], category: str 
         sign = -1.0 if category is not None and category == classes[0] else 1.0
         return sign * weights[0], sign * float(intercepts[0])
     if category is None:
-        raise DecoderError(f"the model: tells {len(weights)} classes apart; say which is wanted with --class ({', '.join(classes)})")
+        raise DecoderError(f"the model: has {len(weights)} classes; choose one with --class ({', '.join(classes)})")
     row = classes.index(category)  # against the mean of all, so that a change common to all classes does not count
     return weights[row] - weights.mean(axis=0), float(intercepts[row] - intercepts.mean())
 
 
 def _before(k: int, step: dict[str, Any], arrays: dict[str, NDArray[Any]], weights: Array, intercept: float) -> tuple[Array, float]:
-    """Take weights and intercept through a step, to its input."""
+    """Propagate weights and intercept back through a step, to its input."""
     mean = np.asarray(arrays[f"{k}.mean_"], np.float64) if f"{k}.mean_" in arrays else np.zeros(1)
     if step["name"] == "StandardScaler":
         weights = weights / np.asarray(arrays.get(f"{k}.scale_", 1.0), np.float64)

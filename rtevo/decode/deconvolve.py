@@ -6,6 +6,7 @@ The series is taken to be the sum of
   `mu` common to all images, ``e`` from N(0, amplitude_sd^2); or of several functions (:func:`rtevo.decode.hrf.basis`), alike;
 - a drift, a random walk from an unknown start, or fixed functions of time;
 - motion: a linear function of the motion terms, with coefficients from N(0, motion_sd^2);
+- groups of other nuisance terms (:mod:`rtevo.decode.groups`), each there or not;
 - noise, a first-order autoregression.
 
 With the parameters known (all in units of the noise's standard deviation) this is a linear Gaussian model, and the Kalman filter
@@ -26,7 +27,7 @@ the parameters do. The cost of a volume depends on the number of images whose re
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -34,8 +35,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import erfc
 
-from rtevo.decode.amplitudes import Amplitude, Image, Snapshot
+from rtevo.decode.amplitudes import Amplitude, Image, Snapshot, averaged
 from rtevo.decode.grid import Grid, Response
+from rtevo.decode.groups import Groups, divided
 from rtevo.decode.hrf import HRF_LENGTH_S, Shape, basis, response, share_of_peak
 from rtevo.decode.learnt import Learnt, checked
 from rtevo.kernels.kalman import compact, correct, predict
@@ -48,15 +50,16 @@ _MEAN_VARIANCE = 30.0**2  # of the common amplitude
 _TERM_SD = 3.0  # of the coefficients of fixed functions of time
 _NOISE, _DRIFT, _MEAN = 0, 1, 2  # places in the state: noise, drift, mu, what is shared, coefficients of motion and time, then images
 _PRIOR_VOLUMES = 2.0  # volumes' worth of evidence that the noise variance is 1
-_INCREDIBLE, _SURE = 6.0, 20  # standard deviations from what is predicted, after so many volumes; real responses to blocks reach 5
-_FEWEST, _IMPOSSIBLE = 10, 12.0  # after so many volumes points are dropped that are less probable than the best by this logarithm
+_INCREDIBLE, _SURE = 6.0, 20  # standard deviations from the prediction, after this many volumes; real responses to blocks reach 5
+_FEWEST, _IMPOSSIBLE = 10, 12.0  # after this many volumes points less probable than the best by this logarithm are dropped
 _MOST = 2_000_000  # numbers in the covariances of all points that are kept from then on: what a volume costs
 _SPARE = 0.9  # of the points may stay, for dropping the others to be worth it
 _ROOM = 12  # images for which room is made at once
 _ROWS = 64  # images whose response has passed, for which room is made at first
 _LEARNT = ("kept", "which", "kinds", "amplitude_sd", "rho", "drift_sd", "share", "reach_s", "log_prior", "log_det", "squares")
+_OF_POINTS = ("_absent", *(f"_{name}" for name in _LEARNT if name != "kinds"))
 SHORTEST_S = 0.05  # seconds that an image counts as shown at least
-_READ = 0.98  # the most probable points that hold so much are what is said of the images
+_READ = 0.98  # estimates are made from the most probable points that hold this share
 
 
 class Deconvolver:
@@ -68,6 +71,9 @@ class Deconvolver:
         Repetition time, seconds: what `autocorrelation` refers to.
     motion_terms, time_terms : int
         Number of motion terms, and then of functions of time, that come with each volume. With the latter the drift does not walk.
+    nuisance_terms : sequence of int
+        Sizes of groups of other nuisance terms, which come after those. Terms have a standard deviation of about 1, or are all 0 in volumes
+        of which they are not known; whether a group is there is chosen by the evidence.
     grid : Grid
         Parameters to consider.
     shape : {"canonical", "derivatives", "fir"}
@@ -75,7 +81,14 @@ class Deconvolver:
     """
 
     def __init__(
-        self, tr_s: float, motion_terms: int = 6, grid: Grid | None = None, *, time_terms: int = 0, shape: Shape = "canonical"
+        self,
+        tr_s: float,
+        motion_terms: int = 6,
+        grid: Grid | None = None,
+        *,
+        time_terms: int = 0,
+        shape: Shape = "canonical",
+        nuisance_terms: Sequence[int] = (),
     ) -> None:
         grid = grid or Grid()
         if shape != "canonical":
@@ -90,13 +103,13 @@ class Deconvolver:
         self._which = np.asarray(which, np.int64).ravel()
         self._amplitude_sd, self._rho, self._drift_sd, motion_sd, _, _, self._share, self._reach_s = points
         self._log_prior = grid.log_prior()
-        w = self._width
-        self._shared = slice(_MEAN + w, _MEAN + 2 * w)
-        self._terms = slice(_MEAN + 2 * w, _MEAN + 2 * w + motion_terms + time_terms)
-        size = self._terms.stop
-        self._size = size
-        self._mean = np.zeros((self._all, size + _ROOM * w))
+        w, after = self._width, _MEAN + 2 * self._width
+        self._groups = Groups(after + motion_terms + time_terms, nuisance_terms)
+        self._shared, self._terms = slice(_MEAN + w, after), slice(after, self._groups.stop)
+        self._absent = np.zeros(self._all, np.int64)  # absent groups, a bit each
+        self._size = size = self._terms.stop
         room = size + _ROOM * w
+        self._mean = np.zeros((self._all, room))
         self._cov = np.zeros((self._all, room, room))
         self._cov[:, _NOISE, _NOISE] = 1.0
         self._cov[:, _DRIFT, _DRIFT] = _START_VARIANCE
@@ -104,6 +117,7 @@ class Deconvolver:
         self._cov[:, self._shared, self._shared] = self._prior(self._share)
         for k in range(self._terms.start, size):
             self._cov[:, k, k] = motion_sd**2 if k < self._terms.start + motion_terms else _TERM_SD**2
+        self._groups.begin(self._mean, self._cov, self._absent)
         self._voxels: Array | None = None
         self._images: list[Image] = []
         self._past: dict[tuple[int, int], int] = {}  # images whose response has passed, and the volumes that saw them
@@ -113,8 +127,7 @@ class Deconvolver:
         self._starts = 0  # runs so far: the first volume of each only sets its level
         self._fresh = True
         self._left_out = 0.0  # sign of the last volume's surprise, where it was left out
-        self._log_det = np.zeros(self._all)
-        self._squares = np.zeros(self._all)
+        self._log_det, self._squares = np.zeros((2, self._all))
 
     def add_image(self, key: tuple[int, int], onset_s: float, duration_s: float) -> None:
         """Add an image, before the first volume that its response reaches; in the order of their onsets.
@@ -144,7 +157,7 @@ class Deconvolver:
         self._images.append(Image(key, float(onset_s), float(duration_s), at))
 
     def shown_for(self, key: tuple[int, int], shown_s: float) -> None:
-        """Take note that an image was taken away before its time: its amplitude remains that of the whole one, of which a part was seen.
+        """Record that an image was taken away before its time: its amplitude remains that of the whole one, of which a part was seen.
 
         Parameters
         ----------
@@ -177,7 +190,7 @@ class Deconvolver:
         return np.asarray((share * self._amplitude_sd**2)[:, np.newaxis, np.newaxis] * self._basis.prior, np.float64)
 
     def add_volume(self, t_s: float, value: float, terms: ArrayLike, voxels: Array | None = None) -> bool:
-        """Add one volume; say whether it counts or is incredible. Volumes that are missing are simply not added.
+        """Add one volume; return whether it counts or is incredible. Missing volumes are simply not added.
 
         Parameters
         ----------
@@ -185,8 +198,8 @@ class Deconvolver:
             The middle of its acquisition, later than that of the last one.
         value : float
             The series.
-        terms : array-like of float, (motion_terms + time_terms,)
-            Motion terms, mm, and functions of time.
+        terms : array-like of float, (motion_terms + time_terms + sum of nuisance_terms,)
+            Motion terms, mm, functions of time, and the groups.
         voxels : ndarray, float64 (voxels,), optional
             More series, taken apart with the gains of the point of the grid that is the most probable now; see :meth:`pattern`.
 
@@ -233,44 +246,52 @@ class Deconvolver:
             apart = voxels - h[:size] @ self._voxels[:size]
             self._voxels[:size] += np.multiply.outer(gain[best, :size] / variance[best], apart)
         correct(self._mean, self._cov, gain, variance, surprise, self._size)
+        for number in self._groups.due(designs[0]):
+            self._divide(number)
         self._forget()
         return True
 
     def interrupt(self) -> None:
-        """A new run follows, whose level is not known: noise and drift start anew, all images' responses have passed."""
+        """Begin a new run of unknown level: noise and drift start anew, all images' responses have passed."""
         self._retire(everything=True)
         if self._voxels is not None:
             self._voxels[[_NOISE, _DRIFT]] = 0.0
+            self._voxels[self._groups.start : self._groups.stop] = 0.0
         for place, variance in ((_NOISE, 1.0), (_DRIFT, _START_VARIANCE)):
             self._mean[:, place] = 0.0
             self._cov[:, place, :] = self._cov[:, :, place] = 0.0
             self._cov[:, place, place] = variance
+        self._groups.begin(self._mean, self._cov, self._absent)
         self._fresh = True
 
     def learnt(self) -> Learnt:
-        """What the volumes so far say of everything but single images, for :meth:`take_over`: after :meth:`interrupt`."""
+        """Return all estimates except those of single images, for :meth:`take_over`: after :meth:`interrupt`."""
         used, voxels = self._terms.stop, np.zeros((0, 0)) if self._voxels is None else self._voxels[: self._terms.stop]
         counts = np.array([self.volumes, self._starts])
         own = {"mean": self._mean[:, :used], "cov": self._cov[:, :used, :used], "voxels": voxels, "counts": counts}
+        if self._groups.places:
+            own |= {"absent": self._absent, "shown": self._groups.shown}
         return own | {name: getattr(self, f"_{name}") for name in _LEARNT}
 
     def take_over(self, learnt: Learnt) -> None:
-        """Begin a run with what an earlier one has learnt, before any volume; images and their times begin anew.
+        """Begin a run with the values learnt in an earlier one, before any volume; images and their times start anew.
 
         Raises
         ------
         ValueError
-            It is not of filters like these.
+            The values are of other filters.
         """
         used, points = self._terms.stop, len(learnt.get("kept", ()))
         shapes = {"mean": (points, used), "cov": (points, used, used), "counts": (2,), "kinds": (None, 2), "voxels": (None, None)}
+        shapes |= {"absent": (points,), "shown": self._groups.shown.shape} if self._groups.places else {}
         found = checked(learnt, shapes | {name: (points,) for name in _LEARNT if name != "kinds"})
         kept, which = found["kept"].astype(np.int64), found["which"].astype(np.int64)
         if not points or kept.min() < 0 or kept.max() >= self._all or which.min() < 0 or which.max() >= len(found["kinds"]):
             raise ValueError("parameters that these filters do not have")
         for name in _LEARNT:
             setattr(self, f"_{name}", found[name])
-        self._kept, self._which = kept, which
+        self._kept, self._which, self._absent = kept, which, found.get("absent", np.zeros(points)).astype(np.int64)
+        self._groups.shown = found.get("shown", self._groups.shown).astype(np.int64)
         room = used + _ROOM * self._width
         self._mean, self._cov, self._size = np.zeros((points, room)), np.zeros((points, room, room)), used
         self._mean[:, :used], self._cov[:, :used, :used] = found["mean"], found["cov"]
@@ -286,22 +307,22 @@ class Deconvolver:
         Parameters
         ----------
         past : int, optional
-            Also of so many of the latest images whose response has passed; all of them by default.
+            Number of the latest images with a passed response that are included; default: all.
         """
         points, weights = self._probable()
         noise = self._noise_variance()[points]
         now = self._snapshot(points)
-        shift = now.mu - weights @ now.mu  # what points of the grid say of all images alike
+        shift = now.mu - weights @ now.mu  # shift of all images alike at each point of the grid
         first = 0 if past is None else max(len(self._past) - past, 0)
         then = self._gone.rows(slice(first, len(self._past)), points)
         value = then.value + then.slope * (now.mu - then.mu)
         apart = then.variance - then.slope**2 * then.mu_variance
         shared = then.slope**2 * now.mu_variance
         passed = islice(self._past.items(), first, None)
-        found = _average(passed, value, apart * noise, shared * noise, weights, shift)
+        found = averaged(passed, value, apart * noise, shared * noise, weights, shift)
         shared = now.slope.T**2 * now.mu_variance
         here = [(image.key, image.volumes) for image in self._images]
-        return found | _average(here, now.value.T, (now.variance.T - shared) * noise, shared * noise, weights, shift)
+        return found | averaged(here, now.value.T, (now.variance.T - shared) * noise, shared * noise, weights, shift)
 
     def pattern(self, key: tuple[int, int]) -> Array | None:
         """Amplitudes of an image in each of the voxels' series, float64 (voxels,); None where its response has passed.
@@ -316,7 +337,7 @@ class Deconvolver:
         return None
 
     def response(self) -> Response:
-        """What is known of the response's lag and width."""
+        """Estimate of the response's lag and width."""
         grid = self.grid
         weights, (lag_s, width) = self._weights(), self._kinds[self._which].T
         all_lags_s = tuple(sorted(set(grid.lag_s)))
@@ -328,11 +349,24 @@ class Deconvolver:
             grid.width_mean * grid.width_prior, float(weights[outer].sum()), all_lags_s,
         )  # fmt: skip
 
+    def noise(self) -> tuple[float, float]:
+        """Expected noise: its autocorrelation over a second, and the drift's spread after one, noise standard deviations."""
+        weights = self._weights()
+        return float(weights @ self._rho) ** (1.0 / self._tr_s), math.sqrt(float(weights @ self._drift_sd**2))
+
     def weights(self) -> Array:
         """Posterior probability of each point of the grid; 0 where it has been dropped."""
-        weights = np.zeros(self._all)
-        weights[self._kept] = self._weights()
+        return np.asarray(self.weights_by_groups().sum(axis=0), np.float64)
+
+    def weights_by_groups(self) -> Array:
+        """The same for each set of absent groups (a bit each), float64 (2^groups, points)."""
+        weights = np.zeros((2 ** len(self._groups.places), self._all))
+        weights[self._absent, self._kept] = self._weights()
         return weights
+
+    def there(self) -> list[float]:
+        """Probability that each group of nuisance terms is there; NaN where too few volumes have shown it."""
+        return self._groups.there(self._weights(), self._absent)
 
     def _log_weights(self) -> Array:
         """Logarithm of the posterior probability of the points that are left, but for a constant."""
@@ -350,7 +384,7 @@ class Deconvolver:
         return int(np.argmax(self._log_weights()))
 
     def _probable(self) -> tuple[NDArray[np.int64], Array]:
-        """Points that count for what is said, and their probabilities."""
+        """Points used for the estimates, and their probabilities."""
         weights = self._weights()
         order = np.argsort(-weights, kind="stable")
         points = np.sort(order[: int(np.searchsorted(np.cumsum(weights[order]), _READ)) + 1])
@@ -367,7 +401,7 @@ class Deconvolver:
             likely &= log >= np.sort(log)[-most]
         if likely.sum() > _SPARE * len(log):  # copying has a price, too
             return
-        for name in ("_kept", "_which", "_amplitude_sd", "_rho", "_drift_sd", "_share", "_reach_s", "_log_prior", "_log_det", "_squares"):
+        for name in _OF_POINTS:
             setattr(self, name, getattr(self, name)[likely])
         kept = np.flatnonzero(likely)
         compact(self._mean, self._cov, kept, self._size)
@@ -376,8 +410,19 @@ class Deconvolver:
         kinds, self._which = np.unique(self._which, return_inverse=True)
         self._kinds = self._kinds[kinds]
 
+    def _divide(self, number: int) -> None:
+        """Add filters without a group of nuisance terms to those with it."""
+        half, group, sd = len(self._mean), self._groups.places[number], self._groups.sd[number]
+        self._mean, self._cov, squares, log_det = divided(self._mean, self._cov, self._size, group, sd)
+        self._gone = self._gone.rows(slice(None), np.tile(np.arange(half), 2))
+        for name in _OF_POINTS:
+            setattr(self, name, np.concatenate([getattr(self, name)] * 2))
+        self._absent[half:] |= 1 << number
+        self._squares[half:] += squares
+        self._log_det[half:] += log_det
+
     def _incredible(self, squares: Array) -> bool:
-        """Whether a volume, so many noise variances (squared, at each point) from what is predicted, is as improbable as an artefact."""
+        """Whether a volume, this many noise variances (squared, at each point) from its prediction, is as improbable as an artefact."""
         tail = self._weights() @ erfc(np.sqrt(0.5 * squares / self._noise_variance()))
         return bool(tail < erfc(_INCREDIBLE / math.sqrt(2)))
 
@@ -416,7 +461,7 @@ class Deconvolver:
         return values
 
     def _retire(self, everything: bool = False) -> None:
-        """Take the images whose responses have passed, or all, out of the state."""
+        """Remove the images whose responses have passed, or all, from the state."""
         last_s = float(self._kinds[:, 0].max()) + HRF_LENGTH_S
         gone = [k for k, image in enumerate(self._images) if everything or self._t_s >= image.onset_s + last_s + image.duration_s]
         if not gone:
@@ -426,9 +471,7 @@ class Deconvolver:
             row = len(self._past)
             if row == len(self._gone.value):
                 self._gone = self._gone.longer()
-            for into, values in ((self._gone.value, now.value), (self._gone.variance, now.variance), (self._gone.slope, now.slope)):
-                into[row] = values[:, k]
-            self._gone.mu[row], self._gone.mu_variance[row] = now.mu, now.mu_variance
+            self._gone.put(row, now, k)
             self._past[self._images[k].key] = self._images[k].volumes
         self._images = [image for k, image in enumerate(self._images) if k not in gone]
         self._size = max([self._terms.stop, *(image.at + self._width for image in self._images)])
@@ -455,15 +498,3 @@ def warm_up() -> None:
     for t_s in (0.0, 1.0):
         filters.add_volume(t_s, 0.0, [])
     compact(filters._mean, filters._cov, np.arange(1), filters._size)
-
-
-def _average(
-    images: Iterable[tuple[tuple[int, int], int]], value: Array, apart: Array, shared: Array, weights: Array, shift: Array
-) -> dict[tuple[int, int], Amplitude]:
-    """Mean and spread of a mixture for each image (a row); apart from others, its parts are moved by `shift` against each other."""
-    mean = value @ weights
-    far = value - mean[:, np.newaxis]
-    se = np.sqrt(np.maximum((apart + shared + far**2) @ weights, 0.0))
-    se_apart = np.sqrt(np.maximum((apart + (far - shift) ** 2) @ weights, 0.0))
-    each = zip(images, mean.tolist(), se.tolist(), se_apart.tolist(), strict=True)
-    return {key: Amplitude(mean, se, apart, volumes) for (key, volumes), mean, se, apart in each}

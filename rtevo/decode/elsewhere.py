@@ -24,9 +24,9 @@ __all__ = ["carry_folder", "find_placement", "for_run", "in_order", "maps_for_ru
 Volume = NDArray[np.float32]
 Array = NDArray[np.float64]
 MOST_VOLUMES = 10
-"""So many of a run's first steady volumes make a reference."""
+"""Number of a run's first steady volumes that make a reference."""
 PLACEMENT, PICTURE = "placement.json", "placement.png"
-_SETTLING = 10  # so many volumes may come before steady state
+_SETTLING = 10  # largest number of volumes before steady state
 _MARGIN = -1.0  # voxels from the centres of the field of view's edge, inwards
 
 
@@ -77,7 +77,7 @@ def find_placement(decoder: Decoder, today: Volume, grid: Grid, matrix: Array | 
 
 
 def sentence(placement: Placement) -> str:
-    """Say a placement in a line, and its reasons."""
+    """Return a placement in one line, with its reasons."""
     figures = (
         f"placement {placement.verdict.value}: correlation {placement.correlation:.2f}, {placement.overlap:.0%} of the head and "
         f"{placement.weight_kept:.0%} of the weight in the field of view, expected error {placement.expected_error_mm:.2f} mm"
@@ -145,7 +145,7 @@ def in_order(run: Run, grid: Grid) -> Run:
 
 
 def seen_by(run: Run, placement: Placement, grid: Grid) -> NDArray[np.bool_]:
-    """Say which voxels of another grid a run sees, with a margin for the head's motion; bool (X, Y, Z)."""
+    """Return the voxels of another grid that a run covers, with a margin for the head's motion; bool (X, Y, Z)."""
     return inside(placement.matrix, grid, run.grid, _MARGIN)
 
 
@@ -234,14 +234,14 @@ def _clear(out: Path) -> None:
     """Remove an earlier placement; refuse a folder that holds anything else."""
     there = list(out.iterdir()) if out.is_dir() else []
     if there and not (out / PLACEMENT).is_file():
-        raise DecoderError(f"{out}: expected a new folder, or one with an earlier placement, found others' files; choose another --out")
+        raise DecoderError(f"{out}: expected a new folder, or one with an earlier placement, found other files; choose another --out")
     for path in there:
         if path.name in (REFERENCE, MASK, NOISE, SETTINGS, PLACEMENT, PICTURE) or path.name.endswith(SUFFIX):
             path.unlink()
 
 
 def _name_as(folder: Path, out: Path, several: bool) -> None:
-    """Let the folder of several maps name the one that the first folder names, or none."""
+    """Set the default map of a folder of several maps to that of the first folder, or to none."""
     if not several:
         return
     source = folder / SETTINGS

@@ -1,4 +1,4 @@
-"""What was shown in a training run, and which response a decoder is to tell from which.
+"""Events of a training run, and the responses that a decoder is to separate.
 
 Events come as BIDS ``events.tsv`` files: tab-separated, with columns ``onset`` and ``duration`` in seconds from the first volume and,
 usually, ``trial_type`` (https://bids-specification.readthedocs.io, "Task events").
@@ -21,9 +21,9 @@ from rtevo.errors import DataError
 __all__ = ["Event", "Target", "blocks", "parse_target", "predicted", "read_events"]
 
 BLOCK_GAP_S = 5.0
-"""Events of one kind that follow each other by less than this are one block: their responses cannot be told apart."""
+"""Events of one kind that follow each other by less than this are one block: their responses cannot be separated."""
 MOST_TOLD = 5
-"""Rows that are left out are named up to this many, for each reason."""
+"""Largest number of left-out rows that are listed, for each reason."""
 _MISSING = ("", "n/a", "nan")  # in any case
 
 
@@ -49,12 +49,12 @@ class Event:
 
 @dataclass(frozen=True)
 class Target:
-    """What a decoder is to predict.
+    """The target that a decoder is to predict.
 
     Parameters
     ----------
     text : str
-        As it was asked for.
+        The target's text.
     coefficients : ndarray, float64 (events,)
         Of each event: 1 or -1 for the two sides of a contrast, the centred value of a numeric column, NaN for events that do not count.
     categorical : bool
@@ -78,7 +78,7 @@ def read_events(path: Path, run_s: float = math.inf, problems: list[str] | None 
     run_s : float
         Length of the run, seconds.
     problems : list of str, optional
-        Takes what was left out, and why.
+        Receives the left-out rows, and the reasons.
 
     Returns
     -------
@@ -120,7 +120,7 @@ def read_events(path: Path, run_s: float = math.inf, problems: list[str] | None 
     if len(after) > len(events):
         raise DataError(
             f"{path}: expected the events of a run of {run_s:g} s, found {len(after)} of {len(after) + len(events)} onsets after its end: "
-            "see whether the file is this run's and the repetition time is right"
+            "check that the file is this run's and that the repetition time is right"
         )
     if problems is not None:
         problems += told
@@ -146,7 +146,7 @@ def _seconds(path: Path, line: int, name: str, text: str) -> float:
 
 
 def parse_target(text: str, events: Sequence[Event]) -> Target:
-    """Say which events count how.
+    """Return how each event counts.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def parse_target(text: str, events: Sequence[Event]) -> Target:
     if not minus:
         minus = [kind for kind in kinds if kind not in plus]
     if not minus:
-        raise DataError(f"target '{text}': expected something to tell it from, but all events are '{', '.join(plus)}'")
+        raise DataError(f"target '{text}': expected events of another kind to contrast with, but all events are '{', '.join(plus)}'")
     both = set(plus) & set(minus)
     if both:
         raise DataError(f"target '{text}': expected each kind on one side, found '{sorted(both)[0]}' on both")

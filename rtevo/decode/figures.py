@@ -1,4 +1,4 @@
-"""One page about a decoder: where it looks, what it weighs, how good the run was."""
+"""One page about a decoder: its mask, its weights, the quality of the run."""
 
 from __future__ import annotations
 
@@ -183,9 +183,9 @@ def draw_selected(
     curve : sequence of (int, float)
         Number of voxels and held-out agreement of volumes.
     voxels : int
-        How many were chosen.
+        Chosen number.
     weak : bool
-        Parts of blocks were told apart.
+        Parts of blocks were held out.
     """
     from matplotlib.figure import Figure
 
@@ -231,7 +231,7 @@ def _planes(part: Any, decoder: Decoder) -> None:
         shown = np.ma.masked_where(plane == 0, plane)
         picture = axis.imshow(shown, cmap="coolwarm", origin="lower", vmin=-limit, vmax=limit, alpha=0.85, aspect=up / across)
         _name_sides(axis, ends)
-        axis.set_title(f"{name}, through the map's strongest place", fontsize=9)
+        axis.set_title(f"{name}, through the map's peak", fontsize=9)
         axis.set_axis_off()
     part.colorbar(picture, ax=list(axes), shrink=0.7, label="weight (red: for, blue: against)")
     part.suptitle(f"map '{decoder.name}', {int((weights != 0).sum())} voxels, on the reference")

@@ -1,4 +1,4 @@
-"""The default of ``fit``: maps on selected voxels, what the folder says of them, and their pages."""
+"""The default of ``fit``: maps on selected voxels, their settings in the folder, and their pages."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def performance_of(chosen: Chosen, categories: Categories, column: int = 0) -> P
 
 
 def told(chosen: Chosen, categories: Categories) -> str:
-    """Put the performance into lines."""
+    """Return the performance as lines of text."""
     what = "parts of blocks" if chosen.weak else "blocks"
     measure = "correlation" if categories.numeric else "AUC"
     lines = []
@@ -139,11 +139,11 @@ def told(chosen: Chosen, categories: Categories) -> str:
         count = categories.design.shape[1]
         line += f", {count}-way {chosen.accuracy:.2f} (chance {1 / count:.2f})" if len(categories.names) > 1 else ""
         line += f" (p = {chosen.p_value:.3f}, " if math.isfinite(chosen.p_value) else " ("
-        how = "WEAK: parts of blocks share slow noise" if chosen.weak else "all that was chosen was chosen inside them"
+        how = "WEAK: parts of blocks share slow noise" if chosen.weak else "all choices were made inside the folds"
         lines.append(line + f"{len(chosen.labels)} {what}, {chosen.folds} folds; {how})")
     if chosen.days:
         if math.isnan(chosen.days[0]):
-            lines.append("held-out days: could not be told apart by the other days")
+            lines.append("held-out days: could not be decoded from the other days")
         else:
             right = f", {chosen.days[1]:.2f} right" if math.isfinite(chosen.days[1]) else ""
             lines.append(f"held-out days: {measure} {chosen.days[0]:.3f}{right}")
@@ -153,11 +153,11 @@ def told(chosen: Chosen, categories: Categories) -> str:
 
 
 def response_told(names: Sequence[str], responses: Sequence[ResponsePrior | None]) -> str:
-    """Put the maps' responses into lines."""
+    """Return the maps' responses as lines of text."""
     lines = []
     for name, found in zip(names, responses, strict=True):
         if found is None:
-            lines.append(f"response of '{name}': not known (too few volumes that the map had not seen)\n")
+            lines.append(f"response of '{name}': not known (too few volumes on which the map was not fitted)\n")
         else:
             lines.append(f"response of '{name}': {found.sentence()}\n")
     return "".join(lines)

@@ -72,7 +72,7 @@ class ResponsePrior:
         return {name: None if math.isnan(value) else round(float(value), 4) for name, value in asdict(self).items()}
 
     def sentence(self) -> str:
-        """Say it in words."""
+        """Return the response in words."""
         peak_s = CANONICAL_PEAK_S + self.lag_s
         return (
             f"{self.lag_s:+.1f} +- {self.lag_se_s:.1f} s against the canonical one (its peak {peak_s:.1f} s after a brief event), "

@@ -55,7 +55,7 @@ class Basis:
 
 
 def basis(shape: Shape) -> Basis:
-    """Give the basis of a kind of response.
+    """Return the basis of a kind of response.
 
     Parameters
     ----------

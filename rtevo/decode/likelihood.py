@@ -1,18 +1,18 @@
-"""What the volumes alone say of each image, for whoever has a prior of their own.
+"""Each image's response by the volumes alone, for models with a prior of their own.
 
 The scores that :mod:`rtevo.decode.deconvolve` publishes are posterior means: they are drawn to the images' mean and to their neighbours.
 A model of the scores that draws them once more would count that prior twice. So the same filters run beside it with amplitudes that are as
 good as free, each weighed by what is left of its parameters (noise, drift, motion, response) in the main one. Their estimates are noisy and
 their errors go together: with the neighbours', which overlap, and with all those of minutes, which share drift.
 
-The errors' covariance is said image by image, in the order of the onsets: the error of one is a sum over those of the images before it, and
+The errors' covariance comes image by image, in the order of the onsets: the error of one is a sum over those of the images before it, and
 something of its own (the modified Cholesky decomposition: M. Pourahmadi 1999, doi:10.1093/biomet/86.3.677). So it is a covariance whatever
 part of it comes late or not at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,20 +54,31 @@ class Free(Deconvolver):
 
     Parameters
     ----------
-    tr_s, motion_terms, grid, time_terms, shape
+    tr_s, motion_terms, grid, time_terms, shape, nuisance_terms
         Of the :class:`Deconvolver` that is followed.
     """
 
-    def __init__(self, tr_s: float, motion_terms: int, grid: Grid, *, time_terms: int = 0, shape: Shape = "canonical") -> None:
+    def __init__(
+        self,
+        tr_s: float,
+        motion_terms: int,
+        grid: Grid,
+        *,
+        time_terms: int = 0,
+        shape: Shape = "canonical",
+        nuisance_terms: Sequence[int] = (),
+    ) -> None:
         free = replace(grid, amplitude_sd=(_FREE_SD,), shared=(ALONE,))
-        super().__init__(tr_s, motion_terms, free, time_terms=time_terms, shape=shape)
+        super().__init__(tr_s, motion_terms, free, time_terms=time_terms, shape=shape, nuisance_terms=nuisance_terms)
         mean = slice(2, 2 + self._width)
         self._cov[:, mean, mean] = _KNOWN * self._basis.prior
-        self._given = np.full(self._all, 1.0 / self._all)
+        self._given = np.full((1, self._all), 1.0 / self._all)
 
     def follow(self, other: Deconvolver) -> None:
-        """Take over what `other` holds probable, before :meth:`add_volume`."""
-        self._given = np.einsum("arn->r", other.weights().reshape(len(other.grid.amplitude_sd), self._all, len(other.grid.shared)))
+        """Copy the parameters' probabilities of `other`, before :meth:`add_volume`."""
+        weights = other.weights_by_groups()
+        shape = (len(other.grid.amplitude_sd), self._all, len(other.grid.shared))
+        self._given = np.array([np.einsum("arn->r", each.reshape(shape)) for each in weights])
 
     def measured(self, among: Callable[[tuple[int, int]], bool] = lambda key: True) -> dict[tuple[int, int], Measured]:
         """Estimates of the images whose responses have not passed.
@@ -75,7 +86,7 @@ class Free(Deconvolver):
         Parameters
         ----------
         among : callable
-            Whether an image is one of those that are said.
+            Whether an image's estimate is published.
         """
         images = [image for image in self._images if among(image.key)]
         if not images:
@@ -97,8 +108,10 @@ class Free(Deconvolver):
         return found
 
     def _log_weights(self) -> Array:
+        given = np.zeros_like(self._given)
+        np.add.at(given, np.arange(len(given)) & self._groups.judged(), self._given)  # the other one divides its filters a moment before
         with np.errstate(divide="ignore"):
-            return np.asarray(np.log(self._given[self._kept]), np.float64)
+            return np.asarray(np.log(given[self._absent, self._kept]), np.float64)
 
     def _incredible(self, squares: Array) -> bool:
         """The other one decides."""

@@ -59,9 +59,7 @@ def load_decoder(
         raise DecoderError(f"objective {problem}") from None
     columns = ["se", *(f"{label}{end}" for label in goal.maps for end in ("", "_se"))]
     if len(set(columns)) < len(columns):
-        raise DecoderError(
-            f"objective {objective!r}: expected no map called 'se' or as another with '_se': so errors are called in trials.tsv"
-        )
+        raise DecoderError(f"objective {objective!r}: expected no map named 'se' or MAP_se: trials.tsv uses these names for errors")
     found = [Decoder.load(*there[label]) for label in goal.maps]
     _check_units(goal, found)
     base = Decoder.load(folders[0], next(iter(maps_in(folders[0]))))

@@ -23,7 +23,7 @@ LATE_S = 30.0
 
 
 def response_window(onset_s: float, tr_s: float, delay_s: float = 6.0, half_window_tr: int = 1) -> range:
-    """Say which volumes measure the response to an image.
+    """Return the volumes that measure the response to an image.
 
     Volume i is acquired from ``i * tr_s``. The window's centre is the volume whose start is nearest to ``onset_s + delay_s`` (at half
     a TR the later one); the window holds it and `half_window_tr` volumes on each side.
@@ -73,7 +73,7 @@ class Peak:
         self._pending: dict[tuple[int, int], float] = {}
 
     def add_onset(self, key: tuple[int, int], onset_s: float) -> list[Score]:
-        """Take an image; give the scores that are ready now."""
+        """Add an image; return the scores that are ready now."""
         self._pending[key] = onset_s
         return self.settle()
 
@@ -81,7 +81,7 @@ class Peak:
         """Nothing: images are taken to stand alone."""
 
     def add_volume(self, index: int, motion_mm: NDArray[np.float64], values: NDArray[np.float32] | None) -> list[Score]:
-        """Take a volume, None where there is none to use; give the scores that are ready now."""
+        """Add a volume, None if there is none to use; return the scores that are ready now."""
         self._last = max(self._last, index)
         if values is not None:
             terms = np.concatenate([[index * self._window[0] / 60.0], motion_mm])

@@ -1,4 +1,4 @@
-"""How well a decoder's scores follow what they are to measure, from what its folder says of held-out blocks.
+"""Quality of a decoder's scores, from the held-out blocks in its folder.
 
 The quality of a map is the correlation r of its scores with what was shown, over the blocks that its fit had not seen (R. A. Fisher 1921
 for the interval). It is of category blocks, averaged over many volumes: what their noise takes away is small, and what a map knows of finer
@@ -36,7 +36,7 @@ class MapQuality:
     blocks : int
         Held out (parts of blocks where `weak`).
     weak : bool
-        Parts of blocks were told apart, which share slow noise: r is too good.
+        Parts of blocks were held out, which share slow noise: r is too high.
     """
 
     r: float
@@ -62,7 +62,7 @@ def map_quality(folder: Path, objective: str = "") -> MapQuality:
     Raises
     ------
     DecoderError
-        The folder says nothing of held-out blocks, or not of this map.
+        The folder has no results of held-out blocks, or none of this map.
     """
     maps = list(own_settings(folder) or maps_in(folder)) if folder.is_dir() else []
     try:
@@ -70,7 +70,7 @@ def map_quality(folder: Path, objective: str = "") -> MapQuality:
     except ValueError as problem:
         raise DecoderError(f"{folder}: objective {problem}") from None
     if goal is not None and not goal.is_linear:
-        raise DecoderError(f"{folder}: objective {objective!r}: expected a weighted sum of maps: of others the folder says nothing")
+        raise DecoderError(f"{folder}: objective {objective!r}: expected a weighted sum of maps: the folder rates no others")
     decoder = Decoder.load(folder, goal.maps[0] if goal is not None else None)
     stored = decoder.settings.get("performance")
     found: dict[str, Any] = stored if isinstance(stored, dict) else {}
@@ -86,7 +86,7 @@ def map_quality(folder: Path, objective: str = "") -> MapQuality:
             scores = scores * (goal.linear[0] if goal else 1.0)
             shown = shown * (goal.linear[0] if goal else 1.0)
     except (KeyError, ValueError, TypeError, IndexError):
-        raise DecoderError(f"{folder / SETTINGS}: expected what held-out blocks say of the map (as `fit` writes it), found none") from None
+        raise DecoderError(f"{folder / SETTINGS}: expected the map's results on held-out blocks (written by `fit`), found none") from None
     known = np.isfinite(scores)
     scores, shown = scores[known], shown[known]
     if len(scores) < _FEWEST or not (np.ptp(scores) > 0 and np.ptp(shown) > 0):

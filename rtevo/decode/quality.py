@@ -1,4 +1,4 @@
-"""How good the incoming data are, as they come: DVARS, temporal signal-to-noise ratio, and whether they fit the decoder."""
+"""Quality of the incoming data: DVARS, temporal signal-to-noise ratio, and agreement with the decoder."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rtevo.decode.folder import Decoder
 
 __all__ = ["Quality", "differences", "whole"]
 
-_FEWEST = 10  # volumes from which on a tSNR is told
-_GAIN = 2.0  # the signal may be so many times the reference's, or so small a part of it
+_FEWEST = 10  # volumes from which on a tSNR is reported
+_GAIN = 2.0  # the signal may be this many times the reference's, or this part of it
 _AWAY_MM = 10.0
 _TR = 0.01
 
@@ -50,7 +50,7 @@ class Quality:
         self._squares = np.zeros(len(reference))
 
     def add(self, volume: NDArray[Any] | None) -> tuple[float, float]:
-        """Take an aligned volume, None where there is none.
+        """Add an aligned volume, None if there is none.
 
         Returns
         -------
@@ -92,7 +92,7 @@ class Quality:
 
 
 def differences(decoder: Decoder, tr_s: float, fwhm_mm: float, gain: float, motion: NDArray[np.float64]) -> list[str]:
-    """Say in what the incoming run is not like the decoder's: repetition time, smoothing, signal level, place of the head.
+    """Return how the incoming run differs from the decoder's: repetition time, smoothing, signal level, place of the head.
 
     Parameters
     ----------
@@ -114,10 +114,10 @@ def differences(decoder: Decoder, tr_s: float, fwhm_mm: float, gain: float, moti
         found.append(f"the signal is {gain:.3g} times that of the decoder's reference")
     shift_mm = float(np.linalg.norm(motion[:3]))
     if shift_mm > _AWAY_MM:
-        found.append(f"the head lies {shift_mm:.0f} mm from where it lay in the decoder's reference")
+        found.append(f"the head lies {shift_mm:.0f} mm from its position in the decoder's reference")
     return found
 
 
 def whole(volume: NDArray[Any], mask: NDArray[np.bool_]) -> bool:
-    """Say whether a volume, as it came, has a finite number in every voxel of the mask (realignment takes others for 0)."""
-    return bool(np.isfinite(volume.sum(dtype=np.float64)) or np.isfinite(volume[mask]).all())
+    """Return whether a volume, as received, is finite in every voxel of the mask, in each echo (realignment replaces NaN by 0)."""
+    return bool(np.isfinite(volume.sum(dtype=np.float64)) or np.isfinite(volume[..., mask]).all())

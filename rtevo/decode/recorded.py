@@ -61,7 +61,7 @@ def open_with(path: Path, options: argparse.Namespace) -> Run:
 
 
 def events_of(path: Path, run: Run, first: int | None = None) -> list[Event]:
-    """Read a run's events, in seconds from its first volume; what is left out, or taken to be meant, is said.
+    """Read a run's events, in seconds from its first volume; report left-out rows and assumptions.
 
     Parameters
     ----------
@@ -69,8 +69,8 @@ def events_of(path: Path, run: Run, first: int | None = None) -> list[Event]:
     run : Run
         Its first volumes may be missing: a part of a run.
     first : int, optional
-        Number of the first volume that is there, counted from the volume at which the onsets' zero lies; 0: the onsets count from the first
-        volume that is there. Default: what lets more events be seen, the run's own count where both do.
+        Number of the first recorded volume, counted from the volume at the onsets' zero; 0: the onsets count from the first
+        recorded volume. Default: the choice with which more events are seen, the run's own count if equal.
     """
     problems: list[str] = []
     begins = next((index for index in range(run.count) if run.volume(index) is not None), 0)
@@ -81,10 +81,10 @@ def events_of(path: Path, run: Run, first: int | None = None) -> list[Event]:
         run_s, part_s = 0.0, begins * run.tr_s
         seen = [sum(begins <= (event.onset_s + by + _PEAK_S) / run.tr_s <= run.count for event in events) for by in (run_s, part_s)]
         shift_s = part_s if seen[1] > seen[0] else run_s
-        whose = "the first volume that is there" if shift_s else "the run's first volume"
+        whose = "the first recorded volume" if shift_s else "the run's first volume"
         problems.append(
-            f"{path}: the run begins with volume {begins} (from 0); onsets are taken to count from {whose} ({max(seen)} of {len(events)} "
-            f"events are seen then, else {min(seen)}; --first {0 if shift_s else begins} says so, --first {begins if shift_s else 0} not)"
+            f"{path}: the run begins with volume {begins} (from 0); onsets are counted from {whose} ({max(seen)} of {len(events)} "
+            f"events are seen then, else {min(seen)}; --first {0 if shift_s else begins} confirms, --first {begins if shift_s else 0} not)"
         )
     sys.stderr.write("".join(f"rtevo.decode: {problem}\n" for problem in problems))
     return [replace(event, onset_s=event.onset_s + shift_s) for event in events] if shift_s else events
@@ -101,7 +101,7 @@ def reference_of(run: Run) -> NDArray[np.float32]:
 
 
 def aligned(run: Run, reference: NDArray[np.float32], mask: NDArray[np.bool_]) -> Frames:
-    """Give index, aligned volume (None: not usable) and motion of every volume."""
+    """Yield index, aligned volume (None: not usable) and motion of every volume."""
     with Realigner(reference, run.grid.affine) as realigner:
         for index, (motion, volume) in enumerate(align_run(run, realigner)):
             if motion is None or not motion.converged:
@@ -136,7 +136,7 @@ def series_of(
             values.append(smooth(np.nan_to_num(volume), size_mm, fwhm_mm)[mask])
             index.append(i)
     if len(values) < 10:
-        why = f"; {holes} have numbers in the mask that are not finite" if holes else ""
+        why = f"; {holes} have NaN or infinite values in the mask" if holes else ""
         raise DataError(f"the run: expected at least 10 volumes that can be used, found {len(values)} of {run.count}{why}")
     return Series(np.array(values), np.array(index), motion)
 

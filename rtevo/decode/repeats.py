@@ -19,7 +19,7 @@ __all__ = ["Repeats", "reliability"]
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 LEAST_VOXELS = 100
-"""So many of the most reliable voxels are kept in any case."""
+"""Number of the most reliable voxels that are kept in any case."""
 _SPARE = 3  # volumes of a run beyond its categories, for its responses to be estimated
 
 
@@ -39,13 +39,13 @@ class Repeats:
     least: float
 
     def kept(self, values: NDArray[np.float32], train: Flags, design: Array) -> Flags:
-        """Say which voxels repeat on some volumes; at least :data:`LEAST_VOXELS`, bool (voxels,).
+        """Return the voxels whose responses repeat on some volumes; at least :data:`LEAST_VOXELS`, bool (voxels,).
 
         Parameters
         ----------
         values : ndarray, float32 (voxels, n)
         train : ndarray, bool (n,)
-            Volumes that may be looked at.
+            Volumes that may be used.
         design : ndarray, float64 (n, K)
             Predicted response to each category.
         """

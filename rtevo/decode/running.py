@@ -97,7 +97,7 @@ class RunningFit:
             setattr(self, f"_{name}", sums)
 
     def residual(self, terms: NDArray[np.float64], values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Take the fitted constant and nuisance terms out of a volume, or out of the mean of several (of terms and values alike)."""
+        """Remove the fitted constant and nuisance terms from a volume, or from the mean of several (of terms and values alike)."""
         x, residual = self._deviation(terms, values)
         for factor, row in zip(self._inverse() @ x, self._xy, strict=True):
             residual -= factor * row

@@ -62,7 +62,7 @@ def open_scan(path: Path, series: str | None = None) -> Run:
         found = survey(Path(place), series)
         info = found.run or (found.series[0] if len(found.series) == 1 else None)
         if info is None:
-            raise DataError(f"{path}: {found.reason or 'expected a whole volume in the file, found none'} (or give its folder)")
+            raise DataError(f"{path}: {found.reason or 'expected a whole volume in the file, found none'} (or name its folder)")
         return open_run(Path(place), info.uid)
 
 

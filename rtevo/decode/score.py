@@ -40,6 +40,9 @@ class Score:
         The response as the volumes alone have it, not drawn to other images', and what its error has of its own; NaN where it is not known.
     neighbours : tuple of float
         How the error of `measured` follows from those of the scored images before it, the nearest first.
+    nuisance : tuple of float
+        Probability that each group of nuisance terms is there, as far as known then, see :meth:`rtevo.decode.scorer.Scorer.there`; empty
+        where there are none.
     """
 
     key: tuple[int, int]
@@ -57,6 +60,7 @@ class Score:
     measured: float = math.nan
     measured_se: float = math.nan
     neighbours: tuple[float, ...] = ()
+    nuisance: tuple[float, ...] = ()
 
     def padded(self) -> list[float]:
         """`neighbours` as a slot of the ring ``scores`` holds them."""

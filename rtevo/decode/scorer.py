@@ -9,6 +9,7 @@ and the mean pattern around the peak of the response is correlated with the map,
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from rtevo.decode.learnt import Learnt
 from rtevo.decode.nuisance import SPIKE_MM, Drift, Nuisance, motion_in_mm, penalties
 from rtevo.decode.peak import Peak
 from rtevo.decode.score import Score
-from rtevo.decode.separate import FIRST_S, Separate
+from rtevo.decode.separate import FIRST_S, Separate, Used
 from rtevo.errors import DecoderError, GeometryError
 from rtevo.kernels.smooth import smooth
 
@@ -62,6 +63,8 @@ class Scorer:
         A score is published when the response has been seen until so long after the onset.
     motion_terms, drift, spike_mm
         See :class:`rtevo.decode.nuisance.Nuisance`.
+    nuisance_terms : sequence of int
+        Sizes of groups of other terms, which come with the volumes; the evidence chooses among them.
     hrf : {"canonical", "derivatives", "fir"}
         See :func:`rtevo.decode.hrf.basis`.
     grid : Grid, optional
@@ -101,6 +104,7 @@ class Scorer:
         motion_terms: int = 6,
         drift: Drift = "walk",
         spike_mm: float = SPIKE_MM,
+        nuisance_terms: Sequence[int] = (),
         hrf: Shape = "canonical",
         grid: Grid | None = None,
         delay_s: float = 6.0,
@@ -124,31 +128,23 @@ class Scorer:
         self._fwhm_mm = float(fwhm_mm)
         weights = decoder.weights[decoder.mask].astype(np.float64)
         self.left_out: list[int] = []
+        grid = grid or _grid(decoder)
+        self._undershoot = grid.undershoot
         self._method: Peak | Separate
         if method == "peak":
             self._method = Peak(weights, tr_s, delay_s, half_window_tr, penalties(drift_sd, motion_sd))
         else:
-            nuisance = Nuisance(tr_s, motion_terms, drift, spike_mm)
-            whole = method == "pattern"
+            nuisance = Nuisance(tr_s, motion_terms, drift, spike_mm, nuisance_terms)
             self._method = Separate(
-                weights,
-                tr_s,
-                duration_s,
-                nuisance,
-                first_s=first_s,
-                pattern=whole,
-                shape=hrf,
-                known=self._known(),
-                grid=grid or _grid(decoder),
-                left_out=self.left_out,
-                unit=_unit(decoder),
-            )
+                weights, tr_s, duration_s, nuisance, first_s=first_s, pattern=method == "pattern", shape=hrf, known=self._known(),
+                grid=grid, left_out=self.left_out, unit=_unit(decoder),
+            )  # fmt: skip
         self._seen: set[int] = set()  # those that came with data
         self._uses_late = method == "peak"
         self._keys: set[tuple[int, int]] = set()
         self._done: list[Score] = []
 
-    def add_volume(self, index: int, volume: NDArray[Any] | None, motion: ArrayLike) -> None:
+    def add_volume(self, index: int, volume: NDArray[Any] | None, motion: ArrayLike, others: ArrayLike = ()) -> None:
         """Add one volume.
 
         Parameters
@@ -161,6 +157,8 @@ class Scorer:
             Aligned volume on the decoder's grid; None: missing.
         motion : array-like of float, (6,)
             Of this volume, see ``records.MOTION_COLUMNS`` (mm, rad); NaN: not aligned.
+        others : array-like of float, (sum of nuisance_terms,) or empty
+            Nuisance terms of this volume, see :meth:`rtevo.decode.nuisance.Nuisance.terms` (not peak).
 
         Raises
         ------
@@ -172,9 +170,12 @@ class Scorer:
         if np.shape(motion) != (6,):
             raise ValueError(f"motion of volume {index}: expected 6 parameters, got shape {np.shape(motion)}")
         usable = volume is not None and np.isfinite(motion_in_mm(motion)).all()
-        self.add_values(int(index), self.values(int(index), volume) if usable and volume is not None else None, motion, volume is not None)
+        values = self.values(int(index), volume) if usable and volume is not None else None
+        self.add_values(int(index), values, motion, volume is not None, others)
 
-    def add_values(self, index: int, values: NDArray[np.float32] | None, motion: ArrayLike, came: bool = True) -> None:
+    def add_values(
+        self, index: int, values: NDArray[np.float32] | None, motion: ArrayLike, came: bool = True, others: ArrayLike = ()
+    ) -> None:
         """Add one volume of which the mask's voxels are at hand, smoothed: what :meth:`values` returns; else as :meth:`add_volume`.
 
         Parameters
@@ -185,6 +186,7 @@ class Scorer:
         motion : array-like of float, (6,)
         came : bool
             Whether there was a volume.
+        others : array-like of float
         """
         motion_mm = motion_in_mm(motion)
         if index < 0 or index in self._seen:
@@ -195,7 +197,10 @@ class Scorer:
             self.left_out.append(index)
         elif values is not None and index in self.left_out and self._uses_late:
             self.left_out.remove(index)
-        self._done += self._method.add_volume(index, motion_mm, values)
+        if isinstance(self._method, Peak):
+            self._done += self._method.add_volume(index, motion_mm, values)
+        else:
+            self._done += self._method.add_volume(index, motion_mm, values, others)
 
     def add_onset(self, key: tuple[int, int], onset_s: float) -> None:
         """Add an image that was shown, when it appears: before the volumes that its response reaches.
@@ -220,7 +225,7 @@ class Scorer:
         self._done += self._method.add_onset(key, float(onset_s))
 
     def shown_for(self, key: tuple[int, int], shown_s: float) -> None:
-        """Take note that an image was taken away before its time: its response overlaps its neighbours' all the same.
+        """Record that an image was taken away before its time: its response overlaps its neighbours' all the same.
 
         Parameters
         ----------
@@ -231,7 +236,7 @@ class Scorer:
         self._method.shown_for(key, float(shown_s))
 
     def ready(self, final: bool = False) -> list[Score]:
-        """Hand out the scores that have become ready since the last call, each once, in order of their onsets.
+        """Return the scores that have become ready since the last call, each once, in order of their onsets.
 
         Parameters
         ----------
@@ -244,7 +249,7 @@ class Scorer:
         return sorted(done, key=lambda score: (score.onset_s, score.key, score.revision))
 
     def interrupt(self) -> None:
-        """The scanner's run is over, and a new one follows, at whatever signal level: its volumes go on counting from where this one ended.
+        """Begin a new run of the scanner, of unknown signal level: its volumes continue the count of the last run.
 
         What has been learnt stays: voxels' standard deviations, the noise and the responses (deconvolve, pattern), all volumes so far
         (peak). Images without a score get none any more: ask for :meth:`ready` with `final` before.
@@ -278,9 +283,26 @@ class Scorer:
         """
         return self._method.reliability()
 
+    def there(self) -> list[float]:
+        """Probability that each group of nuisance terms is there, NaN where too few volumes have shown it; empty for ``peak``."""
+        return [] if isinstance(self._method, Peak) else self._method.there()
+
     def response(self) -> Response | None:
         """What is known of the response's lag and width, now and beforehand; None for ``peak``."""
         return self._method.response()
+
+    def used(self) -> list[Used]:
+        """Return the volumes that the fit has used since the last call: number, projection, motion in mm; none for ``peak``."""
+        return self._method.used() if isinstance(self._method, Separate) else []
+
+    def noise(self) -> tuple[float, float]:
+        """What is expected of the noise: autocorrelation over a second, the drift's spread after one; NaN for ``peak``."""
+        return self._method.noise() if isinstance(self._method, Separate) else (math.nan, math.nan)
+
+    @property
+    def undershoot(self) -> float:
+        """Of the response that is fitted, as a multiple of the canonical one."""
+        return self._undershoot
 
     def _known(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Noise of each voxel and the smoothed reference, where the decoder brings them."""

@@ -1,4 +1,4 @@
-"""Scores of recorded events by a session's own path, and how well they tell what was shown."""
+"""Scores of recorded events by a session's own path, and how well they separate the events."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Replayed:
-    """What one map says of a run.
+    """One map's scores of a run.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Replayed:
     reliability : float
         Expected squared correlation with the responses, by the model; NaN where the method gives none.
     split_half : float
-        Correlation of the scores of the even with those of the odd volumes, stepped up to all volumes; NaN where it was not asked for.
+        Correlation of the scores of the even with those of the odd volumes, stepped up to all volumes; NaN if not requested.
     """
 
     decoder: Decoder
@@ -133,7 +133,7 @@ def _split_half(even: list[Score], odd: list[Score]) -> float:
 
 
 def _decoders(options: argparse.Namespace) -> list[Decoder]:
-    """Load the maps that are asked for, or an objective over them."""
+    """Load the requested maps, or an objective over them."""
     if options.objective:
         if options.name:
             raise DecoderError("--name: expected none with --objective, which names its maps")
@@ -161,8 +161,8 @@ def score_run(options: argparse.Namespace) -> str:
     missing = [event.onset_s for k, event in enumerate(events) if math.isnan(replayed[0].scores[k].score)]
     if missing:
         sys.stderr.write(
-            f"rtevo.decode: {len(missing)} of {len(events)} events have no score, the first at {missing[0]:g} s: no volume that can be "
-            f"used shows their response (the run has volumes from {_first(run) * run.tr_s:g} to {run.count * run.tr_s:g} s)\n"
+            f"rtevo.decode: {len(missing)} of {len(events)} events have no score, the first at {missing[0]:g} s: no usable volume "
+            f"shows their response (the run has volumes from {_first(run) * run.tr_s:g} to {run.count * run.tr_s:g} s)\n"
         )
     rows, table = rows_of(replayed, events), table_of(replayed, events)
     if options.out is None:
@@ -181,7 +181,7 @@ def _names(folder: Path) -> list[str | None]:
 
 
 def _first(run: Run) -> int:
-    """Number of the first volume that is there."""
+    """Return the number of the first recorded volume."""
     return next((index for index in range(run.count) if run.volume(index) is not None), 0)
 
 
@@ -202,7 +202,7 @@ def rows_of(replayed: Sequence[Replayed], events: Sequence[Event]) -> str:
 
 
 def table_of(replayed: Sequence[Replayed], events: Sequence[Event]) -> str:
-    """Say how well the scores tell the kinds of event apart, by images and by blocks; and how reliable they are."""
+    """Report how well the scores separate the kinds of event, by images and by blocks, and how reliable they are."""
     kinds = sorted({event.trial_type for event in events if event.trial_type})
     groups = blocks(events, [kinds.index(event.trial_type) if event.trial_type else math.nan for event in events])
     lines = [f"{'map':<16}{'image AUC':>10}{'block AUC':>10}{'reliability':>12}{'split-half':>11}"]
@@ -248,6 +248,6 @@ def _labels(decoder: Decoder, events: Sequence[Event], kinds: Sequence[str]) -> 
 
 
 def _area(values: Array, labels: Array) -> float:
-    """Area under the ROC curve of the values that are there."""
+    """Return the area under the ROC curve of the known values."""
     known = np.isfinite(values)
     return area(values[known & (labels > 0)], values[known & (labels < 0)])

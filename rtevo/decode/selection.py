@@ -1,4 +1,4 @@
-"""Maps of several categories at once, on the voxels that tell them apart, with everything that is chosen chosen inside the fold.
+"""Maps of several categories at once, on the voxels that separate them, with all choices made inside the fold.
 
 A voxel counts by the F of the differences between the categories' responses (a general linear model with the predicted response of each
 category; F. Pereira, T. Mitchell, M. Botvinick 2009, doi:10.1016/j.neuroimage.2008.11.007, on selection inside the fold). On the voxels of
@@ -8,8 +8,8 @@ noise of its projection is its unit, so that scores of several maps can be compa
 
 How many voxels, which penalty and which smoothing is decided by nested cross-validation over stretches of the runs: volumes whose response
 reaches into a held-out block are left out of the fit. Voxels, centre, penalty, smoothing and unit of a fold know nothing of what it tests.
-Where no block can be held out (one block a category), the two parts of each block are told apart with a gap between them, what is chosen
-is the default, and the number is marked as weak: it shares the block's slow noise. Fits happen in the space of the volumes.
+If no block can be held out (one block a category), the two parts of each block are held out with a gap between them, the choice
+is the default, and the performance is marked as weak: the parts share the block's slow noise. Fits happen in the space of the volumes.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ COUNTS = (300, 1000, 2000, 5000, 0)
 PENALTIES = (0.01, 0.1, 1.0)
 """Ridge penalties that are tried, as a share of the mean squared length of a volume on the selected voxels."""
 WEAK = (
-    "WEAK: no block could be held out with another of its category left to fit, so parts of blocks were told apart, which share slow "
+    "WEAK: no block could be held out with another of its category left to fit, so parts of blocks were held out; parts share slow "
     "noise; voxels, penalty and smoothing are the defaults. Record two or more blocks of each category, better two runs"
 )
 _FEWEST = 10  # degrees of freedom, for the noise of what was held out
-TOO_FEW = "blocks are too few to choose by inside the folds: the number is that of the default voxels, penalty and smoothing"
+TOO_FEW = "too few blocks to choose inside the folds: the performance is that of the default voxels, penalty and smoothing"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is chosen.
+    """The chosen parameters.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ DEFAULT = Recipe(1000, 0.01)
 
 @dataclass(frozen=True)
 class Chosen:
-    """The maps, and how they were come by.
+    """The maps, and their choices and performance.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class Chosen:
     p_value : float
     folds, permutations : int
     weak : bool
-        Parts of blocks were told apart, not blocks.
+        Parts of blocks were held out, not blocks.
     note : str
     decisions : ndarray, float64 (held out, K)
         Scores of the blocks (or parts) that were held out, in units of the noise.
@@ -209,7 +209,7 @@ def _solve(products: Array, train: Flags, design: Array, penalty: float, numeric
     size = float(np.trace(kernel)) / n
     target = centre @ target
     if not size > 0 or not (np.ptp(target, axis=0) > 0).all():
-        raise DataError("training: expected volumes that show each category's response, found none of one")
+        raise DataError("training: expected volumes that show each category's response, found none of one category")
     inverse = np.linalg.inv(kernel + penalty * size * np.eye(n))
     solved = inverse @ target
     dual = centre @ solved
@@ -337,7 +337,7 @@ def select_maps(
     rng : numpy.random.Generator, optional
         Source of the permutations.
     days : ndarray, int (n,), optional
-        Day of each volume; where there are several, each day's blocks are also told apart by the others'.
+        Day of each volume; where there are several, each day's blocks are also decoded by the other days'.
     progress : callable, optional
         Called with what is done, how much of it, of how much.
     repeats : Repeats, optional
@@ -443,7 +443,7 @@ def _permuted(categories: Categories, parts: Array, count: int, rng: np.random.G
 def _by_days(
     versions: Sequence[_Voxels], categories: Categories, days: NDArray[np.int64], grid: Sequence[Recipe], default: Recipe
 ) -> tuple[float, ...]:
-    """Tell each day's blocks apart by a fit to the other days."""
+    """Decode each day's blocks by a fit to the other days."""
     folds = []
     for day in np.unique(days):
         tested = tuple((k, block.shown) for k, block in enumerate(categories.blocks) if (block.shown & (days == day)).any())

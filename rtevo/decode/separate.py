@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rtevo.decode.deconvolve import Amplitude, Deconvolver
 from rtevo.decode.grid import Grid, Response
@@ -27,19 +27,21 @@ from rtevo.decode.nuisance import DRIFT_SD, MOTION_SD, Nuisance, penalties
 from rtevo.decode.running import RunningFit
 from rtevo.decode.score import Score
 
-__all__ = ["Projection", "Separate"]
+__all__ = ["Projection", "Separate", "Used"]
 
 Array = NDArray[np.float64]
 BASELINE_S = 20.0
-"""Length of the baseline, where the decoder brings no standard deviations."""
+"""Length of the baseline, if the decoder has no standard deviations."""
 FIRST_S = 8.0
-"""By default a score is published when its response has been seen until so long after the onset."""
+"""Default time after the onset until which a response must have been seen before its score is published."""
 REVISED = 64
-"""So many of the latest images whose response has passed are still revised, as the volumes tell more of what all images share."""
+"""Number of the latest images with a passed response that are still revised, as volumes inform on what all images share."""
 IMPROVED, MOVED = 0.9, 0.25
 """A revision is published when its standard error is at most this part of the one published, or the score has moved by this part of it."""
 WHOLE_S = 16.0
-"""So long after its end an image is published once more: what the volumes alone say of it is then complete."""
+"""Time after its end when an image is published once more: its response by the volumes alone is then complete."""
+Used = tuple[int, float, Array]
+"""A volume's number, its projection, and the head's motion, (6,) mm."""
 _PRIOR_VOLUMES = 10.0  # volumes' worth of evidence that a voxel's variance is the median voxel's
 
 
@@ -90,7 +92,7 @@ class Projection:
         return np.zeros(0) if self._origin is None else self._origin
 
     def begin_at(self, origin: Array) -> None:
-        """Take an earlier run's first volume for the first."""
+        """Use an earlier run's first volume as the first."""
         self._origin = origin
 
     def _change(self, values: NDArray[np.float32]) -> Array:
@@ -161,33 +163,36 @@ class Separate:
         self._known = known
         self._baseline = RunningFit(len(weights), penalties(DRIFT_SD, MOTION_SD))
         self._waiting: list[tuple[int, Array, NDArray[np.float32]]] = []
-        self._filter = Deconvolver(tr_s, nuisance.motion, grid, time_terms=nuisance.drift, shape=shape)
-        self._free = None if pattern else Free(tr_s, nuisance.motion, self._filter.grid, time_terms=nuisance.drift, shape=shape)
+        motion, drift, groups = nuisance.motion, nuisance.drift, nuisance.groups
+        self._filter = Deconvolver(tr_s, motion, grid, time_terms=drift, shape=shape, nuisance_terms=groups)
+        free = None if pattern else Free(tr_s, motion, self._filter.grid, time_terms=drift, shape=shape, nuisance_terms=groups)
+        self._free = free
         self._images: dict[tuple[int, int], _Published] = {}
         self._open: dict[tuple[int, int], _Published] = {}  # those of which more may be said
         self._coming: dict[tuple[int, int], float] = {}
         self._taken: dict[tuple[int, int], float] = {}  # how long an image was shown that was taken away
         self._last, self._last_used, self._began = -1, -1, 0
+        self._used: list[Used] = []
 
     def add_onset(self, key: tuple[int, int], onset_s: float) -> list[Score]:
-        """Take an image; its scores come with the volumes."""
+        """Add an image; its scores come with the volumes."""
         self._images[key] = self._open[key] = _Published(onset_s)
         self._coming[key] = onset_s
         return []
 
     def shown_for(self, key: tuple[int, int], shown_s: float) -> None:
-        """Take note that an image was taken away before its time."""
+        """Record that an image was taken away before its time."""
         self._taken[key] = shown_s
         for each in (self._filter, self._free):
             if each is not None:
                 each.shown_for(key, shown_s)
 
-    def add_volume(self, index: int, motion_mm: Array, values: NDArray[np.float32] | None) -> list[Score]:
-        """Take a volume, None where there is none to use; give the scores that are ready or have improved."""
+    def add_volume(self, index: int, motion_mm: Array, values: NDArray[np.float32] | None, others: ArrayLike = ()) -> list[Score]:
+        """Add a volume, None if there is none to use, and its nuisance terms; return the scores that are ready or have improved."""
         late = index <= self._last
         self._last = max(self._last, index)
         if values is not None and not late and not self._nuisance.spike(motion_mm):
-            self._waiting.append((index, self._nuisance.terms(index), values))
+            self._waiting.append((index, self._nuisance.terms(index, others), values))
             if self._projection is None and self._known is not None:
                 self._take_scale(values, *self._known)
             if self._projection is None:
@@ -239,6 +244,19 @@ class Separate:
         self._projection = Projection(self._weights, found["sd"], self._unit)
         self._projection.begin_at(found["origin"])
 
+    def there(self) -> list[float]:
+        """See :meth:`rtevo.decode.scorer.Scorer.there`."""
+        return self._filter.there()
+
+    def used(self) -> list[Used]:
+        """See :meth:`rtevo.decode.scorer.Scorer.used`."""
+        used, self._used = self._used, []
+        return used
+
+    def noise(self) -> tuple[float, float]:
+        """See :meth:`rtevo.decode.scorer.Scorer.noise`."""
+        return self._filter.noise()
+
     def response(self) -> Response:
         """See :meth:`rtevo.decode.scorer.Scorer.response`."""
         return self._filter.response()
@@ -268,7 +286,7 @@ class Separate:
             self._projection = Projection(self._weights, np.sqrt(variance), self._unit)
 
     def _drain(self) -> None:
-        """Give the volumes that wait to the filter."""
+        """Pass the waiting volumes to the filter."""
         if self._projection is None or not self._projection.usable:
             return
         for index, terms, values in self._waiting:
@@ -284,6 +302,7 @@ class Separate:
             value = self._projection(values)
             if self._filter.add_volume(t_s, value, terms, self._projection.standardised(values) if self._pattern else None):
                 self._last_used = index
+                self._used.append((index, value, terms[:6]))
                 if self._free is not None:
                     self._free.follow(self._filter)
                     self._free.add_volume(t_s, value, terms)
@@ -313,14 +332,14 @@ class Separate:
     def _complete(self, found: Sequence[tuple[_Published, Score]]) -> None:
         """Add to scores what is known of the response, and what the volumes alone say."""
         known = self._filter.response()
-        response = {name: getattr(known, name) for name in ("lag_s", "lag_sd_s", "width", "width_sd")}
+        response = {name: getattr(known, name) for name in ("lag_s", "lag_sd_s", "width", "width_sd")} | {"nuisance": tuple(self.there())}
         now = {score.key for _, score in found if math.isfinite(score.score)}
         here = {} if self._free is None else self._free.measured(lambda key: key in now or self._said(key))
         for image, score in found:
             own, old = here.get(score.key), image.score
             if own is not None:
                 image.score = replace(score, **response, measured=own.value, measured_se=own.se, neighbours=own.neighbours)
-            elif old is not None:  # its response has passed: what the volumes say of it stays
+            elif old is not None:  # its response has passed: the estimate by the volumes stays
                 kept = {name: getattr(old, name) for name in ("measured", "measured_se", "neighbours")}
                 image.score = replace(score, **response, **kept)
             else:

@@ -23,7 +23,7 @@ from rtevo.decode.learnt import Learnt, of_part, prefixed
 from rtevo.decode.nuisance import motion_in_mm
 from rtevo.decode.score import Score
 from rtevo.decode.scorer import Scorer
-from rtevo.decode.separate import IMPROVED, MOVED
+from rtevo.decode.separate import IMPROVED, MOVED, Used
 from rtevo.decode.shared import SharedNoise, unit_map
 from rtevo.errors import GeometryError
 from rtevo.objective import Goal
@@ -33,7 +33,7 @@ __all__ = ["SeveralScorer", "combined", "objective_values", "scorer_of"]
 Array = NDArray[np.float64]
 Key = tuple[int, int]
 FIRST_IMAGES = 20
-"""The mean that ``keep`` keeps a map near is that of so many first images, which evolution had not moved yet."""
+"""Number of first images, not yet moved by evolution, whose mean ``keep`` keeps a map near."""
 _MOVED_SD = 0.1  # where scores have no errors: a revision is published when it has moved by this part of their spread
 
 
@@ -119,7 +119,7 @@ class SeveralScorer:
         self._sums: dict[Key, Score] = {}  # of the linear part
         self._published: dict[Key, Score] = {}
 
-    def add_volume(self, index: int, volume: NDArray[Any] | None, motion: ArrayLike) -> None:
+    def add_volume(self, index: int, volume: NDArray[Any] | None, motion: ArrayLike, others: ArrayLike = ()) -> None:
         """Add one volume, see :meth:`Scorer.add_volume`."""
         if volume is not None and volume.shape != self._shape:
             raise GeometryError(f"volume {index}: expected the decoder's shape {self._shape}, found {volume.shape}")
@@ -131,7 +131,7 @@ class SeveralScorer:
                 values.append(values[first])
             else:
                 values.append(scorer.values(index, volume) if usable and volume is not None else None)
-            scorer.add_values(index, values[-1], motion, volume is not None)
+            scorer.add_values(index, values[-1], motion, volume is not None, others)
         own = [each for each in values[: len(self.each)] if each is not None]
         if self._shared is not None and len(own) == len(self.each) and index not in self.left_out:
             self._shared.add_volume(index, own, motion_mm)
@@ -144,16 +144,40 @@ class SeveralScorer:
             self._shared.add_onset(float(onset_s))
 
     def shown_for(self, key: Key, shown_s: float) -> None:
-        """Take note that an image was taken away before its time, see :meth:`Scorer.shown_for`."""
+        """Record that an image was taken away before its time, see :meth:`Scorer.shown_for`."""
         for scorer in self._scorers:
             scorer.shown_for(key, shown_s)
+
+    def there(self) -> list[float]:
+        """Probability that each group of nuisance terms is there, see :meth:`Scorer.there`: as :meth:`response`."""
+        return (self._main or self.each[0]).there()
 
     def response(self) -> Response | None:
         """What is known of the response: of the objective's own projection, or of the first map's."""
         return (self._main or self.each[0]).response()
 
+    def used(self) -> list[Used]:
+        """Return the volumes used since the last call, see :meth:`Scorer.used`: of a weighted sum of maps."""
+        for scorer in self.each:
+            if scorer is not self._main:
+                scorer.used()
+        return (
+            []
+            if self._main is None
+            else [(index, math.copysign(value, value * self._factor), motion) for index, value, motion in self._main.used()]
+        )
+
+    @property
+    def undershoot(self) -> float:
+        """Of the response that is fitted, see :meth:`Scorer.undershoot`."""
+        return (self._main or self.each[0]).undershoot
+
+    def noise(self) -> tuple[float, float]:
+        """What is expected of the noise, see :meth:`Scorer.noise`."""
+        return (self._main or self.each[0]).noise()
+
     def ready(self, final: bool = False) -> list[Score]:
-        """Hand out the scores that have become ready, see :meth:`Scorer.ready`."""
+        """Return the scores that have become ready, see :meth:`Scorer.ready`."""
         news: set[Key] = set()
         for scorer, latest in zip(self.each, self._latest, strict=True):
             for score in scorer.ready(final):

@@ -69,17 +69,17 @@ class SharedNoise:
         self._rows: list[tuple[float, Array, Array]] = []
 
     def add_onset(self, onset_s: float) -> None:
-        """Take an image that was shown."""
+        """Add an image that was shown."""
         self._onsets.append(onset_s)
 
     def add_volume(self, index: int, values: Sequence[NDArray[np.float32]], motion_mm: Array) -> None:
-        """Take a volume: the voxels of each map's mask, smoothed, and its motion, float64 (6,)."""
+        """Add a volume: the voxels of each map's mask, smoothed, and its motion, float64 (6,)."""
         projected = np.array([float((f * v).sum()) for f, v in zip(self._factors, values, strict=True)])
         self._rows = [*self._rows[-KEPT + 1 :], ((index + 0.5) * self._tr_s, projected, motion_mm)]
         self._since += 1
 
     def interrupt(self) -> None:
-        """A new run of the scanner follows."""
+        """Begin a new run of the scanner."""
         left, freedom = self._residuals()
         self._left, self._freedom = self._left + left, self._freedom + freedom
         self._clear()

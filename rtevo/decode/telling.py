@@ -1,4 +1,4 @@
-"""How well scores tell categories apart."""
+"""Measures of how well scores separate categories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Build a weight map from training runs, and say honestly how well it does.
+"""Build a weight map from training runs, and measure its performance on held-out blocks.
 
 Every method is linear in the voxels and sees them only through the products of volumes with each other, so all fits happen in the
 space of the volumes (as many dimensions as there are volumes) and are mapped back to the voxels exactly.
@@ -76,7 +76,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Performance:
-    """How well held-out blocks are told apart.
+    """How well held-out blocks are decoded.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class Performance:
     folds, blocks, permutations : int
         What they rest on.
     note : str
-        Why there is none, or what else there is to say.
+        The reason if there is no value, or further remarks.
     decisions : tuple of (float, float)
         Value and held-out decision of each block.
     """
@@ -156,7 +156,7 @@ def measure(examples: Examples, methods: Sequence[Method], permutations: int, rn
     values = np.array([examples.targets[run].coefficients[group[0]] for run, group in found])
     if _folds(values, categorical) is None:
         fewest = min(int((values > 0).sum()), int((values < 0).sum())) if categorical else len(values)
-        note = f"held-out blocks need at least two of each side, here there are {fewest} of one"
+        note = f"held-out blocks need at least two of each side, found {fewest} of one"
         return methods[0], Performance(math.nan, math.nan, 0, len(found), 0, note)
     products = _products(examples.patterns)
     extent = [_extent(examples, run, group) for run, group in found]
@@ -172,7 +172,7 @@ def measure(examples: Examples, methods: Sequence[Method], permutations: int, rn
     decided = observed.decide(methods, *everything)
     value = _agreement(decided, values, categorical)
     undecided = int(np.isnan(decided).sum())
-    left = f"{undecided} of {len(found)} blocks could not be held out: their neighbourhoods leave too little of the run to train on"
+    left = f"{undecided} of {len(found)} blocks could not be held out: too little of the run is left for training"
     if math.isnan(value):
         return methods[0], Performance(math.nan, math.nan, 0, len(found), 0, left)
     shuffled = [rng.permutation(values) for _ in range(permutations)]
@@ -188,7 +188,7 @@ def measure(examples: Examples, methods: Sequence[Method], permutations: int, rn
 def measure_days(
     examples: Examples, days: Sequence[str], methods: Sequence[Method], permutations: int, rng: np.random.Generator
 ) -> Performance:
-    """Tell the blocks of each day apart by a fit to the other days' runs, with a permutation test.
+    """Decode the blocks of each day by a fit to the other days' runs, with a permutation test.
 
     Parameters
     ----------
@@ -224,9 +224,9 @@ def measure_days(
     decisions = decided(values)
     value = _agreement(decisions, values, categorical)
     undecided = int(np.isnan(decisions).sum())
-    note = f"{undecided} of {len(found)} blocks could not be decided by the other days" if undecided else ""
+    note = f"{undecided} of {len(found)} blocks could not be decoded from the other days" if undecided else ""
     if math.isnan(value):
-        return Performance(math.nan, math.nan, 0, len(found), 0, note or "held-out days need blocks of either side")
+        return Performance(math.nan, math.nan, 0, len(found), 0, note or "held-out days need blocks of both sides")
     shuffled = []
     for _ in range(permutations):
         each = values.copy()
@@ -317,7 +317,7 @@ def _folds(values: Array, categorical: bool) -> NDArray[np.int64] | None:
 
 
 def _extent(examples: Examples, run: int, group: list[int]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Say which volumes show a block's response, and which are near enough to have to do with it."""
+    """Return the volumes that show a block's response, and those near enough to be affected by it."""
     events = [examples.events[run][k] for k in group]
     start, end = events[0].onset_s, max(event.onset_s + event.duration_s for event in events)
     here, t = examples.run == run, examples.times_s
@@ -361,7 +361,7 @@ def _classify(method: Method, products: Array, plus: Array, minus: Array) -> Arr
     used = label != 0
     sides = int((label == 1).sum()), int((label == -1).sum())
     if min(sides) < 2:
-        raise DataError(f"training: expected volumes that clearly show either side, two or more of each, found {sides[0]} and {sides[1]}")
+        raise DataError(f"training: expected volumes that clearly show each side, two or more, found {sides[0]} and {sides[1]}")
     n = int(used.sum())
     centre = np.eye(n) - 1.0 / n
     values, vectors = np.linalg.eigh(centre @ products[np.ix_(used, used)] @ centre)

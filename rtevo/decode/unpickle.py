@@ -31,7 +31,7 @@ __all__ = ["ESTIMATORS", "REFUSED", "read"]
 REFUSED = 3
 """Exit status of a refusal."""
 MEMORY_BYTES, CPU_S, FILE_BYTES = 4 << 30, 60, 1 << 30
-MOST_STEPS, MOST_TEXT = 64, 1000  # estimators in a chain, and characters of what is told of each
+MOST_STEPS, MOST_TEXT = 64, 1000  # estimators in a chain, and characters of each one's description
 _OBJECT = np.dtype(object)
 _OF_ARRAYS = {"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_array_alignment_bytes"}
 ESTIMATORS = frozenset(
@@ -55,7 +55,7 @@ _BROKEN = (
 )  # fmt: skip
 
 
-class _Refused(Exception):  # noqa: N818 - the way out, told as a refusal
+class _Refused(Exception):  # noqa: N818 - the way out, reported as a refusal
     """The file asks for something that is not allowed."""
 
 
@@ -75,7 +75,7 @@ class _NdArray:
     """Stands in for NumPy's class of arrays, which files name and nobody here calls."""
 
     def __new__(cls, *_: Any, **__: Any) -> _NdArray:
-        raise _Refused("an array that is made in another way than NumPy and joblib write it")
+        raise _Refused("an array not written by NumPy or joblib")
 
 
 class _Array(NumpyArrayWrapper):  # type: ignore[misc]
@@ -124,9 +124,9 @@ def _check_state(array: np.ndarray[Any, Any], state: Any) -> None:
         raise _Refused(f"an array of shape {shape!r:.40}")
     if isinstance(dtype, np.dtype) and dtype == _OBJECT:
         if not isinstance(stored, list) or len(stored) != math.prod(shape):
-            raise _Refused("an array of objects that is no list of them")
+            raise _Refused("an array of objects without a list of objects")
     elif not isinstance(stored, (bytes, str)) or (isinstance(stored, bytes) and len(stored) != math.prod(shape) * _plain(dtype).itemsize):
-        raise _Refused(f"an array of shape {shape!r:.40} of another length")
+        raise _Refused(f"an array of shape {shape!r:.40} with another number of values")
     elif isinstance(stored, str):
         _plain(dtype)
 
@@ -192,7 +192,7 @@ class _Unpickler(NumpyUnpickler):  # type: ignore[misc]
         raise _Refused(f"{module}.{name}")
 
     def load_build(self) -> None:
-        """Put a state into what may have one: stand-ins, arrays of plain numbers, and joblib's place-holders of arrays."""
+        """Set the state of an object that may have one: a stand-in, an array of plain numbers, or joblib's place-holder of an array."""
         state, built = self.stack[-1], self.stack[-2]
         if isinstance(built, np.dtype):
             self.stack.pop()
@@ -275,7 +275,7 @@ def _limited(content: bytes) -> bytes:
 
 
 def _confine() -> None:
-    """Take away what reading does not need."""
+    """Limit memory, time and files to what reading needs."""
     for what, limit in (
         (resource.RLIMIT_AS, MEMORY_BYTES),
         (resource.RLIMIT_CPU, CPU_S),

@@ -1,4 +1,4 @@
-"""Command line of evolution: what to choose for a scan (``plan``), keys of blinded studies (``blind``)."""
+"""Command line of evolution: choices for a scan (``plan``), keys of blinded studies (``blind``)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from rtevo.command import Parser, command, finite
 from rtevo.config import suggested_label
 from rtevo.errors import ConfigError
-from rtevo.evolve import SCHEDULES, STRATEGIES
+from rtevo.evolve import OF_SCORES, SCHEDULES
 from rtevo.evolve import plan as planning
 from rtevo.evolve.jobs import add_options, client, run_cases
 from rtevo.evolve.rehearse import OBJECTIVES
@@ -26,7 +26,7 @@ __all__ = ["main"]
 
 
 def parser() -> argparse.ArgumentParser:
-    """Make the command line's parser."""
+    """Return the command line's parser."""
     p = Parser(prog="python -m rtevo.evolve", description="Plan a study's evolution.")
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_plan(commands)
@@ -34,24 +34,24 @@ def parser() -> argparse.ArgumentParser:
         "blind",
         help="draw which participant gets which condition, into a key that the operator's sessions read",
         description="Draw conditions in blocks: every block of sessions has each condition once, in random order. The key's codes cannot "
-        "be read by accident, and an ended session tells nothing of the others but the last of its block; someone who wants to know can "
-        "try the conditions. With --secret nobody can who has not that file. Keep the secret from those who are to be blind: the "
+        "be read by accident, and ended sessions reveal at most the last session of their block; but a curious operator can try the "
+        "conditions on a code. With --secret only holders of that file can. Keep the secret from those who must stay blind; the "
         "sessions' account must be able to read it.",
     )
     b.add_argument("--participants", nargs="+", required=True, metavar="LABEL")
     b.add_argument("--sessions", nargs="+", default=["01"], metavar="LABEL", help="sessions of each participant (default 01)")
     b.add_argument("--conditions", nargs="+", default=["brain", "sham"], choices=CONDITIONS, help="default: brain sham")
-    b.add_argument("--seed", type=int, metavar="N", help="draw the same order again; keep it secret, it says everything (default: none)")
-    b.add_argument("--secret", type=Path, metavar="FILE", help="encrypt the conditions with the secret in FILE; made if it is not there")
-    b.add_argument("--out", type=Path, required=True, metavar="FILE", help="the key to write, must not exist yet")
+    b.add_argument("--seed", type=int, metavar="N", help="seed, to draw the same order again; it reveals all conditions (default: none)")
+    b.add_argument("--secret", type=Path, metavar="FILE", help="encrypt the conditions with the secret in FILE; made if missing")
+    b.add_argument("--out", type=Path, required=True, metavar="FILE", help="the key to write; it must not exist yet")
     return p
 
 
 def _add_plan(commands: Any) -> None:
     c = commands.add_parser(
         "plan",
-        help="which strategy, population and mutation for a scan, by simulation",
-        description="Simulate sessions with each strategy, schedule, population and mutation, and say which reach most. Gains are "
+        help="choose strategy, population and mutation for a scan by simulation",
+        description="Simulate sessions with each strategy, schedule, population and mutation, and report which gain most. Gains are "
         "those of the last generation's images, in standard deviations of random images.",
     )
     c.add_argument("--minutes", type=finite, required=True, metavar="M", help="scan time")
@@ -64,26 +64,26 @@ def _add_plan(commands: Any) -> None:
     )
     how_good = c.add_mutually_exclusive_group()
     how_good.add_argument(
-        "--quality", type=finite, metavar="R", help="how good the map is: correlation of the response that it measures with the one "
-        "that is sought, 0 to 1 (default: 1, which no map is)"
+        "--quality", type=finite, metavar="R", help="quality of the map: correlation of the response that it measures with the "
+        "response to be maximised, 0 to 1 (default: 1, which no real map reaches)"
     )  # fmt: skip
-    how_good.add_argument("--decoder", type=Path, metavar="DIR", help="take that from what a decoder's folder says of held-out blocks")
+    how_good.add_argument("--decoder", type=Path, metavar="DIR", help="take the quality from the held-out blocks of this decoder's folder")
     c.add_argument("--map", default="", metavar="TEXT", help="with --decoder: which map, or a sum as 'face - 0.5 * place'")
     c.add_argument("--size", type=int, default=100, metavar="D", help="latent dimensions (default 100)")
     c.add_argument("--cadence", type=finite, default=4.0, metavar="S", help="seconds from onset to onset (default 4)")
     c.add_argument("--lag", type=finite, default=12.0, metavar="S", help="seconds from an onset to its score (default 12)")
-    c.add_argument("--strategies", nargs="+", default=["surrogate", "truncation"], choices=list(STRATEGIES))
+    c.add_argument("--strategies", nargs="+", default=["surrogate", "truncation"], choices=list(OF_SCORES))
     c.add_argument("--schedules", nargs="+", default=list(SCHEDULES), choices=SCHEDULES)
     c.add_argument(
         "--objectives", nargs="+", default=["cosine", "multimodal", "saturating"], choices=list(OBJECTIVES),
-        help="what participants may prefer, all counted alike (default: cosine multimodal saturating)",
+        help="preferences to simulate, with equal weights (default: cosine multimodal saturating)",
     )  # fmt: skip
     c.add_argument("--seeds", type=int, default=8, metavar="N", help="simulated participants for each objective (default 8)")
     add_options(c)
 
 
 def _quality(options: argparse.Namespace) -> tuple[float, str]:
-    """Return how good the map is, and say it."""
+    """Return the quality of the map, and its description."""
     if options.decoder is None:
         if options.map:
             raise ConfigError("--map: expected --decoder, whose maps it names")
@@ -94,12 +94,12 @@ def _quality(options: argparse.Namespace) -> tuple[float, str]:
 
     found = map_quality(options.decoder, options.map)
     if not found.r > 0:
-        raise ConfigError(f"--decoder {options.decoder}: expected a map that tells held-out blocks apart, found {found}")
+        raise ConfigError(f"--decoder {options.decoder}: expected a map that separates held-out blocks, found {found}")
     return min(found.r, 1.0), f"a map of {found}"
 
 
 def plan(options: argparse.Namespace) -> None:
-    """Simulate, and print what is best."""
+    """Simulate, and print the best choices."""
     from rich.console import Console
     from rich.table import Table
 
@@ -171,7 +171,7 @@ def blind(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status."""
+    """Run the command line, and return the exit status."""
     options = parser().parse_args(arguments)
     return command(lambda: {"plan": plan, "blind": blind}[options.command](options))
 

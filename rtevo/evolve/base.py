@@ -1,6 +1,6 @@
-"""What every strategy shares: candidates with numbers, scores that may be late, missing, revised or of unequal certainty, and a state.
+"""Base of all strategies: candidates with numbers, scores that may be late, missing, revised or of unequal certainty, and a state.
 
-A strategy is asked for latents and told scores. Every latent vector ever asked for has a number, its id, counted from 0; a score
+A strategy proposes latents and receives scores. Every proposed latent vector has a number, its id, counted from 0; a score
 belongs to an id, may come at any time and in any order, and a later score for the same id replaces the earlier one. What a strategy
 proposes depends on the scores it has, not on the order in which they came.
 """
@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rtevo.evolve.model import Linear, without_outliers_together
 from rtevo.evolve.probes import Anchor, Probes, ProbeScores, anchor
+from rtevo.evolve.shell import Shell
 from rtevo.evolve.state import rng_from_state, rng_to_state
-from rtevo.evolve.together import Link, Together
+from rtevo.evolve.together import Errors, Link, Together
+from rtevo.records import Projected
 
 __all__ = ["Evolver", "History"]
 
@@ -57,10 +60,12 @@ class Evolver(ABC):
     Attributes
     ----------
     asked : int
-        Number of latents asked for so far: the id of the next one.
+        Number of latents proposed so far: the id of the next one.
     """
 
     strategy: ClassVar[str]
+    half_life: float = 0.0  # images after which a score counts half as much; 0: it stays
+    shell: Shell | None = None  # how long the embeddings of latents are; None: latents' lengths alone count
 
     def __init__(self, latent_size: int, rng: np.random.Generator) -> None:
         if latent_size < 1:
@@ -77,16 +82,16 @@ class Evolver(ABC):
 
     @property
     def asked(self) -> int:
-        """Number of latents asked for so far."""
+        """Number of latents proposed so far."""
         return len(self._latents)
 
     def ask(self, n: int) -> NDArray[np.float32]:
-        """Propose candidates, from the scores there are now.
+        """Propose candidates, from the scores so far.
 
         Parameters
         ----------
         n : int
-            How many, at least 1: a generation, or a single one where the schedule is steady.
+            Number of candidates, at least 1: a generation, or one in the steady schedule.
 
         Returns
         -------
@@ -108,7 +113,7 @@ class Evolver(ABC):
         return len(self._starts)
 
     def begin(self) -> int:
-        """Say that a run begins: scores of another one may have another offset and unit.
+        """Begin a run: its scores may have another offset and unit than earlier ones.
 
         Returns
         -------
@@ -120,11 +125,11 @@ class Evolver(ABC):
         return self.asked
 
     def run_of(self, ids: ArrayLike) -> NDArray[np.int64]:
-        """Return which run, from 0, each of some candidates (m,) is of."""
+        """Return the run, from 0, of each of some candidates (m,)."""
         return np.searchsorted(self._starts, np.asarray(ids, np.int64), side="right").astype(np.int64) - 1
 
     def extend(self, n: int) -> None:  # noqa: B027 - most strategies do not look ahead
-        """Say how many more candidates this session will ask for.
+        """Set how many more candidates this session will request.
 
         Parameters
         ----------
@@ -135,24 +140,24 @@ class Evolver(ABC):
     def expected_gain(self, n: int) -> float:
         """Gain that the next `n` scores are expected to bring, in standard deviations of the fitness of random images.
 
-        NaN where nothing is known yet, or where the strategy keeps no model that could tell.
+        NaN if nothing is known yet, or if the strategy has no model.
         """
         return float("nan")
 
     def place(self, ids: ArrayLike, latents: ArrayLike) -> None:
-        """Say that candidates turned out elsewhere than asked for: the latents of their re-encoded pictures.
+        """Correct the latents of candidates that differ from the requested ones: those of their re-encoded pictures.
 
         Parameters
         ----------
         ids : array-like of int, (m,)
-            Numbers of candidates that were asked for.
+            Numbers of proposed candidates.
         latents : array-like of float, (m, latent_size)
             Where they are.
 
         Raises
         ------
         ValueError
-            An id was never asked for, the shapes do not fit, or a number is not finite.
+            An id was never proposed, the shapes do not fit, or a number is not finite.
         """
         rows = self._rows(ids)
         points = np.asarray(latents, np.float64)
@@ -163,21 +168,21 @@ class Evolver(ABC):
         self._latents[rows] = points
 
     def tell(self, ids: ArrayLike, fitness: ArrayLike, fitness_se: ArrayLike | None = None) -> None:
-        """Give scores, new or revised.
+        """Add scores, new or revised.
 
         Parameters
         ----------
         ids : array-like of int, (m,)
-            Numbers of candidates that were asked for.
+            Numbers of proposed candidates.
         fitness : array-like of float, (m,)
-            Larger is better. NaN: not measured, and no score is to be waited for; an earlier score no longer counts.
+            Larger is better. NaN: not measured, and no score will follow; an earlier score no longer counts.
         fitness_se : array-like of float, (m,), optional
             Standard errors, NaN where not known.
 
         Raises
         ------
         ValueError
-            An id was never asked for, or the shapes do not fit.
+            An id was never proposed, or the shapes do not fit.
         """
         rows = self._rows(ids)
         values = np.asarray(fitness, np.float64)
@@ -191,7 +196,7 @@ class Evolver(ABC):
         self._fitness_se[rows] = np.where(measured & np.isfinite(errors) & (errors >= 0), errors, np.nan)
 
     def link(self, run: int, key: tuple[int, int], number: int, link: Link) -> None:
-        """Give what the volumes alone say of an image, and how its error goes with others'; strategies need not use it.
+        """Add an image's response as the volumes alone show it, and how its error depends on others'; strategies need not use it.
 
         Parameters
         ----------
@@ -206,7 +211,7 @@ class Evolver(ABC):
         self._together.add(run, key, number, link)
 
     def probe(self, run: int, key: tuple[int, int], latent: ArrayLike, before: int, fitness: float, fitness_se: float) -> None:
-        """Give the score of a probe, new, revised or withdrawn (NaN); it anchors the runs in which it is shown.
+        """Add the score of a probe, new, revised or withdrawn (NaN); it anchors the runs in which the probe is shown.
 
         Parameters
         ----------
@@ -216,10 +221,39 @@ class Evolver(ABC):
             Names the image in its run.
         latent : array-like of float, (latent_size,)
         before : int
-            Candidates that had been asked for before it, of all runs.
+            Candidates proposed before it, of all runs.
         fitness, fitness_se : float
         """
         self._probes.add(run, key, np.asarray(latent, np.float64), before, fitness, fitness_se)
+
+    def volume(self, run: int, part: int, volume: Projected) -> None:  # noqa: B027 - most strategies use scores
+        """Add a volume as used by decoding; strategies need not use it.
+
+        Parameters
+        ----------
+        run : int
+            Number of the first candidate of its run.
+        part : int
+            Of the run, where it was interrupted: each has a level of its own.
+        volume : Projected
+        """
+
+    def shown(self, run: int, key: tuple[int, int], number: int, onset_s: float, image_s: float) -> None:  # noqa: B027
+        """Record that an image has appeared.
+
+        Parameters
+        ----------
+        run, key, number
+            As for :meth:`link`.
+        onset_s, image_s : float
+            When, s from the session's first volume, and for how long.
+        """
+
+    def cut_short(self, run: int, key: tuple[int, int], at_s: float) -> None:  # noqa: B027
+        """Record that an image was taken away before its time, s from the session's first volume."""
+
+    def belongs(self, run: int, key: tuple[int, int], number: int) -> None:  # noqa: B027
+        """Set the candidate for which the response to an image counts from now on; -1: none."""
 
     def history(self) -> History:
         """Return the candidates that have a score."""
@@ -231,7 +265,7 @@ class Evolver(ABC):
         return self._probes.scores(self.latent_size)
 
     def anchor(self, first: int, second: int) -> Anchor:
-        """Return what images that were scored in both of two runs (from 0), probes above all, say of how far these are apart."""
+        """Return the shift between two runs (from 0) by the images scored in both, probes above all."""
         known, probes = self.history(), self.probes()
         return anchor(
             np.concatenate([known.latents, probes.latents]),
@@ -242,8 +276,31 @@ class Evolver(ABC):
             second,
         )
 
+    @property
+    def first(self) -> int:
+        """Number of the first candidate of the last run."""
+        return self._starts[-1]
+
+    def own_together(self, known: History) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """As :meth:`together`, of the candidates alone."""
+        return self._together.of(known.ids, known.fitness, known.fitness_se)
+
+    def fitted(self, known: History) -> tuple[NDArray[np.float64], NDArray[np.float64], Linear, Errors] | None:
+        """Fit the linear model if the errors' covariance is known: values, their covariance, model, errors; None if it is not."""
+        if (together := self.own_together(known)) is None:
+            return None
+        return *together, *without_outliers_together(known.latents, *together)
+
+    def weights(self) -> NDArray[np.float64]:
+        """Expected size of the effect along each latent dimension (latent_size,)."""
+        return np.ones(self.latent_size) if self.shell is None else self.shell.weights()
+
+    def weighted(self, known: History) -> History:
+        """Return candidates in the models' coordinates, along which equal effects are expected."""
+        return replace(known, latents=known.latents * self.weights())
+
     def together(self, known: History, probes: ProbeScores) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        """Return what the volumes alone say of candidates and probes, and their errors' covariance, see :meth:`Together.of`."""
+        """Return the responses to candidates and probes by the volumes alone, and their errors' covariance, see :meth:`Together.of`."""
         fitness, errors = np.concatenate([known.fitness, probes.fitness]), np.concatenate([known.fitness_se, probes.fitness_se])
         return self._together.of(known.ids, fitness, errors, probes.keys)
 
@@ -260,7 +317,7 @@ class Evolver(ABC):
         return {}
 
     def _remember(self, memory: Mapping[str, Any]) -> None:  # noqa: B027 - most strategies keep nothing else
-        """Take back what :meth:`_memory` gave."""
+        """Restore what :meth:`_memory` returned."""
 
     def to_state(self) -> dict[str, Any]:
         """Return everything that the next draws depend on, as plain JSON types."""

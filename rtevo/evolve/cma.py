@@ -59,7 +59,7 @@ class Cma(Evolver):
         self._used: list[tuple[list[int], list[float], int]] = []  # generations used: candidates, scores, asked before
 
     def _make(self) -> _Optimizer:
-        """Make the optimiser; it minimises."""
+        """Return the optimiser; it minimises."""
         import cmaes
 
         kind = cmaes.SepCMA if self.strategy == "sepcma" else cmaes.CMA
@@ -78,7 +78,7 @@ class Cma(Evolver):
         return np.array([self._optimizer.ask() for _ in range(n)])
 
     def _use(self, rows: list[int], fitness: list[float]) -> None:
-        """Tell the optimiser a generation."""
+        """Pass a generation and its scores to the optimiser."""
         self._optimizer.tell([(self._latents[row], -value) for row, value in zip(rows, fitness, strict=True)])
 
     def _settings(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Cma(Evolver):
         return {"used": [list(generation) for generation in self._used]}
 
     def _remember(self, memory: Mapping[str, Any]) -> None:
-        """Go through the session again: the optimiser has no other plain state."""
+        """Replay the session: the optimiser has no other plain state."""
         drawn = 0
         for rows, fitness, asked in memory["used"]:
             for _ in range(asked - drawn):

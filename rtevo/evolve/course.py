@@ -1,9 +1,9 @@
-"""The course of a session: which image is asked for when, what evolution is told, and when it is over.
+"""The course of a session: which image is requested when, which fitness evolution receives, and when the session is over.
 
-Images are counted by generation and candidate. In the generational schedule a generation is asked for as a whole, once all of the last one
-is scored. In the steady one every image is asked for by itself, from the scores there are, always a few ahead of the one that is shown;
-generations are then blocks of `population` images, for counting. Probes, the same few images again and again, come in between: no fitness
-is told of them, they show drift and reliability, and what lies between two runs. A probe of a generation is counted as a candidate after
+Images are counted by generation and candidate. In the generational schedule a generation is requested as a whole, once all of the last one
+is scored. In the steady one every image is requested by itself, from the scores so far, always a few ahead of the image on the screen;
+generations are then blocks of `population` images, for counting. Probes, the same few images again and again, come in between: they have
+no fitness, but show drift, reliability and the shift between two runs. A probe of a generation is counted as a candidate after
 its last one.
 
 A course is pure: the sessions' stage and the simulations that compare strategies drive the same one.
@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from rtevo.evolve.base import Evolver
 from rtevo.evolve.controls import Feedback
 from rtevo.evolve.together import Link
+from rtevo.records import Projected
 
 __all__ = ["MOST_AHEAD", "SCHEDULES", "Course", "CourseSettings", "Request", "Told"]
 
 SCHEDULES = ("steady", "generational")
-MOST_AHEAD = 8  # images asked for ahead of the one that is shown
+MOST_AHEAD = 8  # images requested ahead of the one on the screen
 _FEWEST_BLOCKS = 2  # before the expected gain may end a run
 
 Array = NDArray[np.float64]
@@ -34,7 +35,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class CourseSettings:
-    """How a run goes.
+    """Settings of a run's course.
 
     Parameters
     ----------
@@ -43,13 +44,13 @@ class CourseSettings:
     schedule : str
         "steady" or "generational".
     ahead : int
-        Steady: images asked for beyond the one that is shown.
+        Steady: images requested beyond the one on the screen.
     probe_every : int
-        Every so manieth image is a probe; 0: none.
+        One image in this many is a probe; 0: none.
     stop_s : float
-        Nothing is asked for so long after the first volume, s; 0: no limit.
+        Time from the first volume after which no image is requested, s; 0: no limit.
     stop_gain : float
-        Nothing is asked for once the next generation is expected to bring less, in standard deviations of random images; 0: no limit.
+        No image is requested once the next generation is expected to gain less, in standard deviations of random images; 0: no limit.
     """
 
     generations: int
@@ -90,7 +91,7 @@ class Request:
     generation, candidate : int
         How it is counted.
     probe : int
-        Which probe it is; -1: none.
+        Number of the probe; -1: none.
     latent : ndarray, float32 (d,)
     """
 
@@ -102,7 +103,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Told:
-    """What evolution has been told of one candidate."""
+    """The fitness that evolution has received for one candidate."""
 
     generation: int
     candidate: int
@@ -114,11 +115,11 @@ class Adjust(Protocol):
     """Keeps latents within what a study may show."""
 
     def __call__(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Give latents, float32 (n, d), that are allowed, in place of those that were asked for."""
+        """Return the nearest allowed latents, float32 (n, d), to the requested ones."""
         ...
 
     def refused(self, latent: NDArray[np.float32]) -> None:
-        """Take note of a latent, float32 (d,), whose pictures were refused."""
+        """Add a latent, float32 (d,), whose pictures were refused."""
         ...
 
 
@@ -131,11 +132,11 @@ class Course:
         Fresh, or one that has had other runs before.
     settings : CourseSettings
     feedback : Feedback, optional
-        Default: evolution is told the candidate's own score.
+        Default: the fitness is the candidate's own score.
     probes : ndarray, float (p, d), optional
-        Latents of the probes; needed where there are to be any.
+        Latents of the probes; needed if there are any.
     adjust : Adjust, optional
-        Gives the latents that are allowed.
+        Returns the allowed latents.
     """
 
     def __init__(
@@ -155,34 +156,34 @@ class Course:
         self._images = self._shown = self._candidates = self._probed = 0
         self._open: set[int] = set()
         self._open_probes: set[tuple[int, int]] = set()
-        self._probes_asked: dict[tuple[int, int], tuple[int, int]] = {}  # which probe it is, and candidates asked for before it
+        self._probes_asked: dict[tuple[int, int], tuple[int, int]] = {}  # which probe it is, and candidates requested before it
         self._refused: set[tuple[int, int]] = set()
-        self._replaced = 0  # candidates that are asked for in place of others
+        self._replaced = 0  # candidates requested in place of others
         self._stopped = False
         evolver.extend(settings.candidates)
 
     @property
     def generation(self) -> int:
-        """Generation of the last candidate asked for; -1 before the first."""
+        """Generation of the last requested candidate; -1 before the first."""
         return (self._candidates - 1) // self.settings.population
 
     @property
     def finished(self) -> bool:
-        """Whether nothing will be asked for any more."""
+        """Whether no more images will be requested."""
         return self._stopped or self._candidates >= self.settings.candidates + self._replaced
 
     @property
     def all_shown(self) -> bool:
-        """Whether every image asked for has been shown."""
+        """Whether every requested image has been shown."""
         return self._shown >= self._images
 
     @property
     def missing(self) -> int:
-        """Images asked for that have no score, and might still get one."""
+        """Requested images without a score that might still get one."""
         return len(self._open) + len(self._open_probes)
 
     def due(self, elapsed_s: float = 0.0) -> list[Request]:
-        """Give the images that are to be painted now.
+        """Return the images to be painted now.
 
         Parameters
         ----------
@@ -198,7 +199,7 @@ class Course:
         return wanted
 
     def _over(self, elapsed_s: float) -> bool:
-        """Whether the run is over; what ends it before its last candidate is looked at only here."""
+        """Whether the run is over; only this method checks for an end before the last candidate."""
         settings = self.settings
         if not self.finished and settings.stop_s and elapsed_s >= settings.stop_s:
             self._stopped = True
@@ -208,7 +209,7 @@ class Course:
         return self.finished
 
     def _ask(self, n: int) -> list[Request]:
-        """Ask for `n` candidates, with the probes that come before them."""
+        """Request `n` candidates, with the probes that come before them."""
         latents = self.evolver.ask(n)
         if self._adjust is not None:
             latents = np.asarray(self._adjust(latents), np.float32)
@@ -236,25 +237,46 @@ class Course:
         return Request(generation, candidate, which, self._probes[which])
 
     def show(self) -> None:
-        """Say that the next of the images asked for is on the screen."""
+        """Record that the next requested image is on the screen."""
         self._shown += 1
 
+    def appeared(self, generation: int, candidate: int, onset_s: float, image_s: float) -> None:
+        """Record when an image has appeared, s from the session's first volume, and for how long, for a strategy that uses volumes."""
+        if not math.isfinite(onset_s):  # before the trigger
+            return
+        number = self._number(generation, candidate)
+        own = -1 if number is None else self._first + number
+        self.evolver.shown(self._first, (generation, candidate), own, onset_s, image_s)
+        for shown, to in [] if number is None else self._feedback.attribute(number):
+            if (key := divmod(shown, self.settings.population)) not in self._refused:
+                self.evolver.belongs(self._first, key, self._first + to)
+
+    def cut_short(self, generation: int, candidate: int, at_s: float) -> None:
+        """Record that an image was taken away, s from the session's first volume, for a strategy that uses volumes."""
+        self.evolver.cut_short(self._first, (generation, candidate), at_s)
+
+    def volume(self, part: int, volume: Projected) -> None:
+        """Add a volume as used by decoding, for a strategy that uses volumes; `part` is that of the session."""
+        seen = self._feedback.volume(volume)
+        if seen is not None:
+            self.evolver.volume(self._first, part, seen)
+
     def look_further_ahead(self) -> bool:
-        """Ask for one more image ahead from now on, as one came late; whether there is anything to gain by it."""
+        """Request one more image ahead from now on, because one was late; return whether that changes anything."""
         helps = self.settings.schedule == "steady" and not self.finished and self.ahead < MOST_AHEAD
         self.ahead += helps
         return helps
 
     def place(self, generation: int, candidate: int, latent: NDArray[np.floating]) -> None:
-        """Say where a candidate turned out: the latent of its re-encoded picture."""
+        """Set where a candidate turned out to lie: the latent of its re-encoded picture."""
         number = self._number(generation, candidate)
         if number is not None:
             self.evolver.place([self._first + number], np.asarray(latent)[np.newaxis])
 
     def score(self, generation: int, candidate: int, score: float, score_se: float = math.nan, link: Link | None = None) -> list[Told]:
-        """Take a candidate's score, new, revised or missing (NaN); give what evolution is told. A probe's is no fitness: it anchors runs.
+        """Process a candidate's score, new, revised or missing (NaN); return the fitness given to evolution. A probe's only anchors runs.
 
-        With `link`, what the volumes alone say of the image, errors that go together are respected, where scores are told as they are.
+        With `link`, the image's response by the volumes alone, correlated errors are respected, if the fitness is the score itself.
         """
         number = self._number(generation, candidate)
         refused = (generation, candidate) in self._refused
@@ -275,21 +297,22 @@ class Course:
             self.evolver.probe(self._first, key, self._probes[which], before, score, score_se)
 
     def refuse(self, generation: int, candidate: int, latent: NDArray[np.float32] | None = None, *, shown: bool = False) -> list[Told]:
-        """Take note that an image may not be shown, or was taken away: its score does not count; gives what evolution is told.
+        """Record that an image may not be shown, or was taken away: its score does not count; return the changes of fitness.
 
         Parameters
         ----------
         generation, candidate : int
         latent : ndarray, float32 (d,), optional
-            Where its pictures come from, for who keeps away from what was refused.
+            The latent of its pictures, to be avoided from now on.
         shown : bool
-            It was on the screen. Where it was not, the steady schedule asks for another candidate in its place.
+            It was on the screen. If not, the steady schedule requests another candidate in its place.
         """
         key, number = (generation, candidate), self._number(generation, candidate)
         if key in self._refused or not (key in self._open_probes or number is not None):
             return []
         self._refused.add(key)
         self._shown += not shown
+        self.evolver.belongs(self._first, key, -1)
         if latent is not None and not shown and self._adjust is not None:
             self._adjust.refused(latent)
         if number is None:
@@ -304,12 +327,12 @@ class Course:
         return self._tell([*others, (number, math.nan, math.nan)])  # whatever the feedback is: this one has none
 
     def give_up(self, among: Collection[tuple[int, int]] | None = None) -> list[Told]:
-        """Wait no longer for the scores that are missing.
+        """Give up waiting for missing scores.
 
         Parameters
         ----------
         among : collection of (int, int), optional
-            Generation and candidate of the images that are meant; default: all.
+            Generation and candidate of these images; default: all.
         """
         population = self.settings.population
         missing = sorted(n for n in self._open if among is None or divmod(n, population) in among)
@@ -318,22 +341,22 @@ class Course:
         return [told for number in missing for told in self._tell(self._feedback.take(number, math.nan, math.nan))]
 
     def repeat(self, recorded: Sequence[Request]) -> list[Request]:
-        """Ask once more for what a run that was interrupted had asked for next; the latents are the recorded ones.
+        """Repeat the next requests of an interrupted run; the latents are the recorded ones.
 
         Parameters
         ----------
         recorded : sequence of Request
-            In their order; all that came of one decision to go on.
+            In their order; all that came of one decision to continue.
 
         Returns
         -------
         list of Request
-            What this course asked for in their place, and what was decided with it but not recorded.
+            The requests of this course in their place, and those decided with them but not recorded.
 
         Raises
         ------
         ValueError
-            This course would have asked for other images.
+            This course would have requested other images.
         """
         asked: list[Request] = []
         while len(asked) < len(recorded):
@@ -345,11 +368,11 @@ class Course:
         return asked
 
     def stop(self) -> None:
-        """Ask for nothing any more."""
+        """Request no more images."""
         self._stopped = True
 
     def _number(self, generation: int, candidate: int) -> int | None:
-        """Number of a candidate in the run; None for a probe, and for what was never asked for."""
+        """Number of a candidate in the run; None for a probe, and for an image that was never requested."""
         population = self.settings.population
         number = generation * population + candidate
         return number if 0 <= candidate < population and 0 <= number < self._candidates else None

@@ -1,8 +1,8 @@
 """Thousands of independent simulated runs: on this computer's cores, or on a cluster (Dask; optional: ``pip install 'rtevo[dask]'``).
 
 A run depends on its case alone, seed included, so the same cases give the same outcomes wherever they run and in whatever order. With a
-file to keep them in, outcomes are written as they come, and a later call with the same file only runs what is not there yet. What a lost
-worker had is run again by another.
+file to keep them in, outcomes are written as they come, and a later call with the same file runs only the missing cases. Those of a lost
+worker are run again by another.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ _LOST = 8  # times that a task is handed in again after Dask has given it up, be
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where simulations run."""
+    """Add the options for where simulations run."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--jobs", type=int, metavar="N", help="processes on this computer (default: one for each core; 0: in this process)")
-    where.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster that runs already, as tcp://HOST:8786")
-    where.add_argument("--slurm", type=int, metavar="N", help="N SLURM jobs through dask-jobqueue, as its own jobqueue.yaml describes them")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="a running Dask cluster, e.g. tcp://HOST:8786")
+    where.add_argument("--slurm", type=int, metavar="N", help="N SLURM jobs through dask-jobqueue, as set in its jobqueue.yaml")
     parser.add_argument(
-        "--keep", type=Path, metavar="FILE", help="keep outcomes here as they come (JSON lines); what it holds is not run again"
+        "--keep", type=Path, metavar="FILE", help="keep outcomes in this file as they come (JSON lines); outcomes in it are not run again"
     )
 
 
 @contextlib.contextmanager
 def client(options: argparse.Namespace) -> Iterator[Any]:
-    """Give what the options ask for: processes of this computer, the client of a Dask cluster, or None to run in this process.
+    """Yield the workers of the options: processes of this computer, the client of a Dask cluster, or None to run in this process.
 
     Raises
     ------
     ConfigError
-        Dask is asked for and not installed, or the cluster does not answer.
+        Dask is requested and not installed, or the cluster does not answer.
     """
     if options.scheduler or options.slurm:
         with _cluster(options) as cluster:
@@ -79,7 +79,7 @@ def _prepare() -> None:
 
 @contextlib.contextmanager
 def _cluster(options: argparse.Namespace) -> Iterator[Any]:
-    """Give the client of the Dask cluster that the options name."""
+    """Yield the client of the Dask cluster that the options name."""
     try:
         import distributed
 
@@ -178,7 +178,7 @@ def run_all(
 
 
 def _outcomes(cases: list[CaseT], where: Any, play_case: Callable[[CaseT], OutcomeT]) -> Iterator[tuple[CaseT, OutcomeT]]:
-    """Give outcomes as they come."""
+    """Yield outcomes as they come."""
     if where is None:
         for case in cases:
             yield case, play_case(case)
@@ -194,7 +194,7 @@ def _outcomes(cases: list[CaseT], where: Any, play_case: Callable[[CaseT], Outco
                 yield from zip(waiting.pop(done), done.result(), strict=True)
         except BrokenProcessPool:
             raise DataError(
-                "a process that simulated runs was killed (no memory left?): the same command goes on with what it has kept"
+                "a process that simulated runs was killed (no memory left?): run the command again, it continues from the kept outcomes"
             ) from None
         return
     import distributed

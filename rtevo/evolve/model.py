@@ -1,8 +1,8 @@
-"""Bayesian regression of scores on latents: where is better, and how sure is that.
+"""Bayesian regression of scores on latents: which images are better, and how certain that is.
 
 Two models of the fitness f(x), both with a Gaussian prior and Gaussian noise:
 
-- linear: ``f = a + g . x + b |x|^2``, a direction and how the length matters. With a spherical prior on g this is ridge regression. On
+- linear: ``f = a + g . x + b |x|^2``, a direction and the effect of the length. With a spherical prior on g this is ridge regression. On
   latents of one length, a cosine similarity, a distance to a target and any monotone function of a direction are all (nearly) linear.
 - curved: a Gaussian process with the covariance ``exp(x . x' / d)``, which is the linear one plus all higher powers. Between random
   latents in many dimensions the two hardly differ; where candidates have come together near an optimum the curved one knows that what
@@ -22,7 +22,7 @@ would depend on the number of threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,7 +34,7 @@ from threadpoolctl import ThreadpoolController
 
 from rtevo.evolve.together import Errors, Pool
 
-__all__ = ["Curved", "Errors", "Linear", "one_thread", "relative_precision", "without_outliers", "without_outliers_together"]
+__all__ = ["Curved", "Errors", "Linear", "evidence", "one_thread", "relative_precision", "without_outliers", "without_outliers_together"]
 
 SIGNAL_TO_NOISE = np.geomspace(0.03, 100.0, 9)
 """Variance of the signal (of random latents) over that of the noise."""
@@ -132,7 +132,8 @@ class Linear:
         weights = np.exp(log - log.max())
         self.weights = weights / weights.sum()
         self.noise_variance = squares / max(freedom, 1)
-        self._shrunk = shrunk
+        self._shrunk, self._freedom = shrunk, max(freedom, 1)
+        self._of_none = -0.5 * freedom * math.log(max(total, 1e-300))
         self._mean = ((self.weights * SIGNAL_TO_NOISE)[:, np.newaxis] * self._cross / shrunk).sum(axis=0)
 
     def surprise(self, precision: Array) -> Array:
@@ -147,7 +148,7 @@ class Linear:
         turned = self._centred[:, :-1] @ self._basis
         gain = SIGNAL_TO_NOISE[best] / self._shrunk[best]
         known = (turned**2) @ gain + 1.0 / self._precision.sum()
-        left = np.maximum(1.0 - self._precision * known, 1e-9)  # leverage: a score's own share in what is said of it
+        left = np.maximum(1.0 - self._precision * known, 1e-9)  # leverage: a score's own share in its prediction
         miss = (self._centred[:, -1] - turned @ (gain * self._cross)) / left
         return np.asarray(miss / np.sqrt(1.0 / precision + known / left), np.float64)
 
@@ -162,9 +163,23 @@ class Linear:
         return np.asarray(miss / errors.trust / np.sqrt(1.0 + known / left / errors.trust**2), np.float64)
 
     def sums(self, of: Array) -> tuple[Array, Array]:
-        """Mean and variance of what sums of :func:`features` (k, d + 1) are worth."""
+        """Mean and variance of the fitness of sums of :func:`features` (k, d + 1)."""
         best, turned = int(np.argmax(self.weights)), of @ self._basis
         return turned @ self._mean, (turned**2) @ (self.noise_variance[best] * SIGNAL_TO_NOISE[best] / self._shrunk[best])
+
+    @property
+    def advantage(self) -> float:
+        """Log evidence above that of no preference at all: scores that vary about their mean, whatever the latents."""
+        prior = LOG_PRIOR - np.logaddexp.reduce(LOG_PRIOR)
+        return float(np.logaddexp.reduce(self.log_evidence + prior)) - self._of_none
+
+    def posterior(self, n: int, rng: np.random.Generator) -> Array:
+        """Draws (n, d + 1) from the whole posterior: what a unit of each of :func:`features` is worth, the noise being unknown, too."""
+        which = rng.choice(len(SIGNAL_TO_NOISE), size=n, p=self.weights)
+        noise = self.noise_variance[which] * self._freedom / rng.chisquare(self._freedom, n)
+        gain = SIGNAL_TO_NOISE[which, np.newaxis] / self._shrunk[which]
+        turned = gain * self._cross + np.sqrt(noise[:, np.newaxis] * gain) * rng.standard_normal((n, len(self._cross)))
+        return np.asarray(turned @ self._basis.T, np.float64)
 
     def mean(self) -> Slope:
         """Posterior mean, one draw."""
@@ -247,7 +262,12 @@ def without_outliers(latents: Array, fitness: Array, precision: Array) -> tuple[
 
 
 def without_outliers_together(
-    latents: Array, fitness: Array, covariance: Array, pool: Pool | None = None, own: Sequence[float] = OWN
+    latents: Array,
+    fitness: Array,
+    covariance: Array,
+    pool: Pool | None = None,
+    own: Sequence[float] = OWN,
+    kind: type[Errors] = Errors,
 ) -> tuple[Linear, Errors]:
     """The same as :func:`without_outliers` for scores whose errors go together.
 
@@ -261,12 +281,16 @@ def without_outliers_together(
         The runs that the scores are of.
     own : sequence of float
         What may be an image's own, and neither the model's nor an error, in variances of the usual error: the most probable is added.
+        None of them: it is part of the covariance.
+    kind : type
+        Of the errors.
     """
     nobody = np.ones(len(fitness))
     usual = float(np.median(np.diag(covariance)))
-    tried = [covariance + share * usual * np.eye(len(fitness)) for share in own]
-    covariance = max(tried, key=lambda each: _evidence(latents, fitness, Errors(each, pool=pool)))
-    errors = Errors(covariance, pool=pool)
+    if own:
+        tried = [covariance + share * usual * np.eye(len(fitness)) for share in own]
+        covariance = max(tried, key=lambda each: evidence(latents, fitness, kind(each, pool=pool)))
+    errors = kind(covariance, pool=pool)
     for _ in range(_ROUNDS):
         model = Linear(latents, fitness, nobody, errors)
         far = np.abs(model.surprise_together(errors))
@@ -274,11 +298,11 @@ def without_outliers_together(
         trust = limit / np.maximum(far, limit) if limit > 0 else errors.trust
         if np.array_equal(trust, errors.trust):
             return model, errors
-        errors = Errors(covariance, trust, pool)
+        errors = kind(covariance, trust, pool)
     return Linear(latents, fitness, nobody, errors), errors
 
 
-def _evidence(latents: Array, fitness: Array, errors: Errors) -> float:
+def evidence(latents: Array, fitness: Array, errors: Errors) -> float:
     """Log evidence of the linear model under some errors, but for a constant."""
     model = Linear(latents, fitness, np.ones(len(fitness)), errors)
     return float(np.logaddexp.reduce(model.log_evidence + LOG_PRIOR)) - float(np.log(np.diag(errors.factor)).sum())
@@ -325,6 +349,7 @@ class Curved:
         best = int(np.argmax(linear.log_evidence))
         tries = [self._solve(covariance, float(SIGNAL_TO_NOISE[k])) for k in range(max(best - 1, 0), min(best + 2, len(SIGNAL_TO_NOISE)))]
         log_evidence, self._ratio, self._factor, self.noise_variance = max(tries, key=lambda found: found[0])
+        self._freedom = max(n - 1.0 if errors is None else errors.freedom, 1.0)
         self.advantage = log_evidence - float(linear.log_evidence.max())
 
     def _solve(self, covariance: Array, ratio: float) -> tuple[float, float, Array, float]:
@@ -343,8 +368,20 @@ class Curved:
         evidence += sum(0.5 * math.log(ratio * _CONSTANT * each) for each in known) + 0.5 * log_det  # means that are given
         return evidence, ratio, factor, squares / (freedom + len(known))
 
-    def ascend(self, start: Array, radius: Array, spread: float, rng: np.random.Generator, steps: int = 16) -> Slope:
-        """Slopes at the maxima on a sphere that are reached from `start`, one for each draw from the posterior.
+    def posterior(self, points: Array, n: int, rng: np.random.Generator) -> Array:
+        """Draws (n, m) from the posterior at points (m, d), above a random image; the noise is unknown, too."""
+        own = np.vstack([self._latents, points])
+        lengths = radial(own)
+        prior = self._ratio * (np.exp(points @ own.T / self._d) - 1.0 + np.outer(lengths[self._n :], lengths))
+        cross, within = prior[:, : self._n], prior[:, self._n :]
+        mean = cross @ cho_solve((self._factor, True), self._fitness, check_finite=False)
+        values, basis = np.linalg.eigh(within - cross @ cho_solve((self._factor, True), cross.T, check_finite=False))
+        noise = self.noise_variance * self._freedom / rng.chisquare(self._freedom, n)
+        spread = np.sqrt(np.maximum(values, 0.0)) * rng.standard_normal((n, len(points)))
+        return np.asarray(mean + np.sqrt(noise)[:, np.newaxis] * (spread @ basis.T), np.float64)
+
+    def ascend(self, start: Array, reach: Callable[[Array], Array], spread: float, rng: np.random.Generator, steps: int = 16) -> Slope:
+        """Slopes at the maxima on a surface, as a sphere, that are reached from `start`, one for each draw from the posterior.
 
         Each step goes to where the gradient points, or, where that is not better, less far from where it is (the shifted power method of
         T. G. Kolda and J. R. Mayo 2011, doi:10.1137/100801482): a gradient that points inwards would lead to the other side of the sphere.
@@ -353,8 +390,8 @@ class Curved:
         ----------
         start : ndarray, float64 (draws, d)
             Directions to start from.
-        radius : ndarray, float64 (draws,)
-            Of the spheres.
+        reach : callable
+            From directions (draws, d) in which the fitness rises to the points of the surface that are farthest in them.
         spread : float
             Spread of the draws around the posterior mean, as a share of the posterior's own; 0: the mean itself.
         rng : numpy.random.Generator
@@ -388,11 +425,11 @@ class Curved:
             pull = alpha * np.exp(at @ self._latents.T / d)
             return pull.sum(axis=1) + (prior * at).sum(axis=1), pull @ self._latents / d + prior
 
-        point, stay = radius[:, np.newaxis] * unit(start), np.zeros((draws, 1))
+        point, stay = reach(start), np.zeros((draws, 1))
         value, gradient = look(point)
         for _ in range(steps):
             onwards = unit(gradient) + stay * unit(point)  # nothing, where these are opposite and as long: in one dimension
-            moved = radius[:, np.newaxis] * unit(onwards)
+            moved = reach(onwards)
             reached, there = look(moved)
             better = (reached >= value)[:, np.newaxis] & onwards.any(axis=1, keepdims=True)
             stay = np.where(better, stay / 2, 2 * stay + 0.5)

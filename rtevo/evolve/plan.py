@@ -91,7 +91,7 @@ def choices(scan: Scan, strategies: Sequence[str], schedules: Sequence[str]) -> 
 
 
 def cases(scan: Scan, choice: Choice, objectives: Sequence[str], seeds: int) -> list[Case]:
-    """Give the simulated runs of a choice: every objective with every seed."""
+    """Return the simulated runs of a choice: every objective with every seed."""
     base = Case(
         choice.strategy, "", choice.generations, choice.population, 1 / scan.cnr, 0, choice.schedule,
         size=scan.size, cadence_s=scan.cadence_s, lag_s=scan.lag_s, quality=scan.quality,

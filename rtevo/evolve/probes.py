@@ -1,4 +1,4 @@
-"""Probes' scores, run by run, and what they say of how far the scores of two runs are apart."""
+"""Probes' scores, run by run, and the shift between the scores of two runs that follows from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ProbeScores:
     keys : list of (int, int, int)
         Run, generation and candidate of each.
     before : ndarray, int64 (n,)
-        Candidates that had been asked for before it.
+        Candidates requested before it.
     latents : ndarray, float64 (n, d)
     fitness, fitness_se : ndarray, float64 (n,)
         Finite; standard errors are NaN where not known.
@@ -45,7 +45,7 @@ class Probes:
         self._scores: dict[tuple[int, int, int], tuple[int, int, float, float]] = {}
 
     def add(self, run: int, key: tuple[int, int], latent: Array, before: int, fitness: float, fitness_se: float) -> None:
-        """Take a probe's score, or a better one; NaN withdraws it."""
+        """Add a probe's score, or a better one; NaN withdraws it."""
         if not math.isfinite(fitness):
             self._scores.pop((run, *key), None)
             return
@@ -85,12 +85,12 @@ class Probes:
 
 @dataclass(frozen=True)
 class Anchor:
-    """What images that were scored in two runs say of these.
+    """The shift between two runs by the images scored in both.
 
     Parameters
     ----------
     images : int
-        That were scored in both; 0: what one run gained over the other cannot be said without a model of the preference.
+        Images scored in both; 0: the gain of one run over the other cannot be estimated without a model of the preference.
     difference : float
         How much higher they scored in the second run, on average over the images, in the scores' unit; NaN without any.
     difference_se : float
@@ -104,7 +104,7 @@ class Anchor:
 
     @property
     def anchored(self) -> bool:
-        """Whether an absolute gain from run to run can be said, with an error."""
+        """Whether an absolute gain from run to run can be given, with an error."""
         return self.images > 0 and math.isfinite(self.difference_se)
 
 

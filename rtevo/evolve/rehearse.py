@@ -1,4 +1,4 @@
-"""Simulated participants with a known preference, and whole runs with them: how far does a strategy get?
+"""Simulated participants with a known preference, and whole runs with them, to measure the gain of a strategy.
 
 Only evolution is simulated: an image's true fitness is a function of its latent, its score comes some seconds after its onset with noise
 added. Fitness is scaled so that random images have mean 0 and standard deviation 1; gains and noise are in these units. Runs are driven by
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rtevo.evolve.base import Evolver
 from rtevo.evolve.controls import Feedback
 from rtevo.evolve.course import Course, CourseSettings, Request
+from rtevo.evolve.shell import Shell
 
 __all__ = ["OBJECTIVES", "Case", "Outcome", "mixed", "play", "rehearse", "standardised"]
 
@@ -119,18 +120,18 @@ class Case:
     cadence_s, lag_s : float
         From onset to onset, and from an onset to its score.
     ahead : int
-        Steady: images asked for ahead of the one that is shown.
+        Steady: images requested ahead of the one on the screen.
     quality : float
         Correlation of what the scores measure with the true fitness, over random images, 0 to 1: a map answers to something else, too,
         which is a fitness of the same kind and independent of the true one. Gains are those of the true fitness.
     runs : int
-        Runs of `generations`, each of which goes on from the one before, as on another day; 1 to 5. The gain is that of the last.
+        Runs of `generations`, each of which continues the one before, as on another day; 1 to 5. The gain is that of the last.
     offset, scale : float
         Of the second run's scores (their noise is scaled, too); the third has the opposite, the fourth half of it, the fifth its opposite.
     drift : float
         Of the scores, from a run's first image to its last.
     probe_every : int
-        Every so manieth image is a probe; 0: none.
+        One image in this many is a probe; 0: none.
     informed : bool
         Whether scores come with their standard errors.
     """
@@ -161,7 +162,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """The result of a run.
 
     Parameters
     ----------
@@ -178,7 +179,7 @@ class Outcome:
     scan_s: float
 
 
-def play(case: Case, fitness: Fitness | None = None) -> Outcome:
+def play(case: Case, fitness: Fitness | None = None, shell: Shell | None = None) -> Outcome:
     """Run one case.
 
     Parameters
@@ -186,6 +187,8 @@ def play(case: Case, fitness: Fitness | None = None) -> Outcome:
     case : Case
     fitness : callable, optional
         Scaled fitness of latents (n, size) instead of that of the case's objective.
+    shell : Shell, optional
+        Of the latent space; default: all directions are alike.
     """
     from rtevo.evolve import create, from_state
 
@@ -197,7 +200,7 @@ def play(case: Case, fitness: Fitness | None = None) -> Outcome:
         other = OBJECTIVES[case.objective](case.size, np.random.default_rng([case.seed, 4]))
         seen = mixed(fitness, other, case.quality, np.random.default_rng([case.seed, 5]).standard_normal((_SAMPLE, case.size)))
     rng = np.random.default_rng([case.seed, 2])
-    evolver = create(case.strategy, case.size, case.population, rng, mutation_sd=case.mutation_sd)
+    evolver = create(case.strategy, case.size, case.population, rng, mutation_sd=case.mutation_sd, shell=shell)
     outcome = _Run(case, evolver, fitness, seen).play()
     for run in range(1, case.runs):
         evolver = from_state(json.loads(json.dumps(evolver.to_state())))
@@ -227,19 +230,19 @@ def mixed(fitness: Fitness, other: Fitness, quality: float, images: Array) -> Fi
 def rehearse(
     case: Case, evolver: Evolver, fitness: Fitness, seen: Fitness, noise: np.random.Generator, feedback: Feedback
 ) -> tuple[Array, Array]:
-    """Run one case with an evolver that may have had other runs, and give what was measured.
+    """Run one case with an evolver that may have had other runs, and return the outcome.
 
     Parameters
     ----------
     case : Case
-        Its strategy, objective and seed are not looked at.
+        Its strategy, objective and seed are not used.
     evolver : Evolver
     fitness, seen : callable
         Scaled fitness of latents (n, size): the true one, and what the scores measure.
     noise : numpy.random.Generator
         Draws the scores' noise, and which are lost or late.
     feedback : Feedback
-        What evolution is told.
+        The fitness that evolution receives.
 
     Returns
     -------
@@ -288,16 +291,16 @@ class _Run:
                 self.truth.append(value)
             waiting += self._course.due(self._t_s)
             self._t_s += self._case.cadence_s
-            if not waiting and not self._course.finished:  # generational: the participant looks at fixation
+            if not waiting and not self._course.finished:  # generational: the participant sees fixation
                 self._t_s = max(self._t_s, max(score[0] for score in self._scores))
                 self._take(self._t_s)
                 self._course.give_up()
                 waiting += self._course.due(self._t_s)
-        self._take(math.inf)  # what the next run goes on from
+        self._take(math.inf)  # the state from which the next run continues
         return Outcome(float(np.mean(self.truth[-self._case.population :])), float(np.mean(self.truth)), self._t_s)
 
     def _show(self, request: Request) -> float:
-        """Give an image's true fitness; its score is on the way."""
+        """Return an image's true fitness; its score is on the way."""
         case = self._case
         latent = request.latent[np.newaxis].astype(np.float64)
         value = float(self._fitness(latent)[0])
@@ -314,7 +317,7 @@ class _Run:
         return value
 
     def _take(self, until_s: float) -> None:
-        """Tell the scores that have come."""
+        """Pass the scores that have come to the strategy."""
         while self._scores and self._scores[0][0] <= until_s:
             _, generation, candidate, score = heapq.heappop(self._scores)
             error = self._scale * self._case.noise if self._case.informed else math.nan

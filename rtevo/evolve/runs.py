@@ -1,12 +1,12 @@
 """Scores of several runs in one model: each run has an offset, a unit, noise and a drift of its own.
 
-Another day, coil position or placement shifts all scores and stretches them. Of score i in run r the model holds
+Another day, coil position or placement shifts all scores and stretches them. The model of score i in run r is
 
     score = offset_r + scale_r f(latent) + drift_r position + noise_r error
 
 - Offsets are free (a flat prior): each run's mean is taken out of everything, as the one mean of a single run is (H. D. Patterson,
-  R. Thompson 1971, doi:10.1093/biomet/58.3.545). So what lies between two runs says nothing of the preference, but through images that
-  were shown in both, and through what the preference says of all others.
+  R. Thompson 1971, doi:10.1093/biomet/58.3.545). So the shift between two runs informs on the preference only through images that
+  were shown in both, and through the model's values of all others.
 - Scales and noises are found together with the preference by the evidence of the data, for scales differ as ``noise_r gain_r``: how noisy a
   run is (a wide prior), and how much signal it has for its noise (a narrower one). Evolution moves a run's images together, so that its
   scores vary little though its unit is the same: standardising within runs would take that for a small unit. Here the preference says how
@@ -34,7 +34,7 @@ __all__ = ["Effects", "Pooled", "Scores", "fit_effects", "fit_pooled"]
 
 _NOISE = 1.5  # prior spread of the log of a run's noise, in units of its standard errors, or of all that its scores vary
 _GAIN = 0.25  # and of its signal over that
-_DRIFT, _DRIFT_IMAGES = 3.0, 50.0  # prior spread of a drift: so many times the usual error in so many images
+_DRIFT, _DRIFT_IMAGES = 3.0, 50.0  # prior spread of a drift: this many times the usual error in this many images
 _STEP = 1e-3  # of the logs, for second derivatives
 _LARGEST = 6.0  # logs, at most: numbers stay numbers
 
@@ -48,12 +48,13 @@ class Scores:
     Parameters
     ----------
     latents : ndarray, float64 (n, d)
+        In coordinates along which effects are expected to be alike.
     values : ndarray, float64 (n,)
     covariance : ndarray, float64 (n, n)
         Of their errors, in each run but for a factor; 0 between runs.
     pool : Pool
     linked : bool
-        Whether errors are known to go together.
+        Whether the errors' correlations are known.
     """
 
     latents: Array
@@ -63,7 +64,7 @@ class Scores:
     linked: bool
 
     @classmethod
-    def of(cls, evolver: Evolver, half_life: float = 0.0) -> Scores:
+    def of(cls, evolver: Evolver, half_life: float = 0.0, weights: Array | None = None) -> Scores:
         """Collect all that an evolver knows: candidates', and probes' that anchor runs.
 
         Parameters
@@ -71,9 +72,11 @@ class Scores:
         evolver : Evolver
         half_life : float
             Images after which a score counts half as much; 0: it does not age.
+        weights : ndarray, float64 (d,), optional
+            Expected size of the effect along each latent dimension; default: all alike.
         """
         known, probes = evolver.history(), evolver.probes()
-        latents = np.concatenate([known.latents, probes.latents])
+        latents = np.concatenate([known.latents, probes.latents]) * (1.0 if weights is None else weights)
         fitness, errors = np.concatenate([known.fitness, probes.fitness]), np.concatenate([known.fitness_se, probes.fitness_se])
         run = np.concatenate([evolver.run_of(known.ids), evolver.run_of([key[0] for key in probes.keys])])
         at = np.concatenate([known.ids, probes.before - 0.5])
@@ -231,12 +234,17 @@ class Pooled:
         In the unit of the preference.
     errors : Errors
     linear : Linear
+    run : ndarray, int64 (n,)
+    covariance : ndarray, float64 (n, n)
+        Of the errors as scores came with them, in the unit of the preference.
     """
 
     latents: Array
     values: Array
     errors: Errors
     linear: Linear
+    run: NDArray[np.int64]
+    covariance: Array
 
     def offsets(self, effects: Effects) -> tuple[Array, Array]:
         """How much higher a random image would score in each run than in the first (runs,), and the standard deviation of that."""
@@ -267,4 +275,5 @@ def _fitted(scores: Scores, effects: Effects) -> Pooled:
     values, covariance = scores.values / effects.scale[run], scores.covariance / np.outer(error[run], error[run])
     shares = OWN if scores.linked else OWN[:1]
     linear, errors = without_outliers_together(scores.latents, values, covariance, scores.pool, shares)
-    return Pooled(scores.latents, values, errors, linear)
+    measured = scores.covariance / np.outer(effects.scale[run], effects.scale[run])
+    return Pooled(scores.latents, values, errors, linear, run, measured)

@@ -10,11 +10,12 @@ draws from what the model holds possible are highest.
   closer to the mean than the posterior's own spread (`exploration`): full spread finds a little more where the fitness is a plain
   direction, but loses where it has several optima or bends, and shows the participant worse images on the way. They lean to the
   directions that are known least, and those of one generation are at right angles around the mean: with fewer scores than dimensions
-  no score is spent on what another one has told.
+  no score repeats another's information.
 - Showing promising images again, in between, was tried and gained nothing (docs/evolution.md): a neighbour says as much.
 - At the end of the budget candidates are drawn closely around the best image under the mean of the posterior.
 - Candidates keep the length of random latents, from which the image model has learnt to paint, within `norm_limits`; inside these
-  a length that scores better is used.
+  a length that scores better is used. Where it is known how long embeddings are, these keep to the greatest length, too, and the model
+  expects a little more of directions in which pictures differ much (:mod:`rtevo.evolve.shell`).
 
 Why it wins over selecting parents: it uses every score ever measured, each with its own certainty, and never follows the noise of the
 last generation alone, nor a single score that the others make incredible.
@@ -23,38 +24,22 @@ last generation alone, nor a single score that the others make incredible.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rtevo.evolve.base import Evolver, History
-from rtevo.evolve.model import (
-    Array,
-    Curved,
-    Errors,
-    Linear,
-    Slope,
-    one_thread,
-    relative_precision,
-    right_angles,
-    unit,
-    without_outliers,
-    without_outliers_together,
-)
-from rtevo.evolve.runs import Effects, Pooled, Scores, fit_effects, fit_pooled
+from rtevo.evolve.base import Evolver
+from rtevo.evolve.model import Array, Slope, one_thread, right_angles, unit
+from rtevo.evolve.preference import FEWEST, Preference, fit_linear, pooled, preference_of
+from rtevo.evolve.runs import Effects, Scores, fit_effects, fit_pooled
+from rtevo.evolve.shell import Shell
 
 __all__ = ["Surrogate"]
 
-_CURVED_EVIDENCE = 3.0  # the curved model is used where its log evidence is better by this
 _FINAL_SHARE = 0.05  # of the budget, for the best images
 _FINAL_SPREAD = 0.1  # of their directions around the best one, as a share of it
-_FEWEST = 4  # scores before a model is fitted
-
-
-def _linear(known: History) -> tuple[Linear, Array]:
-    """Fit the linear model; gives also how far each score is trusted: its standard error, and whether the others make it credible."""
-    return without_outliers(known.latents, known.fitness, relative_precision(known.fitness_se))
 
 
 class Surrogate(Evolver):
@@ -75,6 +60,8 @@ class Surrogate(Evolver):
         standard deviations of the length of random latents.
     half_life : float
         Images after which a score counts half as much, as the preference may drift; 0: it stays.
+    shell : Shell, optional
+        How long the embeddings of latents are; their greatest length is that of `norm_limits`, too. None: latents' lengths alone count.
     rng : numpy.random.Generator
         Source of every draw.
 
@@ -95,6 +82,7 @@ class Surrogate(Evolver):
         exploration: float = 0.6,
         norm_limits: tuple[float, float] | None = None,
         half_life: float = 0.0,
+        shell: Shell | None = None,
     ) -> None:
         super().__init__(latent_size, rng)
         if budget is not None and budget < 1:
@@ -110,10 +98,11 @@ class Surrogate(Evolver):
         if not 0 <= half_life < math.inf:
             raise ValueError(f"half_life: expected at least 0, got {half_life}")
         self.half_life = float(half_life)
+        self.shell = shell
         self._final = math.ceil(_FINAL_SHARE * (budget or 0)) if final is None else int(final)
 
     def extend(self, n: int) -> None:
-        """Say how many more candidates this session will ask for."""
+        """Set how many more candidates this session will request."""
         if n < 1:
             raise ValueError(f"n: expected at least 1, got {n}")
         self._budget = self.asked + int(n)
@@ -121,11 +110,11 @@ class Surrogate(Evolver):
     def expected_gain(self, n: int) -> float:
         """Gain expected of the next `n` scores, in standard deviations of the fitness of random images; NaN before the first."""
         known = self.history()
-        if len(known.ids) < _FEWEST or np.ptp(known.fitness) == 0:
+        if len(known.ids) < FEWEST or np.ptp(known.fitness) == 0:
             return math.nan
         with one_thread():
-            pooled = self._pooled()
-            linear = _linear(known)[0] if pooled is None else pooled.linear
+            several = pooled(self)
+            linear = fit_linear(self.weighted(known))[0] if several is None else several.linear
             return linear.expected_gain(n, np.random.default_rng(self.asked))
 
     def run_effects(self) -> tuple[Effects, Array, Array]:
@@ -140,45 +129,34 @@ class Surrogate(Evolver):
             preference that is found, where no image was shown in both.
         """
         with one_thread():
-            scores = Scores.of(self, self.half_life)
+            scores = Scores.of(self, self.half_life, self.weights())
             effects = fit_effects(scores, errors=True)
             return effects, *fit_pooled(scores).offsets(effects)
 
     def _propose(self, n: int) -> NDArray[np.float64]:
-        known = self.history()
-        if len(known.ids) < _FEWEST or np.ptp(known.fitness) == 0:
-            with one_thread():
-                return right_angles(self._rng.standard_normal((n, self.latent_size)), self._latents)
-        final = self._budget is not None and self.asked + max(n, self._final) >= self._budget
         with one_thread():
-            return self._best(n, known, 0.0 if final else self._exploration)
+            preference = preference_of(self)
+            if preference is None:
+                return right_angles(self._rng.standard_normal((n, self.latent_size)), self._latents)
+            final = self._budget is not None and self.asked + max(n, self._final) >= self._budget
+            return self._best(n, preference, 0.0 if final else self._exploration)
 
-    def _pooled(self) -> Pooled | None:
-        """Fit the model of several runs; None where there is only one, all of whose scores count the same."""
-        if not self.half_life and len(np.unique(self.run_of(self.history().ids))) < 2:
-            return None
-        return fit_pooled(Scores.of(self, self.half_life))
-
-    def _best(self, n: int, known: History, spread: float) -> Array:
+    def _best(self, n: int, preference: Preference, spread: float) -> Array:
         """Return the best candidates under draws with a share of the posterior's spread."""
-        errors: Errors | None = None
-        latents, fitness, precision = known.latents, known.fitness, np.ones(len(known.ids))
-        if (pooled := self._pooled()) is not None:
-            latents, fitness, errors, linear = pooled.latents, pooled.values, pooled.errors, pooled.linear
-            precision = np.ones(len(fitness))
-        elif (together := self._together.of(known.ids, known.fitness, known.fitness_se)) is not None:
-            fitness = together[0]
-            linear, errors = without_outliers_together(latents, fitness, together[1])
-        else:
-            linear, precision = _linear(known)
-        slope = linear.draw(n, spread, self._rng)
-        curved = Curved(latents, fitness, precision, linear, linear.mean().direction[0], errors)
-        if curved.advantage > _CURVED_EVIDENCE:
-            slope = curved.ascend(slope.direction, self._radius(slope), spread, self._rng)
-        directions = unit(slope.direction)
+        slope, weights = preference.linear.draw(n, spread, self._rng), preference.weights
+        if preference.curved is not None:
+            radius = self._radius(slope)[:, np.newaxis]
+            slope = preference.curved.ascend(
+                slope.direction, lambda slopes: weights * self._within(radius * unit(weights * slopes)), spread, self._rng
+            )
+        directions = unit(weights * slope.direction)
         if spread == 0:
             directions = unit(directions + _FINAL_SPREAD * unit(self._rng.standard_normal(directions.shape)))
-        return np.asarray(directions * self._radius(slope)[:, np.newaxis], np.float64)
+        return self._within(directions * self._radius(slope)[:, np.newaxis])
+
+    def _within(self, points: Array) -> Array:
+        """Shorten points (n, d) whose embeddings are too long."""
+        return points if self.shell is None else self.shell.within(points, self._norm_limits[1])
 
     def _radius(self, slope: Slope) -> Array:
         """Length of the best image for each slope, within the limits."""
@@ -190,3 +168,9 @@ class Surrogate(Evolver):
     def _settings(self) -> dict[str, Any]:
         own = {"budget": self._budget, "final": self._final, "exploration": self._exploration, "norm_limits": list(self._norm_limits)}
         return {**super()._settings(), **own, "half_life": self.half_life}
+
+    def _memory(self) -> dict[str, Any]:
+        return {} if self.shell is None else {"shell": self.shell.to_state()}
+
+    def _remember(self, memory: Mapping[str, Any]) -> None:
+        self.shell = Shell.from_state(memory["shell"]) if "shell" in memory else None

@@ -1,4 +1,4 @@
-"""Scores whose errors go together: what the volumes alone say of each image, and how its error follows from those of the images before it.
+"""Scores with correlated errors: each image's response by the volumes alone, and how its error depends on those of earlier images.
 
 Neighbouring images' responses overlap, and all those of some minutes share drift, so errors of scores are correlated. Decoding says so
 image by image, in the order of the onsets (:mod:`rtevo.decode.likelihood`): error = sum over the errors before it + something of its own.
@@ -11,20 +11,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg.lapack import dtrtri
 
-__all__ = ["Errors", "Link", "Pool", "Together"]
+__all__ = ["Errors", "Link", "ManyErrors", "Pool", "Together"]
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Link:
-    """What the volumes alone say of one image.
+    """One image's response by the volumes alone.
 
     Parameters
     ----------
@@ -45,7 +47,7 @@ class Link:
 
     @classmethod
     def of(cls, onset_s: float, value: float, se: float, neighbours: Iterable[float]) -> Link | None:
-        """Make one of what decoding has published; None where it knows nothing of errors that go together."""
+        """Return the link of a published score; None if decoding does not know the errors' correlations."""
         if not (math.isfinite(value) and math.isfinite(se) and se > 0):
             return None
         own = [float(each) for each in neighbours]
@@ -61,7 +63,7 @@ class Together:
         self._links: dict[tuple[int, int, int], tuple[int, Link]] = {}
 
     def add(self, run: int, key: tuple[int, int], number: int, link: Link) -> None:
-        """Take an image's link, or a better one; `number` is its candidate's, -1 for a probe."""
+        """Add an image's link, or a better one; `number` is its candidate's, -1 for a probe."""
         self._links[(run, *key)] = number, link
 
     def of(
@@ -124,7 +126,7 @@ class Together:
 
 @dataclass(frozen=True)
 class Pool:
-    """Which run each of some scores is of, and how much it counts.
+    """The run of each of some scores, and its weight.
 
     Parameters
     ----------
@@ -148,7 +150,7 @@ class Pool:
 
 
 class Errors:
-    """Errors that go together, within runs of which each has a mean of its own.
+    """Correlated errors, within runs with a mean of their own.
 
     Parameters
     ----------
@@ -164,13 +166,22 @@ class Errors:
         n = len(covariance)
         least = 1e-9 * float(np.trace(covariance)) / n  # whatever was rounded on the way
         factor = cholesky(covariance + least * np.eye(n), lower=True, check_finite=False)
-        rows = solve_triangular(factor, np.eye(n), lower=True, check_finite=False)
+        rows = self._inverse(factor)
         scale = math.sqrt(float((rows**2).sum()) / n)  # so that a score's weight is 1 on average
         self.trust = np.ones(n) if trust is None else trust
         self.pool = pool
         self._rows = self.trust[:, np.newaxis] * rows / scale
         self.factor = factor * scale / self.trust
-        self.covariance = self.factor @ self.factor.T
+
+    @cached_property
+    def covariance(self) -> Array:
+        """Of the errors as they are believed, float64 (n, n)."""
+        return np.asarray(self.factor @ self.factor.T, np.float64)
+
+    @staticmethod
+    def _inverse(factor: Array) -> Array:
+        """Invert a lower triangular matrix."""
+        return np.asarray(solve_triangular(factor, np.eye(len(factor)), lower=True, check_finite=False), np.float64)
 
     @property
     def freedom(self) -> float:
@@ -207,4 +218,12 @@ class Errors:
 
     def of(self, keep: NDArray[np.int64]) -> Errors:
         """Those of some of the scores."""
-        return Errors(self.covariance[np.ix_(keep, keep)], pool=None if self.pool is None else self.pool.of(keep))
+        return type(self)(self.covariance[np.ix_(keep, keep)], pool=None if self.pool is None else self.pool.of(keep))
+
+
+class ManyErrors(Errors):
+    """The same where there are hundreds: a third of the work, and other last bits."""
+
+    @staticmethod
+    def _inverse(factor: Array) -> Array:
+        return np.asarray(dtrtri(factor, lower=1)[0], np.float64)

@@ -75,7 +75,7 @@ class Truncation:
     Attributes
     ----------
     generation : int
-        Number of generations told so far.
+        Number of scored generations so far.
     mean : ndarray, float64 (latent_size,), or None
         Centre of the next generation; None: N(0, I).
 
@@ -105,19 +105,19 @@ class Truncation:
         Returns
         -------
         ndarray, float32 (population, latent_size)
-            Asking again without telling draws another sample of the same distribution.
+            A further call without scores draws another sample of the same distribution.
         """
         noise = self._rng.standard_normal((self.population, self.latent_size))
         latents = noise if self.mean is None else self.mean + self.mutation_sd * noise
         return latents.astype(np.float32)
 
     def tell(self, latents: ArrayLike, fitness: ArrayLike, fitness_se: ArrayLike | None = None) -> None:
-        """Take the fitness of a generation.
+        """Process the fitness of a generation.
 
         Parameters
         ----------
         latents : array-like of float, (n, latent_size)
-            The candidates as they were evaluated: those asked for, or their re-encoded embeddings mapped back. `n` may differ from
+            The candidates as they were evaluated: the requested ones, or their re-encoded embeddings mapped back. `n` may differ from
             `population`.
         fitness : array-like of float, (n,)
             Larger is better; NaN: not measured.
@@ -138,7 +138,7 @@ class Truncation:
         weights = truncation_weights(values)
         parents = weights > 0
         if not np.isfinite(points[parents]).all():
-            raise ValueError(f"latents: expected finite numbers, got others in rows {_rows_not_finite(points, parents)}")
+            raise ValueError(f"latents: expected finite numbers, got NaN or inf in rows {_rows_not_finite(points, parents)}")
         if parents.any():
             self.mean = weights[parents] @ points[parents]
         self.generation += 1
@@ -186,12 +186,12 @@ def _rows_not_finite(points: NDArray[np.float64], among: NDArray[np.bool_]) -> l
 
 
 class TruncationEvolver(Evolver):
-    """The rule of :class:`Truncation` as a strategy that is asked and told.
+    """The rule of :class:`Truncation` as a strategy with single candidates and scores.
 
-    Parents are the last `population` candidates of which something has been told; those whose score is missing (NaN) are left out, and
-    where none has one the mean stays what it was. Asked for whole generations and told all of each before the next, it draws the same
-    candidates as :class:`Truncation`; asked one by one while scores are late, every score moves the mean. Before `population` have been
-    told, candidates are drawn from N(0, I). Parents are of one run, the last that has so many: weights do not depend on its offset or unit.
+    Parents are the last `population` candidates with a result; those whose score is missing (NaN) are left out, and
+    if none has one the mean stays the same. With whole generations, each scored completely before the next, the strategy draws the same
+    candidates as :class:`Truncation`; with single candidates and late scores, every score moves the mean. Before `population`
+    results, candidates are drawn from N(0, I). Parents are of one run, the last with as many: weights ignore its offset and unit.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
 """A run as a BIDS data set: ``python -m rtevo.export OUT BIDS_DIR``.
 
 Raw volumes become one four-dimensional NIfTI file with its sidecar, trials become ``events.tsv`` with onsets on the scanner's clock (s from
-the first volume), pictures go to ``stimuli/``, and what the session computed becomes a derivative data set: motion and framewise
+the first volume), pictures go to ``stimuli/``, and the session's results become a derivative data set: motion and framewise
 displacement, the realigned volumes, scores, latents, the decoder, the session file. Several runs, sessions and participants may be
-exported into one folder, one after the other; nothing that is there is overwritten. (Brain Imaging Data Structure 1.10; Gorgolewski et
+exported into one folder, one after the other; existing files are not overwritten. (Brain Imaging Data Structure 1.10; Gorgolewski et
 al. 2016, doi:10.1038/sdata.2016.44.)
 """
 
@@ -17,32 +17,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtevo import __version__
 from rtevo.errors import DataError, DecoderError
+from rtevo.export.physio import recordings
 from rtevo.export.words import DESCRIPTIONS, EVENTS, LOCALIZER, LOCALIZER_EVENTS, MOTION, OPTIONAL_COLUMNS, README, TASK
 from rtevo.outside import copy_inside, copy_regular, shown
-from rtevo.record import LOG, Notice, RecordedSession, Start, VolumeRecord, compact, image_path, volume_path
+from rtevo.record import LOG, Notice, RecordedSession, Start, VolumeRecord, compact, image_path, read_volume, volume_path
+from rtevo.record.making import recorded_making
 from rtevo.records import MOTION_COLUMNS, Grid, VolumeFlag
 
 __all__ = ["export"]
 
 Row = dict[str, Any]
 BIDS_VERSION = "1.10.0"
-_SPIKES = {  # by flag: what the column of a volume is called that a model has to leave out, and why
+_SPIKES = {  # by flag: name and description of the column for a volume that a model must leave out
     VolumeFlag.MISSING: ("missing_outlier", "1 for volume {}, which never arrived or was not saved, 0 for all others."),
     VolumeFlag.UNALIGNED: ("unaligned_outlier", "1 for volume {}, which could not be aligned, 0 for all others."),
 }
 _SPACE = "space-scanner_desc-preproc"
 
 
+if TYPE_CHECKING:
+    from rtevo.realign import Making
+
+
 @dataclass(frozen=True)
 class _Run:
-    """What is exported, and what its files are called."""
+    """The exported run, and the names of its files."""
 
     session: RecordedSession
     bids: Path
@@ -66,7 +72,7 @@ class _Run:
 
     @property
     def task(self) -> str:
-        """Label of the task."""
+        """The task's label."""
         return LOCALIZER if self.session.localizer else TASK
 
     @property
@@ -90,6 +96,20 @@ class _Run:
         return f"{self.folder}/{self.label}"
 
     @cached_property
+    def series(self) -> dict[str, dict[str, Any]]:
+        """What the scanner's headers said of the raw series, by its file below the data set: one, or one for each echo."""
+        said = _acquisition(self)
+        times_s = said.pop("EchoTimes", [])
+        if not times_s:
+            return {f"{self.prefix}_bold.nii.gz": said}
+        return {f"{self.prefix}_echo-{k}_bold.nii.gz": {**said, "EchoTime": te_s} for k, te_s in enumerate(times_s, 1)}
+
+    @cached_property
+    def making(self) -> Making:
+        """What happened to volumes besides their motion."""
+        return recorded_making(self.session)
+
+    @cached_property
     def volumes(self) -> list[Row]:
         """Rows of the session's motion."""
         return list(self.session.motion.to_dict("records"))
@@ -102,46 +122,47 @@ class _Run:
 
 
 def _open(out: Path, bids: Path) -> _Run:
-    """Read a session's folder and check that it can be exported."""
+    """Read a session's folder, and check that it can be exported."""
     session = RecordedSession(out)
     if not session.records(Start):
         raise DataError(f"{out / LOG}: expected the record of a session's start, found none")
     grids = [grid for part in session.parts if (grid := part.grid) is not None]
     for grid in grids[1:]:
         if difference := grids[0].difference(grid):
-            raise DataError(f"{out}: expected one grid in all parts of the session, as a series in BIDS has, found others: {difference}")
+            raise DataError(f"{out}: expected one grid in all parts, because a BIDS series has one; found others: {difference}")
     session.save()
     if not len(session.motion) or not grids:
-        raise DataError(f"{out}: expected at least one volume, the session recorded none")
+        raise DataError(f"{out}: expected at least one volume, found none")
     settings = session.file_settings
     if missing := [key for key in ("participant", "session", "run") if key not in settings.get("session", {})]:
-        raise DataError(f"{session.session_file}: expected [session] {missing[0]}, by which files are named, found none")
+        raise DataError(f"{session.session_file}: expected [session] {missing[0]}, which is part of file names, found none")
     run = _Run(session, bids, settings, grids[0])
     came = [row["volume"] for row in run.volumes if not row["flags"] & VolumeFlag.MISSING]
     absent = [index for index in came if not volume_path(out, index).exists()]
     if len(absent) == len(came):
         raise DataError(
-            f"{out / 'volumes'}: {len(absent)} of {len(run.volumes)} raw volumes are not there (first: "
+            f"{out / 'volumes'}: {len(absent)} of {len(run.volumes)} raw volumes are missing (first: "
             f'{came[0] if came else "none came"}); sessions keep them with [record] save_volumes = "raw"'
         )
     if absent:
-        print(f"rtevo: {out / 'volumes'}: {len(absent)} volumes that came are not there: MissingVolumes lists them", file=sys.stderr)
+        print(f"rtevo: {out / 'volumes'}: {len(absent)} volumes that arrived have no file: MissingVolumes lists them", file=sys.stderr)
     if existing := sorted(bids.glob(f"{run.prefix}_*")):
-        raise DataError(f"{existing[0]}: exists already, nothing is overwritten; set another [session] run, or another BIDS_DIR")
+        raise DataError(f"{existing[0]}: exists already, and is not overwritten; set another [session] run, or another BIDS_DIR")
     if bids.exists() and any(bids.iterdir()) and not (bids / "dataset_description.json").exists():
         raise DataError(f"{bids}: expected an empty folder or a BIDS data set (with dataset_description.json)")
     return run
 
 
-def _volumes(run: _Run) -> NDArray[Any]:
-    """All volumes, (X, Y, Z, T): NaN where one is missing."""
+def _volumes(run: _Run, echo: int) -> NDArray[Any]:
+    """All volumes of an echo (0 = first), (X, Y, Z, T): NaN where one is missing."""
     import nibabel
 
     data = np.full((*run.grid.shape, max(row["volume"] for row in run.volumes) + 1), np.nan, np.float32, order="F")
     for index in range(data.shape[3]):
         path = volume_path(run.out, index)
         if path.exists():
-            data[..., index] = np.asanyarray(nibabel.load(path).dataobj)
+            volume = np.asanyarray(nibabel.load(path).dataobj)
+            data[..., index] = volume[..., echo] if volume.ndim == 4 else volume
     return compact(data)
 
 
@@ -154,31 +175,34 @@ def _tsv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], 
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ["\t".join(columns)] if header else []
     lines += ["\t".join(_cell(row.get(column)) for column in columns) for row in rows]
-    text = "\n".join(lines) + "\n"
-    if path.suffix == ".gz":
-        path.write_bytes(gzip.compress(text.encode(), mtime=0))
-    else:
-        path.write_text(text, encoding="utf-8")
+    content = ("\n".join(lines) + "\n").encode()
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def _cell(value: Any) -> str:
-    """Write a number to the last bit; n/a where it is not known."""
+    """Return a number to the last bit; n/a if unknown."""
     from pandas import isna
 
     return "n/a" if value is None or isna(value) else str(value)
 
 
 def _bold(run: _Run) -> None:
-    """The raw series and its sidecar."""
+    """The raw series, of each echo where several were combined, and its sidecar."""
+    import nibabel
+
+    for echo, (name, said) in enumerate(run.series.items()):
+        _write_bold(run, nibabel.Nifti1Image(_volumes(run, echo), run.grid.affine), run.bids / name, said)
+
+
+def _write_bold(run: _Run, image: Any, path: Path, said: Mapping[str, Any]) -> None:
+    """Write a raw series and its sidecar."""
     import nibabel
 
     affine = run.grid.affine
-    image = nibabel.Nifti1Image(_volumes(run), affine)
     image.header.set_xyzt_units("mm", "sec")
     image.header.set_zooms((*image.header.get_zooms()[:3], run.tr_s))
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
-    path = run.bids / f"{run.prefix}_bold.nii.gz"
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(image, path)
     sidecar: dict[str, Any] = {
@@ -189,14 +213,23 @@ def _bold(run: _Run) -> None:
         "ConversionSoftware": "rtevo",
         "ConversionSoftwareVersion": __version__,
     }
-    sidecar |= _acquisition(run)
+    sidecar |= said
     if lost := run.missing:
         sidecar["MissingVolumes"] = lost  # 0 = first; their voxels are NaN
-    _json(run.bids / f"{run.prefix}_bold.json", sidecar)
+    _json(path.with_name(path.name.replace(".nii.gz", ".json")), sidecar)
+
+
+def _physio(run: _Run) -> None:
+    """Pulse and respiration, where they were measured."""
+    for recording in recordings(run.session):
+        stem = f"{run.prefix}_recording-{recording.name}_physio"
+        path = run.bids / f"{stem}.tsv.gz"
+        _tsv(path, [recording.name], [{recording.name: value} for value in recording.values.tolist()], header=False)
+        _json(run.bids / f"{stem}.json", recording.sidecar())
 
 
 def _acquisition(run: _Run) -> dict[str, Any]:
-    """What the scanner's headers said of the run; times of slices only where they are within the repetition time, as BIDS wants them."""
+    """Return the scanner's header fields of the run; slice times only if they are within the repetition time, as BIDS requires."""
     found: dict[str, Any] = dict(next((r.acquisition for r in run.session.records(VolumeRecord) if r.acquisition), {}))
     times = found.get("SliceTiming", [])
     if times and not (len(times) == run.grid.shape[2] and 0 <= min(times) <= max(times) < run.tr_s):
@@ -205,7 +238,7 @@ def _acquisition(run: _Run) -> dict[str, Any]:
 
 
 def _marks(run: _Run) -> list[Row]:
-    """One row per mark of the operator's, on the scanner's clock, which counts the parts of a session through."""
+    """Return one row per mark of the operator, on the scanner's clock, which runs through all parts of a session."""
     rows = []
     for part in run.session.parts:
         clock, first = part.clock, part.start.first_volume
@@ -224,12 +257,12 @@ def _stimulus(run: _Run, source: Path, stimulus: str) -> None:
     target = run.bids / "stimuli" / stimulus
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_symlink():
-        raise DataError(f"{source}: expected a picture, found a link: what it leads to is not exported")
+        raise DataError(f"{source}: expected a picture, found a link: its target is not exported")
     shutil.copyfile(source, target)
 
 
 def _shown(run: _Run) -> None:
-    """One row per picture of a localizer, and the pictures as they were shown; one per mark of the operator's."""
+    """Write one row per picture of a localizer and per mark of the operator, and the pictures as shown."""
     rows = _marks(run)
     dots = run.settings["localizer"]["task"] == "detection"
     for row in run.session.events_table.to_dict("records"):
@@ -251,7 +284,7 @@ def _write_events(run: _Run, rows: Sequence[Row], words: Mapping[str, Mapping[st
 
 
 def _events(run: _Run) -> None:
-    """One row per image that was shown, and the images; one per mark of the operator's."""
+    """Write one row per image shown and per mark of the operator, and the images."""
     rows = _marks(run)
     for trial in run.session.trials.to_dict("records"):
         if trial["onset"] != trial["onset"]:  # never shown
@@ -268,7 +301,7 @@ def _events(run: _Run) -> None:
 
 
 def _maps(run: _Run) -> dict[str, dict[str, str]]:
-    """Columns of the maps of an objective, and what they are."""
+    """Return the columns of an objective's maps, with descriptions."""
     names = list(run.session.trials.columns)
     goal = run.settings["decoder"].get("objective", "")
     found = {}
@@ -279,10 +312,10 @@ def _maps(run: _Run) -> dict[str, dict[str, str]]:
 
 
 def _confounds(run: _Run) -> tuple[dict[str, dict[str, str]], list[dict[str, Any]]]:
-    """Columns and rows of the confounds: motion, and a spike for each volume that a model has to leave out.
+    """Return columns and rows of the confounds: motion, and a spike for each volume that a model must leave out.
 
-    A model takes no gaps: where a volume has no motion it is interpolated, which its spike makes irrelevant; the first volume has no
-    displacement (n/a, as fMRIPrep writes it).
+    Models accept no gaps: the motion of a volume without motion is interpolated, which its spike makes irrelevant; the first volume has no
+    displacement (n/a, as in fMRIPrep).
     """
     from rtevo.realign import framewise_displacement
 
@@ -312,7 +345,7 @@ def _confounds(run: _Run) -> tuple[dict[str, dict[str, str]], list[dict[str, Any
 
 
 def _preprocessed(run: _Run, root: Path) -> None:
-    """The realigned series and its sidecar, for analyses; what is left out of a model is the mean of the others, not a hole."""
+    """Write the realigned series and its sidecar, for analyses; volumes that a model leaves out are the mean of the others, not gaps."""
     from rtevo.realign.series import NiftiWriter
 
     rows = {row["volume"]: row for row in run.volumes}
@@ -331,17 +364,17 @@ def _preprocessed(run: _Run, root: Path) -> None:
             if volume is None:
                 replaced.append(index)
             out.write(mean if volume is None else volume)
-    placed = "placement/part-00/decoder"  # of today, where there is one: its reference is what volumes were aligned to
+    placed = "placement/part-00/decoder"  # the decoder placed today, if any: volumes were aligned to its reference
     decoder = placed if (run.out / placed).is_dir() else "decoder"
     sidecar: dict[str, Any] = {
         "TaskName": run.task,
         "RepetitionTime": run.tr_s,
-        "StartTime": run.tr_s / 2,  # slices are not brought to one time: a volume stands for the middle of its acquisition
+        "StartTime": run.tr_s / 2,  # without slice timing correction, a volume represents the middle of its acquisition
         "SliceTimingCorrected": False,
         "SkullStripped": False,
-        "Description": "Realigned during the session (rigid body, cubic B-splines), not smoothed.",
+        "Description": f"Realigned during the session (rigid body, cubic B-splines){run.making.words}, not smoothed.",
         "SpatialReference": f"bids::{run.folder}/rtevo/{run.label}/{decoder}/ref_img.nii.gz",
-        "Sources": [f"bids:raw:{run.prefix}_bold.nii.gz"],
+        "Sources": [f"bids:raw:{name}" for name in run.series],
     }
     if run.session.localizer:
         sidecar["SpatialReference"] = "the run's first volume"
@@ -351,10 +384,8 @@ def _preprocessed(run: _Run, root: Path) -> None:
 
 
 def _aligned(run: _Run, row: Row | None, index: int) -> NDArray[np.float32] | None:
-    """One realigned volume: as it was saved, or sampled again by its motion; None where there is none."""
+    """Return one realigned volume: as saved, or resampled with its motion; None if there is none."""
     import nibabel
-
-    from rtevo.realign import resliced
 
     if row is None or row["flags"] & (VolumeFlag.MISSING | VolumeFlag.UNALIGNED):
         return None
@@ -364,11 +395,11 @@ def _aligned(run: _Run, row: Row | None, index: int) -> NDArray[np.float32] | No
         return np.nan_to_num(np.asarray(nibabel.load(saved).dataobj, np.float32))
     if not raw.exists() or not np.isfinite(params).all():
         return None
-    return resliced(np.asarray(nibabel.load(raw).dataobj), run.grid.affine, params)
+    return run.making.resliced(read_volume(raw), run.grid.affine, params)
 
 
 def _derivatives(run: _Run) -> None:
-    """What the session computed."""
+    """Write the session's results."""
     root = run.bids / "derivatives" / "rtevo"
     if not (root / "dataset_description.json").exists():
         description = {
@@ -396,11 +427,11 @@ def _derivatives(run: _Run) -> None:
         _copy_decoder(run, extra / "decoder")
     if (run.out / "placement").is_dir() and not (run.out / "placement").is_symlink():
         for left in copy_inside(run.out / "placement", extra / "placement"):
-            print(f"rtevo: {run.out / 'placement'}: {shown(left)} is a link or no file, and is left out", file=sys.stderr)
+            print(f"rtevo: {run.out / 'placement'}: {shown(left)} is a link or not a file, and is left out", file=sys.stderr)
 
 
 def _copy_decoder(run: _Run, into: Path) -> None:
-    """Copy the decoder that the session names, where there is one: what makes a decoder, and nothing else that may lie there."""
+    """Copy the decoder that the session names, if any: only the files of a decoder."""
     from rtevo.decode import Decoder
     from rtevo.decode.folder import decoder_files
 
@@ -419,7 +450,7 @@ def _copy_decoder(run: _Run, into: Path) -> None:
 
 
 def _data_set(run: _Run) -> None:
-    """The files of the data set as a whole; a participant is listed once."""
+    """Write the files of the data set as a whole; each participant is listed once."""
     description = run.bids / "dataset_description.json"
     if not description.exists():
         _json(
@@ -446,12 +477,12 @@ def export(out: Path, bids: Path) -> Path:
     out : Path
         The session's folder. Its raw volumes must have been kept (``[record] save_volumes``).
     bids : Path
-        The data set's folder: new, empty, or a BIDS data set that this run is added to.
+        The data set's folder: new, empty, or a BIDS data set to which this run is added.
 
     Returns
     -------
     Path
-        The run's four-dimensional NIfTI file.
+        The run's four-dimensional NIfTI file; of several echoes the first one's.
 
     Raises
     ------
@@ -463,5 +494,6 @@ def export(out: Path, bids: Path) -> Path:
     _data_set(run)
     (_shown if run.session.localizer else _events)(run)
     _bold(run)
+    _physio(run)
     _derivatives(run)
-    return bids / f"{run.prefix}_bold.nii.gz"
+    return bids / next(iter(run.series))

@@ -16,23 +16,23 @@ from rtevo.errors import ConfigError
 
 __all__ = ["main"]
 
-NEARLY = 1.5  # of a threshold: what is so near is shown as nearly refused
+NEARLY = 1.5  # times a threshold: a picture within this is shown as nearly refused
 THUMBNAIL = 144  # pixels
 
 
 def parser() -> Parser:
-    """Make the command line's parser."""
-    p = Parser(prog="python -m rtevo.gate", description="What keeps pictures from the participant: docs/safety.md.")
+    """Return the command line's parser."""
+    p = Parser(prog="python -m rtevo.gate", description="The filters that keep pictures from the participant: docs/safety.md.")
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND")
     c = commands.add_parser(
         "calibrate",
-        help="paint random latents of a session's space, and show what its filters would refuse",
+        help="paint random latents of a session's space, and show which its filters would refuse",
         description="Paint pictures of random latents with the session's model and latent space, have its filters judge them, and write a "
-        "page with all of them, the nearest to what is avoided first: choose [safety] avoid_distance and thresholds by looking.",
+        "page with all of them, the nearest to the avoided pictures first: choose [safety] avoid_distance and thresholds from it.",
     )
     c.add_argument("session", type=Path, metavar="SESSION.toml")
     c.add_argument("--images", type=int, default=60, metavar="N", help="pictures to paint (default 60)")
-    c.add_argument("--seed", type=int, default=1, help="of the random latents (default 1)")
+    c.add_argument("--seed", type=int, default=1, help="seed of the random latents (default 1)")
     c.add_argument("--out", type=Path, default=Path("gate.html"), metavar="FILE.html", help="the page (default gate.html)")
     return p
 
@@ -88,7 +88,7 @@ def _data(pixels: Any) -> str:
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Say in a few lines what is refused, filter by filter."""
+    """Return a few lines that say how many pictures each filter refuses."""
     lines = [f"{sum(row['refused'] for row in rows)} of {len(rows)} pictures would be refused"]
     for k, first in enumerate(rows[0]["findings"]):
         found = [row["findings"][k] for row in rows]
@@ -100,12 +100,12 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
         )
     if rows[0]["asked"] is not None:
         near = np.array([row["asked"] for row in rows])
-        lines.append(f"  asked for: distances of {near.min():.3f} to {near.max():.3f} (evolution keeps the limit in what it asks for)")
+        lines.append(f"  requested: distances of {near.min():.3f} to {near.max():.3f} (evolution keeps to the limit in its requests)")
     return lines
 
 
 def _severity(row: dict[str, Any]) -> float:
-    """How near a picture is to being refused: 1 = at the limit of a filter, more: beyond it."""
+    """Return how near a picture is to refusal: 1 = at the limit of a filter, > 1: beyond it."""
 
     def of(finding: Any) -> float:
         if not np.isfinite(finding.value):
@@ -118,7 +118,7 @@ def _severity(row: dict[str, Any]) -> float:
 
 
 def page(rows: Sequence[dict[str, Any]], session: Path) -> str:
-    """Write the page: all pictures, those that are refused first, then those that nearly are."""
+    """Write the page: all pictures, the refused ones first, then the nearly refused."""
     import jinja2
 
     ordered = sorted(rows, key=_severity, reverse=True)
@@ -134,7 +134,7 @@ def page(rows: Sequence[dict[str, Any]], session: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status."""
+    """Run the command line, and return the exit status."""
     options = parser().parse_args(arguments)
     return command(lambda: calibrate(options.session, options.images, options.seed, options.out))
 

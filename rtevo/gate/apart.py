@@ -29,20 +29,20 @@ log = logging.getLogger("rtevo")
 
 
 class Apart:
-    """A filter that runs in a process of its own: one that fails, hangs or is late refuses the picture, and is started again.
+    """A filter in a process of its own: if it fails, hangs or is late, the picture is refused and the filter restarted.
 
     Parameters
     ----------
     name : str
-        For people.
+        Name for people.
     target : str
         ``MODULE:CLASS``, see `rtevo.gate.worker`.
     arguments : tuple of str
-        Of the class.
+        Arguments of the class.
     threshold : float, optional
-        In place of the filter's own.
+        Replaces the filter's own threshold.
     deadline_s : float
-        For one picture, s.
+        Longest time for one picture, s.
     """
 
     def __init__(self, name: str, target: str, arguments: tuple[str, ...], threshold: float | None, deadline_s: float) -> None:
@@ -60,7 +60,7 @@ class Apart:
         Raises
         ------
         DataError
-            It cannot be loaded.
+            The filter cannot be loaded.
         """
         self._start()
         if not self._is_ready(time.monotonic() + READY_S):
@@ -83,7 +83,7 @@ class Apart:
                         pipe.close()
 
     def judge(self, pixels: NDArray[np.uint8], embedding: NDArray[np.float32]) -> Finding:
-        """Judge a picture; what is not said in time is a refusal."""
+        """Judge a picture; no answer in time is a refusal."""
         began = time.monotonic()
         deadline = began + self._deadline_s
         try:
@@ -91,8 +91,8 @@ class Apart:
         except (OSError, ValueError, KeyError, TypeError) as problem:
             if not self._loading:
                 self.close()
-                self._start()  # it gets ready while the next pictures are painted
-            reason = f"{problem or type(problem).__name__}: a picture that it cannot judge is not shown"[:MOST_TEXT]
+                self._start()  # it becomes ready while the next pictures are painted
+            reason = f"{problem or type(problem).__name__}: a picture that the filter cannot judge is not shown"[:MOST_TEXT]
             log.warning("gate: filter %s: %s", self.name, reason)
             return Finding(self.name, self.version, True, math.nan, self.threshold, reason, 1e3 * (time.monotonic() - began))
         refused = not value <= self.threshold
@@ -101,17 +101,17 @@ class Apart:
 
     @property
     def threshold(self) -> float:
-        """The greatest value that passes."""
+        """The largest value that passes."""
         return self._own if self._threshold is None else self._threshold
 
     @property
     def pid(self) -> int | None:
-        """Of its process."""
+        """Process id of the filter."""
         return None if self._process is None else self._process.pid
 
     @property
     def _loading(self) -> bool:
-        """Whether its process has begun a while ago, and is not ready yet: to start it again would only take longer."""
+        """Whether its process has started and is not ready yet: a restart would only take longer."""
         started = self._process is not None and self._process.poll() is None and not self._ready
         return started and time.monotonic() < self._started_s + READY_S
 
@@ -122,7 +122,7 @@ class Apart:
         os.set_blocking(self._process.stdin.fileno(), False)
 
     def _is_ready(self, deadline: float) -> bool:
-        """Take the filter's first words: its version, its threshold, and why it refuses; or why it cannot be used."""
+        """Wait for the filter's first message: its version, threshold and reason to refuse, or an error; return whether it is ready."""
         if self._ready:
             return True
         try:
@@ -138,12 +138,12 @@ class Apart:
         return True
 
     def _ask(self, pixels: NDArray[np.uint8], deadline: float) -> float:
-        """Hand a picture over, and give what the filter measures.
+        """Send a picture, and return the filter's value.
 
         Raises
         ------
         OSError, ValueError, KeyError, TypeError
-            It is not ready, did not answer in time, has ended, or answered nonsense.
+            The filter is not ready, did not answer in time, has ended, or sent an invalid answer.
         """
         if self._process is None:
             raise OSError("it has ended")

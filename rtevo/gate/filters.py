@@ -1,4 +1,4 @@
-"""Filters, what they find, and the gate that asks all of them."""
+"""Filters, and the gate that asks all of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Filter(Protocol):
     version: str
 
     def judge(self, pixels: NDArray[np.uint8], embedding: NDArray[np.float32]) -> Finding:
-        """Judge one picture, uint8 (H, W, 3), and what it re-encodes to, float32 (e,)."""
+        """Judge one picture, uint8 (H, W, 3), with its re-encoding, float32 (e,)."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -47,7 +47,7 @@ class Filter(Protocol):
 
 
 class Avoided:
-    """Refuse pictures whose own re-encoding lies too near to what is to be avoided.
+    """Refuse pictures whose re-encoding lies too near to the avoided embeddings.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class Avoided:
         """Judge a picture by its embedding."""
         distance = float(self._avoid.nearest(embedding[np.newaxis])[0])
         refused = not distance >= self._avoid.distance
-        reason = f"cosine distance {distance:.3f} to what is to be avoided, under {self._avoid.distance:g}" if refused else ""
+        reason = f"cosine distance {distance:.3f} to an avoided picture, limit {self._avoid.distance:g}" if refused else ""
         return Finding(self.name, self.version, refused, distance, self._avoid.distance, reason)
 
     def __enter__(self) -> Self:
@@ -74,7 +74,7 @@ class Avoided:
 
 
 class Marked:
-    """Refuse the marked picture, with which a rehearsal shows that the gate holds; see :func:`marked_picture`."""
+    """Refuse the marked picture, with which a rehearsal tests the gate; see :func:`marked_picture`."""
 
     name, version = "marked", __version__
 
@@ -113,7 +113,7 @@ class Gate:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack:  # all of them, or none
+        with ExitStack() as stack:  # all filters, or none
             for each in self.filters:
                 stack.enter_context(each)
             self._stack = stack.pop_all()
@@ -129,18 +129,18 @@ class Gate:
         ----------
         pixels : ndarray, uint8 (H, W, 3)
         embedding : ndarray, float32 (e,)
-            What the pixels re-encode to.
+            Re-encoding of the pixels.
         """
         return Verdict(tuple(each.judge(pixels, embedding) for each in self.filters))
 
     @property
     def description(self) -> str:
-        """Filters and versions, for the log."""
+        """Names and versions of the filters, for the log."""
         return ", ".join(f"{each.name} {each.version}" for each in self.filters)
 
 
 def make_gate(avoid: Avoid | None, checker: str, filters: Sequence[str], deadline_s: float, device: str = "cpu") -> Gate:
-    """Make a session's gate.
+    """Return a session's gate.
 
     Parameters
     ----------
@@ -150,14 +150,14 @@ def make_gate(avoid: Avoid | None, checker: str, filters: Sequence[str], deadlin
     filters : sequence of str
         Entry points of the group ``rtevo.filters``: NAME, or NAME=THRESHOLD.
     deadline_s : float
-        For one filter and one picture, s.
+        Longest time for one filter and one picture, s.
     device : str
-        That a safety checker runs on.
+        Device for the safety checker.
 
     Raises
     ------
     ConfigError
-        No such filter is installed, or the checker's folder is none.
+        A filter is not installed, or the checker's folder is not a safety checker's.
     """
     made: list[Filter] = [] if avoid is None else [Avoided(avoid)]
     if checker:
@@ -183,16 +183,16 @@ def make_gate(avoid: Avoid | None, checker: str, filters: Sequence[str], deadlin
 
 
 def check_gate(gate: Gate, height: int, width: int, embedding: NDArray[np.float32]) -> list[Finding]:
-    """Have every filter judge the marked picture once; gives what they find.
+    """Have every filter judge the marked picture once, and return their findings.
 
     Raises
     ------
     DataError
-        The marked picture was let through, or a filter could not judge it.
+        The gate passed the marked picture, or a filter could not judge it.
     """
     found = gate.judge(marked_picture(height, width), embedding)
     if not found.refused:
-        raise DataError("the gate let the marked picture through: nothing that it says can be relied on")
+        raise DataError("the gate passed the marked picture: its verdicts cannot be relied on")
     if failed := [f for f in found.findings if f.refused and math.isnan(f.value)]:
         raise DataError(f"filter {failed[0].name}: {failed[0].reason}")
     return list(found.findings)

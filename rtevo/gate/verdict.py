@@ -1,4 +1,4 @@
-"""What filters say of a picture."""
+"""Findings of filters, and the verdict on a picture."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from rtevo.records import VERDICT_BYTES
 
 __all__ = ["Finding", "Verdict"]
 
-MOST_SHORT = 4  # findings, of which every character may take six bytes
+MOST_SHORT = 4  # findings, each character of which may take six bytes
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one filter says of a picture.
+    """One filter's finding on a picture.
 
     Parameters
     ----------
     name, version : str
-        Of the filter.
+        Name and version of the filter.
     refused : bool
     value, threshold : float
-        What it measured, and where it begins to refuse; NaN where it could not measure.
+        The measured value, and the limit above which it refuses; NaN if it could not measure.
     reason : str
         Why it refuses.
     ms : float
-        Time that it took.
+        Time of the judgement.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What all filters say of a picture; one that refuses is enough.
+    """The verdict of all filters on a picture; one refusal is enough.
 
     Parameters
     ----------
@@ -58,18 +58,18 @@ class Verdict:
 
     @property
     def reason(self) -> str:
-        """Which filters refuse, and why."""
+        """The filters that refuse, and their reasons."""
         return "; ".join(f"{finding.name}: {finding.reason}" for finding in self.findings if finding.refused)
 
     def fields(self) -> list[dict[str, Any]]:
-        """Give the findings as plain JSON values."""
+        """Return the findings as plain JSON values."""
         return [
             {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in asdict(finding).items()}
             for finding in self.findings
         ]
 
     def encoded(self) -> bytes:
-        """Give the findings as JSON of at most `VERDICT_BYTES`; where there is no room, the reasons go first."""
+        """Return the findings as JSON of at most `VERDICT_BYTES`; if they are too long, the reasons are dropped first."""
         text = json.dumps(self.fields(), ensure_ascii=True)
         if len(text) > VERDICT_BYTES:
             first = sorted(self.fields(), key=lambda finding: not finding["refused"])

@@ -1,7 +1,7 @@
 """The process of one filter: ``python -m rtevo.gate.worker MODULE:CLASS [ARGUMENT ...]``.
 
-A filter is a class. Made without arguments, it is called with each picture, uint8 (H, W, 3), and gives a number: the higher, the worse.
-Pictures whose number is above ``threshold`` are refused, because of ``reason``. ``version`` goes into the session's log::
+A filter is a class. It is made without arguments and called with each picture, uint8 (H, W, 3); it returns a number: the higher, the worse.
+Pictures with a number above ``threshold`` are refused, because of ``reason``. ``version`` goes into the session's log::
 
     class Filter:
         version, threshold, reason = "1.0", 0.5, "looks like a spider"
@@ -12,8 +12,8 @@ Pictures whose number is above ``threshold`` are refused, because of ``reason``.
         def __call__(self, pixels):
             return self.model.probability(pixels)
 
-Its package names it in ``pyproject.toml`` (``[project.entry-points."rtevo.filters"]``, ``spiders = "my_package:Filter"``), and the
-session file takes it: ``[safety] filters = ["spiders"]``, or ``["spiders=0.7"]`` for another threshold.
+The filter's package lists it in ``pyproject.toml`` (``[project.entry-points."rtevo.filters"]``, ``spiders = "my_package:Filter"``), and
+the session file names it: ``[safety] filters = ["spiders"]``, or ``["spiders=0.7"]`` for another threshold.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WARM_PX = 64  # edge of the black picture that a filter judges before it is read
 
 
 def _read(pictures: queue.Queue[np.ndarray[Any, np.dtype[np.uint8]]], pipe: BinaryIO) -> None:
-    """Take pictures from the pipe; where it ends, whoever asked is gone, and so is this process, whatever the filter does."""
+    """Read pictures from the pipe; at its end the parent has gone, and this process exits, whatever the filter does."""
     while line := pipe.readline():
         height, width, depth = json.loads(line)
         size = height * width * depth
@@ -48,9 +48,9 @@ def _read(pictures: queue.Queue[np.ndarray[Any, np.dtype[np.uint8]]], pipe: Bina
 
 
 def main(arguments: list[str]) -> None:
-    """Load the filter, and answer until nobody asks any more."""
+    """Load the filter, and answer until the pipe ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a filter prints is no answer
+    os.dup2(2, 1)  # a filter's own output must not reach the answers
 
     def say(**fields: Any) -> None:
         answers.write(json.dumps(fields) + "\n")
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
         threshold, reason = float(judge.threshold), str(getattr(judge, "reason", "refused"))
         if not math.isfinite(threshold):
             raise ValueError(f"threshold: expected a finite number, got {threshold}")
-        judge(np.zeros((WARM_PX, WARM_PX, 3), np.uint8))  # the first one takes longest
+        judge(np.zeros((WARM_PX, WARM_PX, 3), np.uint8))  # the first picture takes longest
         say(version=str(getattr(judge, "version", "")), threshold=threshold, reason=reason)
     except Exception as problem:
         say(error=f"{type(problem).__name__}: {problem}")

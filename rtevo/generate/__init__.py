@@ -35,7 +35,7 @@ __all__ = [
 
 
 def probe(model_path: Path | None = None, px: int = 0) -> tuple[int, tuple[int, int]]:
-    """Find out what a model makes, in milliseconds, without loading it.
+    """Return the sizes of a model's embeddings and images, in milliseconds, without loading it.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def probe(model_path: Path | None = None, px: int = 0) -> tuple[int, tuple[int, 
 
 
 def load(settings: GeneratorSettings, on_progress: Callable[[str], None] | None = None) -> Generator:
-    """Load a model and give the generator that paints with it.
+    """Load a model, and return the generator that paints with it.
 
     Nothing is ever downloaded. On a CPU torch's number of threads is set for the whole process.
 
@@ -70,7 +70,7 @@ def load(settings: GeneratorSettings, on_progress: Callable[[str], None] | None 
     ----------
     settings : GeneratorSettings
     on_progress : callable, optional
-        Told, in one line each, what is being done: this takes seconds to minutes.
+        Called with one line for each step of the work, which takes seconds to minutes.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def load(settings: GeneratorSettings, on_progress: Callable[[str], None] | None 
     Raises
     ------
     ModelError
-        The folder is missing, incomplete, damaged or of another kind; the device is not there or too small.
+        The folder is missing, incomplete, damaged or of another kind; the device is missing or too small.
     ConfigError
         The noise level is beyond the model's schedule.
     """

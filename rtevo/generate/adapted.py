@@ -1,7 +1,7 @@
-"""Stable Diffusion 1.5 and XL that are told a picture's embedding by an IP-Adapter (Ye et al. 2023, arXiv:2308.06721).
+"""Stable Diffusion 1.5 and XL, with an IP-Adapter as the input for a picture's embedding (Ye et al. 2023, arXiv:2308.06721).
 
-The embedding becomes four words, to which the network's cross-attentions attend beside the prompt, which is always the empty one. The
-unguided half of guidance takes the words of an embedding that is 0.
+The adapter turns the embedding into four words; the network's cross-attentions attend to them beside the prompt, which is always empty.
+The unguided half of guidance uses the words of an embedding of zeros.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class Adapted:
         guided = self._is_guided(settings.guidance_scale)
         with torch.no_grad():
             self.prompts = self._encode_prompt(guided)
-        pipe.text_encoder = pipe.tokenizer = None  # the empty prompt is the only one ever used
+        pipe.text_encoder = pipe.tokenizer = None  # only the empty prompt is used
         if folder.kind == ADAPTER_XL:
             pipe.text_encoder_2 = pipe.tokenizer_2 = None
 
     def _is_guided(self, guidance_scale: float) -> bool:
-        """Whether there are two halves: a network that is told the scale itself has one."""
+        """Whether the network runs for two halves: a network with the scale as an input needs only one."""
         return guidance_scale > 1 and self.pipe.unet.config.time_cond_proj_dim is None
 
     def _encode_prompt(self, guided: bool) -> dict[str, torch.Tensor]:
-        """The empty prompt as the pipeline takes it."""
+        """Return the empty prompt in the pipeline's form."""
         names = ["prompt_embeds", "negative_prompt_embeds"]
         if self.folder.kind == ADAPTER_XL:
             names += ["pooled_prompt_embeds", "negative_pooled_prompt_embeds"]
@@ -56,11 +56,11 @@ class Adapted:
         return {name: part for name, part in zip(names, found, strict=True) if part is not None}
 
     def condition(self, embeddings: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """The embeddings: this network is not told of noise."""
+        """Return the embeddings: this network has no input for noise."""
         return embeddings
 
     def denoise(self, condition: torch.Tensor, latents: torch.Tensor, generators: Sequence[torch.Generator], steps: int) -> torch.Tensor:
-        """Run the pipeline as it comes, once for each picture: it takes one embedding a call."""
+        """Run the unchanged pipeline once for each picture: it takes one embedding a call."""
         scale = self.settings.guidance_scale
         found = []
         for embedding, noise, generator in zip(condition, latents, generators, strict=True):
@@ -112,10 +112,10 @@ class Adapted:
 
 
 class AdaptedDenoiser(Guided):
-    """The network of Stable Diffusion with an IP-Adapter, with everything worked out that does not change in a session.
+    """The network of Stable Diffusion with an IP-Adapter, with all constants of a session precomputed.
 
     Keys and values of the prompt are computed once, those of the picture's four words once a picture, for all attentions in one product.
-    The network is changed: its cross-attentions keep to the prompt given here.
+    The network is changed: its cross-attentions always use the prompt given here.
 
     Parameters
     ----------
@@ -124,11 +124,11 @@ class AdaptedDenoiser(Guided):
     prompt : tensor (1 or 2, t, c)
         Embedding of the empty prompt, the unguided half first.
     added : tensor (1 or 2, k), optional
-        What is added to the time embedding: SDXL's pooled prompt and sizes.
+        Added to the time embedding: SDXL's pooled prompt and sizes.
     timesteps : tensor (m,)
     guidance_scale : float
     guided : bool
-        Whether the network is evaluated for two halves; otherwise it is told the scale, or there is no guidance.
+        Whether the network is evaluated for two halves; otherwise the scale is an input, or there is no guidance.
 
     Raises
     ------
@@ -160,7 +160,7 @@ class AdaptedDenoiser(Guided):
         self.register_buffer("words", torch.cat(weights), persistent=False)
 
     def at(self, timesteps: torch.Tensor) -> None:
-        """Work out the time embeddings (m, k) of other timesteps (m,); a network that is told the guidance is told it here."""
+        """Compute the time embeddings (m, k) of other timesteps (m,), with the guidance scale if the network has an input for it."""
         unet, like = self.unet, self.unet.conv_in.weight
         size, told = unet.config.time_cond_proj_dim, None
         if size is not None:
@@ -185,7 +185,7 @@ class AdaptedDenoiser(Guided):
 
 
 def _own_words(attention: Any) -> list[torch.Tensor]:
-    """What makes keys and values of a picture's words in one attention: (c, k) each, the adapter's scale in the latter."""
+    """Return the weights for keys and values of a picture's words in one attention: (c, k) each, the adapter's scale in the latter."""
     adapter = attention.processor
     if attention.norm_cross or attention.norm_q is not None or attention.group_norm is not None or len(adapter.to_k_ip) != 1:
         raise ModelError("unet: expected cross-attention with one IP-Adapter and no norms inside: choose backend eager")
@@ -193,7 +193,7 @@ def _own_words(attention: Any) -> list[torch.Tensor]:
 
 
 class _Words:
-    """Cross-attention to a prompt whose keys and values are known, and to the words of a picture."""
+    """Cross-attention to a prompt with known keys and values, and to the words of a picture."""
 
     def __init__(self, attention: Any, prompt: torch.Tensor, start: int, size: int) -> None:
         self._places = slice(start, start + size), slice(start + size, start + 2 * size)

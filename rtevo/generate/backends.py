@@ -1,4 +1,4 @@
-"""Which backend paints: the one that was asked for, or the fastest that works; and what happens when it fails."""
+"""Choice of the backend: the requested one, or the fastest that works; and the fallback when it fails."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ KINDS: dict[str, Callable[..., EagerGenerator]] = {
     "compiled": CompiledGenerator,
     "eager": EagerGenerator,
 }
-"""The fastest first."""
+"""Backends, the fastest first."""
 
 
 def make(folder: ModelFolder, settings: GeneratorSettings, on_progress: Tell = None) -> Generator:
-    """Make the generator that `settings` ask for.
+    """Return the generator for `settings`.
 
-    With backend ``auto``: on a GPU engines that were measured to be faster than the compiled backend on this machine, else the compiled
-    backend, else the reference; always one whose first picture is the reference's. On a CPU the reference. Which one it is, and why not a
-    faster one, is logged.
+    With backend ``auto``: on a GPU, engines that were measured to be faster than the compiled backend on this machine, else the compiled
+    backend, else the reference; the first picture always equals the reference's. On a CPU, the reference. The log says which backend was
+    chosen, and why not a faster one.
 
     Raises
     ------
     ModelError
-        The model, the device or the backend that was asked for cannot be used.
+        The requested model, device or backend cannot be used.
     """
     if settings.backend != "auto":
         found = KINDS[settings.backend](folder, settings, on_progress)
@@ -74,15 +74,15 @@ def _fastest(folder: ModelFolder, settings: GeneratorSettings, on_progress: Tell
 
 
 class FallbackGenerator:
-    """Goes on with the reference in single precision where another backend fails while painting; allowed by the session file.
+    """Continues with the reference in single precision if another backend fails while painting; the session file permits this.
 
-    Half precision is what overflows to black or not finite pictures, so the same in half would fail again. A failure of the reference
-    itself is raised.
+    Black or non-finite pictures come from an overflow of half precision, so the reference in half would fail again. A failure of the
+    reference itself is raised.
 
     Parameters
     ----------
     generator : EagerGenerator
-        The one that paints until it fails.
+        The generator that paints until it fails.
     on_progress : callable, optional
     """
 
@@ -92,7 +92,7 @@ class FallbackGenerator:
 
     @property
     def description(self) -> str:
-        """Of the generator that paints now."""
+        """Description of the generator that paints now."""
         return self._generator.description
 
     def paint(self, embeddings: ArrayLike, seeds: ArrayLike) -> Iterator[Painted]:
@@ -100,7 +100,7 @@ class FallbackGenerator:
         return self._paint(*check_request(embeddings, seeds, self.embedding_size))
 
     def warm_up(self) -> None:
-        """Paint one image and forget it; see :meth:`rtevo.generate.Generator.warm_up`."""
+        """Paint one image and discard it; see :meth:`rtevo.generate.Generator.warm_up`."""
         try:
             self._generator.warm_up()
         except (ModelError, RuntimeError) as problem:
@@ -136,7 +136,7 @@ class FallbackGenerator:
         failed = self._generator
         if isinstance(problem, ConfigError) or (failed.backend == "eager" and str(failed.dtype) == "torch.float32"):
             raise problem
-        log.warning("generator: %s failed, going on with eager in single precision, which is slower: %s", failed.backend, problem)
+        log.warning("generator: %s failed, continuing with eager in single precision, which is slower: %s", failed.backend, problem)
         failed.close()
         settings = replace(failed.settings, backend="eager", precision="float32")
         self._generator = EagerGenerator(failed.folder, settings, self._tell)

@@ -1,4 +1,4 @@
-"""What a generator is: its settings, its protocol and what it paints. Knows nothing of torch."""
+"""The interface of a generator: its settings, its protocol and its pictures. Independent of torch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rtevo.errors import ConfigError
 __all__ = ["BACKENDS", "DASK", "PRECISIONS", "SCHEDULERS", "Generator", "GeneratorSettings", "Painted", "check_request"]
 
 BACKENDS = ("auto", "eager", "compiled", "tensorrt")
-"""``auto``: the fastest on this machine that paints what the reference paints."""
+"""``auto``: the fastest on this machine that paints the same pictures as the reference."""
 
 SCHEDULERS = ("model", "ddim", "pndm", "dpm++2m", "unipc", "euler", "lcm")
-"""``model``: the one that the model folder names; ``euler`` (with trailing steps) and ``lcm``: for models distilled to few steps."""
+"""``model``: the scheduler of the model folder; ``euler`` (with trailing steps) and ``lcm``: for models distilled to few steps."""
 
 DASK = "dask://"
-"""What the name of a device begins with that is a scheduler of Dask workers: ``dask://HOST:PORT``."""
+"""Prefix of a device that is a scheduler of Dask workers: ``dask://HOST:PORT``."""
 
 PRECISIONS = ("auto", "float16", "float32")
 """``auto``: half on a GPU, single on a CPU."""
@@ -44,11 +44,11 @@ class GeneratorSettings:
     noise_level : int
         Noise added to the embedding, in steps of the pipeline's image noising schedule, >= 0.
     threads : int
-        CPU threads of torch, >= 1. One is fastest where other processes are busy.
+        CPU threads of torch, >= 1. One is fastest if other processes are busy.
     device : str
-        ``auto`` (CUDA where there is a device, else CPU), ``cpu``, ``cuda``, ``cuda:N``, or ``dask://HOST:PORT`` for Dask workers.
+        ``auto`` (CUDA if there is a device, else CPU), ``cpu``, ``cuda``, ``cuda:N``, or ``dask://HOST:PORT`` for Dask workers.
     batch : int
-        Images of a request that are denoised together after the first, which is always alone, >= 1.
+        Images of a request that are denoised together, after the first, which is denoised alone, >= 1.
     scheduler : str
         One of `SCHEDULERS`.
     backend : str
@@ -62,22 +62,22 @@ class GeneratorSettings:
     engines : Path, optional
         Folder of TensorRT engines. None: ``engines`` in the model's folder.
     fallback : bool
-        Whether a backend that fails in a session gives way to the reference in single precision.
+        Whether the reference in single precision replaces a backend that fails in a session.
     repeatable : bool
-        Whether the compiler must choose kernels without timing them: every process then has the same ones and paints the same bits.
+        Whether the compiler must choose kernels without timing them, so that every process paints the same bits.
     fingerprint : str
-        Of the model's files (:func:`rtevo.generate.hashes.fingerprint`), where they have been read already; empty: made when needed.
+        Fingerprint of the model's files (:func:`rtevo.generate.hashes.fingerprint`), if known already; empty: computed when needed.
     workers_model : str
-        Model folder on the workers' computers; empty: where it is here.
+        Model folder on the workers' computers; empty: the same path as here.
     workers_keys : Path, optional
         Folder with ``ca.pem``, ``cert.pem`` and ``key.pem``: TLS to scheduler and workers.
     answer_s : float
-        A picture that a worker has not painted after this time is asked of another, s, > 0.
+        After this time without a picture from one worker, another is asked, s, > 0.
 
     Raises
     ------
     ConfigError
-        With every mistake found.
+        With all mistakes.
     """
 
     model_path: Path | None = None
@@ -138,11 +138,11 @@ class Painted:
     Parameters
     ----------
     index : int
-        Row of the request that it belongs to.
+        Its row in the request.
     pixels : ndarray, uint8 (H, W, 3)
         RGB, row 0 at the top.
     embedding : ndarray, float32 (e,)
-        What `pixels` re-encode to, in the space that embeddings are asked in.
+        Re-encoding of `pixels`, in the space of the requested embeddings.
     """
 
     index: int
@@ -151,7 +151,7 @@ class Painted:
 
 
 class Generator(Protocol):
-    """Paints embeddings. A context manager: leaving it frees the device.
+    """Paints embeddings. A context manager that frees the device at its end.
 
     Attributes
     ----------
@@ -172,15 +172,15 @@ class Generator(Protocol):
     def paint(self, embeddings: ArrayLike, seeds: ArrayLike) -> Iterator[Painted]:
         """Paint images one by one, in order, each as soon as it is finished.
 
-        The same embedding and seed give the same image whatever else is asked for with it: bit for bit where images are denoised
-        one at a time, within rounding where they share a batch. The first is denoised alone, so that it is there soonest.
+        The same embedding and seed give the same image, whatever the rest of the request: bit for bit if images are denoised one at a
+        time, within rounding if they share a batch. The first is denoised alone, so that it is ready soonest.
 
         Parameters
         ----------
         embeddings : array-like, float32 (n, e)
-            Image embeddings as the pipeline's image encoder gives them.
+            Image embeddings, as from the pipeline's image encoder.
         seeds : array-like, uint64 (n,)
-            Seeds of the noise that each image starts from.
+            Seeds of each image's noise.
 
         Yields
         ------
@@ -206,7 +206,7 @@ class Generator(Protocol):
         ...
 
     def warm_up(self) -> None:
-        """Paint one image and forget it, so that the first one asked for takes no longer than the others.
+        """Paint one image and discard it, so that the first requested image takes no longer than the others.
 
         Raises
         ------
@@ -216,7 +216,7 @@ class Generator(Protocol):
         ...
 
     def close(self) -> None:
-        """Free the device; the generator paints no more."""
+        """Free the device; the generator cannot paint afterwards."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -225,7 +225,7 @@ class Generator(Protocol):
 
 
 def check_request(embeddings: ArrayLike, seeds: ArrayLike, size: int) -> tuple[NDArray[np.float32], list[int]]:
-    """Give a request as a finite float32 (n, `size`) array and n seeds, or raise ValueError."""
+    """Return a request as a finite float32 (n, `size`) array and n seeds, or raise ValueError."""
     wanted = np.ascontiguousarray(embeddings, np.float32)
     if wanted.ndim != 2 or wanted.shape[1] != size:
         raise ValueError(f"embeddings: expected shape (n, {size}) for this model, got {wanted.shape}")

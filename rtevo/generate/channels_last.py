@@ -1,14 +1,14 @@
-"""diffusers' networks with some of their parts rewritten for speed: the same sums, channels last from end to end.
+"""diffusers' networks with some parts rewritten for speed: the same sums, channels last from end to end.
 
-What is replaced, and only where a part is exactly what is expected (others stay as they are):
+Replaced parts (only exact matches; all others stay as they are):
 
-- group norm, activation, and what is added before them, in one operation that stays channels last (:mod:`rtevo.generate.fused`);
-- convolutions of few pixels and many channels as one matrix product, to which that operation hands its result laid out as it wants it:
+- group norm, activation, and the addition before them, in one operation that stays channels last (:mod:`rtevo.generate.fused`);
+- convolutions of few pixels and many channels as one matrix product, for which that operation lays out its result:
   libraries for convolutions cut them into too few pieces for a large GPU;
 - all projections of the time embedding in one product a step, with the biases of the convolutions that they are added to;
 - queries, keys and values in one product, also in the image encoder;
-- transformers hand their tensor on as it lies, instead of turning it round;
-- the decoder's attention of one wide head as two matrix products, which no attention kernel is made for;
+- transformers pass their tensor on without a transposition;
+- the decoder's attention of one wide head as two matrix products, because no attention kernel suits it;
 - nearest-neighbour upsampling and the convolution after it as one convolution of the small picture: each pixel of the large one sees two
   by two of the small one's, so that 4 of 9 products are left (Shi et al. 2016, arXiv:1609.07009, the other way round).
 """
@@ -26,11 +26,11 @@ from rtevo.generate import fused
 __all__ = ["rework", "rework_encoder"]
 
 FEW_PIXELS = 1152
-"""Up to so many pixels, of all pictures together, a convolution is done as a matrix product: measured on an H200 (docs/generator.md)."""
+"""Up to this many pixels of all pictures together, a convolution is a matrix product: measured on an H200 (docs/generator.md)."""
 
 
 def rework(network: nn.Module) -> nn.Module:
-    """Rewrite the parts of a network that are known; it computes the same afterwards, within rounding.
+    """Rewrite the known parts of a network; its results stay the same, within rounding.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def rework(network: nn.Module) -> nn.Module:
     Returns
     -------
     nn.Module
-        What must be applied to the time embedding before the network's blocks are called with it.
+        Module to apply to the time embedding before the network's blocks use it.
     """
     from diffusers.models.attention_processor import Attention
     from diffusers.models.resnet import ResnetBlock2D
@@ -61,7 +61,7 @@ def rework(network: nn.Module) -> nn.Module:
     for name, part in network.named_modules():
         if isinstance(part, Attention) and name.endswith("attn1") and _is_plain_attention(part):
             part.set_processor(_SelfAttention(part))
-            part.to_q = part.to_k = part.to_v = nn.Identity()  # their weights are in it
+            part.to_q = part.to_k = part.to_v = nn.Identity()  # the joint product holds their weights
         elif isinstance(part, Attention) and part.group_norm is not None and part.heads == 1 and part.spatial_norm is None:
             part.set_processor(_WideHead())
     owners: tuple[Any, ...] = (network, getattr(network, "decoder", None))
@@ -76,7 +76,7 @@ def _last(x: torch.Tensor) -> torch.Tensor:
 
 
 class _Norm(nn.Module):
-    """Group norm, with activation if wanted."""
+    """Group norm, with optional activation."""
 
     def __init__(self, norm: nn.GroupNorm, silu: bool) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class _Norm(nn.Module):
         if n * h * w > FEW_PIXELS:
             return functional.conv2d(self(x, shift), conv.weight, None, 1, 1)
         found = fused.patches(_last(x), norm.weight, norm.bias, shift, norm.num_groups, norm.eps, self.silu)
-        flat = conv.weight.permute(0, 2, 3, 1).flatten(1)  # as it lies, where the weights are channels last
+        flat = conv.weight.permute(0, 2, 3, 1).flatten(1)  # no copy if the weights are channels last
         return functional.linear(found, flat).view(n, h, w, -1).permute(0, 3, 1, 2)
 
 
@@ -109,13 +109,13 @@ class _Times(nn.Module):
         self._parts: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def add(self, projection: nn.Linear, bias: torch.Tensor) -> slice:
-        """Take one in; gives its columns."""
+        """Add one projection; return its columns."""
         self._parts.append((projection.weight.detach(), projection.bias.detach().float() + bias.detach().float()))
         self.size += len(bias)
         return slice(self.size - len(bias), self.size)
 
     def finish(self) -> nn.Module:
-        """Lay them side by side."""
+        """Concatenate the projections."""
         if not self._parts:
             return nn.Identity()
         weights, biases = zip(*self._parts, strict=True)
@@ -142,7 +142,7 @@ def _is_plain_resnet(part: Any) -> bool:
 
 
 class _Resnet(nn.Module):
-    """``ResnetBlock2D``: its biases are added where they cost nothing."""
+    """``ResnetBlock2D``: its biases are added at no cost."""
 
     def __init__(self, resnet: Any, times: _Times | None) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class _Transformer(nn.Module):
 
 
 def _as_linear(projection: Any) -> nn.Linear:
-    """A convolution of one pixel as what it is: a product."""
+    """A convolution of one pixel as a product."""
     if isinstance(projection, nn.Linear):
         return projection
     linear = nn.Linear(projection.in_channels, projection.out_channels, device="meta")
@@ -232,7 +232,7 @@ class _SelfAttention:
 
 
 def rework_encoder(encoder: nn.Module) -> None:
-    """Give every attention of a CLIP image encoder one product for queries, keys and values; the encoder is changed."""
+    """Compute queries, keys and values in one product, in every attention of a CLIP image encoder; the encoder is changed."""
     from transformers.models.clip.modeling_clip import CLIPAttention
 
     for parent in list(encoder.modules()):

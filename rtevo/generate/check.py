@@ -1,4 +1,4 @@
-"""Is a model folder fit for a session? Files, hashes, weights, and some images, as fast as they come."""
+"""Check of a model folder: files, hashes, weights, and some images, as fast as possible."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from rtevo.generate.tiny import TINY_UNCLIP
 __all__ = ["Report", "Trial", "check", "check_files", "try_out"]
 
 BETTER = 0.1
-"""How much better pictures must follow their embeddings with another prediction type before it is the right one: networks of random
-weights differ by 0.05 at most, the built-in model by 0.49."""
+"""How much better pictures must follow their embeddings with another prediction type for that to count as the right one: networks with
+random weights differ by 0.05 at most, the built-in model by 0.49."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """What a generator did.
+    """Results of a generator's trial.
 
     Parameters
     ----------
     description : str
-        Of the generator that painted.
+        Description of the generator.
     load_s : float
-        Until it was warm, s.
+        Time until it was warm, s.
     times_s : tuple of float
-        When each image of a request was there, from the request, s.
+        Time from the request to each image, s.
     pixels : ndarray, uint8 (H, W, 3)
-        The first of them.
+        The first image.
     change : float
-        Mean absolute difference between the first and the second, which have the same noise and other embeddings, grey levels.
+        Mean absolute difference between the first and the second image (same noise, different embeddings), grey levels.
     memory : tuple of int, optional
-        Memory of the GPU that is still free, and all of it, bytes; None on a CPU.
+        Free and total memory of the GPU, bytes; None on a CPU.
     """
 
     description: str
@@ -55,7 +55,7 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What a check has found.
+    """Results of a check.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class Report:
     fingerprint : str
         SHA-256 of the model's files.
     trial : Trial
-        What the generator did with it.
+        Results of the generator's trial.
     """
 
     folder: ModelFolder
@@ -77,11 +77,11 @@ def check(settings: GeneratorSettings, path: Path, tell: Callable[[str], None] =
     Parameters
     ----------
     settings : GeneratorSettings
-        How to paint; its `model_path` gives way to `path`.
+        How to paint; `path` replaces its `model_path`.
     path : Path
         Model folder.
     tell : callable, optional
-        Told each finding, in one line, as it is made.
+        Called with each finding, in one line, as it is made.
 
     Returns
     -------
@@ -90,8 +90,8 @@ def check(settings: GeneratorSettings, path: Path, tell: Callable[[str], None] =
     Raises
     ------
     ModelError
-        With what is wrong: something is missing, damaged, not as published, does not fit, gives no pictures that follow their embeddings,
-        or gives such pictures with another prediction type than its scheduler names.
+        A part is missing, damaged, not as published, or does not fit; the pictures do not follow their embeddings, or follow them only with
+        another prediction type than the scheduler's.
     """
     folder, mark = check_files(path, tell)
     trial = try_out(GeneratorSettings(**{**vars(settings), "model_path": path}), 2, tell, predictions=True)
@@ -100,7 +100,7 @@ def check(settings: GeneratorSettings, path: Path, tell: Callable[[str], None] =
 
 
 def check_files(path: Path, tell: Callable[[str], None] = lambda _: None) -> tuple[ModelFolder, str]:
-    """Check a model folder's files, and compare them with what was published where that is known; gives their fingerprint too."""
+    """Check a model folder's files, and compare them with published hashes, if known; return the fingerprint too."""
     folder = describe(path)
     height, width = folder.image_size
     tell(f"folder: complete; embeddings of {folder.embedding_size} numbers, images of {width} x {height} px")
@@ -108,28 +108,28 @@ def check_files(path: Path, tell: Callable[[str], None] = lambda _: None) -> tup
         tell(f"{name}: {text}")
     files = hash_files(path)
     known, mark = sum(bool(f.published) for f in files), fingerprint(files)
-    compared = f"{known} as published" if known else "nothing beside them says what was published"
+    compared = f"{known} as published" if known else "no published hashes to compare with"
     tell(f"hashes: {len(files)} files, {sum(f.size for f in files) / 1e6:.1f} MB, {compared}; fingerprint {mark[:16]}")
     return folder, mark
 
 
 def try_out(settings: GeneratorSettings, images: int, tell: Callable[[str], None] = lambda _: None, predictions: bool = False) -> Trial:
-    """Load the generator that a session would have, and ask it for images of different embeddings from the same noise.
+    """Load a session's generator, and paint images of different embeddings from the same noise.
 
     Parameters
     ----------
     settings : GeneratorSettings
     images : int
-        Asked for together, >= 2.
+        Images of one request, >= 2.
     tell : callable, optional
-        Told what is being done.
+        Called with each step of the work.
     predictions : bool
-        Whether to find out, with 8 images more, if the scheduler's prediction type is the network's.
+        Whether to check, with 8 more images, that the scheduler's prediction type is the network's.
 
     Raises
     ------
     ModelError
-        The model or the device cannot be used, the images do not follow their embeddings, or do with another prediction type.
+        The model or the device cannot be used, or the images do not follow their embeddings, or only with another prediction type.
     """
     from rtevo.generate import load
 
@@ -147,14 +147,14 @@ def try_out(settings: GeneratorSettings, images: int, tell: Callable[[str], None
         if change == 0:
             where = settings.model_path or TINY_UNCLIP
             deaf = "its IP-Adapter" if describe(where).adapter else "its class_labels"
-            raise ModelError(f"{where}: expected another image for another embedding, got the same: the network ignores {deaf}")
-        if predictions and hasattr(generator, "predicting"):  # not of workers elsewhere
+            raise ModelError(f"{where}: expected different images for different embeddings, got the same: the network ignores {deaf}")
+        if predictions and hasattr(generator, "predicting"):  # not with workers elsewhere
             _check_prediction(generator, settings.model_path or TINY_UNCLIP, tell)
         return Trial(generator.description, load_s, tuple(times_s), pixels[0], change, _memory(settings.device))
 
 
 def _check_prediction(generator: Any, where: Path, tell: Callable[[str], None]) -> None:
-    """Compare how well pictures re-encode to what was asked for with the scheduler's prediction type and with the other one."""
+    """Compare how well pictures re-encode to the requested embeddings with the scheduler's prediction type and with the other."""
     asked = np.array([generator.encode(drawing) for drawing in _drawings()])
     given = generator.prediction_type
     found = {}
@@ -162,7 +162,7 @@ def _check_prediction(generator: Any, where: Path, tell: Callable[[str], None]) 
         generator.predicting(kind)
         try:
             painted = np.array([p.embedding for p in generator.paint(asked, np.arange(len(asked), dtype=np.uint64))])
-        except ModelError as problem:  # black, or not finite: with the wrong one that can be
+        except ModelError as problem:  # black or not finite: possible with the wrong type
             if kind == given:
                 raise
             tell(f"prediction_type {kind}: {problem}")
@@ -173,16 +173,16 @@ def _check_prediction(generator: Any, where: Path, tell: Callable[[str], None]) 
     best = max(found, key=lambda kind: found[kind])
     if found[best] > found[given] + BETTER:
         raise ModelError(
-            f"{where}/scheduler/scheduler_config.json prediction_type: expected what the network was trained to predict, found {given}, "
+            f"{where}/scheduler/scheduler_config.json prediction_type: expected the type of the network's training, found {given}, "
             f"but with {best} pictures follow their embeddings better (nearer to their own than to others', cosine similarity: {said}): "
             "copy the model's own scheduler folder again"
         )
-    sure = "" if found[given] > min(found.values()) + BETTER else "; too near to each other to say which is right"
+    sure = "" if found[given] > min(found.values()) + BETTER else "; the two are too close to tell which is right"
     tell(f"prediction_type: {given}; pictures are nearer to their own embeddings than to others' by {said}{sure}")
 
 
 def _drawings(side: int = 224) -> list[NDArray[np.uint8]]:
-    """Four pictures (side, side, 3) that no encoder takes for each other: disc, stripes, square, cross."""
+    """Return four pictures (side, side, 3) that no encoder confuses: disc, stripes, square, cross."""
     s = side / 10
     drawn = []
     for back, front, boxes in (
@@ -202,7 +202,7 @@ def _drawings(side: int = 224) -> list[NDArray[np.uint8]]:
 
 
 def _followed(found: NDArray[np.float32], asked: NDArray[np.float32]) -> float:
-    """How much nearer embeddings (n, e) are to those asked for than to the others' (n, e): difference of mean cosine similarities."""
+    """Return how much nearer embeddings (n, e) are to the requested than to the others (n, e): difference of mean cosine similarities."""
     a, b = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (found, asked))
     near = a @ b.T
     own = float(np.trace(near))
@@ -211,7 +211,7 @@ def _followed(found: NDArray[np.float32], asked: NDArray[np.float32]) -> float:
 
 
 def _memory(device: str) -> tuple[int, int] | None:
-    """Free and total memory of a GPU, bytes."""
+    """Return the free and total memory of a GPU, bytes."""
     import torch
 
     from rtevo.generate.loading import pick_device

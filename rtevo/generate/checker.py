@@ -1,7 +1,7 @@
-"""A CLIP safety checker, as a filter of the gate: it flags a picture, and never changes one.
+"""A CLIP safety checker, as a filter of the gate: it flags pictures, and never changes them.
 
-The model compares a picture's CLIP embedding with a few concepts, each with a threshold of its own; concepts that call for special care
-lower the thresholds of the others (Rando et al. 2022, arXiv:2210.04610, describe how it was found to work).
+The model compares a picture's CLIP embedding with a few concepts, each with its own threshold; concepts for special care lower the
+thresholds of the others (Rando et al. 2022, arXiv:2210.04610, analyse it).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 __all__ = ["Checker"]
 
-CARE = 0.01  # by so much thresholds are lowered where special care is called for, as the published checker does
+CARE = 0.01  # by which thresholds are lowered for special care, as in the published checker
 
 
 class Checker:
-    """Flag pictures as the checker of a diffusers folder does.
+    """Flags pictures like the checker of a diffusers folder.
 
     Parameters
     ----------

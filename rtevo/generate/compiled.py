@@ -1,8 +1,8 @@
-"""The compiled backend: the whole of a picture as two captured graphs over static buffers.
+"""The compiled backend: a whole picture as two captured graphs over static buffers.
 
-One graph is the denoising loop, from the noised embedding to the latents; the other decodes one picture, turns it into pixels and
-re-encodes it. Neither waits for the host inside, and the loop of the next picture is under way while the host fetches this one. On
-CUDA the networks go through ``torch.compile`` and the graphs are CUDA graphs; on a CPU the same code runs as it is, without either.
+One graph is the denoising loop, from the noised embedding to the latents; the other decodes one picture, converts it to pixels and
+re-encodes it. Neither waits for the host inside, and the loop of the next picture runs while the host fetches this one. On CUDA the
+networks go through ``torch.compile`` and the graphs are CUDA graphs; on a CPU the same code runs without either.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ __all__ = ["CompiledGenerator"]
 log = logging.getLogger(__name__)
 
 VERIFY_TOLERANCE = 6.0
-"""Mean absolute difference between a picture and the reference backend's, grey levels: half precision rounds otherwise, step by step."""
+"""Mean absolute difference between a picture and the reference backend's, grey levels: half precision rounds differently at each step."""
 
 
 class CompiledGenerator(EagerGenerator):
-    """Paints like :class:`EagerGenerator`, several times as fast on a GPU.
+    """Paints like :class:`EagerGenerator`, but several times as fast on a GPU.
 
-    The picture is the same up to rounding: latents are kept in single precision between steps, and the first picture is compared with
-    the reference's before any is shown.
+    The pictures are the same up to rounding: latents stay in single precision between steps, and the first picture is compared with the
+    reference's before any is shown.
 
     Parameters
     ----------
     folder : ModelFolder
     settings : GeneratorSettings
     on_progress : callable, optional
-        Told, in one line, what is being done: compiling takes a minute.
+        Called with one line for each step of the work: compiling takes a minute.
     compiler : str, optional
         Backend of ``torch.compile``. Default: ``inductor`` on CUDA, none on a CPU.
     rewritten : bool
-        Whether known parts of diffusers' networks are rewritten (:mod:`rtevo.generate.channels_last`); not, to measure what that gives.
+        Whether known parts of diffusers' networks are rewritten (:mod:`rtevo.generate.channels_last`); False only to measure the gain.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ class CompiledGenerator(EagerGenerator):
         self._evaluate, self._view = self._networks()
         self._one = torch.zeros((1, *self.folder.latent_shape), device=self.device)
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()  # graphs have memory of their own: they cannot use what the reference has left
+            torch.cuda.empty_cache()  # graphs have their own memory: they cannot use what the reference has freed
         self._schedule()
 
     def warm_up(self) -> None:
@@ -96,7 +96,7 @@ class CompiledGenerator(EagerGenerator):
         Raises
         ------
         ModelError
-            The picture is not the reference's.
+            The picture differs from the reference's.
         """
         if not self._verified:
             self._tell("compiling and capturing" if self._compiler else "warming up")
@@ -121,7 +121,7 @@ class CompiledGenerator(EagerGenerator):
         super().close()
 
     def _networks(self) -> tuple[Callable[..., torch.Tensor], Callable[..., tuple[torch.Tensor, ...]]]:
-        """What evaluates the network, and what turns latents into a picture."""
+        """Return the functions that evaluate the network, and that decode latents into a picture."""
         if self._rewritten:
             self._denoiser.times = rework(self._pipe.unet)
             rework(self._decoder_network)
@@ -132,7 +132,7 @@ class CompiledGenerator(EagerGenerator):
         return self._compiled(self._denoiser), self._compiled(self._decode_and_encode)
 
     def _capturable(self, stream: int) -> bool:
-        """Whether what the graphs run may be captured."""
+        """Whether the work of the graphs may be captured."""
         return True
 
     @property
@@ -141,7 +141,7 @@ class CompiledGenerator(EagerGenerator):
 
     def _schedule(self) -> None:
         super()._schedule()
-        if self._denoiser is None:  # not yet: the reference comes first
+        if self._denoiser is None:  # not yet: the reference runs first
             return
         table = step_table(self._pipe.scheduler, self.settings.steps)
         self._denoiser.at(table.timesteps)
@@ -159,7 +159,7 @@ class CompiledGenerator(EagerGenerator):
     def _paint(self, embeddings: NDArray[np.float32], seeds: list[int]) -> Iterator[Painted]:
         if not self._verified:
             self.warm_up()
-        waiting: list[tuple[int, _Fetched]] = []  # at most one: handed over once the device has its next work
+        waiting: list[tuple[int, _Fetched]] = []  # at most one: returned once the device has its next work
         for part in self._groups(len(seeds)):
             with self._computing():
                 latents = self._denoise(torch.from_numpy(embeddings[part]), seeds[part])
@@ -168,7 +168,7 @@ class CompiledGenerator(EagerGenerator):
                     yield Painted(index, *fetched.get())
                 with self._computing():
                     waiting = [(part.start + i, self._start_look(latents[i : i + 1]))]
-                if self.device.type == "cpu":  # where nothing goes on beside the host
+                if self.device.type == "cpu":  # nothing runs beside the host
                     yield Painted(waiting[0][0], *waiting[0][1].get())
                     waiting = []
         for index, fetched in waiting:
@@ -190,7 +190,7 @@ class CompiledGenerator(EagerGenerator):
         return _Fetched(self._picture, self.device)
 
     def _run_look(self) -> None:
-        """From one picture's latents to its pixels and embedding."""
+        """Compute the pixels and the embedding of one picture's latents."""
         found = self._view(self._one)
         if self._picture:
             for static, fresh in zip(self._picture, found, strict=True):
@@ -199,7 +199,7 @@ class CompiledGenerator(EagerGenerator):
             self._picture = tuple(part.clone() for part in found)
 
     def _decode_and_encode(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Pixels uint8 (H, W, 3), embedding float32 (e,), and how many numbers of the picture are not finite."""
+        """Return pixels uint8 (H, W, 3), embedding float32 (e,), and the number of the picture's values that are not finite."""
         return self._encode_image(self._decode(latents.to(self.dtype))[0])
 
     def _encode_image(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -223,13 +223,13 @@ class CompiledGenerator(EagerGenerator):
         options: dict[str, Any] = {}
         if self._compiler == "inductor" and self.settings.repeatable and hasattr(torch._inductor.config, "deterministic"):
             options["deterministic"] = True
-        # tests insist on whole graphs; with other versions of the libraries a broken one costs some speed here, and no picture
+        # tests require whole graphs; with other library versions, a broken graph costs some speed here, and no picture
         whole = self._compiler == "eager"
         return torch.compile(function, backend=self._compiler, fullgraph=whole, dynamic=False, options=options or None)
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        with self._out_of_memory(), torch.no_grad():  # not inference mode: compiled code may be called without it later
+        with self._out_of_memory(), torch.no_grad():  # not inference mode: compiled code may later be called without it
             yield
 
 
@@ -255,12 +255,12 @@ class _Loop:
     def run(self, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """From conditions (n, k) and noise (1 + d, n, c, h, w) to latents (count, c, h, w), valid until the next run.
 
-        The first n of them mean something.
+        Only the first n are valid.
         """
         if self._read is not None:
-            self._read.synchronize()  # until the device has read what came before
+            self._read.synchronize()  # until the device has read the previous inputs
         told, drawn = self._given
-        told[: len(condition)].copy_(condition)  # rows beyond keep what they had: nobody looks at them
+        told[: len(condition)].copy_(condition)  # further rows keep old values, which are not used
         drawn[:, : noise.shape[1]].copy_(noise)
         self._told.copy_(told, non_blocking=True)
         self._history[: self._first].copy_(drawn, non_blocking=True)
@@ -293,7 +293,7 @@ class _Fetched:
             self._event.record(torch.cuda.current_stream(device))
 
     def get(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Wait for it: pixels (H, W, 3) and embedding (e,); ModelError where it may not be shown."""
+        """Wait for the picture; return pixels (H, W, 3) and embedding (e,), or raise ModelError if it must not be shown."""
         if self._event is not None:
             self._event.synchronize()
         pixels, embedding, broken = (part.numpy() for part in self._parts)

@@ -1,4 +1,4 @@
-"""The networks with everything that does not change in a session worked out beforehand."""
+"""The networks, with all constants of a session precomputed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PLAIN: dict[str, Any] = {
     "time_cond_proj_dim": None,
     "time_embedding_act_fn": None,
 }
-"""What a network must have to be evaluated by :class:`Guided`, unless a kind of model says otherwise."""
+"""Configuration that :class:`Guided` requires of a network, unless a kind of model differs."""
 
 _PLAIN_KANDINSKY = PLAIN | {"addition_embed_type": "image", "class_embed_type": None, "encoder_hid_dim_type": "image_proj"}
 
 
 class Guided(nn.Module):
-    """One guided evaluation of a ``UNet2DConditionModel`` whose timesteps are known."""
+    """One guided evaluation of a ``UNet2DConditionModel`` with known timesteps."""
 
     time_embeddings: torch.Tensor
 
@@ -36,17 +36,17 @@ class Guided(nn.Module):
         if other:
             raise ModelError(f"unet/config.json: expected a network as published, found {', '.join(other)}: choose backend eager")
         self.unet, self.guidance_scale = unet, guidance_scale
-        self.times: nn.Module = nn.Identity()  # what a rewritten network wants of the time embedding
+        self.times: nn.Module = nn.Identity()  # applied to the time embedding by a rewritten network
 
     def at(self, timesteps: torch.Tensor) -> None:
-        """Work out the time embeddings (m, k) of other timesteps (m,), each as the pipeline computes it: alone."""
+        """Compute the time embeddings (m, k) of other timesteps (m,), one at a time like the pipeline."""
         unet, like = self.unet, self.unet.conv_in.weight
         with torch.no_grad():
             rows = [unet.time_embedding(unet.time_proj(t[None].to(like.device)).to(like.dtype)) for t in timesteps]
         self.time_embeddings = torch.cat(rows)
 
     def _guide(self, latents: torch.Tensor, embedding: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """Prediction float32 (n, c, h, w), both halves of guidance in one batch, the unguided one first."""
+        """Return the prediction, float32 (n, c, h, w); both halves of guidance in one batch, the unguided first."""
         guided, channels = self.guidance_scale > 1, latents.shape[1]
         sample = latents.to(embedding.dtype)
         found = self._network(torch.cat([sample, sample]) if guided else sample, embedding, text)[:, :channels].float()
@@ -56,7 +56,7 @@ class Guided(nn.Module):
         return off + self.guidance_scale * (on - off)
 
     def _network(self, sample: torch.Tensor, embedding: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """``UNet2DConditionModel.forward``, less the branches that these models never take."""
+        """``UNet2DConditionModel.forward``, without the branches that these models never take."""
         unet, embedding = self.unet, self.times(embedding)
         sample = unet.conv_in(sample)
         kept: tuple[torch.Tensor, ...] = (sample,)
@@ -78,10 +78,10 @@ class Guided(nn.Module):
 class Denoiser(Guided):
     """Stable unCLIP's network.
 
-    Of its four inputs the prompt is always the empty one and the timesteps are known: their embeddings, and the keys and values of
-    the prompt in every cross-attention, are computed once. What is left are the latents and the image embedding.
+    Of its four inputs, the prompt is always empty and the timesteps are known: their embeddings, and the keys and values of the
+    prompt in every cross-attention, are computed once. The remaining inputs are the latents and the image embedding.
 
-    The network is changed: its cross-attentions keep to the prompt given here.
+    The network is changed: its cross-attentions always use the prompt given here.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ class KandinskyDenoiser(Guided):
         self.at(timesteps)
 
     def embed(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """From embeddings (n, e) to what is added to the time embedding (n or 2 n, k) and what is attended to (n or 2 n, t, c)."""
+        """Return the addition to the time embedding (n or 2 n, k) and the attended words (n or 2 n, t, c) of embeddings (n, e)."""
         if self.guidance_scale > 1:
             embeddings = torch.cat([self.nothing.expand(len(embeddings), -1), embeddings])
         return self.unet.add_embedding(embeddings), self.unet.encoder_hid_proj(embeddings)
@@ -177,11 +177,11 @@ class KandinskyDenoiser(Guided):
 
 
 class _KnownPrompt:
-    """Cross-attention to a prompt whose keys and values are known."""
+    """Cross-attention to a prompt with known keys and values."""
 
     def __init__(self, attention: Any, prompt: torch.Tensor) -> None:
         if attention.norm_cross or attention.norm_q is not None or attention.group_norm is not None or attention.spatial_norm is not None:
-            raise ModelError("unet: expected cross-attention as Stable unCLIP has it, found norms inside: choose backend eager")
+            raise ModelError("unet: expected the cross-attention of Stable unCLIP, found norms inside: choose backend eager")
         with torch.no_grad():
             self.key = self._heads(attention.to_k(prompt), attention.heads).clone()
             self.value = self._heads(attention.to_v(prompt), attention.heads).clone()

@@ -1,7 +1,7 @@
-"""Getting a model that is known to fit, from the Hugging Face hub: pinned, checked, and able to go on where it was interrupted.
+"""Download of a known model from the Hugging Face hub: pinned, checked, and resumed after an interruption.
 
-Nothing else in rtevo reaches a network. What was got is written down beside the model: ``rtevo-model.json`` says which commit of which
-repository each file is of, and ``SHA256SUMS``, which every later check compares with.
+Nothing else in rtevo reaches a network. The download is recorded beside the model: ``rtevo-model.json`` names repository and commit of each
+file, and every later check compares the files with ``SHA256SUMS``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rtevo.outside import read_json
 __all__ = ["KNOWN", "LOCK", "Known", "Source", "download", "plan"]
 
 LOCK = "rtevo-model.json"
-"""Beside the model: what was got, and from where."""
+"""File beside the model that records the downloaded files and their sources."""
 
 _CHUNK = 1 << 22
 
@@ -36,7 +36,7 @@ class Source:
     repository : str
         ``OWNER/NAME`` on the hub.
     revision : str
-        Commit. Empty: the latest when it is first got, and that one from then on, as the lock says.
+        Commit. Empty: the latest at the first download, and from then on the commit in the lock.
     licence : str
     files : mapping of str to str
         From names in the repository to names in the model's folder.
@@ -52,20 +52,20 @@ class Source:
 
     @property
     def url(self) -> str:
-        """Where the licence is to be read."""
+        """Address of the licence."""
         return f"https://huggingface.co/{self.repository}"
 
 
 @dataclass(frozen=True)
 class Known:
-    """A model that is known to fit.
+    """A known model.
 
     Parameters
     ----------
     title : str
     sources : tuple of Source
     settings : mapping of str to str or number
-        Keys of the session file's [generator] that it needs.
+        Keys that it needs in the session file's [generator].
     """
 
     title: str
@@ -106,7 +106,7 @@ _TURBO = Source(
     "stabilityai/sdxl-turbo", "71153311d3dbb46851df1931d3ca6e939de83304", "Stability AI Non-Commercial Research Community License",
     _XL_FILES, non_commercial=True,
 )  # fmt: skip
-_XL_VAE = Source(  # the published one overflows half precision
+_XL_VAE = Source(  # the published decoder overflows half precision
     "madebyollin/sdxl-vae-fp16-fix",
     "207b116dae70ace3637169f1ddd2434b91b3a8cd",
     "MIT",
@@ -167,15 +167,15 @@ KNOWN: dict[str, Known] = {
         {"scheduler": "ddim", "steps": 15, "guidance_scale": 4.0},
     ),
 }
-"""Models that :func:`download` gets. Their commits were read in public places, not at the hub; it refuses one that it does not have."""
+"""Models for :func:`download`. Their commits come from public pages, not from the hub, which refuses unknown commits."""
 
 
 def plan(known: Known, folder: Path) -> list[str]:
-    """Say, in lines, what :func:`download` would do; reaches no network."""
+    """Return lines that describe what :func:`download` would do; without a network."""
     lines = [f"{known.title}, to {folder}"]
     there = _locked(folder)
     for source in known.sources:
-        commit = source.revision or _commit_of(there, source.repository) or "the latest commit, which is then kept to"
+        commit = source.revision or _commit_of(there, source.repository) or "the latest commit, also for later downloads"
         lines.append(f"{source.repository} at {commit}")
         lines.append(f"  licence: {source.licence}{', not for commercial use' if source.non_commercial else ''} ({source.url})")
         lines += [f"  {'have' if own in there and (folder / own).is_file() else 'get '} {own}" for own in source.files.values()]
@@ -184,31 +184,31 @@ def plan(known: Known, folder: Path) -> list[str]:
 
 
 def download(known: Known, folder: Path, tell: Callable[[str], None] = lambda _: None, endpoint: str | None = None) -> None:
-    """Get a model's files, or those that are missing.
+    """Download a model's files, or the missing ones.
 
-    Every file is compared with the hash that the hub gives for it at the pinned commit; a file of an earlier call also with the hash that
-    was written down then. A file that was interrupted goes on where it stopped.
+    Every file is compared with the hub's hash at the pinned commit; a file of an earlier call also with the hash recorded then. An
+    interrupted file is resumed.
 
     Parameters
     ----------
     known : Known
         One of `KNOWN`.
     folder : Path
-        New, or one that this function began.
+        A new folder, or one that this function began.
     tell : callable, optional
-        Told, in one line each, what is being done.
+        Called with one line for each step of the work.
     endpoint : str, optional
         Address of the hub. None: as ``huggingface_hub`` is set.
 
     Raises
     ------
     ConfigError
-        The folder holds something else.
+        The folder holds other files.
     ModelError
-        The hub cannot be reached or refuses, a file is not what was published, or the parts do not make a model.
+        The hub cannot be reached or refuses, a file differs from the published one, or the parts do not make a model.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / LOCK).is_file():
-        raise ConfigError(f"{folder}: expected a new folder, or one in which a download was begun ({LOCK}), found another")
+        raise ConfigError(f"{folder}: expected a new folder, or one with a download that was begun ({LOCK}), found another")
     folder.mkdir(parents=True, exist_ok=True)
     there = _locked(folder)
     _write_lock(folder, there)
@@ -222,7 +222,7 @@ def download(known: Known, folder: Path, tell: Callable[[str], None] = lambda _:
 
 
 def _get(source: Source, folder: Path, there: dict[str, dict[str, Any]], tell: Callable[[str], None], endpoint: str | None) -> None:
-    """Get one repository's files."""
+    """Download one repository's files."""
     from huggingface_hub import HfApi
     from huggingface_hub.utils import disable_progress_bars
 
@@ -250,12 +250,14 @@ def _get(source: Source, folder: Path, there: dict[str, dict[str, Any]], tell: C
             _write_lock(folder, there)
     except ModelError:
         raise
-    except Exception as problem:  # the client's own errors, its transport's, the system's
-        raise ModelError(f"{where}: expected its files, but: {problem}; what was got is kept: the same command goes on") from problem
+    except Exception as problem:  # errors of the client, of its transport, of the system
+        raise ModelError(
+            f"{where}: expected its files, but: {problem}; downloaded files are kept: repeat the command to continue"
+        ) from problem
 
 
 def _fetch(repository: str, name: str, revision: str, file: Path, endpoint: str | None) -> Path:
-    """Get a file, or the rest of it: the client's own downloads begin anew when they are called again."""
+    """Download a file, or the rest of it: the client's own downloads start again at each call."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
@@ -268,19 +270,21 @@ def _fetch(repository: str, name: str, revision: str, file: Path, endpoint: str 
 
 
 def _check(file: Path, info: Any, before: Mapping[str, Any] | None, what: str) -> str:
-    """Compare a file with what the hub says of it and with what it was before; gives its SHA-256. A wrong one is deleted."""
+    """Compare a file with the hub's hash and with its earlier hash; return its SHA-256. A wrong file is deleted."""
     sha256, git = hashlib.sha256(), hashlib.sha1(f"blob {file.stat().st_size}\0".encode(), usedforsecurity=False)
     with file.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
             sha256.update(chunk)
-            if info.lfs is None:  # small files lie in the repository itself, under git's own hash
+            if info.lfs is None:  # small files are in the repository itself, under git's hash
                 git.update(chunk)
     expected, found = (info.lfs.sha256, sha256.hexdigest()) if info.lfs is not None else (info.blob_id, git.hexdigest())
     if before is not None and before["sha256"] != sha256.hexdigest():
         expected, found = before["sha256"], sha256.hexdigest()
     if expected != found:
         file.unlink()
-        raise ModelError(f"{what}: expected a file with hash {expected[:16]}, got {found[:16]}: deleted; the same command gets it again")
+        raise ModelError(
+            f"{what}: expected a file with hash {expected[:16]}, got {found[:16]}: deleted; repeat the command to download it again"
+        )
     return sha256.hexdigest()
 
 
@@ -289,19 +293,19 @@ def _is_whole(folder: Path, own: str, there: Mapping[str, Mapping[str, Any]]) ->
 
 
 def _commit_of(there: Mapping[str, Mapping[str, Any]], repository: str) -> str:
-    """The commit of which an earlier call got a repository's files."""
+    """Return the commit from which an earlier call downloaded a repository's files."""
     return next((str(entry["commit"]) for entry in there.values() if entry["repository"] == repository), "")
 
 
 def _locked(folder: Path) -> dict[str, dict[str, Any]]:
-    """What was got by now, by names in the folder."""
+    """Return the downloaded files, by names in the folder."""
     file = folder / LOCK
     if not file.is_file():
         return {}
     try:
         return dict(read_json(file)["files"])
     except (OSError, DataError, ValueError, KeyError, TypeError) as problem:
-        raise ConfigError(f"{file}: expected what a download wrote, found something else: {problem}") from None
+        raise ConfigError(f"{file}: expected the record of a download, found something else: {problem}") from None
 
 
 def _write_lock(folder: Path, there: Mapping[str, Mapping[str, Any]]) -> None:

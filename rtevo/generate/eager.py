@@ -1,4 +1,4 @@
-"""The reference backend: the diffusers pipeline as it comes."""
+"""The reference backend: the unchanged diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def precision_of(settings: GeneratorSettings, device: torch.device) -> torch.dtype:
-    """What the networks compute in."""
+    """Numeric types in which the networks compute."""
     half = device.type == "cuda" if settings.precision == "auto" else settings.precision == "float16"
     return torch.float16 if half else torch.float32
 
@@ -35,20 +35,20 @@ def precision_of(settings: GeneratorSettings, device: torch.device) -> torch.dty
 class EagerGenerator:
     """Paints with the model's diffusers pipeline, called with ``image_embeds`` (``ip_adapter_image_embeds``).
 
-    Two things are done outside the pipeline, so that a picture is the same on every device: noise is drawn on the CPU in single
-    precision, and the embedding is noised there. In single precision the result is the plain pipeline's, bit for bit.
+    Two steps are done outside the pipeline, so that a picture is the same on every device: noise is drawn on the CPU in single
+    precision, and the embedding is noised there. In single precision the result equals the plain pipeline's, bit for bit.
 
     Parameters
     ----------
     folder : ModelFolder
     settings : GeneratorSettings
     on_progress : callable, optional
-        Told, in one line, what is being done.
+        Called with one line for each step of the work.
 
     Raises
     ------
     ModelError
-        The folder cannot be loaded, the device is not there or its memory does not suffice.
+        The folder cannot be loaded, the device is missing, or its memory does not suffice.
     """
 
     backend = "eager"
@@ -92,21 +92,21 @@ class EagerGenerator:
 
     @property
     def prediction_type(self) -> str:
-        """What the scheduler takes the network's output for: ``epsilon``, ``v_prediction`` or ``sample``."""
+        """The scheduler's prediction type: ``epsilon``, ``v_prediction`` or ``sample``."""
         return str(self._own_scheduler.config.get("prediction_type", "epsilon"))
 
     def predicting(self, prediction_type: str) -> None:
-        """Take the network's output for something else from now on, whatever the model's scheduler is set to."""
+        """Use another prediction type from now on, whatever the model's scheduler names."""
         self._own_scheduler = type(self._own_scheduler).from_config(self._own_scheduler.config, prediction_type=prediction_type)
         self._schedule()
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embedding (e,) of a picture (H, W, 3)."""
+        """Return the embedding (e,) of a picture (H, W, 3)."""
         with self._computing():
             return self._encode(pixels)
 
     def warm_up(self) -> None:
-        """Paint as many images as have a size of group of their own; see :meth:`rtevo.generate.Generator.warm_up`."""
+        """Paint one group of images of each size; see :meth:`rtevo.generate.Generator.warm_up`."""
         count = 1 if self.settings.batch == 1 else 1 + self.settings.batch
         embeddings = np.random.default_rng(0).standard_normal((count, self.embedding_size), np.float32)
         for _ in self.paint(embeddings, np.arange(count, dtype=np.uint64)):
@@ -129,7 +129,7 @@ class EagerGenerator:
         return self._model.pipe
 
     def _schedule(self) -> None:
-        """Take the settings' scheduler and steps into use."""
+        """Apply the settings' scheduler and steps."""
         scheduler = with_scheduler(self._own_scheduler, self.settings.scheduler)
         try:
             scheduler.set_timesteps(self.settings.steps, device=self.device)
@@ -138,7 +138,7 @@ class EagerGenerator:
         self._pipe.scheduler, self._scheduler_name = scheduler, type(scheduler).__name__
 
     def _groups(self, count: int) -> Iterator[slice]:
-        """Which images are denoised together: the first alone, so that it is there soonest, then as many as the settings say."""
+        """Yield the groups of images that are denoised together: the first alone, so that it is ready soonest, then `batch` at a time."""
         if count:
             yield slice(0, 1)
         for start in range(1, count, self.settings.batch):
@@ -154,29 +154,29 @@ class EagerGenerator:
                 yield Painted(part.start + i, pixels, embedding)
 
     def _conditions(self, embeddings: torch.Tensor, seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor, list[torch.Generator]]:
-        """What the network is told (n, k) of embeddings (n, e), the noise (n, c, h, w), and its generators."""
+        """Return the network's conditions (n, k) for embeddings (n, e), the noise (n, c, h, w), and its generators."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         noise, latents = draw_noise(generators, self._model.noise_size, self.folder.latent_shape)
         return self._model.condition(embeddings, noise), latents, generators
 
     def _denoise(self, embeddings: torch.Tensor, seeds: list[int]) -> torch.Tensor:
-        """From embeddings (n, e) to latents (n, c, h, w)."""
+        """Return the latents (n, c, h, w) of embeddings (n, e)."""
         condition, noise, generators = self._conditions(embeddings, seeds)
         latents: torch.Tensor = self._model.denoise(condition, noise, generators, self.settings.steps)
         return latents
 
     def _finish(self, latents: torch.Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """From latents (1, c, h, w) to pixels (H, W, 3) and what they re-encode to (e,)."""
+        """Return the pixels (H, W, 3) of latents (1, c, h, w), and their re-encoding (e,)."""
         pixels = to_pixels(self._decode(latents)[0])
         return pixels, self._encode(pixels)
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """From latents (1, c, h, w) to an image (1, 3, H, W), -1 to 1."""
+        """Return the image (1, 3, H, W), -1 to 1, of latents (1, c, h, w)."""
         image: torch.Tensor = self._model.decode(latents)
         return image
 
     def _encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embedding (e,) of pixels (H, W, 3), as the pipeline encodes a picture that it is given."""
+        """Return the embedding (e,) of pixels (H, W, 3), as the pipeline encodes an input picture."""
         seen = self._pipe.feature_extractor(images=Image.fromarray(pixels), return_tensors="pt").pixel_values
         embedding = self._pipe.image_encoder(seen.to(self.device, self.dtype)).image_embeds[0].float().cpu()
         if not torch.isfinite(embedding).all():
@@ -193,7 +193,7 @@ class EagerGenerator:
 
     @contextmanager
     def _out_of_memory(self) -> Iterator[None]:
-        """Turn running out of the device's memory into a ModelError."""
+        """Raise a ModelError if the device runs out of memory."""
         try:
             yield
         except torch.OutOfMemoryError as problem:

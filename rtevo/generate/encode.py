@@ -1,4 +1,4 @@
-"""From pictures to embeddings, with a pipeline's own image encoder and nothing else of it."""
+"""From pictures to embeddings, with a pipeline's image encoder alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rtevo.generate.loading import load_encoder, pick_device
 from rtevo.generate.tiny import TINY_UNCLIP
 from rtevo.progress import shown
 
-__all__ = ["encode", "encode_folder"]
+__all__ = ["encode", "encode_folder", "pictures_below"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -38,9 +38,9 @@ def encode(
     device : str
         As in :class:`rtevo.generate.GeneratorSettings`.
     batch : int
-        Pictures that are encoded together.
+        Number of pictures that are encoded together.
     on_progress : callable, optional
-        Called with how many are done, and of how many.
+        Called with the number of encoded pictures, and the total.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def encode(
 
 
 def encode_folder(folder: Path, model_path: Path | None = None, device: str = "auto") -> NDArray[np.float32]:
-    """Encode all pictures below a folder, in the order of their names, with a bar that shows how far it is.
+    """Encode all pictures below a folder, in the order of their names, with a progress bar.
 
     Parameters
     ----------
@@ -81,13 +81,25 @@ def encode_folder(folder: Path, model_path: Path | None = None, device: str = "a
     Raises
     ------
     DataError
-        There are none, or one cannot be read.
+        There are no pictures, or a picture cannot be read.
+    """
+    files = pictures_below(folder)
+    with shown() as progress:
+        return encode(files, model_path, device, on_progress=lambda done, total: progress("encoding", done, total))
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """List all pictures below a folder, in the order of their names.
+
+    Raises
+    ------
+    DataError
+        There are none.
     """
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
     if not files:
         raise DataError(f"{folder}: expected pictures ({', '.join(PICTURES)}), found none")
-    with shown() as progress:
-        return encode(files, model_path, device, on_progress=lambda done, total: progress("encoding", done, total))
+    return files
 
 
 def _parts(files: Sequence[Path], batch: int) -> Iterator[Sequence[Path]]:

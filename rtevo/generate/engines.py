@@ -1,10 +1,10 @@
-"""Folders of TensorRT engines: what an engine belongs to, how it is published, which one may be loaded, and how fast it was where.
+"""Folders of TensorRT engines: an engine's key, its publication, the choice of an engine, and measured times.
 
-An engine is good for one model, one version of TensorRT, fixed shapes, and one GPU; engines of TensorRT for RTX for every GPU of some
-compute capabilities. All of that is its key. A folder of engines holds one folder for each key, named after it, with ``unet.plan``,
-``vae.plan`` and ``engine.json`` (the key, the plans' SHA-256, and what the verification found). It is built elsewhere and renamed into its
-place when all is verified, so that half an engine is never there to be loaded. What belongs to a machine is added later: ``timed.json``
-(:func:`record_timing`) and TensorRT for RTX's compiled kernels (:func:`cache_file`).
+An engine fits one model, one version of TensorRT, fixed shapes, and one GPU; an engine of TensorRT for RTX fits every GPU of some compute
+capabilities. All of these are its key. A folder of engines holds one folder for each key, named after it, with ``unet.plan``, ``vae.plan``
+and ``engine.json`` (the key, the plans' SHA-256, and the verification's results). It is built elsewhere and renamed into its place after
+the verification, so that half an engine is never loaded. Files of one machine are added later: ``timed.json`` (:func:`record_timing`) and
+TensorRT for RTX's compiled kernels (:func:`cache_file`).
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ TIMED = "timed.json"
 
 @dataclass(frozen=True)
 class EngineKey:
-    """What an engine belongs to; one that differs in anything is never loaded.
+    """The key of an engine; an engine with any difference is never loaded.
 
     Parameters
     ----------
     model : str
         SHA-256 of the model's files.
     gpu : str
-        Name, as the driver has it; empty: every GPU of these capabilities (TensorRT for RTX).
+        The driver's name of the GPU; empty: every GPU of these capabilities (TensorRT for RTX).
     capabilities : tuple of str
-        Compute capabilities that it runs on, ``("9.0",)``.
+        Compute capabilities on which it runs, ``("9.0",)``.
     tensorrt : str
         Module and version, ``"tensorrt 11.4.0.106"``.
     rows : int
         Samples that the network evaluates at once: twice the images with guidance.
     height, width : int
-        Of an image, pixels.
+        Height and width of an image, pixels.
     precision : str
         ``float16`` or ``float32``.
     """
@@ -62,13 +62,13 @@ class EngineKey:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of its folder."""
         gpu = re.sub(r"[^a-z0-9]+", "-", self.gpu.lower()).strip("-") or "rtx"
         where = f"{gpu}-sm{'-'.join(c.replace('.', '') for c in self.capabilities)}-{self.tensorrt.replace(' ', '-')}"
         return f"{self.model[:12]}-{where}-{self.rows}x{self.width}x{self.height}-{self.precision}"
 
     def difference(self, other: Mapping[str, Any]) -> str:
-        """How another key differs from this one, which is a machine's; empty where its engine runs there."""
+        """Return the differences of another key from this one, which is a machine's; empty if its engine runs there."""
         own = asdict(self)
         found = {k: other.get(k) for k in own}
         if found["gpu"] == "":
@@ -79,29 +79,29 @@ class EngineKey:
 
 
 def default_folder(model: Path) -> Path:
-    """Where a model's engines are if nothing else is set."""
+    """Return the default folder of a model's engines."""
     return model / "engines"
 
 
 def find(folder: Path, key: EngineKey) -> Path:
-    """Look for the engines of a key.
+    """Find the engines of a key.
 
-    Parameters
-    ----------
-    folder : Path
-        Folder of engines.
-    key : EngineKey
-        The machine's: its GPU and that one's compute capability.
+        Parameters
+        ----------
+        folder : Path
+            Folder of engines.
+        key : EngineKey
+            The machine's key: its GPU and compute capability.
 
-    Returns
-    -------
-    Path
-        Their folder.
+        Returns
+        -------
+        Path
+            Folder of the engines.
 
     Raises
-    ------
-    ModelError
-        There are none for this key (with how those that are there differ), or one was not finished.
+        ------
+        ModelError
+            There are none for this key (the message lists how the others differ), or one was not finished.
     """
     others = []
     for file in sorted(folder.glob(f"[!.]*/{MANIFEST}")):
@@ -109,7 +109,7 @@ def find(folder: Path, key: EngineKey) -> Path:
         if not different:
             return file.parent
         others.append(f"{file.parent.name}: {different}")
-    there = f"those there are for something else ({'; '.join(others)})" if others else "there are none"
+    there = f"the engines there differ ({'; '.join(others)})" if others else "there are none"
     raise ModelError(
         f"{folder}: expected a TensorRT engine {key.name}, but {there}: build it (python build/engine.py MODEL_DIR), "
         "or choose backend compiled"
@@ -117,25 +117,25 @@ def find(folder: Path, key: EngineKey) -> Path:
 
 
 def read_plans(own: Path) -> dict[str, bytes]:
-    """Read the plans of a folder that :func:`find` has found, by the names of `NETWORKS`.
+    """Read the plans of a folder from :func:`find`, by the names of `NETWORKS`.
 
     Raises
     ------
     ModelError
-        They are not the ones that were published.
+        The plans differ from the published ones.
     """
     manifest, plans = _manifest(own / MANIFEST), {}
     for name in NETWORKS:
         file = own / f"{name}.plan"
         data = file.read_bytes() if file.is_file() else b""
         if hashlib.sha256(data).hexdigest() != manifest["sha256"].get(name):
-            raise ModelError(f"{file}: expected the file that was verified, found {'another' if data else 'none'}: build it anew")
+            raise ModelError(f"{file}: expected the file that was verified, found {'another' if data else 'none'}: build it again")
         plans[name] = data
     return plans
 
 
 def publish(folder: Path, key: EngineKey, plans: Mapping[str, Path], verified: Mapping[str, Any]) -> Path:
-    """Put verified plans in their place; whoever looks sees all of them or none.
+    """Move verified plans to their place, all of them at once.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def publish(folder: Path, key: EngineKey, plans: Mapping[str, Path], verified: M
     plans : mapping of str to Path
         Files, on the same disk as `folder`; they are moved.
     verified : mapping
-        What the verification found, for the record.
+        Results of the verification, for the record.
 
     Returns
     -------
@@ -162,7 +162,7 @@ def publish(folder: Path, key: EngineKey, plans: Mapping[str, Path], verified: M
         os.replace(file, partial / f"{name}.plan")
     (partial / MANIFEST).write_text(json.dumps({"key": asdict(key), "sha256": hashes, "verified": verified}, indent=2) + "\n")
     own = folder / key.name
-    if own.exists():  # an older build of the very same
+    if own.exists():  # an older build of the same engine
         own.rename(folder / f".{key.name}.{os.getpid()}.old")
     partial.rename(own)
     shutil.rmtree(folder / f".{key.name}.{os.getpid()}.old", ignore_errors=True)
@@ -170,18 +170,18 @@ def publish(folder: Path, key: EngineKey, plans: Mapping[str, Path], verified: M
 
 
 def record_timing(own: Path, machine: str, figures: Mapping[str, float]) -> None:
-    """Write down what an engine's pictures took on a machine, and how far from the reference they were."""
+    """Record the time of an engine's pictures on a machine, and their distance from the reference."""
     write(own / TIMED, (json.dumps({**_timings(own), machine: dict(figures)}, indent=2) + "\n").encode())
 
 
 def timing(own: Path, machine: str) -> dict[str, float]:
-    """What :func:`record_timing` wrote for a machine; empty where nothing was measured on it."""
+    """Return the record of :func:`record_timing` for a machine; empty if nothing was measured on it."""
     found = _timings(own).get(machine)
     return found if isinstance(found, dict) and all(isinstance(v, (int, float)) for v in found.values()) else {}
 
 
 def cache_file(own: Path, network: str, gpu: str, driver: str) -> Path:
-    """Where the kernels are kept that TensorRT for RTX has compiled for a GPU and driver."""
+    """Return the file of the kernels that TensorRT for RTX compiled for a GPU and driver."""
     return own / f"{network}.{re.sub(r'[^A-Za-z0-9.]+', '-', f'{gpu} {driver}')}.cache"
 
 
@@ -207,7 +207,7 @@ def _manifest(file: Path) -> dict[str, Any]:
         found = None
     if isinstance(found, dict) and isinstance(found.get("key"), dict) and isinstance(found.get("sha256"), dict):
         return found
-    raise ModelError(f"{file}: expected the description of an engine, found none: the engine was not finished; build it anew")
+    raise ModelError(f"{file}: expected the description of an engine, found none: the engine was not finished; build it again")
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a model folder may name: no code, and of each component only classes that are known (``model_index.json`` is imported by name)."""
+"""Checks of a model folder's names: no code, and only known classes for each component (``model_index.json`` is imported by name)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ENTRIES: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 def check_entries(path: Path, index: Mapping[str, Any]) -> None:
-    """Refuse a model folder that could run code where it is loaded, whatever diffusers allows.
+    """Refuse a model folder that could run code when it is loaded, even if diffusers permits it.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def check_entries(path: Path, index: Mapping[str, Any]) -> None:
     Raises
     ------
     ModelError
-        It holds code, or names a class that is not in :data:`ENTRIES`.
+        The folder holds code, or names a class that is not in :data:`ENTRIES`.
     """
     if code := sorted(file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in CODE):
         raise ModelError(f"{path}: expected weights and settings, found code ({shown(code[0])}): remove it")

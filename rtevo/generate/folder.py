@@ -1,4 +1,4 @@
-"""Model folders: what is in one, found out from its JSON files and the sizes of its weights, without torch."""
+"""Contents of a model folder, from its JSON files and the sizes of its weights, without torch."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _WEIGHTS = {
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What a model folder holds.
+    """The contents of a model folder.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class ModelFolder:
     noise_levels : int
         Number of noise levels: a level must be below it.
     variants : mapping of str to set of str
-        For each network, which files of weights there are: ``""`` (plain) and ``"fp16"``.
+        The variants of each network's weights: ``""`` (plain) and ``"fp16"``.
     adapter : Path, optional
         The IP-Adapter's weights.
     loras : tuple of Path
@@ -106,7 +106,7 @@ class ModelFolder:
     loras: tuple[Path, ...] = ()
 
     def at(self, px: int) -> ModelFolder:
-        """Give the same model for images whose longer side has `px` pixels; 0 for the model's own size.
+        """Return the same model for images whose longer side has `px` pixels; 0 for the model's own size.
 
         Raises
         ------
@@ -122,13 +122,13 @@ class ModelFolder:
         return replace(self, image_size=(height, width), latent_shape=(self.latent_shape[0], height // scale, width // scale))
 
     def variant(self, name: str, half: bool) -> str | None:
-        """Which files of a network to load, as the libraries call it: those of the wanted precision where there is a choice."""
+        """Return the variant of a network's files to load, in the libraries' terms: the wanted precision, if there is a choice."""
         there = self.variants[name]
         return "fp16" if "fp16" in there and (half or "" not in there) else None
 
 
 def describe(path: Path) -> ModelFolder:
-    """Look into a model folder.
+    """Read the description of a model folder.
 
     Reads the JSON files and the first bytes of the weights: milliseconds, whatever the size of the model.
 
@@ -145,7 +145,7 @@ def describe(path: Path) -> ModelFolder:
     Raises
     ------
     ModelError
-        The folder or one of its components is missing, it is of another pipeline class, a file of weights is cut short, or the
+        The folder or one of its components is missing, its pipeline is of another class, a file of weights is truncated, or the
         components do not fit each other.
     """
     path = Path(path)
@@ -191,7 +191,7 @@ def _only_adapter(path: Path) -> Path:
     if len(found) != 1:
         raise ModelError(
             f"{path}/ip_adapter: expected one file of an IP-Adapter's weights (*.safetensors), found "
-            f"{', '.join(file.name for file in found) or 'none'}: Stable Diffusion is told its embedding by an adapter "
+            f"{', '.join(file.name for file in found) or 'none'}: Stable Diffusion needs an adapter for the embedding "
             "(python -m rtevo.generate get)"
         )
     return found[0]
@@ -226,10 +226,10 @@ def _check_class(path: Path) -> str:
 
 
 def _refuse_cache(path: Path) -> None:
-    """Say which snapshot to name where a folder is a part of Hugging Face's cache, or holds it, and not a model.
+    """Raise an error that lists the snapshots if a folder is not a model but a part of Hugging Face's cache, or holds the cache.
 
-    The cache is laid out as ``[hub/]models--OWNER--NAME/{blobs, refs, snapshots/COMMIT}``, and files in ``refs`` say which commit a branch
-    is (https://huggingface.co/docs/huggingface_hub/guides/manage-cache).
+    The cache is laid out as ``[hub/]models--OWNER--NAME/{blobs, refs, snapshots/COMMIT}``, and files in ``refs`` name a branch's
+    commit (https://huggingface.co/docs/huggingface_hub/guides/manage-cache).
     """
     caches = [path] if (path / "snapshots").is_dir() else [path.parent] if path.name == "snapshots" else []
     caches = caches or sorted([*path.glob("models--*"), *path.glob("hub/models--*")])
@@ -256,7 +256,7 @@ def _check_tokenizer(folder: Path) -> None:
 
 
 def _weights(folder: Path, stem: str, old_stem: str) -> frozenset[str]:
-    """Variants (``""`` or ``"fp16"``) of which a component has whole weights."""
+    """Return the variants (``""`` or ``"fp16"``) with complete weights of a component."""
     found: set[str] = set()
     for variant in ("", "fp16"):
         dotted = f".{variant}" if variant else ""
@@ -294,7 +294,7 @@ def _read_header(file: Path) -> dict[str, Any]:
 
 
 def weight_summary(path: Path) -> dict[str, str]:
-    """Say in words, for each network of a model folder, how many weights it has in which precision."""
+    """Return, for each network of a model folder, a text with its number of weights in each precision."""
     summary: dict[str, str] = {}
     for name, (stem, _) in _WEIGHTS.items():
         if not (path / name).is_dir():
@@ -313,7 +313,7 @@ def weight_summary(path: Path) -> dict[str, str]:
 
 
 def _number(configs: Mapping[str, Mapping[str, Any]], path: Path, component: str, key: str, default: int | None = None) -> int:
-    """A whole number of a component's configuration."""
+    """Return an integer of a component's configuration."""
     found = configs[component].get(key, default)
     if isinstance(found, bool) or not isinstance(found, int) or found < 1:
         raise ModelError(f"{path / component / _FILES[component]} {key}: expected a whole number >= 1, found {found!r}")
@@ -321,7 +321,7 @@ def _number(configs: Mapping[str, Mapping[str, Any]], path: Path, component: str
 
 
 def _sizes(configs: Mapping[str, Mapping[str, Any]], path: Path) -> tuple[tuple[int, int, int], tuple[int, int]]:
-    """Latent shape (channels, height, width) and image size (height, width)."""
+    """Return the latent shape (channels, height, width) and the image size (height, width)."""
     sample = configs["unet"].get("sample_size")
     height, width = sample if isinstance(sample, list) and len(sample) == 2 else (sample, sample)
     decoder = "vae" if "vae" in configs else "movq"
@@ -368,14 +368,14 @@ def _check_kandinsky(configs: Mapping[str, Mapping[str, Any]], path: Path, embed
 
 
 def _check_adapter(configs: Mapping[str, Mapping[str, Any]], path: Path, embedding_size: int, adapter: Path) -> None:
-    """Check that an IP-Adapter takes the image encoder's embeddings, and fits the network."""
+    """Check that an IP-Adapter fits the image encoder's embeddings and the network."""
     shapes = {name: tensor.get("shape", []) for name, tensor in _read_header(adapter).items()}
     cross = configs["unet"].get("cross_attention_dim", 1280)
     found = shapes.get("image_proj.proj.weight")
     if found is None:
         raise ModelError(
             f"{adapter}: expected a global IP-Adapter (image_proj.proj.weight), which takes one embedding of a picture, found another kind "
-            "(plus, full face and face ID take patches or faces): choose ip-adapter_sd15, ip-adapter_sdxl or ip-adapter_sdxl_vit-h"
+            "(plus, full face and face ID use patches or faces): choose ip-adapter_sd15, ip-adapter_sdxl or ip-adapter_sdxl_vit-h"
         )
     if not isinstance(cross, int) or found != [4 * cross, embedding_size]:
         raise ModelError(
@@ -383,8 +383,8 @@ def _check_adapter(configs: Mapping[str, Mapping[str, Any]], path: Path, embeddi
             f"columns (the image encoder's projection_dim), found shape {found}"
         )
     for component, key, wanted, why in (
-        ("unet", "class_embed_type", None, "that the adapter alone tells the embedding"),
-        ("unet", "encoder_hid_dim_type", None, "that the adapter alone tells the embedding"),
+        ("unet", "class_embed_type", None, "the adapter is the only input of the embedding"),
+        ("unet", "encoder_hid_dim_type", None, "the adapter is the only input of the embedding"),
         ("vae", "latent_channels", configs["unet"].get("in_channels", 4), "the unet's in_channels"),
     ):
         there = configs[component].get(key, {"latent_channels": 4}.get(key))

@@ -1,6 +1,6 @@
 """Operations of the image networks as one step each: kernels of :mod:`rtevo.generate.kernels` on a GPU, torch's own operations elsewhere.
 
-The compiler sees each as one opaque operation whose result is channels last, so it has no reason to turn tensors round.
+The compiler sees each as one opaque operation whose result is channels last, so it has no reason to transpose tensors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def group_norm(
         Channels last.
     weight, bias : tensor (c,)
     shift : tensor (n, c), optional
-        What is added first: a convolution's bias, and what the network is told of the time.
+        Added first: a convolution's bias, and the projection of the time embedding.
     groups : int
     eps : float
     silu : bool
@@ -59,7 +59,7 @@ def _(x: torch.Tensor, weight: object, bias: object, shift: object, groups: int,
 def patches(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, shift: torch.Tensor | None, groups: int, eps: float, silu: bool
 ) -> torch.Tensor:
-    """As :func:`group_norm`, laid out for a convolution of three by three pixels: it is one matrix product then.
+    """As :func:`group_norm`, laid out for a convolution of three by three pixels, which is then one matrix product.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def patches(
     Returns
     -------
     tensor (n, h w, 9 c)
-        Of each pixel all its neighbours, row by row, and itself; zeros beyond the border.
+        For each pixel all its neighbours, row by row, and itself; zeros beyond the border.
     """
     if x.is_cuda:
         from rtevo.generate import kernels
@@ -87,7 +87,7 @@ def _(x: torch.Tensor, weight: object, bias: object, shift: object, groups: int,
 
 @torch.library.custom_op("rtevo::interleave", mutates_args=(), schema="(Tensor x, Tensor bias) -> Tensor")
 def interleave(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Put four pictures together into one of twice the size: each pixel of it is one of theirs.
+    """Interleave the pixels of four pictures into one of twice the size.
 
     Parameters
     ----------

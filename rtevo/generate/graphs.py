@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Graph:
-    """A function over static buffers: captured at its first call on CUDA and replayed from then on, simply called elsewhere.
+    """A function over static buffers: on CUDA captured at its first call and then replayed, elsewhere called.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class Graph:
     pool : object, optional
         Memory of intermediate results; graphs that never run at the same time may share one.
     capturable : callable, optional
-        Asked, with the stream, whether the function may be captured now that it has run; otherwise it is called every time.
+        Called with the stream after the first run; returns whether the function may be captured. If not, it is called every time.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Graph:
             self._run()
 
     def _capture(self) -> Callable[[], None]:
-        """Warm up on a side stream, as capture demands, then record; gives what runs it."""
+        """Warm up on a side stream, as capture requires, then record; return the function that replays it."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -58,7 +58,7 @@ class Graph:
         torch.cuda.synchronize()
         if not self._capturable(stream.cuda_stream):
             log.warning(
-                "generator: what runs on this device cannot be captured as a CUDA graph: it is queued piece by piece, which is slower"
+                "generator: the work on this device cannot be captured as a CUDA graph: it is queued piece by piece, which is slower"
             )
             return self._function
         graph = torch.cuda.CUDAGraph()

@@ -1,4 +1,4 @@
-"""Hashes of a model's files: whether they are what was published, and a fingerprint of the whole."""
+"""Hashes of a model's files: comparison with the published ones, and a fingerprint of the whole."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FileHash:
         Bytes.
     sha256 : str
     published : str
-        SHA-256 that its publisher gave, as kept beside the file; empty where none is.
+        The publisher's SHA-256, as kept beside the file; empty: none.
     """
 
     name: str
@@ -39,14 +39,14 @@ class FileHash:
 
 
 def hash_files(folder: Path, on_progress: Callable[[str], None] | None = None) -> list[FileHash]:
-    """Hash every file of a model and compare with what was published.
+    """Hash every file of a model, and compare with the published hashes.
 
     Parameters
     ----------
     folder : Path
         Model folder.
     on_progress : callable, optional
-        Told the name of each file before it is read: gigabytes take seconds.
+        Called with the name of each file before it is read: gigabytes take seconds.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def hash_files(folder: Path, on_progress: Callable[[str], None] | None = None) -
     Raises
     ------
     ModelError
-        Files differ from what was published, or cannot be read.
+        Files differ from the published ones, or cannot be read.
     """
     listed = _listed(folder)
     found: list[FileHash] = []
@@ -72,12 +72,12 @@ def hash_files(folder: Path, on_progress: Callable[[str], None] | None = None) -
         found.append(FileHash(name, file.stat().st_size, digest, listed.get(name) or published_hash(folder, name)))
     other = [f"{f.name} ({f.sha256[:12]}, published {f.published[:12]})" for f in found if f.published and f.published != f.sha256]
     if other:
-        raise ModelError(f"{folder}: expected files as they were published, found others: {', '.join(other)}: get them again")
+        raise ModelError(f"{folder}: expected the published files, found others: {', '.join(other)}: download them again")
     return found
 
 
 def fingerprint(files: Iterable[FileHash]) -> str:
-    """One SHA-256 for all files of a model, by their names and contents."""
+    """Return one SHA-256 for all files of a model, from their names and contents."""
     total = hashlib.sha256()
     for file in sorted(files, key=lambda f: f.name):
         total.update(f"{file.name}\0{file.sha256}\n".encode())
@@ -85,10 +85,10 @@ def fingerprint(files: Iterable[FileHash]) -> str:
 
 
 def published_hash(folder: Path, name: str) -> str:
-    """SHA-256 of a file as its publisher gave it, from the traces that a download from the Hugging Face hub leaves; or nothing.
+    """Return the publisher's SHA-256 of a file, from the records of a download from the Hugging Face hub; or an empty text.
 
-    ``hf download --local-dir`` keeps a record of each file, whose second line is the hash of a large one; the hub's own cache is made
-    of links to files that are named by it.
+    ``hf download --local-dir`` keeps a record of each file, whose second line is the hash if the file is large; the hub's own cache
+    consists of links to files that are named by the hash.
     """
     record = folder / _DOWNLOAD_RECORDS / f"{name}.metadata"
     if record.is_file():
@@ -102,7 +102,7 @@ def published_hash(folder: Path, name: str) -> str:
 
 
 def _files(folder: Path) -> Iterable[Path]:
-    """The files that make up a model: at the top and in its components."""
+    """Return the files of a model: at the top and in its components."""
     for pattern in ("*", "*/*"):
         for file in folder.glob(pattern):
             if file.is_file() and file.suffix in _SUFFIXES and not any(part.startswith(".") for part in file.relative_to(folder).parts):
@@ -110,7 +110,7 @@ def _files(folder: Path) -> Iterable[Path]:
 
 
 def _listed(folder: Path) -> dict[str, str]:
-    """Hashes of a ``SHA256SUMS`` file at the top of the folder (as ``sha256sum`` writes it), by name."""
+    """Return the hashes in a ``SHA256SUMS`` file at the top of the folder (as from ``sha256sum``), by name."""
     sums = folder / "SHA256SUMS"
     if not sums.is_file():
         return {}

@@ -1,6 +1,6 @@
-"""Triton kernels for channels-last tensors: what compilers and libraries leave to be gained in the image networks.
+"""Triton kernels for channels-last tensors, for speed that compilers and libraries leave unused in the image networks.
 
-Imported only where there is a GPU (:mod:`rtevo.generate.fused` has the same functions in torch), or by tests, in Triton's interpreter.
+Imported only with a GPU (:mod:`rtevo.generate.fused` has the same functions in torch), or by tests, in Triton's interpreter.
 Nothing here uses atomics: the same input gives the same bits every time.
 """
 
@@ -13,11 +13,11 @@ import triton.language as tl
 __all__ = ["group_norm", "interleave"]
 
 # Measured on an H200 over the shapes of Stable unCLIP's networks:
-_TILE, _WARPS = 4096, 4  # numbers that a program has in hand
-_OPTIONS = {"enable_fp_fusion": True}  # Triton 3.9 warns where it is left to the default, which changes with 3.10
-_PROGRAMS = 264  # of the first pass, where there is work for so many; each row of a small picture is worth one
-_PARTS = 64  # partial moments that every program of the second pass reads; of more, their combination
-_MANY_ROWS = 1 << 16  # from here on loads are fetched ahead
+_TILE, _WARPS = 4096, 4  # numbers that a program holds
+_OPTIONS = {"enable_fp_fusion": True}  # Triton 3.9 warns about the default, which changes with 3.10
+_PROGRAMS = 264  # most programs of the first pass; one for each row of a small picture
+_PARTS = 64  # partial moments that every program of the second pass reads; more are combined first
+_MANY_ROWS = 1 << 16  # from this size on loads are fetched ahead
 
 
 @triton.jit
@@ -63,7 +63,7 @@ def _moments(x, shift, out, rows, channels, parts, per_part, STEP: tl.constexpr,
 
 @triton.jit
 def _combine(moments, out, rows, parts, per_part, SIZE: tl.constexpr, PARTS: tl.constexpr):
-    """From the moments of parts to those of the whole, one group a program."""
+    """Combine the moments of parts to those of the whole, one group a program."""
     group = tl.program_id(0)
     part = tl.arange(0, PARTS)
     there = part < parts
@@ -83,8 +83,8 @@ def _normalise(x, shift, moments, weight, bias, y, rows, channels, parts, per_pa
                SHIFTED: tl.constexpr, SILU: tl.constexpr, STAGES: tl.constexpr, PATCHES: tl.constexpr, columns):  # fmt: skip
     """The second pass: combine the moments, normalise some of the rows of a block of channels.
 
-    With PATCHES each number goes to the nine places where a convolution of three by three pixels wants it: `y` has nine blocks of channels
-    a pixel. What lies beyond the border is 0: the place that one pixel has no neighbour for is filled by the pixel itself.
+    With PATCHES each number is written to the nine places where a convolution of three by three pixels needs it: `y` has nine blocks of
+    channels a pixel. Beyond the border the value is 0: each pixel fills the places for which it has no neighbour.
     """
     program, block, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     lane = tl.arange(0, WIDTH)
@@ -151,7 +151,7 @@ def group_norm(
     patches: bool = False,
 ) -> torch.Tensor:
     """See :func:`rtevo.generate.fused.group_norm`, and :func:`rtevo.generate.fused.patches`."""
-    x = x.contiguous(memory_format=torch.channels_last)  # as it comes, unless a compiler has thought better of it
+    x = x.contiguous(memory_format=torch.channels_last)  # no copy, unless a compiler has changed the layout
     images, channels, height, width = x.shape
     rows, size = height * width, channels // groups
     lanes, used = _block(channels, size)
@@ -186,7 +186,7 @@ def group_norm(
 
 @triton.jit
 def _interleave(x, bias, y, height, width, channels, pixels, STEP: tl.constexpr, WIDTH: tl.constexpr):
-    """Put the four pictures of a convolution that has the upsampling inside into one of twice the size."""
+    """Interleave the four pictures of a convolution with built-in upsampling into one of twice the size."""
     image = tl.program_id(2)
     pixel = tl.program_id(0) * STEP + tl.arange(0, STEP)
     channel = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)

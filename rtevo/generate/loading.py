@@ -1,4 +1,4 @@
-"""From a model folder to a diffusers pipeline on a device: offline, quiet, and no slower than need be."""
+"""From a model folder to a diffusers pipeline on a device: offline, quiet and fast."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = [
 
 
 def pick_device(name: str) -> torch.device:
-    """Turn a device's name from the settings into a device that is there.
+    """Return the device that the settings name.
 
     Raises
     ------
     ModelError
-        A CUDA device was named that is not there.
+        The named CUDA device does not exist.
     """
     if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -57,7 +57,7 @@ def load_pipeline(folder: ModelFolder, device: torch.device, dtype: torch.dtype,
     device : torch.device
     dtype : torch.dtype
     on_progress : callable, optional
-        Told, in one line, what is being done.
+        Called with one line for each step of the work.
 
     Returns
     -------
@@ -125,7 +125,7 @@ def load_kandinsky(folder: ModelFolder, device: torch.device, dtype: torch.dtype
 def load_adapter(folder: ModelFolder, device: torch.device, dtype: torch.dtype, on_progress: Callable[[str], None] | None = None) -> Any:
     """Load Stable Diffusion 1.5 or XL with an IP-Adapter and its image encoder, and LoRA weights merged into the network.
 
-    A decoder that overflows half precision, as its configuration says (``force_upcast``), is loaded in single precision.
+    A decoder that overflows half precision, according to its configuration (``force_upcast``), is loaded in single precision.
 
     Parameters and errors as for :func:`load_pipeline`.
 
@@ -163,7 +163,7 @@ def load_adapter(folder: ModelFolder, device: torch.device, dtype: torch.dtype, 
 
 
 def _adapter_extractor(folder: ModelFolder, side: int) -> Any:
-    """The folder's feature extractor, or where it has none, CLIP's own for an image encoder of pictures with this side."""
+    """Return the folder's feature extractor, or without one, CLIP's default for an image encoder with this picture size."""
     import transformers
 
     if (folder.path / "feature_extractor" / "preprocessor_config.json").is_file():
@@ -173,7 +173,7 @@ def _adapter_extractor(folder: ModelFolder, side: int) -> Any:
 
 
 def _merge(pipe: Any, folder: ModelFolder) -> None:
-    """Add LoRA weights to the network's own, once and for all."""
+    """Add LoRA weights to the network's own, permanently."""
     for file in folder.loras:
         try:
             import peft  # noqa: F401
@@ -212,7 +212,7 @@ def load_tiny_decoder(path: Path, folder: ModelFolder, dtype: torch.dtype) -> An
 
 @contextmanager
 def _explained(folder: ModelFolder, what: str) -> Iterator[None]:
-    """Turn whatever the libraries raise on loading into a ModelError; running out of memory stays what it is."""
+    """Convert the libraries' errors on loading to a ModelError, except running out of memory."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as problem:
@@ -241,7 +241,7 @@ def load_encoder(folder: ModelFolder) -> tuple[Any, Any]:
 
 
 def with_scheduler(scheduler: Any, name: str) -> Any:
-    """Replace a pipeline's scheduler by another kind with the same noise schedule; ``model`` keeps it."""
+    """Replace a pipeline's scheduler by another kind with the same noise schedule; ``model`` keeps the scheduler."""
     import diffusers
 
     if name == "model":
@@ -259,7 +259,7 @@ def with_scheduler(scheduler: Any, name: str) -> Any:
 
 
 def _network(kind: Any, folder: ModelFolder, name: str, dtype: torch.dtype) -> Any:
-    """Load one network, or raise ModelError where its weights are not all there: the libraries only warn, and invent them."""
+    """Load one network, or raise ModelError if weights are missing: the libraries only warn, and use random ones."""
     options: dict[str, Any] = {_dtype_keyword(): dtype} if kind.__module__.startswith("diffusers") else {"dtype": dtype}
     variant = folder.variant(name, dtype == torch.float16)
     network, report = kind.from_pretrained(folder.path / name, local_files_only=True, variant=variant, output_loading_info=True, **options)
@@ -270,7 +270,7 @@ def _network(kind: Any, folder: ModelFolder, name: str, dtype: torch.dtype) -> A
 
 
 def _others(folder: ModelFolder) -> dict[str, Any]:
-    """Load tokenizers and schedulers, each by its own class of the table: diffusers then imports nothing by a name in the folder."""
+    """Load tokenizers and schedulers, each by its class in the table, so that diffusers imports nothing by a name in the folder."""
     import diffusers
     import transformers
 
@@ -289,7 +289,7 @@ def _others(folder: ModelFolder) -> dict[str, Any]:
 
 
 def _feature_extractor(path: Path) -> Any:
-    """The pipeline's feature extractor in its Pillow form: the same numbers whether or not torchvision is installed."""
+    """Return the pipeline's feature extractor in its Pillow form: the same numbers with or without torchvision."""
     import transformers
 
     kind = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
@@ -297,14 +297,14 @@ def _feature_extractor(path: Path) -> Any:
 
 
 def _dtype_keyword() -> str:
-    """How this diffusers calls its argument for the precision."""
+    """Return this diffusers version's name of the argument for the precision."""
     from diffusers.utils import deprecation_utils
 
     return "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"
 
 
 def quieten() -> None:
-    """No progress bars and no advice on the console of an operator; errors are raised anyway."""
+    """Turn off progress bars and advice on the operator's terminal; errors are raised anyway."""
     import diffusers.utils.logging
     import transformers.utils.logging
 
@@ -315,7 +315,7 @@ def quieten() -> None:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Pause the garbage collector: importing makes so many lasting objects that scanning them takes a fifth of the time."""
+    """Pause the garbage collector: imports make so many lasting objects that scanning them takes a fifth of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:

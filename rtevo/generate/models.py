@@ -1,4 +1,4 @@
-"""The kinds of models behind one protocol: how each is told an embedding, denoised and decoded."""
+"""The kinds of models behind one protocol: each one's input of the embedding, denoising and decoding."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Model(Protocol):
     pipe : diffusers pipeline
         With `image_encoder` and `feature_extractor`.
     condition_size : int
-        Numbers that the network is told of an embedding, k.
+        Size of the network's condition for one embedding, k.
     noise_size : int
-        Numbers of noise that are drawn before a picture's latents, whether or not the network is told of them.
+        Amount of noise drawn before a picture's latents, whether or not the network uses it.
     draws_alike : bool
-        Whether noise that a scheduler draws on the way is drawn as the first is: on the CPU, in single precision.
+        Whether a scheduler's later noise is drawn like the first: on the CPU, in single precision.
     """
 
     pipe: Any
@@ -44,24 +44,24 @@ class Model(Protocol):
     draws_alike: bool
 
     def condition(self, embeddings: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """What the network is told, float32 (n, k), of embeddings and their noise, float32 (n, e); on the CPU."""
+        """Return the network's conditions, float32 (n, k), for embeddings and their noise, float32 (n, e); on the CPU."""
         ...
 
     def denoise(self, condition: torch.Tensor, latents: torch.Tensor, generators: Sequence[torch.Generator], steps: int) -> torch.Tensor:
-        """Run the pipeline as it comes: from a condition (n, k) and noise N(0, I) (n, c, h, w) to latents (n, c, h, w)."""
+        """Run the unchanged pipeline: from a condition (n, k) and noise N(0, I) (n, c, h, w) to latents (n, c, h, w)."""
         ...
 
     def denoiser(self, timesteps: torch.Tensor) -> nn.Module:
-        """Give one guided evaluation of the network, all that does not change worked out; the pipeline is changed by it."""
+        """Return one guided evaluation of the network, with all constants precomputed; this changes the pipeline."""
         ...
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """From latents (n, c, h, w) to images (n, 3, H, W), -1 to 1."""
+        """Return the images (n, 3, H, W), -1 to 1, of latents (n, c, h, w)."""
         ...
 
 
 class StableUnclip:
-    """Stable unCLIP: the noised embedding enters the network as class labels; the prompt is always the empty one."""
+    """Stable unCLIP: the noised embedding enters the network as class labels; the prompt is always empty."""
 
     def __init__(self, folder: ModelFolder, settings: GeneratorSettings, device: torch.device, dtype: torch.dtype, tell: Tell) -> None:
         self.settings, self.folder, self.device, self.dtype = settings, folder, device, dtype
@@ -72,17 +72,17 @@ class StableUnclip:
         self._normalizer = pipe.image_normalizer.to("cpu", torch.float32)
         with torch.no_grad():
             self.prompt: torch.Tensor = pipe.encode_prompt("", device, 1, False)[0]
-        pipe.text_encoder = pipe.tokenizer = None  # the empty prompt is the only one ever used
-        pipe.noise_image_embeddings = lambda image_embeds, **_: image_embeds  # they come noised
+        pipe.text_encoder = pipe.tokenizer = None  # only the empty prompt is used
+        pipe.noise_image_embeddings = lambda image_embeds, **_: image_embeds  # they are noised already
 
     def condition(self, embeddings: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Noised embedding and noise level; see :class:`Model`."""
+        """Return noised embedding and noise level; see :class:`Model`."""
         return network_labels(embeddings, noise, self.settings.noise_level, self._normalizer, self.pipe.image_noising_scheduler)
 
     def denoise(self, condition: torch.Tensor, latents: torch.Tensor, generators: Sequence[torch.Generator], steps: int) -> torch.Tensor:
         """See :class:`Model`."""
         count, guidance_scale = len(condition), self.settings.guidance_scale
-        scaled = latents * float(self.pipe.scheduler.init_noise_sigma)  # latents that it is given it takes as they are
+        scaled = latents * float(self.pipe.scheduler.init_noise_sigma)  # the pipeline does not scale given latents
         found: torch.Tensor = self.pipe(
             image_embeds=condition.to(self.device, self.dtype),
             prompt_embeds=self.prompt.expand(count, -1, -1),
@@ -111,7 +111,7 @@ class StableUnclip:
 
 
 class Kandinsky:
-    """Kandinsky 2.2's decoder: the embedding enters the network as it is; the unguided half takes a black picture's."""
+    """Kandinsky 2.2's decoder: the embedding enters the network unchanged; the unguided half uses a black picture's."""
 
     def __init__(self, folder: ModelFolder, settings: GeneratorSettings, device: torch.device, dtype: torch.dtype, tell: Tell) -> None:
         if settings.tiny_vae is not None:
@@ -127,7 +127,7 @@ class Kandinsky:
             self.nothing: torch.Tensor = self.pipe.image_encoder(torch.zeros(1, 3, side, side, dtype=dtype, device=device)).image_embeds
 
     def condition(self, embeddings: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """The embeddings: this network is not told of noise; see :class:`Model`."""
+        """Return the embeddings: this network has no input for noise; see :class:`Model`."""
         return embeddings
 
     def denoise(self, condition: torch.Tensor, latents: torch.Tensor, generators: Sequence[torch.Generator], steps: int) -> torch.Tensor:
@@ -162,7 +162,7 @@ class Kandinsky:
 
 @contextmanager
 def _any_scheduler(scheduler: Any) -> Iterator[None]:
-    """Let a scheduler be stepped with a generator, as Kandinsky's pipeline does, whether or not it draws."""
+    """Make a scheduler accept a generator at each step, as from Kandinsky's pipeline, whether or not it draws."""
     step = scheduler.step
     if "generator" in inspect.signature(step).parameters:
         yield
@@ -175,14 +175,14 @@ def _any_scheduler(scheduler: Any) -> Iterator[None]:
 
 
 def load_model(folder: ModelFolder, settings: GeneratorSettings, device: torch.device, dtype: torch.dtype, tell: Tell = None) -> Model:
-    """Load a model of whichever kind its folder holds.
+    """Load a model of any kind.
 
     Raises
     ------
     ModelError
         The libraries cannot load the folder, or weights are missing in it.
     ConfigError
-        The settings ask for what this kind does not have.
+        The settings request a feature that this kind does not have.
     """
     kinds: dict[str, Callable[..., Model]] = {PIPELINE: StableUnclip, KANDINSKY: Kandinsky, ADAPTER: Adapted, ADAPTER_XL: Adapted}
     return kinds[folder.kind](folder, settings, device, dtype, tell)

@@ -1,4 +1,4 @@
-"""Steps that every backend shares: noise, what the network is told, pixels."""
+"""Steps that all backends share: noise, the network's condition, pixels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["draw_noise", "drawing", "network_labels", "pixel_problem", "to_pixel
 def draw_noise(
     generators: Sequence[torch.Generator], embedding_size: int, latent_shape: tuple[int, int, int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw the noise of pictures: on the CPU in single precision, so that it is the same whatever paints them.
+    """Draw the noise of pictures: on the CPU in single precision, so that it is the same for every backend.
 
     Every picture has its own generator, drawn from in the order in which diffusers draws: embedding, then latents.
 
@@ -27,7 +27,7 @@ def draw_noise(
     generators : sequence of torch.Generator, (n,)
         CPU generators, freshly seeded.
     embedding_size : int
-        0 where the network is not told of noise in the embedding.
+        0 if the network does not use noise in the embedding.
     latent_shape : tuple of int
         Channels, height, width.
 
@@ -46,9 +46,9 @@ def draw_noise(
 
 @contextmanager
 def drawing(scheduler: Any, draw: Callable[[torch.Size], torch.Tensor]) -> Iterator[None]:
-    """Let a scheduler that draws noise at its steps take it from `draw`, called with a shape (n, c, h, w).
+    """Make a scheduler that draws noise at its steps use `draw`, called with a shape (n, c, h, w).
 
-    diffusers draws in the precision of the network, on whichever device the generator is: other noise for every backend.
+    diffusers draws in the network's precision, on the generator's device: different noise for every backend.
     """
     known = type(scheduler).step.__globals__
     own = known.get("randn_tensor")
@@ -67,10 +67,9 @@ def drawing(scheduler: Any, draw: Callable[[torch.Size], torch.Tensor]) -> Itera
 
 
 def network_labels(embeddings: torch.Tensor, noise: torch.Tensor, level: int, normalizer: Any, schedule: Any) -> torch.Tensor:
-    """Noise embeddings and append what tells the network how much: its ``class_labels``.
+    """Add noise to embeddings, and append the embedding of the noise level: the network's ``class_labels``.
 
-    Even level 0 adds a little: it is the first step of the schedule, not the absence of noise. The unguided half of guidance takes
-    zeros instead of all this.
+    Even level 0 adds a little noise: it is the first step of the schedule. The unguided half of guidance uses zeros instead.
 
     Parameters
     ----------
@@ -96,12 +95,12 @@ def network_labels(embeddings: torch.Tensor, noise: torch.Tensor, level: int, no
 
 
 def to_pixels(decoded: torch.Tensor) -> NDArray[np.uint8]:
-    """Turn one decoded image into pixels that may be shown.
+    """Convert one decoded image to pixels that may be shown.
 
     Parameters
     ----------
     decoded : tensor, float (3, H, W)
-        Output of the decoder: -1 is black, 1 is white; what lies beyond is clipped. On any device.
+        Output of the decoder: -1 is black, 1 is white; values beyond are clipped. On any device.
 
     Returns
     -------
@@ -110,7 +109,7 @@ def to_pixels(decoded: torch.Tensor) -> NDArray[np.uint8]:
     Raises
     ------
     ModelError
-        The image is not finite, or black all over: what a network gives that has overflowed its precision.
+        The image is not finite, or entirely black: the result of an overflow of the network's precision.
     """
     image = decoded.float()
     broken = (~torch.isfinite(image)).sum()
@@ -123,9 +122,9 @@ def to_pixels(decoded: torch.Tensor) -> NDArray[np.uint8]:
 
 
 def pixel_problem(broken: int, pixels: NDArray[np.uint8]) -> str:
-    """Say what is wrong with a picture of which `broken` numbers are not finite; nothing where all is well."""
+    """Return the problem of a picture with `broken` non-finite numbers; empty if there is none."""
     if broken:
         return f"image: expected finite numbers, got {broken} of {pixels.size} that are not (weights damaged, or half precision overflowed)"
     if not pixels.any():
-        return "image: expected a picture, got one that is black all over (weights damaged, or half precision overflowed)"
+        return "image: expected a picture, got an entirely black one (weights damaged, or half precision overflowed)"
     return ""

@@ -1,8 +1,7 @@
-"""Pictures painted by Dask workers: on another computer, or on a cluster's.
+"""Pictures painted by Dask workers, on another computer or a cluster.
 
-A worker that dies costs its pictures a second try, on another worker, and nothing else; one that does not answer in time likewise. Only
-workers that have loaded the model are asked for pictures: one that comes later, or again, loads it beside the session. Pictures come in the
-order in which they were asked for.
+If a worker dies or does not answer in time, another worker paints its pictures. Only workers that have loaded the model are asked for
+pictures; a worker that joins later, or again, loads it while the session runs. Pictures come in the order of the requests.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ __all__ = ["RemoteGenerator"]
 log = logging.getLogger(__name__)
 
 ANSWER_S = 10.0
-"""A scheduler that has not answered by then is not there, s."""
+"""Longest wait for a scheduler's answer, s."""
 
 LOAD_S = 900.0
-"""Workers load, verify and compile a model within this time, s."""
+"""Longest time for workers to load, verify and compile a model, s."""
 
 TRIES = 3
-"""Workers that are asked for a picture before it is given up."""
+"""Number of workers that are asked for a picture before giving up."""
 
 SENT = ("steps", "guidance_scale", "noise_level", "threads", "scheduler", "backend", "precision", "px", "fingerprint")
-"""Settings that a worker paints by; its device is its own."""
+"""Settings that a worker uses; its device is its own."""
 
 KEY_FILES = {"tls_ca_file": "ca.pem", "tls_client_cert": "cert.pem", "tls_client_key": "key.pem"}
 
@@ -58,7 +57,7 @@ class RemoteGenerator:
     ModelError
         Dask is not installed, no scheduler answers, or it has no workers.
     ConfigError
-        The keys are not all there.
+        A key file is missing.
     """
 
     backend = "dask"
@@ -68,14 +67,14 @@ class RemoteGenerator:
         self.embedding_size, self.image_size = self.folder.embedding_size, self.folder.image_size
         self._tell = on_progress or (lambda _: None)
         self._client = _connect(settings)
-        self._ready: dict[str, str] = {}  # what a worker that has loaded the model paints with, by its address
+        self._ready: dict[str, str] = {}  # generator's description of each worker that has loaded the model, by address
         self._loading: dict[str, Any] = {}
         self._refused: dict[str, str] = {}
-        self._own: Any = None  # paints here what no worker could, if the settings allow it
+        self._own: Any = None  # paints here if no worker can, and the settings permit it
 
     @property
     def description(self) -> str:
-        """Scheduler, number of workers, and what the first of them paints with."""
+        """Scheduler, number of workers, and the first worker's generator."""
         first = next(iter(self._ready.values()), "not loaded yet")
         return f"dask, {len(self._ready)} workers of {self.settings.device.removeprefix(DASK)}: {first}"
 
@@ -85,7 +84,7 @@ class RemoteGenerator:
         Raises
         ------
         ModelError
-            There is no worker, or none of them can paint; where pictures may be painted here instead, that is logged.
+            No worker can paint, and the settings do not permit painting here.
         """
         self._look()
         self._tell(f"{len(self._loading)} workers load the model")
@@ -93,7 +92,7 @@ class RemoteGenerator:
             self._wait(future, LOAD_S)
         self._look()
         if not self._ready:
-            why = "; ".join(f"{address}: {problem}" for address, problem in self._refused.items()) or "there are none: start some"
+            why = "; ".join(f"{address}: {problem}" for address, problem in self._refused.items()) or "found none: start some"
             problem = f"[generator] devices {self.settings.device}: expected workers that can paint: {why}"
             if not self.settings.fallback:
                 raise ModelError(problem)
@@ -109,7 +108,7 @@ class RemoteGenerator:
         self.settings = replace(self.settings, scheduler=scheduler, steps=steps)
 
     def close(self) -> None:
-        """Let go of the workers; they keep the model for the next session."""
+        """Release the workers; they keep the model for the next session."""
         self._client.close(timeout=2)
         if self._own is not None:
             self._own.close()
@@ -121,7 +120,7 @@ class RemoteGenerator:
         self.close()
 
     def _look(self) -> None:
-        """See which workers there are: new ones load the model, and those that have loaded it are ready."""
+        """Update the list of workers: new ones load the model, and those that have loaded it are ready."""
         there = set(self._client.scheduler_info(n_workers=-1)["workers"])
         for known in (self._ready, self._loading, self._refused):
             for address in known.keys() - there:
@@ -148,7 +147,7 @@ class RemoteGenerator:
         return self.settings.workers_model or own
 
     def _ask(self, request: bytes, but: str | None = None) -> Any:
-        """Ask a worker that is ready for a picture; rather another than `but`. None where nobody is ready."""
+        """Ask a ready worker for a picture, preferably not `but`; return None if no worker is ready."""
         self._look()
         ready = [address for address in self._ready if address != but] or list(self._ready)
         return self._client.submit(worker.paint, request, pure=False, workers=ready, allow_other_workers=False) if ready else None
@@ -165,7 +164,7 @@ class RemoteGenerator:
     def _answer(
         self, future: Any, request: bytes, embedding: NDArray[np.float32], seed: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Wait for a picture; ask others where its worker fails, and paint it here at last, if that is allowed."""
+        """Wait for a picture; if its worker fails, ask others, and finally paint it here, if the settings permit it."""
         problem = "no worker is ready"
         for _ in range(TRIES):
             if future is None:
@@ -177,7 +176,7 @@ class RemoteGenerator:
                 return self._read(*answer)
             except DataError as why:
                 problem = str(why)
-            log.warning("generator: a picture is asked of another worker: %s", problem)
+            log.warning("generator: another worker is asked for a picture: %s", problem)
             at = self._at(future)
             future.cancel()
             future = self._ask(request, at)
@@ -190,7 +189,7 @@ class RemoteGenerator:
         return painted.pixels, painted.embedding
 
     def _here(self) -> Any:
-        """What paints on this computer, loaded when it is first needed."""
+        """The generator on this computer, loaded at its first use."""
         if self._own is None:
             from rtevo.generate.eager import EagerGenerator
 
@@ -199,16 +198,16 @@ class RemoteGenerator:
         return self._own
 
     def _wait(self, future: Any, timeout_s: float) -> tuple[dict[str, Any], memoryview] | str:
-        """A worker's answer, or why there is none."""
+        """Return a worker's answer, or why there is none."""
         try:
             return worker.unpack(future.result(timeout=timeout_s))
         except TimeoutError:
             return f"no answer within {timeout_s:g} s"
-        except Exception as problem:  # of Dask: its worker was killed, say
+        except Exception as problem:  # of Dask, for example if its worker was killed
             return f"{type(problem).__name__}: {problem}"
 
     def _read(self, header: dict[str, Any], rest: memoryview) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Pixels and embedding of an answer; DataError where it holds none that may be shown."""
+        """Return pixels and embedding of an answer; raise DataError if they cannot be shown."""
         if "error" in header:
             raise DataError(str(header["error"]))
         shape = (*self.image_size, 3)
@@ -221,14 +220,14 @@ class RemoteGenerator:
         return np.frombuffer(rest[:size], np.uint8).reshape(shape).copy(), embedding
 
     def _at(self, future: Any) -> str | None:
-        """The worker that has a task."""
-        with contextlib.suppress(Exception):  # of Dask: where it cannot be asked any worker may be meant
+        """Return the worker that has a task."""
+        with contextlib.suppress(Exception):  # of Dask: without its answer the worker is unknown
             return next((address for address, keys in self._client.processing().items() if future.key in keys), None)
         return None
 
 
 def _connect(settings: GeneratorSettings) -> Any:
-    """A client of the scheduler that the settings name."""
+    """Return a client of the scheduler that the settings name."""
     try:
         import distributed
     except ImportError:
@@ -248,4 +247,4 @@ def _connect(settings: GeneratorSettings) -> Any:
             f"{'tls' if security else 'tcp'}://{address}", security=security, timeout=ANSWER_S, set_as_default=False, name="rtevo"
         )
     except (OSError, TimeoutError) as problem:
-        raise ModelError(f"[generator] devices {settings.device}: expected a Dask scheduler, none answers there: {problem}") from None
+        raise ModelError(f"[generator] devices {settings.device}: expected a Dask scheduler, but none answers: {problem}") from None

@@ -1,6 +1,6 @@
-"""Runs a TensorRT engine by device pointers and a stream; of TensorRT and TensorRT for RTX alike.
+"""Runs an engine of TensorRT or TensorRT for RTX with device pointers and a stream.
 
-What the two differ in, and what their versions differ in, is found out from what the module has, never from its version.
+Differences between the two, and between versions, are read from the module's attributes, never from its version.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ __all__ = ["Runner", "RunnerError", "logger_of"]
 
 
 class RunnerError(Exception):
-    """An engine cannot be loaded or run; the message ends with what TensorRT said."""
+    """An engine cannot be loaded or run; the message ends with TensorRT's own."""
 
 
 @cache
 def logger_of(trt: Any) -> Any:
-    """The one logger of a module in this process: TensorRT keeps to the first that it is given.
+    """The only logger of a module in this process: TensorRT keeps its first logger.
 
-    Its `errors` collects what TensorRT reports, for the message of a failure; whoever begins something clears it. Its `tell` is called
-    with each at once.
+    Its `errors` collects TensorRT's reports for the message of a failure; each new operation clears it. Its `tell` is called with each
+    report at once.
     """
 
     class Logger(trt.ILogger):  # type: ignore[misc]
@@ -37,8 +37,8 @@ def logger_of(trt: Any) -> Any:
 
         @property
         def reason(self) -> str:
-            """What TensorRT has reported since `errors` was cleared."""
-            return "; ".join(self.errors) or "TensorRT does not say why"
+            """TensorRT's reports since `errors` was cleared."""
+            return "; ".join(self.errors) or "TensorRT gives no reason"
 
     return Logger()
 
@@ -53,8 +53,8 @@ class Runner:
     trt : module
         ``tensorrt`` or ``tensorrt_rtx``.
     cache : bytes
-        What :meth:`runtime_cache` returned on this GPU with this driver: TensorRT for RTX compiles its kernels when an engine is loaded,
-        and finds them there. One that does not fit is passed over.
+        Result of :meth:`runtime_cache` on this GPU with this driver: TensorRT for RTX compiles its kernels when an engine is loaded, and
+        finds them in the cache. A cache that does not fit is ignored.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class Runner:
     Raises
     ------
     RunnerError
-        TensorRT does not take the plan: it was built by another version or for another GPU, or it is damaged.
+        TensorRT does not accept the plan: it was built by another version or for another GPU, or is damaged.
     """
 
     def __init__(self, plan: bytes, trt: Any, cache: bytes = b"") -> None:
@@ -73,7 +73,7 @@ class Runner:
         self._runtime = trt.Runtime(self._logger)
         engine = self._runtime and self._runtime.deserialize_cuda_engine(plan)
         if not engine:
-            raise RunnerError(f"{trt.__name__} {trt.__version__} does not take this engine: {self._logger.reason}")
+            raise RunnerError(f"{trt.__name__} {trt.__version__} does not accept this engine: {self._logger.reason}")
         self._engine, self._cache = engine, None
         settings: Any = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
         if hasattr(settings, "create_runtime_cache"):
@@ -97,22 +97,22 @@ class Runner:
         return names.get(str(dtype).rpartition(".")[2], str(dtype))
 
     def bind(self, name: str, pointer: int) -> None:
-        """Set where a tensor lies on the device; it stays there for all later runs."""
+        """Set a tensor's address on the device, for all later runs."""
         if name not in self.inputs and name not in self.outputs:
             raise RunnerError(f"engine: expected one of {', '.join([*self.inputs, *self.outputs])}, got {name!r}")
         self._done(self._context.set_tensor_address(name, pointer), f"the address of {name!r} was refused")
 
     def run(self, stream: int) -> None:
-        """Queue one run on a CUDA stream; does not wait for it."""
+        """Queue one run on a CUDA stream, without waiting for it."""
         self._done(self._context.execute_async_v3(stream), "a run could not be queued")
 
     def capturable(self, stream: int) -> bool:
-        """Whether runs on a stream may be captured in a CUDA graph; yes where TensorRT cannot be asked."""
+        """Return whether runs on a stream may be captured in a CUDA graph; True if TensorRT cannot be asked."""
         ask = getattr(self._context, "is_stream_capturable", None)
         return ask is None or bool(ask(stream))
 
     def runtime_cache(self) -> bytes:
-        """Kernels compiled so far, for the next start; empty where the module compiles none at run time."""
+        """Return the kernels compiled so far, for the next start; empty if the module compiles none at run time."""
         return b"" if self._cache is None else bytes(memoryview(self._cache.serialize()))
 
     def _done(self, good: bool, what: str) -> None:

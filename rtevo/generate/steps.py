@@ -1,9 +1,9 @@
-"""Schedulers as tables: what each step of a denoising loop mixes, worked out once instead of in every picture.
+"""Schedulers as tables: the mixture at each step of a denoising loop, computed once instead of for every picture.
 
-The common schedulers for few steps are linear: what goes into the network at each step, and what comes out at the end, are fixed
-combinations of the first noise, of noise drawn on the way (LCM, DDPM), and of the network's outputs so far (DDIM, PNDM, DPM-Solver++ and
-UniPC alike, whatever the network predicts). The factors are found by running the scheduler itself on unit vectors. A loop over such a
-table needs no scheduler, no synchronisation with the host and no state, so it can be captured as one CUDA graph.
+The common schedulers for few steps are linear: the network's input at each step, and the final result, are fixed combinations of the first
+noise, of noise drawn at later steps (LCM, DDPM), and of the network's outputs so far (also for DDIM, PNDM, DPM-Solver++ and UniPC, whatever
+the network predicts). The factors are found by running the scheduler on unit vectors. A loop over such a table needs no scheduler, no
+synchronisation with the host and no state, so it can be captured as one CUDA graph.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from rtevo.generate.parts import drawing
 __all__ = ["StepTable", "step_table"]
 
 LINEAR_TOLERANCE = 1e-4
-"""Largest relative deviation of the table from the scheduler: its own arithmetic is in single precision."""
+"""Largest relative deviation of the table from the scheduler, which computes in single precision."""
 
 
 @dataclass(frozen=True, eq=False)
 class StepTable:
     """A denoising loop of m evaluations of the network.
 
-    Column 0 stands for the noise that a picture starts from, N(0, I), the next d columns for noise drawn on the way, column d + i + 1 for
+    Column 0 stands for the noise at the start, N(0, I), the next d columns for noise drawn later, column d + i + 1 for
     output i.
 
     Parameters
     ----------
     timesteps : tensor (m,)
-        What the network is told at each evaluation.
+        Timestep of each evaluation.
     inputs : tensor, float64 (m, 1 + d + m)
-        Row i: what goes into evaluation i; columns above d + i are 0.
+        Row i: the input of evaluation i; columns above d + i are 0.
     final : tensor, float64 (1 + d + m,)
-        The finished latents.
+        The final latents.
     """
 
     timesteps: torch.Tensor
@@ -46,19 +46,19 @@ class StepTable:
 
     @property
     def draws(self) -> int:
-        """How often noise is drawn on the way, d."""
+        """Number of later draws of noise, d."""
         return self.inputs.shape[1] - 1 - len(self.inputs)
 
 
 def step_table(scheduler: Any, steps: int) -> StepTable:
-    """Work out the table of a scheduler.
+    """Compute the table of a scheduler.
 
     Parameters
     ----------
     scheduler : diffusers scheduler
-        Left as it is.
+        Not changed.
     steps : int
-        Denoising steps asked for; some schedulers evaluate the network once more.
+        Denoising steps; some schedulers evaluate the network once more.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def _fresh(scheduler: Any, steps: int) -> Any:
 
 
 def _count_draws(scheduler: Any, steps: int, count: int) -> int:
-    """How often a scheduler draws noise."""
+    """Return how often a scheduler draws noise."""
     drawn: list[torch.Size] = []
 
     def draw(shape: torch.Size) -> torch.Tensor:
@@ -108,7 +108,7 @@ def _count_draws(scheduler: Any, steps: int, count: int) -> int:
 
 
 def _run(scheduler: Any, steps: int, given: torch.Tensor, draws: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Run the scheduler over noise, draws and outputs (1 + d + m, k) that are known beforehand.
+    """Run the scheduler over given noise, draws and outputs (1 + d + m, k).
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""The TensorRT backend: the compiled backend's loop with the network and the decoder run as engines.
+"""The TensorRT backend: the compiled backend's loop, with the network and the decoder as engines.
 
-Engines are of TensorRT or of TensorRT for RTX, whichever is installed and has engines for this model and GPU. What stays in torch is what
-is computed once: the embeddings of timesteps, prompt and picture.
+Engines are of TensorRT or of TensorRT for RTX, whichever is installed and has engines for this model and GPU. Only the embeddings of
+timesteps, prompt and picture, which are computed once, stay in torch.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MODULES = ("tensorrt", "tensorrt_rtx")
 
 
 def installed(names: tuple[str, ...] = MODULES) -> list[ModuleType]:
-    """Import TensorRT and TensorRT for RTX, as far as they are there.
+    """Import TensorRT and TensorRT for RTX, as far as installed.
 
     Raises
     ------
@@ -69,12 +69,12 @@ def installed(names: tuple[str, ...] = MODULES) -> list[ModuleType]:
 
 
 def portable(trt: Any) -> bool:
-    """Whether a module's engines are for GPUs of named compute capabilities, not for the one that they were built on."""
+    """Whether a module's engines are for GPUs of named compute capabilities, not only for the GPU on which they were built."""
     return hasattr(trt, "ComputeCapability")
 
 
 def machine(device: torch.device) -> tuple[str, str, str]:
-    """Name of a device, its compute capability, and its driver's version."""
+    """Return the name of a device, its compute capability, and its driver's version."""
     if device.type != "cuda":
         return "cpu", "0.0", "none"
     version = Path("/sys/module/nvidia/version")
@@ -83,19 +83,19 @@ def machine(device: torch.device) -> tuple[str, str, str]:
 
 
 def timed_on(device: torch.device) -> str:
-    """What figures of an engine beside the compiled backend's belong to."""
+    """Return the description of the machine to which measured times belong."""
     gpu, _, driver = machine(device)
     return f"{gpu}, driver {driver}, torch {torch.__version__}"
 
 
 def halves(folder: ModelFolder, guidance_scale: float) -> int:
-    """How many samples the network evaluates for a picture: a network that is told the guidance needs no second one."""
+    """Return the number of samples that the network evaluates for a picture: with the guidance as an input it needs one, not two."""
     told = read_json(folder.path / "unet" / "config.json").get("time_cond_proj_dim") is not None
     return 2 if guidance_scale > 1 and not told else 1
 
 
 def machine_key(trt: Any, folder: ModelFolder, settings: GeneratorSettings, count: int, mark: str) -> EngineKey:
-    """Key that an engine for `count` pictures must have to run on this machine."""
+    """Return the key of an engine for `count` pictures on this machine."""
     device = pick_device(settings.device)
     gpu, capability, _ = machine(device)
     rows, size = count * halves(folder, settings.guidance_scale), folder.at(settings.px).image_size
@@ -104,12 +104,12 @@ def machine_key(trt: Any, folder: ModelFolder, settings: GeneratorSettings, coun
 
 
 def find_engines(folder: ModelFolder, settings: GeneratorSettings) -> tuple[ModuleType, dict[int, Path]]:
-    """Look for engines that run on this machine, by the number of pictures that they denoise together; and their module.
+    """Return the engines that run on this machine, by the number of pictures that they denoise together; and their module.
 
     Raises
     ------
     ModelError
-        TensorRT is missing, or there are none (with how those that are there differ).
+        TensorRT is missing, or there is no engine (the message lists how others differ).
     """
     modules, mark = installed(), settings.fingerprint or fingerprint(hash_files(folder.path))
     where, problems = settings.engines or default_folder(folder.path), []
@@ -123,18 +123,18 @@ def find_engines(folder: ModelFolder, settings: GeneratorSettings) -> tuple[Modu
 
 
 def check_faster(folder: ModelFolder, settings: GeneratorSettings) -> None:
-    """Check that the engines painted the reference's picture on this machine, sooner than the compiled backend.
+    """Check that the engines painted the reference's picture on this machine, faster than the compiled backend.
 
     Raises
     ------
     ModelError
-        There are none, nothing was measured with this GPU, driver and torch, or the compiled backend is as fast.
+        There are no engines, no times of this GPU, driver and torch, or the compiled backend is as fast.
     """
     own, here = find_engines(folder, settings)[1][1], timed_on(pick_device(settings.device))
     figures = timing(own, here)
     if not {"tensorrt_ms", "compiled_ms"} <= figures.keys():
         raise ModelError(
-            f"{own}: expected figures of this machine ({here}), found none: python build/engine.py MODEL_DIR --time measures them"
+            f"{own}: expected times of this machine ({here}), found none: measure them with python build/engine.py MODEL_DIR --time"
         )
     if figures["tensorrt_ms"] >= figures["compiled_ms"]:
         raise ModelError(f"{own}: a picture takes {figures['tensorrt_ms']:.1f} ms with it, {figures['compiled_ms']:.1f} ms with compiled")
@@ -153,12 +153,12 @@ class TensorRTGenerator(CompiledGenerator):
 
     def __init__(self, folder: ModelFolder, settings: GeneratorSettings, on_progress: Callable[[str], None] | None = None) -> None:
         self._trt, self._found = find_engines(folder, settings)
-        self._plans = {count: read_plans(own) for count, own in self._found.items()}  # before the model: what is missing is said at once
+        self._plans = {count: read_plans(own) for count, own in self._found.items()}  # before the model, to report missing files at once
         self._runners: dict[Path, Runner] = {}
         super().__init__(folder, settings, on_progress)
 
     def warm_up(self) -> None:
-        """As :meth:`CompiledGenerator.warm_up`; keeps the kernels that TensorRT for RTX has compiled, for the next start."""
+        """As :meth:`CompiledGenerator.warm_up`; also keep the kernels that TensorRT for RTX has compiled, for the next start."""
         super().warm_up()
         for file, runner in self._runners.items():
             data = runner.runtime_cache()
@@ -178,7 +178,7 @@ class TensorRTGenerator(CompiledGenerator):
         units = {size * count: Static(self._runner(count, "unet"), self.device) for count in self._found}
         self._denoiser._network = lambda sample, embedding, text: units[len(sample)](sample=sample, embedding=embedding, text=text)
         unet = self._denoiser.unet
-        unet.down_blocks, unet.mid_block, unet.up_blocks = nn.ModuleList(), None, nn.ModuleList()  # they are in the engine
+        unet.down_blocks, unet.mid_block, unet.up_blocks = nn.ModuleList(), None, nn.ModuleList()  # the engine holds them
         if self.settings.tiny_vae is None:
             decoder = Static(self._runner(1, "vae"), self.device)
             decode: Callable[[torch.Tensor], torch.Tensor] = lambda latents: decoder(latents=latents)  # noqa: E731
@@ -195,7 +195,7 @@ class TensorRTGenerator(CompiledGenerator):
         try:
             runner = Runner(self._plans[count][network], self._trt, file.read_bytes() if file.is_file() else b"")
         except RunnerError as problem:
-            raise ModelError(f"[generator] backend tensorrt: {problem}: build the engine anew, or choose backend compiled") from problem
+            raise ModelError(f"[generator] backend tensorrt: {problem}: build the engine again, or choose backend compiled") from problem
         self._runners[file] = runner
         return runner
 
@@ -204,9 +204,9 @@ class TensorRTGenerator(CompiledGenerator):
 
 
 class Static:
-    """A runner with static buffers for its tensors; called with inputs by name, it gives its one output.
+    """A runner with static buffers for its tensors; called with inputs by name, it returns its one output.
 
-    Inputs that the engine has not, because the network makes no use of them, are passed over.
+    Inputs that the engine lacks, because the network does not use them, are ignored.
     """
 
     def __init__(self, runner: Runner, device: torch.device) -> None:
@@ -218,7 +218,7 @@ class Static:
         (self._output,) = runner.outputs
 
     def __call__(self, **given: torch.Tensor) -> torch.Tensor:
-        """Queue a run on the current stream; what it returns is valid until the next."""
+        """Queue a run on the current stream; the result is valid until the next run."""
         for name in self._runner.inputs:
             self.tensors[name].copy_(given[name])
         self._runner.run(torch.cuda.current_stream(self._device).cuda_stream if self._device.type == "cuda" else 0)

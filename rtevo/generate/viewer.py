@@ -1,4 +1,4 @@
-"""A pipeline's feature extractor as tensor operations, so that a picture need not leave the device to be re-encoded."""
+"""A pipeline's feature extractor as tensor operations, so that pictures are re-encoded on the device."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Viewer(nn.Module):
         self.register_buffer("gain", (float(settings["rescale_factor"]) / std)[:, None, None])
 
     def forward(self, picture: torch.Tensor) -> torch.Tensor:
-        """Give what the image encoder sees.
+        """Return the image encoder's input.
 
         Parameters
         ----------

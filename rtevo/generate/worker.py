@@ -1,7 +1,7 @@
-"""What a Dask worker does for a session: it loads the session's model once, and paints; bytes in, bytes out.
+"""A Dask worker's part of a session: it loads the session's model once, and paints; bytes in, bytes out.
 
-A request and an answer are a header (JSON, its length before it) and arrays as they lie in memory. What goes wrong is in the answer, in
-words: an exception would be pickled.
+Requests and answers are a header (JSON, preceded by its length) and arrays as they lie in memory. Errors are texts in the answer, because
+an exception would be pickled.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _loaded: dict[str, Any] = {}
 
 
 def pack(header: Mapping[str, Any], *arrays: NDArray[Any]) -> bytes:
-    """Put a header and arrays into bytes."""
+    """Return a header and arrays as bytes."""
     head = json.dumps(header).encode()
     return b"".join([struct.pack("<I", len(head)), head, *(np.ascontiguousarray(array).tobytes() for array in arrays)])
 
 
 def unpack(data: bytes) -> tuple[dict[str, Any], memoryview]:
-    """Take the header off; what is left are the arrays.
+    """Return the header, and the bytes of the arrays.
 
     Raises
     ------
     DataError
-        It is no header.
+        The bytes do not begin with a header.
     """
     try:
         (size,) = struct.unpack_from("<I", data)
@@ -52,7 +52,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], memoryview]:
 
 
 def prepare(request: bytes) -> bytes:
-    """Load the model of a request, or find it loaded; answers with the generator's `description`, or `error`."""
+    """Load the model of a request, unless it is loaded; answer with the generator's `description`, or `error`."""
     settings, _ = unpack(request)
     with _lock:
         try:
@@ -72,8 +72,8 @@ def paint(request: bytes) -> bytes:
     Returns
     -------
     bytes
-        Header with `shape` (H, W, 3) and `painted_ns`, the time that it took; pixels, uint8 (H, W, 3), and what they re-encode to,
-        float32 (e,). Or a header with `error`.
+        Header with `shape` (H, W, 3) and `painted_ns`, the time taken; pixels, uint8 (H, W, 3), and their re-encoding, float32 (e,).
+        Or a header with `error`.
     """
     header, rest = unpack(request)
     embedding = np.frombuffer(rest, np.float32)[None]
@@ -89,7 +89,7 @@ def paint(request: bytes) -> bytes:
 
 
 def _generator(settings: dict[str, Any], model: str) -> Any:
-    """The generator of some settings, loaded, verified and warm."""
+    """Return the generator for some settings, loaded, verified and warm."""
     from rtevo.generate import GeneratorSettings, load
     from rtevo.generate.hashes import fingerprint, hash_files
     from rtevo.generate.tiny import TINY_UNCLIP

@@ -37,7 +37,7 @@ MANY = 8  # gaps are listed up to this many
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """List the series in a folder, and convert the run's if that is asked for.
+    """List the series in a folder, and convert the run's on request.
 
     Parameters
     ----------
@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0; 1 where the folder holds no series that a run could use, or the run's volumes cannot be read.
     """
-    parser = Parser(prog="python -m rtevo.ingest", description="Say what is in a folder of scanner files.")
-    parser.add_argument("folder", metavar="DIR", type=Path, nargs="?", help="folder of DICOM or NIfTI files; folders in it are looked into")
+    parser = Parser(prog="python -m rtevo.ingest", description="List the series in a folder of scanner files.")
+    parser.add_argument("folder", metavar="DIR", type=Path, nargs="?", help="folder of DICOM or NIfTI files, subfolders included")
     parser.add_argument("--series", metavar="PATTERN", help="number, UID, or (part of) description or protocol name of the run's series")
     parser.add_argument("--out", metavar="RUN.nii.gz", type=Path, help="convert the run to this NIfTI file")
     parser.add_argument("--json", action="store_true", help="write JSON instead of a table")
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     network.add_argument(
         "--peer", metavar="TITLE[@ADDRESS]", action="append", default=[], help="who may send (may be repeated; default: everyone)"
     )
-    network.add_argument("--volumes", metavar="N", type=int, help="stop after so many volumes")
+    network.add_argument("--volumes", metavar="N", type=int, help="stop after this many volumes")
     options = parser.parse_args(arguments)
     if options.folder is None:
         if options.listen is None:
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    """Do what is asked for; gives the exit status."""
+    """Run the requested action; return the exit status."""
     if options.out is not None:
         _check_out(options.out)
     if options.listen is not None:
@@ -96,7 +96,7 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def listen(folder: Path, port: int, ae_title: str, peers: Sequence[str], series: str | None, volumes: int | None, out: TextIO) -> None:
-    """Receive over the DICOM network and say what comes, until Ctrl-C or so many volumes.
+    """Receive over the DICOM network and report what comes, until Ctrl-C or a number of volumes.
 
     Parameters
     ----------
@@ -107,9 +107,9 @@ def listen(folder: Path, port: int, ae_title: str, peers: Sequence[str], series:
     series : str or None
         Which series is the run.
     volumes : int or None
-        After how many volumes to stop.
+        Number of volumes after which to stop.
     out : file
-        Where it says so.
+        Stream for the reports.
     """
     from rtevo.ingest.receiver import DicomReceiver
 
@@ -134,7 +134,7 @@ def listen(folder: Path, port: int, ae_title: str, peers: Sequence[str], series:
 
 
 def as_json(found: Survey, folder: Path) -> dict[str, Any]:
-    """What was found, as numbers, text, lists and dictionaries."""
+    """Return the findings as numbers, text, lists and dictionaries."""
     return {
         "folder": str(folder),
         "run": found.run.uid if found.run else None,
@@ -173,7 +173,7 @@ def _series_json(info: SeriesInfo, run: bool) -> dict[str, Any]:
 
 
 def _cells(info: SeriesInfo, run: bool) -> dict[str, str]:
-    """What the table says of a series, by heading."""
+    """Return a series' row of the table, by heading."""
     missing = ", ".join(map(str, info.missing[:MANY])) + (" ..." if len(info.missing) > MANY else "")
     extras = [{"P": "phase", "R": "real", "I": "imaginary"}.get(info.component, ""), f"echo {info.echo}" if info.echo > 1 else ""]
     return {
@@ -252,7 +252,7 @@ def convert(folder: Path, out: Path, run: SeriesInfo) -> None:
     came = _fill(data, source, first, run)
     why = list(dict.fromkeys(problem for problem in source.problems if problem not in run.problems))[:MANY]
     if not came:
-        reason = "\n  ".join(["none of the run's volumes can be read; no file is written", *why])
+        reason = "\n  ".join(["none of the run's volumes can be read; no file was written", *why])
         raise DataError(f"--out {out}: {reason}")
     image = nibabel.Nifti1Image(data, run.grid.affine)
     image.header.set_xyzt_units("mm", "sec")
@@ -270,7 +270,7 @@ def convert(folder: Path, out: Path, run: SeriesInfo) -> None:
 
 
 def _fill(data: NDArray[np.float32], source: FolderSource, first: int, run: SeriesInfo) -> set[int]:
-    """Put the run's volumes where they belong; returns the indices of those that came."""
+    """Write the run's volumes to their places; return the indices of those that came."""
     came: set[int] = set()
     more = True
     while more:

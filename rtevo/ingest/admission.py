@@ -1,4 +1,4 @@
-"""Who may connect to a ZeroMQ socket: by address, and by key. It is asked before a byte of theirs is read (ZAP, ZeroMQ RFC 27)."""
+"""Access to a ZeroMQ socket, by address and by key, checked before a byte of a sender is read (ZAP, ZeroMQ RFC 27)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Admission:
     addresses : collection of str
         From where connections may come; empty: from everywhere.
     clients : dict of str to str, optional
-        Name and public key (Z85) of each sender; None: keys are not asked for.
+        Name and public key (Z85) of each sender; None: keys are not required.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], addresses: Collection[str], clients: dict[str, str] | None) -> None:
@@ -40,7 +40,7 @@ class Admission:
         self._thread.start()
 
     def close(self) -> None:
-        """Answer nobody any more."""
+        """Stop answering."""
         self._open = False
         self._thread.join()
         self._socket.close()
@@ -59,5 +59,5 @@ class Admission:
         if self._addresses and plain not in self._addresses:
             return f"{plain} is not among the allowed peers"
         if self._keys is not None and (mechanism != b"CURVE" or credentials[0] not in self._keys):
-            return f"{plain} has no key that [acquisition] keys lists"
+            return f"{plain} has no key listed in [acquisition] keys"
         return ""

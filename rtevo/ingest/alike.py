@@ -1,4 +1,4 @@
-"""What the volumes of a run have in common, and what is said of those that have it not: grid, direction of phase encoding, slice times."""
+"""Consistency of a run's volumes, with reports of deviations: grid, direction of phase encoding, slice times."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MAX_MOVED_MM = 20.0  # prospective motion correction moves the slices by less
 
 
 class Alike:
-    """What a run's volumes are held against.
+    """The properties with which a run's volumes are compared.
 
     Parameters
     ----------
     problems : list of str
-        Takes what is odd, each once.
+        Receives the deviations, each once.
 
     Attributes
     ----------
@@ -45,12 +45,12 @@ class Alike:
         self._polarity_named = False
 
     def check_geometry(self, index: int, layout: Layout) -> Grid:
-        """Hold a volume's grid against the first one's; gives that one.
+        """Compare a volume's grid with the first one's, and return the first.
 
         Raises
         ------
         GeometryError
-            It is another, by more than heads move.
+            The grids differ by more than heads move.
         """
         grid, positions = layout.grid, layout.positions
         if self.grid is None or self.positions is None:
@@ -60,22 +60,22 @@ class Alike:
             return self.grid
         difference = self.grid.difference(grid, MAX_MOVED_MM)
         if difference:
-            raise GeometryError(f"its geometry is not the run's: {difference}")
+            raise GeometryError(f"its geometry differs from the run's: {difference}")
         difference = self.grid.difference(grid, MOVED_MM)
         if difference and not self._moved:
             self._moved = True
-            self.problems.append(f"volume {index}: {difference}; taken to lie where the first does (prospective motion correction?)")
+            self.problems.append(f"volume {index}: {difference}; placed like the first volume (prospective motion correction?)")
         return self.grid
 
     def check_polarity(self, index: int, files: Iterable[DicomFile]) -> None:
-        """Name volumes whose phase was encoded in another direction: they are distorted in another, too."""
+        """Report volumes with another phase-encoding direction: they are distorted in another direction, too."""
         found = {str(file.series.encoding.get("PhaseEncodingDirection", "")) for file in files} - {""}
         self._polarity = self._polarity or min(found, default="")
         if found - {self._polarity} and not self._polarity_named:
             self._polarity_named = True
             self.problems.append(
-                f"volume {index}: phase is encoded along {'/'.join(sorted(found))}, in the volumes before along {self._polarity}: two "
-                "polarities in one run, whose distortions are opposite; the volumes of one of them should be left out"
+                f"volume {index}: phase is encoded along {'/'.join(sorted(found))}, before it along {self._polarity}: the run has two "
+                "polarities with opposite distortions; leave out the volumes of one of them"
             )
 
     def within(self, slice_times_s: NDArray[np.float64] | None, tr_s: float | None) -> NDArray[np.float64] | None:
@@ -88,10 +88,10 @@ class Alike:
         return None
 
     def settle(self, tr_s: float | None) -> None:
-        """Name what was held back until the repetition time was known."""
+        """Report the deviations held back until the repetition time was known."""
         if self._beyond_s and not self._beyond_named:
             self._beyond_named = True
             self.problems.append(
-                f"slices were acquired up to {self._beyond_s:g} s after the first of their volume by its header, beyond the repetition "
-                f"time of {tr_s:g} s: the slices' times are left out"
+                f"by the headers, slices were acquired up to {self._beyond_s:g} s after the first of their volume, beyond the repetition "
+                f"time of {tr_s:g} s: the slice times are not used"
             )

@@ -124,7 +124,7 @@ class Assembler:
         return len(self._building) + len(self._passed)
 
     def add(self, file: DicomFile, part: Part, closed_ns: int, now_s: float, name: str) -> str:
-        """Take one part; returns what became of it (:class:`Outcome`).
+        """Add one part; return what became of it (:class:`Outcome`).
 
         Parameters
         ----------
@@ -164,7 +164,7 @@ class Assembler:
         return Outcome.NEW
 
     def _check_interleaved(self, piece: _Piece, instance: int | None, now_s: float) -> None:
-        """Let go of instance numbers that would count volumes fastest where the slices of one such block lie at several places."""
+        """Drop instance numbers that would count volumes fastest if the slices of one such block lie at several places."""
         if "interleaved" not in piece.numbers or not self.series.volumes or instance is None:
             return
         if self._blocks is not None and self._share == 1:
@@ -185,7 +185,7 @@ class Assembler:
                 self._undecided.append(piece)
 
     def _learn_step(self, numbers: dict[str, int]) -> None:
-        """See whether instance numbers count slices, in steps of one number, while acquisition numbers count volumes (3D sequences)."""
+        """Find whether instance numbers count slices, in steps of one number, while acquisition numbers count volumes (3D sequences)."""
         if self.series.kind == "slices" or self._stepped or self._share > 1 or len(self._counts) >= STEPS:
             return
         if "instance" not in numbers or "acquisition" not in numbers:
@@ -200,14 +200,14 @@ class Assembler:
                 self._retake()
 
     def share(self, streams: int) -> None:
-        """Tell how many streams (echoes, components) of the series the instance numbers count through."""
+        """Set the number of streams (echoes, components) of the series through which the instance numbers count."""
         if streams != self._share:
             self._share = self._places.streams = streams
             if self._pieces:
                 self._retake()
 
     def _take(self, piece: _Piece, now_s: float) -> bool:
-        """Put a part into its volume; False where nothing tells which one that is."""
+        """Add a part to its volume; False if nothing shows which one that is."""
         if not self._number(piece):
             return False
         self._pieces.append(piece)
@@ -336,7 +336,7 @@ class Assembler:
         self._agreed = True
         if agreed[0] >= 0 and self.grid is not None:
             difference = agreed[1].difference(self.grid, MAX_MOVED_MM)
-            self.problems.append(f"the first volume lies where none of those after it do, which are taken: {difference}")
+            self.problems.append(f"the first volume lies elsewhere than all later ones, which are used: {difference}")
         if agreed[0] >= 0:
             self._alike.grid, self._alike.positions = agreed[1:]
         return True
@@ -352,7 +352,7 @@ class Assembler:
         return max((*self._building, *self._passed), default=-1)
 
     def conflict(self, grid: Grid) -> str:
-        """Say how a grid differs from the run's, as far as that is known; empty where it does not."""
+        """Return how a grid differs from the run's, as far as that is known; empty if it does not."""
         known = self.grid
         if known is None:
             first = min((index for index, building in self._building.items() if building.whole), default=None)
@@ -368,7 +368,7 @@ class Assembler:
         return {index: building.grew_s for index, building in self._building.items()}
 
     def replace(self, file: DicomFile, part: Part, closed_ns: int, name: str) -> int | None:
-        """Take the part of a file that changed after it was taken, in place of what it held then.
+        """Replace the part of a file that changed after it was read.
 
         Returns
         -------
@@ -384,7 +384,7 @@ class Assembler:
         return None
 
     def begin_again(self, acquired_s: float) -> bool:
-        """Let go of everything, as the run was started again; returns whether that could be done: nothing has been passed on.
+        """Drop everything, because the run was restarted; return whether that was possible: no volume had been passed on.
 
         Parameters
         ----------
@@ -432,7 +432,7 @@ class Assembler:
                 piece.index += shift
 
     def _number(self, piece: _Piece) -> bool:
-        """Give a part its volume, by the best header field that gives every part so far a volume of its own."""
+        """Assign a part to its volume, by the best header field that assigns a volume to every part so far."""
         numbers = piece.numbers
         if not self._pieces:
             self._fields = list(numbers)

@@ -136,7 +136,7 @@ def read_dicom(path: Path | str, *, pixels: bool = True, most_bytes: int = MAX_F
     pixels : bool
         Whether to decode the pixels, or only check that they are there.
     most_bytes : int
-        A larger file is refused before it is read.
+        A larger file is refused unread.
 
     Returns
     -------
@@ -173,7 +173,7 @@ def _contents(path: Path | str, most_bytes: int = MAX_FILE) -> bytes:
 
 
 def why_undecodable(path: Path | str) -> str:
-    """Say why the pixels of a compressed file cannot be decoded here; empty where they can, or are not compressed."""
+    """Return why the pixels of a compressed file cannot be decoded here; empty if they can, or are not compressed."""
     try:
         contents = _contents(path)
         if _open(contents).transfer_syntax not in NATIVE:
@@ -376,7 +376,7 @@ def _count_slices(elements: Elements, shape: tuple[int, int, int], name: str) ->
 
 
 def _with_pixels(header: DicomFile, pixels: NDArray[Any]) -> tuple[Part, ...]:
-    """Give each part its pictures; those of a mosaic are its tiles."""
+    """Assign the pictures to the parts; those of a mosaic are its tiles."""
     if header.series.kind == "mosaic":
         tiles = math.ceil(math.sqrt(len(header.parts[0].frames)))
         _, rows, columns = pixels.shape

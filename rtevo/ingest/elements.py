@@ -1,7 +1,7 @@
 """Data elements of a DICOM file, found without decoding them.
 
 A scanner's header holds hundreds of elements, many of them private and nested, of which a session needs a few dozen: the walk here
-notes where each element's value lies and decodes it only when it is asked for. What the bytes mean is DICOM PS3.5
+notes where each element's value lies and decodes it only on request. What the bytes mean is DICOM PS3.5
 (https://dicom.nema.org/medical/dicom/current/output/chtml/part05/PS3.5.html).
 
 Why not pydicom: a volume has to be ready within 40 ms of 35 slice files being whole, or 15 ms of one multi-frame file. Medians of
@@ -251,7 +251,7 @@ class Elements:
 
 
 def _walk(buffer: bytes, position: int, end: int, explicit: bool, order: str, depth: int) -> tuple[Table, int]:
-    """Note where each element of a data set or item lies; returns the table and where the walk ended.
+    """Find where each element of a data set or item lies; return the table and where the walk ended.
 
     Raises
     ------
@@ -455,7 +455,7 @@ def rewritten(buffer: bytes) -> bytes:
                     del data[tag]
             pydicom.dcmwrite(out, data)
     except Exception as error:  # pydicom raises all kinds for damaged files
-        raise DicomError(f"pydicom cannot read it either ({type(error).__name__}: {error})") from error
+        raise DicomError(f"pydicom cannot read the file either ({type(error).__name__}: {error})") from error
     return bytes(out.getvalue())
 
 

@@ -29,7 +29,7 @@ UNFLIPPED = {"LINEAR": False, "REVERSE_LINEAR": True}
 
 
 def encoding(elements: Elements, vendor: str, picture: tuple[int, int]) -> dict[str, Any]:
-    """Say how a file's pictures were encoded.
+    """Return how a file's pictures were encoded.
 
     Parameters
     ----------

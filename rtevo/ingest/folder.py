@@ -75,6 +75,8 @@ class FolderSource:
         Whether links that lead out of the folder are named, and not followed: it is written to by others.
     most_bytes : int
         Of a DICOM file: a larger one is named and not read.
+    echoes : int
+        So many echoes of each volume are waited for, and passed on together, (echoes, X, Y, Z); 1: the first one is the run.
     progress : Progress, optional
         Called before each file.
 
@@ -109,6 +111,7 @@ class FolderSource:
         replaceable: Callable[[], bool] = lambda: False,
         confined: bool = False,
         most_bytes: int = MAX_FILE,
+        echoes: int = 1,
         progress: Progress | None = None,
     ) -> None:
         self.folder = Path(folder)
@@ -116,7 +119,9 @@ class FolderSource:
         self.alarms: set[str] = set()
         self.duplicates = 0
         gate = Gate(opened) if opened else None
-        self._selection = Selection(series, patience_s=patience_s, first=first, confirm=confirm, replaceable=replaceable, gate=gate)
+        self._selection = Selection(
+            series, patience_s=patience_s, first=first, confirm=confirm, replaceable=replaceable, gate=gate, echoes=echoes
+        )
         self._stall_s, self._clock_ns, self._pixels, self._most_bytes = stall_s, clock_ns, pixels, most_bytes
         self._listing, self._whole = Listing(self.folder, self.problems, confined), Whole(settle_s)
         self._taken: dict[str, Taken] = {}
@@ -141,8 +146,7 @@ class FolderSource:
     @property
     def pending(self) -> int:
         """Files not looked at or not whole yet, and volumes that are incomplete or held back until an earlier one came."""
-        held = sum(stream.assembler.held for stream in ([self.run] if self.run else self.streams))
-        return len(self._queue) + len(self._waiting) + held
+        return len(self._queue) + len(self._waiting) + self._selection.echoes.held(self._selection.run or self.streams)
 
     @property
     def backlog(self) -> int:
@@ -183,15 +187,14 @@ class FolderSource:
         return self._advance(now_s)
 
     def finish(self) -> list[Volume]:
-        """Take what is there for all that will come: the rest of the volumes, with a gap for each that is missing.
+        """Treat the files so far as complete: return the rest of the volumes, with a gap for each missing one.
 
         Files that never completed are named in :attr:`problems`.
         """
-        now_s = self._clock_ns() / 1e9
-        volumes = []
+        now_s, volumes = self._clock_ns() / 1e9, list[Volume]()
         self._listing.again()
         self._queue.extend(self._listing.new(now_s))
-        self.problems += [f"{self.folder}: {len(self._old)} files from before the session were not looked at"] * bool(self._old)
+        self.problems += [f"{self.folder}: {len(self._old)} files from before the session were not read"] * bool(self._old)
         self._old.clear()
         self._look_for_more(now_s)
         while self._queue:
@@ -205,7 +208,7 @@ class FolderSource:
         return volumes
 
     def read_all(self, *, final: bool = True) -> None:
-        """Take every file that is there, without settling on a series or giving out volumes; if `final`, nothing more will come."""
+        """Read every file, without choosing a series or passing on volumes; if `final`, no more files will come."""
         now_s = self._clock_ns() / 1e9
         self._listing.again()
         self._queue.extend(self._listing.new(now_s))
@@ -243,7 +246,7 @@ class FolderSource:
 
     def sidecar(self, volume: Volume) -> dict[str, Any]:
         """What the headers say of the run that a volume is of; see :meth:`rtevo.ingest.header.SeriesHeader.sidecar`."""
-        return self.run.series.sidecar(self.run.te_ms, volume.slice_times_s) if self.run else {}
+        return self._selection.echoes.sidecar(self._selection.run, volume)
 
     def pass_over_present(self, known: Iterable[str] = ()) -> str:
         """Leave out the series that are there already, and those `known` by UID, unless one is asked for by its number or UID.
@@ -263,9 +266,9 @@ class FolderSource:
             self._listing.know(path, files[path])
         over = self._selection.pass_over(known)
         self.problems.clear()
-        found = [f"series that are not taken: {'; '.join(over)}"] * bool(over)
-        found += [f"files of no use: {len(self._given_up)}"] * bool(self._given_up)
-        found += [f"older files, of which only names, sizes and times are known: {len(left)}"] * bool(left)
+        found = [f"unused series: {'; '.join(over)}"] * bool(over)
+        found += [f"useless files: {len(self._given_up)}"] * bool(self._given_up)
+        found += [f"older files, known by name, size and time only: {len(left)}"] * bool(left)
         return f"{self.folder} holds from before the session {', '.join(found)}" if found else ""
 
     def close(self) -> None:
@@ -292,9 +295,9 @@ class FolderSource:
 
     def _advance(self, now_s: float, *, final: bool = False) -> list[Volume]:
         self._selection.settle(now_s, final=final)
-        run = self._selection.chosen
-        volumes = run.assembler.advance(now_s, final=final) if run else []
-        for problems in (self._selection.problems, run.assembler.problems if run else []):
+        run = self._selection.run
+        volumes = self._selection.echoes.advance(run, now_s, final, self._selection.problems)
+        for problems in (self._selection.problems, *(stream.assembler.problems for stream in run)):
             self.problems += problems
             problems.clear()
         return volumes
@@ -360,20 +363,20 @@ class FolderSource:
         return False
 
     def _finished(self, path: str, file: DicomFile, modified_ns: int) -> None:
-        """Note what a file ends in that is taken now, and say where that speaks against its being whole."""
+        """Record how a file ends that is used now, and report if that suggests it is not whole."""
         doubt = self._whole.doubt(file, modified_ns) if self._selection.wants(file) else ""
         self.problems += [f"{self._short(path)}: {doubt}"] * bool(doubt)
         self._whole.finished(file, bool(doubt))
 
     def _settle_file(self, path: str, as_read: Signature) -> None:
         if self._given_up.pop(path, None):
-            self.problems.append(f"{self._short(path)}: is whole now")
+            self.problems.append(f"{self._short(path)}: is complete now")
         self._waiting.pop(path, None)
         self._settled.add(path)
         self._listing.know(path, as_read)
 
     def _take_nifti(self, path: str, as_read: Signature, now_s: float, final: bool) -> None:
-        """Take the volumes that a NIfTI file has more than at the last look; all of one that was written anew."""
+        """Add the volumes appended to a NIfTI file since the last look; all volumes of a rewritten one."""
         size, known = as_read[0], self._listing.known.get(path)
         if known is not None and known != as_read and size <= known[0]:
             self._volumes.pop(path, None)
@@ -403,7 +406,7 @@ class FolderSource:
                 self._open = dict(list(self._open.items())[-OPEN:])
 
     def _look_for_more(self, now_s: float) -> None:
-        """See whether volumes were added to NIfTI files that were whole."""
+        """Check whether volumes were added to NIfTI files that were whole."""
         for path, size in list(self._open.items()):
             if (now := signature(path)) is not None and now[0] > size:
                 self._look(path, now_s)
@@ -415,7 +418,7 @@ class FolderSource:
         self._listing.forget(path)
 
     def _take(self, path: str, file: DicomFile, closed_ns: int, now_s: float) -> None:
-        """Hand a whole file's parts on, unless it is a copy of one that came before."""
+        """Pass a whole file's parts on, unless it is a copy of an earlier one."""
         before, self._taken[path] = self._taken.get(path), Taken(file.uid, file.checksum, now_s)
         if before is not None and before.uid == file.uid:
             if before.checksum != file.checksum:
@@ -443,7 +446,7 @@ class FolderSource:
             self._copies.append((path, replace(file, parts=tuple(replace(part, pixels=None) for part in file.parts))))
 
     def _take_again(self, path: str, file: DicomFile, closed_ns: int, now_s: float) -> None:
-        """Take what a file holds that changed after it was taken, or say which volumes were passed on without it."""
+        """Read a file again that changed after it was used, or report which volumes were passed on without the change."""
         name = self._short(path)
         if self._selection.was_before(file):
             for part in file.parts:
@@ -453,8 +456,8 @@ class FolderSource:
         if passed:
             which = f"volume {passed[0]}" if len(passed) == 1 else f"volumes {passed[0]} to {passed[-1]}"
             self.problems.append(
-                f"{name}: changed after {which} had been taken from it: it was not whole then, and what rests on it is doubtful "
-                f"(files are looked at for {self._whole.settle_s or 0.0:.2g} s from now on; let the export rename them into place)"
+                f"{name}: changed after {which} had been read from it: the file was incomplete then, and results from it are doubtful "
+                f"(files are watched for {self._whole.settle_s or 0.0:.2g} s from now on; let the export rename them into place)"
             )
 
     def _look_again(self, path: str, now_s: float, *, final: bool = False) -> None:
@@ -480,11 +483,8 @@ class FolderSource:
             self._give_up(path, waiting, f"{waiting.reason}; it never completed")
 
     def _wait(self, path: str, found: Waiting) -> None:
-        """Note a file that is not whole."""
-        if path in self._given_up:
-            self._given_up[path] = found
-        else:
-            self._waiting[path] = found
+        """Record a file that is not whole."""
+        (self._given_up if path in self._given_up else self._waiting)[path] = found
 
     def _give_up(self, path: str, waiting: Waiting, reason: str) -> None:
         """Name a file that is of no use, and go on looking at it from time to time."""

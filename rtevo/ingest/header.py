@@ -122,7 +122,7 @@ class SeriesHeader:
     study_date: str = field(default="", compare=False, repr=False)
 
     def sidecar(self, te_ms: float = 0.0, slice_times_s: NDArray[np.float64] | None = None) -> dict[str, Any]:
-        """Say of a run what BIDS has names for and the header tells (Brain Imaging Data Structure 1.10, MRI).
+        """Return a run's header information under the names of BIDS (Brain Imaging Data Structure 1.10, MRI).
 
         Parameters
         ----------
@@ -156,7 +156,7 @@ class SeriesHeader:
         return f"series {'?' if self.number is None else self.number} '{shown(self.description or self.protocol)}'"
 
     def made_beside(self, pattern: str = "") -> str:
-        """Say why a series is what scanners make beside or of a run, under its name; empty where it is not.
+        """Return why a series is one that scanners make beside or from a run, under its name; empty if it is not.
 
         Parameters
         ----------

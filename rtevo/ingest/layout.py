@@ -59,6 +59,8 @@ class Layout:
         if series.vendor == "GE" and not any(math.isfinite(part.acquired_s) for part in self.parts):
             return self._ge_times_s(series)
         moments = np.array([part.acquired_s for part in self.parts])
+        if len(moments) != len(self.order):  # a damaged file that holds several slices
+            return None
         times = (moments - moments.min())[self.order]
         return times.round(6) if np.isfinite(times).all() and times.max() > 0 else None
 

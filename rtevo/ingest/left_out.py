@@ -29,8 +29,8 @@ class LeftOut:
             self._refused += 1
             return
         self._refused_named = True
-        hint = " (it was acquired later: was the run started again under the same series? What comes of that is left out)" if later else ""
-        self.problems.append(f"{name}: its headers do not tell it from a volume that came before ({numbers}){hint}; left out")
+        hint = " (acquired later: was the run restarted under the same series? Its volumes are left out)" if later else ""
+        self.problems.append(f"{name}: by its headers it is the same as an earlier volume ({numbers}){hint}; left out")
 
     def unlike(self, index: int, error: str) -> None:
         """Name the first volume whose geometry is wrong in this way, and count the others."""
@@ -39,7 +39,7 @@ class LeftOut:
             self.problems.append(f"volume {index}: {error}; left out")
 
     def miss(self, index: int, came: int, known: bool) -> None:
-        """Note a gap: how many slices of it came, and whether a damaged file of it did."""
+        """Record a gap: how many slices of it came, and whether a damaged file of it did."""
         self._missed.append((index, came, known))
 
     def name_gaps(self, slices: int | None) -> None:
@@ -55,9 +55,9 @@ class LeftOut:
             self.problems.append(f"{which}: {came} of {slices} slices came" if most else f"{which}: never came{' whole' * known}")
 
     def name_repeated(self) -> None:
-        """Say how often what was named once came again."""
+        """Report how often an already reported problem came again."""
         if self._refused:
-            self.problems.append(f"{self._refused} more files whose headers do not tell them from volumes that came before; left out")
+            self.problems.append(f"{self._refused} more files that by their headers are the same as earlier volumes; left out")
             self._refused = 0
         for error, indices in self._unlike.items():
             if len(indices) > 1:

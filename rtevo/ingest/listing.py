@@ -112,8 +112,8 @@ class Listing:
         if max(self._files.round_s, self._quiet.round_s) > A_ROUND_S and not self._slow_named:
             self._slow_named = True
             self._problems.append(
-                f"{self._root}: {len(self.known)} files in {len(self._folders)} folders are too many to be looked at each "
-                f"within {A_ROUND_S:g} s: what comes where nothing came for long is seen late (watch a folder of fewer)"
+                f"{self._root}: {len(self.known)} files in {len(self._folders)} folders are too many to read within "
+                f"{A_ROUND_S:g} s: files in folders that were quiet for long are seen late (watch a folder with fewer files)"
             )
         return list(dict.fromkeys(found))
 
@@ -126,13 +126,13 @@ class Listing:
         return [os.path.join(self._overwritten, name) for name in folder.names] if folder else []
 
     def know(self, path: str, as_it_is: Signature) -> None:
-        """Note a file that was taken, or is of no further use."""
+        """Record a file that was used, or is of no further use."""
         if path not in self.known:
             self._fresh.append(path)
         self.known[path] = as_it_is
 
     def expect(self, path: str, as_it_is: Signature) -> None:
-        """Note what has become of a known file that is of no use now: it is not found changed again until it is."""
+        """Record the state of a known file that is of no use now: it is not reported as changed again until it is."""
         if path in self.known:
             self.known[path] = as_it_is
 
@@ -163,7 +163,7 @@ class Listing:
                 continue
             if folder.depth == 0 and self._reachable is not True:
                 if self._reachable is False:
-                    self._problems.append(f"{each}: can be reached again")
+                    self._problems.append(f"{each}: is accessible again")
                 self._reachable = True
 
     def _warm(self, stirred: list[str]) -> None:
@@ -185,7 +185,7 @@ class Listing:
             folder.retry_s = now_s + LOST_LOOK_S
         elif self._reachable:
             self._reachable = False
-            self._problems.append(f"{path}: cannot be reached ({error.strerror}); waiting for it")
+            self._problems.append(f"{path}: is not accessible ({error.strerror}); waiting for it")
 
     def _list(self, path: str, folder: _Folder, now_s: float, found: list[str], stirred: list[str]) -> list[str]:
         """Add a folder's files that were not there at the last look to `found`; returns the folders in it that were not.
@@ -235,15 +235,15 @@ class Listing:
         return inner
 
     def _refused(self, entry: os.DirEntry[str]) -> str:
-        """Say why a name is not looked at: it stands for no file, or is a link out of the watched folder; empty where it is."""
+        """Return why a name is skipped: it is no file, or a link out of the watched folder; empty if it is read."""
         if not entry.is_symlink():
-            return "" if entry.is_file() or entry.is_dir() else "neither a file nor a folder; not looked at"
+            return "" if entry.is_file() or entry.is_dir() else "neither a file nor a folder; skipped"
         if not os.path.exists(entry.path):  # it may lead somewhere later
             return ""
         target, root = os.path.realpath(entry.path), os.path.realpath(self._root)
         if self._confined and target != root and not target.startswith(root.rstrip("/") + "/"):
             return f"a link out of the watched folder ({shown(target)}); not followed"
-        return "" if os.path.isfile(target) or os.path.isdir(target) else "a link to neither a file nor a folder; not looked at"
+        return "" if os.path.isfile(target) or os.path.isdir(target) else "a link to neither a file nor a folder; skipped"
 
     def _goes_round(self, entry: os.DirEntry[str]) -> bool:
         """Whether a link leads to a folder that is looked into already."""

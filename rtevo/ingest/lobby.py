@@ -61,7 +61,7 @@ class Lobby:
         self._thread.start()
 
     def enter(self, connection: socket.socket, address: Any) -> None:
-        """Let a connection wait; it is closed where nothing comes of it."""
+        """Keep a connection waiting; it is closed if nothing comes of it."""
         with self._lock:
             self._entered.append(_Waiting(connection, address, time.monotonic() + WAIT_S))
         self._ringer.send(b"!")

@@ -35,7 +35,7 @@ class Places:
         self._step = 0  # greatest common divisor
 
     def add(self, number: int, place: int) -> bool:
-        """Note the number (from 1) and place of a file; returns whether the number of slices is known by that."""
+        """Record the number (from 1) and place of a file; return whether this determines the number of slices."""
         self._files[number] = place
         self._step = math.gcd(self._step, number - self._first.setdefault(place, number))
         if self.slices is None and self._step == len(self._first) * self.streams > self.streams:
@@ -48,7 +48,7 @@ class Places:
         return (number - 1 - self.offset) // (self.slices * self.streams) + 1
 
     def _settle(self, slices: int) -> None:
-        """Take the number of slices if it divides the files into volumes of different places, one of which is complete."""
+        """Set the number of slices if it divides the files into volumes of different places, one of which is complete."""
         offset = self._offset(slices)
         volumes: dict[int, list[int]] = {}
         for number, place in self._files.items():

@@ -6,7 +6,8 @@ A script connects a ZeroMQ REQ or DEALER socket and sends one message of two fra
    ``index`` counts from 0; ``dtype`` is NumPy's (integers and real numbers); ``affine`` maps voxel indices to RAS+ millimetres.
    Optional: ``order`` (``"C"``, the default, or ``"F"``: which index runs slowest or fastest in memory), ``acquired_s`` (acquisition
    time, seconds from any moment), ``slice_times_s`` (one for each slice, from 0 to the repetition time), ``series`` (name of the run),
-   ``token`` (any text, the same in all messages of a run: those with another one are refused, whoever sends them).
+   ``token`` (any text, the same in all messages of a run: those with another one are refused, whoever sends them). Where the session
+   combines echoes, ``echo_times_s`` (seconds) lists them, and ``shape`` and voxels have a first axis more, one for each.
 2. The voxels, as many bytes as shape and dtype say.
 
 The answer is JSON, and is given after everything was checked: ``{"ok": true}``, or ``{"ok": false, "error": "..."}``. With ``held`` in it
@@ -41,7 +42,6 @@ from typing import Any
 
 import numpy as np
 import zmq
-from numpy.typing import NDArray
 
 from rtevo.errors import DataError
 from rtevo.ingest.admission import DOMAIN, Admission
@@ -50,22 +50,20 @@ from rtevo.ingest.dicom import DicomFile
 from rtevo.ingest.gate import Gate
 from rtevo.ingest.header import SeriesHeader
 from rtevo.ingest.nifti import volume_file
+from rtevo.ingest.pushed import MAX_HEADER, data_of, header_of, series_of
 from rtevo.ingest.volume import Outcome, Volume
-from rtevo.outside import parse_json, shown
+from rtevo.outside import shown
 from rtevo.records import Grid
 from rtevo.wire import KeyFile
 
 __all__ = ["PushSource"]
 
 MAX_BYTES = 1 << 30  # of a message
-MAX_INDEX = 1_000_000
-MAX_HEADER = 1 << 16  # bytes of a message's first frame
 WIDEST = 16  # bytes of a voxel
 QUEUED = 1  # volumes of a connection that wait unread; the network holds back what is beyond
-LONGEST, LONGEST_NAME = 500, 200  # characters: of an answer, of a series and a token
+LONGEST = 500  # characters of an answer
 BATCH = 16  # messages taken in one poll
 CLOSE = 5  # volumes that one from another connection may be ahead of the run's last
-NAMES = {"index", "shape", "dtype", "affine", "tr_s", "order", "acquired_s", "slice_times_s", "series", "token"}
 
 
 class PushSource:
@@ -87,6 +85,8 @@ class PushSource:
         Returns the trigger's time on `clock_ns`, None before it: see :class:`rtevo.ingest.gate.Gate`. Without it nothing is held.
     most_voxels : int, optional
         Of a volume; a larger one is refused, and none is read that is larger than these take in the widest type.
+    echoes : int
+        So many echoes of each volume make a message.
     keys : wire.KeyFile, optional
         The support computer's: only senders whose keys it lists come in, encrypted. Without it only addresses are looked at.
 
@@ -117,6 +117,7 @@ class PushSource:
         confirm: bool = False,
         opened: Callable[[], int | None] | None = None,
         most_voxels: int | None = None,
+        echoes: int = 1,
         keys: KeyFile | None = None,
     ) -> None:
         self.problems: list[str] = []
@@ -126,7 +127,7 @@ class PushSource:
         self._patience_s = patience_s
         self._peers = {peer.removeprefix("@") for peer in peers}
         self._clock_ns = clock_ns
-        self._confirm, self._most_voxels = confirm, most_voxels
+        self._confirm, self._most_voxels, self._echoes = confirm, most_voxels, echoes
         self._gate = Gate(opened) if opened else None
         self._runs: list[_Run] = []  # those that came; one is taken
         self._run: _Run | None = None
@@ -135,7 +136,7 @@ class PushSource:
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._socket.set(zmq.LINGER, 1000)
         self._socket.set(zmq.RCVHWM, QUEUED)
-        self._socket.set(zmq.MAXMSGSIZE, MAX_BYTES if most_voxels is None else min(MAX_BYTES, WIDEST * most_voxels + MAX_HEADER))
+        self._socket.set(zmq.MAXMSGSIZE, MAX_BYTES if most_voxels is None else min(MAX_BYTES, WIDEST * most_voxels * echoes + MAX_HEADER))
         if self._admission is not None:
             self._socket.zap_domain = DOMAIN
         if keys is not None:
@@ -172,7 +173,10 @@ class PushSource:
 
     def sidecar(self, volume: Volume) -> dict[str, Any]:
         """What the script says of the run; as :meth:`rtevo.ingest.FolderSource.sidecar`."""
-        return self._run.assembler.series.sidecar(0.0, volume.slice_times_s) if self._run else {}
+        if self._run is None:
+            return {}
+        times = {"EchoTimes": list(self._run.echo_times_s)} if self._echoes > 1 else {}
+        return {**self._run.assembler.series.sidecar(0.0, volume.slice_times_s), **times}
 
     @property
     def before_trigger(self) -> int:
@@ -182,7 +186,7 @@ class PushSource:
         return max((run.assembler.volumes for run in self._runs), default=0)
 
     def poll(self) -> list[Volume]:
-        """Take the messages that came, without waiting.
+        """Read the messages that came, without waiting.
 
         Returns
         -------
@@ -197,7 +201,7 @@ class PushSource:
         return self._advance(final=False)
 
     def finish(self) -> list[Volume]:
-        """Take what came for all that will come: the rest of the volumes, with a gap for each that is missing."""
+        """Treat the messages so far as complete: return the rest of the volumes, with a gap for each missing one."""
         while self._take():
             pass
         return self._advance(final=True)
@@ -227,7 +231,7 @@ class PushSource:
         return volumes
 
     def _choose(self, final: bool) -> None:
-        """Take the first run that the trigger began; one that came before it only where it goes on, or nothing else is to come."""
+        """Choose the first run that the trigger began; one before the trigger only if it continues, or nothing else is to come."""
         gate = self._gate
         if not self._runs or (gate is not None and not gate.is_open() and not final):
             return
@@ -240,13 +244,13 @@ class PushSource:
         for run in self._runs:
             run.missed_trigger = bool(early[id(run)])
             if early[id(run)]:
-                what = f"{len(early[id(run)])} volumes that {run.label} pushed came before the trigger can have been theirs"
-                taken = "they go on, and are taken for the run; the trigger was probably missed: onsets are wrong"
-                self.problems.append(f"{what}: {taken if run is self._run else 'they are of another run, and are not taken'}")
+                what = f"{len(early[id(run)])} volumes that {run.label} pushed came too early for this trigger"
+                taken = "more follow, so they are used as the run; the trigger was probably missed: onsets are wrong"
+                self.problems.append(f"{what}: {taken if run is self._run else 'they are of another run, and are not used'}")
         self._runs = [self._run]
 
     def _take(self) -> bool:
-        """Take one message and answer it; False where there is none."""
+        """Read one message and answer it; False if there is none."""
         try:
             messages = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
         except zmq.Again:
@@ -267,19 +271,19 @@ class PushSource:
         return True
 
     def _read(self, frames: list[bytes], sender: bytes, address: str) -> dict[str, str]:
-        """Take a message; returns what the answer says besides that it was taken."""
-        header = _header(frames)
+        """Process a message; return what the answer reports besides its receipt."""
+        header = header_of(frames)
         if header.get("end") is True:
             if self._run is not None and not self._run.accepts(sender, header.get("token")):
-                raise DataError("end: expected it from the sender of the run, found another one")
+                raise DataError("end: expected it from the sender of the run, found another sender's")
             self.ended = True
             return {}
         if len(frames) != 2:
             raise DataError(f"expected two frames, JSON and voxels, found {len(frames)}")
-        data, grid = _data(header, frames[1])
-        if self._most_voxels is not None and data.size > self._most_voxels:
+        data, grid = data_of(header, frames[1], self._echoes)
+        if self._most_voxels is not None and math.prod(grid.shape) > self._most_voxels:
             raise DataError(f"shape: expected at most {self._most_voxels} voxels, found {grid.shape}: set [acquisition] largest")
-        series, index, times = _series(header), header["index"], header.get("slice_times_s")
+        series, index, times = series_of(header), header["index"], header.get("slice_times_s")
         file = volume_file(
             f"pushed volume {index}",
             series,
@@ -292,6 +296,7 @@ class PushSource:
         )
         file = replace(file, checksum=zlib.crc32(frames[1]))
         run = self._run_of(series, index, sender, header.get("token", ""), address)
+        run.check_echoes(tuple(header.get("echo_times_s", ())))
         self._check_time(run, index)
         run.check_grid(file, grid, self._clock_ns() / 1e9, self.problems)
         self._add(run, file, index)
@@ -302,7 +307,7 @@ class PushSource:
             said["warning"] = f"volume {index}: none of its voxels is a finite number"
             self.problems.append(f"pushed {said['warning']}")
         if self._run is None and self._gate is not None and not self._gate.is_open():
-            said["held"] = "the trigger has not been: it is judged once that is there"
+            said["held"] = "the trigger has not come yet: the volume is judged when it comes"
         return said
 
     def _run_of(self, series: SeriesHeader, index: int, sender: bytes, token: str, address: str) -> _Run:
@@ -314,7 +319,7 @@ class PushSource:
         if self._run is not None:
             self._run.explain(series, index, token)
         if index != 0:
-            raise DataError(f"index: expected 0, with which a run begins, found {index}: the rest of an earlier run?")
+            raise DataError(f"index: expected 0 as the first of a run, found {index}: the rest of an earlier run?")
         assembler = Assembler(series, patience_s=self._patience_s, first=0, confirm=self._confirm)
         return _Run(token, sender, f"{series.description!r} from {address}", assembler)
 
@@ -350,6 +355,19 @@ class _Run:
     refused: set[bytes] = field(default_factory=set)  # of which it turned out that they speak beside the first
     aside: DicomFile | None = None  # a volume that was refused because it lies elsewhere than the first
     missed_trigger: bool = False  # it was taken although it began before the trigger
+    echo_times_s: tuple[float, ...] = ()  # of the echoes of each volume, where they are combined
+
+    def check_echoes(self, times_s: tuple[float, ...]) -> None:
+        """Hold a message's echo times against the run's.
+
+        Raises
+        ------
+        DataError
+            They are others.
+        """
+        self.echo_times_s = self.echo_times_s or times_s
+        if times_s != self.echo_times_s:
+            raise DataError(f"echo_times_s: expected the run's, {list(self.echo_times_s)}, got {list(times_s)}")
 
     def accepts(self, sender: bytes, token: Any) -> bool:
         """Whether a sender is this run's."""
@@ -367,7 +385,7 @@ class _Run:
         return (sender not in self.refused and 0 < index <= last + CLOSE) or (index == 0 and last <= 0)
 
     def explain(self, series: SeriesHeader, index: int, token: str) -> None:
-        """Say why a message is not of this run.
+        """Raise an error that states why a message is not of this run.
 
         Raises
         ------
@@ -383,8 +401,8 @@ class _Run:
         if token != self.token:
             raise DataError(f"token: expected that of the run, {self.label}, found another one: another sender's, or an earlier run's")
         raise DataError(
-            f"index: volume {index} comes from another connection than the run, {self.label}, whose last volume was {self.assembler.last}: "
-            "the rest of an earlier run? (a token in each message says that several connections send one run)"
+            f"index: volume {index} comes from another connection than the run, {self.label}, with last volume {self.assembler.last}: "
+            "the rest of an earlier run? (a token in each message allows several connections to send one run)"
         )
 
     def check_grid(self, file: DicomFile, grid: Grid, now_s: float, problems: list[str]) -> None:
@@ -400,97 +418,11 @@ class _Run:
         if not difference:
             return
         if assembler.agreed:
-            raise DataError(f"its geometry is not the run's: {difference}")
+            raise DataError(f"its geometry differs from the run's: {difference}")
         other = aside.parts[0].grid if aside is not None else None
         if aside is None or other is None or aside.name == file.name or other.difference(grid):
             self.aside = file
-            raise DataError(f"its geometry is not the first volume's: {difference} (if the first was wrong, the next like this decides)")
+            raise DataError(f"its geometry differs from the first volume's: {difference} (if the first was wrong, the next volume decides)")
         self.aside = None
         assembler.add(aside, aside.parts[0], time.monotonic_ns(), now_s, aside.name)
-        problems.append(f"{aside.name}, which was refused, is taken after all: it lies where the one after it does, unlike the first")
-
-
-def _header(frames: list[bytes]) -> dict[str, Any]:
-    try:
-        header = parse_json(frames[0] if frames else b"", MAX_HEADER)
-    except DataError as error:
-        raise DataError(f"expected JSON in the first frame ({error})") from None
-    if not isinstance(header, dict):
-        raise DataError("expected a JSON object in the first frame")
-    return header
-
-
-def _data(header: dict[str, Any], voxels: bytes) -> tuple[NDArray[Any], Grid]:
-    """The volume and its grid, everything checked."""
-    if unknown := set(header) - NAMES:
-        raise DataError(f"expected the names {', '.join(sorted(NAMES))}; found {shown(', '.join(sorted(unknown)))}")
-    if missing := {"index", "shape", "dtype", "affine"} - set(header):
-        raise DataError(f"expected {', '.join(sorted(missing))}, found nothing")
-    index = header["index"]
-    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= MAX_INDEX:
-        raise DataError(f"index: expected a whole number from 0, got {shown(repr(index))}")
-    try:
-        if not all(isinstance(n, int) and not isinstance(n, bool) for n in header["shape"]):
-            raise DataError(f"shape: expected three whole numbers, got {shown(repr(header['shape']))}")
-        if any(isinstance(value, bool) for row in header["affine"] for value in row):
-            raise DataError(f"affine: expected numbers, got {shown(repr(header['affine']))}")
-        grid = Grid(tuple(header["shape"]), np.array(header["affine"], np.float64))
-        if not isinstance(header["dtype"], str):
-            raise TypeError(f"dtype: expected NumPy's name of one, got {shown(repr(header['dtype']))}")
-        dtype = np.dtype(header["dtype"])
-    except DataError:
-        raise
-    except Exception as error:  # NumPy reads a name of a type as it would read code
-        raise DataError(str(error)) from None
-    if dtype.kind not in "iuf":
-        raise DataError(f"dtype: expected integers or real numbers, got {shown(repr(header['dtype']))}")
-    needed = math.prod(grid.shape) * dtype.itemsize
-    if len(voxels) != needed:
-        raise DataError(f"expected {needed} bytes of voxels for shape {grid.shape} and dtype {dtype.str}, found {len(voxels)}")
-    _check_times(header, grid)
-    if header.get("order", "C") not in ("C", "F"):
-        raise DataError(f"order: expected C or F, got {shown(repr(header['order']))}")
-    return np.frombuffer(voxels, dtype).reshape(grid.shape, order=header.get("order", "C")), grid
-
-
-def _check_times(header: dict[str, Any], grid: Grid) -> None:
-    def is_number(value: Any) -> bool:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-    tr_s, acquired_s, times = header.get("tr_s"), header.get("acquired_s"), header.get("slice_times_s")
-    if tr_s is not None and not (is_number(tr_s) and tr_s > 0):
-        raise DataError(f"tr_s: expected > 0 seconds, got {shown(repr(tr_s))}")
-    if acquired_s is not None and not is_number(acquired_s):
-        raise DataError(f"acquired_s: expected seconds, got {shown(repr(acquired_s))}")
-    if times is not None and not (isinstance(times, list) and len(times) == grid.shape[2] and all(map(is_number, times))):
-        raise DataError(f"slice_times_s: expected {grid.shape[2]} numbers, got {shown(repr(times))}")
-    if times is not None and not (min(times) >= 0 and max(times) <= (math.inf if tr_s is None else tr_s)):
-        raise DataError(f"slice_times_s: expected 0 to tr_s ({tr_s} s), got {min(times)} to {max(times)}")
-
-
-def _series(header: dict[str, Any]) -> SeriesHeader:
-    tr_s, name = header.get("tr_s"), header.get("series", "")
-    for what in ("series", "token"):
-        if not isinstance(header.get(what, ""), str):
-            raise DataError(f"{what}: expected text, got {shown(repr(header[what]))}")
-        if len(header.get(what, "")) > LONGEST_NAME:
-            raise DataError(f"{what}: expected at most {LONGEST_NAME} characters, got {len(header[what])}")
-    return SeriesHeader(
-        uid=name,
-        study_uid="",
-        number=None,
-        description=name,
-        protocol="",
-        vendor="script",
-        model="",
-        kind="pushed",
-        image_type=(),
-        sequence="",
-        echo_planar=True,
-        spin_echo=False,
-        modality="MR",
-        tr_s=None if tr_s is None else float(tr_s),
-        volumes=None,
-        slices=None,
-        b_value=0.0,
-    )
+        problems.append(f"{aside.name}, refused before, is used after all: it agrees with the volume after it, unlike the first")

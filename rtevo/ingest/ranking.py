@@ -45,7 +45,7 @@ class Rank(IntEnum):
 
 
 def rank(series: SeriesHeader, component: str, echo: int, pattern: str | None) -> Rank:
-    """Say how fit a stream is to be the run: the one rule, for sessions as for ``python -m rtevo.ingest``.
+    """Return how well a stream fits as the run: the one rule, for sessions as for ``python -m rtevo.ingest``.
 
     A number or UID names one series, whatever it is; a name is also borne by what the scanner makes of the run: single-band references,
     series corrected for motion, maps, phase, logs of physiology. Those are taken last, unless their own word is part of the pattern.

@@ -74,7 +74,7 @@ def check_listening(address: str, port: int, *, dicom: bool = True) -> None:
 
 
 def reachable(address: str) -> str:
-    """Give an address at which this computer reaches what listens at `address` here."""
+    """Return an address at which this computer reaches what listens at `address` here."""
     return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
 
 
@@ -106,7 +106,7 @@ def echo(address: str, port: int, called: str, calling: str) -> float:
     began = time.monotonic()
     association = entity.associate(reachable(address), port, ae_title=called)
     if not association.is_established:
-        raise DataError(f"{called} at {address}, port {port}: no answer to C-ECHO: refused, or nobody listens")
+        raise DataError(f"{called} at {address}, port {port}: no answer to C-ECHO: refused, or no receiver listens")
     status = association.send_c_echo()
     took_s = time.monotonic() - began
     association.release()
@@ -338,7 +338,7 @@ class DicomReceiver:
             def admit(self, request: socket.socket, client_address: Any) -> None:
                 held = sum(other.requestor.address == client_address[0] for other in self.active_associations)
                 if held >= OF_ONE:
-                    receiver._note(f"{client_address[0]}: a connection was closed: {held} of its associations are open", alarm=True)
+                    receiver._note(f"{client_address[0]}: a connection was closed: {held} associations of it are open", alarm=True)
                     request.close()
                 else:
                     super().process_request(request, client_address)
@@ -356,7 +356,7 @@ class DicomReceiver:
         """Whether nobody is allowed to send from an address, which is named."""
         if not self._peers or any(peer.address in ("", address) for peer in self._peers):
             return False
-        self._note(f"closed a connection from {address}, from where no allowed peer sends ({self._allowed()})")
+        self._note(f"closed a connection from {address}: no allowed peer has this address ({self._allowed()})")
         return True
 
     def _allowed(self) -> str:
@@ -377,7 +377,7 @@ class DicomReceiver:
         if self._peers and not any(peer.allows(title, address) for peer in self._peers):
             known = any(peer.title == title for peer in self._peers)
             if known:
-                text = f"refused {title}@{address}: it is an allowed peer, but at another address; mend {self._allowed()}"
+                text = f"refused {title}@{address}: an allowed peer, but at another address; correct {self._allowed()}"
             else:
                 text = f"refused a sender that is not among the allowed peers: {title}@{address} ({self._allowed()})"
             self._note(text, alarm=known)
@@ -392,7 +392,7 @@ class DicomReceiver:
         if called != self._ae_title:
             what = f"which called {called!r}; this node is {self._ae_title!r}: set that name at the sender, or [acquisition] ae_title here"
         else:
-            what = f"because all {PLACES} places are taken by associations that were not closed; it has to send again"
+            what = f"because all {PLACES} places are taken by associations that were not closed; the sender must send again"
         self._note(f"refused {sender}, {what}", alarm=True)
 
     def _was_released(self, event: Any) -> None:
@@ -448,7 +448,7 @@ class DicomReceiver:
             self._under_way[id(event.assoc)] = own
             beyond = own > self._largest or sum(self._under_way.values()) > MOST_UNDER_WAY
         if beyond:
-            self._note(f"{event.assoc.requestor.address}: cut off: {own} bytes came of one object, expected at most {self._largest}")
+            self._note(f"{event.assoc.requestor.address}: cut off: {own} bytes of one object received, expected at most {self._largest}")
             if event.assoc.dul.socket is not None:
                 event.assoc.dul.socket.close()
 

@@ -31,6 +31,8 @@ class Replay:
         Which series, as for :func:`rtevo.ingest.describe`.
     tr_s : float, optional
         Repetition time in seconds; the header's if None.
+    echoes : int
+        So many echoes of each volume are delivered together; 1: the run's alone.
 
     Attributes
     ----------
@@ -45,11 +47,13 @@ class Replay:
         If there is no series to use, no repetition time, or `into` lies in `folder`.
     """
 
-    def __init__(self, folder: Path | str, into: Path | str, *, series: str | None = None, tr_s: float | None = None) -> None:
+    def __init__(
+        self, folder: Path | str, into: Path | str, *, series: str | None = None, tr_s: float | None = None, echoes: int = 1
+    ) -> None:
         self.source, self.target = Path(folder).resolve(), Path(into).resolve()
         if self.target.is_relative_to(self.source):
             raise DataError(f"replay into {self.target}: expected a folder outside the recording, {self.source}")
-        found = survey(self.source, series)
+        found = survey(self.source, series, echoes=echoes)
         if found.run is None:
             raise DataError(found.reason)
         tr_s = found.run.tr_s if tr_s is None else tr_s

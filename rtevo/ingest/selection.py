@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from rtevo.ingest.assembly import Assembler
 from rtevo.ingest.dicom import DicomFile
+from rtevo.ingest.echoes import RunEchoes
 from rtevo.ingest.gate import MOST_HELD, Gate
 from rtevo.ingest.header import Likeness, SeriesHeader
 from rtevo.ingest.parts import Part
@@ -74,6 +75,8 @@ class Selection:
         Whether a doubtful stream that was chosen may still give way to a better one that begins now.
     gate : Gate, optional
         Nothing is chosen before it is open, and nothing that came too early.
+    echoes : int
+        So many echoes of each volume make the run, the shortest ones; 1: the stream that is chosen is the run.
     """
 
     def __init__(
@@ -85,8 +88,10 @@ class Selection:
         confirm: bool = False,
         replaceable: Callable[[], bool] = lambda: False,
         gate: Gate | None = None,
+        echoes: int = 1,
     ) -> None:
         self.pattern = pattern
+        self.echoes = RunEchoes(echoes, patience_s)
         self.chosen: Stream | None = None
         self.streams: dict[StreamKey, Stream] = {}
         self.problems: list[str] = []
@@ -106,7 +111,7 @@ class Selection:
         self._advised = False
 
     def add(self, file: DicomFile, part: Part, closed_ns: int, now_s: float, name: str) -> str:
-        """Take one part of a file; returns its :class:`Outcome`. Parts of other streams than the chosen one are only counted."""
+        """Add one part of a file; return its :class:`Outcome`. Parts of other streams than the chosen one are only counted."""
         file = self._told_apart(file)
         part = self._place(file, part)
         stream = self._stream(file, part, now_s)
@@ -117,29 +122,29 @@ class Selection:
         if stream.key.uid in self._before and stream.key.uid not in self._still:
             self._still.add(stream.key.uid)
             self.problems.append(
-                f"{stream.label}: files still come, but it was there before the session, and is not taken unless it is named by number"
+                f"{stream.label}: files still come, but the series existed before the session: it is used only if named by number"
             )
         self._see_diffusion(stream, file.series, part)
-        if self.chosen not in (None, stream) and not self._may_follow(stream):
+        if self.chosen is not None and not self.of_run(stream) and not self._may_follow(stream):
             return Outcome.NEW
         if self.pattern is None and stream.likeness == Likeness.UNLIKELY:
             part = replace(part, pixels=None)
         outcome = stream.assembler.add(file, part, closed_ns, now_s, name)
         if outcome == Outcome.REFUSED and stream.assembler.begin_again(part.acquired_s):
             stream.assembler.problems[-1:] = [
-                f"{stream.label}: it was started again before any of its volumes was used; what came of it before is left out"
+                f"{stream.label}: the series was restarted before any of its volumes was used; its earlier volumes are left out"
             ]
             outcome = stream.assembler.add(file, part, closed_ns, now_s, name)
         return outcome
 
     def replace(self, file: DicomFile, closed_ns: int, name: str) -> list[int]:
-        """Take a file that changed after it was taken; returns the volumes of the run that had been passed on with what it held before."""
+        """Read a file again that changed after it was used; return the volumes of the run passed on with its earlier contents."""
         passed = []
         for part in file.parts:
             stream = self.streams.get(self._key(file, part))
-            if stream is not None and self.chosen in (None, stream):
+            if stream is not None and (self.chosen is None or self.of_run(stream)):
                 index = stream.assembler.replace(file, self._place(file, part), closed_ns, name)
-                passed += [index] if index is not None and stream is self.chosen else []
+                passed += [index] if index is not None and self.of_run(stream) else []
         return passed
 
     def _see_diffusion(self, stream: Stream, series: SeriesHeader, part: Part) -> None:
@@ -148,24 +153,37 @@ class Selection:
             stream.likeness, stream.why = series.likeness(part.component, part.echo)
             stream.series = replace(stream.series, b_value=series.b_value)
             if stream is self.chosen:
-                self.problems.append(f"{stream.label} is the run, and is {stream.why} (name the series to choose another)")
+                self.problems.append(f"{stream.label} is the run, though {stream.why} (name the series to choose another)")
 
     def _may_follow(self, stream: Stream) -> bool:
         """Whether a stream may still become the run in place of the one that was chosen."""
-        return self.chosen is not None and self._rank(stream) < self._rank(self.chosen) and self._replaceable()
+        together = [s for s in self.streams.values() if s.key[:2] == stream.key[:2]] if self.echoes.combined else [stream]
+        return self.chosen is not None and min(map(self._rank, together)) < self._rank(self.chosen) and self._replaceable()
 
     def expect(self, file: DicomFile) -> None:
-        """Note the volumes of a damaged file, whose header is there."""
+        """Record the volumes of a damaged file with a readable header."""
         file = self._told_apart(file)
         for part in file.parts:
             stream = self.streams.get(self._key(file, part))
-            if stream is not None and self.chosen in (None, stream):
+            if stream is not None and (self.chosen is None or self.of_run(stream)):
                 stream.assembler.expect(part)
 
     def in_run(self, file: DicomFile) -> bool:
         """Whether a file belongs to the chosen stream."""
         file = self._told_apart(file)
-        return self.chosen is not None and any(self._key(file, part) == self.chosen.key for part in file.parts)
+        return any(self._key_of_run(self._key(file, part)) for part in file.parts)
+
+    def of_run(self, stream: Stream) -> bool:
+        """Whether a stream is the chosen one, or another echo of it that is combined with it."""
+        return self._key_of_run(stream.key)
+
+    def _key_of_run(self, key: StreamKey) -> bool:
+        return self.chosen is not None and self.echoes.holds(key, self.chosen.key)
+
+    @property
+    def run(self) -> list[Stream]:
+        """The streams of the run, the shortest echo first."""
+        return sorted(filter(self.of_run, self.streams.values()), key=lambda stream: stream.key.te_ms)
 
     def index_of(self, file: DicomFile) -> int | None:
         """The first volume of the run that a file's headers name."""
@@ -173,7 +191,7 @@ class Selection:
         return min((index for index in indices if index is not None), default=None)
 
     def pass_over(self, known: Iterable[str] = ()) -> list[str]:
-        """Take none of the series that came so far, nor those of these UIDs; returns the labels of those that came."""
+        """Exclude the series that came so far, and those of these UIDs; return the labels of those that came."""
         self._before = {*known, *(stream.key.uid for stream in self.streams.values())}
         self._before_numbers = {key: list(map(_given, stream.assembler.numbers())) for key, stream in self.streams.items()}
         for stream in self.streams.values():
@@ -184,7 +202,7 @@ class Selection:
         """Whether a file's pixels may be those of the run."""
         keys = [self._key(file, part) for part in file.parts]
         if self.chosen is not None and not self._replaceable():
-            return self.chosen.key in keys or file.series.uid not in {key.uid for key in self.streams}
+            return any(map(self._key_of_run, keys)) or file.series.uid not in {key.uid for key in self.streams}
         ranks = [rank(file.series, part.component, part.echo, self.pattern) for part in file.parts]
         return any(each < Rank.LAST for each in ranks)
 
@@ -197,7 +215,7 @@ class Selection:
         return file.series.uid in self._numbered
 
     def was_there(self, file: DicomFile, now_s: float) -> None:
-        """Note a file that was there before :meth:`pass_over`: its series is not taken."""
+        """Record a file that existed before :meth:`pass_over`: its series is not used."""
         file = self._told_apart(file)
         for part in file.parts:
             self._before.add(self._key(file, part).uid)
@@ -210,7 +228,7 @@ class Selection:
         self._bases.pop(stream.key.uid, None)
         stream.files.clear()
         stream.assembler = Assembler(stream.series, patience_s=self._patience_s, first=self._first, confirm=self._confirm)
-        told = "was there before the session, and is started again under the same identifier: what comes now counts"
+        told = "existed before the session, and is restarted under the same identifier: volumes from now on count"
         self.problems.append(f"{stream.label}: {told}")
 
     def settle(self, now_s: float, *, final: bool = False) -> None:
@@ -231,8 +249,9 @@ class Selection:
         self._name_early()
         for other in found[1:]:
             self._name_rival(other)
+        self.echoes.begin_again()
         for stream in self.streams.values():
-            if stream is not self.chosen:
+            if not self.of_run(stream):
                 stream.assembler = Assembler(stream.series, patience_s=math.inf)  # lets its pictures go
 
     def _opens(self, now_s: float, gate: Gate) -> bool:
@@ -245,12 +264,12 @@ class Selection:
             uid, volumes = stream.key.uid, stream.assembler.volumes
             if uid not in self._held and self._rank(stream) < Rank.NEVER and volumes:
                 self._held.add(uid)
-                self.problems.append(f"{stream.label}: comes before the trigger; it is held until that is there, and judged then")
+                self.problems.append(f"{stream.label}: comes before the trigger; its volumes are held and judged when the trigger comes")
             if uid not in self._before and volumes > MOST_HELD:
                 self._before.add(uid)
                 self._still.add(uid)
                 stream.assembler = Assembler(stream.series, patience_s=math.inf)  # lets its volumes go
-                self.problems.append(f"{stream.label}: {volumes} volumes came before the trigger: it is another run, and is not taken")
+                self.problems.append(f"{stream.label}: {volumes} volumes came before the trigger: another run, not used")
         return False
 
     @property
@@ -266,16 +285,16 @@ class Selection:
         return self._gate.early(stream.assembler.begun(), stream.series.tr_s) if self._gate else []
 
     def _name_early(self) -> None:
-        """Say which series began before the trigger: those that are not taken, and the one that is nevertheless."""
+        """Report the series that began before the trigger: those left out, and the one used nevertheless."""
         for stream in self.streams.values():
             if stream.key.uid in self._before or not (early := self._early(stream)):
                 continue
             volumes = f"volume {early[0]}" if len(early) == 1 else f"{len(early)} volumes from {early[0]} on"
-            what = f"{stream.label}: {volumes} came before the trigger can have been theirs"
+            what = f"{stream.label}: {volumes} came too early for this trigger"
             if stream is self.chosen:
-                self.problems.append(f"{what}, and it goes on: it is taken for the run; the trigger was probably missed: onsets are wrong")
+                self.problems.append(f"{what}, and more follow: it is used as the run; the trigger was probably missed: onsets are wrong")
             else:
-                self.problems.append(f"{what}: it is another run's late end, and is not taken")
+                self.problems.append(f"{what}: the late end of another run, not used")
 
     @property
     def doubtful(self) -> bool:
@@ -283,15 +302,15 @@ class Selection:
         return self.chosen is not None and self._rank(self.chosen) > Rank.AT_ONCE and self._replaceable()
 
     def told(self) -> str:
-        """Which stream was chosen, and why; empty where none is yet."""
-        if self.chosen is None:
+        """Which stream was chosen, and why; empty where none is yet, or echoes of it have not come that are combined."""
+        if self.chosen is None or self.echoes.waiting:
             return ""
         stream, series = self.chosen, self.chosen.series
         tr = f", TR {series.tr_s:g} s" if series.tr_s else ""
         why = f"it is '{self.pattern}'" if self.pattern is not None else f"it looks functional: {stream.why}"
         if self.pattern is None and stream.likeness != Likeness.FUNCTIONAL:
             why = f"nothing looks more functional ({stream.why})"
-        return f"{stream.label} ({series.vendor} {series.kind}{tr}): {why}"
+        return f"{stream.label} ({series.vendor} {series.kind}{tr}{self.echoes.told}): {why}"
 
     def explain(self) -> str:
         """Why no stream was chosen."""
@@ -305,7 +324,7 @@ class Selection:
         return f"no series in it {wanted}; found {found}"
 
     def _told_apart(self, file: DicomFile) -> DicomFile:
-        """Give a series an identifier of its own where another number came with the same one before (some anonymisers do that)."""
+        """Give a series an identifier of its own if another number came with the same one before (some anonymisers do that)."""
         series = file.series
         first = self._numbered.setdefault(series.uid, series.number)
         if series.number is None or first is None or series.number == first:
@@ -370,7 +389,7 @@ class Selection:
 
     def _why_not(self, stream: Stream) -> str:
         if stream.key.uid in self._before:
-            return "was there before"
+            return "existed before the session"
         if self.pattern is None and stream.likeness == Likeness.POSSIBLE and stream.assembler.volumes < 2:
             return f"{stream.why}, and one volume only"
         return stream.why if self.pattern is None else "another name"
@@ -418,7 +437,7 @@ class Selection:
         return several and not final and now_s - stream.first_s >= waits_s
 
     def _name_rival(self, other: Stream) -> None:
-        """Say that another stream could have been the run."""
+        """Report that another stream could have been the run."""
         if self.chosen is None or self._rank(other) != Rank.AT_ONCE or other.key.uid == self.chosen.key.uid or self._may_follow(other):
             return
         series = self.chosen.series
@@ -427,7 +446,7 @@ class Selection:
             if not self._advised and (series.volumes or 2) > 1:
                 self._advised = True
                 self.problems.append(
-                    f"{other.label} and {self.chosen.label} hold one volume each, with a file for every slice, and nothing tells their "
+                    f"{other.label} and {self.chosen.label} hold one volume each, with a file for every slice, and nothing shows their "
                     "order (an 'interoperability' export?): have the scanner export the run as mosaics or in the enhanced form"
                 )
             return
@@ -435,17 +454,17 @@ class Selection:
             if other.series.study_uid not in self._strangers:
                 self._strangers.add(other.series.study_uid)
                 self.problems.append(
-                    f"{other.label} is of another study than the run, {self.chosen.label} (another participant?): not taken"
+                    f"{other.label} is of another study than the run, {self.chosen.label} (another participant?): not used"
                 )
             return
         names = (self.chosen.series.description, self.chosen.series.protocol)
         if (other.series.description, other.series.protocol) == names and _number(other.series) > _number(self.chosen.series):
             self.problems.append(
                 f"{other.label} has the name of the run, {self.chosen.label}, of which {self.chosen.assembler.volumes} volumes came: was "
-                "it started again? The run stays as it was (name the series to choose another)"
+                "the run restarted? The session keeps the first (name the series to choose another)"
             )
             return
-        self.problems.append(f"{other.label} could be the run too; the run is {self.chosen.label} (name the series to choose another)")
+        self.problems.append(f"{other.label} could also be the run; used is {self.chosen.label} (name the series to choose another)")
 
 
 def _given(numbers: dict[str, int]) -> dict[str, int]:

@@ -71,7 +71,7 @@ class SplitRuns:
         return series.uid, replace(part, numbers={**part.numbers, "moment": round(steps) + 1})
 
     def _begin(self, series: SeriesHeader, part: Part, place: Place, apart: set[str]) -> None:
-        """Take the first slice of a series for a further volume of a run, or for the first of another."""
+        """Assign the first slice of a series to a further volume of a run, or to the first of another."""
         for uid, run in self._runs.items():
             volume = self._continues(series, part, place, run) if run.single and uid not in apart else 0
             if volume and not any(member == (uid, volume) for member in self._members.values()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -138,13 +138,15 @@ def describe(folder: Path | str, series: str | None = None, progress: Progress |
     return found.run
 
 
-def survey(folder: Path | str, series: str | None = None, progress: Progress | None = None) -> Survey:
+def survey(folder: Path | str, series: str | None = None, progress: Progress | None = None, echoes: int = 1) -> Survey:
     """List what is in a folder.
 
     Parameters
     ----------
     folder, series, progress
         As for :func:`describe`.
+    echoes : int
+        So many echoes make the run: their files are named with its volumes.
 
     Returns
     -------
@@ -176,7 +178,15 @@ def survey(folder: Path | str, series: str | None = None, progress: Progress | N
         reason += "".join(f"\n  {problem}" for problem in problems[:10]) + ("\n  ..." if len(problems) > 10 else "")
     info = infos.get(run.key) if run and not reason else None
     run_volumes = volumes[run.key] if run and info else []
+    if echoes > 1 and run is not None:
+        run_volumes = _with_echoes(run_volumes, [each for key, each in volumes.items() if key[:2] == run.key[:2] and key != run.key])
     return Survey(info, run_volumes, list(infos.values()), problems, source.duplicates, extra, reason)
+
+
+def _with_echoes(volumes: list[Volume], others: list[list[Volume]]) -> list[Volume]:
+    """Add the other echoes' files to those of a run's volumes."""
+    files = {(volume.index, name): None for echo in (volumes, *others) for volume in echo for name in volume.files}
+    return [replace(volume, files=tuple(name for index, name in files if index == volume.index)) for volume in volumes]
 
 
 def _undecodable(folder: Path | str, run: Stream) -> str:

@@ -70,8 +70,7 @@ class Watch:
         if 0 < bright <= SETTLED_VOLUMES // 2 and np.ptp(later) / plateau < BRIGHTER / 2 and (np.diff(means[: bright + 1]) < 0).all():
             which = "volume 0" if bright == 1 else f"volumes 0 to {bright - 1}"
             self.problems.append(
-                f"{which}: up to {excess[0]:.0%} brighter than the volumes after: magnetisation was not yet in its steady state "
-                "(dummy volumes)"
+                f"{which}: up to {excess[0]:.0%} brighter than later volumes: magnetisation was not yet in its steady state (dummy volumes)"
             )
 
     def acquired_s(self, index: int, moment_s: float) -> float:
@@ -103,8 +102,8 @@ class Watch:
         few = 0 < len(self._steps) < MEASURED and not (self._coarse or self._whole_s or self._held)
         if few and self.tr_s and all(abs(step - self.tr_s) > AGREE * self.tr_s for step in self._steps):
             self._held = (
-                f"volumes were acquired {self._steps[0]:.6g} s apart by their headers, which is not the repetition time of {self.tr_s:g} "
-                "s; too few came to see what it is"
+                f"by the headers, volumes were acquired {self._steps[0]:.6g} s apart, unlike the repetition time of {self.tr_s:g} "
+                "s; too few came to determine it"
             )
         self.settle()
         self._steps.clear()
@@ -121,7 +120,7 @@ class Watch:
             self._named.add("clock")
             self._held = (
                 f"volume {index}: acquired {acquired_s:.3f} s after the first by its header, expected {index * tr_s:.3f} s at the "
-                f"repetition time of {tr_s:g} s (a clock that was set, or a pause)"
+                f"repetition time of {tr_s:g} s (was the clock set, or a pause?)"
             )
             if len(self._steps) > MEASURED:
                 self.settle()
@@ -142,6 +141,6 @@ class Watch:
         self._held = ""
         half = abs(measured_s / tr_s - 0.5) < HALF_TR
         said = f"half the repetition time of {tr_s:g} s: two volumes a repetition" if half else f"not the repetition time of {tr_s:g} s"
-        self.problems.append(f"volumes were acquired every {measured_s:g} s by their headers, {said}; {measured_s:g} s is taken")
+        self.problems.append(f"by the headers, volumes were acquired every {measured_s:g} s, {said}; {measured_s:g} s is used")
         self.tr_s = measured_s
         return True

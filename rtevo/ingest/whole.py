@@ -59,16 +59,14 @@ class Whole:
         return file.stored >= BLOCK and file.tail > self._tails.get(_kind(file), 0) + SLACK
 
     def doubt(self, file: DicomFile, modified_ns: int) -> str:
-        """Say why a file that is taken now may not be whole; empty where nothing speaks for that, as of the first of its kind."""
+        """Return why a file that is used now may not be whole; empty if nothing suggests that, as for the first of its kind."""
         if _kind(file) not in self._tails or not self.suspect(file) or self.wait_s(file, modified_ns) == 0:
             return ""
         usual = self._tails[_kind(file)]
-        return (
-            f"ends in {file.tail} bytes of zeros, others like it in {usual} at most: its writer may not have completed it; taken as it is"
-        )
+        return f"ends in {file.tail} bytes of zeros, others like it in at most {usual}: the file may be incomplete; used as it is"
 
     def finished(self, file: DicomFile, doubted: bool = False) -> None:
-        """Note what a file that was taken ends in, in doubt or not: what was never completed does not become usual."""
+        """Record how a used file ends, in doubt or not: an ending that was never completed does not become usual."""
         kind, tail = _kind(file), file.tail
         if doubted:
             before = self._doubted.setdefault(kind, [])
@@ -80,7 +78,7 @@ class Whole:
         self._tails[kind] = max(tail, self._tails.get(kind, 0))
 
     def changed(self, after_s: float) -> None:
-        """Note that a file changed so long after it had looked whole, s."""
+        """Record that a file changed so long after it had looked whole, s."""
         if self.settle_s is not None:
             self.settle_s = min(SUSPECT_S, max(self.settle_s, LEARNT * after_s))
 

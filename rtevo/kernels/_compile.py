@@ -25,8 +25,8 @@ import numba
 __all__ = ["COMPILING", "FASTMATH", "cache_folder", "cache_lock", "helper", "is_compiled", "kernel"]
 
 
-COMPILING = "the kernels are compiled, once on this computer: about half a minute; later starts load them"
-"""What is said where they are not there yet. It took 29 s of processor time, and loading 1.5 s."""
+COMPILING = "compiling the kernels, once on this computer: about half a minute; later starts load them"
+"""Message if the kernels are not compiled yet. Compiling took 29 s of processor time, loading 1.5 s."""
 UNUSED_S = 90 * 86400.0  # compiled code of other versions is kept this long
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}  # what vector sums need; NaN and infinity are honoured
 

@@ -156,7 +156,7 @@ def accumulate(flat, shape, quintic, matrix, gain, limit, rows, shares, first, l
 
 @kernel
 def advance(sums, total, centre, radius, inverse, last, matrix):  # type: ignore[no-untyped-def]
-    """Take one quasi-Newton step: solve for the motion that is left and put its inverse before `matrix`.
+    """Make one quasi-Newton step: solve for the remaining motion and put its inverse before `matrix`.
 
     Where the gain is far off, it alone is put right. The average slope of the biweight stands for the Hessian's loss where residuals
     are cut; what else is wrong with the Hessian (noise of the reference in it, cut residuals where it matters) is learned from step to

@@ -19,7 +19,7 @@ def average_linear(fields, matrix, parts, out):  # type: ignore[no-untyped-def]
     matrix : ndarray, float64 (4, 4)
         Voxel of the result to voxel of the fields.
     parts : tuple of int, (3,)
-        So many points along each axis of a voxel, symmetrically about its centre.
+        Number of points along each axis of a voxel, symmetrically about its centre.
     out : ndarray, float32 (x, y, z, n), C-ordered
         The means.
     """

@@ -131,7 +131,7 @@ def _first(knots):  # type: ignore[no-untyped-def]
 
 @kernel
 def expand(rows, knots_x, knots_y, knots_z, field, reference, expected):  # type: ignore[no-untyped-def]
-    """Put gains to a packed reference: expected = reference (1 + b).
+    """Apply gains to a packed reference: expected = reference (1 + b).
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def _project(rows, knots_x, knots_y, knots_z, residual, limit, reference, moment
 
 @kernel
 def refine(rows, knots_x, knots_y, knots_z, held, inverse, residual, limit, reference, field):  # type: ignore[no-untyped-def]
-    """Take one step of the gains towards what a residual shows, outliers cut by the biweight of :func:`rtevo.kernels.align.accumulate`.
+    """Make one step of the gains towards a residual, outliers cut by the biweight of :func:`rtevo.kernels.align.accumulate`.
 
     Parameters
     ----------

@@ -70,7 +70,7 @@ def predict(
 
 @kernel
 def correct(mean: Array, cov: Array, gain: Array, variance: Array, surprise: Array, size: int) -> None:
-    """Take the measurement into all models, in place.
+    """Update all models with the measurement, in place.
 
     Parameters
     ----------

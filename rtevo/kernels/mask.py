@@ -29,7 +29,7 @@ def otsu_threshold(values: NDArray[np.float32]) -> float:
 
 
 def brain_mask(volume: ArrayLike, affine: ArrayLike) -> NDArray[np.bool_]:
-    """Say which voxels of an EPI volume hold signal: smoothing, Otsu's threshold, largest connected part, holes filled.
+    """Return the voxels of an EPI volume with signal: smoothing, Otsu's threshold, largest connected part, holes filled.
 
     It keeps whatever is bright and connected, scalp included: a mask to average and to align by, not an anatomical segmentation.
 

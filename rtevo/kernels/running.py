@@ -19,7 +19,7 @@ def _add(volume, count, mean, squares):  # type: ignore[no-untyped-def]
 
 
 def running_moments(volume: NDArray[np.float32], count: int, mean: NDArray[np.float64], squares: NDArray[np.float64]) -> int:
-    """Take one more volume into the running mean and the running sum of squared deviations, in place.
+    """Add one volume to the running mean and the running sum of squared deviations, in place.
 
     Source: B. P. Welford (1962), Technometrics 4:419-420, doi:10.1080/00401706.1962.10490022: exact to rounding however far the mean
     lies from zero. NaN stays in the voxel that had it: leave such volumes out.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from rtevo.command import Parser, command
 from rtevo.errors import DataError
-from rtevo.latent import LatentSpace, draw, fit
+from rtevo.latent import Examples, LatentSpace, draw, fit
 from rtevo.latent.enough import enough
 from rtevo.outside import load_array, load_arrays, parse_json, read_apart
 
@@ -30,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
         "fit",
         help="principal components of a folder of pictures, or of embeddings",
         description="Find the principal components of the embeddings of pictures like those that are to be painted. Beside the space a "
-        "figure is drawn: the variance that the components explain, and pictures that the model paints along the first of them.",
+        "figure is drawn: the variance that the components explain, and pictures that the model paints along the first of them. Of a "
+        "folder of pictures up to 400 are kept in the space, small and with their names, for a report to say in them what drives a run.",
     )
     f.add_argument("source", type=Path, metavar="SOURCE", help="folder of pictures (all below it), or embeddings (.npy, n x e)")
     f.add_argument("--components", type=int, default=100, metavar="D", help="latent dimensions (default 100)")
@@ -62,6 +64,16 @@ def embeddings_of(options: argparse.Namespace) -> NDArray[np.float32]:
     from rtevo.generate.encode import encode_folder
 
     return encode_folder(source, options.model, options.device)
+
+
+def with_examples(space: LatentSpace, source: Path, embeddings: NDArray[np.float32]) -> LatentSpace:
+    """Keep some of a folder's pictures in the space made from them; embeddings have no known pictures."""
+    if not source.is_dir():
+        return space
+    from rtevo.generate.encode import pictures_below
+
+    points = (embeddings.astype(np.float64) - space.mean) @ space.components.T
+    return replace(space, examples=Examples.of_files(pictures_below(source), source, points))
 
 
 def imported(source: Path) -> tuple[LatentSpace, NDArray[np.float64]]:
@@ -133,6 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             embeddings = embeddings_of(options)
             space, explained = fit(embeddings, options.components, whitened=not options.plain)
+            space = with_examples(space, options.source, embeddings)
             if (found := enough(embeddings, options.components, np.random.default_rng(0))) is not None:
                 print(found)
         save(options, space, explained)

@@ -67,7 +67,7 @@ class Avoid:
             raise DataError(f"{path}: {problem}") from None
 
     def nearest(self, embeddings: ArrayLike) -> NDArray[np.float64]:
-        """Give the cosine distance of embeddings (n, e) to the nearest that is avoided, float64 (n,)."""
+        """Return the cosine distance of embeddings (n, e) to the nearest avoided one, float64 (n,)."""
         return np.asarray(1.0 - (_directions(np.asarray(embeddings, np.float64)) @ self._rows.T).max(axis=1), np.float64)
 
     def allowed(self, latents: ArrayLike) -> NDArray[np.bool_]:
@@ -102,7 +102,7 @@ class Avoid:
         return moved
 
     def _way(self, start: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Give the first allowed point on the way, by bisection; its length is that of the start."""
+        """Return the first allowed point on the way, by bisection; its length is that of the start."""
         length, low, high = np.linalg.norm(start), 0.0, 1.0
         point = (length * _directions(target)).astype(np.float32)
         best = point if self.allowed(point[np.newaxis])[0] else target.astype(np.float32)

@@ -1,4 +1,4 @@
-"""How many pictures and components are enough for a latent space: from the spectrum, and from pictures that were not seen.
+"""Sufficient numbers of pictures and components for a latent space: from the spectrum, and from unseen pictures.
 
 Components that carry more variance than those of the same numbers shuffled within each dimension are more than chance (parallel analysis:
 J. L. Horn 1965, doi:10.1007/BF02289447). How much of a picture that was not seen the components reconstruct is found by cross-validation;
@@ -16,7 +16,7 @@ __all__ = ["Enough", "enough"]
 
 Array = NDArray[np.float64]
 FEWEST = 20  # pictures, for anything to be said
-MOST = 3000  # pictures that are looked at, drawn at random
+MOST = 3000  # largest number of pictures used, drawn at random
 FOLDS, SHUFFLES = 5, 5
 GAINED = 0.02  # of the variance: what half of the pictures lack more than that, others may still add
 MOST_OF_IT = 0.9
@@ -24,7 +24,7 @@ MOST_OF_IT = 0.9
 
 @dataclass(frozen=True, eq=False)
 class Enough:
-    """What is known of a space's size.
+    """Findings on a space's size.
 
     Parameters
     ----------
@@ -33,9 +33,9 @@ class Enough:
     half : float
         The last of `unseen` where the fit had half of the pictures.
     above_chance : int
-        Components that carry more variance than chance, of at most as many as were looked at.
+        Components that carry more variance than chance, of at most as many as were used.
     pictures : int
-        That were looked at.
+        Number of pictures used.
     """
 
     seen: Array
@@ -46,7 +46,7 @@ class Enough:
 
     @property
     def most_of_it(self) -> int:
-        """So many components reconstruct nine tenths of what all of them do of pictures that were not seen."""
+        """Number of components that reconstruct nine tenths of what all of them do of unseen pictures."""
         return int(np.argmax(self.unseen >= MOST_OF_IT * self.unseen[-1])) + 1
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class Enough:
 
 
 def enough(embeddings: ArrayLike, components: int, rng: np.random.Generator) -> Enough | None:
-    """Say how many pictures and components are enough.
+    """Return how many pictures and components are enough.
 
     Parameters
     ----------

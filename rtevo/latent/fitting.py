@@ -1,4 +1,4 @@
-"""Making a latent space: principal components of embeddings, and a look at what they mean."""
+"""Making a latent space: principal components of embeddings, and a figure of them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fit(embeddings: ArrayLike, components: int, whitened: bool = True) -> tuple[
     Raises
     ------
     DataError
-        There are too few embeddings, or they are not finite, or all alike along a component that is asked for.
+        There are too few embeddings, or they are not finite, or all alike along a requested component.
     """
     rows = np.asarray(embeddings, np.float64)
     if rows.ndim != 2 or not np.isfinite(rows).all():

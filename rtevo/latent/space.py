@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rtevo.errors import DataError
+from rtevo.latent.examples import ARRAYS, Examples
 from rtevo.outside import load_arrays
 
 __all__ = ["ORTHONORMAL_TOLERANCE", "SCALINGS", "LatentSpace"]
@@ -45,6 +46,8 @@ class LatentSpace:
         Embedding units of one latent unit along each component, > 0. Default: ones.
     sd : ndarray, float32 (d,), optional
         Standard deviation along each component of the embeddings that the analysis has seen, >= 0; empty where it is not known.
+    examples : Examples, optional
+        Some of the pictures that the analysis has seen.
 
     Raises
     ------
@@ -56,6 +59,7 @@ class LatentSpace:
     components: NDArray[np.float32]
     scale: NDArray[np.float32] = field(default_factory=lambda: np.ones(0, np.float32))
     sd: NDArray[np.float32] = field(default_factory=lambda: np.ones(0, np.float32))
+    examples: Examples | None = None
 
     def __post_init__(self) -> None:
         mean = _numbers("mean", self.mean, 1)
@@ -72,6 +76,9 @@ class LatentSpace:
         sd = _numbers("sd", self.sd, 1)
         if len(sd) not in (0, len(components)) or (sd < 0).any():
             raise DataError(f"latent space: expected {len(components)} standard deviations >= 0, or none, got {sd}")
+        if self.examples is not None and self.examples.points.shape[1] != len(components):
+            found = self.examples.points.shape[1]
+            raise DataError(f"latent space: expected examples of {len(components)} numbers, one a component, got {found}")
         _check_orthonormal(components)
         for name, array in (("mean", mean), ("components", components), ("scale", scale), ("sd", sd)):
             array.setflags(write=False)
@@ -88,7 +95,7 @@ class LatentSpace:
         return len(self.mean)
 
     def first(self, n: int) -> LatentSpace:
-        """Give the space of the first `n` components.
+        """Return the space of the first `n` components.
 
         Raises
         ------
@@ -97,10 +104,11 @@ class LatentSpace:
         """
         if not 1 <= n <= self.latent_size:
             raise DataError(f"latent space: expected 1 to {self.latent_size} components, asked for {n}")
-        return LatentSpace(self.mean, self.components[:n], self.scale[:n], self.sd[:n])
+        examples = None if self.examples is None else self.examples.first(n)
+        return LatentSpace(self.mean, self.components[:n], self.scale[:n], self.sd[:n], examples)
 
     def scaled(self, how: str) -> LatentSpace:
-        """Give the space with its latents in other units.
+        """Return the space with its latents in other units.
 
         Parameters
         ----------
@@ -117,10 +125,10 @@ class LatentSpace:
         if how == "file":
             return self
         if how == "plain":
-            return LatentSpace(self.mean, self.components, sd=self.sd)
+            return LatentSpace(self.mean, self.components, sd=self.sd, examples=self.examples)
         if not len(self.sd) or self.sd.min() <= 0:
             raise DataError("latent space: cannot be whitened: it has no standard deviation > 0 along every component (made by `fit`)")
-        return LatentSpace(self.mean, self.components, self.sd, self.sd)
+        return LatentSpace(self.mean, self.components, self.sd, self.sd, self.examples)
 
     def to_embedding(self, latents: ArrayLike) -> NDArray[np.float32]:
         """Map latents to embeddings.
@@ -166,7 +174,7 @@ class LatentSpace:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LatentSpace:
-        """Read a latent space from an ``.npz`` file with ``mean``, ``components`` and, optionally, ``scale`` and ``sd``.
+        """Read a latent space from an ``.npz`` file with ``mean``, ``components`` and, optionally, ``scale``, ``sd`` and examples.
 
         Pickled objects are never loaded.
 
@@ -188,7 +196,8 @@ class LatentSpace:
         if missing:
             raise DataError(f"{path}: expected arrays mean and components, found {names}")
         try:
-            return cls(**found)
+            own = {name: array for name, array in found.items() if name in _KNOWN}
+            return cls(**own, examples=Examples.of(found))
         except DataError as problem:
             raise DataError(f"{path}: {problem}") from None
 
@@ -197,9 +206,10 @@ class LatentSpace:
         path = Path(path)
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-            for name in ("mean", "components", "scale", *(("sd",) if len(self.sd) else ())):
+            arrays = {name: getattr(self, name) for name in ("mean", "components", "scale", *(("sd",) if len(self.sd) else ()))}
+            for name, values in (arrays | ({} if self.examples is None else self.examples.arrays())).items():
                 array = io.BytesIO()
-                np.lib.format.write_array(array, np.ascontiguousarray(getattr(self, name)), allow_pickle=False)
+                np.lib.format.write_array(array, np.ascontiguousarray(values), allow_pickle=False)
                 archive.writestr(zipfile.ZipInfo(f"{name}.npy"), array.getvalue())  # ZipInfo: a fixed date
         partial = path.with_name(path.name + ".part")
         partial.write_bytes(buffer.getvalue())
@@ -238,7 +248,7 @@ class LatentSpace:
 def _arrays(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """Read the known arrays of an .npz file and list the names of all."""
     found = load_arrays(path)
-    return {name: array for name, array in found.items() if name in _KNOWN}, sorted(found)
+    return {name: array for name, array in found.items() if name in _KNOWN.union(ARRAYS)}, sorted(found)
 
 
 def _numbers(name: str, value: ArrayLike, dimensions: int) -> NDArray[np.float32]:

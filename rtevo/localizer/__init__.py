@@ -1,8 +1,8 @@
-"""A localizer: pictures of known categories, shown in blocks or one by one with a task, for a decoder to be fitted to.
+"""A localizer: pictures of known categories, shown in blocks or singly with a task, as training data for a decoder.
 
-It is a kind of session: volumes, presenter, record and console are the same; where images come from is a schedule that is fixed before
-the first volume. ``pictures``: the site's folder; ``order``: which category comes when; ``schedule``: which picture, for how long, with
-what after it; ``responses``: what the presses were. The command is :mod:`rtevo.localizer.__main__`.
+It is a kind of session: volumes, presenter, record and console are the same, but the images follow a schedule that is fixed before the
+first volume. ``pictures``: the site's folder; ``order``: the order of categories; ``schedule``: pictures, durations and fixations;
+``responses``: hits, misses and false alarms. The command is :mod:`rtevo.localizer.__main__`.
 """
 
 from rtevo.localizer.order import adjacent, balanced

@@ -24,28 +24,28 @@ __all__ = ["main"]
 def _parser() -> argparse.ArgumentParser:
     p = Parser(
         prog="python -m rtevo.localizer",
-        description="Show a folder of pictures, a subfolder for each category, in blocks or one by one, with a task, and record the "
-        "volumes: `rtevo decode fit RUN_FOLDER` makes a decoder of it. Without a folder a simulated participant sees a small built-in set.",
-        epilog="Ctrl-C ends a run properly: what was shown so far can be fitted.",
+        description="Show a folder of pictures, a subfolder for each category, in blocks or singly, with a task, and record the volumes: "
+        "`rtevo decode fit RUN_FOLDER` makes a decoder from the run. Without a folder, a simulated participant sees a small built-in set.",
+        epilog="Ctrl-C ends a run properly: the images shown so far can be fitted.",
     )
     p.add_argument(
         "session", nargs="?", type=Path, metavar="SESSION.toml", help="session file, with [localizer] in it; options override it"
     )
     p.add_argument("--folder", metavar="PICTURES", help="folder of pictures, a subfolder for each category, all of one size")
     p.add_argument("--design", choices=choices("localizer", "design"), help="blocks of one category, or single pictures")
-    p.add_argument("--task", choices=choices("localizer", "task"), help="what the participant answers")
+    p.add_argument("--task", choices=choices("localizer", "task"), help="the participant's task")
     p.add_argument("--repetitions", type=int, metavar="N", help="blocks of each category")
     p.add_argument("--participant", metavar="LABEL", help="BIDS label of the participant (default: the session file's, or sim)")
     p.add_argument("--session", dest="label", metavar="LABEL", help="BIDS label of the session (default: the session file's, or 01)")
     p.add_argument("--run", type=int, metavar="N", help="number of the run (default: one more than the last in sessions/)")
     p.add_argument("--out", metavar="DIR", help="output folder, must not exist yet (default: sessions/sub-02_ses-01_task-localizer_run-01)")
-    p.add_argument("--seed", type=int, metavar="N", help="another seed is another order")
+    p.add_argument("--seed", type=int, metavar="N", help="seed of the order")
     p.add_argument(
         "--speed", type=speed_of, metavar="X|max", help="time runs X times faster (simulate); max: as fast as the computer allows"
     )
-    p.add_argument("--check", action="store_true", help="no run: look at everything before the participant lies down")
+    p.add_argument("--check", action="store_true", help="no run: check everything before the participant lies down")
     p.add_argument(
-        "--wait", type=wait_of, metavar="S", default=WAIT_S, help="with --check: how long the presenter is waited for, s (default: 30)"
+        "--wait", type=wait_of, metavar="S", default=WAIT_S, help="with --check: how long to wait for the presenter, s (default: 30)"
     )
     p.add_argument("--json", action="store_true", help="with --check: print JSON")
     p.add_argument(
@@ -78,7 +78,7 @@ def _overrides(options: argparse.Namespace) -> dict[tuple[str, str], Any]:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    """Prepare the run, and say which it is and how long it takes."""
+    """Prepare the run, and print its number and duration."""
     config = counted(load(options.session, _overrides(options)), fixed=options.run is not None)
     if words := said(config):
         print(f"rtevo: {words}", file=sys.stderr)
@@ -88,12 +88,12 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status, as that of ``rtevo.run``.
+    """Run the command line, and return the exit status, as for ``rtevo.run``.
 
     Parameters
     ----------
     arguments : sequence of str, optional
-        Of the command; None: those of the process, which ends with it, so that no signal can change its exit status afterwards.
+        Arguments of the command; None: those of the process, which then exits, so that no later signal changes the exit status.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING)

@@ -1,4 +1,4 @@
-"""In which order categories come: balanced in position, and in what comes before what."""
+"""Order of the categories: balanced in position and in succession."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 
 __all__ = ["adjacent", "balanced"]
 
-TRIES = 200  # orders of the rounds, of which the one with the fewest neighbours alike is taken
+TRIES = 200  # orders of the rounds that are tried; the one with the fewest equal neighbours is used
 
 Order = list[list[int]]
 
 
 def _square(categories: int) -> Order:
-    """Rows in which each category is at each place, and after each other, equally often.
+    """Return rows in which each category is at each place, and after each other category, equally often.
 
     Williams (1949), Australian Journal of Chemistry 2:149-168, doi:10.1071/CH9490149: `categories` rows for an even number of them; for an
     odd one, twice as many.
@@ -28,7 +28,7 @@ def _square(categories: int) -> Order:
 
 
 def adjacent(rounds: Sequence[Sequence[int]]) -> int:
-    """Count the places at which one category follows itself."""
+    """Return how often a category follows itself."""
     flat = [category for row in rounds for category in row]
     return sum(a == b for a, b in pairwise(flat))
 
@@ -45,12 +45,12 @@ def balanced(categories: int, rounds: int, rng: np.random.Generator) -> Order:
     Returns
     -------
     list of list of int
-        For each round the categories, each once. In every position each category comes equally often where `rounds` is a multiple of
-        `categories`, and else differs by one at most. Within rounds each follows each other equally often where `rounds` is a multiple of
-        the rows of a Williams square (`categories`, or twice as many where their number is odd).
+        For each round the categories, each once. If `rounds` is a multiple of `categories`, each category is at every position equally
+        often; else the counts differ by one at most. Within rounds, each category follows each other equally often if `rounds` is a
+        multiple of the rows of a Williams square (`categories`, or twice as many if their number is odd).
     """
     square = _square(categories)
-    half = len(square) // categories  # 2 where the rows come in two halves, each of which is balanced in position
+    half = len(square) // categories  # 2 if the rows are two halves, each of which is balanced in position
     best: Order = []
     for _ in range(TRIES):
         names = rng.permutation(categories)

@@ -1,4 +1,4 @@
-"""The site's pictures: a folder with a subfolder for each category, looked at as a whole before anything starts."""
+"""The site's pictures: a folder with a subfolder for each category, checked as a whole before the start."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rtevo.wire import MAX_PIXEL_BYTES, MAX_SIDE
 __all__ = ["BUILT_IN", "MARK", "Picture", "load_pixels", "marked", "read_folder"]
 
 BUILT_IN = Path(__file__).resolve().parents[1] / "assets" / "localizer"
-"""Pictures for rehearsals, which the built-in model has painted: `build/localizer_pictures.py`."""
+"""Pictures for rehearsals, painted by the built-in model: `build/localizer_pictures.py`."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 MARK = (230, 20, 20)
-"""Colour of the dot that is to be detected."""
-MARK_SHARE = 0.06  # of the picture's height, the dot's radius
+"""Colour of the dot to detect."""
+MARK_SHARE = 0.06  # radius of the dot, of the picture's height
 MOST_TOLD = 5
 
 Pixels = NDArray[np.uint8]
@@ -38,10 +38,10 @@ class Picture:
     Parameters
     ----------
     category : str
-        Its subfolder.
+        Name of its subfolder.
     path : Path
     sha256 : str
-        Of the file.
+        Digest of the file.
     size : (int, int)
         Height, width.
     """
@@ -58,12 +58,12 @@ class Picture:
 
 
 def load_pixels(path: Path, background: Sequence[float] = (0.5, 0.5, 0.5)) -> Pixels:
-    """Read a picture as it is to be shown, uint8 (H, W, 3): upright, and what is transparent in it as the screen's background.
+    """Return a picture as shown, uint8 (H, W, 3): upright, with transparent parts in the colour of the screen's background.
 
     Raises
     ------
     DataError
-        It is no picture, or too large.
+        The file is not a picture, or too large.
     """
     from PIL import Image, ImageOps
 
@@ -83,12 +83,12 @@ def load_pixels(path: Path, background: Sequence[float] = (0.5, 0.5, 0.5)) -> Pi
                 return np.array(Image.alpha_composite(behind, upright.convert("RGBA")).convert("RGB"))
     except DataError:
         raise
-    except Exception as error:  # whatever Pillow's many readers raise
+    except Exception as error:  # Pillow's readers raise errors of many kinds
         raise DataError(f"{path}: expected a picture, found something else ({shown(error)})") from None
 
 
 def marked(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """Paint the dot that is to be detected somewhere into the middle of a picture; returns a copy."""
+    """Return a copy of a picture with the dot to detect at a random place in its middle."""
     height, width, _ = pixels.shape
     radius = MARK_SHARE * height
     y, x = rng.uniform(0.25 * height, 0.75 * height), rng.uniform(0.25 * width, 0.75 * width)
@@ -99,14 +99,14 @@ def marked(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def read_folder(folder: Path, background: Sequence[float] = (0.5, 0.5, 0.5)) -> dict[str, list[Picture]]:
-    """Look at every picture of a folder.
+    """Check every picture of a folder.
 
     Parameters
     ----------
     folder : Path
-        With a subfolder for each category. What is no picture by its name is passed over, and so is what begins with a dot.
+        Folder with a subfolder for each category. Files without a picture's suffix, and names that begin with a dot, are ignored.
     background : sequence of float, (3,)
-        Of the screen, 0 to 1.
+        Colour of the screen, 0 to 1.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def read_folder(folder: Path, background: Sequence[float] = (0.5, 0.5, 0.5)) -> 
     Raises
     ------
     ConfigError
-        With every mistake found: fewer than two categories, names that cannot be used, pictures that cannot be read, several sizes.
+        With all mistakes: fewer than two categories, unusable names, unreadable pictures, different sizes.
     """
     where = f"[localizer] folder: {folder}"
     try:
@@ -128,7 +128,7 @@ def read_folder(folder: Path, background: Sequence[float] = (0.5, 0.5, 0.5)) -> 
         found = f"only {subfolders[0].name}" if subfolders else "no subfolder"
         raise ConfigError(f"{where}: expected a subfolder for each of two or more categories, with its pictures in it, found {found}")
     mistakes = [
-        f"{where}: a category is called by its subfolder: expected letters, digits, _ . and -, found {shown(repr(path.name))}"
+        f"{where}: a subfolder names its category: expected letters, digits, _ . and -, found {shown(repr(path.name))}"
         for path in subfolders
         if not NAME.fullmatch(path.name)
     ]
@@ -145,7 +145,7 @@ def read_folder(folder: Path, background: Sequence[float] = (0.5, 0.5, 0.5)) -> 
 
 
 def _read(category: str, files: Sequence[Path], background: Sequence[float], mistakes: list[str]) -> list[Picture]:
-    """Read the pictures of a category; what is wrong with them is added to `mistakes`, up to a few."""
+    """Read the pictures of a category; add their first few mistakes to `mistakes`."""
     found, wrong = [], []
     for file in files:
         try:
@@ -161,7 +161,7 @@ def _read(category: str, files: Sequence[Path], background: Sequence[float], mis
 
 
 def _sizes(where: str, pictures: Sequence[Picture]) -> list[str]:
-    """Say where pictures are not all of one size: they would differ in visual angle, or in sharpness."""
+    """Return a mistake if pictures differ in size: they would differ in visual angle or sharpness."""
     sizes: dict[tuple[int, int], list[str]] = {}
     for picture in pictures:
         sizes.setdefault(picture.size, []).append(picture.name)
@@ -171,5 +171,5 @@ def _sizes(where: str, pictures: Sequence[Picture]) -> list[str]:
     others = [f"{names[0]} has {width} x {height}" for (height, width), names in sizes.items() if (height, width) != usual]
     return [
         f"{where}: expected pictures of one size, as {usual[1]} x {usual[0]} of most, found others: {'; '.join(others[:MOST_TOLD])} "
-        "(bring them to one size first, so that what the participant sees differs in nothing but its category)"
+        "(resize them first, so that pictures differ in nothing but their category)"
     ]

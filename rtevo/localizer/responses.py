@@ -1,4 +1,4 @@
-"""What the participant's presses were: hits, misses and false alarms."""
+"""The participant's presses: hits, misses and false alarms."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from statistics import median
 __all__ = ["EARLIEST_S", "Task", "judge"]
 
 EARLIEST_S = 0.15
-"""Nobody answers what appeared so shortly before, s."""
+"""Shortest possible response time, s."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """How a task was done.
+    """Results of a task.
 
     Parameters
     ----------
     targets : tuple of float
-        For each target that was shown the time from its onset to the press, s; NaN where there was none.
+        For each target shown, the time from its onset to the press, s; NaN: no press.
     false_alarms : tuple of int
-        Numbers of the images, as they were given, during or after which a press came that answers no target; -1: before the first.
+        For each press that answers no target, the index of the image during or after which it came; -1: before the first.
     """
 
     targets: tuple[float, ...]
@@ -30,44 +30,44 @@ class Task:
 
     @property
     def hits(self) -> int:
-        """Targets that were answered."""
+        """Number of answered targets."""
         return sum(not math.isnan(taken_s) for taken_s in self.targets)
 
     @property
     def misses(self) -> int:
-        """Targets that were not."""
+        """Number of unanswered targets."""
         return len(self.targets) - self.hits
 
     @property
     def response_s(self) -> float | None:
-        """Median time of the answers, s; None where there are none."""
+        """Median response time, s; None: no answers."""
         known = [taken_s for taken_s in self.targets if not math.isnan(taken_s)]
         return median(known) if known else None
 
     def words(self) -> str:
-        """Say it in a line."""
+        """Return the results in one line."""
         time = "" if self.response_s is None else f", {self.response_s:.2f} s"
         return f"{self.hits} of {len(self.targets)} targets answered{time}; {len(self.false_alarms)} false alarms"
 
 
 def judge(onsets_s: Sequence[float], targets: Sequence[bool], presses_s: Sequence[float], response_s: float) -> Task:
-    """Judge the presses of a run.
+    """Classify the presses of a run.
 
     Parameters
     ----------
     onsets_s : sequence of float
-        Of the images that were shown, rising.
+        Onsets of the images shown, ascending.
     targets : sequence of bool
-        Which of these are targets.
+        Whether each image is a target.
     presses_s : sequence of float
-        On the same clock.
+        Presses, on the same clock.
     response_s : float
-        A press counts for a target that appeared at most so long before, and at least `EARLIEST_S`.
+        Longest time from a target to a press that answers it; the shortest is `EARLIEST_S`.
 
     Returns
     -------
     Task
-        The first press that a target can have is its answer; a press answers one target, the first that waits for it.
+        The first press within the window of a target is its answer; a press answers only one target, the first that waits.
     """
     times = {k: math.nan for k, target in enumerate(targets) if target}
     false: list[int] = []

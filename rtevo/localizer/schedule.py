@@ -1,4 +1,4 @@
-"""Which picture comes when, for how long, and what comes after it: all of it is fixed before the first volume."""
+"""The schedule: pictures, durations and fixations, all fixed before the first volume."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from rtevo.localizer.pictures import Picture
 __all__ = ["TAIL_S", "Trial", "length_s", "make_schedule"]
 
 TAIL_S = 12.0
-"""Fixation after the last picture, at least, s: its response is measured too."""
+"""Shortest fixation after the last picture, s: its response is measured too."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One picture in its place. In the log it is the image of generation `block` and candidate `place`.
+    """One picture of the schedule. In the log it is the image of generation `block` and candidate `place`.
 
     Parameters
     ----------
     block, place : int
-        Number of the block, and of the picture in it, 0 = first. Single pictures are blocks of one (of two, where one is repeated).
+        Number of the block, and of the picture in it, 0 = first. Single pictures are blocks of one (of two, if the picture is repeated).
     category, file : str
         Subfolder and name of the picture.
     sha256 : str
-        Of the picture's file.
+        Digest of the picture's file.
     image_s, washout_s : float
-        How long it stays, and the fixation after it, s.
+        Duration of the picture, and of the fixation after it, s.
     target : bool
-        It is to be answered: the picture before, once more, or one with a dot.
+        A target to answer: a repetition of the previous picture, or a picture with a dot.
     """
 
     block: int
@@ -57,12 +57,12 @@ class Trial:
         return f"{self.category}/{self.file}"
 
     def fields(self) -> dict[str, Any]:
-        """As the log holds it."""
+        """Return the trial as plain values, for the log."""
         return asdict(self)
 
 
 class _Deck:
-    """Pictures of one category, drawn so that none comes again before all have come."""
+    """Pictures of one category, drawn without repetition until all have been drawn."""
 
     def __init__(self, pictures: Sequence[Picture], rng: np.random.Generator) -> None:
         self._all, self._rng = list(pictures), rng
@@ -70,13 +70,13 @@ class _Deck:
         self._last: Picture | None = None
 
     def draw(self, count: int) -> list[Picture]:
-        """Draw different pictures; the first is not the one that was drawn last."""
+        """Draw different pictures; the first is not the last one drawn before."""
         drawn: list[Picture] = []
         while len(drawn) < count:
             if (found := self._next(drawn)) is None:
                 self._left += [self._all[k] for k in self._rng.permutation(len(self._all)) if self._all[k] not in self._left]
                 found = self._next(drawn)
-            assert found is not None  # there are at least `count`, and two
+            assert found is not None  # there are at least `count` and at least two
             self._left.remove(found)
             drawn.append(found)
             self._last = found
@@ -111,7 +111,7 @@ def make_schedule(settings: Localizer, categories: Mapping[str, Sequence[Picture
     needed = 2 if events else size
     if few := [f"{name} {len(categories[name])}" for name in names if len(categories[name]) < needed]:
         raise ConfigError(
-            f"[localizer] folder: expected at least {needed} pictures in each category, as no picture is in a block twice, found: "
+            f"[localizer] folder: expected at least {needed} pictures in each category, because no picture is in a block twice, found: "
             f"{', '.join(few)} (add pictures{'' if events else ', or fewer [localizer] block_images'})"
         )
     rounds = settings.repetitions * (settings.block_images if events else 1)
@@ -126,7 +126,7 @@ def make_schedule(settings: Localizer, categories: Mapping[str, Sequence[Picture
 
 
 def _targets(settings: Localizer, order: Sequence[str], size: int, rng: np.random.Generator) -> list[list[int]]:
-    """Draw the places of each block that are to be answered: as many in every category, and about as many in its blocks."""
+    """Draw the targets' places in each block: equally many in every category, and about equally many in its blocks."""
     chosen: list[list[int]] = [[] for _ in order]
     if settings.task == "none":
         return chosen
@@ -142,11 +142,11 @@ def _targets(settings: Localizer, order: Sequence[str], size: int, rng: np.rando
 
 
 def _places(size: int, count: int, repeats: bool, rng: np.random.Generator) -> list[int]:
-    """Draw places that are no neighbours; the first picture of a block repeats nothing, a single one may come twice."""
+    """Draw places that are not neighbours; a block's first picture cannot repeat another, a single picture may come twice."""
     if size == 1:
         return [1 if repeats else 0] * min(count, 1)
     first = 1 if repeats else 0
-    slots = size - first - count + 1  # drawn without neighbours: from so many places, and then moved apart
+    slots = size - first - count + 1  # draw from fewer places, then move the drawn places apart
     count = min(count, slots)
     drawn = sorted(rng.permutation(slots)[:count].tolist())
     return [first + place + k for k, place in enumerate(drawn)]
@@ -155,7 +155,7 @@ def _places(size: int, count: int, repeats: bool, rng: np.random.Generator) -> l
 def _block(
     settings: Localizer, block: int, name: str, deck: _Deck, size: int, targets: Sequence[int], rng: np.random.Generator
 ) -> list[Trial]:
-    """Make one block: its pictures, and what comes after each."""
+    """Return one block: its pictures, and the fixation after each."""
     repeats, events = settings.task == "one-back", settings.design == "events"
     count = max([size, *(place + 1 for place in targets)])
     drawn = iter(deck.draw(count - (len(targets) if repeats else 0)))
@@ -177,5 +177,5 @@ def _block(
 
 
 def length_s(trials: Sequence[Trial], baseline_s: float) -> float:
-    """Return how long a schedule takes from the first volume on, s."""
+    """Return the duration of a schedule from the first volume, s."""
     return baseline_s + sum(trial.image_s + trial.washout_s for trial in trials)

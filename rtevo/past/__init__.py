@@ -1,1 +1,1 @@
-"""How a recorded session is gone through again: its evolution, its decoding, taking it up, computing it anew."""
+"""Replaying a recorded session: its evolution and its decoding, to resume or to recompute it."""

@@ -1,4 +1,4 @@
-"""A recorded session beside what was computed from it again: figures, a table, a picture."""
+"""Comparison of a recorded session with its recomputation: figures, a table, a picture."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ INK, ACCENT, SECOND = "#1b1f24", "#0b6e75", "#c2571a"
 
 
 def _rows(session: RecordedSession) -> dict[Key, dict[str, float]]:
-    """What is known of each candidate, NaN for what is not; probes are left out."""
+    """Return a table of the candidates, NaN: unknown; probes are left out."""
     shown = [row for row in session.rows if row.get("probe") is None]
     names = ("score", "score_se", "fitness")
     return {(row["generation"], row["candidate"]): {name: float(row.get(name, math.nan)) for name in names} for row in shown}
 
 
 def _selected(rows: dict[Key, dict[str, float]]) -> set[Key]:
-    """The better half of each generation: those whose fitness is above its median."""
+    """Return the better half of each generation: the candidates with fitness above its median."""
     chosen: set[Key] = set()
     for generation in {g for g, _ in rows}:
         own = {key: row["fitness"] for key, row in rows.items() if key[0] == generation and not math.isnan(row["fitness"])}
@@ -121,12 +121,12 @@ def _draw(
     alike: dict[Key, float],
     path: Path,
 ) -> None:
-    """Scores then against now; what evolution would have asked for; the fittest images of both."""
+    """Draw recorded against new scores; the latents that evolution would have requested; the fittest images of both."""
     from matplotlib.figure import Figure
     from PIL import Image
 
     figure = Figure(figsize=(12, 4.6), dpi=110, facecolor="white", layout="constrained")
-    figure.suptitle(f"{out.name} computed again: " + ("; ".join(result["changed"]) or "same settings"), fontsize=9, x=0.01, ha="left")
+    figure.suptitle(f"{out.name} recomputed: " + ("; ".join(result["changed"]) or "same settings"), fontsize=9, x=0.01, ha="left")
     scatter, course, fittest = figure.subplots(1, 3, width_ratios=[1.2, 1.2, 1])
     kind = np.array([(key in chosen[0]) + 2 * (key in chosen[1]) for key in keys])
     for value, color, label in (
@@ -142,9 +142,9 @@ def _draw(
     course.plot([key[0] for key in alike], list(alike.values()), "o", color=ACCENT, alpha=0.5, markersize=4)
     course.set(
         xlabel="generation",
-        ylabel="cosine of what was asked for then and now",
+        ylabel="cosine of recorded and new latents",
         ylim=(-1.05, 1.05),
-        title="What evolution would have asked for",
+        title="Latents that evolution would have requested",
     )
     course.xaxis.get_major_locator().set_params(integer=True)
     fittest.set_axis_off()

@@ -1,4 +1,4 @@
-"""A recorded session's volumes decoded again, so that the decoder stands where it stood."""
+"""Decoding a recorded session's volumes again, to restore the decoder's state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rtevo.decode import Score
 from rtevo.errors import DataError, DecoderError
 from rtevo.place import Verdict
-from rtevo.record import AlignedRecord, EventRecord, Part, PlacementRecord, Record, VolumeRecord, parts, volume_path
+from rtevo.record import AlignedRecord, EventRecord, Part, PlacementRecord, Record, VolumeRecord, parts, read_volume, volume_path
 from rtevo.records import Decision, EventKind, RunClock, VolumeFlag
 from rtevo.session.decoding import Aligned, Decide, Decoding
 from rtevo.session.placing import Attempt
@@ -21,63 +21,63 @@ __all__ = ["Again"]
 
 
 class Again:
-    """Decode recorded parts of a session again, from the volumes that were kept.
+    """Decode recorded parts of a session again, from the saved volumes.
 
-    A volume that could not be saved, or whose record is lost, counts as missing. Placements are made anew, and decided as they
-    were; where nothing was decided (sessions of 0.1) the first is accepted.
+    A volume that could not be saved, or whose record is lost, counts as missing. Placements are computed again, and decided as
+    recorded; without recorded decisions (sessions of 0.1) the first is accepted.
 
     Parameters
     ----------
     out : Path
         The session's folder.
     log : sequence of Record
-        Of the parts; the first one is where the decoder was new.
+        Records of the parts; the decoder was new at the first one.
     make : callable
-        Called with the number of a part's first volume and with how placements are decided, gives a fresh `Decoding`.
+        Called with the number of a part's first volume and the function that decides placements; returns a new `Decoding`.
     kept : bool
-        Another part follows in which the decoder's state is kept: the last images of this one get their last word.
+        Another part follows that keeps the decoder's state: the last images of this part get their final scores.
 
     Attributes
     ----------
     decoding : Decoding
-        As it stands.
+        The present state.
     """
 
     def __init__(self, out: Path, log: Sequence[Record], make: Callable[[int, Decide], Decoding], kept: bool = False) -> None:
         self._out, self._parts, self._make, self._kept = out, parts(log), make, kept
-        self._decided: dict[int, PlacementRecord] = {}  # by number of attempt, of the part
+        self._decided: dict[int, PlacementRecord] = {}  # by number of attempt in the part
         self.decoding = make(self._parts[0].start.first_volume, self._decide)
 
     @property
     def volumes(self) -> int:
-        """Number of volumes there are."""
+        """Number of volumes."""
         return sum(len(list(_with_lost(part))) - len(part) + len(part.records(VolumeRecord)) for part in self._parts)
 
     def __iter__(self) -> Iterator[tuple[Record, Aligned | None, list[Score], float]]:
-        """Go through the log.
+        """Replay the log.
 
         Yields
         ------
         record : Record
-            Of a volume, or the last one of a part.
+            Record of a volume, or the last one of a part.
         aligned : Aligned or None
             The volume.
         scores : list of Score
-            That became ready with it.
+            Scores that became ready with it.
         reliability : float
 
         Raises
         ------
         DataError
-            The log is no session's: its volumes or images cannot follow each other so.
+            The log is not a session's: the order of its volumes or images is impossible.
         """
         try:
             yield from self._go_through()
         except ValueError as error:
-            raise DataError(f"{self._out}: its log is no session's, and cannot be decoded again: {error}") from None
+            raise DataError(f"{self._out}: the log is not a session's, and cannot be decoded again: {error}") from None
 
     def _go_through(self) -> Iterator[tuple[Record, Aligned | None, list[Score], float]]:
-        """Decode part after part."""
+        """Decode the parts in order."""
         for number, part in enumerate(self._parts):
             start = part.start
             if number and start.decoder_state == "rebaselined":
@@ -87,10 +87,13 @@ class Again:
                 self.decoding.interrupt()
             grid = part.grid
             clock = RunClock(start.tr_s, start.first_volume)
+            physio = {(r.index, r.flags & VolumeFlag.LATE): r.physio for r in part.records(AlignedRecord) if r.physio is not None}
             self._decided = {r.attempt: r for r in part.records(PlacementRecord) if r.decision != Decision.PENDING}
             for record in _as_decoded(part):
                 if isinstance(record, VolumeRecord):
-                    aligned = self.decoding.align(record.index, *self._load(record), grid)
+                    terms = physio.get((record.index, record.flags & VolumeFlag.LATE))
+                    known = None if terms is None else np.asarray(terms, np.float64)
+                    aligned = self.decoding.align(record.index, *self._load(record), grid, record.acquisition, known)
                     self.decoding.learn(aligned)
                     self._decide_later(record.index)
                     yield record, aligned, *self.decoding.scores()
@@ -105,7 +108,7 @@ class Again:
                 yield part[-1], None, *self.decoding.scores(final=True)
 
     def _decide(self, attempt: Attempt) -> Decision:
-        """Decide an attempt as it was decided, at once where it was; what nobody decided is accepted."""
+        """Decide a placement as recorded, if it was decided at once; an undecided one is accepted."""
         decided = self._decided.get(attempt.number)
         if decided is None or (decided.decision == Decision.ACCEPTED and decided.volume <= attempt.volume):
             if attempt.placement.verdict == Verdict.BAD and decided is not None:
@@ -114,27 +117,27 @@ class Again:
         return Decision(decided.decision) if decided.volume <= attempt.volume else Decision.PENDING
 
     def _decide_later(self, index: int) -> None:
-        """Decide what was decided after this volume."""
+        """Apply the decision that was made after this volume."""
         waiting = self.decoding.undecided
         decided = None if waiting is None else self._decided.get(waiting.number)
         if decided is not None and decided.volume <= index:
             self.decoding.decide(Decision(decided.decision), index)
 
     def _load(self, record: VolumeRecord) -> tuple[NDArray[np.float32] | None, int]:
-        """Read a volume as it came, and give its flags; one that never came, or could not be saved, is missing."""
+        """Return a raw volume and its flags; a volume that never came, or could not be saved, is missing."""
         import nibabel
 
         if record.flags & VolumeFlag.MISSING or record.saved is False:
             return None, record.flags | VolumeFlag.MISSING
         path = volume_path(self._out, record.index)
         try:
-            return np.asarray(nibabel.load(path).dataobj, np.float32), record.flags
+            return read_volume(path), record.flags
         except (OSError, nibabel.filebasedimages.ImageFileError):
-            raise DataError(f'{path}: expected the volume as it came ([record] save_volumes = "raw" keeps it), cannot read it') from None
+            raise DataError(f'{path}: expected the raw volume ([record] save_volumes = "raw" keeps it), cannot read it') from None
 
 
 def _as_decoded(part: Part) -> Iterator[VolumeRecord | EventRecord]:
-    """Go through a part's volumes and events in the order in which decoding took them; where it has not said so, as they were recorded."""
+    """Yield a part's volumes and events in the order of decoding; if that was not recorded, in the order of the log."""
     taken = {(r.index, r.flags & VolumeFlag.LATE): -1 if r.events_taken is None else r.events_taken for r in part.records(AlignedRecord)}
     events, done, seen = part.records(EventRecord), 0, 0
     for record in _with_lost(part):
@@ -149,7 +152,7 @@ def _as_decoded(part: Part) -> Iterator[VolumeRecord | EventRecord]:
 
 
 def _with_lost(part: Part) -> Iterator[Record]:
-    """Go through a part's records, with one for each volume whose own the log has lost: it counts as missing."""
+    """Yield a part's records, with a substitute for each volume whose record is lost: it counts as missing."""
     expected = part.start.first_volume
     for record in part:
         if isinstance(record, VolumeRecord) and not record.flags & VolumeFlag.LATE:

@@ -1,9 +1,9 @@
-"""A recorded session computed again: ``python -m rtevo.run --rerun OUT``.
+"""Recomputation of a recorded session: ``python -m rtevo.run --rerun OUT``.
 
-From the volumes as they came and the recorded events, motion, scores, fitness and what evolution asks for are computed anew, in one process
-and without a clock. With the session's own settings, and the version of rtevo that recorded it, all of it is the same to the last bit;
-with others (another decoder, response, strategy) what comes out is compared with what was recorded: the images that were shown stay the
-same, their scores and what would have been selected and asked for do not.
+Motion, scores, fitness and evolution's requests are computed from the raw volumes and the recorded events, in one process and without a
+clock. With the session's own settings, and the version of rtevo that recorded it, all results are the same to the last bit. With other
+settings (another decoder, response, strategy) the results are compared with the recorded ones: the images shown stay the same; their
+scores, and evolution's selection and requests, differ.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rtevo.config import Config
 from rtevo.errors import ConfigError, DataError
 from rtevo.evolve.together import Link
 from rtevo.past.comparison import compare
-from rtevo.past.evolution import Past, Scored, go_through, measured
+from rtevo.past.evolution import Past, Scored, Volume, go_through, measured
 from rtevo.past.resume import gone
 from rtevo.record import (
     LOG,
@@ -32,6 +32,7 @@ from rtevo.record import (
     Record,
     RecordedSession,
     ScoreRecord,
+    SeriesRecord,
     VolumeRecord,
     volume_path,
 )
@@ -49,7 +50,7 @@ Key = tuple[int, int]
 
 
 def rerun(out: Path, recorded: Config, config: Config, into: Path) -> dict[str, Any]:
-    """Compute a session again.
+    """Recompute a session.
 
     Parameters
     ----------
@@ -58,8 +59,8 @@ def rerun(out: Path, recorded: Config, config: Config, into: Path) -> dict[str, 
     recorded, config : Config
         The session's settings, and those to use now.
     into : Path
-        New folder: gets a log with what was computed in place of what was recorded, the tables that follow from it, and ``rerun.json``,
-        ``rerun.tsv``, ``rerun.npz`` (latents asked for) and ``rerun.png``.
+        New folder for a log with computed in place of recorded results, its tables, and ``rerun.json``, ``rerun.tsv``, ``rerun.npz``
+        (requested latents) and ``rerun.png``.
 
     Returns
     -------
@@ -69,7 +70,7 @@ def rerun(out: Path, recorded: Config, config: Config, into: Path) -> dict[str, 
     Raises
     ------
     RtevoError
-        The session cannot be computed again, or not with these settings.
+        The session cannot be recomputed, or not with these settings.
     """
     session = RecordedSession(out)
     if session.localizer:
@@ -81,7 +82,7 @@ def rerun(out: Path, recorded: Config, config: Config, into: Path) -> dict[str, 
     from threadpoolctl import threadpool_limits
 
     into.mkdir(mode=0o700, parents=True)
-    with threadpool_limits(1):  # as in a session: sums in another order differ in their last bit
+    with threadpool_limits(1):  # as in a session: sums in another order differ in the last bit
         decoded = _decode(session, config)
         past = _evolve(session, config, decoded)
     _write_log(session.log, decoded, past, into)
@@ -91,7 +92,7 @@ def rerun(out: Path, recorded: Config, config: Config, into: Path) -> dict[str, 
 
 
 def _changed(recorded: Config, config: Config) -> list[str]:
-    """Name the settings that are not the session's own, with both values."""
+    """Return the settings that differ from the session's own, with both values."""
     before, now = asdict(recorded), asdict(config)
     return [
         f"[{section}] {key}: {before[section][key]!r} -> {value!r}"
@@ -108,14 +109,19 @@ def _check(session: RecordedSession, recorded: Config, config: Config) -> None:
         raise ConfigError(
             [f"[{s}] {k}: expected {before[s][k]!r} as in the session that is computed again, got {now[s][k]!r}" for s, k in fixed]
         )
+    if now["physio"]["terms"] not in (before["physio"]["terms"], ()):
+        raise ConfigError(
+            f"[physio] terms: expected {list(recorded.physio.terms)} as in the session that is computed again, or none, got "
+            f"{list(config.physio.terms)}: what was made of pulse and respiration was recorded"
+        )
     absent = [index for index in session.absent if index not in session.unsaved]
     if session.sealed:
-        raise DataError(f"--rerun {out}: the session is sealed, and what is computed would show what drove it: unseal its study first")
+        raise DataError(f"--rerun {out}: the session is sealed, and the results would show its condition: unseal its study first")
     if not session.came:
-        raise DataError(f"--rerun {out}: expected at least one volume, the session recorded none")
+        raise DataError(f"--rerun {out}: expected at least one volume, found none")
     if absent:
         raise DataError(
-            f"--rerun {out}: {len(absent)} of {len(session.came)} volumes as they came are not there (first: "
+            f"--rerun {out}: {len(absent)} of {len(session.came)} raw volumes are missing (first: "
             f'{volume_path(out, absent[0])}); sessions keep them with [record] save_volumes = "raw"'
         )
     if session.unsaved:
@@ -126,10 +132,11 @@ def _check(session: RecordedSession, recorded: Config, config: Config) -> None:
 
 
 class _Decoded:
-    """What decoding gives, by the number of the record that it follows."""
+    """Results of decoding, by the number of the preceding record."""
 
     def __init__(self) -> None:
         self.records: dict[int, list[Record]] = {}
+        self.volumes: list[Volume] = []  # that a strategy looks at
         self.scores: list[tuple[int, Score]] = []  # with the number of the volume, counted from 0, after which it came
 
 
@@ -150,7 +157,7 @@ def _decode(session: RecordedSession, config: Config) -> _Decoded:
     names = () if decoder.goal is None else decoder.goal.maps
     hints, before = Hints.of(config, decoder), before_of(config, decoder, tr_s)
     recorded = {(r.index, r.flags & VolumeFlag.LATE): r for r in session.records(AlignedRecord)}  # a gap, and what came late
-    found, volume = _Decoded(), -1
+    found, volume, firsts = _Decoded(), -1, [part.start.first_volume for part in session.parts]
     again = Again(session.out, session.log, lambda first, decide: Decoding(config, decoder, tr_s, first, decide, hints, before))
     for record, aligned, scores, reliability in track(again, "computing", again.volumes, transient=True):
         own = found.records.setdefault(record.seq, [])
@@ -158,6 +165,9 @@ def _decode(session: RecordedSession, config: Config) -> _Decoded:
             volume += 1
             assert isinstance(record, VolumeRecord)
             own.append(_aligned(aligned, record, recorded.get((aligned.index, aligned.flags & VolumeFlag.LATE))))
+        for used in again.decoding.used():
+            found.volumes.append((bisect_right(firsts, used.index) - 1, used))
+            own.append(SeriesRecord(clock_ns=record.clock_ns, part=found.volumes[-1][0], **asdict(used)))
         for score in scores:
             found.scores.append((volume, score))
             own.append(
@@ -179,6 +189,7 @@ def _decode(session: RecordedSession, config: Config) -> _Decoded:
                     measured=score.measured,
                     measured_se=score.measured_se,
                     neighbours=score.padded(),
+                    nuisance=list(score.nuisance) or None,
                 )
             )
     again.decoding.close()
@@ -186,7 +197,7 @@ def _decode(session: RecordedSession, config: Config) -> _Decoded:
 
 
 def _aligned(aligned: Aligned, volume: VolumeRecord, recorded: AlignedRecord | None) -> AlignedRecord:
-    """The record of a volume that was aligned again, with the times at which it was in the session."""
+    """Return the record of a volume that was aligned again, with the recorded times."""
     times = recorded or replace(AlignedRecord(), **{name: getattr(volume, name) for name in ("acquired_s", "closed_ns", "ingested_ns")})
     return replace(
         times,
@@ -205,7 +216,7 @@ def _aligned(aligned: Aligned, volume: VolumeRecord, recorded: AlignedRecord | N
 
 
 def _evolve(session: RecordedSession, config: Config, decoded: _Decoded) -> Past:
-    """Tell a fresh evolution the new scores, in the order in which they would have come."""
+    """Feed the new scores to a new evolution, in the order in which they would have come."""
     from rtevo.latent import LatentSpace
     from rtevo.session import course
     from rtevo.session.safety import avoid_of
@@ -226,7 +237,7 @@ def _evolve(session: RecordedSession, config: Config, decoded: _Decoded) -> Past
         if names != [(*score.key, score.revision) for _, score in decoded.scores]:
             taken = _by_volumes(log, [volume for volume, _ in decoded.scores])
     try:
-        return go_through(course.make_course(config, condition, space, avoid), log, told, place, taken)
+        return go_through(course.make_course(config, condition, space, avoid), log, told, place, taken, decoded.volumes)
     except ValueError as problem:
         raise ConfigError(f"--rerun {session.out}: evolution with these settings does not fit the recorded images: {problem}") from None
 
@@ -236,7 +247,7 @@ def _same(recorded: int) -> int:
 
 
 def _by_volumes(log: Sequence[Record], volumes: list[int]) -> Callable[[int], int]:
-    """Give the function from the number of recorded scores to that of new ones that were there with the same volume."""
+    """Return the function from the number of recorded scores to the number of new scores after the same volume."""
     at, last = [-1], -1
     for record in log:
         last += isinstance(record, AlignedRecord)
@@ -246,7 +257,7 @@ def _by_volumes(log: Sequence[Record], volumes: list[int]) -> Callable[[int], in
 
 
 def _write_log(log: Sequence[Record], decoded: _Decoded, past: Past, into: Path) -> None:
-    """Write the session's log with what was computed in place of what was recorded; all else as it is."""
+    """Write the session's log with the computed results in place of the recorded ones; the rest is unchanged."""
     fitness = [
         FitnessRecord(
             clock_ns=log[-1].clock_ns,
@@ -262,6 +273,6 @@ def _write_log(log: Sequence[Record], decoded: _Decoded, past: Past, into: Path)
     with LogWriter(into / LOG) as new:
         for record in log:
             before = [record] if isinstance(record, VolumeRecord) else []
-            after = [] if isinstance(record, (AlignedRecord, ScoreRecord, FitnessRecord, VolumeRecord)) else [record]
+            after = [] if isinstance(record, (AlignedRecord, ScoreRecord, SeriesRecord, FitnessRecord, VolumeRecord)) else [record]
             for own in [*before, *decoded.records.get(record.seq, []), *(fitness if record is log[-1] else []), *after]:
                 new.add(own)

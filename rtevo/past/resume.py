@@ -1,7 +1,7 @@
-"""An interrupted session is taken up again: ``python -m rtevo.run --resume OUT``.
+"""Resuming an interrupted session: ``python -m rtevo.run --resume OUT``.
 
-The session goes on in its own folder, with a new run of the scanner, at the first image that was not shown: the generation that was
-interrupted is completed, and the next ones follow from all scores. What is recorded is appended.
+The session continues in its own folder, with a new run of the scanner, at the first image that was not shown: the interrupted generation is
+completed, and the next ones follow from all scores. New records are appended.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["describe", "gone", "of_next_run", "resume"]
 
-MANY = 20  # volumes that are named
-LEAVING_S = 5.0  # processes of a killed session may take so long to leave
+MANY = 20  # most volumes that a message names
+LEAVING_S = 5.0  # longest time for processes of a killed session to exit
 _NAMES = {
     "session": "the session file OUT/session.toml",
     "decoder": "the decoder",
@@ -37,41 +37,40 @@ _NAMES = {
 
 
 def resume(out: Path, rebaseline: bool = False, token: str | None = None) -> tuple[Plan, str]:
-    """Check that a session can go on, and from where.
+    """Check that a session can be resumed, and from where.
 
     Parameters
     ----------
     out : Path
         The session's folder.
     rebaseline : bool
-        Images are scored from the volumes that come now alone. Else the decoder is first brought to where it stood, from the volumes that
-        were kept.
+        Images are scored from new volumes alone. Otherwise the decoder's state is first restored from the saved volumes.
     token : str, optional
-        Of the operator's page, where it is served already.
+        Token of the operator's page, if it is served already.
 
     Returns
     -------
     plan : Plan
     words : str
-        What was found, for the operator.
+        A summary of the log, for the operator.
 
     Raises
     ------
     RtevoError
-        It cannot go on: it is finished or still running, or what it depends on has changed.
+        The session cannot be resumed: it is complete or still runs, or its files have changed.
     """
     from rtevo.record import LOG, AlignedRecord, RecordedSession, VolumeRecord
 
     check_open_files()
     out = out.resolve()
     if not (out / LOG).exists():
-        raise DataError(f"--resume {out}: expected the folder of a session with something recorded, found no {LOG}: start it anew")
+        raise DataError(f"--resume {out}: expected the folder of a recorded session, found no {LOG}: start a new session")
     dropped = _close_log(out)
     session = RecordedSession(out)
     if session.localizer:
         raise DataError(
-            f"--resume {out}: expected a session in which images evolve, found a localizer: run another; what this one has is used by "
-            "`rtevo decode fit`, which takes several runs"
+            f"--resume {out}: expected a session in which images evolve, found a localizer: run another; `rtevo decode fit` takes several, "
+            "also interrupted ones"
         )
     _check_unfinished(session)
     config = session.config
@@ -103,32 +102,32 @@ def resume(out: Path, rebaseline: bool = False, token: str | None = None) -> tup
 
 
 def describe(session: RecordedSession, dropped: int) -> str:
-    """Say what a log holds of an interrupted session."""
+    """Return a summary of an interrupted session's log."""
     from rtevo.record import VolumeRecord
     from rtevo.records import EventKind
 
     shown = len(session.events(EventKind.ONSET))
     words = f"{len(session.log)} records: {len(session.records(VolumeRecord))} volumes, {shown} images shown"
-    return f"{words}; the last record had been cut short and is dropped ({dropped} bytes)" if dropped else words
+    return f"{words}; the last record was incomplete and is dropped ({dropped} bytes)" if dropped else words
 
 
 def gone(volumes: Sequence[int]) -> str:
-    """Say which volumes could not be saved."""
+    """Return which volumes could not be saved."""
     which = ", ".join(map(str, volumes[:MANY])) + (", ..." if len(volumes) > MANY else "")
     return f"{len(volumes)} volumes were not saved and count as missing for the decoder: {which}"
 
 
 def of_next_run(config: Config) -> tuple[Config, str]:
-    """Look for the scanner's next run: a number names the one that was interrupted. Gives words for the operator, too."""
+    """Return settings for the scanner's next run, because a series number names the interrupted run; and a text for the operator."""
     acquisition = config.acquisition
     if acquisition.source != "watch" or not is_number(acquisition.series):
         return config, ""
-    words = f"; series {acquisition.series} was the interrupted run's, the next one that looks functional is taken"
+    words = f"; series {acquisition.series} was the interrupted run's; the next functional series is used"
     return replace(config, acquisition=replace(acquisition, series="")), words
 
 
 def _close_log(out: Path) -> int:
-    """Take away a last record that was cut short, once nobody writes any more; gives its bytes."""
+    """Remove an incomplete last record, once no process writes any more; return its bytes."""
     from rtevo.record import LOG, LogWriter, hold
 
     deadline = time.monotonic() + LEAVING_S
@@ -145,16 +144,13 @@ def _close_log(out: Path) -> int:
 def _check_unfinished(session: RecordedSession) -> None:
     out = session.out
     if not session.log:
-        raise DataError(f"--resume {out}: nothing was recorded before the session was interrupted: start it anew")
+        raise DataError(f"--resume {out}: nothing was recorded before the interruption: start a new session")
     if session.parts[-1].ended_well and session.status == "completed":
-        raise ConfigError(
-            f"--resume {out}: the session was completed, there is nothing left of it to run; --evolution-from lets a new session's "
-            "evolution go on from it"
-        )
+        raise ConfigError(f"--resume {out}: the session is complete; a new session can continue its evolution (--evolution-from)")
     if others := [version for version in session.versions if version != __version__]:
         raise ConfigError(
-            f"--resume {out}: rtevo {' and '.join(others)} recorded the session, this is rtevo {__version__}: its images and scores would "
-            f"not be comparable; go on with rtevo {others[0]}, or start a new session (--evolution-from lets its evolution go on from this "
+            f"--resume {out}: rtevo {' and '.join(others)} recorded the session, this is rtevo {__version__}: images and scores would "
+            f"not be comparable; resume with rtevo {others[0]}, or start a new session (--evolution-from continues the evolution of this "
             "one's)"
         )
 
@@ -165,23 +161,23 @@ def _check_unchanged(session: RecordedSession, model_sha256: str) -> None:
     changed = [_NAMES[name] for name in now if now[name] != before.get(name)]
     if changed:
         raise ConfigError(
-            f"--resume {out}: {' and '.join(changed)} changed since the session began: its images and scores would not be comparable; "
-            "put back what was there, or start a new session (--evolution-from lets its evolution go on from this one's)"
+            f"--resume {out}: {' and '.join(changed)} changed since the session began: images and scores would not be comparable; "
+            "restore it, or start a new session (--evolution-from continues the evolution of this one)"
         )
 
 
 def _check_volumes(session: RecordedSession, config: Config) -> None:
-    """See whether the decoder can be brought to where it stood."""
+    """Check that the decoder's state can be restored."""
     from rtevo.record import volume_path
 
     out, kept = session.out, config.record.save_volumes
     if kept not in ("raw", "both"):
         raise ConfigError(
-            f"--resume {out}: the decoder's state comes from the volumes as they came, which this session does not keep "
-            f"([record] save_volumes = {kept!r}): add --rebaseline to go on without it"
+            f"--resume {out}: the decoder's state comes from raw volumes, which this session does not keep "
+            f"([record] save_volumes = {kept!r}): add --rebaseline to continue without it"
         )
     if absent := [index for index in session.absent if index not in session.unsaved]:
         raise ConfigError(
-            f"--resume {out}: {len(absent)} of {len(session.came)} volumes are not there (first: {volume_path(out, absent[0])}): add "
-            "--rebaseline to go on without the decoder's state"
+            f"--resume {out}: {len(absent)} of {len(session.came)} volumes are missing (first: {volume_path(out, absent[0])}): add "
+            "--rebaseline to continue without the decoder's state"
         )

@@ -1,4 +1,4 @@
-"""Steps of one level towards another, locally normalised inside both fields of view."""
+"""Registration steps between two levels, locally normalised inside both fields of view."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TRIANGLE = np.triu_indices(6)
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What one look at a pair says.
+    """One evaluation of a pair.
 
     Parameters
     ----------
@@ -51,12 +51,12 @@ class Fit:
 
     @property
     def score(self) -> float:
-        """Correlation, less where less overlaps."""
+        """Correlation, reduced for a small overlap."""
         return float(self.correlation * max(self.overlap, 0.0) ** 0.5)
 
 
 def _spread(u: Volume, v: Volume, weight: Volume) -> float:
-    """Robust standard deviation of what a placement leaves."""
+    """Robust standard deviation of a placement's residuals."""
     left = np.abs((v - u)[weight > 0.5])
     return max(float(np.median(left)) * SIGMA_PER_MEDIAN, LEAST_SPREAD) if len(left) else LEAST_SPREAD
 
@@ -122,7 +122,7 @@ class Pair:
         return Fit(matrix, correlation, overlap, moved_mm, hessian, by_block[by_block[:, 31] > 0, :6])
 
     def descend(self, matrix: Array, steps: int, tolerance_mm: float, limit: float = np.inf) -> Fit:
-        """Take steps until one is smaller than `tolerance_mm`, at most `steps`; return the look at the last place."""
+        """Take steps until one is smaller than `tolerance_mm`, at most `steps`; return the evaluation at the last place."""
         fit = self.evaluate(matrix, limit)
         for _ in range(steps):
             step = self.step(fit)
@@ -135,16 +135,16 @@ class Pair:
         return fit
 
     def measure(self, matrix: Array, deviations: float) -> Fit:
-        """Sum at a placement, outliers beyond so many robust standard deviations left aside."""
+        """Sum at a placement, without outliers beyond this many robust standard deviations."""
         images = self.look(matrix)
         return self._summed(matrix, images, deviations * _spread(*images), np.inf)
 
     def settle(self, fit: Fit, deviations: float, steps: int = 4, tolerance_mm: float = 0.02) -> Fit:
-        """Take the last steps, outliers left aside."""
+        """Take the last steps, without outliers."""
         return self.descend(fit.matrix, steps, tolerance_mm, deviations * _spread(*self.look(fit.matrix)))
 
     def step(self, fit: Fit) -> Array | None:
-        """Solve for one step, damped; None where there is none."""
+        """Return one damped step; None if the equations have no solution."""
         scale = np.sqrt(np.diag(fit.hessian))
         if not (scale > 0).all():
             return None

@@ -1,4 +1,4 @@
-"""One picture of a placement, for the operator: does the decoder's head lie where today's head lies?"""
+"""One picture of a placement, for the operator to compare the decoder's head with today's."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Array = NDArray[np.float64]
 
 SPACING_MM = 1.0  # of the picture
 MARGIN_MM = 18.0  # around today's head
-EDGE_FWHM_MM = 5.0  # smoothing before edges are looked for
+EDGE_FWHM_MM = 5.0  # smoothing before edge detection
 OUTLINE, INNER = 0.55, (0.85, 1.2)  # signal, relative to the surroundings, that edges follow
 SHADING_MM, LEAST_SURROUNDINGS = 40.0, 0.4
 MAP_FWHM_MM = 4.0
-MAP_SHARE = 0.2  # of the greatest weight: what counts as the map
-ORANGE, BLUE, GREY = "#E69F00", "#56B4E9", "0.55"  # M. Okabe, K. Ito: told apart by the colour-blind
+MAP_SHARE = 0.2  # of the largest weight: threshold of the map
+ORANGE, BLUE, GREY = "#E69F00", "#56B4E9", "0.55"  # M. Okabe, K. Ito: distinguishable for the colour-blind
 FRAMES = {Verdict.GOOD: "#009E73", Verdict.DOUBTFUL: "#E69F00", Verdict.BAD: "#D55E00"}
-WORDS = {Verdict.GOOD: "GOOD: the session goes on", Verdict.DOUBTFUL: "DOUBTFUL: please decide", Verdict.BAD: "BAD: cannot be used"}
+WORDS = {Verdict.GOOD: "GOOD: the session continues", Verdict.DOUBTFUL: "DOUBTFUL: please decide", Verdict.BAD: "BAD: cannot be used"}
 PLANES = (("sagittal", 0, "back", "front"), ("coronal", 1, "L", "R"), ("axial", 2, "L", "R"))
 
 
 def _onto(volume: NDArray[np.float32], known: NDArray[np.bool_], grid: Grid, matrix: Array, at: Grid) -> tuple[Any, Any]:
-    """Sample what a volume shows, moved by `matrix`, on the picture's grid: values, and how much of them is known."""
+    """Sample a volume, moved by `matrix`, on the picture's grid; return values, and the fraction of each that is known."""
     index = np.linalg.inv(matrix @ grid.affine) @ at.affine
     out, share = np.empty(at.shape, np.float32), np.empty(at.shape, np.float32)
     part = known.astype(np.float32)
@@ -75,7 +75,7 @@ def draw_placement(
     weight : array_like, (X, Y, Z), optional
         The decoder's weights or mask, on `grid`.
     title : str
-        Who and what, before the verdict.
+        Participant and session, before the verdict.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -120,7 +120,7 @@ def _draw_planes(axes: Any, matrix: Array, ours: Seen, theirs: Seen, weight: Arr
 
 
 def _middle(matrix: Array, ours: Seen, theirs: Seen, mapped: Any, at: Grid) -> NDArray[np.int64]:
-    """Return the voxel through which the planes go: the map's middle, or that of the reference's head, kept inside the picture."""
+    """Return the voxel of the planes: the middle of the map, or of the reference's head, inside the picture."""
     points = matrix[:3, :3] @ ours.points + matrix[:3, 3:]
     world = points.mean(axis=1)
     if mapped is not None and (mapped > 0).any():
@@ -131,7 +131,7 @@ def _middle(matrix: Array, ours: Seen, theirs: Seen, mapped: Any, at: Grid) -> N
 
 
 def _surroundings(soft: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the mean signal of the head around each voxel: sampled coarsely, for it is smooth."""
+    """Return the mean signal of the head around each voxel, sampled coarsely because it is smooth."""
     step = 4
     head = (soft > 0.8 * OUTLINE)[::step, ::step, ::step].astype(np.float32)
     size = (step * SPACING_MM,) * 3
@@ -156,7 +156,7 @@ def _draw_plane(ax: Any, plane: list[Any], top: float, most: float) -> None:
 
 
 def _draw_words(figure: Any, placement: Placement, mapped: bool) -> None:
-    """Write what the colours mean, the figures, and the reasons."""
+    """Write the legend, the figures and the reasons."""
     import textwrap
 
     figure.text(0.02, 0.205, "grey: today", color="0.85", fontsize=12)

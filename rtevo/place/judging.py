@@ -1,4 +1,4 @@
-"""What is to be thought of a placement: its expected error and a verdict in words."""
+"""Judgement of a placement: its expected error, and a verdict with reasons."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Array = NDArray[np.float64]
 ERROR_SCALE, ERROR_FLOOR = 2.0, 0.01  # of the sandwich's figure; of the largest voxel edge
 GOOD_CORRELATION, LEAST_CORRELATION = 0.70, 0.30
 GOOD_ERROR_MM, MOST_ERROR_MM = 1.0, 5.0
-USUAL_ERROR_MM, MORE_PER_MM, MOST_NEEDED = 0.35, 0.4, 0.95  # from where on, and how fast, a higher correlation is needed
+USUAL_ERROR_MM, MORE_PER_MM, MOST_NEEDED = 0.35, 0.4, 0.95  # error above which a higher correlation is needed, its slope, and its maximum
 GOOD_SHARE, LEAST_SHARE = 0.55, 0.40  # of the decoder's head, and of its weight, in today's field of view
-LESS_SHARE = 0.8  # of the weight: said, though nothing waits for it
+LESS_SHARE = 0.8  # of the weight: below it, a note without consequences
 RIVAL = 0.93
-LOOK = "look whether the edges of the decoder's reference follow today's brain"
+LOOK = "check that the edges of the decoder's reference follow today's brain"
 _MEASURES = (
     ("correlation", GOOD_CORRELATION, LEAST_CORRELATION, "The correlation of the decoder's reference with today's volume",
      f"check that this is the decoder's participant, and {LOOK}"),
     ("overlap", GOOD_SHARE, LEAST_SHARE, "The share of the decoder's head that lies in today's field of view",
-     "move the slices, or use more of them, so that they cover what the decoder's reference shows"),
+     "move the slices, or use more slices, so that they cover the decoder's reference"),
     ("weight_kept", GOOD_SHARE, LEAST_SHARE, "The share of the decoder's weight that lies in today's field of view",
      "move the slices over the decoder's map"),
 )  # fmt: skip
@@ -36,7 +36,7 @@ _MEASURES = (
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a verdict rests on; see :class:`rtevo.place.Placement` for the first four."""
+    """The basis of a verdict; see :class:`rtevo.place.Placement` for the first four."""
 
     correlation: float
     overlap: float
@@ -50,7 +50,7 @@ class Evidence:
 
 
 def expected_error_mm(found: Found, ours: Seen, theirs: Seen) -> float:
-    """Expect an error from the scatter of the data's blocks (the sandwich estimator: P. J. Huber, 1967), calibrated; mean over the head."""
+    """Return the expected error, mean over the head, from the scatter of the blocks (sandwich estimator: P. J. Huber, 1967), calibrated."""
     fit, points = found.fit, ours.points
     scale = np.sqrt(np.maximum(np.diag(fit.hessian), 1e-12))
     bread = np.linalg.pinv(fit.hessian / np.outer(scale, scale), hermitian=True) / np.outer(scale, scale)
@@ -64,24 +64,24 @@ def expected_error_mm(found: Found, ours: Seen, theirs: Seen) -> float:
 
 
 def verdict_of(e: Evidence) -> tuple[str, list[str]]:
-    """Return good, doubtful or bad, and sentences."""
+    """Return good, doubtful or bad, with sentences."""
     bad, doubtful = _against(e)
     word = "bad" if bad else "doubtful" if doubtful else "good"
     return word, [*bad, *doubtful, *_notes(e)]
 
 
 def _against(e: Evidence) -> tuple[list[str], list[str]]:
-    """Return what makes a placement bad, and what makes it doubtful."""
+    """Return the reasons that make a placement bad, and those that make it doubtful."""
     bad: list[str] = []
     doubtful: list[str] = []
     if e.backwards:
-        bad.append("The transform was given backwards: its inverse fits. Use the one from the decoder's world to today's.")
+        bad.append("The transform was given backwards: its inverse fits. Use the transform from the decoder's world to today's.")
     if e.posture:
-        remedy = "check how the participant's position was entered at the scanner, and the volume's orientation"
+        remedy = "check the participant's position as entered at the scanner, and the volume's orientation"
         bad.append(f"Today's head fits {e.posture}: {remedy}.")
     for value, good, least, what, remedy in _MEASURES:
         found = getattr(e, value)
-        if value == "correlation":  # another head's blocks disagree more, at the same correlation, than those of the same head
+        if value == "correlation":  # at the same correlation, another head's blocks disagree more than those of the same head
             good = min(good + MORE_PER_MM * max(e.expected_error_mm - USUAL_ERROR_MM, 0.0), MOST_NEEDED)
         sentence = f"{what} is {found:.2f}, expected at least {good:.2f}: {remedy}."
         if found < good:
@@ -96,7 +96,7 @@ def _against(e: Evidence) -> tuple[list[str], list[str]]:
 
 
 def _notes(e: Evidence) -> list[str]:
-    """Return what differs, and decides nothing."""
+    """Return differences that do not affect the verdict."""
     notes = []
     if GOOD_SHARE <= e.weight_kept < LESS_SHARE:
         notes.append(f"{1 - e.weight_kept:.0%} of the decoder's weight lies outside today's field of view and is left out.")

@@ -1,4 +1,4 @@
-"""A placement: the transform, its figures, and what the operator should know of it."""
+"""A placement: the transform, its figures, and sentences for the operator."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["Placement", "Verdict", "inside", "judge", "place", "warm_up"]
 
 Array = NDArray[np.float64]
 
-MOST_ERROR_MM = 100.0  # what is expected where nothing is known
-LEAST_SCORE = 0.35  # of an inverse that fits
-BACKWARDS = 1.15  # times the score of the matrix that its inverse reaches where it was given backwards
+MOST_ERROR_MM = 100.0  # expected error without information
+LEAST_SCORE = 0.35  # smallest score of an inverse that fits
+BACKWARDS = 1.15  # score of the inverse relative to the matrix's, from which on the matrix counts as inverted
 
 
 class Verdict(StrEnum):
@@ -35,14 +35,14 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """How today's head lies to the decoder's.
+    """The position of today's head relative to the decoder's.
 
     Parameters
     ----------
     matrix : ndarray, float64 (4, 4)
-        Decoder's world to today's world, RAS+ mm: what the decoder's reference shows at p, today's shows at ``matrix @ p``.
+        Decoder's world to today's world, RAS+ mm: the point p of the decoder's reference is at ``matrix @ p`` today.
     correlation : float
-        Of both volumes after placement, each relative to its surroundings.
+        Correlation of both volumes after placement, each relative to its surroundings.
     overlap : float
         Share of the decoder's reference head inside today's field of view.
     weight_kept : float
@@ -76,14 +76,14 @@ class Placement:
 
 
 def inside(matrix: ArrayLike, grid: Grid, today_grid: Grid, margin_voxels: float = 0.5) -> NDArray[np.bool_]:
-    """Say which voxels of one grid lie in the field of view of another.
+    """Return which voxels of one grid lie in the field of view of another.
 
     Parameters
     ----------
     matrix : array_like, (4, 4)
         World of `grid` to world of `today_grid`, RAS+ mm.
     margin_voxels : float
-        How far beyond the edge voxels' centres still counts: 0.5 reaches to the faces, 0 to the centres.
+        Margin beyond the edge voxels' centres: 0.5 reaches to the faces, 0 to the centres.
 
     Returns
     -------
@@ -107,24 +107,24 @@ def place(
     weight: ArrayLike | None = None,
     starts: Sequence[ArrayLike] = (),
 ) -> Placement:
-    """Find where the decoder's head lies today.
+    """Find the decoder's head in today's volume.
 
     Parameters
     ----------
     reference : array_like, (X, Y, Z)
-        The decoder's, on `grid`. NaN, and solid zeros that cut through the head, count as outside the field of view.
+        The decoder's reference, on `grid`. NaN, and solid zeros that cut through the head, count as outside the field of view.
     grid, today_grid : Grid
     today : array_like, (x, y, z)
-        Today's, on `today_grid`; as `reference`.
+        Today's volume, on `today_grid`; as `reference`.
     weight : array_like, (X, Y, Z), optional
-        How much each voxel of the decoder counts (its sign does not matter), or its mask. Default: the head.
+        Weight of each voxel of the decoder (the sign does not matter), or its mask. Default: the head.
     starts : sequence of array_like, (4, 4)
-        Placements to begin with, besides the scanner's coordinates and a search of all shifts and turns.
+        Initial placements, in addition to the scanner's coordinates and a search of all shifts and turns.
 
     Returns
     -------
     Placement
-        With the verdict `bad` where nothing was found; its matrix is then the best that was seen, or the identity.
+        With the verdict `bad` if no placement was found; the matrix is then the best candidate, or the identity.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def place(
 def judge(
     matrix: ArrayLike, reference: ArrayLike, grid: Grid, today: ArrayLike, today_grid: Grid, *, weight: ArrayLike | None = None
 ) -> Placement:
-    """Measure a placement that came from elsewhere; where its inverse fits much better, it was given backwards, and is bad.
+    """Measure an external placement; if its inverse fits much better, it is inverted, and bad.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def judge(
 
 
 def _backwards(given: Array, ours: Seen, theirs: Seen) -> bool:
-    """Say whether the inverse of a placement fits much better than the placement."""
+    """Return whether the inverse of a placement fits much better than the placement."""
     if np.allclose(given, np.eye(4), atol=1e-3):
         return False
     there, back = compare(ours, theirs, [given, np.asarray(np.linalg.inv(given), np.float64)])
@@ -192,8 +192,8 @@ def _weight(weight: ArrayLike | None, seen: Seen) -> NDArray[np.float32]:
 
 def _problem(ours: Seen, theirs: Seen) -> str:
     if ours.problem:
-        return f"The decoder's reference {ours.problem}: make the decoder anew."
-    return f"Today's volume {theirs.problem}: check what the scanner sends, and try other volumes." if theirs.problem else ""
+        return f"The decoder's reference {ours.problem}: make the decoder again."
+    return f"Today's volume {theirs.problem}: check the scanner's export, and try other volumes." if theirs.problem else ""
 
 
 def _refused(problem: str, matrix: Array | None = None) -> Placement:
@@ -207,7 +207,7 @@ def _share(weight: NDArray[np.float32], within: NDArray[np.bool_]) -> float:
 
 
 def _within(matrix: Array, ours: Seen, theirs: Seen) -> NDArray[np.bool_]:
-    """Say which voxels of the decoder's grid lie where today's volume is known."""
+    """Return which voxels of the decoder's grid lie in known parts of today's volume."""
     found = inside(matrix, ours.grid, theirs.grid)
     if not theirs.known.all():
         at = np.argwhere(found)
@@ -222,7 +222,7 @@ def _placement(found: Found, ours: Seen, theirs: Seen, weight: NDArray[np.float3
     within = _within(found.fit.matrix, ours, theirs)
     overlap, kept = _share(np.asarray(ours.head, np.float32), within), _share(weight, within)
     error = MOST_ERROR_MM
-    if found.fit.correlation >= LEAST_CORRELATION:  # below, what was found is no placement, and its scatter says nothing
+    if found.fit.correlation >= LEAST_CORRELATION:  # below, the result is no placement, and its scatter means nothing
         error = min(expected_error_mm(found, ours, theirs), MOST_ERROR_MM)
     evidence = Evidence(found.fit.correlation, overlap, kept, error, found.rival, backwards, found.posture, ours.grid, theirs.grid)
     word, reasons = verdict_of(evidence)

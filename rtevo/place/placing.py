@@ -1,4 +1,4 @@
-"""Where a head lies today: the search and what is found."""
+"""Placing a head: the search and its result."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ COARSE, MIDDLE, NEAR = Scale(12, 16, 44), Scale(8, 12, 34), Scale(5, 8, 26)
 CLOSE = Scale(3.5, 6.0, 16.0)
 FINE_MM, FINE_WINDOW_MM, FINE_REACH_MM = 2.5, 10.0, 9.0
 LEAST_FWHM_MM, MOST_FWHM_MM = 4.0, 9.0
-FIRST, SECOND = 10, 3  # candidates that go on to the middle level, and to the near and the fine ones
-APART_MM = 12.0  # placements that lie closer over the head are one
-SURE_CORRELATION = 0.7  # below, other postures are looked at
+FIRST, SECOND = 10, 3  # numbers of candidates for the middle level, and for the near and fine ones
+APART_MM = 12.0  # placements that differ by less over the head are the same
+SURE_CORRELATION = 0.7  # below, other postures are tried
 POSTURE_DEG, POSTURE_SHARE, POSTURE_GAIN, POSTURE_CORRELATION = 30.0, 0.9, 1.2, 0.6
 POSTURES_TRIED = 3
 POSTURES = {
@@ -48,23 +48,23 @@ POSTURES = {
     "upside down and on its face": np.diag([1.0, -1.0, -1.0]),
     "with left and right exchanged": np.diag([-1.0, 1.0, 1.0]),
 }
-LIMIT = 5.0  # robust standard deviations from which on a residual counts for nothing
+LIMIT = 5.0  # robust standard deviations from which on a residual has no weight
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The best placement, and what speaks for it.
+    """The best placement, and its evidence.
 
     Parameters
     ----------
     fit : Fit
-        At the fine level.
+        Evaluation at the fine level.
     rival : float
-        Score of the best placement that lies elsewhere, over that of the best; 0 where there is none.
+        Score of the best placement elsewhere, relative to the best; 0: none.
     pair : Pair
         The fine level.
     posture : str
-        Where the head fits much better as no head lies: in which way; else empty.
+        An impossible posture in which the head fits much better; empty: none.
     """
 
     fit: Fit
@@ -74,13 +74,13 @@ class Found:
 
 
 def _distance(a: Array, b: Array, points: Array) -> float:
-    """Mean distance over points between where two placements take them, mm."""
+    """Return the mean distance between the images of points under two placements, mm."""
     change = a - b
     return float(np.linalg.norm(change[:3, :3] @ points + change[:3, 3:], axis=0).mean())
 
 
 def _distinct(fits: Sequence[Fit], points: Array, most: int) -> list[Fit]:
-    """Return the best of each place, best first."""
+    """Return the best placement of each place, best first."""
     kept: list[Fit] = []
     for fit in sorted(fits, key=lambda f: -f.score):
         if all(_distance(fit.matrix, other.matrix, points) > APART_MM for other in kept):
@@ -95,7 +95,7 @@ def _pair(reference: Seen, today: Seen, scale: Scale, centre: Array) -> Pair:
 
 
 def fine_pair(reference: Seen, today: Seen, centre: Array) -> Pair:
-    """Make the level at which a placement is measured: as fine as both volumes are."""
+    """Return the level for measuring a placement: as fine as both volumes permit."""
     variance = max(reference.variance_mm2().max(), today.variance_mm2().max())
     fwhm = float(np.clip(np.sqrt(variance) * FWHM_PER_SIGMA, LEAST_FWHM_MM, MOST_FWHM_MM))
     return Pair(reference.level(FINE_MM, fwhm, FINE_REACH_MM), today.smoothed(fwhm), centre, max(FINE_WINDOW_MM, 2 * fwhm))
@@ -108,7 +108,7 @@ def look(reference: Seen, today: Seen, matrix: Array) -> Found:
 
 
 def compare(reference: Seen, today: Seen, matrices: Sequence[Array]) -> list[Fit]:
-    """Measure several placements where details of 8 mm count: quick, and forgiving to a few millimetres."""
+    """Measure several placements at a resolution of 8 mm: quick, and tolerant of a few millimetres."""
     pair = _pair(reference, today, NEAR, reference.points.mean(axis=1))
     return [pair.evaluate(m) for m in matrices]
 
@@ -141,7 +141,7 @@ class Search:
         return _distinct([self.near.descend(f.matrix, 10, 0.1) for f in fits], self.points, SECOND)
 
     def candidates(self, rotations: Array) -> list[tuple[float, Array]]:
-        """Look at all shifts for some turns."""
+        """Evaluate all shifts for some turns."""
         return candidates(self.coarse[0], self.coarse[1], self.centre, self.todays, COARSE.window_mm, rotations)
 
     def settle(self, matrix: Array) -> Fit:
@@ -150,7 +150,7 @@ class Search:
         return self.fine.settle(self.fine.descend(fit.matrix, 2, 0.05), LIMIT)
 
     def posture(self, best: Fit, fine: Fit) -> str:
-        """Say in which way the head fits much better as no head lies; empty where it does in none."""
+        """Return the impossible posture in which the head fits much better; empty: none."""
         few = turns(most_deg=POSTURE_DEG)
         coarse = [(*item, words) for words, change in POSTURES.items() for item in self.candidates(few @ change)[:2]]
         coarse.sort(key=lambda item: -item[0])
@@ -170,7 +170,7 @@ def find(reference: Seen, today: Seen, starts: Sequence[ArrayLike]) -> Found:
     Parameters
     ----------
     starts : sequence of array_like, (4, 4)
-        Placements to begin with besides the search's own.
+        Initial placements in addition to the search's own.
     """
     search = Search(reference, today)
     begun = [np.asarray(s, np.float64) for s in starts]

@@ -1,7 +1,7 @@
-"""Where a head may lie, from nothing: all shifts at once, for many turns.
+"""Search for a head without initial values: all shifts at once, for many turns.
 
-For each turn, today's volume is turned about its head's centre and correlated with the reference at every shift by Fourier transforms, each
-shift over what then lies in both fields of view (masked registration: D. Padfield, 2012, IEEE Trans. Image Process. 21:2706-2718,
+For each turn, today's volume is turned about its head's centre and correlated with the reference at every shift by Fourier transforms, for
+each shift over the overlap of both fields of view (masked registration: D. Padfield, 2012, IEEE Trans. Image Process. 21:2706-2718,
 doi:10.1109/TIP.2011.2181402; here of locally normalised images, whose means vanish).
 """
 
@@ -45,7 +45,7 @@ def turns(step_deg: float = STEP_DEG, most_deg: float = MOST_DEG) -> Array:
 
 
 def _normalised(level: Level, window_mm: float) -> tuple[Volume, Volume]:
-    """Locally normalise what is known of a level: the image and its weight, both float32 (X, Y, Z)."""
+    """Locally normalise the known part of a level; return image and weight, both float32 (X, Y, Z)."""
     size = (level.spacing_mm,) * 3
     first, second, out = (np.empty_like(level.data) for _ in range(3))
     products(level.data, level.known, first, second)
@@ -59,7 +59,7 @@ def _normalised(level: Level, window_mm: float) -> tuple[Volume, Volume]:
 def candidates(
     reference: Level, today: Level, centre: Array, todays_centre: Array, window_mm: float, rotations: Array
 ) -> list[tuple[float, Array]]:
-    """Return the best placements that a coarse look finds: score and matrix (reference's world to today's world), best first."""
+    """Return the best placements at a coarse level: score and matrix (reference's world to today's world), best first."""
     u, a = _normalised(reference, window_mm)
     v, b = _normalised(today, window_mm)
     h = reference.spacing_mm
@@ -83,13 +83,13 @@ def candidates(
 
 
 def _reach(level: Level, centre: Array) -> float:
-    """Distance from the centre within which today's image lies, mm."""
+    """Return the distance from the centre within which today's image lies, mm."""
     at = np.argwhere(level.near * level.known > 0) * level.spacing_mm + level.grid.affine[:3, 3] - centre
     return float(np.linalg.norm(at, axis=1).max(initial=level.spacing_mm))
 
 
 def _scores(spectra: Sequence[NDArray[np.complex64]], v: Volume, b: Volume, shape: list[int], energy_u: float, energy_v: float) -> Volume:
-    """Correlation at every shift, less where less of either image counts: float32 of `shape`."""
+    """Return the correlation at every shift, reduced for small overlaps: float32 of `shape`."""
     b = np.where(b > 0.5, b, np.float32(0))
     v = v * (b > 0)
     one, square, mask = (np.conj(fft.rfftn(x, shape)) for x in (v, v * v, b))
@@ -122,10 +122,10 @@ def _peaks(score: Volume, shape: list[int], ours: tuple[int, ...], side: int) ->
 
 
 def _matrix(shift: Array, rotation: Array, reference: Level, todays_centre: Array, side: int) -> Array:
-    """Placement in which voxel (0, 0, 0) of the turned grid lies at voxel `shift` of the reference's."""
+    """Return the placement with voxel (0, 0, 0) of the turned grid at voxel `shift` of the reference's."""
     h = reference.spacing_mm
     corner = reference.grid.affine[:3, 3] + h * shift  # reference's world, of the turned grid's first voxel
-    middle = corner + h * (side - 1) / 2  # there lies today's centre
+    middle = corner + h * (side - 1) / 2  # today's centre
     matrix = np.eye(4)
     matrix[:3, :3] = rotation
     matrix[:3, 3] = todays_centre - rotation @ middle

@@ -1,10 +1,11 @@
-"""Transforms that other programs have written, as matrices and functions of the world in RAS+ mm.
+"""Transforms from other programs, as matrices and functions of the world in RAS+ mm.
 
-One rule for the direction, whatever the program: *today's volume was registered to the decoder's reference*. Each program then writes what
-its own resampling needs, in its own coordinates; here it becomes what :func:`rtevo.place.judge` takes, decoder's world to today's world:
+One rule for the direction, for all programs: *today's volume was registered to the decoder's reference*. Each program then writes the
+transform that its own resampling needs, in its own coordinates; here it becomes the input of :func:`rtevo.place.judge`, decoder's world to
+today's world:
 
 ========== ================================================================== =====================================================
-program    how the file is made                                               what is in it
+program    how the file is made                                               contents
 ========== ================================================================== =====================================================
 ITK, ANTs  ``fixed`` = decoder's reference, ``moving`` = today                fixed to moving, LPS mm (.mat, .txt, .tfm, .h5)
 FSL        ``flirt -dof 6 -in TODAY -ref REFERENCE -omat X.mat``              in to ref, scaled voxels, the first axis to the left
@@ -37,7 +38,7 @@ __all__ = ["DIRECTION", "read_affine", "read_chain"]
 Array = NDArray[np.float64]
 
 DIRECTION = (
-    "rigid transform from the decoder's world to today's: what the decoder's reference shows at p, today's volume shows at M p. Register "
+    "rigid transform from the decoder's world to today's: the point p of the decoder's reference is at M p in today's volume. Register "
     "TODAY to the decoder's ref_img.nii.gz. ITK or ANTs (.mat .txt .tfm .h5): fixed = ref_img, moving = TODAY. FSL (.mat, text): flirt "
     "-dof 6 -in TODAY -ref ref_img -omat X.mat. AFNI (.aff12.1D): 3dAllineate -warp shift_rotate -base ref_img -source TODAY "
     "-1Dmatrix_save X. FreeSurfer (.lta): mri_robust_register --mov TODAY --dst ref_img --lta X.lta. Any other text of 4 x 4 numbers: M "
@@ -53,9 +54,9 @@ def read_affine(path: Path, reference: Grid, moving: Grid) -> Array:
     Parameters
     ----------
     path : Path
-        See above; what kind it is is seen from its content.
+        See above; the kind is recognised by the content.
     reference, moving : Grid
-        Of the decoder's reference and today's volume: FSL's and AFNI's files mean nothing without.
+        Grids of the decoder's reference and today's volume, needed for FSL's and AFNI's files.
 
     Returns
     -------
@@ -65,33 +66,33 @@ def read_affine(path: Path, reference: Grid, moving: Grid) -> Array:
     Raises
     ------
     DataError
-        The file is not there, is of no known kind, or holds no single linear transform.
+        The file does not exist, is of an unknown kind, or does not hold a single linear transform.
     """
     parts = _read(path, reference, moving)
     matrices = [part for part in parts if isinstance(part, np.ndarray)]
     if len(matrices) != len(parts):
         raise DataError(f"{path}: expected a linear transform, found a nonlinear one (those are for maps: python -m rtevo.decode import)")
     matrix = np.eye(4)
-    for each in matrices:  # in the order in which points pass them
+    for each in matrices:  # in the order of application to points
         matrix = each @ matrix
     return matrix
 
 
 def read_chain(paths: Sequence[Path], reference: Grid, moving: Grid) -> Callable[[Array], Array]:
-    """Read transforms, linear or not, that take points of one space to another, one after the other.
+    """Read a chain of transforms, linear or not, from points of one space to another.
 
     Parameters
     ----------
     paths : sequence of Path
-        In the order in which ``antsApplyTransforms -r REFERENCE -i MOVING -t A -t B`` takes them: points of the reference pass the first
-        one first. Besides linear ones: composites of ANTs and fMRIPrep (.h5), and ANTs' displacement fields (.nii.gz).
+        In the order of ``antsApplyTransforms -r REFERENCE -i MOVING -t A -t B``: the first is applied first to points of the reference.
+        Besides linear ones: composites of ANTs and fMRIPrep (.h5), and ANTs' displacement fields (.nii.gz).
     reference, moving : Grid
-        First and last space; of transforms in between, ITK's alone need no grids (and FreeSurfer's bring theirs).
+        First and last space; between other spaces only transforms that need no grids (ITK) or hold them (FreeSurfer) are possible.
 
     Returns
     -------
     callable
-        Points of the reference's world, float64 (n, 3), to points of the moving volume's world, RAS+ mm.
+        Function from points of the reference's world, float64 (n, 3), to points of the moving volume's world, RAS+ mm.
 
     Raises
     ------
@@ -110,18 +111,18 @@ def read_chain(paths: Sequence[Path], reference: Grid, moving: Grid) -> Callable
 
 
 def _read(path: Path, reference: Grid, moving: Grid) -> list[Any]:
-    """Read a file: matrices and fields of nitransforms, in the order in which points pass them."""
+    """Read a file; return matrices and fields of nitransforms, in the order of application to points."""
     try:
         content = path.read_bytes()
     except OSError as problem:
         raise DataError(f"{path}: expected a transform, found: {problem}") from None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of nitransforms, about intent codes and the like
+            warnings.simplefilter("ignore")  # from nitransforms, for example about intent codes
             parts = _parse(path, content, reference, moving)
     except DataError:
         raise
-    except Exception as problem:  # whatever a reader of foreign files stumbles over
+    except Exception as problem:  # readers of foreign files raise errors of many kinds
         raise DataError(f"{path}: expected a transform of ITK, FSL, AFNI or FreeSurfer, found something else: {problem}") from None
     for part in parts:
         if isinstance(part, np.ndarray) and not (np.isfinite(part).all() and abs(np.linalg.det(part[:3, :3])) > 1e-6):
@@ -130,7 +131,7 @@ def _read(path: Path, reference: Grid, moving: Grid) -> list[Any]:
 
 
 def _parse(path: Path, content: bytes, reference: Grid, moving: Grid) -> list[Any]:
-    """Choose the reader by the content."""
+    """Read a file with the reader for its content."""
     if path.name.endswith(_SUFFIXES):
         from nitransforms.nonlinear import DenseFieldTransform
 
@@ -150,7 +151,7 @@ def _parse(path: Path, content: bytes, reference: Grid, moving: Grid) -> list[An
 
 
 def _numbers(path: Path, text: str, reference: Grid, moving: Grid) -> Array:
-    """Read a matrix that is nothing but numbers."""
+    """Read a matrix of plain numbers."""
     rows = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     sizes = [len(row) for row in rows]
     values = np.array([float(cell) for row in rows for cell in row])
@@ -197,7 +198,7 @@ def _itk_matlab(path: Path) -> Array:
 
 
 def _itk(path: Path, kind: str, parameters: Array, fixed: Array) -> Array:
-    """Make a matrix of ITK's parameters; see itk::MatrixOffsetTransformBase, Euler3DTransform, VersorRigid3DTransform."""
+    """Return the matrix of ITK's parameters; see itk::MatrixOffsetTransformBase, Euler3DTransform, VersorRigid3DTransform."""
     from nitransforms.io.itk import ITKLinearTransform
 
     matrix, name = np.eye(4), kind.split("_")[0]
@@ -234,12 +235,12 @@ def _versor(vector: Array) -> Array:
 
 
 def _composite(path: Path) -> list[Any]:
-    """Read a composite of ITK (HDF5): what is listed last is what points pass first."""
+    """Read a composite of ITK (HDF5), in which the last transform is applied first to points."""
     from nitransforms.io.itk import ITKCompositeH5, ITKLinearTransform
     from nitransforms.nonlinear import DenseFieldTransform
 
     if path.suffix != ".h5":
-        raise DataError(f"{path}: expected a composite transform of ITK to be named .h5")
+        raise DataError(f"{path}: expected the suffix .h5 for a composite transform of ITK")
     found = ITKCompositeH5.from_filename(path)
     if not found:
         raise DataError(f"{path}: expected a composite transform, found an empty one")
@@ -249,7 +250,7 @@ def _composite(path: Path) -> list[Any]:
 
 
 def _image(grid: Grid) -> Any:
-    """An image that is nothing but a grid."""
+    """An image that has only a grid."""
     import nibabel as nib
 
     return nib.Nifti1Image(np.zeros(grid.shape, np.uint8), grid.affine)

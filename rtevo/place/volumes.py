@@ -1,4 +1,4 @@
-"""One volume made ready to be placed: what of it is known, where its head is, and levels of it on grids of equal spacing."""
+"""A volume prepared for placement: its known part, its head, and levels on grids of equal spacing."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["Level", "Seen", "coarser", "level_grid"]
 Array = NDArray[np.float64]
 Volume = NDArray[np.float32]
 
-CUT_SIGNAL, CUT_SHARE = 0.25, 0.05  # a head was cut out where so bright voxels touch solid zeros along so much of its surface
-SOLID_VOXELS = 27  # zeros that can be solid
-STRIPPED_SHARE = 0.6  # of a head's surface that solid zeros touch where it was stripped of its skull
+CUT_SIGNAL, CUT_SHARE = 0.25, 0.05  # a head was cut out if voxels of this signal touch solid zeros along this share of its surface
+SOLID_VOXELS = 27  # smallest number of zeros that count as solid
+STRIPPED_SHARE = 0.6  # of a head's surface next to solid zeros, if it is skull-stripped
 LEAST_VOXELS = 64  # of a head
 BOX_VARIANCE = 1 / 12  # of a voxel's edges, in voxels
 LINEAR_VARIANCE = 1 / 6  # of linear interpolation, on average
-NEAR_SHARE = 0.05  # of a kernel of `REACH_MM` that holds head: what counts as near
-REACH_MM = 14.0  # around the head that the levels keep: its outline and the air beyond
+NEAR_SHARE = 0.05  # of a kernel of `REACH_MM` that holds head, for a voxel to count as near
+REACH_MM = 14.0  # margin around the head in the levels: its outline and some air
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Level:
     grid : Grid
     spacing_mm : float
     data, known : ndarray, float32 (X, Y, Z)
-        Signal relative to the head's mean, and how much of it is known, 0 .. 1.
+        Signal relative to the head's mean, and the known fraction, 0 .. 1.
     near : ndarray, float32 (X, Y, Z)
         1 in the head and within `REACH_MM` around it.
     """
@@ -50,23 +50,23 @@ class Level:
 
 
 class Seen:
-    """A volume, its head and what is known of it.
+    """A volume, its head and its known part.
 
     Parameters
     ----------
     volume : array_like, (X, Y, Z)
-        NaN and infinity count as outside the field of view; so do solid zeros where they cut through a head.
+        NaN and infinity count as outside the field of view, as do solid zeros that cut through a head.
     grid : Grid
 
     Attributes
     ----------
     data : ndarray, float32 (X, Y, Z)
-        Relative to the head's mean; 0 where nothing is known.
+        Signal relative to the head's mean; 0: unknown.
     known, head : ndarray, bool (X, Y, Z)
     roughly_known : ndarray, bool (X, Y, Z)
-        Around a brain that was stripped of its skull, air too: its outline is no anatomy, but says where it lies.
+        Around a skull-stripped brain this includes air: the outline is not anatomy, but shows the position.
     problem : str
-        Why nothing can be placed; empty where it can.
+        Why the volume cannot be placed; empty if it can.
     """
 
     def __init__(self, volume: ArrayLike, grid: Grid) -> None:
@@ -85,7 +85,7 @@ class Seen:
         if min(self.grid.shape) < 4:
             return f"has only {min(self.grid.shape)} voxels along one axis, expected at least 4"
         if not self.known.any():
-            return "holds no finite voxel"
+            return "has no finite voxel"
         if not np.ptp(self.data[self.known]) > 0:
             return "is constant"
         self.head = brain_mask(self.data, self.grid.affine) & self.known
@@ -99,7 +99,7 @@ class Seen:
         return ""
 
     def _leave_out_cuts(self) -> None:
-        """Count solid zeros as unknown where bright voxels touch them: see :func:`rtevo.realign.realigner.guiding_mask`."""
+        """Mark solid zeros next to bright voxels as unknown: see :func:`rtevo.realign.realigner.guiding_mask`."""
         zero = (self.data == 0) & self.known
         if zero.sum() < SOLID_VOXELS or not self.head.any():
             return
@@ -124,14 +124,14 @@ class Seen:
         return np.asarray(self.grid.affine[:3, :3] @ np.argwhere(self.head).T + self.grid.affine[:3, 3:])
 
     def variance_mm2(self) -> Array:
-        """Variance that voxels and linear interpolation give each axis."""
+        """Variance from voxel size and linear interpolation along each axis."""
         return np.asarray((BOX_VARIANCE + LINEAR_VARIANCE) * self.grid.voxel_size_mm**2)
 
     def smoothed(self, fwhm_mm: float, rough: bool = False) -> Level:
-        """Smooth to a resolution, whatever the voxels; on its own grid, all of it near."""
+        """Return the volume smoothed to a resolution, whatever its voxels, on its own grid; all voxels count as near."""
         certain = self.roughly_known if rough else self.known
         extra = np.sqrt(np.maximum((fwhm_mm / FWHM_PER_SIGMA) ** 2 - self.variance_mm2(), 0.0)) / self.grid.voxel_size_mm
-        size = 1.0 / np.maximum(extra * FWHM_PER_SIGMA, 1e-6)  # a kernel of 1 over these edges has the width that is missing, axis by axis
+        size = 1.0 / np.maximum(extra * FWHM_PER_SIGMA, 1e-6)  # a kernel of 1 over these edges has the missing width, for each axis
         known = certain.astype(np.float32)
         soft = smooth(self.data, size, 1.0)
         if not certain.all():
@@ -155,7 +155,7 @@ class Seen:
 
 
 def coarser(base: Level, base_fwhm_mm: float, spacing_mm: float, fwhm_mm: float) -> Level:
-    """Make a coarser level of a level, which is quicker than from the volume."""
+    """Return a coarser level made from a level, which is quicker than from the volume."""
     more = float(np.sqrt(max(fwhm_mm**2 - base_fwhm_mm**2, 0.0)))
     size = (base.spacing_mm,) * 3
     share = smooth(base.known, size, more)
@@ -175,7 +175,7 @@ def coarser(base: Level, base_fwhm_mm: float, spacing_mm: float, fwhm_mm: float)
 
 
 def level_grid(seen: Seen, spacing_mm: float, reach_mm: float = REACH_MM) -> Grid:
-    """Return the grid of equal spacing around a head and what lies within `reach_mm`, inside the field of view."""
+    """Return the grid of equal spacing around a head, with a margin of `reach_mm`, inside the field of view."""
     points = seen.points
     corners = np.array([[i, j, k] for i in (-0.5, seen.grid.shape[0] - 0.5) for j in (-0.5, seen.grid.shape[1] - 0.5)
                         for k in (-0.5, seen.grid.shape[2] - 0.5)])  # fmt: skip

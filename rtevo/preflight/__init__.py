@@ -1,8 +1,8 @@
-"""Everything that can be seen to before the participant lies down: ``python -m rtevo.run --check SESSION.toml``.
+"""Everything that can be checked before the participant lies down: ``python -m rtevo.run --check SESSION.toml``.
 
-Each check is one line of :data:`CHECKS`. It asks the very functions that the start of a session asks (:mod:`rtevo.session.checks`),
-and then does for real what a session will do: paints, realigns, writes, makes the rings, listens, and waits for the presenter. A check
-that cannot be made is told as well. What needs doing is said in words.
+Each check is one line of :data:`CHECKS`. It calls the functions that the start of a session calls (:mod:`rtevo.session.checks`), and then
+does what a session will do: paints, realigns, writes, makes the rings, listens, and waits for the presenter. A check that cannot be made
+is reported as well. Each finding says what to do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rtevo.config import Config, is_localizer, load
 from rtevo.errors import ConfigError, RtevoError
-from rtevo.preflight import machine, painting, pictures, stimulus, volumes
+from rtevo.preflight import machine, painting, pictures, sensors, stimulus, volumes
 from rtevo.preflight.findings import Check, Finding, Known, Verdict
 from rtevo.session.counting import counted
 from rtevo.session.localizer import as_localizer
@@ -26,14 +26,12 @@ EVOLUTION = "evolution"
 CHECKS = (
     Check("leftovers", machine.leftovers, to_do="see python -m rtevo.shm"),
     Check("volumes", volumes.source),
-    Check(
-        "delivery", volumes.delivery, to_do="end what listens there (ss -ltnp), choose another [acquisition] port, or mend the session file"
-    ),
-    Check("decoder", volumes.decoder, ("tr_s",), "mend [decoder] folder, or make one: python -m rtevo.decode fit, or import", EVOLUTION),
-    Check("sample volume", volumes.sample, ("tr_s",), "give a volume of the run's protocol: --sample FILE or DIR", EVOLUTION),
+    Check("delivery", volumes.delivery, to_do="end what listens there (ss -ltnp), choose another [acquisition] port, or correct the file"),
+    Check("decoder", volumes.decoder, ("tr_s",), "correct [decoder] folder, or make one: python -m rtevo.decode fit, or import", EVOLUTION),
+    Check("sample volume", volumes.sample, ("tr_s",), "name a volume of the run's protocol: --sample FILE or DIR", EVOLUTION),
     Check("placement", volumes.placement, ("decoder",), "see docs/placement.md", EVOLUTION),
     Check("realignment", volumes.realignment, ("decoder", "tr_s"), "see docs/realign.md", EVOLUTION),
-    Check("model", painting.model, (), "see docs/generator.md: how to get a model, and what is in its folder", EVOLUTION),
+    Check("model", painting.model, (), "see docs/generator.md: how to get a model, and what its folder holds", EVOLUTION),
     Check("evolution", painting.course, ("embedding_size",), of=EVOLUTION),
     Check("gate", painting.gate, ("image_size",), "see docs/safety.md", EVOLUTION),
     Check("pictures", pictures.pictures, ("tr_s",), "see docs/localizer.md", "localizer"),
@@ -41,20 +39,21 @@ CHECKS = (
     Check("disk", machine.disk, ("grid", "image_size", "tr_s"), "choose another [record] out"),
     Check("shared memory", machine.shared_memory, ("grid", "tr_s", "embedding_size", "image_size")),
     Check("painting", painting.painting, ("image_size",), "see docs/generator.md; python -m rtevo.generate check says more", EVOLUTION),
+    Check("pulse and respiration", sensors.sensors, (), "see docs/physio.md"),
     Check("skin conductance", stimulus.conductance, (), "mend [bridge] osc", EVOLUTION),
     Check("presenter", stimulus.presenter, to_do="end what listens there, or mend [bridge]; keys: python -m rtevo.bridge keys"),
 )
-_OTHERS = ("session file", "presenter's clock")  # names of findings that are longer than their checks'
+_OTHERS = ("session file", "presenter's clock")  # findings with longer names than their checks
 STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 
 
 def preflight(known: Known) -> Iterator[Finding]:
-    """Make every check, one after the other; an error of one does not keep the others from being made.
+    """Make all checks, one after the other; an error in one does not prevent the others.
 
     Parameters
     ----------
     known : Known
-        The session, and what the operator has given.
+        The session, and the operator's options.
 
     Yields
     ------
@@ -67,7 +66,7 @@ def preflight(known: Known) -> Iterator[Finding]:
         if missing := check.missing(known):
             words = {"tr_s": "repetition time", "embedding_size": "model", "image_size": "model", "grid": "decoder"}
             names = ", ".join(dict.fromkeys(words.get(name, name) for name in missing))
-            yield Finding(check.name, "warn", f"not checked: it needs the {names}", "mend that first, then check again")
+            yield Finding(check.name, "warn", f"not checked: this needs the {names}", "correct that first, then check again")
             continue
         try:
             yield from check.run(known)
@@ -83,14 +82,19 @@ def _session(session: Path | None, make: Callable[[], Config]) -> tuple[Config |
         config = make()
     except ConfigError as error:
         return None, [
-            Finding("session file", "fail", mistake, "mend it, or make what it names; python -m rtevo.run --example shows every key")
+            Finding(
+                "session file",
+                "fail",
+                mistake,
+                "correct it, or create the file that it names; python -m rtevo.run --example shows all keys",
+            )
             for mistake in error.mistakes
         ]
     return config, [Finding("session file", "pass", str(session) if session else "none: every key has its default")]
 
 
 def row(each: Finding, names: int) -> object:
-    """Return a finding as a row for a terminal, printed when its check has ended; `names` is the width of the names, in characters."""
+    """Return a finding as a row for a terminal; `names` is the width of the names, in characters."""
     from rich.table import Table
     from rich.text import Text
 
@@ -107,13 +111,13 @@ def row(each: Finding, names: int) -> object:
 def main(
     session: Path | None, overrides: dict[tuple[str, str], object], sample: Path | None = None, wait_s: float = 30.0, as_json: bool = False
 ) -> int:
-    """Check a session, and print what was found when each check ends; gives the exit status: 0 where nothing fails, else 1."""
+    """Check a session, and print each finding when its check ends; return the exit status: 0 if no check fails, else 1."""
     from rich.console import Console
 
     output = Console(highlight=False)
     if not output.is_terminal:
         output.width = 140
-    shown = output if output.is_terminal and not as_json else Console(stderr=True, highlight=False)  # one screen has one line that moves
+    shown = output if output.is_terminal and not as_json else Console(stderr=True, highlight=False)  # only a terminal shows the moving line
     names = max(len(each) for each in (*(check.name for check in CHECKS), *_OTHERS))
     findings: list[Finding] = []
 

@@ -1,4 +1,4 @@
-"""What a preflight finds, and what its checks know of each other."""
+"""Findings of a preflight, and what its checks share."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class Finding:
     Parameters
     ----------
     check : str
-        What was looked at.
+        The thing that was checked.
     verdict : str
-        ``pass``; ``warn``: a session would start, but see to it; ``fail``: a session would not start, or not go well.
+        ``pass``; ``warn``: a session would start, but needs attention; ``fail``: a session would not start, or not go well.
     found : str
-        What was found.
+        The finding.
     to_do : str
-        What to do about it; empty for ``pass``.
+        What to do; empty for ``pass``.
     figures : mapping of str to float
-        What was measured, for ``--json``; units in the names.
+        Measurements, for ``--json``; units in the names.
     """
 
     check: str
@@ -52,17 +52,17 @@ class Finding:
 
 @dataclass
 class Known:
-    """What the checks have learnt so far; None where nothing is known.
+    """Results of the checks so far; None: not known.
 
     Parameters
     ----------
     config : Config
     sample : Path, optional
-        A volume of the protocol to come, as the operator names it: a file, or a folder of DICOM files.
+        A volume of the session's protocol, named by the operator: a file, or a folder of DICOM files.
     wait_s : float
-        How long the presenter is waited for, s.
+        Longest wait for the presenter, s.
     tell : callable
-        Told, in one line, what takes longer.
+        Called with one line about slow work.
     """
 
     config: Config
@@ -75,7 +75,7 @@ class Known:
     folder: Path | None = None  # of the decoder
     grid: Grid | None = None
     volume: NDArray[np.float32] | None = None
-    reason: str = ""  # why there is no sample in the watched folder
+    reason: str = ""  # why the watched folder holds no sample
     embedding_size: int | None = None
     image_size: tuple[int, int] | None = None
     space: LatentSpace | None = None
@@ -83,21 +83,21 @@ class Known:
 
     @property
     def images(self) -> int:
-        """Number of images that may be shown."""
+        """Largest number of images that may be shown."""
         from rtevo.session.course import course_settings
 
         return len(self.trials) or course_settings(self.config).images
 
     @property
     def cadence_s(self) -> float:
-        """Real time from one onset to the next, s; infinite where time does not pass (lock-step)."""
+        """Real time from one onset to the next, s; infinite in lock-step."""
         shown = self.config.presentation
         speed = self.config.session.speed
         return (shown.image_s + shown.washout_s) / speed if speed else float("inf")
 
     @property
     def session_s(self) -> float:
-        """Longest duration of the session, s, as far as it is known beforehand."""
+        """Longest duration of the session, s, as far as known beforehand."""
         config, shown = self.config, self.config.presentation
         if self.trials:
             return length_s(self.trials, shown.baseline_s)
@@ -115,26 +115,26 @@ class Check:
     ----------
     name : str
     run : callable
-        Gives findings; may raise RtevoError, whose text is then what was found.
+        Returns findings; may raise RtevoError, whose text is then the finding.
     needs : tuple of str
-        What of :class:`Known` it cannot do without.
+        Attributes of :class:`Known` that it requires.
     to_do : str
-        What to do where it raises.
+        What to do if it raises.
     of : str
-        Task that it is for; empty: any.
+        Task for which it is made; empty: any.
     """
 
     name: str
     run: Callable[[Known], Iterator[Finding]]
     needs: tuple[str, ...] = ()
-    to_do: str = "mend the session file"
+    to_do: str = "correct the session file"
     of: str = ""
 
     def missing(self, known: Known) -> list[str]:
-        """Give what an earlier check should have found and has not."""
+        """Return what an earlier check should have found and has not."""
         return [name for name in self.needs if getattr(known, name) is None]
 
 
 def megabytes(size: Any) -> str:
-    """Write a number of bytes."""
+    """Return a number of bytes as text."""
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

@@ -1,4 +1,4 @@
-"""The image model, its latent space and course, and how fast it paints."""
+"""Checks of the image model, its latent space, the course, and the speed of painting."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rtevo.session.safety import avoid_of, gate_of
 __all__ = ["course", "gate", "model", "painting"]
 
 IMAGES = 5  # painted for the test
-NEAR = 0.8  # of the time that there is
+NEAR = 0.8  # of the available time
 SPARE_BYTES = 1 << 30  # of a GPU's memory
 
 
 def model(known: Known) -> Iterator[Finding]:
-    """The model's files."""
+    """Check the model's files."""
     from rtevo import generate
     from rtevo.generate.check import check_files
 
@@ -37,16 +37,16 @@ def model(known: Known) -> Iterator[Finding]:
     height, width = known.image_size
     what = f"{path or 'built-in'}: embeddings of {known.embedding_size}, images of {width} x {height} px, fingerprint {mark[:16]}"
     if path is None and known.config.acquisition.source == "watch":
-        yield Finding("model", "warn", f"{what}; it paints emoji only", "name one: [generator] unclip_model_path (docs/generator.md)")
-    elif path is not None and "nothing beside them" in lines[-1]:
-        to_do = "put SHA256SUMS beside the model to have it compared at every check"
-        yield Finding("model", "warn", f"{what}; nothing says what was published", to_do)
+        yield Finding("model", "warn", f"{what}; it paints emoji only", "name a model in [generator] unclip_model_path (docs/generator.md)")
+    elif path is not None and "no published hashes" in lines[-1]:
+        to_do = "put SHA256SUMS beside the model: every check then compares the files"
+        yield Finding("model", "warn", f"{what}; no published checksums to compare with", to_do)
     else:
         yield Finding("model", "pass", what)
 
 
 def course(known: Known) -> Iterator[Finding]:
-    """Latent space, condition and strategy; a blinded session's condition is not told."""
+    """Check latent space, condition and strategy; a blinded session's condition is not shown."""
     from rtevo.session import course
 
     assert known.embedding_size is not None
@@ -60,7 +60,7 @@ def course(known: Known) -> Iterator[Finding]:
 
 
 def gate(known: Known) -> Iterator[Finding]:
-    """Start every filter, and show that the marked picture is refused, and how long a picture takes."""
+    """Start every filter, check that it refuses the marked picture, and measure the time for a picture."""
     from rtevo.gate import check_gate
 
     assert known.image_size is not None
@@ -69,17 +69,17 @@ def gate(known: Known) -> Iterator[Finding]:
     with gate_of(config, avoid_of(config, known.space), config.generator.devices[0]) as gate:
         found = check_gate(gate, *known.image_size, known.space.to_embedding(np.zeros(known.space.latent_size, np.float32)))
         ms = sum(finding.ms for finding in found)
-        what = f"{gate.description}: the marked picture was refused, in {ms:.0f} ms; approval: {config.safety.approval}"
+        what = f"{gate.description}: refused the marked picture in {ms:.0f} ms; approval: {config.safety.approval}"
     figures: dict[str, float | None] = {"ms": round(ms, 3)}
     if len(found) > 1 or config.safety.approval != "none" or config.acquisition.source != "watch":
         yield Finding("gate", "pass", what, "", figures)
     else:
         to_do = "set [safety] avoid, checker, filters or approval (docs/safety.md)"
-        yield Finding("gate", "warn", f"{what}; nothing else looks at pictures, and nobody does", to_do, figures)
+        yield Finding("gate", "warn", f"{what}; no other filter and no person sees the pictures first", to_do, figures)
 
 
 def painting(known: Known) -> Iterator[Finding]:
-    """Paint on each of the session's devices, as fast as they can."""
+    """Paint on each of the session's devices, as fast as possible."""
     from rtevo.generate.check import try_out
     from rtevo.stages.generate import settings_of
 
@@ -94,7 +94,7 @@ def painting(known: Known) -> Iterator[Finding]:
 
 
 def pace(known: Known, trial: Any, name: str) -> Finding:
-    """Judge what was painted against the session's cadence; every device paints its share of the images."""
+    """Compare the speed of painting with the session's cadence; every device paints its share of the images."""
     first_s, last_s = trial.times_s[0], trial.times_s[-1]
     each_s = (last_s - first_s) / (len(trial.times_s) - 1)
     budget_s = known.cadence_s * len(known.config.generator.devices)
@@ -110,17 +110,17 @@ def pace(known: Known, trial: Any, name: str) -> Finding:
     }
     to_do = "fewer [generator] steps or px, a faster backend or one more device: python -m bench.tune finds what keeps the cadence"
     if each_s > budget_s:
-        return Finding(name, "fail", what, f"{to_do}; or longer [presentation] image_s, washout_s", figures)
+        return Finding(name, "fail", what, f"{to_do}; or a longer [presentation] image_s or washout_s", figures)
     if each_s > NEAR * budget_s or first_s > deadline_s:
-        return Finding(name, "warn", f"{what}: hardly any time to spare", to_do, figures)
+        return Finding(name, "warn", f"{what}: almost no time to spare", to_do, figures)
     return Finding(name, "pass", what, "", figures)
 
 
 def room(free: int, total: int, name: str) -> Finding:
-    """Judge what is left of a GPU's memory while the model is on it."""
-    what = f"{megabytes(free)} of {megabytes(total)} left beside the model"
+    """Judge the free memory of a GPU that holds the model."""
+    what = f"{megabytes(free)} of {megabytes(total)} free beside the model"
     figures: dict[str, float | None] = {"free_bytes": free, "total_bytes": total}
     if free < SPARE_BYTES:
-        to_do = "end other programs on the GPU (nvidia-smi), or a smaller [generator] px or batch"
+        to_do = "end other programs on the GPU (nvidia-smi), or set a smaller [generator] px or batch"
         return Finding(name, "fail" if free < SPARE_BYTES // 8 else "warn", what, to_do, figures)
     return Finding(name, "pass", what, "", figures)

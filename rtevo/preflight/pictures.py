@@ -1,4 +1,4 @@
-"""The pictures of a localizer, and their schedule."""
+"""Check of the pictures of a localizer, and their schedule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["pictures"]
 
 
 def pictures(known: Known) -> Iterator[Finding]:
-    """Read every picture, and make the run's schedule: how many there are, and how long the scanner has to run."""
+    """Read every picture, and make the run's schedule; report the number of pictures and the scanner's running time."""
     config = known.config
     assert known.tr_s is not None
     known.tell("reading the pictures")
@@ -26,7 +26,7 @@ def pictures(known: Known) -> Iterator[Finding]:
         known.grid = known.source.grid
     elif config.acquisition.source == "simulate":
         known.grid = simulation(config, known.tr_s).grid
-    else:  # not known yet: as large as may come
+    else:  # not known yet: the largest possible
         x, y, z = config.acquisition.largest
         known.grid = Grid((x, y, z), np.eye(4))
     height, width = known.image_size

@@ -1,4 +1,4 @@
-"""The stimulus PC: does its presenter come, what does its screen do, how well is its clock known; and skin conductance."""
+"""Checks of the stimulus PC: its presenter, its screen, its clock; and of skin conductance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rtevo.records import NOTES, EventKind
 
 __all__ = ["conductance", "presenter"]
 
-OWN_S = 60.0  # longest wait for the presenter that a rehearsal brings itself
+OWN_S = 60.0  # longest wait for a rehearsal's own presenter
 LEAVE_S = 10.0
 LEAST_HZ = 50.0
 KNOWN_MS = 4.0  # clock: half a frame of 120 Hz
@@ -28,12 +28,12 @@ KEPT = NOTES | {EventKind.END, EventKind.REFUSED, EventKind.ONSET}
 
 
 def presenter(known: Known) -> Iterator[Finding]:
-    """Wait for the presenter, as a session does, ask what its screen does, and let it go back to waiting for the session."""
+    """Wait for the presenter, as a session does, read its screen's figures, and let it wait for the session again."""
     config, outside = known.config, presenter_is_outside(known.config)
     settings = replace(
         presentation_settings(config),
         speed=1.0,
-        wait_text="The support computer is looking at this screen.",
+        wait_text="The support computer is checking this screen.",
         end_text="All is well here. Waiting for the session.",
     )
     keys = Path(config.bridge.keys) if outside and config.bridge.keys else None
@@ -49,7 +49,9 @@ def presenter(known: Known) -> Iterator[Finding]:
             stack.enter_context(_own(link.endpoint))
         _poll(link, wait_s, notes, lambda: link.ready or bool(link.trouble))
         if link.trouble:
-            yield Finding("presenter", "fail", f"it cannot present: {link.trouble}", "see to that on the stimulus PC, start it there again")
+            yield Finding(
+                "presenter", "fail", f"it cannot present: {link.trouble}", "correct that on the stimulus PC, and restart the presenter"
+            )
             return
         if not link.ready:
             yield _nobody(link, wait_s, notes)
@@ -62,23 +64,23 @@ def presenter(known: Known) -> Iterator[Finding]:
     yield _screen(link, outside)
     yield refused
     for warning in link.warnings:
-        yield Finding("presenter's computer", "warn", warning, "see to that on the stimulus PC; python -m presenter --selftest says more")
+        yield Finding("presenter's computer", "warn", warning, "correct that on the stimulus PC; python -m presenter --selftest shows more")
     if others := [note.text for note in notes if note.kind == EventKind.WAITS]:
-        yield Finding("presenters", "warn", others[0], "close all presenters but the one whose screen the participant sees")
+        yield Finding("presenters", "warn", others[0], "close all presenters except the one on the participant's screen")
     yield clock(offset_ns, bound_ns)
 
 
 def _refuses(link: Bridge, notes: list[PresenterEvent]) -> Finding:
-    """See that the presenter shows nothing that the gate has not passed: it is sent the marked picture, without a verdict."""
+    """Check that the presenter shows nothing that the gate has not passed: send it the marked picture without a verdict."""
     link.send_image(0, 0, marked_picture(64, 64), verdict="")
     _poll(link, LEAVE_S, notes, lambda: any(note.kind in (EventKind.REFUSED, EventKind.ONSET) for note in notes))
     if any(note.kind == EventKind.REFUSED for note in notes):
         return Finding("presenter's gate", "pass", "it refuses a picture without a verdict")
-    return Finding("presenter's gate", "fail", "it has not refused a picture without a verdict", "install the same version of rtevo there")
+    return Finding("presenter's gate", "fail", "it did not refuse a picture without a verdict", "install the same version of rtevo there")
 
 
 def _poll(link: Bridge, wait_s: float, notes: list[PresenterEvent], enough: Callable[[], bool]) -> None:
-    """Serve the link for a while; keep what is told."""
+    """Serve the link for a while, and keep the notes."""
     until = time.monotonic() + wait_s
     while not enough() and time.monotonic() < until:
         notes += [event for event in link.poll(0.05) if event.kind in KEPT]
@@ -86,7 +88,7 @@ def _poll(link: Bridge, wait_s: float, notes: list[PresenterEvent], enough: Call
 
 @contextmanager
 def _own(endpoint: str) -> Iterator[None]:
-    """Start the presenter that a rehearsal brings itself."""
+    """Start a rehearsal's own presenter."""
     command = [sys.executable, "-m", "presenter", "--headless", "--connect", endpoint]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -100,40 +102,44 @@ def _nobody(link: Bridge, wait_s: float, notes: list[PresenterEvent]) -> Finding
     said = dict.fromkeys(note.text if note.kind in NOTES else f"end {note.text}" for note in notes)
     seen = f"; seen: {'; '.join(said)}" if notes else ""
     if link.connected:
-        return Finding("presenter", "fail", f"it has come, but its display is not ready after {wait_s:g} s{seen}", "see its messages there")
+        return Finding(
+            "presenter", "fail", f"it connected, but its display is not ready after {wait_s:g} s{seen}", "read its messages there"
+        )
     to_do = f"start it on the stimulus PC: python -m presenter --connect {link.endpoint.replace('0.0.0.0', 'THIS-COMPUTER')} --key FILE; "
-    to_do += "is the address right, does the firewall let the port through? Longer: --wait S"
-    return Finding("presenter", "fail", f"no presenter came to {link.endpoint} within {wait_s:g} s{seen}", to_do)
+    to_do += "check the address, and that the firewall passes the port; for a longer wait: --wait S"
+    return Finding("presenter", "fail", f"no presenter connected to {link.endpoint} within {wait_s:g} s{seen}", to_do)
 
 
 def _screen(link: Bridge, outside: bool) -> Finding:
-    """Judge what the presenter said of its display."""
+    """Judge the presenter's display."""
     display, hertz = link.display
     what = f"{display}, {hertz:.2f} Hz"
     figures: dict[str, float | None] = {"refresh_hz": hertz}
     if outside and display == "headless":
-        return Finding("presenter", "warn", f"{what}: nobody sees its pictures", "start it without --headless for a participant", figures)
+        return Finding(
+            "presenter", "warn", f"{what}: no screen shows its pictures", "start it without --headless for a participant", figures
+        )
     if hertz < LEAST_HZ:
-        to_do = "see the screen's settings; python -m presenter --selftest says more"
+        to_do = "check the screen's settings; python -m presenter --selftest shows more"
         return Finding("presenter", "warn", f"{what}: a slow screen", to_do, figures)
     return Finding("presenter", "pass", what, "", figures)
 
 
 def clock(offset_ns: int, bound_ns: int) -> Finding:
-    """Judge how well the stimulus PC's clock is known."""
+    """Judge the error bound of the stimulus PC's clock."""
     if bound_ns < 0:
-        return Finding("presenter's clock", "fail", "it has not answered a single ping", "see the network between the two computers")
+        return Finding("presenter's clock", "fail", "it has answered no ping", "check the network between the two computers")
     what = f"offset {offset_ns / 1e9:.6f} s, known to {bound_ns / 1e6:.3f} ms"
     figures: dict[str, float | None] = {"offset_s": offset_ns / 1e9, "bound_ms": bound_ns / 1e6}
     if bound_ns > KNOWN_MS * 1e6:
         return Finding(
-            "presenter's clock", "warn", what, "a cable in place of wireless, a direct connection in place of the campus network", figures
+            "presenter's clock", "warn", what, "use a cable instead of wireless, a direct connection instead of the campus network", figures
         )
     return Finding("presenter's clock", "pass", what, "", figures)
 
 
 def conductance(known: Known) -> Iterator[Finding]:
-    """Whether skin conductance comes in, where it drives evolution."""
+    """Check that skin conductance arrives, if it drives evolution."""
     config = known.config
     if config.session.condition != "physiology":
         return
@@ -145,6 +151,6 @@ def conductance(known: Known) -> Iterator[Finding]:
             time.sleep(0.02)
         if not sensor.samples:
             to_do = f"have the recorder send {config.bridge.osc_path} to {sensor.endpoint} (UDP)"
-            yield Finding("skin conductance", "fail", f"nothing came to {sensor.endpoint} within {SAMPLES_S:g} s", to_do)
+            yield Finding("skin conductance", "fail", f"no sample arrived at {sensor.endpoint} within {SAMPLES_S:g} s", to_do)
         else:
-            yield Finding("skin conductance", "pass", f"comes in at {sensor.endpoint}")
+            yield Finding("skin conductance", "pass", f"arrives at {sensor.endpoint}")

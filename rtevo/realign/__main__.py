@@ -37,10 +37,10 @@ __all__ = ["main"]
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m rtevo.realign", description="Align a recorded run to one reference.")
     parser.add_argument("run", metavar="RUN.nii.gz|DICOM_DIR", type=Path, help="4-D NIfTI file, or a folder of DICOM files")
-    parser.add_argument("--reference", default="first", metavar="FILE|first|mean", help="what to align to (default: first)")
-    parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="aligned.nii.gz, motion.tsv and motion.png go there")
-    parser.add_argument("--threads", type=int, default=1, help="results do not depend on it (default: 1)")
-    parser.add_argument("--series", metavar="PATTERN", help="which series of a DICOM folder")
+    parser.add_argument("--reference", default="first", metavar="FILE|first|mean", help="volume to align to (default: first)")
+    parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder for aligned.nii.gz, motion.tsv and motion.png")
+    parser.add_argument("--threads", type=int, default=1, help="number of threads; results do not depend on it (default: 1)")
+    parser.add_argument("--series", metavar="PATTERN", help="series of a DICOM folder: number, UID or name")
     return parser
 
 

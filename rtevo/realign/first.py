@@ -16,7 +16,7 @@ __all__ = ["FEWEST", "FirstVolumes"]
 Volume = NDArray[np.float32]
 
 STEADY_S = 6.0  # so long a stretch of steady volumes makes a reference,
-FEWEST = 3  # and so many at least
+FEWEST = 3  # and at least this many
 STEADY_SHARE = 0.02  # the first volumes' signal may differ so far from that of the later ones; before steady state it lies 5 to 100 % above
 STILL_MM = 1.0  # and the head may lie so far from where it mostly does
 PATIENCE = 4  # times the wanted volumes: then those that there are must do

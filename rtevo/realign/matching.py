@@ -88,7 +88,7 @@ class Matcher:
         self._sums = np.zeros((CHUNKS, align.SUMS))
 
     def match(self, volume: Packed, level: Level, start: Match, *, tolerance_mm: float, most: int) -> Match:
-        """Take steps until one is smaller than `tolerance_mm`, at most `most`; all residuals count alike.
+        """Iterate until a step is smaller than `tolerance_mm`, at most `most` times; all residuals count alike.
 
         Parameters
         ----------
@@ -119,7 +119,7 @@ class Matcher:
         return replace(self._ended(descent, tolerance_mm), field=field)
 
     def finish(self, volume: Packed, level: Level, gains: Gains, start: Match, *, tolerance_mm: float, most: int) -> Match:
-        """Take steps with the gains and the spread that were learned, until one is smaller than `tolerance_mm`, at most `most`."""
+        """Iterate with the learned gains and spread until a step is smaller than `tolerance_mm`, at most `most` times."""
         knots = (gains.knots[0], gains.knots[1], np.ascontiguousarray(gains.knots[2].T))
         expected = self._expected[: len(level.weight)]
         expand(level.rows, *knots, start.field, level.reference, expected)
@@ -173,7 +173,7 @@ class _Descent:
         self._last[:] = 0.0
 
     def step(self, expected: Packed, limit: float) -> bool:
-        """Take a step; False where there is none."""
+        """Make one step; False if none is possible."""
         self.count += 1
         sums = self.matcher.accumulate(self.volume, self.level, expected, self.matrix, self.gain, limit)
         arguments = (self.level.total, self.matcher.centre, HEAD_RADIUS_MM, self._inverse, self._last, self.matrix)

@@ -18,8 +18,10 @@ from rtevo.kernels.mask import brain_mask
 from rtevo.kernels.rigid import matrix_from_params, params_from_matrix
 from rtevo.kernels.smooth import smooth
 from rtevo.kernels.template import make_level, seen_through_splines, thinned
+from rtevo.kernels.warp import warped_rows
 from rtevo.realign.matching import CHUNKS, Match, Matcher
 from rtevo.realign.team import Team
+from rtevo.realign.warp import Warp
 from rtevo.records import Grid
 
 __all__ = ["Motion", "Realigner", "guiding_mask", "warm_up"]
@@ -46,7 +48,7 @@ MAX_INVALID = 0.05  # share of the mask's voxels that may be NaN or infinite
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """How one volume lies to the reference.
+    """The position of one volume relative to the reference.
 
     Parameters
     ----------
@@ -136,7 +138,7 @@ class Realigner:
         self._invalid = 0.0
 
     def _take_prepared(self, reference: ArrayLike, mask: ArrayLike | None) -> bool:
-        """Take what the last realigner made of the very same reference: seconds of computing for large ones."""
+        """Copy what the last realigner made of the same reference: this saves seconds of computing for large ones."""
         for kept, affine, prepared in _PREPARED if mask is None else ():
             if kept is reference and np.array_equal(affine, self.grid.affine):
                 self.__dict__.update(prepared)
@@ -144,7 +146,7 @@ class Realigner:
         return False
 
     def _keep_prepared(self, reference: ArrayLike, mask: ArrayLike | None) -> None:
-        """Keep what was made of a reference that nobody can change, for the next realigner."""
+        """Keep what was made of an unchangeable reference, for the next realigner."""
         _PREPARED.clear()
         if mask is None and isinstance(reference, np.ndarray) and reference.base is None and not reference.flags.writeable:
             _PREPARED.append((reference, self.grid.affine, {name: self.__dict__[name] for name in _OF_REFERENCE}))
@@ -187,8 +189,8 @@ class Realigner:
         self._load(volume)
         return self._estimate()
 
-    def reslice(self, volume: ArrayLike, motion: Motion, out: Volume | None = None) -> Volume:
-        """Sample a volume on the reference's grid by cubic B-splines.
+    def reslice(self, volume: ArrayLike, motion: Motion, out: Volume | None = None, warp: Warp | None = None) -> Volume:
+        """Sample a volume on the reference's grid by cubic B-splines; with a warp its distortion is undone in the same interpolation.
 
         Points up to one voxel outside the volume take its mirrored edge, further out 0. A volume that could not be aligned is
         passed on as it is.
@@ -200,13 +202,15 @@ class Realigner:
             Of that volume.
         out : ndarray, float32 (X, Y, Z), optional
             C-ordered; written and returned.
+        warp : Warp, optional
+            On the reference's grid.
         """
         result = self._result(out)
         if not motion.converged:
             result[...] = volume
             return result
         self._load(volume)
-        return self._reslice(motion, result)
+        return self._reslice(motion, result, warp)
 
     def align(self, volume: ArrayLike, out: Volume | None = None) -> tuple[Motion, Volume]:
         """Estimate and reslice in one go, which spares a copy of the volume; the same results bit for bit."""
@@ -302,7 +306,7 @@ class Realigner:
                 break
         return best
 
-    def _reslice(self, motion: Motion, out: Volume) -> Volume:
+    def _reslice(self, motion: Motion, out: Volume, warp: Warp | None = None) -> Volume:
         nx, ny, _ = self.grid.shape
         matrix = np.linalg.inv(self.grid.affine) @ motion.matrix @ self.grid.affine
         volume, flat, lines = self._volume, interpolate.as_line(self._volume), self._lines
@@ -310,7 +314,10 @@ class Realigner:
         self._team.run(lambda n, first, last: interpolate.prefilter_x(volume, first, last), ny + 2 * interpolate.PAD)
 
         def sample(worker: int, first: int, last: int) -> None:
-            interpolate.reslice_rows(flat, self.grid.shape, False, matrix, self._rows, first, last, lines[worker], out)
+            if warp is None:
+                interpolate.reslice_rows(flat, self.grid.shape, False, matrix, self._rows, first, last, lines[worker], out)
+            else:
+                warped_rows(flat, self.grid.shape, matrix, warp.shift, warp.gain, self._rows, first, last, out)
 
         if not self._everything:
             out[...] = 0
@@ -362,4 +369,5 @@ def warm_up(on_compile: Callable[[str], None] | None = None) -> None:
         with Realigner(ball, np.eye(4), mask=ball > 10) as realigner:
             motion, out = realigner.align(ball)
             realigner._reslice(motion, out)  # whether or not so small a volume could be aligned
+            realigner._reslice(motion, out, Warp.of(np.zeros((*ball.shape, 3))))
         smooth(ball, (1, 1, 1), 2.0)

@@ -8,11 +8,13 @@ from numpy.typing import ArrayLike, NDArray
 from rtevo.kernels import interpolate
 from rtevo.kernels.align import pack_rows
 from rtevo.kernels.rigid import matrix_from_params
+from rtevo.kernels.warp import warped_rows
+from rtevo.realign.warp import Warp
 
 __all__ = ["resliced"]
 
 
-def resliced(volume: ArrayLike, affine: ArrayLike, params: ArrayLike) -> NDArray[np.float32]:
+def resliced(volume: ArrayLike, affine: ArrayLike, params: ArrayLike, warp: Warp | None = None) -> NDArray[np.float32]:
     """Sample a volume on its reference's grid by cubic B-splines.
 
     Parameters
@@ -23,6 +25,8 @@ def resliced(volume: ArrayLike, affine: ArrayLike, params: ArrayLike) -> NDArray
         Voxel to RAS+ mm, of the volume and of the reference.
     params : array_like, (6,)
         Motion of the volume, as in :class:`rtevo.realign.Motion`.
+    warp : Warp, optional
+        Distortion that is undone, on the reference's grid.
 
     Returns
     -------
@@ -41,5 +45,8 @@ def resliced(volume: ArrayLike, affine: ArrayLike, params: ArrayLike) -> NDArray
     matrix = np.linalg.inv(world) @ matrix_from_params(params, centre) @ world
     rows = pack_rows(np.ones(shape, np.float32))[0]
     out = np.empty(shape, np.float32)
-    interpolate.reslice_rows(interpolate.as_line(padded), shape, False, matrix, rows, 0, len(rows), line, out)
+    if warp is None:
+        interpolate.reslice_rows(interpolate.as_line(padded), shape, False, matrix, rows, 0, len(rows), line, out)
+    else:
+        warped_rows(interpolate.as_line(padded), shape, matrix, warp.shift, warp.gain, rows, 0, len(rows), out)
     return out

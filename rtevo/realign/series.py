@@ -65,7 +65,7 @@ def open_nifti(path: Path) -> Run:
         image = nib.load(path)
         raw = image.dataobj.get_unscaled()  # whole, in its own dtype: a compressed file has no random access
     except (OSError, EOFError, ValueError, AttributeError, ImageFileError) as error:
-        raise DataError(f"{path}: expected a NIfTI file, got: {error}") from error
+        raise DataError(f"{path}: expected a NIfTI file, found: {error}") from error
     if raw.ndim not in (3, 4) or not np.issubdtype(raw.dtype, np.number) or np.iscomplexobj(raw):
         raise DataError(f"{path}: expected real volumes (X, Y, Z) or (X, Y, Z, n), found {raw.dtype} {raw.shape}")
     raw = raw.reshape(*raw.shape[:3], -1)
@@ -97,7 +97,7 @@ def reference_from(path: Path, grid: Grid) -> Volume:
 
 
 def first_volume(run: Run) -> Volume:
-    """Return the first volume of a run that is there."""
+    """Return the first recorded volume of a run."""
     for volume in run:
         if volume is not None:
             return volume

@@ -1,10 +1,10 @@
-"""What a run leaves behind: an append-only log, and the tables that follow from it.
+"""The record of a run: an append-only log, and the tables that follow from it.
 
-The recorder is an observer of every ring: it can hold up nobody, and is told where it has missed something. :class:`RecordedSession` is
-the one way to read what a run has left (:func:`rtevo.load` in a notebook). It makes ``trials.tsv``, ``motion.tsv``, ``latents.npz`` and
-``summary.json`` from the log alone, also after a crash: ``python -m rtevo.record OUT``. What the log holds stands in
-:mod:`rtevo.record.kinds`. A session that was resumed has several *parts* in one log, each a run of the scanner; volumes are counted, and
-onsets are timed, as if each part had followed upon the one before without a gap.
+The recorder is an observer of every ring: it delays no process, and learns of slots that it missed. :class:`RecordedSession` is the way
+to read a run's record (:func:`rtevo.load` in a notebook). It makes ``trials.tsv``, ``motion.tsv``, ``latents.npz`` and ``summary.json``
+from the log alone, also after a crash: ``python -m rtevo.record OUT``. :mod:`rtevo.record.kinds` is the log's schema. A resumed session has
+several *parts* in one log, each a run of the scanner; volumes are counted, and onsets are timed, as if the parts followed each other
+without a gap.
 """
 
 from rtevo.record.fitting import record_of
@@ -20,22 +20,32 @@ from rtevo.record.kinds import (
     Lost,
     Notice,
     Other,
+    PhysiologyRecord,
     PlacementRecord,
     Record,
     RefusedRecord,
     ScoreRecord,
     Sealed,
+    SeriesRecord,
     Start,
     Truth,
     Unsealed,
     VolumeRecord,
     floats,
-    is_measured,
 )
 from rtevo.record.localizer import EVENTS, event_rows, shown_trials, task_of
 from rtevo.record.log import LOG, LogFollower, LogWriter, hold, read_log, skip_damaged
-from rtevo.record.parts import Part, earlier, of_kind, parts
-from rtevo.record.recorder import Recorder, compact, image_path, placement_folder, reference_path, refused_path, volume_path
+from rtevo.record.parts import Part, earlier, is_measured, of_kind, parts, projected_of
+from rtevo.record.recorder import (
+    Recorder,
+    compact,
+    image_path,
+    placement_folder,
+    read_volume,
+    reference_path,
+    refused_path,
+    volume_path,
+)
 from rtevo.record.reserve import release, reserve
 from rtevo.record.sealing import SECRET_BYTES, cipher_of, is_sealed, load_secret, open_sealed, seal, secret_of
 from rtevo.record.session import (
@@ -78,6 +88,7 @@ __all__ = [
     "Other",
     "Painting",
     "Part",
+    "PhysiologyRecord",
     "PlacementRecord",
     "Record",
     "RecordedSession",
@@ -85,6 +96,7 @@ __all__ = [
     "RefusedRecord",
     "ScoreRecord",
     "Sealed",
+    "SeriesRecord",
     "Start",
     "Truth",
     "Unsealed",
@@ -109,7 +121,9 @@ __all__ = [
     "open_sealed",
     "parts",
     "placement_folder",
+    "projected_of",
     "read_log",
+    "read_volume",
     "record_of",
     "reference_path",
     "refused_path",

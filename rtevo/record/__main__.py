@@ -1,4 +1,4 @@
-"""``python -m rtevo.record OUT``: make a session's tables again from its log."""
+"""``python -m rtevo.record OUT``: rebuild a session's tables from its log."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from rtevo.record import LOG, RecordedSession, skip_damaged
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status."""
+    """Run the command line, and return the exit status."""
     p = Parser(
         prog="python -m rtevo.record",
-        description="Make trials.tsv, motion.tsv, latents.npz and summary.json of a session again, from its log (record.jsonl) alone.",
+        description="Rebuild trials.tsv, motion.tsv, latents.npz and summary.json of a session from its log (record.jsonl) alone.",
     )
     p.add_argument("out", type=Path, metavar="OUT", help="the session's folder")
     p.add_argument(
         "--skip-damaged",
         action="store_true",
-        help="go on without lines of the log that are damaged or missing, and say what is lost; the log as it was is kept beside it",
+        help="continue without damaged or missing lines of the log, and print what is lost; the original log is kept beside it",
     )
     options = p.parse_args(arguments)
     return command(lambda: _work(options))
 
 
 def _work(options: argparse.Namespace) -> None:
-    """Make the tables, and say what there is."""
+    """Make the tables, and print a summary of the log."""
     if options.skip_damaged:
         for text in skip_damaged(options.out / LOG):
             say(text)

@@ -1,4 +1,4 @@
-"""A line of the log as a record: whether it can be one, whoever wrote it (its fields are of their kind's types), and the record."""
+"""A line of the log as a record: the check of its fields' types, whoever wrote it, and the record."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rtevo.record.kinds import KINDS, NAMES, Notice, Other, Record, floats
 
 __all__ = ["fits", "record_of"]
 
-ARRAYS = ("latent", "embedding")
+ARRAYS = ("latent", "embedding", "values")
 COUNTED, MOST = ("index", "first_volume", "generation", "candidate"), 1_000_000  # numbers up to which others are counted: a week of volumes
 _OF_TYPE: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
 _OF_TYPE |= {f"{name} | None": (*types, type(None)) for name, types in _OF_TYPE.items()}
@@ -32,14 +32,14 @@ _TRIAL: dict[str, tuple[type, ...]] = {
 
 
 def _is_schedule(trials: Any) -> bool:
-    """Whether this can be a localizer's schedule: every trial has what is asked of it."""
+    """Return whether this can be a localizer's schedule: every trial has the required fields."""
     if not isinstance(trials, list):
         return trials is None
     return all(isinstance(trial, dict) and all(type(trial.get(name)) in types for name, types in _TRIAL.items()) for trial in trials)
 
 
 def fits(found: Mapping[str, Any]) -> bool:
-    """Whether a line's JSON object can be a record: what it holds under the names of its kind is of their types, and of 64 bits."""
+    """Return whether a line's JSON object can be a record: its fields have the types of their kind, and at most 64 bits."""
     name = found.get("type", "")
     if not isinstance(name, str):
         return False
@@ -66,7 +66,7 @@ _KNOWN = {kind: frozenset(names) | {"seq", "clock_ns"} for kind, names in NAMES.
 
 
 def record_of(found: Mapping[str, Any]) -> Record:
-    """Make a record of a line's JSON object.
+    """Return the record of a line's JSON object.
 
     Parameters
     ----------

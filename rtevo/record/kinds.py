@@ -35,17 +35,18 @@ __all__ = [
     "Lost",
     "Notice",
     "Other",
+    "PhysiologyRecord",
     "PlacementRecord",
     "Record",
     "RefusedRecord",
     "ScoreRecord",
     "Sealed",
+    "SeriesRecord",
     "Start",
     "Truth",
     "Unsealed",
     "VolumeRecord",
     "floats",
-    "is_measured",
 ]
 
 SCHEMA = 1
@@ -58,7 +59,7 @@ def floats(text: str) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Record:
-    """What every record has.
+    """Fields of every record.
 
     Parameters
     ----------
@@ -81,7 +82,7 @@ class Record:
         return self.TYPE
 
     def fields(self) -> dict[str, Any]:
-        """Its own fields as the log holds them; those that are None are not there."""
+        """Its own fields as the log holds them, without those that are None."""
         values = ((name, getattr(self, name)) for name in NAMES[type(self)])
         return {**{name: _plain(value) for name, value in values if value is not None}, **(self.more or {})}
 
@@ -200,6 +201,24 @@ class AlignedRecord(Record):
     ingested_ns: int = 0
     aligned_ns: int = 0
     events_taken: int | None = None  # of the part, that decoding had taken before it; -1, None: not known
+    physio: Sequence[float] | None = None  # from here on None: neither pulse nor respiration was measured
+    heart_rate: float | None = None
+    respiration_rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PhysiologyRecord(Record):
+    """Samples of pulse or respiration came: see `rtevo.records.physiology_dtype`."""
+
+    TYPE: ClassVar[str] = "physiology"
+    sensor: int = -1
+    segment: int = 0
+    number: int = 0
+    t_ns: int = 0
+    error_ns: int = 0
+    anchored: int = 0
+    step_ns: float = math.nan
+    values: NDArray[np.float32] = field(default_factory=lambda: floats(""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -244,11 +263,30 @@ class ScoreRecord(Record):
     closed_ns: int = 0
     scored_ns: int = 0
     maps: Mapping[str, Sequence[float]] | None = None  # score and standard error of each map of an objective, by its name
+    nuisance: Sequence[float] | None = None  # probability that each of `[decoder] nuisance`, then of `[physio]`, is there; NaN: not yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SeriesRecord(Record):
+    """Decoding has used a volume, and evolution uses volumes: see `rtevo.records.series_dtype`."""
+
+    TYPE: ClassVar[str] = "series"
+    index: int = -1
+    part: int = 0
+    t_s: float = math.nan
+    value: float = math.nan
+    motion_mm: Sequence[float] = (math.nan,) * 6
+    autocorrelation: float = math.nan
+    drift_sd: float = math.nan
+    lag_s: float = math.nan
+    lag_sd_s: float = math.nan
+    width: float = math.nan
+    undershoot: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FitnessRecord(Record):
-    """Evolution was told something of an image: see `rtevo.records.fitness_dtype`."""
+    """Evolution received a fitness: see `rtevo.records.fitness_dtype`."""
 
     TYPE: ClassVar[str] = "fitness"
     generation: int = -1
@@ -262,13 +300,15 @@ class FitnessRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LatentRecord(Record):
-    """Evolution asked for an image: see `rtevo.records.latent_dtype`."""
+    """Evolution requested an image: see `rtevo.records.latent_dtype`."""
 
     TYPE: ClassVar[str] = "latents"
     generation: int = -1
     candidate: int = -1
     probe: int = -1
     scores_taken: int = 0
+    volumes_taken: int | None = None  # as the next, None: not recorded, as before there was a strategy that uses volumes
+    onsets_taken: int | None = None
     seed: int = 0
     scored_ns: int = 0
     evolved_ns: int = 0
@@ -276,14 +316,9 @@ class LatentRecord(Record):
     embedding: NDArray[np.float32] = field(default_factory=lambda: floats(""))
 
 
-def is_measured(verdict: Sequence[Mapping[str, Any]] | None) -> bool:
-    """Whether a filter refused because of what it measured, and not because it could not say."""
-    return any(finding.get("refused") and finding.get("value") is not None for finding in verdict or ())
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Picture(Record):
-    """What ``images`` and ``refused`` hold: see `rtevo.records.image_dtype`."""
+    """Fields of ``images`` and ``refused``: see `rtevo.records.image_dtype`."""
 
     generation: int = -1
     candidate: int = -1
@@ -330,7 +365,7 @@ class EventRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Notice(Record):
-    """What came in the ring ``messages``: see `rtevo.records.message_dtype`.
+    """A message of the ring ``messages``: see `rtevo.records.message_dtype`.
 
     Parameters
     ----------
@@ -356,7 +391,7 @@ class Notice(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Truth(Record):
-    """What a simulated participant thought of the images.
+    """A simulated participant's opinion of the images.
 
     Parameters
     ----------
@@ -418,7 +453,7 @@ class End(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sealed(Record):
-    """What evolution was told after one score, in a session that is sealed: see :mod:`rtevo.record.sealing`.
+    """The fitness that evolution received after one score, in a sealed session: see :mod:`rtevo.record.sealing`.
 
     data : str
         Hexadecimal.
@@ -468,8 +503,8 @@ _LEVELS = ("warning", "alarm", "error", "operator")
 KINDS: dict[str, type[Record]] = {
     kind.TYPE: kind
     for kind in (
-        Start, GridRecord, VolumeRecord, AlignedRecord, PlacementRecord, ScoreRecord, FitnessRecord, LatentRecord, ImageRecord,
-        RefusedRecord, EventRecord, Truth, Lost, End, Sealed, Unsealed,
+        Start, GridRecord, VolumeRecord, AlignedRecord, PlacementRecord, ScoreRecord, SeriesRecord, FitnessRecord, LatentRecord,
+        ImageRecord, RefusedRecord, EventRecord, PhysiologyRecord, Truth, Lost, End, Sealed, Unsealed,
     )
 } | dict.fromkeys(_LEVELS, Notice)  # fmt: skip
 _COMMON = ("seq", "clock_ns", "more")

@@ -1,4 +1,4 @@
-"""What a localizer's log says: which picture was shown when, and how its task was done."""
+"""A localizer's log: the pictures shown, their times, and the results of the task."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from rtevo.records import EventKind
 __all__ = ["EVENTS", "Shown", "event_rows", "is_localizer", "shown_trials", "summary_of", "task_of"]
 
 Row = dict[str, Any]
-RESPONSE_S = 1.5  # where the log does not say
+RESPONSE_S = 1.5  # default for logs without this value
 EVENTS = {
     "onset": ("float64", "flip at which the picture appeared, s from the first volume"),
-    "duration": ("float64", "until the flip that took it away, s"),
+    "duration": ("float64", "time until the flip that took it away, s"),
     "trial_type": ("object", "its category"),
     "stim_file": ("object", "category/file, in the folder of pictures"),
     "block": ("int64", "number of the block, 0 = first"),
     "position": ("int64", "number of the picture in its block"),
-    "target": ("int64", "1: it was to be answered"),
+    "target": ("int64", "1: a target, to be answered"),
     "response": ("object", "of a target: hit or miss"),
     "response_time": ("float64", "from the target's onset to the press, s"),
     "false_alarms": ("int64", "presses from its onset to the next picture's that answer no target"),
     "onset_error": ("float64", "bound of the onset's error, s"),
-    "dropped_frames": ("Int64", "frames that the screen missed between the end of the picture before and that of this one"),
+    "dropped_frames": ("Int64", "frames that the screen missed between the end of the previous picture and that of this one"),
 }
 """Columns of a localizer's ``events.tsv``: type and meaning."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture that was shown.
+    """A picture shown.
 
     Parameters
     ----------
@@ -42,9 +42,9 @@ class Shown:
         See `rtevo.localizer.Trial`.
     onset_s, onset_error_s : float
     duration_s : float
-        NaN where the log ends before it does.
+        NaN if the log ends before the picture does.
     dropped : float
-        NaN where that is not known.
+        NaN if unknown.
     """
 
     trial: Mapping[str, Any]
@@ -55,12 +55,12 @@ class Shown:
 
 
 def is_localizer(divided: Sequence[Part]) -> bool:
-    """Whether a log is a localizer's."""
+    """Return whether a log is a localizer's."""
     return bool(divided and divided[0].start.trials)
 
 
 def shown_trials(divided: Sequence[Part]) -> list[Shown]:
-    """Return what was shown, in order; what was taken away before it appeared is not among it."""
+    """Return the pictures shown, in order, without those taken away before they appeared."""
     found: list[Shown] = []
     for part in divided:
         trials = {(trial["block"], trial["place"]): trial for trial in part.start.trials or ()}
@@ -79,14 +79,14 @@ def shown_trials(divided: Sequence[Part]) -> list[Shown]:
 
 
 def _presses_s(divided: Sequence[Part]) -> list[float]:
-    """Times of the participant's presses, s from the first volume."""
+    """Return the times of the participant's presses, s from the first volume."""
     return [
         part.clock.seconds(event.t_ns) for part in divided if part.clock.trigger_ns is not None for event in part.events(EventKind.PRESS)
     ]
 
 
 def task_of(divided: Sequence[Part], shown: Sequence[Shown]) -> Task:
-    """Judge the presses of a localizer."""
+    """Classify the presses of a localizer."""
     settings = (divided[0].start.settings or {}).get("localizer", {}) if divided else {}
     targets = [bool(each.trial["target"]) for each in shown]
     return judge([each.onset_s for each in shown], targets, _presses_s(divided), float(settings.get("response_s", RESPONSE_S)))
@@ -120,7 +120,7 @@ def event_rows(divided: Sequence[Part]) -> list[Row]:
 
 
 def summary_of(divided: Sequence[Part]) -> Row:
-    """Return what a summary says of a localizer."""
+    """Return the summary of a localizer."""
     shown = shown_trials(divided)
     planned = divided[0].start.trials or ()
     task = task_of(divided, shown)

@@ -1,7 +1,7 @@
 """The log itself: an append-only file of checksummed lines.
 
-Each line of ``record.jsonl`` is the CRC-32 of what follows (8 hex digits), a space, and a JSON object with ``seq``, ``type``,
-``clock_ns`` (session time when it was recorded) and the fields of its kind: see :mod:`rtevo.record.kinds`, which is the schema.
+Each line of ``record.jsonl`` is the CRC-32 of the rest (8 hex digits), a space, and a JSON object with ``seq``, ``type``,
+``clock_ns`` (session time of recording) and the fields of its kind: :mod:`rtevo.record.kinds` is the schema.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rtevo.records import EventKind
 __all__ = ["LOG", "LogFollower", "LogWriter", "hold", "read_log", "read_up_to_damage", "skip_damaged"]
 
 LOG = "record.jsonl"
-_NOTES_OF_0_1 = (  # how the bridge's notes began, or what was in them
+_NOTES_OF_0_1 = (  # first words of the bridge's notes
     ("presenter ready", EventKind.READY),
     ("another presenter waits", EventKind.WAITS),
     ("the other presenter waits no longer", EventKind.LEFT),
@@ -42,19 +42,19 @@ class LogWriter:
     Parameters
     ----------
     path : Path
-        ``record.jsonl``; made if it is not there, continued if it is. A last line cut short by a crash is removed.
+        ``record.jsonl``; made if it does not exist, else continued. An incomplete last line, from a crash, is removed.
 
     Attributes
     ----------
     seq : int
         Number of the next record.
     dropped : int
-        Bytes of a last record that a crash had cut short.
+        Bytes of an incomplete last record, from a crash.
 
     Raises
     ------
     DataError
-        Another process is writing to it, or a line other than the last is damaged.
+        Another process writes to the log, or a line other than the last is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -80,7 +80,7 @@ class LogWriter:
         Parameters
         ----------
         kind : str
-            Its type.
+            Type of the record.
         fields : mapping of str to what JSON holds
         clock_ns : int
             Session time now, ns.
@@ -90,20 +90,20 @@ class LogWriter:
         self.seq += 1
 
     def add(self, record: Record) -> None:
-        """Write a record again, with all that it holds, under the next number."""
+        """Write a record again, with all its fields, under the next number."""
         self.append(record.type, record.fields(), record.clock_ns)
 
     def sync(self) -> None:
-        """Bring everything written to the disk."""
+        """Sync everything written to the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Bring everything to the disk and close the file."""
+        """Sync everything to the disk, and close the file."""
         try:
             self.sync()
         finally:
-            with suppress(OSError):  # what could not be written is not tried again
+            with suppress(OSError):  # a failed write is not tried again
                 self._file.close()
 
     def __enter__(self) -> LogWriter:
@@ -114,7 +114,7 @@ class LogWriter:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """Give a log line's record, or None where it is damaged or cut short."""
+    """Return a log line's record, or None if it is damaged or incomplete."""
     try:
         crc, text = line.rstrip(b"\n").split(b" ", 1)
         if not line.endswith(b"\n") or int(crc, 16) != zlib.crc32(text):
@@ -126,14 +126,14 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 class _Whole:
-    """The lines of a log up to the first that is damaged or missing; nothing is wrong with a last one that was cut short.
+    """The lines of a log up to the first damaged or missing one; an incomplete last line is no damage.
 
     Attributes
     ----------
     number, good : int
-        How many lines there were so far, and how many bytes they are.
+        Number of lines so far, and their bytes.
     damage : str
-        What is wrong with the line after them; empty where nothing is.
+        What is wrong with the next line; empty: nothing.
     """
 
     def __init__(self, data: bytes, path: Path) -> None:
@@ -155,7 +155,7 @@ class _Whole:
 
 
 def _advice(path: Path) -> str:
-    return f"`python -m rtevo.record {path.parent} --skip-damaged` goes on without them and says what is lost"
+    return f"`python -m rtevo.record {path.parent} --skip-damaged` continues without them and prints what is lost"
 
 
 _WHAT = re.compile(rb'"type": "(\w+)"')
@@ -163,17 +163,17 @@ _WHICH = re.compile(rb'"(index|generation|candidate)": (-?\d+)')
 
 
 def skip_damaged(path: Path) -> list[str]:
-    """Put a record of type ``lost`` in the place of every line of a log that is damaged or missing; the log as it was is kept.
+    """Replace every damaged or missing line of a log with a record of type ``lost``; the original log is kept.
 
     Parameters
     ----------
     path : Path
-        ``record.jsonl``; as it was it is kept as ``record.jsonl.damaged`` (``.damaged-1``, ... where there is one).
+        ``record.jsonl``; the original is kept as ``record.jsonl.damaged`` (``.damaged-1``, ... if that exists).
 
     Returns
     -------
     list of str
-        What is lost, a sentence a line; empty where nothing is, and then nothing is changed.
+        The losses, one sentence a line; empty: none, and the log is unchanged.
 
     Raises
     ------
@@ -195,7 +195,7 @@ def skip_damaged(path: Path) -> list[str]:
 
 
 def _without_damage(lines: list[bytes]) -> tuple[list[bytes], list[str]]:
-    """Give the lines of a log with records of what is lost in the place of those that are damaged or missing, and sentences about these."""
+    """Return the lines of a log, with records of losses in place of damaged or missing ones, and sentences about the losses."""
     kept: list[bytes] = []
     lost: list[str] = []
 
@@ -207,7 +207,7 @@ def _without_damage(lines: list[bytes]) -> tuple[list[bytes], list[str]]:
     for number, line in enumerate(lines):
         record = _parse(line)
         if record is None:
-            if number < len(lines) - 1:  # a last one may have been cut short: nobody has missed it
+            if number < len(lines) - 1:  # an incomplete last line is no loss
                 what = b"".join(_WHAT.findall(line)[:1]).decode() or "unknown"
                 which = ", ".join(f"{name.decode()} {value.decode()}" for name, value in _WHICH.findall(line)[:3])
                 lose(number + 1, f"is damaged: a record of type {what}" + f" ({which})" * bool(which) + " is lost")
@@ -217,17 +217,17 @@ def _without_damage(lines: list[bytes]) -> tuple[list[bytes], list[str]]:
         if record.get("seq", -1) == len(kept):
             kept.append(line)
         else:
-            lost.append(f"line {number + 1} of the log stands there a second time, or in the wrong place: it is left out")
+            lost.append(f"line {number + 1} of the log is a repetition, or in the wrong place: it is left out")
     return kept, lost
 
 
 def read_log(path: Path) -> list[Record]:
-    """Read a session's log; a last line that was cut short is left out.
+    """Read a session's log; an incomplete last line is left out.
 
     Raises
     ------
     DataError
-        Where there is no log, a line other than the last is damaged, one is missing, or the schema is a later one.
+        There is no log, a line other than the last is damaged, a line is missing, or the schema is a later one.
     """
     records, damage = read_up_to_damage(path)
     if damage:
@@ -236,12 +236,12 @@ def read_log(path: Path) -> list[Record]:
 
 
 def read_up_to_damage(path: Path) -> tuple[list[Record], str]:
-    """Read a session's log as far as it is whole, and say what is wrong with it; empty where nothing is.
+    """Return a session's log up to the first damage, and a description of the damage; empty: none.
 
     Raises
     ------
     DataError
-        Where there is no log, or its schema is a later one.
+        There is no log, or its schema is a later one.
     """
     if not path.exists():
         raise DataError(f"{path}: expected the log of a session, found no such file")
@@ -256,19 +256,19 @@ def read_up_to_damage(path: Path) -> tuple[list[Record], str]:
 
 
 class LogFollower:
-    """Read a log that another process is writing to.
+    """Read a log while another process writes to it.
 
     Parameters
     ----------
     path : Path
-        ``record.jsonl``; may not be there yet.
+        ``record.jsonl``; need not exist yet.
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self._read, self._schema = path, 0, 0
 
     def new(self) -> list[Record]:
-        """Give the records that have come since the last call; damaged ones are left out."""
+        """Return the records since the last call; damaged ones are left out."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as file:
@@ -284,37 +284,37 @@ class LogFollower:
 
 def _lock(descriptor: int, path: Path) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however it ends
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock ends with the process
     except BlockingIOError:
         raise BusyError(f"{path}: the session is still running, another process writes to it") from None
 
 
 @contextmanager
 def hold(out: Path) -> Iterator[None]:
-    """Keep a session's folder for this process alone.
+    """Lock a session's folder for this process.
 
     Raises
     ------
     BusyError
-        Another process holds it: the session is still running.
+        Another process holds the lock: the session is still running.
     """
     descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
     try:
         _lock(descriptor, out)
         yield
     finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # also where a process that was forked meanwhile has it still
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # also if a process forked meanwhile still has the descriptor
         os.close(descriptor)
 
 
 def typed(found: Iterable[Mapping[str, Any]], schema: int = SCHEMA) -> Iterator[Record]:
-    """Make records of a log's JSON objects, in their order.
+    """Yield the records of a log's JSON objects, in order.
 
     Parameters
     ----------
     found : iterable of mapping
     schema : int
-        Version of the log, until a ``start`` says it.
+        Version of the log, until a ``start`` names it.
     """
     for each in found:
         record = record_of(each)
@@ -326,7 +326,7 @@ def typed(found: Iterable[Mapping[str, Any]], schema: int = SCHEMA) -> Iterator[
 
 
 def _as_of_schema_1(note: EventRecord) -> EventRecord:
-    """Give a note of 0.1 the kind that it has now: there it could be told by its words only."""
+    """Return a note of 0.1 with its present kind: in 0.1 only the words identified it."""
     kind = next((kind for words, kind in _NOTES_OF_0_1 if note.text.startswith(words)), EventKind.NOTE)
     if "has taken over" in note.text:
         kind = EventKind.REPLACED

@@ -1,32 +1,44 @@
-"""A session's parts: each is a run of the scanner, with a clock and a grid of its own."""
+"""A session's parts: each is a run of the scanner, with its own clock and grid."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from rtevo.record.kinds import End, EventRecord, GridRecord, Record, Start, Unsealed, VolumeRecord
+from rtevo.record.kinds import End, EventRecord, GridRecord, Record, SeriesRecord, Start, Unsealed, VolumeRecord
 from rtevo.record.log import LOG, read_log
-from rtevo.records import EventKind, Grid, RunClock, VolumeFlag
+from rtevo.records import EventKind, Grid, Projected, RunClock, VolumeFlag
 
-__all__ = ["Part", "earlier", "of_kind", "parts"]
+__all__ = ["Part", "earlier", "is_measured", "of_kind", "parts", "projected_of"]
 
 RecordT = TypeVar("RecordT", bound=Record)
 
 
 def of_kind(log: Iterable[Record], kind: type[RecordT]) -> list[RecordT]:
-    """Return the records of one kind, in their order."""
+    """Return the records of one kind, in order."""
     return [record for record in log if isinstance(record, kind)]
 
 
+def is_measured(verdict: Sequence[Mapping[str, Any]] | None) -> bool:
+    """Whether a filter refused because of what it measured, and not because it could not say."""
+    return any(finding.get("refused") and finding.get("value") is not None for finding in verdict or ())
+
+
+def projected_of(record: SeriesRecord) -> Projected:
+    """Give a volume as a strategy looks at it."""
+    own = {each.name: getattr(record, each.name) for each in fields(Projected)}
+    return Projected(**{**own, "motion_mm": tuple(record.motion_mm)})
+
+
 class Part(list[Record]):
-    """Records of a part, in their order."""
+    """The records of a part, in order."""
 
     def records(self, kind: type[RecordT]) -> list[RecordT]:
-        """Return those of one kind."""
+        """Return the records of one kind."""
         return of_kind(self, kind)
 
     def events(self, *kinds: EventKind) -> list[EventRecord]:
@@ -35,36 +47,36 @@ class Part(list[Record]):
 
     @property
     def start(self) -> Start:
-        """How it began; all defaults where the log does not begin with that."""
+        """How it began; all defaults if the log does not begin with a ``start``."""
         return self[0] if self and isinstance(self[0], Start) else Start()
 
     @property
     def end(self) -> End | None:
-        """How it ended; None where it was interrupted."""
+        """How it ended; None: interrupted."""
         return next((record for record in reversed(self) if isinstance(record, End)), None)
 
     @property
     def ended_well(self) -> bool:
-        """Whether it was ended in good order, so that its last images were scored with what there was of them."""
+        """Whether it ended in good order, so that its last images were scored from the available volumes."""
         last = next(record for record in reversed(self) if not isinstance(record, Unsealed))
         return last is self.end and self.end.status in ("completed", "stopped", "unscored")
 
     @property
     def grid(self) -> Grid | None:
-        """The grid that its volumes lie on; None where none had come (in early logs of 0.1: the decoder's)."""
+        """The grid of its volumes; None: no volumes (in early logs of 0.1: the decoder's grid)."""
         found = next((r for r in self if isinstance(r, (GridRecord, Start)) and r.affine is not None and r.shape is not None), None)
         return None if found is None else Grid(tuple(found.shape), np.array(found.affine))  # type: ignore[arg-type]
 
     @property
     def clock(self) -> RunClock:
-        """Session time to seconds, by its trigger: of several the last, which corrects the others."""
+        """Session time to seconds, from its trigger: of several the last, which corrects the others."""
         clock = RunClock(self.start.tr_s, self.start.first_volume)
         triggers = self.events(EventKind.TRIGGER)
         return clock.triggered(triggers[-1].t_ns) if triggers else clock
 
     @property
     def unsaved(self) -> list[int]:
-        """Numbers of the volumes that came and cannot be decoded again: they could not be saved, or the log has lost their record."""
+        """Numbers of the volumes that came and cannot be decoded again: not saved, or their record is lost."""
         records = self.records(VolumeRecord)
         begun = {r.index for r in records if not r.flags & VolumeFlag.LATE}
         lost = set(range(self.start.first_volume, max(begun, default=-1) + 1)) - {r.index for r in records}
@@ -82,7 +94,7 @@ def parts(log: Iterable[Record]) -> list[Part]:
 
 
 def earlier(out: Path, part: int) -> list[Record]:
-    """Read what was recorded before a part of a session began.
+    """Return the records before a part of a session.
 
     Parameters
     ----------

@@ -19,36 +19,50 @@ from rtevo.record.log import LOG, LogWriter, read_log
 from rtevo.record.sealing import sealed_told
 from rtevo.records import Grid, MessageKind, VolumeFlag, volume_of
 
-__all__ = ["Recorder", "compact", "image_path", "placement_folder", "reference_path", "refused_path", "volume_path"]
+__all__ = ["Recorder", "compact", "image_path", "placement_folder", "read_volume", "reference_path", "refused_path", "volume_path"]
 
 
 def image_path(out: Path, generation: int, candidate: int) -> Path:
-    """Where a picture is saved."""
+    """Return the path of a picture."""
     return out / "images" / f"generation-{generation:02d}" / f"candidate-{candidate:02d}.png"
 
 
 def refused_path(out: Path, generation: int, candidate: int, attempt: int) -> Path:
-    """Where a picture is saved that the gate did not let through."""
+    """Return the path of a picture that the gate refused."""
     return out / "refused" / f"generation-{generation:02d}" / f"candidate-{candidate:02d}-attempt-{attempt}.png"
 
 
 def volume_path(out: Path, index: int, kind: str = "volumes") -> Path:
-    """Where a volume is saved; `kind` is ``volumes`` (as it came) or ``aligned``."""
+    """Return the path of a volume; `kind` is ``volumes`` (raw) or ``aligned``."""
     return out / kind / f"volume-{index:05d}.nii.gz"
 
 
+def read_volume(path: Path) -> NDArray[np.float32]:
+    """Read a volume that was saved: float32 (X, Y, Z), or (echoes, X, Y, Z) where the file has a fourth dimension.
+
+    Raises
+    ------
+    OSError, nibabel.filebasedimages.ImageFileError, ValueError
+        It is not there, or no volume.
+    """
+    import nibabel
+
+    data = np.asarray(nibabel.load(path).dataobj, np.float32)
+    return np.ascontiguousarray(np.moveaxis(data, -1, 0)) if data.ndim == 4 else data
+
+
 def placement_folder(out: Path, part: int) -> Path:
-    """Where a part's attempts to place the decoder on today's head are saved."""
+    """Return the folder of a part's attempts to place the decoder on today's head."""
     return out / "placement" / f"part-{part:02d}"
 
 
 def reference_path(out: Path, part: int, attempt: int) -> Path:
-    """Where today's reference of an attempt is saved."""
+    """Return the path of an attempt's reference of today."""
     return placement_folder(out, part) / f"reference-{attempt}.nii.gz"
 
 
 def compact(data: NDArray[np.float32]) -> NDArray[Any]:
-    """Give a volume in the smallest of int16, uint16 and float32 that holds every value exactly."""
+    """Return a volume in the smallest of int16, uint16 and float32 that holds every value exactly."""
     if np.isfinite(data).all() and np.array_equal(data, np.rint(data)):
         low, high = float(data.min()), float(data.max())
         for kind in (np.int16, np.uint16):
@@ -58,7 +72,7 @@ def compact(data: NDArray[np.float32]) -> NDArray[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Turn a field of a slot into what JSON holds."""
+    """Return a field of a slot as a JSON value."""
     if isinstance(value, np.ndarray):
         return base64.b64encode(value.tobytes()).decode() if value.dtype == np.float32 else value.tolist()
     if isinstance(value, bytes):
@@ -74,24 +88,24 @@ class Recorder:
     out : Path
         The session's folder.
     save_raw : bool
-        Whether to keep volumes as they came; aligned ones are kept where they come with data.
+        Whether to keep raw volumes; aligned ones are kept if they come with data.
     part : int
-        Of the session, whose grid is recorded with its first volume.
+        Part of the session; its grid is recorded with its first volume.
     maps : sequence of str
-        Names of the maps whose scores come beside those of an objective.
+        Names of the maps whose scores come with those of an objective.
     secret : bytes
-        Of a session that is sealed: what evolution is told is recorded so that nobody reads it. Empty: of another one.
+        Secret of a sealed session: evolution's fitness is recorded encrypted. Empty: the session is not sealed.
 
     Attributes
     ----------
     problems : list of str
-        What could not be saved, since somebody emptied this.
+        Problems with saving since the caller emptied the list.
     """
 
     def __init__(self, out: Path, save_raw: bool = False, part: int = 0, maps: Sequence[str] = (), secret: bytes = b"") -> None:
         self.out, self.save_raw, self._part, self._grid_known = out, save_raw, part, False
         self._maps, self._secret = tuple(maps), secret
-        self._told: list[tuple[dict[str, Any], int]] = []  # to evolution after one score, and when; of a session that is sealed
+        self._told: list[tuple[dict[str, Any], int]] = []  # of a sealed session: fitness after one score, each with its time
         self.problems: list[str] = []
         log = read_log(out / LOG) if (out / LOG).exists() else []
         self._painted = {_painting(r.type, r.fields()) for r in log if isinstance(r, (LatentRecord, ImageRecord, RefusedRecord))}
@@ -100,17 +114,19 @@ class Recorder:
     def take(self, ring: str, slot: Any, clock_ns: int = 0) -> None:
         """Record one slot of a ring.
 
-        An image that was asked for and painted, but not shown, in an earlier part of the session is not recorded again.
+        An image that was requested and painted, but not shown, in an earlier part of the session is not recorded again.
 
         Parameters
         ----------
         ring : str
         slot : numpy.void
-            A copy that nobody writes to.
+            A private copy of the slot.
         clock_ns : int
             Session time now, ns.
         """
         fields = {name: _plain(slot[name]) for name in slot.dtype.names if name not in ("pixels", "data", "shape", "affine")}
+        if ring == "physiology":
+            fields["values"] = _plain(np.array(slot["values"][: fields.pop("count")]))
         if ring in ("images", "refused"):
             self._take_picture(ring, fields, np.array(slot["pixels"]))
         elif ring == "volumes" and not fields["flags"] & VolumeFlag.MISSING:
@@ -127,7 +143,7 @@ class Recorder:
         if self._secret and ring == "fitness":
             self._hold(fields, clock_ns)
             return
-        if ring == "latents":  # evolution has asked for more: of the score before it is told nothing any more
+        if ring == "latents":  # after a request no more fitness follows from the previous score
             self.flush()
         if "maps" in fields:
             fields["maps"] = dict(zip(self._maps, fields["maps"], strict=True))
@@ -137,19 +153,19 @@ class Recorder:
             self.log.append(ring, fields, clock_ns)
 
     def flush(self) -> None:
-        """Record what is held of a session that is sealed; called at the end."""
+        """Record the held fitness of a sealed session; called at the end."""
         if self._told:
             self.log.append("sealed", sealed_told([fields for fields, _ in self._told], self._secret), self._told[0][1])
             self._told.clear()
 
     def _hold(self, fields: dict[str, Any], clock_ns: int) -> None:
-        """Hold what evolution was told until all of it that followed from one score is there: its number would say what drives it."""
+        """Hold fitness until all records that follow from one score have come: their number would reveal the condition."""
         if self._told and self._told[0][0]["scores_taken"] != fields["scores_taken"]:
             self.flush()
         self._told.append((fields, clock_ns))
 
     def _take_picture(self, ring: str, fields: dict[str, Any], pixels: NDArray[np.uint8]) -> None:
-        """Save a picture; of those that were refused, as such."""
+        """Save a picture; a refused one among the refused."""
         fields["sha256"], fields["verdict"] = hashlib.sha256(pixels.tobytes()).hexdigest(), json.loads(fields["verdict"] or "[]")
         where = fields["generation"], fields["candidate"]
         if ring == "refused":
@@ -166,19 +182,19 @@ class Recorder:
         _into_place(part, path)
 
     def _record_grid(self, grid: Grid, clock_ns: int) -> None:
-        """Record the grid that a part's volumes lie on, once."""
+        """Record the grid of a part's volumes, once."""
         if not self._grid_known:
             self._grid_known = True
             self.log.append("grid", {"part": self._part, "shape": list(grid.shape), "affine": grid.affine.tolist()}, clock_ns)
 
     def _saved(self, path: Path, data: NDArray[np.float32], grid: Grid) -> bool:
-        """Save a volume as it came; whether that could be done. A full disk ends the session."""
+        """Save a raw volume; return whether it was saved. A full disk ends the session."""
         try:
             self._save_volume(path, data, grid)
         except OSError as error:
             if full_disk(error, self.out):
                 raise
-            self.problems.append(f"{path}: the volume could not be saved ({error.strerror or error}): the session goes on without it")
+            self.problems.append(f"{path}: the volume could not be saved ({error.strerror or error}): the session continues without it")
             return False
         return True
 
@@ -187,17 +203,17 @@ class Recorder:
 
         path.parent.mkdir(exist_ok=True)
         part = path.with_name(f".{path.name}")
-        nibabel.save(nibabel.Nifti1Image(compact(data), grid.affine), part)
+        nibabel.save(nibabel.Nifti1Image(compact(np.moveaxis(data, 0, -1) if data.ndim == 4 else data), grid.affine), part)
         _into_place(part, path)
 
 
 def _painting(kind: str, fields: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What makes a record of an image one that is there already, where an interrupted session paints it again."""
+    """Return the key of an image's record, to recognise an image that a resumed session paints again."""
     return (kind, *(fields.get(name) or 0 for name in ("generation", "candidate", "attempt", "refused", "sha256")))
 
 
 def _into_place(part: Path, path: Path) -> None:
-    """Give a file its name once it is on the disk: one that has its name is whole, and what the log tells of is there."""
+    """Rename a file once it is on the disk: a file under its final name is whole, and every file that the log names exists."""
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(path)

@@ -1,4 +1,4 @@
-"""Room on the disk that is kept for a session's end: where the disk is full, the log's last record and the tables go there."""
+"""Space on the disk reserved for a session's end: on a full disk, it takes the log's last record and the tables."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["release", "reserve"]
 
 NAME = ".reserve"
 BYTES = 8 << 20  # more than the tables of the longest session
-SHARE = 10  # of what is free, one part in so many at most
+SHARE = 10  # at most this fraction (1 / SHARE) of the free space
 
 
 def reserve(out: Path) -> None:
-    """Take room for a session's end; where there is none, the session goes without.
+    """Reserve space for a session's end; without enough space there is no reserve.
 
     Parameters
     ----------
@@ -27,6 +27,6 @@ def reserve(out: Path) -> None:
 
 
 def release(out: Path) -> None:
-    """Let go of it; harmless when repeated."""
+    """Release the space; may be repeated."""
     with suppress(OSError):
         (out / NAME).unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""What a sealed run keeps from its reader: encrypted with the secret of the study's blinding key, and of one length for every condition.
+"""The sealed records of a run: encrypted with the secret of the study's blinding key, and of equal length for every condition.
 
-AES-256 in Galois/counter mode (NIST SP 800-38D). Whoever can read the file with the secret, and so the account that runs the sessions, can
-open it; nobody else reads it, or changes it unnoticed. A run is sealed by ``[evolution] sealed``, and opened by a record ``unsealed`` in
-its log, which holds the secret.
+AES-256 in Galois/counter mode (NIST SP 800-38D). Accounts that can read the file with the secret, such as that of the sessions, can
+open a run; others cannot read it, or change it unnoticed. ``[evolution] sealed`` seals a run; a record ``unsealed`` in its log, which holds
+the secret, opens it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ __all__ = [
 
 SECRET_BYTES, NONCE_BYTES, LENGTH_BYTES = 32, 12, 8
 MAGIC = b"rtevo sealed\n"
-TOLD_BYTES = 768  # that what evolution is told after one score is filled up to: of sham these are two images, else one
-DIGITS = 39  # of a whole number in the state of evolution
+TOLD_BYTES = 768  # padded length of the fitness after one score: of two images for sham, else of one
+DIGITS = 39  # of an integer in the state of evolution
 
 
 def cipher_of(secret: bytes) -> Any:
@@ -55,12 +55,12 @@ def cipher_of(secret: bytes) -> Any:
 
 
 def load_secret(path: Path) -> bytes:
-    """Read the secret that a key was written with.
+    """Read the secret of a key.
 
     Raises
     ------
     ConfigError
-        It cannot be read, or is none.
+        The file cannot be read, or is not a secret.
     """
     try:
         secret = bytes.fromhex(path.read_text(encoding="ascii"))
@@ -72,7 +72,7 @@ def load_secret(path: Path) -> bytes:
 
 
 def seal(data: bytes, secret: bytes, multiple: int) -> bytes:
-    """Encrypt bytes, filled up to a multiple of so many.
+    """Encrypt bytes, padded to a multiple of `multiple`.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def seal(data: bytes, secret: bytes, multiple: int) -> bytes:
     secret : bytes
         32 bytes.
     multiple : int
-        The length says no more than how many of these it takes.
+        The length reveals only the number of these units.
     """
     whole = len(data).to_bytes(LENGTH_BYTES, "little") + data
     nonce = secrets.token_bytes(NONCE_BYTES)
@@ -90,17 +90,17 @@ def seal(data: bytes, secret: bytes, multiple: int) -> bytes:
 
 
 def is_sealed(data: bytes) -> bool:
-    """Whether bytes are sealed ones."""
+    """Return whether bytes are sealed."""
     return data.startswith(MAGIC)
 
 
 def open_sealed(data: bytes, secret: bytes) -> bytes:
-    """Return what was sealed.
+    """Return the content of sealed bytes.
 
     Raises
     ------
     DataError
-        It is damaged, or was sealed with another secret.
+        The bytes are damaged, or were sealed with another secret.
     """
     from cryptography.exceptions import InvalidTag
 
@@ -116,12 +116,12 @@ def open_sealed(data: bytes, secret: bytes) -> bytes:
 
 
 def secret_of(settings: Mapping[str, Any]) -> bytes:
-    """Return the secret of a session that is sealed; nothing of another one.
+    """Return the secret of a sealed session; empty if it is not sealed.
 
     Parameters
     ----------
     settings : mapping of section to mapping
-        Of the session, as the log has them.
+        The session's settings, from the log.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def _secret_named(settings: Mapping[str, Any]) -> bytes:
 
 
 def opener_of(records: Sequence[Record]) -> bytes:
-    """Return the secret that opens what a run holds: as its unsealing left it, or as its settings name it, whether or not it is sealed.
+    """Return the secret that opens a run: from its unsealing, or from its settings, whether or not it is sealed.
 
     Parameters
     ----------
@@ -155,12 +155,12 @@ def opener_of(records: Sequence[Record]) -> bytes:
 
 
 def sealed_told(told: Sequence[Mapping[str, Any]], secret: bytes) -> dict[str, str]:
-    """Return the fields of a record `sealed`: what evolution was told after one score."""
+    """Return the fields of a record `sealed`: the fitness after one score."""
     return {"data": seal(json.dumps(list(told)).encode(), secret, TOLD_BYTES).hex()}
 
 
 def opened(records: Sequence[Record]) -> list[Record]:
-    """Return records with those that are sealed replaced by what they hold; as they are where the secret is not there.
+    """Return records with the sealed ones opened; unchanged without the secret.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A recorded session: the one way to read what a run has left."""
+"""A recorded session: the one way to read a run's record."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Images", "RecordedSession", "evolution_of", "finalise", "load", "taken_over"]
 
 EVOLUTION = "evolution.json"
+MAPS = (("acquisition", "distortion"), ("acquisition", "t2star"), ("decoder", "white_matter_mask"), ("decoder", "csf_mask"))
+"""Settings that name files of which the run's folder has a copy."""
 DECODER_BEFORE, EVOLUTION_BEFORE = "decoder-before", "evolution-before.json"  # copies of what a run of a visit took over
 STATE_DIGITS = 39  # of a whole number in the state of evolution: 128 bits of a random generator
 MOST_SETTINGS = 1 << 20  # bytes of a session file
@@ -41,7 +43,7 @@ Key = tuple[int, int]
 
 
 class Images(Mapping[Key, "Image"]):
-    """Pictures of a session by generation and candidate, in the order in which they were painted; each is read when it is asked for."""
+    """Pictures of a session by generation and candidate, in the order of painting; each is read on access."""
 
     def __init__(self, out: Path, keys: list[Key]) -> None:
         self._out, self._keys = out, dict.fromkeys(keys)
@@ -65,28 +67,28 @@ class Images(Mapping[Key, "Image"]):
 
 
 class RecordedSession:
-    """What a run has left, read from its folder; all of it is a function of the log and of the files that the log tells of.
+    """The record of a run, read from its folder: a function of the log and of the files that the log names.
 
     Parameters
     ----------
     out : Path
         The session's folder.
     damaged : bool
-        Read a damaged log as far as it is whole, and say so in `damage`; else that is an error.
+        Read a damaged log up to the damage, and describe it in `damage`; otherwise damage is an error.
 
     Attributes
     ----------
     log : list of Record
         See :mod:`rtevo.record.kinds`.
     parts : list of Part
-        Runs of the scanner: more than one where the session was interrupted and went on.
+        Runs of the scanner: more than one if the session was interrupted and resumed.
     damage : str
-        What is wrong with the log, and where; empty where it is whole.
+        What is wrong with the log, and where; empty: nothing.
 
     Raises
     ------
     DataError
-        Where there is no log, it is damaged, or its schema is a later one.
+        There is no log, it is damaged, or its schema is a later one.
     """
 
     def __init__(self, out: Path | str, damaged: bool = False) -> None:
@@ -110,11 +112,11 @@ class RecordedSession:
     # --- the log ----------------------------------------------------------------------------------------------------------------------
 
     def records(self, kind: type[RecordT]) -> list[RecordT]:
-        """Return the records of one kind, of all parts, in their order."""
+        """Return the records of one kind, of all parts, in order."""
         return of_kind(self.log, kind)
 
     def events(self, *kinds: EventKind) -> list[EventRecord]:
-        """Return the events of these kinds, of all parts, in their order."""
+        """Return the events of these kinds, of all parts, in order."""
         return [event for part in self.parts for event in part.events(*kinds)]
 
     @property
@@ -124,17 +126,17 @@ class RecordedSession:
 
     @property
     def end(self) -> End | None:
-        """How its last part ended; None where that was interrupted, or goes on."""
+        """How its last part ended; None: interrupted, or still running."""
         return self.parts[-1].end if self.parts else None
 
     @property
     def status(self) -> str:
-        """How it ended, in a word; ``unfinished`` where it has not."""
+        """How it ended, in a word; ``unfinished``: not ended."""
         return (self.end.status if self.end else None) or "unfinished"
 
     @property
     def sealed(self) -> bool:
-        """Whether nobody may know yet what drove it: tables, summary and report then hide it, also after its end."""
+        """Whether its condition is sealed: tables, summary and report then hide it, also after its end."""
         evolution = (self.start.settings or {}).get("evolution", {})
         return bool(evolution.get("sealed")) and not self.records(Unsealed)
 
@@ -150,12 +152,12 @@ class RecordedSession:
 
     @property
     def grid(self) -> Grid | None:
-        """The grid of the first part's volumes; None where none had come."""
+        """The grid of the first part's volumes; None: no volumes."""
         return next((part.grid for part in self.parts if part.grid is not None), None)
 
     @cached_property
     def missing(self) -> list[int]:
-        """Numbers of the volumes that never came, or, where they were to be kept as they came, are not there."""
+        """Numbers of the volumes that never came, or, if raw volumes were kept, have no file."""
         gone = {r.index for r in aligned_volumes(self.parts) if r.flags & VolumeFlag.MISSING} | set(self.unsaved)
         if self.settings.get("record", {}).get("save_volumes", "raw") in ("raw", "both"):
             gone |= set(self.absent)
@@ -163,7 +165,7 @@ class RecordedSession:
 
     @property
     def unsaved(self) -> list[int]:
-        """Numbers of the volumes that count as missing where the session is gone through again, see `Part.unsaved`."""
+        """Numbers of the volumes that count as missing when the session is decoded again, see `Part.unsaved`."""
         return [index for part in self.parts for index in part.unsaved]
 
     @property
@@ -173,14 +175,14 @@ class RecordedSession:
 
     @property
     def absent(self) -> list[int]:
-        """Numbers of the volumes that came, and of which there is no file."""
+        """Numbers of the volumes that came and have no file."""
         return [index for index in self.came if not volume_path(self.out, index).exists()]
 
     # --- what follows from it -----------------------------------------------------------------------------------------------------------
 
     @cached_property
     def rows(self) -> list[Row]:
-        """All that is known of each image; the numbers of it are `trials`."""
+        """All data of each image; `trials` holds the numbers among them."""
         return trial_rows(self.parts, hidden_truth(self.out))
 
     @cached_property
@@ -191,12 +193,12 @@ class RecordedSession:
 
     @property
     def localizer(self) -> bool:
-        """Whether pictures of known categories were shown, and nothing evolved."""
+        """Whether this is a localizer: pictures of known categories, without evolution."""
         return is_localizer(self.parts)
 
     @cached_property
     def events_table(self) -> DataFrame:
-        """Of a localizer: a row for each picture that was shown, as in ``events.tsv``: columns in `rtevo.record.EVENTS`."""
+        """Of a localizer: a row for each picture shown, as in ``events.tsv``: columns in `rtevo.record.EVENTS`."""
         return frame(event_rows(self.parts), {name: kind for name, (kind, _) in EVENTS.items()})
 
     @cached_property
@@ -206,22 +208,22 @@ class RecordedSession:
 
     @property
     def images(self) -> Images:
-        """The pictures that were painted, by generation and candidate; read when they are asked for."""
+        """The painted pictures, by generation and candidate; read on access."""
         return Images(self.out, [(r.generation, r.candidate) for r in self.records(ImageRecord)])
 
     @property
     def latents(self) -> NDArray[np.float32]:
-        """What evolution asked for: float32 (trials, latent size), a row for each of `trials`; NaN where the log has it not."""
+        """The requested latents: float32 (trials, latent size), a row for each of `trials`; NaN: not in the log."""
         return self._stacked("latent")
 
     @property
     def embeddings(self) -> NDArray[np.float32]:
-        """The same in CLIP space: float32 (trials, embedding size)."""
+        """The requested latents in CLIP space: float32 (trials, embedding size)."""
         return self._stacked("embedding")
 
     @property
     def post_embeddings(self) -> NDArray[np.float32]:
-        """The embeddings that the pictures re-encode to: float32 (trials, embedding size)."""
+        """The re-encoded embeddings of the pictures: float32 (trials, embedding size)."""
         return self._stacked("post_embedding", len(self.rows) and self.embeddings.shape[1])
 
     def _stacked(self, name: str, size: int = 0) -> NDArray[np.float32]:
@@ -231,7 +233,7 @@ class RecordedSession:
 
     @cached_property
     def summary(self) -> Row:
-        """What ``summary.json`` holds; its schema is in the README."""
+        """What ``summary.json`` holds: see :data:`rtevo.record.files.SUMMARY`."""
         found = summarise(self.parts, [{**row, "fitness": None} for row in self.rows] if self.sealed else self.rows)
         return found | {"condition": told[-1].condition} if (told := self.records(Unsealed)) else found
 
@@ -244,7 +246,7 @@ class RecordedSession:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The resolved session file as tables, as it was recorded, by today's names; empty where that is not known."""
+        """The recorded session file as tables, with today's names of keys; empty: not recorded."""
         from rtevo.config import recorded
 
         found = self.start.settings
@@ -254,12 +256,12 @@ class RecordedSession:
 
     @property
     def file_settings(self) -> Mapping[str, Any]:
-        """As `settings`, as ``session.toml`` has them now.
+        """The settings in the present ``session.toml``.
 
         Raises
         ------
         DataError
-            It is none, or what it says of participant, session and run cannot be the name of a file.
+            The file is not a session file, or its participant, session or run cannot be part of a file name.
         """
         from rtevo.config import recorded
 
@@ -271,20 +273,20 @@ class RecordedSession:
 
     @property
     def config(self) -> Config:
-        """The session's settings, checked like those of a session that begins: what they name must be there."""
+        """The session's settings, checked like those of a new session: the files that they name must exist."""
         from rtevo.config import load
 
         return load(self.session_file, taken_over(self.out))
 
     @property
     def decoder_folder(self) -> Path:
-        """Where the session's decoder is, as it was made."""
+        """The folder of the session's original decoder."""
         named = self.settings.get("decoder", {}).get("folder", "")
         return Path(named) if named else self.out / "decoder"
 
     @property
     def decoder(self) -> Decoder:
-        """The session's decoder, as it was made."""
+        """The session's original decoder."""
         from rtevo.decode import load_decoder
 
         settings = self.settings.get("decoder", {})
@@ -322,7 +324,7 @@ class RecordedSession:
 
 
 def load(out: Path | str) -> RecordedSession:
-    """Read what a run has left; also of one that goes on, was interrupted, or has a damaged log.
+    """Read the record of a run, also of one that still runs, was interrupted, or has a damaged log.
 
     Parameters
     ----------
@@ -332,12 +334,12 @@ def load(out: Path | str) -> RecordedSession:
     Returns
     -------
     RecordedSession
-        As far as the log is whole; its `damage` says what is wrong, and a warning does.
+        The session up to any damage of the log; `damage` and a warning describe the damage.
 
     Raises
     ------
     DataError
-        There is no session.
+        The folder holds no session.
     """
     session = RecordedSession(out, damaged=True)
     if session.damage:
@@ -351,38 +353,43 @@ def finalise(out: Path) -> Row:
     Parameters
     ----------
     out : Path
-        The session's folder, with ``record.jsonl`` in it; written to it: ``trials.tsv``, ``motion.tsv``, ``latents.npz``, ``summary.json``.
+        The session's folder, with ``record.jsonl``; ``trials.tsv``, ``motion.tsv``, ``latents.npz`` and ``summary.json`` are written to it.
 
     Returns
     -------
     dict
-        The summary (its schema is in the README).
+        The summary: see :data:`rtevo.record.files.SUMMARY`.
 
     Raises
     ------
     DataError
-        Where there is no log or it is damaged.
+        There is no log, or it is damaged.
     """
     return RecordedSession(out).save()
 
 
 def taken_over(out: Path) -> dict[tuple[str, str], str]:
-    """Return settings that name what a run took over, where the copy of it lies now: its folder may have been moved."""
+    """Return settings with the present paths of the copied states that a run continues: its folder may have been moved."""
     found: dict[tuple[str, str], str] = {}
     try:
         tables = tomllib.loads(read_regular(out / "session.toml", MOST_SETTINGS).decode("utf-8"))
-    except (OSError, ValueError, RecursionError):  # whoever loads the file says what is wrong with it
+    except (OSError, ValueError, RecursionError):  # loading the file later reports the problem
         return found
     for section, name in (("decoder", DECODER_BEFORE), ("evolution", EVOLUTION_BEFORE)):
         table = tables.get(section)
         named = table.get("continue_from") if isinstance(table, dict) else None
         if isinstance(named, str) and Path(named).name == name and (out / name).exists():
             found[section, "continue_from"] = str(out / name)
+    for section, key in MAPS:
+        table = tables.get(section)
+        named = table.get(key) if isinstance(table, dict) else None
+        if isinstance(named, str) and (copy := out / Path(named).name).name.startswith(f"{key}.") and copy.exists():
+            found[section, key] = str(copy)
     return found
 
 
 def evolution_of(place: Path) -> Row:
-    """Read where an earlier run's evolution stood at its end.
+    """Read the state of an earlier run's evolution at its end.
 
     Parameters
     ----------
@@ -392,7 +399,7 @@ def evolution_of(place: Path) -> Row:
     Raises
     ------
     OSError, ValueError, DataError, ConfigError
-        It cannot be read, or opened where it is sealed.
+        The state cannot be read, or, if sealed, not be opened.
     """
     path = place / EVOLUTION if place.is_dir() else place
     data = read_regular(path, MOST_JSON)

@@ -1,4 +1,4 @@
-"""The log's parts -> tables and summary; nothing else is needed for them."""
+"""The log's parts -> tables and summary."""
 
 from __future__ import annotations
 
@@ -50,25 +50,25 @@ __all__ = [
 SCHEMA = 1
 TRIALS = {
     "onset": ("float64", "flip at which the image appeared, s from the session's first volume; missing: never shown"),
-    "duration": ("float64", "until the flip that took it away, s"),
+    "duration": ("float64", "time until the flip that took it away, s"),
     "onset_error": ("float64", "bound of the onset's error, s"),
     "duration_error": ("float64", "bound of the duration's error, s"),
     "guessed": ("Int64", "1: onset, end or response is a guess within its bounds"),
-    "dropped_frames": ("Int64", "frames that the screen missed between the end of the image before and that of this one"),
-    "generation": ("int64", "generation that it belongs to, 0 = first"),
+    "dropped_frames": ("Int64", "frames that the screen missed between the end of the previous image and that of this one"),
+    "generation": ("int64", "generation of the image, 0 = first"),
     "candidate": ("int64", "its number in the generation"),
     "probe": ("Int64", "number of the probe; missing: a candidate of evolution"),
     "rating": ("float64", "the participant's rating, 0 = lowest"),
-    "response_time": ("float64", "from the opening of the rating window, s"),
+    "response_time": ("float64", "time from the opening of the rating window, s"),
     "score": ("float64", "the brain's response to it, last revision"),
     "score_se": ("float64", "its standard error"),
-    "volumes_used": ("Int64", "volumes that the score rests on"),
-    "fitness": ("float64", "what evolution was told of it"),
-    "physiology": ("float64", "what it did to the participant's physiology; only where that was measured"),
-    "true_response": ("float64", "a simulated participant's hidden preference; only where there is one"),
-    "refused": ("Int64", "number of its pictures that the gate did not let through; only where there were some"),
-    "taken_away": ("Int64", "1: it was taken away, or not let through, by operator, participant or stimulus PC; only where one was"),
-    "part": ("Int64", "part of the session in which it was shown; only where there are several"),
+    "volumes_used": ("Int64", "number of volumes used for the score"),
+    "fitness": ("float64", "fitness, as used by evolution"),
+    "physiology": ("float64", "the response of the participant's physiology; only if measured"),
+    "true_response": ("float64", "a simulated participant's hidden preference; only in simulations"),
+    "refused": ("Int64", "number of its pictures that the gate refused; only if there are any"),
+    "taken_away": ("Int64", "1: operator, participant or stimulus PC took it away or refused it; only if there are any"),
+    "part": ("Int64", "part of the session in which it was shown; only if there are several"),
 }
 """Columns of ``trials.tsv`` and of :attr:`RecordedSession.trials`: type and meaning; after them, of an objective over several maps, each
 map's score ``score_MAP`` and its standard error ``score_MAP_se``; and then ``x0``, ``x1``, ...: its latent."""
@@ -79,15 +79,15 @@ MOTION = {
     "flags": ("int64", "sum of `VolumeFlag`: 1 missing, 2 could not be aligned, 4 came late, 8 spike"),
     **{name: ("float64", f"translation along {name[-1]} (RAS+), mm") for name in MOTION_COLUMNS[:3]},
     **{name: ("float64", f"rotation about {name[-1]} (RAS+), rad") for name in MOTION_COLUMNS[3:]},
-    "framewise_displacement": ("float64", "since the volume before, mm (Power et al. 2012, 50 mm sphere)"),
+    "framewise_displacement": ("float64", "since the previous volume, mm (Power et al. 2012, 50 mm sphere)"),
     "dvars": ("float64", "in the decoder's mask, percent"),
     "tsnr": ("float64", "median in the decoder's mask, of all volumes so far"),
-    "part": ("int64", "part of the session that it belongs to; only where there are several"),
+    "part": ("int64", "part of the session; only if there are several"),
 }
 """Columns of ``motion.tsv`` and of :attr:`RecordedSession.motion`: type and meaning."""
 _WHERE_KNOWN = ("physiology", "true_response", "refused", "taken_away")
 _OF_THE_LOG = ("schema", "part", "first_volume", "decoder_state", "sha256", "rings", "warnings", "settings", "provenance", "trials")
-"""Fields of its start and end that are no summary's."""
+"""Fields of start and end that are not part of a summary."""
 _OF_PLACEMENTS = ("attempt", "own_grid", "matrix", "correlation", "overlap", "weight_kept", "expected_error_mm", "verdict")
 Row = dict[str, Any]
 
@@ -96,7 +96,7 @@ Row = dict[str, Any]
 
 
 def aligned_volumes(divided: Iterable[Part]) -> list[AlignedRecord]:
-    """Return what is known of each volume, in run order: of one that came after its gap had been declared, what came."""
+    """Return the record of each volume, in run order; a volume that came after it was declared missing has its late record."""
     found: dict[int, AlignedRecord] = {}
     for part in divided:
         for record in part.records(AlignedRecord):
@@ -106,7 +106,7 @@ def aligned_volumes(divided: Iterable[Part]) -> list[AlignedRecord]:
 
 
 class _Trials:
-    """What is known of each image."""
+    """Collects the data of each image."""
 
     def __init__(self, divided: Sequence[Part]) -> None:
         self.rows: dict[tuple[int, int], Row] = {}
@@ -179,7 +179,7 @@ def trial_rows(divided: Sequence[Part], truth: Mapping[str, float]) -> list[Row]
 
 
 def hidden_truth(out: Path) -> dict[str, float]:
-    """Read what a simulated participant thought of each picture, by the first 16 digits of its SHA-256; a line cut short is left out."""
+    """Read a simulated participant's preference for each picture, by the first 16 digits of its SHA-256; an incomplete line is left out."""
     path = out / "hidden_truth.tsv"
     if not path.exists():
         return {}
@@ -193,14 +193,14 @@ def hidden_truth(out: Path) -> dict[str, float]:
 
 
 def frame(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> DataFrame:
-    """Make a table of some columns, by name and type, of rows that may lack them."""
+    """Return a table with some columns, by name and type, from rows that may lack them."""
     from pandas import DataFrame, Series
 
     return DataFrame({name: Series([row.get(name) for row in rows], dtype=kind) for name, kind in columns.items()})
 
 
 def trials_frame(rows: Sequence[Row], several: bool) -> DataFrame:
-    """Make the table of the trials, see :data:`TRIALS`; `several`: the session has several parts."""
+    """Return the table of the trials, see :data:`TRIALS`; `several`: the session has several parts."""
     left_out = {name for name in _WHERE_KNOWN if not any(name in row for row in rows)} | (set() if several else {"part"})
     size = max((len(row["latent"]) for row in rows if "latent" in row), default=0)
     columns = {name: kind for name, (kind, _) in TRIALS.items() if name not in left_out}
@@ -210,7 +210,7 @@ def trials_frame(rows: Sequence[Row], several: bool) -> DataFrame:
 
 
 def motion_frame(divided: Sequence[Part], tr_s: float) -> DataFrame:
-    """Make the table of the volumes, see :data:`MOTION`."""
+    """Return the table of the volumes, see :data:`MOTION`."""
     firsts = [part.start.first_volume for part in divided]
     rows = [
         {
@@ -230,7 +230,7 @@ def motion_frame(divided: Sequence[Part], tr_s: float) -> DataFrame:
 
 
 def write_table(table: DataFrame, path: Path) -> None:
-    """Write a BIDS-style table: tabs, n/a for what is missing, numbers to the last bit."""
+    """Write a BIDS-style table: tabs, n/a for missing values, numbers to the last bit."""
     table.to_csv(path, sep="\t", na_rep="n/a", index=False, lineterminator="\n")
 
 
@@ -238,7 +238,7 @@ def write_table(table: DataFrame, path: Path) -> None:
 
 
 def summarise(divided: Sequence[Part], rows: Sequence[Row]) -> Row:
-    """Make the summary; its schema is in the README.
+    """Make the summary; its keys are those of :data:`rtevo.record.files.SUMMARY`.
 
     Parameters
     ----------
@@ -278,7 +278,7 @@ def summarise(divided: Sequence[Part], rows: Sequence[Row]) -> Row:
 
 
 def _volumes(aligned: Sequence[AlignedRecord]) -> Row:
-    """How many volumes came, and what became of them."""
+    """Return the numbers of volumes that came, and of their outcomes."""
     lost, unaligned, late = (
         sum(bool(r.flags & flag) for r in aligned) for flag in (VolumeFlag.MISSING, VolumeFlag.UNALIGNED, VolumeFlag.LATE)
     )
@@ -287,13 +287,13 @@ def _volumes(aligned: Sequence[AlignedRecord]) -> Row:
 
 
 def _placements(number: int, part: Part) -> list[Row]:
-    """How the decoder was found to lie, each time that it was accepted."""
+    """Return each accepted placement of the decoder."""
     accepted = (record for record in part.records(PlacementRecord) if record.decision == Decision.ACCEPTED)
     return [{"part": number, **{name: getattr(record, name) for name in _OF_PLACEMENTS}} for record in accepted]
 
 
 def _part(part: Part) -> Row:
-    """Say when a part of a session began and how it ended; ``interrupted``: without a word."""
+    """Return when a part of a session began and how it ended; ``interrupted``: without an end record."""
     start, end = part.start, part.end or End()
     return {
         "started": start.started,
@@ -305,7 +305,7 @@ def _part(part: Part) -> Row:
 
 
 def _warnings(part: Part) -> list[str]:
-    """What was told in a part: as its end says, or of one that ended without a word, as it came."""
+    """Return the warnings of a part: from its end record, or without one, from the messages."""
     told, found = list[str](), list[str]()
     for record in part:
         if isinstance(record, Lost):
@@ -318,7 +318,7 @@ def _warnings(part: Part) -> list[str]:
 
 
 def _distribution(milliseconds: list[float]) -> Row:
-    """Summarise latencies: n, p50, p99, max, rounded to microseconds."""
+    """Return n, p50, p99 and max of latencies, rounded to microseconds."""
     if not milliseconds:
         return {"n": 0, "p50": None, "p99": None, "max": None}
     p50, p99 = np.percentile(milliseconds, [50, 99])
@@ -341,7 +341,7 @@ def _latencies(aligned: Sequence[AlignedRecord], rows: Sequence[Row]) -> Row:
 
 
 def _quality(aligned: Sequence[AlignedRecord], rows: Sequence[Row]) -> Row:
-    """How good the data were: tSNR, motion, DVARS, spikes, and how reliable the scores."""
+    """Return the quality of the data: tSNR, motion, DVARS, spikes, and the reliability of the scores."""
     tsnr, displacement, dvars = (
         [float(value) for r in aligned if not math.isnan(value := getattr(r, name))]
         for name in ("tsnr", "framewise_displacement_mm", "dvars_percent")
@@ -362,7 +362,7 @@ def _mean(values: Iterable[Any]) -> float | None:
 
 
 def _generations(rows: Sequence[Row]) -> list[Row]:
-    """Per-generation means of fitness, score, rating and, in a simulation, the true response."""
+    """Return means of fitness, score, rating and, in a simulation, the true response, by generation."""
     result = []
     rows = [row for row in rows if row.get("probe") is None]
     for generation in sorted({row["generation"] for row in rows}):
@@ -375,7 +375,7 @@ def _generations(rows: Sequence[Row]) -> list[Row]:
 
 
 def _probes(rows: Sequence[Row]) -> Row:
-    """How the scores of images that were shown again and again vary: n, their spread within a probe, their drift per minute."""
+    """Return the variation of the probes' scores: n, their spread within a probe, their drift per minute."""
     shown = [r for r in rows if r.get("probe") is not None and "onset" in r and not math.isnan(r.get("score", math.nan))]
     scores, onsets, which = (np.array([r[name] for r in shown], float) for name in ("score", "onset", "probe"))
     for probe in set(which):  # about each probe's own mean
@@ -391,7 +391,7 @@ def _probes(rows: Sequence[Row]) -> Row:
 
 
 def _cadence(rows: Sequence[Row]) -> Row:
-    """Onset-to-onset times within generations, s."""
+    """Return onset-to-onset times within generations, s."""
     shown = [row for row in rows if "onset" in row]
     steps = [b["onset"] - a["onset"] for a, b in pairwise(shown) if (a["generation"], a["part"]) == (b["generation"], b["part"])]
     return {

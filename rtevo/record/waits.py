@@ -1,4 +1,4 @@
-"""How long pictures took and when fixation was held for want of one: the same for summary, report and console."""
+"""Times to paint pictures, and times at which fixation was held for lack of one: shared by summary, report and console."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["Holding", "Painting", "held"]
 
 
 class Painting:
-    """Time from asking for a picture until it was painted.
+    """Time from the request for a picture until it was painted.
 
-    Pictures that no score had a part in do not count: those of the first generation are asked for before the model is loaded. Of several
-    that are asked for together each has one cadence more (:class:`rtevo.stages.generate.Deadline`).
+    Pictures that depend on no score do not count: those of the first generation are requested before the model is loaded. Of several
+    requested together each has one more cadence (:class:`rtevo.stages.generate.Deadline`).
 
     Parameters
     ----------
     cadence_ms : float
-        From image to image, real milliseconds; infinite where time is virtual.
+        Time from image to image, real milliseconds; infinite if time is virtual.
     """
 
     def __init__(self, cadence_ms: float) -> None:
@@ -30,25 +30,25 @@ class Painting:
         self.begin()
 
     def begin(self) -> None:
-        """A part of the session begins: what was asked for before is asked for anew."""
+        """Begin a part of the session: open requests will be made again."""
         self._together: Counter[tuple[int, int]] = Counter()
         self._asked_ns: dict[tuple[int, int], float] = {}
 
     def asked(self, record: LatentRecord) -> None:
-        """Take note of an image that was asked for."""
+        """Record a request for an image."""
         if record.scored_ns > 0:
             same = (record.generation, record.scored_ns)
             self._asked_ns[record.generation, record.candidate] = record.evolved_ns + self._together[same] * self._cadence_ns
             self._together[same] += 1
 
     def painted(self, record: ImageRecord) -> float | None:
-        """Take note of an image that was painted; return how long it took, ns, where that counts."""
+        """Record that an image was painted; return its time, ns, if it counts."""
         asked_ns = self._asked_ns.get((record.generation, record.candidate))
         return None if asked_ns is None else max(0.0, record.painted_ns - asked_ns)
 
 
 class Holding:
-    """When fixation was held for an image that came then: the wait after the last one is no such thing, nor is one before the trigger.
+    """Times at which fixation was held for an image that then came; not the wait after the last image, nor one before the trigger.
 
     Attributes
     ----------
@@ -61,11 +61,11 @@ class Holding:
         self.begin()
 
     def begin(self) -> None:
-        """A part of the session begins."""
+        """Begin a part of the session."""
         self._triggered, self._waiting = False, list[int]()
 
     def take(self, event: EventRecord) -> int:
-        """Take note of an event; return how many more times that makes."""
+        """Record an event; return the number of new times."""
         self._triggered |= event.kind == EventKind.TRIGGER
         if event.kind == EventKind.FIXATION and self._triggered:
             self._waiting.append(event.t_ns)
@@ -77,7 +77,7 @@ class Holding:
 
 
 def held(divided: Iterable[Part]) -> list[float]:
-    """Return the times at which fixation was held, s from the first volume; a session that was resumed counts on."""
+    """Return the times at which fixation was held, s from the first volume, counted through the parts of a resumed session."""
     found: list[float] = []
     for part in divided:
         holding, clock = Holding(), part.clock

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m rtevo.report",
         description="Write one page about a run: pictures by generation with their scores, fitness against controls, single responses, "
         "motion and quality, latencies against deadlines, gaps, cost of the rings, methods with references, provenance. A blinded "
-        "session's condition and scores are left out until it has ended.",
+        "session's condition and scores are hidden until it has ended.",
     )
     p.add_argument("out", type=Path, metavar="OUT", help="the session's folder")
     p.add_argument(
@@ -29,14 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         action="append",
         metavar="FILE",
-        help="file to write, may be given again: .html (self-contained), .pdf (pages), .png or .svg (a file each page: NAME, NAME-2, ...); "
+        help="file to write; may be repeated: .html (self-contained), .pdf (pages), .png or .svg (a file each page: NAME, NAME-2, ...); "
         "default: OUT/report.html and OUT/report.pdf",
     )
     p.add_argument(
         "--exposure",
         action="store_true",
-        help="instead: what the participant was exposed to, for an ethics board (OUT/exposure.html, .tsv): every picture that was on the "
-        "screen, for how long, with its verdicts; what was refused or taken away, by whom and why",
+        help="write instead the participant's exposure, for an ethics board (OUT/exposure.html, .tsv): every picture that was on the "
+        "screen, for how long, with its verdicts; pictures refused or taken away, by whom and why",
     )
     options = p.parse_args(arguments)
 

@@ -1,4 +1,4 @@
-"""What a participant was exposed to, for an ethics board: every picture that was on the screen, and every one that was kept from it."""
+"""The participant's exposure, for an ethics board: every picture that was on the screen, and every one that was kept from it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def exposure(session: RecordedSession) -> list[Row]:
         key = trial["generation"], trial["candidate"]
         record, event, shown = painted.get(key), taken.get(key), trial.get("onset") is not None
         if record is None and not shown:
-            continue  # it was asked for, and refused or never painted
+            continue  # it was requested, and refused or never painted
         what = ("taken away" if shown else "not shown") if event is not None else "shown" if shown else "not shown"
         by = "" if event is None else event.text if event.kind == EventKind.TAKEN else "stimulus PC"
         why = event.text if event is not None and event.kind == EventKind.REFUSED else ""
@@ -115,10 +115,10 @@ def _finding(finding: Mapping[str, Any]) -> str:
 
 
 def _safety(safety: Any) -> Sequence[tuple[str, str]]:
-    """What the session's file says of safety."""
+    """Return the safety settings of the session's file."""
     avoid = f"{safety.avoid}, cosine distance {safety.avoid_distance:g}" if safety.avoid else "none"
     return [
-        ("content to stay away from", avoid),
+        ("content to avoid", avoid),
         ("safety checker", safety.checker or "none"),
         ("further filters", ", ".join(safety.filters) or "none"),
         ("approval by the operator", safety.approval),

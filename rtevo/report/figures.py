@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rtevo.record import image_path
 from rtevo.records import FD_LIMIT_MM, MOTION_COLUMNS, VolumeFlag
+from rtevo.report.gallery import Chosen, Named, words
 from rtevo.report.gather import Latency, Row, Session, means
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["ACCENT", "INK", "MUTED", "STYLE", "fitness", "latencies", "motion", "pictures", "quality", "responses", "span", "timeline"]
+__all__ = [
+    "ACCENT",
+    "INK",
+    "MUTED",
+    "STYLE",
+    "along",
+    "fitness",
+    "gallery",
+    "latencies",
+    "motion",
+    "pictures",
+    "quality",
+    "responses",
+    "span",
+    "timeline",
+]
 
 INK, MUTED, ACCENT, SECOND, WARN, PALE = "#1b1f24", "#57606a", "#0b6e75", "#c2571a", "#b3261e", "#c8ced4"
 CONTROL = ("#7a5195", "#8b7a00", "#4a6fa5", "#a05195")
@@ -41,7 +58,7 @@ def _column(rows: Sequence[Row], name: str) -> list[float]:
 
 
 def what(session: Session) -> str:
-    """What the fitness of an image is, in words."""
+    """Return the kind of fitness in words."""
     return {
         "brain": "brain response",
         "ratings": "rating",
@@ -83,8 +100,35 @@ def pictures(axes: Any, session: Session, generations: Sequence[int]) -> None:
         row[0].text(-0.12, 0.5, f"{generation}", transform=row[0].transAxes, ha="right", va="center", fontsize=8, color=INK)
 
 
+def gallery(axes: Sequence[Axes], out: Path, chosen: Sequence[Chosen]) -> None:
+    """Draw preferred images, with what is known of each below it."""
+    from PIL import Image
+
+    for ax, each in zip(axes, chosen, strict=True):
+        path = image_path(out, *each.key)
+        ax.set_axis_off()
+        if path.exists():
+            with Image.open(path) as picture:
+                ax.imshow(np.asarray(picture))
+        ax.set_title(f"{each.response:+.2f}  [{each.low:+.2f}, {each.high:+.2f}]", fontsize=8, loc="center", color=ACCENT)
+        ax.text(
+            0.5, -0.04, "\n".join(words(each)), transform=ax.transAxes, ha="center", va="top", fontsize=7, color=MUTED, parse_math=False
+        )
+
+
+def along(ax: Axes, named: Sequence[Named], title: str) -> None:
+    """Draw the cosines of named pictures with the direction, with their intervals."""
+    at = np.arange(len(named))[::-1]
+    middle = np.array([each.cosine for each in named])
+    ends = np.abs(np.array([(each.low, each.high) for each in named]).T - middle)
+    ax.errorbar(middle, at, xerr=ends, fmt="o", color=ACCENT, ms=4, lw=1.2)
+    ax.axvline(0, color=PALE, lw=1)
+    ax.set_yticks(at, labels=[each.name for each in named], parse_math=False)  # they are names of files
+    ax.set(xlim=(-1, 1), title=title, xlabel="cosine with the direction, 90% interval")
+
+
 def label(session: Session, trial: Row) -> str:
-    """What is written at a picture: its score with standard error, or its rating."""
+    """Return the label of a picture: its score with standard error, or its rating."""
     if trial["onset"] is None:
         return "not shown"
     if session.blinded:
@@ -195,17 +239,17 @@ def responses(ax: Axes, session: Session) -> None:
 
 
 def learnt(axes: Sequence[Axes], session: Session) -> None:
-    """Draw what was known of the response's lag and width as the run went on, and beforehand."""
+    """Draw the estimates of the response's lag and width over the run, and before it."""
     found = session.learnt
     assert found is not None
-    whose = "this participant's, from the decoder" if found.own else "people's in general"
+    whose = "this participant's, from the decoder" if found.own else "people in general"
     for k, (ax, unit, title) in enumerate(zip(axes, ("lag, s", "width"), ("Lag of the response", "Width of the response"), strict=True)):
         before, sd = found.before[2 * k : 2 * k + 2]
         values, spread = found.values[:, 2 * k], found.values[:, 2 * k + 1]
         ax.axhspan(before - sd, before + sd, color="#eef1f4", zorder=0)
         ax.axhline(before, color=MUTED, linewidth=0.8, linestyle="--", label=f"beforehand: {whose}")
         ax.fill_between(found.times_s, values - spread, values + spread, color=PALE, alpha=0.6, linewidth=0)
-        ax.plot(found.times_s, values, color=ACCENT, linewidth=1.2, label="as the images told")
+        ax.plot(found.times_s, values, color=ACCENT, linewidth=1.2, label="estimate from the images")
         _parts(ax, session)
         ax.set(ylabel=unit, xlim=span(session))
         ax.set_title(f"{title} against the canonical one ± standard deviation: {values[-1]:.2f} ± {spread[-1]:.2f} at the end")
@@ -220,7 +264,7 @@ def span(session: Session) -> tuple[float, float]:
 
 
 def _parts(ax: Axes, session: Session) -> None:
-    """Mark where an interrupted session went on."""
+    """Mark where an interrupted session was resumed."""
     for part in session.summary.get("parts", [])[1:]:
         ax.axvline(part["first_volume"] * float(session.summary["tr_s"]), color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
 
@@ -305,7 +349,5 @@ def timeline(ax: Axes, session: Session) -> None:
     lost = [index * tr_s for index in session.flagged(VolumeFlag.MISSING)]
     ax.plot(lost, [0] * len(lost), "|", color=WARN, markersize=11, markeredgewidth=1.5)
     ax.set(xlim=span(session), ylim=(-0.6, 2.6), xlabel="time from the first volume, s")
-    ax.set_yticks(
-        [2, 1, 0], [f"images ({len(rows)})", f"held for want of an image ({len(session.held_s)})", f"volumes missing ({len(lost)})"]
-    )
+    ax.set_yticks([2, 1, 0], [f"images ({len(rows)})", f"held, no image ready ({len(session.held_s)})", f"volumes missing ({len(lost)})"])
     ax.set_title("What was shown, and gaps")

@@ -1,4 +1,4 @@
-"""What a page about a run is drawn from: its log, its pictures, the resolved session file and the versions."""
+"""The data of a page about a run: its log, its pictures, the resolved session file and the versions."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rtevo.errors import DataError, DecoderError
 from rtevo.outside import read_json
 from rtevo.record import LOG, AlignedRecord, ImageRecord, LatentRecord, Painting, RecordedSession, ScoreRecord, held
 from rtevo.records import EventKind, VolumeFlag
+from rtevo.report.gallery import Preferred, preferred
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["Latency", "Learnt", "Session", "gather", "means"]
 
 Row = dict[str, Any]
-HIDDEN = ("score", "score_se", "fitness", "rating", "physiology", "true_response")  # of a blinded session that goes on
+HIDDEN = ("score", "score_se", "fitness", "rating", "physiology", "true_response")  # of a blinded session that still runs
 
 
 @dataclass(frozen=True)
 class Latency:
-    """How long a step took, each time, against the time that it has.
+    """Durations of a step, and its deadline.
 
     Parameters
     ----------
@@ -46,13 +47,13 @@ class Latency:
 
     @property
     def late(self) -> int:
-        """How many took longer than they may."""
+        """Number of durations beyond the deadline."""
         return int((self.ms > self.deadline_ms).sum())
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """What was known of the response's lag (s) and width (multiples of the canonical one), beforehand and with every score.
+    """Estimates of the response's lag (s) and width (multiples of the canonical one), beforehand and with every score.
 
     Parameters
     ----------
@@ -80,7 +81,7 @@ class Session:
     ----------
     out : Path
     summary : dict
-        See the README.
+        See :data:`rtevo.record.files.SUMMARY`.
     settings : dict of dict
         The resolved session file, defaults laid under it.
     provenance : dict
@@ -91,7 +92,7 @@ class Session:
     held_s : list of float
         When fixation was held for want of an image, s from the first volume.
     blinded : bool
-        The session goes on or is sealed, and nobody may know what drives it: scores and condition are left out.
+        The session still runs or is sealed, and nobody may know its condition: scores and condition are left out.
     painter : str
         What the generator said of itself.
     presenter : str
@@ -102,6 +103,10 @@ class Session:
         Of a localizer: what was shown, rows of its events; else empty.
     learnt : Learnt or None
         Of the response; None where that is not recorded.
+    preferred : Preferred or None
+        What is known of the preference; None where it is hidden, and of a localizer.
+    nuisance : tuple of float
+        Probability of each group of nuisance terms at the end; NaN where too few volumes had shown it, empty where there were none.
     """
 
     out: Path
@@ -118,6 +123,8 @@ class Session:
     learnt: Learnt | None = None
     gated: bool = False
     shown: list[Row] = field(default_factory=list)
+    preferred: Preferred | None = None
+    nuisance: tuple[float, ...] = ()
 
     @property
     def localizer(self) -> bool:
@@ -141,7 +148,7 @@ class Session:
 
     @property
     def condition(self) -> str:
-        """What drove evolution, as far as it may be told."""
+        """The condition that drove evolution, as far as it may be shown."""
         return "blinded" if self.blinded else str(self.summary["condition"])
 
     @property
@@ -176,7 +183,7 @@ def gather(out: Path) -> Session:
         raise DataError(f"{out}: expected the folder of a session (with {LOG}), found none")
     recorded, summary_file = RecordedSession(out), out / "summary.json"
     if recorded.grid is None:
-        raise DataError(f"{out}: expected at least one volume, the session recorded none: there is nothing to report")
+        raise DataError(f"{out}: expected at least one volume, found none: there is nothing to report")
     if not summary_file.exists() or summary_file.stat().st_mtime_ns <= (out / LOG).stat().st_mtime_ns:
         recorded.save()
     summary, settings = recorded.summary, _settings(recorded.settings)
@@ -193,12 +200,13 @@ def gather(out: Path) -> Session:
         presenter=_presenter(recorded),
         gated=any(record.verdict is not None for record in recorded.records(ImageRecord)),
         learnt=_learnt(recorded),
+        nuisance=next((tuple(r.nuisance) for r in reversed(recorded.records(ScoreRecord)) if r.nuisance), ()),
         shown=_rows(recorded.events_table) if recorded.localizer else [],
     )
     hidden = settings["session"]["condition"] == "blinded" or settings["safety"]["approval"] != "none"  # who chooses must not know
     if (hidden and recorded.end is None) or recorded.sealed:
         return _blind(session)
-    return session
+    return session if session.localizer else replace(session, preferred=preferred(recorded, settings["evolution"]["population"]))
 
 
 def _blind(session: Session) -> Session:
@@ -280,7 +288,7 @@ def _latencies(recorded: RecordedSession, settings: Mapping[str, Row], summary: 
         ("file closed -> volume read", [r.ingested_ns - r.closed_ns for r in whole], within(tr_ms)),
         ("volume read -> realigned", [r.aligned_ns - r.ingested_ns for r in whole], within(tr_ms)),
         ("last needed file -> score", [r.scored_ns - r.closed_ns for r in scores if r.closed_ns > 0], within(tr_ms)),
-        ("image asked for -> painted", _painting(recorded, within(cadence_ms)), within(image_ms)),
+        ("image requested -> painted", _painting(recorded, within(cadence_ms)), within(image_ms)),
     ]
     return [Latency(name, np.array(ns, np.float64) / 1e6, deadline_ms) for name, ns, deadline_ms in steps if ns]
 

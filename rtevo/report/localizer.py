@@ -1,4 +1,4 @@
-"""What a page about a localizer has of its own: pictures by category, the order, the task, and the methods of it in words."""
+"""Parts of the page about a localizer: pictures by category, the order, the task, and its methods in words."""
 
 # ruff: noqa: E501 - prose
 
@@ -38,7 +38,7 @@ def categories(session: Session) -> list[tuple[str, str, list[tuple[Any, Row]]]]
 
 
 def task(session: Session) -> list[tuple[str, str]]:
-    """How the task was done: what, value."""
+    """Return the results of the task: name, value."""
     found, asked = session.summary["localizer"], session.settings["localizer"]
     if asked["task"] == "none":
         return [("task", "none")]
@@ -80,7 +80,7 @@ def order(ax: Axes, session: Session) -> None:
         ax.plot(false, [len(names) - 0.4] * len(false), "|", color=WARN, markersize=8, linestyle="", label="false alarm", clip_on=False)
     ax.set_yticks(range(len(names)), names)
     ax.set(xlim=span(session), ylim=(-0.6, len(names) + 0.3), xlabel="time from the first volume, s")
-    ax.set_title("What was shown when, and what was answered")
+    ax.set_title("Pictures and answers over time")
     if ax.get_legend_handles_labels()[0]:
         ax.legend(ncol=3, loc="upper right")
 
@@ -112,6 +112,6 @@ def presentation(session: Session) -> tuple[str, list[str]]:
     exact = "" if error is None else f" Durations differed from these by {error:.1f} ms at most; {dropped} frames were dropped."
     cited = ["williams1949"] + (["stigliani2015"] if s["task"] == "one-back" else [])
     return (
-        f"{design}. The order of the categories was drawn from a square balanced for positions and neighbours [1]; no picture came again before all of its "
-        f"category had come. {asked}{done}. A baseline of {p['baseline_s']:g} s came first. Onsets are times of screen flips.{exact}"
+        f"{design}. The order of the categories was drawn from a square balanced for positions and neighbours [1]; no picture was repeated before all of its "
+        f"category had been shown. {asked}{done}. A baseline of {p['baseline_s']:g} s came first. Onsets are times of screen flips.{exact}"
     ), [REFERENCES[name] for name in cited]

@@ -21,6 +21,10 @@ REFERENCES = {
     "Med Image Anal 12:26–41. doi:10.1016/j.media.2007.06.004",
     "beaton1974": "Beaton AE, Tukey JW (1974). The fitting of power series, meaning polynomials, illustrated on band-spectroscopic data. "
     "Technometrics 16:147–185. doi:10.1080/00401706.1974.10489171",
+    "posse1999": "Posse S, Wiese S, Gembris D, et al. (1999). Enhancement of BOLD-contrast sensitivity by single-shot multi-echo functional "
+    "MR imaging. Magn Reson Med 42:87–97. doi:10.1002/(SICI)1522-2594(199907)42:1<87::AID-MRM13>3.0.CO;2-O",
+    "jezzard1995": "Jezzard P, Balaban RS (1995). Correction for geometric distortion in echo planar images from B0 field variations. Magn "
+    "Reson Med 34:65–73. doi:10.1002/mrm.1910340111",
     "power2012": "Power JD, Barnes KA, Snyder AZ, Schlaggar BL, Petersen SE (2012). Spurious but systematic correlations in functional "
     "connectivity MRI networks arise from subject motion. NeuroImage 59:2142–2154. doi:10.1016/j.neuroimage.2011.10.018",
     "friston1996": "Friston KJ, Williams S, Howard R, Frackowiak RSJ, Turner R (1996). Movement-related effects in fMRI time-series. Magn Reson "
@@ -29,6 +33,16 @@ REFERENCES = {
     "responses. NeuroImage 7:30–40. doi:10.1006/nimg.1997.0306",
     "glover1999": "Glover GH (1999). Deconvolution of impulse response in event-related BOLD fMRI. NeuroImage 9:416–429. "
     "doi:10.1006/nimg.1998.0419",
+    "glover2000": "Glover GH, Li TQ, Ress D (2000). Image-based method for retrospective correction of physiological motion effects in fMRI: "
+    "RETROICOR. Magn Reson Med 44:162–167. doi:10.1002/1522-2594(200007)44:1<162::AID-MRM23>3.0.CO;2-E",
+    "birn2006": "Birn RM, Diamond JB, Smith MA, Bandettini PA (2006). Separating respiratory-variation-related fluctuations from "
+    "neuronal-activity-related fluctuations in fMRI. NeuroImage 31:1536–1548. doi:10.1016/j.neuroimage.2006.02.048",
+    "chang2009": "Chang C, Cunningham JP, Glover GH (2009). Influence of heart rate on the BOLD signal: the cardiac response function. "
+    "NeuroImage 44:857–869. doi:10.1016/j.neuroimage.2008.09.029",
+    "behzadi2007": "Behzadi Y, Restom K, Liau J, Liu TT (2007). A component based noise correction method (CompCor) for BOLD and perfusion "
+    "based fMRI. NeuroImage 37:90–101. doi:10.1016/j.neuroimage.2007.04.042",
+    "dickey1971": "Dickey JM (1971). The weighted likelihood ratio, linear hypotheses on normal location parameters. Ann Math Stat "
+    "42:204–223. doi:10.1214/aoms/1177693507",
     "kalman1960": "Kalman RE (1960). A new approach to linear filtering and prediction problems. J Basic Eng 82:35–45. doi:10.1115/1.3662552",
     "hoeting1999": "Hoeting JA, Madigan D, Raftery AE, Volinsky CT (1999). Bayesian model averaging: a tutorial. Stat Sci 14:382–417. "
     "doi:10.1214/ss/1009212519",
@@ -142,11 +156,24 @@ def _realignment(session: Session, cite: _Cited) -> str:
         f"smoothed with a Gaussian of {decoder['fwhm_mm']:g} mm full width at half maximum" if decoder["fwhm_mm"] else "not smoothed"
     )
     tsnr = f" Temporal signal-to-noise ratio inside the decoder's mask was {quality['tsnr']:.0f} (median)." if quality.get("tsnr") else ""
-    return f"{text}. Aligned volumes were {smoothing}.{tsnr}"
+    return f"{text}.{_made(session, cite)} Aligned volumes were {smoothing}.{tsnr}"
+
+
+def _made(session: Session, cite: _Cited) -> str:
+    """Describe the processing of volumes besides their motion; empty if there was none."""
+    settings = session.settings["acquisition"]
+    echoes, warp = settings.get("echoes", 1), bool(settings.get("distortion"))
+    text = ""
+    if echoes > 1:
+        fitted = "read from a map" if settings.get("t2star") else "fitted to the run's first 8 volumes"
+        text += f" Motion was estimated from the first of {echoes} echoes and applied to all; the echoes were combined with weights by T2* {cite('posse1999')}, {fitted}; a volume without one of them counted as missing."
+    if warp:
+        text += f" Distortion along phase encoding was undone {cite('jezzard1995')} by a map that was measured beforehand and moved with the head, with the signal's density restored, in the same interpolation."
+    return text
 
 
 def _motion(session: Session, cite: _Cited) -> str:
-    """Say how motion was measured where there is no decoder."""
+    """Describe how motion was measured without a decoder."""
     quality = session.summary.get("quality", {})
     found = quality.get("framewise_displacement_mm", {})
     text = (
@@ -156,18 +183,20 @@ def _motion(session: Session, cite: _Cited) -> str:
     if found.get("mean") is not None:
         text += f" was {found['mean']:.2f} mm on average, {found['max']:.2f} mm at most"
     tsnr = f" Temporal signal-to-noise ratio inside the brain was {quality['tsnr']:.0f} (median)." if quality.get("tsnr") else ""
-    return f"{text}.{tsnr} Volumes were kept as they came."
+    return f"{text}.{_made(session, cite)}{tsnr} Volumes were kept as they came."
 
 
 def _placement(session: Session, cite: _Cited) -> str:
-    """Say what volumes were aligned to, and how the decoder came to lie on it."""
+    """Describe to what volumes were aligned, and how the decoder was placed on it."""
     found = [p for p in session.summary.get("placements", []) if not p["own_grid"]]
     if not found:
         return "Each volume was aligned to the decoder's reference"
     errors = " and ".join(f"{p['expected_error_mm']:.2f} mm" for p in found)
     kept = min(p["weight_kept"] for p in found)
+    settings = session.settings["acquisition"]
+    as_it_came = settings.get("echoes", 1) == 1 and not settings.get("distortion")
     return (
-        "The decoder had been made on another grid. It was placed on the mean of the run's first steady volumes by a rigid-body "
+        f"{'The decoder had been made on another grid. It' if as_it_came else 'The decoder'} was placed on the mean of the run's first steady volumes by a rigid-body "
         f"transformation found from the images (local normalised cross-correlation {cite('avants2008')}; expected error {errors}), and its "
         f"map was carried to the run's grid ({kept:.0%} of its weight lay in the field of view). Each volume was aligned to that mean"
     )
@@ -190,6 +219,7 @@ def _decoding(session: Session, cite: _Cited) -> str:
     shape += f" {cite(named)}"
     drift = {"walk": "drift as a random walk", "cosine": "drift as cosines", "polynomial": "drift as polynomials"}[decoder["drift"]]
     terms = f"{decoder['motion_terms']} motion regressors" + (f" {cite('friston1996')}" if decoder["motion_terms"] == 24 else "")
+    terms += _nuisance(session, cite) + _physiology(session, cite)
     what = (
         f"The projection of each volume on {name}"
         if decoder["method"] == "deconvolve"
@@ -198,9 +228,52 @@ def _decoding(session: Session, cite: _Cited) -> str:
     return (
         f"{what} was modelled as the sum of the responses to all images so far ({shape}, {session.settings['presentation']['image_s']:g} s long), "
         f"{drift}, {terms} and autocorrelated noise. The amplitude of every image's response and its standard error were updated with every volume "
-        f"(Kalman filter {cite('kalman1960')}, averaged over noise models {cite('hoeting1999')}), so that overlapping responses are taken apart. "
+        f"(Kalman filter {cite('kalman1960')}, averaged over noise models {cite('hoeting1999')}), so that overlapping responses are separated. "
         f"An image was first scored {decoder['first_score_s']:g} s after its onset and revised from then on; the values reported are the last ones."
     )
+
+
+def _physiology(session: Session, cite: _Cited) -> str:
+    """Regressors that come from pulse and respiration, as a part of a list, where they were measured."""
+    physio = session.settings.get("physio", {})
+    sensors = [name for name, key in (("cardiac", "cardiac"), ("respiratory", "respiration")) if physio.get(key)]
+    found = []
+    if "retroicor" in physio.get("terms", ()):
+        found += [f"{name} phases with their first harmonics {cite('glover2000')}" for name in sensors]
+    if "respiratory" in sensors and "rvt" in physio["terms"]:
+        found.append(f"respiration volume per time {cite('birn2006')}")
+    if "cardiac" in sensors and "hrv" in physio["terms"]:
+        found.append(f"heart rate {cite('chang2009')}")
+    if not found:
+        return ""
+    there = session.nuisance[len(session.settings["decoder"].get("nuisance", ())) :] or [math.nan] * len(found)
+    words = (f"{text} ({_probability(each)})" for text, each in zip(found, there, strict=False))
+    return f", {', '.join(words)}, as pulse and respiration were known by the end of each volume, as far as the volumes showed it {cite('dickey1971')}"
+
+
+def _probability(there: float) -> str:
+    """Return how probable a group of terms was at the end."""
+    return "not judged" if math.isnan(there) else f"probability {there:.2f} at the end"
+
+
+def _nuisance(session: Session, cite: _Cited) -> str:
+    """Nuisance terms of the volumes, as a part of a list."""
+    decoder = session.settings["decoder"]
+    if not (kinds := decoder["nuisance"]):
+        return ""
+    named = {
+        "white_matter": "the mean of white matter",
+        "csf": "the mean of cerebrospinal fluid",
+        "acompcor": "five principal components of white matter and cerebrospinal fluid",
+        "global": "the mean of the head",
+    }
+    words = []
+    for kind, there in zip(kinds, session.nuisance or [math.nan] * len(kinds), strict=False):
+        cited = f" {cite('behzadi2007')}" if kind == "acompcor" else ""
+        words.append(f"{named[kind]}{cited} ({_probability(there)})")
+    given = [f"{name} given as a mask" for name, key in (("white matter", "white_matter_mask"), ("fluid", "csf_mask")) if decoder[key]]
+    source = " and ".join(given) or "compartments guessed from the brightness of the reference"
+    return f", {', '.join(words)}, each as far as the volumes showed it {cite('dickey1971')} ({source}; scaled on the first 40 s)"
 
 
 def _images(session: Session, cite: _Cited) -> str:
@@ -220,16 +293,14 @@ def _images(session: Session, cite: _Cited) -> str:
 def _safety(session: Session) -> str:
     safety = session.settings["safety"]
     if not session.gated:
-        return "Pictures were shown as they were painted; nothing judged them beforehand."
+        return "Pictures were shown as painted, without a check beforehand."
     filters = []
     if safety["avoid"]:
-        filters.append(
-            f"their own re-encoding had to keep a cosine distance of {safety['avoid_distance']:g} from a list of content to be avoided"
-        )
+        filters.append(f"their own re-encoding had to keep a cosine distance of {safety['avoid_distance']:g} from content to be avoided")
     if safety["checker"]:
-        filters.append("a CLIP safety checker had to find nothing")
+        filters.append("a CLIP safety checker had to pass them")
     if safety["filters"]:
-        filters.append(f"filters of the site had to let them pass ({', '.join(safety['filters'])})")
+        filters.append(f"filters of the site had to pass them ({', '.join(safety['filters'])})")
     judged = (
         f"Pictures were judged before they were shown: {'; '.join(filters)}. "
         if filters
@@ -238,24 +309,18 @@ def _safety(session: Session) -> str:
     refused = session.refused
     refused, taken = session.refused, session.taken_away
     replaced = (
-        "the next candidate came in its place"
-        if session.settings["evolution"]["schedule"] == "steady"
-        else "the generation went on without it"
+        "the next candidate replaced it" if session.settings["evolution"]["schedule"] == "steady" else "the generation continued without it"
     )
     if filters:
-        judged += f"{refused or 'None'} {'was' if refused < 2 else 'were'} refused; a refused picture was painted once more with other noise, and where that was refused too {replaced}. "
+        judged += f"{refused or 'None'} {'was' if refused < 2 else 'were'} refused; a refused picture was painted once more with other noise; if that was refused too, {replaced}. "
     if safety["keep_away"]:
-        judged += f"Evolution kept a cosine distance of {safety['keep_away']:g} to what was refused. "
+        judged += f"Evolution kept a cosine distance of {safety['keep_away']:g} to refused pictures. "
     approval = {
         "none": "",
-        "veto": "Each picture was offered to the operator, who saw no scores, before it was due, and could be taken out. ",
-        "each": "Each picture was shown only once the operator, who saw no scores, had approved it. ",
+        "veto": "Each picture was shown before it was due to the operator, who saw no scores and could take it out. ",
+        "each": "Each picture was shown only after the operator, who saw no scores, had approved it. ",
     }[safety["approval"]]
-    away = (
-        f"Images that were taken away or not let through by operator, participant or at the stimulus PC: {taken}; their scores were not used."
-        if taken
-        else ""
-    )
+    away = f"Images taken away or refused by operator, participant or stimulus PC: {taken}; their scores were not used." if taken else ""
     return (judged + approval + away).strip()
 
 
@@ -275,28 +340,34 @@ def _evolution(session: Session, cite: _Cited) -> str:
             "a Bayesian model of all scores so far, from whose posterior new latents are drawn (Thompson sampling)",
             ("thompson1933",),
         ),
+        "direct": (
+            "a Bayesian model of the responses to all images so far, estimated together from the series of volumes without scores of single images, "
+            "from whose posterior new latents are drawn (Thompson sampling)",
+            ("thompson1933",),
+        ),
         "truncation": (
             f"truncation selection: the weighted mean of the better half, mutated (standard deviation {e['mutation_sd']:g})",
             (),
         ),
         "cma": ("CMA-ES", ("hansen2001",)),
         "sepcma": ("separable CMA-ES", ("ros2008",)),
-        "random": ("a normal distribution, whatever the scores", ()),
+        "random": ("a normal distribution, independent of the scores", ()),
     }["random" if condition == "random" else e["strategy"]]
     driven += f" {cite(*named)}" if named else ""
     strategy += f" {cite(*cited)}" if cited else ""
     schedule = (
-        f"Images were asked for one by one, {e['prefetch']} ahead of the one shown, each from all scores known by then"
+        f"Images were requested one by one, {e['prefetch']} ahead of the one shown, each from all {'volumes' if e['strategy'] == 'direct' else 'scores'} known by then"
         if e["schedule"] == "steady"
-        else f"A generation was asked for once all images of the one before were scored, or {e['score_deadline_s']:g} s after its last image"
+        else f"A generation was requested once all images of the one before were scored, or {e['score_deadline_s']:g} s after its last image"
     )
     probes = (
-        f" Every {e['probe_every']}th image was one of {e['probes']} probes, from which nothing is evolved." if e["probe_every"] else ""
+        f" Every {e['probe_every']}th image was one of {e['probes']} probes, which are not used for evolution." if e["probe_every"] else ""
     )
-    continued = " Evolution went on from an earlier run." if e.get("continue_from") else ""
-    if continued and e["strategy"] == "surrogate" and condition != "random":
+    continued = " Evolution continued from an earlier run." if e.get("continue_from") else ""
+    if continued and e["strategy"] in ("surrogate", "direct") and condition != "random":
         continued += (
-            " Each run's scores had an offset, a unit, a noise level and a slow drift of their own, found together with the preference "
+            f" Each run's {'responses' if e['strategy'] == 'direct' else 'scores'} had an offset, a unit, a noise level and a slow drift of "
+            "their own, found together with the preference "
             f"{cite('patterson1971')}."
         )
     if continued and not e["probe_every"]:

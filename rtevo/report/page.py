@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from rtevo.record import image_path
 from rtevo.records import FD_LIMIT_MM
-from rtevo.report import figures, localizer, tables
+from rtevo.report import figures, gallery, localizer, tables
 from rtevo.report.gather import Row, Session, means
 from rtevo.report.methods import methods
 
@@ -34,8 +34,8 @@ def page(session: Session, controls: Sequence[Session] = ()) -> str:
         Drawn beside it, for comparison.
     """
     paragraphs, references = methods(session)
-    own = ("task", "Task") if session.localizer else ("fitness", "Fitness")
-    sections = [("images", "Images"), own, ("quality", "Motion and quality"), ("timing", "Timing")]
+    own = [("task", "Task")] if session.localizer else [("preferred", "What drives it"), ("fitness", "Fitness")]
+    sections = [("images", "Images"), *own, ("quality", "Motion and quality"), ("timing", "Timing")]
     return render(
         Path(__file__).parent / "page.html",
         name=session.out.name,
@@ -48,6 +48,7 @@ def page(session: Session, controls: Sequence[Session] = ()) -> str:
         warnings=tables.warnings(session),
         images_note=_images_note(session),
         generations=_categories(session) if session.localizer else _generations(session),
+        preferred=_preferred(session),
         plots=_plots(session, controls),
         overlays=_overlays(session),
         fitness_caption=_fitness_caption(session, controls),
@@ -70,7 +71,7 @@ def render(template: Path, **values: Any) -> str:
     Parameters
     ----------
     template : Path
-        Of jinja2; text is escaped, and a name that is not there is an error.
+        Of jinja2; text is escaped, and an unknown name is an error.
     **values
         What it names.
     """
@@ -81,7 +82,7 @@ def render(template: Path, **values: Any) -> str:
 
 def _images_note(session: Session) -> str:
     if session.localizer:
-        return "Each picture of a category once, as it was shown first."
+        return "Each picture of a category once, in the order of first showing."
     if session.blinded:
         return "Scores are hidden: the session is blinded."
     if session.condition == "ratings":
@@ -93,14 +94,14 @@ def _images_note(session: Session) -> str:
 
 
 def _quality_caption(session: Session) -> str:
-    resumed = " Dotted: the session was interrupted and went on." if len(session.summary.get("parts", [])) > 1 else ""
+    resumed = " Dotted: the session was interrupted and resumed." if len(session.summary.get("parts", [])) > 1 else ""
     return f"Dashed: {FD_LIMIT_MM:g} mm, the usual limit; spikes: over {session.settings['decoder']['spike_mm']:g} mm.{resumed}"
 
 
 def _latency_note(session: Session) -> str:
     if not float(session.summary.get("speed", 1.0)):
-        return "In this session time waited for the computer (speed max): times are those of computing, and nothing could be late."
-    return "Deadlines: one repetition time for what a volume goes through, the cadence for a picture."
+        return "In this session time waited for the computer (speed max): these are computing times, and nothing could be late."
+    return "Deadlines: one repetition time for the steps of a volume, the cadence for a picture."
 
 
 def _fitness_caption(session: Session, controls: Sequence[Session]) -> str:
@@ -149,6 +150,54 @@ def _categories(session: Session) -> list[dict[str, Any]]:
         ]
         rows.append({"title": name, "mean": text, "pictures": shown})
     return rows
+
+
+def _preferred(session: Session) -> dict[str, Any] | None:
+    """Return the page's section on the preference; None if it is hidden."""
+    found = session.preferred
+    if found is None:
+        return None
+    shown = [
+        {
+            "data": thumbnail(image_path(session.out, *each.key)),
+            "title": f"generation {each.key[0]}, image {each.key[1]}",
+            "response": f"{each.response:+.2f}",
+            "interval": f"{each.low:+.2f} to {each.high:+.2f}",
+            "words": gallery.words(each),
+        }
+        for each in found.gallery
+    ]
+    return {
+        "verdict": gallery.verdict(found),
+        "means": gallery.what_it_means(session.condition),
+        "known": found.known,
+        "curved": found.curved,
+        "gallery": shown,
+        "unit": _unit(session, found.runs),
+        "sides": [("Responses rise towards", _named(found.along)), ("and fall towards", _named(found.against))] if found.along else [],
+    }
+
+
+def _unit(session: Session, runs: int) -> str:
+    return f"{figures.what(session)}, in the unit of its scores" + (" in the first of the runs" if runs > 1 else "")
+
+
+def _named(named: Sequence[gallery.Named]) -> list[dict[str, str]]:
+    """Pictures of the latent space, with how they lie to the direction."""
+    return [
+        {
+            "name": each.name,
+            "data": jpeg(each.thumbnail),
+            "cosine": f"{each.cosine:+.2f}",
+            "interval": f"{each.low:+.2f} to {each.high:+.2f}",
+        }
+        for each in named
+    ]
+
+
+def jpeg(data: bytes) -> str:
+    """A JPEG file as a data URI; empty where there is none."""
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}" if data else ""
 
 
 def _scale(session: Session) -> tuple[float, float] | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtevo.report import figures, localizer
+from rtevo.report import figures, gallery, localizer
 from rtevo.report.figures import INK, MUTED, STYLE
 from rtevo.report.gather import Session
 from rtevo.report.methods import methods
@@ -37,7 +37,8 @@ def pages(session: Session, controls: Sequence[Session] = ()) -> list[Figure]:
     with mpl.rc_context(STYLE):
         if session.localizer:
             return [_localizer(session), *_text(session)]
-        return [_overview(session, controls), _course(session), *_text(session)]
+        known = [_preferred(session)] if session.preferred is not None and session.preferred.known else []
+        return [_overview(session, controls), *known, _course(session), *_text(session)]
 
 
 def save(target: Path, drawn: Sequence[Figure]) -> list[Path]:
@@ -131,8 +132,27 @@ def _course(session: Session) -> Figure:
     return figure
 
 
+def _preferred(session: Session) -> Figure:
+    """The gallery of preferred images, and what drives it."""
+    figure, found = _new(session, f"rtevo session {session.out.name}: what is preferred, and what drives it"), session.preferred
+    assert found is not None
+    said = " ".join(filter(None, [gallery.verdict(found), gallery.what_it_means(session.condition)]))
+    figure.text(0.03, 0.915, textwrap.fill(said, 170), fontsize=8.5, va="top", color=INK)
+    text = f"Above a random image: posterior mean, 90% interval ({figures.what(session)})"
+    figure.text(0.03, 0.855, f"Distinct preferred images. {text}", fontsize=9, color=INK)
+    if found.gallery:
+        grid = figure.add_gridspec(1, gallery.MOST, left=0.03, right=0.97, top=0.83, bottom=0.66, wspace=0.15)
+        figures.gallery([figure.add_subplot(grid[k]) for k in range(len(found.gallery))], session.out, found.gallery)
+    if found.along:
+        bars = figure.add_gridspec(1, 2, left=0.16, right=0.97, top=0.5, bottom=0.2, wspace=0.45)
+        titles = "responses rise towards", "and fall towards"
+        for k, (title, named) in enumerate(zip(titles, (found.along, found.against), strict=True)):
+            figures.along(figure.add_subplot(bars[k]), named, title)
+    return figure
+
+
 def _localizer(session: Session) -> Figure:
-    """What was shown when, and how good the volumes are."""
+    """Draw the pictures over time, and the quality of the volumes."""
     figure = _new(session, f"rtevo localizer {session.out.name}: {session.summary.get('status', 'unfinished')}")
     told = "; ".join(f"{what}: {value}" for what, value in localizer.task(session)[:-1])
     figure.text(0.03, 0.925, told, fontsize=8, color=MUTED, va="center")

@@ -84,7 +84,7 @@ def maps_of(session: Session) -> list[tuple[str, str]]:
 
 
 def decoder_today(session: Session) -> str:
-    """Say in one sentence how good the decoder was in this run; empty where that is not known or hidden.
+    """Report in one sentence how good the decoder was in this run; empty if that is not known or hidden.
 
     Beside the model's own reliability stands that of the images that were shown again and again: the means of their odd and of their even
     showings are correlated over the images, and stepped up to all showings' (so it is that of a mean of several scores).
@@ -94,9 +94,9 @@ def decoder_today(session: Session) -> str:
         return ""
     word = next(word for least, word in ((0.7, "well"), (0.4, "fairly well"), (0.2, "weakly"), (-math.inf, "hardly")) if own >= least)
     halves = _repeated(session)
-    repeated = "" if math.isnan(halves) else f"; split-half reliability of the images that were shown again: {halves:.2f}"
+    repeated = "" if math.isnan(halves) else f"; split-half reliability of repeated images: {halves:.2f}"
     return (
-        f"Today the decoder told images apart {word}: by its own model its scores share {max(own, 0):.0%} of their variance with the "
+        f"Today the decoder separated images {word}: by its own model its scores share {max(own, 0):.0%} of their variance with the "
         f"responses (reliability {own:.2f}{repeated})."
     )
 
@@ -131,11 +131,11 @@ def steps(session: Session) -> list[list[str]]:
 
 
 def late(session: Session) -> list[tuple[str, str]]:
-    """What was missing, late or left out."""
+    """Return what was missing, late or left out."""
     found = []
     for flag, text in (
         (VolumeFlag.MISSING, "volumes that never arrived"),
-        (VolumeFlag.LATE, "volumes that came after their gap had been declared"),
+        (VolumeFlag.LATE, "volumes that arrived after they had been declared missing"),
         (VolumeFlag.UNALIGNED, "volumes that could not be aligned"),
         (VolumeFlag.SPIKE, "volumes after a jump of the head"),
     ):
@@ -143,7 +143,7 @@ def late(session: Session) -> list[tuple[str, str]]:
         named = ", ".join(map(str, indices[:MANY])) + (", …" if len(indices) > MANY else "")
         found.append((text, f"{len(indices)}" + (f": {named}" if indices else "")))
     held = ", ".join(f"{t:.1f}" for t in session.held_s[:MANY]) + (", …" if len(session.held_s) > MANY else "")
-    found.append(("times that fixation was held for want of an image", f"{len(session.held_s)}" + (f": at {held} s" if held else "")))
+    found.append(("times that fixation was held because no image was ready", f"{len(session.held_s)}" + (f": at {held} s" if held else "")))
     unseen = sum(t["onset"] is None for t in session.trials)
     found.append(("images that were never shown", f"{unseen}"))
     dropped = sum(int(t["dropped_frames"]) for t in session.trials if t.get("dropped_frames") is not None)
@@ -158,7 +158,7 @@ def _cost(end: Mapping[str, Any]) -> str:
 
 
 def rings(found: Mapping[str, Any]) -> list[list[str]]:
-    """What handing messages over cost: per ring, the time in its own code, and how long its readers took to wake up.
+    """Return the cost of the rings: the time in each ring's own code, and its readers' time to wake up.
 
     Sessions of older versions did not count all of it.
     """
@@ -185,7 +185,7 @@ def rings(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def warnings(session: Session) -> list[str]:
-    """What the operator was told; of warnings that differ in numbers only, the first, and how many there were."""
+    """Return the operator's warnings; of those that differ in numbers only, the first, and their number."""
     texts = [w if isinstance(w, str) else str(w.get("text", w)) for w in session.summary.get("warnings", [])]
     alike = Counter(re.sub(r"\d+", "0", text) for text in texts)
     first = {re.sub(r"\d+", "0", text): text for text in reversed(texts)}

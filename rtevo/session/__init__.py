@@ -1,1 +1,1 @@
-"""What a session is: its plan, rings and clock, what is checked before it, what every process sees of it, and the course that it takes."""
+"""A session: its plan, rings and clock, the checks before it, the view of each process, and its course."""

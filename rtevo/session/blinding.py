@@ -1,10 +1,10 @@
-"""Blinding keys: which participant's session gets which condition, so that whoever runs the session does not know it.
+"""Blinding keys: the condition of each participant's session, hidden from the operator.
 
-A key is a table (participant, session, code). Without a secret a code is a random number and the SHA-256 of that number, the condition, the
-participant and the session: it shows nothing by itself, and tells nothing of other rows, but whoever tries the few conditions finds the
-one that fits. That protects from reading it by accident, not from wanting to know. With a secret, conditions are encrypted (AES-256 in
-Galois/counter mode, NIST SP 800-38D): without the file with the secret nobody reads them or changes a row unnoticed; whoever can read
-that file, and so the account that runs the sessions, can.
+A key is a table (participant, session, code). Without a secret, a code is a random number and the SHA-256 of this number, the condition,
+the participant and the session. It reveals nothing by itself, nor about other rows; but trying the few conditions finds the right one.
+This protects against accidental reading, not against intent. With a secret, conditions are encrypted (AES-256 in Galois/counter mode, NIST
+SP 800-38D): only accounts that can read the file with the secret, such as the one that runs the sessions, can read them, or change a row
+unnoticed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from rtevo.record import SECRET_BYTES, cipher_of, load_secret
 
 __all__ = ["CONDITIONS", "condition_of", "load_secret", "make_secret", "read_key", "scramble"]
 
-CONDITIONS = ("brain", "sham", "yoked", "random")  # that an operator can be blind to
+CONDITIONS = ("brain", "sham", "yoked", "random")  # conditions to which an operator can be blind
 NONCE_BYTES, SEALED_NONCE_BYTES = 16, 12
-WIDTH = 16  # bytes to which conditions are filled up, so that all codes have one length
+WIDTH = 16  # bytes to which conditions are padded, so that all codes have one length
 
 
 def scramble(condition: str, participant: str, session: str, secret: bytes = b"") -> str:
@@ -34,12 +34,12 @@ def scramble(condition: str, participant: str, session: str, secret: bytes = b""
     ----------
     condition, participant, session : str
     secret : bytes
-        32 bytes; without them anybody can find out the condition by trying all.
+        32 bytes; without a secret anybody can find the condition by trying all.
 
     Returns
     -------
     str
-        Hexadecimal; of one length for all conditions, and another one each time.
+        Hexadecimal; of one length for all conditions, and different each time.
     """
     if secret:
         nonce = secrets.token_bytes(SEALED_NONCE_BYTES)
@@ -50,12 +50,12 @@ def scramble(condition: str, participant: str, session: str, secret: bytes = b""
 
 
 def condition_of(code: str, participant: str, session: str, secret: bytes = b"") -> str:
-    """Give the condition of a code.
+    """Return the condition of a code.
 
     Raises
     ------
     ValueError
-        The code is damaged, of another row, or was written with a secret that is not this one.
+        The code is damaged, of another row, or was written with another secret.
     """
     if code.startswith("s"):
         if not secret:
@@ -75,7 +75,7 @@ def condition_of(code: str, participant: str, session: str, secret: bytes = b"")
 
 
 def _fits(code: str, condition: str, participant: str, session: str) -> bool:
-    """Whether a code without a secret stands for a condition; also one of version 0.1, which anybody could read."""
+    """Return whether a code without a secret stands for a condition; also a code of version 0.1, which is readable."""
     if code == base64.b32encode(f"{condition}:{participant}:{session}".encode()[::-1]).decode().rstrip("="):
         return True
     try:
@@ -90,19 +90,19 @@ def _digest(nonce: bytes, *row: str) -> bytes:
 
 
 def _row(participant: str, session: str) -> bytes:
-    """What a sealed code is bound to."""
+    """Return the data to which a sealed code is bound."""
     return f"{participant}\t{session}".encode()
 
 
 def make_secret(path: Path) -> bytes:
-    """Read a file with a secret, or make one that only its owner can read.
+    """Read a file with a secret, or make one that only the owner can read.
 
     Raises
     ------
     ConfigError
-        It can neither be read nor made.
+        The file can be neither read nor made.
     """
-    cipher_of(b"\0" * SECRET_BYTES)  # see that there is one before anything is written
+    cipher_of(b"\0" * SECRET_BYTES)  # check that encryption works before anything is written
     if path.exists():
         return load_secret(path)
     secret = secrets.token_bytes(SECRET_BYTES)
@@ -120,7 +120,7 @@ def read_key(path: Path) -> dict[tuple[str, str], str]:
     Raises
     ------
     ConfigError
-        It cannot be read, or lists a session twice.
+        The key cannot be read, or lists a session twice.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -130,7 +130,7 @@ def read_key(path: Path) -> dict[tuple[str, str], str]:
     twice = [who for who, n in Counter((participant, session) for participant, session, _ in rows).items() if n > 1]
     if twice:
         raise ConfigError(
-            f"[evolution] blinding_key: {path}: expected one line a session, found {len(twice)} listed more than once, the first of them "
+            f"[evolution] blinding_key: {path}: expected one line for each session, found {len(twice)} listed more than once, first "
             f"participant {twice[0][0]!r}, session {twice[0][1]!r}"
         )
     return {(participant, session): code or "" for participant, session, code in rows}

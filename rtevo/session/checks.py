@@ -1,7 +1,7 @@
-"""What is checked, decided and written down before the first process of a session starts.
+"""Checks, decisions and records before the first process of a session starts.
 
-Everything that can be wrong is found here: the recorded series, the decoder and its geometry, the image model, the latent space, the
-output folder. :mod:`rtevo.preflight` asks the same functions, and measures besides.
+The checks cover the recorded series, the decoder and its geometry, the image model, the latent space and the output folder.
+:mod:`rtevo.preflight` calls the same functions, and also measures.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ __all__ = [
 ]
 
 SIMULATED_TR_S = 0.867
-OPEN_FILES, MOST_OPEN_FILES = 256, 4096  # that a process of a session may need; that are asked for where the system allows them
+OPEN_FILES, MOST_OPEN_FILES = 256, 4096  # files that a process of a session may need; number requested, if the system permits it
 
 
 def check_open_files() -> None:
-    """See that this process, and those that it starts, may open as many files as a session needs; raises the limit as far as is allowed.
+    """Check that this process, and those that it starts, may open as many files as a session needs; raise the limit as far as permitted.
 
     Raises
     ------
     ConfigError
-        The system allows fewer.
+        The system permits fewer.
     """
     now, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MOST_OPEN_FILES if allowed == resource.RLIM_INFINITY else min(allowed, MOST_OPEN_FILES)
@@ -66,19 +66,19 @@ def check_open_files() -> None:
 
 
 def check_out(wanted: str) -> Path:
-    """See that the session's folder does not exist yet; give the nearest folder above it that does."""
+    """Check that the session's folder does not exist yet; return the nearest existing folder above it."""
     out = Path(wanted or "sessions")
     try:
         there = out.exists() or out.is_symlink()
     except OSError as error:
         raise ConfigError(f"[record] out: {wanted!r} cannot be made: {error.strerror}") from None
     if wanted and there:
-        raise ConfigError(f"[record] out: expected a folder that does not exist yet, got {wanted!r}: nothing is ever overwritten")
+        raise ConfigError(f"[record] out: expected a folder that does not exist yet, got {wanted!r}: rtevo overwrites nothing")
     return next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
 
 
 def check_group(config: Config) -> int:
-    """See that the group that may read the session's folder is one of this user's; give its number, -1 for none."""
+    """Check that the group with access to the session's folder is one of this user's; return its number, -1 for none."""
     name = config.record.group
     if not name:
         return -1
@@ -92,7 +92,7 @@ def check_group(config: Config) -> int:
 
 
 def capacity(config: Config, source: Any) -> int:
-    """Return the voxels of the largest volume that may come."""
+    """Return the number of voxels of the largest possible volume."""
     if source is not None:
         return math.prod(source.grid.shape)
     if config.acquisition.source == "simulate":
@@ -103,15 +103,16 @@ def capacity(config: Config, source: Any) -> int:
 
 
 def check_again(config: Config, latent_space: Path) -> tuple[str, int, tuple[int, int]]:
-    """Check what a session that is taken up again depends on; gives condition, size of embeddings, and height and width of images.
+    """Check the files of a resumed session; return condition, size of embeddings, and height and width of images.
 
     Raises
     ------
     RtevoError
-        With what is wrong.
+        For any mistake.
     """
     from rtevo import generate
     from rtevo.latent import LatentSpace
+    from rtevo.record.making import check_maps
     from rtevo.session import course
     from rtevo.session.safety import avoid_of, gate_of
 
@@ -122,17 +123,18 @@ def check_again(config: Config, latent_space: Path) -> tuple[str, int, tuple[int
     condition = course.check(config, space, avoid)
     gate_of(config, avoid)
     check_delivery(config)
+    check_maps(config)
     check_live(config)
     return condition, embedding_size, image_size
 
 
 def check_live(config: Config) -> None:
-    """See whether streams of the Lab Streaming Layer can be opened where they are wanted.
+    """Check that streams of the Lab Streaming Layer can be opened, if requested.
 
     Raises
     ------
     ConfigError
-        They cannot.
+        The streams cannot be opened.
     """
     if not config.record.lsl:
         return
@@ -143,7 +145,7 @@ def check_live(config: Config) -> None:
 
 
 def check_console(config: Config) -> str:
-    """See whether the operator's page can be served; give the token that browsers need, empty for none."""
+    """Check that the operator's page can be served; return the token that browsers need, empty for none."""
     settings = config.console
     if not settings.port:
         return ""
@@ -154,11 +156,11 @@ def check_console(config: Config) -> str:
             pass
     except OSError as error:
         raise ConfigError(f"[console] port: {settings.address}:{settings.port} cannot be listened at: {error.strerror}") from None
-    return secrets.token_urlsafe(32)  # on loopback too: other users of this computer reach that
+    return secrets.token_urlsafe(32)  # on loopback too: other users of this computer can reach it
 
 
 def check_delivery(config: Config) -> None:
-    """See whether volumes can come over the network, and whether the faults of a rehearsal are some."""
+    """Check that volumes can arrive over the network, and that the faults of a rehearsal are valid."""
     from rtevo.ingest.receiver import check_listening
     from rtevo.simulate.faults import Faults
 
@@ -182,7 +184,7 @@ def check_delivery(config: Config) -> None:
 
 
 def check_space(config: Config, embedding_size: int) -> Any:
-    """Load the session's latent space, and see that it fits the model."""
+    """Load the session's latent space, and check that it fits the model."""
     from rtevo.generate import TINY_LATENT_SPACE
     from rtevo.latent import LatentSpace
 
@@ -204,7 +206,7 @@ def check_space(config: Config, embedding_size: int) -> Any:
 
 
 def check_participant(config: Config) -> None:
-    """See that there is what the simulated participant is to prefer, and that it is clear where the head lies today."""
+    """Check the simulated participant's preference, and the position of the head today."""
     from rtevo.session.simulation import simulation
 
     if config.acquisition.source == "simulate":
@@ -221,7 +223,7 @@ def check_participant(config: Config) -> None:
 
 
 def describe_source(config: Config) -> Any:
-    """Look at a recorded series; None for the other sources."""
+    """Return the description of a recorded series; None for other sources."""
     from rtevo.ingest import describe
 
     if config.acquisition.source != "replay":
@@ -241,24 +243,24 @@ def check_decoder(config: Config) -> tuple[Path, Any] | None:
 
 
 def repetition_time(config: Config, source: Any) -> float:
-    """Give the session's repetition time, s."""
+    """Return the session's repetition time, s."""
     given = config.acquisition.tr_s
     if source is None:
         return given or SIMULATED_TR_S
     if not given and not source.tr_s:
-        raise DataError(f"{config.acquisition.folder}: the headers hold no repetition time; set [acquisition] tr_s")
+        raise DataError(f"{config.acquisition.folder}: expected a repetition time in the headers, found none: set [acquisition] tr_s")
     return float(given or source.tr_s)
 
 
 def first_volume(folder: Path, uid: str) -> Any:
-    """Read the first whole volume of a series."""
+    """Return the first whole volume of a series."""
     from rtevo.ingest import FolderSource
 
     recording = FolderSource(folder, series=uid, patience_s=0, stall_s=0)
     volumes = recording.poll() + recording.finish()
     data = next((v.data for v in volumes if v.data is not None), None)
     if data is None:
-        raise DataError(f"{folder}: holds no whole volume of the series: expected all of a volume's files")
+        raise DataError(f"{folder}: expected all files of at least one volume of the series, found none")
     return data
 
 

@@ -1,8 +1,8 @@
 """Session time.
 
 Session time is int64 nanoseconds from the session's start. At speed X it is the monotonic clock times X. At speed 0 ("max") it is
-virtual: the conductor (:mod:`rtevo.session.conductor`) moves it to the next thing that anyone waits for, and only once all else is at
-rest, so that a session runs as fast as the computer allows, without a sleep, and the same way every time (a discrete-event simulation).
+virtual: the conductor (:mod:`rtevo.session.conductor`) moves it to the next time for which a process waits, once all else is at rest, so
+that a session runs as fast as the computer allows, without a sleep, and the same way every time (a discrete-event simulation).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from rtevo.session.words import Words
 
 __all__ = ["NEVER", "RUNNING", "Clock"]
 
-RUNNING = -1  # what a participant of the lock-step waits for while it does not wait
-NEVER = 2**63 - 1  # what it waits for once it has left
+RUNNING = -1  # wake-up time of a participant of the lock-step that does not wait
+NEVER = 2**63 - 1  # wake-up time of a participant that has left
 _POLL_S = 0.0005
 
 
@@ -32,7 +32,7 @@ class Clock(Words):
 
     @classmethod
     def create(cls, path: Path, speed: float) -> Clock:
-        """Make the file; `speed` is 1 for real time, X for X times faster, 0 for lock-step."""
+        """Return a clock in a new file; `speed` is 1 for real time, X for X times faster, 0 for lock-step."""
         cls.make(path)
         clock = cls(path)
         clock.set("speed_ppm", round(speed * 1e6))
@@ -42,7 +42,7 @@ class Clock(Words):
 
     @property
     def speed(self) -> float:
-        """Times real time; 0 in lock-step."""
+        """Speed relative to real time; 0 in lock-step."""
         return self.get("speed_ppm") / 1e6
 
     @property
@@ -52,15 +52,15 @@ class Clock(Words):
 
     @property
     def ending(self) -> bool:
-        """Whether the session has been asked to end, for good or bad."""
+        """Whether the session was asked to end, normally or after a failure."""
         return bool(self.get("end") or self.get("abort"))
 
     def start(self) -> None:
-        """Let session time begin at 0 now."""
+        """Start session time at 0 now."""
         self.set("started_ns", time.monotonic_ns())
 
     def session_ns(self, monotonic_ns: int) -> int:
-        """Give the session time of a moment of this computer's monotonic clock (in lock-step both are session time)."""
+        """Return the session time of a moment of this computer's monotonic clock (in lock-step both are session time)."""
         if self.lock_step:
             return monotonic_ns
         return round((monotonic_ns - self.get("started_ns")) * self.speed)
@@ -81,14 +81,14 @@ class Clock(Words):
         Parameters
         ----------
         t_s : float
-            Session time, s; may have passed; infinite to wait until told to stop.
+            Session time, s; may have passed; infinite: wait for the order to stop.
         serve : callable, optional
-            Called again and again with the longest (real) time, s, that it may take. Where it returns True the wait ends at once.
+            Called repeatedly with the longest (real) time, s, that it may take. If it returns True the wait ends at once.
 
         Returns
         -------
         bool
-            False where the scanner has been told to stop, else True: the time has come, or `serve` returned True.
+            False if the scanner must stop, else True: the time has come, or `serve` returned True.
         """
         grants = self.get("scanner_grants")
         if self.lock_step:
@@ -116,7 +116,7 @@ class Clock(Words):
         return False
 
     def grant(self, who: str) -> None:
-        """Lock-step, conductor: move session time to what `who` ("scanner" or "presenter") waits for and wake it."""
+        """Lock-step, conductor: move session time to the wake-up time of `who` ("scanner" or "presenter"), and wake it."""
         self.set("now_ns", max(self.get("now_ns"), self.get(f"{who}_wake_ns")))
         self.set(f"{who}_wake_ns", RUNNING)
         self.set(f"{who}_grants", self.get(f"{who}_grants") + 1)

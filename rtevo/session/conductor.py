@@ -1,8 +1,8 @@
-"""The conductor of the lock-step: session time moves on only when everything is at rest.
+"""The conductor of the lock-step: it advances session time when everything is at rest.
 
-At rest is a session whose rings have all been read to their ends, whose delivered files have all been looked at, and whose scanner and
-presenter both wait. As these are many counters, they are read twice; only if nothing moved in between was everything at rest (Mattern
-1987, "Algorithms for distributed termination detection", doi:10.1007/BF01782776).
+A session is at rest if all rings have been read to their ends, all delivered files have been handled, and scanner and presenter both wait.
+Because these are many counters, they are read twice; only if nothing moved in between was everything at rest (Mattern 1987, "Algorithms for
+distributed termination detection", doi:10.1007/BF01782776).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from rtevo.shm import Ring
 
 __all__ = ["Conductor"]
 
-ORDER = ("scanner", "presenter")  # the scanner first where both are due
-ACTED_ON = (("placed", "placed_told"), ("held", "held_told"))  # words that the bridge must have acted on: the presenter knows them then
+ORDER = ("scanner", "presenter")  # the scanner first, if both are due
+ACTED_ON = (("placed", "placed_told"), ("held", "held_told"))  # words that the bridge must have handled, and so passed on to the presenter
 
 
 class Conductor:
@@ -31,11 +31,11 @@ class Conductor:
     devices : int
         Number of processes that paint.
     bridge_left : callable
-        Whether the bridge has ended: nobody acts on words for the presenter any more.
+        Returns whether the bridge has ended, and so no longer handles words for the presenter.
     at_rest : callable, optional
-        Called whenever everything is at rest, before time moves: what it changes is acted on first.
+        Called whenever everything is at rest, before time moves; its changes are handled first.
     localizer : bool
-        Nothing evolves: there are fewer rings.
+        A localizer, with fewer rings.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Conductor:
         self._readers = {name: readers_of(name, devices, localizer) for name in rings}
 
     def state(self) -> tuple[int, ...] | None:
-        """Return all counters where everything seems at rest, else None."""
+        """Return all counters if everything seems at rest, else None."""
         get = self._clock.get
         words = [get(word) for word in ("scanner_wake_ns", "presenter_wake_ns", "delivered", "settled")]
         if RUNNING in words[:2] or words[2] != words[3]:
@@ -66,16 +66,16 @@ class Conductor:
         return (*words, *published)
 
     def _winding_down(self) -> bool:
-        """Whether a ring has been closed, and the end of it has not come through yet: a closing is no message that waits to be read."""
+        """Return whether a closed ring's end has not reached its readers yet: a closing is not a message in the counters."""
         images = [ring.closed for name, ring in self._rings.items() if name.startswith("images")]
         latents = self._rings.get("latents")
         return (latents is not None and latents.closed and not all(images)) or (all(images) and not self._clock.get("images_told"))
 
     def conduct(self) -> None:
-        """Move time to what is waited for next, where everything is at rest."""
+        """Move time to the next wake-up, if everything is at rest."""
         clock = self._clock
         if clock.get("pause") and clock.get("presenter_wake_ns") == NEVER and not self._bridge_left():
-            return  # it holds fixation
+            return  # the presenter holds fixation
         state = self.state()
         if state is None or state != self.state():
             return

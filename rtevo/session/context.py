@@ -1,4 +1,4 @@
-"""What every stage sees of its session: the plan, the clock, its rings, and a pipe to the supervisor."""
+"""A stage's view of its session: the plan, the clock, its rings, and a pipe to the supervisor."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ __all__ = ["LOST_S", "WAIT_S", "Context", "Kept", "Turns", "serve"]
 T = TypeVar("T")
 InputT = TypeVar("InputT", bound="Ring | Turns")
 
-WAIT_S = 0.1  # how often a waiting stage looks at the shared words
-IN_A_ROW = 8  # messages of one ring that are taken before the others are looked at
-LOST_S = 0.02  # pause where a ring's writer is dead
-PROGRESS_S = 0.5  # how often a stage says how far it is
+WAIT_S = 0.1  # interval at which a waiting stage checks the shared words
+IN_A_ROW = 8  # most messages of one ring before the other rings are read
+LOST_S = 0.02  # pause if a ring's writer is dead
+PROGRESS_S = 0.5  # interval between a stage's reports of progress
 
 
 class _PipeHandler(logging.Handler):
@@ -45,7 +45,7 @@ class _PipeHandler(logging.Handler):
 
 
 class Kept:
-    """Something that takes long to make, and that a process keeps for the next runs of a visit; a context manager."""
+    """A slow-to-make object that a process keeps for the next runs of a visit; a context manager."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -53,7 +53,7 @@ class Kept:
         self._thing: Any = None
 
     def get(self, key: Any, make: Callable[[], AbstractContextManager[T]]) -> T:
-        """Return what was made for an equal key, or make it, and close what was kept before."""
+        """Return the kept object if its key is equal; else close it, and make a new one."""
         if self._thing is None or key != self._key:
             self.close()
             self._key, self._thing = key, self._stack.enter_context(make())
@@ -66,17 +66,17 @@ class Kept:
 
 
 class Context:
-    """What a stage sees of the session: the plan, the clock, its rings, and a pipe to the supervisor.
+    """A stage's view of the session: the plan, the clock, its rings, and a pipe to the supervisor.
 
     Parameters
     ----------
     stage : str
     plan : Plan
     pipe : Connection
-        Control messages (JSON): progress, ready, log, done, error out; go in, and, where the process stays, the next run's plan. Its end
-        tells that the supervisor is gone.
+        Control messages (JSON): progress, ready, log, done, error out; go in, and, if the process stays, the next run's plan. If the pipe
+        ends, the supervisor is gone.
     kept : Kept, optional
-        What the process has kept from the run before.
+        Objects that the process has kept from the previous run.
     """
 
     def __init__(self, stage: str, plan: Plan, pipe: Connection, kept: Kept | None = None) -> None:
@@ -100,7 +100,7 @@ class Context:
         try:
             while True:
                 came = self._pipe.recv_bytes()
-                if not came.startswith(b"{"):  # no message: the next run's plan
+                if not came.startswith(b"{"):  # not a message but the next run's plan
                     return self._following.put(pickle.loads(came))
                 message = json.loads(came)
                 if "order" in message:
@@ -117,28 +117,28 @@ class Context:
             self._pipe.send_bytes(json.dumps({"kind": kind, "stage": self.stage, **payload}).encode())
 
     def ready(self, **payload: Any) -> None:
-        """Say that this stage is warm; the payload reaches every stage that waits for go."""
+        """Report that this stage is ready; the payload reaches every stage that waits for go."""
         self.tell("ready", payload=payload)
 
     def progress(self, text: str) -> None:
-        """Say how far becoming ready has come: what takes long is not taken for a stage that hangs."""
+        """Report progress towards being ready, so that slow work is not mistaken for a hang."""
         if time.monotonic() > self._progress_s + PROGRESS_S:
             self._progress_s = time.monotonic()
             self.tell("progress", text=text)
 
     def wait_for_go(self) -> dict[str, Any]:
-        """Wait until every stage is ready; give what all of them told. Empty where the session ends before."""
+        """Wait until every stage is ready; return the payloads of all. Empty if the session ends before."""
         while not self._go.wait(WAIT_S):
             if self.clock.ending:
                 break
         return self._told
 
     def wait_for_next(self) -> Plan | None:
-        """Wait for the next run's plan, once this one is over; None where the visit is."""
+        """Wait for the next run's plan, once this run is over; return None if the visit is over."""
         return self._following.get()
 
     def orders(self) -> Iterator[tuple[str, str]]:
-        """Give what the operator wants of this stage since the last call, each once: action and text."""
+        """Yield the operator's orders to this stage since the last call: action and text."""
         while self._orders:
             yield self._orders.popleft()
 
@@ -151,7 +151,7 @@ class Context:
         return self._stack.enter_context(Ring.attach(ring_name(self.plan.name, ring), reader=self.stage))
 
     def images(self) -> Turns:
-        """Attach as the reader of every device's images, in the order in which they were asked for."""
+        """Attach as the reader of every device's images, in the order of the requests."""
         return Turns([self.reader(name) for name in numbered("images", self.plan.devices)], self.stage)
 
     def close(self) -> None:
@@ -160,14 +160,14 @@ class Context:
 
 
 class Turns:
-    """Rings that were dealt to in turn, read as if they were one: the first message is in the first ring, the next in the second, ...
+    """Rings written in turn, read as one: the first message is in the first ring, the next in the second, ...
 
-    It has ended when the ring whose turn it is has ended. A reader that was started again goes on where it had stopped.
+    The end is reached when the ring whose turn it is has ended. A restarted reader continues where it stopped.
 
     Parameters
     ----------
     rings : sequence of Ring
-        Attached as `reader`.
+        Rings, attached as `reader`.
     reader : str
     """
 
@@ -189,14 +189,14 @@ class Turns:
 
 
 def serve(inputs: dict[str, InputT], handlers: Mapping[str, Callable[[Any], None]], timeout_s: float) -> list[str]:
-    """Wait until an input has something, hand each waiting slot to its handler, in the order of `inputs`, and then release it.
+    """Wait until an input has messages, pass each waiting slot to its handler, in the order of `inputs`, and release it.
 
-    Of one input at most `IN_A_ROW` are handed on before the others are looked at: whoever is slower than one input still hears the others.
+    At most `IN_A_ROW` slots of one input are handled before the others are read, so that a fast input does not block the others.
 
     Returns
     -------
     list of str
-        The inputs that have ended; they are taken out of `inputs`.
+        The inputs that have ended; they are removed from `inputs`.
     """
     now = {name: ring.now if isinstance(ring, Turns) else ring for name, ring in inputs.items()}
     names = {ring.name: name for name, ring in now.items()}
@@ -210,7 +210,7 @@ def serve(inputs: dict[str, InputT], handlers: Mapping[str, Callable[[Any], None
         except RingTimeout:
             continue
         except WriterLost:
-            time.sleep(LOST_S)  # the supervisor starts it again, or ends the session
+            time.sleep(LOST_S)  # the supervisor restarts the writer, or ends the session
         except RingClosed:
             del inputs[name]
             ended.append(name)

@@ -1,4 +1,4 @@
-"""Runs count themselves: a session's folder bears its BIDS labels, and its run is the next one that is not there yet."""
+"""Numbering of runs: a session's folder is named after its BIDS labels, and the run number is the next free one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rtevo.errors import ConfigError
 
 __all__ = ["SESSIONS", "SIMULATED", "counted", "default_folder", "said"]
 
-SESSIONS = Path("sessions")  # where sessions are recorded by default
-SIMULATED = "sim"  # the participant by default, of whom nobody counts the runs
+SESSIONS = Path("sessions")  # default folder of sessions
+SIMULATED = "sim"  # the default participant, whose runs are not numbered
 
 
 def default_folder(config: Config) -> Path | None:
-    """Return the folder that a session is recorded in where none is named; None where that is one with a date."""
+    """Return a session's default folder; None if that is named after the date."""
     if config.record.out or config.session.participant == SIMULATED:
         return None
     return SESSIONS / f"{_beginning(config)}{config.session.run:02d}"
@@ -28,7 +28,7 @@ def _beginning(config: Config) -> str:
 
 
 def _runs(config: Config) -> set[int]:
-    """Return the runs of the participant's session that are there, also broken ones: their folders bear their numbers."""
+    """Return the existing runs of the participant's session, also interrupted ones, from the folders' numbers."""
     name = re.compile(re.escape(_beginning(config)) + r"(\d{1,6})", re.ASCII)
     try:
         return {int(found[1]) for path in SESSIONS.iterdir() if (found := name.fullmatch(path.name))}
@@ -37,18 +37,18 @@ def _runs(config: Config) -> set[int]:
 
 
 def counted(config: Config, fixed: bool = False) -> Config:
-    """Return the configuration with the number that the run has: its own, or one more than the last that is there.
+    """Return the configuration with the run's number: its own, or one more than the last existing one.
 
     Parameters
     ----------
     config : Config
     fixed : bool
-        The number was asked for, and is taken or refused as it is.
+        The number was requested, and is used or refused.
 
     Raises
     ------
     ConfigError
-        That run is there already.
+        The run exists already.
     """
     if (folder := default_folder(config)) is None or not (there := _runs(config)):
         return config
@@ -57,16 +57,16 @@ def counted(config: Config, fixed: bool = False) -> Config:
         return replace(config, session=replace(config.session, run=max(config.session.run, following)))
     if config.session.run in there:
         raise ConfigError(
-            f"--run {config.session.run}: expected a run that is not there yet, found {folder}; without --run it is {following}"
+            f"--run {config.session.run}: expected a run that does not exist yet, found {folder}; without --run it is {following}"
         )
     return config
 
 
 def said(config: Config) -> str:
-    """Return which run a session will be, and why; empty where runs are not counted."""
+    """Return a sentence about a session's run number; empty if runs are not numbered."""
     if (folder := default_folder(config)) is None:
         return ""
     before = sorted(_runs(config))
-    why = f"; there already: {', '.join(map(str, before))}" if before else ""
+    why = f"; existing runs: {', '.join(map(str, before))}" if before else ""
     run = f"{'localizer run' if is_localizer(config) else 'run'} {config.session.run}"
     return f"participant {config.session.participant}, session {config.session.session}, {run}: {folder}{why}"

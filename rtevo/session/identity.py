@@ -1,4 +1,4 @@
-"""Whether the scanner's headers name the participant and the day that a session is for."""
+"""Check that the scanner's headers name the session's participant and day."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from rtevo.outside import shown
 __all__ = ["misnamed"]
 
 NIGHT = 6  # o'clock
-ON = "; stop, look who lies in the scanner and what was registered there"
+ON = "; stop, and check who lies in the scanner and what was registered there"
 
 
 def misnamed(settings: Acquisition, patient_id: str, study_date: str, now: datetime.datetime) -> str:
-    """Say how the headers contradict the session file; empty where they do not.
+    """Return how the headers contradict the session file; empty if they agree.
 
     Parameters
     ----------
     settings : Acquisition
     patient_id : str
-        The scanner's PatientID, (0010,0020); empty where the headers have none.
+        The scanner's PatientID, (0010,0020); empty: none in the headers.
     study_date : str
-        Its study date, (0008,0020), YYYYMMDD; empty where the headers have none.
+        Its study date, (0008,0020), YYYYMMDD; empty: none in the headers.
     now : datetime
-        Local time: a visit that began the evening before goes on until `NIGHT`.
+        Local time: a visit that began the evening before lasts until `NIGHT`.
     """
     days = [now, now - datetime.timedelta(days=1)] if now.hour < NIGHT else [now]
     if settings.study_date == "today" and study_date.strip() in [f"{day:%Y%m%d}" for day in days]:
@@ -40,7 +40,7 @@ def misnamed(settings: Acquisition, patient_id: str, study_date: str, now: datet
             continue
         if not found:
             if settings.anonymous == "refuse":
-                return f"the scanner's {name}: expected {expected!r}, the headers have none ([acquisition] anonymous = 'accept'){ON}"
+                return f"the scanner's {name}: expected {expected!r}, found none in the headers ([acquisition] anonymous = 'accept'){ON}"
         elif not fnmatchcase(found, expected):
             return f"the scanner's {name}: expected {expected!r} ([acquisition] {key}), found {shown(found)!r}{ON}"
     return ""

@@ -1,4 +1,4 @@
-"""Everything that is decided before the first process of a localizer starts: its pictures, their schedule, its plan."""
+"""Preparation of a localizer before its first process starts: its pictures, their schedule, its plan."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from rtevo.config import Config
 from rtevo.localizer import BUILT_IN, Picture, Trial, length_s, make_schedule, read_folder
+from rtevo.record.making import check_maps, keep_maps
 from rtevo.session.checks import (
     check_console,
     check_delivery,
@@ -26,12 +27,12 @@ from rtevo.session.plan import Plan
 __all__ = ["LOCALIZER", "as_localizer", "prepare_localizer", "said_of", "schedule_of"]
 
 LOCALIZER = "localizer"
-"""The condition of a run in which nothing evolves."""
+"""The condition of a run without evolution."""
 _ORDER = 5  # stream of random numbers
 
 
 def as_localizer(config: Config) -> Config:
-    """Return the settings that a localizer runs with: what its section says of pictures holds for whoever asks [presentation]."""
+    """Return the settings of a localizer, with its section's durations and keys copied to [presentation]."""
     settings = config.localizer
     gap_s = settings.gap_s[0] if settings.design == "events" else settings.blank_s
     shown = replace(config.presentation, image_s=settings.image_s, washout_s=gap_s, washout_jitter_s=0.0)
@@ -40,7 +41,7 @@ def as_localizer(config: Config) -> Config:
 
 
 def schedule_of(config: Config) -> tuple[Path, Mapping[str, Sequence[Picture]], tuple[Trial, ...]]:
-    """Look at the pictures of a localizer, and draw when which is shown.
+    """Check the pictures of a localizer, and draw their schedule.
 
     Returns
     -------
@@ -51,7 +52,7 @@ def schedule_of(config: Config) -> tuple[Path, Mapping[str, Sequence[Picture]], 
     Raises
     ------
     ConfigError
-        What is wrong with the folder.
+        The mistakes in the folder.
     """
     folder = Path(config.localizer.folder).resolve() if config.localizer.folder else BUILT_IN
     categories = read_folder(folder, config.presentation.background)
@@ -61,7 +62,7 @@ def schedule_of(config: Config) -> tuple[Path, Mapping[str, Sequence[Picture]], 
 
 
 def said_of(trials: Sequence[Trial], config: Config, tr_s: float) -> str:
-    """Say what a localizer shows, and how long it takes."""
+    """Return a sentence about a localizer's pictures and duration."""
     names = list(dict.fromkeys(trial.category for trial in trials))
     whole_s = length_s(trials, config.presentation.baseline_s)
     blocks = len({trial.block for trial in trials})
@@ -77,12 +78,12 @@ def said_of(trials: Sequence[Trial], config: Config, tr_s: float) -> str:
 
 
 def prepare_localizer(config: Config, session_file: Path | None = None) -> Plan:
-    """Check everything and decide everything that the stages of a localizer need to know.
+    """Check a localizer, and make the plan for its stages.
 
     Raises
     ------
     RtevoError
-        Whatever is wrong, before anything has started.
+        For any mistake, before a process has started.
     """
     from rtevo.session.counting import default_folder
     from rtevo.session.prepare import make_plan, new_folder
@@ -92,6 +93,7 @@ def prepare_localizer(config: Config, session_file: Path | None = None) -> Plan:
     check_participant(config)
     folder, categories, trials = schedule_of(config)
     check_delivery(config)
+    check_maps(config)
     token = check_console(config)
     source = describe_source(config)
     tr_s = repetition_time(config, source)
@@ -100,6 +102,7 @@ def prepare_localizer(config: Config, session_file: Path | None = None) -> Plan:
     try:
         if folder == BUILT_IN:
             folder = _keep(categories, out / "pictures")
+        config = keep_maps(config, out)
         size = next(iter(categories.values()))[0].size
         rest: dict[str, Any] = {"tr_s": tr_s, "condition": LOCALIZER, "embedding_size": 0, "image_size": size, "token": token}
         return make_plan(config, out, out, None, source, session_file=session_file, trials=trials, pictures=folder, **rest)
@@ -109,7 +112,7 @@ def prepare_localizer(config: Config, session_file: Path | None = None) -> Plan:
 
 
 def _keep(categories: Mapping[str, Sequence[Picture]], into: Path) -> Path:
-    """Copy the built-in pictures into the run's folder, which then has all that was shown as a site's own would be."""
+    """Copy the built-in pictures into the run's folder, so that it holds all pictures shown, like a site's own folder."""
     for name, own in categories.items():
         (into / name).mkdir(parents=True)
         for picture in own:

@@ -1,4 +1,4 @@
-"""All that a process of a session needs to know, decided before the first one starts."""
+"""The plan that every process of a session receives, decided before the first one starts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Visit:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a process needs to know; decided before the first one starts.
+    """The plan that every process receives, decided before the first one starts.
 
     Parameters
     ----------

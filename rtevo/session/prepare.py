@@ -1,4 +1,4 @@
-"""Everything that is decided and made before the first process of a session starts: its folder, its decoder, its plan."""
+"""Preparation of a session before its first process starts: its folder, its decoder, its plan."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtevo.config import Config, is_localizer
 from rtevo.errors import ConfigError
+from rtevo.record.making import check_maps, keep_maps
 from rtevo.session.checks import (
     capacity,
     check_console,
@@ -39,11 +40,11 @@ __all__ = ["attended", "clean_runtime", "incoming", "make_decoder", "make_plan",
 
 
 def new_folder(wanted: str, group: int = -1) -> Path:
-    """Make the session's folder; an existing one is never written to. Nobody but its owner, and `group`, can look into it."""
+    """Make the session's folder, which must not exist yet. Only its owner, and `group`, can read it."""
     out = _made(wanted)
     if group >= 0:
         os.chown(out, -1, group)
-        out.chmod(0o2750)  # what is made in it is the group's too
+        out.chmod(0o2750)  # new files in it belong to the group too
     return out
 
 
@@ -54,7 +55,7 @@ def _made(wanted: str) -> Path:
         try:
             out.mkdir(mode=0o700, parents=True)
         except OSError as error:
-            for made in out.absolute().parents:  # those that were made on the way
+            for made in out.absolute().parents:  # parent folders that were made too
                 with suppress(OSError):
                     if nearest in made.parents:
                         made.rmdir()
@@ -72,23 +73,23 @@ def _made(wanted: str) -> Path:
 
 
 def prepare(config: Config, session_file: Path | None = None, visit: Visit | None = None, before: Plan | None = None) -> Plan:
-    """Check everything and decide everything that the stages need to know.
+    """Check a session, and make the plan for its stages.
 
     Parameters
     ----------
     config : Config
     session_file : Path, optional
-        That it was read from.
+        File of the configuration.
     visit : Visit, optional
         Its place in a visit.
     before : Plan, optional
-        Of the run before, in the same visit: the operator's page stays where it is, and what takes long is not done again (the model's
-        fingerprint, a decoder of the session's own).
+        Plan of the previous run in the same visit: the operator's page keeps its address, and slow work is not repeated (the model's
+        fingerprint, a decoder made by the session).
 
     Raises
     ------
     RtevoError
-        Whatever is wrong, before anything has started.
+        For any mistake, before a process has started.
     """
     import numpy as np
 
@@ -109,10 +110,12 @@ def prepare(config: Config, session_file: Path | None = None, visit: Visit | Non
     condition = course.check(config, space, avoid)
     gate_of(config, avoid)
     check_delivery(config)
+    check_maps(config)
     token = before.token if before is not None and before.config.console == config.console else check_console(config)
     source = describe_source(config)
     loaded = check_decoder(config)
     tr_s = repetition_time(config, source)
+    course.check_partner(config, tr_s)
     same_model = before is not None and before.config.generator == config.generator
     model_sha256 = before.model_sha256 if before is not None and same_model else model_hash(config)
     group = check_group(config)
@@ -125,6 +128,7 @@ def prepare(config: Config, session_file: Path | None = None, visit: Visit | Non
         before_of(config, decoder, tr_s)
         if visit is not None or config.decoder.continue_from:
             config = keep(config, out)
+        config = keep_maps(config, out)
         return make_plan(
             config, out, folder, decoder, source,
             tr_s=tr_s, condition=condition, embedding_size=embedding_size, image_size=image_size, token=token,
@@ -136,7 +140,7 @@ def prepare(config: Config, session_file: Path | None = None, visit: Visit | Non
 
 
 def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder | None, source: Any, **rest: Any) -> Plan:
-    """Plan a session, or its next part, in its folder `out`, with the decoder that was loaded from `folder`; a localizer has none."""
+    """Return the plan of a session, or of its next part, in its folder `out`, with the decoder from `folder`; a localizer has none."""
     runtime = runtime_folder()
     return Plan(
         name=secrets.token_hex(3),
@@ -154,19 +158,19 @@ def make_plan(config: Config, out: Path, folder: Path, decoder: Decoder | None, 
 
 
 def attended(config: Config) -> bool:
-    """Whether somebody can answer questions: at the console, or at the terminal."""
+    """Return whether a person can answer questions, at the console or at the terminal."""
     return config.console.port > 0 or (sys.stdin is not None and sys.stdin.isatty())
 
 
 def incoming(config: Config, out: Path, runtime: Path) -> Path:
-    """Folder that volumes' files arrive in, or are kept in when they were received."""
+    """Return the folder in which volumes' files arrive, or in which received files are kept."""
     if config.acquisition.source != "watch":
         return runtime / "incoming"
     return Path(config.acquisition.folder).resolve() if config.acquisition.folder else out / "received"
 
 
 def clean_runtime() -> list[str]:
-    """Remove the folders that killed sessions have left, and give their names."""
+    """Remove the folders of killed sessions, and return their names."""
     removed = []
     for left in Path(tempfile.gettempdir()).glob("rtevo-run-*-*"):
         with suppress(OSError, ValueError):
@@ -178,7 +182,7 @@ def clean_runtime() -> list[str]:
 
 
 def runtime_folder() -> Path:
-    """Make the folder of what lives only as long as the session; remove what killed sessions have left."""
+    """Make the session's temporary folder; remove those of killed sessions."""
     clean_runtime()
     runtime = Path(tempfile.mkdtemp(prefix=f"rtevo-run-{os.getpid()}-"))
     (runtime / "incoming").mkdir()
@@ -186,7 +190,7 @@ def runtime_folder() -> Path:
 
 
 def _same_decoder(config: Config, before: Plan | None, out: Path) -> tuple[Path, Any] | None:
-    """Take the decoder that the run before has made by itself, where this one would make the same; None where it would not."""
+    """Return the decoder that the previous run made, if this run would make the same; else None."""
     from rtevo.decode import load_decoder
 
     if before is None or before.decoder != before.out / "decoder":
@@ -199,7 +203,7 @@ def _same_decoder(config: Config, before: Plan | None, out: Path) -> tuple[Path,
 
 
 def make_decoder(config: Config, source: Any, tr_s: float, folder: Path) -> tuple[Path, Any]:
-    """Make the decoder of a session that names none: from the simulated participant's localizer, or a map to try a replay with."""
+    """Make the decoder of a session that names none: from the simulated participant's localizer, or a random map for a replay."""
     from rtevo.decode import write_decoder
 
     if config.acquisition.source == "simulate":
@@ -214,7 +218,7 @@ def make_decoder(config: Config, source: Any, tr_s: float, folder: Path) -> tupl
 
 
 def _demonstration(config: Config, source: Any, folder: Path) -> Any:
-    """Write a decoder with a smooth random map on the recording's first volume: its scores mean nothing, but everything runs."""
+    """Write a decoder with a smooth random map on the recording's first volume, for trials: its scores mean nothing."""
     import numpy as np
     from scipy.ndimage import gaussian_filter
 

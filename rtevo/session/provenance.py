@@ -1,4 +1,4 @@
-"""What a session was made with: versions, machine, hashes; the first record of its log."""
+"""Provenance of a session: versions, machine, hashes; the first record of its log."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ PACKAGES = (
     "transformers", "accelerate", "peft", "safetensors", "pydicom", "pynetdicom", "pylibjpeg", "nibabel", "nitransforms", "pillow", "pyzmq",
     "msgpack", "posix_ipc", "cmaes", "cryptography", "distributed", "nicegui", "python-osc",
 )  # fmt: skip
-"""That a session's results may depend on, optional ones where they are installed."""
+"""Packages that may affect a session's results; optional ones if installed."""
 
 
 def _hash(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files with their names."""
+    """Return the SHA-256 of a file, or of a folder's files with their names."""
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
@@ -42,12 +42,12 @@ def _hash(path: Path) -> str:
 
 
 def model_hash(config: Config) -> str:
-    """Return the fingerprint of a session's image model. It reads gigabytes: a start asks once, and hands it on in its plan.
+    """Return the fingerprint of a session's image model. This reads gigabytes: a session computes it once, and keeps it in its plan.
 
     Raises
     ------
     ModelError
-        Files differ from what was published, or cannot be read.
+        Files differ from the published ones, or cannot be read.
     """
     from rtevo.generate import TINY_UNCLIP
     from rtevo.generate.hashes import fingerprint, hash_files
@@ -56,7 +56,7 @@ def model_hash(config: Config) -> str:
 
 
 def hashes(out: Path, decoder: Path, model_sha256: str, more: Sequence[str] = ()) -> dict[str, str]:
-    """Return the SHA-256 of what a session depends on, by what it is called in messages; that of the model is given.
+    """Return the SHA-256 of a session's files, by their names in messages; that of the model is an argument.
 
     `more` are further folders of the decoder's maps.
     """
@@ -70,7 +70,7 @@ def hashes(out: Path, decoder: Path, model_sha256: str, more: Sequence[str] = ()
 
 
 def _hashes_of(plan: Plan) -> dict[str, str]:
-    """Return the SHA-256 of what a session depends on, by what it is called in messages; of a localizer, of the pictures that it shows."""
+    """Return the SHA-256 of a session's files, or of a localizer's pictures, by their names in messages."""
     if not plan.localizer:
         return hashes(plan.out, plan.decoder, plan.model_sha256, plan.config.decoder.more_folders)
     pictures = sorted({f"{trial.name} {trial.sha256}" for trial in plan.trials})
@@ -78,7 +78,7 @@ def _hashes_of(plan: Plan) -> dict[str, str]:
 
 
 def _machine() -> dict[str, Any]:
-    """Say on what the session ran."""
+    """Return a description of the session's machine."""
     words = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     processor = next((line.partition(":")[2].strip() for line in words if line.startswith("model name")), platform.processor())
     gpus: list[str] = []
@@ -90,7 +90,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _installed() -> dict[str, str]:
-    """Return the versions of all that is installed, by the names of the folders that say so (PyPA); opens no file."""
+    """Return the versions of all installed packages, from their metadata folders' names (PyPA), without opening files."""
     found: dict[str, str] = {}
     for place in filter(os.path.isdir, sys.path):
         for entry in sorted(name for name in os.listdir(place) if name.endswith(".dist-info")):
@@ -100,7 +100,7 @@ def _installed() -> dict[str, str]:
 
 
 def _blas() -> list[str]:
-    """Say which linear algebra computes here, and for what processor: the last digits depend on it."""
+    """Return the linear algebra libraries and their processor targets, which affect the last digits."""
     from threadpoolctl import threadpool_info
 
     names = ("internal_api", "version", "architecture")
@@ -108,7 +108,7 @@ def _blas() -> list[str]:
 
 
 def _source() -> str:
-    """SHA-256 of rtevo's own modules: versions under development have one number for many."""
+    """Return the SHA-256 of rtevo's own modules, because many versions under development share one number."""
     top, digest = Path(__file__).parents[1], hashlib.sha256()
     for file in sorted(top.rglob("*.py")):
         digest.update(file.relative_to(top).as_posix().encode() + b"\0" + file.read_bytes())
@@ -131,7 +131,7 @@ def _provenance(plan: Plan) -> dict[str, Any]:
 
 
 def open_record(plan: Plan) -> None:
-    """Write what is known before the first volume: the resolved session file, versions and hashes, the log's first record."""
+    """Write the records before the first volume: the resolved session file, versions and hashes, the log's first record."""
     from rtevo.record import LOG, SCHEMA, LogWriter, reserve
 
     reserve(plan.out)
@@ -176,7 +176,7 @@ def open_record(plan: Plan) -> None:
 
 
 def _of_visit(plan: Plan) -> dict[str, str]:
-    """Say which run a run of a visit follows, and which it repeats."""
+    """Return which run a run of a visit follows, and which it repeats."""
     if plan.visit is None:
         return {}
     return {"follows": plan.visit.follows} | ({"repeats": plan.visit.repeats} if plan.visit.repeats else {})

@@ -1,4 +1,4 @@
-"""The table of a session's rings: what a slot holds, how many, who writes and who must not miss anything."""
+"""The table of a session's rings: content and number of slots, the writer, and the readers that must not miss any."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from rtevo import records
+from rtevo.config import Config
 from rtevo.session.plan import Plan
+from rtevo.session.sensors import physio_sizes
 from rtevo.shm import Reader, Ring
 
-__all__ = ["RINGS", "RingSpec", "create_rings", "numbered", "readers_of", "ring_name", "ring_names"]
+__all__ = ["RINGS", "RingSpec", "create_rings", "looks_at_volumes", "numbered", "readers_of", "ring_name", "ring_names"]
 
 MOST_PLACES = 16384
 
 
 @dataclass(frozen=True)
 class RingSpec:
-    """One ring: what a slot holds, how many, who writes and who must not miss anything."""
+    """One ring: content and number of slots, the writer, and the readers that must not miss any."""
 
     slot: Callable[[Plan], np.dtype[np.void]]
     slots: Callable[[Plan], int]
@@ -27,7 +29,8 @@ class RingSpec:
 
 
 def _aligned(plan: Plan) -> np.dtype[np.void]:
-    return records.aligned_dtype(plan.capacity if _saves_aligned(plan) else None)
+    terms = sum(physio_sizes(plan.config, plan.tr_s)) if plan.config.physio.measured and not plan.localizer else None
+    return records.aligned_dtype(plan.capacity if _saves_aligned(plan) else None, terms)
 
 
 def _saves_aligned(plan: Plan) -> bool:
@@ -39,7 +42,7 @@ def _small(plan: Plan) -> int:
 
 
 def _every_image(plan: Plan) -> int:
-    """Places for what is said of every image at once, at a session's end or when it is taken up: observers must not miss any of it."""
+    """Slots for messages on all images at once, at a session's end or when it is resumed: observers must not miss any."""
     settings = plan.config.evolution
     return max(_small(plan), min(4 * settings.generations * settings.population, MOST_PLACES))
 
@@ -48,15 +51,22 @@ def _generation(plan: Plan) -> int:
     return max(8, 2 * plan.config.evolution.population)  # and the probes in between
 
 
+def _groups(plan: Plan) -> int:
+    config = plan.config
+    return 0 if config.decoder.method == "peak" else len(config.decoder.nuisance) + len(physio_sizes(config, plan.tr_s))
+
+
 RINGS: dict[str, RingSpec] = {
-    "volumes": RingSpec(lambda p: records.volume_dtype(p.capacity), lambda p: 16, ("decode", "record")),
+    "volumes": RingSpec(lambda p: records.volume_dtype(p.capacity, p.config.acquisition.echoes), lambda p: 16, ("decode", "record")),
     "aligned": RingSpec(_aligned, lambda p: 16 if _saves_aligned(p) else 64, ("record",)),
     "placements": RingSpec(lambda p: records.placement_dtype(), lambda p: 64, ()),
-    "scores": RingSpec(lambda p: records.score_dtype(len(p.maps)), _every_image, ("evolve",)),
+    "scores": RingSpec(lambda p: records.score_dtype(len(p.maps), _groups(p)), _every_image, ("evolve",)),
+    "series": RingSpec(lambda p: records.series_dtype(), lambda p: 1024, ("evolve",)),
     "fitness": RingSpec(lambda p: records.fitness_dtype(), _every_image, ()),
     "latents": RingSpec(lambda p: records.latent_dtype(p.config.evolution.latent_size, p.embedding_size), _small, ("generate",)),
     "images": RingSpec(lambda p: records.image_dtype(*p.image_size, p.embedding_size), _generation, ("bridge", "evolve", "record")),
     "refused": RingSpec(lambda p: records.image_dtype(*p.image_size, p.embedding_size), lambda p: 4, ("record",)),
+    "physiology": RingSpec(lambda p: records.physiology_dtype(), lambda p: 256, ("decode", "record")),
     "events": RingSpec(lambda p: records.event_dtype(), lambda p: 1024, ("decode", "evolve")),
     "messages": RingSpec(lambda p: records.message_dtype(), lambda p: 256, ()),  # the supervisor's
 }
@@ -66,10 +76,16 @@ LOCALIZER = {
     "aligned": ("record",),
     "images": ("bridge", "record"),
     "events": ("align", "pictures"),
+    "physiology": ("record",),
     "messages": (),
 }
-"""Rings of a localizer, and who must not miss anything."""
+"""Rings of a localizer, and their critical readers."""
 OBSERVER = "record"  # reads every ring; it holds up only those that it is critical for
+
+
+def looks_at_volumes(config: Config) -> bool:
+    """Whether evolution uses volumes in place of scores, for any condition: else there is no ring ``series``."""
+    return config.evolution.strategy == "direct"
 
 
 def ring_name(session: str, ring: str) -> str:
@@ -90,8 +106,10 @@ def readers_of(ring: str, devices: int = 1, localizer: bool = False) -> list[str
 
 
 def ring_names(plan: Plan, names: Iterable[str] = RINGS) -> list[str]:
-    """Give the names of a session's rings, of those asked for: of those that each device has, all; of a localizer, those that it has."""
+    """Return the names of a session's rings out of the requested ones: all of those that each device has, and those of this session."""
     names = [name for name in names if not plan.localizer or name in LOCALIZER]
+    names = [name for name in names if name != "physiology" or plan.config.physio.measured]
+    names = [name for name in names if name != "series" or looks_at_volumes(plan.config)]
     return [each for name in names for each in (numbered(name, plan.devices) if name in DEALT else (name,))]
 
 

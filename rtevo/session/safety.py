@@ -1,4 +1,4 @@
-"""What a session must not show: from its file to what it stays away from, and to its gate."""
+"""The session file's safety settings -> embeddings to avoid, and the gate."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from numpy.typing import NDArray
 
 from rtevo.config import Config
 from rtevo.errors import DataError
+from rtevo.evolve import Shell
 from rtevo.gate import Gate, make_gate
 from rtevo.latent import Avoid, LatentSpace
 from rtevo.outside import load_array
 
 __all__ = ["AVOIDED", "Adjustment", "avoid_of", "gate_of"]
 
-AVOIDED = "avoid.npy"  # in a session's folder
+AVOIDED = "avoid.npy"  # name in a session's folder
 
 
 def avoid_of(config: Config, space: LatentSpace, out: Path | None = None) -> Avoid | None:
-    """Return what a session stays away from; None where that is nothing.
+    """Return the embeddings that a session avoids; None: none.
 
     Parameters
     ----------
     config : Config
     space : LatentSpace
     out : Path, optional
-        The session's folder, where it has been made: the embeddings are kept there (:data:`AVOIDED`).
+        The session's folder, if it exists already: the embeddings are saved there (:data:`AVOIDED`).
 
     Raises
     ------
@@ -49,35 +50,35 @@ def avoid_of(config: Config, space: LatentSpace, out: Path | None = None) -> Avo
 
 
 def gate_of(config: Config, avoid: Avoid | None, device: str = "cpu") -> Gate:
-    """Return a session's gate, with filters that are not started yet; `device` runs a safety checker.
+    """Return a session's gate, with filters not started yet; `device` runs a safety checker.
 
     Raises
     ------
     ConfigError
-        A filter is not installed, or a folder is none.
+        A filter is not installed, or a folder is not a safety checker's.
     """
     safety = config.safety
     return make_gate(avoid, safety.checker, safety.filters, safety.deadline_s, _here(device))
 
 
 def _here(device: str) -> str:
-    """Return a device of this computer: where another one paints, pictures are judged here."""
+    """Return a device of this computer, because pictures are judged here even if another computer paints them."""
     return "auto" if device.startswith("dask://") else device
 
 
 class Adjustment:
-    """Keeps latents within a session's limits, and away from what it must not show.
+    """Keeps latents within a session's limits, and away from embeddings to avoid.
 
     Parameters
     ----------
     space : LatentSpace
     limits : sequence of float
-        Least and greatest length of a latent, 1 = the usual one; empty: none.
+        Least and greatest length of a latent, 1 = the usual one; of its embedding the greatest holds, too. Empty: none.
     avoid : Avoid, optional
     rng : numpy.random.Generator
-        Source of the ways around what is avoided.
+        Random generator for the directions around avoided embeddings.
     distance : float
-        Cosine distance kept to embeddings whose pictures were refused; 0: none.
+        Cosine distance to keep to embeddings whose pictures were refused; 0: none.
     """
 
     def __init__(
@@ -88,19 +89,21 @@ class Adjustment:
         self._refused: list[NDArray[np.float32]] = []  # embeddings, the oldest first
 
     def __call__(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return latents, float32 (n, d), that are allowed, in place of those that were asked for."""
+        """Return permitted latents, float32 (n, d), in place of the requested ones."""
         if self._limits:
             norm = np.linalg.norm(latents, axis=1, keepdims=True)
             latents = (latents * (np.clip(norm, self._limits[0] * self._usual, self._limits[1] * self._usual) / norm)).astype(np.float32)
+            shell = Shell.of(self._space.mean, self._space.components, self._space.scale)
+            latents = shell.within(latents.astype(np.float64), self._limits[1]).astype(np.float32)
         while self._refused:
             away = Avoid(self._space, self._refused, self._distance, beside=self._avoid)
             try:
                 return away.away(latents, self._rng)
             except DataError:
-                del self._refused[0]  # so much was refused that next to nothing is left: the latest count
+                del self._refused[0]  # with so many refusals almost no direction is left: keep only the latest
         return self._avoid.away(latents, self._rng) if self._avoid is not None else latents
 
     def refused(self, latent: NDArray[np.float32]) -> None:
-        """Stay away from a latent, float32 (d,), whose pictures were refused, where the session says so."""
+        """Avoid a latent, float32 (d,), whose pictures were refused, if the session requires it."""
         if self._distance:
             self._refused.append(self._space.to_embedding(latent))

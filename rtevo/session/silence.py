@@ -1,4 +1,4 @@
-"""Whether the scanner is heard, judged by the supervisor from the shared words: it works also where a stage is busy or hangs."""
+"""Detection of missing volumes and triggers, by the supervisor from the shared words, so that it works even if a stage hangs."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from rtevo.session.pulses import Heard
 
 __all__ = ["ALONE_S", "LEAST_S", "Answers", "News", "Silence"]
 
-LEAST_S = 5.0  # of silence, real time: a shorter one is no alarm at any repetition time
-UNANSWERED = 5  # images in a row without an answer are an alarm
+LEAST_S = 5.0  # shortest silence for an alarm, real time, at any repetition time
+UNANSWERED = 5  # this many images in a row without an answer are an alarm
 _ANSWERS = {
-    "ratings": "rating: see that the participant is awake and well, has the buttons, and that [presentation] rating_keys are theirs",
-    "physiology": "response: see that the sensor is on, its electrodes hold, and its program sends",
+    "ratings": "rating: check that the participant is awake and well, has the buttons, and that [presentation] rating_keys match them",
+    "physiology": "response: check that the sensor is on, its electrodes hold, and its program sends",
 }
-ALONE_S = 60.0  # of session time, after an alarm: so long a session that nobody attends waits for volumes
+ALONE_S = 60.0  # of session time: how long an unattended session waits for volumes after an alarm
 
 
 @dataclass(frozen=True)
 class News:
-    """What is to be said.
+    """A message for the operator.
 
     Parameters
     ----------
     text : str
     alarm : bool
-        It begins, and somebody must act; else it is over.
+        A problem begins, and somebody must act; else it is over.
     hold : bool
-        Images cannot be scored any more.
+        Images can no longer be scored.
     """
 
     text: str
@@ -39,7 +39,7 @@ class News:
 
 
 class Answers:
-    """Looks whether the participant answers at all, where the images are judged by that.
+    """Detects missing answers of the participant, if these judge the images.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Answers:
         self._missed = 0
 
     def take(self, value: float) -> News | None:
-        """Take note of an image's rating or response, NaN: none; returns what is to be said."""
+        """Record an image's rating or response, NaN: none; return a message, if any."""
         missed, self._missed = self._missed, self._missed + 1 if math.isnan(value) else 0
         if self._missed == UNANSWERED:
             return News(f"the last {UNANSWERED} images have no {self._words}")
@@ -62,18 +62,18 @@ class Answers:
 
 
 class Silence:
-    """Looks whether trigger and volumes come as they should.
+    """Detects missing triggers and volumes.
 
     Parameters
     ----------
     plan : Plan
     clock : Clock
-        Its words are looked at; none is written.
+        Its words are read, not written.
 
     Attributes
     ----------
     kind : str
-        What is not heard now; see :meth:`rtevo.session.pulses.Heard.silence`. "series": another series comes in instead.
+        What is missing now; see :meth:`rtevo.session.pulses.Heard.silence`. "series": another series arrives instead.
     since_s : float
         Session time of the alarm.
     """
@@ -81,27 +81,27 @@ class Silence:
     def __init__(self, plan: Plan, clock: Clock) -> None:
         self._plan, self._clock = plan, clock
         self._needed = plan.condition not in MEASURED
-        self._elsewhere, self._came = "", 0  # series that began after the run's last volume; how many had come of the run then
+        self._elsewhere, self._came = "", 0  # series that began after the run's last volume; number of the run's volumes then
         self.kind, self.since_s = "", math.nan
 
     def elsewhere(self, series: str) -> None:
-        """Take note that volumes of another series than the run's come in, and began after the run's last one."""
+        """Record that volumes of another series arrive, which began after the run's last volume."""
         self._elsewhere, self._came = series, self._clock.get("volume_count")
 
     @property
     def heard(self) -> Heard:
-        """What the shared words say."""
+        """The scanner's signs in the shared words."""
         get = self._clock.get
         seconds = {name: get(f"{name[:-2]}_ns") / 1e9 or math.nan for name in ("trigger_s", "volume_s", "early_s")}
         return Heard(**seconds, delay_s=get("delay_ns") / 1e9, unusable=get("unusable"))
 
     @property
     def unheard(self) -> bool:
-        """Whether images that are shown now cannot be scored."""
+        """Whether images shown now cannot be scored."""
         return self._needed and self.kind in ("volumes", "series", "usable")
 
     def look(self, now_s: float) -> News | None:
-        """Judge; gives what has changed.
+        """Check for silence; return a message about a change.
 
         Parameters
         ----------
@@ -127,27 +127,27 @@ class Silence:
         return News(self._words(kind, heard, now_s) + held, hold=hold)
 
     def _words(self, kind: str, heard: Heard, now_s: float) -> str:
-        """Say what is not heard, since when, and what to do."""
+        """Return what is missing, since when, and what to do."""
         if kind == "trigger":
             return (
-                f"volumes come in, the first {now_s - heard.early_s:.0f} s ago, but no trigger has: see to the trigger's cable and box at "
-                "the stimulus PC, that its window has the keyboard, and [presentation] trigger_key; then begin the scanner's run anew"
+                f"no trigger has come in, although volumes do since {now_s - heard.early_s:.0f} s: check the trigger's cable and box at "
+                "the stimulus PC, that its window has the keyboard, and [presentation] trigger_key; then restart the scanner's run"
             )
         if kind == "usable":
             return (
-                f"the last {heard.unusable} volumes could not be aligned: see whether they show this participant's head (series, field of "
-                "view, position); then begin the scanner's run anew"
+                f"the last {heard.unusable} volumes could not be aligned: check that they show this participant's head (series, field of "
+                "view, position); then restart the scanner's run"
             )
         if math.isnan(heard.volume_s):
-            text = f"the trigger came {now_s - heard.trigger_s:.1f} s ago, but no volume has"
+            text = f"no volume has come in since the trigger, {now_s - heard.trigger_s:.1f} s ago"
         else:
-            usual = f", {heard.delay_s:.1f} s after its end at most" if heard.delay_s > 0 else ""
+            usual = f", at most {heard.delay_s:.1f} s after their end" if heard.delay_s > 0 else ""
             text = f"no volume has come in for {now_s - heard.volume_s:.1f} s; {self._clock.get('volume_count')} had before{usual}"
         if kind == "series":
-            return f"{text}. {self._elsewhere} comes in instead: was the run started again? Then begin it anew here too (New run), or stop"
+            return f"{text}. {self._elsewhere} comes in instead: if the run was restarted, restart it here too (New run), or stop"
         where = {"folder": "[acquisition] folder", "dicom": "[acquisition] port and ae_title", "push": "the script that pushes them"}
         check = where[self._plan.config.acquisition.delivery]
-        return f"{text}: see whether the scanner still runs and exports, the network, {check} and series"
+        return f"{text}: check that the scanner still runs and exports; check the network, {check} and series"
 
 
 _BACK = {

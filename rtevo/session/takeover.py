@@ -1,7 +1,7 @@
-"""What the next run of a visit takes over from a run: how the decoder lay on the head, what it had learnt, where evolution stood.
+"""The states that the next run of a visit takes over: the decoder's placement, what it has learnt, the state of evolution.
 
-At the end of a run of a visit its decoder's state is saved in the run's folder (``decoder-state/``). A run that goes on from another one
-keeps copies of what it takes over in its own folder, so that it can be computed again from that alone.
+At the end of a run of a visit its decoder's state is saved in the run's folder (``decoder-state/``). A run that continues another one
+keeps copies of these states in its own folder, so that it can be recomputed from that alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from rtevo.config import Config
 from rtevo.decode import Decoder, together, write_decoder
 from rtevo.errors import ConfigError, DataError, DecoderError
 from rtevo.outside import load_arrays, read_json
+from rtevo.physio import SENSORS
 from rtevo.record import DECODER_BEFORE, EVOLUTION, EVOLUTION_BEFORE
+from rtevo.session.sensors import sensors_of
 
 if TYPE_CHECKING:
     from rtevo.decode import Learnt
@@ -30,28 +32,31 @@ if TYPE_CHECKING:
 __all__ = ["STATE", "Before", "before_of", "keep", "save_decoder", "save_state"]
 
 STATE = "decoder-state"
-_LEARNT, _WORDS, _DECODER = "learnt.npz", "state.json", "decoder"
+_LEARNT, _WORDS, _DECODER, _GUIDE = "learnt.npz", "state.json", "decoder", "guide.npz"
 _SETTINGS = ("method", "motion_terms", "drift", "hrf", "fwhm_mm")  # of [decoder], which what has been learnt rests on
 _MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
 class Before:
-    """What a run's decoder takes over.
+    """The state that a run's decoder takes over.
 
     Parameters
     ----------
     decoder : Decoder
-        On the grid of the earlier run.
+        Decoder on the grid of the earlier run.
     place : ndarray, float64 (4, 4)
-        Where it lay: the session's decoder's world to that of `decoder`, rigid.
+        Its place: the session's decoder's world to that of `decoder`, rigid.
     learnt : dict of str to ndarray
         See :meth:`rtevo.decode.Scorer.learnt`.
+    guide : ndarray, float32 (X, Y, Z), optional
+        What motion was estimated against, where that was no reference of a decoder's: see :mod:`rtevo.session.placing`.
     """
 
     decoder: Decoder
     place: NDArray[np.float64]
     learnt: Learnt
+    guide: NDArray[np.float32] | None = None
 
 
 def save_decoder(folder: Path, decoder: Decoder) -> None:
@@ -62,7 +67,7 @@ def save_decoder(folder: Path, decoder: Decoder) -> None:
 
 
 def save_state(out: Path, decoding: Decoding, config: Config, decoder: Decoder, tr_s: float) -> None:
-    """Save what the next run may take over; nothing where the decoder was never placed. No volume follows.
+    """Save the state for the next run, after the last volume; nothing if the decoder was never placed.
 
     Parameters
     ----------
@@ -84,13 +89,15 @@ def save_state(out: Path, decoding: Decoding, config: Config, decoder: Decoder, 
     np.savez(partial / _LEARNT, **decoding.learnt())  # type: ignore[arg-type]
     if carried is not decoder:
         save_decoder(partial / _DECODER, carried)
+    if decoding.guide is not None:
+        np.savez(partial / _GUIDE, guide=decoding.guide)
     words = {"schema": 1, "place": matrix.tolist(), "carried": carried is not decoder, "made_with": _made_with(config, decoder, tr_s)}
     (partial / _WORDS).write_text(json.dumps(words, indent=2) + "\n", encoding="utf-8")
     partial.rename(place)
 
 
 def before_of(config: Config, decoder: Decoder, tr_s: float) -> Before | None:
-    """Read what the session takes over from an earlier run; None where it names none.
+    """Read the state that the session takes over from an earlier run; None if it names none.
 
     Parameters
     ----------
@@ -102,7 +109,7 @@ def before_of(config: Config, decoder: Decoder, tr_s: float) -> Before | None:
     Raises
     ------
     ConfigError
-        There is no such state, or it is that of another decoder, or of other settings.
+        There is no such state, or it belongs to another decoder or to other settings.
     """
     if not config.decoder.continue_from:
         return None
@@ -113,16 +120,20 @@ def before_of(config: Config, decoder: Decoder, tr_s: float) -> Before | None:
         if place.shape != (4, 4) or not np.isfinite(place).all():
             raise ValueError("place: expected a matrix of 4 x 4 numbers")
         made_with, now = dict(words["made_with"]), _made_with(config, decoder, tr_s)
-        if others := [f"{name} {made_with.get(name)!r}, not {own!r}" for name, own in now.items() if made_with.get(name) != own]:
+        different = [name for name in {**now, **made_with} if made_with.get(name) != now.get(name)]
+        if others := [f"{name} {made_with.get(name, 'none')!r}, not {now.get(name, 'none')!r}" for name in different]:
             raise ConfigError(f"{where}: expected the state of this session's decoder with its settings, found {'; '.join(others)}")
         carried = _carried(folder / _DECODER, decoder) if words["carried"] else decoder
-        return Before(carried, place, load_arrays(folder / _LEARNT, _MOST_BYTES))
+        guide = load_arrays(folder / _GUIDE, _MOST_BYTES)["guide"] if (folder / _GUIDE).exists() else None
+        if guide is not None and guide.shape != carried.grid.shape:
+            raise ValueError(f"{_GUIDE}: expected shape {carried.grid.shape}, found {guide.shape}")
+        return Before(carried, place, load_arrays(folder / _LEARNT, _MOST_BYTES), guide)
     except (OSError, DataError, DecoderError, ValueError, KeyError, TypeError) as problem:
-        raise ConfigError(f"{where}: expected the state that a run of a visit has left, found something else: {problem}") from None
+        raise ConfigError(f"{where}: expected the state of a run of a visit, found something else: {problem}") from None
 
 
 def keep(config: Config, out: Path) -> Config:
-    """Copy what a session takes over into its folder; returns the settings that name the copies."""
+    """Copy the states that a session takes over into its folder; return the settings that name the copies."""
     decoder, evolution = config.decoder, config.evolution
     if decoder.continue_from:
         shutil.copytree(_state_in(Path(decoder.continue_from)), out / DECODER_BEFORE)
@@ -135,21 +146,23 @@ def keep(config: Config, out: Path) -> Config:
 
 
 def _state_in(place: Path) -> Path:
-    """Return the folder of a state, that of a run or its own."""
+    """Return the folder of a state, in a run's folder or the folder itself."""
     return place / STATE if (place / STATE).is_dir() else place
 
 
 def _carried(folder: Path, decoder: Decoder) -> Decoder:
-    """Read a decoder as it was carried to the grid of a run."""
+    """Read a decoder carried to the grid of a run."""
     if decoder.maps:
         return together(decoder, [Decoder.load(folder, one.name) for one in decoder.maps])
     return Decoder.load(folder, decoder.name)
 
 
 def _made_with(config: Config, decoder: Decoder, tr_s: float) -> Mapping[str, Any]:
-    """Say what a state rests on."""
+    """Return the settings and the decoder on which a state depends."""
     digest = hashlib.sha256(repr(decoder.goal).encode())
     for one in decoder.maps or (decoder,):
         for array in (one.grid.affine, one.reference, one.mask, one.weights):
             digest.update(np.ascontiguousarray(array, np.float32).tobytes())  # as files hold it
-    return {"decoder": digest.hexdigest(), "tr_s": tr_s, **{name: getattr(config.decoder, name) for name in _SETTINGS}}
+    made_with = {"decoder": digest.hexdigest(), "tr_s": tr_s, **{name: getattr(config.decoder, name) for name in _SETTINGS}}
+    physio = [*(SENSORS[each] for each in sensors_of(config)), *config.physio.terms] if config.physio.measured else []
+    return made_with | {name: list(own) for name, own in (("nuisance", config.decoder.nuisance), ("physio", physio)) if own}

@@ -1,7 +1,7 @@
-"""The few words that all processes of a session share.
+"""The shared words of a session's processes.
 
 They lie in a small memory-mapped file in the session's runtime folder. Each is an independent aligned 64-bit flag or counter with one
-writer at a time; nothing is inferred from the order in which two of them change, except in lock-step, where the conductor asks twice
+writer at a time; nothing is inferred from the order in which two of them change, except in lock-step, where the conductor reads all twice
 (:mod:`rtevo.session.conductor`).
 """
 
@@ -20,24 +20,25 @@ WORDS = (
     "started_ns",  # monotonic ns of session time 0; 0 before
     "speed_ppm",  # millionths; 0 = lock-step
     "now_ns",  # lock-step only: session time
-    "end",  # asked to end the session properly (last generation scored, Ctrl-C, operator)
+    "end",  # request to end the session in good order (last generation scored, Ctrl-C, operator)
     "stop_scanner",  # a simulated or replayed scanner ends after its current volume
-    "drain",  # nothing more will come from the scanner: ingest hands on what it has and closes
-    "abort",  # a stage has died: everyone saves and leaves
+    "drain",  # the scanner has gone: ingest hands over its last volumes and closes
+    "abort",  # a stage has died: all processes save and exit
     "delivered",  # files that a simulated or replayed scanner has finished writing
     "settled",  # value of `delivered` when ingest last found nothing new
     "scanner_wake_ns",
     "scanner_grants",
     "presenter_wake_ns",
     "presenter_grants",
-    "bridge_port",  # that the bridge listens at; 0 before
-    "bridge_event",  # the last event that the bridge has published or was about to: see rtevo.stages.bridge
+    "bridge_port",  # port of the bridge; 0 before
+    "bridge_event",  # the last event that the bridge published or was about to publish: see rtevo.stages.bridge
     "presenter_place",  # the computer of the bridge's presenter: see rtevo.bridge.waiting
-    "presenter_process",  # and its number there
-    "presenter_waits",  # number of another presenter that would like to come in; 0: none does
-    "presenter_admitted",  # the operator's: number of the one that is to be let in
-    "triggered",  # the trigger has been
+    "presenter_process",  # the presenter's number there
+    "presenter_waits",  # number of another presenter that waits for admission; 0: none
+    "presenter_admitted",  # set by the operator: number of the presenter to admit
+    "triggered",  # the trigger has come
     "trigger_ns",  # session time of the trigger; 0 before
+    "trigger_error_ns",  # bound of that
     "shown",  # an image has been
     "volume_ns",  # session time at which the run's last volume came in; 0 before
     "volume_count",  # how many have come in, in this part of the session
@@ -48,22 +49,22 @@ WORDS = (
     "held",  # images cannot be scored: fixation after the current trial, until the operator wants to go on
     "held_told",  # the bridge has acted on that
     "alarm",  # number of alarms so far
-    "seen",  # how many of them somebody has seen
-    "start_shift",  # repetition times by which the trigger was too late, as the volumes say, while that can be corrected; 0: none
-    "start_accepted",  # the operator's: correct the start by so many
+    "seen",  # number of alarms marked as seen
+    "start_shift",  # repetition times by which the trigger was too late, judged from the volumes, while that can be corrected; 0: none
+    "start_accepted",  # set by the operator: correct the start by this many repetition times
     "pause",  # the operator wants fixation after the current trial
-    "placed",  # number of times that the decoder has been placed on today's head: from the first on, images are shown
-    "placed_told",  # and how many of them the bridge has acted on
-    "placement_asked",  # 1 + number of the attempt to place it that waits for the operator; 0: none does
-    "placement_answer",  # the operator's: 4 times what was asked, + 1: accept, + 2: try the next volumes
-    "images_told",  # the bridge has acted on the end of the images
-    "restart",  # the session ends in order to begin again with another run of the scanner
-    "waiting",  # everything is ready; the operator has not yet let the session begin
-    "over",  # 1: the session has been completed, 2: stopped, 3: completed, but its images could not be scored
-    "offered",  # what may follow this run of a visit, as bits of rtevo.session.orders; 0: nothing is asked
-    "chosen",  # the operator's: one of these bits
-    "between",  # 1: the stimulus PC is there between two runs, and shows the text for that
-    "parted",  # what follows is known: whoever has waited for it may go
+    "placed",  # number of times that the decoder was placed on today's head: images are shown from the first on
+    "placed_told",  # value of `placed` that the bridge has handled
+    "placement_asked",  # 1 + number of the placement that waits for the operator; 0: none
+    "placement_answer",  # set by the operator: 4 times `placement_asked`, + 1: accept, + 2: try the next volumes
+    "images_told",  # the bridge has handled the end of the images
+    "restart",  # the session ends, to begin again with another run of the scanner
+    "waiting",  # everything is ready; the operator has not started the session yet
+    "over",  # 1: the session is complete, 2: stopped, 3: complete, but its images could not be scored
+    "offered",  # choices after this run of a visit, as bits of rtevo.session.orders; 0: none
+    "chosen",  # set by the operator: one of these bits
+    "between",  # 1: the stimulus PC is connected between two runs, and shows its text
+    "parted",  # the next run is known: processes that waited for it may exit
 )
 
 

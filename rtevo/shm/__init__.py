@@ -1,10 +1,10 @@
 """Ring buffers in POSIX shared memory: one writer, declared readers, messages handed over without a copy.
 
-It knows nothing of fMRI and imports nothing of the package but the base of its errors.
+This package knows nothing of fMRI, and imports only the base of its errors from rtevo.
 
 >>> with Ring.create("/rtevo-demo", slot_dtype, slots=8, readers=["decode", Reader("record", critical=False)]): ...  # doctest: +SKIP
 
-The **owner** makes a ring, removes it at the end, and may do nothing else with it. The **writer** and the **readers** attach by
+The **owner** makes a ring, removes it at the end, and need do nothing else with it. The **writer** and the **readers** attach by
 name, from any process:
 
 >>> with Ring.attach("/rtevo-demo", writer=True) as ring:             # doctest: +SKIP
@@ -20,31 +20,32 @@ Rules
 -----
 Critical readers and observers
     The writer waits for a **critical** reader, up to a deadline; so a critical reader never sees a message change, and misses none.
-    It never waits for an **observer**, which may be overtaken. An observer is told how many messages it lost before the one in its
-    hands (:attr:`Ring.lost`; in total: :meth:`Ring.statistics`), gets only messages that were whole when it got them, and
-    :class:`RingOverrun` on leaving the block if one was overwritten meanwhile.
+    It never waits for an **observer**, which may be overtaken. An observer can read how many messages it lost before the present one
+    (:attr:`Ring.lost`; in total: :meth:`Ring.statistics`), receives only messages that are whole, and gets :class:`RingOverrun` on
+    leaving the block if a message was overwritten meanwhile.
 End of the stream
-    The writer ends it by closing its handle or by :meth:`Ring.close_writing`; readers get what is left, then :class:`RingClosed`.
+    The writer ends it by closing its handle or by :meth:`Ring.close_writing`; readers get the remaining messages, then
+    :class:`RingClosed`.
 Death
-    Any process may be killed at any instruction. What was published stays and is read; what was not published never existed.
-    Whoever has to wait notices within half a second: :class:`WriterLost` (after everything has been read), :class:`ReaderLost` (a
+    Any process may be killed at any instruction. Published messages stay and are read; an unpublished message never existed.
+    A process that waits notices within half a second: :class:`WriterLost` (after everything has been read), :class:`ReaderLost` (a
     critical reader whose unread messages fill the ring), :class:`OwnerLost`. A role whose holder is dead can be attached to again:
-    a writer goes on with the sequence, a reader with the first message that its predecessor had not released.
+    a writer continues the sequence, a reader continues with the first message that its predecessor had not released.
     Processes are told apart by id and start time (:mod:`rtevo.shm.process`).
 Left-overs
     A ring whose owner is dead is replaced by the next :meth:`Ring.create` of its name. :func:`clean`, or ``python -m rtevo.shm
-    clean``, removes rings whose owner and members are all dead, and nothing else; ``python -m rtevo.shm`` lists what there is.
+    clean``, removes rings whose owner and members are all dead, and nothing else; ``python -m rtevo.shm`` lists all rings.
 Waiting for several rings
     :func:`wait_any`, for readers declared with the same semaphore.
 
 How it works
 ------------
 The bytes are described in :mod:`rtevo.shm.layout`. The writer alone writes the *head* (the number of the next message), each reader
-its own *tail* (the number of the next message to release), each in a line of its own. Which slot message ``s`` lies in is the writer's
-choice, the one released last (:mod:`rtevo.shm.pool`); it stands at *place* ``s % slots``, and the slot's stamp holds the number of its
-message. There are no locks, so that nobody can die holding one.
+its own *tail* (the number of the next message to release), each in a line of its own. The writer chooses the slot of message
+``s``, the one released last (:mod:`rtevo.shm.pool`); it stands at *place* ``s % slots``, and the slot's stamp holds the number of its
+message. There are no locks, so that no process can die holding one.
 
-*Counters are the truth, semaphores a hint.* After every change of a counter its author posts; who waits looks at the counters before
+*Counters are the truth, semaphores a hint.* After every change of a counter its author posts; a waiting process reads the counters before
 sleeping, after every wake-up, and four times a second (:mod:`rtevo.shm.wakeup`). So a lost post costs a quarter of a second, and a
 spurious one nothing. Posting only when the other side seems to need it would lose wake-ups.
 
@@ -66,8 +67,8 @@ there is one writer, and one        roles are taken by compare-and-swap of one w
 process per reader
 ==================================  =================================================================================================
 
-On x86-64 loads and stores have acquire and release order anyway: the instructions are plain moves, and what counts is that the
-compiler neither splits nor moves them. On arm64 they are ``ldar``, ``stlr`` and ``dmb``; a test compiles them for it and looks.
+On x86-64 loads and stores have acquire and release order anyway: the instructions are plain moves, and it only matters that the
+compiler neither splits nor moves them. On arm64 they are ``ldar``, ``stlr`` and ``dmb``; a test compiles them for arm64 and checks.
 
 Limits
 ------

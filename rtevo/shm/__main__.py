@@ -1,4 +1,4 @@
-"""``python -m rtevo.shm``: list the rings of this machine; ``python -m rtevo.shm clean``: remove what dead sessions have left."""
+"""``python -m rtevo.shm``: list the rings of this machine; ``python -m rtevo.shm clean``: remove those of dead sessions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _text(report: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; see the module's docstring.
+    """Run the command line, and return the exit status.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The two ends of a ring: the writer's and a reader's. Each belongs to one process and is used by one thread of it at a time."""
+"""The two ends of a ring: the writer's and a reader's. Each belongs to one process, and is used by one of its threads at a time."""
 
 from __future__ import annotations
 
@@ -59,30 +59,30 @@ _WRITER_WAITS = (PRODUCER + WRITER_WAITS) // 8
 
 
 def claim(segment: Segment, offset: int, role: str) -> int:
-    """Enter this process as the holder of a role.
+    """Claim a role for this process.
 
     Returns
     -------
     int
-        Identity of the dead process that held it before, 0 where nobody did.
+        Identity of the dead process that held the role before; 0: none.
 
     Raises
     ------
     RingInUse
-        A live process holds it.
+        A live process holds the role.
     """
     own = process.own_identity()
     while True:
         found = segment.load(offset)
         if found == own or process.alive(found):
             who = "this process" if found == own else f"process {process.pid_of(found)}"
-            raise RingInUse(f"ring {segment.name}: {role} is {who} already; there is one at a time")
+            raise RingInUse(f"ring {segment.name}: {role} is {who} already; only one is possible at a time")
         if segment.swap(offset, found, own):
             return found
 
 
 class _End:
-    """What both ends share: deadlines, and noticing that a peer is gone."""
+    """Common parts of both ends: deadlines, and detection of lost peers."""
 
     def __init__(self, segment: Segment, wakeup: Wakeup) -> None:
         self.segment = segment
@@ -103,7 +103,7 @@ class _End:
         self._stamps = segment.address + self._stamps_offset
 
     def sleep(self, deadline_ns: int | None) -> bool:
-        """Sleep until woken, the next look at the peers, or the deadline; False when the deadline has passed."""
+        """Sleep until woken, the next check of the peers, or the deadline; return False if the deadline has passed."""
         now = time.monotonic_ns()
         if deadline_ns is None:
             self.wakeup.wait(CHECK_S)
@@ -114,7 +114,7 @@ class _End:
         return True
 
     def lost_peer(self) -> RingPeerLost | None:
-        """Look, four times a second at most, whether a process that matters here is gone."""
+        """Check, at most four times a second, whether a relevant process is gone."""
         now = time.monotonic_ns()
         if now - self._checked_ns < _CHECK_NS:
             return None
@@ -123,7 +123,7 @@ class _End:
         if not self._owner_reported and not process.alive(owner):
             self._owner_reported = True
             pid = process.pid_of(owner)
-            text = f"ring {self.segment.name}: its owner, process {pid}, is dead; nobody will remove the ring or restart its members"
+            text = f"ring {self.segment.name}: its owner, process {pid}, is dead; no process will remove the ring or restart its members"
             return OwnerLost(text, "owner", pid)
         return self._lost_other()
 
@@ -154,7 +154,7 @@ class WriterEnd(_End):
         self._count = len(self.layout.readers)
         self._head = 0
         self._slot = -1  # of the message being written
-        self._sure = False  # of head, slot and pool
+        self._sure = False  # whether head, slot and pool are valid
         self._pool = Pool(self.modulus, (), ())
         self._restore()
 
@@ -181,7 +181,7 @@ class WriterEnd(_End):
         if kind is not None:
             return
         now, sequence, slot = time.monotonic_ns(), self._head, self._slot
-        self._sure = False  # a signal's exception in here: the next block starts from what is shared
+        self._sure = False  # if a signal raises in here, the next block starts from the shared state
         place = self._stamps + LINE * (sequence % self._slots) + PLACE
         following = (sequence + 1) % self.modulus
         native.publish(self._stamps + LINE * slot, (sequence + 1) % 2**64, now, place, slot, self._head_at, following)
@@ -198,7 +198,7 @@ class WriterEnd(_End):
         return native.lags(self._lines, self._count, self._critical, self._head, self._gap)
 
     def _choose(self) -> int | None:
-        if self._slot < 0:  # else there is one from a block that was not published
+        if self._slot < 0:  # else the slot of an unpublished block is used again
             lags = self._lags()
             self._sure = False
             slot = self._pool.take(self._head, lags & 0xFFFFFFFF, lags >> 32)
@@ -208,7 +208,7 @@ class WriterEnd(_End):
         return self._slot
 
     def _restore(self) -> None:
-        """Make the pool from what is shared."""
+        """Make the pool from the shared state."""
         segment, stamps, slots = self.segment, self._stamps_offset, self._slots
         self._head = head = segment.load(PRODUCER + HEAD)
         held: dict[int, int] = {}
@@ -220,7 +220,7 @@ class WriterEnd(_End):
             begun, ended = segment.load(stamps + LINE * slot + BEGIN), segment.load(stamps + LINE * slot + END)
             age = (head - ended + 1) % self.modulus if begun == ended else 0
             if slot not in held:
-                free.append((age if 0 < age < self.modulus // 2 else self.modulus // 2, slot))  # damaged or never used: of old age
+                free.append((age if 0 < age < self.modulus // 2 else self.modulus // 2, slot))  # damaged or never used: counts as old
         self._pool = Pool(
             self.modulus,
             [(sequence, slot) for slot, sequence in held.items()],
@@ -229,10 +229,10 @@ class WriterEnd(_End):
         self._slot, self._sure = -1, True
 
     def _raise_ended(self) -> NoReturn:
-        raise RingClosed(f"ring {self.segment.name}: the stream has been ended; nothing more can be written")
+        raise RingClosed(f"ring {self.segment.name}: the stream has ended; no more messages can be written")
 
     def _holders(self) -> list[int]:
-        """Critical readers (by index) that hold all slots; none where there is a free one."""
+        """Return the critical readers (by index) that hold all slots; empty if a slot is free."""
         found = []
         for index, reader in enumerate(self.layout.readers):
             line = self.layout.reader_line(index)
@@ -242,7 +242,7 @@ class WriterEnd(_End):
         return found
 
     def _make_room(self) -> int:
-        """Choose a slot, waiting until there is one."""
+        """Wait for a free slot, and return it."""
         if not self._sure:
             self._restore()
         slot = self._choose()
@@ -287,7 +287,7 @@ class WriterEnd(_End):
         return None
 
     def leave(self, broken: bool) -> None:
-        """End the stream (or mark it as broken off) and give up the role."""
+        """End the stream (or mark it as broken off), and release the role."""
         if broken:
             self.segment.swap(PRODUCER + STATE, OPEN, BROKEN)
         else:
@@ -315,12 +315,12 @@ class ReaderEnd(_End):
         self._word = self._line // 8
         claim(segment, self._line + READER, f"its reader '{self.reader.name}'")
         self._tail = segment.load(self._line + TAIL)
-        self._slot = 0  # of the message at the tail, once it is ready
+        self._slot = 0  # slot of the message at the tail, once it is ready
         self._places = self._stamps + PLACE
         self._view = segment.slots[:]
-        self._view.flags.writeable = False  # where this process is the writer as well
+        self._view.flags.writeable = False  # this process may be the writer as well
         self.lost = 0
-        self._lost_next = 0  # lost before the next slot
+        self._lost_next = 0  # number lost before the next slot
         self._verdict: RingError | None = None
 
     def read(self, timeout_s: float | None) -> ReaderEnd:
@@ -330,13 +330,13 @@ class ReaderEnd(_End):
         return self
 
     def ready(self) -> bool:
-        """Say whether there is something to read."""
+        """Return whether there is a message to read."""
         found = native.arrived(self._head_at, self._tail, self._places, self._slots)
         self._slot = found - 1
         return found != 0
 
     def settled(self) -> bool:
-        """Say whether a read would return or raise at once."""
+        """Return whether a read would return or raise at once."""
         if self.ready() or native.load(self._state_at) != OPEN:
             return True
         if self._verdict is None:
@@ -373,17 +373,17 @@ class ReaderEnd(_End):
             words[self._word + LOST // 8] += 1
             if kind is None or issubclass(kind, Exception):
                 raise RingOverrun(
-                    f"ring {self.segment.name}: observer '{self.reader.name}' was overtaken while it read message {sequence}: what it read "
-                    "is not to be used"
+                    f"ring {self.segment.name}: observer '{self.reader.name}' was overtaken while it read message {sequence}: discard "
+                    "the data"
                 ) from error
 
     @property
     def published_ns(self) -> int:
-        """When the message that is being read was published."""
+        """Publication time of the message being read."""
         return int(self.segment.words[(self._stamps_offset + LINE * self._slot + PUBLISHED_NS) // 8])
 
     def _note_wait(self) -> None:
-        """Count a wait, and how long after the publication it ended (before the slot is released and its stamp overwritten)."""
+        """Count a wait, and its delay after the publication (before the slot is released and its stamp overwritten)."""
         words, word = self.segment.words, self._word
         words[word + WAITS // 8] += 1
         latency = self._woken_ns - self.published_ns
@@ -404,7 +404,7 @@ class ReaderEnd(_End):
         self._release((self._tail + count) % self.modulus)
 
     def _catch_up(self) -> None:
-        """Move an observer to a message that is whole: half a ring ahead of the writer where it was overtaken, or it would be again."""
+        """Move an observer to a whole message: after an overrun half a ring behind the writer, or it would soon be overtaken again."""
         while native.intact_before(self._stamps + LINE * self._slot, (self._tail + 1) % 2**64):
             lag = (native.load(self._head_at) - self._tail) % self.modulus
             if lag < self._slots:
@@ -413,7 +413,7 @@ class ReaderEnd(_End):
             self.ready()
 
     def woken(self, began_ns: int) -> int:
-        """Note that the next message was waited for, from then until now; give how long (ns)."""
+        """Record a wait for the next message; return its duration, ns."""
         self._woken_ns = time.monotonic_ns()
         self._waited_ns = self._woken_ns - began_ns
         return self._waited_ns
@@ -450,6 +450,6 @@ class ReaderEnd(_End):
         )
 
     def leave(self) -> None:
-        """Give up the role; unread messages stay for whoever attaches next."""
+        """Release the role; unread messages stay for the next process that attaches."""
         self.holding = False
         self.segment.swap(self._line + READER, process.own_identity(), 0)

@@ -1,19 +1,19 @@
-# ruff: noqa: N818  (the names say what happened: RingClosed is an end of stream, not a mistake)
-"""What can go wrong with a ring.
+# ruff: noqa: N818  (the names describe events: RingClosed is an end of stream, not a mistake)
+"""The errors of rings.
 
 ::
 
     RingError (rtevo.errors)   base of all of these
     |-- RingTimeout            nothing to read, or no free slot, within the time given (also a TimeoutError)
     |-- RingClosed             the writer has ended the stream and everything in it has been read
-    |-- RingOverrun            the slot that an observer was reading was overwritten meanwhile: throw away what was read
+    |-- RingOverrun            the slot that an observer was reading was overwritten meanwhile: discard the data
     |-- RingPeerLost           another process of the ring is gone; names it
-    |   |-- WriterLost         died, or left on an exception; what it published has been read
-    |   |-- ReaderLost         a critical reader died and its unread slots are in the writer's way
+    |   |-- WriterLost         died, or left on an exception; its published messages have been read
+    |   |-- ReaderLost         a critical reader died, and its unread slots block the writer
     |   `-- OwnerLost          the process that created the ring died: the session is over
-    |-- RingInUse              the name, or the role asked for, belongs to a live process
+    |-- RingInUse              the requested name or role belongs to a live process
     |-- RingMissing            there is no ring of that name
-    |-- RingMismatch           it is not the ring that was expected; says which field, what was expected, what was found
+    |-- RingMismatch           it is not the expected ring; names the field, the expected and the found value
     |-- RingSpace              shared memory is full
     |-- RingPermission         the ring belongs to another user
     `-- RingUnsupported        this platform lacks what rings need
@@ -55,9 +55,9 @@ class RingOverrun(RingError):
     Parameters
     ----------
     message : str
-        Which ring, reader and slot.
+        The ring, reader and slot.
     lost : int
-        Number of slots lost by it.
+        Number of slots lost.
     """
 
     def __init__(self, message: str, lost: int = 1) -> None:
@@ -71,11 +71,11 @@ class RingPeerLost(RingError):
     Parameters
     ----------
     message : str
-        Which ring, who, and what is left to do.
+        The ring, the process, and what to do.
     name : str
         The peer: "writer", "owner" or the reader's name.
     pid : int
-        Its process id (0 where it has left already).
+        Its process id (0 if it has left already).
     """
 
     def __init__(self, message: str, name: str, pid: int) -> None:
@@ -85,11 +85,11 @@ class RingPeerLost(RingError):
 
 
 class WriterLost(RingPeerLost):
-    """The writer died, or left on an exception, and everything that it published has been read."""
+    """The writer died, or left on an exception, and its published messages have been read."""
 
 
 class ReaderLost(RingPeerLost):
-    """A critical reader died and the slots that it has not read are in the writer's way."""
+    """A critical reader died, and its unread slots block the writer."""
 
 
 class OwnerLost(RingPeerLost):
@@ -97,7 +97,7 @@ class OwnerLost(RingPeerLost):
 
 
 class RingInUse(RingError):
-    """The name, or the role asked for, belongs to a live process."""
+    """The requested name or role belongs to a live process."""
 
 
 class RingMissing(RingError):
@@ -105,14 +105,14 @@ class RingMissing(RingError):
 
 
 class RingMismatch(RingError):
-    """The segment is not the ring that was expected.
+    """The segment is not the expected ring.
 
     Parameters
     ----------
     ring : str
         Name of the ring.
     field : str
-        What differs.
+        The field that differs.
     expected, found : object
         Both values.
     """

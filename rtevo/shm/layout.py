@@ -22,8 +22,8 @@ after the stamps        **description**, JSON: the slot's dtype, the readers, th
 next multiple of 4096   **slots**: the records, page-aligned; the stride is a multiple of 128, of 4096 from that size on
 ======================  =======================================================================================================
 
-*How it spread*: 16 counts of 4 bytes, of the messages that took less than 1024 ns, less than 2048 ns, 4096 ns and so on; the last one
-of the rest. They wrap.
+*How it spread*: 16 counts of 4 bytes, of the messages that took less than 1024 ns, less than 2048 ns, 4096 ns and so on; the last counts
+the rest. The counts wrap.
 
 A sequence number counts messages modulo the largest multiple of `slots` below 2**64 (2**64 itself where that is a multiple), so that
 message ``s`` has its place at ``s % slots`` across the wrap as well.
@@ -74,9 +74,9 @@ class Reader:
     name : str
         Unique in the ring.
     critical : bool
-        The writer waits for a critical reader; an observer may be overrun, and is told.
+        The writer waits for a critical reader; an observer may be overrun, and can detect that.
     semaphore : str, optional
-        Wake-up semaphore, shared by all rings that one process waits on together. Default: one of its own.
+        Wake-up semaphore, shared by all rings on which one process waits together. Default: a separate one.
     """
 
     name: str
@@ -89,7 +89,7 @@ def _round_up(value: int, unit: int) -> int:
 
 
 def describe_dtype(dtype: np.dtype[Any]) -> Any:
-    """Describe a dtype in plain JSON: a format string, ``{"base", "shape"}`` or ``{"size", "fields": [[name, offset, dtype]...]}``."""
+    """Return a dtype as plain JSON: a format string, ``{"base", "shape"}`` or ``{"size", "fields": [[name, offset, dtype]...]}``."""
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
         return {"base": describe_dtype(base), "shape": list(shape)}
@@ -100,7 +100,7 @@ def describe_dtype(dtype: np.dtype[Any]) -> Any:
 
 
 def rebuild_dtype(description: Any) -> np.dtype[Any]:
-    """Make the dtype that :func:`describe_dtype` described."""
+    """Return the dtype from the result of :func:`describe_dtype`."""
     if isinstance(description, str):
         return np.dtype(description)
     if "base" in description:
@@ -117,7 +117,7 @@ def rebuild_dtype(description: Any) -> np.dtype[Any]:
 
 
 def _flat(description: Any, path: str = "slot") -> Iterator[tuple[str, str]]:
-    """Walk a description: path of a field -> its type and place."""
+    """Yield the fields of a description: path of a field, its type and place."""
     if isinstance(description, dict) and "fields" in description:
         yield f"{path} size", f"{description['size']} bytes"
         for name, offset, inner in description["fields"]:
@@ -132,16 +132,16 @@ def _flat(description: Any, path: str = "slot") -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Layout:
-    """Everything about a ring that never changes.
+    """The constants of a ring.
 
     Parameters
     ----------
     dtype : numpy dtype
-        Of one slot's record; structured, without Python objects.
+        Dtype of one slot's record; structured, without Python objects.
     slots : int
         Number of slots.
     readers : tuple of Reader
-        Every one with its semaphore's name.
+        The readers, each with its semaphore's name.
     writer_semaphore : str
         Wakes the writer when a slot has become free.
     owner, namespace, created_ns : int
@@ -222,16 +222,16 @@ class Layout:
         Parameters
         ----------
         name : str
-            Of the ring, for messages.
+            Name of the ring, for messages.
         data : bytes-like
             The segment from its beginning, up to the slots at least.
         size : int
-            Bytes that the segment has.
+            Size of the segment, bytes.
 
         Raises
         ------
         RingMismatch
-            It is not a ring, of another version, or damaged.
+            The segment is not a ring, is of another version, or is damaged.
         """
         if size < READERS or bytes(data[:8]) != MAGIC:
             raise RingMismatch(name, "magic", MAGIC, bytes(data[:8]) if size >= 8 else f"{size} bytes")
@@ -275,7 +275,7 @@ class Layout:
 
 
 def check_slot_dtype(dtype: np.dtype[Any]) -> None:
-    """Refuse dtypes that cannot lie in shared memory or would not be a record.
+    """Refuse dtypes that cannot lie in shared memory, or are not records.
 
     Raises
     ------

@@ -170,12 +170,12 @@ _ARGUMENTS = {
 
 
 def _c_api(name: str) -> int:
-    """Address of a function of Python's C API."""
+    """Return the address of a function of Python's C API."""
     return int(ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0)
 
 
 def _sleep_source() -> str:
-    """Text of `sleep`; empty where the C library has no sem_clockwait (glibc has since 2.30)."""
+    """Return the text of `sleep`; empty if the C library has no sem_clockwait (in glibc since 2.30)."""
     library = ctypes.CDLL(None)
     if not (hasattr(library, "sem_clockwait") and hasattr(library, "__errno_location")):
         return ""
@@ -189,7 +189,7 @@ def _sleep_source() -> str:
 
 
 def _wrapper(name: str, count: int) -> str:
-    """Text of a function that Python can call (METH_FASTCALL): integers in, an integer out."""
+    """Return the text of a function that Python can call (METH_FASTCALL): integers in, an integer out."""
     lines = [f"define i8* @python_{name}(i8* %self, i8** %arguments, i64 %count) {{", f"  %right = icmp eq i64 %count, {count}"]
     lines += ["  br i1 %right, label %convert, label %wrong", "convert:"]
     for index in range(count):
@@ -240,7 +240,7 @@ def _compile() -> tuple[Any, dict[str, _MethodDef]]:
     return engine, table
 
 
-_ENGINE, _TABLE = _compile()  # own the machine code and its entry points: they live as long as the module
+_ENGINE, _TABLE = _compile()  # these own the machine code and its entry points, for the life of the module
 
 
 def _function(name: str) -> Callable[..., int]:
@@ -251,27 +251,27 @@ def _function(name: str) -> Callable[..., int]:
 
 
 load = _function("load")
-"""load(address) -> value, acquire: what was written before the value's release store is visible from here on."""
+"""load(address) -> value, acquire: everything written before the value's release store is visible afterwards."""
 store = _function("store")
-"""store(address, value), release: everything written before it is visible to whoever loads the value."""
+"""store(address, value), release: everything written before it is visible to a process that loads the value."""
 compare_and_swap = _function("compare_and_swap")
-"""compare_and_swap(address, expected, new) -> value found, sequentially consistent; stored where it equals `expected`."""
+"""compare_and_swap(address, expected, new) -> value found, sequentially consistent; stored if it equals `expected`."""
 begin = _function("begin")
-"""begin(stamp, mark, state) -> state word: where that is 0, mark the slot as being written, before anything is written into it."""
+"""begin(stamp, mark, state) -> state word: if it is 0, mark the slot as being written, before its contents are written."""
 publish = _function("publish")
-"""publish(stamp, mark, now, place, slot, head, next): note the time, mark the slot as whole, note at `place` which it is, and then
+"""publish(stamp, mark, now, place, slot, head, next): store the time, mark the slot as whole, store its number at `place`, and then
 advance the head; all after its contents."""
 arrived = _function("arrived")
-"""arrived(head, tail, places, slots) -> 0 where the head is at `tail`, else 1 + the slot of the message `tail`."""
+"""arrived(head, tail, places, slots) -> 0 if the head is at `tail`, else 1 + the slot of the message `tail`."""
 lags = _function("lags")
 """lags(lines, count, critical, head, gap) -> lag of the slowest reader << 32 | lag of the slowest critical one.
 
 `critical` has a bit for each reader's line, `gap` is 2**64 less the modulus.
 """
 intact_before = _function("intact_before")
-"""intact_before(stamp, mark) -> 0 where the slot holds the sequence number whole, before its contents are read."""
+"""intact_before(stamp, mark) -> 0 if the slot holds the sequence number whole, before its contents are read."""
 intact_after = _function("intact_after")
-"""intact_after(stamp, mark) -> 0 where nobody has begun to overwrite the slot, after its contents have been read."""
+"""intact_after(stamp, mark) -> 0 if no process has begun to overwrite the slot, after its contents have been read."""
 sleep: Callable[..., int] | None = _function("sleep") if "sleep" in _TABLE else None
 """sleep(semaphore, seconds, nanoseconds) -> 0, or errno: wait for a semaphore (a sem_t's address) until a time of CLOCK_MONOTONIC,
-without the GIL; None where the C library cannot."""
+without the GIL; None if the C library cannot."""

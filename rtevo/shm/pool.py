@@ -1,12 +1,12 @@
-"""Which slot the writer fills next: one whose contents are still in its processor's cache, where nobody has a claim to them.
+"""Choice of the writer's next slot: if possible, a released one whose contents are still in the processor's cache.
 
-Going round through all slots would be simplest, and for messages of megabytes slow: each would be written to memory that the cache has
-long forgotten. So the writer takes the slot that was released last. *Released* means by every declared reader, attached or not; where
-an observer is behind, the writer takes the oldest message's slot instead, as going round would. So an observer has the whole ring's
-length to fall behind, and never loses a message sooner than by going round.
+Cycling through all slots would be simplest, but slow for messages of megabytes: each would be written to memory that has left the
+cache. So the writer takes the slot that was released last. *Released* means by every declared reader, attached or not; if an observer
+is behind, the writer takes the oldest message's slot instead, as cycling would. So an observer can fall behind by the whole ring, and
+never loses a message sooner than with cycling.
 
-The pool is the writer's private book-keeping. What is shared, the slot of each message, is in the ring (:mod:`rtevo.shm.layout`,
-*place*), and the pool of a writer that has died is made again from that.
+The pool is the writer's private book-keeping. The slot of each message is shared in the ring (:mod:`rtevo.shm.layout`, *place*), from
+which the pool of a dead writer is rebuilt.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Pool:
     Parameters
     ----------
     modulus : int
-        Of sequence numbers.
+        Modulus of sequence numbers.
     held : iterable of (int, int)
-        Sequence number and slot of messages that a critical reader may still have a claim to; oldest first.
+        Sequence number and slot of messages that a critical reader may still need; oldest first.
     free : iterable of (int, int)
-        The others; oldest first.
+        The other slots; oldest first.
     """
 
     def __init__(self, modulus: int, held: Iterable[tuple[int, int]], free: Iterable[tuple[int, int]]) -> None:
@@ -37,7 +37,7 @@ class Pool:
         self.free = list(free)
 
     def publish(self, sequence: int, slot: int) -> None:
-        """Note that a message has been published in a slot."""
+        """Record that a message has been published in a slot."""
         self.held.append((sequence, slot))
 
     def take(self, head: int, critical_lag: int, lag: int) -> int | None:
@@ -53,7 +53,7 @@ class Pool:
         Returns
         -------
         int or None
-            None where critical readers hold them all.
+            None if critical readers hold all slots.
         """
         free = self.free
         while len(self.held) > critical_lag:

@@ -1,4 +1,4 @@
-"""Who a process is: its id and its start time together, in one word.
+"""Identity of a process: its id and its start time in one word.
 
 A process id alone is reused; with the start time (clock ticks since boot, field 22 of ``/proc/PID/stat``) it names one process of
 this boot, and shared memory does not outlive a boot. Ids have at most 22 bits on Linux, so both fit into one 64-bit word that can be
@@ -24,7 +24,7 @@ def identity(pid: int, start: int) -> int:
 
 
 def _state_and_start(pid: int) -> tuple[str, int] | None:
-    """State letter and start time (clock ticks since boot) of a process; None where there is none."""
+    """Return state letter and start time (clock ticks since boot) of a process; None if it does not exist."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             text = file.read()
@@ -33,7 +33,7 @@ def _state_and_start(pid: int) -> tuple[str, int] | None:
     fields = text[text.rindex(b")") + 2 :].split()  # the command's name, in brackets, may hold anything
     state, threads = fields[0].decode(), int(fields[17])
     if state == "Z" and threads > 1:
-        state = "R"  # the main thread has gone first: the others may run for some microseconds more
+        state = "R"  # the main thread has ended first: others may run for some more microseconds
     return state, int(fields[19])
 
 
@@ -41,7 +41,7 @@ def _state_and_start(pid: int) -> tuple[str, int] | None:
 def _identity_of(pid: int) -> int:
     found = _state_and_start(pid)
     if found is None:
-        raise RingUnsupported(f"rings need /proc to tell live processes from dead ones: /proc/{pid}/stat is not there")
+        raise RingUnsupported(f"rings need /proc to tell live processes from dead ones: /proc/{pid}/stat does not exist")
     return identity(pid, found[1])
 
 
@@ -51,12 +51,12 @@ def own_identity() -> int:
 
 
 def pid_of(who: int) -> int:
-    """Return the process id in an identity, 0 where it names nobody."""
+    """Return the process id in an identity; 0: none."""
     return who >> START_BITS
 
 
 def alive(who: int) -> bool:
-    """Say whether the process of an identity still runs; a zombie does not."""
+    """Return whether the process of an identity still runs; a zombie does not."""
     pid = pid_of(who)
     if pid == 0:
         return False
@@ -68,7 +68,7 @@ def alive(who: int) -> bool:
 
 
 def _hidden(pid: int) -> bool:
-    """Say whether a process without a /proc entry is there after all (another user's, /proc mounted with hidepid)."""
+    """Return whether a process without a /proc entry exists (another user's, if /proc is mounted with hidepid)."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -79,11 +79,11 @@ def _hidden(pid: int) -> bool:
 
 
 def namespace() -> int:
-    """Return the number of this process's PID namespace; ids of another one (a container's) mean nothing here."""
+    """Return the number of this process's PID namespace; ids of another namespace (a container's) mean nothing here."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError as error:
         raise RingUnsupported(
-            "rings need Linux: /proc/self/ns/pid is not there. macOS, for one, has no sem_timedwait and no list of "
-            "shared-memory segments, without which a dead peer can be neither noticed nor cleaned up after"
+            "rings need Linux: /proc/self/ns/pid does not exist. For example, macOS has no sem_timedwait and no list of "
+            "shared-memory segments, which are needed to notice dead peers and to remove their rings"
         ) from error

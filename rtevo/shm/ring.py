@@ -67,7 +67,7 @@ class Ring:
         reader: str | None = None,
         first_sequence: int = 0,
     ) -> Ring:
-        """Make a ring and own it: closing this handle ends the stream and removes the ring.
+        """Make a ring, and own it: closing this handle ends the stream and removes the ring.
 
         A ring of the same name whose owner is dead is replaced; its surviving members keep the old memory until they notice.
 
@@ -80,7 +80,7 @@ class Ring:
         slots : int
             Messages that the ring holds, 2 at least.
         readers : sequence of Reader or str
-            Everyone who will ever read; a name alone is a critical reader with a semaphore of its own.
+            All readers of the ring; a name alone is a critical reader with a separate semaphore.
         writer : bool
             Be the writer as well.
         reader : str, optional
@@ -127,10 +127,10 @@ class Ring:
         *,
         slot_dtype: np.dtype[Any] | None = None,
     ) -> Ring:
-        """Open a ring that exists, as its writer, as one of its readers, or (neither) to look at its state.
+        """Open an existing ring, as its writer, as one of its readers, or (neither) to inspect it.
 
-        A role whose holder is dead or has left can be taken again: a writer goes on with the sequence, a reader with the message that
-        its predecessor had not released.
+        A role whose holder is dead or has left can be taken again: a writer continues the sequence, a reader continues with the message
+        that its predecessor had not released.
 
         Parameters
         ----------
@@ -141,18 +141,18 @@ class Ring:
         writer : bool
             Be the writer.
         slot_dtype : numpy dtype, optional
-            What the slots are expected to hold; checked field by field.
+            Expected dtype of the slots; checked field by field.
 
         Raises
         ------
         RingMissing, RingMismatch, RingPermission
-            There is no such ring, it is not what was expected, it belongs to another user.
+            There is no such ring, it is not the expected one, or it belongs to another user.
         RingInUse
             Another live process holds the role.
         RingClosed
-            The writer's role was asked for and the stream has ended.
+            The writer's role was requested, and the stream has ended.
         OwnerLost
-            The ring is what a dead session has left.
+            The ring was left by a dead session.
         """
         segment = Segment.open(name, "write" if writer else "read" if reader is not None else "inspect")
         layout = segment.layout
@@ -174,9 +174,9 @@ class Ring:
         self._close(broken=kind is not None)
 
     def close(self) -> None:
-        """Give up the roles of this handle; a writer's ends the stream, an owner's ends it and removes the ring. Harmless twice.
+        """Release the roles of this handle; a writer ends the stream, an owner ends it and removes the ring. May be repeated.
 
-        Views of slots stay valid memory, without promise about what they hold.
+        Views of slots stay valid memory, with undefined contents.
         """
         self._close(broken=False)
 
@@ -200,32 +200,32 @@ class Ring:
     # -- writing ----------------------------------------------------------------------------------------------------------------
 
     def reserve(self, timeout_s: float | None = 10.0) -> AbstractContextManager[np.void]:
-        """Get the next slot to write in place; leaving the ``with`` block publishes it, leaving on an exception does not.
+        """Return the next slot, to be written in place; leaving the ``with`` block publishes it, unless on an exception.
 
-        What the slot holds on entry is undefined (an old message).
+        The contents of the slot on entry are undefined (an old message).
 
         Parameters
         ----------
         timeout_s : float, optional
-            Longest wait for a free slot, s; None: as long as the readers that are in the way live.
+            Longest wait for a free slot, s; None: as long as the blocking readers live.
 
         Raises
         ------
         RingTimeout
-            No slot became free in time; the message names the critical readers that hold it up.
+            No slot became free in time; the message names the blocking critical readers.
         ReaderLost
-            A critical reader that is in the way is dead (noticed within 0.5 s).
+            A blocking critical reader is dead (noticed within 0.5 s).
         OwnerLost
-            The ring's owner is dead; raised once, on having to wait.
+            The ring's owner is dead; raised once, on a wait.
         RingClosed
-            The stream has been ended.
+            The stream has ended.
         """
         if self._writer is None:
             raise self._not("the writer")
         return self._writer.reserve(timeout_s)
 
     def close_writing(self) -> None:
-        """End the stream: readers get what is left, then RingClosed. For the writer, and for the owner in its stead."""
+        """End the stream: readers get the remaining messages, then RingClosed. For the writer, or the owner in its place."""
         if self._writer is None and not self._owner:
             raise self._not("the writer or the owner")
         self._segment.store(PRODUCER + STATE, ENDED)
@@ -238,10 +238,10 @@ class Ring:
     # -- reading ----------------------------------------------------------------------------------------------------------------
 
     def read(self, timeout_s: float | None = None) -> AbstractContextManager[np.void]:
-        """Get the next message as a read-only view, valid until the ``with`` block is left; leaving it, however, releases the message.
+        """Return the next message as a read-only view, valid inside the ``with`` block; leaving the block in any way releases the message.
 
-        For an observer, leaving raises RingOverrun where the writer has overtaken it meanwhile. An exception of the block itself then
-        becomes that one's cause: bad data explain it.
+        For an observer, leaving raises RingOverrun if the writer has overtaken it meanwhile. An exception of the block then becomes the
+        cause of the RingOverrun, because bad data explain it.
 
         Parameters
         ----------
@@ -251,11 +251,11 @@ class Ring:
         Raises
         ------
         RingTimeout
-            Nothing came in time.
+            No message came in time.
         RingClosed
             The stream has ended and everything has been read.
         WriterLost
-            The writer is dead (noticed within 0.5 s) or left on an exception, and everything has been read. Reading can go on: a
+            The writer is dead (noticed within 0.5 s) or left on an exception, and everything has been read. Reading can continue: a
             restarted writer's messages follow.
         OwnerLost
             The ring's owner is dead; raised once, on having to wait.
@@ -267,7 +267,7 @@ class Ring:
         return self._reader.read(timeout_s)
 
     def __iter__(self) -> Iterator[np.void]:
-        """Read message after message until the stream ends; each is released when the next is asked for."""
+        """Yield messages until the stream ends; each is released when the next is requested."""
         while True:
             try:
                 with self.read() as slot:
@@ -276,21 +276,21 @@ class Ring:
                 return
 
     def poll(self) -> bool:
-        """Say whether there is something to read now."""
+        """Return whether there is a message to read now."""
         if self._reader is None:
             raise self._not("a reader")
         return self._reader.ready()
 
     @property
     def lost(self) -> int:
-        """Messages that this reader lost just before the one that it is reading or has read last."""
+        """Number of messages that this reader lost just before the present or last one."""
         if self._reader is None:
             raise self._not("a reader")
         return self._reader.lost
 
     @property
     def published_ns(self) -> int:
-        """When the message that is being read was published, ``time.monotonic_ns()``; a message that followed from it has a later time."""
+        """Publication time of the message being read, ``time.monotonic_ns()``; a message that follows from it has a later time."""
         if self._reader is None:
             raise self._not("a reader")
         return self._reader.published_ns
@@ -314,7 +314,7 @@ class Ring:
 
     @property
     def closed(self) -> bool:
-        """The stream has been ended; there may be messages left to read."""
+        """Whether the stream has ended; messages may be left to read."""
         return self._segment.load(PRODUCER + STATE) == ENDED
 
     @property
@@ -329,7 +329,7 @@ class Ring:
         return (self._segment.load(PRODUCER + HEAD) - tail) % self._segment.layout.modulus
 
     def statistics(self) -> RingStatistics:
-        """Counters of the ring, and who is alive; any process may ask, at any time. Looking at the processes takes 10 us for each."""
+        """Return the ring's counters, and which processes live; any process may call this at any time. It takes 10 us for each process."""
         return collect(self._segment)
 
     def _index(self, reader: str) -> int:
@@ -341,28 +341,28 @@ class Ring:
     def _not(self, role: str) -> RingError:
         if not self._open:
             return RingError(f"ring {self.name}: this handle has been closed")
-        return RingError(f"ring {self.name}: this handle is not {role}; ask for the role in attach or create")
+        return RingError(f"ring {self.name}: this handle is not {role}; request the role in attach or create")
 
 
 def wait_any(rings: Sequence[Ring], timeout_s: float | None = None) -> list[Ring]:
-    """Wait until at least one of several rings can be read without waiting, or will raise at once (ended, writer lost).
+    """Wait until at least one of several rings can be read without waiting, or would raise at once (ended, writer lost).
 
     Parameters
     ----------
     rings : sequence of Ring
-        Attached as readers, all with the same semaphore (`Reader.semaphore`).
+        Rings attached as readers, all with the same semaphore (`Reader.semaphore`).
     timeout_s : float, optional
         Longest wait, s; None: no limit.
 
     Returns
     -------
     list of Ring
-        In the order given; empty where the time has passed.
+        Such rings, in the order given; empty after the time.
 
     Raises
     ------
     RingError
-        They do not share a semaphore: waiting for one would be deaf to the others.
+        The rings do not share a semaphore: a wait for one would miss the others.
     """
     ends = []
     for ring in rings:
@@ -386,7 +386,7 @@ def wait_any(rings: Sequence[Ring], timeout_s: float | None = None) -> list[Ring
 
 
 def _named(name: str, index: int, reader: Reader | str) -> Reader:
-    """Fill in a reader's semaphore."""
+    """Return a reader with its semaphore filled in."""
     each = Reader(reader) if isinstance(reader, str) else reader
     if each.semaphore is None:
         return replace(each, semaphore=f"{name}.{index}")
@@ -397,15 +397,15 @@ def _named(name: str, index: int, reader: Reader | str) -> Reader:
 def _check_readers(name: str, readers: Sequence[Reader]) -> None:
     names = [each.name for each in readers]
     if len(set(names)) != len(names) or not all(names):
-        raise RingError(f"ring {name}: readers: expected names that differ, got {names}")
+        raise RingError(f"ring {name}: readers: expected different names, got {names}")
     if len(names) > 64:
         raise RingError(f"ring {name}: readers: expected 64 at most, got {len(names)}")
 
 
 def _until_built(segment: Segment) -> None:
-    """Wait for the moment between a ring's name and its semaphores to pass."""
+    """Wait until a new ring also has its semaphores, just after its name."""
     for _ in range(100):
         if segment.load(PRODUCER + STATE) != BUILDING:
             return
         time.sleep(CHECK_S / 25)
-    raise RingError(f"ring {segment.name}: its owner began to make it and never finished (state {BUILDING}, expected {OPEN})")
+    raise RingError(f"ring {segment.name}: its owner never finished making it (state {BUILDING}, expected {OPEN})")

@@ -1,11 +1,11 @@
-"""Segments of shared memory: making, mapping, listing, and removing those whose owner is dead.
+"""Segments of shared memory: making, mapping, listing, and removal of those with a dead owner.
 
-A segment is built under a name of its own, ``/rtevo.PID.START.NAMESPACE.N``, which says whose it is, and gets the ring's name by one
-atomic link when its static part is complete; so a segment with a ring's name always says who owns it, and a process killed while
-building leaves something that can be recognised as well. Semaphores are made after the segment that names them and unlinked before
-it: a semaphore that no segment names belongs to nobody. Names are taken and given up under one lock of the user's (``flock`` on
-``.rtevo-lock-UID``), so that two processes cannot both find a ring stale and one of them then remove what the other has made in its
-place. Other users' rings cannot be removed anyway. Whoever removes a ring of his own, which is not stale, does not wait for it long.
+A segment is built under a temporary name, ``/rtevo.PID.START.NAMESPACE.N``, which identifies its owner, and gets the ring's name by one
+atomic link when its static part is complete. So a segment with a ring's name always identifies its owner, and the leftovers of a process
+killed while building can be recognised as well. Semaphores are made after the segment that names them, and unlinked before it: a
+semaphore that no segment names is unused. Names are taken and released under one lock of the user (``flock`` on ``.rtevo-lock-UID``), so
+that two processes cannot both find a ring stale, and one of them then remove the other's new ring. Other users' rings cannot be removed
+anyway. A process that removes its own ring, which is not stale, does not wait long for the lock.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PREFIX = "/rtevo-"
 MAX_NAME = 27  # macOS allows 30 characters; semaphores add up to three
 
 LOCK_S = 10.0  # longest wait for the lock under which names are taken
-GIVE_UP_S = 0.5  # and under which a ring of one's own is removed
+GIVE_UP_S = 0.5  # longest wait for the lock to remove an own ring
 
 _NAME = re.compile(r"/rtevo-[A-Za-z0-9_-]+")
 _BUILDING = re.compile(r"rtevo\.(\d+)\.(\d+)\.(\d+)\.\d+")
@@ -46,12 +46,12 @@ _counter = itertools.count()
 
 
 def check_name(name: str, what: str = "ring name", longest: int = MAX_NAME) -> None:
-    """Refuse names that are not portable or not recognisable as ours.
+    """Refuse names that are not portable, or not recognisable as rtevo's.
 
     Raises
     ------
     RingError
-        Saying the rule and the name.
+        With the rule and the name.
     """
     if not _NAME.fullmatch(name) or len(name) > longest:
         raise RingError(
@@ -69,11 +69,11 @@ class Segment:
     Parameters
     ----------
     name : str
-        Of the ring.
+        Name of the ring.
     descriptor : int
         Open file; closed here.
     layout : Layout
-        What it holds.
+        Layout of the segment.
     access : str
         "inspect": the header for reading; "watch": the header; "read": and the slots for reading; "write": and for writing.
     """
@@ -85,7 +85,7 @@ class Segment:
         both = mmap.PROT_READ | mmap.PROT_WRITE
         try:
             self._header = mmap.mmap(descriptor, layout.payload, flags=flags, prot=mmap.PROT_READ if access == "inspect" else both)
-            self._bytes = np.frombuffer(self._header, np.uint8)  # never unmapped before the last user of an address is gone
+            self._bytes = np.frombuffer(self._header, np.uint8)  # not unmapped before the last user of an address has gone
             self.words = memoryview(self._header).cast("Q")
             self.counts = memoryview(self._header).cast("I")
             self.address = int(self._bytes.ctypes.data)
@@ -98,12 +98,12 @@ class Segment:
             os.close(descriptor)
 
     def note_cost(self, spread: int, cost_ns: int) -> None:
-        """Count a message's cost in the spread that begins at an offset of the header."""
+        """Count a message's cost in the histogram at an offset of the header."""
         at = spread // 4 + min(BUCKETS - 1, (cost_ns // BUCKET_NS).bit_length())
         self.counts[at] = (self.counts[at] + 1) % 2**32
 
     def load(self, offset: int) -> int:
-        """Load the word at an offset of the header (acquire)."""
+        """Return the word at an offset of the header (acquire)."""
         return int(native.load(self.address + offset))
 
     def store(self, offset: int, value: int) -> None:
@@ -111,7 +111,7 @@ class Segment:
         native.store(self.address + offset, value)
 
     def swap(self, offset: int, expected: int, new: int) -> bool:
-        """Store `new` where the word is `expected`; say whether it was."""
+        """Store `new` if the word is `expected`; return whether it was."""
         return bool(native.compare_and_swap(self.address + offset, expected, new) == expected)
 
     @classmethod
@@ -125,7 +125,7 @@ class Segment:
         RingSpace
             Shared memory is full.
         RingPermission, RingMismatch
-            The name belongs to another user, or to something that is no ring.
+            The name belongs to another user, or to something that is not a ring.
         """
         _require_linux()
         temporary = _temporary_name()
@@ -160,12 +160,12 @@ class Segment:
 
     @classmethod
     def open(cls, name: str, access: Access) -> Segment:
-        """Map a segment that exists.
+        """Map an existing segment.
 
         Raises
         ------
         RingMissing, RingPermission, RingMismatch
-            There is none, it belongs to another user, it is not a ring of this version.
+            There is no such segment, it belongs to another user, or it is not a ring of this version.
         """
         _require_linux()
         descriptor = _open(name, access == "inspect")
@@ -178,9 +178,9 @@ class Segment:
         return cls(name, descriptor, layout, access)
 
     def remove(self) -> None:
-        """Unlink the semaphores that no other live ring uses, then the segment; whoever has them mapped keeps them."""
+        """Unlink the semaphores that no other live ring uses, then the segment; processes that have them mapped keep them."""
         with ExitStack() as stack:
-            with suppress(RingError):  # its owner lives, so that nobody else takes the name: it goes without the lock, too
+            with suppress(RingError):  # its owner lives, so no other process takes the name: removal works without the lock, too
                 stack.enter_context(_registry(GIVE_UP_S))
             self._unlink()
 
@@ -192,7 +192,7 @@ class Segment:
             if other.name != self.name and not other.stale:
                 elsewhere.update(other.segment.layout.semaphores)
             if other.name == self.name and other.segment.layout.static() != self.layout.static():
-                return  # somebody has removed ours by hand, and the name is another ring's now
+                return  # our ring was removed by hand, and the name is another ring's now
         for semaphore in self.layout.semaphores:
             if semaphore not in elsewhere:
                 remove_semaphore(semaphore)
@@ -218,13 +218,13 @@ def _open(name: str, read_only: bool) -> int:
     try:
         return int(posix_ipc.SharedMemory(name, read_only=read_only).fd)
     except posix_ipc.ExistentialError:
-        raise RingMissing(f"ring {name}: there is none; its owner creates it first, and removes it at the session's end") from None
+        raise RingMissing(f"ring {name}: does not exist; its owner creates it first, and removes it at the session's end") from None
     except posix_ipc.PermissionsError:
         raise RingPermission(f"ring {name}: belongs to another user; choose another name") from None
 
 
 def _head(descriptor: int, size: int) -> bytes:
-    """Everything of a segment before its slots, as far as its own numbers can be believed."""
+    """Return the part of a segment before its slots, as far as its own numbers are plausible."""
     static = os.pread(descriptor, 128, 0)
     if len(static) < 128:
         return static
@@ -237,7 +237,7 @@ def _allocate(name: str, descriptor: int, layout: Layout) -> None:
     total, _, free = shutil.disk_usage(FOLDER)
     room = min(free, _available_memory())
     try:
-        if layout.size > room:  # trying would push other programs out of memory first
+        if layout.size > room:  # an attempt would push other programs out of memory first
             raise OSError(errno.ENOSPC, "not enough memory")
         os.posix_fallocate(descriptor, 0, layout.size)
     except OSError as error:
@@ -254,7 +254,7 @@ def _allocate(name: str, descriptor: int, layout: Layout) -> None:
 
 
 def _available_memory() -> int:
-    """Bytes that can be allocated without swapping, by the kernel's estimate."""
+    """Return the bytes that can be allocated without swapping, by the kernel's estimate."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -263,7 +263,7 @@ def _available_memory() -> int:
 
 @contextmanager
 def _registry(wait_s: float | None = None) -> Iterator[None]:
-    """Hold the lock under which names are taken and given up: one of the user's own, freed by the kernel if its holder dies."""
+    """Hold the user's lock under which names are taken and released; the kernel frees it if its holder dies."""
     path = FOLDER / f".rtevo-lock-{os.getuid()}"
     descriptor = _open_lock(path)
     try:
@@ -283,19 +283,19 @@ def _registry(wait_s: float | None = None) -> Iterator[None]:
 
 
 def _open_lock(path: Path) -> int:
-    """Open the lock's file; it stays, so that all lock the same one."""
+    """Open the lock's file, which is never removed, so that all processes lock the same file."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise RingPermission(f"{path}: cannot be opened ({error.strerror}); it is this user's lock: remove it") from None
     if os.fstat(descriptor).st_uid != os.getuid():
         os.close(descriptor)
-        raise RingPermission(f"{path}: belongs to another user; it is to be this user's lock: remove it")
+        raise RingPermission(f"{path}: belongs to another user, expected this user's lock: remove it")
     return descriptor
 
 
 def _claim(temporary: str, name: str) -> None:
-    """Give a segment the ring's name, taking it from a dead owner where need be; under the lock."""
+    """Give a segment the ring's name, taking it from a dead owner if necessary; under the lock."""
     try:
         os.link(f"{FOLDER}{temporary}", f"{FOLDER}{name}")
         return
@@ -313,16 +313,16 @@ def _claim(temporary: str, name: str) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """One segment as it was found.
+    """The state of one segment.
 
     Parameters
     ----------
     name : str
-        Of the ring.
+        Name of the ring.
     segment : Segment, optional
-        Its header, read-only; None where it could not be read.
+        Its header, read-only; None if it could not be read.
     problem : RingError, optional
-        Why not.
+        Why it could not be read.
     owner_alive : bool
         Its owner runs, or cannot be judged from here (`foreign`).
     foreign : bool
@@ -340,7 +340,7 @@ class Entry:
 
     @property
     def stale(self) -> bool:
-        """Nobody is left who could use it."""
+        """Whether no process is left that could use it."""
         return self.segment is not None and not self.owner_alive and not self.attached
 
 
@@ -358,7 +358,7 @@ def _inspect(name: str) -> Entry:
 
 
 def list_segments() -> list[Entry]:
-    """Find every ring of this machine, in order of name."""
+    """Return every ring of this machine, in order of name."""
     _require_linux()
     names = sorted(f"/{path.name}" for path in FOLDER.glob(f"{PREFIX[1:]}*") if _NAME.fullmatch(f"/{path.name}"))
     entries = (_inspect(name) for name in names)
@@ -366,15 +366,15 @@ def list_segments() -> list[Entry]:
 
 
 def clean() -> list[str]:
-    """Remove what dead sessions have left: rings whose owner and members are all dead, half-built segments, nameless semaphores.
+    """Remove leftovers of dead sessions: rings whose owner and members are all dead, half-built segments, unused semaphores.
 
-    Nothing of a live session is touched, nor anything that cannot be judged: other users' segments, other PID namespaces', other
-    versions'.
+    Segments of live sessions stay, as do those that cannot be judged: of other users, other PID namespaces and other
+    versions.
 
     Returns
     -------
     list of str
-        Names of what was removed.
+        Names of the removed segments and semaphores.
     """
     _require_linux()
     with _registry():
@@ -391,7 +391,7 @@ def _clean_semaphores() -> list[str]:
     semaphores = [f"/{path.name[4:]}" for path in FOLDER.glob(f"sem.{PREFIX[1:]}*")]
     entries = list_segments()
     if any(each.segment is None for each in entries):
-        return []  # it may name any of them
+        return []  # an unreadable segment may name any of them
     named = {name for each in entries if each.segment is not None for name in each.segment.layout.semaphores}
     removed = []
     for name in semaphores:

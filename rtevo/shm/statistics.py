@@ -1,4 +1,4 @@
-"""What can be said about a ring at any time, by anyone who can open it."""
+"""Statistics of a ring, available at any time to any process that can open it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ReaderStatistics:
     critical : bool
         As declared.
     pid : int
-        Process that holds the role, dead or alive; 0 for none.
+        Process that holds the role, dead or alive; 0: none.
     alive : bool
         That process runs.
     consumed : int
@@ -54,16 +54,16 @@ class ReaderStatistics:
     messages : int
         Messages read.
     lag : int
-        Messages published and not yet released; more than the ring's slots where an observer has been overtaken.
+        Messages published and not yet released; more than the ring's slots if an observer has been overtaken.
     overruns : int
         Messages lost.
     waits : int
-        Times that it had to wait for a message.
+        Number of waits for a message.
     wake_up_ns, wake_up_max_ns : int
-        Sum and maximum of the time from publication to the reader's hands, over the messages that it waited for.
+        Sum and maximum of the time from publication to the reader, over the messages for which it waited.
     overhead_ns, overhead_p50_ns, overhead_p99_ns : int
-        Time spent in the ring's own code, waiting left out: sum, and median and 99th percentile per message (from counts in powers of
-        two, 34 ms at most). By the wall clock: where another process took the core meanwhile, that is in it.
+        Time spent in the ring's own code, without waits: sum, and median and 99th percentile per message (from counts in powers of two, 34
+        ms at most). Wall-clock time, including time in which another process used the core.
     """
 
     name: str
@@ -89,24 +89,24 @@ class RingStatistics:
     Parameters
     ----------
     name : str
-        Of the ring.
+        Name of the ring.
     state : str
         "open", "ended", "broken off" (the writer left on an exception) or "being made".
     slots, slot_bytes : int
         Capacity.
     published : int
-        Messages since the ring was made.
+        Messages published since the ring was made.
     depth : int
         Slots that the slowest critical reader holds, 0 to `slots`.
     waits : int
-        Times that the writer had to wait for a free slot.
+        Number of the writer's waits for a free slot.
     overhead_ns, overhead_p50_ns, overhead_p99_ns : int
-        Time that the writer spent in the ring's own code, waiting left out; as for readers. On a busy machine the sum is mostly what
-        the processes that a message woke took of the core.
+        Time that the writer spent in the ring's own code, without waits; as for readers. On a busy machine the sum is mostly time in
+        which processes that a message woke used the core.
     owner_pid, writer_pid : int
-        Processes; 0 for no writer.
+        Process ids; 0 for no writer.
     owner_alive, writer_alive : bool
-        Whether they run.
+        Whether these processes run.
     readers : tuple of ReaderStatistics
         As declared.
     """
@@ -144,7 +144,7 @@ class RingStatistics:
 
 
 def _quantile(segment: Segment, line: int, share: float) -> int:
-    """Time below which this share of the messages cost (ns), taking them as spread evenly between powers of two; 0 for no message."""
+    """Return the quantile of the messages' cost (ns), assuming an even spread between powers of two; 0 without messages."""
     counts = segment.counts[(line + SPREAD) // 4 : (line + SPREAD) // 4 + BUCKETS].tolist()
     left = share * sum(counts)
     for bucket, count in enumerate(counts):
@@ -185,7 +185,7 @@ _READER_WORDS = {
 
 
 def collect(segment: Segment) -> RingStatistics:
-    """Read the statistics of a segment; every number is right, though not all of the same instant."""
+    """Return the statistics of a segment; every number is right, but not all are of the same instant."""
     layout = segment.layout
     readers = tuple(_reader(segment, index) for index in range(len(layout.readers)))
     writer = segment.load(PRODUCER + WRITER)

@@ -1,12 +1,12 @@
-"""Waking a process that waits: a POSIX semaphore, used as a hint only.
+"""Waking a waiting process: a POSIX semaphore, used only as a hint.
 
-Whoever changes a counter posts afterwards, always; whoever waits looks at the counters again after every wake-up and after at most
-:data:`CHECK_S` without one. A post that is lost (its sender was killed before it) costs that long and nothing else, and one too many
-costs a look at the counters.
+A process that changes a counter always posts afterwards; a waiting process reads the counters again after every wake-up, and after at
+most :data:`CHECK_S` without one. A lost post (its sender was killed before it) costs only that time, and a spurious post costs one read of
+the counters.
 
 ``sem_timedwait`` measures against the wall clock, which an NTP step can stop for hours, and posix_ipc drops exceptions raised by
-signal handlers while it waits. So where the C library is glibc 2.30 or later its ``sem_clockwait`` is called, with the monotonic clock,
-on a semaphore that posix_ipc has opened.
+signal handlers while it waits. So if the C library is glibc 2.30 or later, its ``sem_clockwait`` is called, with the monotonic clock, on a
+semaphore that posix_ipc has opened.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from rtevo.shm.errors import RingMissing, RingPermission, RingSpace
 
 __all__ = ["CHECK_S", "FOLDER", "Wakeup", "make_semaphore", "remove_semaphore"]
 
-FOLDER = Path("/dev/shm")  # where Linux keeps shared memory: a segment NAME is FOLDER/NAME, a semaphore FOLDER/sem.NAME
+FOLDER = Path("/dev/shm")  # folder of shared memory on Linux: a segment NAME is FOLDER/NAME, a semaphore FOLDER/sem.NAME
 
-CHECK_S = 0.25  # longest sleep without a look at the counters and at the peers
+CHECK_S = 0.25  # longest sleep without a check of the counters and the peers
 
 _MODE = 0o600
 _SIZE = 32  # sizeof(sem_t) of 64-bit glibc
 
 
 def _glibc() -> Any:
-    """Return the C library if it is glibc with what `native.sleep` needs, else None."""
+    """Return the C library if it is a glibc that `native.sleep` can use, else None."""
     library = ctypes.CDLL(None)
     if native.sleep is None or not hasattr(library, "gnu_get_libc_version"):
         return None
@@ -50,10 +50,10 @@ _LIBRARY: Any = _glibc()
 
 
 def make_semaphore(name: str, temporary: str) -> None:
-    """Make a semaphore where there is none; its value does not matter.
+    """Make a semaphore if it does not exist; its value does not matter.
 
-    A process killed in the middle of ``sem_open`` leaves a file whose name does not say whose it was, so that nobody could ever
-    remove it. What ``sem_open`` does is therefore done here, under a name that says it: glibc's semaphore is a file that holds a
+    A process killed in the middle of ``sem_open`` leaves a file whose name does not identify the owner, so that it could never be
+    removed. Therefore this function does the work of ``sem_open`` under an identifying name: glibc's semaphore is a file that holds a
     ``sem_t``, shared between processes, and gets its name by a link.
 
     Parameters
@@ -61,7 +61,7 @@ def make_semaphore(name: str, temporary: str) -> None:
     name : str
         POSIX name, starting with "/".
     temporary : str
-        Name of a file to build it in.
+        Name of the file in which it is built.
 
     Raises
     ------
@@ -93,21 +93,21 @@ def _no_space(name: str, error: OSError) -> OSError | RingSpace:
 
 
 class Wakeup:
-    """One semaphore; closed when the last reference goes.
+    """One semaphore; closed with its last reference.
 
     Parameters
     ----------
     name : str
         POSIX name, starting with "/".
     create : bool
-        Make it by ``sem_open`` where it is not there yet.
+        Make it by ``sem_open`` if it does not exist yet.
 
     Raises
     ------
     RingMissing
-        It is not there, and `create` is false.
+        The semaphore does not exist, and `create` is false.
     RingPermission
-        It belongs to another user.
+        The semaphore belongs to another user.
     RingSpace
         Shared memory is full.
     """
@@ -119,24 +119,26 @@ class Wakeup:
         try:
             self._semaphore = posix_ipc.Semaphore(name, posix_ipc.O_CREAT if create else 0, mode=_MODE)
         except posix_ipc.ExistentialError:
-            raise RingMissing(f"semaphore {name}: not there; the ring that it belongs to has been removed") from None
+            raise RingMissing(f"semaphore {name}: does not exist; its ring has been removed") from None
         except posix_ipc.PermissionsError:
             raise RingPermission(f"semaphore {name}: belongs to another user; choose another name") from None
         except OSError as error:
             raise _no_space(name, error) from None
         self._release = self._semaphore.release
-        self._pointer = _LIBRARY.sem_open(name.encode(), 0) if _LIBRARY is not None else None  # the same: libc counts the openings
+        self._pointer = (
+            _LIBRARY.sem_open(name.encode(), 0) if _LIBRARY is not None else None
+        )  # the same semaphore: libc counts the openings
 
     def post(self) -> None:
-        """Wake whoever waits, or whoever waits next."""
+        """Wake a waiting process, or the next one that waits."""
         try:
             self._release()
-        except OSError as error:  # 2**31 - 1 posts that nobody waited for are as good as one more
+        except OSError as error:  # with 2**31 - 1 unused posts another one is not needed
             if error.errno != errno.EOVERFLOW:
                 raise
 
     def wait(self, timeout_s: float) -> bool:
-        """Sleep until somebody posts; False where nobody did within `timeout_s`, or a signal came first."""
+        """Sleep until a post; return False if none came within `timeout_s`, or a signal came first."""
         if self._pointer is None:  # a C library without sem_clockwait
             with suppress(posix_ipc.SignalError):
                 try:
@@ -163,6 +165,6 @@ class Wakeup:
 
 
 def remove_semaphore(name: str) -> None:
-    """Unlink a semaphore; who has it open keeps it. Nothing happens where there is none."""
+    """Unlink a semaphore; processes that have it open keep it. Do nothing if it does not exist."""
     with suppress(posix_ipc.ExistentialError):
         posix_ipc.unlink_semaphore(name)

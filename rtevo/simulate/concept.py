@@ -94,12 +94,12 @@ class ConceptPreference:
         self._middle, self._spread = float(alike.mean()), float(alike.std())
 
     def __call__(self, pixels: NDArray[np.uint8]) -> float:
-        """Give how much a picture is liked."""
+        """Return how much a picture is liked."""
         standard = (float(see(pixels) @ self._target) - self._middle) / self._spread
         return float(_MOST * np.tanh(standard / _MOST))
 
     def settings(self) -> dict[str, Any]:
-        """Say what it is."""
+        """Return the preference's description."""
         return {"kind": "concept", "concept": self.concept, "pictures": self.pictures}
 
 

@@ -1,6 +1,6 @@
 """Writes functional volumes as a Siemens scanner exports them: one mosaic DICOM file for each volume.
 
-A mosaic file holds the slices of a volume as tiles of one large picture; what the tiles are is said by Siemens' private CSA header
+A mosaic file holds the slices of a volume as tiles of one large picture; the tiles are described by Siemens' private CSA header
 (0029,1010): their number and the direction in which they follow each other. The layout of that header is not published by
 Siemens; it is written here as nibabel's documentation describes it ("Siemens format DICOM with CSA header",
 https://nipy.org/nibabel/dicom/siemens_csa.html) and as dcm2niix reads it.
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.records import Grid
+from rtevo.simulate.echoes import ECHO_S
 
 __all__ = ["MosaicWriter", "csa_header"]
 
@@ -112,7 +113,7 @@ class MosaicWriter:
     Parameters
     ----------
     folder : path
-        Where the files go; made if it is not there.
+        Folder for the files; made if missing.
     grid : Grid
         Shape and RAS+ affine of the volumes. Its axes must be at right angles to each other; any rotation and either handedness will
         do. Reading a file back (:mod:`rtevo.ingest`, dcm2niix) gives exactly this grid.
@@ -129,6 +130,8 @@ class MosaicWriter:
         arguments give the same bytes.
     units_per_step : float
         Value of one step of the stored integers (0 to 4095), written as rescale slope where it is not 1.
+    echo : tuple of (int, int, float)
+        Number of the echo that is written (1 = first), of how many, and its time, s.
 
     Raises
     ------
@@ -147,6 +150,7 @@ class MosaicWriter:
         volumes: int = 0,
         started: datetime.datetime | None = None,
         units_per_step: float = 1.0,
+        echo: tuple[int, int, float] = (1, 1, ECHO_S),
     ) -> None:
         if not tr_s > 0:
             raise ValueError(f"MosaicWriter tr_s: expected > 0 seconds, got {tr_s!r}")
@@ -160,6 +164,7 @@ class MosaicWriter:
         self._description = description
         self._series_number = series_number
         self._volumes = volumes
+        self._echo, self._echoes, self._te_s = echo
         self._tiles = math.ceil(math.sqrt(grid.shape[2]))
         nx, ny, _ = grid.shape
         self._mosaic = np.zeros((self._tiles, ny, self._tiles, nx), np.uint16)  # tile row, row, tile column, column
@@ -169,7 +174,11 @@ class MosaicWriter:
 
     def path(self, index: int) -> Path:
         """File of volume `index`."""
-        return self.folder / f"001_{self._series_number:06d}_{index + 1:06d}.dcm"
+        return self.folder / f"001_{self._series_number:06d}_{self._instance(index):06d}.dcm"
+
+    def _instance(self, index: int) -> int:
+        """Instance number: through all echoes of the series."""
+        return index * self._echoes + self._echo
 
     def write(self, index: int, volume: NDArray[np.float32] | NDArray[np.int16]) -> Path:
         """Write one volume.
@@ -259,7 +268,7 @@ class MosaicWriter:
         self._fixed_private = _elements(private)
 
     def _series_elements(self) -> list[Element]:
-        """What was scanned and how: groups 0008 (from modality on) to 0020,0011."""
+        """Return the elements of the scan: groups 0008 (from modality on) to 0020,0011."""
         nx, ny, _ = self.grid.shape
         spacing = _decimal(float(self.grid.voxel_size_mm[2]))
         description = self._description.encode()[:64].decode(errors="ignore")
@@ -279,8 +288,8 @@ class MosaicWriter:
             (0x18, 0x24, b"SH", f"*epfid2d1_{ny}"),
             (0x18, 0x50, b"DS", spacing),
             (0x18, 0x80, b"DS", _decimal(1000 * self.tr_s)),
-            (0x18, 0x81, b"DS", "30"),
-            (0x18, 0x86, b"IS", "1"),
+            (0x18, 0x81, b"DS", _decimal(round(1000 * self._te_s, 6))),
+            (0x18, 0x86, b"IS", str(self._echo)),
             (0x18, 0x87, b"DS", "3"),
             (0x18, 0x88, b"DS", spacing),
             (0x18, 0x89, b"IS", str(ny)),
@@ -321,7 +330,7 @@ class MosaicWriter:
 
     def _before_pixels(self, index: int) -> bytes:
         """All of the file before its pixels, in the order of the tags."""
-        uid = self._uid("series", self._series_number, "volume", index)
+        uid = self._uid("series", self._series_number, "volume", index, *(["echo", self._echo] if self._echoes > 1 else []))
         acquired = self._started + datetime.timedelta(seconds=index * self.tr_s)
         content = acquired + datetime.timedelta(seconds=self.tr_s)
         times = [(0x20, self._started), (0x21, self._started), (0x22, acquired), (0x23, content)]  # study, series, acquisition, content
@@ -342,7 +351,7 @@ class MosaicWriter:
             *((0x08, tag, b"DA", when.strftime("%Y%m%d")) for tag, when in times),
             *((0x08, tag + 0x10, b"TM", when.strftime("%H%M%S.%f")) for tag, when in times),
         ]
-        numbers: list[Element] = [(0x20, 0x12, b"IS", str(index + 1)), (0x20, 0x13, b"IS", str(index + 1))]
+        numbers: list[Element] = [(0x20, 0x12, b"IS", str(index + 1)), (0x20, 0x13, b"IS", str(self._instance(index)))]
         start = b"\0" * 128 + b"DICM" + _elements([(0x02, 0x00, b"UL", len(meta))])
         parts = (start, meta, _elements(image), self._fixed_series, _elements(numbers), self._fixed_geometry, self._fixed_private)
         return b"".join(parts)

@@ -31,7 +31,7 @@ IN_PLACE = ("truncate", "grow", "rename")  # faults of files that are written, n
 
 
 class Fate(IntFlag):
-    """What became of one file."""
+    """The fate of one file."""
 
     WHOLE = 0
     LOST = 1  # never written
@@ -43,7 +43,7 @@ class Fate(IntFlag):
 
 @dataclass(frozen=True)
 class Faults:
-    """How a delivery goes wrong. Shares are of the files, from 0 to 1, each drawn by itself.
+    """Faults of a delivery. Shares are of the files, from 0 to 1, each drawn by itself.
 
     Parameters
     ----------
@@ -64,11 +64,11 @@ class Faults:
     stall_files : int
         See `stall`.
     reorder : int
-        A file may come up to so many files after its turn; 0 keeps the order.
+        Largest delay of a file, in files after its turn; 0 keeps the order.
     burst : int
-        Files come so many at a time; 1 sends each as it is there.
+        Number of files that come at a time; 1 sends each at once.
     silence_after : int
-        The export dies after so many files, while the scanner goes on; 0: never.
+        Number of files after which the export dies, while the scanner continues; 0: never.
     """
 
     drop: float = 0.0
@@ -101,7 +101,7 @@ class Faults:
             raise ConfigError([f"faults {name}: expected 0 where files are sent, got {getattr(self, name)!r}" for name in wrong])
 
     def table(self, fates: dict[str, Fate]) -> str:
-        """What became of each file, as tab-separated text."""
+        """Return the fate of each file, as tab-separated text."""
         rows = (f"{name}\t{'|'.join(str(one.name).lower() for one in fate) or 'whole'}\n" for name, fate in fates.items())
         return "file\tfate\n" + "".join(rows)
 
@@ -318,7 +318,7 @@ def deliver(
 
 
 class _Encoder(Protocol):
-    """What writes volumes as files, for example :class:`rtevo.simulate.dicom.MosaicWriter`."""
+    """A writer of volumes as files, for example :class:`rtevo.simulate.dicom.MosaicWriter`."""
 
     def encode(self, index: int, volume: NDArray[np.float32] | NDArray[np.int16]) -> bytes: ...
 
@@ -334,14 +334,21 @@ class FaultyWriter:
         Gives the files and their names.
     delivery : Delivery
         Takes them.
+    more : sequence of MosaicWriter
+        Of further echoes: volumes then have an axis for echoes, and each is a file of its own.
     """
 
-    def __init__(self, writer: _Encoder, delivery: Delivery) -> None:
+    def __init__(self, writer: _Encoder, delivery: Delivery, more: Sequence[_Encoder] = ()) -> None:
         self.delivery = delivery
-        self._writer = writer
+        self._writer, self._more = writer, [FaultyWriter(other, delivery) for other in more]
 
     def write(self, index: int, volume: NDArray[np.float32] | NDArray[np.int16]) -> Path:
-        """Deliver one volume; returns the path that its file has if nothing goes wrong."""
+        """Deliver one volume; returns the path that its (first) file has if nothing goes wrong."""
+        if self._more:
+            path = FaultyWriter(self._writer, self.delivery).write(index, volume[0])
+            for other, echo in zip(self._more, volume[1:], strict=True):
+                other.write(index, echo)
+            return path
         path = self._writer.path(index)
         self.delivery.send(path.name, self._writer.encode(index, volume))
         return self.delivery.folder / path.name

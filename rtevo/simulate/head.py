@@ -27,7 +27,7 @@ _EDGE_MM = 0.7  # softness of a boundary: its partial-volume ramp is about 3 mm 
 
 
 def scan_grid(shape: tuple[int, int, int] = (80, 80, 35), voxel_size_mm: tuple[float, float, float] = (3.0, 3.0, 3.3)) -> Grid:
-    """Give the grid of an oblique axial slab around the brain, columns running to the left as Siemens scanners store them.
+    """Return the grid of an oblique axial slab around the brain, columns running to the left as Siemens scanners store them.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def scan_grid(shape: tuple[int, int, int] = (80, 80, 35), voxel_size_mm: tuple[f
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """What one participant's head looks like to the scanner, and where it responds.
+    """One participant's head in the scanner, and where it responds.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ class HeadMotion:
         return cls(size * rng.uniform(-1.5, 1.5, 6), np.hstack([weights, breath]), 2 * np.pi / periods_s, phases)
 
     def at(self, t_s: float) -> NDArray[np.float64]:
-        """Give the displacement from the head's place in the localizer run.
+        """Return the displacement from the head's place in the localizer run.
 
         Parameters
         ----------

@@ -26,7 +26,7 @@ MIN_RESPONDING = 200  # voxels
 
 @dataclass(frozen=True, eq=False)
 class SimulatedDecoder:
-    """What a localizer run of the simulated participant gives.
+    """The results of a localizer run of the simulated participant.
 
     Parameters
     ----------

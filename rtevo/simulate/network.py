@@ -112,7 +112,7 @@ class FaultyNetwork:
                         end.shutdown(socket.SHUT_RDWR)
 
     def plug(self) -> None:
-        """Let connections through again."""
+        """Accept connections again."""
         self._up = True
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A simulated participant: looks at the screen, responds with blood flow and with button presses.
+"""A simulated participant: watches the screen, responds with blood flow and with button presses.
 
 The participant knows nothing of generations, candidates or decoders: it sees pixels and the time at which they appeared. What it
 prefers is hidden behind :class:`Preference`; :class:`ColourPreference` is a smooth function of a picture's colours and their layout. The
@@ -23,6 +23,7 @@ from scipy import special
 from zmq.utils.monitor import parse_monitor_message
 
 from rtevo.errors import LinkError
+from rtevo.simulate.refractory import Refractory
 from rtevo.wire import Key, KeyFile, Message, Seen, Shown, WireError, decode, encode, is_loopback
 
 __all__ = [
@@ -53,7 +54,7 @@ REFERENCE_S = 3.0  # amplitudes are those of the peak response to a picture of t
 
 
 def haemodynamic_response(t_s: Times) -> Times:
-    """Give SPM's double-gamma response to an impulse, area 1 before the undershoot is taken off.
+    """Return SPM's double-gamma response to an impulse, area 1 before the undershoot is subtracted.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ def haemodynamic_response(t_s: Times) -> Times:
 
 
 def haemodynamic_integral(t_s: Times) -> Times:
-    """Give the integral of :func:`haemodynamic_response` from 0 to `t_s`, in closed form (incomplete gamma functions).
+    """Return the integral of :func:`haemodynamic_response` from 0 to `t_s`, in closed form (incomplete gamma functions).
 
     A picture that is on the screen from ``a`` to ``b`` causes ``integral(t - a) - integral(t - b)``: its boxcar, convolved.
     """
@@ -89,14 +90,14 @@ _PEAK = _reference_peak()
 
 
 class Preference(Protocol):
-    """What a participant likes, hidden from decoder and evolution."""
+    """A participant's preference, hidden from decoder and evolution."""
 
     def __call__(self, pixels: Pixels) -> float:
-        """Give how much a picture, uint8 (H, W, 3) RGB with row 0 at the top, is liked: about N(0, 1) over random pictures."""
+        """Return how much a picture, uint8 (H, W, 3) RGB with row 0 at the top, is liked: about N(0, 1) over random pictures."""
         ...
 
     def settings(self) -> dict[str, Any]:
-        """Say what it is, JSON-able, for the log of the hidden truth."""
+        """Return the description, JSON-able, for the log of the hidden truth."""
         ...
 
 
@@ -151,11 +152,11 @@ class ColourPreference:
         return np.asarray(opponent.ravel(), np.float64)
 
     def __call__(self, pixels: Pixels) -> float:
-        """Give how much a picture is liked."""
+        """Return how much a picture is liked."""
         return float(self._weights @ (self.features(pixels) - _FEATURE_MEAN.ravel()))
 
     def settings(self) -> dict[str, Any]:
-        """Say what it is."""
+        """Return the preference's description."""
         return {"kind": "colour", "weights": [round(float(w), 6) for w in self._weights]}
 
 
@@ -190,7 +191,7 @@ class Viewing:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How a participant answers rating screens.
+    """A participant's answers on rating screens.
 
     The rating is ``round(middle + slope * preference + noise)``, clipped to the keys: monotonic in the preference but for the noise. The
     response time is log-normal, shorter for clear cases.
@@ -215,7 +216,7 @@ class Behaviour:
     missed: float = 0.02
 
     def answer(self, preference: float, rng: np.random.Generator) -> tuple[float, str] | None:
-        """Give response time (s) and key, or None where the rating is missed. Draws three numbers from `rng` whatever happens."""
+        """Return response time (s) and key, or None if the rating is missed. Draws three numbers from `rng` in any case."""
         noise, pace, attention = rng.standard_normal(), rng.standard_normal(), rng.random()
         middle = (len(self.keys) - 1) / 2
         rating = round(min(max(middle + self.slope * preference + self.noise_sd * noise, 0), len(self.keys) - 1))
@@ -224,12 +225,12 @@ class Behaviour:
         return None if attention < self.missed else (response_s, self.keys[rating])
 
 
-DOT = (230, 20, 20)  # what a participant is told to look for
+DOT = (230, 20, 20)  # the dot that a participant is to detect
 
 
 @dataclass(frozen=True)
 class Vigilance:
-    """What a participant answers while pictures of known categories are shown, as it was told.
+    """A participant's answers while pictures of known categories are shown, as instructed.
 
     Parameters
     ----------
@@ -251,7 +252,7 @@ class Vigilance:
     false: float = 0.01
 
     def answer(self, pixels: Pixels, again: bool, rng: np.random.Generator) -> tuple[float, str] | None:
-        """Give response time (s) and key, or None. Draws two numbers from `rng` whatever happens."""
+        """Return response time (s) and key, or None. Draws two numbers from `rng` in any case."""
         attention, pace = rng.random(), rng.standard_normal()
         alike = (np.abs(pixels.astype(np.int16) - DOT) <= 3).all(axis=-1).mean()
         target = again if self.task == "one-back" else alike > 0.005
@@ -276,6 +277,8 @@ class Participant:
         What it answers in a localizer.
     areas : sequence of Preference
         What areas of the brain respond to, each: nothing below 0.
+    refractory : Refractory, optional
+        What is left of responses to pictures that come fast.
 
     Attributes
     ----------
@@ -295,8 +298,9 @@ class Participant:
         behaviour: Behaviour | None = None,
         vigilance: Vigilance | None = None,
         areas: Sequence[Preference] = (),
+        refractory: Refractory | None = None,
     ) -> None:
-        self.preference, self.vigilance, self.areas = preference, vigilance, tuple(areas)
+        self.preference, self.vigilance, self.areas, self._refractory = preference, vigilance, tuple(areas), refractory
         self.amplitude_percent = amplitude_percent
         self.behaviour = behaviour or Behaviour()
         self.viewings: list[Viewing] = []
@@ -307,7 +311,7 @@ class Participant:
         self._recent: list[Viewing] = []
 
     def look(self, kind: str, t_s: float, pixels: Pixels | None = None) -> Viewing | None:
-        """Take in what a flip put on the screen.
+        """Process what a flip put on the screen.
 
         Parameters
         ----------
@@ -334,8 +338,9 @@ class Participant:
             return None
         liked = float(self.preference(pixels))
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
-        areas = tuple(self.amplitude_percent * max(0.0, float(area(pixels))) for area in self.areas)
-        viewing = Viewing(len(self.viewings), t_s, math.inf, liked, liked * self.amplitude_percent, digest, areas)
+        full = self.amplitude_percent * (1.0 if self._refractory is None else self._refractory(t_s, pixels))
+        areas = tuple(full * max(0.0, float(area(pixels))) for area in self.areas)
+        viewing = Viewing(len(self.viewings), t_s, math.inf, liked, liked * full, digest, areas)
         if self.vigilance is not None:
             again = bool(self.viewings) and self.viewings[-1].pixels_sha256 == digest
             answer = self.vigilance.answer(pixels, again, self._rng)
@@ -350,13 +355,13 @@ class Participant:
             self.viewings[-1] = self._recent[-1] = replace(last, offset_s=t_s)
 
     def pressed(self) -> None:
-        """Take note that the planned key has been pressed."""
+        """Record that the planned key has been pressed."""
         if self.planned is not None and self.vigilance is None:
             self.answers[self.viewings[-1].number] = (self.planned[0] - self._rating_since_s, self.planned[1])
         self.planned = None
 
     def response(self, t_s: Times) -> tuple[Times, Times]:
-        """Give the haemodynamic response to what has been seen until now.
+        """Return the haemodynamic response to what has been seen until now.
 
         Parameters
         ----------
@@ -371,12 +376,11 @@ class Participant:
             Driven by any picture: 1 at the peak of the response to a picture of 3 s.
         """
         times = np.asarray(t_s, np.float64)
-        earliest_s = float(times.min()) - _FORGET_S
-        self._recent = [v for v in self._recent if v.offset_s > earliest_s]
+        self._recent = [v for v in self._recent if v.offset_s > float(times.min()) - _FORGET_S]
         return boxcar_response(times, self._recent)
 
     def area_responses(self, t_s: Times) -> Times:
-        """Give the response of each area to what has been seen until now, percent of its signal: float64 (areas, n)."""
+        """Return the response of each area to what has been seen until now, percent of its signal: float64 (areas, n)."""
         times = np.asarray(t_s, np.float64)
         found = np.zeros((len(self.areas), len(times)))
         for viewing in self._recent if self.areas else ():
@@ -458,11 +462,11 @@ class ParticipantLink:
         return self._peer is not None
 
     def poll(self, longest_s: float) -> bool:
-        """Say whether a message waits, after `longest_s` seconds (of real time) at most."""
+        """Return whether a message waits, after `longest_s` seconds (of real time) at most."""
         return bool(self._socket.poll(math.ceil(max(longest_s, 0) * 1000)))  # whole milliseconds: rounded down, short waits would spin
 
     def receive(self) -> tuple[Message, Pixels | None] | None:
-        """Take one message, with its picture as uint8 (H, W, 3) where it has one; None where none waits."""
+        """Read one message, with its picture as uint8 (H, W, 3) if it has one; None if none waits."""
         self._look_at_refusals()
         try:
             peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
@@ -475,7 +479,7 @@ class ParticipantLink:
         return message, np.frombuffer(raw, np.uint8).reshape(message.height, message.width, 3)
 
     def _look_at_refusals(self) -> None:
-        """Say once that a presenter could not come in."""
+        """Warn once that a presenter was refused."""
         while self._monitor.poll(0):
             parse_monitor_message(self._monitor.recv_multipart())
             if self._refused:
@@ -483,7 +487,7 @@ class ParticipantLink:
             self._refused = ""
 
     def seen(self, t_ns: int) -> None:
-        """Say that the flip at `t_ns` has been taken in."""
+        """Report that the flip at `t_ns` has been processed."""
         self._send(Seen(t_ns))
 
     def press(self, name: str, t_ns: int = 0) -> None:

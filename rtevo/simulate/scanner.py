@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from rtevo.records import Grid
+from rtevo.simulate.body import LONGEST_S, Body
 from rtevo.simulate.concept import ConceptPreference
+from rtevo.simulate.echoes import echoes_of, relaxation_per_s
 from rtevo.simulate.head import Head, HeadMotion, motion_matrix, scan_grid
 from rtevo.simulate.participant import ColourPreference, Participant, Preference
 from rtevo.simulate.today import MASTER, Today, sampled
@@ -24,7 +26,7 @@ __all__ = ["Noise", "Scanner", "Simulation", "slice_times_s"]
 
 Field = NDArray[np.float32]
 HEAD, PREFERENCE, NOISE, MOTION, BEHAVIOUR, LOCALIZER = range(6)  # streams of random numbers
-AREA = 7  # another
+AREA, BODY, SENSORS = 7, 8, 9  # others
 _RANGES = {
     "seed": (0, math.inf),
     "participant_seed": (0, math.inf),
@@ -36,6 +38,7 @@ _RANGES = {
     "physiological": (0, 1),
     "drift_percent": (0, 50),
     "motion_mm": (0, 50),
+    "physiology_percent": (0, 50),
 }
 
 
@@ -59,6 +62,8 @@ class Simulation:
         Peak response of the strongest hidden voxel to a picture of preference 1, percent of its signal.
     visual_percent : float
         Peak response of the visual cortex to any picture, percent of its signal.
+    refractory : bool
+        Short intervals and pictures like those just seen make responses smaller.
     tsnr : float
         Temporal signal-to-noise ratio of grey matter: mean over the standard deviation of the noise below.
     ar1 : float
@@ -83,6 +88,10 @@ class Simulation:
         :mod:`rtevo.simulate.today`), so it is another than without.
     areas : tuple of str
         Concepts that have voxels of their own, beside those of what is preferred: each responds to pictures that look like its concept.
+    echo_times_s : tuple of float
+        Of each volume, s; empty: one echo.
+    physiology_percent : float
+        What pulse and respiration (:mod:`rtevo.simulate.body`) do to grey matter, standard deviation, percent of the signal.
 
     Raises
     ------
@@ -108,6 +117,9 @@ class Simulation:
     part: int = 0
     today: Today | None = None
     areas: tuple[str, ...] = ()
+    echo_times_s: tuple[float, ...] = ()
+    physiology_percent: float = 0.0
+    refractory: bool = False
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -117,7 +129,7 @@ class Simulation:
             raise ValueError(f"simulation shape: expected three numbers of at least 8, got {self.shape!r}")
 
     def rng(self, stream: int) -> np.random.Generator:
-        """Give the generator of one stream of random numbers."""
+        """Return the generator of one stream of random numbers."""
         of_person = stream in (HEAD, PREFERENCE)
         of_run = [] if of_person else [self.seed, self.part] if self.part else [self.seed]
         return np.random.default_rng([stream, self.participant_seed, *of_run])
@@ -137,19 +149,24 @@ class Simulation:
         return sampled(whole, self.grid, self.today.pose)
 
     def _of_areas(self) -> list[np.random.Generator]:
-        """Give what draws each area: the same for a concept, whatever other areas there are."""
+        """Return the generator of each area: the same for a concept, whatever other areas there are."""
         return [np.random.default_rng([AREA, self.participant_seed, *name.encode()]) for name in self.areas]
 
     def as_dict(self) -> dict[str, Any]:
-        """Give it as plain values; without areas where there are none."""
-        return {name: value for name, value in asdict(self).items() if name != "areas" or value}
+        """Return the settings as plain values; without optional parts that the participant or scanner lacks."""
+        optional = ("areas", "echo_times_s", "physiology_percent", "refractory")
+        return {name: value for name, value in asdict(self).items() if name not in optional or value}
 
     def localizer(self) -> Simulation:
         """The day of the localizer: the same participant, where head and slices lay then."""
-        return self if self.today is None else replace(self, today=Today())
+        return replace(self, today=None if self.today is None else Today(), echo_times_s=())
+
+    def body(self) -> Body | None:
+        """Return the participant's heart and breathing; None if they have no effect."""
+        return Body(self.rng(BODY), LONGEST_S) if self.physiology_percent else None
 
     def preference(self) -> Preference:
-        """Give the participant's preference: for a concept, or drawn.
+        """Return the participant's preference: for a concept, or drawn.
 
         Raises
         ------
@@ -160,7 +177,7 @@ class Simulation:
 
 
 def slice_times_s(slices: int, tr_s: float) -> NDArray[np.float64]:
-    """Give the acquisition time of each slice from the volume's start, s: interleaved, in Siemens' order, float64 (slices,)."""
+    """Return the acquisition time of each slice from the volume's start, s: interleaved, in Siemens' order, float64 (slices,)."""
     first = 0 if slices % 2 else 1
     order = [*range(first, slices, 2), *range(1 - first, slices, 2)]
     times = np.empty(slices)
@@ -169,7 +186,7 @@ def slice_times_s(slices: int, tr_s: float) -> NDArray[np.float64]:
 
 
 class Noise:
-    """What is measured besides the head: thermal noise, physiological fluctuations, slow drift.
+    """The signal besides the head: thermal noise, physiological fluctuations, slow drift.
 
     Parameters
     ----------
@@ -202,7 +219,7 @@ class Noise:
         return np.asarray(field, np.float32)
 
     def next(self, t_s: float) -> Field:
-        """Give the noise and drift of the volume at `t_s`; volumes must be asked for in order.
+        """Return the noise and drift of the volume at `t_s`; volumes must be requested in order.
 
         Returns
         -------
@@ -249,11 +266,26 @@ class Scanner:
         percent = np.float32(0.01) * head.signal
         self._hidden, self._visual = percent * head.gains, percent * np.where(active, head.visual, 0)
         self._areas = [percent * area for area in head.areas]
+        self._relaxation = relaxation_per_s(head.grid) if settings.echo_times_s else None
+        self._relaxes: Field | None = None  # as the head lies in the volume that is prepared
+        self.body = settings.body()
+        self._body_maps = [] if self.body is None else self._of_body(head, settings.physiology_percent)
         self._prepared: tuple[int, Field, Field, Field, list[Field]] | None = None
         self._next = 0
 
+    def _of_body(self, head: Head, percent: float) -> list[Field]:
+        """The effect of pulse, chest, breathing and heart rate on each voxel: smooth over space, stronger at some places."""
+        rng, shape = self.settings.rng(BODY), head.grid.shape
+        maps = []
+        for share in (0.7, 0.55, 0.35, 0.25):
+            coarse = rng.standard_normal((7, 7, 5)) * np.exp(0.5 * rng.standard_normal((7, 7, 5)))
+            smooth = ndimage.zoom(coarse, np.array(shape) / coarse.shape, order=1)
+            smooth *= share / float(smooth[head.grey > 0.5 * head.grey.max()].std())
+            maps.append(head.signal * (0.01 * percent * smooth).astype(np.float32))
+        return maps
+
     def params(self, index: int) -> NDArray[np.float64]:
-        """Give the head's true displacement in the middle of volume `index`, float64 (6,); see :class:`rtevo.simulate.head.HeadMotion`."""
+        """Return the true head displacement in the middle of volume `index`, float64 (6,); see :class:`rtevo.simulate.head.HeadMotion`."""
         return self.motion.at((index + 0.5) * self.settings.tr_s)
 
     def prepare(self, index: int) -> None:
@@ -274,6 +306,8 @@ class Scanner:
         hidden = _moved(self._hidden, voxels, self._active_box, order=1, whole=False)
         visual = _moved(self._visual, voxels, self._active_box, order=1, whole=False)
         areas = [_moved(area, voxels, self._active_box, order=1, whole=False) for area in self._areas]
+        if self._relaxation is not None:
+            self._relaxes = _moved(self._relaxation, voxels, self._box, order=1)
         self._prepared = (index, still, hidden, visual, areas)
         self._next += 1
 
@@ -289,7 +323,7 @@ class Scanner:
 
         Returns
         -------
-        ndarray, int16 (X, Y, Z)
+        ndarray, int16 (X, Y, Z), or (echoes, X, Y, Z) of several
             Magnitude in scanner units.
         """
         if self._prepared is None or self._prepared[0] != index:
@@ -297,11 +331,21 @@ class Scanner:
         assert self._prepared is not None
         _, volume, hidden, visual, areas = self._prepared
         self._prepared = None
+        still = volume.copy() if self._relaxes is not None else volume
         times_s = index * self.settings.tr_s + self.slice_times_s
         liked, seen = (course.astype(np.float32)[self._active_box[2]] for course in participant.response(times_s))
         volume[self._active_box] += hidden * liked + visual * (np.float32(self.settings.visual_percent) * seen)
         for area, course in zip(areas, participant.area_responses(times_s), strict=True):
             volume[self._active_box] += area * course.astype(np.float32)[self._active_box[2]]
+        if self.body is not None:
+            for field, course in zip(self._body_maps, self.body.effects(times_s), strict=True):
+                volume += field * course.astype(np.float32)
+        if self._relaxes is not None:
+            echoes = echoes_of(still, volume - still, self._relaxes, self.settings.echo_times_s)
+            return np.stack([self._magnitude(echo) for echo in echoes])
+        return self._magnitude(volume)
+
+    def _magnitude(self, volume: Field) -> NDArray[np.int16]:
         quadrature = self._rng.standard_normal(volume.shape, dtype=np.float32)
         quadrature *= np.float32(self._noise.thermal_sd)
         return np.asarray(np.rint(np.hypot(volume, quadrature)), np.int16)

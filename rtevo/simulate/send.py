@@ -91,10 +91,14 @@ class PushEncoder:
         Repetition time, s.
     series : str
         Name of the run.
+    echo_times_s : tuple of float
+        Of volumes of several echoes, s.
     """
 
-    def __init__(self, grid: Grid, tr_s: float, series: str) -> None:
+    def __init__(self, grid: Grid, tr_s: float, series: str, echo_times_s: tuple[float, ...] = ()) -> None:
         self._header = {"shape": grid.shape, "affine": grid.affine.tolist(), "tr_s": tr_s, "series": series}
+        if echo_times_s:
+            self._header |= {"shape": (len(echo_times_s), *grid.shape), "echo_times_s": echo_times_s}
         self._tr_s = tr_s
 
     def path(self, index: int) -> Path:

@@ -14,16 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtevo.errors import LinkError
+from rtevo.simulate.body import SensorFile
 from rtevo.simulate.concept import ConceptPreference
 from rtevo.simulate.head import Head
 from rtevo.simulate.participant import Behaviour, Participant, ParticipantLink, Preference, Vigilance
-from rtevo.simulate.scanner import BEHAVIOUR, Scanner, Simulation
+from rtevo.simulate.refractory import Refractory
+from rtevo.simulate.scanner import BEHAVIOUR, SENSORS, Scanner, Simulation
 from rtevo.simulate.truth import HiddenTruth
 from rtevo.wire import Pressed, Shown
 
 __all__ = ["RealTime", "Room", "SessionTime", "VolumeWriter", "run_scanner"]
 
-_PEEK_S = 0.05  # how often a wait for the presenter looks whether the session goes on
+_PEEK_S = 0.05  # interval at which a wait for the presenter checks that the session still runs
 
 
 class VolumeWriter(Protocol):
@@ -182,7 +184,7 @@ class Room:
         return True
 
     def wait_until(self, t_s: float) -> bool:
-        """Let session time pass until `t_s`, looking and pressing keys meanwhile; False where the session stops before.
+        """Wait until session time `t_s`, looking and pressing keys meanwhile; False if the session stops before.
 
         Raises
         ------
@@ -258,6 +260,7 @@ def run_scanner(
     patience_s: float = 60.0,
     first_volume: int = 0,
     task: str = "",
+    sensors: Path | None = None,
 ) -> int:
     """Scan the simulated participant until the session says stop.
 
@@ -290,6 +293,8 @@ def run_scanner(
         What the log of the hidden truth calls the first volume: more than 0 where the run was interrupted and is taken up.
     task : str
         That the participant does with pictures of known categories ("one-back", "detection"); empty: none.
+    sensors : Path, optional
+        File that pulse and respiration are written into, where the settings have any.
 
     Returns
     -------
@@ -306,19 +311,23 @@ def run_scanner(
     scanner = Scanner(head, settings)
     vigilance = Vigilance(task, settings.keys[0]) if task else None
     areas = [ConceptPreference(name) for name in settings.areas]
-    participant = Participant(liked, settings.rng(BEHAVIOUR), settings.amplitude_percent, Behaviour(keys=settings.keys), vigilance, areas)
+    less, behaviour = Refractory() if settings.refractory else None, Behaviour(keys=settings.keys)
+    participant = Participant(liked, settings.rng(BEHAVIOUR), settings.amplitude_percent, behaviour, vigilance, areas, less)
     hidden = {"voxels": int((head.gains != 0).sum()), "preference": liked.settings(), "simulation": settings.as_dict()}
     truth = HiddenTruth(out, {**hidden, "behaviour": asdict(participant.behaviour)}, settings.part, first_volume)
     with Room(link, session_time, participant, truth) as room:
         scanner.prepare(0)
         if not room.begin(settings.tr_s, settings.trigger_key, patience_s):
             return 0
+        file = SensorFile(sensors, scanner.body, settings.rng(SENSORS)) if sensors is not None and scanner.body is not None else None
         index = 0
         while volumes is None or index < volumes:
             if index:
                 scanner.prepare(index)
             if not room.wait_until(room.start_s + (index + 1) * settings.tr_s):
                 break
+            if file is not None:
+                file.until((index + 1) * settings.tr_s, room.start_s)
             writer.write(index, scanner.acquire(index, participant))
             truth.volume(index, scanner.params(index))
             if on_volume is not None:

@@ -36,7 +36,7 @@ class HiddenTruth:
     settings : dict
         JSON-able.
     part : int
-        Of the run: those after the first go on in the files that are there. Their pictures are counted on; onsets are the part's own.
+        Of the run: parts after the first continue the existing files. Their pictures are counted on; onsets are the part's own.
     first_volume : int
         Number of this part's first volume.
     """
@@ -53,11 +53,11 @@ class HiddenTruth:
         self._summary(complete=False, pictures=len(self._before))
 
     def picture(self, viewing: Viewing) -> None:
-        """Note a picture that has just appeared."""
+        """Record a picture that has just appeared."""
         self._pictures.write(_row(viewing, None, (), len(self._before)))
 
     def volume(self, index: int, params: NDArray[np.float64]) -> None:
-        """Note how the head lay during a volume."""
+        """Record the position of the head during a volume."""
         self._motion.write(f"{self._first + index}\t" + "\t".join(f"{p:.6f}" for p in params) + "\n")
         self._volumes += 1
 

@@ -1,1 +1,1 @@
-"""What each process of a session does: one file a process, and :mod:`rtevo.stages.table` of them all."""
+"""The processes of a session: one file for each, and their table in :mod:`rtevo.stages.table`."""

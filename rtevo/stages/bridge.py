@@ -1,7 +1,7 @@
-"""``images`` -> the presenter; what it reports -> ``events``.
+"""``images`` -> the presenter; its reports -> ``events``.
 
-Where this process is killed the supervisor starts it again. What the next one needs lies in the session's shared words; the ring keeps
-every image that the presenter does not have, because its slot is only released when it has.
+If this process is killed, the supervisor restarts it. The new process finds its state in the session's shared words; the ring keeps every
+image that the presenter does not have, because a slot is only released when the presenter has its image.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from rtevo.wire import GIVEN, MAX_TEXT_BYTES, NEXT, PASSED, RESTART, TAKERS
 if TYPE_CHECKING:
     from rtevo.bridge import Bridge, Physiology, Predecessor, PresenterEvent
 
-_NUMBER = 32  # bits of the shared word that hold the number of an event in its ring; one says whose it is, the presenter's number follows
+_NUMBER = 32  # bits of the shared word for the number of an event in its ring; one more bit for its origin, then the presenter's number
 
 
 class _LockStep:
-    """Stands in for the presenter at the conductor: it lives on another computer and cannot see the shared words."""
+    """Represents the presenter at the conductor, because the presenter's process cannot see the shared words."""
 
     def __init__(self, clock: Clock, link: Bridge) -> None:
         self.clock, self.link = clock, link
@@ -40,32 +40,32 @@ class _LockStep:
             self.clock.set("presenter_wake_ns", wake_ns)
 
     def busy(self) -> None:
-        """Something is about to be sent to the presenter: time stands still until it has dealt with it."""
+        """Stop time before a message to the presenter, until it has handled the message."""
         self._tell(RUNNING)
         self.link.tick(self.clock.now_ns())
 
     def step(self) -> None:
-        """Pass a granted time on to the presenter, and what it waits for back."""
+        """Pass a granted time on to the presenter, and its next wake-up time back."""
         grants = self.clock.get("presenter_grants")
         if grants != self.grants:
-            self.grants, self.told = grants, RUNNING  # as the conductor has left it
+            self.grants, self.told = grants, RUNNING  # as set by the conductor
             self.link.tick(self.clock.now_ns())
         idle_until_ns = self.link.idle_until_ns
         self._tell(RUNNING if idle_until_ns is None else idle_until_ns)
 
 
 class _Images:
-    """Hands images to the link, one at a time: the ring keeps each until the presenter has it.
+    """Passes images to the link, one at a time: the ring keeps each until the presenter has it.
 
-    Those that the gate refused are passed over; so are those that the operator does not let through.
+    Images that the gate refused are skipped, as are those that the operator does not approve.
     """
 
     def __init__(self, ring: Turns, link: Bridge, context: Context) -> None:
         self.ring, self.link, self._context, config = ring, link, context, context.config
         self.ended = False
         self._held = ExitStack()
-        self._waiting: Any = None  # a slot that needs the operator's yes
-        self._given = {trial.key: trial for trial in context.plan.trials}  # the site's own pictures: it has chosen them
+        self._waiting: Any = None  # a slot that needs the operator's approval
+        self._given = {trial.key: trial for trial in context.plan.trials}  # the site's own pictures, which need no verdict
         self._each = config.safety.approval == "each" and not self._given
         self._approved: set[str] = set()
         self._unwanted: set[tuple[int, int]] = set()
@@ -73,7 +73,7 @@ class _Images:
         self._seed = config.session.seed
 
     def _order(self, action: str, text: str) -> None:
-        """Do what the operator wants of an image: GENERATION/CANDIDATE/SHA256 (its first digits); empty: the one on the screen."""
+        """Carry out an operator's order for an image: GENERATION/CANDIDATE/SHA256 (its first digits); empty: the image on the screen."""
         if action == "show":
             self._approved.add(text)
             return
@@ -81,10 +81,12 @@ class _Images:
         if text:
             self._unwanted.add(key)
         if not self.link.take_away(*key):
-            self._context.log.warning("bridge: nothing was taken away: %s", "it is on no screen any more" if text else "no image was on it")
+            self._context.log.warning(
+                "bridge: nothing was taken away: %s", "the image is no longer on the screen" if text else "no image was on the screen"
+            )
 
     def serve(self, lock_step: _LockStep | None, wanted: bool) -> None:
-        """Do what the operator wants, release what has come, send what is next; where nobody looks any more, only release."""
+        """Carry out orders, release received images, send the next one; after the end, only release."""
         for action, text in self._context.orders():
             self._order(action, text)
         if self.ended or (wanted and self.link.in_flight):
@@ -105,7 +107,7 @@ class _Images:
             self.link.send_image(*key, slot["pixels"], self._washout(*key), verdict=PASSED, sha256=sha256)
 
     def _next(self, lock_step: _LockStep | None) -> Any:
-        """Let go of the slot before, and give the next one; None where there is none."""
+        """Release the previous slot, and return the next one; None: none."""
         self._held.close()
         try:
             slot = self._held.enter_context(self.ring.read(timeout_s=0))
@@ -119,13 +121,13 @@ class _Images:
         return slot
 
     def _washout(self, generation: int, candidate: int) -> float:
-        """Draw the fixation after an image, s: the same for the same image, whoever asks."""
+        """Return the random fixation after an image, s: always the same for the same image."""
         rng = np.random.default_rng([self._seed, 2, max(0, generation), max(0, candidate)])
         return self._washout_s + self._jitter_s * float(rng.random())
 
 
 class _Start:
-    """Time zero of the onsets: the trigger, or as many repetition times before it as the operator accepts while no image has been shown."""
+    """Time zero of the onsets: the trigger, or an earlier time that the operator accepts before the first image."""
 
     def __init__(self, context: Context) -> None:
         self._clock, self._tr_s, self._log = context.clock, context.plan.tr_s, context.log
@@ -133,28 +135,28 @@ class _Start:
         self._shown = False
 
     def follow(self, event: PresenterEvent) -> None:
-        """Take note of the trigger, and of the first image."""
+        """Record the trigger and the first image."""
         if event.kind == EventKind.TRIGGER:
             self._trigger = event
         self._shown |= event.kind == EventKind.ONSET
 
     def corrected(self, number: int) -> PresenterEvent | None:
-        """Give the trigger that is to be taken instead, where the operator has accepted one; `number`: see `PresenterEvent.sequence`."""
+        """Return the corrected trigger, if the operator has accepted one; `number`: see `PresenterEvent.sequence`."""
         shift = self._clock.get("start_accepted")
         if not shift:
             return None
         self._clock.set("start_accepted", 0)
         if self._trigger is None or self._shown:
-            self._log.warning("bridge: the start cannot be corrected any more: images have been shown, or the bridge was started again")
+            self._log.warning("bridge: the start can no longer be corrected: images have been shown, or the bridge was restarted")
             return None
         earlier_ns = round(shift * self._tr_s * 1e9 / (self._clock.speed or 1.0))
-        text = f"corrected by {shift} repetition times, as the volumes say"
+        text = f"corrected by {shift} repetition times, from the volumes' times"
         self._trigger = replace(self._trigger, mono_ns=self._trigger.mono_ns - earlier_ns, text=text, sequence=number)
         return self._trigger
 
 
 def run(context: Context) -> None:
-    """``images`` -> the presenter; what it reports -> ``events``."""
+    """``images`` -> the presenter; its reports -> ``events``."""
     from rtevo.bridge import Bridge, Physiology
 
     config, clock = context.config, context.clock
@@ -181,9 +183,9 @@ def run(context: Context) -> None:
         lock_step = _LockStep(clock, link) if clock.lock_step else None
         outgoing = _Images(images, link, context)
         ending = ended = False
-        _pause(clock, link, None)  # this bridge may follow one that was killed in a pause
+        _pause(clock, link, None)  # this bridge may replace one that was killed in a pause
         start = _Start(context)
-        met = outside or bool(port)  # the session's own presenter is on its way, and has to be told when there is nothing to show
+        met = outside or bool(port)  # the session's own presenter is starting, and must be informed even if there is nothing to show
         while not (outgoing.ended and ended):
             for event in [*link.poll(timeout_s=0.001 if lock_step else 0.005), *_physiology(sensor, link)]:
                 _tell(context, event, last=outgoing.ended and not link.in_flight)
@@ -192,7 +194,7 @@ def run(context: Context) -> None:
                 ended |= event.kind == EventKind.END
                 if sensor and event.kind == EventKind.ONSET:
                     sensor.onset(event.generation, event.candidate, event.mono_ns)
-            if lock_step and not ended:  # after the end time stands still until the supervisor has seen this stage leave
+            if lock_step and not ended:  # after the end time stands still until the supervisor has seen this stage end
                 lock_step.step()
             _pause(clock, link, lock_step)
             _at_the_door(clock, link)
@@ -200,7 +202,7 @@ def run(context: Context) -> None:
                 _publish_event(events, corrected, clock)
             outgoing.serve(lock_step, wanted=not (ending or ended))
             if ended and not ending:
-                clock.set("end", 1)  # Escape: nobody looks any more
+                clock.set("end", 1)  # Escape: no more images are shown
             met |= link.connected or bool(clock.get("end"))
             if met and (clock.ending or (outgoing.ended and not link.in_flight)) and not ending:
                 ending = True
@@ -216,7 +218,7 @@ def run(context: Context) -> None:
 
 
 def _at_the_door(clock: Clock, link: Bridge) -> None:
-    """Let the operator know of another presenter that waits, and let it in where the operator agrees."""
+    """Report a waiting presenter to the operator, and admit it if the operator agrees."""
     waiting = link.waiting
     number = waiting[0] if waiting else 0
     clock.set("presenter_waits", number)
@@ -229,7 +231,7 @@ def _at_the_door(clock: Clock, link: Bridge) -> None:
 
 
 def _reason(clock: Clock, stopped: bool, visit: bool) -> str:
-    """Say to the presenter why the session ends."""
+    """Return the reason for the session's end, for the presenter."""
     if clock.get("restart"):
         return RESTART
     if visit:
@@ -238,7 +240,7 @@ def _reason(clock: Clock, stopped: bool, visit: bool) -> str:
 
 
 def _pause(clock: Clock, link: Bridge, lock_step: _LockStep | None) -> None:
-    """Let the presenter hold fixation until the decoder lies on today's head, while images cannot be scored, and as the operator wants."""
+    """Hold the presenter's fixation until the decoder is placed, while images cannot be scored, and in the operator's pauses."""
     placed, held = clock.get("placed"), clock.get("held")
     paused = bool(clock.get("pause") or held) or not placed
     if lock_step and paused != link.paused:
@@ -249,7 +251,7 @@ def _pause(clock: Clock, link: Bridge, lock_step: _LockStep | None) -> None:
 
 
 def _physiology(sensor: Physiology | None, link: Bridge) -> list[PresenterEvent]:
-    """Give the responses that have been measured, as events."""
+    """Return the measured responses, as events."""
     from rtevo.bridge import PresenterEvent
 
     if sensor is None:
@@ -261,9 +263,9 @@ def _physiology(sensor: Physiology | None, link: Bridge) -> list[PresenterEvent]
 
 
 def _predecessor(clock: Clock, events: Ring) -> Predecessor:
-    """Find out where the bridge was that this one follows.
+    """Return the state of the bridge that this one replaces.
 
-    The word is written just before its event is published: whether that happened, the ring knows.
+    The word is written just before its event is published; the ring shows whether that happened.
     """
     from rtevo.bridge import Predecessor
 
@@ -277,6 +279,7 @@ def _predecessor(clock: Clock, events: Ring) -> Predecessor:
 def _publish_event(events: Ring, event: PresenterEvent, clock: Clock) -> None:
     if event.kind == EventKind.TRIGGER:
         clock.set("trigger_ns", clock.session_ns(event.mono_ns))
+        clock.set("trigger_error_ns", event.error_ns)
         clock.set("triggered", 1)
     elif event.kind == EventKind.ONSET:
         clock.set("shown", 1)
@@ -290,7 +293,7 @@ def _publish_event(events: Ring, event: PresenterEvent, clock: Clock) -> None:
 
 
 def _tell(context: Context, event: PresenterEvent, *, last: bool) -> None:
-    """Let the operator know what is not in order; after the last image nothing is waited for."""
+    """Log problems for the operator; after the last image a missing image is no problem."""
     if event.kind in NOTES:
         (context.log.info if event.kind == EventKind.READY else context.log.warning)("bridge: %s", event.text)
     elif event.kind == EventKind.FIXATION and not last:
@@ -305,7 +308,7 @@ def _tell(context: Context, event: PresenterEvent, *, last: bool) -> None:
 
 
 def _tell_clock(context: Context, link: Bridge) -> None:
-    """Say how well the stimulus PC's clock was known."""
+    """Log the error bound of the stimulus PC's clock."""
     clock = link.clock
     if len(clock):
         offset_ns, error_ns = clock.now()

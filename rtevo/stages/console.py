@@ -1,4 +1,4 @@
-"""The session's log -> the operator's page; what the operator does -> the supervisor."""
+"""The session's log -> the operator's page; the operator's actions -> the supervisor."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 
 from rtevo.session.context import Context
 
-NICENESS = 10  # whoever computes for the participant comes first
+NICENESS = 10  # processes that compute for the participant have priority
 
 
 def run(context: Context) -> None:
-    """The session's log -> the operator's page; what the operator does -> the supervisor."""
-    if context.clock.get("started_ns"):  # started again, amid the session
+    """The session's log -> the operator's page; the operator's actions -> the supervisor."""
+    if context.clock.get("started_ns"):  # restarted during the session
         os.nice(NICENESS)
     from rtevo.console.server import serve
 

@@ -16,20 +16,23 @@ from numpy.typing import NDArray
 
 from rtevo.errors import DataError
 from rtevo.evolve import Course, Request, Told
+from rtevo.evolve.series import warm_up
 from rtevo.evolve.together import Link
 from rtevo.latent import LatentSpace
 from rtevo.outside import parse_json
-from rtevo.past.evolution import go_through, measured
+from rtevo.past.evolution import go_through, measured, volumes_of
 from rtevo.record import ImageRecord, earlier, is_measured, of_kind, seal, secret_of
-from rtevo.records import EventKind, Given, RunClock
+from rtevo.records import EventKind, Given, Projected, RunClock
 from rtevo.session.context import WAIT_S, Context, Turns, serve
 from rtevo.session.course import make_course, state_of
 from rtevo.session.plan import MEASURED
+from rtevo.session.rings import looks_at_volumes
 from rtevo.session.safety import avoid_of
 from rtevo.session.silence import Answers
 from rtevo.shm import Ring
 
 STATE_BYTES = 1 << 20  # that the state of a session that is sealed is filled up to: how long it is depends on what drives it
+SERIES_STATE_BYTES = 1 << 22  # the same where it may hold the volumes, too: some conditions keep them, others do not
 
 
 class _Evolve:
@@ -43,7 +46,7 @@ class _Evolve:
         self.latents_out, self.fitness_out = context.writer("latents"), context.writer("fitness")
         self.run = RunClock(context.plan.tr_s, context.plan.first_volume)
         self.elapsed_s, self.scored_ns, self.saved = self.run.begins_s, 0, -1
-        self.scores_taken = 0
+        self.scores_taken = self.volumes_taken = 0
         self.last_offset_ns: int | None = None
         self.approved = context.config.safety.approval == "each"  # then images wait for the operator, not for being painted
         self.asked: dict[tuple[int, int], NDArray[np.float32]] = {}
@@ -57,16 +60,16 @@ class _Evolve:
         self.go_on()
 
     def take_up(self) -> None:
-        """Stand where the session was interrupted: ask for what had not been shown, and say what the log does not hold."""
+        """Restore the state of the interruption: request the images not shown yet, and publish what the log lacks."""
         plan = self.context.plan
         log = earlier(plan.out, plan.part)
         images = of_kind(log, ImageRecord) if self.settings.use_post_encodings else []
         place = {(r.generation, r.candidate): self.space.to_latent(r.embedding[np.newaxis])[0] for r in images}
         try:
-            past = go_through(self.course, log, measured(log, plan.condition), place)
+            past = go_through(self.course, log, measured(log, plan.condition), place, volumes=volumes_of(log))
         except ValueError as error:
-            raise DataError(f"{plan.out}: its log is not that of a session of its settings: {error}") from None
-        self.scores_taken = past.scores_taken
+            raise DataError(f"{plan.out}: its log does not match the session's settings: {error}") from None
+        self.scores_taken, self.volumes_taken = past.scores_taken, past.volumes_taken
         for told, taken in past.told:
             self.publish([told], taken)
         if plan.rebaseline or plan.condition in MEASURED:  # nothing more will be known of what was shown
@@ -77,7 +80,7 @@ class _Evolve:
         self.ask(past.pending)
 
     def go_on(self) -> None:
-        """Ask for the images that are due; close ``latents`` when there will be none and all are scored."""
+        """Request the images that are due; close ``latents`` when there will be none and all are scored."""
         if self.done:
             return
         self.ask(self.course.due(self.elapsed_s))
@@ -92,6 +95,7 @@ class _Evolve:
             with self.latents_out.reserve(timeout_s=30) as slot:
                 slot["generation"], slot["candidate"], slot["probe"] = request.generation, request.candidate, request.probe
                 slot["scores_taken"], slot["seed"] = self.scores_taken, self.noise_seed(request.generation, request.candidate)
+                slot["volumes_taken"], slot["onsets_taken"] = self.volumes_taken, len(self.shown)
                 slot["scored_ns"], slot["evolved_ns"] = self.scored_ns, time.monotonic_ns()
                 slot["latent"], slot["embedding"] = request.latent, self.space.to_embedding(request.latent)
             self.asked[request.generation, request.candidate] = request.latent
@@ -106,32 +110,33 @@ class _Evolve:
         return int(np.random.SeedSequence([seed, generation, candidate]).generate_state(1)[0])
 
     def save(self) -> None:
-        """Keep what another run needs to go on from here."""
+        """Save what another run needs to continue from here."""
         self.saved = self.course.generation
         path = self.context.plan.out / "evolution.json"
         partial = path.with_name(path.name + ".part")
         state = json.dumps(state_of(self.course, self.space)).encode()
-        partial.write_bytes(seal(state, self.secret, STATE_BYTES) if self.secret else state)
+        multiple = SERIES_STATE_BYTES if looks_at_volumes(self.context.config) else STATE_BYTES
+        partial.write_bytes(seal(state, self.secret, multiple) if self.secret else state)
         os.replace(partial, path)
 
     def finish(self) -> None:
-        """Ask for nothing more; scores that still arrive are told and recorded."""
+        """Request no more images; scores that still arrive are used and recorded."""
         if not self.done:
             self.done = True
             self.course.stop()
             self.latents_out.close_writing()
 
     def refuse(self, key: tuple[int, int], *, measured: bool, go_on: bool = True) -> None:
-        """Take note that an image may not be shown, or was taken away, and go on without it.
+        """Record that an image may not be shown, or was taken away, and continue without it.
 
         Parameters
         ----------
         key : (int, int)
             Generation and candidate.
         measured : bool
-            Because of what it shows, and not because nobody could say what it does.
+            For its content, and not because it could not be judged.
         go_on : bool
-            Ask for what is due then.
+            Request the images that are due then.
         """
         for told in self.course.refuse(*key, self.asked.get(key) if measured else None, shown=key in self.shown):
             self.publish([told], given_up=Given.REFUSED if (told.generation, told.candidate) == key else Given.NO)
@@ -140,7 +145,7 @@ class _Evolve:
             self.go_on()
 
     def publish(self, told: Sequence[Told], taken: int | None = None, given_up: Given = Given.NO) -> None:
-        """Record what evolution has been told, after so many scores (default: all that it has taken)."""
+        """Publish the fitness that evolution has received, after so many scores (default: all processed ones)."""
         for each in told:
             with self.fitness_out.reserve(timeout_s=30) as slot:
                 slot["generation"], slot["candidate"], slot["given_up"] = each.generation, each.candidate, given_up
@@ -148,7 +153,7 @@ class _Evolve:
                 slot["fitness"], slot["fitness_se"], slot["decided_ns"] = each.fitness, each.fitness_se, time.monotonic_ns()
 
     def image(self, slot: Any) -> None:
-        """Take note of a picture that was refused; take the latent of the re-encoded one as the candidate's where the session says so."""
+        """Record a picture that was refused; use the re-encoded latent as the candidate's if the session says so."""
         if slot["refused"]:
             self.refuse((int(slot["generation"]), int(slot["candidate"])), measured=is_measured(parse_json(slot["verdict"])))
         elif self.settings.use_post_encodings:
@@ -156,16 +161,21 @@ class _Evolve:
             self.course.place(int(slot["generation"]), int(slot["candidate"]), latent)
 
     def take(self, slot: Any, value: float, error: float, scored_ns: int, link: Link | None = None) -> None:
-        """Take a candidate's score or rating, and go on where that was waited for."""
+        """Process a candidate's score or rating, and continue if it was waited for."""
         self.scored_ns, self.scores_taken = scored_ns, self.scores_taken + 1
         self.publish(self.course.score(int(slot["generation"]), int(slot["candidate"]), value, error, link))
         self.go_on()
 
     def score(self, slot: Any) -> None:
-        """Take a decoded score."""
+        """Process a decoded score."""
         if self.context.plan.condition not in MEASURED:
             link = Link.of(slot["onset_s"], slot["measured"], slot["measured_se"], slot["neighbours"])
             self.take(slot, float(slot["score"]), float(slot["score_se"]), int(slot["scored_ns"]), link)
+
+    def volume(self, slot: Any) -> None:
+        """Add a volume, if the strategy uses volumes; images are requested as others appear."""
+        self.volumes_taken += 1
+        self.course.volume(int(slot["part"]), projected(slot))
 
     def event(self, slot: Any) -> None:
         """Follow what is shown; take a rating."""
@@ -177,16 +187,19 @@ class _Evolve:
         key = int(slot["generation"]), int(slot["candidate"])
         if kind == EventKind.ONSET:
             self.shown.add(key)
+            self.course.appeared(*key, self.run.seconds(t_ns), self.context.config.presentation.image_s)
             self.course.show()
             self.go_on()
         elif kind in (EventKind.TAKEN, EventKind.REFUSED) and key not in self.over:
+            if key in self.shown:
+                self.course.cut_short(*key, self.run.seconds(t_ns))
             self.refuse(key, measured=kind == EventKind.TAKEN)
         elif kind == EventKind.OFFSET:
             self.over.add(key)
             known_ns = max(t_ns, self.context.clock.now_ns())  # it may have been on its way for a minute, and its score comes yet
             self.last_offset_ns = known_ns if self.course.all_shown else None
         elif kind == EventKind.FIXATION and slot["value"] != 1 and not self.approved and self.course.look_further_ahead():
-            self.context.log.warning("evolve: an image came late: from now on %d are asked for ahead", self.course.ahead)
+            self.context.log.warning("evolve: an image was late: from now on %d are requested ahead", self.course.ahead)
             self.go_on()
         elif kind == MEASURED.get(self.context.plan.condition):
             self.hear(float(slot["value"]))
@@ -206,19 +219,28 @@ class _Evolve:
     def give_up(self) -> None:
         """Go on without the scores that are missing."""
         self.context.log.warning(
-            "evolve: %d scores of generation %d are no longer waited for: they did not come within %g s of its end",
+            "evolve: %d scores of generation %d did not come within %g s of its end: evolution continues without them",
             self.course.missing, self.course.generation, self.settings.score_deadline_s,
         )  # fmt: skip
         self.publish(self.course.give_up(), given_up=Given.UP)
         self.go_on()
 
 
+def projected(slot: Any) -> Projected:
+    """Read a slot of ``series``."""
+    fields = {name: slot[name].item() for name in slot.dtype.names if name not in ("part", "motion_mm")}
+    return Projected(motion_mm=tuple(slot["motion_mm"].tolist()), **fields)
+
+
 def run(context: Context) -> None:
     """``scores``, ``events`` and ``images`` -> ``latents`` and ``fitness``."""
     inputs: dict[str, Ring | Turns] = {"images": context.images()}
     inputs |= {name: context.reader(name) for name in ("events", "scores")}
+    if looks_at_volumes(context.config):
+        warm_up()
+        inputs["series"] = context.reader("series")
     work = _Evolve(context)  # publishes the first images, so that they are painted when the trigger comes
-    handlers = {"images": work.image, "events": work.event, "scores": work.score}
+    handlers = {"images": work.image, "events": work.event, "scores": work.score, "series": work.volume}
     context.ready()
     while inputs and not context.clock.get("abort"):
         ended = serve(inputs, handlers, WAIT_S)

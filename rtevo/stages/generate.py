@@ -1,6 +1,6 @@
 """``latents`` -> ``images`` and ``refused``: one process for each device.
 
-Every picture is judged here, before anybody else sees it. One that is refused is painted once more, with other noise.
+Every picture is judged here, before any other process sees it. A refused picture is painted once more, with other noise.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from rtevo.wire import digest
 
 __all__ = ["Deadline", "other_seed", "run", "settings_of"]
 
-ATTEMPTS = 2  # to paint a picture that is not refused
+ATTEMPTS = 2  # to paint a picture that passes the gate
 log = logging.getLogger("rtevo")
 
 
 def settings_of(config: Generator, device: str, fingerprint: str = "") -> Any:
-    """Give the generator's settings for one of the session's devices."""
+    """Return the generator's settings for one of the session's devices."""
     from rtevo.generate import GeneratorSettings
 
     return GeneratorSettings(
@@ -62,16 +62,16 @@ def _path(text: str) -> Path | None:
 
 
 class Deadline:
-    """When an image is late: `deadline_s` after it was asked for, and one cadence more for each that was asked for together before it.
+    """Deadline of an image: `deadline_s` after its request, plus one cadence for each earlier image of the same request.
 
-    What is done about a late image is the presenter's: it holds fixation until the image is there. Here it is only noticed and logged.
+    The presenter holds fixation until a late image comes; here lateness is only logged.
 
     Parameters
     ----------
     deadline_s : float
         Real time, s.
     cadence_s : float
-        From one onset to the next, real time, s.
+        Time from one onset to the next, real time, s.
     """
 
     def __init__(self, deadline_s: float, cadence_s: float) -> None:
@@ -79,7 +79,7 @@ class Deadline:
         self._asked: Counter[tuple[int, int]] = Counter()
 
     def due_ns(self, slot: Any) -> int:
-        """When the image of this slot of ``latents`` is due; every slot must be given, in order."""
+        """Return when the image of this slot of ``latents`` is due; must be called for every slot, in order."""
         together = int(slot["generation"]), int(slot["scored_ns"])
         before = self._asked[together]
         self._asked[together] += 1
@@ -113,14 +113,14 @@ def run(context: Context) -> None:
 
 
 class _Model:
-    """A model that has been loaded, and stays so over the runs of a visit; a context manager."""
+    """A loaded model that is kept over the runs of a visit; a context manager."""
 
     def __init__(self, context: Context, device: str) -> None:
         from rtevo.generate import load
 
         settings = settings_of(context.config.generator, device, context.plan.model_sha256)
         self._warm = False
-        gc.disable()  # collecting takes a quarter of the time in which these libraries are imported
+        gc.disable()  # garbage collection takes a quarter of these libraries' import time
         self._generator = load(settings, on_progress=lambda text: log.info("%s: %s", context.stage, text))
 
     def __enter__(self) -> _Model:
@@ -134,17 +134,17 @@ class _Model:
         """Return the generator; it has painted once."""
         if not self._warm:
             self._generator.warm_up()
-            gc.freeze()  # and what is there now stays: later collections need not look at it
+            gc.freeze()  # later collections need not look at objects that stay
             gc.enable()
             self._warm = True
         return self._generator
 
 
-Judged = tuple[Any, int, Any, Verdict]  # slot of ``latents``, attempt, what was painted, what the gate says
+Judged = tuple[Any, int, Any, Verdict]  # slot of ``latents``, attempt, painted picture, verdict of the gate
 
 
 class _Work:
-    """What is asked of one device: every n-th of all latents, in the order in which they come."""
+    """The requests to one device: every n-th of all latents, in order."""
 
     def __init__(self, context: Context, latents: Ring, own: int, gate: Gate) -> None:
         self._context, self._latents, self._gate = context, latents, gate
@@ -157,9 +157,9 @@ class _Work:
         self._due: dict[tuple[int, int], int] = {}
 
     def paint(self, generator: Any) -> Iterator[Judged]:
-        """Paint and judge what has been asked for by now; gives each attempt as soon as it is finished.
+        """Paint and judge the waiting requests; yield each attempt as soon as it is finished.
 
-        In lock-step one slot at a time, which is held until its image is out: time moves on once every ring is drained.
+        In lock-step one slot at a time, held until its image is published, because time moves once every ring is drained.
         """
         if self._context.clock.lock_step:
             yield from self._paint_held(generator)
@@ -177,8 +177,8 @@ class _Work:
             self.ended = True
 
     def _paint_all(self, generator: Any, asked: list[Any]) -> Iterator[Judged]:
-        """Paint several; where one is refused, it is painted again before the next ones: their order stays."""
-        attempt = 0  # of the first
+        """Paint several images; a refused one is painted again before the next, so that the order stays."""
+        attempt = 0  # of the first image
         while asked:
             embeddings = np.array([slot["embedding"] for slot in asked])
             seeds = [other_seed(int(slot["seed"]), attempt if k == 0 else 0) for k, slot in enumerate(asked)]
@@ -196,7 +196,7 @@ class _Work:
             asked = left
 
     def _waiting(self) -> Iterator[Any]:
-        """Copies of the slots that wait for this device; waits a moment for the first."""
+        """Yield copies of the slots that wait for this device; wait a moment for the first."""
         timeout_s = WAIT_S
         while True:
             try:
@@ -212,7 +212,7 @@ class _Work:
                 yield copy
 
     def _is_own(self, slot: Any) -> bool:
-        """Count a slot, and say whether it is this device's."""
+        """Count a slot, and return whether it is this device's."""
         due_ns = self._deadline.due_ns(slot)
         own = self._seen % self._devices == self._own
         self._seen += 1
@@ -221,13 +221,13 @@ class _Work:
         return own
 
     def notice(self, slot: Any) -> None:
-        """Log an image that came late; none is before the session has started, or where time does not pass meanwhile."""
+        """Log a late image; none is late before the session's start, or in lock-step."""
         due_ns = self._due.pop((int(slot["generation"]), int(slot["candidate"])))
         started_ns, late_ns = self._context.clock.get("started_ns"), time.monotonic_ns() - due_ns
         if late_ns > 0 and started_ns and int(slot["evolved_ns"]) > started_ns and not self._context.clock.lock_step:
             log.warning(
-                "%s: image %d of generation %d came %.2f s late: fixation is held where it was due (fewer [generator] steps or a faster "
-                "backend help; python -m bench.tune finds them)",
+                "%s: image %d of generation %d came %.2f s late: fixation is held in its place (set fewer [generator] steps or a faster "
+                "backend; python -m bench.tune finds them)",
                 self._context.stage, slot["candidate"], slot["generation"], late_ns / 1e9,
             )  # fmt: skip
 
@@ -238,7 +238,7 @@ def other_seed(seed: int, attempt: int) -> int:
 
 
 def _publish_image(images: Ring, slot: Any, attempt: int, painted: Any, verdict: Verdict) -> None:
-    with images.reserve(timeout_s=None) as out:  # the operator may take their time
+    with images.reserve(timeout_s=None) as out:  # waits for the operator's approval if need be
         for name in ("generation", "candidate", "scored_ns", "evolved_ns"):
             out[name] = slot[name]
         out["attempt"], out["refused"], out["verdict"] = attempt, verdict.refused, verdict.encoded()

@@ -1,4 +1,4 @@
-"""What the scanner sends -> ``volumes``."""
+"""The scanner's files or messages -> ``volumes``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LEAST_MOST, VOLUMES_A_FILE = (
     1 << 28,
     64,
 )  # bytes of a DICOM file, and of the session's largest volumes in one
-LONGEST = 100  # characters of what a header says of one thing, where all of it is too much
+LONGEST = 100  # characters of one header entry, if the whole is too long
 TR_OFF = 0.01  # of the session's repetition time: how far the headers' may be from it
 
 
@@ -53,7 +53,7 @@ class Source(Protocol):
 
 
 def run(context: Context) -> None:
-    """What the scanner sends -> ``volumes``."""
+    """The scanner's files or messages -> ``volumes``."""
     _plan, clock = context.plan, context.clock
     out = context.writer("volumes")
     source, ready = _open(context)
@@ -83,7 +83,7 @@ def run(context: Context) -> None:
 
 
 def _open(context: Context) -> tuple[Any, dict[str, Any]]:
-    """The source, and what others must know of it."""
+    """The source, and its properties that other parts need."""
     from rtevo.ingest import DicomReceiver, FolderSource
 
     plan, settings = context.plan, context.config.acquisition
@@ -101,6 +101,7 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
             confirm=True,
             opened=opened,
             most_voxels=plan.capacity,
+            echoes=settings.echoes,
             keys=KeyFile.read(Path(settings.keys) / SUPPORT_FILE, "support") if watched and settings.keys else None,
         )
         context.log.info("ingest: scripts push volumes to %s", pushed.endpoint)
@@ -114,7 +115,8 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
         "opened": opened,
         "replaceable": lambda: not context.clock.get("shown"),
         "confined": True,
-        **({"most_bytes": max(LEAST_MOST, VOLUMES_A_FILE * 4 * plan.capacity)} if watched else {}),
+        "echoes": settings.echoes,
+        **({"most_bytes": max(LEAST_MOST, VOLUMES_A_FILE * 4 * plan.capacity * settings.echoes)} if watched else {}),
     }
     source: DicomReceiver | FolderSource
     ready = {}
@@ -125,7 +127,7 @@ def _open(context: Context) -> tuple[Any, dict[str, Any]]:
     else:
         source = FolderSource(plan.incoming, settle_s=SETTLE_S if context.clock.speed == 1 else None, **options)
     if watched:
-        context.log.info("ingest: looking at what %s holds already", plan.incoming)
+        context.log.info("ingest: reading the files that %s already holds", plan.incoming)
         if before := source.pass_over_present(plan.visit.passed if plan.visit else ()):
             context.log.info("ingest: %s", before)
     return source, ready
@@ -147,7 +149,7 @@ class _Doubtful:
     def pass_on(self, volumes: list[Volume], draining: bool) -> list[Volume]:
         """Return those that can be passed on."""
         if volumes and self._held and volumes[0].index <= self._held[0].index and not volumes[0].flags & VolumeFlag.LATE:
-            self._context.log.warning("ingest: %d volumes of the series before are not used", len(self._held))
+            self._context.log.warning("ingest: %d volumes of the previous series are not used", len(self._held))
             self._held = []
         self._held += volumes
         if not draining and getattr(self._source, "doubtful", False) and len(self._held) < FIRST_VOLUMES:
@@ -157,14 +159,14 @@ class _Doubtful:
 
 
 class _Others:
-    """Notes what comes in that is not the run: volumes before the trigger, and a series that began after the run's last volume."""
+    """Logs received volumes that are not the run's: those before the trigger, and a series that began after the run's last volume."""
 
     def __init__(self, context: Context, source: Any) -> None:
         self._context, self.source = context, getattr(source, "source", source)  # of a receiver: the folder that it writes to
         self._named: set[tuple[str, int]] = set()
 
     def look(self) -> None:
-        """Pass on what is new."""
+        """Pass on new volumes."""
         clock, source = self._context.clock, self.source
         if getattr(source, "before_trigger", 0) and not (clock.get("early_ns") or clock.get("triggered")):
             clock.set("early_ns", clock.now_ns())
@@ -181,7 +183,7 @@ class _Others:
 
 
 class _Teller:
-    """Says which series the volumes are taken from, and what is wrong with it; each once."""
+    """Logs the series in use, and its problems; each once."""
 
     def __init__(self, context: Context, source: Source) -> None:
         self._context, self._source = context, source
@@ -190,7 +192,7 @@ class _Teller:
         self._room, self._looked_s, self._untold = float(MOST_WORDS), time.monotonic(), 0
 
     def tell(self) -> None:
-        """Say what is new."""
+        """Log what is new."""
         log, source = self._context.log, self._source
         if not self._told and (told := source.told):
             self._told = True
@@ -213,7 +215,7 @@ class _Teller:
         self._problems = len(problems)
         if self._untold and self._room >= MOST_WORDS / 2:
             self._room -= 1
-            log.warning("ingest: %d more things were wrong with what came, too many to be named one by one", self._untold)
+            log.warning("ingest: %d more problems with received files, too many to list", self._untold)
             self._untold = 0
 
 
@@ -245,7 +247,7 @@ class _Publisher:
         GeometryError
             The run's volumes are larger than the ring's places.
         DataError
-            They are of another participant or day than the session is for.
+            They are of another participant or day than the session.
         """
         self._check_names(source)
         data, acquisition, flags = volume.data, {}, int(volume.flags)
@@ -253,7 +255,7 @@ class _Publisher:
             self._grid = self._checked(volume)
             acquisition = source.sidecar(volume)
         elif data is not None and self._grid is not None and (difference := self._grid.difference(volume.grid)):
-            self._log.warning("ingest: volume %d (%s) does not lie where the run's first one does and counts as missing: %s",
+            self._log.warning("ingest: volume %d (%s) lies elsewhere than the run's first, and counts as missing: %s",
                               volume.index, volume.files[0], difference)  # fmt: skip
             data, flags = None, flags | VolumeFlag.MISSING
         with self._out.reserve(timeout_s=None) as slot:  # a slow disk holds it up, and loses nothing
@@ -266,7 +268,7 @@ class _Publisher:
             self._heard(volume.index)
 
     def _check_names(self, source: Source) -> None:
-        """Compare the run's headers with whom the session is for, before its first volume goes on: without one nothing is shown."""
+        """Compare the run's headers with the session's participant and day, before its first volume: without one nothing is shown."""
         run: Any = getattr(getattr(source, "source", source), "run", None)
         if self._named or (run is None and self._settings.anonymous == "accept"):
             return
@@ -276,7 +278,7 @@ class _Publisher:
             raise DataError(problem)
 
     def _heard(self, index: int) -> None:
-        """Note in the shared words that a volume of the run has come in, and after what time."""
+        """Record in the shared words that a volume of the run has come in, and after what time."""
         clock = self._clock
         now_ns = clock.now_ns()
         if not clock.get("triggered"):
@@ -293,6 +295,6 @@ class _Publisher:
         if voxels > self._capacity:
             raise GeometryError(
                 f"the run's volumes ({volume.files[0]}) have {' x '.join(map(str, volume.grid.shape))} voxels, expected at most "
-                f"{self._capacity:,} in all: set [acquisition] largest to them"
+                f"{self._capacity:,} in all: set [acquisition] largest to these"
             )
         return volume.grid

@@ -14,7 +14,7 @@ from rtevo.session.context import Context
 if TYPE_CHECKING:
     from rtevo.record import Record
 
-LOOK_S = 0.05  # how often the log is looked at
+LOOK_S = 0.05  # interval between reads of the log
 PARAMETERS = tuple(f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz")
 MOTION = ("volume", "flags", "acquired", *PARAMETERS, "framewise_displacement", "dvars")
 MOTION_UNITS = ("", "", "s", *("mm",) * 3, *("rad",) * 3, "mm", "percent")
@@ -26,7 +26,7 @@ def run(context: Context) -> None:
     """The session's log -> streams, until the session is over."""
     from rtevo.record.log import LOG, LogFollower
 
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where the library says what it does: the operator's terminal is no place for that
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the library's messages must not reach the operator's terminal
     follower, streams = LogFollower(context.plan.out / LOG), Streams(context)
     streams.push(of_last_part(follower.new()))
     context.ready()
@@ -38,7 +38,7 @@ def run(context: Context) -> None:
 
 
 def of_last_part(records: Sequence[Record]) -> list[Record]:
-    """Return what has been recorded since the session's last part began: those before had clocks of their own, and were sent then."""
+    """Return the records since the session's last part began: earlier parts have other clocks, and were sent then."""
     from rtevo.record import Start
 
     begins = max((k for k, record in enumerate(records) if isinstance(record, Start)), default=0)
@@ -48,8 +48,8 @@ def of_last_part(records: Sequence[Record]) -> list[Record]:
 class Streams:
     """Outlets ``rtevo-motion``, ``rtevo-scores`` and ``rtevo-events``.
 
-    A sample's time stamp is when the volume was aligned, the image scored, or the event happened at the stimulus PC, on LSL's clock of the
-    support computer. A blinded session, and one whose pictures the operator approves, has no scores here: whoever sees them sees the arm.
+    A sample's time stamp is the time of the volume's alignment, of the image's score, or of the event at the stimulus PC, on LSL's clock of
+    the support computer. A blinded session, and one whose pictures the operator approves, sends no scores: these would reveal the arm.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class Streams:
         return lsl.StreamOutlet(info)
 
     def push(self, records: Iterable[Record]) -> None:
-        """Send what new records say."""
+        """Send the new records."""
         from rtevo.record import AlignedRecord, EventRecord, ScoreRecord
 
         lag_s = self._pylsl.local_clock() - time.monotonic()

@@ -1,4 +1,4 @@
-"""A folder of pictures -> ``images``: a localizer's, in the order of its schedule."""
+"""A folder of pictures -> ``images``, in the order of a localizer's schedule."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rtevo.wire import digest
 __all__ = ["AHEAD", "pixels_of", "run"]
 
 AHEAD = 6
-"""Pictures that the presenter has beyond the one on the screen; the ring has room for one more."""
+"""Number of pictures that the presenter holds beyond the one on the screen; the ring has room for one more."""
 _MARKS = 4  # stream of random numbers
 OVER = (EventKind.OFFSET, EventKind.TAKEN, EventKind.REFUSED)
 
 
 def pixels_of(context: Context) -> dict[tuple[str, bool], Pixels]:
-    """Load every picture that is shown, by its name and whether it has the dot."""
+    """Load every picture of the schedule, by its name and whether it has the dot."""
     config, folder = context.config, context.plan.pictures
     assert folder is not None
     dots = config.localizer.task == "detection"
@@ -36,7 +36,7 @@ def pixels_of(context: Context) -> dict[tuple[str, bool], Pixels]:
 
 
 class _Pictures:
-    """What is to be shown yet."""
+    """The pictures still to be shown."""
 
     def __init__(self, context: Context) -> None:
         self.context, self.out = context, context.writer("images")
@@ -45,11 +45,11 @@ class _Pictures:
         self.pixels = pixels_of(context)
         self.sha256 = {key: digest(np.ascontiguousarray(pixels)) for key, pixels in self.pixels.items()}
         self.sent, self.done = 0, False
-        self.begun, self.over = set[tuple[int, int]](), set[tuple[int, int]]()  # shown, or taken out before; and no longer on the screen
+        self.begun, self.over = set[tuple[int, int]](), set[tuple[int, int]]()  # shown or taken out before; no longer on the screen
         self.go_on()
 
     def go_on(self) -> None:
-        """Hand over the pictures that are next; close ``images`` when all have been shown."""
+        """Publish the next pictures; close ``images`` when all have been shown."""
         while not self.done and self.sent < min(len(self.trials), len(self.begun) + 1 + AHEAD):
             self.publish(self.trials[self.sent])
             self.sent += 1
@@ -57,7 +57,7 @@ class _Pictures:
             self.finish()
 
     def publish(self, trial: Trial) -> None:
-        """Hand over one picture."""
+        """Publish one picture."""
         key = trial.name, self.dots and trial.target
         with self.out.reserve(timeout_s=None) as slot:
             slot["generation"], slot["candidate"] = trial.key
@@ -66,7 +66,7 @@ class _Pictures:
             slot["sha256"], slot["pixels"] = self.sha256[key].encode(), self.pixels[key]
 
     def event(self, slot: Any) -> None:
-        """Follow what is shown."""
+        """Record the presenter's events."""
         key = int(slot["generation"]), int(slot["candidate"])
         if slot["kind"] in (EventKind.ONSET, *OVER):
             self.begun.add(key)
@@ -75,7 +75,7 @@ class _Pictures:
         self.go_on()
 
     def finish(self) -> None:
-        """Hand over nothing more."""
+        """Publish no more pictures."""
         if not self.done:
             self.done = True
             self.out.close_writing()

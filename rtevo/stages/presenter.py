@@ -8,7 +8,7 @@ __all__ = ["run"]
 
 
 def run(context: Context) -> None:
-    """Stand in for the stimulus PC: the presenter with its headless display."""
+    """Simulate the stimulus PC: the presenter with its headless display."""
     from presenter.run import present
 
     context.ready()

@@ -34,7 +34,7 @@ def run(context: Context) -> None:
 
 
 class Taken(NamedTuple):
-    """A message that was read, and is not in the log yet."""
+    """A message that was read but is not in the log yet."""
 
     published_ns: int
     ring: str
@@ -43,11 +43,11 @@ class Taken(NamedTuple):
 
 
 def take_all(recorder: Recorder, inputs: dict[str, Ring], held: list[Taken], context: Context, timeout_s: float) -> int:
-    """Record what the rings have; forget those that have ended. Returns the number of records.
+    """Record the rings' messages; drop rings that have ended. Return the number of records.
 
-    Messages are recorded in the order in which they were published, up to the moment at which this look at the rings began; later ones are
-    held for the next. What a message followed from was published before it, and had been when the look began: so whatever ends the session,
-    no effect is in the log without its cause, though events and scores follow from each other in a circle.
+    Messages are recorded in the order of publication, up to the moment at which this pass over the rings began; later ones are held for the
+    next pass. The cause of a message was published before it, so that, however the session ends, no effect is in the log without its cause,
+    although events and scores follow from each other in a circle.
     """
     if not held and not wait_any(list(inputs.values()), timeout_s):
         return 0
@@ -65,7 +65,7 @@ def take_all(recorder: Recorder, inputs: dict[str, Ring], held: list[Taken], con
 
 
 def _drain(name: str, inputs: dict[str, Ring], context: Context) -> list[Taken]:
-    """Copy what a ring has."""
+    """Copy a ring's messages."""
     ring, taken = inputs[name], []
     try:
         while True:
@@ -80,7 +80,7 @@ def _drain(name: str, inputs: dict[str, Ring], context: Context) -> list[Taken]:
     except RingTimeout:
         pass
     except WriterLost:
-        time.sleep(LOST_S)  # the supervisor starts it again, or ends the session
+        time.sleep(LOST_S)  # the supervisor restarts the writer, or ends the session
     except RingClosed:
         del inputs[name]
     return taken

@@ -1,4 +1,4 @@
-"""What a watched session has outside, in a rehearsal: the scanner room and the stimulus PC."""
+"""The surroundings of a watched session in a rehearsal: the scanner room and the stimulus PC."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from typing import Any
 from rtevo.config import Config, is_localizer, presenter_is_outside
 from rtevo.session.clock import NEVER
 from rtevo.session.context import Context
+from rtevo.session.sensors import SIMULATED_SENSORS
 from rtevo.session.simulation import simulation
 from rtevo.simulate import Delivery, FaultyWriter, ParticipantLink, Room, run_scanner
 
 __all__ = ["run"]
 
-FAULTS = 6  # the stream of random numbers of what goes wrong
+FAULTS = 6  # stream of random numbers of the faults
 CALLING = "SIMULATOR"  # AE title
 
 
 def run(context: Context) -> None:
-    """Stand in for the scanner room: look at the presenter's screen, press the trigger, deliver a volume's files every TR."""
+    """Simulate the scanner room: see the presenter's screen, press the trigger, deliver a volume's files every TR."""
     config = context.config
     outside = presenter_is_outside(config)
     keys = Path(config.bridge.keys) if outside and config.bridge.keys else None
@@ -34,6 +35,7 @@ def run(context: Context) -> None:
 
 def _simulate(context: Context, link: ParticipantLink) -> None:
     from rtevo.simulate.dicom import MosaicWriter
+    from rtevo.simulate.echoes import ECHO_S
     from rtevo.simulate.send import PushEncoder
 
     plan, clock = context.plan, context.clock
@@ -41,36 +43,39 @@ def _simulate(context: Context, link: ParticipantLink) -> None:
     head = settings.head()
     started = datetime.datetime(2000, 1, 1, 12) if clock.lock_step else None  # the same files, byte for byte, every time
     name = "rtevo_simulated_bold"
-    encoder = (
-        PushEncoder(head.grid, plan.tr_s, name)
-        if context.config.acquisition.delivery == "push"
-        else MosaicWriter(plan.incoming, head.grid, plan.tr_s, description=name, started=started)
-    )
+    encoders: list[Any]
+    if context.config.acquisition.delivery == "push":
+        encoders = [PushEncoder(head.grid, plan.tr_s, name, settings.echo_times_s)]
+    else:
+        times_s = settings.echo_times_s or (ECHO_S,)
+        echoes = [(k + 1, len(times_s), te_s) for k, te_s in enumerate(times_s)]
+        started = started or datetime.datetime.now()
+        encoders = [MosaicWriter(plan.incoming, head.grid, plan.tr_s, description=name, started=started, echo=echo) for echo in echoes]
     context.ready()
     if not (told := context.wait_for_go()):
         return
     with _delivery(context, told) as delivery:
-        writer = FaultyWriter(encoder, delivery)
+        writer = FaultyWriter(encoders[0], delivery, encoders[1:])
         run_scanner(
             settings, writer, link, clock, plan.out,
             head=head, on_volume=lambda index: clock.set("delivered", index + 1), patience_s=_patience_s(context.config),
-            first_volume=plan.first_volume, task=_task(context.config),
+            first_volume=plan.first_volume, task=_task(context.config), sensors=plan.runtime / SIMULATED_SENSORS,
         )  # fmt: skip
 
 
 def _task(config: Config) -> str:
-    """What the participant was told to answer in a localizer."""
+    """Return the participant's task in a localizer."""
     return config.localizer.task if is_localizer(config) and config.localizer.task != "none" else ""
 
 
 def _patience_s(config: Config) -> float:
-    """Longest wait for the presenter: one that somebody starts on another computer takes longer."""
+    """Return the longest wait for the presenter, which is longer for another computer."""
     return 3600.0 if presenter_is_outside(config) else 60.0
 
 
 @contextmanager
 def _delivery(context: Context, told: dict[str, Any]) -> Iterator[Delivery]:
-    """Where the scanner's files go: the watched folder, or over the network; wrongly where the session says so."""
+    """Yield the delivery of the scanner's files: to the watched folder or over the network, with faults if the session has some."""
     from rtevo.simulate.send import PushSender, StoreSender
 
     plan, settings, faults = context.plan, context.config.acquisition, context.config.simulation.faults
@@ -90,14 +95,14 @@ def _delivery(context: Context, told: dict[str, Any]) -> Iterator[Delivery]:
 
 
 class _Stopped(Exception):  # noqa: N818 - the way out of a replay, not an error
-    """The session ends before the recording does."""
+    """Raised if the session ends before the recording does."""
 
 
 def _replay(context: Context, link: ParticipantLink) -> None:
     from rtevo.ingest import Replay
 
     plan, clock, settings = context.plan, context.clock, context.config.acquisition
-    recording = Replay(settings.folder, plan.incoming, series=settings.series or None, tr_s=plan.tr_s)
+    recording = Replay(settings.folder, plan.incoming, series=settings.series or None, tr_s=plan.tr_s, echoes=settings.echoes)
     context.ready()
     if not (told := context.wait_for_go()):
         return
@@ -116,4 +121,4 @@ def _replay(context: Context, link: ParticipantLink) -> None:
                 recording.run(wait_until, delivery.send)
             clock.set("delivered", volumes)
             clock.set("drain", 1)
-            room.wait_until(math.inf)  # the presenter still has somebody to show its last pictures to
+            room.wait_until(math.inf)  # the participant must still see the presenter's last pictures

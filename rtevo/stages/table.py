@@ -1,4 +1,4 @@
-"""The table of processes: which there are, what each reads and writes, when it counts as stalled.
+"""The table of processes: what each reads and writes, and when it counts as stalled.
 
 A stage is a loop over rings: it waits until one of the rings that it reads has something, works on it in place, publishes what follows,
 and only then lets go of what it read. It leaves when everything it reads has been closed and drained, so a session winds down in the
@@ -21,7 +21,7 @@ from rtevo.session.context import Context, Kept
 from rtevo.session.plan import Plan
 from rtevo.session.rings import DEALT, numbered, ring_names
 from rtevo.shm import RingPeerLost
-from rtevo.stages import align, bridge, console, decode, evolve, generate, ingest, live, pictures, presenter, record, scanner
+from rtevo.stages import align, bridge, console, decode, evolve, generate, ingest, live, physio, pictures, presenter, record, scanner
 from rtevo.stops import ignore
 
 __all__ = ["LOCALIZER", "STAGES", "Stage", "child_main", "stages_of"]
@@ -45,7 +45,7 @@ class Stage:
     restarts : int
         So often it is started again when it is killed: its rings keep what it had not done.
     observer : bool
-        The session goes on without it.
+        The session continues without it.
     stays : bool
         Between the runs of a visit its process stays, with what it has loaded.
     """
@@ -68,13 +68,16 @@ class Stage:
             return plan.config.console.port > 0
         if self.name == "live":
             return plan.config.record.lsl
+        if self.name == "physio":
+            return plan.config.physio.measured
         return not self.rehearsal or plan.config.acquisition.source != "watch"
 
 
 STAGES: tuple[Stage, ...] = (
     Stage("ingest", ingest.run, (), ("volumes",)),
-    Stage("decode", decode.run, ("volumes", "events"), ("aligned", "placements", "scores"), stays=True),
-    Stage("evolve", evolve.run, ("scores", "images", "events"), ("latents", "fitness")),
+    Stage("physio", physio.run, (), ("physiology",)),
+    Stage("decode", decode.run, ("volumes", "events", "physiology"), ("aligned", "placements", "scores", "series"), stays=True),
+    Stage("evolve", evolve.run, ("scores", "images", "events", "series"), ("latents", "fitness")),
     Stage("generate", generate.run, ("latents",), ("images", "refused"), deadline_s=120, stays=True),  # one for each device
     # it keeps an image unread as long as the stimulus PC cannot take it, and has a limit of its own ([bridge] lost_s)
     Stage("bridge", bridge.run, ("images",), ("events",), deadline_s=math.inf, restarts=3),
@@ -95,7 +98,7 @@ LOCALIZER: tuple[Stage, ...] = (
 
 
 def stages_of(plan: Plan) -> list[Stage]:
-    """Give the processes of a session: those that it wants of the table, and one that paints for each device."""
+    """Return the processes of a session: those of the table that it needs, and one that paints for each device."""
     found: list[Stage] = []
     for stage in LOCALIZER if plan.localizer else STAGES:
         if not stage.wanted(plan):
@@ -108,7 +111,7 @@ def stages_of(plan: Plan) -> list[Stage]:
     return found
 
 
-NO_MEMORY = "found no memory left: end what else runs on this computer, or raise the limit (ulimit -v, MemoryMax of a service)"
+NO_MEMORY = "found no memory left: end other programs on this computer, or raise the limit (ulimit -v, MemoryMax of a service)"
 
 
 def child_main(stage: str, plan: Plan, pipe: Connection) -> None:

@@ -1,12 +1,12 @@
-"""A study: participants, visits, runs and arms in one file, drawn and sealed once, and what was run of it.
+"""A study: participants, visits, runs and arms in one file, drawn and sealed once, and the runs made so far.
 
-``file`` reads ``study.toml``; ``allocation`` draws the arms; ``ledger`` is the append-only log of what happened; ``loading`` is the study,
-read; ``next`` starts what comes next for a participant (``settings`` fills its session file in, ``start`` knows how each kind of run is
-started, ``counting`` whether it counts); ``unseal`` opens the arms, ``export`` writes all of it as one BIDS data set. Nothing shows an arm
-before a study is unsealed: docs/study.md says what is sealed how.
+``file`` reads ``study.toml``; ``allocation`` draws the arms; ``ledger`` is the append-only log of the study's events; ``loading`` reads a
+study; ``next`` starts a participant's next run (``settings`` writes its session file, ``start`` holds how each kind of run is started,
+``counting`` decides whether it counts); ``unseal`` opens the arms; ``export`` writes the study as one BIDS data set. Nothing shows an arm
+before a study is unsealed: docs/study.md describes the sealing.
 
-``analysis`` says what a study found (one summary a participant, a randomisation test), ``mixed`` is the model beside it; ``group`` asks
-them of a study, ``report``, ``figures`` and ``checklist`` write its page. ``power`` simulates whole studies before there is one.
+``analysis`` holds the main analysis (one summary a participant, a randomisation test), ``mixed`` a mixed model beside it; ``group`` applies
+both to a study; ``report``, ``figures`` and ``checklist`` write its page. ``power`` simulates whole studies beforehand.
 """
 
 from rtevo.study.loading import Study, StudyRun, load

@@ -1,8 +1,8 @@
-"""Which participant gets which arm: drawn once, in blocks, and sealed in a blinding key.
+"""Allocation of participants to arms: drawn once, in blocks, and sealed in a blinding key.
 
-A block has each arm once, in random order. Where there is the arm yoked, the first block goes without it: a yoked participant needs the
-scores of a brain participant of an *earlier* block. Everybody waits for the earlier blocks alike, so that waiting tells nothing. The key is
-that of :mod:`rtevo.session.blinding`, one row for each participant and visit.
+A block has each arm once, in random order. If there is an arm yoked, the first block lacks it: a yoked participant needs the scores of a
+brain participant of an *earlier* block. All participants wait for the earlier blocks, so that waiting reveals nothing. The key has the form
+of :mod:`rtevo.session.blinding`, with one row for each participant and visit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KEY = "allocation.tsv"
 
 
 def blocks_of(participants: Sequence[str], arms: Sequence[str]) -> list[list[str]]:
-    """Divide the participants into blocks, in their order; this says nothing of anybody's arm.
+    """Divide the participants into blocks, in their order; blocks reveal no arm.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def blocks_of(participants: Sequence[str], arms: Sequence[str]) -> list[list[str
 
 
 def draw(participants: Sequence[str], arms: Sequence[str], rng: np.random.Generator) -> dict[str, str]:
-    """Draw everybody's arm.
+    """Draw each participant's arm.
 
     Parameters
     ----------
@@ -54,12 +54,12 @@ def draw(participants: Sequence[str], arms: Sequence[str], rng: np.random.Genera
     for number, block in enumerate(blocks_of(participants, arms)):
         own = [arm for arm in arms if number or arm != "yoked"]
         order = [own[k] for k in rng.permutation(len(own))]
-        found.update(zip(block, order, strict=False))  # the last block may be a part of one
+        found.update(zip(block, order, strict=False))  # the last block may be incomplete
     return found
 
 
 def rotated(values: Sequence[str], participants: Sequence[str], rng: np.random.Generator) -> dict[str, list[str]]:
-    """Draw for everybody in which order values come: cyclic Latin squares, so that each is first, second, ... equally often.
+    """Draw the order of values for each participant: cyclic Latin squares, so that each value is first, second, ... equally often.
 
     Parameters
     ----------
@@ -76,12 +76,12 @@ def rotated(values: Sequence[str], participants: Sequence[str], rng: np.random.G
 
 
 def write_key(path: Path, arms: dict[str, str], visits: Sequence[str], secret: bytes) -> None:
-    """Write the sealed arms, as `rtevo evolve blind` does; only their owner can write the file.
+    """Write the sealed arms, like `rtevo evolve blind`; only the owner can write the file.
 
     Raises
     ------
     ConfigError
-        It is there already, or cannot be made.
+        The file exists already, or cannot be made.
     """
     rows = [f"{who}\t{visit}\t{scramble(arm, who, visit, secret)}" for who, arm in arms.items() for visit in visits]
     try:

@@ -1,14 +1,14 @@
-"""What a study found: one summary a participant, and a randomisation test of it over the allocations that could have been drawn.
+"""Analysis of a study: one summary a participant, and a randomisation test of it over the allocations that could have been drawn.
 
-The test asks of the draw itself: had chance allotted the arms otherwise, within the same pairs or blocks, how often would the difference be
-as large? It assumes nothing of the scores' distribution, and not that participants are alike, so its false-positive rate holds at eight
-participants an arm as at eighty (R. A. Fisher 1935, The Design of Experiments; E. S. Edgington and P. Onghena 2007, Randomization Tests).
+The test uses the draw itself: if chance had allotted the arms differently within the same pairs or blocks, how often would the difference
+be as large? It assumes nothing about the scores' distribution, nor that participants are alike, so its false-positive rate holds for eight
+participants an arm as for eighty (R. A. Fisher 1935, The Design of Experiments; E. S. Edgington and P. Onghena 2007, Randomization Tests).
 
-What is estimated of a participant is fixed before the study (:class:`Analysis`). Scores of different runs share no zero: the decoder
-sets it anew in each. Images that came in several runs (probes) anchor them to each other; without these only changes within runs are
+The summary of a participant is fixed before the study (:class:`Analysis`). Scores of different runs share no zero, because the decoder sets
+it in each run. Images that were shown in several runs (probes) anchor the runs to each other; without probes only changes within runs are
 identified.
 
-Nothing here reads a file: tables in, results out.
+This module reads no files: tables in, results out.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ __all__ = [
 
 Array = NDArray[np.float64]
 SUMMARIES = ("gain", "slope")
-MOST, DRAWS = 20_000, 9_999  # allocations that are all gone through; of more, so many are drawn
-_PARTS = 3  # a gain is the last third's mean less the first's
-_SAME = 1e-9  # statistics that differ by less, of their size, are the same
+MOST, DRAWS = 20_000, 9_999  # up to MOST allocations are all used; of more, DRAWS are drawn
+_PARTS = 3  # a gain is the mean of the last third less that of the first
+_SAME = 1e-9  # relative difference below which statistics are equal
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is estimated and tested, fixed before the first participant."""
+    """The summary and its test, fixed before the first participant."""
 
     summary: str = key(
         "gain",
@@ -119,14 +119,14 @@ class Course:
     Parameters
     ----------
     images : DataFrame
-        A row for each scored image that evolution asked for: participant, visit, run, generation, score, se (as they came, on their run's
-        own zero), true_response; `step`: generation counted through the participant's runs, from 0; `progress`: 0 at a participant's first
-        image to 1 at the last; `level`: the score on the zero of the participant's first run where runs are anchored, else on its run's
-        own mean.
+        A row for each scored image that evolution requested: participant, visit, run, generation, score, se (original, on their run's own
+        zero), true_response; `step`: generation counted through the participant's runs, from 0; `progress`: 0 at a participant's first
+        image to 1 at the last; `level`: the score on the zero of the participant's first run if runs are anchored, else relative to its
+        run's mean.
     anchored : bool
-        Scores of different runs can be compared: nobody has more than one, or probes tie all of each participant's together.
+        Scores of different runs can be compared: each participant has one run, or probes connect all of the participant's runs.
     loose : tuple of str
-        Participants with several runs that probes do not tie together.
+        Participants with several runs that probes do not connect.
     """
 
     images: DataFrame
@@ -135,13 +135,13 @@ class Course:
 
 
 def course(table: DataFrame) -> Course:
-    """Put the images of a study's table in order, and the runs of each participant on one zero where that can be had.
+    """Order the images of a study's table, and bring the runs of each participant to one zero if possible.
 
     Parameters
     ----------
     table : DataFrame
         A row for each image of the loop's runs, in the order of presentation within a run: participant, visit, run, generation, score,
-        se, probe (missing: one that evolution asked for), counts; true_response where it is known.
+        se, probe (missing: requested by evolution), counts; true_response if known.
     """
     rows = table[table["counts"].astype(bool) & table["score"].notna()].sort_values(["participant", "visit", "run"], kind="stable")
     rows = rows.assign(offset=0.0, key=rows["visit"].astype(str) + "/" + rows["run"].astype(str))
@@ -163,7 +163,7 @@ def course(table: DataFrame) -> Course:
 
 
 def _dense(keys: Sequence[tuple[Any, ...]]) -> list[int]:
-    """Number what differs, for each participant from 0, in the order in which it comes."""
+    """Number different values, for each participant from 0, in order of appearance."""
     seen: dict[Any, dict[Any, int]] = {}
     numbers = []
     for participant, *rest in keys:
@@ -173,7 +173,7 @@ def _dense(keys: Sequence[tuple[Any, ...]]) -> list[int]:
 
 
 def _offsets(own: DataFrame) -> dict[Any, float] | None:
-    """Return the zero of each of a participant's runs against the first's, from their probes; None where these do not tie them together."""
+    """Return the zero of each of a participant's runs relative to the first's, from their probes; None if these do not connect the runs."""
     runs = list(dict.fromkeys(own["key"]))
     if len(runs) == 1:
         return {runs[0]: 0.0}
@@ -183,7 +183,7 @@ def _offsets(own: DataFrame) -> dict[Any, float] | None:
     design = np.zeros((len(shown), len(probes) + len(runs)))
     design[row, [probes.index(probe) for probe in shown["probe"]]] = 1
     design[row, [len(probes) + runs.index(run) for run in shown["key"]]] = 1
-    design = np.delete(design, len(probes), axis=1)  # the first run's zero is the zero
+    design = np.delete(design, len(probes), axis=1)  # the first run defines the zero
     if len(shown) < design.shape[1] or np.linalg.matrix_rank(design) < design.shape[1]:
         return None
     found = np.linalg.lstsq(design, shown["score"].to_numpy(np.float64), rcond=None)[0][len(probes) :]
@@ -193,8 +193,8 @@ def _offsets(own: DataFrame) -> dict[Any, float] | None:
 def summaries(found: Course, how: str) -> DataFrame:
     """Return one number a participant.
 
-    Where runs are anchored it is of all of the participant's images together; where they are not, it is the mean over runs of what it is
-    within each, for everybody alike.
+    If runs are anchored, the summary is of all images of the participant together; if not, it is the mean of the summaries within runs, for
+    all participants.
 
     Parameters
     ----------
@@ -205,8 +205,8 @@ def summaries(found: Course, how: str) -> DataFrame:
     Returns
     -------
     DataFrame
-        Index participant; summary, se, runs, images, and true_summary: the same of the simulated participant's true responses, NaN of
-        real ones.
+        Index participant; summary, se, runs, images, and true_summary: the summary of a simulated participant's true responses, NaN for
+        real participants.
     """
     import pandas as pd
 
@@ -235,7 +235,7 @@ def trajectories(found: Course, arms: Mapping[str, str] | None = None) -> DataFr
     ----------
     found : Course
     arms : mapping of str to str, optional
-        Arm of each participant: gives means over an arm's participants instead, each of them counted alike.
+        Arm of each participant: returns means over an arm's participants instead, with equal weights.
 
     Returns
     -------
@@ -260,19 +260,19 @@ class Effect:
     Parameters
     ----------
     estimate, low, high : float
-        Treated less control, mean over pairs or blocks, and its interval; infinite where there are too few allocations to bound it.
+        Treated less control, mean over pairs or blocks, and its interval; infinite if too few allocations bound it.
     p : float
         Two-sided; twice the smaller tail.
     smallest_p : float
-        The least that this allocation could have given.
+        The smallest p value that this allocation could have given.
     allocations : int
-        That it was held against, its own among them.
+        Number of allocations compared, including the actual one.
     exact : bool
-        They are all there are, not a draw.
+        These are all possible allocations, not a sample.
     treated, control : int
-        Participants that were compared.
+        Numbers of participants compared.
     alone : tuple of str
-        Participants whose pair or block has nobody left in the other arm; they count for nothing.
+        Participants whose pair or block has no participant left in the other arm; they are not used.
     """
 
     estimate: float
@@ -303,13 +303,13 @@ def randomised(
     Parameters
     ----------
     values : mapping of str to float
-        Summary of each participant; those with NaN are left out.
+        Summary of each participant; NaN is left out.
     treated : mapping of str to bool
-        Arm of each.
+        Whether each participant is treated.
     blocks : mapping of str to str
-        Pair or block within which arms were drawn; participants that it lacks are one block together.
+        Pair or block within which arms were drawn; all other participants form one block.
     rng : numpy.random.Generator
-        Draws allocations where there are too many.
+        Draws allocations if there are too many.
     level : float
         The interval holds 1 - level.
     """
@@ -339,22 +339,22 @@ def randomised(
 
 
 def allocations(arm: NDArray[np.bool_], sizes: Sequence[int], rng: np.random.Generator) -> tuple[NDArray[np.bool_], bool]:
-    """Return the allocations that the design allows: as many treated in each block as there are.
+    """Return the allocations that the design permits: with the same number of treated in each block.
 
     Parameters
     ----------
     arm : ndarray, bool (n,)
         Who is treated, block after block.
     sizes : sequence of int
-        Of the blocks.
+        Sizes of the blocks.
     rng : numpy.random.Generator
 
     Returns
     -------
     drawn : ndarray, bool (k, n)
-        All of them; of more than 20,000, the given one and 9,999 that are drawn.
+        All of them; of more than 20,000, the given one and 9,999 drawn ones.
     exact : bool
-        They are all.
+        These are all.
     """
     ends = np.cumsum(sizes)
     counts = [int(arm[end - size : end].sum()) for end, size in zip(ends, sizes, strict=True)]
@@ -365,9 +365,9 @@ def allocations(arm: NDArray[np.bool_], sizes: Sequence[int], rng: np.random.Gen
     return _every(tuple(sizes), tuple(counts)), True
 
 
-@lru_cache(maxsize=16)  # simulations ask for the same few designs again and again
+@lru_cache(maxsize=16)  # simulations use the same few designs repeatedly
 def _every(sizes: tuple[int, ...], counts: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return every allocation with so many treated in blocks of these sizes."""
+    """Return every allocation with these numbers of treated in blocks of these sizes."""
     found = np.zeros((1, 0), bool)
     for size, count in zip(sizes, counts, strict=True):
         chosen = np.array(list(itertools.combinations(range(size), count)), np.intp).reshape(-1, count)
@@ -379,28 +379,28 @@ def _every(sizes: tuple[int, ...], counts: tuple[int, ...]) -> NDArray[np.bool_]
 
 
 def _statistics(y: Array, arm: NDArray[np.bool_], sizes: Sequence[int], drawn: NDArray[np.bool_]) -> tuple[float, Array, Array]:
-    """Return the observed statistic, every allocation's, and how much of a shift of the treated each of them shows."""
+    """Return the observed statistic, every allocation's, and the fraction of a shift of the treated that appears in each."""
     block = np.repeat(np.arange(len(sizes)), sizes)
     ones = np.bincount(block, arm)
     zeros = np.asarray(sizes) - ones
     weight = ones * zeros / (ones + zeros)
     weight /= weight.sum()
     up, down = (weight / ones)[block], (weight / zeros)[block]
-    centred = y - (np.bincount(block, y) / sizes)[block]  # so that what blocks differ by costs no digits
+    centred = y - (np.bincount(block, y) / sizes)[block]  # differences between blocks would cost digits
     seen = drawn @ np.column_stack([(up + down) * centred, (up + down) * arm]) - np.array([down @ centred, down @ arm])
     return float(np.where(arm, up, -down) @ centred), seen[:, 0], seen[:, 1]
 
 
 def _tails(estimate: float, own: Array) -> tuple[float, float]:
-    """Return the two-sided p value and the smallest that could have been; what is equal counts for both tails."""
+    """Return the two-sided p value and the smallest possible one; ties count for both tails."""
     near = _SAME * max(float(np.abs(own).max()), abs(estimate))
     smaller = min(int((own >= estimate - near).sum()), int((own <= estimate + near).sum()))
     return min(1.0, 2 * smaller / len(own)), min(1.0, 2 / len(own))
 
 
 def _interval(estimate: float, own: Array, shift: Array, level: float) -> tuple[float, float]:
-    """Return all shifts that the test would not reject: a shift is rejected where a tail has no more than half the level."""
-    same = shift > 1 - _SAME  # shows all of it, as the observed one does: passes it at no shift
+    """Return all shifts that the test would not reject: a shift is rejected if a tail has no more than half the level."""
+    same = shift > 1 - _SAME  # shows the whole shift, like the observed one, which it therefore never passes
     passes = np.sort((estimate - own[~same]) / (1 - shift[~same]))
     spare = math.floor(level / 2 * len(own) + _SAME) - int(same.sum())  # that may lie beyond an end
     if spare < 0 or spare >= len(passes):
@@ -409,7 +409,7 @@ def _interval(estimate: float, own: Array, shift: Array, level: float) -> tuple[
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Return p values of several comparisons, adjusted so that one false finding among all is as rare as the level says.
+    """Return p values of several comparisons, adjusted so that the level holds for any false finding among all.
 
     S. Holm 1979, Scandinavian Journal of Statistics 6:65-70.
 

@@ -1,7 +1,7 @@
-"""The CRED-nf checklist, filled in as far as a study's records know.
+"""The CRED-nf checklist, filled in as far as possible from a study's records.
 
 T. Ros and others 2020, Consensus on the reporting and experimental design of clinical and cognitive-behavioural neurofeedback studies
-(CRED-nf checklist), Brain 143:1674-1685, doi:10.1093/brain/awaa009. Items have its numbers; their words are ours.
+(CRED-nf checklist), Brain 143:1674-1685, doi:10.1093/brain/awaa009. Items have its numbers; the wording is ours.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["ITEMS", "SOURCE", "Item", "checklist"]
 
 SOURCE = "doi:10.1093/brain/awaa009"
-_NUMBERS = re.compile(r" \[[\d, ]+\]")  # of references, which are in the run's own report
+_NUMBERS = re.compile(r" \[[\d, ]+\]")  # of references, which are listed in the run's report
 UNKNOWN = "not known to rtevo: fill in"
 ITEMS = {
     "1a": ("Before the experiment", "protocol and analysis registered beforehand"),
@@ -28,7 +28,7 @@ ITEMS = {
     "2a": ("Control groups", "control groups or conditions"),
     "2b": ("Control groups", "double blinding, where the design allows it"),
     "2c": ("Control groups", "blinding of those who rate outcomes and of those who analyse"),
-    "2d": ("Control groups", "whether participants and experimenters stayed blind, and how that was found out"),
+    "2d": ("Control groups", "whether participants and experimenters stayed blind, and how this was assessed"),
     "2e": ("Control groups", "clinical studies: a group with standard care as the benchmark"),
     "3a": ("Control measures", "psychosocial factors (motivation, expectation, effort, mood)"),
     "3b": ("Control measures", "whether participants were given a strategy"),
@@ -38,7 +38,7 @@ ITEMS = {
     "4a": ("Feedback", "how the fed-back feature was extracted online"),
     "4b": ("Feedback", "schedule of reinforcement, and why"),
     "4c": ("Feedback", "modality and content"),
-    "4d": ("Feedback", "all brain variables that were fed back, as participants got them"),
+    "4d": ("Feedback", "all brain variables that were fed back, as participants received them"),
     "4e": ("Feedback", "hardware and software"),
     "5a": ("Outcome: brain", "regulation success, by the fed-back signal"),
     "5b": ("Outcome: brain", "courses within and between sessions; rest or contrasts before and after"),
@@ -57,9 +57,9 @@ class Item:
     ----------
     number, domain, asks : str
     answer : str
-        What is known.
+        The known answer.
     missing : str
-        What is not, and has to be filled in; empty where nothing is.
+        The part to fill in; empty: none.
     """
 
     number: str
@@ -70,20 +70,20 @@ class Item:
 
 
 def checklist(group: Group, session: Session | None) -> list[Item]:
-    """Fill the checklist in.
+    """Fill in the checklist.
 
     Parameters
     ----------
     group : Group
     session : Session or None
-        A run that counts, from whose settings the methods are taken; None where none can be read.
+        A counting run, whose settings describe the methods; None if none can be read.
     """
     known = {**_design(group), **_outcome(group), **(_feedback(session) if session is not None else {})}
     return [Item(number, domain, asks, *known.get(number, ("", UNKNOWN))) for number, (domain, asks) in ITEMS.items()]
 
 
 def _design(group: Group) -> dict[str, tuple[str, str]]:
-    """Say what is known of arms and blinding."""
+    """Return the answers about arms and blinding."""
     analysis = group.analysis
     fixed = (
         f"Fixed in the study file before the first participant: {analysis.summary} of each participant, two-sided level {analysis.level:g}."
@@ -95,7 +95,7 @@ def _design(group: Group) -> dict[str, tuple[str, str]]:
         else f"{len(group.participants)} participants; their arms are sealed."
     )
     blind = (
-        "Arms were drawn once and sealed; rtevo shows them to nobody before they are unsealed, and presents pictures in the same way in "
+        "Arms were drawn once and sealed; rtevo shows them to no one before they are unsealed, and presents pictures in the same way in "
         "all arms."
     )
     return {
@@ -104,14 +104,14 @@ def _design(group: Group) -> dict[str, tuple[str, str]]:
         "2a": (arms, "" if numbers else "the arms, once they are unsealed"),
         "2b": (blind, "who else could know the arms"),
         "2c": (
-            "The outcome is computed from the record by a fixed rule; nobody rates it. Until it was unsealed the report knew no arms.",
+            "The outcome is computed from the record by a fixed rule, without a rater. The report shows no arms before unsealing.",
             "",
         ),
     }
 
 
 def _feedback(session: Session) -> dict[str, tuple[str, str]]:
-    """Say how feedback was made, from the settings of a run; nothing that tells its arm."""
+    """Return the answers about feedback, from the settings of a run; without hints to its arm."""
     words = {title: _NUMBERS.sub("", text) for title, text in methods(session)[0]}
     settings, packages = session.settings, session.provenance.get("packages", {})
     evolution, shown = settings["evolution"], settings["presentation"]
@@ -128,7 +128,7 @@ def _feedback(session: Session) -> dict[str, tuple[str, str]]:
         "3d": (words["Realignment and quality"], ""),
         "4a": (words["Response estimates"], ""),
         "4b": (schedule, "why this schedule"),
-        "4c": (content, "what participants were told of the pictures"),
+        "4c": (content, "the instructions to participants about the pictures"),
         "4d": ("Every score and its standard error are in images.csv and in the record of each run.", ""),
         "4e": (
             f"rtevo {session.summary['rtevo']}, Python {session.provenance.get('python', '?')}, {software}. {machine}.",
@@ -138,7 +138,7 @@ def _feedback(session: Session) -> dict[str, tuple[str, str]]:
 
 
 def _outcome(group: Group) -> dict[str, tuple[str, str]]:
-    """Say where the outcome stands in the report."""
+    """Return where the report shows the outcome."""
     compared = "; ".join(
         f"{each.treated} against {each.control}: {each.effect.estimate:+.2f} (p = {each.effect.p:.3g})" for each in group.effects
     )
@@ -153,5 +153,5 @@ def _outcome(group: Group) -> dict[str, tuple[str, str]]:
         "5a": (f"The {group.analysis.summary} of each of {number} participants is in participants.csv.", ""),
         "5b": ("Courses within and between runs are in the figure and in trajectories.csv.", "rest or contrasts before and after, if any"),
         "5c": (f"Randomisation test over the sealed allocation: {compared}." if compared else "", "" if compared else sealed),
-        "7a": ("rtevo study export writes the study as one BIDS dataset.", "where it can be had"),
+        "7a": ("rtevo study export writes the study as one BIDS dataset.", "where it is available"),
     }

@@ -1,4 +1,4 @@
-"""Whether a run counts: figures from what it left, held against the rules that the study file fixed beforehand."""
+"""Decision whether a run counts: its figures against the rules that the study file fixed beforehand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rtevo.study.file import Exclusion, Fit
 __all__ = ["excluded", "figures_of", "fit_figures", "fit_refused"]
 
 Figures = dict[str, float | None]
-MOST = {  # by the rule's name: what it is called in a sentence
+MOST = {  # words for each rule in a sentence
     "framewise_displacement_mm": "mean framewise displacement {:.3g} mm",
     "spikes": "share of spikes {:.3g}",
     "lost": "share of volumes lost {:.3g}",
@@ -22,7 +22,7 @@ MOST = {  # by the rule's name: what it is called in a sentence
 
 
 def figures_of(summary: Mapping[str, Any]) -> Figures:
-    """Return the figures of a run that the rules are about, from its summary.
+    """Return the figures of a run to which the rules apply, from its summary.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def figures_of(summary: Mapping[str, Any]) -> Figures:
 
 
 def excluded(rule: Exclusion, figures: Figures, kind: str) -> str:
-    """Say why a run does not count; empty where it does. A figure that is not known excludes where there is a rule for it.
+    """Return why a run does not count; empty if it counts. An unknown figure excludes if there is a rule for it.
 
     Parameters
     ----------
@@ -53,23 +53,23 @@ def excluded(rule: Exclusion, figures: Figures, kind: str) -> str:
         most, found = getattr(rule, name), figures[name]
         if most and (found is None or found > most):
             known = words.format(found) if found is not None else f"{name} is not known"
-            reasons.append(f"{known}, the study file allows {most:g}")
+            reasons.append(f"{known}, the study file permits at most {most:g}")
     if kind == "loop" and rule.reliability:
         found = figures["reliability"]
         if found is None or found < rule.reliability:
             known = f"reliability {found:.3g}" if found is not None else "reliability is not known"
-            reasons.append(f"{known}, the study file wants {rule.reliability:g}")
+            reasons.append(f"{known}, the study file requires {rule.reliability:g}")
     return "; ".join(reasons)
 
 
 def fit_figures(folder: Path, objective: str = "") -> Figures:
-    """Return what a decoder's folder says of held-out blocks; None where it says nothing.
+    """Return a decoder's figures on held-out blocks; None: not known.
 
     Parameters
     ----------
     folder : Path
     objective : str
-        What loops will maximise; empty: the only map.
+        The loops' objective; empty: the only map.
     """
     found: Figures = {"auc": None, "reliability": None}
     try:
@@ -84,10 +84,10 @@ def fit_figures(folder: Path, objective: str = "") -> Figures:
 
 
 def fit_refused(rule: Fit, figures: Figures) -> str:
-    """Say why a fit has not passed; empty where it has."""
+    """Return why a fit has failed; empty if it passed."""
     reasons = []
     for name, least in (("auc", rule.auc), ("reliability", rule.reliability)):
         found = figures[name]
         if least and (found is None or found < least):
-            reasons.append(f"{name} {'is not known' if found is None else f'{found:.3g}'}, the study file wants {least:g}")
+            reasons.append(f"{name} {'is not known' if found is None else f'{found:.3g}'}, the study file requires {least:g}")
     return "; ".join(reasons)

@@ -1,4 +1,4 @@
-"""A study as one BIDS data set with derivatives: every run that left volumes, its participants, what counts, and each picture once."""
+"""A study as one BIDS data set with derivatives: all runs with volumes, the participants, what counts, and each picture once."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ def export_study(study: Study, bids: Path) -> list[str]:
     Returns
     -------
     list of str
-        Which runs are not in it, and why: a sentence each. A fit is in the derivatives of the runs that used it.
+        A sentence for each run that is not exported, with the reason. A fit is in the derivatives of the runs that used it.
 
     Raises
     ------
     DataError
-        The folder is not empty, or there is no run that can be exported.
+        The folder is not empty, or no run can be exported.
     """
     if bids.exists() and any(bids.iterdir()):
-        raise DataError(f"{bids}: expected a new or empty folder, found one with files: a study is exported as a whole")
+        raise DataError(f"{bids}: expected a new or empty folder, because a study is exported as a whole; found files")
     left, rows = list[str](), dict[Path, list[Row]]()
     for run in study.runs:
         if run.kind == "fit":
@@ -68,12 +68,12 @@ def export_study(study: Study, bids: Path) -> list[str]:
         try:
             bold = export.export(run.folder, bids)
         except DataError as error:
-            left.append(f"{run.folder}: is not exported: {error}")
+            left.append(f"{run.folder}: not exported: {error}")
             continue
         row = {name: getattr(run, name) or None for name in ("kind", "planned", "status", "excluded")}
         rows.setdefault(bold.parents[1], []).append({"filename": f"func/{bold.name}", **row, "counts": str(run.counts).lower()})
     if not rows:
-        raise DataError(f"{study.folder}: expected a run that left volumes, the study has none yet")
+        raise DataError(f"{study.folder}: expected a run with volumes, found none yet")
     for session, own in rows.items():
         _write(session / f"{session.parent.name}_{session.name}_scans.tsv", ["filename", *_SCANS], own)
     _describe(bids / "scans.json", _SCANS)
@@ -86,7 +86,7 @@ def export_study(study: Study, bids: Path) -> list[str]:
 
 
 def _people(study: Study, bids: Path) -> None:
-    """Say of each participant what the study knows: the arm, where it is unsealed."""
+    """Write what the study knows of each participant: the arm, if it is unsealed."""
     path = bids / "participants.tsv"
     there = [line.partition("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()[1:]]
     known = _PEOPLE if study.unsealed else {"pair": _PEOPLE["pair"]}
@@ -105,7 +105,7 @@ def _describe(path: Path, columns: dict[str, dict[str, str]]) -> None:
 
 
 def _once(bids: Path) -> None:
-    """Have each picture once, under its digest, whichever runs it was shown in."""
+    """Store each picture once, under its digest, whichever runs showed it."""
     stimuli, names = bids / "stimuli", dict[str, str]()
     for picture in sorted(stimuli.rglob("*.png")):
         name = f"{hashlib.sha256(read_regular(picture, MOST_PICTURE)).hexdigest()[:32]}.png"
@@ -119,12 +119,12 @@ def _once(bids: Path) -> None:
 
 
 def validated(bids: Path) -> str:
-    """Ask the BIDS validator about a data set and its derivatives, where it is installed; returns what it found, empty where nothing.
+    """Run the BIDS validator, if installed, on a data set and its derivatives; return a sentence about the result.
 
     Raises
     ------
     DataError
-        It found errors.
+        The validator found errors.
     """
     if importlib.util.find_spec("bids_validator_deno") is None:
         return "not validated: pip install bids-validator-deno, then `bids-validator-deno BIDS_DIR`"

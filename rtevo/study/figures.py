@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 __all__ = ["colour_of", "courses", "effects", "participants"]
 
-_FEWEST = 0.5  # of an arm's participants, for its mean to be drawn: else it would show who is missing
+_FEWEST = 0.5  # smallest share of an arm's participants for its mean to be drawn: a mean of fewer would show who is missing
 
 
 def colour_of(group: Group, arm: str) -> str:
-    """Return an arm's colour: the treated one has the reports' own."""
+    """Return an arm's colour: the treated arm has the reports' own."""
     others = sorted(set(group.arms.values()) - {group.analysis.treated})
     return ACCENT if arm not in others else (SECOND, *CONTROL)[others.index(arm) % (1 + len(CONTROL))]
 
 
 def courses(ax: Any, group: Group) -> None:
-    """Draw every participant's mean by generation, and each arm's with its standard error over participants."""
+    """Draw each participant's mean by generation, and each arm's mean with its standard error over participants."""
     for who, own in group.trajectories().groupby("who", sort=True):
         colour = colour_of(group, group.arms.get(str(who), group.analysis.treated))
         ax.plot(own["step"], own["mean"], color=colour, alpha=0.25, linewidth=0.9)
@@ -56,7 +56,7 @@ def _level(group: Group) -> str:
 
 
 def participants(ax: Any, group: Group) -> None:
-    """Draw one number a participant, by arm; lines join a pair."""
+    """Draw one number a participant, by arm; lines join pairs."""
     people = group.participants.dropna(subset=["summary"])
     names = [group.analysis.treated, *sorted(set(group.arms.values()) - {group.analysis.treated})] if group.arms else ["all"]
     place = {who: float(names.index(group.arms.get(str(who), names[0]))) for who in people.index}
@@ -91,7 +91,7 @@ def participants(ax: Any, group: Group) -> None:
 
 
 def effects(ax: Any, found: Sequence[Comparison]) -> None:
-    """Draw each comparison with its interval, the randomisation test's above the mixed model's."""
+    """Draw each comparison with its interval, the randomisation test above the mixed model."""
     labels = []
     for k, each in enumerate(found):
         rows = [(each.effect.estimate, each.effect.low, each.effect.high, ACCENT, "o")]
@@ -103,7 +103,7 @@ def effects(ax: Any, found: Sequence[Comparison]) -> None:
             if math.isfinite(low) and math.isfinite(high):
                 ax.plot([low, high], [y, y], color=colour, linewidth=1.6)
             elif math.isfinite(middle):
-                ax.axhline(y, color=colour, linewidth=1, linestyle=":")  # nothing bounds it
+                ax.axhline(y, color=colour, linewidth=1, linestyle=":")  # unbounded
         labels.append(f"{each.treated} − {each.control}")
     ax.axvline(0, color="#8b949e", linewidth=0.8)
     ax.set(

@@ -30,23 +30,23 @@ MOST = 1 << 20  # bytes of a study file
 
 @dataclass(frozen=True)
 class Design:
-    """Who, and what is compared."""
+    """Participants, arms and the comparison."""
 
-    name: str = key("", "what the study is called", "a name", bool)
+    name: str = key("", "name of the study", "a name", bool)
     participants: tuple[str, ...] = key(
-        (), "BIDS labels, in the order in which arms are drawn", f"labels ({LABEL_RULE})", lambda x: len(x) > 0 and all(map(is_label, x))
+        (), "BIDS labels, in the order of the draw", f"labels ({LABEL_RULE})", lambda x: len(x) > 0 and all(map(is_label, x))
     )
     arms: tuple[str, ...] = key(
         ("brain", "sham"),
-        "what may drive evolution, drawn for each participant in blocks that have each arm once: brain, sham, yoked (the scores of a "
+        "what drives evolution, drawn for each participant in blocks that have each arm once: brain, sham, yoked (the scores of a "
         "brain participant of an earlier block), random",
         "some of " + ", ".join(CONDITIONS),
         lambda x: len(x) > 0 and set(x) <= set(CONDITIONS),
     )
     secret: str = key(
         "secret",
-        "file with the secret that the arms are encrypted with, made if it is not there; whoever can read it can know the arms: keep it "
-        "where the operators do not look, the sessions' account must be able to read it",
+        "file with the secret that encrypts the arms, made if it does not exist; its readers can find out the arms: keep it where the "
+        "operators do not look; the sessions' account must be able to read it",
         "a path",
         bool,
     )
@@ -55,68 +55,70 @@ class Design:
     )
     probe_every: int = key(
         6,
-        "loops: every so manieth image is a probe, the same in all runs; without probes the absolute gain across runs is not identified",
+        "loops: one image in this many is a probe, the same in all runs; without probes the absolute gain across runs is not identified",
         "0 or >= 2",
         lambda x: x == 0 or x >= 2,
     )
     counterbalance: tuple[str, ...] = key(
-        (), "objectives ([decoder] objective) that take turns over the visits; which comes first is drawn, equally often; empty = none"
+        (), "objectives ([decoder] objective) that alternate over the visits; the first is drawn, equally often; empty = none"
     )
 
 
 @dataclass(frozen=True)
 class Files:
-    """Session files of each kind of run: what all participants have in common."""
+    """Session files of each kind of run: settings common to all participants."""
 
-    loop: str = key("", "of the loops")
-    ratings: str = key("", "of the runs in which ratings drive evolution")
-    localizer: str = key("", "of the localizers")
-    scout: str = key("", "of the scouts: localizers of which no decoder is made, to see that volumes arrive and how much somebody moves")
+    loop: str = key("", "session file of the loops")
+    ratings: str = key("", "session file of the runs in which ratings drive evolution")
+    localizer: str = key("", "session file of the localizers")
+    scout: str = key(
+        "", "session file of the scouts: localizers without a decoder, to check that volumes arrive and how much a participant moves"
+    )
 
 
 @dataclass(frozen=True)
 class Visit:
-    """One stay in the scanner, and what it uses where that is not what its session files say."""
+    """One stay in the scanner, and its settings that replace those of the session files."""
 
     label: str = key("", "BIDS session label", LABEL_RULE, lambda x: bool(x) and is_label(x))
     runs: tuple[str, ...] = key(
         (), "kinds of its runs, in order", "some of " + ", ".join(KINDS), lambda x: len(x) > 0 and set(x) <= set(KINDS)
     )
-    session: str = key("", "session file of its loops and ratings, in place of that of [files]")
-    decoder: str = key("", "decoder folder; empty = what the participant's own fit has left, or the session file's where there is no fit")
+    session: str = key("", "session file of its loops and ratings, instead of that of [files]")
+    decoder: str = key("", "decoder folder; empty = that of the participant's own fit, or without a fit the session file's")
     latent_space: str = key("", "latent space ([evolution] pca)")
     model: str = key("", "image model ([generator] unclip_model_path)")
-    objective: str = key("", "what is maximised ([decoder] objective)")
+    objective: str = key("", "objective to maximise ([decoder] objective)")
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What a fit is made with, and when it has passed."""
+    """Settings of a fit, and when it has passed."""
 
     target: str = key("", "rtevo decode fit --target; empty = a map for each category")
-    auc: float = key(0.7, "least area under the curve over held-out blocks", "0 to 1", lambda x: 0 <= x <= 1)
+    auc: float = key(0.7, "smallest area under the curve over held-out blocks", "0 to 1", lambda x: 0 <= x <= 1)
     reliability: float = key(
-        0.0, "least correlation of the map's scores with what was shown in held-out blocks", "0 to 1", lambda x: 0 <= x <= 1
+        0.0, "smallest correlation of the map's scores with the images in held-out blocks", "0 to 1", lambda x: 0 <= x <= 1
     )
 
 
 @dataclass(frozen=True)
 class Exclusion:
-    """When a run does not count; fixed beforehand, 0 = no such rule."""
+    """When a run does not count; fixed beforehand, 0 = no rule."""
 
-    framewise_displacement_mm: float = key(0.5, "most mean framewise displacement, mm", *at_least(0))
+    framewise_displacement_mm: float = key(0.5, "largest mean framewise displacement, mm", *at_least(0))
     spikes: float = key(0.2, "largest share of volumes that are spikes", "0 to 1", lambda x: 0 <= x <= 1)
     lost: float = key(0.1, "largest share of volumes that were lost or could not be aligned", "0 to 1", lambda x: 0 <= x <= 1)
-    reliability: float = key(0.0, "loops: least reliability of the scores", "0 to 1", lambda x: 0 <= x <= 1)
+    reliability: float = key(0.0, "loops: smallest reliability of the scores", "0 to 1", lambda x: 0 <= x <= 1)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Whether the scanner's headers have to name the participant and the day."""
+    """Whether the scanner's headers must name the participant and the day."""
 
-    patient_id: str = key("", "PatientID that is expected; {participant} stands for the label, * and ? allowed; empty = not looked at")
-    study_date: str = key("", "study date that is expected: today; empty = not looked at", "today or empty", lambda x: x in ("", "today"))
-    anonymous: str = key("accept", "headers that say nothing of it: accept, refuse", **one_of("accept", "refuse"))
+    patient_id: str = key("", "expected PatientID; {participant} stands for the label, * and ? are permitted; empty = not checked")
+    study_date: str = key("", "expected study date: today; empty = not checked", "today or empty", lambda x: x in ("", "today"))
+    anonymous: str = key("accept", "headers without these fields: accept, refuse", **one_of("accept", "refuse"))
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,9 @@ class StudyFile:
     identity : Identity
     analysis : Analysis
     folder : Path
-        That relative paths are taken from.
+        Folder of relative paths.
     text : str
-        As it was written.
+        The file's text.
     """
 
     study: Design = field(default_factory=Design)
@@ -159,7 +161,7 @@ class StudyFile:
         return self.folder / Path(named).expanduser()
 
     def path(self, name: str) -> Path:
-        """Return where a path in the file leads."""
+        """Return a path in the file as a full path."""
         return (self.folder / Path(name).expanduser()).resolve()
 
 
@@ -173,12 +175,12 @@ def read(path: Path, text: str | None = None) -> StudyFile:
     ----------
     path : Path
     text : str, optional
-        What the file held when it was sealed: the files that it names need not be there any more. None: what it holds now.
+        The text when the study was sealed: files that it names need not exist any more. None: the present text.
 
     Raises
     ------
     ConfigError
-        With every mistake found.
+        With all mistakes.
     """
     sealed = text is not None
     try:
@@ -207,7 +209,7 @@ def _visits(tables: Any, origin: str, mistakes: list[str]) -> tuple[Visit, ...]:
 
 
 def _together(found: StudyFile, tables: Mapping[str, Any], origin: str) -> list[str]:
-    """Find the mistakes that only show when several keys are seen together, and files that are not there."""
+    """Find mistakes in combinations of keys, and missing files."""
     design, mistakes = found.study, []
     for where, name in (("study", "name"), ("study", "participants")):
         if name not in tables.get(where, {}):
@@ -222,7 +224,7 @@ def _together(found: StudyFile, tables: Mapping[str, Any], origin: str) -> list[
     if long := [label for label in design.participants if len(label) > LONGEST_LABEL]:
         mistakes.append(f"{origin} [study] participants: expected at most {LONGEST_LABEL} characters, got {len(long[0])}")
     if "yoked" in design.arms and "brain" not in design.arms:
-        mistakes.append(f"{origin} [study] arms: yoked takes the scores of a brain participant, expected the arm brain too")
+        mistakes.append(f"{origin} [study] arms: expected the arm brain too, because yoked uses the scores of a brain participant")
     if 0 < len(design.participants) < len(design.arms):
         mistakes.append(
             f"{origin} [study] participants: expected at least one for each of {len(design.arms)} arms, got {len(design.participants)}"
@@ -232,12 +234,12 @@ def _together(found: StudyFile, tables: Mapping[str, Any], origin: str) -> list[
     mistakes += _objectives(found, origin) + _paths(found, origin)
     kinds = [kind for visit in found.visits for kind in visit.runs]
     if "fit" in kinds and "localizer" not in kinds[: kinds.index("fit")]:
-        mistakes.append(f"{origin} [[visits]] runs: expected a localizer before the first fit, which is made from localizers, found none")
+        mistakes.append(f"{origin} [[visits]] runs: expected a localizer before the first fit, which uses localizers, found none")
     return mistakes
 
 
 def _objectives(found: StudyFile, origin: str) -> list[str]:
-    """Find objectives that are none."""
+    """Find invalid objectives."""
     mistakes = []
     for where, text in (
         *(("[study] counterbalance", text) for text in found.study.counterbalance),
@@ -251,27 +253,29 @@ def _objectives(found: StudyFile, origin: str) -> list[str]:
 
 
 def _paths(found: StudyFile, origin: str) -> list[str]:
-    """Find files and folders that are not there."""
+    """Find files and folders that do not exist."""
     mistakes = []
     for number, visit in enumerate(found.visits, 1):
         for name in ("decoder", "latent_space", "model"):
             value = getattr(visit, name)
             there = found.path(value).is_file() if name == "latent_space" else found.path(value).is_dir()
             if value and not there:
-                mistakes.append(f"{origin} [[visits]] {number} {name}: expected one that exists, got {value!r}")
+                mistakes.append(f"{origin} [[visits]] {number} {name}: expected an existing one, got {value!r}")
         for kind in dict.fromkeys(kind for kind in visit.runs if kind != "fit" and kind in KINDS):
             if not (visit.session and kind in SHOWING) and not getattr(found.files, kind):
-                mistakes.append(f"{origin} [files] {kind}: expected a session file, as visit {visit.label} has such a run, found none")
+                mistakes.append(f"{origin} [files] {kind}: expected a session file, because visit {visit.label} has such a run, found none")
             elif not (named := found.session_file(kind, visit)).is_file():
                 mistakes.append(f"{origin}: session file of kind {kind}: expected an existing file, got {str(named)!r}")
     return list(dict.fromkeys(mistakes))
 
 
 def example(name: str) -> str:
-    """Return a commented study file to begin with; every key is shown."""
+    """Return a commented study file with every key, as a start."""
     given: dict[str, Any] = {"name": name, "participants": ["01", "02", "03", "04"], "loop": "session.toml", "label": "1", "runs": ["loop"]}
     heads = {"study": Design, "files": Files, "[visits]": Visit, **_SECTIONS}
-    lines = ["# An rtevo study. `rtevo study new FOLDER` draws and seals what it says; after that it cannot change. Paths: from this file."]
+    lines = [
+        "# An rtevo study. `rtevo study new FOLDER` draws and seals it; afterwards it must not change. Paths are relative to this file."
+    ]
     for head, kind in heads.items():
         lines += ["", f"[{head}]  # {(kind.__doc__ or '').rstrip('.')}"]
         for spec in fields(kind):

@@ -1,4 +1,4 @@
-"""A study as its report sees it: what counts, one number a participant, arms compared as far as they are unsealed."""
+"""A study for its report: counting runs, one number a participant, and comparisons of arms if they are unsealed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "Group", "GroupRun", "GroupStudy", "gather_group"]
 
 MEASURES = {"mean framewise displacement, mm": "displacement_mm", "spikes, share of volumes": "spikes"}
-_SEED = 20_240_601  # of drawn allocations, where there are too many to go through: the same data give the same p value
+_SEED = 20_240_601  # seed of drawn allocations, so that the same data give the same p value
 
 
 class GroupRun(Protocol):
@@ -42,11 +42,11 @@ class GroupRun(Protocol):
 
     @property
     def kind(self) -> str:
-        """``loop``, or something else, which is not looked at."""
+        """``loop``; other kinds are ignored."""
 
     @property
     def folder(self) -> Path:
-        """Of the session."""
+        """Folder of the session."""
 
     @property
     def status(self) -> str:
@@ -54,15 +54,15 @@ class GroupRun(Protocol):
 
     @property
     def counts(self) -> bool:
-        """Whether it does."""
+        """Whether the run counts."""
 
     @property
     def excluded(self) -> str:
-        """Why it does not count; empty where it does."""
+        """Why it does not count; empty if it counts."""
 
 
 class GroupStudy(Protocol):
-    """What the report asks of a study."""
+    """The part of a study that the report uses."""
 
     @property
     def participants(self) -> Sequence[str]:
@@ -70,11 +70,11 @@ class GroupStudy(Protocol):
 
     @property
     def runs(self) -> Sequence[GroupRun]:
-        """All that were begun."""
+        """All runs."""
 
     @property
     def unsealed(self) -> bool:
-        """Whether arms may be known."""
+        """Whether the arms are unsealed."""
 
     def arms(self) -> Mapping[str, str]:
         """Return the arm of each participant."""
@@ -93,15 +93,15 @@ class Comparison:
     Parameters
     ----------
     what : str
-        That is compared.
+        The quantity compared.
     treated, control : str
         The arms.
     effect : Effect
     adjusted_p : float
-        For several comparisons (Holm).
+        Adjusted for several comparisons (Holm).
     mixed : Mixed or None
     without : str
-        Why there is no mixed model; empty where there is one, or none was asked for.
+        Why there is no mixed model; empty if there is one, or none was requested.
     """
 
     what: str
@@ -115,7 +115,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Group:
-    """All that the report shows.
+    """The contents of the report.
 
     Parameters
     ----------
@@ -124,12 +124,12 @@ class Group:
     course : Course
         Images of the counting loops.
     participants : DataFrame
-        Index participant, everybody: summary, se, runs, images, true_summary; displacement_mm and spikes, means over their counting runs;
-        arm and block where arms are unsealed.
+        Index participant, all participants: summary, se, runs, images, true_summary; displacement_mm and spikes, means over their counting
+        runs; arm and block if arms are unsealed.
     arms : mapping of str to str
         Empty while they are sealed.
     effects : tuple of Comparison
-        Of the summary; and, secondary, of motion.
+        Comparisons of the summary.
     motion : tuple of Comparison
     sessions : mapping of Path to RecordedSession
         Counting loops whose records can be read.
@@ -151,15 +151,15 @@ class Group:
 
     @property
     def excluded(self) -> list[GroupRun]:
-        """The runs that were to be counted and are not."""
+        """The runs that do not count."""
         return [run for run in self.study.runs if not run.counts]
 
     def trajectories(self) -> DataFrame:
-        """Means by generation, of each participant."""
+        """Means by generation of each participant."""
         return trajectories(self.course)
 
     def arm_trajectories(self) -> DataFrame:
-        """Means by generation, of each arm; of all participants together while arms are sealed."""
+        """Means by generation of each arm; of all participants together while arms are sealed."""
         return trajectories(self.course, self.arms or dict.fromkeys(self.participants.index, "all"))
 
 
@@ -168,7 +168,7 @@ def _loops(study: GroupStudy) -> list[GroupRun]:
 
 
 def gather_group(study: GroupStudy, analysis: Analysis) -> Group:
-    """Go through a study.
+    """Return a study's analysis.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ def gather_group(study: GroupStudy, analysis: Analysis) -> Group:
     Raises
     ------
     DataError
-        No run counts, or nobody is in the treated arm.
+        No run counts, or the treated arm is empty.
     """
     loops = _loops(study)
     if not loops:
@@ -189,7 +189,7 @@ def gather_group(study: GroupStudy, analysis: Analysis) -> Group:
     found = course(table[[key in counting for key in keys]])
     sessions = {}
     for run in loops:
-        with suppress(DataError, OSError):  # a folder that was moved: its pictures and its motion are missing in the report
+        with suppress(DataError, OSError):  # a folder was moved: its pictures and motion are missing in the report
             sessions[run.folder] = RecordedSession(run.folder)
     people = summaries(found, analysis.summary).reindex(list(study.participants))
     people = people.assign(runs=people["runs"].fillna(0).astype(int), images=people["images"].fillna(0).astype(int))

@@ -1,8 +1,8 @@
-"""What happened in a study: ``study.jsonl``, an append-only, checksummed log as that of a run (:mod:`rtevo.record.log`).
+"""The ledger of a study: ``study.jsonl``, an append-only, checksummed log like that of a run (:mod:`rtevo.record.log`).
 
-Records have a kind, fields and a time: ``drawn`` (the study file as it was sealed, and what was drawn), ``began`` and ``resumed`` (a run),
-``ended`` (how, with the figures that its counting follows from), ``passed_over`` (the operator went on without a run that counts),
-``override`` (who allowed what, and why), ``unsealed``.
+Records have a kind, fields and a time: ``drawn`` (the sealed study file, and the draws), ``began`` and ``resumed`` (a run), ``ended`` (its
+status, with the figures that decide whether it counts), ``passed_over`` (the operator continued without a counting run), ``override`` (who
+permitted what, and why), ``unsealed``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rtevo.record import LogWriter, read_log
 __all__ = ["LEDGER", "Attempt", "Entry", "Slot", "append", "attempts_of", "entries", "now"]
 
 LEDGER = "study.jsonl"
-TRIES, PAUSE_S = 200, 0.05  # where another run of the study is being entered: that takes milliseconds
+TRIES, PAUSE_S = 200, 0.05  # for another process that writes to the ledger, which takes milliseconds
 Slot = tuple[str, str, int]  # participant, visit, number of the run in the visit's plan
 
 
@@ -42,7 +42,7 @@ class Entry:
 
 @dataclass
 class Attempt:
-    """One run that was begun.
+    """One attempt at a planned run.
 
     Parameters
     ----------
@@ -50,12 +50,12 @@ class Attempt:
     planned : int
         Number of the run in the visit's plan.
     run : int
-        Its own number in the visit: a repetition has another one than the first attempt.
+        Its own number in the visit: a repetition has a new number.
     kind : str
     folder : str
-        Below the study's folder.
+        Path below the study's folder.
     status : str
-        ``begun`` until something is known of its end; then as in the run's summary, or ``not begun``.
+        ``begun`` until its end is known; then as in the run's summary, or ``not begun``.
     counts : bool
     excluded : str
         Why it does not count.
@@ -75,7 +75,7 @@ class Attempt:
 
     @property
     def slot(self) -> Slot:
-        """Which planned run it is an attempt of."""
+        """The planned run of this attempt."""
         return self.participant, self.visit, self.planned
 
 
@@ -85,12 +85,12 @@ def now() -> str:
 
 
 def append(study: Path, kind: str, /, **fields: Any) -> None:
-    """Add a record, and bring it to the disk.
+    """Add a record, and sync it to the disk.
 
     Raises
     ------
     DataError
-        The ledger is damaged; or another process writes to it, and does not come to an end.
+        The ledger is damaged; or another process writes to it and does not finish.
     """
     for left in reversed(range(TRIES)):
         try:
@@ -109,18 +109,20 @@ def entries(study: Path) -> list[Entry]:
     Raises
     ------
     StudyError
-        There is none.
+        There is no ledger.
     DataError
-        It is damaged.
+        The ledger is damaged.
     """
     path = study / LEDGER
     if not path.exists():
-        raise StudyError(f"{path}: expected the ledger of a study, found no such file: `rtevo study new {study}` draws and seals one")
+        raise StudyError(
+            f"{path}: expected the ledger of a study, found no such file: draw and seal a study with `rtevo study new {study}`"
+        )
     return [Entry(record.type, record.fields()) for record in read_log(path)]
 
 
 def attempts_of(ledger: Iterable[Entry]) -> list[Attempt]:
-    """Return all runs that were begun, in their order, as they stand now; of several that meet the rules the last one counts."""
+    """Return all attempts, in order, with their present state; of several attempts that meet the rules, the last one counts."""
     found: dict[str, Attempt] = {}
     for entry in ledger:
         attempt = found.get(entry["folder"])

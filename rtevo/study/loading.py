@@ -1,4 +1,4 @@
-"""A study, read: who takes part, what was run, what counts, and one table of all images."""
+"""Reading a study: its participants, its runs, which count, and one table of all images."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 __all__ = ["Planned", "Study", "StudyRun", "folder_of", "load"]
 
 COLUMNS = ("generation", "candidate", "probe", "onset", "score", "score_se", "fitness", "true_response", "rating")
-OF_TRIALS = {"score_se": "se"}  # what columns of trials are called in a study's table
+OF_TRIALS = {"score_se": "se"}  # names of the trials' columns in a study's table
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run as the study file has it.
+    """A run in the study file's plan.
 
     Parameters
     ----------
     participant : str
     visit : Visit
     number : int
-        In the visit, from 1.
+        Number in the visit, from 1.
     kind : str
     """
 
@@ -44,7 +44,7 @@ class Planned:
 
     @property
     def slot(self) -> Slot:
-        """What the ledger calls it by."""
+        """The run's key in the ledger."""
         return self.participant, self.visit.label, self.number
 
     def __str__(self) -> str:
@@ -53,24 +53,24 @@ class Planned:
 
 @dataclass(frozen=True)
 class StudyRun:
-    """A run that was begun.
+    """A run that has begun.
 
     Parameters
     ----------
     participant, visit : str
     run : int
-        Its number in the visit, as in its folder's name: a repetition has another one than what it repeats.
+        Its number in the visit, as in its folder's name: a repetition has a new number.
     kind : str
         ``scout``, ``localizer``, ``fit``, ``loop`` or ``ratings``.
     folder : Path
-        Of a fit: the decoder.
+        The run's folder; of a fit, the decoder.
     status : str
-        How it ended: ``completed``, ``stopped``, ``failed``, ``unscored``; ``begun`` where nothing is known of its end.
+        How it ended: ``completed``, ``stopped``, ``failed``, ``unscored``; ``begun`` if its end is not known.
     counts : bool
     excluded : str
-        Why it does not count; empty where it does.
+        Why it does not count; empty if it counts.
     planned : int
-        Number of the run in the visit's plan, which repetitions share.
+        Number of the run in the visit's plan; repetitions share it.
     """
 
     participant: str
@@ -94,7 +94,7 @@ class Study:
     Attributes
     ----------
     file : StudyFile
-        As it was sealed.
+        The sealed study file.
     ledger : list of Entry
 
     Raises
@@ -107,7 +107,7 @@ class Study:
         self.folder = Path(folder).resolve()
         self.ledger: list[Entry] = entries(self.folder)
         if not self.ledger or self.ledger[0].kind != "drawn":
-            raise StudyError(f"{self.folder}: expected a ledger that begins with what was drawn")
+            raise StudyError(f"{self.folder}: expected a ledger that begins with the draw")
         self.drawn = self.ledger[0]
         self.file: StudyFile = read(self.folder / FILE, self.drawn["file"])
         self._check_sealed()
@@ -121,13 +121,13 @@ class Study:
         )
 
     def _check_sealed(self) -> None:
-        """See that file and key are those that were sealed."""
+        """Check that file and key are the sealed ones."""
         for name, expected in ((FILE, self.file.sha256), (KEY, self.drawn["key_sha256"])):
             path = self.folder / name
             found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
             if found != expected:
                 raise StudyError(
-                    f"{path}: expected what was sealed on {self.drawn['at']} (SHA-256 {expected[:12]}), found {found[:12]}: put it back; "
+                    f"{path}: expected the file sealed on {self.drawn['at']} (SHA-256 {expected[:12]}), found {found[:12]}: restore it; "
                     f"study.jsonl's first record holds the study file"
                 )
 
@@ -135,12 +135,12 @@ class Study:
 
     @property
     def participants(self) -> list[str]:
-        """Labels, in the order in which arms were drawn."""
+        """Participants' labels, in the order of the draw."""
         return list(self.file.study.participants)
 
     @property
     def unsealed(self) -> bool:
-        """Whether the arms are known."""
+        """Whether the arms are unsealed."""
         return any(entry.kind == "unsealed" for entry in self.ledger)
 
     def arms(self) -> dict[str, str]:
@@ -152,15 +152,17 @@ class Study:
             The study is sealed.
         """
         if not self.unsealed:
-            raise StudyError(f"{self.folder}: the study is sealed; `rtevo study unseal` opens it, for good, and says so in the ledger")
+            raise StudyError(
+                f"{self.folder}: the study is sealed; `rtevo study unseal` opens it permanently, and records that in the ledger"
+            )
         return self.concealed_arms()
 
     def concealed_arms(self) -> dict[str, str]:
-        """Return each participant's arm, for what must know it while nobody may; whoever calls this shows nobody."""
+        """Return each participant's arm, also while the study is sealed; callers must not show it."""
         return arms_of(self.folder / KEY, self.file.path(self.file.study.secret))
 
     def pairs(self) -> dict[str, str]:
-        """Return the block that each participant's arm was drawn in: arms are exchangeable within blocks, and only there."""
+        """Return each participant's block of the draw: arms are exchangeable only within blocks."""
         return {who: f"block-{number:02d}" for number, block in enumerate(self.blocks, 1) for who in block}
 
     @property
@@ -173,18 +175,18 @@ class Study:
         return self.overridden(participant, "left")
 
     def overridden(self, participant: str, what: str) -> bool:
-        """Whether somebody has signed an override for a participant."""
+        """Return whether an override was signed for a participant."""
         return any(e.kind == "override" and e["participant"] == participant and e["what"] == what for e in self.ledger)
 
     # --- runs -----------------------------------------------------------------------------------------------------------------------------
 
     def planned(self, participant: str) -> list[Planned]:
-        """Return the participant's runs as the study file has them.
+        """Return the participant's runs in the study file's plan.
 
         Raises
         ------
         StudyError
-            Nobody of that label takes part.
+            No participant has this label.
         """
         if participant not in self.file.study.participants:
             raise StudyError(f"participant {participant!r}: expected one of the study's: {', '.join(self.participants)}")
@@ -192,12 +194,12 @@ class Study:
 
     @cached_property
     def attempts(self) -> list[Attempt]:
-        """All runs that were begun, as the ledger has them."""
+        """All attempts in the ledger."""
         return [attempt for attempt in attempts_of(self.ledger) if attempt.status != "not begun"]
 
     @property
     def runs(self) -> list[StudyRun]:
-        """All runs that were begun, in their order; of one that was killed, the end is not known."""
+        """All runs that have begun, in order; the end of a killed run is not known."""
         return [
             StudyRun(
                 a.participant, a.visit, a.run, a.kind, self.folder / a.folder, a.status, a.counts,
@@ -211,11 +213,11 @@ class Study:
         return [attempt for attempt in self.attempts if attempt.slot == slot]
 
     def passed_over(self, slot: Slot) -> bool:
-        """Whether the operator went on without a run that counts."""
+        """Return whether the operator continued without a counting run."""
         return any(e.kind == "passed_over" and (e["participant"], e["visit"], e["planned"]) == slot for e in self.ledger)
 
     def state(self, planned: Planned) -> str:
-        """How a planned run stands: ``open``, ``counts``, ``excluded`` (completed, but does not count), ``passed over``, or ``broken``."""
+        """Return the state of a planned run: ``open``, ``counts``, ``excluded`` (complete, does not count), ``passed over``, ``broken``."""
         tried = self.tried(planned.slot)
         if any(attempt.counts for attempt in tried):
             return "counts"
@@ -226,17 +228,17 @@ class Study:
         return "excluded" if tried[-1].status == "completed" else "broken"
 
     def settled(self, planned: Planned) -> bool:
-        """Whether nobody waits for a planned run any more."""
+        """Return whether no participant waits for a planned run any more."""
         return self.left(planned.participant) or self.state(planned) not in ("open", "broken")
 
     def following(self, participant: str) -> Planned | None:
-        """Return the participant's next run; None where there is none."""
+        """Return the participant's next run; None: none."""
         if self.left(participant):
             return None
         return next((planned for planned in self.planned(participant) if not self.settled(planned)), None)
 
     def objective(self, participant: str, visit: Visit) -> str:
-        """Return what is maximised in a visit; empty where that is the session file's."""
+        """Return the objective of a visit; empty: the session file's."""
         order = self.drawn.fields.get("order", {}).get(participant, [])
         turn = [v.label for v in self.file.visits].index(visit.label)
         return visit.objective or (order[turn % len(order)] if order else "")
@@ -246,8 +248,8 @@ class Study:
     def table(self) -> DataFrame:
         """Return a row for each image of every run that shows images.
 
-        Columns: participant, visit, run, kind, generation, candidate, probe, onset (s), score, se, rating, true_response (where simulated),
-        counts, excluded; and where the study is unsealed, fitness, arm and pair.
+        Columns: participant, visit, run, kind, generation, candidate, probe, onset (s), score, se, rating, true_response (if simulated),
+        counts, excluded; and if the study is unsealed, fitness, arm and pair.
         """
         from pandas import DataFrame, concat
 
@@ -266,14 +268,14 @@ class Study:
         return table
 
     def sessions(self) -> Iterator[tuple[StudyRun, RecordedSession]]:
-        """Go through the runs that show images and left a log."""
+        """Yield the runs that show images and have a log."""
         for run in self.runs:
             if run.kind in SHOWING and (run.folder / LOG).exists():
                 yield run, RecordedSession(run.folder, damaged=True)
 
 
 def folder_of(given: Path | None) -> Path:
-    """Return the study's folder: as it was given, or the current one, or one above it.
+    """Return the study's folder: the named one, the current one, or one above it.
 
     Raises
     ------
@@ -285,7 +287,7 @@ def folder_of(given: Path | None) -> Path:
     here = Path.cwd()
     found = next((folder for folder in (here, *here.parents) if (folder / FILE).is_file()), None)
     if found is None:
-        raise StudyError(f"{here}: expected a study's folder (with {FILE}), or one in it, found none: name it by --study")
+        raise StudyError(f"{here}: expected a study's folder (with {FILE}), or a folder in it, found none: name it with --study")
     return found
 
 

@@ -1,4 +1,4 @@
-"""A mixed model of all images, beside the randomisation test: does it say the same? (Optional: ``pip install 'rtevo[study]'``.)"""
+"""A mixed model of all images, to compare with the randomisation test. (Optional: ``pip install 'rtevo[study]'``.)"""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["Mixed", "mixed_model"]
 
 @dataclass(frozen=True)
 class Mixed:
-    """How much more the treated arm's scores rise from a participant's first image to the last.
+    """Difference of the treated arm's rise of scores, from a participant's first image to the last, from the other arm's.
 
     Parameters
     ----------
     estimate, low, high, p : float
-        With its interval and two-sided p value, by a normal distribution: for many participants.
+        With its interval and two-sided p value, from a normal distribution: valid for many participants.
     converged : bool
         The fit found its optimum.
     """
@@ -45,7 +45,7 @@ def mixed_model(images: DataFrame, treated: Mapping[str, bool], level: float = 0
     Parameters
     ----------
     images : DataFrame
-        Of a :class:`rtevo.study.analysis.Course`.
+        From a :class:`rtevo.study.analysis.Course`.
     treated : mapping of str to bool
         Participants of two arms; others are left out.
     level : float
@@ -65,7 +65,7 @@ def mixed_model(images: DataFrame, treated: Mapping[str, bool], level: float = 0
     progress = own["progress"].to_numpy(np.float64)
     fixed = np.column_stack([np.ones(len(own)), arm, progress, arm * progress])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it did not converge, or ends at the border: `converged` says the first
+        warnings.simplefilter("ignore")  # no convergence (see `converged`), or an optimum at the border
         try:
             model = MixedLM(own["level"].to_numpy(np.float64), fixed, own["participant"].to_numpy(), fixed[:, [0, 2]])
             fit = model.fit(reml=True, method="lbfgs")

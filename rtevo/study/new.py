@@ -1,4 +1,4 @@
-"""A study begins: its file is checked, arms and orders are drawn once, and both are sealed."""
+"""Beginning of a study: check its file, draw arms and orders once, and seal both."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ __all__ = ["new"]
 
 
 def new(folder: Path) -> Study | None:
-    """Write a study file to begin with; where there is one, draw and seal what it says.
+    """Write a study file as a start; if it exists, draw and seal the study.
 
     Parameters
     ----------
     folder : Path
-        Made if it is not there.
+        Made if it does not exist.
 
     Returns
     -------
     Study or None
-        None where a study file was written.
+        None if a study file was written.
 
     Raises
     ------
     ConfigError
-        With every mistake found in the file and in the session files that it names; or the study is sealed already.
+        With all mistakes in the file and in the session files that it names; or the study is sealed already.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (folder / FILE).exists():
@@ -45,10 +45,10 @@ def new(folder: Path) -> Study | None:
         return None
     for name in (LEDGER, KEY):
         if (folder / name).exists():
-            raise ConfigError(f"{folder / name}: expected no such file, found one: the study is sealed already, and is drawn only once")
+            raise ConfigError(f"{folder / name}: expected no such file, found one: the study is sealed already, and can be drawn only once")
     file = read(folder / FILE)
     _check_sessions(file)
-    rng = np.random.default_rng()  # from the system's entropy: nobody can draw it again
+    rng = np.random.default_rng()  # from the system's entropy: nobody can repeat the draw
     design, secret = file.study, make_secret(file.path(file.study.secret))
     write_key(folder / KEY, draw(design.participants, design.arms, rng), [visit.label for visit in file.visits], secret)
     append(
@@ -64,12 +64,12 @@ def new(folder: Path) -> Study | None:
 
 
 def _check_sessions(file: StudyFile) -> None:
-    """See that every session file can be used.
+    """Check that every session file can be used.
 
     Raises
     ------
     ConfigError
-        With every mistake found.
+        With all mistakes.
     """
     mistakes: list[str] = []
     fitted = False
@@ -80,7 +80,14 @@ def _check_sessions(file: StudyFile) -> None:
             try:
                 config = load(path := file.session_file(kind, visit), {**of_kind(kind), **later})
                 if kind == "loop" and config.evolution.stop_gain:
-                    mistakes.append(f"{path.name} [evolution] stop_gain: expected 0 in a study: when a run ends would depend on its arm")
+                    mistakes.append(
+                        f"{path.name} [evolution] stop_gain: expected 0 in a study, because the length of a run would depend on its arm"
+                    )
+                if kind == "loop" and config.evolution.strategy == "direct" and "yoked" in file.study.arms:
+                    mistakes.append(
+                        f"{path.name} [evolution] strategy: expected 'surrogate' in a study with the arm yoked, where scores "
+                        "are handed on, got 'direct', which looks at volumes"
+                    )
             except ConfigError as error:
                 mistakes += error.mistakes
     if mistakes:

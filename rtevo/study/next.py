@@ -1,4 +1,4 @@
-"""What comes next for a participant: the run is started with everything filled in, and how it ended is written into the ledger."""
+"""The next run of a participant: it is started with all settings filled in, and its end is recorded in the ledger."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rtevo.study.start import RESUMES, STARTED, fit_arguments, main_of, sit
 
 __all__ = ["Ask", "begin", "choices_of", "close", "following", "following_run", "waits_for"]
 
-CHOICES = {"resume": "go on with it where it stopped", "again": "repeat it", "on": "go on without it"}
+CHOICES = {"resume": "continue it where it stopped", "again": "repeat it", "on": "continue without it"}
 BROKEN = {
     "stopped": "it was stopped",
     "failed": "it failed",
@@ -36,9 +36,9 @@ Ask = Callable[[Planned, Attempt], str]
 
 
 def waits_for(study: Study, planned: Planned) -> list[str]:
-    """Return the participants of earlier blocks whose same run has to be over first; nobody where no arm needs another's scores.
+    """Return the participants of earlier blocks whose same run must be over first; empty if no arm needs another's scores.
 
-    It is the same for all arms, so that waiting says nothing of them.
+    The list does not depend on the arm, so that waiting reveals nothing.
     """
     if planned.kind != "loop" or "yoked" not in study.file.study.arms:
         return []
@@ -48,23 +48,23 @@ def waits_for(study: Study, planned: Planned) -> list[str]:
 
 
 def choices_of(planned: Planned) -> dict[str, str]:
-    """Return what can be done about a run that was interrupted, stopped or failed; only where images evolve it can go on."""
+    """Return the choices after a run that was interrupted, stopped or failed; only runs in which images evolve can be resumed."""
     return {choice: words for choice, words in CHOICES.items() if choice != "resume" or planned.kind in SHOWING}
 
 
 def begin(study: Study, planned: Planned) -> tuple[Attempt, list[str]]:
-    """Write a run's session file, and into the ledger that it begins.
+    """Write a run's session file, and record its beginning in the ledger.
 
     Returns
     -------
     attempt : Attempt
     arguments : list of str
-        Of the command that runs it.
+        Arguments of the command that runs it.
 
     Raises
     ------
     RtevoError
-        It cannot begin; the ledger is as it was.
+        The run cannot begin; the ledger is unchanged.
     """
     if waiting := waits_for(study, planned):
         raise StudyError(f"{planned}: waits until this run of earlier participants is over: {', '.join(waiting)}")
@@ -83,7 +83,7 @@ def begin(study: Study, planned: Planned) -> tuple[Attempt, list[str]]:
 
 
 def _free(study: Study, planned: Planned) -> tuple[int, Path]:
-    """Return number and folder of a run: those of the plan, or the first after all others that are not there yet."""
+    """Return number and folder of a run: those of the plan, or the first free ones after all others."""
     taken = {attempt.run for attempt in study.attempts if (attempt.participant, attempt.visit) == planned.slot[:2]}
     name = "decoder" if planned.kind == "fit" else "run"
     folder = study.folder / f"sub-{planned.participant}" / f"ses-{planned.visit.label}"
@@ -94,14 +94,14 @@ def _free(study: Study, planned: Planned) -> tuple[int, Path]:
 
 
 def close(study: Study, attempt: Attempt, failed: bool = False) -> Attempt:
-    """Write into the ledger how a run ended, and whether it counts by the study file's rules.
+    """Record in the ledger how a run ended, and whether it counts by the study file's rules.
 
     Parameters
     ----------
     study : Study
     attempt : Attempt
     failed : bool
-        A fit: whether it was not made.
+        For a fit: it was not made.
     """
     folder, figures = study.folder / attempt.folder, None
     if attempt.kind == "fit":
@@ -122,30 +122,30 @@ def close(study: Study, attempt: Attempt, failed: bool = False) -> Attempt:
 
 
 def _goal(study: Study, attempt: Attempt) -> str:
-    """Return the objective that a fit's maps have to serve; empty where the fit has one target."""
+    """Return the objective for which a fit's maps are needed; empty if the fit has one target."""
     visit = next(visit for visit in study.file.visits if visit.label == attempt.visit)
     return "" if study.file.fit.target else study.objective(attempt.participant, visit)
 
 
 def following_run(folder: Path, participant: str, again: int | None, ask: Ask, tell: Callable[[str], None]) -> int:
-    """Start what comes next for a participant; gives the exit status of its command.
+    """Start a participant's next run, and return the exit status of its command.
 
     Parameters
     ----------
     folder : Path
-        The study's.
+        Folder of the study.
     participant : str
     again : int or None
-        Repeat this run of the latest visit; 0: the last one that was begun.
+        Repeat this run of the latest visit; 0: the last run.
     ask : callable
-        What to do about a run that did not come to its end: one of its :func:`choices_of`.
+        Returns what to do about a run that did not complete: one of its :func:`choices_of`.
     tell : callable
-        Is told what happens.
+        Called with each line for the user.
 
     Raises
     ------
     RtevoError
-        Nothing was begun.
+        No run has begun.
     """
     study = Study(folder)
     study.planned(participant)
@@ -180,7 +180,7 @@ def following_run(folder: Path, participant: str, again: int | None, ask: Ask, t
 
 
 def _settled(study: Study, participant: str) -> Study:
-    """Write into the ledger how runs ended that ended without its knowledge; returns the study as it stands then."""
+    """Record in the ledger the ends of runs that it does not know of; return the study in its new state."""
     for attempt in study.attempts:
         log = study.folder / attempt.folder / LOG
         if attempt.participant != participant or attempt.status == "completed":
@@ -190,15 +190,15 @@ def _settled(study: Study, participant: str) -> Study:
         else:
             news = RecordedSession(log.parent, damaged=True).status not in ("unfinished", attempt.status)
         if news:
-            close(study, attempt, failed=attempt.kind == "fit")  # it was killed, and its folder may hold a part of the maps
+            close(study, attempt, failed=attempt.kind == "fit")  # a killed fit may have left some of the maps
     return Study(study.folder)
 
 
 def _repeated(study: Study, participant: str, again: int) -> Planned:
-    """Return the run that is to be repeated."""
+    """Return the run to repeat."""
     own = [attempt for attempt in study.attempts if attempt.participant == participant]
     if not own:
-        raise StudyError(f"participant {participant}: expected a run to repeat, none was begun")
+        raise StudyError(f"participant {participant}: expected a run to repeat, found none")
     slot = (participant, own[-1].visit, again or own[-1].planned)
     found = next((planned for planned in study.planned(participant) if planned.slot == slot), None)
     if found is None:
@@ -207,7 +207,7 @@ def _repeated(study: Study, participant: str, again: int) -> Planned:
 
 
 def _chosen(study: Study, participant: str, ask: Ask) -> tuple[Planned, Attempt | None]:
-    """Return the next run, and the attempt of it that goes on; None: it begins anew."""
+    """Return the next run, and its attempt to resume; None: a new attempt."""
     while (planned := study.following(participant)) is not None:
         tried = study.tried(planned.slot)
         if not tried:
@@ -215,7 +215,9 @@ def _chosen(study: Study, participant: str, ask: Ask) -> tuple[Planned, Attempt 
         choice = ask(planned, tried[-1])
         if choice not in (ways := choices_of(planned)):
             said = "; ".join(f"--{way}: {words}" for way, words in ways.items())
-            raise StudyError(f"{planned}: --{choice}: expected a run in which images evolve, no other goes on: say what to do ({said})")
+            raise StudyError(
+                f"{planned}: --{choice}: expected a run in which images evolve, because no other can be resumed: choose what to do ({said})"
+            )
         if choice != "on":
             return planned, tried[-1] if choice == "resume" else None
         append(study.folder, "passed_over", participant=participant, visit=planned.visit.label, planned=planned.number)
@@ -225,10 +227,10 @@ def _chosen(study: Study, participant: str, ask: Ask) -> tuple[Planned, Attempt 
 
 
 def following(folder: Path, participant: str) -> Callable[[Path, Mapping[str, Any], str], Config | None]:
-    """Return what says which run follows in one sitting: takes a finished run's folder, its summary and the operator's choice.
+    """Return the callback that chooses the following run of a visit, from a finished run's folder, summary and the operator's choice.
 
-    The choice is ``next``, ``again`` or ``end``. What it returns is the settings of the next run of the same visit, which the ledger then
-    has as begun; None where there is none, or it is of another kind, waits for others, or is for another day.
+    The choice is ``next``, ``again`` or ``end``. The callback returns the settings of the next run of the same visit, which the ledger then
+    records as begun; or None if there is none, or it is of another kind, waits for other participants, or is for another day.
     """
 
     def choose(finished: Path, summary: Mapping[str, Any], choice: str) -> Config | None:
@@ -244,7 +246,7 @@ def following(folder: Path, participant: str) -> Callable[[Path, Mapping[str, An
             return None
         config = load(Path(begin(study, planned)[1][0]))
         learnt = finished / (STATE if choice == "next" else DECODER_BEFORE)
-        taken = config.decoder.folder and learnt.is_dir()  # without a folder each run makes a decoder of its own
+        taken = config.decoder.folder and learnt.is_dir()  # without a folder each run makes its own decoder
         return replace(config, decoder=replace(config.decoder, continue_from=str(learnt) if taken else ""))
 
     return choose

@@ -1,12 +1,12 @@
-"""How many participants and runs does a study need? Answered by whole studies, simulated and tested: ``rtevo study plan``.
+"""Number of participants and runs that a study needs, from simulated and tested whole studies: ``rtevo study plan``.
 
-A simulated participant is one job: runs one after the other, in each of which evolution goes on from the one before, under brain or under
-sham feedback, with a contrast, a lag and a preference of their own, until they drop out. A study is as many of them an arm as are asked
-for, tested as its report will test it: one summary a participant, a randomisation test within the pairs (:mod:`rtevo.study.analysis`).
-Smaller studies are the first participants of larger ones, and fewer runs the first ones, so that one set of jobs answers for all.
+A simulated participant is one job: successive runs, in each of which evolution continues from the previous one, under brain or sham
+feedback, with the participant's own contrast, lag and preference, until dropout. A study has the requested number of participants an arm,
+and is tested like its report: one summary a participant, a randomisation test within the pairs (:mod:`rtevo.study.analysis`). Smaller
+studies are the first participants of larger ones, and fewer runs are the first runs, so that one set of jobs serves all sizes.
 
-Every participant draws from a stream of their own (NumPy's ``SeedSequence``; keys study, arm, place), so neither the number of workers nor
-the order in which they answer changes a digit; outcomes are kept as they come.
+Every participant has an own random stream (NumPy's ``SeedSequence``; keys study, arm, place), so neither the number of workers nor their
+order changes a digit; outcomes are saved as they come.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 
 from rtevo.command import Parser, command, finite
 from rtevo.errors import ConfigError
-from rtevo.evolve import SCHEDULES, STRATEGIES, Feedback, Sham, create
+from rtevo.evolve import OF_SCORES, SCHEDULES, Feedback, Sham, create
 from rtevo.evolve.jobs import add_options, client, run_all
 from rtevo.evolve.rehearse import OBJECTIVES, Case, mixed, rehearse, standardised
 from rtevo.progress import shown
@@ -34,7 +34,7 @@ __all__ = ["ARMS", "Cell", "Found", "Member", "Need", "cells", "enough", "main",
 
 ARMS = ("brain", "sham")
 _SHORTEST_LAG_S = 1.0
-_SAMPLE = 4000  # random images that say what a map measures besides
+_SAMPLE = 4000  # random images that measure a map's other sensitivities
 
 
 @dataclass(frozen=True)
@@ -44,28 +44,28 @@ class Member:
     Parameters
     ----------
     study, place : int
-        Number of the study, and in their arm.
+        Number of the study, and of the participant in the arm.
     arm : str
         One of ``ARMS``.
     seed : int
-        Of the plan.
+        Seed of the plan.
     runs, generations, population : int
         Images in a run are the product of the last two.
     strategy, schedule : str
     size : int
         Latent dimensions.
     cadence_s : float
-        From onset to onset.
+        Time from onset to onset.
     cnr, cnr_spread : float
         Contrast-to-noise ratio of one score: median over participants, and standard deviation of its logarithm.
     lag_s, lag_spread_s : float
-        From an onset to its score: mean over participants and standard deviation.
+        Time from an onset to its score: mean over participants and standard deviation.
     quality : float
-        Of the map, see :class:`rtevo.evolve.rehearse.Case`.
+        Quality of the map, see :class:`rtevo.evolve.rehearse.Case`.
     objectives : tuple of str
-        What participants may prefer; each has one of them, drawn, with a target of their own.
+        Possible preferences; each participant has one, drawn, with an own target.
     dropout : float
-        Share of those who begin a run and do not end it; they do not come back.
+        Share of participants who begin a run and do not complete it; they do not return.
     summary : str
         One of :data:`rtevo.study.analysis.SUMMARIES`.
     """
@@ -93,13 +93,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Found:
-    """What came of a participant.
+    """Results of a participant.
 
     Parameters
     ----------
     summaries, truths : tuple of float
-        After the first run, the first two, ...: the summary of their scores, in standard deviations of a score's error, and of their true
-        responses, in standard deviations of random images. Of who has dropped out, of the runs that they ended; NaN where that is none.
+        After the first run, the first two, ...: the summary of the scores, in standard deviations of a score's error, and of the true
+        responses, in standard deviations of random images. After a dropout, of the completed runs; NaN: none.
     ended : int
         Runs.
     own_cnr, own_lag_s : float
@@ -113,7 +113,7 @@ class Found:
 
 
 def play_member(member: Member) -> Found:
-    """Run a participant through the study."""
+    """Simulate a participant's runs in the study."""
     key = (member.study, ARMS.index(member.arm), member.place)
     seeds = np.random.SeedSequence(member.seed, spawn_key=key).spawn(5)
     traits, taste, strategy, noise, feedback = map(np.random.default_rng, seeds)
@@ -148,13 +148,13 @@ def play_member(member: Member) -> Found:
 
 @dataclass(frozen=True)
 class Cell:
-    """So many participants an arm, so many runs each.
+    """Power with a number of participants an arm, and of runs each.
 
     Parameters
     ----------
     participants, runs : int
     studies, detected : int
-        Simulated, and those of them whose test rejected no effect, with the brain arm ahead.
+        Simulated studies, and those whose test rejected the null hypothesis with the brain arm ahead.
     effect : float
         Mean estimate over studies, in standard deviations of a score's error.
     """
@@ -197,14 +197,14 @@ def cells(found: Mapping[tuple[int, str, int], Found], participants: Sequence[in
     Parameters
     ----------
     found : mapping of (int, str, int) to Found
-        By study, arm and place.
+        Results by study, arm and place.
     participants : sequence of int
-        Numbers an arm; none larger than there are.
+        Numbers of participants an arm, none above the simulated number.
     runs : int
     level : float
-        Of the test, two-sided.
+        Level of the test, two-sided.
     seed : int
-        Of the draws of allocations.
+        Seed of the draws of allocations.
     """
     studies = sorted({study for study, _, _ in found})
     result = []
@@ -228,15 +228,15 @@ def cells(found: Mapping[tuple[int, str, int], Found], participants: Sequence[in
 
 @dataclass(frozen=True)
 class Need:
-    """Participants an arm that a number of runs needs; None where none of those that were looked at is enough.
+    """Participants an arm that a number of runs needs; None if no tested number is enough.
 
     Parameters
     ----------
     runs : int
     participants : int or None
-        The fewest with the power that is asked for.
+        The smallest number with the requested power.
     low, high : int or None
-        The fewest that may have it, and that surely do, by the 95% interval of their power.
+        The smallest numbers whose power may reach it, and surely reaches it, by the 95% interval of the power.
     """
 
     runs: int
@@ -246,7 +246,7 @@ class Need:
 
 
 def enough(found: Sequence[Cell], power: float) -> list[Need]:
-    """Return what each number of runs needs."""
+    """Return the participants that each number of runs needs."""
 
     def fewest(own: Sequence[Cell], values: Sequence[float]) -> int | None:
         return min((cell.participants for cell, value in zip(own, values, strict=True) if value >= power), default=None)
@@ -263,45 +263,60 @@ def enough(found: Sequence[Cell], power: float) -> list[Need]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Make the command line's parser."""
+    """Return the command line's parser."""
     p = Parser(
         prog="python -m rtevo.study plan",
-        description="Simulate whole studies, participant by participant, test them as the report will, and say how many participants and "
-        "runs are enough. What was simulated is kept in the folder and not simulated again; smaller numbers are part of larger ones.",
+        description="Simulate whole studies, participant by participant, test them like the report, and print how many participants and "
+        "runs are enough. Results are kept in the folder and not simulated again; smaller numbers are part of larger ones.",
     )
     p.add_argument("--minutes", type=finite, required=True, metavar="M", help="scan time of a run")
     p.add_argument("--cnr", type=finite, required=True, metavar="X", help="contrast-to-noise ratio of one score: median over participants")
     p.add_argument("--cnr-spread", type=finite, default=0.5, metavar="S", help="standard deviation of its logarithm (default 0.5)")
-    p.add_argument("--participants", type=int, nargs="+", default=[6, 8, 10, 12, 16, 20, 24], metavar="N", help="an arm (default: 6 to 24)")
-    p.add_argument("--runs", type=int, default=3, metavar="N", help="of a participant at most; fewer are looked at too (default 3)")
-    p.add_argument("--dropout", type=finite, default=0.1, metavar="P", help="share that begins a run and does not end it (default 0.1)")
+    p.add_argument(
+        "--participants",
+        type=int,
+        nargs="+",
+        default=[6, 8, 10, 12, 16, 20, 24],
+        metavar="N",
+        help="participants an arm (default: 6 to 24)",
+    )
+    p.add_argument("--runs", type=int, default=3, metavar="N", help="most runs of a participant; fewer are tested too (default 3)")
+    p.add_argument(
+        "--dropout",
+        type=finite,
+        default=0.1,
+        metavar="P",
+        help="share of participants who begin a run and do not complete it (default 0.1)",
+    )
     p.add_argument("--lag", type=finite, default=12.0, metavar="S", help="seconds from an onset to its score: mean (default 12)")
     p.add_argument("--lag-spread", type=finite, default=1.0, metavar="S", help="its standard deviation over participants (default 1)")
     p.add_argument("--cadence", type=finite, default=4.0, metavar="S", help="seconds from onset to onset (default 4)")
-    p.add_argument("--quality", type=finite, default=1.0, metavar="R", help="correlation of what the map measures with what is sought")
+    p.add_argument("--quality", type=finite, default=1.0, metavar="R", help="correlation of the map's measure with the target")
     p.add_argument("--size", type=int, default=100, metavar="D", help="latent dimensions (default 100)")
     p.add_argument("--population", type=int, default=10, metavar="N", help="images in a generation (default 10)")
-    p.add_argument("--strategy", default="surrogate", choices=list(STRATEGIES))
+    p.add_argument("--strategy", default="surrogate", choices=list(OF_SCORES))
     p.add_argument("--schedule", default=SCHEDULES[0], choices=SCHEDULES)
     p.add_argument(
         "--objectives",
         nargs="+",
         default=["cosine", "multimodal", "saturating"],
         choices=list(OBJECTIVES),
-        help="what participants may prefer",
+        help="possible preferences of participants",
     )
-    p.add_argument("--summary", default=SUMMARIES[0], choices=SUMMARIES, help="one number a participant, as the study fixes it beforehand")
-    p.add_argument("--studies", type=int, default=100, metavar="N", help="that are simulated (default 100: power to ±0.04)")
-    p.add_argument("--power", type=finite, default=0.8, metavar="P", help="that is enough (default 0.8)")
-    p.add_argument("--level", type=finite, default=0.05, metavar="P", help="of the test, two-sided (default 0.05)")
+    p.add_argument("--summary", default=SUMMARIES[0], choices=SUMMARIES, help="one number a participant, fixed before the study")
+    p.add_argument("--studies", type=int, default=100, metavar="N", help="simulated studies (default 100: power to ±0.04)")
+    p.add_argument("--power", type=finite, default=0.8, metavar="P", help="sufficient power (default 0.8)")
+    p.add_argument("--level", type=finite, default=0.05, metavar="P", help="level of the test, two-sided (default 0.05)")
     p.add_argument("--seed", type=int, default=0, metavar="N")
-    p.add_argument("--out", type=Path, default=Path("study-plan"), metavar="DIR", help="for participants.jsonl, power.csv, power.png")
+    p.add_argument(
+        "--out", type=Path, default=Path("study-plan"), metavar="DIR", help="folder for participants.jsonl, power.csv, power.png"
+    )
     add_options(p)
     return p
 
 
 def _first(options: argparse.Namespace) -> Member:
-    """Check what is asked for; return the first participant."""
+    """Check the options; return the first participant."""
     wrong = [
         f"--{name}: expected > 0, got {getattr(options, name):g}"
         for name in ("minutes", "cnr", "cadence")
@@ -337,7 +352,7 @@ def _first(options: argparse.Namespace) -> Member:
 
 
 def _table(found: Sequence[Cell]) -> Any:
-    """Lay power out: a row for each number of participants, a column for each number of runs."""
+    """Return the table of power: a row for each number of participants, a column for each number of runs."""
     from rich.table import Table
 
     table = Table(title="Power with its 95% interval", title_justify="left", box=None, padding=(0, 2, 0, 0))
@@ -351,7 +366,7 @@ def _table(found: Sequence[Cell]) -> Any:
 
 
 def _said(need: Need, power: float, most: int) -> str:
-    """Say what a number of runs needs."""
+    """Return a sentence about the participants that a number of runs needs."""
     runs = f"{_runs(need.runs)} a participant"
     if need.participants is None:
         return f"{runs}: {most} participants an arm are not enough for {power:.0%} power"
@@ -395,7 +410,7 @@ def _draw(found: Sequence[Cell], power: float, target: Path) -> None:
 
 
 def _simulated(first: Member, options: argparse.Namespace) -> dict[tuple[int, str, int], Found]:
-    """Run all participants of all studies, as far as they are not kept already."""
+    """Simulate all participants of all studies, except those with saved results."""
     places = range(max(options.participants))
     members = [replace(first, study=study, arm=arm, place=place) for study in range(options.studies) for place in places for arm in ARMS]
     options.out.mkdir(parents=True, exist_ok=True)
@@ -406,7 +421,7 @@ def _simulated(first: Member, options: argparse.Namespace) -> dict[tuple[int, st
 
 
 def _what(first: Member, studies: int, found: Mapping[tuple[int, str, int], Found]) -> str:
-    """Say what was simulated, and what it came to."""
+    """Return a sentence about the simulation and its true gains."""
     truths = {arm: [own.truths[-1] for (_, its, _), own in found.items() if its == arm and own.ended] for arm in ARMS}
     gains = " and ".join(f"{np.mean(own):.2f} ± {np.std(own):.2f} under {arm}" for arm, own in truths.items() if own)
     return (
@@ -420,7 +435,7 @@ def _runs(n: int) -> str:
 
 
 def plan(options: argparse.Namespace) -> None:
-    """Simulate, test, and say what is enough."""
+    """Simulate, test, and print the sufficient numbers."""
     from pandas import DataFrame
     from rich.console import Console
 
@@ -438,7 +453,7 @@ def plan(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status."""
+    """Run the command line, and return the exit status."""
     options = parser().parse_args(arguments)
     return command(lambda: plan(options))
 

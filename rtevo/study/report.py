@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["group_page", "main", "tables", "write"]
 
 IMAGES = ("participant", "visit", "run", "generation", "score", "se", "true_response", "step", "progress", "level")
-"""Columns of the table of images: nothing that tells an arm."""
-BEST = 3  # pictures of a participant's first and last generation
+"""Columns of the table of images, without hints to an arm."""
+BEST = 3  # number of pictures of a participant's first and last generation
 _PACKAGES = ("numpy", "pandas", "scipy", "statsmodels", "matplotlib")
 
 
@@ -39,9 +39,9 @@ def write(group: Group, name: str, out: Path) -> list[Path]:
     ----------
     group : Group
     name : str
-        Of the study.
+        Name of the study.
     out : Path
-        Folder; made where it is not there.
+        Folder; made if it does not exist.
     """
     session = _a_run(group)
     items = checklist(group, session)
@@ -56,12 +56,12 @@ def write(group: Group, name: str, out: Path) -> list[Path]:
 
 
 def _a_run(group: Group) -> Session | None:
-    """Return a run that counts, whose settings stand for all."""
+    """Return a counting run, whose settings represent all."""
     return next((gather(run.folder) for run in group.loops if run.folder in group.sessions), None)
 
 
 def tables(group: Group, items: Sequence[Item]) -> dict[str, DataFrame]:
-    """Return the report's tables by name; those of arms only where these are unsealed.
+    """Return the report's tables by name; those of arms only if these are unsealed.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def tables(group: Group, items: Sequence[Item]) -> dict[str, DataFrame]:
 
 
 def _flat(each: Comparison) -> dict[str, Any]:
-    """A comparison as a row."""
+    """Return a comparison as a row."""
     row = {
         "what": each.what,
         "treated_arm": each.treated,
@@ -100,7 +100,7 @@ def _flat(each: Comparison) -> dict[str, Any]:
 
 
 def _exclusions(group: Group) -> list[dict[str, Any]]:
-    """List runs that do not count, and participants of whom nothing does."""
+    """Return the runs that do not count, and the participants without a counting run."""
     rows = [
         {
             "participant": run.participant,
@@ -122,7 +122,7 @@ def _exclusions(group: Group) -> list[dict[str, Any]]:
 
 
 def group_page(group: Group, name: str, items: Sequence[Item]) -> str:
-    """Write the report as HTML; nothing in it is loaded from anywhere.
+    """Return the report as HTML that loads nothing from elsewhere.
 
     Parameters
     ----------
@@ -198,12 +198,14 @@ def _zero(group: Group) -> str:
     if not group.course.loose:
         several = (group.participants["runs"] > 1).any()
         return (
-            "Scores of a participant's runs are on one zero, by the probes that they share." if several else "Nobody has more than one run."
+            "Scores of a participant's runs are on one zero, by the probes that they share."
+            if several
+            else "No participant has more than one run."
         )
     return (
-        "Absolute gain across runs is not identified: scores of different runs share no zero, and no probes tie together the runs of "
-        f"{', '.join(group.course.loose)}. For everybody, the number is therefore the mean over runs of what it is within a run; levels of "
-        "different runs cannot be compared."
+        "Absolute gain across runs is not identified: scores of different runs share no zero, and no probes connect the runs of "
+        f"{', '.join(group.course.loose)}. For all participants, the number is therefore the mean over runs of the number within a run; "
+        "levels of different runs cannot be compared."
     )
 
 
@@ -221,12 +223,14 @@ def _effect_row(each: Comparison) -> list[str]:
 
 
 def _notes(group: Group) -> list[str]:
-    """Say what a reader of the effects has to know."""
+    """Return notes for readers of the effects."""
     notes = []
     for each in group.effects:
         name = f"{each.treated} − {each.control}"
         if each.effect.alone:
-            notes.append(f"{name}: left out, because nobody of the other arm is left in the pair or block: {', '.join(each.effect.alone)}.")
+            notes.append(
+                f"{name}: left out, because the pair or block has no participant left in the other arm: {', '.join(each.effect.alone)}."
+            )
         if each.effect.smallest_p > group.analysis.level:
             notes.append(
                 f"{name}: {each.effect.allocations} allocations cannot reject at {group.analysis.level:g}, whatever the data: too few "
@@ -238,7 +242,7 @@ def _notes(group: Group) -> list[str]:
 
 
 def _participants(group: Group) -> list[list[str]]:
-    """Rows of the table of participants."""
+    """Return the rows of the table of participants."""
     rows = []
     for who, p in group.participants.iterrows():
         arm = f"{p['arm']}, {p['block']}" if group.arms else "sealed"
@@ -263,7 +267,7 @@ def _pictures(group: Group) -> list[dict[str, Any]]:
 
 
 def _fittest(session: RecordedSession, run: GroupRun, which: int) -> list[dict[str, str]]:
-    """Return the pictures with the highest scores in a run's first (0) or last (-1) generation that was scored."""
+    """Return the pictures with the highest scores in a run's first (0) or last (-1) scored generation."""
     trials = session.trials
     scored = trials[trials["probe"].isna() & trials["score"].notna()]
     if scored.empty:
@@ -281,7 +285,7 @@ def _fittest(session: RecordedSession, run: GroupRun, which: int) -> list[dict[s
 
 
 def _provenance(group: Group) -> list[tuple[str, str]]:
-    """Say what recorded the runs, and what made this page."""
+    """Return the software that recorded the runs, and that made this page."""
     recorded = sorted({version for session in group.sessions.values() for version in session.versions})
     found = {d.metadata["Name"].lower(): d.version for d in metadata.distributions() if d.metadata["Name"].lower() in _PACKAGES}
     packages = ", ".join(f"{name} {found[name]}" for name in _PACKAGES if name in found)
@@ -295,7 +299,7 @@ def _provenance(group: Group) -> list[tuple[str, str]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status."""
+    """Run the command line, and return the exit status."""
     p = Parser(
         prog="python -m rtevo.study report",
         description="Write the group report: courses of participants and arms, the effect by a randomisation test over the sealed "

@@ -1,4 +1,4 @@
-"""The session file of a run: what its kind's file says, and everything that the study knows; nothing is typed in the control room."""
+"""The session file of a run: its kind's file, completed from the study, so that nothing is typed in the control room."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from rtevo.study.loading import Planned, Study
 
 __all__ = ["decoder_of", "donors", "of_kind", "session_config", "write_session"]
 
-SCORES = 4096  # sealed files of scores hold a multiple of so many
+SCORES = 4096  # sealed files of scores hold a multiple of this number
 
 
 def of_kind(kind: str) -> dict[tuple[str, str], Any]:
-    """Return what the kind of a run settles before its session file is looked at: a localizer's names of decoders may not be there yet."""
+    """Return settings that follow from the kind of a run alone: a localizer's decoders need not exist yet."""
     return {} if kind in SHOWING else {("session", "task"): "localizer"}
 
 
@@ -35,18 +35,18 @@ def session_config(study: Study, planned: Planned, number: int, out: Path, score
     ----------
     study : Study
     planned : Planned
-        Of any kind but `fit`.
+        A run of any kind but `fit`.
     number : int
-        Of the run in its visit.
+        Number of the run in its visit.
     out : Path
-        Its folder, which is not there yet.
+        Its folder, which does not exist yet.
     scores : Path, optional
         Sealed file of scores, see :func:`write_session`.
 
     Raises
     ------
     ConfigError, StudyError
-        With every mistake found.
+        With all mistakes.
     """
     who, visit, file = planned.participant, planned.visit, study.file
     named = not study.overridden(who, "identity")
@@ -63,7 +63,7 @@ def session_config(study: Study, planned: Planned, number: int, out: Path, score
     }
     path = file.session_file(planned.kind, visit)
     told = overrides_of(path, checked=False)
-    if told.get(("acquisition", "source"), "simulate") == "simulate":  # somebody else each time
+    if told.get(("acquisition", "source"), "simulate") == "simulate":  # another simulated participant each time
         settings["simulation", "participant_seed"] = told.get(("simulation", "participant_seed"), 1) + study.participants.index(who)
     if planned.kind in SHOWING:
         settings |= _showing(study, planned)
@@ -73,7 +73,7 @@ def session_config(study: Study, planned: Planned, number: int, out: Path, score
 
 
 def _showing(study: Study, planned: Planned) -> dict[tuple[str, str], Any]:
-    """What a visit uses, where that is not what the session file says."""
+    """Return the visit's settings that replace those of the session file."""
     visit, file = planned.visit, study.file
     found = {
         ("decoder", "folder"): decoder_of(study, planned),
@@ -87,7 +87,7 @@ def _showing(study: Study, planned: Planned) -> dict[tuple[str, str], Any]:
 
 
 def _loop(study: Study, planned: Planned, scores: Path | None) -> dict[tuple[str, str], Any]:
-    """What is kept from the operator, and where evolution goes on from."""
+    """Return the settings of blinding, and the run from which evolution continues."""
     found: dict[tuple[str, str], Any] = {
         ("session", "condition"): "blinded",
         ("evolution", "blinding_key"): str(study.folder / KEY),
@@ -107,18 +107,18 @@ def _loop(study: Study, planned: Planned, scores: Path | None) -> dict[tuple[str
 
 
 def _seed(study: Study, *what: object) -> int:
-    """Return a seed that follows from the study and from what it is for."""
+    """Return a seed that depends on the study and on its purpose."""
     text = "\t".join(map(str, (study.drawn["id"], *what)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 def decoder_of(study: Study, planned: Planned) -> str:
-    """Return the folder of the decoder that a run uses; empty where that is the session file's.
+    """Return the folder of a run's decoder; empty: the session file's.
 
     Raises
     ------
     StudyError
-        The participant's fit has not passed, and nobody has signed for it.
+        The participant's fit has not passed, and no override was signed.
     """
     if planned.visit.decoder:
         return str(study.file.path(planned.visit.decoder))
@@ -128,7 +128,7 @@ def decoder_of(study: Study, planned: Planned) -> str:
         return ""
     tried = study.tried(fits[-1].slot)
     passed = [attempt for attempt in tried if attempt.counts]
-    if not passed and study.overridden(who, "fit"):  # then the latest that has left a decoder, of whatever visit
+    if not passed and study.overridden(who, "fit"):  # then the latest fit with a decoder, of any visit
         own = [attempt for each in fits for attempt in study.tried(each.slot)]
         passed = [attempt for attempt in own if (study.folder / attempt.folder).is_dir()]
     if not passed:
@@ -144,9 +144,9 @@ def decoder_of(study: Study, planned: Planned) -> str:
 
 
 def donors(study: Study, planned: Planned) -> list[Path]:
-    """Return the runs whose scores a yoked participant may be shown, the participant's own partner's first.
+    """Return the runs whose scores a yoked participant may receive, the own partner's first.
 
-    The k-th yoked participant's partner is the k-th brain participant; where that one's run does not count, another of an earlier block.
+    The k-th yoked participant's partner is the k-th brain participant; if the partner's run does not count, another of an earlier block.
     """
     arms, blocks = study.concealed_arms(), study.blocks
     earlier = [who for block in blocks[: _block(study, planned.participant)] for who in block]
@@ -163,9 +163,9 @@ def _block(study: Study, participant: str) -> int:
 
 
 def write_session(study: Study, planned: Planned, number: int, out: Path) -> Path:
-    """Write the session file of a run, beside its folder, and where there is the arm yoked, a sealed file of scores.
+    """Write the session file of a run beside its folder, and, if the study has the arm yoked, a sealed file of scores.
 
-    Everybody gets such a file, of the same length; only a yoked participant's holds scores.
+    Every participant gets such a file, of the same length; only a yoked participant's file holds scores.
 
     Returns
     -------
@@ -175,7 +175,7 @@ def write_session(study: Study, planned: Planned, number: int, out: Path) -> Pat
     Raises
     ------
     ConfigError, StudyError
-        With every mistake found.
+        With all mistakes.
     """
     out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     scores = None
@@ -192,10 +192,10 @@ def write_session(study: Study, planned: Planned, number: int, out: Path) -> Pat
 
 
 def _write_scores(study: Study, planned: Planned, path: Path, images: int) -> None:
-    """Fill the sealed file of scores for so many images."""
+    """Write the sealed file of scores for this many images."""
     known = (fitness_of(RecordedSession(folder)) for folder in donors(study, planned))
     found = [scores for scores in known if np.isfinite(scores).any()]
-    if _block(study, planned.participant) and not found:  # of whatever arm: it says nothing
+    if _block(study, planned.participant) and not found:  # for every arm, so that the error reveals none
         raise StudyError(f"{planned}: expected a run of the earlier blocks that it can be compared with, found none that counts")
     told = np.full(math.ceil(images / SCORES) * SCORES, np.nan, "<f8")
     if study.concealed_arms()[planned.participant] == "yoked":

@@ -1,4 +1,4 @@
-"""How each kind of run is started: the one table of them."""
+"""The table of how each kind of run is started."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ __all__ = ["STARTED", "Started", "fit_arguments", "main_of", "sit"]
 
 
 class Started(NamedTuple):
-    """How a kind of run is started: the module whose ``main`` does it, and what it is in words."""
+    """How a kind of run is started: the module of its ``main``, and a description."""
 
     module: str
     words: str
 
 
 STARTED = {
-    "scout": Started("rtevo.localizer.__main__", "known pictures are shown, and no decoder is made of them"),
+    "scout": Started("rtevo.localizer.__main__", "known pictures are shown, without making a decoder"),
     "localizer": Started("rtevo.localizer.__main__", "known pictures are shown"),
     "fit": Started("rtevo.decode.__main__", "a decoder is made from the localizers"),
     "loop": Started("rtevo.run", "images evolve"),
     "ratings": Started("rtevo.run", "images evolve by the participant's ratings"),
 }
-RESUMES = "rtevo.run"  # goes on with a run of any kind that has a log
+RESUMES = "rtevo.run"  # resumes a run of any kind with a log
 
 
 def main_of(name: str) -> Callable[[Sequence[str]], int]:
-    """Return what starts a kind of run: takes the arguments of its command, gives its exit status."""
+    """Return the function that starts a kind of run: it takes the command's arguments, and returns the exit status."""
 
     def start(arguments: Sequence[str]) -> int:
         try:
             return int(importlib.import_module(name).main(list(arguments)))
-        except SystemExit as left:  # of a parser: it has said why
+        except SystemExit as left:  # of a parser, which has printed the reason
             return left.code if isinstance(left.code, int) else MISTAKE
 
     return start
 
 
 def sit(file: Path, follow: Following) -> int:
-    """Run what a session file says, and what follows it in the same sitting; gives the exit status of the last run.
+    """Run a session file, and the runs that follow in the same visit; return the exit status of the last run.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def fit_arguments(study: Study, planned: Planned, into: Path) -> list[str]:
     planned : Planned
         The fit.
     into : Path
-        The decoder's folder, which is not there yet.
+        The decoder's folder, which does not exist yet.
 
     Raises
     ------
@@ -82,6 +82,6 @@ def fit_arguments(study: Study, planned: Planned, into: Path) -> list[str]:
     """
     own = [a for a in study.attempts if a.participant == planned.participant and a.kind == "localizer" and a.counts]
     if not own:
-        raise StudyError(f"{planned}: expected a localizer of the participant that counts, found none")
+        raise StudyError(f"{planned}: expected a counting localizer of the participant, found none")
     target = ["--target", study.file.fit.target] if study.file.fit.target else []
     return ["fit", *(str(study.folder / a.folder) for a in own), *target, "--out", str(into)]

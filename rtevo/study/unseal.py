@@ -1,4 +1,4 @@
-"""A study is opened: from then on everybody may know the arms."""
+"""Unsealing of a study: afterwards the arms are public."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["unseal"]
 
 
 def unseal(folder: Path, by: str, why: str) -> Study:
-    """Open a study for good: the ledger says by whom, when and why, each run what drove it, and tables are written again.
+    """Open a study permanently: record who did it, when and why in the ledger, add each run's condition to its log, and rewrite the tables.
 
-    What was cut short is done to its end by the next call.
+    The next call completes an interrupted one.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def unseal(folder: Path, by: str, why: str) -> Study:
     Raises
     ------
     RtevoError
-        The arms cannot be read, or a run of the study goes on; or logs are damaged: then all other runs are unsealed.
+        The arms cannot be read, or a run of the study still runs; or logs are damaged: then all other runs are unsealed.
     """
     study = Study(folder)
     arms = study.concealed_arms()
@@ -49,13 +49,13 @@ def unseal(folder: Path, by: str, why: str) -> Study:
             except DataError as problem:
                 left.append(str(problem))
     if left:
-        more = f"{len(left)} of its runs are not: mend their logs (`rtevo record RUN --skip-damaged`), then unseal again"
+        more = f"{len(left)} of its runs are not: repair their logs (`rtevo record RUN --skip-damaged`), then unseal again"
         raise StudyError("\n".join([f"{study.folder}: the study is unsealed, {more}", *left]))
     return study
 
 
 def _open(run: Path, fields: Mapping[str, str]) -> None:
-    """Let a run's log say what drove it, and write its tables again, also where only that was missing."""
+    """Add the condition to a run's log, and rewrite its tables, also if only that was missing."""
     session = RecordedSession(run)
     if session.sealed:
         with LogWriter(run / LOG) as log:

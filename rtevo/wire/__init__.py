@@ -1,8 +1,8 @@
 """Versioned messages between the support computer, the stimulus PC and the simulated participant.
 
-Standard library and msgpack only, Python 3.10 or later, because the stimulus PC has no more than PsychoPy brings.
+Standard library and msgpack only, Python 3.10 or later: the stimulus PC has only what PsychoPy installs.
 
-A message is one ZeroMQ frame, or two where it carries pixels::
+A message is one ZeroMQ frame, or two if it carries pixels::
 
     frame 0   msgpack [MAGIC, PROTOCOL, name of the message, {field: value}]     at most MAX_HEADER_BYTES
     frame 1   raw pixels, uint8, height x width x 3, row 0 at the top, RGB       at most MAX_PIXEL_BYTES
@@ -15,17 +15,18 @@ Support computer (ROUTER) and presenter (DEALER)::
                             <-    Ping                       clock samples and sign of life
     Pong             ->
                             <-    Image, Away, Tick, Pause, End   numbered: `sequence` 1, 2, 3, ...
-    Event, Idle, Ready ->                                    numbered, on their own count
-    Ack              ->     <-    Ack                        everything up to `received` has come
+    Event, Idle, Ready ->                                    numbered separately
+    Ack              ->     <-    Ack                        everything up to `received` has arrived
 
-Numbered messages are kept by their sender (`Outbox`) until they are acknowledged and sent again after a reconnect; their receiver
-(`Inbox`) takes each once and in order. A bridge that has been started anew learns from the presenter's Hello what that has and what it
-still has to tell; `received` in its Welcome says what the earlier bridge had dealt with.
+A sender keeps numbered messages (`Outbox`) until they are acknowledged, and sends them again after a reconnect; the receiver (`Inbox`)
+takes each once and in order. A restarted bridge learns from the presenter's Hello which messages the presenter has received and which it
+still has to send; `received` in the bridge's Welcome is the last message that the earlier bridge had handled.
 
-The presenter checks every image by itself: it shows only what comes with a verdict over the SHA-256 of the very pixels that came.
+The presenter checks every image itself: it shows only images with a verdict over the SHA-256 of the pixels that arrived.
 
-A bridge has one presenter. Another one's Hello is Refused, not for good, until the first is lost, has ended (its computer says so: `ended`)
-or the operator lets the other in; the first is then Refused as `replaced`. A presenter that cannot present says why in a last Hello.
+A bridge has one presenter. The Hello of another is Refused, but not for good, until the first is lost, has ended (reported by its computer
+in `ended`), or the operator admits the other; the first is then Refused as `replaced`. A presenter that cannot present gives the reason in
+a last Hello.
 
 Simulated participant (ROUTER or PAIR, binds) and headless presenter (DEALER, connects)::
 

@@ -1,4 +1,4 @@
-"""What is wrong with a message or a setting, and how it is said."""
+"""Checks of messages and settings, and their errors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "st
 
 
 class WireError(ValueError):
-    """A message or a setting is not what the protocol allows.
+    """A message or a setting breaks the protocol.
 
     Parameters
     ----------
     mistakes : str or list of str
-        What was found, one line each.
+        The mistakes, one line each.
     """
 
     def __init__(self, mistakes: str | list[str]) -> None:
@@ -31,13 +31,13 @@ class VersionError(WireError):
     Parameters
     ----------
     found : int
-        Its version.
+        Version of the other side.
     """
 
     def __init__(self, found: int) -> None:
         self.found = found
         super().__init__(
-            f"the other computer speaks protocol {found}, this one protocol {PROTOCOL}: install the same version of rtevo on both"
+            f"the other computer speaks protocol {found}, this computer protocol {PROTOCOL}: install the same version of rtevo on both"
         )
 
 
@@ -46,7 +46,7 @@ def fits(value: object, kind: str) -> bool:
     if kind.startswith("tuple["):
         return isinstance(value, tuple) and all(fits(item, kind[6:].split(",")[0]) for item in value)
     if kind == "PresentationSettings":
-        return type(value).__name__ == kind  # its own fields are checked where it is made
+        return type(value).__name__ == kind  # its fields are checked when it is made
     if isinstance(value, bool) and kind != "bool":
         return False
     if kind == "int" and isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -55,7 +55,7 @@ def fits(value: object, kind: str) -> bool:
 
 
 def type_mistakes(instance: Any) -> list[str]:
-    """Fields of a dataclass whose values are not of the annotated type, one line each."""
+    """Return the fields of a dataclass whose values are not of the annotated type, one line each."""
     name = type(instance).__name__.replace("PresentationSettings", "presentation")
     return [
         f"{name} {field.name}: expected {field.type}, got {getattr(instance, field.name)!r:.80}"

@@ -14,7 +14,7 @@ _SIGNS = {
     "_": "minus", "+": "equal", ":": "semicolon", '"': "apostrophe", "{": "bracketleft", "}": "bracketright", "|": "backslash",
     "~": "quoteleft", ">": "period", "?": "slash",
 }  # fmt: skip
-"""What signs are typed with, on a US keyboard; with Shift they are still that key."""
+"""Keys that type punctuation on a US keyboard; with Shift the key is the same."""
 
 _ALIASES = {
     "enter": "return", "esc": "escape", "spacebar": "space", "blank": "space", "ctrl": "lctrl", "control": "lctrl", "shift": "lshift",
@@ -37,14 +37,14 @@ KEY_NAMES = frozenset(
 
 
 def plain_key(name: str) -> str:
-    """Give the one name of a key that keyboards call differently: the number pad's digits are digits, `enter` is `return`."""
+    """Return the one name of a key that keyboards name differently: the number pad's digits are digits, `enter` is `return`."""
     if name.startswith("num_") and len(name) == 5 and name[4].isdigit():
         return name[4:]
     return {"enter": "return", "grave": "quoteleft"}.get(name, name)
 
 
 def key_suggestion(name: str, known: frozenset[str] = KEY_NAMES) -> str:
-    """Give the name that was probably meant; empty where there is none."""
+    """Return the name that was probably meant; empty if none is near."""
     word = name.strip().lower() or name[:1]
     tail = word[-1:]
     pad = word[:-1].rstrip("_ ") in ("num", "kp", "numpad", "keypad", "digit", "key")
@@ -55,16 +55,16 @@ def key_suggestion(name: str, known: frozenset[str] = KEY_NAMES) -> str:
 
 
 def key_mistake(name: str, known: frozenset[str] = KEY_NAMES) -> str:
-    """Say that no key is delivered by that name, and which may be meant; empty where one is.
+    """Return a sentence if no key has this name, with the nearest name; empty if a key has it.
 
     Parameters
     ----------
     name : str
-        As the session file has it.
+        As in the session file.
     known : frozenset of str
-        What can be delivered.
+        Names that can be delivered.
     """
     if name in known:
         return ""
     meant = key_suggestion(name, known)
-    return f"expected the name of a key, got {name!r}, which no key types" + (f"; did you mean {meant!r}?" if meant else "")
+    return f"expected the name of a key, got {name!r}, which is no key's name" + (f"; did you mean {meant!r}?" if meant else "")

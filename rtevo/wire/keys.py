@@ -46,7 +46,7 @@ class KeyFile:
         Raises
         ------
         WireError
-            Where the file is not there, is not a key file, belongs to the other computer, or can be read by other users of this one.
+            The file does not exist, is not a key file, belongs to the other computer, or is readable by other users of this computer.
         """
         try:
             _private(Path(path))
@@ -66,14 +66,14 @@ class KeyFile:
 
 
 def _private(path: Path) -> None:
-    """Refuse a file that others than its owner can read, as ssh does; where a computer has no such rights, nothing is known of it."""
+    """Refuse a file that others than its owner can read, as ssh does; not checked on systems without such permissions."""
     mode = stat.S_IMODE(path.stat().st_mode)
     if os.name == "posix" and mode & 0o077:
-        raise WireError(f"{path}: a secret key that other users can read (mode {mode:04o}): chmod 600 it, or make new ones")
+        raise WireError(f"{path}: other users can read this secret key (mode {mode:04o}): chmod 600 it, or make new keys")
 
 
 def is_loopback(where: str) -> bool:
-    """Whether a ZeroMQ endpoint, an address, or a host's name is this computer's alone."""
+    """Whether a ZeroMQ endpoint, address or host name can be reached from this computer only."""
     if where.startswith(("ipc://", "inproc://")):
         return True
     place = where.removeprefix("tcp://")

@@ -1,4 +1,4 @@
-"""The messages, and how they become frames."""
+"""The messages, and their encoding as frames."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from rtevo.wire.checks import PROTOCOL, VersionError, WireError, fits, type_mist
 from rtevo.wire.settings import PresentationSettings
 
 MAGIC = "rtevo"
-CHECK = "check"  # name of a session, and reason to end it, that only looks whether the presenter is there: it goes on waiting
-RESTART = "restart"  # reason to end a session that begins again with another run of the scanner: the presenter waits for it
-NEXT = "next"  # reason to end a run of a visit, which may have another: the presenter waits for it, with the end text
-SELF_TEST = "selftest"  # name of a session and of a display, and reason to end, of a test of the link: the presenter's own
+CHECK = "check"  # name of a session, and reason to end it, that only checks the presenter, which then waits on
+RESTART = "restart"  # reason to end a session that begins again with another run of the scanner: the presenter waits
+NEXT = "next"  # reason to end a run of a visit: the presenter shows the end text and waits for another run
+SELF_TEST = "selftest"  # name of a session and of a display, and reason to end, of the presenter's test of the link
 MAX_HEADER_BYTES = 64 * 1024
 MAX_PIXEL_BYTES = 64 * 1024 * 1024
 MAX_SIDE = 8192  # pixels
 MAX_TEXT_BYTES = 240  # of an event
 FOREVER_NS = 2**63 - 1  # "until something happens"
-PASSED = "passed"  # verdict of an image: every filter of the gate let it through
-GIVEN = "given"  # verdict of an image: the site's own, by its digest
-TAKERS = ("operator", "participant", "stimulus PC")  # who takes an image away
+PASSED = "passed"  # verdict of an image: every filter of the gate passed it
+GIVEN = "given"  # verdict of an image: the site's own image, identified by its digest
+TAKERS = ("operator", "participant", "stimulus PC")  # who can take an image away
 
 
 class Kind(IntEnum):
-    """What an Event reports; the numbers of `rtevo.records.EventKind`."""
+    """Kinds of Event; the numbers of `rtevo.records.EventKind`."""
 
     TRIGGER = 1
     ONSET = 2
@@ -51,12 +51,11 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Hello:
-    """Presenter: I am here. `display`: "headless" or "psychopy"; `session`: the one it belongs to, empty before its first Welcome.
+    """Presenter: first message. `display`: "headless" or "psychopy"; `session`: its session, empty before its first Welcome.
 
-    `received`: highest number taken from the bridge; `acknowledged`: highest number of its own that has been acknowledged; `image`:
-    generation and candidate of the last image that has come; `place`: its computer, the name before any "/"; `process`: the presenter's
-    number on that; `ended`: number of one that has ended there, of those that `Refused` asked for; `trouble`: why it cannot present: it
-    leaves.
+    `received`: highest number taken from the bridge; `acknowledged`: highest number of its own that was acknowledged; `image`: generation
+    and candidate of the last image that arrived; `place`: its computer, the name before any "/"; `process`: its number on that computer;
+    `ended`: number of an ended presenter there that `Refused` asked for; `trouble`: why it cannot present and leaves.
     """
 
     software: str
@@ -73,7 +72,7 @@ class Hello:
 
 @dataclass(frozen=True)
 class Welcome:
-    """Bridge: this is the session. `started`: the trigger has been; `received`: highest number taken; `now_ns`: time in lock-step."""
+    """Bridge: the session. `started`: the trigger has come; `received`: highest number taken; `now_ns`: time in lock-step."""
 
     session: str
     settings: PresentationSettings
@@ -84,9 +83,9 @@ class Welcome:
 
 @dataclass(frozen=True)
 class Refused:
-    """Bridge: not you. `final`: there is no use in trying again; `replaced`: another presenter shows the session now.
+    """Bridge: refusal. `final`: do not try again; `replaced`: another presenter shows the session now.
 
-    `process`: number of the session's presenter, which is (or was) one of the same computer; 0: it is not.
+    `process`: number of the session's presenter if it is (or was) on the same computer, else 0.
     """
 
     reason: str
@@ -115,7 +114,7 @@ class Pong:
 
 @dataclass(frozen=True)
 class Ack:
-    """Everything up to number `received` has come. `missing`: and then one that is not the next: send again."""
+    """Everything up to number `received` has arrived. `missing`: a later message arrived out of order: send again."""
 
     received: int
     missing: bool = False
@@ -123,10 +122,10 @@ class Ack:
 
 @dataclass(frozen=True)
 class Image:
-    """Bridge: an image to show after those sent before it; pixels in the second frame.
+    """Bridge: an image to show after the earlier ones; pixels in the second frame.
 
-    `washout_s`: fixation after it, s; `image_s`: how long it stays, s; NaN: as the settings say. `verdict`: `PASSED` or `GIVEN`, over the
-    pixels whose SHA-256 is `sha256` (hexadecimal): the presenter shows nothing else.
+    `washout_s`: fixation after it, s; `image_s`: its duration, s; NaN: as in the settings. `verdict`: `PASSED` or `GIVEN`, for the pixels
+    whose SHA-256 is `sha256` (hexadecimal): the presenter shows no others.
     """
 
     generation: int
@@ -142,7 +141,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Away:
-    """Bridge: take an image away, at the next frame where it is on the screen; it is not shown (again). -1: the one on the screen."""
+    """Bridge: take an image away, at the next frame if it is on the screen; it is not shown (again). -1: the image on the screen."""
 
     generation: int = -1
     candidate: int = -1
@@ -151,7 +150,7 @@ class Away:
 
 @dataclass(frozen=True)
 class Tick:
-    """Bridge, in lock-step: it is now `now_ns`."""
+    """Bridge, in lock-step: the session time is `now_ns`."""
 
     now_ns: int
     sequence: int = 0
@@ -176,7 +175,7 @@ class End:
 
 @dataclass(frozen=True)
 class Ready:
-    """Presenter: the display stands and shows the waiting text. `refresh_hz`: measured, 0 in lock-step; `warnings`: to be seen to."""
+    """Presenter: the display is open and shows the waiting text. `refresh_hz`: measured, 0 in lock-step; `warnings`: for the operator."""
 
     display: str
     refresh_hz: float
@@ -186,11 +185,11 @@ class Ready:
 
 @dataclass(frozen=True)
 class Event:
-    """Presenter: something happened at `t_ns` of its clock (session time in lock-step).
+    """Presenter: an event at `t_ns` of its clock (session time in lock-step).
 
-    `kind`: see `Kind`; `generation`, `candidate`: -1 where no image is meant; `value`: the rating (number of its key), NaN where there
-    is none; `response_time_s`: session seconds from the flip that opened the rating window, NaN where there is none; `error_ns`: bound of
-    what the presenter itself does not know of `t_ns`; `guess`: that is too much for `t_ns` to be taken at its word.
+    `kind`: see `Kind`; `generation`, `candidate`: -1 for no image; `value`: the rating (number of its key), NaN: none; `response_time_s`:
+    session seconds from the flip that opened the rating window, NaN: none; `error_ns`: bound of the presenter's own error of `t_ns`;
+    `guess`: this error is too large to rely on `t_ns`.
     """
 
     kind: int
@@ -207,7 +206,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Idle:
-    """Presenter, in lock-step: nothing to do before `until_ns`, having taken the bridge's messages up to number `seen`."""
+    """Presenter, in lock-step: it has taken the bridge's messages up to number `seen`, and has nothing to do before `until_ns`."""
 
     until_ns: int
     seen: int
@@ -226,7 +225,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Seen:
-    """Participant: the flip at `t_ns` has been taken in."""
+    """Participant: the flip at `t_ns` has been seen."""
 
     t_ns: int
 
@@ -241,7 +240,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Pressed:
-    """Presenter to participant: the key has been taken in, and what it caused has been acknowledged by the bridge."""
+    """Presenter to participant: the key has been handled, and the bridge has acknowledged its events."""
 
     name: str
 
@@ -267,14 +266,14 @@ def digest(pixels: Any) -> str:
 
 
 def encode(message: Message, pixels: Any = None) -> list[bytes]:
-    """Make the frames of a message.
+    """Return the frames of a message.
 
     Parameters
     ----------
     message : Message
         One of the message types of this module.
     pixels : buffer, uint8 (height, width, 3), optional
-        C-contiguous; with Image and with Shown of an image. It is copied.
+        C-contiguous; with Image and with Shown of an image. The pixels are copied.
 
     Returns
     -------
@@ -284,7 +283,7 @@ def encode(message: Message, pixels: Any = None) -> list[bytes]:
     Raises
     ------
     WireError
-        Where a field is of the wrong type, or the pixels do not fit the message.
+        A field is of the wrong type, or the pixels do not fit the message.
     """
     mistakes = type_mistakes(message)
     if mistakes:
@@ -300,7 +299,7 @@ def encode(message: Message, pixels: Any = None) -> list[bytes]:
 
 
 def decode(frames: Any) -> tuple[Message, memoryview | None]:
-    """Read a message from its frames, trusting nothing.
+    """Read a message from its frames, with all checks.
 
     Parameters
     ----------
@@ -327,7 +326,7 @@ def decode(frames: Any) -> tuple[Message, memoryview | None]:
         raise WireError(f"message: expected a header of at most {MAX_HEADER_BYTES} bytes, got {len(frames[0])}")
     try:
         parts = msgpack.unpackb(frames[0], use_list=False)
-    except Exception as error:  # msgpack raises several unrelated types, ValueError among them
+    except Exception as error:  # msgpack raises several unrelated types, also ValueError
         raise WireError(f"message: not msgpack ({type(error).__name__})") from error
     if not isinstance(parts, tuple) or len(parts) != 4 or parts[0] != MAGIC or not fits(parts[1], "int"):
         raise WireError("message: not one of rtevo's")
@@ -339,10 +338,10 @@ def decode(frames: Any) -> tuple[Message, memoryview | None]:
 
 
 def _build(name: object, fields: object) -> Message:
-    """Make a message of its name and fields."""
+    """Return a message from its name and fields."""
     kind = MESSAGES.get(name) if isinstance(name, str) else None
     if kind is None or not isinstance(fields, dict):
-        raise WireError(f"message: no message is called {name!r:.40}")
+        raise WireError(f"message: expected the name of a message, got {name!r:.40}")
     expected = {field.name for field in dataclasses.fields(kind)}
     if set(fields) != expected:
         raise WireError(f"{name}: expected the fields {sorted(expected)}, got {sorted(map(str, fields))!s:.200}")
@@ -362,7 +361,7 @@ def _build(name: object, fields: object) -> Message:
 
 
 def _check_pixels(message: Message, frames: Any) -> None:
-    """Raise where the second frame is not what the message announces."""
+    """Raise if the second frame differs from what the message announces."""
     name, found = type(message).__name__, len(frames[1]) if len(frames) == 2 else None
     expects = isinstance(message, Image) or (isinstance(message, Shown) and message.kind == "image")
     if not expects:

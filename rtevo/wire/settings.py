@@ -26,7 +26,7 @@ TRIGGER_RULE = (
 
 @dataclass(frozen=True)
 class PresentationSettings:
-    """How a session is presented; the bridge sends it to the presenter, which knows nothing else of the session.
+    """How a session is presented; the bridge sends these settings to the presenter, which knows nothing else of the session.
 
     Parameters
     ----------
@@ -37,36 +37,36 @@ class PresentationSettings:
     rating_keys : tuple of str
         Keys of the ratings 0, 1, 2, ..., as they lie from left to right.
     rating_labels : tuple of str
-        What the scale says for the ratings 0, 1, 2, ...; empty = 1, 2, 3, ...
+        Labels of the scale for the ratings 0, 1, 2, ...; empty = 1, 2, 3, ...
     ratings_reversed : bool
         The leftmost key is the highest rating.
     presses : bool
-        Every press of a rating key is reported from the trigger on, also where no rating is asked for.
+        Every press of a rating key is reported from the trigger on, also if no rating is requested.
     trigger : str
-        Where the scanner's pulses come in: "keyboard", "serial:PORT@BAUD" (every byte is a pulse), "serial:PORT@BAUD=5,0x74" (these bytes
-        are; every other one is a key, so that a box may send answers on the same line) or "parallel:ADDRESS@PIN" (rising edges).
+        Input of the scanner's pulses: "keyboard", "serial:PORT@BAUD" (every byte is a pulse), "serial:PORT@BAUD=5,0x74" (only these bytes
+        are pulses; all others are keys, so that a box may send answers on the same line) or "parallel:ADDRESS@PIN" (rising edges).
     trigger_key : str
         Key that a pulse types on the keyboard.
     pulses_per_volume : int
-        Only every so manieth pulse is a volume's: the scanner sends one for each slice, say.
+        Number of pulses for each volume, for example if the scanner sends one pulse for each slice.
     dummy_triggers : int
-        Volumes' pulses before the first volume that is kept.
+        Pulses of dummy volumes, before the first volume that is kept.
     baseline_s : float
         Shortest fixation between the trigger and the first image, s.
     end_s : float
-        How long the end text stays where the presenter leaves after the run, s; where it waits for the next, until that or Escape.
+        Duration of the end text if the presenter leaves after the run, s; if it waits for another run, the text stays until that or Escape.
     mirrored : bool
-        Left and right exchanged, for a screen that is seen through a mirror.
+        Left and right are exchanged, for a screen that is seen through a mirror.
     background : tuple of float, (3,)
         Red, green and blue, 0 to 1.
     image_height : float
         Fraction of the screen's height; 0 = one screen pixel per image pixel.
     image_deg : float
-        Height in degrees of visual angle, in place of `image_height` where it is not 0; needs the screen's size and distance.
+        Height in degrees of visual angle; if not 0, replaces `image_height`, and needs the screen's size and distance.
     monitor : str
         Name in PsychoPy's monitor centre (gamma, size and distance), empty = none.
     screen_width_cm, viewing_distance_cm : float
-        Size and distance of what the participant looks at; 0 = as the monitor centre says.
+        Width of the screen, and its distance from the participant's eyes; 0 = from the monitor centre.
     fixation : str
         "cross", "dot", "bullseye" (a dot in a cross in a disc, steadiest to fixate: Thaler et al. 2013, doi:10.1016/j.visres.2012.10.012)
         or "none".
@@ -77,13 +77,13 @@ class PresentationSettings:
     screen : int
         Number of the screen, 0 = the first.
     wait_text, rating_text, end_text : str
-        What the participant reads.
+        Texts for the participant.
     font : str
         Family (as "Noto Sans") or file of the font; empty = the first installed one that has every character.
     text_height : float
         Fraction of the screen's height (the font's em).
     text_direction : str
-        "auto" (as the characters say), "left-to-right" or "right-to-left".
+        "auto" (from the characters), "left-to-right" or "right-to-left".
     away_key : str
         Key at the stimulus PC that takes the image on the screen away; empty = none.
     participant_key : str
@@ -91,14 +91,14 @@ class PresentationSettings:
     stop_key : str
         Key of the response box with which the participant asks to stop; empty = none.
     lsl : bool
-        Also send events as markers of the Lab Streaming Layer.
+        Events are also sent as markers of the Lab Streaming Layer.
     speed : float
-        1 = real time; X = all durations are divided by X; 0 = lock-step: time is what the last Tick said.
+        1 = real time; X = all durations are divided by X; 0 = lock-step: the time is that of the last Tick.
 
     Raises
     ------
     WireError
-        With every mistake found.
+        With all mistakes.
     """
 
     image_s: float = 3.0
@@ -151,22 +151,22 @@ class PresentationSettings:
 
     @property
     def answers_over_port(self) -> bool:
-        """Whether bytes that are no pulses are keys."""
+        """Whether bytes that are not pulses are keys."""
         match = TRIGGER.fullmatch(self.trigger)
         return match is not None and match[5] is not None
 
     @property
     def lock_step(self) -> bool:
-        """Whether time is told by Tick messages."""
+        """Whether Tick messages set the time."""
         return self.speed == 0
 
     def real_ns(self, duration_s: float) -> int:
-        """Nanoseconds of the presenter's clock that `duration_s` seconds of the session take."""
+        """Return the nanoseconds of the presenter's clock in `duration_s` seconds of the session."""
         return round(duration_s * 1e9 / (self.speed or 1.0))
 
 
 def _setting_mistakes(settings: PresentationSettings) -> list[str]:
-    """Every rule of the settings that is broken, one line each."""
+    """Return every broken rule of the settings, one line each."""
     found: list[str] = []
 
     def check(name: str, fine: bool, rule: str) -> None:
@@ -188,7 +188,7 @@ def _setting_mistakes(settings: PresentationSettings) -> list[str]:
     others: tuple[str, ...] = ("escape", settings.trigger_key, *keys)
     for name in ("away_key", "participant_key", "stop_key"):
         own = getattr(settings, name)
-        check(name, not own or own not in others, "a key that means nothing else (trigger_key, rating_keys, escape, another of these)")
+        check(name, not own or own not in others, "a key without another meaning (trigger_key, rating_keys, escape, another of these)")
         others = (*others, own)
     check("background", len(settings.background) == 3 and all(0 <= x <= 1 for x in settings.background), "three numbers from 0 to 1")
     check("image_height", 0 <= settings.image_height <= 1, "0 to 1")
@@ -196,7 +196,7 @@ def _setting_mistakes(settings: PresentationSettings) -> list[str]:
     for name in ("screen_width_cm", "viewing_distance_cm"):
         check(name, 0 <= getattr(settings, name) < 1e4, "0 to 10000 cm")
         known = settings.image_deg == 0 or bool(settings.monitor) or getattr(settings, name) > 0
-        check(name, known, "> 0 cm (or a monitor) where image_deg is given")
+        check(name, known, "> 0 cm (or a monitor) if image_deg is set")
     check("fixation", settings.fixation in FIXATIONS, "one of " + ", ".join(FIXATIONS))
     check("fixation_height", 0 < settings.fixation_height <= 1, "> 0 and <= 1")
     check("screen", 0 <= settings.screen <= 15, "0 to 15")
@@ -211,7 +211,7 @@ def _setting_mistakes(settings: PresentationSettings) -> list[str]:
 
 
 def _key_mistakes(settings: PresentationSettings) -> list[str]:
-    """Keys that no keyboard delivers by that name; a port delivers every character."""
+    """Return the keys that no keyboard delivers by that name; a port delivers every character."""
     found = [("trigger_key", settings.trigger_key)] if settings.trigger == "keyboard" and settings.trigger_key else []
     found += [("away_key", settings.away_key)] if settings.away_key else []
     of_the_box = [("rating_keys", key) for key in settings.rating_keys]

@@ -69,7 +69,7 @@ class Watched:
         self.page.keyboard.press(key)
 
     def figure(self, label: str) -> int:
-        """Give the number that follows a label in the first line."""
+        """Return the number that follows a label in the first line."""
         found = re.search(rf"{label} (\d+)", self.page.locator(".figures").inner_text())
         return int(found.group(1)) if found else 0
 
@@ -283,7 +283,7 @@ def test_the_session_goes_on_when_the_console_is_killed_and_the_page_comes_back_
     watched.until(lambda: any(record.level == "warning" for record in watched.records(Notice)))
     events = len(watched.records(EventRecord))
     watched.until(lambda: len(watched.records(EventRecord)) > events + 2)
-    watched.page.locator(".log", has_text="console was killed by signal 9 (SIGKILL) and was started again").wait_for(timeout=LONG_MS)
+    watched.page.locator(".log", has_text="console was killed by signal 9 (SIGKILL) and was restarted").wait_for(timeout=LONG_MS)
     watched.state("Running")
     watched.page.locator(".log", has_text="the hand moved").wait_for(timeout=LONG_MS)  # it knows everything again
     watched.connected()
@@ -294,7 +294,7 @@ def test_stop_asks_and_then_ends_the_session_in_good_order(watched: Watched) -> 
     watched.press("x")
     question = watched.page.get_by_text("End the session now?")
     question.wait_for(timeout=LONG_MS)
-    watched.page.get_by_text("the session goes on until you stop it").wait_for(timeout=LONG_MS)
+    watched.page.get_by_text("the session continues until you stop it").wait_for(timeout=LONG_MS)
     watched.page.set_viewport_size({"width": 390, "height": 844})
     assert watched.page.locator(".q-dialog__backdrop").count() == 0  # what goes on is neither dimmed nor covered
     top = watched.page.locator(".q-dialog .q-card").bounding_box()["y"]

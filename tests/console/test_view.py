@@ -1,4 +1,4 @@
-"""What the operator is told, from made-up logs."""
+"""The operator's messages, from made-up logs."""
 
 from __future__ import annotations
 
@@ -126,14 +126,14 @@ def test_between_runs_the_page_says_what_may_follow_and_what_the_participant_rea
     for record in session():
         seen.take(record)
     told = markup.alarms(desk(seen, state="between", offered=("next", "again", "end"), between=True))
-    assert "<b>Next run</b>: evolution and decoder go on" in told
+    assert "<b>Next run</b>: evolution and decoder continue" in told
     assert "<b>Same again</b>" in told
     assert "Resume run" not in told
     assert "the participant reads: Soon &lt;more&gt;." in told
     told = markup.alarms(desk(seen, state="between", offered=("next",), said=["[decoder] folder: got <x>", "The participant asks to stop"]))
     assert told.index("<p>[decoder] folder: got &lt;x&gt;</p>") < told.index("<p>The participant asks to stop</p>") < told.index("Next run")
     assert "Text between runs" in markup.now(desk(View(config, 2.0), state="between", between=True))
-    assert "The stimulus PC is not there." in markup.alarms(desk(seen, state="between", offered=("again", "resume", "end")))
+    assert "The stimulus PC is not connected." in markup.alarms(desk(seen, state="between", offered=("again", "resume", "end")))
 
 
 def test_a_session_is_followed() -> None:
@@ -181,9 +181,9 @@ def test_ratings_take_the_place_of_scores() -> None:
         ([volume(20, 0.7)], 20, "The head has just moved by 0.7 mm."),
         ([volume(20, 1.4)], 20, "1.4 mm: the volume is left out"),
         ([volume(20, 0.1, x_mm=-3.4)], 20, "The head lies 3.4 mm from the reference (a voxel is 3.0 mm)"),
-        ([volume(20, math.nan, VolumeFlag.MISSING)], 20, "A volume has not arrived whole."),
+        ([volume(20, math.nan, VolumeFlag.MISSING)], 20, "A volume is missing or incomplete."),
         ([volume(20, math.nan, VolumeFlag.UNALIGNED)], 20, "A volume could not be aligned."),
-        ([volume(20, took_ms=1200)], 20, "Aligning a volume took 1200 ms: it has 1000."),
+        ([volume(20, took_ms=1200)], 20, "Aligning a volume took 1200 ms: 1000 are allowed."),
         ([event(EventKind.SILENT, 19, text="presenter silent for 2.1 s: waiting for it")], 20, "The stimulus PC does not answer"),
         ([event(EventKind.SILENT, 19, text="presenter silent for 2.1 s: waiting for it"),
           event(EventKind.BACK, 19, text="presenter answers again after 4.0 s")], 20, ""),
@@ -201,7 +201,7 @@ def test_what_is_not_in_order_is_said_in_plain_words(records: list[Record], now_
 
 
 def test_a_ring_that_fills_up_is_told() -> None:
-    assert view([]).alarms(0, {"volumes": (13, 16)}) == ["13 of 16 places for volumes are taken: whoever reads them cannot keep up."]
+    assert view([]).alarms(0, {"volumes": (13, 16)}) == ["13 of 16 slots of volumes are full: its readers cannot keep up."]
 
 
 def test_pauses_notes_and_warnings_are_listed_the_last_first() -> None:
@@ -342,7 +342,7 @@ def test_the_question_of_stop_says_that_the_session_goes_on_and_does_not_stay() 
         Page._draw_question(asked)  # type: ignore[arg-type]
     assert len(closed) == 2
     (words,) = said
-    assert "image 4 of 4: the session goes on until you stop it" in words
+    assert "image 4 of 4: the session continues until you stop it" in words
 
 
 def test_a_localizers_presses_are_judged_as_they_come() -> None:

@@ -87,7 +87,7 @@ def test_labels_that_are_objects_and_one_class_of_several() -> None:
         np.testing.assert_allclose(x @ weights + intercept, decided[:, 2] - decided.mean(axis=1), rtol=ROUNDING, atol=ROUNDING)
         with pytest.raises(DecoderError, match=r"--class: expected one of body, face, house, got 'chair'"):
             linear(steps, arrays, "chair")
-        with pytest.raises(DecoderError, match=r"tells 3 classes apart; say which is wanted with --class \(body, face, house\)"):
+        with pytest.raises(DecoderError, match=r"has 3 classes; choose one with --class \(body, face, house\)"):
             linear(steps, arrays)
 
 

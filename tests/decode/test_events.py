@@ -40,7 +40,7 @@ def test_a_table_is_read_in_order(events: list[Event]) -> None:
         ("onset\tduration\n1\t1\n2\t-1\n", "line 3: expected duration to be a number of seconds, found '-1'"),
         ("onset\tduration\n61\t1\n", "expected at least one event within the run, found none.*line 2: has its onset after the run's end"),
         ("onset\tduration\nn/a\t1\n", "line 2: has no onset"),
-        ("onset\tduration\n1\t1\n61\t1\n70\t1\n", "the events of a run of 60 s, found 2 of 3 onsets after its end: see whether"),
+        ("onset\tduration\n1\t1\n61\t1\n70\t1\n", "the events of a run of 60 s, found 2 of 3 onsets after its end: check that the file"),
     ],
 )
 def test_what_is_no_table_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -110,7 +110,7 @@ def test_targets(events: list[Event], text: str, expected: list[float]) -> None:
         ("cat", r"found no 'cat' \(kinds face, house, non-face object; columns fear\)"),
         ("face - cat", "found no 'cat'"),
         ("face - face", "each kind on one side, found 'face' on both"),
-        ("face + house + non-face object", "something to tell it from, but all events are"),
+        ("face + house + non-face object", "events of another kind to contrast with, but all events are"),
     ],
 )
 def test_impossible_targets_are_refused(events: list[Event], text: str, message: str) -> None:

@@ -83,7 +83,7 @@ def test_what_a_folder_does_not_say_is_refused_in_words(tmp_path: Path, capsys: 
     stored = json.loads((folder / "decoder.json").read_text())
     del stored["settings"]["performance"]
     (folder / "decoder.json").write_text(json.dumps(stored))
-    with pytest.raises(DecoderError, match="expected what held-out blocks say"):
+    with pytest.raises(DecoderError, match="expected the map's results on held-out blocks"):
         map_quality(folder, "a")
     with pytest.raises(DecoderError, match="no such folder"):
         map_quality(tmp_path / "nowhere")

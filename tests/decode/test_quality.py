@@ -65,7 +65,7 @@ def test_a_run_unlike_the_decoders_is_told() -> None:
         "the decoder was made at a repetition time of 2 s, this run has 0.867 s",
         "the decoder was made with a smoothing of 4 mm, this session has [decoder] fwhm_mm = 6",
         "the signal is 0.2 times that of the decoder's reference",
-        "the head lies 15 mm from where it lay in the decoder's reference",
+        "the head lies 15 mm from its position in the decoder's reference",
     ]
 
 

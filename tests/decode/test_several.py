@@ -88,6 +88,21 @@ def test_an_objective_of_one_map_has_its_scores_to_the_bit(method: str) -> None:
     assert all(repr(score.maps) == repr(((score.score, score.score_se),)) for score in several)
 
 
+def test_the_volumes_of_an_objective_are_its_map_s_with_its_sign_and_are_handed_out_once() -> None:
+    maps = decoders()
+    amplitudes = np.random.default_rng(3).normal(0, 3, (4, 3))
+    alone, against = Scorer(maps[1], TR_S, **settings()), scorer_of(bundle(maps, "-2 * place"), TR_S, **settings())
+    for scorer in (alone, against):
+        run(scorer, maps, amplitudes)
+    used = alone.used()
+    assert [index for index, _, _ in used] == list(range(49))
+    assert [(index, -value) for index, value, _ in against.used()] == [(index, value) for index, value, _ in used]
+    assert alone.used() == against.used() == []
+    assert alone.noise() == against.noise()
+    assert 0.1 <= alone.noise()[0] <= 0.7
+    assert scorer_of(bundle(maps, "rank(place)"), TR_S, **settings()).used() == []
+
+
 def test_a_weighted_sum_is_a_map_whose_projection_is_the_sum_of_theirs() -> None:
     maps = decoders()
     whole = combined(maps, (1.0, -0.5, 0.25))

@@ -109,7 +109,7 @@ def test_too_few_blocks_give_no_number() -> None:
     examples, _ = make_examples("abb", 1.0)
     found = measure(examples, ["ridge"], 10, np.random.default_rng(0))[1]
     assert np.isnan(found.value)
-    assert "at least two of each side, here there are 1" in found.note
+    assert "at least two of each side, found 1" in found.note
     assert found.as_dict()["value"] is None
 
 
@@ -321,12 +321,12 @@ def test_the_best_method_is_chosen_by_nested_cross_validation(study: Path) -> No
     ("change", "message"),
     [
         ({"--target": "c - b"}, "found no 'c' (kinds a, b"),
-        ({"--target": "a + b"}, "something to tell it from"),
+        ({"--target": "a + b"}, "events of another kind to contrast with"),
         ({"--roi": "nothing.nii.gz"}, "expected a mask inside the brain, found none of its 0 voxels"),
         ({"--mask": "run0.tsv"}, "expected a NIfTI file"),
         ({"--events": "none.tsv"}, "No such file"),
         ({"run": "none.nii.gz"}, "none.nii.gz"),
-        ({"--tr": "0.2"}, "onsets after its end: see whether the file is this run's and the repetition time is right"),
+        ({"--tr": "0.2"}, "onsets after its end: check that the file is this run's and that the repetition time is right"),
     ],
 )
 def test_bad_input_is_one_clear_message(study: Path, change: dict[str, str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -352,7 +352,7 @@ def test_a_run_full_of_holes_is_refused(study: Path, capsys: pytest.CaptureFixtu
     holes.to_filename(study / "holes.nii.gz")
     command = ["fit", study / "holes.nii.gz", "--events", study / "run0.tsv", "--target", "a - b", "--mask", study / "head.nii.gz"]
     assert main([str(word) for word in (*command, "--out", study / "holes")]) == 2
-    expected = "expected at least 10 volumes that can be used, found 3 of 65; 62 have numbers in the mask that are not finite"
+    expected = "expected at least 10 volumes that can be used, found 3 of 65; 62 have NaN or infinite values in the mask"
     assert expected in capsys.readouterr().err
     assert not (study / "holes").exists()
 
@@ -384,7 +384,7 @@ def test_a_real_localizer_run(scanner_data: Callable[[str], Path], tmp_path: Pat
         str(tmp_path / "decoder"),
     ]
     assert main(command) == 0
-    assert "parts of blocks were told apart" in capsys.readouterr().err  # said aloud, and the number is marked as weak
+    assert "parts of blocks were held out" in capsys.readouterr().err  # said aloud, and the number is marked as weak
     assert Decoder.load(tmp_path / "decoder").settings["performance"]["weak"] is True
     assert 80 < Decoder.load(tmp_path / "decoder").settings["median_tsnr"] < 250
     out = tmp_path / "scores.tsv"

@@ -40,7 +40,7 @@ def make_scores(seed: int, scales: tuple[float, ...] = (1, 3), offsets: tuple[fl
 def chain(
     evolver: Evolver, change: tuple[float, float] = (0.0, 1.0), *, informed: bool = False, runs: int = 2, probe_every: int = 4
 ) -> Evolver:
-    """Let an evolver have runs of 12 candidates, from state to state; `change` is the offset and scale of all after the first."""
+    """Run an evolver for runs of 12 candidates, from state to state; `change` is the offset and scale of all after the first."""
     rng, direction = np.random.default_rng(3), np.random.default_rng(4).standard_normal(8) / math.sqrt(8)
     for run in range(runs):
         evolver = from_state(json.loads(json.dumps(evolver.to_state())))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rtevo.evolve import Surrogate, TruncationEvolver
 from rtevo.evolve.base import Evolver
-from rtevo.evolve.model import SIGNAL_TO_NOISE, Curved, Linear, radial, relative_precision, without_outliers
+from rtevo.evolve.model import SIGNAL_TO_NOISE, Curved, Linear, radial, relative_precision, unit, without_outliers
 
 DENSE = 1e-6  # relative, of matrices with condition numbers of some thousands
 
@@ -123,7 +123,7 @@ def test_ascent_ends_at_a_maximum_where_the_gradient_points_inwards(spread: floa
     linear = Linear(latents, fitness, np.ones(150))
     model = Curved(latents, fitness, np.ones(150), linear, linear.mean().direction[0])
     assert model.advantage > 3
-    found = model.ascend(rng.standard_normal((10, 20)), np.full(10, math.sqrt(20)), spread, rng).direction
+    found = model.ascend(rng.standard_normal((10, 20)), lambda slopes: math.sqrt(20) * unit(slopes), spread, rng).direction
     assert np.abs(found[:, 0] / np.linalg.norm(found, axis=1) * math.sqrt(20)).max() < 1.5
 
 
@@ -176,7 +176,7 @@ def test_in_one_dimension_every_candidate_has_a_length() -> None:
         latents = rng.standard_normal((12, 1))
         fitness = np.exp(latents[:, 0] ** 2) * np.sign(latents[:, 0])
         model = Curved(latents, fitness, np.ones(12), Linear(latents, fitness, np.ones(12)), np.ones(1))
-        found = model.ascend(rng.choice([-1.0, 1.0], (4, 1)), np.ones(4), 0.6, rng).direction
+        found = model.ascend(rng.choice([-1.0, 1.0], (4, 1)), unit, 0.6, rng).direction
         assert np.abs(found).min() > 0
 
 
@@ -217,11 +217,11 @@ def test_draws_lean_to_what_is_known_least_and_differ() -> None:
 
 def test_the_unit_of_fitness_does_not_matter_however_small() -> None:
     asked = []
-    for unit in (1.0, 1e-89):
+    for smallness in (1.0, 1e-89):
         evolver = Surrogate(6, None, np.random.default_rng(0))
         for _ in range(3):
             latents = evolver.ask(8).astype(float)
-            evolver.tell(np.arange(evolver.asked - 8, evolver.asked), unit * latents[:, 0])
+            evolver.tell(np.arange(evolver.asked - 8, evolver.asked), smallness * latents[:, 0])
         asked.append(evolver.ask(8))
     np.testing.assert_allclose(asked[1], asked[0], rtol=1e-3, atol=1e-3)
 

@@ -7,7 +7,7 @@ import pytest
 
 from rtevo.evolve import Course, CourseSettings, create
 from rtevo.evolve.controls import Sham
-from rtevo.evolve.model import Curved, Errors, Linear, without_outliers_together
+from rtevo.evolve.model import Curved, Errors, Linear, unit, without_outliers_together
 from rtevo.evolve.together import Link
 
 N, D = 40, 12
@@ -32,7 +32,7 @@ def test_independent_errors_give_the_plain_model() -> None:
     towards = plain.mean().direction[0]
     curved = [Curved(latents, fitness, precision, plain, towards), Curved(latents, fitness, precision, together, towards, errors)]
     assert curved[1].advantage == pytest.approx(curved[0].advantage, rel=1e-6)
-    slopes = [each.ascend(np.ones((1, D)), np.array([3.0]), 0.0, np.random.default_rng(0)).direction for each in curved]
+    slopes = [each.ascend(np.ones((1, D)), lambda slopes: 3.0 * unit(slopes), 0.0, np.random.default_rng(0)).direction for each in curved]
     np.testing.assert_allclose(*slopes, rtol=1e-6)
 
 

@@ -152,7 +152,7 @@ def test_what_is_told_is_checked() -> None:
         evolver.tell(np.zeros((3, 4)), np.zeros(3))
     with pytest.raises(ValueError, match=r"fitness: expected shape \(3,\).*got \(2,\)"):
         evolver.tell(np.zeros((3, 2)), np.zeros(2))
-    with pytest.raises(ValueError, match=r"finite numbers, got others in rows \[1\]"):
+    with pytest.raises(ValueError, match=r"finite numbers, got NaN or inf in rows \[1\]"):
         evolver.tell([[0, 0], [np.nan, 0], [np.nan, 0]], [1.0, 2.0, 0.0])
     with pytest.raises(ValueError, match="one dimension"):
         truncation_weights(np.zeros((2, 2)))

@@ -143,7 +143,7 @@ def test_every_gate_refuses_the_marked_picture_and_a_check_shows_it() -> None:
         assert not gate.judge(almost, EMBEDDING).refused
         assert [f.name for f in check_gate(gate, 64, 48, EMBEDDING)] == ["marked"]
         gate.filters = ()
-        with pytest.raises(DataError, match="let the marked picture through"):
+        with pytest.raises(DataError, match="the gate passed the marked picture"):
             check_gate(gate, 64, 48, EMBEDDING)
 
 

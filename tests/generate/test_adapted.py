@@ -205,7 +205,7 @@ def test_what_is_wrong_with_a_folder(folders: dict[str, Path], tmp_path: Path) -
     with pytest.raises(ModelError, match=r"expected four times 48 rows .* and 64 columns .* found shape \[512, 80\]"):
         probe(broken)
     (broken / "ip_adapter" / "ip-adapter_sdxl.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"found none: Stable Diffusion is told its embedding by an adapter \(python -m rtevo"):
+    with pytest.raises(ModelError, match=r"found none: Stable Diffusion needs an adapter for the embedding \(python -m rtevo"):
         probe(broken)
     safetensors.torch.save_file({"image_proj.latents": weights["image_proj.norm.weight"]}, file)
     with pytest.raises(ModelError, match=r"expected a global IP-Adapter .* found another kind"):

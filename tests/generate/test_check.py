@@ -32,7 +32,7 @@ def test_a_good_model(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert out.splitlines()[-1] == "good"
     assert "embeddings of 64 numbers, images of 64 x 64 px" in out
     assert "prediction_type: v_prediction; pictures are nearer to their own embeddings" in out
-    assert "too near" not in out
+    assert "too close" not in out
     assert "unet: 11.6 M F16 in diffusion_pytorch_model.safetensors" in out
     assert np.asarray(Image.open(picture)).shape == (64, 64, 3)
 
@@ -67,7 +67,7 @@ def test_a_wrong_prediction_type_is_told_apart(tiny: Path, tmp_path: Path, capsy
     config.write_text(config.read_text().replace('"v_prediction"', '"epsilon"'))
     assert main(["check", str(wrong), "--steps", "4", "--device", "cpu"]) == 1
     out, err = capsys.readouterr()
-    assert "prediction_type: expected what the network was trained to predict, found epsilon, but with v_prediction pictures follow" in err
+    assert "prediction_type: expected the type of the network's training, found epsilon, but with v_prediction pictures follow" in err
     assert "good" not in out
 
 
@@ -75,7 +75,7 @@ def test_of_random_weights_no_prediction_type_is_refused(tmp_path: Path) -> None
     write_model(tmp_path / "random", "sdxl-turbo", narrow=16, px=64, half=False)
     said: list[str] = []
     check(GeneratorSettings(steps=2, device="cpu", guidance_scale=1.0), tmp_path / "random", said.append)
-    assert [line for line in said if "too near to each other to say which is right" in line]
+    assert [line for line in said if "too close to tell which is right" in line]
 
 
 def digest(file: Path) -> str:
@@ -87,7 +87,7 @@ def test_published_hashes_in_a_list(model_folder: ModelFolderMaker) -> None:
     (path / "SHA256SUMS").write_text(f"{digest(path / WEIGHTS)} *{WEIGHTS}\n{digest(path / 'model_index.json')}  ./model_index.json\n")
     assert [f.name for f in hash_files(path) if f.published] == ["model_index.json", WEIGHTS]
     (path / WEIGHTS).write_bytes((path / WEIGHTS).read_bytes()[:-1] + b"x")
-    with pytest.raises(ModelError, match=rf"as they were published, found others: {WEIGHTS} "):
+    with pytest.raises(ModelError, match=rf"expected the published files, found others: {WEIGHTS} "):
         hash_files(path)
 
 
@@ -98,7 +98,7 @@ def test_published_hashes_of_a_download(model_folder: ModelFolderMaker) -> None:
     record.write_text(f"{'0' * 40}\n{digest(path / WEIGHTS)}\n1.0\n")
     assert [f.name for f in hash_files(path) if f.published] == [WEIGHTS]
     record.write_text(f"{'0' * 40}\n{'1' * 64}\n1.0\n")
-    with pytest.raises(ModelError, match="get them again"):
+    with pytest.raises(ModelError, match="download them again"):
         hash_files(path)
 
 

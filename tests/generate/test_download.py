@@ -146,7 +146,7 @@ def test_a_model_is_got_checked_and_written_down(hub: Hub, known: Known, tmp_pat
 def test_a_download_that_was_interrupted_goes_on(hub: Hub, known: Known, tmp_path: Path) -> None:
     hub.files[WEIGHTS] = grown()
     hub.cut[WEIGHTS] = 11_000_000
-    with pytest.raises(ModelError, match="what was got is kept: the same command goes on"):
+    with pytest.raises(ModelError, match="downloaded files are kept: repeat the command to continue"):
         download(known, tmp_path / "own", endpoint=hub.endpoint)
     hub.cut.clear()
     hub.asked.clear()
@@ -209,5 +209,5 @@ def test_a_licence_that_must_be_agreed_to(no_network: None, tmp_path: Path, caps
     assert main(["get", "sdxl-turbo", "--into", str(tmp_path / "turbo")]) == 2
     out, err = capsys.readouterr()
     assert "Non-Commercial" in out
-    assert "give --accept-licence" in err
+    assert "add --accept-licence" in err
     assert not (tmp_path / "turbo").exists()

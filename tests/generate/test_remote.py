@@ -103,7 +103,7 @@ def test_keys_are_needed_where_the_scheduler_wants_them(tmp_path: Path, monkeypa
             (painted,) = generator.paint(ASKED[:1], [0])
             assert painted.pixels.shape == (64, 64, 3)
         monkeypatch.setattr(remote, "ANSWER_S", 0.5)
-        with pytest.raises(ModelError, match="expected a Dask scheduler, none answers there"):
+        with pytest.raises(ModelError, match="expected a Dask scheduler, but none answers"):
             load(settings)
     (tmp_path / "key.pem").unlink()
     with pytest.raises(ConfigError, match=r"expected ca\.pem, cert\.pem, key\.pem; missing \['key\.pem'\]"):
@@ -112,7 +112,7 @@ def test_keys_are_needed_where_the_scheduler_wants_them(tmp_path: Path, monkeypa
 
 def test_a_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "ANSWER_S", 0.5)
-    with pytest.raises(ModelError, match=r"devices dask://127\.0\.0\.1:1: expected a Dask scheduler, none answers there"):
+    with pytest.raises(ModelError, match=r"devices dask://127\.0\.0\.1:1: expected a Dask scheduler, but none answers"):
         load(replace(SETTINGS, device="dask://127.0.0.1:1"))
 
 

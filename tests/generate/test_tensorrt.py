@@ -217,7 +217,7 @@ def test_auto_takes_only_engines_that_were_faster_on_this_machine(built: Path, t
     (own,) = engines.glob("[!.]*-2x64x64-*")
     for figures, match in (
         ({"tensorrt_ms": 30.0, "compiled_ms": 30.0}, r"takes 30\.0 ms with it, 30\.0 ms with compiled"),
-        ({"grey_levels": 0.1}, r"expected figures of this machine \(cpu, driver none, torch .*\), found none: .* --time"),
+        ({"grey_levels": 0.1}, r"expected times of this machine \(cpu, driver none, torch .*\), found none: .* --time"),
     ):
         record_timing(own, timed_on(CPU), figures)
         with pytest.raises(ModelError, match=match):
@@ -225,7 +225,7 @@ def test_auto_takes_only_engines_that_were_faster_on_this_machine(built: Path, t
     record_timing(own, timed_on(CPU), {"tensorrt_ms": 20.0, "compiled_ms": 30.0})
     check_faster(folder, settings)
     own.joinpath("timed.json").write_text(json.dumps({"NVIDIA H200, driver 1, torch 2": {"tensorrt_ms": 1.0, "compiled_ms": 2.0}}))
-    with pytest.raises(ModelError, match="expected figures of this machine"):
+    with pytest.raises(ModelError, match="expected times of this machine"):
         check_faster(folder, settings)
 
 
@@ -256,7 +256,7 @@ def test_engines_of_something_else_are_not_loaded(
             load(settings)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     tensorrt.__dict__["__version__"] = "11.5.0"
-    with pytest.raises(ModelError, match=r"those there are for something else .*tensorrt tensorrt 11\.4\.0 instead of tensorrt 11\.5\.0"):
+    with pytest.raises(ModelError, match=r"the engines there differ .*tensorrt tensorrt 11\.4\.0 instead of tensorrt 11\.5\.0"):
         load(settings)
     with pytest.raises(ModelError, match="but there are none: build it"):
         load(replace(settings, engines=tmp_path))
@@ -264,7 +264,7 @@ def test_engines_of_something_else_are_not_loaded(
     changed = shutil.copytree(built, tmp_path / "changed")
     weights = changed / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    with pytest.raises(ModelError, match=r"those there are for something else .*model "):
+    with pytest.raises(ModelError, match=r"the engines there differ .*model "):
         load(replace(settings, model_path=changed))
 
 
@@ -295,13 +295,13 @@ def test_only_whole_engines_of_the_very_same_key(tmp_path: Path) -> None:
     assert [p.name for p in folder.iterdir()] == [own.name]  # nothing is left over
 
     (own / "vae.plan").write_bytes(b"newerva")
-    with pytest.raises(ModelError, match=r"vae\.plan: expected the file that was verified, found another: build it anew"):
+    with pytest.raises(ModelError, match=r"vae\.plan: expected the file that was verified, found another: build it again"):
         read_plans(own)
     (own / "vae.plan").unlink()
     with pytest.raises(ModelError, match=r"vae\.plan: expected the file that was verified, found none"):
         read_plans(own)
     (own / "engine.json").write_text('{"key": ')
-    with pytest.raises(ModelError, match="the engine was not finished; build it anew"):
+    with pytest.raises(ModelError, match="the engine was not finished; build it again"):
         find(folder, KEY)
 
 
@@ -354,7 +354,7 @@ def test_what_fails_is_not_published(
     monkeypatch.setattr(engine, "export_all", lambda folder, options, work, tell: {"vae": replace(job, file=work / "vae.onnx")})
     out = tmp_path / "engines"
     assert engine.main([str(model), "--device", "cpu", "--out", str(out)]) == 1
-    assert "does not take this engine: this plan was built by another version" in capsys.readouterr().err
+    assert "does not accept this engine: this plan was built by another version" in capsys.readouterr().err
     assert list(out.iterdir()) == []
 
 
@@ -403,7 +403,7 @@ def test_tensorrt_for_rtx_builds_engines_without_a_gpu(
     assert script.main([*command, "--capability", "8.9", "9.0"]) == 1
     assert "--capability: expected some of 7.5, 8.0, 8.6, 8.9, 12.0" in capsys.readouterr().err
     assert script.main(command) == 0
-    assert "not run here: python build/engine.py MODEL_DIR --time" in capsys.readouterr().out
+    assert "not run here: run python build/engine.py MODEL_DIR --time" in capsys.readouterr().out
     settings = GeneratorSettings(folder, guidance_scale=1.0, precision="float16", device="cpu")
     key = machine_key(
         rtx, describe(folder), settings, 1, json.loads(next(folder.glob("engines/*/engine.json")).read_text())["key"]["model"]
@@ -412,7 +412,7 @@ def test_tensorrt_for_rtx_builds_engines_without_a_gpu(
     plans = read_plans(own)
     assert {name: len(plan) > 1 << 16 for name, plan in plans.items()} == {"unet": True, "vae": True}
     if not torch.cuda.is_available():
-        with pytest.raises(RunnerError, match=r"tensorrt_rtx .* does not take this engine: .*CUDA"):
+        with pytest.raises(RunnerError, match=r"tensorrt_rtx .* does not accept this engine: .*CUDA"):
             Runner(plans["vae"], rtx)
 
 
@@ -440,6 +440,6 @@ def test_tensorrts_own_reason_is_passed_on(rtx: Any, tmp_path: Path, monkeypatch
         builder.build(rtx, tmp_path / "no.onnx", tmp_path / "no.plan", lambda _: None, capabilities=["8.9"])
     for name in ("engine", "builder"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    with pytest.raises(RunnerError, match="does not take this engine: this plan was built by another version"):
+    with pytest.raises(RunnerError, match="does not accept this engine: this plan was built by another version"):
         Runner(b"foreign", fake_tensorrt())
     assert not (tmp_path / "no.plan").exists()

@@ -1,4 +1,4 @@
-"""Recorded and made-up scanner files, dcm2niix as the oracle, and a clock that only moves when it is told to."""
+"""Recorded and made-up scanner files, dcm2niix as the oracle, and a clock that moves only on command."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TR_S = 2.0
 
 
 class FakeClock:
-    """Nanoseconds that pass only when they are told to."""
+    """A clock of nanoseconds that moves only on command."""
 
     def __init__(self) -> None:
         self.now_ns = 10**12

@@ -180,7 +180,7 @@ def test_a_run_that_is_started_again_before_it_was_used(tmp_path: Path, clock: F
         (tmp_path / "again" / f"{volume}.dcm").write_bytes(encode(dataset, enforce_file_format=False))
     got = source.poll()
     assert [(v.index, float(v.data.max())) for v in got if v.data is not None] == [(0, 7.0), (1, 7.0)]
-    assert any("it was started again before any of its volumes was used" in problem for problem in source.problems)
+    assert any("the series was restarted before any of its volumes was used" in problem for problem in source.problems)
 
 
 def test_the_leftover_of_another_participant_is_named_and_never_taken(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
@@ -195,4 +195,4 @@ def test_the_leftover_of_another_participant_is_named_and_never_taken(tmp_path: 
         enhanced(made, encode, tmp_path / "run" / "other", volume, **changes)
     assert source.poll() == []
     (problem,) = source.problems
-    assert problem == "series 9 'bold task' is of another study than the run, series 7 'bold task' (another participant?): not taken"
+    assert problem == "series 9 'bold task' is of another study than the run, series 7 'bold task' (another participant?): not used"

@@ -266,7 +266,7 @@ def test_two_polarities_in_one_run_are_told_once(reversed_volumes: list[int], ma
     (told,) = found.problems
     first = reversed_volumes[0] or 1
     here, before = ("j", "j-") if 0 in reversed_volumes else ("j-", "j")
-    assert told.startswith(f"volume {first}: phase is encoded along {here}, in the volumes before along {before}: two polarities")
+    assert told.startswith(f"volume {first}: phase is encoded along {here}, before it along {before}: the run has two polarities")
 
 
 def test_damaged_numbers_say_nothing(made: Made, encode: Encode) -> None:

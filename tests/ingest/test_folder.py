@@ -172,7 +172,7 @@ def test_another_picture_for_a_volume_that_came_is_named(scanner: Scanner, sourc
     assert source.poll() == []
     assert source.duplicates == 0
     assert source.problems == [
-        "changed.dcm: its headers do not tell it from a volume that came before ({'instance': 1, 'acquisition': 1, 'moment': 1}); left out"
+        "changed.dcm: by its headers it is the same as an earlier volume ({'instance': 1, 'acquisition': 1, 'moment': 1}); left out"
     ]
 
 
@@ -234,7 +234,7 @@ def test_a_file_that_was_given_up_may_still_complete(scanner: Scanner, source: F
     path.write_bytes(scanner.contents(0))
     clock.advance(2)
     scanner.check(source.poll(), [0])
-    assert source.problems[1:] == ["slow.dcm: is whole now"]
+    assert source.problems[1:] == ["slow.dcm: is complete now"]
     assert source.seen == 1
 
 
@@ -262,7 +262,7 @@ def test_a_folder_that_appears_late_goes_away_and_comes_back(tmp_path: Path, clo
     scanner.send(1)
     scanner.check(source.poll(), [1])
     where = str(tmp_path / "watched")
-    assert source.problems == [f"{where}: cannot be reached (No such file or directory); waiting for it", f"{where}: can be reached again"]
+    assert source.problems == [f"{where}: is not accessible (No such file or directory); waiting for it", f"{where}: is accessible again"]
 
 
 def test_folders_within_the_folder(tmp_path: Path, clock: FakeClock) -> None:
@@ -289,7 +289,7 @@ def test_a_file_that_is_locked_is_read_later(
         assert source.problems == [f"{scanner.writer.path(0).name}: cannot be read (Permission denied); it never completed"]
     clock.advance(STALL_S)
     scanner.check(source.poll(), [0])
-    assert source.problems[1:] == [f"{scanner.writer.path(0).name}: is whole now"]
+    assert source.problems[1:] == [f"{scanner.writer.path(0).name}: is complete now"]
 
 
 class Share:
@@ -328,7 +328,7 @@ def test_a_share_that_goes_away_and_comes_back(error: int, tmp_path: Path, clock
     clock.advance(1)
     scanner.check(source.poll() + source.poll(), [1, 2])
     where = str(tmp_path / "share")
-    assert source.problems == [f"{where}: cannot be reached ({os.strerror(error)}); waiting for it", f"{where}: can be reached again"]
+    assert source.problems == [f"{where}: is not accessible ({os.strerror(error)}); waiting for it", f"{where}: is accessible again"]
 
 
 @pytest.mark.parametrize("error", [errno.ENOENT, errno.ESTALE, errno.EIO])
@@ -420,7 +420,7 @@ def test_series_from_before_the_session_are_passed_over(tmp_path: Path, clock: F
     (tmp_path / "notes.txt").write_bytes(b"x" * 200)
     source = FolderSource(tmp_path, series="bold", patience_s=PATIENCE_S, stall_s=STALL_S, clock_ns=clock)
     told = source.pass_over_present()
-    assert told == f"{tmp_path} holds from before the session series that are not taken: series 3 'bold', files of no use: 1"
+    assert told == f"{tmp_path} holds from before the session unused series: series 3 'bold', useless files: 1"
     assert source.poll() == []
     before.send(3)  # its end came late
     assert source.poll() == []
@@ -429,7 +429,7 @@ def test_series_from_before_the_session_are_passed_over(tmp_path: Path, clock: F
     now.check(source.poll(), [0, 1])
     assert source.told == "series 5 'bold' (Siemens mosaic, TR 2 s): it is 'bold'"
     assert source.problems == [
-        "series 3 'bold': files still come, but it was there before the session, and is not taken unless it is named by number"
+        "series 3 'bold': files still come, but the series existed before the session: it is used only if named by number"
     ]
     named = FolderSource(tmp_path, series="3", patience_s=PATIENCE_S, clock_ns=clock)
     assert named.pass_over_present() == ""
@@ -586,7 +586,7 @@ def test_the_functional_series_is_found_among_others(tmp_path: Path, clock: Fake
     assert source.run.label == "series 3 'bold'"
     Scanner(tmp_path / "again", "bold again", 4).send(0)
     assert source.poll() == []
-    assert source.problems == ["series 4 'bold again' could be the run too; the run is series 3 'bold' (name the series to choose another)"]
+    assert source.problems == ["series 4 'bold again' could also be the run; used is series 3 'bold' (name the series to choose another)"]
 
 
 @pytest.mark.parametrize(("pattern", "number"), [("2", 2), ("run-1", 1), ("*run-2*", 2), ("RUN-2", 2)])
@@ -623,7 +623,7 @@ def test_a_changed_geometry_is_named(tmp_path: Path, clock: FakeClock, made: Mad
     assert (first.flags, moved.flags, lost.flags) == (0, 0, VolumeFlag.MISSING)
     assert len(source.problems) == 2
     assert source.problems[0].startswith("volume 1: voxels lie up to 0.50 mm apart")
-    assert source.problems[1].startswith("volume 2: its geometry is not the run's: voxels lie up to 40.00 mm apart")
+    assert source.problems[1].startswith("volume 2: its geometry differs from the run's: voxels lie up to 40.00 mm apart")
 
 
 def test_a_clock_that_jumps_is_named_once(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
@@ -687,8 +687,8 @@ def test_a_series_that_is_started_again_is_named(tmp_path: Path, clock: FakeCloc
     Scanner(tmp_path / "2", "bold", 4).send(0)
     assert source.poll() == []
     assert source.problems == [
-        "series 4 'bold' has the name of the run, series 3 'bold', of which 2 volumes came: was it started again? The run stays as it was "
-        "(name the series to choose another)"
+        "series 4 'bold' has the name of the run, series 3 'bold', of which 2 volumes came: was the run restarted? The "
+        "session keeps the first (name the series to choose another)"
     ]
 
 
@@ -703,7 +703,7 @@ def test_numbers_that_begin_again_within_a_series_are_named(tmp_path: Path, cloc
         groups.FrameContentSequence[0].FrameAcquisitionDateTime = "20260102101700.0"
     (tmp_path / "again").write_bytes(encode(dataset))
     assert source.poll() == []
-    assert "was the run started again under the same series?" in source.problems[0]
+    assert "was the run restarted under the same series?" in source.problems[0]
 
 
 def test_a_run_that_is_begun_again_within_a_series_gives_the_run_none_of_its_volumes(tmp_path: Path, clock: FakeClock) -> None:
@@ -723,8 +723,8 @@ def test_a_run_that_is_begun_again_within_a_series_gives_the_run_none_of_its_vol
     assert [(v.index, int(v.data.max())) for v in found if v.data is not None] == [(0, 100), (1, 101), (2, 102), (3, 103)]
     assert source.run is not None
     assert source.run.assembler.again_s < math.inf
-    assert "was the run started again under the same series? What comes of that is left out" in source.problems[0]
-    assert "5 more files whose headers do not tell them from volumes that came before; left out" in source.problems
+    assert "was the run restarted under the same series? Its volumes are left out" in source.problems[0]
+    assert "5 more files that by their headers are the same as earlier volumes; left out" in source.problems
 
 
 def test_two_volumes_in_a_repetition_are_named(tmp_path: Path, clock: FakeClock, made: Made, encode: Encode) -> None:
@@ -736,7 +736,7 @@ def test_two_volumes_in_a_repetition_are_named(tmp_path: Path, clock: FakeClock,
             (tmp_path / f"{volume}-{index}").write_bytes(encode(dataset))
     assert [v.acquired_s for v in source.poll()] == [0, 2, 4, 6]
     assert source.problems == [
-        "volumes were acquired every 2 s by their headers, half the repetition time of 4 s: two volumes a repetition; 2 s is taken"
+        "by the headers, volumes were acquired every 2 s, half the repetition time of 4 s: two volumes a repetition; 2 s is used"
     ]
 
 
@@ -784,7 +784,7 @@ def test_a_second_run_of_the_same_name_is_not_taken_for_more_volumes_of_the_firs
             dataset.SeriesNumber = 5 + 3 * run
             (tmp_path / f"{run}-{volume}").write_bytes(encode(dataset))
     assert [v.index for v in source.poll()] == [0, 1]
-    assert "was it started again?" in source.problems[0]
+    assert "was the run restarted?" in source.problems[0]
 
 
 def remove(dataset: Any, *names: str) -> None:

@@ -74,8 +74,8 @@ def test_the_late_end_of_another_run_is_not_taken(room: Room) -> None:
         room.send(6, index, index + 1.1)
     assert room.got == [(k, 600 + k) for k in range(4)]
     held, judged = room.source.problems
-    assert held == "series 5 'bold': comes before the trigger; it is held until that is there, and judged then"
-    assert judged.startswith("series 5 'bold': 4 volumes from 40 on came before the trigger can have been theirs: it is another run's")
+    assert held == "series 5 'bold': comes before the trigger; its volumes are held and judged when the trigger comes"
+    assert judged.startswith("series 5 'bold': 4 volumes from 40 on came too early for this trigger: the late end of another run")
 
 
 def test_another_run_that_comes_late_as_a_whole_is_not_taken(room: Room) -> None:
@@ -94,7 +94,7 @@ def test_a_run_whose_trigger_was_missed_is_taken_and_told(room: Room) -> None:
             room.trigger()
         room.send(5, index, index - 1.3)
     assert room.got == [(k, 500 + k) for k in range(8)]
-    assert "and it goes on: it is taken for the run; the trigger was probably missed: onsets are wrong" in room.source.problems[-1]
+    assert "and more follow: it is used as the run; the trigger was probably missed: onsets are wrong" in room.source.problems[-1]
 
 
 def test_a_run_that_the_trigger_began_comes_at_once(room: Room) -> None:
@@ -114,7 +114,7 @@ def test_without_a_trigger_what_came_is_kept_at_the_end(room: Room) -> None:
 def test_a_run_that_goes_on_for_long_before_the_trigger_is_let_go(room: Room) -> None:
     for index in range(66):
         room.send(5, index, -5 + 0.01 * index)
-    assert "65 volumes came before the trigger: it is another run, and is not taken" in room.source.problems[-1]
+    assert "65 volumes came before the trigger: another run, not used" in room.source.problems[-1]
     room.trigger()
     room.send(5, 66, 1.1)
     room.send(6, 0, 1.1)

@@ -92,8 +92,8 @@ def test_old_files_are_judged_by_their_listing(export: Export, monkeypatch: pyte
     assert read == newest
     left = FOLDERS * VOLUMES - 2
     assert told == (
-        f"{export.root} holds from before the session series that are not taken: series 12 'bold', "
-        f"older files, of which only names, sizes and times are known: {left}"
+        f"{export.root} holds from before the session unused series: series 12 'bold', "
+        f"older files, known by name, size and time only: {left}"
     )
     for _ in range(MOST_POLLS):
         assert export.source.poll() == []
@@ -114,7 +114,7 @@ def test_late_files_of_old_series_are_not_the_run_whether_they_were_read_or_not(
     export.send(today, 20, 0, 1)
     export.check(export.until(2), 20, 0, 1)
     assert export.source.problems == [
-        f"series {series} 'bold': files still come, but it was there before the session, and is not taken unless it is named by number"
+        f"series {series} 'bold': files still come, but the series existed before the session: it is used only if named by number"
     ]
 
 

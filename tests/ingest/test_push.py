@@ -143,9 +143,9 @@ def test_another_series_or_geometry_is_refused(script: Script, source: PushSourc
     script.push(0)
     assert "repetition time" in script.push(1, tr_s=1.0)["error"]
     assert "series" in script.push(1, series="other")["error"]
-    assert "its geometry is not the first volume's" in script.push(1, affine=MOVED.tolist())["error"]
+    assert "its geometry differs from the first volume's" in script.push(1, affine=MOVED.tolist())["error"]
     assert script.push(1) == {"ok": True}  # put right
-    assert "its geometry is not the run's" in script.push(2, affine=MOVED.tolist())["error"]
+    assert "its geometry differs from the run's" in script.push(2, affine=MOVED.tolist())["error"]
     assert script.push(2) == {"ok": True}
     assert [v.index for v in script.got] == [0, 1, 2]
 
@@ -163,7 +163,7 @@ def test_a_wrong_first_volume_gives_way_to_two_that_agree(confirm: bool, clock: 
     right = [v for v in got if v.data is not None and np.array_equal(v.grid.affine, AFFINE)]
     assert [v.index for v in right] == [1, 2, 3]
     assert [v.index for v in got] == [0, 1, 2, 3]
-    assert "pushed volume 1, which was refused, is taken after all" in source.problems[2]
+    assert "pushed volume 1, refused before, is used after all" in source.problems[2]
 
 
 def test_a_volume_that_is_held_may_be_sent_again_put_right(clock: FakeClock) -> None:
@@ -188,7 +188,7 @@ def test_a_first_volume_without_a_number_is_told(script: Script, source: PushSou
 def test_a_run_begins_at_index_0_and_is_of_one_sender(script: Script, source: PushSource) -> None:
     """A sender of yesterday is still alive, and goes on where it is."""
     yesterday = Script(source)
-    assert "expected 0, with which a run begins, found 33" in yesterday.push(33)["error"]
+    assert "expected 0 as the first of a run, found 33" in yesterday.push(33)["error"]
     assert [script.push(index)["ok"] for index in range(3)] == [True] * 3
     assert "comes from another connection than the run" in yesterday.push(34)["error"]
     assert "expected it from the sender" in yesterday.ask(json.dumps({"end": True}).encode())["error"]
@@ -219,7 +219,7 @@ def test_what_comes_before_the_trigger_is_held_and_judged(clock: FakeClock) -> N
     with PushSource("tcp://127.0.0.1:0", patience_s=PATIENCE_S, clock_ns=clock, opened=opened) as source:
         yesterday, today = Script(source), Script(source)
         for index in range(3):
-            assert "the trigger has not been" in yesterday.push(index)["held"]
+            assert "the trigger has not come yet" in yesterday.push(index)["held"]
         assert source.poll() == []
         trigger.append(clock())
         clock.advance(1.1)
@@ -228,7 +228,7 @@ def test_what_comes_before_the_trigger_is_held_and_judged(clock: FakeClock) -> N
         got = yesterday.got + today.got
         assert [v.index for v in got] == [0]
         np.testing.assert_array_equal(got[0].data, volume(0))
-        assert "3 volumes that '' from 127.0.0.1 pushed came before the trigger can have been theirs" in source.problems[0]
+        assert "3 volumes that '' from 127.0.0.1 pushed came too early for this trigger" in source.problems[0]
         for each in (yesterday, today):
             each.socket.close()
 
@@ -295,7 +295,7 @@ def test_where_there_are_keys_only_theirs_come_in(tmp_path: Path, clock: FakeClo
         stranger.curve_publickey, stranger.curve_secretkey = zmq.curve_keypair()
         stranger.curve_serverkey = own.public.encode()
         problems = refused_without_being_read(source, stranger)
-        assert problems == ["a connection was refused: 127.0.0.1 has no key that [acquisition] keys lists"]
+        assert problems == ["a connection was refused: 127.0.0.1 has no key listed in [acquisition] keys"]
         script = Script(source, keys=theirs)
         assert script.push(0) == {"ok": True}
         script.socket.close()

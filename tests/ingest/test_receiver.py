@@ -170,7 +170,7 @@ def test_an_address_from_which_nobody_may_send_is_closed_at_once(tmp_path: Path)
             with bare(receiver) as stranger:
                 stranger.settimeout(lobby.WAIT_S / 2)
                 assert stranger.recv(1) == b""
-        told = "closed a connection from 127.0.0.1, from where no allowed peer sends ([acquisition] peers: SCANNER@10.0.0.5, @10.0.0.6)"
+        told = "closed a connection from 127.0.0.1: no allowed peer has this address ([acquisition] peers: SCANNER@10.0.0.5, @10.0.0.6)"
         assert receiver.problems == [told]
         assert receiver.alarms == set()
 
@@ -463,6 +463,6 @@ def test_one_address_does_not_take_all_places(monkeypatch: pytest.MonkeyPatch, r
         with contextlib.suppress(ConnectionResetError):
             assert third.recv(1) == b""
     until(lambda: bool(receiver.problems))
-    assert "2 of its associations are open" in receiver.problems[0]
+    assert "2 associations of it are open" in receiver.problems[0]
     for sender in senders:
         sender.release()

@@ -116,7 +116,7 @@ def test_a_file_that_is_never_completed_is_named_and_changes_nothing_for_the_nex
     assert [volume.index for volume in source.poll()] == [2]
     [problem] = source.problems
     assert problem.startswith(f"{scanner.writer.path(2).name}: ends in ")
-    assert problem.endswith("its writer may not have completed it; taken as it is")
+    assert problem.endswith("the file may be incomplete; used as it is")
     scanner.send(3, share=0.6)
     assert source.poll() == []
     clock.advance(0.9 * SUSPECT_S)
@@ -171,7 +171,7 @@ def test_a_file_that_changes_after_its_volume_was_passed_on_is_named_once(scanne
     clock.advance(SUSPECT_S)
     assert source.poll() == []
     (problem,) = source.problems
-    assert "001_000007_000001.dcm: changed after volume 0 had been taken from it: it was not whole then" in problem
+    assert "001_000007_000001.dcm: changed after volume 0 had been read from it: the file was incomplete then" in problem
     os.utime(scanner.writer.path(0))  # touched, but the same
     clock.advance(SUSPECT_S)
     assert source.poll() + source.finish() == []
@@ -225,7 +225,7 @@ def test_a_run_that_is_started_again_under_the_same_identifier(scanner: Scanner,
         dataset.SeriesInstanceUID = pydicom.dcmread(scanner.writer.path(0)).SeriesInstanceUID
         dataset.save_as(scanner.writer.folder / f"again-{index}.dcm")
     again.check(source.poll(), 0, 1)
-    assert "is started again under the same identifier: what comes now counts" in source.problems[-1]
+    assert "is restarted under the same identifier: volumes from now on count" in source.problems[-1]
 
 
 def test_the_inputs_from_the_field(tmp_path: Path, clock: FakeClock) -> None:
@@ -302,6 +302,6 @@ def test_no_torn_volume_gets_through_without_a_word(way: str, tmp_path: Path, cl
         clock.advance(0.01)
     assert [v.index for v in got] == list(range(12))
     torn = [v.index for v in got if not np.array_equal(v.data, scanner.data(v.index))]
-    assert [index for index in torn if not any(f"volume {index} had been taken" in problem for problem in source.problems)] == []
+    assert [index for index in torn if not any(f"volume {index} had been read" in problem for problem in source.problems)] == []
     if way in ("growing", "renamed"):
         assert torn == []

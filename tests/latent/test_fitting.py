@@ -93,7 +93,11 @@ def test_the_command_fits_a_folder_of_pictures_and_paints_along_it(tmp_path: Pat
         Image.fromarray(pixels).save(tmp_path / "pictures" / ("below" if k % 2 else ".") / f"{k}.png")
     out = tmp_path / "space.npz"
     assert main(["fit", str(tmp_path / "pictures"), "--components", "2", "--out", str(out)]) == 0
-    assert LatentSpace.load(out).latent_size == 2
+    space = LatentSpace.load(out)
+    assert space.latent_size == 2
+    assert space.examples is not None
+    assert set(space.examples.names) == {"0", "below/1", "2", "below/3", "4", "below/5"}
+    np.testing.assert_allclose(space.examples.points.mean(axis=0), 0, atol=1e-3)  # centred as the space is, in float16
     assert "first    2:" in capsys.readouterr().out
     with Image.open(out.with_suffix(".png")) as picture:
         assert picture.size[0] == 1210

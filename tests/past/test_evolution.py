@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from rtevo.config import Config
 from rtevo.evolve import Course, Told
 from rtevo.evolve.together import Link
 from rtevo.latent import LatentSpace
-from rtevo.past.evolution import go_through, measured
+from rtevo.past.evolution import go_through, measured, volumes_of
 from rtevo.record import FitnessRecord, ImageRecord, LatentRecord, Record, of_kind, record_of
-from rtevo.records import EventKind, Given
+from rtevo.records import EventKind, Given, Projected
 from rtevo.session.course import make_course, state_of
 
 SPACE = LatentSpace(np.zeros(6, np.float32), np.eye(6, dtype=np.float32)[:3], np.ones(3, np.float32))
 Key = tuple[int, int]
+IMAGE_S, EVERY_S = 1.0, 1.5
 
 
 class Session:
@@ -31,8 +32,9 @@ class Session:
         self.refused, self.linked, self.latents = refused, linked, {}
         self.config, self.condition = config, condition
         self.course, self.rng = self.fresh(), np.random.default_rng(5)
-        self.log: list[Record] = [record_of({"type": "start"})]
-        self.taken = self.now = 0
+        start = {"type": "start", "tr_s": 1.0, "settings": {"presentation": {"image_s": IMAGE_S}}}
+        self.log: list[Record] = [record_of(start), record_of({"type": "events", "kind": int(EventKind.TRIGGER), "t_ns": 0})]
+        self.taken = self.now = self.volumes = self.onsets = 0
         self.unshown: list[Key] = []
         self.waiting: list[Key] = []
 
@@ -46,13 +48,16 @@ class Session:
     def go_on(self) -> None:
         for request in self.course.due():
             key = (request.generation, request.candidate)
-            self.record("latents", key, probe=request.probe, latent=request.latent, scores_taken=self.taken, evolved_ns=self.now)
+            taken = {"scores_taken": self.taken, "volumes_taken": self.volumes, "onsets_taken": self.onsets}
+            self.record("latents", key, probe=request.probe, latent=request.latent, evolved_ns=self.now, **taken)
             self.unshown.append(key)
             self.latents[key] = request.latent
 
     def refuse(self, key: Key, *, shown: bool) -> None:
         if shown:
-            self.record("events", key, kind=int(EventKind.TAKEN), text="operator")
+            at_s = EVERY_S * self.onsets + 0.5
+            self.record("events", key, kind=int(EventKind.TAKEN), text="operator", t_ns=round(1e9 * at_s))
+            self.course.cut_short(*key, at_s)
         else:
             self.record("images", key, refused=1, verdict=[{"refused": True, "value": 1.0}])
         for told in self.course.refuse(*key, self.latents[key], shown=shown):
@@ -68,12 +73,21 @@ class Session:
         if self.rng.random() < self.refused:
             self.refuse(key, shown=False)
             return
-        self.record("events", key, kind=int(EventKind.ONSET))
+        self.onsets += 1
+        self.record("events", key, kind=int(EventKind.ONSET), t_ns=round(1e9 * EVERY_S * self.onsets))
+        self.course.appeared(*key, EVERY_S * self.onsets, IMAGE_S)
         self.course.show()
         self.waiting.append(key)
         self.go_on()
         if self.rng.random() < self.refused:
             self.refuse(key, shown=True)
+
+    def scan(self) -> None:
+        for _ in range(int(self.rng.integers(3))):
+            volume = Projected(self.volumes, self.volumes + 0.5, float(self.rng.normal()), (0.1,) * 6, 0.3, 0.05, 0.0, 0.5, 1.0)
+            self.volumes += 1
+            self.log.append(record_of({"type": "series", "part": 0, **asdict(volume)}))
+            self.course.volume(0, volume)
 
     def score(self) -> None:
         key = self.waiting[int(self.rng.integers(len(self.waiting)))]
@@ -92,6 +106,8 @@ class Session:
         self.go_on()
         yield len(self.log)
         while self.unshown or self.waiting:
+            if self.config.evolution.strategy == "direct":
+                self.scan()
             if self.unshown and (not self.waiting or self.rng.random() < 0.5):
                 self.show()
             elif self.rng.random() < 0.1 and not self.unshown:
@@ -106,6 +122,7 @@ class Session:
 CASES = [
     {"strategy": "surrogate", "schedule": "steady"},
     {"strategy": "surrogate", "schedule": "generational", "probe_every": 3},
+    {"strategy": "direct", "schedule": "steady", "probe_every": 4},
     {"strategy": "truncation", "schedule": "generational"},
     {"strategy": "truncation", "schedule": "steady", "probe_every": 4},
     {"strategy": "cma", "schedule": "generational"},
@@ -118,13 +135,13 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.values())))
 def test_the_state_is_that_of_the_moment_at_which_the_log_ends(case: dict[str, Any], condition: str, refused: float) -> None:
     config = Config()
-    generations = 2 if refused else 4
+    generations = 2 if refused or case["strategy"] == "direct" else 4
     config = replace(config, evolution=replace(config.evolution, generations=generations, population=4, latent_size=3, **case))
     session = Session(replace(config, safety=replace(config.safety, keep_away=0.05 if refused else 0.0)), condition, refused)
     for length in session.run():
         log = session.log[:length]
         again = session.fresh()
-        past = go_through(again, log, measured(log, condition))
+        past = go_through(again, log, measured(log, condition), volumes=volumes_of(log))
         assert again.evolver.to_state() == session.course.evolver.to_state()
         assert (again.missing, again.all_shown, again.generation) == (
             session.course.missing, session.course.all_shown, session.course.generation,

@@ -147,7 +147,7 @@ def quickly(options: tuple[str, ...], folder: Path) -> tuple[str, ...]:
 
 @pytest.fixture
 def session(tmp_path: Path) -> Callable[..., Finished]:
-    """Return a function that runs a session to its end: quickly, or as it comes; warm, or by the command."""
+    """Return a function that runs a session to its end: in lock-step or in real time; in a warm process or by the command."""
 
     def run(*options: str, name: str = "out", quick: bool = True, warm: bool = True) -> Finished:
         out = tmp_path / name

@@ -23,7 +23,7 @@ SEEDS = {"duplicates": 5, "torn": 5, "restarted": 2, "late": 10, "kill": 5, "dis
 
 @pytest.fixture(scope="module")
 def decoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the decoder of the simulated participant."""
+    """Return the decoder of the simulated participant."""
     folder = tmp_path_factory.mktemp("decoder")
     decoder(folder)
     return folder

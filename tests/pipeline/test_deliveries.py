@@ -131,7 +131,7 @@ def test_mistakes_of_deliveries_are_told_before_anything_starts(session: Callabl
         end = '[decoder]\nfolder = "decoder"\n'
         for text, message in (
             (common + 'delivery = "push"\n' + end, f"[acquisition] delivery = 'push': 127.0.0.1, port {port}: cannot listen there"),
-            (common + 'delivery = "dicom"\naddress = "0.0.0.0"\n' + end, "peers: expected at least one where address is '0.0.0.0'"),
+            (common + 'delivery = "dicom"\naddress = "0.0.0.0"\n' + end, "peers: expected at least one for address '0.0.0.0'"),
             (common + 'delivery = "push"\npeers = ["SCANNER"]\n' + end, "peers: expected @ADDRESS for delivery 'push', got 'SCANNER'"),
             ('[simulation]\nfaults = "drop=2, sped=1"\n', "[simulation] faults: expected one of drop"),
             (
@@ -218,7 +218,7 @@ def test_a_scanner_outside_sends_to_a_session(watch: Callable[[str], subprocess.
     assert summary["volumes"]["lost"] == 0
     assert summary["images"]["shown"] == 2
     log = (tmp_path / "out" / "session.log").read_text()
-    assert "kept holds from before the session series that are not taken: series 1 'bold'" in log
+    assert "kept holds from before the session unused series: series 1 'bold'" in log
     assert "refused a sender that is not among the allowed peers: STRANGER@127.0.0.1" in log
     assert "the run is series 2 'bold' (Siemens mosaic, TR 1 s): it is 'bold'" in log
     assert len(list(kept.rglob("*.dcm"))) >= 3 + summary["volumes"]["received"]
@@ -250,8 +250,8 @@ def test_late_files_of_the_run_before_do_not_become_the_run(watch: Callable[[str
     assert 4 <= summary["volumes"]["received"] <= len(delivery.fates)
     assert summary["volumes"]["lost"] == 0
     told = log.read_text()
-    assert "series 1 'bold': comes before the trigger; it is held" in told
-    assert "series 1 'bold': 3 volumes from 40 on came before the trigger can have been theirs" in told
+    assert "series 1 'bold': comes before the trigger; its volumes are held" in told
+    assert "series 1 'bold': 3 volumes from 40 on came too early for this trigger" in told
     assert "the run is series 2 'bold'" in told
 
 
@@ -283,6 +283,6 @@ def test_a_session_whose_folder_is_thrown_full_of_hostile_files_loses_nothing(
     assert summary["volumes"]["lost"] == 0
     assert thrower.thrown > len(HOSTILE)
     told = log.read_text()
-    assert "neither a file nor a folder; not looked at" in told
+    assert "neither a file nor a folder; skipped" in told
     assert "a link out of the watched folder (/dev/zero); not followed" in told
     assert all(line.isprintable() for line in told.splitlines())

@@ -44,7 +44,7 @@ def test_a_killed_stage_ends_the_session(running: Start, stage: str) -> None:
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 1
     assert f"stage '{stage}' failed: was killed by signal 9 (SIGKILL)" in printed
-    assert "what was recorded until then is in" in printed
+    assert "the data recorded until then are in" in printed
     assert (out / "summary.json").exists()
     assert not own_rings(out)
 
@@ -69,7 +69,7 @@ def test_a_killed_bridge_is_started_again_and_the_session_goes_on(running: Start
     assert process.returncode == 0, printed
     summary = json.loads((out / "summary.json").read_text())
     assert summary["status"] == "completed"
-    assert sum("was killed by signal 9 (SIGKILL) and was started again" in warning for warning in summary["warnings"]) == 2
+    assert sum("was killed by signal 9 (SIGKILL) and was restarted" in warning for warning in summary["warnings"]) == 2
     recorded = RecordedSession(out)
     images = [(generation, candidate) for generation in range(2) for candidate in range(3)]
     for kind in (EventKind.ONSET, EventKind.OFFSET):
@@ -221,7 +221,7 @@ def test_three_mistakes_are_three_lines(refused: Callable[..., str], tmp_path: P
 
 def test_an_existing_output_folder_is_never_written_to(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    assert "nothing is ever overwritten" in refused()
+    assert "rtevo overwrites nothing" in refused()
     assert not list((tmp_path / "out").iterdir())
 
 

@@ -104,7 +104,7 @@ def test_the_cadence_holds_though_pictures_are_refused_and_the_filter_hangs_dies
     assert main(["--rerun", str(done.out), "--out", str(tmp_path / "again")]) == 0
     printed = capsys.readouterr().out
     assert "scores: identical" in printed
-    assert "latents asked for: identical" in printed
+    assert "latents requested: identical" in printed
 
 
 def test_nothing_marked_is_seen_though_the_generator_is_killed_while_marked_pictures_wait(

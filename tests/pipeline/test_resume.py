@@ -1,4 +1,4 @@
-"""Sessions that were interrupted go on in their own folder: nothing that was recorded is lost, nothing is there twice."""
+"""Interrupted sessions are resumed in their own folder: no record is lost, none is there twice."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_power_cut_within_a_record_loses_that_record(cut: Callable[..., Path])
     process = Warm(["--resume", str(out)], out.parent)
     _, printed = process.communicate()
     assert process.returncode == 0, printed
-    assert "the last record had been cut short and is dropped (18 bytes)" in printed
+    assert "the last record was incomplete and is dropped (18 bytes)" in printed
     assert (out / LOG).read_bytes().startswith(before)
     assert check(out) == []
     recorded = RecordedSession(out)
@@ -106,8 +106,8 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 def test_what_cannot_be_resumed_is_refused_with_the_reason(
     completed: Path, cut: Callable[..., Path], refused: Callable[..., str], tmp_path: Path
 ) -> None:
-    assert "the session was completed" in refused("--resume", completed)
-    assert "found no record.jsonl: start it anew" in refused("--resume", tmp_path)
+    assert "the session is complete" in refused("--resume", completed)
+    assert "found no record.jsonl: start a new session" in refused("--resume", tmp_path)
     assert "expected no other option or file" in refused("--resume", completed, "--seed", 3)
     assert "expected together with --resume" in refused("--rebaseline")
     out = cut(0.5)
@@ -120,9 +120,9 @@ def test_what_cannot_be_resumed_is_refused_with_the_reason(
     shutil.copytree(completed / "decoder", out / "decoder", dirs_exist_ok=True)
     (out / "session.toml").write_text(whole)
     volume_path(out, 1).unlink()
-    assert "volumes are not there (first:" in refused("--resume", out)
+    assert "volumes are missing (first:" in refused("--resume", out)
     (out / LOG).write_bytes(b"")
-    assert "nothing was recorded before the session was interrupted" in refused("--resume", out)
+    assert "nothing was recorded before the interruption" in refused("--resume", out)
 
 
 def test_a_series_that_was_named_by_its_number_is_not_taken_for_the_next_run(tmp_path: Path) -> None:

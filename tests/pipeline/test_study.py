@@ -113,10 +113,11 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
 
 def test_a_killed_run_waits_for_a_decision_and_goes_on(told: Told) -> None:
     assert told.status["killed"] != 0
-    assert "sub-01/ses-1/run-01: begun, does not count: it was interrupted, or goes on" in told.printed["after the kill"]
+    assert "sub-01/ses-1/run-01: begun, does not count: it was interrupted, or still runs" in told.printed["after the kill"]
     assert told.status["undecided"] == 2
     assert (
-        "say what to do (--resume: go on with it where it stopped; --again: repeat it; --on: go on without it)" in told.printed["undecided"]
+        "choose what to do (--resume: continue it where it stopped; --again: repeat it; --on: continue without it)"
+        in told.printed["undecided"]
     )
     assert told.status["resumed"] == 0, told.printed["resumed"]
     assert "run 1 of 1 (loop): completed, counts" in told.printed["resumed"]

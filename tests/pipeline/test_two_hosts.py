@@ -1,4 +1,4 @@
-"""A session across two computers, each a network namespace, started from the README's words; then with the network cut in the middle.
+"""A session across two computers, each a network namespace, started from the words of the docs; then with the network cut.
 
 Needs root and iproute2 (Linux).
 """
@@ -25,6 +25,7 @@ from rtevo.records import EventKind
 from .conftest import quickly
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PAGE = REPOSITORY / "docs" / "how-to-two-computers.md"
 LIMIT_S = 200.0
 SUPPORT, STIMULUS = "10.213.55.1", "10.213.55.2"
 
@@ -79,26 +80,26 @@ def hosts() -> Iterator[Hosts]:
     made.close()
 
 
-def readme(computer: str, program: str) -> list[str]:
-    """Give the words of the README's last command for a program on a computer."""
-    lines = [line for line in (REPOSITORY / "README.md").read_text().splitlines() if line.startswith(f"python -m {program} ")]
+def typed(computer: str, program: str) -> list[str]:
+    """Give the words of the last command of the page for a program on a computer."""
+    lines = [line for line in PAGE.read_text().splitlines() if line.startswith(f"python -m {program} ")]
     [command] = [line.split("#")[0] for line in lines if f"# on the {computer}" in line][-1:]
     words = shlex.split(command.replace("SUPPORT", SUPPORT))
     return [sys.executable, *words[1:]]
 
 
 def begin(hosts: Hosts, folder: Path, *options: str) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
-    """Do what the README says on both computers."""
-    text = (REPOSITORY / "README.md").read_text()
+    """Do what the page says on both computers."""
+    text = PAGE.read_text()
     [session] = re.findall(r"```toml\n(.*?)```", text[text.index("A rehearsal across both computers") :], re.S)[:1]
     there = folder / "stimulus"
     there.mkdir()
     (folder / "rehearsal.toml").write_text(session)
     quickly(("rehearsal.toml",), folder)
-    subprocess.run(readme("support computer", "rtevo.bridge"), check=True, cwd=folder, capture_output=True)
+    subprocess.run(typed("support computer", "rtevo.bridge"), check=True, cwd=folder, capture_output=True)
     (folder / "keys/presenter.json").rename(there / "presenter.json")
-    support = hosts.start(SUPPORT, [*readme("support computer", "rtevo.run"), "--out", "out", *options], folder)
-    stimulus = hosts.start(STIMULUS, readme("stimulus PC", "presenter"), there)
+    support = hosts.start(SUPPORT, [*typed("support computer", "rtevo.run"), "--out", "out", *options], folder)
+    stimulus = hosts.start(STIMULUS, typed("stimulus PC", "presenter"), there)
     return support, stimulus
 
 
@@ -146,10 +147,10 @@ def test_the_network_goes_and_comes_back_and_the_presenter_is_killed_and_started
     hosts.cable("up")
     wait_for_images(tmp_path, support, 5)
     stimulus.kill()
-    again = hosts.start(STIMULUS, readme("stimulus PC", "presenter"), tmp_path / "stimulus")
+    again = hosts.start(STIMULUS, typed("stimulus PC", "presenter"), tmp_path / "stimulus")
     summary, recorded = finish(support, again, tmp_path)
     assert summary["status"] == "completed"
     for kind in (EventKind.ONSET, EventKind.OFFSET, EventKind.RATING):
         assert [event.candidate for event in recorded.events(kind)] == list(range(7))
-    for told in ("presenter silent", "presenter answers again", "started anew"):
+    for told in ("presenter silent", "presenter answers again", "restarted"):
         assert any(told in warning for warning in summary["warnings"])

@@ -1,4 +1,4 @@
-"""Several runs in one sitting: each goes on from where the one before has ended, and is computed again from its own folder."""
+"""Several runs in one visit: each continues where the last one ended, and can be recomputed from its own folder."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_signal_while_the_tables_of_a_run_are_written_ends_a_visit_that_nobody
 
 def test_a_number_of_runs_is_needed_where_nobody_can_say_what_follows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--out", str(tmp_path / "x"), "--visit"]) == 2
-    assert "--visit: expected the number of runs where nobody is at the console or the terminal" in capsys.readouterr().err
+    assert "--visit: expected the number of runs, because nobody is at the console or the terminal" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 
@@ -179,7 +179,7 @@ def test_a_state_of_another_decoder_or_other_settings_is_refused_with_what_diffe
         before_of(replace(config, decoder=replace(config.decoder, hrf="fir")), decoder, tr_s)
     with pytest.raises(ConfigError, match="found decoder '"):
         before_of(config, replace(decoder, weights=-decoder.weights), tr_s)
-    with pytest.raises(ConfigError, match="that a run of a visit has left"):
+    with pytest.raises(ConfigError, match="expected the state of a run of a visit"):
         before_of(replace(config, decoder=replace(config.decoder, continue_from=str(two / "images"))), decoder, tr_s)
 
 

@@ -81,8 +81,8 @@ def test_an_error_of_one_check_keeps_no_other_from_being_made(checks: Callable[.
     )
     assert main(["--check"]) == 1
     printed = capsys.readouterr().out
-    assert "not checked: it needs the repetition time" in printed
-    assert "-> mend the session file" in printed
+    assert "not checked: this needs the repetition time" in printed
+    assert "-> correct the session file" in printed
     assert "3 pass, 2 warn, 3 fail" in printed
 
 

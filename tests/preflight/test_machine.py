@@ -46,12 +46,12 @@ def test_nothing_is_left_and_what_is_left_is_removed(
     alone([])
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (found,) = machine.leftovers(known())
-    assert (found.verdict, found.found) == ("pass", "nothing left by killed sessions")
+    assert (found.verdict, found.found) == ("pass", "no leftovers of killed sessions")
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         pass
     (tmp_path / f"rtevo-run-{process.pid}-x").mkdir()
     (found,) = machine.leftovers(known())
-    assert (found.verdict, found.found) == ("pass", "removed 1 left by killed sessions")
+    assert (found.verdict, found.found) == ("pass", "leftovers of killed sessions removed: 1")
     assert not list(tmp_path.iterdir())
 
 
@@ -67,7 +67,7 @@ def test_the_page_can_be_served_or_the_reason_is_told(known: Make) -> None:
         with pytest.raises(ConfigError, match=rf"\[console\] port: 127\.0\.0\.1:{port} cannot be listened at"):
             list(machine.console(session))
     (found,) = machine.console(session)
-    assert (found.verdict, found.found) == ("pass", f"can be served at 127.0.0.1:{port}, from this computer only")
+    assert (found.verdict, found.found) == ("pass", f"can be served at 127.0.0.1:{port}; reachable from this computer only")
 
 
 def test_sessions_that_run_are_named(known: Make, alone: Callable[..., None]) -> None:

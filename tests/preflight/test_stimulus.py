@@ -1,4 +1,4 @@
-"""The stimulus PC, with a real headless presenter; and where nobody comes."""
+"""The stimulus PC, with a real headless presenter, and without any."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_presenter_that_waits_is_checked_and_waits_on(known: Make, port: int, 
     ended = start(endpoint, key=tmp_path / "keys" / "presenter.json")
     for _ in range(2):  # as often as one likes
         screen, refuses, clock = stimulus.presenter(known(tables, wait_s=LIMIT_S))
-        assert (screen.verdict, screen.found) == ("warn", "headless, 60.00 Hz: nobody sees its pictures")
+        assert (screen.verdict, screen.found) == ("warn", "headless, 60.00 Hz: no screen shows its pictures")
         assert (refuses.verdict, refuses.found) == ("pass", "it refuses a picture without a verdict")
         assert clock.figures["bound_ms"] is not None
         assert not ended
@@ -112,7 +112,7 @@ def test_a_check_that_is_broken_off_and_a_session_that_begins_again_leave_it_wai
 
 def test_nobody_comes(known: Make, port: int) -> None:
     (found,) = stimulus.presenter(known(outside(port), wait_s=0.0))
-    assert (found.verdict, "no presenter came" in found.found) == ("fail", True)
+    assert (found.verdict, "no presenter connected" in found.found) == ("fail", True)
     assert f"--connect tcp://127.0.0.1:{port}" in found.to_do
 
 

@@ -68,6 +68,17 @@ def test_a_simulated_participant_who_prefers_something(known: Make) -> None:
         list(volumes.source(known({"simulation": {"prefers": "spyder"}})))
 
 
+def test_maps_and_masks_that_cannot_be_read_are_named(known: Make, tmp_path: Path) -> None:
+    (tmp_path / "map.nii").write_text("no image")
+    with pytest.raises(DataError, match=r"map\.nii: expected a NIfTI image"):
+        list(volumes.source(known({"acquisition": {"distortion": str(tmp_path / "map.nii")}})))
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)), tmp_path / "map.nii")
+    state = known({"decoder": {"nuisance": ["csf"], "csf_mask": str(tmp_path / "map.nii")}})
+    assert verdicts(list(volumes.source(state))) == {"volumes": "pass"}
+    with pytest.raises(DecoderError, match="csf: expected at least 20 voxels, found 0"):
+        list(volumes.decoder(state))
+
+
 def test_a_recording(known: Make, tmp_path: Path) -> None:
     nifti(tmp_path / "run.nii")
     replay = {"acquisition": {"source": "replay", "folder": str(tmp_path)}}
@@ -143,7 +154,7 @@ def test_faults_of_a_rehearsal(known: Make) -> None:
 def test_decoders(known: Make, decoder_folder: Callable[..., Path], tmp_path: Path) -> None:
     tables = watch(tmp_path, decoder_folder(noise=False))
     (found,) = volumes.decoder(known(tables))
-    assert (found.verdict, "without the voxels' noise" in found.found) == ("warn", True)
+    assert (found.verdict, "it does not hold the voxels' noise" in found.found) == ("warn", True)
     (tmp_path / "decoder" / "mask_img.nii.gz").unlink()
     with pytest.raises(DecoderError):
         list(volumes.decoder(known(tables)))
@@ -193,6 +204,10 @@ def test_a_sample_that_does_not_fit(known: Make, decoder_folder: Callable[..., P
     state = learnt(known(watch(tmp_path / "in", decoder_folder()), sample=nifti(tmp_path / "slow.nii", tr_s=2.5)))
     (found,) = volumes.sample(state)
     assert (found.verdict, "tr_s = 2.5" in found.to_do) == ("fail", True)
+    state.config = replace(state.config, acquisition=replace(state.config.acquisition, tr_s=2.5, echoes=3))
+    state.tr_s = 2.5
+    (found,) = volumes.sample(state)
+    assert (found.verdict, "expected 3 echoes of each volume, found 1" in found.found) == ("fail", True)
     state.config = replace(state.config, acquisition=replace(state.config.acquisition, largest=(4, 4, 4)))
     (found,) = volumes.sample(state)
     assert (found.verdict, "largest" in found.to_do) == ("fail", True)

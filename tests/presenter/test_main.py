@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def test_other_computers_need_a_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--connect", "tcp://192.0.2.1:5555", "--headless"]) == 1
-    assert "can only be reached with --key FILE" in capsys.readouterr().err
+    assert "a link to another computer needs --key FILE" in capsys.readouterr().err
 
 
 def test_a_missing_key_file_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

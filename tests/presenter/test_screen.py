@@ -231,7 +231,7 @@ class Show:
         return [e for e in self.events if e.kind == kind][count - 1]
 
     def told(self, text: str) -> None:
-        """Wait until the support computer has been told of something."""
+        """Wait until the support computer has received a text."""
         self.until(lambda: any(text in event.text for event in self.events if event.kind in NOTES))
 
     def after(self, seconds: float) -> None:
@@ -403,7 +403,7 @@ PROBLEMS = {
     "screen: expected 0 to 0 on this computer, got 3": {"screen": 3},
     "the session runs in lock-step (speed max), which no screen can follow: use --headless": {"speed": 0},
     "rating_labels: the text does not fit on the screen": {"rating_labels": ("x" * 90,) * 5, "rating_window_s": 5},
-    "trigger_key: expected the name of a key, got 'f19', which no key types": {"trigger_key": "f19"},
+    "trigger_key: expected the name of a key, got 'f19', which is no key's name": {"trigger_key": "f19"},
     "(U+10A80): install a font that has them": {"end_text": "\U00010a80"},
 }
 
@@ -485,7 +485,7 @@ def test_of_two_presenters_the_first_keeps_the_session_and_says_so_when_it_is_re
             assert second.wait(LIMIT_S) == 0
             said = words_of(second)
             assert "refuses for now: another presenter is connected" in said
-            assert "no answer from" not in said.partition("this program comes before others")[0]
+            assert "no answer from" not in said.partition("priority over other programs")[0]
         finally:
             for process in (first, second):
                 end(process)
@@ -535,7 +535,7 @@ def test_a_key_that_is_held_is_one_press_without_psychtoolbox(interpreter: str, 
     show.process = start(interpreter, desktop, "-c", script, "--connect", show.bridge.endpoint, "--once")
     try:
         show.until(lambda: show.bridge.ready)
-        assert any("without Psychtoolbox" in warning for warning in show.bridge.warnings)
+        assert any("Psychtoolbox is missing" in warning for warning in show.bridge.warnings)
         desktop.key("5", "keydown")
         show.wait(EventKind.TRIGGER)
         show.after(1.5)  # repeats begin after 0.66 s, 25 a second

@@ -24,9 +24,9 @@ GOOD: dict[str, Any] = {
     ("part", "found", "words"),
     [
         ("trigger", {"shortest_ms": 4.2}, "pulses shorter than 4.2 ms may be missed at the parallel port"),
-        ("trigger", {"pulses": 0}, "no pulse came from parallel:0x378"),
-        ("keys", {"exact": False}, "keys come without Psychtoolbox"),
-        ("keys", {"missing": ["3", "4"]}, "keys of the session that did not come in: 3, 4"),
+        ("trigger", {"pulses": 0}, "no pulse arrived from parallel:0x378"),
+        ("keys", {"exact": False}, "Psychtoolbox is missing"),
+        ("keys", {"missing": ["3", "4"]}, "keys of the session that did not arrive: 3, 4"),
         ("keys", {"elsewhere": 2}, "keys were typed into another window"),
     ],
 )

@@ -529,7 +529,7 @@ def seen(display: FakeDisplay) -> list[int]:
 
 
 def test_an_image_without_a_verdict_is_not_shown_and_both_computers_know() -> None:
-    judged = "the pixels that came are not those that were judged"
+    judged = "the pixels received are not those that were judged"
     images = [image(0), wire.Image(0, 1, 1, 1), wire.Image(0, 2, 1, 1, verdict=judged), image(3)]
     _, link, display = run(PresentationSettings(), [*((0.0, each) for each in images), (20.0, wire.End("done"))])
     assert seen(display) == [0, 3]

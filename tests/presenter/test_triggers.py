@@ -68,7 +68,7 @@ def test_bytes_of_one_pulse_are_one_and_a_port_that_fails_is_opened_again(monkey
         failed, back, again = port.told()
     assert failed == again
     assert failed.startswith("trigger 'serial:COM3' has failed (unplugged)")
-    assert back == "trigger 'serial:COM3' is back: pulses are taken again"
+    assert back == "trigger 'serial:COM3' is back: pulses are received again"
 
 
 # --- serial -----------------------------------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_every_byte_of_a_serial_port_is_a_pulse(terminal: Terminal) -> None:
         collect(port, 1)
         told: list[str] = []
         until(lambda: bool(told.extend(port.told()) or told))
-    assert told == ["bytes of several kinds come in (0x31 and 0x35), each taken for a pulse: name those that are (serial:...=5)"]
+    assert told == ["bytes of several kinds arrive (0x31 and 0x35), each counted as a pulse: name the pulses (serial:...=5)"]
 
 
 @pytest.mark.usefixtures("no_dead_time")
@@ -150,7 +150,7 @@ def test_a_serial_port_that_is_unplugged_in_mid_run_is_survived_and_opened_again
         os.write(terminal.ours, b"5")
         assert len(collect(port, 1)) == 1
     assert ["has failed" in text for text in told] == [True, False]
-    assert told[1].endswith("is back: pulses are taken again")
+    assert told[1].endswith("is back: pulses are received again")
 
 
 # --- parallel ---------------------------------------------------------------------------------------------------------------------------

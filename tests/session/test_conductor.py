@@ -56,7 +56,7 @@ def test_where_both_are_due_the_scanner_comes_first(stage: Any) -> None:
 
 
 def busy(stage: Any, what: str) -> None:
-    """Let something be on its way."""
+    """Put a message under way."""
     clock, rings = stage.clock, stage.rings
     changes = {
         "a message is not read": lambda: setattr(rings["volumes"], "behind", 1),

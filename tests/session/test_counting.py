@@ -42,7 +42,7 @@ def test_the_next_run_is_one_more_than_the_last_also_where_one_is_missing() -> N
     record("sub-02_ses-01_run-01", "sub-02_ses-01_run-03")
     config = counted(session())
     assert config.session.run == 4
-    assert said(config) == "participant 02, session 01, run 4: sessions/sub-02_ses-01_run-04; there already: 1, 3"
+    assert said(config) == "participant 02, session 01, run 4: sessions/sub-02_ses-01_run-04; existing runs: 1, 3"
     assert counted(session(run=9)).session.run == 9
 
 
@@ -66,7 +66,7 @@ def test_after_run_99_comes_run_100() -> None:
 def test_a_number_that_is_asked_for_is_taken_or_refused() -> None:
     record("sub-02_ses-01_run-02")
     assert counted(session(run=1), fixed=True).session.run == 1
-    with pytest.raises(ConfigError, match=r"--run 2: expected a run that is not there yet, found .*_run-02; without --run it is 3"):
+    with pytest.raises(ConfigError, match=r"--run 2: expected a run that does not exist yet, found .*_run-02; without --run it is 3"):
         counted(session(run=2), fixed=True)
 
 
@@ -103,7 +103,7 @@ def test_a_run_that_is_there_is_refused_before_anything_starts(more: list[str], 
     record("sub-02_ses-01_run-01")
     assert main(["--participant", "02", "--run", "1", *more]) == (1 if more else 2)
     printed = capsys.readouterr()
-    assert "--run 1: expected a run that is not there yet" in printed.out + printed.err
+    assert "--run 1: expected a run that does not exist yet" in printed.out + printed.err
     assert [path.name for path in (here / "sessions").iterdir()] == ["sub-02_ses-01_run-01"]
 
 
@@ -118,6 +118,6 @@ def test_localizers_count_by_themselves() -> None:
     record("sub-02_ses-01_run-01", "sub-02_ses-01_task-localizer_run-01", "sub-02_ses-01_task-localizer_run-02")
     config = counted(session(task="localizer"))
     assert said(config) == (
-        "participant 02, session 01, localizer run 3: sessions/sub-02_ses-01_task-localizer_run-03; there already: 1, 2"
+        "participant 02, session 01, localizer run 3: sessions/sub-02_ses-01_task-localizer_run-03; existing runs: 1, 2"
     )
     assert counted(session()).session.run == 2

@@ -12,6 +12,7 @@ import pytest
 
 from rtevo.config import Config, build
 from rtevo.errors import ConfigError, DataError
+from rtevo.evolve import Surrogate
 from rtevo.evolve.__main__ import main
 from rtevo.latent import LatentSpace
 from rtevo.record import LOG, LogWriter
@@ -114,7 +115,7 @@ def test_what_cannot_be_a_key_is_refused(arguments: list[str], words: str, tmp_p
 def test_a_key_that_lists_a_session_twice_is_refused(tmp_path: Path) -> None:
     rows = [f"01\t01\t{scramble(condition, '01', '01')}\n" for condition in ("brain", "sham")]
     (tmp_path / "key.tsv").write_text("participant\tsession\tcode\n" + "".join(rows))
-    with pytest.raises(ConfigError, match="1 listed more than once, the first of them participant '01', session '01'"):
+    with pytest.raises(ConfigError, match="found 1 listed more than once, first participant '01', session '01'"):
         blinded(tmp_path / "key.tsv", "01")
 
 
@@ -223,6 +224,19 @@ def test_no_image_is_asked_for_near_what_is_avoided(tmp_path: Path) -> None:
     np.save(tmp_path / "avoid.npy", avoided[:, :5])
     with pytest.raises(DataError, match=r"expected finite embeddings \(k, 12\)"):
         avoid_of(settings, SPACE)
+
+
+def test_a_session_keeps_embeddings_to_its_spaces_shell_by_the_strategy_and_by_its_own_limits() -> None:
+    scale = np.array([5, 1, 1, 1, 1, 1], np.float32)
+    space = LatentSpace(SPACE.mean, SPACE.components, scale)
+    evolver = make_course(config(strategy="surrogate"), "brain", space).evolver
+    assert isinstance(evolver, Surrogate)
+    assert evolver.shell is not None
+    np.testing.assert_array_equal(evolver.shell.scale, scale)
+    asked = make_course(config(strategy="truncation", norm_limits=[1.0, 1.0], population=40), "brain", space).due()
+    lengths = np.linalg.norm([space.to_embedding(r.latent) - space.mean for r in asked], axis=1)
+    assert lengths.max() == pytest.approx(np.sqrt(30), rel=1e-5)  # the usual one: 25 + 5
+    assert np.linalg.norm([r.latent for r in asked], axis=1).min() < 0.9 * np.sqrt(6)  # shorter than the session says, for that
 
 
 def test_minutes_set_the_budget_that_the_surrogate_plans_for() -> None:

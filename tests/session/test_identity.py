@@ -1,4 +1,4 @@
-"""Whoever lies in the scanner is who the session is for: another name or day stops it before its first volume goes on."""
+"""The person in the scanner is the session's participant: another name or day stops the session before its first volume is used."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def settings(**keys: Any) -> Any:
         ({"study_date": "today"}, ("", "20260101"), "study date: expected '20260102' ([acquisition] study_date), found '20260101'"),
         ({"study_date": "20260103"}, ("", "20260102"), "study date: expected '20260103'"),
         ({"patient_id": "S07", "study_date": "today"}, ("", ""), ""),
-        ({"patient_id": "S07", "anonymous": "refuse"}, ("", ""), "PatientID: expected 'S07', the headers have none"),
+        ({"patient_id": "S07", "anonymous": "refuse"}, ("", ""), "PatientID: expected 'S07', found none in the headers"),
     ],
 )
 def test_headers_are_compared_with_what_the_session_expects(keys: dict[str, Any], found: tuple[str, str], said: str) -> None:

@@ -156,4 +156,4 @@ def test_a_start_that_the_volumes_contradict_can_be_corrected_until_the_first_im
         start.follow(PresenterEvent(EventKind.ONSET, 0, 0, 20 * second, 5))
         clock.set("start_accepted", 1)
         assert start.corrected(0) is None
-        assert "cannot be corrected any more" in told[-1]
+        assert "can no longer be corrected" in told[-1]

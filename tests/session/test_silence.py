@@ -81,7 +81,7 @@ def test_an_alarm_is_said_once_with_what_to_do_and_images_are_held(watched: Any)
     assert hear(watched, 44.9) == []
     [(kind, text)] = hear(watched, 45.2)
     assert kind == "ALARM"
-    assert text.startswith("no volume has come in for 5.2 s; 15 had before: see whether the scanner still runs and exports")
+    assert text.startswith("no volume has come in for 5.2 s; 15 had before: check that the scanner still runs and exports")
     assert text.endswith("The participant sees fixation until you press Go on.")
     assert (words["held"], words["alarm"]) == (1, 1)
     assert hear(watched, 60.0) == []
@@ -122,11 +122,11 @@ def test_a_run_that_was_started_again_under_another_series_is_named(watched: Any
     supervisor.silence.elsewhere("series 8 'bold'")
     [(kind, text)] = hear(watched, 46.5)
     assert (kind, words["alarm"], words["held"]) == ("ALARM", 2, 1)
-    assert "series 8 'bold' comes in instead: was the run started again?" in text
+    assert "series 8 'bold' comes in instead: if the run was restarted" in text
 
 
 def test_a_run_that_was_started_again_at_once_is_named_when_the_silence_is_an_alarm(watched: Any) -> None:
-    """It is seen before the alarm is due; where volumes of the run come after it, it is no longer of interest."""
+    """Another series is noticed before the alarm is due; if volumes of the run come later, it no longer matters."""
     supervisor, words, _ = watched
     supervisor.silence.elsewhere("series 8 'bold'")
     assert hear(watched, 42.0) == []
@@ -143,7 +143,7 @@ def test_volumes_without_a_trigger_are_an_alarm_and_hold_nothing(watched: Any) -
     words |= {"trigger_ns": 0, "placed": 0, "early_ns": 30 * S}
     [(kind, text)] = hear(watched, 36.0)
     assert kind == "ALARM"
-    assert text.startswith("volumes come in, the first 6 s ago, but no trigger has: see to the trigger's cable and box at the stimulus PC")
+    assert text.startswith("no trigger has come in, although volumes do since 6 s: check the trigger's cable and box at the stimulus PC")
     assert words.get("held", 0) == 0
     words["trigger_ns"] = 37 * S
     assert hear(watched, 38.0) == [("WARNING", "the trigger has come after 2 s")]

@@ -38,7 +38,7 @@ class Nursery:
         )
 
     def send(self, *command: object) -> None:
-        """Give a command without waiting for its answer."""
+        """Send a command without waiting for its answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
@@ -51,7 +51,7 @@ class Nursery:
         return int(json.loads(line))
 
     def ask(self, *command: object) -> int:
-        """Give a command and wait for its answer."""
+        """Send a command, and wait for its answer."""
         self.send(*command)
         return self.answer()
 

@@ -224,7 +224,7 @@ def reap(pid: int) -> int:
 
 
 def kill_after(pid: int, delay_s: float) -> int:
-    """Let a worker run for a time, then send it SIGKILL, at whatever instruction it is; return its exit status."""
+    """Run a worker for a time, then send it SIGKILL at a random instruction; return its exit status."""
     worker = os.pidfd_open(pid)
     select.select([worker], [], [], delay_s)  # until it ends, or that long
     os.kill(pid, signal.SIGKILL)  # where it has ended: to nobody, since it has not been waited for

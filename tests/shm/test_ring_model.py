@@ -63,7 +63,7 @@ class RingMachine(RuleBasedStateMachine):
         return any(self.lag(reader) == self.slots for reader in CRITICAL)
 
     def begin(self) -> None:
-        """The writer takes a slot: whoever reads the message in it, or has not read it yet, is overtaken."""
+        """The writer takes a slot: readers of its message, and readers that have not read it yet, are overtaken."""
         overwritten = len(self.published) - self.slots
         if OBSERVER in self.reading and self.place[OBSERVER] <= overwritten:
             block, slot, _ = self.reading[OBSERVER]

@@ -77,7 +77,7 @@ def test_a_dead_owners_ring_is_replaced_and_its_members_can_go_on(
         assert name not in clean()  # this process is still in it
         with pytest.raises(OwnerLost, match="left by a dead session"):
             Ring.attach(name)
-        with pytest.raises(OwnerLost, match="nobody will remove the ring"), reader.read(timeout_s=60):
+        with pytest.raises(OwnerLost, match="no process will remove the ring"), reader.read(timeout_s=60):
             pass
         with pytest.raises(RingTimeout), reader.read(timeout_s=0):
             pass

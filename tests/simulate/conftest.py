@@ -19,7 +19,7 @@ COARSE = Simulation(shape=(40, 40, 18), voxel_size_mm=(6.0, 6.0, 6.6), tr_s=1.0)
 
 
 class ScriptedPresenter:
-    """Shows what it is told, waits for Seen before it goes on, closes a rating screen on a key, answers keys with Pressed."""
+    """Shows scenes on command, waits for Seen before it continues, closes a rating screen on a key, answers keys with Pressed."""
 
     def __init__(self, endpoint: str) -> None:
         self.keys: list[tuple[str, int]] = []

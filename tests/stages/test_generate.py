@@ -208,7 +208,7 @@ def test_a_backend_that_fails_gives_way_only_where_the_session_allows_it(
             generator._generator._pipe.vae.decoder.conv_out.bias.fill_(float("nan"))  # type: ignore[attr-defined]
         found += stream
         assert generator.description.startswith("eager, cpu (1 threads), float32")
-        assert "compiled failed, going on with eager in single precision, which is slower: image: expected finite numbers" in caplog.text
+        assert "compiled failed, continuing with eager in single precision, which is slower: image: expected finite numbers" in caplog.text
         assert [p.index for p in found] == [0, 1, 2]
         for one, other in zip(wanted, found, strict=True):
             assert np.abs(one.astype(int) - other.pixels).max() <= 2

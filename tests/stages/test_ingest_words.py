@@ -21,4 +21,4 @@ def test_a_flood_of_problems_is_counted_and_no_alarm_is_lost(monkeypatch: pytest
         assert caplog.messages[-1] == "ingest: file 4999: no picture"
         seconds[0] += ingest.MOST_WORDS / ingest.WORDS_A_S
         teller.tell()
-    assert caplog.messages[-1] == "ingest: 4799 more things were wrong with what came, too many to be named one by one"
+    assert caplog.messages[-1] == "ingest: 4799 more problems with received files, too many to list"

@@ -28,6 +28,7 @@ def plan_of(save: str) -> Any:
         capacity=64,
         image_size=(4, 4),
         embedding_size=8,
+        tr_s=2.0,
         devices=1,
         maps=(),
     )

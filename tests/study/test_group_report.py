@@ -188,7 +188,7 @@ def test_page_and_tables_hold_what_was_found(group: Group, tmp_path: Path) -> No
         "brain − sham",
         "0.0625 (32)",
         "mean framewise displacement 0.81 mm, allowed 0.5 mm",
-        "in the pair or block: 01",
+        "left in the other arm: 01",
     ):
         assert words in text.words
     assert "no loop that counts" in text.words  # of participant 02

@@ -1,4 +1,4 @@
-"""Power by simulated studies: the same digits wherever they run, whoever is lost on the way."""
+"""Power by simulated studies: the same digits wherever they run, and whichever workers are lost."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_losing_a_worker_loses_nothing_and_changes_no_digit(two_workers: Any, tm
     keep, killed = tmp_path / "participants.jsonl", []
 
     def kill_one(done: int, total: int) -> None:
-        """Kill a worker once the first outcome is there: what else it had is in nobody's hands then."""
+        """Kill a worker after the first outcome, so that its other jobs are lost."""
         if not killed:
             killed.append(next(iter(processes.values())))
             os.kill(killed[0], signal.SIGKILL)

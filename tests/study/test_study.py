@@ -74,7 +74,7 @@ def ran(folder: Path, participant: str, planned: int = 1, status: str = "complet
 
 def test_a_study_begins_with_a_file_to_edit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", str(tmp_path / "faces")]) == 0
-    assert "edit it" in capsys.readouterr().out
+    assert "edit this file" in capsys.readouterr().out
     text = (tmp_path / "faces" / "study.toml").read_text()
     assert text == example("faces")
     (tmp_path / "faces" / "session.toml").touch()
@@ -106,11 +106,11 @@ def test_all_mistakes_of_a_study_file_are_told_at_once(tmp_path: Path) -> None:
         "study.toml [study] participants: expected labels",
         "study.toml [study] probe_every: expected 0 or >= 2, got 1",
         "study.toml [study] name: expected one, found none",
-        "study.toml [study] arms: yoked takes the scores of a brain participant",
+        "study.toml [study] arms: expected the arm brain too, because yoked uses the scores of a brain participant",
         "study.toml [[visits]] 1 runs: expected some of scout",
         "study.toml [[visits]] label: expected each once, found '1' more than once",
         "study.toml [[visits]] 2 objective: ",
-        "study.toml [files] ratings: expected a session file, as visit 1 has such a run, found none",
+        "study.toml [files] ratings: expected a session file, because visit 1 has such a run, found none",
         "expected a localizer before the first fit",
     ):
         assert said in told, (said, told)
@@ -120,6 +120,13 @@ def test_when_a_run_ends_may_not_depend_on_its_arm(tmp_path: Path) -> None:
     folder = write(tmp_path / "study")
     (folder / "session.toml").write_text("[evolution]\nstop_gain = 0.1\n")
     with pytest.raises(ConfigError, match=r"session.toml \[evolution\] stop_gain: expected 0 in a study"):
+        new(folder)
+
+
+def test_a_study_with_a_yoked_arm_cannot_evolve_from_volumes(tmp_path: Path) -> None:
+    folder = write(tmp_path / "study")
+    (folder / "session.toml").write_text('[evolution]\nstrategy = "direct"\n')
+    with pytest.raises(ConfigError, match=r"session.toml \[evolution\] strategy: expected 'surrogate' in a study with the arm yoked"):
         new(folder)
 
 
@@ -182,7 +189,7 @@ def test_a_study_is_drawn_once(sealed: Path) -> None:
 @pytest.mark.parametrize("name", ["study.toml", KEY])
 def test_what_was_sealed_cannot_change(sealed: Path, name: str) -> None:
     (sealed / name).write_text((sealed / name).read_text() + "\n")
-    with pytest.raises(StudyError, match=f"{name}: expected what was sealed on"):
+    with pytest.raises(StudyError, match=f"{name}: expected the file sealed on"):
         load(sealed)
 
 
@@ -211,7 +218,7 @@ def test_a_damaged_log_does_not_keep_the_other_runs_sealed(sealed: Path, capsys:
     logs[0].write_bytes(whole.replace(b"blinded", b"blinked", 1))
     arguments = ["unseal", "--by", "N. N.", "--why", "the end", "--study", str(sealed)]
     assert main(arguments) == 2
-    assert "the study is unsealed, 1 of its runs are not: mend their logs" in capsys.readouterr().err
+    assert "the study is unsealed, 1 of its runs are not: repair their logs" in capsys.readouterr().err
     assert load_run(logs[1].parent).summary["condition"] == load(sealed).arms()["02"]
     logs[0].write_bytes(whole)
     (logs[1].parent / "summary.json").unlink()  # as if it had been cut short there
@@ -330,7 +337,7 @@ def test_who_has_left_is_not_waited_for(sealed: Path) -> None:
 
 
 def test_what_was_interrupted_is_asked_about_and_what_was_excluded_is_not(sealed: Path) -> None:
-    ran(sealed, "01", why="mean framewise displacement 0.9 mm, the study file allows 0.5")
+    ran(sealed, "01", why="mean framewise displacement 0.9 mm, the study file permits at most 0.5")
     study = load(sealed)
     planned = study.following("01")
     assert planned is not None
@@ -402,7 +409,7 @@ def test_two_cannot_start_the_same_participants_run(sealed: Path) -> None:
 
 
 def test_somebody_can_sign_for_a_run_that_the_rules_exclude(sealed: Path) -> None:
-    ran(sealed, "01", why="share of spikes 0.3, the study file allows 0.2")
+    ran(sealed, "01", why="share of spikes 0.3, the study file permits at most 0.2")
     assert main(["override", "01", "--what", "counts", "--by", "N. N.", "--why", "the coil was loose", "--study", str(sealed)]) == 0
     assert [(run.counts, run.excluded) for run in load(sealed).runs] == [(True, "")]
 
@@ -442,7 +449,7 @@ def test_the_current_folder_or_one_above_it_is_the_study(
     assert capsys.readouterr().out.startswith("faces: sealed, drawn on ")
     monkeypatch.chdir(sealed.parent)
     assert main(["status"]) == 2
-    assert "name it by --study" in capsys.readouterr().err
+    assert "name it with --study" in capsys.readouterr().err
     assert main(["next", "09", "--study", str(sealed)]) == 2
     assert "participant '09': expected one of the study's: 01, 02" in capsys.readouterr().err
 
@@ -465,14 +472,14 @@ def summary(fd: float | None = 0.1, spikes: int = 0, lost: int = 0, reliability:
     ("found", "said"),
     [
         (summary(), ""),
-        (summary(fd=0.62), "mean framewise displacement 0.62 mm, the study file allows 0.5"),
-        (summary(fd=None), "framewise_displacement_mm is not known, the study file allows 0.5"),
-        (summary(spikes=25), "share of spikes 0.25, the study file allows 0.2"),
-        (summary(lost=11), "share of volumes lost 0.11, the study file allows 0.1"),
-        (summary(reliability=0.1), "reliability 0.1, the study file wants 0.2"),
+        (summary(fd=0.62), "mean framewise displacement 0.62 mm, the study file permits at most 0.5"),
+        (summary(fd=None), "framewise_displacement_mm is not known, the study file permits at most 0.5"),
+        (summary(spikes=25), "share of spikes 0.25, the study file permits at most 0.2"),
+        (summary(lost=11), "share of volumes lost 0.11, the study file permits at most 0.1"),
+        (summary(reliability=0.1), "reliability 0.1, the study file requires 0.2"),
         (
             summary(fd=2.0, reliability=None),
-            "mean framewise displacement 2 mm, the study file allows 0.5; reliability is not known, the study file wants 0.2",
+            "mean framewise displacement 2 mm, the study file permits at most 0.5; reliability is not known, the study file requires 0.2",
         ),
     ],
 )
@@ -497,8 +504,8 @@ def test_a_fit_passes_by_its_held_out_blocks(tmp_path: Path) -> None:
     assert figures["auc"] == 0.85
     assert figures["reliability"] == pytest.approx(0.98, abs=0.02)
     assert fit_refused(Fit(auc=0.8, reliability=0.9), figures) == ""
-    assert fit_refused(Fit(auc=0.9), figures) == "auc 0.85, the study file wants 0.9"
-    assert fit_refused(Fit(), fit_figures(tmp_path)) == "auc is not known, the study file wants 0.7"
+    assert fit_refused(Fit(auc=0.9), figures) == "auc 0.85, the study file requires 0.9"
+    assert fit_refused(Fit(), fit_figures(tmp_path)) == "auc is not known, the study file requires 0.7"
 
 
 def test_a_fit_that_was_killed_is_no_decoder_whatever_it_has_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -508,7 +515,7 @@ def test_a_fit_that_was_killed_is_no_decoder_whatever_it_has_left(tmp_path: Path
     attempt, _ = begin(load(folder), load(folder).planned("01")[1])
     (folder / attempt.folder).mkdir()
     assert main(["next", "01", "--study", str(folder)]) == 2
-    assert f"{attempt.folder} did not come to its end (failed): say what to do (--again: repeat it;" in capsys.readouterr().err
+    assert f"{attempt.folder} did not complete (failed): choose what to do (--again: repeat it;" in capsys.readouterr().err
     assert load(folder).attempts[-1].counts is False
 
 
@@ -517,7 +524,7 @@ def test_loops_wait_for_a_fit_that_passed_or_for_a_signature(tmp_path: Path) -> 
     folder = write(tmp_path / "study", runs='"localizer", "fit", "loop"', more=more, arms=["brain", "sham"])
     new(folder)
     fit = load(folder).planned("01")[1]
-    with pytest.raises(StudyError, match="expected a localizer of the participant that counts"):
+    with pytest.raises(StudyError, match="expected a counting localizer of the participant"):
         fit_arguments(load(folder), fit, folder / "d")
     localizer = ran(folder, "01", kind="localizer")
     wanted = ["fit", str(folder / localizer), "--target", "face - object", "--out", str(folder / "d")]
@@ -543,7 +550,7 @@ def test_a_localizer_that_was_broken_off_is_repeated_and_not_gone_on_with(tmp_pa
     before = (folder / LEDGER).read_bytes()
     for choice in ([], ["--resume"]):
         assert main(["next", "01", *choice, "--study", str(folder)]) == 2
-        assert "say what to do (--again: repeat it; --on: go on without it)" in capsys.readouterr().err
+        assert "choose what to do (--again: repeat it; --on: continue without it)" in capsys.readouterr().err
     assert (folder / LEDGER).read_bytes() == before
 
 

@@ -1,4 +1,4 @@
-"""A filter that marks pictures at random, by their digest, and fails in as many ways as it is told to; and how to install it."""
+"""A filter that marks pictures at random, by their digest, and fails in requested ways; and how to install it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Broken:
 
 
 def install(folder: Path) -> None:
-    """Make the filters entry points of whoever has `folder` on its path."""
+    """Make the filters entry points for processes with `folder` on their path."""
     info = folder / "rtevo_test_filters-1.2.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rtevo-test-filters\nVersion: 1.2\n")

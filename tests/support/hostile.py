@@ -1,4 +1,4 @@
-"""Files that are made to do harm, thrown into a folder for as long as somebody watches it."""
+"""Malicious files, thrown into a folder while it is watched."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ HOSTILE: tuple[Callable[[Path, np.random.Generator], None], ...] = (
 
 
 class Thrower(threading.Thread):
-    """Throws one after the other into a folder until it is told to stop.
+    """Throws one file after the other into a folder until it is stopped.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What tests of the link share: waiting for what must happen, and somebody at the door who is no presenter."""
+"""Shared by tests of the link: waits for an event, and a stranger at the bridge's door."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def until(condition: Callable[[], bool], work: Callable[[], object] = lambda: ti
 
 @contextlib.contextmanager
 def stranger(endpoint: str, server_key: bytes = b"") -> Iterator[zmq.Socket[bytes]]:
-    """A socket of nobody that is known, at a bridge's endpoint; encrypted where the bridge's key is handed in."""
+    """A stranger's socket at a bridge's endpoint; encrypted if the bridge's key is given."""
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
     dealer.sndhwm = 0

@@ -46,7 +46,7 @@ class Memory(threading.Thread):
         self.cpu_s: dict[str, list[tuple[int, float]]] = {}
 
     def run(self) -> None:
-        """Sample until told to stop."""
+        """Sample until stopped."""
         while not self._over.wait(EVERY_S):
             text = self._log.read_text(encoding="utf-8") if self._log.exists() else ""
             processes = {name: int(pid) for name, pid in re.findall(r"stage (\S+) is process (\d+)", text)} | {"supervisor": self._own}
