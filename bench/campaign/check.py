@@ -299,7 +299,7 @@ class _Checked:
         path = volume_path(self.played.out, base + index)
         known = index in sent.whole_ns or index in sent.unanswered
         named = [
-            name for name in sent.begun.get(index, ()) if re.search(rf"{re.escape(name)}: ends in .* may not have completed it", self.text)
+            name for name in sent.begun.get(index, ()) if re.search(rf"{re.escape(name)}: ends in .* the file may be incomplete", self.text)
         ]
         if not known and named:
             self.doubtful += 1
@@ -313,7 +313,7 @@ class _Checked:
             return
         if known and index in sent.sha256 and found != sent.sha256[index]:
             whose = "those of another run" if found in sent.others else "torn"
-            if named or f"changed after volume {base + index} had been taken" in self.text:
+            if named or f"changed after volume {base + index} had been read" in self.text:
                 self.doubtful += 1
             else:
                 self.blame(f"volume {index} of part {number + 1}: its pixels are not those that were sent ({whose})")
