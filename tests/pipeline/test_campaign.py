@@ -18,7 +18,7 @@ from bench.campaign.scenarios import Scenario, scenario
 from bench.campaign.series import decoder
 from rtevo.record import volume_path
 
-SEEDS = {"duplicates": 5, "torn": 5, "restarted": 2, "late": 10, "kill": 5, "disk": 7, "mixed": 14}  # mixed: all that can go together
+SEEDS = {"duplicates": 5, "torn": 5, "restarted": 2, "late": 10, "disk": 7, "mixed": 14}  # mixed: all that can go together
 
 
 @pytest.fixture(scope="module")
