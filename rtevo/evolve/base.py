@@ -281,13 +281,9 @@ class Evolver(ABC):
         """Number of the first candidate of the last run."""
         return self._starts[-1]
 
-    def own_together(self, known: History) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        """As :meth:`together`, of the candidates alone."""
-        return self._together.of(known.ids, known.fitness, known.fitness_se)
-
     def fitted(self, known: History) -> tuple[NDArray[np.float64], NDArray[np.float64], Linear, Errors] | None:
         """Fit the linear model if the errors' covariance is known: values, their covariance, model, errors; None if it is not."""
-        if (together := self.own_together(known)) is None:
+        if (together := self._together.of(known.ids, known.fitness, known.fitness_se)) is None:
             return None
         return *together, *without_outliers_together(known.latents, *together)
 
